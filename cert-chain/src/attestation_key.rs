@@ -1,0 +1,121 @@
+//! Keys that may sign evidence: a host IK or a vIK.
+
+use crate::name::{NameAlgorithm, TpmName};
+use crate::public_area::{ChildProtection, KeyParameters, KeyScheme, ObjectAttributes, PublicArea};
+
+/// A public area with everything an attestation key must have: ECDSA with SHA-256 on P-256,
+/// made in and bound to one TPM, restricted to signing what that TPM formed itself.
+///
+/// It does not establish that such a TPM exists: a certificate or credential activation does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttestationKey(PublicArea);
+
+/// The attribute or parameter that rules a key out as attestation key.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AttestationKeyError {
+    /// `decrypt` is set: storage keys, and thus every EK, end here.
+    #[error("the key may decrypt: a storage or endorsement key is no attestation key")]
+    Decrypts,
+    /// Not ECDSA with SHA-256.
+    #[error("the key's scheme is not ECDSA with SHA-256")]
+    Scheme,
+    /// Not NIST P-256.
+    #[error("the key is not on NIST P-256")]
+    NotP256,
+    /// The name is not a SHA-256 name.
+    #[error("the key's name algorithm is not SHA-256")]
+    NameAlgorithm,
+    /// `fixedParent` is clear.
+    #[error("the key is not fixedParent: it could be moved to another parent")]
+    NotFixedParent,
+    /// `fixedTPM` is clear.
+    #[error("the key is not fixedTPM: it could be duplicated to another TPM")]
+    NotFixedTpm,
+    /// `restricted` is clear.
+    #[error("the key is not restricted: it would sign a forged quote")]
+    NotRestricted,
+    /// `sensitiveDataOrigin` is clear.
+    #[error("the key was not made by the TPM (sensitiveDataOrigin is clear)")]
+    NotSensitiveDataOrigin,
+    /// `sign` is clear.
+    #[error("the key cannot sign")]
+    NotSigning,
+    /// A symmetric algorithm is set although the key has no children.
+    #[error("the key has a storage key's symmetric algorithm")]
+    ProtectsChildren,
+    /// `x509sign` is set.
+    #[error("the key is x509sign: it cannot sign quotes")]
+    X509Sign,
+}
+
+/// `TPM_ALG_ECDSA`
+const ECDSA: u16 = 0x0018;
+/// `TPM_ALG_SHA256`
+const SHA256: u16 = 0x000b;
+
+impl AttestationKey {
+    /// The key's whole public area.
+    pub fn public_area(&self) -> &PublicArea {
+        &self.0
+    }
+
+    /// The key's name.
+    pub fn name(&self) -> TpmName {
+        self.0.name()
+    }
+
+    /// The key as an X.509 SubjectPublicKeyInfo in DER.
+    pub fn subject_public_key_info(&self) -> Vec<u8> {
+        self.0.subject_public_key_info()
+    }
+}
+
+impl TryFrom<PublicArea> for AttestationKey {
+    type Error = AttestationKeyError;
+
+    fn try_from(area: PublicArea) -> Result<Self, Self::Error> {
+        use AttestationKeyError as E;
+        let attributes = area.attributes();
+        let has = |attribute| attributes.contains(attribute);
+
+        // The most telling answer first: an EK is refused as a decrypting key.
+        if has(ObjectAttributes::DECRYPT) {
+            return Err(E::Decrypts);
+        }
+        for (attribute, missing) in [
+            (ObjectAttributes::SIGN, E::NotSigning),
+            (ObjectAttributes::RESTRICTED, E::NotRestricted),
+            (ObjectAttributes::FIXED_TPM, E::NotFixedTpm),
+            (ObjectAttributes::FIXED_PARENT, E::NotFixedParent),
+            (
+                ObjectAttributes::SENSITIVE_DATA_ORIGIN,
+                E::NotSensitiveDataOrigin,
+            ),
+        ] {
+            if !has(attribute) {
+                return Err(missing);
+            }
+        }
+        if has(ObjectAttributes::X509_SIGN) {
+            return Err(E::X509Sign);
+        }
+        if area.name_algorithm() != NameAlgorithm::Sha256 {
+            return Err(E::NameAlgorithm);
+        }
+        let KeyParameters::P256 { scheme, protection } = *area.parameters() else {
+            return Err(E::NotP256);
+        };
+        let ecdsa_sha256 = KeyScheme::Fixed {
+            scheme: ECDSA,
+            hash: Some(SHA256),
+        };
+        if scheme != ecdsa_sha256 {
+            return Err(E::Scheme);
+        }
+        if protection != ChildProtection::None {
+            return Err(E::ProtectsChildren);
+        }
+        Ok(Self(area))
+    }
+}

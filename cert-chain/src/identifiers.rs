@@ -1,0 +1,551 @@
+//! The names that appear in certificates, evidence and records: validated once, at the border.
+//!
+//! Every limit here has the same reason: the TBSCertificate of a vIK must fit into what one
+//! `TPM2_Hash` accepts (see [`crate::profile::MAX_TBS`]), with every name at its longest.
+
+use std::fmt;
+use std::str::FromStr;
+
+use minicbor::decode::Error as DecodeError;
+use minicbor::encode::{Error as EncodeError, Write};
+use minicbor::{Decode, Decoder, Encode, Encoder};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// Identifies one virtual machine; it outlives every vRoT the machine is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VmId(Uuid);
+
+/// Identifies one virtualized root of trust.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VrotId(Uuid);
+
+/// Whose VM it is: 1 to 64 characters out of letters, digits, `.`, `_` and `-`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tenant(String);
+
+/// Counts the identities a vRoT lineage has had: a clone or a reset gets the next one.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Generation(u64);
+
+/// The DNS domain an identity issuer hands out host names in, e.g. `demo.example`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Domain(String);
+
+/// The full name of a host: one label in its issuer's domain, e.g. `host-1.demo.example`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostName {
+    label: String,
+    domain: Domain,
+}
+
+/// A SHA-256 value; shown as lower-case hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest32([u8; 32]);
+
+/// Why a name was refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IdentifierError {
+    /// A digest that is not 64 hexadecimal digits.
+    #[error("`{value}` is no SHA-256 value: write 64 hexadecimal digits")]
+    Digest {
+        /// What was given.
+        value: String,
+    },
+    /// A DNS label with a character outside lower-case letters, digits and inner hyphens.
+    #[error(
+        "`{label}` is no DNS label: use 1 to 63 lower-case letters, digits and hyphens, \
+         with no hyphen at either end"
+    )]
+    Label {
+        /// The offending label.
+        label: String,
+    },
+    /// A host name without a domain part.
+    #[error("`{value}` has no domain: write <label>.<domain>, e.g. host-1.demo.example")]
+    NoDomain {
+        /// What was given.
+        value: String,
+    },
+    /// A tenant name of wrong length or alphabet.
+    #[error("`{value}` is no tenant name: use 1 to {MAX_TENANT} letters, digits, `.`, `_` and `-`")]
+    Tenant {
+        /// What was given.
+        value: String,
+    },
+    /// A DNS name longer than an X.509 common name may be.
+    #[error("`{value}` has {length} characters, at most {limit} are possible: shorten it")]
+    TooLong {
+        /// What was given.
+        value: String,
+        /// Its length.
+        length: usize,
+        /// The limit that applies to it.
+        limit: usize,
+    },
+    /// Something that is not a hyphenated UUID.
+    #[error("`{value}` is no UUID: write it as xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")]
+    Uuid {
+        /// What was given.
+        value: String,
+    },
+}
+
+/// `ub-common-name` of X.520 (RFC 5280 appendix A.1): a host's name is its certificate's
+/// common name.
+pub const MAX_HOST_NAME: usize = 64;
+
+/// A label of at least one character and a dot must fit before it.
+pub const MAX_DOMAIN: usize = MAX_HOST_NAME - 2;
+
+/// Keeps the vIK certificate within one `TPM2_Hash`.
+pub const MAX_TENANT: usize = 64;
+
+/// RFC 1035 §2.3.4.
+const MAX_LABEL: usize = 63;
+
+/// Gives the two UUID newtypes the same behaviour.
+macro_rules! uuid_identifier {
+    ($name:ident) => {
+        impl $name {
+            /// Wraps an existing UUID.
+            pub const fn from_uuid(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+
+            /// A fresh random identifier (UUID version 4).
+            pub fn random() -> Self {
+                Self(Uuid::new_v4())
+            }
+
+            /// The identifier as a UUID.
+            pub const fn as_uuid(&self) -> &Uuid {
+                &self.0
+            }
+
+            /// The 16 bytes of the UUID.
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.as_hyphenated().fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdentifierError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let refused = || IdentifierError::Uuid {
+                    value: text.to_owned(),
+                };
+                // `Uuid` also reads braces, URNs and bare digits; one spelling is enough.
+                if text.len() != uuid::fmt::Hyphenated::LENGTH {
+                    return Err(refused());
+                }
+                Uuid::try_parse(text).map(Self).map_err(|_| refused())
+            }
+        }
+
+        impl<C> Encode<C> for $name {
+            fn encode<W: Write>(
+                &self,
+                encoder: &mut Encoder<W>,
+                _: &mut C,
+            ) -> Result<(), EncodeError<W::Error>> {
+                encoder.bytes(self.0.as_bytes())?.ok()
+            }
+        }
+
+        impl<'b, C> Decode<'b, C> for $name {
+            fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, DecodeError> {
+                let position = decoder.position();
+                let bytes = decoder.bytes()?;
+                Uuid::from_slice(bytes)
+                    .map(Self)
+                    .map_err(|_| DecodeError::message("a UUID has 16 bytes").at(position))
+            }
+        }
+
+        string_serde!($name);
+    };
+}
+
+/// Text in, text out: serde through `Display` and `FromStr`.
+macro_rules! string_serde {
+    ($name:ident) => {
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?
+                    .parse()
+                    .map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+pub(crate) use string_serde;
+
+/// CBOR text through `Display` and `FromStr`.
+macro_rules! string_cbor {
+    ($name:ident) => {
+        impl<C> Encode<C> for $name {
+            fn encode<W: Write>(
+                &self,
+                encoder: &mut Encoder<W>,
+                _: &mut C,
+            ) -> Result<(), EncodeError<W::Error>> {
+                encoder.str(&self.to_string())?.ok()
+            }
+        }
+
+        impl<'b, C> Decode<'b, C> for $name {
+            fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, DecodeError> {
+                let position = decoder.position();
+                decoder
+                    .str()?
+                    .parse()
+                    .map_err(|error| DecodeError::custom(error).at(position))
+            }
+        }
+    };
+}
+
+uuid_identifier!(VmId);
+uuid_identifier!(VrotId);
+
+impl Tenant {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Tenant {
+    type Err = IdentifierError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        if text.is_empty() || text.len() > MAX_TENANT || !text.bytes().all(allowed) {
+            return Err(IdentifierError::Tenant {
+                value: text.to_owned(),
+            });
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+string_serde!(Tenant);
+string_cbor!(Tenant);
+
+impl Generation {
+    /// Wraps a number.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The generation after this one; `None` once 64 bits are used up.
+    pub fn next(self) -> Option<Self> {
+        self.0.checked_add(1).map(Self)
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<C> Encode<C> for Generation {
+    fn encode<W: Write>(
+        &self,
+        encoder: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), EncodeError<W::Error>> {
+        encoder.u64(self.0)?.ok()
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Generation {
+    fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, DecodeError> {
+        decoder.u64().map(Self)
+    }
+}
+
+impl Domain {
+    /// The domain as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Domain {
+    type Err = IdentifierError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        within(text, MAX_DOMAIN)?;
+        for label in text.split('.') {
+            check_label(label)?;
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+string_serde!(Domain);
+string_cbor!(Domain);
+
+impl HostName {
+    /// Names the host `label` in `domain`.
+    pub fn new(label: &str, domain: &Domain) -> Result<Self, IdentifierError> {
+        check_label(label)?;
+        let name = Self {
+            label: label.to_owned(),
+            domain: domain.clone(),
+        };
+        within(&name.to_string(), MAX_HOST_NAME)?;
+        Ok(name)
+    }
+
+    /// The host's own label.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The issuer's domain.
+    pub fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    /// The DNS name of a vRoT on this host: `<vrot>.<host>.<domain>`.
+    pub fn vrot_name(&self, vrot: &VrotId) -> String {
+        format!("{vrot}.{self}")
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.label, self.domain)
+    }
+}
+
+impl FromStr for HostName {
+    type Err = IdentifierError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (label, domain) = text
+            .split_once('.')
+            .ok_or_else(|| IdentifierError::NoDomain {
+                value: text.to_owned(),
+            })?;
+        Self::new(label, &domain.parse()?)
+    }
+}
+
+string_serde!(HostName);
+string_cbor!(HostName);
+
+impl Digest32 {
+    /// Wraps a digest computed elsewhere.
+    pub const fn new(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+
+    /// The SHA-256 value of `message`.
+    pub fn of(message: &[u8]) -> Self {
+        Self(Sha256::digest(message).into())
+    }
+
+    /// The 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl AsRef<[u8]> for Digest32 {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<[u8; 32]> for Digest32 {
+    fn from(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+}
+
+impl fmt::Display for Digest32 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Digest32 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest32({self})")
+    }
+}
+
+impl FromStr for Digest32 {
+    type Err = IdentifierError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut digest = [0; 32];
+        hex::decode_to_slice(text, &mut digest).map_err(|_| IdentifierError::Digest {
+            value: text.to_owned(),
+        })?;
+        Ok(Self(digest))
+    }
+}
+
+impl<C> Encode<C> for Digest32 {
+    fn encode<W: Write>(
+        &self,
+        encoder: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), EncodeError<W::Error>> {
+        encoder.bytes(&self.0)?.ok()
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Digest32 {
+    fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, DecodeError> {
+        let position = decoder.position();
+        let bytes = decoder.bytes()?;
+        bytes
+            .try_into()
+            .map(Self)
+            .map_err(|_| DecodeError::message("a SHA-256 value has 32 bytes").at(position))
+    }
+}
+
+string_serde!(Digest32);
+
+fn within(text: &str, limit: usize) -> Result<(), IdentifierError> {
+    if text.len() > limit {
+        return Err(IdentifierError::TooLong {
+            value: text.to_owned(),
+            length: text.len(),
+            limit,
+        });
+    }
+    Ok(())
+}
+
+/// RFC 1123 §2.1, lower case only: two spellings of one name would be two identities.
+fn check_label(label: &str) -> Result<(), IdentifierError> {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if label.is_empty()
+        || label.len() > MAX_LABEL
+        || label.starts_with('-')
+        || label.ends_with('-')
+        || !label.bytes().all(allowed)
+    {
+        return Err(IdentifierError::Label {
+            label: label.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn a_host_name_is_one_label_in_its_domain() {
+        let host: HostName = "host-1.demo.example".parse().unwrap();
+        assert_eq!(host.label(), "host-1");
+        assert_eq!(host.domain().as_str(), "demo.example");
+        assert_eq!(host.to_string(), "host-1.demo.example");
+        assert_eq!(HostName::new("host-1", host.domain()).unwrap(), host);
+    }
+
+    #[test]
+    fn names_that_dns_or_a_certificate_cannot_carry_are_refused() {
+        for text in ["", "-a", "a-", "A", "a b", "a..b", ".a", "a.", "a_b", "ä"] {
+            assert!(text.parse::<Domain>().is_err(), "{text}");
+        }
+        assert_eq!(
+            "host".parse::<HostName>(),
+            Err(IdentifierError::NoDomain {
+                value: "host".into()
+            })
+        );
+        let domain: Domain = format!("{}.{}", "d".repeat(30), "e".repeat(31))
+            .parse()
+            .unwrap();
+        assert!(HostName::new("h", &domain).is_ok());
+        assert!(matches!(
+            HostName::new("hh", &domain),
+            Err(IdentifierError::TooLong { length: 65, .. })
+        ));
+    }
+
+    #[test]
+    fn a_tenant_has_a_bounded_plain_name() {
+        assert!("Acme_Corp.eu-1".parse::<Tenant>().is_ok());
+        assert!("t".repeat(64).parse::<Tenant>().is_ok());
+        assert!("t".repeat(65).parse::<Tenant>().is_err());
+        assert!("".parse::<Tenant>().is_err());
+        assert!("a/b".parse::<Tenant>().is_err());
+    }
+
+    #[test]
+    fn an_identifier_has_one_spelling_out_and_hyphens_in() {
+        let id: VmId = "6F1C2B3A-0000-4000-8000-00000000000a".parse().unwrap();
+        assert_eq!(id.to_string(), "6f1c2b3a-0000-4000-8000-00000000000a");
+        assert!("6f1c2b3a00004000800000000000000a".parse::<VmId>().is_err());
+        assert!(
+            "{6f1c2b3a-0000-4000-8000-00000000000a}"
+                .parse::<VmId>()
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn identifiers_survive_json_and_cbor() {
+        let host: HostName = "host-1.demo.example".parse().unwrap();
+        let json = serde_json::to_string(&(VrotId::random(), &host, Generation::new(7))).unwrap();
+        let back: (VrotId, HostName, Generation) = serde_json::from_str(&json).unwrap();
+        assert_eq!((back.1, back.2), (host.clone(), Generation::new(7)));
+        assert!(serde_json::from_str::<HostName>("\"Host.demo\"").is_err());
+
+        let digest = Digest32::of(b"abc");
+        let bytes = minicbor::to_vec((digest, &host)).unwrap();
+        let back: (Digest32, HostName) = minicbor::decode(&bytes).unwrap();
+        assert_eq!(back, (digest, host));
+        assert!(minicbor::decode::<Digest32>(&[0x41, 0]).is_err());
+    }
+}

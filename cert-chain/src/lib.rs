@@ -1,0 +1,21 @@
+//! Identity of hosts and virtualized roots of trust (vRoTs).
+//!
+//! Public areas of TPM keys, the certificates that chain a vRoT's identity key (vIK) to its
+//! host's identity key (host IK) and on to the identity issuer, their validation, and the
+//! enrolment by which a host proves that its IK lives beside a certified endorsement key.
+//!
+//! The crate is pure: bytes in, verdict out. It opens no file and no connection, and a private
+//! key may sit in a TPM: everything that signs takes an [`rcgen::SigningKey`].
+
+pub mod attestation_key;
+pub mod endorsement_key;
+pub mod identifiers;
+pub mod name;
+pub mod policy;
+pub mod public_area;
+
+pub use attestation_key::AttestationKey;
+pub use endorsement_key::EndorsementKey;
+pub use identifiers::{Digest32, Domain, Generation, HostName, Tenant, VmId, VrotId};
+pub use name::TpmName;
+pub use public_area::{ObjectAttributes, PublicArea};
