@@ -8,14 +8,30 @@
 //! key may sit in a TPM: everything that signs takes an [`rcgen::SigningKey`].
 
 pub mod attestation_key;
+pub mod claims;
+pub mod credential;
+pub mod ek_certificate;
 pub mod endorsement_key;
 pub mod identifiers;
 pub mod name;
+pub mod path;
+pub mod pem;
 pub mod policy;
+pub mod profile;
 pub mod public_area;
 
+mod hexadecimal;
+
 pub use attestation_key::AttestationKey;
+pub use claims::{HostClaims, VikClaims};
+pub use credential::{CredentialBlob, make_credential};
+pub use ek_certificate::{CertifiedEndorsementKey, TpmMakerRoots};
 pub use endorsement_key::EndorsementKey;
 pub use identifiers::{Digest32, Domain, Generation, HostName, Tenant, VmId, VrotId};
 pub use name::TpmName;
+pub use path::{ChainError, TrustAnchors, VerifiedVikChain, VikChain};
+pub use profile::{
+    EkSpec, HostIkSpec, IssueError, Issuer, TpmDevice, Validity, VikSpec, issue_ek_certificate,
+    issue_vik_certificate,
+};
 pub use public_area::{ObjectAttributes, PublicArea};

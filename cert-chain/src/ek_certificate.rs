@@ -1,0 +1,247 @@
+//! The endorsement key certificate of a physical TPM, checked against its makers' roots.
+
+use rsa::RsaPublicKey;
+use rsa::pkcs1::DecodeRsaPublicKey;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+use crate::endorsement_key::EndorsementKey;
+use crate::path::{TrustAnchorError, TrustAnchors};
+use crate::public_area::KeyParameters;
+
+/// Roots and intermediates of the TPM makers that an issuer accepts.
+///
+/// They decide what counts as a TPM: put a software TPM's authority here, and hosts with
+/// software TPMs are enrolled.
+#[derive(Clone, Debug)]
+pub struct TpmMakerRoots(TrustAnchors);
+
+/// An endorsement key whose certificate leads to a TPM maker.
+///
+/// It establishes that the maker vouches for this key. It does not establish that the TPM is
+/// in this host, or in any state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertifiedEndorsementKey {
+    key: EndorsementKey,
+    issuer: String,
+    device: Option<TpmMake>,
+}
+
+/// What the certificate says about the TPM's make (TCG EK Credential Profile 2.5 §3.2.9).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TpmMake {
+    /// E.g. `id:49465800` for Infineon.
+    pub manufacturer: String,
+    /// The maker's part name.
+    pub model: String,
+    /// Firmware version.
+    pub version: String,
+}
+
+/// Why an EK certificate was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EkCertificateError {
+    /// The certificate is a CA certificate.
+    #[error("the EK certificate is a CA certificate")]
+    IsCa,
+    /// The certificate's validity is over.
+    #[error("the EK certificate, or one above it, expired at {not_after} (Unix time)")]
+    Expired {
+        /// Last second of its validity.
+        not_after: u64,
+    },
+    /// The certificate is for another key.
+    #[error("the EK certificate is for another key than the endorsement key given")]
+    KeyMismatch,
+    /// The key usage does not fit an endorsement key.
+    #[error("the EK certificate's key usage does not allow what an endorsement key does")]
+    KeyUsage,
+    /// Not a certificate.
+    #[error("the EK certificate is malformed")]
+    Malformed,
+    /// The certificate's validity has not begun.
+    #[error("the EK certificate, or one above it, is not valid before {not_before} (Unix time)")]
+    NotYetValid {
+        /// First second of its validity.
+        not_before: u64,
+    },
+    /// Longer than NV memory of a TPM holds.
+    #[error("an EK certificate of {length} bytes is too long (at most {MAX_EK_CERTIFICATE})")]
+    TooLong {
+        /// Its length.
+        length: usize,
+    },
+    /// No configured TPM maker issued it.
+    #[error(
+        "no configured TPM maker issued the EK certificate (its issuer is {issuer}): add that \
+         maker's certificates to the TPM maker roots, if you trust it"
+    )]
+    UnknownMaker {
+        /// The issuer it names.
+        issuer: String,
+    },
+    /// The certificate is for something else than endorsement keys.
+    #[error("the certificate is not meant for endorsement keys (2.23.133.8.1)")]
+    Usage,
+    /// The path is refused for another reason.
+    #[error("the EK certificate does not validate")]
+    Validation(#[source] webpki::Error),
+}
+
+/// The largest known EK certificates have under 2 KiB.
+pub const MAX_EK_CERTIFICATE: usize = 8192;
+
+impl TpmMakerRoots {
+    /// Reads the makers' root and intermediate certificates in PEM. EK certificates are often
+    /// issued by an intermediate that TPMs do not carry: list it here as well.
+    pub fn from_pem(pem: &str) -> Result<Self, TrustAnchorError> {
+        TrustAnchors::from_pem(pem).map(Self)
+    }
+}
+
+impl CertifiedEndorsementKey {
+    /// Checks the certificate as of `at`, and that it is for `key`.
+    ///
+    /// `certificate` may be followed by the padding that some TPMs leave in NV memory.
+    pub fn verify(
+        certificate: &[u8],
+        key: &EndorsementKey,
+        roots: &TpmMakerRoots,
+        at: UnixTime,
+    ) -> Result<Self, EkCertificateError> {
+        if certificate.len() > MAX_EK_CERTIFICATE {
+            return Err(EkCertificateError::TooLong {
+                length: certificate.len(),
+            });
+        }
+        let (padding, parsed) =
+            X509Certificate::from_der(certificate).map_err(|_| EkCertificateError::Malformed)?;
+        if padding.iter().any(|byte| !matches!(byte, 0x00 | 0xff)) {
+            return Err(EkCertificateError::Malformed);
+        }
+        let der = CertificateDer::from(parsed.as_raw());
+        let issuer = parsed.issuer().to_string();
+
+        let leaf = EndEntityCert::try_from(&der).map_err(EkCertificateError::Validation)?;
+        leaf.verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            roots.0.as_slice(),
+            &[],
+            at,
+            KeyUsage::required(EK_PURPOSE_DER),
+            None,
+            None,
+        )
+        .map_err(|error| EkCertificateError::from_validation(error, &issuer))?;
+
+        check_key_usage(&parsed)?;
+        if !same_key(parsed.public_key(), key) {
+            return Err(EkCertificateError::KeyMismatch);
+        }
+        Ok(Self {
+            key: key.clone(),
+            issuer,
+            device: read_make(&parsed),
+        })
+    }
+
+    /// The endorsement key.
+    pub fn key(&self) -> &EndorsementKey {
+        &self.key
+    }
+
+    /// The certificate's issuer, for people to read.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// The TPM's make, where the certificate states it.
+    pub fn device(&self) -> Option<&TpmMake> {
+        self.device.as_ref()
+    }
+}
+
+impl EkCertificateError {
+    fn from_validation(error: webpki::Error, issuer: &str) -> Self {
+        use webpki::Error as E;
+        match error {
+            E::CertExpired { not_after, .. } => Self::Expired {
+                not_after: not_after.as_secs(),
+            },
+            E::CertNotValidYet { not_before, .. } => Self::NotYetValid {
+                not_before: not_before.as_secs(),
+            },
+            E::CaUsedAsEndEntity => Self::IsCa,
+            E::RequiredEkuNotFoundContext(_) => Self::Usage,
+            E::UnknownIssuer => Self::UnknownMaker {
+                issuer: issuer.to_owned(),
+            },
+            other => Self::Validation(other),
+        }
+    }
+}
+
+/// `tcg-kp-EKCertificate`, 2.23.133.8.1, contents in DER.
+const EK_PURPOSE_DER: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x01];
+/// `tcg-at-tpmManufacturer`, `tcg-at-tpmModel`, `tcg-at-tpmVersion`
+const MANUFACTURER: &str = "2.23.133.2.1";
+const MODEL: &str = "2.23.133.2.2";
+const VERSION: &str = "2.23.133.2.3";
+
+/// RSA endorsement keys encipher, elliptic-curve ones agree (EK Credential Profile §3.2.6).
+fn check_key_usage(certificate: &X509Certificate<'_>) -> Result<(), EkCertificateError> {
+    let usage = certificate
+        .key_usage()
+        .map_err(|_| EkCertificateError::Malformed)?;
+    match usage {
+        Some(extension)
+            if !extension.value.key_encipherment() && !extension.value.key_agreement() =>
+        {
+            Err(EkCertificateError::KeyUsage)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Compares the key itself, not its wrapping: some makers state RSAES-OAEP as algorithm.
+fn same_key(certified: &SubjectPublicKeyInfo<'_>, key: &EndorsementKey) -> bool {
+    let certified_key = certified.subject_public_key.data.as_ref();
+    let ours = key.public_area().public_key_bytes();
+    match key.public_area().parameters() {
+        KeyParameters::Rsa { .. } => {
+            let ours = RsaPublicKey::from_pkcs1_der(ours);
+            let certified = RsaPublicKey::from_pkcs1_der(certified_key);
+            matches!((certified, ours), (Ok(certified), Ok(ours)) if certified == ours)
+        }
+        // The curve is a parameter of the algorithm: compare it along with the point.
+        KeyParameters::P256 { .. } => {
+            certified.raw == key.subject_public_key_info() && certified_key == ours
+        }
+    }
+}
+
+fn read_make(certificate: &X509Certificate<'_>) -> Option<TpmMake> {
+    let names = certificate.subject_alternative_name().ok()??;
+    names.value.general_names.iter().find_map(|name| {
+        let GeneralName::DirectoryName(directory) = name else {
+            return None;
+        };
+        let attribute = |oid: &str| {
+            directory
+                .iter_attributes()
+                .find(|attribute| attribute.attr_type().to_id_string() == oid)
+                .and_then(|attribute| attribute.as_str().ok())
+                .map(str::to_owned)
+        };
+        Some(TpmMake {
+            manufacturer: attribute(MANUFACTURER)?,
+            model: attribute(MODEL)?,
+            version: attribute(VERSION)?,
+        })
+    })
+}

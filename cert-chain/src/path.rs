@@ -1,0 +1,389 @@
+//! Path validation, with the outcome as a type: only a chain that was verified becomes a
+//! [`VerifiedVikChain`].
+
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
+
+use crate::claims::{HostClaims, VikClaims};
+use crate::identifiers::HostName;
+use crate::profile::ProfileError;
+use crate::profile::host_ik::HostCertificate;
+use crate::profile::vik::{AIK_PURPOSE_DER, VikCertificate};
+
+/// The roots a verifier trusts. There is always at least one.
+#[derive(Clone, Debug)]
+pub struct TrustAnchors(Vec<TrustAnchor<'static>>);
+
+/// A vIK's chain as it is carried in evidence and in a vRoT's NV memory: the vIK's certificate
+/// and the host's, never a root. Nothing about it is verified yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VikChain {
+    vik: CertificateDer<'static>,
+    host: CertificateDer<'static>,
+}
+
+/// A chain that leads from a vIK to a trust anchor and follows the profiles.
+///
+/// It establishes that the issuer named this host, that the host named this vRoT, and which
+/// keys they meant. It does not establish that the host or the VM is in an acceptable state,
+/// nor that it is present: evidence does.
+#[derive(Clone, Debug)]
+pub struct VerifiedVikChain {
+    chain: VikChain,
+    vik: VikFacts,
+    host: HostCertificate,
+}
+
+#[derive(Clone, Debug)]
+struct VikFacts {
+    claims: VikClaims,
+    subject_public_key_info: Vec<u8>,
+    not_before: UnixTime,
+    not_after: UnixTime,
+}
+
+/// Why trust anchors could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrustAnchorError {
+    /// A certificate that cannot be a trust anchor.
+    #[error("certificate {position} of the roots cannot be a trust anchor")]
+    Certificate {
+        /// Counted from one.
+        position: usize,
+        /// Why.
+        #[source]
+        source: webpki::Error,
+    },
+    /// No certificate at all.
+    #[error("there is no certificate among the roots: give at least one in PEM")]
+    Empty,
+    /// Not PEM.
+    #[error("the roots are not PEM: {reason}")]
+    Pem {
+        /// What the PEM parser said.
+        reason: String,
+    },
+    /// More roots than anyone configures.
+    #[error("there are more than {MAX_ANCHORS} roots")]
+    TooMany,
+}
+
+/// Which certificate of the chain is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChainMember {
+    /// The vIK's certificate.
+    Vik,
+    /// The host's certificate.
+    Host,
+}
+
+/// Why a chain was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChainError {
+    /// Not two certificates.
+    #[error("the chain has {found} certificates: it must be the vIK's and the host's, no root")]
+    CertificateCount {
+        /// How many there are.
+        found: usize,
+    },
+    /// A certificate's validity is over.
+    #[error("a certificate of the chain expired at {not_after} (Unix time; it is {at})")]
+    Expired {
+        /// Last second of its validity.
+        not_after: u64,
+        /// The time of the check.
+        at: u64,
+    },
+    /// The host's certificate is not one that may issue.
+    #[error("the host's certificate is not a CA certificate: it may not issue a vIK's")]
+    HostIsNoCa,
+    /// The vIK's certificate is a CA certificate.
+    #[error("the vIK's certificate is a CA certificate: a vRoT may not issue")]
+    LeafIsCa,
+    /// Not parsable as a certificate, or not as strictly as needed.
+    #[error("the {member} certificate is malformed")]
+    Malformed {
+        /// Which certificate.
+        member: ChainMember,
+        /// Why.
+        #[source]
+        source: webpki::Error,
+    },
+    /// A name outside what the issuing certificate may name.
+    #[error("a certificate names something outside its issuer's name constraints")]
+    NameConstraint,
+    /// A certificate's validity has not begun.
+    #[error("a certificate of the chain is not valid before {not_before} (Unix time; it is {at})")]
+    NotYetValid {
+        /// First second of its validity.
+        not_before: u64,
+        /// The time of the check.
+        at: u64,
+    },
+    /// No trust anchor issued the host's certificate, or the host did not issue the vIK's.
+    #[error("the chain does not lead to a trusted root: another issuer made it")]
+    OtherIssuer,
+    /// More CA certificates than an issuer's path length allows.
+    #[error("the chain is longer than an issuer in it allows")]
+    PathLength,
+    /// A certificate departs from the profile.
+    #[error("the {member} certificate does not follow its profile")]
+    Profile {
+        /// Which certificate.
+        member: ChainMember,
+        /// How it departs.
+        #[source]
+        source: ProfileError,
+    },
+    /// A signature does not verify.
+    #[error("a signature in the chain does not verify")]
+    Signature,
+    /// An extended key usage other than that of an attestation key.
+    #[error("the vIK's certificate is not meant for attestation keys (2.23.133.8.3)")]
+    Usage,
+    /// The path is refused for another reason.
+    #[error("the chain does not validate")]
+    Validation(#[source] webpki::Error),
+}
+
+/// Enough for every TPM maker's roots and intermediates of all generations.
+const MAX_ANCHORS: usize = 4096;
+
+impl TrustAnchors {
+    /// Reads one or more root certificates in PEM.
+    pub fn from_pem(pem: &str) -> Result<Self, TrustAnchorError> {
+        let mut anchors = Vec::new();
+        for (index, certificate) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {
+            if anchors.len() == MAX_ANCHORS {
+                return Err(TrustAnchorError::TooMany);
+            }
+            let certificate = certificate.map_err(|error| TrustAnchorError::Pem {
+                reason: error.to_string(),
+            })?;
+            let anchor = webpki::anchor_from_trusted_cert(&certificate).map_err(|source| {
+                TrustAnchorError::Certificate {
+                    position: index + 1,
+                    source,
+                }
+            })?;
+            anchors.push(anchor.to_owned());
+        }
+        if anchors.is_empty() {
+            return Err(TrustAnchorError::Empty);
+        }
+        Ok(Self(anchors))
+    }
+
+    pub(crate) fn as_slice(&self) -> &[TrustAnchor<'static>] {
+        &self.0
+    }
+}
+
+impl VikChain {
+    /// Takes the certificates as listed: first the vIK's, then the host's.
+    pub fn from_der_list<C: AsRef<[u8]>>(certificates: &[C]) -> Result<Self, ChainError> {
+        match certificates {
+            [vik, host] => Ok(Self {
+                vik: CertificateDer::from(vik.as_ref().to_vec()),
+                host: CertificateDer::from(host.as_ref().to_vec()),
+            }),
+            _ => Err(ChainError::CertificateCount {
+                found: certificates.len(),
+            }),
+        }
+    }
+
+    /// Splits certificates that stand one after the other.
+    pub fn from_concatenated_der(bytes: &[u8]) -> Result<Self, ChainError> {
+        let mut certificates = Vec::new();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let member = if certificates.is_empty() {
+                ChainMember::Vik
+            } else {
+                ChainMember::Host
+            };
+            let (certificate, behind) = split_sequence(rest).ok_or(ChainError::Malformed {
+                member,
+                source: webpki::Error::BadDer,
+            })?;
+            certificates.push(certificate);
+            if certificates.len() > MAX_CONCATENATED {
+                break;
+            }
+            rest = behind;
+        }
+        Self::from_der_list(&certificates)
+    }
+
+    /// The vIK's certificate.
+    pub fn vik_certificate(&self) -> &CertificateDer<'static> {
+        &self.vik
+    }
+
+    /// The host's certificate.
+    pub fn host_certificate(&self) -> &CertificateDer<'static> {
+        &self.host
+    }
+
+    /// Validates the path as of `at` and compares both certificates with their profiles.
+    ///
+    /// Revocation is not checked: a vIK's certificate lives for a day and a host's is replaced.
+    pub fn verify(
+        &self,
+        anchors: &TrustAnchors,
+        at: UnixTime,
+    ) -> Result<VerifiedVikChain, ChainError> {
+        let leaf = EndEntityCert::try_from(&self.vik).map_err(|source| ChainError::Malformed {
+            member: ChainMember::Vik,
+            source,
+        })?;
+        EndEntityCert::try_from(&self.host).map_err(|source| ChainError::Malformed {
+            member: ChainMember::Host,
+            source,
+        })?;
+        let intermediates = [self.host.clone()];
+        let path = leaf
+            .verify_for_usage(
+                SIGNATURE_ALGORITHMS,
+                anchors.as_slice(),
+                &intermediates,
+                at,
+                // "If present" because the host's certificate has none; the vIK's profile
+                // below demands exactly this one.
+                KeyUsage::required_if_present(AIK_PURPOSE_DER),
+                None,
+                None,
+            )
+            .map_err(ChainError::from_validation)?;
+        // A vIK certified by a root itself would be a path too, but no host vouches for it.
+        if path.intermediate_certificates().count() != 1 {
+            return Err(ChainError::OtherIssuer);
+        }
+
+        let host = HostCertificate::read(&self.host).map_err(|source| ChainError::Profile {
+            member: ChainMember::Host,
+            source,
+        })?;
+        let vik =
+            VikCertificate::read(&self.vik, host.host()).map_err(|source| ChainError::Profile {
+                member: ChainMember::Vik,
+                source,
+            })?;
+        Ok(VerifiedVikChain {
+            chain: self.clone(),
+            vik: VikFacts {
+                claims: vik.claims,
+                subject_public_key_info: vik.subject_public_key_info,
+                not_before: vik.not_before,
+                not_after: vik.not_after,
+            },
+            host,
+        })
+    }
+}
+
+impl VerifiedVikChain {
+    /// The certificates themselves.
+    pub fn chain(&self) -> &VikChain {
+        &self.chain
+    }
+
+    /// What the host's manager claims about the vRoT.
+    pub fn claims(&self) -> &VikClaims {
+        &self.vik.claims
+    }
+
+    /// What the issuer claims about the host: among others the name of the host IK, which the
+    /// host's quote must have been made with.
+    pub fn host_claims(&self) -> &HostClaims {
+        self.host.claims()
+    }
+
+    /// The vIK as SubjectPublicKeyInfo in DER.
+    pub fn vik_spki(&self) -> &[u8] {
+        &self.vik.subject_public_key_info
+    }
+
+    /// The host IK as SubjectPublicKeyInfo in DER.
+    pub fn host_spki(&self) -> &[u8] {
+        self.host.subject_public_key_info()
+    }
+
+    /// The host that vouches for the vRoT.
+    pub fn host(&self) -> &HostName {
+        self.host.host()
+    }
+
+    /// The issuer's distinguished name, for people to read.
+    pub fn issuer(&self) -> &str {
+        self.host.issuer()
+    }
+
+    /// From when on both certificates are valid.
+    pub fn not_before(&self) -> UnixTime {
+        self.vik.not_before.max(self.host.not_before())
+    }
+
+    /// Until when both certificates are valid.
+    pub fn not_after(&self) -> UnixTime {
+        self.vik.not_after.min(self.host.not_after())
+    }
+}
+
+impl ChainError {
+    fn from_validation(error: webpki::Error) -> Self {
+        use webpki::Error as E;
+        match error {
+            E::CertExpired { time, not_after } => Self::Expired {
+                not_after: not_after.as_secs(),
+                at: time.as_secs(),
+            },
+            E::CertNotValidYet { time, not_before } => Self::NotYetValid {
+                not_before: not_before.as_secs(),
+                at: time.as_secs(),
+            },
+            E::CaUsedAsEndEntity => Self::LeafIsCa,
+            E::EndEntityUsedAsCa => Self::HostIsNoCa,
+            E::InvalidSignatureForPublicKey => Self::Signature,
+            E::NameConstraintViolation => Self::NameConstraint,
+            E::PathLenConstraintViolated => Self::PathLength,
+            E::RequiredEkuNotFoundContext(_) => Self::Usage,
+            E::UnknownIssuer => Self::OtherIssuer,
+            other => Self::Validation(other),
+        }
+    }
+}
+
+impl std::fmt::Display for ChainMember {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Vik => "vIK's",
+            Self::Host => "host's",
+        })
+    }
+}
+
+/// Issuers may use P-256 or P-384; host IKs are P-256.
+const SIGNATURE_ALGORITHMS: &[&dyn rustls_pki_types::SignatureVerificationAlgorithm] = &[
+    webpki::ring::ECDSA_P256_SHA256,
+    webpki::ring::ECDSA_P384_SHA384,
+];
+
+/// Where splitting stops: the error can then still tell "too many" from "two".
+const MAX_CONCATENATED: usize = 3;
+
+/// Splits off a DER SEQUENCE with a length in short form or in one or two further octets.
+fn split_sequence(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    const SEQUENCE: u8 = 0x30;
+    let (header, length) = match *bytes {
+        [SEQUENCE, length @ 0..=0x7f, ..] => (2, usize::from(length)),
+        [SEQUENCE, 0x81, length, ..] => (3, usize::from(length)),
+        [SEQUENCE, 0x82, high, low, ..] => (4, usize::from(u16::from_be_bytes([high, low]))),
+        _ => return None,
+    };
+    bytes.split_at_checked(header + length)
+}

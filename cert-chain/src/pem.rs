@@ -1,0 +1,20 @@
+//! PEM (RFC 7468) of what this crate hands out.
+
+use pem::{EncodeConfig, LineEnding, Pem};
+
+/// A certificate in DER as a PEM block.
+pub fn encode_certificate(der: &[u8]) -> String {
+    encode("CERTIFICATE", der)
+}
+
+/// A SubjectPublicKeyInfo in DER as a PEM block.
+pub fn encode_public_key(der: &[u8]) -> String {
+    encode("PUBLIC KEY", der)
+}
+
+fn encode(label: &str, der: &[u8]) -> String {
+    pem::encode_config(
+        &Pem::new(label, der),
+        EncodeConfig::new().set_line_ending(LineEnding::LF),
+    )
+}

@@ -1,0 +1,151 @@
+//! The identity issuer: a root certificate and the key that certifies hosts.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, GeneralSubtree, IsCa, KeyPair,
+    KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, PublicKeyData,
+};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use zeroize::Zeroizing;
+
+use super::fields::{Fields, ProfileError};
+use super::host_ik::{self, HostIkSpec, every_ip_address};
+use super::signing::serial_number;
+use super::{IssueError, IssuerPart, Validity};
+use crate::identifiers::Domain;
+use crate::pem;
+
+/// A certification authority for the hosts of one domain (27071's identity issuer).
+///
+/// The root is itself confined to the domain: a stolen issuer key names no host outside it.
+pub struct Issuer {
+    key: KeyPair,
+    certificate: CertificateDer<'static>,
+    domain: Domain,
+}
+
+/// The root's common name; the domain stands beside it as organization.
+const COMMON_NAME: &str = "vRoT identity issuer";
+
+impl Issuer {
+    /// Makes a key and a self-signed root for `domain`.
+    pub fn create(domain: Domain, validity: Validity) -> Result<Self, IssueError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IssueError::Signing)?;
+        let certificate = params(&domain, validity)?
+            .self_signed(&key)
+            .map_err(IssueError::Signing)?
+            .into();
+        Ok(Self {
+            key,
+            certificate,
+            domain,
+        })
+    }
+
+    /// Reads what [`Issuer::key_pem`] and [`Issuer::certificate_pem`] wrote.
+    pub fn from_pem(key: &str, certificate: &str) -> Result<Self, IssueError> {
+        let unreadable = |part, source: Box<dyn std::error::Error + Send + Sync>| {
+            IssueError::IssuerFile { part, source }
+        };
+        let key =
+            KeyPair::from_pem(key).map_err(|error| unreadable(IssuerPart::Key, Box::new(error)))?;
+        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes())
+            .map_err(|error| unreadable(IssuerPart::Certificate, error.to_string().into()))?;
+        let (domain, subject_public_key_info) = read(&certificate)
+            .map_err(|error| unreadable(IssuerPart::Certificate, Box::new(error)))?;
+        if subject_public_key_info != key.subject_public_key_info() {
+            return Err(IssueError::IssuerKeyMismatch);
+        }
+        Ok(Self {
+            key,
+            certificate,
+            domain,
+        })
+    }
+
+    /// The private key as PKCS#8 in PEM. Store it where nobody else can read it.
+    pub fn key_pem(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.key.serialize_pem())
+    }
+
+    /// The root certificate in PEM: what verifiers take as trust anchor.
+    pub fn certificate_pem(&self) -> String {
+        pem::encode_certificate(&self.certificate)
+    }
+
+    /// The root certificate in DER.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// The domain in which this issuer names hosts.
+    pub fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    /// Certifies a host's IK without further questions. [`Issuer::challenge`] asks them.
+    pub fn certify_host(&self, spec: &HostIkSpec) -> Result<CertificateDer<'static>, IssueError> {
+        if spec.host.domain() != &self.domain {
+            return Err(IssueError::HostOutsideDomain {
+                host: spec.host.clone(),
+                domain: self.domain.clone(),
+            });
+        }
+        let root = Fields::read(&self.certificate).map_err(IssueError::HostCertificate)?;
+        let mut spec = spec.clone();
+        spec.validity = spec.validity.within(root.not_after())?;
+        let issuer = rcgen::Issuer::from_ca_cert_der(&self.certificate, &self.key)
+            .map_err(IssueError::Signing)?;
+        let certificate = host_ik::params(&spec)?
+            .signed_by(spec.ik.public_area(), &issuer)
+            .map_err(IssueError::Signing)?;
+        Ok(certificate.into())
+    }
+}
+
+impl std::fmt::Debug for Issuer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Issuer")
+            .field("domain", &self.domain)
+            .finish_non_exhaustive()
+    }
+}
+
+fn params(domain: &Domain, validity: Validity) -> Result<CertificateParams, IssueError> {
+    let mut params = CertificateParams::default();
+    params.serial_number = Some(serial_number()?);
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, domain.as_str());
+    params
+        .distinguished_name
+        .push(DnType::CommonName, COMMON_NAME);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.name_constraints = Some(NameConstraints {
+        permitted_subtrees: vec![GeneralSubtree::DnsName(domain.to_string())],
+        excluded_subtrees: every_ip_address(),
+    });
+    validity.apply(&mut params);
+    Ok(params)
+}
+
+fn read(certificate: &[u8]) -> Result<(Domain, Vec<u8>), ProfileError> {
+    let fields = Fields::read(certificate)?;
+    fields.check_extensions_parse()?;
+    if fields.basic_constraints()? != (true, Some(1)) {
+        return Err(ProfileError::BasicConstraints {
+            profile: "issuer root (CA with path length 1)",
+        });
+    }
+    let domain = fields
+        .subject()
+        .iter_organization()
+        .next()
+        .and_then(|organization| organization.as_str().ok())
+        .ok_or(ProfileError::Names { field: "subject" })?
+        .parse()
+        .map_err(ProfileError::HostName)?;
+    Ok((domain, fields.subject_public_key_info().to_vec()))
+}

@@ -1,0 +1,172 @@
+//! The certificate of a vRoT's identity key (vIK).
+//!
+//! No CA; digitalSignature; extended key usage `tcg-kp-AIKCertificate`; names
+//! `urn:uuid:<vm>` and `<vrot>.<host>.<domain>`; [`VikClaims`]. It lives for a day, so that an
+//! identity ends soon after its host may no longer renew it.
+
+use std::time::Duration;
+
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
+    SanType, SigningKey,
+};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use x509_parser::extensions::GeneralName;
+
+use super::fields::{Fields, ProfileError};
+use super::host_ik::HostCertificate;
+use super::signing::{serial_number, sign_under_host};
+use super::{IssueError, Validity};
+use crate::attestation_key::AttestationKey;
+use crate::claims::VikClaims;
+use crate::identifiers::{Digest32, Generation, HostName, Tenant, VmId, VrotId};
+
+/// What a host certifies about a vRoT.
+#[derive(Clone, Debug)]
+pub struct VikSpec {
+    /// The VM the vRoT belongs to.
+    pub vm: VmId,
+    /// The vRoT.
+    pub vrot: VrotId,
+    /// Whose VM it is.
+    pub tenant: Tenant,
+    /// Which of the lineage's identities this is.
+    pub generation: Generation,
+    /// Digest of the manager program.
+    pub manager: Digest32,
+    /// Digest of the backend program.
+    pub backend: Digest32,
+    /// The vRoT's identity key.
+    pub vik: AttestationKey,
+    /// When the certificate is valid; cut at the end of the host's own certificate.
+    pub validity: Validity,
+}
+
+/// How long a vIK certificate is meant to live; it is renewed at half of that.
+pub const VIK_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Issues the certificate of a vIK under the host's certificate. `signer` is the host IK.
+pub fn issue_vik_certificate(
+    spec: &VikSpec,
+    signer: &impl SigningKey,
+    host_certificate: &[u8],
+) -> Result<CertificateDer<'static>, IssueError> {
+    let host = HostCertificate::read(host_certificate).map_err(IssueError::HostCertificate)?;
+    let params = params(spec, &host)?;
+    sign_under_host(&params, spec.vik.public_area(), signer, &host)
+}
+
+/// `tcg-kp-AIKCertificate` (TCG Credential Profiles for TPM Family 1.2, §3.2.4 and later).
+const AIK_PURPOSE: [u64; 5] = [2, 23, 133, 8, 3];
+const AIK_PURPOSE_TEXT: &str = "2.23.133.8.3";
+/// Its contents in DER, as the path validation library wants it.
+pub(crate) const AIK_PURPOSE_DER: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x03];
+
+/// digitalSignature as `x509_parser` counts bits.
+const DIGITAL_SIGNATURE: u16 = 1;
+
+fn params(spec: &VikSpec, host: &HostCertificate) -> Result<CertificateParams, IssueError> {
+    let claims = VikClaims {
+        vm: spec.vm,
+        vrot: spec.vrot,
+        tenant: spec.tenant.clone(),
+        generation: spec.generation,
+        manager: spec.manager,
+        backend: spec.backend,
+        vik: spec.vik.name(),
+    };
+    let mut params = CertificateParams::default();
+    params.serial_number = Some(serial_number()?);
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name(&spec.vrot));
+    params.subject_alt_names = vec![
+        SanType::URI(ascii(vm_uri(&spec.vm))?),
+        SanType::DnsName(ascii(host.host().vrot_name(&spec.vrot))?),
+    ];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(AIK_PURPOSE.to_vec())];
+    params.use_authority_key_identifier_extension = true;
+    params.custom_extensions = vec![claims.extension()];
+    spec.validity.within(host.not_after())?.apply(&mut params);
+    Ok(params)
+}
+
+/// A vIK's certificate, read and found to follow the profile for a vRoT on `host`.
+pub(crate) struct VikCertificate {
+    pub(crate) claims: VikClaims,
+    pub(crate) subject_public_key_info: Vec<u8>,
+    pub(crate) not_before: UnixTime,
+    pub(crate) not_after: UnixTime,
+}
+
+impl VikCertificate {
+    pub(crate) fn read(der: &[u8], host: &HostName) -> Result<Self, ProfileError> {
+        let fields = Fields::read(der)?;
+        fields.check_extensions_parse()?;
+        if fields.basic_constraints()? != (false, None) {
+            return Err(ProfileError::BasicConstraints {
+                profile: "vIK (no CA)",
+            });
+        }
+        if fields
+            .key_usage()?
+            .is_none_or(|usage| usage.flags != DIGITAL_SIGNATURE)
+        {
+            return Err(ProfileError::KeyUsage {
+                expected: "digitalSignature",
+            });
+        }
+        if fields.key_purposes()?.as_deref() != Some(&[AIK_PURPOSE_TEXT.to_owned()]) {
+            return Err(ProfileError::ExtendedKeyUsage {
+                expected: "tcg-kp-AIKCertificate (2.23.133.8.3)",
+            });
+        }
+        let claims = VikClaims::from_extension(fields.claims()?).map_err(ProfileError::Claims)?;
+        check_names(&fields, &claims, host)?;
+        Ok(Self {
+            claims,
+            subject_public_key_info: fields.subject_public_key_info().to_vec(),
+            not_before: fields.not_before(),
+            not_after: fields.not_after(),
+        })
+    }
+}
+
+/// Names and claims are two statements of the same facts: they must agree.
+fn check_names(
+    fields: &Fields<'_>,
+    claims: &VikClaims,
+    host: &HostName,
+) -> Result<(), ProfileError> {
+    let [GeneralName::URI(uri), GeneralName::DNSName(dns)] = fields.alternative_names()? else {
+        return Err(ProfileError::Names {
+            field: "subject alternative name",
+        });
+    };
+    if *uri != vm_uri(&claims.vm) {
+        return Err(ProfileError::ClaimsContradict { field: "VM name" });
+    }
+    if *dns != host.vrot_name(&claims.vrot) {
+        return Err(ProfileError::ClaimsContradict { field: "vRoT name" });
+    }
+    if fields.only_common_name() != Some(&common_name(&claims.vrot)) {
+        return Err(ProfileError::ClaimsContradict { field: "subject" });
+    }
+    Ok(())
+}
+
+/// RFC 9562 §4: a UUID as URN.
+fn vm_uri(vm: &VmId) -> String {
+    format!("urn:uuid:{vm}")
+}
+
+fn common_name(vrot: &VrotId) -> String {
+    format!("vRoT {vrot}")
+}
+
+fn ascii(text: String) -> Result<rcgen::string::Ia5String, IssueError> {
+    text.try_into().map_err(IssueError::Signing)
+}
