@@ -1,0 +1,88 @@
+//! The guest's kernel and initramfs, made by the recipe in `images/`.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::tool::Tool;
+use crate::workspace_binaries::{self, program};
+
+/// What a guest boots.
+#[derive(Clone, Debug)]
+pub struct GuestImage {
+    /// Debian's cloud kernel.
+    pub kernel: PathBuf,
+    /// The initramfs that `images/build.sh` made.
+    pub initramfs: PathBuf,
+}
+
+/// What the initramfs holds beside busybox, the network driver and `/init`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// Nothing: enough to see whether a virtual machine starts at all.
+    Bare,
+    /// `vrot-service`.
+    Service,
+    /// `vrot-service` and tpm2-tools, for tests that use stock tools in the guest.
+    ServiceAndTools,
+}
+
+impl GuestImage {
+    /// Builds the image, or finds it built: the recipe is quick and gives the same bytes for the
+    /// same inputs, so it simply runs each time.
+    pub fn build(contents: Contents) -> Result<Self> {
+        let folder = workspace_binaries::target_folder()?.join("images");
+        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        let _lock = exclusive(&folder)?;
+        let recipe = workspace_binaries::workspace_folder()?.join("images");
+        let kernel = folder.join("kernel");
+        Tool::new(recipe.join("kernel.sh")).arg(&kernel).run()?;
+
+        let (name, service) = match contents {
+            Contents::Bare => ("bare", PathBuf::from("none")),
+            Contents::Service => ("service", program("vrot-service")?),
+            Contents::ServiceAndTools => ("service-and-tools", program("vrot-service")?),
+        };
+        let initramfs = folder.join(format!("{name}.cpio.gz"));
+        let mut build = Tool::new(recipe.join("build.sh"))
+            .arg("--kernel")
+            .arg(&kernel)
+            .arg("--service")
+            .arg(&service)
+            .arg("--output")
+            .arg(&initramfs);
+        if contents == Contents::ServiceAndTools {
+            build = build.arg("--tools");
+        }
+        build.run()?;
+        Ok(Self {
+            kernel: kernel.join("vmlinuz"),
+            initramfs,
+        })
+    }
+}
+
+/// Tests run beside each other, and other runs may be under way: one builds at a time.
+fn exclusive(folder: &Path) -> Result<Flock<File>> {
+    let path = folder.join("lock");
+    let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .with_context(|| format!("locking {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_inputs_give_the_same_image() -> Result<()> {
+        let image = GuestImage::build(Contents::Bare)?;
+        let first = fs::read(&image.initramfs)?;
+        let again = GuestImage::build(Contents::Bare)?;
+        assert!(first == fs::read(&again.initramfs)?);
+        Ok(())
+    }
+}

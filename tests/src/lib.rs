@@ -1,0 +1,18 @@
+//! The harness: starts the project's programs and real peers (swtpm as the physical TPM, QEMU
+//! with a Debian kernel) and watches over them, for the end-to-end tests and for the demo.
+//!
+//! Each test owns its peers, its sockets and its folder ([`run_folder::RunFolder`]); everything
+//! a run started ends with it, also when the test process is killed.
+
+pub mod accelerator;
+pub mod deadline;
+pub mod guest;
+pub mod guest_image;
+pub mod guest_shell;
+pub mod host_boot_log;
+pub mod monitor;
+pub mod process;
+pub mod run_folder;
+pub mod software_tpm;
+pub mod tool;
+pub mod workspace_binaries;

@@ -1,0 +1,96 @@
+//! QEMU's monitor (QMP): what the machine's state is, and where its ports are.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+/// A connection to a machine's monitor.
+#[derive(Debug)]
+pub struct Monitor {
+    stream: BufReader<UnixStream>,
+}
+
+impl Monitor {
+    /// Connects; `None` while QEMU does not listen yet.
+    pub fn connect(path: &Path) -> Result<Option<Self>> {
+        let Ok(stream) = UnixStream::connect(path) else {
+            return Ok(None);
+        };
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut monitor = Self {
+            stream: BufReader::new(stream),
+        };
+        monitor.message().context("reading the monitor's greeting")?;
+        monitor.execute("qmp_capabilities", json!({}))?;
+        Ok(Some(monitor))
+    }
+
+    /// The machine's run state, `running` when all is well.
+    pub fn status(&mut self) -> Result<String> {
+        let answer = self.execute("query-status", json!({}))?;
+        let status = answer.get("status").and_then(Value::as_str);
+        Ok(status.unwrap_or("unknown").to_owned())
+    }
+
+    /// The port on this machine behind which the guest's first forwarded port is.
+    pub fn forwarded_port(&mut self) -> Result<u16> {
+        let answer = self.execute(
+            "human-monitor-command",
+            json!({"command-line": "info usernet"}),
+        )?;
+        let text = answer.as_str().unwrap_or_default();
+        text.lines()
+            .find(|line| line.contains("HOST_FORWARD"))
+            .and_then(|line| line.split_whitespace().nth(3))
+            .and_then(|port| port.parse().ok())
+            .with_context(|| format!("no forwarded port in: {text}"))
+    }
+
+    /// Lets the machine go on after a reset, whatever QEMU's command line said.
+    pub fn keep_on_reset(&mut self) -> Result<()> {
+        self.execute("set-action", json!({"reboot": "reset"}))?;
+        Ok(())
+    }
+
+    /// Presses the reset button.
+    pub fn reset(&mut self) -> Result<()> {
+        self.execute("system_reset", json!({}))?;
+        Ok(())
+    }
+
+    /// Ends QEMU.
+    pub fn quit(&mut self) -> Result<()> {
+        self.execute("quit", json!({}))?;
+        Ok(())
+    }
+
+    fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let request = json!({"execute": command, "arguments": arguments});
+        let stream = self.stream.get_mut();
+        writeln!(stream, "{request}").with_context(|| format!("sending {command}"))?;
+        loop {
+            let message = self.message().with_context(|| command.to_owned())?;
+            if let Some(answer) = message.get("return") {
+                return Ok(answer.clone());
+            }
+            if let Some(error) = message.get("error") {
+                bail!("QEMU refused {command}: {error}");
+            }
+            // Anything else is an event that nobody waits for.
+        }
+    }
+
+    fn message(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        if self.stream.read_line(&mut line)? == 0 {
+            bail!("QEMU closed its monitor");
+        }
+        Ok(serde_json::from_str(&line)?)
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
