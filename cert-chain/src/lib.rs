@@ -12,6 +12,7 @@ pub mod claims;
 pub mod credential;
 pub mod ek_certificate;
 pub mod endorsement_key;
+pub mod enrolment;
 pub mod identifiers;
 pub mod name;
 pub mod path;
