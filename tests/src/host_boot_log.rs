@@ -38,14 +38,14 @@ impl HostBootLog {
             4,
             EV_EFI_BOOT_SERVICES_APPLICATION,
             b"shimx64.efi of Debian",
-            b"\\EFI\\debian\\shimx64.efi",
+            &image_load_event("\\EFI\\debian\\shimx64.efi"),
         );
         log.measured_data(14, EV_IPL, b"MokList");
         log.measured(
             4,
             EV_EFI_BOOT_SERVICES_APPLICATION,
             b"grubx64.efi of Debian",
-            b"\\EFI\\debian\\grubx64.efi",
+            &image_load_event("\\EFI\\debian\\grubx64.efi"),
         );
         log.measured_data(8, EV_IPL, b"grub_cmd: linux\0");
         log.measured(9, EV_IPL, kernel.as_bytes(), kernel.as_bytes());
@@ -122,6 +122,25 @@ fn secure_boot_variable(value: u8) -> Vec<u8> {
     data.extend(1u64.to_le_bytes()); // bytes of the value
     data.extend(name);
     data.push(value);
+    data
+}
+
+/// UEFI_IMAGE_LOAD_EVENT, clause 10.2.3, with a device path of one file name.
+fn image_load_event(file: &str) -> Vec<u8> {
+    let mut name = utf16(file);
+    name.extend([0, 0]);
+    let node_length = u16::try_from(name.len() + 4).unwrap_or(u16::MAX);
+    let mut path = vec![4, 4]; // media device path, file path (UEFI 2.10, clause 10.3.5.4)
+    path.extend(node_length.to_le_bytes());
+    path.extend(name);
+    path.extend([0x7f, 0xff, 4, 0]); // end of the device path
+
+    let mut data = Vec::new();
+    data.extend(0x7e40_0000u64.to_le_bytes()); // location in memory
+    data.extend(0x000e_7000u64.to_le_bytes()); // length in memory
+    data.extend(0u64.to_le_bytes()); // link time address
+    data.extend(u64::from(length(&path)).to_le_bytes());
+    data.extend(path);
     data
 }
 

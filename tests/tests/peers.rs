@@ -60,7 +60,7 @@ fn a_guest_boots_measured_on_swtpm() -> Result<()> {
     let spec = GuestSpec::new(&image)
         .tpm(TpmDevice::Crb.arguments(&control))
         .with_shell();
-    let mut guest = Guest::boot(&folder, "guest", &spec)?;
+    let guest = Guest::boot(&folder, "guest", &spec)?;
     let console = guest.console()?;
     ensure!(console.contains("vrot-guest: tpm present"), "{console}");
     ensure!(console.contains("vrot-guest: event log present"), "{console}");

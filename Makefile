@@ -1,0 +1,36 @@
+# The commands of this project. `make help` lists them.
+
+# A Rust toolchain that was installed for this user but is not on the path (as after `sudo`).
+export PATH := $(PATH):$(HOME)/.cargo/bin
+CARGO ?= cargo
+FUZZ_SECONDS ?= 60
+
+.PHONY: help setup demo test check fuzz
+
+help:
+	@echo 'make demo    the whole chain of trust with a real guest, and three attacks that fail'
+	@echo 'make test    every test, with swtpm, QEMU, OpenSSL and tpm2-tools as peers'
+	@echo 'make check   format, lints, documentation, licences, direction of dependencies'
+	@echo 'make fuzz    coverage-guided fuzzing, FUZZ_SECONDS=$(FUZZ_SECONDS) for each target'
+	@echo 'make setup   installs missing Debian packages (the others call it)'
+
+setup:
+	@sh scripts/setup.sh
+
+demo: setup
+	@echo '== building (a few minutes the first time)'
+	@$(CARGO) build --locked --bins -p vtpm-backend -p vtpm-manager -p trusted-connection -p vrot-tests
+	@$(CARGO) run --quiet --locked -p vrot-tests --bin demo
+
+test: setup
+	$(CARGO) test --locked --workspace --no-fail-fast
+
+check: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	$(CARGO) test --quiet --locked -p vrot-tests --test workspace_rules
+	sh scripts/deny.sh
+
+fuzz: setup
+	sh scripts/fuzz.sh $(FUZZ_SECONDS)

@@ -1,0 +1,228 @@
+//! What holds for the workspace as a whole: the direction of dependencies between its crates,
+//! the licences and sources of all others, and the size of files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use vrot_tests::tool::Tool;
+use vrot_tests::workspace_binaries::workspace_folder;
+
+/// Each crate, and which of the others it may depend on. Identity and appraisal are pure and
+/// know nothing of hosts; a vRoT knows nothing of certificates; only the manager and the tests
+/// see several sides.
+const ALLOWED: [(&str, &[&str]); 6] = [
+    ("cert-chain", &[]),
+    ("attestation", &["cert-chain"]),
+    ("trusted-connection", &["attestation", "cert-chain"]),
+    ("vtpm-backend", &[]),
+    (
+        "vtpm-manager",
+        &["attestation", "cert-chain", "vtpm-backend"],
+    ),
+    (
+        "vrot-tests",
+        &[
+            "attestation",
+            "cert-chain",
+            "trusted-connection",
+            "vtpm-backend",
+            "vtpm-manager",
+        ],
+    ),
+];
+
+#[test]
+fn crates_depend_on_each_other_in_one_direction() -> Result<()> {
+    let metadata = metadata()?;
+    let allowed: BTreeMap<_, _> = ALLOWED.into_iter().collect();
+    let members: BTreeSet<&str> = packages(&metadata)
+        .filter(|package| package["source"].is_null())
+        .filter_map(|package| package["name"].as_str())
+        .collect();
+    let mut wrong = Vec::new();
+    for package in packages(&metadata).filter(|package| package["source"].is_null()) {
+        let name = package["name"].as_str().context("a name")?;
+        let Some(allowed) = allowed.get(name) else {
+            wrong.push(format!("{name}: say in ALLOWED what it may depend on"));
+            continue;
+        };
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            let on = dependency["name"].as_str().context("a name")?;
+            if members.contains(on) && !allowed.contains(&on) {
+                wrong.push(format!("{name} must not depend on {on}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn every_dependency_has_an_allowed_licence_and_comes_from_the_registry() -> Result<()> {
+    let metadata = metadata()?;
+    let deny: toml::Table = fs::read_to_string(workspace_folder()?.join("deny.toml"))?.parse()?;
+    let licences = deny.get("licenses").context("deny.toml has no [licenses]")?;
+    let allowed = strings(licences.get("allow"));
+    let exceptions: BTreeMap<&str, BTreeSet<&str>> = licences
+        .get("exceptions")
+        .and_then(toml::Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some((entry.get("crate")?.as_str()?, strings(entry.get("allow")))))
+        .collect();
+    let mut wrong = Vec::new();
+    for package in packages(&metadata) {
+        let name = package["name"].as_str().context("a name")?;
+        let licence = package["license"].as_str().unwrap_or_default();
+        let excepted = match exceptions.get(name) {
+            Some(exception) => is_allowed(licence, exception)?,
+            None => false,
+        };
+        if !excepted && !is_allowed(licence, &allowed)? {
+            wrong.push(format!("{name}: licence \"{licence}\" is not in deny.toml"));
+        }
+        if let Some(source) = package["source"].as_str()
+            && !source.starts_with("registry+")
+        {
+            wrong.push(format!("{name}: comes from {source}, not from the registry"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn licence_expressions_are_read_as_spdx_says() -> Result<()> {
+    let allowed = BTreeSet::from(["MIT", "Apache-2.0", "Apache-2.0 WITH LLVM-exception"]);
+    for accepted in [
+        "MIT",
+        "GPL-3.0 OR MIT",
+        "MIT/GPL-3.0",
+        "(MIT OR GPL-3.0) AND Apache-2.0",
+        "Apache-2.0 WITH LLVM-exception",
+    ] {
+        assert!(is_allowed(accepted, &allowed)?, "{accepted}");
+    }
+    for refused in [
+        "",
+        "GPL-3.0",
+        "MIT AND GPL-3.0",
+        "GPL-3.0 OR MIT AND GPL-3.0",
+        "MIT WITH LLVM-exception",
+    ] {
+        assert!(!is_allowed(refused, &allowed)?, "{refused}");
+    }
+    Ok(())
+}
+
+/// A file holds one idea; what is longer than this holds several.
+const MOST_LINES: usize = 600;
+
+#[test]
+fn no_source_file_has_more_than_600_lines_without_its_tests() -> Result<()> {
+    let root = workspace_folder()?;
+    let mut wrong = Vec::new();
+    for (name, _) in ALLOWED {
+        let folder = if name == "vrot-tests" { "tests" } else { name };
+        for file in rust_files(&root.join(folder))? {
+            let text = fs::read_to_string(&file)?;
+            let code = text
+                .split_once("\n#[cfg(test)]\nmod tests {")
+                .map_or(text.as_str(), |(code, _)| code);
+            let lines = code.lines().count();
+            if lines > MOST_LINES {
+                wrong.push(format!("{}: {lines} lines", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+fn metadata() -> Result<Value> {
+    let output = Tool::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
+        .args(["metadata", "--locked", "--format-version", "1"])
+        .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
+        .folder(&workspace_folder()?)
+        .run()?;
+    Ok(serde_json::from_slice(&output)?)
+}
+
+fn packages(metadata: &Value) -> impl Iterator<Item = &Value> {
+    metadata["packages"].as_array().into_iter().flatten()
+}
+
+fn strings(list: Option<&toml::Value>) -> BTreeSet<&str> {
+    list.and_then(toml::Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(toml::Value::as_str)
+        .collect()
+}
+
+fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() && !path.ends_with("target") {
+            files.extend(rust_files(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+/// SPDX licence expressions (SPDX 2.3, annex D), with `/` as the older spelling of `OR`.
+fn is_allowed(expression: &str, allowed: &BTreeSet<&str>) -> Result<bool> {
+    let spaced = expression
+        .replace('/', " OR ")
+        .replace('(', " ( ")
+        .replace(')', " ) ");
+    let mut words = spaced.split_whitespace().peekable();
+    if words.peek().is_none() {
+        return Ok(false);
+    }
+    let answer = any_of(&mut words, allowed)?;
+    if let Some(left) = words.next() {
+        bail!("\"{left}\" is left over in the licence \"{expression}\"");
+    }
+    Ok(answer)
+}
+
+type Words<'a> = std::iter::Peekable<std::str::SplitWhitespace<'a>>;
+
+fn any_of(words: &mut Words<'_>, allowed: &BTreeSet<&str>) -> Result<bool> {
+    let mut answer = all_of(words, allowed)?;
+    while words.next_if_eq(&"OR").is_some() {
+        answer |= all_of(words, allowed)?;
+    }
+    Ok(answer)
+}
+
+fn all_of(words: &mut Words<'_>, allowed: &BTreeSet<&str>) -> Result<bool> {
+    let mut answer = one(words, allowed)?;
+    while words.next_if_eq(&"AND").is_some() {
+        answer &= one(words, allowed)?;
+    }
+    Ok(answer)
+}
+
+fn one(words: &mut Words<'_>, allowed: &BTreeSet<&str>) -> Result<bool> {
+    let word = words.next().context("a licence expression ends too early")?;
+    if word == "(" {
+        let answer = any_of(words, allowed)?;
+        if words.next() != Some(")") {
+            bail!("a parenthesis stays open");
+        }
+        return Ok(answer);
+    }
+    if words.next_if_eq(&"WITH").is_some() {
+        let exception = words.next().context("WITH what?")?;
+        return Ok(allowed.contains(format!("{word} WITH {exception}").as_str()));
+    }
+    Ok(allowed.contains(word))
+}
