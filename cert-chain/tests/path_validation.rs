@@ -251,7 +251,11 @@ fn a_hostile_host_cannot_bend_the_leafs_profile() {
             p.subject_alt_names[1] = SanType::DnsName(name.try_into().unwrap());
         })
     };
-    for name in ["x.host-2.demo.example", "demo.example", "xhost-1.demo.example"] {
+    for name in [
+        "x.host-2.demo.example",
+        "demo.example",
+        "xhost-1.demo.example",
+    ] {
         assert!(
             matches!(elsewhere(name), Err(ChainError::NameConstraint)),
             "{name}"
@@ -367,7 +371,9 @@ fn a_host_certificate_must_be_a_confined_ca() {
     let below_vik = rcgen::Issuer::from_ca_cert_der(&vik, &vik_key).unwrap();
     let mut params = CertificateParams::default();
     spec_validity(&mut params, &spec);
-    let leaf = params.signed_by(spec.vik.public_area(), &below_vik).unwrap();
+    let leaf = params
+        .signed_by(spec.vik.public_area(), &below_vik)
+        .unwrap();
     let chain = VikChain::from_der_list(&[leaf.der().clone(), vik]).unwrap();
     assert!(matches!(
         chain.verify(&tree.anchors(), now()),
@@ -440,9 +446,8 @@ fn hostile_bytes_never_panic() {
             changed[position] = byte;
             if let Ok(chain) = VikChain::from_concatenated_der(&changed) {
                 let _ = chain.verify(&anchors, now());
-                let _ = cert_chain::profile::host_ik::HostCertificate::read(
-                    chain.host_certificate(),
-                );
+                let _ =
+                    cert_chain::profile::host_ik::HostCertificate::read(chain.host_certificate());
             }
         }
     }

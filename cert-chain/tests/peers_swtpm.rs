@@ -10,9 +10,11 @@ use cert_chain::enrolment::{Answer, Certificate, EnrolmentError, Message, Reques
 use cert_chain::policy::{approval_digest, authorize_digest, pcr_policy_digest};
 use cert_chain::profile::host_ik::HostCertificate;
 use cert_chain::{
-    AttestationKey, CertifiedEndorsementKey, CredentialBlob, Digest32, EndorsementKey, Issuer,
-    PublicArea, TpmMakerRoots, Validity, make_credential,
+    AttestationKey, CertifiedEndorsementKey, CredentialBlob, Digest32, EndorsementKey, HostIkSpec,
+    HostName, Issuer, PublicArea, TpmMakerRoots, TrustAnchors, Validity, VikChain,
+    issue_vik_certificate, make_credential,
 };
+use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
 use rustls_pki_types::UnixTime;
 use support::swtpm::Swtpm;
 
@@ -106,6 +108,66 @@ fn a_real_ek_certificate_leads_to_its_maker_and_to_its_key() -> Result<()> {
         CertifiedEndorsementKey::verify(&certificate, &other, &roots, real_now()).is_err(),
         "another TPM's key"
     );
+    Ok(())
+}
+
+/// A host IK in a TPM, used through the stock tools.
+struct TpmSigner<'a> {
+    tpm: &'a Swtpm,
+    ik: PublicArea,
+}
+
+impl PublicKeyData for TpmSigner<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        self.ik.der_bytes()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        self.ik.algorithm()
+    }
+}
+
+impl SigningKey for TpmSigner<'_> {
+    fn sign(&self, tbs: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        let sign = || -> Result<Vec<u8>> {
+            self.tpm.write("tbs", tbs)?;
+            self.tpm
+                .tool("tpm2_hash -C o -g sha256 -o digest -t ticket tbs")?;
+            self.tpm.tool(
+                "tpm2_sign -c ik.ctx -g sha256 -s ecdsa -d -t ticket -f plain -o signed digest",
+            )?;
+            self.tpm.read("signed")
+        };
+        sign().map_err(|_| rcgen::Error::RemoteKeyError)
+    }
+}
+
+#[test]
+fn a_restricted_key_in_a_tpm_issues_certificates_with_the_longest_names() -> Result<()> {
+    let tpm = Swtpm::manufacture()?;
+    tpm.tool(
+        "tpm2_createprimary -C o -G ecc256:ecdsa-sha256:null -c ik.ctx \
+         -a fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|sign",
+    )?;
+    tpm.tool("tpm2_readpublic -c ik.ctx -o ik.pub")?;
+    tpm.tool("tpm2_flushcontext -t")?;
+    let ik = PublicArea::parse(&tpm.public_area("ik.pub")?)?;
+
+    let domain = format!("{}.example", "d".repeat(40)).parse()?;
+    let issuer = Issuer::create(domain, support::years(10))?;
+    let host = issuer.certify_host(&HostIkSpec {
+        host: HostName::new(&"h".repeat(15), issuer.domain())?,
+        ik: ik.clone().try_into()?,
+        ek: support::name_of(b"ek"),
+        policy_key: support::name_of(b"policy key"),
+        validity: support::years(1),
+    })?;
+    let mut spec = support::vik_spec(&KeyPair::generate()?);
+    spec.tenant = "t".repeat(64).parse()?;
+    let vik = issue_vik_certificate(&spec, &TpmSigner { tpm: &tpm, ik }, &host)?;
+    let chain = VikChain::from_der_list(&[vik, host])?;
+    let anchors = TrustAnchors::from_pem(&issuer.certificate_pem())?;
+    ensure!(chain.verify(&anchors, support::now())?.claims().vm == spec.vm);
     Ok(())
 }
 
@@ -209,7 +271,12 @@ fn a_host_is_enrolled_and_its_key_signs_only_in_an_approved_state() -> Result<()
         quoted
     };
     quote()?;
-    tpm.tool("tpm2_pcrextend 7:sha256=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef")?;
-    ensure!(quote().is_err(), "the key signed in a state nobody approved");
+    tpm.tool(
+        "tpm2_pcrextend 7:sha256=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+    )?;
+    ensure!(
+        quote().is_err(),
+        "the key signed in a state nobody approved"
+    );
     Ok(())
 }

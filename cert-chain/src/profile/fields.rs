@@ -207,7 +207,8 @@ fn key_purposes(usage: &ExtendedKeyUsage<'_>) -> Vec<String> {
     ];
     known
         .into_iter()
-        .filter_map(|(set, name)| set.then(|| name.to_owned()))
+        .filter(|(set, _)| *set)
+        .map(|(_, name)| name.to_owned())
         .chain(usage.other.iter().map(|oid| oid.to_id_string()))
         .collect()
 }

@@ -93,3 +93,25 @@ impl<S: SigningKey> SigningKey for OneHash<'_, S> {
         Ok(signature)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn what_one_tpm2_hash_cannot_take_never_reaches_the_signer() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let signer = OneHash {
+            signer: &key,
+            refusal: Cell::new(None),
+        };
+        assert!(signer.sign(&[0x30; MAX_TBS]).is_ok());
+        assert!(signer.sign(&[0x30; MAX_TBS + 1]).is_err());
+        assert!(matches!(
+            signer.refusal.take(),
+            Some(IssueError::TbsTooLong { length: 1025 })
+        ));
+    }
+}

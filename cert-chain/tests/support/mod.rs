@@ -1,7 +1,10 @@
 //! A whole identity tree in software: issuer, host, vRoT.
 
 #![allow(dead_code, reason = "every test program uses another part")]
-#![allow(clippy::allow_attributes, reason = "`expect` fails where everything is used")]
+#![allow(
+    clippy::allow_attributes,
+    reason = "`expect` fails where everything is used"
+)]
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 pub(crate) mod swtpm;
@@ -65,13 +68,14 @@ pub(crate) fn p256_area(
     symmetric: &[u8],
     scheme: &[u8],
 ) -> Vec<u8> {
-    let point = key.der_bytes();
+    // 0x04, then both coordinates.
+    let (x, y) = key.der_bytes().split_at(33);
     let mut area = header(0x0023, attributes, policy);
     area.extend_from_slice(symmetric);
     area.extend_from_slice(scheme);
     area.extend_from_slice(&[0x00, 0x03, 0x00, 0x10]);
-    area.extend_from_slice(&tpm2b(&point[1..33]));
-    area.extend_from_slice(&tpm2b(&point[33..65]));
+    area.extend_from_slice(&tpm2b(x.split_first().unwrap().1));
+    area.extend_from_slice(&tpm2b(y));
     area
 }
 

@@ -46,7 +46,14 @@ impl Swtpm {
         let config = at("setup.conf");
         tpm.run(
             "swtpm_setup",
-            &["--tpm2", "--tpmstate", &state, "--create-ek-cert", "--config", &config],
+            &[
+                "--tpm2",
+                "--tpmstate",
+                &state,
+                "--create-ek-cert",
+                "--config",
+                &config,
+            ],
         )?;
         // As a daemon it returns when its sockets are listening: no waiting, no sleeping.
         tpm.run(

@@ -1,0 +1,287 @@
+//! The issuer refuses every request that is not what it says it is, before it signs anything.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod support;
+
+use cert_chain::attestation_key::AttestationKeyError;
+use cert_chain::ek_certificate::EkCertificateError;
+use cert_chain::enrolment::{
+    Answer, Challenge, EnrolmentError, EnrolmentState, MAX_MESSAGE, Message, MessageError,
+    PENDING_LIFETIME, PendingEnrolment, Request,
+};
+use cert_chain::{Issuer, ObjectAttributes, TpmMakerRoots};
+use rcgen::KeyPair;
+use support::{
+    ATTESTATION, Maker, NOW, at, now, p256_endorsement_key, request, signing_area, years,
+};
+
+struct Enrolment {
+    issuer: Issuer,
+    maker: Maker,
+    roots: TpmMakerRoots,
+}
+
+impl Enrolment {
+    fn new() -> Self {
+        let maker = Maker::new("Maker");
+        let roots = TpmMakerRoots::from_pem(&maker.root_pem()).unwrap();
+        Self {
+            issuer: Issuer::create("demo.example".parse().unwrap(), years(10)).unwrap(),
+            maker,
+            roots,
+        }
+    }
+
+    fn challenge(
+        &self,
+        request: &Request,
+    ) -> Result<(Challenge, PendingEnrolment), EnrolmentError> {
+        self.issuer.challenge(request, &self.roots, now())
+    }
+
+    /// The reason for refusing a good request after this change.
+    fn refusal(&self, change: impl FnOnce(&mut Request)) -> EnrolmentError {
+        let mut request = request(&self.maker);
+        change(&mut request);
+        self.challenge(&request).unwrap_err()
+    }
+}
+
+#[test]
+fn a_good_request_is_challenged() {
+    let enrolment = Enrolment::new();
+    let (challenge, pending) = enrolment.challenge(&request(&enrolment.maker)).unwrap();
+    assert_eq!(challenge.host.to_string(), "host-1.demo.example");
+    assert_eq!(challenge.enrolment, pending.enrolment());
+    assert_eq!(pending.maker(), "CN=Maker");
+    assert!(matches!(pending.state(), EnrolmentState::Waiting(_)));
+}
+
+#[test]
+fn keys_and_names_that_do_not_qualify_are_refused() {
+    let enrolment = Enrolment::new();
+    for host in ["", "Host", "a.b", "host_1"] {
+        assert!(matches!(
+            enrolment.refusal(|r| r.host = host.to_owned()),
+            EnrolmentError::HostName(_)
+        ));
+    }
+    assert!(matches!(
+        enrolment.refusal(|r| r.ik = r.ek.clone()),
+        EnrolmentError::IdentityKey(AttestationKeyError::Decrypts)
+    ));
+    assert!(matches!(
+        enrolment.refusal(|r| r.ek = r.ik.clone()),
+        EnrolmentError::EndorsementKey(_)
+    ));
+    assert!(matches!(
+        enrolment.refusal(|r| r.ik.clear()),
+        EnrolmentError::PublicArea {
+            which: "identity key",
+            ..
+        }
+    ));
+}
+
+#[test]
+fn an_identity_key_without_the_operators_policy_is_refused() {
+    let enrolment = Enrolment::new();
+    let key = KeyPair::generate().unwrap();
+    for policy in [&[][..], &[0; 32]] {
+        assert!(matches!(
+            enrolment.refusal(|r| r.ik = signing_area(&key, ATTESTATION, policy)),
+            EnrolmentError::PolicyMismatch { .. }
+        ));
+    }
+    assert!(matches!(
+        enrolment.refusal(|r| r.policy_ref.push(0)),
+        EnrolmentError::PolicyMismatch { .. }
+    ));
+    assert!(matches!(
+        enrolment.refusal(|r| r.policy_key = signing_area(&key, ObjectAttributes::SIGN, &[])),
+        EnrolmentError::PolicyMismatch { .. }
+    ));
+    let password_too = ATTESTATION.with(ObjectAttributes::USER_WITH_AUTH);
+    assert!(matches!(
+        enrolment.refusal(|r| r.ik = signing_area(&key, password_too, &[9; 32])),
+        EnrolmentError::PolicyBypassed
+    ));
+}
+
+#[test]
+fn an_endorsement_key_that_no_accepted_maker_certified_is_refused() {
+    let enrolment = Enrolment::new();
+    let refusal = |change: &dyn Fn(&mut Request)| match enrolment.refusal(change) {
+        EnrolmentError::EkCertificate(error) => error,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(
+        refusal(&|r| r.ek_certificate = request(&Maker::new("Other")).ek_certificate),
+        EkCertificateError::UnknownMaker { issuer } if issuer == "CN=Other"
+    ));
+    assert!(matches!(
+        refusal(&|r| r.ek_certificate = request(&enrolment.maker).ek_certificate),
+        EkCertificateError::KeyMismatch
+    ));
+    assert!(matches!(
+        refusal(&|r| r.ek_certificate.clear()),
+        EkCertificateError::Malformed
+    ));
+    assert!(matches!(
+        refusal(&|r| r.ek_certificate.push(1)),
+        EkCertificateError::Malformed
+    ));
+
+    let ek = p256_endorsement_key(&KeyPair::generate().unwrap());
+    let certified = |change: &dyn Fn(&mut rcgen::CertificateParams)| {
+        let certificate = enrolment.maker.certify(ek.public_area(), change);
+        refusal(&|r| {
+            r.ek = ek.public_area().as_bytes().to_vec();
+            r.ek_certificate = certificate.to_vec();
+        })
+    };
+    assert!(matches!(
+        certified(&|p| p.extended_key_usages.clear()),
+        EkCertificateError::Usage
+    ));
+    assert!(matches!(
+        certified(&|p| p.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature]),
+        EkCertificateError::KeyUsage
+    ));
+    assert!(matches!(
+        certified(&|p| p.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained)),
+        EkCertificateError::IsCa
+    ));
+    assert!(matches!(
+        certified(&|p| p.not_after = rcgen::date_time_ymd(2020, 1, 1)),
+        EkCertificateError::Expired { .. }
+    ));
+    assert!(matches!(
+        certified(&|p| p.not_before = rcgen::date_time_ymd(2100, 1, 1)),
+        EkCertificateError::NotYetValid { .. }
+    ));
+}
+
+#[test]
+fn a_wrong_answer_spends_the_enrolment() {
+    let enrolment = Enrolment::new();
+    let (challenge, mut pending) = enrolment.challenge(&request(&enrolment.maker)).unwrap();
+    let answer = Answer {
+        enrolment: challenge.enrolment,
+        secret: vec![0; 32],
+    };
+    let mut certify = |answer: &Answer| {
+        enrolment
+            .issuer
+            .certify(&mut pending, answer, years(1), now())
+    };
+    assert!(matches!(certify(&answer), Err(EnrolmentError::WrongAnswer)));
+    assert!(matches!(
+        certify(&answer),
+        Err(EnrolmentError::AlreadyAnswered)
+    ));
+    // Being spent survives storage.
+    let stored = serde_json::to_string(&pending).unwrap();
+    let restored: PendingEnrolment = serde_json::from_str(&stored).unwrap();
+    assert_eq!(restored.state(), &EnrolmentState::Answered);
+}
+
+#[test]
+fn an_answer_to_another_enrolment_spends_nothing_and_a_late_one_comes_too_late() {
+    let enrolment = Enrolment::new();
+    let (_, mut pending) = enrolment.challenge(&request(&enrolment.maker)).unwrap();
+    let (other, _) = enrolment.challenge(&request(&enrolment.maker)).unwrap();
+    let elsewhere = Answer {
+        enrolment: other.enrolment,
+        secret: vec![0; 32],
+    };
+    assert!(matches!(
+        enrolment
+            .issuer
+            .certify(&mut pending, &elsewhere, years(1), now()),
+        Err(EnrolmentError::AnotherEnrolment { .. })
+    ));
+    assert!(matches!(pending.state(), EnrolmentState::Waiting(_)));
+
+    let answer = Answer {
+        enrolment: pending.enrolment(),
+        secret: vec![0; 32],
+    };
+    let too_late = at(NOW + PENDING_LIFETIME.as_secs() + 1);
+    assert!(matches!(
+        enrolment
+            .issuer
+            .certify(&mut pending, &answer, years(1), too_late),
+        Err(EnrolmentError::Expired { .. })
+    ));
+}
+
+#[test]
+fn messages_state_type_and_version_and_nothing_unknown() {
+    let maker = Maker::new("Maker");
+    let request = request(&maker);
+    let json = request.to_json();
+    assert_eq!(Request::from_json(json.as_bytes()).unwrap(), request);
+    assert!(json.starts_with("{\n  \"type\": \"host-enrolment-request\",\n  \"version\": 1,"));
+
+    let read = |text: String| Request::from_json(text.as_bytes());
+    assert!(matches!(
+        read(json.replace("\"version\": 1", "\"version\": 2")),
+        Err(MessageError::Version { found }) if found == "2"
+    ));
+    assert!(matches!(
+        read(json.replace("\"version\": 1,", "")),
+        Err(MessageError::Version { .. })
+    ));
+    assert!(matches!(
+        read(json.replace("-request", "-answer")),
+        Err(MessageError::Type { found, .. }) if found == "host-enrolment-answer"
+    ));
+    assert!(matches!(
+        read(json.replace("\"host\"", "\"extra\": 1, \"host\"")),
+        Err(MessageError::Json(_))
+    ));
+    assert!(matches!(
+        read(" ".repeat(MAX_MESSAGE + 1)),
+        Err(MessageError::TooLong { .. })
+    ));
+    assert!(Request::from_json(b"[]").is_err());
+    assert!(Request::from_json(&[0xff, 0xfe]).is_err());
+}
+
+#[test]
+fn an_answer_does_not_show_its_secret() {
+    let enrolment = Enrolment::new();
+    let (challenge, pending) = enrolment.challenge(&request(&enrolment.maker)).unwrap();
+    let answer = Answer {
+        enrolment: challenge.enrolment,
+        secret: vec![0xab; 32],
+    };
+    assert!(!format!("{answer:?}").contains("171"));
+    assert!(answer.to_json().contains("abab"));
+    assert!(!format!("{pending:?}").contains("secret"));
+}
+
+#[test]
+fn hostile_requests_never_panic() {
+    let enrolment = Enrolment::new();
+    let good = request(&enrolment.maker);
+    for position in 0..good.ek_certificate.len() {
+        for change in [0x01, 0x80, 0xff] {
+            let mut hostile = good.clone();
+            if let Some(byte) = hostile.ek_certificate.get_mut(position) {
+                *byte ^= change;
+            }
+            assert!(enrolment.challenge(&hostile).is_err(), "byte {position}");
+        }
+    }
+    let json = good.to_json();
+    for position in 0..json.len() {
+        let mut hostile = json.clone().into_bytes();
+        if let Some(byte) = hostile.get_mut(position) {
+            *byte = b'"';
+        }
+        let _ = Request::from_json(&hostile);
+    }
+}
