@@ -240,3 +240,58 @@ fn encode(value: &impl Encode<()>) -> Vec<u8> {
         Err(error) => unreachable!("CBOR into memory: {error}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    fn wrapped(claims: &[u8]) -> Vec<u8> {
+        let record = encode(&Record {
+            media_type: HOST_CLAIMS,
+            claims: claims.into(),
+            kind: ENDORSEMENTS,
+        });
+        yasna::construct_der(|writer| writer.write_bytes(&record))
+    }
+
+    fn host_claims() -> HostClaims {
+        let name = |digit: &str| format!("000b{}", digit.repeat(64)).parse().unwrap();
+        HostClaims {
+            ik: name("1"),
+            ek: name("2"),
+            policy_key: name("3"),
+        }
+    }
+
+    #[test]
+    fn claims_come_back_as_they_went_in() {
+        let extension = host_claims().extension();
+        assert_eq!(
+            HostClaims::from_extension(extension.content()).unwrap(),
+            host_claims()
+        );
+        assert!(matches!(
+            VikClaims::from_extension(extension.content()),
+            Err(ClaimsError::MediaType { .. })
+        ));
+    }
+
+    #[test]
+    fn claims_have_one_encoding_only() {
+        let claims = encode(&host_claims());
+        assert!(HostClaims::from_extension(&wrapped(&claims)).is_ok());
+
+        // The first key, 1, in two bytes instead of one.
+        let (head, tail) = claims.split_at(1);
+        let long_key = [head, &[0x18, 0x01], tail.split_first().unwrap().1].concat();
+        let trailing = [&claims[..], &[0]].concat();
+        for other in [long_key, trailing] {
+            assert!(matches!(
+                HostClaims::from_extension(&wrapped(&other)),
+                Err(ClaimsError::NotDeterministic)
+            ));
+        }
+    }
+}

@@ -88,7 +88,7 @@ const STORAGE: &str = "STORAGE";
 /// Key of the outer HMAC (TPM 2.0 Part 1 §23.3).
 const INTEGRITY: &str = "INTEGRITY";
 
-/// TPM 2.0 Part 1 §B.10.3: the seed is OAEP-encrypted with the key's name algorithm and a label
+/// TPM 2.0 Part 1 annex B.10: the seed is OAEP-encrypted with the key's name algorithm and a label
 /// that ends in a zero byte.
 fn seed_for_rsa(ek: &EndorsementKey) -> Result<(Seed, Vec<u8>), CredentialError> {
     let key = RsaPublicKey::from_pkcs1_der(ek.public_area().public_key_bytes())
@@ -104,7 +104,7 @@ fn seed_for_rsa(ek: &EndorsementKey) -> Result<(Seed, Vec<u8>), CredentialError>
     Ok((seed, encrypted))
 }
 
-/// TPM 2.0 Part 1 §C.6.3: one-pass ECDH with an ephemeral key; the point is the "encryption".
+/// TPM 2.0 Part 1 annex C.6: one-pass ECDH with an ephemeral key; the point is the "encryption".
 fn seed_for_p256(ek: &EndorsementKey) -> Result<(Seed, Vec<u8>), CredentialError> {
     let random = SystemRandom::new();
     let ephemeral =
@@ -147,7 +147,7 @@ fn protect(seed: &Seed, name: &TpmName, secret: &[u8]) -> Vec<u8> {
     [tpm2b(&tag), identity].concat()
 }
 
-/// KDFa (TPM 2.0 Part 1 §11.4.10.2): SP 800-108 in counter mode with HMAC-SHA-256. One round is
+/// KDFa (TPM 2.0 Part 1 §11.4.10): SP 800-108 in counter mode with HMAC-SHA-256. One round is
 /// enough for every key used here; the second context (`contextV`) is always empty.
 fn kdfa<const N: usize>(key: &Seed, label: &str, context: &[u8]) -> Zeroizing<[u8; N]> {
     const { assert!(N <= 32, "one round of HMAC-SHA-256") };
@@ -160,7 +160,7 @@ fn kdfa<const N: usize>(key: &Seed, label: &str, context: &[u8]) -> Zeroizing<[u
     first_bytes(&mac.finalize().into_bytes())
 }
 
-/// KDFe (TPM 2.0 Part 1 §11.4.10.3): SP 800-56A concatenation KDF with SHA-256.
+/// KDFe (TPM 2.0 Part 1 §11.4.10): SP 800-56A concatenation KDF with SHA-256.
 fn kdfe(shared_x: &[u8], label: &str, party_u: &[u8], party_v: &[u8]) -> Seed {
     let mut hash = Sha256::new();
     hash.update(1u32.to_be_bytes());

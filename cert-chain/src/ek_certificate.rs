@@ -31,7 +31,7 @@ pub struct CertifiedEndorsementKey {
     device: Option<TpmMake>,
 }
 
-/// What the certificate says about the TPM's make (TCG EK Credential Profile 2.5 §3.2.9).
+/// What the certificate says about the TPM's make (TCG EK Credential Profile 2.5 §3.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TpmMake {
     /// E.g. `id:49465800` for Infineon.
@@ -193,7 +193,7 @@ const MANUFACTURER: &str = "2.23.133.2.1";
 const MODEL: &str = "2.23.133.2.2";
 const VERSION: &str = "2.23.133.2.3";
 
-/// RSA endorsement keys encipher, elliptic-curve ones agree (EK Credential Profile §3.2.6).
+/// RSA endorsement keys encipher, elliptic-curve ones agree (EK Credential Profile 2.5 §3.2).
 fn check_key_usage(certificate: &X509Certificate<'_>) -> Result<(), EkCertificateError> {
     let usage = certificate
         .key_usage()

@@ -23,7 +23,7 @@ pub struct PcrSelectionError {
 /// The values of selected PCRs of the SHA-256 bank, by number.
 pub type PcrValues = BTreeMap<u8, Digest32>;
 
-/// PCRs of a PC-client TPM (TCG PC Client Platform TPM Profile §4.6).
+/// PCRs of a PC-client TPM (TCG PC Client Platform TPM Profile).
 const PCR_COUNT: u8 = 24;
 /// `TPM_CC_PolicyPCR`
 const POLICY_PCR: u32 = 0x0000_017f;

@@ -56,7 +56,7 @@ pub fn issue_vik_certificate(
     sign_under_host(&params, spec.vik.public_area(), signer, &host)
 }
 
-/// `tcg-kp-AIKCertificate` (TCG Credential Profiles for TPM Family 1.2, §3.2.4 and later).
+/// `tcg-kp-AIKCertificate` (TCG Credential Profiles).
 const AIK_PURPOSE: [u64; 5] = [2, 23, 133, 8, 3];
 const AIK_PURPOSE_TEXT: &str = "2.23.133.8.3";
 /// Its contents in DER, as the path validation library wants it.
