@@ -1,7 +1,7 @@
 //! What a certificate says beyond names and keys, as a RATS conceptual message.
 //!
-//! The extension is `id-pe-cmw` (draft-ietf-rats-msg-wrap, §5 "X.509 PKIX"): its value is a
-//! `CMW`, here always the CBOR choice, an OCTET STRING around a record
+//! The extension is `id-pe-cmw` (draft-ietf-rats-msg-wrap, "Transporting CMW in X.509 Messages"):
+//! its value is a `CMW`, here always the CBOR choice, an OCTET STRING around a record
 //! `[media type, claims, 2]`, where 2 is the bit for "endorsements". The claims are a CBOR map
 //! with small integers as keys, in deterministic form (RFC 8949 §4.2): decoding and encoding
 //! again must give the same bytes, or the claims are refused.
@@ -118,7 +118,7 @@ const ENDORSEMENTS: u32 = 1 << 1;
 /// Claims share a TBSCertificate of at most 1,024 bytes with everything else.
 const MAX_CLAIMS: usize = 1024;
 
-/// A CMW record (draft-ietf-rats-msg-wrap §3.1).
+/// A CMW record (draft-ietf-rats-msg-wrap).
 #[derive(Encode, Decode)]
 struct Record<'b> {
     #[b(0)]

@@ -138,7 +138,7 @@ pub enum PublicAreaError {
     },
 }
 
-/// The largest public area accepted: RSA-4096 with a SHA-512 policy needs 606 bytes.
+/// The largest public area accepted: RSA-4096 with a SHA-512 policy needs about 600 bytes.
 pub const MAX_PUBLIC_AREA: usize = 1024;
 
 /// Exponent zero stands for this one (TPM 2.0 Part 2 §12.2.3.5).
