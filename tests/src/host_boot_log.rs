@@ -56,7 +56,11 @@ impl HostBootLog {
             format!("kernel_cmdline: {kernel} root=/dev/sda1 ro intel_iommu=on\0").as_bytes(),
         );
         log.measured_data(5, EV_EFI_ACTION, b"Exit Boot Services Invocation");
-        log.measured_data(5, EV_EFI_ACTION, b"Exit Boot Services Returned with Success");
+        log.measured_data(
+            5,
+            EV_EFI_ACTION,
+            b"Exit Boot Services Returned with Success",
+        );
         log
     }
 

@@ -6,11 +6,17 @@
 
 pub mod accelerator;
 pub mod deadline;
+pub mod demo;
+pub mod device;
+pub mod fuzzing;
 pub mod guest;
 pub mod guest_image;
 pub mod guest_shell;
+pub mod host;
 pub mod host_boot_log;
+pub mod issuer;
 pub mod monitor;
+pub mod narrator;
 pub mod process;
 pub mod run_folder;
 pub mod software_tpm;

@@ -24,7 +24,9 @@ impl Monitor {
         let mut monitor = Self {
             stream: BufReader::new(stream),
         };
-        monitor.message().context("reading the monitor's greeting")?;
+        monitor
+            .message()
+            .context("reading the monitor's greeting")?;
         monitor.execute("qmp_capabilities", json!({}))?;
         Ok(Some(monitor))
     }

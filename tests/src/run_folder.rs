@@ -44,7 +44,9 @@ impl RunFolder {
         match fs::remove_dir_all(&logs) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("emptying {}", logs.display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("emptying {}", logs.display()));
+            }
         }
         fs::create_dir_all(&logs).with_context(|| format!("creating {}", logs.display()))?;
         let janitor = Command::new("sh")

@@ -81,7 +81,8 @@ impl TpmMaker {
         for name in ["swtpm-localca-rootca-cert.pem", "issuercert.pem"] {
             let path = authority.join(name);
             text.push_str(
-                &fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?,
+                &fs::read_to_string(&path)
+                    .with_context(|| format!("reading {}", path.display()))?,
             );
         }
         Ok(text)
@@ -117,7 +118,9 @@ impl SoftwareTpm {
         process.wait_until("swtpm's sockets", Duration::from_secs(20), || {
             // The control socket is made last; the data socket takes one client at a time and
             // must not be tried out.
-            Ok(UnixStream::connect(&control).ok().filter(|_| socket.exists()))
+            Ok(UnixStream::connect(&control)
+                .ok()
+                .filter(|_| socket.exists()))
         })?;
         Ok(Self { process, socket })
     }

@@ -63,7 +63,10 @@ fn a_guest_boots_measured_on_swtpm() -> Result<()> {
     let guest = Guest::boot(&folder, "guest", &spec)?;
     let console = guest.console()?;
     ensure!(console.contains("vrot-guest: tpm present"), "{console}");
-    ensure!(console.contains("vrot-guest: event log present"), "{console}");
+    ensure!(
+        console.contains("vrot-guest: event log present"),
+        "{console}"
+    );
     ensure!(console.contains("vrot-guest: network up"), "{console}");
     let mut shell = guest.shell()?;
     let random = shell.run("tpm2_getrandom 16")?;

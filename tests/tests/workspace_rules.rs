@@ -64,7 +64,9 @@ fn crates_depend_on_each_other_in_one_direction() -> Result<()> {
 fn every_dependency_has_an_allowed_licence_and_comes_from_the_registry() -> Result<()> {
     let metadata = metadata()?;
     let deny: toml::Table = fs::read_to_string(workspace_folder()?.join("deny.toml"))?.parse()?;
-    let licences = deny.get("licenses").context("deny.toml has no [licenses]")?;
+    let licences = deny
+        .get("licenses")
+        .context("deny.toml has no [licenses]")?;
     let allowed = strings(licences.get("allow"));
     let exceptions: BTreeMap<&str, BTreeSet<&str>> = licences
         .get("exceptions")
@@ -87,7 +89,9 @@ fn every_dependency_has_an_allowed_licence_and_comes_from_the_registry() -> Resu
         if let Some(source) = package["source"].as_str()
             && !source.starts_with("registry+")
         {
-            wrong.push(format!("{name}: comes from {source}, not from the registry"));
+            wrong.push(format!(
+                "{name}: comes from {source}, not from the registry"
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -212,7 +216,9 @@ fn all_of(words: &mut Words<'_>, allowed: &BTreeSet<&str>) -> Result<bool> {
 }
 
 fn one(words: &mut Words<'_>, allowed: &BTreeSet<&str>) -> Result<bool> {
-    let word = words.next().context("a licence expression ends too early")?;
+    let word = words
+        .next()
+        .context("a licence expression ends too early")?;
     if word == "(" {
         let answer = any_of(words, allowed)?;
         if words.next() != Some(")") {

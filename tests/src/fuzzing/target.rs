@@ -1,0 +1,33 @@
+//! The fuzz targets: each feeds one parser that reads what an attacker may write.
+
+mod certificates;
+mod identity;
+mod logs;
+
+use anyhow::Result;
+
+/// A parser under attack.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name.
+    pub name: &'static str,
+    /// Feeds it; must return for any input, without a panic.
+    pub run: fn(&[u8]),
+    /// Real inputs to begin with.
+    pub seeds: fn() -> Result<Vec<Vec<u8>>>,
+}
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    certificates::CHAIN,
+    certificates::EK_CERTIFICATE,
+    certificates::ENROLMENT,
+    certificates::PUBLIC_AREA,
+    certificates::ROOTS,
+    logs::EVENT_LOG,
+];
+
+/// The target with a name.
+pub fn named(name: &str) -> Option<&'static Target> {
+    TARGETS.iter().find(|target| target.name == name)
+}

@@ -1,0 +1,175 @@
+//! Certificates, public areas and enrolment messages: what a host or a guest hands to an issuer
+//! or to a device.
+
+use std::sync::LazyLock;
+
+use anyhow::Result;
+use cert_chain::enrolment::{Answer, Certificate, Challenge, EnrolmentId, Message, Request};
+use cert_chain::{
+    AttestationKey, CertifiedEndorsementKey, CredentialBlob, EndorsementKey, HostName, PublicArea,
+    TpmMakerRoots, TrustAnchors, VikChain,
+};
+
+use super::Target;
+use super::identity::{Identity, now};
+
+/// A vIK's chain as it lies in NV memory, and its validation.
+pub(super) const CHAIN: Target = Target {
+    name: "certificate-chain",
+    run: |input| {
+        let Ok(identity) = &*IDENTITY else { return };
+        if let Ok(chain) = VikChain::from_concatenated_der(input) {
+            let _ = chain.verify(&identity.anchors, now());
+        }
+    },
+    seeds: || Ok(vec![identity()?.chain_bytes()]),
+};
+
+/// An endorsement key's certificate.
+pub(super) const EK_CERTIFICATE: Target = Target {
+    name: "ek-certificate",
+    run: |input| {
+        let Ok(identity) = &*IDENTITY else { return };
+        let (Ok(roots), Ok(area)) = (
+            TpmMakerRoots::from_pem(&identity.roots),
+            PublicArea::parse(STORAGE_KEY),
+        ) else {
+            return;
+        };
+        if let Ok(key) = EndorsementKey::try_from(area) {
+            let _ = CertifiedEndorsementKey::verify(input, &key, &roots, now());
+        }
+    },
+    seeds: || {
+        let chain = &identity()?.chain;
+        Ok(vec![
+            chain.vik_certificate().to_vec(),
+            chain.host_certificate().to_vec(),
+        ])
+    },
+};
+
+/// Roots in PEM.
+pub(super) const ROOTS: Target = Target {
+    name: "roots",
+    run: |input| {
+        let _ = TrustAnchors::from_pem(&String::from_utf8_lossy(input));
+    },
+    seeds: || Ok(vec![identity()?.roots.clone().into_bytes()]),
+};
+
+/// Enrolment messages in JSON.
+pub(super) const ENROLMENT: Target = Target {
+    name: "enrolment-message",
+    run: |input| {
+        let _ = Request::from_json(input);
+        let _ = Challenge::from_json(input);
+        let _ = Answer::from_json(input);
+        let _ = Certificate::from_json(input);
+    },
+    seeds: enrolment_seeds,
+};
+
+/// A key's public area, and what is derived from it.
+pub(super) const PUBLIC_AREA: Target = Target {
+    name: "public-area",
+    run: |input| {
+        let Ok(area) = PublicArea::parse(input) else {
+            return;
+        };
+        assert_eq!(area.as_bytes(), input, "a public area is what was parsed");
+        let _ = (area.name(), area.subject_public_key_info());
+        let _ = AttestationKey::try_from(area.clone());
+        let _ = EndorsementKey::try_from(area);
+    },
+    seeds: || Ok(vec![identity()?.vik.clone(), STORAGE_KEY.to_vec()]),
+};
+
+static IDENTITY: LazyLock<Result<Identity>> = LazyLock::new(Identity::create);
+
+fn identity() -> Result<&'static Identity> {
+    IDENTITY
+        .as_ref()
+        .map_err(|error| anyhow::anyhow!("{error:#}"))
+}
+
+impl Identity {
+    fn chain_bytes(&self) -> Vec<u8> {
+        [
+            &**self.chain.vik_certificate(),
+            &**self.chain.host_certificate(),
+        ]
+        .concat()
+    }
+}
+
+fn enrolment_seeds() -> Result<Vec<Vec<u8>>> {
+    let identity = identity()?;
+    let enrolment: EnrolmentId = "07070707070707070707070707070707".parse()?;
+    let host: HostName = HostName::new("host-1", &"demo.example".parse()?)?;
+    let messages = [
+        Request {
+            host: "host-1".to_owned(),
+            ek_certificate: identity.chain.host_certificate().to_vec(),
+            ek: STORAGE_KEY.to_vec(),
+            ik: identity.vik.clone(),
+            policy_key: identity.vik.clone(),
+            policy_ref: b"reference".to_vec(),
+        }
+        .to_json(),
+        Challenge {
+            enrolment,
+            host: host.clone(),
+            credential: CredentialBlob {
+                id_object: vec![1; 68],
+                encrypted_secret: vec![2; 258],
+            },
+        }
+        .to_json(),
+        Answer {
+            enrolment,
+            secret: vec![3; 32],
+        }
+        .to_json(),
+        Certificate {
+            host,
+            certificate: identity.chain.host_certificate().to_vec(),
+            root: identity.chain.host_certificate().to_vec(),
+        }
+        .to_json(),
+    ];
+    Ok(messages.into_iter().map(String::into_bytes).collect())
+}
+
+/// `TPMT_PUBLIC` of an endorsement key on P-256 (its point is the curve's generator).
+const STORAGE_KEY: &[u8] = b"\x00\x23\x00\x0b\x00\x03\x00\xb2\x00\x20\
+    \x83\x71\x97\x67\x44\x84\xb3\xf8\x1a\x90\xcc\x8d\x46\xa5\xd7\x24\
+    \xfd\x52\xd7\x6e\x06\x52\x0b\x64\xf2\xa1\xda\x1b\x33\x14\x69\xaa\
+    \x00\x06\x00\x80\x00\x43\x00\x10\x00\x03\x00\x10\
+    \x00\x20\x6b\x17\xd1\xf2\xe1\x2c\x42\x47\xf8\xbc\xe6\xe5\x63\xa4\x40\xf2\
+    \x77\x03\x7d\x81\x2d\xeb\x33\xa0\xf4\xa1\x39\x45\xd8\x98\xc2\x96\
+    \x00\x20\x4f\xe3\x42\xe2\xfe\x1a\x7f\x9b\x8e\xe7\xeb\x4a\x7c\x0f\x9e\x16\
+    \x2b\xce\x33\x57\x6b\x31\x5e\xce\xcb\xb6\x40\x68\x37\xbf\x51\xf5";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seeds_are_accepted_by_what_they_are_seeds_for() -> Result<()> {
+        let identity = identity()?;
+        let chain = VikChain::from_concatenated_der(&identity.chain_bytes())?;
+        chain.verify(&identity.anchors, now())?;
+        EndorsementKey::try_from(PublicArea::parse(STORAGE_KEY)?)?;
+        for seed in enrolment_seeds()? {
+            let read = [
+                Request::from_json(&seed).is_ok(),
+                Challenge::from_json(&seed).is_ok(),
+                Answer::from_json(&seed).is_ok(),
+                Certificate::from_json(&seed).is_ok(),
+            ];
+            assert_eq!(read.iter().filter(|read| **read).count(), 1);
+        }
+        Ok(())
+    }
+}

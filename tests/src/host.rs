@@ -1,0 +1,206 @@
+//! A host: its physical TPM (swtpm), its boot log, and `vtpm-managerd` on top of them.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::guest::TpmDevice;
+use crate::host_boot_log::HostBootLog;
+use crate::issuer::IssuerFolder;
+use crate::process::Process;
+use crate::run_folder::RunFolder;
+use crate::software_tpm::{SoftwareTpm, TpmMaker};
+use crate::tool::Tool;
+use crate::workspace_binaries::program;
+
+/// A running host.
+#[derive(Debug)]
+pub struct Host {
+    // Dropped first: it holds the connection to the TPM.
+    manager: Process,
+    tpm: SoftwareTpm,
+    name: String,
+    folder: PathBuf,
+    config: PathBuf,
+    log: PathBuf,
+    starts: u32,
+}
+
+impl Host {
+    /// Manufactures a host's TPM, measures a boot into it and starts the manager.
+    ///
+    /// `name` is the host's label in the issuer's domain.
+    pub fn start(run: &RunFolder, name: &str, maker: &TpmMaker) -> Result<Self> {
+        let folder = run.join(name);
+        fs::create_dir_all(&folder)?;
+        let state = folder.join("tpm-state");
+        maker.manufacture(&state)?;
+        let tpm = SoftwareTpm::start(run, name, &state)?;
+        let boot_log = HostBootLog::of_debian_server("6.1.0-30-amd64");
+        tpm.measure(&boot_log)?;
+        Self::on_tpm(run, name, tpm, &boot_log)
+    }
+
+    /// Starts the manager of a host whose TPM is on and whose boot is measured.
+    pub fn on_tpm(
+        run: &RunFolder,
+        name: &str,
+        tpm: SoftwareTpm,
+        boot_log: &HostBootLog,
+    ) -> Result<Self> {
+        let folder = run.join(name);
+        let event_log = folder.join("event-log");
+        fs::create_dir_all(&folder)?;
+        fs::write(&event_log, boot_log.bytes())?;
+        let config = folder.join("config.toml");
+        fs::write(
+            &config,
+            format!(
+                "tpm = \"{}\"\nstate_dir = \"{}\"\nruntime_dir = \"{}\"\nbackend = \"{}\"\n\
+                 event_log = \"{}\"\n",
+                tpm.tcti(),
+                folder.join("state").display(),
+                folder.join("run").display(),
+                program("vtpm-backend")?.display(),
+                event_log.display(),
+            ),
+        )?;
+        let log = run.log(&format!("{name}-manager.log"));
+        let manager = start_manager(name, &config, &folder, &log)?;
+        Ok(Self {
+            manager,
+            tpm,
+            name: name.to_owned(),
+            folder,
+            config,
+            log,
+            starts: 1,
+        })
+    }
+
+    /// The host's label.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The host's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The physical TPM.
+    pub fn tpm(&self) -> &SoftwareTpm {
+        &self.tpm
+    }
+
+    /// `vtpmctl`, pointed at this host's manager.
+    pub fn vtpmctl<I, S>(&self, arguments: I) -> Result<Tool>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<std::ffi::OsStr>,
+    {
+        Ok(Tool::new(program("vtpmctl")?)
+            .arg("--socket")
+            .arg(self.folder.join("run").join("api.sock"))
+            .args(arguments))
+    }
+
+    /// Provisions the physical TPM and enrols the host with an issuer, in one go.
+    pub fn enrol(&self, issuer: &IssuerFolder) -> Result<()> {
+        self.vtpmctl(["host", "init"])?.run()?;
+        self.enrol_command(issuer)?.run()?;
+        Ok(())
+    }
+
+    /// The command that enrols with a local issuer.
+    pub fn enrol_command(&self, issuer: &IssuerFolder) -> Result<Tool> {
+        Ok(self
+            .vtpmctl(["host", "enrol", "--name", &self.name])?
+            .arg("--issuer")
+            .arg(issuer.folder()))
+    }
+
+    /// Manufactures a vRoT for a VM.
+    pub fn create(&self, vm: Uuid, tenant: &str) -> Result<()> {
+        self.create_command(vm, tenant)?.run()?;
+        Ok(())
+    }
+
+    /// The command of [`Host::create`].
+    pub fn create_command(&self, vm: Uuid, tenant: &str) -> Result<Tool> {
+        self.vtpmctl(["create", "--vm", &vm.to_string(), "--tenant", tenant])
+    }
+
+    /// Starts a VM's vRoT.
+    pub fn start_vrot(&self, vm: Uuid) -> Result<()> {
+        self.vtpmctl(["start", &vm.to_string()])?.run()?;
+        Ok(())
+    }
+
+    /// Stops a VM's vRoT.
+    pub fn stop_vrot(&self, vm: Uuid) -> Result<()> {
+        self.vtpmctl(["stop", &vm.to_string()])?.run()?;
+        Ok(())
+    }
+
+    /// What the manager tells about a VM's identity.
+    pub fn identity(&self, vm: Uuid) -> Result<Value> {
+        let text = self
+            .vtpmctl(["--output", "json", "identity", &vm.to_string()])?
+            .run()?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+
+    /// QEMU's arguments for a VM's TPM.
+    pub fn qemu_arguments(&self, vm: Uuid, device: TpmDevice) -> Result<Vec<String>> {
+        let text = self.qemu_arguments_command(vm, device)?.text()?;
+        Ok(text.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// The command of [`Host::qemu_arguments`].
+    pub fn qemu_arguments_command(&self, vm: Uuid, device: TpmDevice) -> Result<Tool> {
+        let device = match device {
+            TpmDevice::Crb => "tpm-crb",
+            TpmDevice::Tis => "tpm-tis",
+        };
+        self.vtpmctl(["qemu-args", &vm.to_string(), "--device", device])
+    }
+
+    /// Stops the manager as an administrator would and starts it again.
+    pub fn restart_manager(&mut self) -> Result<()> {
+        self.manager.stop()?;
+        self.start_again()
+    }
+
+    /// Ends the manager as a crash would and starts it again.
+    pub fn crash_manager(&mut self) -> Result<()> {
+        self.manager.kill()?;
+        self.start_again()
+    }
+
+    fn start_again(&mut self) -> Result<()> {
+        self.starts += 1;
+        let log = self.log.with_extension(format!("{}.log", self.starts));
+        self.manager = start_manager(&self.name, &self.config, &self.folder, &log)?;
+        Ok(())
+    }
+}
+
+fn start_manager(name: &str, config: &Path, folder: &Path, log: &Path) -> Result<Process> {
+    let mut command = Command::new(program("vtpm-managerd")?);
+    command.arg("--config").arg(config);
+    let mut manager = Process::start(&format!("{name} (vtpm-managerd)"), command, log)?;
+    let socket = folder.join("run").join("api.sock");
+    manager
+        .wait_until("the manager's socket", Duration::from_secs(30), || {
+            Ok(UnixStream::connect(&socket).ok().map(drop))
+        })
+        .with_context(|| format!("configuration {}", config.display()))?;
+    Ok(manager)
+}

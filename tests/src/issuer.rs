@@ -1,0 +1,55 @@
+//! The identity issuer: a folder that `vtpmctl issuer` keeps.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::software_tpm::TpmMaker;
+use crate::tool::Tool;
+use crate::workspace_binaries::program;
+
+/// An issuer's folder: its key, its root certificate, and the TPM makers it trusts.
+#[derive(Clone, Debug)]
+pub struct IssuerFolder {
+    folder: PathBuf,
+    makers: PathBuf,
+}
+
+impl IssuerFolder {
+    /// Makes an issuer for a domain that accepts the TPMs of one maker.
+    pub fn create(folder: &Path, domain: &str, maker: &TpmMaker) -> Result<Self> {
+        let issuer = Self::prepare(folder, maker)?;
+        issuer.init_command(domain)?.run()?;
+        Ok(issuer)
+    }
+
+    /// Writes down the makers' certificates, before [`IssuerFolder::init_command`] is run.
+    pub fn prepare(folder: &Path, maker: &TpmMaker) -> Result<Self> {
+        let makers = folder.with_extension("tpm-makers.pem");
+        std::fs::write(&makers, maker.certificates()?)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            makers,
+        })
+    }
+
+    /// The command that makes the issuer.
+    pub fn init_command(&self, domain: &str) -> Result<Tool> {
+        Ok(Tool::new(program("vtpmctl")?)
+            .args(["issuer", "init", "--domain", domain])
+            .arg("--directory")
+            .arg(&self.folder)
+            .arg("--tpm-roots")
+            .arg(&self.makers))
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The root certificate that verifiers trust.
+    pub fn root(&self) -> PathBuf {
+        self.folder.join("root.pem")
+    }
+}
