@@ -1,0 +1,34 @@
+//! What a piece of evidence is for, beyond answering a challenge.
+
+use cert_chain::Digest32;
+use minicbor::{Decode, Encode};
+
+/// What evidence is bound to. The verifier says what it expects; anything else is refused, so
+/// evidence made for one purpose cannot be presented for another.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Binding {
+    /// Nothing but the challenge.
+    #[n(0)]
+    None,
+    /// A TLS session, by a value exported from it (RFC 9266).
+    #[n(1)]
+    TlsExporter(#[n(0)] Digest32),
+    /// A public key, by the SHA-256 value of its SubjectPublicKeyInfo.
+    #[n(2)]
+    Key(#[n(0)] Digest32),
+    /// A document, by its SHA-256 value.
+    #[n(3)]
+    Document(#[n(0)] Digest32),
+}
+
+impl Binding {
+    /// The purpose in a few words.
+    pub fn describe(&self) -> &'static str {
+        match self {
+            Self::None => "a challenge alone",
+            Self::TlsExporter(_) => "a TLS session",
+            Self::Key(_) => "a key",
+            Self::Document(_) => "a document",
+        }
+    }
+}

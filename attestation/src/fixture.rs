@@ -1,0 +1,332 @@
+//! Complete synthetic evidence: keys in software stand for the two TPMs.
+//!
+//! For tests alone. Everything is built byte by byte as a TPM would marshal it, so that a test
+//! can change any part of it and sign again.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::time::Duration;
+
+use cert_chain::policy::{PcrSelection, PcrValues};
+use cert_chain::{
+    AttestationKey, Digest32, Generation, HostIkSpec, HostName, Issuer, ObjectAttributes,
+    PublicArea, Validity, VikSpec, VmId, VrotId, issue_vik_certificate,
+};
+use minicbor::bytes::ByteVec;
+use rcgen::{KeyPair, PublicKeyData, SigningKey};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use sha2::{Digest, Sha256};
+
+use crate::binding::Binding;
+use crate::event_log::EventLog;
+use crate::evidence::{Evidence, HostLayer, VmLayer};
+use crate::host_leaf::{HostLeaf, LaunchMeasurement};
+use crate::merkle::Tree;
+use crate::nonce::Nonce;
+use crate::policy::Policy;
+use crate::qualifying::{host_qualifying_data, request_digest, vm_qualifying_data};
+use crate::reference::reference_values;
+
+/// 2026-06-01T00:00:00Z
+pub const NOW: u64 = 1_780_272_000;
+/// The PCRs that both layers quote.
+pub const QUOTED: [u8; 11] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14];
+/// What a TPM sets for a restricted signing key of its own.
+pub const ATTESTATION: ObjectAttributes = ObjectAttributes::FIXED_TPM
+    .with(ObjectAttributes::FIXED_PARENT)
+    .with(ObjectAttributes::SENSITIVE_DATA_ORIGIN)
+    .with(ObjectAttributes::RESTRICTED)
+    .with(ObjectAttributes::SIGN);
+
+/// An issuer with one host.
+pub struct Host {
+    /// The identity issuer.
+    pub issuer: Issuer,
+    /// The private part of the host IK.
+    pub key: KeyPair,
+    /// The host IK as its TPM marshals it.
+    pub public: AttestationKey,
+    /// The host IK's certificate.
+    pub certificate: CertificateDer<'static>,
+    /// The host's event log.
+    pub log: Vec<u8>,
+}
+
+/// A VM on a host.
+pub struct Vm {
+    /// The VM's id.
+    pub vm: VmId,
+    /// Its vRoT's id.
+    pub vrot: VrotId,
+    /// The private part of the vIK.
+    pub key: KeyPair,
+    /// The vIK as its TPM marshals it.
+    pub public: Vec<u8>,
+    /// The vIK's certificate.
+    pub certificate: CertificateDer<'static>,
+    /// The guest's event log.
+    pub log: Vec<u8>,
+}
+
+/// Time as the certificates of this fixture need it.
+pub fn now() -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(NOW))
+}
+
+/// A nonce that is as good as any other in a test.
+pub fn nonce() -> Nonce {
+    Nonce::new([0xa5; 32]).unwrap()
+}
+
+impl Host {
+    /// A host called `label` in the domain `demo.example`, with an issuer of its own.
+    pub fn new(label: &str) -> Self {
+        let years = Validity::starting(now(), Duration::from_secs(10 * 366 * 86400)).unwrap();
+        let issuer = Issuer::create("demo.example".parse().unwrap(), years).unwrap();
+        Self::under(issuer, label)
+    }
+
+    /// A host called `label` under an existing issuer.
+    pub fn under(issuer: Issuer, label: &str) -> Self {
+        let years = Validity::starting(now(), Duration::from_secs(366 * 86400)).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let area = PublicArea::parse(&signing_area(&key, ATTESTATION)).unwrap();
+        let public = AttestationKey::try_from(area).unwrap();
+        let certificate = issuer
+            .certify_host(&HostIkSpec {
+                host: HostName::new(label, issuer.domain()).unwrap(),
+                ik: public.clone(),
+                ek: public.name(),
+                policy_key: public.name(),
+                validity: years,
+            })
+            .unwrap();
+        Self {
+            issuer,
+            key,
+            public,
+            certificate,
+            log: event_log(&[
+                (0, 0x8000_0008, b"host firmware"),
+                (4, 0x8000_0003, b"host boot loader"),
+            ]),
+        }
+    }
+
+    /// A copy of the issuer, for a second host or a policy.
+    pub fn issuer_again(&self) -> Issuer {
+        Issuer::from_pem(&self.issuer.key_pem(), &self.issuer.certificate_pem()).unwrap()
+    }
+
+    /// A VM of the tenant `acme` on this host.
+    pub fn vm(&self) -> Vm {
+        let key = KeyPair::generate().unwrap();
+        let public = signing_area(&key, ATTESTATION);
+        let vik = AttestationKey::try_from(PublicArea::parse(&public).unwrap()).unwrap();
+        let (vm, vrot) = (VmId::random(), VrotId::random());
+        let spec = VikSpec {
+            vm,
+            vrot,
+            tenant: "acme".parse().unwrap(),
+            generation: Generation::new(1),
+            manager: Digest32::of(b"manager"),
+            backend: Digest32::of(b"backend"),
+            vik,
+            validity: Validity::starting(now(), Duration::from_secs(86400)).unwrap(),
+        };
+        let certificate = issue_vik_certificate(&spec, &self.key, &self.certificate).unwrap();
+        Vm {
+            vm,
+            vrot,
+            key,
+            public,
+            certificate,
+            log: event_log(&[
+                (0, 0x8000_0008, b"guest firmware"),
+                (4, 0x8000_0003, b"kernel"),
+                (9, 0x0000_0006, b"initramfs"),
+            ]),
+        }
+    }
+
+    /// The leaf with which this host answers for `vm`.
+    pub fn leaf(&self, vm: &Vm, layer: &VmLayer) -> HostLeaf {
+        let vik = PublicArea::parse(&vm.public).unwrap().name();
+        HostLeaf {
+            salt: Digest32::of(vm.vm.to_string().as_bytes()),
+            vm: vm.vm,
+            vrot: vm.vrot,
+            tenant: "acme".parse().unwrap(),
+            generation: Generation::new(1),
+            vik: vik.clone(),
+            eks: vec![vik],
+            launch: LaunchMeasurement::NotMeasured,
+            request: request_digest(&layer.attest, &layer.signature, &layer.nonce),
+        }
+    }
+
+    /// The host layer over these leaves, for the one at `index`.
+    pub fn layer(&self, leaves: &[HostLeaf], index: usize) -> HostLayer {
+        let tree = Tree::new(leaves.iter().map(HostLeaf::hash).collect()).unwrap();
+        let event_log_digest = Digest32::of(&self.log);
+        let qualifying = host_qualifying_data(
+            &tree.root(),
+            tree.size(),
+            &self.public.name(),
+            &event_log_digest,
+        );
+        let attest = quote(&pcrs(&self.log), &qualifying);
+        HostLayer {
+            signature: sign(&self.key, &attest),
+            attest: attest.into(),
+            host_ik_public: self.public.public_area().as_bytes().to_vec().into(),
+            event_log_digest,
+            event_log: self.log.clone().into(),
+            root: tree.root(),
+            tree_size: tree.size(),
+            index: index as u64,
+            path: tree.path(index).unwrap(),
+            leaf: leaves.get(index).unwrap().encode().into(),
+        }
+    }
+
+    /// Complete evidence for `vm`, with two neighbours in the same tree.
+    pub fn evidence(&self, vm: &Vm, nonce: &Nonce, binding: Binding) -> Evidence {
+        let vm_layer = vm.layer(self, nonce, binding);
+        let leaf = self.leaf(vm, &vm_layer);
+        let neighbour = |salt: &[u8]| HostLeaf {
+            salt: Digest32::of(salt),
+            ..leaf.clone()
+        };
+        let leaves = [neighbour(b"left"), leaf.clone(), neighbour(b"right")];
+        let host_layer = self.layer(&leaves, 1);
+        Evidence::new(vm_layer, host_layer)
+    }
+
+    /// A policy that accepts exactly `vm` as it booted on this host.
+    pub fn policy(&self, vm: &Vm) -> Policy {
+        Policy::parse(&self.policy_text(vm), |_| Ok(self.issuer.certificate_pem())).unwrap()
+    }
+
+    /// The text of [`Host::policy`].
+    pub fn policy_text(&self, vm: &Vm) -> String {
+        let reference = |log: &[u8]| reference_values(&EventLog::parse(log).unwrap(), QUOTED);
+        let host = HostName::new(self.label(), self.issuer.domain()).unwrap();
+        format!(
+            "[trust]\nroots = \"roots.pem\"\n\n[expect]\nvm = \"{}\"\ntenant = \"acme\"\nhosts = [\"{host}\"]\n\n{}\n{}",
+            vm.vm,
+            reference(&self.log).to_toml("host"),
+            reference(&vm.log).to_toml("vm"),
+        )
+    }
+
+    fn label(&self) -> &'static str {
+        "host-1"
+    }
+}
+
+impl Vm {
+    /// The VM layer for a challenge.
+    pub fn layer(&self, host: &Host, nonce: &Nonce, binding: Binding) -> VmLayer {
+        let event_log_digest = Digest32::of(&self.log);
+        let qualifying = vm_qualifying_data(nonce, &binding, &event_log_digest);
+        let attest = quote(&pcrs(&self.log), &qualifying);
+        VmLayer {
+            nonce: nonce.clone(),
+            binding,
+            signature: sign(&self.key, &attest),
+            attest: attest.into(),
+            vik_public: self.public.clone().into(),
+            event_log_digest,
+            event_log: self.log.clone().into(),
+            chain: vec![
+                self.certificate.to_vec().into(),
+                host.certificate.to_vec().into(),
+            ],
+        }
+    }
+}
+
+/// `TPMT_PUBLIC` of an ECDSA-SHA-256 key on P-256 (TPM 2.0 Part 2 §12.2.4).
+pub fn signing_area(key: &KeyPair, attributes: ObjectAttributes) -> Vec<u8> {
+    let point = key.der_bytes();
+    let mut area = vec![0x00, 0x23, 0x00, 0x0b];
+    area.extend(attributes.bits().to_be_bytes());
+    // Policy, symmetric algorithm, scheme, curve, KDF.
+    area.extend([0x00, 0x00]);
+    area.extend([0x00, 0x10]);
+    area.extend([0x00, 0x18, 0x00, 0x0b]);
+    area.extend([0x00, 0x03, 0x00, 0x10]);
+    for coordinate in [point.get(1..33).unwrap(), point.get(33..).unwrap()] {
+        area.extend([0x00, 0x20]);
+        area.extend(coordinate);
+    }
+    area
+}
+
+/// A crypto-agile log with SHA-256 digests of these events' data: PCR, event type, data.
+pub fn event_log(events: &[(u32, u32, &[u8])]) -> Vec<u8> {
+    let mut header = b"Spec ID Event03\0".to_vec();
+    header.extend([0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 0x0b, 0, 32, 0, 0]);
+    let mut log = [0u32.to_le_bytes(), 3u32.to_le_bytes()].concat();
+    log.extend([0; 20]);
+    log.extend(u32::try_from(header.len()).unwrap().to_le_bytes());
+    log.extend(header);
+    for (pcr, event_type, data) in events {
+        log.extend(pcr.to_le_bytes());
+        log.extend(event_type.to_le_bytes());
+        log.extend([1, 0, 0, 0, 0x0b, 0]);
+        log.extend(Sha256::digest(data));
+        log.extend(u32::try_from(data.len()).unwrap().to_le_bytes());
+        log.extend(*data);
+    }
+    log
+}
+
+/// The quoted PCRs after a boot that left this log.
+pub fn pcrs(log: &[u8]) -> PcrValues {
+    let replayed = EventLog::parse(log).unwrap().replay_sha256();
+    QUOTED.map(|pcr| (pcr, replayed.value(pcr))).into()
+}
+
+/// `TPMS_ATTEST` of a quote (TPM 2.0 Part 2 §10.12.8).
+pub fn quote(pcrs: &PcrValues, qualifying_data: &Digest32) -> Vec<u8> {
+    const GENERATED: u32 = 0xff54_4347;
+    const ATTEST_QUOTE: u16 = 0x8018;
+    let mut digest = Sha256::new();
+    for value in pcrs.values() {
+        digest.update(value.as_bytes());
+    }
+    let mut attest = GENERATED.to_be_bytes().to_vec();
+    attest.extend(ATTEST_QUOTE.to_be_bytes());
+    // Qualified name of the signer: 34 bytes that nobody here looks at.
+    attest.extend([0x00, 0x22, 0x00, 0x0b]);
+    attest.extend([0x77; 32]);
+    attest.extend([0x00, 0x20]);
+    attest.extend(qualifying_data.as_bytes());
+    // Clock, reset count, restart count, safe; firmware version.
+    attest.extend(1_000u64.to_be_bytes());
+    attest.extend([0, 0, 0, 3, 0, 0, 0, 1, 1]);
+    attest.extend(0x2019_1023_0016_3636u64.to_be_bytes());
+    attest.extend(PcrSelection::new(pcrs.keys().copied()).unwrap().to_bytes());
+    attest.extend([0x00, 0x20]);
+    attest.extend(digest.finalize());
+    attest
+}
+
+/// `TPMT_SIGNATURE` with ECDSA and SHA-256 (TPM 2.0 Part 2 §11.3.4).
+pub fn sign(key: &KeyPair, message: &[u8]) -> ByteVec {
+    let der = key.sign(message).unwrap();
+    let mut signature = vec![0x00, 0x18, 0x00, 0x0b];
+    // SEQUENCE of two INTEGERs, each at most 33 bytes long.
+    let mut rest = der.get(2..).unwrap();
+    for _ in 0..2 {
+        let length = usize::from(*rest.get(1).unwrap());
+        let (integer, behind) = rest.get(2..).unwrap().split_at(length);
+        let scalar = integer.strip_prefix(&[0]).unwrap_or(integer);
+        signature.extend(u16::try_from(scalar.len()).unwrap().to_be_bytes());
+        signature.extend(scalar);
+        rest = behind;
+    }
+    signature.into()
+}

@@ -1,0 +1,40 @@
+//! Remote attestation of a VM and of the host below it.
+//!
+//! Evidence has two layers. In the VM layer a vRoT's identity key (vIK) quotes the guest's PCRs
+//! for one challenge; in the host layer the host's identity key (host IK) quotes the host's PCRs
+//! *afterwards and over the VM's quote*. Appraisal goes bottom-up: first the host, then the VM,
+//! and the VM's verdict never exceeds its host's.
+//!
+//! The crate is pure: bytes in, verdict out, with bounds on everything an attester can send.
+//! [`Evidence::verify`] is the only source of [`VerifiedEvidence`], and [`appraise`] of it the
+//! only source of an [`AttestationResult`]. The words are those of RFC 9334.
+
+pub mod appraisal;
+pub mod binding;
+pub mod event_log;
+pub mod evidence;
+#[cfg(feature = "fixture")]
+pub mod fixture;
+pub mod host_leaf;
+pub mod merkle;
+pub mod nonce;
+pub mod policy;
+pub mod qualifying;
+pub mod quote;
+pub mod reference;
+pub mod refusal;
+pub mod result;
+pub mod verification;
+
+pub use appraisal::appraise;
+pub use binding::Binding;
+pub use event_log::EventLog;
+pub use evidence::{Evidence, HostLayer, VmLayer};
+pub use host_leaf::{HostLeaf, LaunchMeasurement};
+pub use nonce::Nonce;
+pub use policy::Policy;
+pub use qualifying::{RequestDigest, host_qualifying_data, request_digest, vm_qualifying_data};
+pub use reference::{ReferenceValues, reference_values};
+pub use refusal::{Layer, Refusal};
+pub use result::{AttestationResult, Verdict};
+pub use verification::VerifiedEvidence;

@@ -1,0 +1,224 @@
+//! What a relying party expects, as TOML.
+//!
+//! ```toml
+//! [trust]
+//! roots = "roots.pem"              # identity issuers, beside this file
+//!
+//! [expect]
+//! vm = "6f1c0a52-7a44-4a0e-9f0e-0c8f5a2b7d11"
+//! tenant = "acme"                  # vm or tenant, or both
+//! hosts = ["host-1.example.org"]
+//!
+//! [freshness]
+//! result_lifetime_s = 300
+//!
+//! [host.reference.pcrs]
+//! 0 = ["<64 hexadecimal digits>"]
+//!
+//! [[vm.reference.events]]
+//! name = "kernel"
+//! pcr = 4
+//! type = "EV_EFI_BOOT_SERVICES_APPLICATION"
+//! digests = ["<64 hexadecimal digits>"]
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cert_chain::path::TrustAnchorError;
+use cert_chain::{Digest32, Generation, HostName, Tenant, TrustAnchors, VmId};
+use serde::Deserialize;
+
+use crate::reference::ReferenceValues;
+
+/// A policy that pins what evidence must show. One that pins too little cannot be made.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    anchors: TrustAnchors,
+    expect: Expectation,
+    result_lifetime: Duration,
+    host: ReferenceValues,
+    vm: ReferenceValues,
+    digest: Digest32,
+}
+
+/// Whose evidence is acceptable.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expectation {
+    /// The one VM that is meant.
+    pub vm: Option<VmId>,
+    /// The tenant whose VMs are meant.
+    pub tenant: Option<Tenant>,
+    /// The hosts on which it may run.
+    pub hosts: Vec<HostName>,
+    /// Acceptable launch measurements; without this field any will do, also none.
+    pub launch: Option<Vec<Digest32>>,
+    /// The lowest acceptable generation.
+    #[serde(default)]
+    min_generation: u64,
+}
+
+/// Why there is no policy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// Nothing says whose evidence is meant.
+    #[error("the policy names neither a VM nor a tenant: set `vm` or `tenant` in [expect]")]
+    NoSubject,
+    /// No host is acceptable.
+    #[error("the policy names no host: list at least one in `hosts` in [expect]")]
+    NoHosts,
+    /// A layer could have booted anything.
+    #[error(
+        "the policy has no reference values for the {layer}: add [{layer}.reference.pcrs] or [[{layer}.reference.events]]"
+    )]
+    NoReferenceValues {
+        /// `host` or `vm`.
+        layer: &'static str,
+    },
+    /// A file cannot be read.
+    #[error("{} cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The roots are not usable.
+    #[error("the roots in {} cannot be used", path.display())]
+    Roots {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: TrustAnchorError,
+    },
+    /// Not the TOML that a policy is.
+    #[error("this is no policy: {0}")]
+    Toml(#[from] Box<toml::de::Error>),
+}
+
+const DEFAULT_RESULT_LIFETIME: u64 = 300;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    trust: Trust,
+    expect: Expectation,
+    #[serde(default)]
+    freshness: Freshness,
+    host: LayerPolicy,
+    vm: LayerPolicy,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Trust {
+    roots: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Freshness {
+    result_lifetime_s: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LayerPolicy {
+    reference: ReferenceValues,
+}
+
+impl Default for Freshness {
+    fn default() -> Self {
+        Self {
+            result_lifetime_s: DEFAULT_RESULT_LIFETIME,
+        }
+    }
+}
+
+impl Policy {
+    /// Reads a policy and the roots that it names, relative to its own folder.
+    pub fn load(path: &Path) -> Result<Self, PolicyError> {
+        let text = read(path)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::parse(&text, |roots| read(&folder.join(roots)))
+    }
+
+    /// Reads a policy; `read_roots` delivers the PEM text of the roots that it names.
+    pub fn parse(
+        text: &str,
+        read_roots: impl FnOnce(&Path) -> Result<String, PolicyError>,
+    ) -> Result<Self, PolicyError> {
+        let document: Document = toml::from_str(text).map_err(Box::new)?;
+        if document.expect.vm.is_none() && document.expect.tenant.is_none() {
+            return Err(PolicyError::NoSubject);
+        }
+        if document.expect.hosts.is_empty() {
+            return Err(PolicyError::NoHosts);
+        }
+        for (layer, policy) in [("host", &document.host), ("vm", &document.vm)] {
+            if policy.reference.pcrs.is_empty() && policy.reference.events.is_empty() {
+                return Err(PolicyError::NoReferenceValues { layer });
+            }
+        }
+        let path = document.trust.roots;
+        let anchors = TrustAnchors::from_pem(&read_roots(&path)?)
+            .map_err(|source| PolicyError::Roots { path, source })?;
+        Ok(Self {
+            anchors,
+            expect: document.expect,
+            result_lifetime: Duration::from_secs(document.freshness.result_lifetime_s),
+            host: document.host.reference,
+            vm: document.vm.reference,
+            digest: Digest32::of(text.as_bytes()),
+        })
+    }
+
+    /// The identity issuers that are trusted.
+    pub fn anchors(&self) -> &TrustAnchors {
+        &self.anchors
+    }
+
+    /// Whose evidence is acceptable.
+    pub fn expectation(&self) -> &Expectation {
+        &self.expect
+    }
+
+    /// How long a result may be relied on.
+    pub fn result_lifetime(&self) -> Duration {
+        self.result_lifetime
+    }
+
+    /// What the host may have booted.
+    pub fn host_reference(&self) -> &ReferenceValues {
+        &self.host
+    }
+
+    /// What the VM may have booted.
+    pub fn vm_reference(&self) -> &ReferenceValues {
+        &self.vm
+    }
+
+    /// SHA-256 value of the policy's text, by which a result names it.
+    pub fn digest(&self) -> &Digest32 {
+        &self.digest
+    }
+}
+
+impl Expectation {
+    /// The lowest acceptable generation.
+    pub fn min_generation(&self) -> Generation {
+        Generation::new(self.min_generation)
+    }
+}
+
+fn read(path: &Path) -> Result<String, PolicyError> {
+    fs::read_to_string(path).map_err(|source| PolicyError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,181 @@
+//! Reference values (RFC 9334 §8.3): what a layer may have booted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use cert_chain::Digest32;
+use serde::{Deserialize, Deserializer};
+
+use crate::event_log::{Event, EventLog, EventType, HashAlgorithm, PCR_COUNT};
+
+/// The acceptable measurements of one layer, as they stand in a policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReferenceValues {
+    /// The acceptable values of each PCR in the SHA-256 bank.
+    #[serde(default, deserialize_with = "pcr_keys")]
+    pub pcrs: BTreeMap<u8, Vec<Digest32>>,
+    /// Quoted PCRs that do not matter, for instance because they hold a boot order.
+    #[serde(default)]
+    pub ignored_pcrs: BTreeSet<u8>,
+    /// The acceptable digests of single events. They name what differs where a PCR's value
+    /// alone cannot.
+    #[serde(default)]
+    pub events: Vec<EventReference>,
+}
+
+/// The acceptable digests of one kind of event in one PCR.
+///
+/// Each such event in the log must have one of the digests that references of this kind list,
+/// and each reference must be met by an event.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventReference {
+    /// What people call it: "kernel", "firmware".
+    pub name: String,
+    /// The PCR it is measured into.
+    pub pcr: u8,
+    /// Its type, by the name that the TCG gives it.
+    #[serde(rename = "type", deserialize_with = "event_type")]
+    pub event_type: EventType,
+    /// The acceptable SHA-256 values.
+    pub digests: Vec<Digest32>,
+}
+
+/// Takes the reference values from the log of a boot that is known to be good: the value of
+/// each selected PCR, and the events that carry firmware, boot loader, kernel and initramfs.
+pub fn reference_values(log: &EventLog, pcrs: impl IntoIterator<Item = u8>) -> ReferenceValues {
+    let replayed = log.replay_sha256();
+    let selected: BTreeSet<u8> = pcrs.into_iter().filter(|pcr| *pcr < PCR_COUNT).collect();
+    let mut events: Vec<EventReference> = Vec::new();
+    for event in log.events() {
+        let Some((name, digest)) = nameable(event) else {
+            continue;
+        };
+        let known = events.iter_mut().find(|reference| {
+            reference.pcr == event.pcr
+                && reference.event_type == event.event_type
+                && reference.name == name
+        });
+        match known {
+            Some(reference) if reference.digests.contains(&digest) => {}
+            Some(reference) => reference.digests.push(digest),
+            None => events.push(EventReference {
+                name: name.to_owned(),
+                pcr: event.pcr,
+                event_type: event.event_type,
+                digests: vec![digest],
+            }),
+        }
+    }
+    ReferenceValues {
+        pcrs: selected
+            .into_iter()
+            .map(|pcr| (pcr, vec![replayed.value(pcr)]))
+            .collect(),
+        ignored_pcrs: BTreeSet::new(),
+        events,
+    }
+}
+
+impl ReferenceValues {
+    /// Adds what another good boot measured: afterwards either is acceptable.
+    pub fn or(mut self, other: Self) -> Self {
+        for (pcr, values) in other.pcrs {
+            let known = self.pcrs.entry(pcr).or_default();
+            for value in values {
+                if !known.contains(&value) {
+                    known.push(value);
+                }
+            }
+        }
+        for reference in other.events {
+            let same = self.events.iter_mut().find(|known| {
+                (&known.name, known.pcr, known.event_type)
+                    == (&reference.name, reference.pcr, reference.event_type)
+            });
+            match same {
+                Some(known) => {
+                    for digest in reference.digests {
+                        if !known.digests.contains(&digest) {
+                            known.digests.push(digest);
+                        }
+                    }
+                }
+                None => self.events.push(reference),
+            }
+        }
+        self
+    }
+
+    /// As a part of a policy; `layer` is `host` or `vm`.
+    pub fn to_toml(&self, layer: &str) -> String {
+        let mut text = format!("[{layer}.reference]\n");
+        if !self.ignored_pcrs.is_empty() {
+            let _ = writeln!(text, "ignored_pcrs = {:?}", self.ignored_pcrs);
+        }
+        let _ = writeln!(text, "\n[{layer}.reference.pcrs]");
+        for (pcr, values) in &self.pcrs {
+            let _ = writeln!(text, "{pcr} = [{}]", quoted(values));
+        }
+        for reference in &self.events {
+            let _ = write!(
+                text,
+                "\n[[{layer}.reference.events]]\nname = {:?}\npcr = {}\ntype = \"{}\"\ndigests = [{}]\n",
+                reference.name,
+                reference.pcr,
+                reference.event_type,
+                quoted(&reference.digests)
+            );
+        }
+        text
+    }
+}
+
+/// The events that carry code, by the name a person would use, with their digests.
+fn nameable(event: &Event) -> Option<(&'static str, Digest32)> {
+    let digest = event.digest(HashAlgorithm::Sha256)?;
+    let name = match (event.pcr, event.event_type) {
+        (0, EventType::S_CRTM_VERSION) => "firmware version",
+        (0, EventType::EFI_PLATFORM_FIRMWARE_BLOB | EventType::EFI_PLATFORM_FIRMWARE_BLOB2) => {
+            "firmware"
+        }
+        (4, EventType::EFI_BOOT_SERVICES_APPLICATION) => "boot loader or kernel",
+        // The Linux boot stub measures initramfs and command line into PCR 9 as tagged events;
+        // GRUB measures what it loads as EV_IPL.
+        (9, EventType::EVENT_TAG) => "initramfs or command line",
+        (8 | 9, EventType::IPL) => "what the boot loader read",
+        _ => return None,
+    };
+    let digest = <[u8; 32]>::try_from(digest).ok()?;
+    Some((name, Digest32::new(digest)))
+}
+
+fn quoted(digests: &[Digest32]) -> String {
+    let quoted: Vec<String> = digests
+        .iter()
+        .map(|digest| format!("\"{digest}\""))
+        .collect();
+    quoted.join(", ")
+}
+
+/// TOML keys are text.
+fn pcr_keys<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<u8, Vec<Digest32>>, D::Error> {
+    BTreeMap::<String, Vec<Digest32>>::deserialize(deserializer)?
+        .into_iter()
+        .map(|(key, values)| match key.parse() {
+            Ok(pcr) if pcr < PCR_COUNT => Ok((pcr, values)),
+            _ => Err(serde::de::Error::custom(format!(
+                "`{key}` is no PCR: PCRs are numbered 0 to 23"
+            ))),
+        })
+        .collect()
+}
+
+fn event_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<EventType, D::Error> {
+    String::deserialize(deserializer)?
+        .parse()
+        .map_err(serde::de::Error::custom)
+}

@@ -1,0 +1,175 @@
+//! Why evidence is refused before it is appraised.
+
+use std::fmt;
+
+use cert_chain::attestation_key::AttestationKeyError;
+use cert_chain::path::ChainError;
+use cert_chain::public_area::PublicAreaError;
+use cert_chain::{HostName, TpmName};
+
+use crate::event_log::EventLogError;
+use crate::merkle::PathError;
+use crate::quote::QuoteError;
+
+/// One of the two layers of evidence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// The physical host.
+    Host,
+    /// The VM.
+    Vm,
+}
+
+/// Why evidence proves nothing. Every variant has a [code](Refusal::code) that stays the same.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Made for another purpose.
+    #[error("the evidence is for {found}, but was asked for {expected}")]
+    Binding {
+        /// What it is for.
+        found: &'static str,
+        /// What it should be for.
+        expected: &'static str,
+    },
+    /// The certificates do not lead from the vIK to a trusted root.
+    #[error("the certificates do not lead from the vRoT to a trusted issuer")]
+    Chain(#[source] ChainError),
+    /// The event log is not the one that its layer names.
+    #[error("the {0}'s event log was altered: its digest is not the one that goes with the quote")]
+    EventLogAltered(Layer),
+    /// The event log cannot be read.
+    #[error("the {layer}'s event log cannot be read")]
+    EventLogMalformed {
+        /// Whose log.
+        layer: Layer,
+        /// Why.
+        #[source]
+        source: EventLogError,
+    },
+    /// The event log does not account for the PCRs that were quoted.
+    #[error("the {0}'s event log does not lead to the PCR values that its TPM quoted")]
+    EventLogReplay(Layer),
+    /// The host layer is another host's.
+    #[error(
+        "the host layer was signed by the key {found}, but {host}, which vouches for the VM, has the key {expected}"
+    )]
+    HostMismatch {
+        /// The host of the VM layer.
+        host: HostName,
+        /// Name of that host's IK.
+        expected: TpmName,
+        /// Name of the key in the host layer.
+        found: TpmName,
+    },
+    /// The leaf is not in the tree that the host signed.
+    #[error("the host's statement about the VM is not in the tree that the host signed")]
+    Inclusion,
+    /// The path cannot belong to the leaf.
+    #[error("the host's statement about the VM comes with an impossible path")]
+    InclusionPath(#[source] PathError),
+    /// A key is not an attestation key.
+    #[error("the {layer}'s key may not sign evidence")]
+    Key {
+        /// Whose key.
+        layer: Layer,
+        /// Why.
+        #[source]
+        source: AttestationKeyError,
+    },
+    /// A key cannot be read.
+    #[error("the {layer}'s key cannot be read")]
+    KeyMalformed {
+        /// Whose key.
+        layer: Layer,
+        /// Why.
+        #[source]
+        source: PublicAreaError,
+    },
+    /// A key is not the certified one.
+    #[error("the {0}'s key is not the one that its certificate names")]
+    KeyMismatch(Layer),
+    /// The leaf cannot be read.
+    #[error("the host's statement about the VM cannot be read")]
+    LeafMalformed,
+    /// Leaf and certificate speak of different vRoTs.
+    #[error("the host's statement and the vRoT's certificate differ in the {0}")]
+    LeafMismatch(&'static str),
+    /// Made for another challenge.
+    #[error("the evidence answers another challenge: it is old, or somebody else's")]
+    Nonce,
+    /// The quote covers other data than the evidence shows.
+    #[error("the {0}'s quote was made over other data than the evidence shows")]
+    QualifyingData(Layer),
+    /// The quote cannot be read or its signature is wrong.
+    #[error("the {layer}'s quote is not valid")]
+    Quote {
+        /// Whose quote.
+        layer: Layer,
+        /// Why.
+        #[source]
+        source: QuoteError,
+    },
+    /// The host layer answers another request.
+    #[error("the host layer was made for another quote of the VM")]
+    Request,
+}
+
+impl Refusal {
+    /// A short name for programs, which stays the same from version to version.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Binding { .. } => "binding",
+            Self::Chain(source) => match source {
+                ChainError::CertificateCount { .. } => "chain-length",
+                ChainError::Expired { .. } => "certificate-expired",
+                ChainError::NotYetValid { .. } => "certificate-not-yet-valid",
+                ChainError::OtherIssuer => "other-issuer",
+                ChainError::Signature => "certificate-signature",
+                _ => "certificate-chain",
+            },
+            Self::EventLogAltered(_) => "event-log-altered",
+            Self::EventLogMalformed { .. } => "event-log-malformed",
+            Self::EventLogReplay(_) => "event-log-replay",
+            Self::HostMismatch { .. } => "host-mismatch",
+            Self::Inclusion => "inclusion",
+            Self::InclusionPath(_) => "inclusion-path",
+            Self::Key { .. } => "key-attributes",
+            Self::KeyMalformed { .. } => "key-malformed",
+            Self::KeyMismatch(_) => "key-mismatch",
+            Self::LeafMalformed => "leaf-malformed",
+            Self::LeafMismatch(_) => "leaf-mismatch",
+            Self::Nonce => "nonce",
+            Self::QualifyingData(_) => "qualifying-data",
+            Self::Quote { .. } => "quote",
+            Self::Request => "request",
+        }
+    }
+
+    /// What the person in front of the verifier can do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Nonce => "send a new challenge and appraise only the answer to it",
+            Self::Binding { .. } => "ask the service for evidence with the binding you expect",
+            Self::Chain(ChainError::Expired { .. } | ChainError::NotYetValid { .. }) => {
+                "compare the clocks of device and host; the host renews certificates by itself"
+            }
+            Self::Chain(ChainError::OtherIssuer | ChainError::Signature) => {
+                "if the host's issuer is to be trusted, add its root to the policy's roots"
+            }
+            Self::HostMismatch { .. } | Self::Request | Self::Inclusion | Self::LeafMismatch(_) => {
+                "treat the answer as relayed or composed from several sources"
+            }
+            _ => "do not trust the service; keep the evidence for whoever runs the host",
+        }
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Host => "host",
+            Self::Vm => "VM",
+        })
+    }
+}

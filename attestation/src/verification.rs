@@ -1,0 +1,268 @@
+//! From evidence to verified evidence: signatures first, then what they cover.
+
+use cert_chain::policy::PcrValues;
+use cert_chain::{AttestationKey, Digest32, PublicArea, TrustAnchors, VerifiedVikChain, VikChain};
+use rustls_pki_types::UnixTime;
+use sha2::{Digest, Sha256};
+
+use crate::binding::Binding;
+use crate::event_log::EventLog;
+use crate::evidence::{Evidence, HostLayer, VmLayer};
+use crate::host_leaf::{HostLeaf, MAX_EKS};
+use crate::merkle;
+use crate::nonce::Nonce;
+use crate::qualifying::{host_qualifying_data, request_digest, vm_qualifying_data};
+use crate::quote::{ClockInfo, QuoteError, VerifiedQuote};
+use crate::refusal::{Layer, Refusal};
+
+/// Evidence of which every byte was verified.
+///
+/// It establishes who made it, for which challenge, and what both TPMs measured. It does not
+/// establish that any of that is acceptable: [`appraise`](crate::appraise) compares it with a
+/// policy.
+#[derive(Clone, Debug)]
+pub struct VerifiedEvidence {
+    nonce: Nonce,
+    chain: VerifiedVikChain,
+    leaf: HostLeaf,
+    vm: VerifiedLayer,
+    host: VerifiedLayer,
+}
+
+/// What one TPM reported, with the log that accounts for it.
+#[derive(Clone, Debug)]
+pub struct VerifiedLayer {
+    log: EventLog,
+    pcrs: PcrValues,
+    clock: ClockInfo,
+    firmware_version: u64,
+}
+
+impl Evidence {
+    /// Verifies everything that can be verified without a policy: that the certificates lead to
+    /// `anchors` as of `at`, that the VM's quote answers `nonce` for `binding`, that the host's
+    /// quote was made over it by the host that the certificates name, and that both event logs
+    /// account for the quoted PCRs.
+    pub fn verify(
+        &self,
+        nonce: &Nonce,
+        binding: &Binding,
+        anchors: &TrustAnchors,
+        at: UnixTime,
+    ) -> Result<VerifiedEvidence, Refusal> {
+        check_purpose(&self.vm, nonce, binding)?;
+        let chain = verify_chain(&self.vm, anchors, at)?;
+        let vm_quote = verify_vm_quote(&self.vm, &chain)?;
+        let host_quote = verify_host_quote(&self.host, &chain)?;
+        let leaf = verify_leaf(&self.host, &self.vm, &chain)?;
+        Ok(VerifiedEvidence {
+            nonce: nonce.clone(),
+            vm: account_for(Layer::Vm, &vm_quote, &self.vm.event_log)?,
+            host: account_for(Layer::Host, &host_quote, &self.host.event_log)?,
+            chain,
+            leaf,
+        })
+    }
+}
+
+impl VerifiedEvidence {
+    /// The challenge that it answers.
+    pub fn nonce(&self) -> &Nonce {
+        &self.nonce
+    }
+
+    /// The certificates, and what they say.
+    pub fn chain(&self) -> &VerifiedVikChain {
+        &self.chain
+    }
+
+    /// What the host says about the VM.
+    pub fn leaf(&self) -> &HostLeaf {
+        &self.leaf
+    }
+
+    /// One of the two layers.
+    pub fn layer(&self, layer: Layer) -> &VerifiedLayer {
+        match layer {
+            Layer::Host => &self.host,
+            Layer::Vm => &self.vm,
+        }
+    }
+}
+
+impl VerifiedLayer {
+    /// The event log, which accounts for all quoted PCRs.
+    pub fn log(&self) -> &EventLog {
+        &self.log
+    }
+
+    /// The quoted PCRs of the SHA-256 bank.
+    pub fn pcrs(&self) -> &PcrValues {
+        &self.pcrs
+    }
+
+    /// The TPM's clock and counters.
+    pub fn clock(&self) -> ClockInfo {
+        self.clock
+    }
+
+    /// The TPM's firmware version, as its maker counts.
+    pub fn firmware_version(&self) -> u64 {
+        self.firmware_version
+    }
+}
+
+fn check_purpose(vm: &VmLayer, nonce: &Nonce, binding: &Binding) -> Result<(), Refusal> {
+    if vm.nonce != *nonce {
+        return Err(Refusal::Nonce);
+    }
+    if vm.binding != *binding {
+        return Err(Refusal::Binding {
+            found: vm.binding.describe(),
+            expected: binding.describe(),
+        });
+    }
+    Ok(())
+}
+
+fn verify_chain(
+    vm: &VmLayer,
+    anchors: &TrustAnchors,
+    at: UnixTime,
+) -> Result<VerifiedVikChain, Refusal> {
+    let certificates: Vec<&[u8]> = vm.chain.iter().map(|der| der.as_slice()).collect();
+    VikChain::from_der_list(&certificates)
+        .and_then(|chain| chain.verify(anchors, at))
+        .map_err(Refusal::Chain)
+}
+
+fn verify_vm_quote(vm: &VmLayer, chain: &VerifiedVikChain) -> Result<VerifiedQuote, Refusal> {
+    let vik = read_key(Layer::Vm, &vm.vik_public)?;
+    if vik.name() != chain.claims().vik || vik.subject_public_key_info() != chain.vik_spki() {
+        return Err(Refusal::KeyMismatch(Layer::Vm));
+    }
+    let quote = verify_quote(Layer::Vm, &vm.attest, &vm.signature, &vik)?;
+    check_log_digest(Layer::Vm, &vm.event_log, &vm.event_log_digest)?;
+    let expected = vm_qualifying_data(&vm.nonce, &vm.binding, &vm.event_log_digest);
+    check_qualifying_data(Layer::Vm, &quote, &expected)?;
+    Ok(quote)
+}
+
+fn verify_host_quote(host: &HostLayer, chain: &VerifiedVikChain) -> Result<VerifiedQuote, Refusal> {
+    let ik = read_key(Layer::Host, &host.host_ik_public)?;
+    if ik.name() != chain.host_claims().ik {
+        return Err(Refusal::HostMismatch {
+            host: chain.host().clone(),
+            expected: chain.host_claims().ik.clone(),
+            found: ik.name(),
+        });
+    }
+    if ik.subject_public_key_info() != chain.host_spki() {
+        return Err(Refusal::KeyMismatch(Layer::Host));
+    }
+    let quote = verify_quote(Layer::Host, &host.attest, &host.signature, &ik)?;
+    check_log_digest(Layer::Host, &host.event_log, &host.event_log_digest)?;
+    let expected = host_qualifying_data(
+        &host.root,
+        host.tree_size,
+        &ik.name(),
+        &host.event_log_digest,
+    );
+    check_qualifying_data(Layer::Host, &quote, &expected)?;
+    Ok(quote)
+}
+
+/// The leaf is in the signed tree, answers this VM's quote, and agrees with the certificate.
+fn verify_leaf(
+    host: &HostLayer,
+    vm: &VmLayer,
+    chain: &VerifiedVikChain,
+) -> Result<HostLeaf, Refusal> {
+    let hash = merkle::leaf_hash(&host.leaf);
+    let root = merkle::root_from_path(hash, host.index, host.tree_size, &host.path)
+        .map_err(Refusal::InclusionPath)?;
+    if root != host.root {
+        return Err(Refusal::Inclusion);
+    }
+    let leaf: HostLeaf = minicbor::decode(&host.leaf).map_err(|_| Refusal::LeafMalformed)?;
+    if leaf.encode() != **host.leaf || leaf.eks.len() > MAX_EKS {
+        return Err(Refusal::LeafMalformed);
+    }
+    if leaf.request != request_digest(&vm.attest, &vm.signature, &vm.nonce) {
+        return Err(Refusal::Request);
+    }
+    let claims = chain.claims();
+    for (agree, what) in [
+        (leaf.vm == claims.vm, "VM"),
+        (leaf.vrot == claims.vrot, "vRoT"),
+        (leaf.tenant == claims.tenant, "tenant"),
+        (leaf.generation == claims.generation, "generation"),
+        (leaf.vik == claims.vik, "identity key"),
+    ] {
+        if !agree {
+            return Err(Refusal::LeafMismatch(what));
+        }
+    }
+    Ok(leaf)
+}
+
+fn read_key(layer: Layer, tpmt_public: &[u8]) -> Result<AttestationKey, Refusal> {
+    let area =
+        PublicArea::parse(tpmt_public).map_err(|source| Refusal::KeyMalformed { layer, source })?;
+    AttestationKey::try_from(area).map_err(|source| Refusal::Key { layer, source })
+}
+
+fn verify_quote(
+    layer: Layer,
+    attest: &[u8],
+    signature: &[u8],
+    key: &AttestationKey,
+) -> Result<VerifiedQuote, Refusal> {
+    VerifiedQuote::verify(attest, signature, key)
+        .map_err(|source: QuoteError| Refusal::Quote { layer, source })
+}
+
+fn check_log_digest(layer: Layer, log: &[u8], digest: &Digest32) -> Result<(), Refusal> {
+    if Digest32::of(log) == *digest {
+        Ok(())
+    } else {
+        Err(Refusal::EventLogAltered(layer))
+    }
+}
+
+fn check_qualifying_data(
+    layer: Layer,
+    quote: &VerifiedQuote,
+    expected: &Digest32,
+) -> Result<(), Refusal> {
+    if quote.qualifying_data() == expected.as_bytes() {
+        Ok(())
+    } else {
+        Err(Refusal::QualifyingData(layer))
+    }
+}
+
+/// Replays the log and compares the outcome with what the TPM quoted.
+fn account_for(layer: Layer, quote: &VerifiedQuote, log: &[u8]) -> Result<VerifiedLayer, Refusal> {
+    let log =
+        EventLog::parse(log).map_err(|source| Refusal::EventLogMalformed { layer, source })?;
+    let replayed = log.replay_sha256();
+    let pcrs: PcrValues = quote
+        .selection()
+        .iter()
+        .map(|pcr| (pcr, replayed.value(pcr)))
+        .collect();
+    let mut hash = Sha256::new();
+    for value in pcrs.values() {
+        hash.update(value.as_bytes());
+    }
+    if hash.finalize().as_slice() != quote.pcr_digest().as_bytes() {
+        return Err(Refusal::EventLogReplay(layer));
+    }
+    Ok(VerifiedLayer {
+        log,
+        pcrs,
+        clock: quote.clock(),
+        firmware_version: quote.firmware_version(),
+    })
+}

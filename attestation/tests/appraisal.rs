@@ -1,0 +1,207 @@
+//! What a policy makes of verified evidence.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![expect(clippy::indexing_slicing, reason = "a panic is a failed test")]
+
+use attestation::fixture::{Host, QUOTED, Vm, event_log, nonce, now};
+use attestation::policy::PolicyError;
+use attestation::{
+    AttestationResult, Binding, EventLog, Layer, Policy, Verdict, appraise, reference_values,
+};
+use cert_chain::VmId;
+
+fn host_and_vm() -> (Host, Vm) {
+    let host = Host::new("host-1");
+    let vm = host.vm();
+    (host, vm)
+}
+
+fn appraised(host: &Host, vm: &Vm, policy: &Policy) -> AttestationResult {
+    let verified = host
+        .evidence(vm, &nonce(), Binding::None)
+        .verify(&nonce(), &Binding::None, policy.anchors(), now())
+        .unwrap();
+    appraise(verified, policy, now())
+}
+
+fn policy(host: &Host, text: &str) -> Result<Policy, PolicyError> {
+    Policy::parse(text, |_| Ok(host.issuer.certificate_pem()))
+}
+
+fn reasons(result: &AttestationResult, layer: Layer) -> Vec<&'static str> {
+    let reasons = result.layer(layer).reasons().iter();
+    reasons.map(|reason| reason.code).collect()
+}
+
+#[test]
+fn what_the_policy_expects_is_affirmed() {
+    let (host, vm) = host_and_vm();
+    let result = appraised(&host, &vm, &host.policy(&vm));
+    assert_eq!(result.verdict(), Verdict::Affirming);
+    assert_eq!(result.expires_at().as_secs(), now().as_secs() + 300);
+    let booted = result.layer(Layer::Vm).boot();
+    assert!(
+        booted
+            .iter()
+            .any(|(name, _)| name == "boot loader or kernel")
+    );
+}
+
+#[test]
+fn a_changed_kernel_is_named_in_the_reasons() {
+    let (host, mut vm) = host_and_vm();
+    let policy = host.policy(&vm);
+    vm.log = event_log(&[
+        (0, 0x8000_0008, b"guest firmware"),
+        (4, 0x8000_0003, b"another kernel"),
+        (9, 0x0000_0006, b"initramfs"),
+    ]);
+    let result = appraised(&host, &vm, &policy);
+    assert_eq!(result.verdict(), Verdict::Contraindicated);
+    assert_eq!(result.layer(Layer::Host).verdict(), Verdict::Affirming);
+    let text = &result.layer(Layer::Vm).reasons()[0].text;
+    assert!(text.starts_with("boot loader or kernel"), "{text}");
+    assert!(reasons(&result, Layer::Vm).contains(&"pcr-unexpected"));
+}
+
+#[test]
+fn a_vm_is_never_better_than_its_host() {
+    let (mut host, vm) = host_and_vm();
+    let policy = host.policy(&vm);
+    host.log = event_log(&[(0, 0x8000_0008, b"implant")]);
+    let result = appraised(&host, &vm, &policy);
+    assert_eq!(result.layer(Layer::Vm).verdict(), Verdict::Contraindicated);
+    assert_eq!(reasons(&result, Layer::Vm), ["host-limits"]);
+}
+
+#[test]
+fn another_vm_another_tenant_and_another_host_are_contraindicated() {
+    let (host, vm) = host_and_vm();
+    let text = host.policy_text(&vm);
+    let other = VmId::random().to_string();
+    for (find, replace, layer, code) in [
+        (vm.vm.to_string(), other, Layer::Vm, "vm-unexpected"),
+        (
+            "acme".into(),
+            "umbrella".into(),
+            Layer::Vm,
+            "tenant-unexpected",
+        ),
+        (
+            "host-1.".into(),
+            "host-9.".into(),
+            Layer::Host,
+            "host-unexpected",
+        ),
+    ] {
+        let policy = policy(&host, &text.replace(&find, &replace)).unwrap();
+        let result = appraised(&host, &vm, &policy);
+        assert_eq!(result.verdict(), Verdict::Contraindicated);
+        assert_eq!(reasons(&result, layer), [code]);
+    }
+}
+
+#[test]
+fn an_older_generation_and_a_missing_launch_measurement_are_contraindicated() {
+    let (host, vm) = host_and_vm();
+    let text = host.policy_text(&vm);
+    for (line, code) in [
+        ("min_generation = 2", "generation-too-low"),
+        ("launch = []", "launch-not-measured"),
+    ] {
+        let text = text.replace("tenant = ", &format!("{line}\ntenant = "));
+        let result = appraised(&host, &vm, &policy(&host, &text).unwrap());
+        assert_eq!(reasons(&result, Layer::Vm), [code]);
+    }
+}
+
+#[test]
+fn a_pcr_of_which_the_policy_does_not_speak_earns_a_warning() {
+    let (host, vm) = host_and_vm();
+    // Nothing was measured into PCR 14, and PCR 4 is covered by its events.
+    for line in ["4 = ", "14 = "] {
+        let policy = policy(&host, &without(&host.policy_text(&vm), line)).unwrap();
+        assert_eq!(appraised(&host, &vm, &policy).verdict(), Verdict::Affirming);
+    }
+    let mut vm = vm;
+    vm.log = event_log(&[(7, 0x8000_0001, b"SecureBoot")]);
+    let policy = policy(&host, &without(&host.policy_text(&vm), "7 = ")).unwrap();
+    let result = appraised(&host, &vm, &policy);
+    assert_eq!(result.verdict(), Verdict::Warning);
+    assert_eq!(reasons(&result, Layer::Vm), ["pcr-without-reference"]);
+}
+
+/// The text without the lines that start like this.
+fn without(text: &str, start: &str) -> String {
+    let lines = text.lines().filter(|line| !line.starts_with(start));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_pcr_that_the_policy_names_must_be_quoted() {
+    let (host, vm) = host_and_vm();
+    let text = host.policy_text(&vm);
+    let zero = "0".repeat(64);
+    let text = text.replace(
+        "[vm.reference.pcrs]\n",
+        &format!("[vm.reference.pcrs]\n10 = [\"{zero}\"]\n"),
+    );
+    let result = appraised(&host, &vm, &policy(&host, &text).unwrap());
+    assert_eq!(reasons(&result, Layer::Vm), ["pcr-not-quoted"]);
+}
+
+#[test]
+fn a_policy_that_pins_too_little_is_no_policy() {
+    let (host, vm) = host_and_vm();
+    let text = host.policy_text(&vm);
+    let nobody = text
+        .replace(&format!("vm = \"{}\"\n", vm.vm), "")
+        .replace("tenant = \"acme\"\n", "");
+    assert!(matches!(
+        policy(&host, &nobody),
+        Err(PolicyError::NoSubject)
+    ));
+    let nowhere = text.replace("hosts = [\"host-1.demo.example\"]", "hosts = []");
+    assert!(matches!(policy(&host, &nowhere), Err(PolicyError::NoHosts)));
+    let anything = "[trust]\nroots = \"r\"\n[expect]\ntenant = \"a\"\nhosts = [\"h.example\"]\n[host.reference]\n[vm.reference]\n";
+    assert!(matches!(
+        policy(&host, anything),
+        Err(PolicyError::NoReferenceValues { layer: "host" })
+    ));
+    let misspelt = text.replace("tenant", "tennant");
+    assert!(matches!(
+        policy(&host, &misspelt),
+        Err(PolicyError::Toml(_))
+    ));
+    let text = text.replace("[vm.reference.pcrs]\n0 =", "[vm.reference.pcrs]\n24 =");
+    assert!(matches!(policy(&host, &text), Err(PolicyError::Toml(_))));
+}
+
+#[test]
+fn reference_values_survive_being_written_and_two_good_boots_may_differ() {
+    let (host, vm) = host_and_vm();
+    let first = reference_values(&EventLog::parse(&vm.log).unwrap(), QUOTED);
+    let other = event_log(&[(4, 0x8000_0003, b"kernel of tomorrow")]);
+    let second = reference_values(&EventLog::parse(&other).unwrap(), QUOTED);
+    let both = first.clone().or(second);
+    let text = host
+        .policy_text(&vm)
+        .replace(&first.to_toml("vm"), &both.to_toml("vm"));
+    let policy = policy(&host, &text).unwrap();
+    assert_eq!(policy.vm_reference(), &both);
+    assert_eq!(appraised(&host, &vm, &policy).verdict(), Verdict::Affirming);
+}
+
+#[test]
+fn the_result_is_an_ear_with_a_submodule_for_each_layer() {
+    let (host, vm) = host_and_vm();
+    let json = appraised(&host, &vm, &host.policy(&vm)).to_json();
+    assert_eq!(json["ear_status"], "affirming");
+    assert_eq!(json["verdict"], "affirming");
+    for layer in ["host", "vm"] {
+        assert_eq!(json["submods"][layer]["ear_status"], "affirming");
+    }
+    let claims = &json["submods"]["vm"]["ear_attester_claims"];
+    assert_eq!(claims["vm"], vm.vm.to_string());
+    assert!(json["eat_nonce"].is_string());
+}
