@@ -1,7 +1,7 @@
 //! The fuzz targets: each feeds one parser that reads what an attacker may write.
 
 mod certificates;
-mod identity;
+mod evidence;
 mod logs;
 
 use anyhow::Result;
@@ -24,6 +24,10 @@ pub const TARGETS: &[Target] = &[
     certificates::ENROLMENT,
     certificates::PUBLIC_AREA,
     certificates::ROOTS,
+    evidence::EVIDENCE,
+    evidence::HOST_LAYER,
+    evidence::HOST_LEAF,
+    evidence::POLICY,
     logs::EVENT_LOG,
 ];
 

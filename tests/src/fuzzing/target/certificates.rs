@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use anyhow::Result;
+use attestation::fixture::{Host, Vm, now};
 use cert_chain::enrolment::{Answer, Certificate, Challenge, EnrolmentId, Message, Request};
 use cert_chain::{
     AttestationKey, CertifiedEndorsementKey, CredentialBlob, EndorsementKey, HostName, PublicArea,
@@ -11,7 +12,6 @@ use cert_chain::{
 };
 
 use super::Target;
-use super::identity::{Identity, now};
 
 /// A vIK's chain as it lies in NV memory, and its validation.
 pub(super) const CHAIN: Target = Target {
@@ -85,7 +85,29 @@ pub(super) const PUBLIC_AREA: Target = Target {
     seeds: || Ok(vec![identity()?.vik.clone(), STORAGE_KEY.to_vec()]),
 };
 
-static IDENTITY: LazyLock<Result<Identity>> = LazyLock::new(Identity::create);
+/// One tree for the whole run: an issuer, a host, a VM.
+struct Identity {
+    anchors: TrustAnchors,
+    roots: String,
+    chain: VikChain,
+    vik: Vec<u8>,
+}
+
+static IDENTITY: LazyLock<Result<Identity>> = LazyLock::new(|| {
+    let host = Host::new("host-1");
+    let Vm {
+        certificate: vik_certificate,
+        public,
+        ..
+    } = host.vm();
+    let roots = host.issuer.certificate_pem();
+    Ok(Identity {
+        anchors: TrustAnchors::from_pem(&roots)?,
+        roots,
+        chain: VikChain::from_der_list(&[vik_certificate, host.certificate])?,
+        vik: public,
+    })
+});
 
 fn identity() -> Result<&'static Identity> {
     IDENTITY

@@ -1,0 +1,101 @@
+//! Evidence, its parts, and the policy it is held against.
+
+use std::sync::LazyLock;
+
+use attestation::fixture::{Host, nonce, now};
+use attestation::{Binding, Evidence, HostLayer, HostLeaf, Policy, Verdict, appraise};
+
+use super::Target;
+
+/// Whole evidence: decoding, verification, appraisal.
+pub(super) const EVIDENCE: Target = Target {
+    name: "evidence",
+    run: |input| {
+        let Ok(evidence) = Evidence::from_cbor(input) else {
+            return;
+        };
+        let scene = &*SCENE;
+        let anchors = scene.policy.anchors();
+        let Ok(verified) = evidence.verify(&nonce(), &Binding::None, anchors, now()) else {
+            return;
+        };
+        assert!(
+            input == scene.evidence,
+            "evidence with a changed byte was verified"
+        );
+        let result = appraise(verified, &scene.policy, now());
+        assert_eq!(result.verdict(), Verdict::Affirming);
+    },
+    seeds: || Ok(vec![SCENE.evidence.clone()]),
+};
+
+/// A host layer, as the manager hands it to the backend and the backend to the guest.
+pub(super) const HOST_LAYER: Target = Target {
+    name: "host-layer",
+    run: |input| {
+        if let Ok(layer) = HostLayer::from_cbor(input) {
+            assert!(layer.to_cbor() == input, "there is one encoding only");
+        }
+    },
+    seeds: || Ok(vec![SCENE.host_layer.clone()]),
+};
+
+/// A leaf of the host's tree of requests.
+pub(super) const HOST_LEAF: Target = Target {
+    name: "host-leaf",
+    run: |input| {
+        let _ = minicbor::decode::<HostLeaf>(input);
+    },
+    seeds: || Ok(vec![SCENE.leaf.clone()]),
+};
+
+/// A policy in TOML.
+pub(super) const POLICY: Target = Target {
+    name: "policy",
+    run: |input| {
+        let text = String::from_utf8_lossy(input);
+        let _ = Policy::parse(&text, |_| Ok(SCENE.roots.clone()));
+    },
+    seeds: || Ok(vec![SCENE.policy_text.clone().into_bytes()]),
+};
+
+/// What one genuine attestation consists of.
+struct Scene {
+    evidence: Vec<u8>,
+    host_layer: Vec<u8>,
+    leaf: Vec<u8>,
+    policy: Policy,
+    policy_text: String,
+    roots: String,
+}
+
+static SCENE: LazyLock<Scene> = LazyLock::new(|| {
+    let host = Host::new("host-1");
+    let vm = host.vm();
+    let evidence = host.evidence(&vm, &nonce(), Binding::None);
+    Scene {
+        host_layer: evidence.host.to_cbor(),
+        leaf: evidence.host.leaf.to_vec(),
+        evidence: evidence.to_cbor(),
+        policy: host.policy(&vm),
+        policy_text: host.policy_text(&vm),
+        roots: host.issuer.certificate_pem(),
+    }
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seed_is_verified_and_affirmed() -> anyhow::Result<()> {
+        let evidence = Evidence::from_cbor(&SCENE.evidence)?;
+        let policy = Policy::parse(&SCENE.policy_text, |_| Ok(SCENE.roots.clone()))?;
+        let verified = evidence.verify(&nonce(), &Binding::None, policy.anchors(), now())?;
+        assert_eq!(
+            appraise(verified, &policy, now()).verdict(),
+            Verdict::Affirming
+        );
+        Ok(())
+    }
+}
