@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::tool::Tool;
 use crate::workspace_binaries::program;
@@ -66,6 +67,17 @@ pub fn explain_command(evidence: &Path, export: &Path) -> Result<Tool> {
         .arg(evidence)
         .arg("--export")
         .arg(export))
+}
+
+/// A policy for one VM on one host, with the reference values that
+/// [`reference_command`] printed.
+pub fn policy_text(vm: Uuid, tenant: &str, host: &str, reference: &str) -> String {
+    format!(
+        "# What the device expects: this VM, on this host, booted like this.\n\
+         [trust]\nroots = \"roots.pem\"\n\n\
+         [expect]\nvm = \"{vm}\"\ntenant = \"{tenant}\"\nhosts = [\"{host}\"]\n\n\
+         [freshness]\nresult_lifetime_s = 300\n\n{reference}"
+    )
 }
 
 /// Runs a command of `vrot-device` with `--json`: its exit status and what it said.

@@ -19,6 +19,7 @@ pub mod monitor;
 pub mod narrator;
 pub mod process;
 pub mod run_folder;
+pub mod scene;
 pub mod software_tpm;
 pub mod tool;
 pub mod workspace_binaries;

@@ -76,5 +76,13 @@ fn must_be_refused(narrator: &Narrator, command: Tool) -> Result<()> {
 
 /// The sentences that the device gives as reasons.
 fn reasons(said: &Value) -> Vec<String> {
-    vec![said.to_string()]
+    said["reasons"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|reason| {
+            let field = |name: &str| reason[name].as_str().unwrap_or_default().to_owned();
+            format!("{} ({}): {}", field("code"), field("layer"), field("text"))
+        })
+        .collect()
 }

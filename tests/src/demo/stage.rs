@@ -101,16 +101,8 @@ impl Stage {
         guest.power_off()?;
         self.host.stop_vrot(golden)?;
 
-        fs::write(
-            self.policy(),
-            format!(
-                "# What the device of the demo expects.\n\
-                 [trust]\nroots = \"roots.pem\"\n\n\
-                 [expect]\nvm = \"{}\"\ntenant = \"{TENANT}\"\nhosts = [\"host-1.{DOMAIN}\"]\n\n\
-                 [freshness]\nresult_lifetime_s = 300\n\n{reference}",
-                self.vm
-            ),
-        )?;
+        let policy = device::policy_text(self.vm, TENANT, &format!("host-1.{DOMAIN}"), &reference);
+        fs::write(self.policy(), policy)?;
         narrator.note(&format!("policy: {}", self.policy().display()));
         Ok(())
     }

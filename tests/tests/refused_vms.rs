@@ -1,0 +1,83 @@
+//! VMs that a device must not affirm although every signature is genuine, and identities that
+//! must outlast a restart.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "what a JSON value lacks is null, which no test expects"
+)]
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use uuid::Uuid;
+use vrot_tests::device::{self, Attestation};
+use vrot_tests::guest::{Guest, TpmDevice};
+use vrot_tests::scene::{AttestedVm, Scene, TENANT};
+
+#[test]
+fn a_changed_boot_or_another_host_is_contraindicated() -> Result<()> {
+    let AttestedVm {
+        guest,
+        vm,
+        policy,
+        scene,
+        ..
+    } = AttestedVm::start("refused-vms")?;
+    let identity = scene.host.identity(vm)?;
+    guest.power_off()?;
+
+    // The same VM, with one more word on the kernel's command line.
+    scene.host.stop_vrot(vm)?;
+    scene.host.start_vrot(vm)?;
+    assert_eq!(scene.host.identity(vm)?["vik"], identity["vik"]);
+    let spec = scene
+        .spec(&scene.host, vm, TpmDevice::Crb)?
+        .command_line("vrot.changed=yes");
+    let mut changed = Guest::boot(&scene.run, "changed-command-line", &spec)?;
+    let said = refusal(&scene, &mut changed, &policy, "changed")?;
+    ensure!(said.contains("command line"), "{said}");
+    changed.power_off()?;
+
+    // The same VM by its number, on a host that the policy does not list.
+    let other = scene.another_host("host-2")?;
+    let mut guest = scene.boot(&other, "other-host", vm, TpmDevice::Crb)?;
+    let said = refusal(&scene, &mut guest, &policy, "other-host")?;
+    ensure!(said.contains("host-2"), "{said}");
+    guest.power_off()
+}
+
+#[test]
+fn a_vrot_keeps_its_identity_over_a_stop_and_a_start() -> Result<()> {
+    let scene = Scene::set("identity")?;
+    let vm = Uuid::new_v4();
+    scene.host.create(vm, TENANT)?;
+    let before = scene.host.identity(vm)?;
+    scene.host.start_vrot(vm)?;
+    scene.host.stop_vrot(vm)?;
+    scene.host.start_vrot(vm)?;
+    assert_eq!(scene.host.identity(vm)?["vik"], before["vik"]);
+
+    // And the guest behind the older interface sees the same vRoT.
+    let spec = scene.spec(&scene.host, vm, TpmDevice::Tis)?;
+    let guest = Guest::boot(&scene.run, "tis", &spec)?;
+    let mut shell = guest.shell()?;
+    ensure!(!shell.run("tpm2_nvread 0x01C10002")?.is_empty());
+    guest.power_off()
+}
+
+/// The device's reasons, after it refused.
+fn refusal(
+    scene: &Scene,
+    guest: &mut Guest,
+    policy: &std::path::Path,
+    name: &str,
+) -> Result<String> {
+    let folder = scene.run.join(format!("device-{name}"));
+    fs::create_dir_all(&folder)?;
+    let keep = Attestation::in_folder(&folder);
+    let attest = device::attest_command(guest.service()?, policy, &keep)?;
+    let (status, said) = device::judge(attest)?;
+    ensure!(status == 1, "exit status {status}: {said:#}");
+    assert_eq!(said["verdict"], "contraindicated");
+    Ok(said.to_string())
+}

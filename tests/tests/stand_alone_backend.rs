@@ -1,0 +1,138 @@
+//! `vtpm-backend` without a manager, as a drop-in for other software TPMs.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use vrot_tests::guest::{Guest, GuestSpec, TpmDevice};
+use vrot_tests::guest_image::{Contents, GuestImage};
+use vrot_tests::process::Process;
+use vrot_tests::run_folder::RunFolder;
+use vrot_tests::tool::Tool;
+use vrot_tests::workspace_binaries::program;
+
+/// A running backend.
+struct Backend {
+    process: Process,
+    control: PathBuf,
+    data: PathBuf,
+}
+
+impl Backend {
+    fn start(folder: &RunFolder, number: u32) -> Result<Self> {
+        let state = folder.join("state");
+        fs::create_dir_all(&state)?;
+        let data = folder.join("tpm");
+        // Where tpm2-tss looks for the control channel of `swtpm:path=…/tpm`.
+        let control = folder.join("tpm.ctrl");
+        let mut command = Command::new(program("vtpm-backend")?);
+        command
+            .arg("--control")
+            .arg(&control)
+            .arg("--data")
+            .arg(&data)
+            .arg("--state")
+            .arg(&state);
+        let log = folder.log(&format!("backend-{number}.log"));
+        let mut process = Process::start("vtpm-backend", command, &log)?;
+        process.wait_until("the backend's sockets", Duration::from_secs(10), || {
+            Ok((control.exists() && data.exists()).then_some(()))
+        })?;
+        Ok(Self {
+            process,
+            control,
+            data,
+        })
+    }
+
+    fn tool(&self, name: &str) -> Tool {
+        Tool::new(name).env(
+            "TPM2TOOLS_TCTI",
+            format!("swtpm:path={}", self.data.display()),
+        )
+    }
+}
+
+#[test]
+fn a_guest_boots_measured_with_tpm_crb() -> Result<()> {
+    guest_boots("backend-crb", TpmDevice::Crb)
+}
+
+#[test]
+fn a_guest_boots_measured_with_tpm_tis() -> Result<()> {
+    guest_boots("backend-tis", TpmDevice::Tis)
+}
+
+fn guest_boots(name: &str, device: TpmDevice) -> Result<()> {
+    let folder = RunFolder::create(name)?;
+    let backend = Backend::start(&folder, 1)?;
+    let image = GuestImage::build(Contents::ServiceAndTools)?;
+    let spec = GuestSpec::new(&image)
+        .tpm(device.arguments(&backend.control))
+        .with_shell();
+    let mut guest = Guest::boot(&folder, "guest", &spec)?;
+    let first = measured(&guest, &folder)?;
+
+    // A reset starts the TPM anew: the same boot gives the same values.
+    guest.reset()?;
+    assert_eq!(measured(&guest, &folder)?, first);
+    guest.power_off()
+}
+
+/// The PCRs that the boot measured into, after a check that the event log accounts for them.
+fn measured(guest: &Guest, folder: &RunFolder) -> Result<Vec<String>> {
+    let mut shell = guest.shell()?;
+    let read = shell.text("tpm2_pcrread sha256:0,1,2,3,4,5,6,7,9")?;
+    let log = folder.join("event-log");
+    fs::write(
+        &log,
+        shell.read_file("/sys/kernel/security/tpm0/binary_bios_measurements")?,
+    )?;
+    let replayed = Tool::new("tpm2_eventlog").arg(&log).text()?;
+    let values: Vec<String> = read
+        .lines()
+        .filter_map(|line| line.split_once(": 0x"))
+        .map(|(_, value)| value.trim().to_lowercase())
+        .collect();
+    ensure!(values.len() == 9, "{read}");
+    for value in &values {
+        ensure!(
+            replayed.contains(value),
+            "{value} is not replayed:\n{replayed}"
+        );
+    }
+    Ok(values)
+}
+
+#[test]
+fn stock_tools_on_the_host_use_it_and_its_state_lasts() -> Result<()> {
+    let folder = RunFolder::create("backend-tools")?;
+    let mut backend = Backend::start(&folder, 1)?;
+    backend.tool("tpm2_startup").arg("-c").run()?;
+    let pcrs = backend.tool("tpm2_pcrread").arg("sha256:0").text()?;
+    ensure!(pcrs.contains("0x0000000000000000"), "{pcrs}");
+    backend
+        .tool("tpm2_nvdefine")
+        .args(["-Q", "-C", "o", "-s", "8", "0x01500001"])
+        .run()?;
+    let content = folder.join("content");
+    fs::write(&content, b"remember")?;
+    backend
+        .tool("tpm2_nvwrite")
+        .args(["-Q", "-C", "o", "0x01500001", "-i"])
+        .arg(&content)
+        .run()?;
+    backend.tool("tpm2_shutdown").arg("-c").run()?;
+    backend.process.stop()?;
+
+    let backend = Backend::start(&folder, 2)?;
+    backend.tool("tpm2_startup").arg("-c").run()?;
+    let read = backend
+        .tool("tpm2_nvread")
+        .args(["-C", "o", "0x01500001"])
+        .run()?;
+    assert_eq!(read, b"remember");
+    Ok(())
+}
