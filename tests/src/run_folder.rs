@@ -130,6 +130,7 @@ mod tests {
             .arg("-f")
             .arg(path.join("file"))
             .arg("/dev/null")
+            .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
         drop(folder);

@@ -1,27 +1,37 @@
 //! Where the programs under test are, freshly built.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 
 /// The path of one of the workspace's programs, after seeing to it that it is up to date.
 ///
 /// `cargo test` does not build other packages' programs, and a stale one would test yesterday's
-/// code. So the first caller in each process builds them all; that takes a moment when nothing
-/// changed.
+/// code. So the first caller in each process has cargo build the program's package; that takes a
+/// moment when nothing changed.
 pub fn program(name: &str) -> Result<PathBuf> {
-    static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
+    let package = match name {
+        "vtpm-backend" => "vtpm-backend",
+        "vtpm-managerd" | "vtpmctl" => "vtpm-manager",
+        "vrot-device" | "vrot-service" => "trusted-connection",
+        _ => bail!("{name} is none of the workspace's programs"),
+    };
+    static BUILT: Mutex<BTreeMap<&str, Result<(), String>>> = Mutex::new(BTreeMap::new());
     BUILT
-        .get_or_init(|| build().map_err(|error| format!("{error:#}")))
+        .lock()
+        .map_err(|_| anyhow::anyhow!("another thread failed while it built {name}"))?
+        .entry(package)
+        .or_insert_with(|| build(package).map_err(|error| format!("{error:#}")))
         .clone()
         .map_err(anyhow::Error::msg)?;
     let path = profile_folder()?.join(name);
     if !path.is_file() {
         bail!(
-            "{} is missing although `cargo build --workspace` succeeded",
+            "{} is missing although cargo built {package}",
             path.display()
         );
     }
@@ -56,14 +66,11 @@ fn profile_folder() -> Result<PathBuf> {
     Ok(folder.to_owned())
 }
 
-fn build() -> Result<()> {
+fn build(package: &str) -> Result<()> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
-        .args(["build", "--quiet", "--locked", "--bins"])
-        .args(["-p", "vtpm-backend"])
-        .args(["-p", "vtpm-manager"])
-        .args(["-p", "trusted-connection"])
+        .args(["build", "--quiet", "--locked", "--bins", "-p", package])
         .current_dir(workspace_folder()?)
         .env("CARGO_TARGET_DIR", target_folder()?);
     if profile_folder()?.ends_with("release") {
@@ -72,7 +79,7 @@ fn build() -> Result<()> {
     let output = command.output().context("running cargo build")?;
     if !output.status.success() {
         bail!(
-            "the programs under test do not build:\n{}",
+            "{package} does not build:\n{}",
             String::from_utf8_lossy(&output.stderr)
         );
     }

@@ -60,3 +60,25 @@ fn try_input(target: &Target, input: &[u8]) -> Result<()> {
 
 /// No parser needs so long for so few bytes, even on a busy machine.
 const LONGEST: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_that_makes_a_target_panic_fails_the_run_and_is_kept() -> Result<()> {
+        let fragile = Target {
+            name: "driver-test",
+            run: |input| assert!(input.len() != 3, "three bytes are too many"),
+            seeds: || Ok(vec![b"abcdef".to_vec()]),
+        };
+        let Err(error) = smoke(&fragile, Duration::from_secs(20)) else {
+            bail!("the panic was not seen");
+        };
+        let text = error.to_string();
+        let path = text.rsplit(' ').next().context("a path")?;
+        assert_eq!(fs::read(path)?.len(), 3);
+        fs::remove_file(path)?;
+        Ok(())
+    }
+}
