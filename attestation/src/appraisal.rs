@@ -1,17 +1,17 @@
 //! Appraisal: verified evidence against a policy, bottom-up.
 
-use std::collections::BTreeMap;
+mod boot;
 
 use cert_chain::Digest32;
 use rustls_pki_types::UnixTime;
 
-use crate::event_log::{Event, EventType, HashAlgorithm};
 use crate::host_leaf::LaunchMeasurement;
 use crate::policy::{Expectation, Policy};
-use crate::reference::{EventReference, ReferenceValues};
 use crate::refusal::Layer;
 use crate::result::{AttestationResult, Claim, LayerResult};
-use crate::verification::{VerifiedEvidence, VerifiedLayer};
+use crate::verification::VerifiedEvidence;
+
+use boot::check_boot;
 
 /// Compares verified evidence with a policy: first the host, then the VM, whose verdict is
 /// never better than its host's.
@@ -113,144 +113,6 @@ fn check_vm_identity(result: &mut LayerResult, evidence: &VerifiedEvidence, expe
                     .to_owned(),
             ),
         }
-    }
-}
-
-/// What booted: single events first, because they name what differs; then whole PCRs.
-fn check_boot(result: &mut LayerResult, layer: &VerifiedLayer, reference: &ReferenceValues) {
-    result.approve(Claim::Executables);
-    check_events(result, layer, &reference.events);
-    for (pcr, found) in layer.pcrs() {
-        match reference.pcrs.get(pcr) {
-            Some(accepted) if accepted.contains(found) => {}
-            Some(accepted) => result.contradict(
-                Claim::Executables,
-                "pcr-unexpected",
-                format!(
-                    "PCR {pcr} ({}): found {found}, accepted {}",
-                    measures(*pcr),
-                    list(accepted)
-                ),
-            ),
-            None if reference.ignored_pcrs.contains(pcr) => {}
-            None if covered_by_events(*pcr, layer, &reference.events) => {}
-            None => result.warn(
-                Claim::Executables,
-                "pcr-without-reference",
-                format!(
-                    "PCR {pcr} ({}) has no reference value: add one, or list the PCR in ignored_pcrs",
-                    measures(*pcr)
-                ),
-            ),
-        }
-    }
-    for pcr in reference.pcrs.keys() {
-        if !layer.pcrs().contains_key(pcr) {
-            result.contradict(
-                Claim::Executables,
-                "pcr-not-quoted",
-                format!(
-                    "PCR {pcr} ({}) has a reference value, but was not quoted",
-                    measures(*pcr)
-                ),
-            );
-        }
-    }
-}
-
-fn check_events(result: &mut LayerResult, layer: &VerifiedLayer, references: &[EventReference]) {
-    let mut kinds: BTreeMap<(u8, EventType), Vec<&EventReference>> = BTreeMap::new();
-    for reference in references {
-        kinds
-            .entry((reference.pcr, reference.event_type))
-            .or_default()
-            .push(reference);
-    }
-    for ((pcr, event_type), references) in kinds {
-        if !layer.pcrs().contains_key(&pcr) {
-            result.contradict(
-                Claim::Executables,
-                "pcr-not-quoted",
-                format!("PCR {pcr} has reference events, but was not quoted"),
-            );
-            continue;
-        }
-        let found: Vec<Digest32> = layer
-            .log()
-            .events()
-            .iter()
-            .filter(|event| event.pcr == pcr && event.event_type == event_type)
-            .filter_map(sha256)
-            .collect();
-        let names: Vec<&str> = references.iter().map(|r| r.name.as_str()).collect();
-        let names = names.join(" / ");
-        let accepted: Vec<Digest32> = references
-            .iter()
-            .flat_map(|reference| reference.digests.iter().copied())
-            .collect();
-        for digest in found.iter().filter(|digest| !accepted.contains(digest)) {
-            result.contradict(
-                Claim::Executables,
-                "event-unexpected",
-                format!(
-                    "{names} ({event_type} in PCR {pcr}): found {digest}, accepted {}",
-                    list(&accepted)
-                ),
-            );
-        }
-        for reference in references {
-            if let Some(digest) = found.iter().find(|f| reference.digests.contains(f)) {
-                result.booted(&reference.name, *digest);
-            } else {
-                result.contradict(
-                    Claim::Executables,
-                    "event-missing",
-                    format!(
-                        "{} ({event_type} in PCR {pcr}): nothing acceptable was measured",
-                        reference.name
-                    ),
-                );
-            }
-        }
-    }
-}
-
-/// Whether references speak of every event that went into the PCR, separators aside: those say
-/// nothing but that a phase ended.
-fn covered_by_events(pcr: u8, layer: &VerifiedLayer, references: &[EventReference]) -> bool {
-    let spoken_of = |event: &Event| {
-        event.event_type == EventType::SEPARATOR
-            || references
-                .iter()
-                .any(|r| r.pcr == pcr && r.event_type == event.event_type)
-    };
-    layer
-        .log()
-        .events()
-        .iter()
-        .filter(|event| event.pcr == pcr && event.is_measured())
-        .all(spoken_of)
-}
-
-fn sha256(event: &Event) -> Option<Digest32> {
-    let digest = event.digest(HashAlgorithm::Sha256)?;
-    <[u8; 32]>::try_from(digest).ok().map(Digest32::new)
-}
-
-/// What goes into a PCR (PFP §3.3.4 "PCR Usage").
-fn measures(pcr: u8) -> &'static str {
-    match pcr {
-        0 => "firmware code",
-        1 => "firmware configuration",
-        2 => "drivers and option ROMs",
-        3 => "their configuration",
-        4 => "boot loader and kernel",
-        5 => "boot loader configuration",
-        6 => "platform events",
-        7 => "secure boot policy",
-        8 | 9 => "what the boot loader loaded",
-        14 => "machine owner keys",
-        _ => "other measurements",
     }
 }
 

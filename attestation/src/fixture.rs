@@ -25,6 +25,7 @@ use crate::merkle::Tree;
 use crate::nonce::Nonce;
 use crate::policy::Policy;
 use crate::qualifying::{host_qualifying_data, request_digest, vm_qualifying_data};
+use crate::quote::canonical_signature;
 use crate::reference::reference_values;
 
 /// 2026-06-01T00:00:00Z
@@ -143,8 +144,9 @@ impl Host {
             certificate,
             log: event_log(&[
                 (0, 0x8000_0008, b"guest firmware"),
-                (4, 0x8000_0003, b"kernel"),
-                (9, 0x0000_0006, b"initramfs"),
+                (4, 0x8000_0003, &image_load_event("kernel", 14_186_432)),
+                (4, 0x0000_0004, &[0; 4]),
+                (9, 0x0000_0006, &initramfs_event()),
             ]),
         }
     }
@@ -328,5 +330,39 @@ pub fn sign(key: &KeyPair, message: &[u8]) -> ByteVec {
         signature.extend(scalar);
         rest = behind;
     }
-    signature.into()
+    canonical_signature(&signature).unwrap().into()
+}
+
+/// `UEFI_IMAGE_LOAD_EVENT` of a program with this file name and length, as QEMU's firmware logs
+/// the kernel.
+pub fn image_load_event(file: &str, length: u64) -> Vec<u8> {
+    let name: Vec<u8> = file
+        .encode_utf16()
+        .chain([0])
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let node = u16::try_from(name.len() + 4).unwrap();
+    let path = [
+        [4, 4].as_slice(),
+        &node.to_le_bytes(),
+        &name,
+        &[0x7f, 0xff, 4, 0],
+    ]
+    .concat();
+    let mut data = Vec::new();
+    for number in [0x1c0c_c018, length, 0, path.len() as u64] {
+        data.extend(number.to_le_bytes());
+    }
+    data.extend(path);
+    data
+}
+
+/// The event by which the Linux boot stub logs the initramfs.
+pub fn initramfs_event() -> Vec<u8> {
+    [
+        0x8f3b_22ec_u32.to_le_bytes().as_slice(),
+        &[13, 0, 0, 0],
+        b"Linux initrd\0",
+    ]
+    .concat()
 }

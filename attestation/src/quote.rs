@@ -52,6 +52,14 @@ pub enum QuoteError {
     /// The signature's algorithms are not accepted.
     #[error("the signature must be ECDSA with SHA-256")]
     SignatureAlgorithm,
+    /// `r` or `s` is not written in full length.
+    #[error("r and s of the signature must have {SCALAR} bytes each, not {r} and {s}")]
+    SignatureLength {
+        /// Length of `r`.
+        r: usize,
+        /// Length of `s`.
+        s: usize,
+    },
     /// The signature cannot be read.
     #[error("the signature is malformed")]
     SignatureMalformed(#[source] TpmError),
@@ -65,6 +73,12 @@ pub enum QuoteError {
 
 /// Length of a coordinate or scalar on P-256.
 const SCALAR: usize = 32;
+/// The same as a `TPM2B` states it.
+const SCALAR_LENGTH: u16 = 32;
+/// `TPM_ALG_ECDSA`
+const ECDSA: u16 = 0x0018;
+/// `TPM_ALG_SHA256`
+const SHA256: u16 = 0x000b;
 
 impl VerifiedQuote {
     /// Verifies the signature, and only then reads what was signed.
@@ -152,8 +166,41 @@ impl VerifiedQuote {
     }
 }
 
-/// `r ‖ s`. Some TPMs strip leading zeros; each half is filled up again.
+/// The form in which evidence carries a signature: a `TPMT_SIGNATURE` with ECDSA and SHA-256,
+/// `r` and `s` in full length. Some TPMs strip leading zeros; whoever makes evidence passes what
+/// its TPM returned through here, since a verifier accepts one form only.
+pub fn canonical_signature(tpmt_signature: &[u8]) -> Result<Vec<u8>, QuoteError> {
+    let (r, s) = read_signature(tpmt_signature)?;
+    let too_long = QuoteError::SignatureLength {
+        r: r.len(),
+        s: s.len(),
+    };
+    let mut signature = [ECDSA.to_be_bytes(), SHA256.to_be_bytes()].concat();
+    for scalar in [r, s] {
+        let Some(zeros) = SCALAR.checked_sub(scalar.len()) else {
+            return Err(too_long);
+        };
+        signature.extend(SCALAR_LENGTH.to_be_bytes());
+        signature.resize(signature.len() + zeros, 0);
+        signature.extend(scalar);
+    }
+    Ok(signature)
+}
+
+/// `r ‖ s`, from a signature in canonical form.
 fn fixed_signature(bytes: &[u8]) -> Result<[u8; 2 * SCALAR], QuoteError> {
+    let (r, s) = read_signature(bytes)?;
+    let wrong_length = QuoteError::SignatureLength {
+        r: r.len(),
+        s: s.len(),
+    };
+    if r.len() != SCALAR {
+        return Err(wrong_length);
+    }
+    [r, s].concat().try_into().map_err(|_| wrong_length)
+}
+
+fn read_signature(bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>), QuoteError> {
     let (signature, rest) =
         TpmtSignature::unmarshal(bytes).map_err(QuoteError::SignatureMalformed)?;
     if !rest.is_empty() {
@@ -167,15 +214,55 @@ fn fixed_signature(bytes: &[u8]) -> Result<[u8; 2 * SCALAR], QuoteError> {
     if ecdsa.hash != TpmAlgId::Sha256 {
         return Err(QuoteError::SignatureAlgorithm);
     }
-    let mut fixed = [0; 2 * SCALAR];
-    let halves = [ecdsa.signature_r.as_ref(), ecdsa.signature_s.as_ref()];
-    for (half, scalar) in fixed.chunks_exact_mut(SCALAR).zip(halves) {
-        let padding = SCALAR
-            .checked_sub(scalar.len())
-            .ok_or(QuoteError::Signature)?;
-        if let Some(end) = half.get_mut(padding..) {
-            end.copy_from_slice(scalar);
+    Ok((
+        ecdsa.signature_r.as_ref().to_vec(),
+        ecdsa.signature_s.as_ref().to_vec(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    fn signature(r: &[u8], s: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0x00, 0x18, 0x00, 0x0b];
+        for scalar in [r, s] {
+            bytes.extend(u16::try_from(scalar.len()).unwrap().to_be_bytes());
+            bytes.extend(scalar);
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_stripped_signature_is_filled_up_and_a_full_one_stays() {
+        let full = signature(&[[0; 1].as_slice(), &[7; 31]].concat(), &[9; 32]);
+        let stripped = signature(&[7; 31], &[9; 32]);
+        assert_eq!(canonical_signature(&stripped).unwrap(), full);
+        assert_eq!(canonical_signature(&full).unwrap(), full);
+    }
+
+    #[test]
+    fn only_the_canonical_form_is_accepted() {
+        for (r, s) in [(31, 32), (32, 31), (33, 31), (33, 32), (0, 64), (0, 0)] {
+            let bytes = signature(&vec![7; r], &vec![7; s]);
+            assert!(fixed_signature(&bytes).is_err(), "{r} and {s} bytes");
+        }
+        assert!(fixed_signature(&signature(&[7; 32], &[7; 32])).is_ok());
+        assert!(canonical_signature(&signature(&[7; 33], &[7; 32])).is_err());
+    }
+
+    #[test]
+    fn other_algorithms_are_refused() {
+        let mut bytes = signature(&[7; 32], &[7; 32]);
+        for (position, value) in [(1, 0x1a), (3, 0x0c)] {
+            let other = std::mem::replace(bytes.get_mut(position).unwrap(), value);
+            assert!(matches!(
+                fixed_signature(&bytes),
+                Err(QuoteError::SignatureAlgorithm | QuoteError::SignatureMalformed(_))
+            ));
+            *bytes.get_mut(position).unwrap() = other;
         }
     }
-    Ok(fixed)
 }

@@ -27,7 +27,7 @@ pub struct ReferenceValues {
 /// The acceptable digests of one kind of event in one PCR.
 ///
 /// Each such event in the log must have one of the digests that references of this kind list,
-/// and each reference must be met by an event.
+/// and each reference that is not optional must be met by an event.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventReference {
@@ -40,6 +40,9 @@ pub struct EventReference {
     pub event_type: EventType,
     /// The acceptable SHA-256 values.
     pub digests: Vec<Digest32>,
+    /// Whether a boot without such an event is as good.
+    #[serde(default)]
+    pub optional: bool,
 }
 
 /// Takes the reference values from the log of a boot that is known to be good: the value of
@@ -61,10 +64,11 @@ pub fn reference_values(log: &EventLog, pcrs: impl IntoIterator<Item = u8>) -> R
             Some(reference) if reference.digests.contains(&digest) => {}
             Some(reference) => reference.digests.push(digest),
             None => events.push(EventReference {
-                name: name.to_owned(),
+                name,
                 pcr: event.pcr,
                 event_type: event.event_type,
                 digests: vec![digest],
+                optional: false,
             }),
         }
     }
@@ -89,20 +93,29 @@ impl ReferenceValues {
                 }
             }
         }
+        self.ignored_pcrs.extend(other.ignored_pcrs);
+        // What only one of the two boots measured is no longer demanded of every boot.
+        for known in &mut self.events {
+            known.optional |= !other.events.iter().any(|event| event.same_subject(known));
+        }
         for reference in other.events {
-            let same = self.events.iter_mut().find(|known| {
-                (&known.name, known.pcr, known.event_type)
-                    == (&reference.name, reference.pcr, reference.event_type)
-            });
-            match same {
+            let known = self
+                .events
+                .iter_mut()
+                .find(|event| event.same_subject(&reference));
+            match known {
                 Some(known) => {
+                    known.optional |= reference.optional;
                     for digest in reference.digests {
                         if !known.digests.contains(&digest) {
                             known.digests.push(digest);
                         }
                     }
                 }
-                None => self.events.push(reference),
+                None => self.events.push(EventReference {
+                    optional: true,
+                    ..reference
+                }),
             }
         }
         self
@@ -121,33 +134,30 @@ impl ReferenceValues {
         for reference in &self.events {
             let _ = write!(
                 text,
-                "\n[[{layer}.reference.events]]\nname = {:?}\npcr = {}\ntype = \"{}\"\ndigests = [{}]\n",
-                reference.name,
+                "\n[[{layer}.reference.events]]\nname = {}\npcr = {}\ntype = \"{}\"\ndigests = [{}]\n",
+                toml::Value::from(reference.name.as_str()),
                 reference.pcr,
                 reference.event_type,
                 quoted(&reference.digests)
             );
+            if reference.optional {
+                text.push_str("optional = true\n");
+            }
         }
         text
     }
 }
 
-/// The events that carry code, by the name a person would use, with their digests.
-fn nameable(event: &Event) -> Option<(&'static str, Digest32)> {
-    let digest = event.digest(HashAlgorithm::Sha256)?;
-    let name = match (event.pcr, event.event_type) {
-        (0, EventType::S_CRTM_VERSION) => "firmware version",
-        (0, EventType::EFI_PLATFORM_FIRMWARE_BLOB | EventType::EFI_PLATFORM_FIRMWARE_BLOB2) => {
-            "firmware"
-        }
-        (4, EventType::EFI_BOOT_SERVICES_APPLICATION) => "boot loader or kernel",
-        // The Linux boot stub measures initramfs and command line into PCR 9 as tagged events;
-        // GRUB measures what it loads as EV_IPL.
-        (9, EventType::EVENT_TAG) => "initramfs or command line",
-        (8 | 9, EventType::IPL) => "what the boot loader read",
-        _ => return None,
-    };
-    let digest = <[u8; 32]>::try_from(digest).ok()?;
+impl EventReference {
+    fn same_subject(&self, other: &Self) -> bool {
+        (&self.name, self.pcr, self.event_type) == (&other.name, other.pcr, other.event_type)
+    }
+}
+
+/// The events that have a name, with their digests.
+fn nameable(event: &Event) -> Option<(String, Digest32)> {
+    let name = event.subject()?;
+    let digest = <[u8; 32]>::try_from(event.digest(HashAlgorithm::Sha256)?).ok()?;
     Some((name, Digest32::new(digest)))
 }
 

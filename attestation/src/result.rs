@@ -65,7 +65,7 @@ pub(crate) enum Claim {
     Executables,
 }
 
-/// `eat_profile` of draft-ietf-rats-ear.
+/// `ear_verifier_id` of draft-ietf-rats-ear.
 const VERIFIER: &str = concat!("vrot-attestation ", env!("CARGO_PKG_VERSION"));
 const DEVELOPER: &str = "vRoT host project";
 
@@ -195,6 +195,8 @@ impl AttestationResult {
             ("policy-key", claims.policy_key.to_string()),
             ("reset-count", clock.reset_count.to_string()),
             ("restart-count", clock.restart_count.to_string()),
+            ("clock-ms", clock.clock_ms.to_string()),
+            ("clock-safe", clock.safe.to_string()),
         ])
     }
 
@@ -217,6 +219,8 @@ impl AttestationResult {
             ("backend", claims.backend.to_string()),
             ("reset-count", clock.reset_count.to_string()),
             ("restart-count", clock.restart_count.to_string()),
+            ("clock-ms", clock.clock_ms.to_string()),
+            ("clock-safe", clock.safe.to_string()),
         ])
     }
 }
@@ -270,7 +274,7 @@ impl LayerResult {
                 code: "host-limits",
                 verdict: host.verdict,
                 text: format!(
-                    "the VM's own measurements are acceptable, but its host's verdict is {}",
+                    "a VM is relied on no further than its host, whose verdict is {}",
                     host.verdict
                 ),
             });

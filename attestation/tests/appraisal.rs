@@ -3,12 +3,20 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![expect(clippy::indexing_slicing, reason = "a panic is a failed test")]
 
-use attestation::fixture::{Host, QUOTED, Vm, event_log, nonce, now};
+use attestation::fixture::{
+    Host, QUOTED, Vm, event_log, image_load_event, initramfs_event, nonce, now,
+};
 use attestation::policy::PolicyError;
 use attestation::{
     AttestationResult, Binding, EventLog, Layer, Policy, Verdict, appraise, reference_values,
 };
-use cert_chain::VmId;
+use cert_chain::{Digest32, VmId};
+
+const SEPARATOR: u32 = 0x0000_0004;
+const TAG: u32 = 0x0000_0006;
+const APPLICATION: u32 = 0x8000_0003;
+const ACTION: u32 = 0x8000_0007;
+const FIRMWARE_BLOB: u32 = 0x8000_0008;
 
 fn host_and_vm() -> (Host, Vm) {
     let host = Host::new("host-1");
@@ -40,28 +48,81 @@ fn what_the_policy_expects_is_affirmed() {
     assert_eq!(result.verdict(), Verdict::Affirming);
     assert_eq!(result.expires_at().as_secs(), now().as_secs() + 300);
     let booted = result.layer(Layer::Vm).boot();
-    assert!(
-        booted
-            .iter()
-            .any(|(name, _)| name == "boot loader or kernel")
-    );
+    assert!(booted.iter().any(|(name, _)| name == "kernel"));
 }
 
 #[test]
-fn a_changed_kernel_is_named_in_the_reasons() {
+fn a_changed_kernel_is_named_with_what_was_found_and_what_is_accepted() {
     let (host, mut vm) = host_and_vm();
     let policy = host.policy(&vm);
+    let accepted = Digest32::of(&image_load_event("kernel", 14_186_432));
+    let other = image_load_event("kernel", 1);
     vm.log = event_log(&[
-        (0, 0x8000_0008, b"guest firmware"),
-        (4, 0x8000_0003, b"another kernel"),
-        (9, 0x0000_0006, b"initramfs"),
+        (0, FIRMWARE_BLOB, b"guest firmware"),
+        (4, APPLICATION, &other),
+        (4, SEPARATOR, &[0; 4]),
+        (9, TAG, &initramfs_event()),
     ]);
     let result = appraised(&host, &vm, &policy);
     assert_eq!(result.verdict(), Verdict::Contraindicated);
     assert_eq!(result.layer(Layer::Host).verdict(), Verdict::Affirming);
-    let text = &result.layer(Layer::Vm).reasons()[0].text;
-    assert!(text.starts_with("boot loader or kernel"), "{text}");
-    assert!(reasons(&result, Layer::Vm).contains(&"pcr-unexpected"));
+    assert_eq!(
+        result.layer(Layer::Vm).reasons()[0].text,
+        format!(
+            "kernel: found {}, accepted {accepted} (EV_EFI_BOOT_SERVICES_APPLICATION in PCR 4)",
+            Digest32::of(&other)
+        )
+    );
+    // Said once, and the PCR shows it too.
+    assert_eq!(
+        reasons(&result, Layer::Vm),
+        ["event-unexpected", "pcr-unexpected"]
+    );
+}
+
+#[test]
+fn a_boot_without_the_initramfs_says_so() {
+    let (host, mut vm) = host_and_vm();
+    let policy = host.policy(&vm);
+    vm.log = event_log(&[
+        (0, FIRMWARE_BLOB, b"guest firmware"),
+        (4, APPLICATION, &image_load_event("kernel", 14_186_432)),
+        (4, SEPARATOR, &[0; 4]),
+    ]);
+    let result = appraised(&host, &vm, &policy);
+    let reason = &result.layer(Layer::Vm).reasons()[0];
+    assert_eq!(reason.code, "event-missing");
+    assert!(
+        reason
+            .text
+            .starts_with("initramfs: nothing was measured, accepted"),
+        "{}",
+        reason.text
+    );
+}
+
+/// Neither types nor data of events are measured. Who owns the guest can boot its own kernel,
+/// then extend the digest of the good one, and call its own whatever it likes in the log.
+#[test]
+fn a_kernel_under_a_false_label_is_not_overlooked_where_events_vouch_for_the_pcr() {
+    let (host, mut vm) = host_and_vm();
+    let text = without(&host.policy_text(&vm), "4 = ");
+    let ignoring = text.replace("[vm.reference]\n", "[vm.reference]\nignored_pcrs = [4]\n");
+    assert_ne!(text, ignoring);
+    for label in [SEPARATOR, ACTION] {
+        vm.log = event_log(&[
+            (0, FIRMWARE_BLOB, b"guest firmware"),
+            (4, label, b"rootkit"),
+            (4, APPLICATION, &image_load_event("kernel", 14_186_432)),
+            (4, SEPARATOR, &[0; 4]),
+            (9, TAG, &initramfs_event()),
+        ]);
+        for text in [&text, &ignoring] {
+            let result = appraised(&host, &vm, &policy(&host, text).unwrap());
+            assert_eq!(result.verdict(), Verdict::Warning);
+            assert_eq!(reasons(&result, Layer::Vm), ["event-without-reference"]);
+        }
+    }
 }
 
 #[test]
@@ -179,9 +240,14 @@ fn a_policy_that_pins_too_little_is_no_policy() {
 
 #[test]
 fn reference_values_survive_being_written_and_two_good_boots_may_differ() {
-    let (host, vm) = host_and_vm();
+    let (host, mut vm) = host_and_vm();
     let first = reference_values(&EventLog::parse(&vm.log).unwrap(), QUOTED);
-    let other = event_log(&[(4, 0x8000_0003, b"kernel of tomorrow")]);
+    // Another kernel, no initramfs, and a boot loader before it.
+    let other = event_log(&[
+        (0, FIRMWARE_BLOB, b"guest firmware"),
+        (4, APPLICATION, &image_load_event("shimx64.efi", 1)),
+        (4, APPLICATION, &image_load_event("kernel", 1)),
+    ]);
     let second = reference_values(&EventLog::parse(&other).unwrap(), QUOTED);
     let both = first.clone().or(second);
     let text = host
@@ -189,7 +255,12 @@ fn reference_values_survive_being_written_and_two_good_boots_may_differ() {
         .replace(&first.to_toml("vm"), &both.to_toml("vm"));
     let policy = policy(&host, &text).unwrap();
     assert_eq!(policy.vm_reference(), &both);
-    assert_eq!(appraised(&host, &vm, &policy).verdict(), Verdict::Affirming);
+    for log in [vm.log.clone(), other] {
+        vm.log = log;
+        let result = appraised(&host, &vm, &policy);
+        assert_eq!(reasons(&result, Layer::Vm), [] as [&str; 0]);
+        assert_eq!(result.verdict(), Verdict::Affirming);
+    }
 }
 
 #[test]

@@ -55,6 +55,10 @@ const NAMES: [(u32, &str); 36] = [
 ];
 
 impl EventType {
+    /// Firmware code, as older firmware calls it.
+    pub const POST_CODE: Self = Self(0x0000_0001);
+    /// Firmware code, with its name.
+    pub const POST_CODE2: Self = Self(0x0000_0013);
     /// A note that no PCR measured.
     pub const NO_ACTION: Self = Self(0x0000_0003);
     /// The end of a phase.
@@ -67,6 +71,10 @@ impl EventType {
     pub const IPL: Self = Self(0x0000_000d);
     /// A boot loader or kernel.
     pub const EFI_BOOT_SERVICES_APPLICATION: Self = Self(0x8000_0003);
+    /// A driver or an option ROM.
+    pub const EFI_BOOT_SERVICES_DRIVER: Self = Self(0x8000_0004);
+    /// A step of the firmware.
+    pub const EFI_ACTION: Self = Self(0x8000_0007);
     /// Firmware code.
     pub const EFI_PLATFORM_FIRMWARE_BLOB: Self = Self(0x8000_0008);
     /// Firmware code, with its name.

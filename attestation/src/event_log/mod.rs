@@ -7,7 +7,9 @@
 mod event_type;
 mod parser;
 mod replay;
+mod subject;
 
+use cert_chain::Digest32;
 use serde::Serialize;
 
 pub use event_type::EventType;
@@ -94,6 +96,18 @@ impl Event {
     /// Whether the event changed a PCR (`EV_NO_ACTION` never does).
     pub fn is_measured(&self) -> bool {
         self.event_type != EventType::NO_ACTION
+    }
+
+    /// Whether the event says only that a phase ended. The digest decides, because an event's
+    /// type is not measured: whoever writes the log can call anything a separator. Firmware
+    /// measures four bytes, all zeros or all ones (PFP §10.4.1, EV_SEPARATOR).
+    pub fn is_separator(&self) -> bool {
+        self.event_type == EventType::SEPARATOR
+            && self.digest(HashAlgorithm::Sha256).is_some_and(|digest| {
+                [[0x00; 4], [0xff; 4]]
+                    .iter()
+                    .any(|phase| Digest32::of(phase).as_bytes() == digest)
+            })
     }
 }
 
