@@ -2,6 +2,8 @@
 
 # A Rust toolchain that was installed for this user but is not on the path (as after `sudo`).
 export PATH := $(PATH):$(HOME)/.cargo/bin
+# The demo and the scripts name files below it.
+export CARGO_TARGET_DIR := $(CURDIR)/target
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 
@@ -19,10 +21,11 @@ setup:
 
 demo: setup
 	@echo '== building (a few minutes the first time)'
-	@$(CARGO) build --locked --bins -p vtpm-backend -p vtpm-manager -p trusted-connection -p vrot-tests
-	@$(CARGO) run --quiet --locked -p vrot-tests --bin demo
+	@$(CARGO) build --locked --bins --workspace
+	@target/debug/demo
 
 test: setup
+	$(CARGO) build --locked --bins --workspace
 	$(CARGO) test --locked --workspace --no-fail-fast
 
 check: setup

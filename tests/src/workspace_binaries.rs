@@ -66,11 +66,22 @@ fn profile_folder() -> Result<PathBuf> {
     Ok(folder.to_owned())
 }
 
+/// Builds the whole workspace's programs, as `make demo` and `make test` do: cargo then finds
+/// every dependency built with the same features. Where another package does not compile, the
+/// one that is needed is built alone.
 fn build(package: &str) -> Result<()> {
+    if cargo_build(&["--workspace"]).is_ok() {
+        return Ok(());
+    }
+    cargo_build(&["--package", package]).with_context(|| format!("{package} does not build"))
+}
+
+fn cargo_build(what: &[&str]) -> Result<()> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
-        .args(["build", "--quiet", "--locked", "--bins", "-p", package])
+        .args(["build", "--quiet", "--locked", "--bins"])
+        .args(what)
         .current_dir(workspace_folder()?)
         .env("CARGO_TARGET_DIR", target_folder()?);
     if profile_folder()?.ends_with("release") {
@@ -78,10 +89,7 @@ fn build(package: &str) -> Result<()> {
     }
     let output = command.output().context("running cargo build")?;
     if !output.status.success() {
-        bail!(
-            "{package} does not build:\n{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        bail!("{}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(())
 }
