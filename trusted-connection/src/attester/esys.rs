@@ -1,0 +1,221 @@
+//! The VM's TPM over the TCG software stack (`tss-esapi`), and raw for the vendor commands.
+
+use std::fs::{File, OpenOptions};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::thread;
+use std::time::Duration;
+
+use attestation::RequestDigest;
+use cert_chain::Digest32;
+use tss_esapi::Context;
+use tss_esapi::abstraction::nv;
+use tss_esapi::constants::response_code::Tss2ResponseCodeKind;
+use tss_esapi::handles::{KeyHandle, NvIndexTpmHandle, PersistentTpmHandle, TpmHandle};
+use tss_esapi::interface_types::algorithm::HashingAlgorithm;
+use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth};
+use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::structures::{Data, PcrSelectionList, PcrSlot, Public, SignatureScheme};
+use tss_esapi::tcti_ldr::TctiNameConf;
+use tss_esapi::traits::{Marshall, UnMarshall};
+
+use super::host_evidence::{self, HostEvidenceError};
+use super::{AttesterError, QUOTED_PCRS, SignedQuote, VmTpm};
+
+/// A vRoT as its guest sees it: `/dev/tpmrm0`.
+pub struct EsysTpm {
+    context: Context,
+    device: PathBuf,
+    vik: KeyHandle,
+}
+
+/// Where the vIK is kept, as in other clouds.
+const VIK: u32 = 0x8100_0003;
+/// The vIK's certificate and its template (the layout that Google's tools read).
+const VIK_CERTIFICATE: u32 = 0x01c1_0002;
+const VIK_TEMPLATE: u32 = 0x01c1_0003;
+/// The certificates above it (TCG EK Credential Profile §2.2.1.5.2).
+const CHAIN: u32 = 0x01c0_0100;
+
+impl EsysTpm {
+    /// Opens the TPM's device.
+    pub fn open(device: impl Into<PathBuf>) -> Result<Self, AttesterError> {
+        const OPERATION: &str = "to be opened";
+        let device = device.into();
+        let name = format!("device:{}", device.display());
+        let name = TctiNameConf::from_str(&name).map_err(refused(OPERATION))?;
+        let mut context = Context::new(name).map_err(refused(OPERATION))?;
+        let vik = load_vik(&mut context)?;
+        Ok(Self {
+            context,
+            device,
+            vik,
+        })
+    }
+
+    fn read_nv(&mut self, index: u32) -> Result<Vec<u8>, AttesterError> {
+        read_nv(&mut self.context, index)
+    }
+}
+
+impl VmTpm for EsysTpm {
+    fn vik_public(&mut self) -> Result<Vec<u8>, AttesterError> {
+        const OPERATION: &str = "TPM2_ReadPublic";
+        let vik = self.vik;
+        let (public, _, _) = self
+            .context
+            .execute_without_session(|context| context.read_public(vik))
+            .map_err(refused(OPERATION))?;
+        public.marshall().map_err(refused(OPERATION))
+    }
+
+    fn certificates(&mut self) -> Result<Vec<Vec<u8>>, AttesterError> {
+        let mut certificates =
+            split_certificates(VIK_CERTIFICATE, &self.read_nv(VIK_CERTIFICATE)?)?;
+        certificates.extend(split_certificates(CHAIN, &self.read_nv(CHAIN)?)?);
+        Ok(certificates)
+    }
+
+    fn quote(&mut self, qualifying_data: &Digest32) -> Result<SignedQuote, AttesterError> {
+        const OPERATION: &str = "TPM2_Quote";
+        let slots = QUOTED_PCRS
+            .iter()
+            .map(|pcr| PcrSlot::try_from(1u32 << pcr))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(refused(OPERATION))?;
+        let selection = PcrSelectionList::builder()
+            .with_selection(HashingAlgorithm::Sha256, &slots)
+            .build()
+            .map_err(refused(OPERATION))?;
+        let data =
+            Data::try_from(qualifying_data.as_bytes().to_vec()).map_err(refused(OPERATION))?;
+        let vik = self.vik;
+        let (attest, signature) = retrying(|| {
+            self.context
+                .execute_with_session(Some(AuthSession::Password), |context| {
+                    context.quote(vik, data.clone(), SignatureScheme::Null, selection.clone())
+                })
+        })
+        .map_err(refused(OPERATION))?;
+        Ok(SignedQuote {
+            attest: attest.marshall().map_err(refused(OPERATION))?,
+            signature: signature.marshall().map_err(refused(OPERATION))?,
+        })
+    }
+
+    fn host_layer(&mut self, request: &RequestDigest) -> Result<Vec<u8>, AttesterError> {
+        // The TSS sends no commands that it does not know; the resource manager lets a second
+        // client in.
+        let mut device: File = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&self.device)
+            .map_err(HostEvidenceError::Io)?;
+        Ok(host_evidence::host_layer(&mut device, request)?)
+    }
+}
+
+/// The vIK where the host put it; or made anew from its template, if the guest removed it.
+fn load_vik(context: &mut Context) -> Result<KeyHandle, AttesterError> {
+    const OPERATION: &str = "TPM2_ReadPublic";
+    let handle = PersistentTpmHandle::new(VIK).map_err(refused(OPERATION))?;
+    let found = context.execute_without_session(|context| {
+        context.tr_from_tpm_public(TpmHandle::Persistent(handle))
+    });
+    match found {
+        Ok(object) => Ok(object.into()),
+        Err(error) if kind(&error) == Some(Tss2ResponseCodeKind::Handle) => recreate_vik(context),
+        Err(error) => Err(refused(OPERATION)(error)),
+    }
+}
+
+fn recreate_vik(context: &mut Context) -> Result<KeyHandle, AttesterError> {
+    const OPERATION: &str = "TPM2_CreatePrimary";
+    let template = read_nv(context, VIK_TEMPLATE)?;
+    let public = Public::unmarshall(&template).map_err(refused(OPERATION))?;
+    context
+        .execute_with_session(Some(AuthSession::Password), |context| {
+            context.create_primary(Hierarchy::Endorsement, public, None, None, None, None)
+        })
+        .map(|created| created.key_handle)
+        .map_err(refused(OPERATION))
+}
+
+fn read_nv(context: &mut Context, index: u32) -> Result<Vec<u8>, AttesterError> {
+    const OPERATION: &str = "TPM2_NV_Read";
+    let index = NvIndexTpmHandle::new(index).map_err(refused(OPERATION))?;
+    context
+        .execute_with_session(Some(AuthSession::Password), |context| {
+            nv::read_full(context, NvAuth::Owner, index)
+        })
+        .map_err(refused(OPERATION))
+}
+
+/// Splits certificates that stand one after the other; padding of zeros or ones ends them.
+fn split_certificates(index: u32, bytes: &[u8]) -> Result<Vec<Vec<u8>>, AttesterError> {
+    let malformed = || AttesterError::Certificates { index };
+    let mut certificates = Vec::new();
+    let mut rest = bytes;
+    while let [0x30, 0x82, high, low, ..] = *rest {
+        let length = 4 + usize::from(u16::from_be_bytes([high, low]));
+        let (certificate, behind) = rest.split_at_checked(length).ok_or_else(malformed)?;
+        certificates.push(certificate.to_vec());
+        rest = behind;
+    }
+    let padded = rest.iter().all(|byte| matches!(byte, 0x00 | 0xff));
+    if certificates.is_empty() || !padded {
+        return Err(malformed());
+    }
+    Ok(certificates)
+}
+
+fn kind(error: &tss_esapi::Error) -> Option<Tss2ResponseCodeKind> {
+    match error {
+        tss_esapi::Error::Tss2Error(code) => code.kind(),
+        tss_esapi::Error::WrapperError(_) => None,
+    }
+}
+
+fn refused(operation: &'static str) -> impl Fn(tss_esapi::Error) -> AttesterError {
+    move |source| AttesterError::Tpm { operation, source }
+}
+
+/// Waits in front of further tries, in milliseconds.
+const WAITS_MS: [u64; 5] = [1, 5, 20, 100, 300];
+
+/// Tries again while the TPM says that it is merely busy.
+fn retrying<T>(
+    mut attempt: impl FnMut() -> Result<T, tss_esapi::Error>,
+) -> Result<T, tss_esapi::Error> {
+    for wait in WAITS_MS {
+        match attempt() {
+            Err(error) if kind(&error) == Some(Tss2ResponseCodeKind::Retry) => {
+                thread::sleep(Duration::from_millis(wait));
+            }
+            outcome => return outcome,
+        }
+    }
+    attempt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_split_and_padding_ignored() {
+        let two = [0x30, 0x82, 0, 1, 9, 0x30, 0x82, 0, 0, 0xff, 0xff];
+        assert_eq!(
+            split_certificates(CHAIN, &two).ok(),
+            Some(vec![vec![0x30, 0x82, 0, 1, 9], vec![0x30, 0x82, 0, 0]])
+        );
+        for bad in [
+            &[][..],
+            &[0x30, 0x82, 0, 9, 1],
+            &[0x30, 0x82, 0, 0, 7],
+            &[0, 0],
+        ] {
+            assert!(split_certificates(CHAIN, bad).is_err());
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The attester in the VM: evidence for a challenge, with the VM's vRoT and its host.
+
+pub mod esys;
+pub mod host_evidence;
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use attestation::evidence::{EvidenceError, HostLayer, VmLayer};
+use attestation::{Binding, Evidence, Nonce, RequestDigest, request_digest, vm_qualifying_data};
+use cert_chain::Digest32;
+
+pub use esys::EsysTpm;
+pub use host_evidence::HostEvidenceError;
+
+/// The PCRs of the SHA-256 bank that a VM quotes: firmware, boot loader and kernel.
+pub const QUOTED_PCRS: [u8; 11] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14];
+
+/// The VM's TPM, and through it the host.
+pub trait VmTpm {
+    /// The vIK as `TPMT_PUBLIC`.
+    fn vik_public(&mut self) -> Result<Vec<u8>, AttesterError>;
+
+    /// The certificates of the vIK and of the host IK in DER.
+    fn certificates(&mut self) -> Result<Vec<Vec<u8>>, AttesterError>;
+
+    /// Quotes [`QUOTED_PCRS`] with the vIK.
+    fn quote(&mut self, qualifying_data: &Digest32) -> Result<SignedQuote, AttesterError>;
+
+    /// Has the host answer for a quote: a [`HostLayer`] in CBOR.
+    fn host_layer(&mut self, request: &RequestDigest) -> Result<Vec<u8>, AttesterError>;
+}
+
+/// A quote as it travels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedQuote {
+    /// Marshalled `TPMS_ATTEST`.
+    pub attest: Vec<u8>,
+    /// Marshalled `TPMT_SIGNATURE`.
+    pub signature: Vec<u8>,
+}
+
+/// Why there is no evidence.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttesterError {
+    /// The TPM's certificates cannot be read.
+    #[error("the vRoT's NV index 0x{index:08x} does not hold certificates in DER")]
+    Certificates {
+        /// The NV index.
+        index: u32,
+    },
+    /// No event log.
+    #[error("the event log {} cannot be read: is securityfs mounted?", path.display())]
+    EventLog {
+        /// The log.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The host did not answer, or not with a host layer.
+    #[error("the host gave no evidence")]
+    Host(#[from] HostEvidenceError),
+    /// What the host answered is no host layer.
+    #[error("what the host answered is no host layer")]
+    HostLayer(#[source] EvidenceError),
+    /// The TPM refused.
+    #[error("the TPM refused {operation}")]
+    Tpm {
+        /// What it was asked for.
+        operation: &'static str,
+        /// What the TSS or TPM said.
+        #[source]
+        source: tss_esapi::Error,
+    },
+}
+
+/// Makes evidence: first the VM's quote, then the host's over it.
+pub fn collect(
+    tpm: &mut impl VmTpm,
+    event_log: &Path,
+    nonce: &Nonce,
+    binding: &Binding,
+) -> Result<Evidence, AttesterError> {
+    let log = fs::read(event_log).map_err(|source| AttesterError::EventLog {
+        path: event_log.to_owned(),
+        source,
+    })?;
+    let event_log_digest = Digest32::of(&log);
+    let vik_public = tpm.vik_public()?;
+    let chain = tpm.certificates()?;
+    let quote = tpm.quote(&vm_qualifying_data(nonce, binding, &event_log_digest))?;
+    let request = request_digest(&quote.attest, &quote.signature, nonce);
+    let host =
+        HostLayer::from_cbor(&tpm.host_layer(&request)?).map_err(AttesterError::HostLayer)?;
+    let vm = VmLayer {
+        nonce: nonce.clone(),
+        binding: binding.clone(),
+        attest: quote.attest.into(),
+        signature: quote.signature.into(),
+        vik_public: vik_public.into(),
+        event_log_digest,
+        event_log: log.into(),
+        chain: chain.into_iter().map(Into::into).collect(),
+    };
+    Ok(Evidence::new(vm, host))
+}

@@ -1,0 +1,72 @@
+//! `vrot-service`: attests the VM that it runs in.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use trusted_connection::attester::EsysTpm;
+use trusted_connection::service::Service;
+
+/// Attests this VM: which one it is, what booted in it, on which host it runs and what booted
+/// there.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answer challenges of devices until stopped.
+    Serve {
+        /// Where to listen.
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:7071")]
+        listen: SocketAddr,
+        /// The VM's TPM (with a resource manager).
+        #[arg(long, value_name = "DEVICE", default_value = "/dev/tpmrm0")]
+        tpm: PathBuf,
+        /// The event log of the VM's boot.
+        #[arg(
+            long,
+            value_name = "FILE",
+            default_value = "/sys/kernel/security/tpm0/binary_bios_measurements"
+        )]
+        event_log: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vrot-service: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let Command::Serve {
+        listen,
+        tpm,
+        event_log,
+    } = arguments.command;
+    let vrot = EsysTpm::open(&tpm).with_context(|| {
+        format!(
+            "{} is no vRoT, or may not be used by this user",
+            tpm.display()
+        )
+    })?;
+    let listener =
+        TcpListener::bind(listen).with_context(|| format!("{listen} cannot be listened on"))?;
+    tracing::info!(%listen, "answering challenges");
+    Service::new(vrot, event_log).serve(&listener)?;
+    Ok(())
+}

@@ -1,0 +1,321 @@
+//! The commands of `vrot-device`.
+
+use std::fs;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use attestation::{
+    Binding, EventLog, Evidence, Layer, Nonce, Policy, ReferenceValues, Verdict, reference_values,
+};
+use cert_chain::TrustAnchors;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use rustls_pki_types::UnixTime;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::challenge::{challenge, fresh_nonce};
+use super::judgement::Judgement;
+use super::tree::{Colour, draw};
+use super::{event_log, export};
+use crate::attester::QUOTED_PCRS;
+
+/// Challenges a service in a VM, verifies its evidence and appraises it with a policy.
+///
+/// Exit status: 0 if the verdict is affirming, 1 if it is anything less, 2 if there is nothing
+/// to judge (input that cannot be read, a service that does not answer).
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Challenge a service with a fresh nonce and judge its answer.
+    Attest {
+        /// Where the service listens.
+        #[arg(long, value_name = "HOST:PORT")]
+        connect: String,
+        /// What is expected of it.
+        #[arg(long, value_name = "FILE")]
+        policy: PathBuf,
+        /// Print the result as JSON (an EAT attestation result).
+        #[arg(long)]
+        json: bool,
+        /// Keep the evidence in this file.
+        #[arg(long, value_name = "FILE")]
+        save_evidence: Option<PathBuf>,
+        /// Keep the nonce, in hexadecimal, in this file.
+        #[arg(long, value_name = "FILE")]
+        save_nonce: Option<PathBuf>,
+    },
+    /// Judge evidence from a file, without any connection.
+    Verify {
+        /// The evidence.
+        #[arg(long, value_name = "FILE")]
+        evidence: PathBuf,
+        /// The nonce that it must answer, in hexadecimal.
+        #[arg(long, value_name = "HEX")]
+        nonce: Nonce,
+        /// What is expected of it.
+        #[arg(long, value_name = "FILE")]
+        policy: PathBuf,
+        /// Judge as of this time (RFC 3339) instead of now.
+        #[arg(long, value_name = "TIME", value_parser = parse_time)]
+        at: Option<UnixTime>,
+        /// Print the result as JSON (an EAT attestation result).
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take evidence apart into files for OpenSSL and tpm2-tools. Verifies nothing.
+    Explain {
+        /// The evidence.
+        #[arg(long, value_name = "FILE")]
+        evidence: PathBuf,
+        /// The folder for the files.
+        #[arg(long, value_name = "DIR")]
+        export: PathBuf,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a TCG event log and the PCR values that it leads to.
+    EventLog {
+        /// The log, as firmware wrote it.
+        file: PathBuf,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print reference values for a policy, from a boot that is known to be good.
+    Reference(Reference),
+}
+
+#[derive(Debug, Args)]
+struct Reference {
+    /// A service in a VM that booted as it should, on a host that did.
+    #[arg(long, value_name = "HOST:PORT", requires = "roots")]
+    connect: Option<String>,
+    /// Roots that the service's evidence must lead to.
+    #[arg(long, value_name = "FILE")]
+    roots: Option<PathBuf>,
+    /// An event log of such a boot, instead of a service.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "connect",
+        requires = "layer"
+    )]
+    event_log: Option<PathBuf>,
+    /// Which layer of a policy the event log is for.
+    #[arg(long)]
+    layer: Option<LayerName>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LayerName {
+    Host,
+    Vm,
+}
+
+/// How a command that could be carried out ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done; if there was something to judge, the verdict is affirming.
+    Good,
+    /// The verdict is less than affirming.
+    NotAffirming,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Good => Self::SUCCESS,
+            Outcome::NotAffirming => Self::from(1),
+        }
+    }
+}
+
+/// Carries out a command.
+pub fn run(arguments: &Arguments) -> Result<Outcome> {
+    match &arguments.command {
+        Command::Attest {
+            connect,
+            policy,
+            json,
+            save_evidence,
+            save_nonce,
+        } => {
+            let policy = load_policy(policy)?;
+            let nonce = fresh_nonce()?;
+            let bytes = challenge(connect, &nonce)?;
+            for (path, contents) in [
+                (save_evidence, bytes.as_slice()),
+                (save_nonce, format!("{nonce}\n").as_bytes()),
+            ] {
+                if let Some(path) = path {
+                    fs::write(path, contents)
+                        .with_context(|| format!("{} cannot be written", path.display()))?;
+                }
+            }
+            let evidence = Evidence::from_cbor(&bytes)
+                .with_context(|| format!("{connect} answered with something else"))?;
+            report(
+                &Judgement::of(&evidence, &nonce, &policy, UnixTime::now()),
+                *json,
+            )
+        }
+        Command::Verify {
+            evidence,
+            nonce,
+            policy,
+            at,
+            json,
+        } => {
+            let policy = load_policy(policy)?;
+            let evidence = load_evidence(evidence)?;
+            let at = at.unwrap_or_else(UnixTime::now);
+            report(&Judgement::of(&evidence, nonce, &policy, at), *json)
+        }
+        Command::Explain {
+            evidence,
+            export,
+            json,
+        } => explain(&load_evidence(evidence)?, export, *json),
+        Command::EventLog { file, json } => {
+            let log = load_log(file)?;
+            if *json {
+                say_json(&event_log::to_json(&log))?;
+            } else {
+                say(&event_log::to_text(&log))?;
+            }
+            Ok(Outcome::Good)
+        }
+        Command::Reference(reference) => print_reference(reference),
+    }
+}
+
+fn report(judgement: &Judgement, json: bool) -> Result<Outcome> {
+    if json {
+        say_json(&judgement.to_json())?;
+    } else {
+        let plain = std::env::var_os("NO_COLOR").is_some() || !std::io::stdout().is_terminal();
+        let colour = if plain { Colour::Plain } else { Colour::Ansi };
+        say(&draw(judgement, colour))?;
+    }
+    Ok(match judgement.verdict() {
+        Verdict::Affirming => Outcome::Good,
+        Verdict::Warning | Verdict::Contraindicated => Outcome::NotAffirming,
+    })
+}
+
+fn explain(evidence: &Evidence, folder: &Path, json: bool) -> Result<Outcome> {
+    let files = export::export(evidence, folder)?;
+    let quotes = export::qualifying_data(evidence)?;
+    if json {
+        let files: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
+        say_json(&json!({
+            "files": files,
+            "vm_qualifying_data": quotes.vm,
+            "host_qualifying_data": quotes.host,
+            "verified": false,
+        }))?;
+    } else {
+        let mut text = String::from("Nothing was verified. Written:\n");
+        for file in files {
+            text.push_str(&format!("  {}\n", file.display()));
+        }
+        text.push_str(&format!(
+            "Qualifying data for tpm2_checkquote -q:\n  VM   {}\n  host {}\n",
+            quotes.vm, quotes.host
+        ));
+        say(&text)?;
+    }
+    Ok(Outcome::Good)
+}
+
+fn print_reference(reference: &Reference) -> Result<Outcome> {
+    let text = match reference {
+        Reference {
+            event_log: Some(file),
+            layer: Some(layer),
+            ..
+        } => {
+            let layer = match layer {
+                LayerName::Host => "host",
+                LayerName::Vm => "vm",
+            };
+            reference_values(&load_log(file)?, QUOTED_PCRS).to_toml(layer)
+        }
+        Reference {
+            connect: Some(service),
+            roots: Some(roots),
+            ..
+        } => {
+            let anchors = TrustAnchors::from_pem(&read_text(roots)?)
+                .with_context(|| format!("{} cannot be used", roots.display()))?;
+            let nonce = fresh_nonce()?;
+            let evidence = Evidence::from_cbor(&challenge(service, &nonce)?)?;
+            let verified = evidence
+                .verify(&nonce, &Binding::None, &anchors, UnixTime::now())
+                .with_context(|| format!("{service} gave no genuine evidence"))?;
+            let of = |layer| -> ReferenceValues {
+                let layer = verified.layer(layer);
+                reference_values(layer.log(), layer.pcrs().keys().copied())
+            };
+            format!(
+                "{}\n{}",
+                of(Layer::Host).to_toml("host"),
+                of(Layer::Vm).to_toml("vm")
+            )
+        }
+        _ => bail!("give --connect with --roots, or --event-log with --layer"),
+    };
+    say(&text)?;
+    Ok(Outcome::Good)
+}
+
+fn load_policy(path: &Path) -> Result<Policy> {
+    Policy::load(path).with_context(|| format!("the policy {} cannot be used", path.display()))
+}
+
+fn load_evidence(path: &Path) -> Result<Evidence> {
+    let bytes = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    Evidence::from_cbor(&bytes).with_context(|| format!("{} cannot be used", path.display()))
+}
+
+fn load_log(path: &Path) -> Result<EventLog> {
+    let bytes = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    EventLog::parse(&bytes).with_context(|| format!("{} is no event log", path.display()))
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
+}
+
+/// Prints; a reader that has gone away is no error of ours.
+fn say(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("standard output cannot be written")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn say_json(value: &Value) -> Result<()> {
+    say(&format!("{value:#}\n"))
+}
+
+fn parse_time(text: &str) -> Result<UnixTime, String> {
+    let time = OffsetDateTime::parse(text, &Rfc3339)
+        .map_err(|error| format!("{error}; write it like 2026-06-01T12:00:00Z"))?;
+    u64::try_from(time.unix_timestamp())
+        .map(|seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+        .map_err(|_| "it lies before 1970".to_owned())
+}

@@ -1,0 +1,111 @@
+//! Evidence in the forms that others' tools read, so that nobody needs to believe ours.
+//!
+//! Nothing is verified here.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use attestation::{Evidence, host_qualifying_data, vm_qualifying_data};
+use cert_chain::public_area::PublicAreaError;
+use cert_chain::{Digest32, PublicArea, pem};
+
+/// The qualifying data of the two quotes, in hexadecimal, as the evidence's other parts give
+/// them: what `tpm2_checkquote -q` takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QualifyingData {
+    /// Of the VM's quote.
+    pub vm: String,
+    /// Of the host's quote.
+    pub host: String,
+}
+
+/// Why evidence could not be exported.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// A key in the evidence cannot be read.
+    #[error("the {which} in the evidence is no public area")]
+    Key {
+        /// Which key.
+        which: &'static str,
+        /// Why.
+        #[source]
+        source: PublicAreaError,
+    },
+    /// A file cannot be written.
+    #[error("{} cannot be written", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Writes the parts of `evidence` as files into `folder`, and returns their paths.
+///
+/// `chain.pem` holds the certificates, leaf first; `vik.pem` and `host-ik.pem` the public keys;
+/// `*-quote.attest` and `*-quote.sig` the marshalled `TPMS_ATTEST` and `TPMT_SIGNATURE`;
+/// `*-eventlog.bin` the event logs.
+pub fn export(evidence: &Evidence, folder: &Path) -> Result<Vec<PathBuf>, ExportError> {
+    let chain: String = evidence
+        .vm
+        .chain
+        .iter()
+        .map(|der| pem::encode_certificate(der))
+        .collect();
+    let files: [(&str, Vec<u8>); 9] = [
+        ("chain.pem", chain.into_bytes()),
+        ("vik.pem", public_key("vIK", &evidence.vm.vik_public)?),
+        ("vm-quote.attest", evidence.vm.attest.to_vec()),
+        ("vm-quote.sig", evidence.vm.signature.to_vec()),
+        ("vm-eventlog.bin", evidence.vm.event_log.to_vec()),
+        (
+            "host-ik.pem",
+            public_key("host IK", &evidence.host.host_ik_public)?,
+        ),
+        ("host-quote.attest", evidence.host.attest.to_vec()),
+        ("host-quote.sig", evidence.host.signature.to_vec()),
+        ("host-eventlog.bin", evidence.host.event_log.to_vec()),
+    ];
+    fs::create_dir_all(folder).map_err(|source| ExportError::Write {
+        path: folder.to_owned(),
+        source,
+    })?;
+    files
+        .into_iter()
+        .map(|(name, bytes)| {
+            let path = folder.join(name);
+            match fs::write(&path, bytes) {
+                Ok(()) => Ok(path),
+                Err(source) => Err(ExportError::Write { path, source }),
+            }
+        })
+        .collect()
+}
+
+/// Computes the qualifying data of both quotes.
+pub fn qualifying_data(evidence: &Evidence) -> Result<QualifyingData, ExportError> {
+    let (vm, host) = (&evidence.vm, &evidence.host);
+    let ik = read_key("host IK", &host.host_ik_public)?.name();
+    Ok(QualifyingData {
+        vm: vm_qualifying_data(&vm.nonce, &vm.binding, &Digest32::of(&vm.event_log)).to_string(),
+        host: host_qualifying_data(
+            &host.root,
+            host.tree_size,
+            &ik,
+            &Digest32::of(&host.event_log),
+        )
+        .to_string(),
+    })
+}
+
+fn public_key(which: &'static str, tpmt_public: &[u8]) -> Result<Vec<u8>, ExportError> {
+    let key = read_key(which, tpmt_public)?.subject_public_key_info();
+    Ok(pem::encode_public_key(&key).into_bytes())
+}
+
+fn read_key(which: &'static str, tpmt_public: &[u8]) -> Result<PublicArea, ExportError> {
+    PublicArea::parse(tpmt_public).map_err(|source| ExportError::Key { which, source })
+}

@@ -1,0 +1,11 @@
+//! The device: challenges a service, verifies what it answers, appraises it and explains it.
+
+pub mod challenge;
+pub mod command_line;
+pub mod event_log;
+pub mod export;
+pub mod judgement;
+pub mod tree;
+
+pub use challenge::{ChallengeError, challenge};
+pub use judgement::Judgement;

@@ -1,0 +1,164 @@
+//! The verdict as a person wants to read it: the chain of trust as a tree, then the reasons.
+
+use std::fmt::Write as _;
+
+use attestation::result::LayerResult;
+use attestation::{AttestationResult, LaunchMeasurement, Layer, Verdict};
+use cert_chain::TpmName;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::judgement::{Judgement, causes};
+
+/// Whether the text may carry colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    /// For a terminal.
+    Ansi,
+    /// For everything else.
+    Plain,
+}
+
+/// Draws the judgement; the last line is `verdict: …`.
+pub fn draw(judgement: &Judgement, colour: Colour) -> String {
+    let mut text = String::new();
+    match judgement {
+        Judgement::Appraised(result) => draw_result(&mut text, result, colour),
+        Judgement::Refused(refusal) => {
+            let _ = writeln!(
+                text,
+                "{} The evidence is refused ({}).\n  {}\n  What to do: {}.\n",
+                mark(Verdict::Contraindicated, colour),
+                refusal.code(),
+                causes(refusal),
+                refusal.remedy()
+            );
+        }
+    }
+    let verdict = judgement.verdict();
+    let _ = writeln!(
+        text,
+        "verdict: {}",
+        painted(&verdict.to_string(), verdict, colour)
+    );
+    text
+}
+
+fn draw_result(text: &mut String, result: &AttestationResult, colour: Colour) {
+    let evidence = result.evidence();
+    let chain = evidence.chain();
+    let leaf = evidence.leaf();
+    let (host, vm) = (result.layer(Layer::Host), result.layer(Layer::Vm));
+    let ok = mark(Verdict::Affirming, colour);
+    let host_clock = evidence.layer(Layer::Host).clock();
+    let launch = match leaf.launch {
+        LaunchMeasurement::NotMeasured => "not measured by the host".to_owned(),
+        LaunchMeasurement::Measured(digest) => format!("measured by the host: {digest}"),
+    };
+
+    let _ = writeln!(text, "{ok} identity issuer  {}", chain.issuer());
+    let _ = writeln!(text, "│  trusted by the policy");
+    let _ = writeln!(
+        text,
+        "└─{} host  {}",
+        mark(host.verdict(), colour),
+        chain.host()
+    );
+    let mut host_facts = vec![
+        format!(
+            "identity key {} in the physical TPM",
+            short(&chain.host_claims().ik)
+        ),
+        format!("endorsement key {}", short(&chain.host_claims().ek)),
+        format!(
+            "TPM resets {}, restarts {}",
+            host_clock.reset_count, host_clock.restart_count
+        ),
+    ];
+    host_facts.extend(booted(host));
+    for fact in host_facts {
+        let _ = writeln!(text, "  │  {fact}");
+    }
+    let _ = writeln!(
+        text,
+        "  └─{ok} vRoT  {}, generation {}",
+        leaf.vrot, leaf.generation
+    );
+    let _ = writeln!(text, "    │  identity key {} (virtual)", short(&leaf.vik));
+    let _ = writeln!(
+        text,
+        "    │  certificates valid until {}",
+        date(chain.not_after().as_secs())
+    );
+    let _ = writeln!(text, "    └─{} VM  {}", mark(vm.verdict(), colour), leaf.vm);
+    let mut vm_facts = vec![
+        format!("tenant {}", leaf.tenant),
+        format!("launch {launch}"),
+    ];
+    vm_facts.extend(booted(vm));
+    for fact in vm_facts {
+        let _ = writeln!(text, "         {fact}");
+    }
+    let _ = writeln!(
+        text,
+        "\nFresh for nonce {}; valid until {}.",
+        evidence.nonce(),
+        date(result.expires_at().as_secs())
+    );
+    for (name, layer) in [("host", host), ("VM", vm)] {
+        for reason in layer.reasons() {
+            let _ = writeln!(
+                text,
+                "{} {name}: {} ({})",
+                mark(reason.verdict, colour),
+                reason.text,
+                reason.code
+            );
+        }
+    }
+    text.push('\n');
+}
+
+fn booted(layer: &LayerResult) -> impl Iterator<Item = String> {
+    layer.boot().iter().map(|(name, digest)| {
+        format!(
+            "booted {name} {}…",
+            digest.to_string().chars().take(16).collect::<String>()
+        )
+    })
+}
+
+/// The first bytes of a name's digest are enough to compare two by eye.
+fn short(name: &TpmName) -> String {
+    let text: String = name.to_string().chars().skip(4).take(16).collect();
+    format!("{text}…")
+}
+
+fn date(seconds: u64) -> String {
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| format!("{seconds} s"))
+}
+
+fn mark(verdict: Verdict, colour: Colour) -> String {
+    let symbol = match verdict {
+        Verdict::Affirming => "✓",
+        Verdict::Warning => "!",
+        Verdict::Contraindicated => "✗",
+    };
+    painted(symbol, verdict, colour)
+}
+
+fn painted(text: &str, verdict: Verdict, colour: Colour) -> String {
+    let code = match verdict {
+        Verdict::Affirming => 32,
+        Verdict::Warning => 33,
+        Verdict::Contraindicated => 31,
+    };
+    match colour {
+        Colour::Ansi => format!("\u{1b}[{code}m{text}\u{1b}[0m"),
+        Colour::Plain => text.to_owned(),
+    }
+}
