@@ -1,0 +1,100 @@
+//! The log of a real boot (see `data/README.md`), against the PCRs that the TPM had.
+
+use anyhow::{Context, Result};
+use attestation::event_log::{EventLogError, HashAlgorithm};
+use attestation::fixture::QUOTED;
+use attestation::{EventLog, reference_values};
+
+const LOG: &[u8] = include_bytes!("data/ovmf-linux.eventlog");
+const PCRS: &str = include_str!("data/ovmf-linux.pcrs");
+
+fn log() -> Result<EventLog> {
+    Ok(EventLog::parse(LOG)?)
+}
+
+#[test]
+fn the_replay_of_every_bank_gives_the_values_that_the_tpm_had() -> Result<()> {
+    let replay = log()?.replay();
+    let banks = [
+        ("sha1", HashAlgorithm::Sha1),
+        ("sha256", HashAlgorithm::Sha256),
+    ];
+    let mut compared = 0;
+    for line in PCRS.lines() {
+        let (bank, rest) = line.split_once(' ').context("bank")?;
+        let (pcr, value) = rest.split_once(' ').context("PCR")?;
+        let (_, algorithm) = banks
+            .into_iter()
+            .find(|(name, _)| *name == bank)
+            .context("bank")?;
+        let replayed = replay
+            .get(&algorithm)
+            .context("bank")?
+            .get(&pcr.parse()?)
+            .map(hex::encode);
+        // What the boot did not touch still has its value from reset.
+        let reset = if (17..=22).contains(&pcr.parse::<u8>()?) {
+            "f"
+        } else {
+            "0"
+        };
+        let replayed = replayed.unwrap_or_else(|| reset.repeat(value.len()));
+        assert_eq!(replayed, value, "PCR {pcr} of {bank}");
+        compared += 1;
+    }
+    assert_eq!(compared, 2 * 23);
+    Ok(())
+}
+
+#[test]
+fn the_untouched_pcrs_of_the_sha256_bank_have_their_reset_values() -> Result<()> {
+    let values = log()?.replay_sha256();
+    for line in PCRS.lines().filter(|line| line.starts_with("sha256 ")) {
+        let mut words = line.split(' ').skip(1);
+        let pcr = words.next().context("PCR")?.parse()?;
+        let value = words.next().context("value")?;
+        assert_eq!(values.value(pcr).to_string(), value, "PCR {pcr}");
+    }
+    Ok(())
+}
+
+#[test]
+fn firmware_kernel_initramfs_and_command_line_are_called_by_their_names() -> Result<()> {
+    let reference = reference_values(&log()?, QUOTED);
+    let names: Vec<(u8, &str)> = reference
+        .events
+        .iter()
+        .map(|event| (event.pcr, event.name.as_str()))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            (0, "firmware version"),
+            (0, "firmware"),
+            (4, "kernel"),
+            (4, "firmware action"),
+            (9, "kernel command line"),
+            (9, "initramfs"),
+        ]
+    );
+    assert_eq!(reference.pcrs.len(), QUOTED.len());
+    Ok(())
+}
+
+#[test]
+fn every_truncation_of_the_log_is_refused_or_ends_at_an_event() -> Result<()> {
+    let events = log()?.events().len();
+    let mut complete = 0;
+    for length in 0..=LOG.len() {
+        match EventLog::parse(LOG.get(..length).context("length")?) {
+            Ok(shorter) => {
+                complete += 1;
+                assert_eq!(shorter.events().len(), complete);
+            }
+            Err(EventLogError::Truncated { offset, .. }) => assert!(offset < length),
+            Err(error) => assert_eq!((length, error), (0, EventLogError::Empty)),
+        }
+    }
+    assert_eq!(complete, events);
+    Ok(())
+}
