@@ -51,7 +51,8 @@ fn crates_depend_on_each_other_in_one_direction() -> Result<()> {
         };
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
             let on = dependency["name"].as_str().context("a name")?;
-            if members.contains(on) && !allowed.contains(&on) {
+            // A crate that names itself switches on a feature of its own for its tests.
+            if on != name && members.contains(on) && !allowed.contains(&on) {
                 wrong.push(format!("{name} must not depend on {on}"));
             }
         }
