@@ -1,5 +1,7 @@
 //! What a piece of evidence is for, beyond answering a challenge.
 
+use std::fmt;
+
 use cert_chain::Digest32;
 use minicbor::{Decode, Encode};
 
@@ -21,14 +23,13 @@ pub enum Binding {
     Document(#[n(0)] Digest32),
 }
 
-impl Binding {
-    /// The purpose in a few words.
-    pub fn describe(&self) -> &'static str {
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::None => "a challenge alone",
-            Self::TlsExporter(_) => "a TLS session",
-            Self::Key(_) => "a key",
-            Self::Document(_) => "a document",
+            Self::None => f.write_str("a challenge alone"),
+            Self::TlsExporter(value) => write!(f, "the TLS session {value}"),
+            Self::Key(digest) => write!(f, "the key {digest}"),
+            Self::Document(digest) => write!(f, "the document {digest}"),
         }
     }
 }

@@ -117,10 +117,12 @@ pub enum EvidenceError {
     #[error("the evidence is not in deterministic CBOR, or bytes follow it")]
     NotDeterministic,
     /// Larger than any evidence.
-    #[error("{length} bytes are more than evidence can have ({MAX_EVIDENCE})")]
+    #[error("{length} bytes are too many: {limit} is the most")]
     TooLong {
         /// Number of bytes given.
         length: usize,
+        /// The most there may be.
+        limit: usize,
     },
     /// Another version of the format.
     #[error("evidence of version {found}: this program reads version {VERSION}")]
@@ -132,8 +134,9 @@ pub enum EvidenceError {
 
 /// Two logs of the largest size, and the rest.
 pub const MAX_EVIDENCE: usize = 2 * MAX_LOG + 64 * 1024;
-/// What one host layer can have, as it passes through the vRoT.
-pub const MAX_HOST_LAYER: usize = MAX_LOG + 32 * 1024;
+/// What one host layer can have: it passes through the vRoT in chunks, and the vRoT keeps it in
+/// memory until the guest has read it.
+pub const MAX_HOST_LAYER: usize = 256 * 1024;
 const VERSION: u8 = 1;
 /// A quote has at most a few hundred bytes; so have keys and signatures.
 const MAX_STRUCTURE: usize = 2048;
@@ -241,6 +244,7 @@ fn decoded<'b, T: Decode<'b, ()> + Encode<()>>(
     if bytes.len() > limit {
         return Err(EvidenceError::TooLong {
             length: bytes.len(),
+            limit,
         });
     }
     let value: T = minicbor::decode(bytes).map_err(EvidenceError::Cbor)?;

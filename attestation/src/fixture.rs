@@ -41,6 +41,8 @@ pub const ATTESTATION: ObjectAttributes = ObjectAttributes::FIXED_TPM
 
 /// An issuer with one host.
 pub struct Host {
+    /// The host's name.
+    pub name: HostName,
     /// The identity issuer.
     pub issuer: Issuer,
     /// The private part of the host IK.
@@ -93,9 +95,10 @@ impl Host {
         let key = KeyPair::generate().unwrap();
         let area = PublicArea::parse(&signing_area(&key, ATTESTATION)).unwrap();
         let public = AttestationKey::try_from(area).unwrap();
+        let name = HostName::new(label, issuer.domain()).unwrap();
         let certificate = issuer
             .certify_host(&HostIkSpec {
-                host: HostName::new(label, issuer.domain()).unwrap(),
+                host: name.clone(),
                 ik: public.clone(),
                 ek: public.name(),
                 policy_key: public.name(),
@@ -103,6 +106,7 @@ impl Host {
             })
             .unwrap();
         Self {
+            name,
             issuer,
             key,
             public,
@@ -213,17 +217,13 @@ impl Host {
     /// The text of [`Host::policy`].
     pub fn policy_text(&self, vm: &Vm) -> String {
         let reference = |log: &[u8]| reference_values(&EventLog::parse(log).unwrap(), QUOTED);
-        let host = HostName::new(self.label(), self.issuer.domain()).unwrap();
         format!(
-            "[trust]\nroots = \"roots.pem\"\n\n[expect]\nvm = \"{}\"\ntenant = \"acme\"\nhosts = [\"{host}\"]\n\n{}\n{}",
+            "[trust]\nroots = \"roots.pem\"\n\n[expect]\nvm = \"{}\"\ntenant = \"acme\"\nhosts = [\"{}\"]\n\n{}\n{}",
             vm.vm,
+            self.name,
             reference(&self.log).to_toml("host"),
             reference(&vm.log).to_toml("vm"),
         )
-    }
-
-    fn label(&self) -> &'static str {
-        "host-1"
     }
 }
 

@@ -72,7 +72,7 @@ pub enum PolicyError {
     NoHosts,
     /// A layer could have booted anything.
     #[error(
-        "the policy has no reference values for the {layer}: add [{layer}.reference.pcrs] or [[{layer}.reference.events]]"
+        "the policy has no reference values for the {layer}: add [{layer}.reference.pcrs] or [[{layer}.reference.events]] (PCRs 16 and 23 do not count: anyone can reset them)"
     )]
     NoReferenceValues {
         /// `host` or `vm`.
@@ -161,7 +161,7 @@ impl Policy {
             return Err(PolicyError::NoHosts);
         }
         for (layer, policy) in [("host", &document.host), ("vm", &document.vm)] {
-            if policy.reference.pcrs.is_empty() && policy.reference.events.is_empty() {
+            if !policy.reference.says_what_booted() {
                 return Err(PolicyError::NoReferenceValues { layer });
             }
         }

@@ -83,6 +83,17 @@ pub fn reference_values(log: &EventLog, pcrs: impl IntoIterator<Item = u8>) -> R
 }
 
 impl ReferenceValues {
+    /// Whether any of the values says what booted. PCRs 16 and 23 do not: software can reset
+    /// them at any time (TCG PC Client Platform TPM Profile §4.6.2).
+    pub(crate) fn says_what_booted(&self) -> bool {
+        let events = self.events.iter().map(|event| event.pcr);
+        self.pcrs
+            .keys()
+            .copied()
+            .chain(events)
+            .any(|pcr| !matches!(pcr, 16 | 23))
+    }
+
     /// Adds what another good boot measured: afterwards either is acceptable.
     pub fn or(mut self, other: Self) -> Self {
         for (pcr, values) in other.pcrs {

@@ -7,6 +7,7 @@ use cert_chain::path::ChainError;
 use cert_chain::public_area::PublicAreaError;
 use cert_chain::{HostName, TpmName};
 
+use crate::binding::Binding;
 use crate::event_log::EventLogError;
 use crate::merkle::PathError;
 use crate::quote::QuoteError;
@@ -28,9 +29,9 @@ pub enum Refusal {
     #[error("the evidence is for {found}, but was asked for {expected}")]
     Binding {
         /// What it is for.
-        found: &'static str,
+        found: Box<Binding>,
         /// What it should be for.
-        expected: &'static str,
+        expected: Box<Binding>,
     },
     /// The certificates do not lead from the vIK to a trusted root.
     #[error("the certificates do not lead from the vRoT to a trusted issuer")]

@@ -118,8 +118,8 @@ fn check_purpose(vm: &VmLayer, nonce: &Nonce, binding: &Binding) -> Result<(), R
     }
     if vm.binding != *binding {
         return Err(Refusal::Binding {
-            found: vm.binding.describe(),
-            expected: binding.describe(),
+            found: Box::new(vm.binding.clone()),
+            expected: Box::new(binding.clone()),
         });
     }
     Ok(())

@@ -229,6 +229,15 @@ fn a_policy_that_pins_too_little_is_no_policy() {
         policy(&host, anything),
         Err(PolicyError::NoReferenceValues { layer: "host" })
     ));
+    let zero = "0".repeat(64);
+    let resettable = anything.replace(
+        "[vm.reference]",
+        &format!("pcrs = {{ 0 = [\"{zero}\"] }}\n[vm.reference]\npcrs = {{ 23 = [\"{zero}\"] }}"),
+    );
+    assert!(matches!(
+        policy(&host, &resettable),
+        Err(PolicyError::NoReferenceValues { layer: "vm" })
+    ));
     let misspelt = text.replace("tenant", "tennant");
     assert!(matches!(
         policy(&host, &misspelt),

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result};
 use attestation::event_log::{EventLogError, HashAlgorithm};
-use attestation::fixture::QUOTED;
-use attestation::{EventLog, reference_values};
+use attestation::fixture::{Host, QUOTED, nonce, now};
+use attestation::{Binding, EventLog, Policy, Verdict, appraise, reference_values};
 
 const LOG: &[u8] = include_bytes!("data/ovmf-linux.eventlog");
 const PCRS: &str = include_str!("data/ovmf-linux.pcrs");
@@ -96,5 +96,26 @@ fn every_truncation_of_the_log_is_refused_or_ends_at_an_event() -> Result<()> {
         }
     }
     assert_eq!(complete, events);
+    Ok(())
+}
+
+#[test]
+fn golden_values_affirm_the_boot_they_were_taken_from_by_pcrs_or_by_events_alone() -> Result<()> {
+    let host = Host::new("host-1");
+    let mut vm = host.vm();
+    vm.log = LOG.to_vec();
+    let by_pcrs = host.policy_text(&vm);
+    let by_events: String = by_pcrs
+        .lines()
+        .filter(|line| !["4 = ", "9 = "].iter().any(|pcr| line.starts_with(pcr)))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let evidence = host.evidence(&vm, &nonce(), Binding::None);
+    for text in [by_pcrs, by_events] {
+        let policy = Policy::parse(&text, |_| Ok(host.issuer.certificate_pem()))?;
+        let verified = evidence.verify(&nonce(), &Binding::None, policy.anchors(), now())?;
+        let result = appraise(verified, &policy, now());
+        assert_eq!(result.verdict(), Verdict::Affirming, "{}", result.to_json());
+    }
     Ok(())
 }

@@ -60,8 +60,11 @@ fn evidence_for_another_nonce_is_refused() {
 fn evidence_for_another_purpose_is_refused() {
     let (host, vm) = host_and_vm();
     let binding = Binding::Key(Digest32::of(b"key"));
-    let mut evidence = host.evidence(&vm, &nonce(), binding);
-    assert_eq!(code_of(&host, &evidence), "binding");
+    let mut evidence = host.evidence(&vm, &nonce(), binding.clone());
+    let refusal = verify_at(&host, &evidence, now()).unwrap_err();
+    assert_eq!(refusal.code(), "binding");
+    let text = format!("the evidence is for {binding}, but was asked for a challenge alone");
+    assert_eq!(refusal.to_string(), text);
     evidence.vm.binding = Binding::None;
     assert_eq!(code_of(&host, &evidence), "qualifying-data");
 }

@@ -21,8 +21,8 @@ pub use replay::{BankValues, Replay};
 pub struct EventLog {
     algorithms: Vec<HashAlgorithm>,
     events: Vec<Event>,
-    /// From `StartupLocality`: the first value of PCR 0.
-    startup_locality: u8,
+    /// From `StartupLocality`: the first value of PCR 0, which is 0 without such a note.
+    startup_locality: Option<u8>,
 }
 
 /// One measurement, or one note in the log.

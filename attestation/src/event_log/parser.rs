@@ -51,6 +51,14 @@ pub enum EventLogError {
         /// The number found.
         pcr: u32,
     },
+    /// A note about the locality of `TPM2_Startup` that cannot be, or a second one.
+    #[error("event {event} (offset {offset}) notes an impossible or a second startup locality")]
+    StartupLocality {
+        /// The event, from zero.
+        event: usize,
+        /// Where it starts.
+        offset: usize,
+    },
     /// Longer than any log.
     #[error("{length} bytes are more than an event log can have ({MAX_LOG})")]
     TooLong {
@@ -88,6 +96,9 @@ const SPEC_ID_03: &[u8] = b"Spec ID Event03\0";
 /// Signature of the note about the locality of `TPM2_Startup` (PFP §10.4.5.3).
 const STARTUP_LOCALITY: &[u8] = b"StartupLocality\0";
 
+/// Localities 0 to 4 (TCG PC Client Platform TPM Profile §3.2).
+const MAX_LOCALITY: u8 = 4;
+
 /// A bank as the header announces it; one that cannot be replayed is skipped over.
 struct Bank {
     identifier: u16,
@@ -119,9 +130,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<EventLog, EventLogError> {
             None => vec![HashAlgorithm::Sha1],
         },
         events: Vec::new(),
-        startup_locality: 0,
+        startup_locality: None,
     };
-    log.add(first)?;
+    log.add(first, &reader)?;
     while !reader.rest.is_empty() {
         reader.event += 1;
         reader.event_offset = bytes.len() - reader.rest.len();
@@ -129,20 +140,30 @@ pub(super) fn parse(bytes: &[u8]) -> Result<EventLog, EventLogError> {
             Some(banks) => read_event(&mut reader, banks)?,
             None => read_sha1_event(&mut reader)?,
         };
-        log.add(event)?;
+        log.add(event, &reader)?;
     }
     Ok(log)
 }
 
 impl EventLog {
-    fn add(&mut self, event: Event) -> Result<(), EventLogError> {
+    fn add(&mut self, event: Event, reader: &Reader<'_>) -> Result<(), EventLogError> {
         if self.events.len() == MAX_EVENTS {
             return Err(EventLogError::TooManyEvents);
         }
         if event.event_type == EventType::NO_ACTION
-            && let Some([locality, ..]) = event.data.strip_prefix(STARTUP_LOCALITY)
+            && let Some(locality) = event.data.strip_prefix(STARTUP_LOCALITY)
         {
-            self.startup_locality = *locality;
+            match *locality {
+                [locality @ 0..=MAX_LOCALITY] if self.startup_locality.is_none() => {
+                    self.startup_locality = Some(locality);
+                }
+                _ => {
+                    return Err(EventLogError::StartupLocality {
+                        event: reader.event,
+                        offset: reader.event_offset,
+                    });
+                }
+            }
         }
         self.events.push(event);
         Ok(())
@@ -376,6 +397,22 @@ mod tests {
             Some([2; 32].as_slice())
         );
         assert_eq!(event.data, b"data");
+    }
+
+    #[test]
+    fn the_startup_locality_is_where_pcr_0_begins_and_is_noted_once() {
+        let note = |locality: &[u8]| sha1_event(0, 3, &[STARTUP_LOCALITY, locality].concat());
+        let log = parse(&note(&[3])).unwrap();
+        let mut start = [0; 32];
+        start[31] = 3;
+        assert_eq!(log.replay_sha256().value(0), start.into());
+        let twice = [note(&[3]), note(&[0])].concat();
+        for bytes in [note(&[5]), note(&[]), note(&[3, 0]), twice] {
+            assert!(matches!(
+                parse(&bytes),
+                Err(EventLogError::StartupLocality { .. })
+            ));
+        }
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(super) fn replay_sha256(log: &EventLog) -> BankValues<32> {
 
 fn bank<H: Digest, const N: usize>(log: &EventLog, algorithm: HashAlgorithm) -> BankValues<N> {
     let mut bank = BankValues {
-        values: std::array::from_fn(|pcr| reset_value(pcr, log.startup_locality)),
+        values: std::array::from_fn(|pcr| reset_value(pcr, log.startup_locality.unwrap_or(0))),
         touched: [false; PCR_COUNT as usize],
     };
     for event in log.events().iter().filter(|event| event.is_measured()) {
@@ -110,7 +110,7 @@ mod tests {
         EventLog {
             algorithms: vec![HashAlgorithm::Sha256],
             events,
-            startup_locality,
+            startup_locality: Some(startup_locality),
         }
     }
 
