@@ -123,6 +123,11 @@ impl Host {
         Issuer::from_pem(&self.issuer.key_pem(), &self.issuer.certificate_pem()).unwrap()
     }
 
+    /// The issuer's private key.
+    pub fn issuer_key(&self) -> KeyPair {
+        KeyPair::from_pem(&self.issuer.key_pem()).unwrap()
+    }
+
     /// A VM of the tenant `acme` on this host.
     pub fn vm(&self) -> Vm {
         let key = KeyPair::generate().unwrap();
@@ -174,6 +179,14 @@ impl Host {
     /// The host layer over these leaves, for the one at `index`.
     pub fn layer(&self, leaves: &[HostLeaf], index: usize) -> HostLayer {
         let tree = Tree::new(leaves.iter().map(HostLeaf::hash).collect()).unwrap();
+        HostLayer {
+            leaf: leaves.get(index).unwrap().encode().into(),
+            ..self.layer_over(&tree, index)
+        }
+    }
+
+    /// The host layer over a tree, for the leaf at `index`, whose contents are left out.
+    pub fn layer_over(&self, tree: &Tree, index: usize) -> HostLayer {
         let event_log_digest = Digest32::of(&self.log);
         let qualifying = host_qualifying_data(
             &tree.root(),
@@ -192,7 +205,7 @@ impl Host {
             tree_size: tree.size(),
             index: index as u64,
             path: tree.path(index).unwrap(),
-            leaf: leaves.get(index).unwrap().encode().into(),
+            leaf: Vec::new().into(),
         }
     }
 
@@ -247,6 +260,40 @@ impl Vm {
             ],
         }
     }
+}
+
+/// A certificate whose key is replaced by another P-256 key, signed again by `issuer`: what a
+/// lying issuer could make, and none of ours would.
+pub fn certificate_for_another_key(
+    certificate: &[u8],
+    old: &KeyPair,
+    new: &KeyPair,
+    issuer: &KeyPair,
+) -> CertificateDer<'static> {
+    // Certificate ::= SEQUENCE { tbsCertificate, signatureAlgorithm, signatureValue }, where the
+    // first two have lengths of two octets and of one.
+    const HEADER: usize = 4;
+    let length = |at: usize| {
+        let octets = certificate.get(at + 2..at + HEADER).unwrap();
+        usize::from(u16::from_be_bytes(octets.try_into().unwrap()))
+    };
+    let signed_end = HEADER + HEADER + length(HEADER);
+    let mut signed = certificate.get(HEADER..signed_end).unwrap().to_vec();
+    let point = old.der_bytes();
+    let position = signed
+        .windows(point.len())
+        .position(|window| window == point)
+        .unwrap();
+    let place = signed.get_mut(position..position + point.len()).unwrap();
+    place.copy_from_slice(new.der_bytes());
+
+    let rest = certificate.get(signed_end..).unwrap();
+    let algorithm = rest.get(..usize::from(*rest.get(1).unwrap()) + 2).unwrap();
+    let signature = issuer.sign(&signed).unwrap();
+    let bits = u8::try_from(signature.len() + 1).unwrap();
+    let content = [&signed, algorithm, &[0x03, bits, 0], &signature].concat();
+    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+    [[0x30, 0x82].as_slice(), &length, &content].concat().into()
 }
 
 /// `TPMT_PUBLIC` of an ECDSA-SHA-256 key on P-256 (TPM 2.0 Part 2 §12.2.4).

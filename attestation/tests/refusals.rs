@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use attestation::evidence::MAX_EVIDENCE;
 use attestation::fixture::{
-    ATTESTATION, Host, QUOTED, Vm, event_log, nonce, now, quote, sign, signing_area,
+    ATTESTATION, Host, QUOTED, Vm, certificate_for_another_key, event_log, nonce, now, quote, sign,
+    signing_area,
 };
+use attestation::merkle::{Tree, leaf_hash};
 use attestation::qualifying::vm_qualifying_data;
-use attestation::{Binding, EventLog, Evidence, Nonce, Refusal, VerifiedEvidence};
+use attestation::{Binding, EventLog, Evidence, Layer, Nonce, Refusal, VerifiedEvidence};
 use cert_chain::{Digest32, Issuer, ObjectAttributes, TrustAnchors, Validity};
 use rustls_pki_types::UnixTime;
 
@@ -226,6 +228,49 @@ fn a_key_other_than_the_certified_one_is_refused() {
     let other = host.vm();
     evidence.vm.vik_public = other.public.into();
     assert_eq!(code_of(&host, &evidence), "key-mismatch");
+}
+
+/// Name and certificate of a key say the same thing twice; both are held against the key that
+/// signed, so that a certificate whose claims name one key and that certifies another is no help.
+#[test]
+fn a_certificate_whose_claims_name_another_key_than_it_certifies_is_refused() {
+    let (host, vm) = host_and_vm();
+    let honest = host.evidence(&vm, &nonce(), Binding::None);
+    let other = host.vm();
+
+    let mut evidence = honest.clone();
+    let forged = certificate_for_another_key(&vm.certificate, &vm.key, &other.key, &host.key);
+    evidence.vm.chain[0] = forged.to_vec().into();
+    let refusal = verify_at(&host, &evidence, now()).unwrap_err();
+    assert!(
+        matches!(refusal, Refusal::KeyMismatch(Layer::Vm)),
+        "{refusal:?}"
+    );
+
+    // The host's certificate is for another key, which signs the vIK's certificate.
+    let mut evidence = honest;
+    let issuer = host.issuer_key();
+    let forged = certificate_for_another_key(&host.certificate, &host.key, &other.key, &issuer);
+    evidence.vm.chain[1] = forged.to_vec().into();
+    let leaf = certificate_for_another_key(&vm.certificate, &vm.key, &vm.key, &other.key);
+    evidence.vm.chain[0] = leaf.to_vec().into();
+    let refusal = verify_at(&host, &evidence, now()).unwrap_err();
+    assert!(
+        matches!(refusal, Refusal::KeyMismatch(Layer::Host)),
+        "{refusal:?}"
+    );
+}
+
+#[test]
+fn a_leaf_in_another_form_than_its_own_is_refused() {
+    let (host, vm) = host_and_vm();
+    let mut evidence = host.evidence(&vm, &nonce(), Binding::None);
+    let mut leaf = host.leaf(&vm, &evidence.vm).encode();
+    leaf.push(0);
+    let mut layer = host.layer_over(&Tree::new(vec![leaf_hash(&leaf)]).unwrap(), 0);
+    layer.leaf = leaf.into();
+    evidence.host = layer;
+    assert_eq!(code_of(&host, &evidence), "leaf-malformed");
 }
 
 #[test]
