@@ -1,0 +1,259 @@
+//! swtpm's Unix sockets for a software stack that knows TCP only.
+//!
+//! tss-esapi 7 cannot name a Unix socket (`swtpm:path=`), though the library under it could. So
+//! two listeners on the loopback interface pass each connection on. Only this process may use
+//! them: the kernel says whose every connecting socket is (`/proc/net/tcp`), and others are cut
+//! off. It serves software TPMs; a hardware TPM is opened as a device.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use ring::rand::{SecureRandom, SystemRandom};
+
+/// Two loopback ports that lead to a TPM's two Unix sockets, for as long as this lives.
+pub(super) struct Bridge {
+    address: SocketAddrV4,
+    stop: Arc<AtomicBool>,
+    threads: Vec<(SocketAddr, JoinHandle<()>)>,
+}
+
+/// Every try takes another loopback address at random; all of 127.0.0.0/8 is this machine.
+const ATTEMPTS: u32 = 16;
+/// The largest command or response (`TPM_PT_MAX_COMMAND_SIZE` of libtpms), and then some.
+const BUFFER: usize = 8192;
+/// Tag, size and code (TPM 2.0 Part 1 §18).
+const HEADER: usize = 10;
+
+impl Bridge {
+    /// Bridges to the data socket `path` and to the control socket `path.ctrl`.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        // An absent TPM is told here, by name, rather than by the software stack.
+        drop(UnixStream::connect(path).map_err(|error| {
+            io::Error::new(error.kind(), format!("`{}`: {error}", path.display()))
+        })?);
+        let (data, control) = listeners()?;
+        let SocketAddr::V4(address) = data.local_addr()? else {
+            return Err(io::Error::other("the loopback address is not IPv4"));
+        };
+        let mut bridge = Self {
+            address,
+            stop: Arc::new(AtomicBool::new(false)),
+            threads: Vec::new(),
+        };
+        bridge.serve("tpm-data", data, path.to_owned(), pass_commands)?;
+        bridge.serve("tpm-control", control, control_path(path), pass_control)?;
+        Ok(bridge)
+    }
+
+    /// Where the software stack finds the data channel; the control channel is one port above.
+    pub(super) fn address(&self) -> SocketAddrV4 {
+        self.address
+    }
+
+    fn serve(
+        &mut self,
+        name: &str,
+        listener: TcpListener,
+        path: PathBuf,
+        pass: fn(TcpStream, UnixStream) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let address = listener.local_addr()?;
+        let stop = Arc::clone(&self.stop);
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                for connection in listener.incoming() {
+                    if stop.load(Ordering::Acquire) {
+                        return;
+                    }
+                    let passed = connection
+                        .and_then(only_this_user)
+                        .and_then(|ours| pass(ours, UnixStream::connect(&path)?));
+                    if let Err(error) = passed {
+                        tracing::debug!(%error, path = %path.display(), "TPM connection ended");
+                    }
+                }
+            })?;
+        self.threads.push((address, thread));
+        Ok(())
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        for (address, thread) in self.threads.drain(..) {
+            // Wakes the listener. If that fails it is not listening any more.
+            drop(TcpStream::connect(address));
+            if thread.join().is_err() {
+                tracing::error!("a thread of the TPM bridge has panicked");
+            }
+        }
+    }
+}
+
+fn control_path(path: &Path) -> PathBuf {
+    let mut control = path.as_os_str().to_owned();
+    control.push(".ctrl");
+    control.into()
+}
+
+fn listeners() -> io::Result<(TcpListener, TcpListener)> {
+    let mut last = io::Error::other("no loopback port is free");
+    for _ in 0..ATTEMPTS {
+        let mut random = [0; 3];
+        SystemRandom::new()
+            .fill(&mut random)
+            .map_err(|_| io::Error::other("no random numbers"))?;
+        let [a, b, c] = random;
+        // Neither the network's nor the broadcast address.
+        let host = Ipv4Addr::new(127, a, b, c.clamp(1, 254));
+        let pair = TcpListener::bind((host, 0)).and_then(|data| {
+            let next = data.local_addr()?.port().checked_add(1);
+            let next = next.ok_or_else(|| io::Error::other("no port above"))?;
+            Ok((data, TcpListener::bind((host, next))?))
+        });
+        match pair {
+            Ok(pair) => return Ok(pair),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Cuts off connections of other users.
+fn only_this_user(stream: TcpStream) -> io::Result<TcpStream> {
+    let peer = stream.peer_addr()?;
+    let local = stream.local_addr()?;
+    let table = fs::read_to_string("/proc/net/tcp")?;
+    let owner = owner_of(&table, peer, local);
+    if owner == Some(nix::unistd::geteuid().as_raw()) {
+        Ok(stream)
+    } else {
+        stream.shutdown(Shutdown::Both)?;
+        Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("a connection from {peer} belongs to user {owner:?}"),
+        ))
+    }
+}
+
+/// User of the socket `local` → `remote` in the text of `/proc/net/tcp` (proc_net_tcp(5)):
+/// number, local and remote address, state, queues, timer, retransmissions, user.
+fn owner_of(table: &str, local: SocketAddr, remote: SocketAddr) -> Option<u32> {
+    let wanted = (written(local)?, written(remote)?);
+    table.lines().skip(1).find_map(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let found = (fields.next()?, fields.next()?);
+        if found != (wanted.0.as_str(), wanted.1.as_str()) {
+            return None;
+        }
+        fields.nth(4)?.parse().ok()
+    })
+}
+
+/// An address as the kernel writes it: the four bytes as one number of this machine.
+fn written(address: SocketAddr) -> Option<String> {
+    let IpAddr::V4(host) = address.ip() else {
+        return None;
+    };
+    let number = u32::from_ne_bytes(host.octets());
+    Some(format!("{number:08X}:{:04X}", address.port()))
+}
+
+/// Passes commands and responses, one pair after the other, until either side ends.
+fn pass_commands(mut stack: TcpStream, mut tpm: UnixStream) -> io::Result<()> {
+    stack.set_nodelay(true)?;
+    loop {
+        if !pass_frame(&mut stack, &mut tpm)? {
+            return Ok(());
+        }
+        if !pass_frame(&mut tpm, &mut stack)? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Passes one command or response in one write; `false` at the end of the stream.
+fn pass_frame(from: &mut impl Read, to: &mut impl Write) -> io::Result<bool> {
+    let mut frame = vec![0; HEADER];
+    match from.read_exact(&mut frame) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+        other => other?,
+    }
+    let size = frame
+        .get(2..6)
+        .and_then(|size| size.try_into().ok())
+        .map(u32::from_be_bytes)
+        .and_then(|size| usize::try_from(size).ok())
+        .filter(|size| (HEADER..=BUFFER).contains(size))
+        .ok_or_else(|| io::Error::other("a frame of impossible size"))?;
+    frame.resize(size, 0);
+    from.read_exact(frame.get_mut(HEADER..).unwrap_or_default())?;
+    to.write_all(&frame)?;
+    Ok(true)
+}
+
+/// Passes control commands; request and response each fit into one read.
+fn pass_control(mut stack: TcpStream, mut tpm: UnixStream) -> io::Result<()> {
+    while pass_once(&mut stack, &mut tpm)? && pass_once(&mut tpm, &mut stack)? {}
+    Ok(())
+}
+
+fn pass_once(from: &mut impl Read, to: &mut impl Write) -> io::Result<bool> {
+    let mut buffer = vec![0; BUFFER];
+    let length = from.read(&mut buffer)?;
+    to.write_all(buffer.get(..length).unwrap_or_default())?;
+    Ok(length > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_s_user_is_found_by_both_its_ends() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n\
+             0: 0100007F:0911 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1\n\
+             1: 0100007F:D431 0100007F:0911 01 00000000:00000000 00:00000000 00000000  1000        0 2\n";
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        assert_eq!(owner_of(table, at(0xd431), at(0x0911)), Some(1000));
+        assert_eq!(owner_of(table, at(0x0911), at(0xd431)), None);
+        assert_eq!(owner_of("", at(1), at(2)), None);
+    }
+
+    #[test]
+    fn what_comes_from_this_user_is_let_in() -> io::Result<()> {
+        let (listener, _control) = listeners()?;
+        let _client = TcpStream::connect(listener.local_addr()?)?;
+        only_this_user(listener.accept()?.0).map(drop)
+    }
+
+    #[test]
+    fn frames_keep_their_bounds() -> io::Result<()> {
+        let command = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, 0];
+        let two = [command, command].concat();
+        let mut from = two.as_slice();
+        let mut to = Vec::new();
+        assert!(pass_frame(&mut from, &mut to)?);
+        assert_eq!(to, command);
+        assert!(pass_frame(&mut from, &mut to)?);
+        assert!(!pass_frame(&mut from, &mut to)?);
+
+        let mut endless = &[0x80, 1, 0xff, 0xff, 0xff, 0xff, 0, 0, 1, 0x44][..];
+        assert!(pass_frame(&mut endless, &mut to).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn an_absent_tpm_is_named() {
+        let error = Bridge::open(Path::new("/nonexistent/tpm.sock")).err();
+        assert!(error.is_some_and(|error| error.to_string().contains("/nonexistent/tpm.sock")));
+    }
+}

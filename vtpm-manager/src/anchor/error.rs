@@ -1,0 +1,260 @@
+//! What can go wrong between the manager and the physical TPM.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use cert_chain::{Digest32, TpmName};
+
+use super::response_code::{Disposition, ResponseCode};
+
+/// Why the trust anchor did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AnchorError {
+    /// An approval that the policy key did not sign.
+    #[error(
+        "the approval is not signed by policy key {policy_key}: sign it with that key, \
+         `vtpmctl host policy sign`"
+    )]
+    ApprovalSignature {
+        /// The key the host was provisioned with.
+        policy_key: TpmName,
+    },
+    /// An approval of other PCRs than the host is configured for.
+    #[error("the approval is for PCRs {found}, this host's policy is over PCRs {configured}")]
+    ApprovalSelection {
+        /// PCRs in the approval.
+        found: PcrList,
+        /// PCRs configured.
+        configured: PcrList,
+    },
+    /// Too many requests wait for the TPM.
+    #[error("{limit} {queue} wait for the TPM already: try again in a moment")]
+    Busy {
+        /// Which queue is full.
+        queue: &'static str,
+        /// Its length.
+        limit: usize,
+    },
+    /// The TPM, or the way to it, failed.
+    #[error(transparent)]
+    Hardware(#[from] HardwareError),
+    /// Nothing was approved yet.
+    #[error(
+        "no PCR values are approved on this host: sign the present ones with \
+         `vtpmctl host policy sign`"
+    )]
+    NoApproval,
+    /// The host has no keys of ours yet.
+    #[error("this host is not provisioned: run `vtpmctl host init`")]
+    NotProvisioned,
+    /// The host booted something that was not approved.
+    #[error(
+        "this host's PCRs are not as approved: {}; nothing was changed. If the change is wanted, \
+         approve the present values with `vtpmctl host policy sign`; otherwise restore what the \
+         host booted before",
+        list(differences)
+    )]
+    PcrsNotApproved {
+        /// Where the PCRs differ from the nearest approval.
+        differences: Vec<PcrDifference>,
+    },
+    /// PCRs kept changing while a policy was being satisfied.
+    #[error(
+        "PCRs changed during each of {attempts} attempts to use a key: try again when the host has finished starting"
+    )]
+    PcrsUnsteady {
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// The host was provisioned for another operator.
+    #[error(
+        "this host is provisioned for policy key {found}, not {wanted}: a change of operator \
+         needs new keys, so move its record `{}` away first and enrol the host again",
+        record.display()
+    )]
+    PolicyKeyMismatch {
+        /// The key in the record.
+        found: TpmName,
+        /// The key given now.
+        wanted: TpmName,
+        /// Where the record is.
+        record: PathBuf,
+    },
+    /// The record of what was provisioned cannot be used.
+    #[error("`{}` {problem}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        problem: &'static str,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The owner thread has ended.
+    #[error("the thread that owns the TPM has ended: restart the manager and look into its log")]
+    Stopped,
+    /// The TPM in front of us is not the one the record speaks of.
+    #[error(
+        "the TPM is another one than recorded in `{}`, or it was cleared: its storage root key is \
+         {found}, recorded is {recorded}. Restore the TPM, or move the record away and enrol the \
+         host anew; its vRoTs cannot be opened with this TPM",
+        record.display()
+    )]
+    TpmReplaced {
+        /// Name of the key found.
+        found: TpmName,
+        /// Name of the key recorded.
+        recorded: TpmName,
+        /// Where the record is.
+        record: PathBuf,
+    },
+}
+
+/// Why the hardware root did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HardwareError {
+    /// The stand-in for a Unix socket could not be set up.
+    #[error("{operation}: the connection to swtpm's socket could not be bridged")]
+    Bridge {
+        /// What it was for.
+        operation: Operation,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The endorsement key has no certificate in NV memory.
+    #[error(
+        "the TPM has no endorsement key certificate at NV index 0x01c0000a or 0x01c00002: the \
+         issuer cannot know it. A TPM's maker puts it there (for swtpm: `swtpm_setup \
+         --create-ek-cert`)"
+    )]
+    NoEkCertificate,
+    /// A persistent handle that we need holds something else.
+    #[error(
+        "handle 0x{handle:08x} holds {found}: {reason}. Move it with `tpm2_evictcontrol`, or set \
+         another handle"
+    )]
+    Occupied {
+        /// The persistent handle.
+        handle: u32,
+        /// Name of the object in it.
+        found: String,
+        /// Why it cannot be used.
+        reason: &'static str,
+    },
+    /// The TPM returned something that is not what the command returns.
+    #[error("{operation}: the TPM returned {what} that cannot be used")]
+    Response {
+        /// Which command.
+        operation: Operation,
+        /// What was returned.
+        what: &'static str,
+    },
+    /// The software stack refused the command before the TPM saw it.
+    #[error("{operation}: the TPM software stack refused it")]
+    Stack {
+        /// Which command.
+        operation: Operation,
+        /// Why.
+        #[source]
+        source: tss_esapi::Error,
+    },
+    /// The TPM answered with an error.
+    #[error("{operation} failed with {code}")]
+    Tpm {
+        /// Which command.
+        operation: Operation,
+        /// The answer.
+        code: ResponseCode,
+    },
+    /// A message too long for a restricted key.
+    #[error("a restricted key signs at most {limit} bytes, not {length}")]
+    TooLong {
+        /// Its length.
+        length: usize,
+        /// What one `TPM2_Hash` takes.
+        limit: usize,
+    },
+}
+
+/// A TPM command, as errors name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Operation(pub &'static str);
+
+impl Operation {
+    /// `TPM2_PolicyPCR`
+    pub const POLICY_PCR: Self = Self("TPM2_PolicyPCR");
+    /// `TPM2_Unseal`
+    pub const UNSEAL: Self = Self("TPM2_Unseal");
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// One PCR that has another value than approved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PcrDifference {
+    /// Which PCR.
+    pub pcr: u8,
+    /// Its value now.
+    pub found: Digest32,
+    /// The value in the approval; `None` where the approval does not cover the PCR.
+    pub approved: Option<Digest32>,
+}
+
+/// Numbers of PCRs, for messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PcrList(pub Vec<u8>);
+
+impl fmt::Display for PcrList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for pcr in &self.0 {
+            write!(f, "{separator}{pcr}")?;
+            separator = ",";
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for PcrDifference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PCR {} is {}", self.pcr, self.found)?;
+        match self.approved {
+            Some(approved) => write!(f, ", approved is {approved}"),
+            None => write!(f, ", which no approval covers"),
+        }
+    }
+}
+
+fn list(differences: &[PcrDifference]) -> String {
+    let texts: Vec<String> = differences.iter().map(ToString::to_string).collect();
+    texts.join("; ")
+}
+
+impl HardwareError {
+    /// What to do about it.
+    pub fn disposition(&self) -> Disposition {
+        match self {
+            // The PCRs do not have the values that the approval names (Part 3 §23.7).
+            Self::Tpm {
+                operation: Operation::POLICY_PCR,
+                code,
+            } if code.without_position() == ResponseCode::VALUE => Disposition::PolicyRefused,
+            Self::Tpm { code, .. } => code.disposition(),
+            Self::Bridge { .. } => Disposition::ConnectionLost,
+            _ => Disposition::Final,
+        }
+    }
+
+    /// Whether the TPM says that an object or index does not exist.
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self, Self::Tpm { code, .. } if code.without_position() == ResponseCode::HANDLE)
+    }
+}

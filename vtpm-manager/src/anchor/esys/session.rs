@@ -1,0 +1,193 @@
+//! Salted sessions, and the policy of host IK and root secret.
+
+use tss_esapi::Context;
+use tss_esapi::attributes::SessionAttributesBuilder;
+use tss_esapi::constants::SessionType;
+use tss_esapi::handles::{KeyHandle, ObjectHandle, SessionHandle};
+use tss_esapi::interface_types::algorithm::HashingAlgorithm;
+use tss_esapi::interface_types::resource_handles::Hierarchy;
+use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
+use tss_esapi::structures::{
+    EccParameter, EccSignature, Name, Nonce, Public, Signature, SymmetricDefinition, VerifiedTicket,
+};
+use tss_esapi::traits::UnMarshall;
+use tss_esapi::tss2_esys::TPMT_TK_VERIFIED;
+
+use super::convert::{checked, digest, pcr_digest, pcr_list};
+use super::{EsysRoot, HardwareError, Operation};
+use crate::anchor::approval::POLICY_REF;
+use crate::anchor::hardware::Authorization;
+
+/// What a session encrypts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protect {
+    /// The first parameter of the command.
+    Request,
+    /// The first parameter of the response.
+    Response,
+    /// Nothing: what is sent and received is public.
+    Nothing,
+}
+
+const START: Operation = Operation("TPM2_StartAuthSession");
+const AUTHORIZE: Operation = Operation("TPM2_PolicyAuthorize");
+const LOAD_EXTERNAL: Operation = Operation("TPM2_LoadExternal");
+const VERIFY: Operation = Operation("TPM2_VerifySignature");
+const FLUSH: Operation = Operation("TPM2_FlushContext");
+
+impl EsysRoot {
+    /// Runs a command in an HMAC session that is salted to the storage root key.
+    pub(super) fn with_hmac_session<T>(
+        &mut self,
+        protect: Protect,
+        command: impl FnOnce(&mut Context) -> Result<T, HardwareError>,
+    ) -> Result<T, HardwareError> {
+        self.with_session(SessionType::Hmac, protect, |root, session| {
+            root.context.execute_with_session(Some(session), command)
+        })
+    }
+
+    /// Runs a command in a policy session, salted likewise, that satisfies
+    /// `PolicyAuthorize` with the given approval.
+    pub(super) fn with_policy<T>(
+        &mut self,
+        protect: Protect,
+        authorization: &Authorization<'_>,
+        command: impl FnOnce(&mut Context) -> Result<T, HardwareError>,
+    ) -> Result<T, HardwareError> {
+        let ticket = self.ticket(authorization)?;
+        self.with_session(SessionType::Policy, protect, |root, session| {
+            root.satisfy(session, authorization, ticket)?;
+            root.context.execute_with_session(Some(session), command)
+        })
+    }
+
+    /// Runs `work` with a new session and flushes the session, however the work ends.
+    pub(super) fn with_session<T>(
+        &mut self,
+        kind: SessionType,
+        protect: Protect,
+        work: impl FnOnce(&mut Self, AuthSession) -> Result<T, HardwareError>,
+    ) -> Result<T, HardwareError> {
+        let srk = self.srk()?;
+        let session = checked(
+            START,
+            self.context.start_auth_session(
+                Some(srk),
+                None,
+                None,
+                kind,
+                SymmetricDefinition::AES_128_CFB,
+                HashingAlgorithm::Sha256,
+            ),
+        )?
+        .ok_or(HardwareError::Response {
+            operation: START,
+            what: "no session",
+        })?;
+        let (attributes, mask) = SessionAttributesBuilder::new()
+            // Flushed below; so an error in between leaves nothing behind either.
+            .with_continue_session(true)
+            .with_decrypt(protect == Protect::Request)
+            .with_encrypt(protect == Protect::Response)
+            .build();
+        let result = checked(
+            START,
+            self.context
+                .tr_sess_set_attributes(session, attributes, mask),
+        )
+        .and_then(|()| work(self, session));
+        let flushed = self.flush(SessionHandle::from(session).into());
+        let value = result?;
+        flushed?;
+        Ok(value)
+    }
+
+    /// Gives an object slot or a session back.
+    pub(super) fn flush(&mut self, handle: ObjectHandle) -> Result<(), HardwareError> {
+        checked(FLUSH, self.context.flush_context(handle))
+    }
+
+    fn satisfy(
+        &mut self,
+        session: AuthSession,
+        authorization: &Authorization<'_>,
+        ticket: VerifiedTicket,
+    ) -> Result<(), HardwareError> {
+        let approval = authorization.approval;
+        let session = checked(AUTHORIZE, PolicySession::try_from(session))?;
+        // With the digest given the TPM refuses here if the PCRs differ, not only at the use.
+        let values = digest(Operation::POLICY_PCR, &pcr_digest(&approval.pcrs))?;
+        let pcrs = pcr_list(Operation::POLICY_PCR, approval.pcrs.keys().copied())?;
+        checked(
+            Operation::POLICY_PCR,
+            self.context.policy_pcr(session, values, pcrs),
+        )?;
+        let approved = approval.policy_digest().map_err(|_| MALFORMED)?;
+        let name = authorization.policy_key.name().as_bytes().to_vec();
+        checked(
+            AUTHORIZE,
+            self.context.policy_authorize(
+                session,
+                digest(AUTHORIZE, &approved)?,
+                checked(AUTHORIZE, Nonce::try_from(POLICY_REF.to_vec()))?,
+                &checked(AUTHORIZE, Name::try_from(name))?,
+                ticket,
+            ),
+        )
+    }
+
+    /// The TPM's confirmation that the operator signed the approval.
+    fn ticket(
+        &mut self,
+        authorization: &Authorization<'_>,
+    ) -> Result<VerifiedTicket, HardwareError> {
+        let approval = authorization.approval;
+        let (r, s) = approval.scalars().ok_or(MALFORMED)?;
+        let cached =
+            cert_chain::Digest32::of(&[authorization.policy_key.as_bytes(), r, s].concat());
+        if let Some(ticket) = self.tickets.get(&cached) {
+            return checked(VERIFY, VerifiedTicket::try_from(*ticket));
+        }
+        let signed = approval.signed_digest().map_err(|_| MALFORMED)?;
+        let scalar = |bytes: &[u8]| checked(VERIFY, EccParameter::try_from(bytes.to_vec()));
+        let signature = checked(
+            VERIFY,
+            EccSignature::create(HashingAlgorithm::Sha256, scalar(r)?, scalar(s)?),
+        )?;
+        let key = self.load_policy_key(authorization)?;
+        let ticket = checked(
+            VERIFY,
+            self.context.verify_signature(
+                key,
+                digest(VERIFY, &signed)?,
+                Signature::EcDsa(signature),
+            ),
+        );
+        self.flush(key.into())?;
+        let ticket = checked(VERIFY, TPMT_TK_VERIFIED::try_from(ticket?))?;
+        self.tickets.insert(cached, ticket);
+        checked(VERIFY, VerifiedTicket::try_from(ticket))
+    }
+
+    fn load_policy_key(
+        &mut self,
+        authorization: &Authorization<'_>,
+    ) -> Result<KeyHandle, HardwareError> {
+        let public = checked(
+            LOAD_EXTERNAL,
+            Public::unmarshall(authorization.policy_key.as_bytes()),
+        )?;
+        // A ticket from the NULL hierarchy is none (TPM 2.0 Part 3 §20.1).
+        checked(
+            LOAD_EXTERNAL,
+            self.context.load_external_public(public, Hierarchy::Owner),
+        )
+    }
+}
+
+/// Approvals are checked when they are read; this one was made in another way.
+const MALFORMED: HardwareError = HardwareError::Response {
+    operation: AUTHORIZE,
+    what: "nothing yet: the approval is malformed and",
+};

@@ -1,0 +1,113 @@
+//! What the trust anchor needs from a physical TPM: one narrow, blocking interface.
+
+use cert_chain::policy::{PcrSelection, PcrValues};
+use cert_chain::{AttestationKey, CredentialBlob, Digest32, EndorsementKey, TpmName};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::approval::{Approval, PolicyKeyPublic, hexadecimal};
+use super::error::HardwareError;
+
+/// A physical TPM with our keys in it.
+///
+/// Implemented over ESYS ([`super::esys`]) and, for tests, by a fake. Nothing here retries:
+/// that is the caller's business, which tells errors apart by [`HardwareError::disposition`].
+pub(crate) trait HardwareRoot: Send {
+    /// Values of PCRs in the SHA-256 bank.
+    fn pcr_values(&mut self, pcrs: PcrSelection) -> Result<PcrValues, HardwareError>;
+
+    /// The storage root key: the one that is there, if it is acceptable, or a new one.
+    fn storage_root_key(&mut self) -> Result<TpmName, HardwareError>;
+
+    /// The endorsement key with the certificate that the maker put into NV memory.
+    fn endorsement_key(&mut self) -> Result<CertifiedEk, HardwareError>;
+
+    /// The host IK that can be used under `policy` only: the one that is there or a new one.
+    fn identity_key(&mut self, policy: &Digest32) -> Result<AttestationKey, HardwareError>;
+
+    /// Seals a secret under the storage root key and `policy`.
+    fn seal(&mut self, secret: &[u8], policy: &Digest32) -> Result<SealedBlob, HardwareError>;
+
+    /// Opens what [`HardwareRoot::seal`] sealed.
+    fn unseal(
+        &mut self,
+        blob: &SealedBlob,
+        authorization: &Authorization<'_>,
+    ) -> Result<Zeroizing<Vec<u8>>, HardwareError>;
+
+    /// Opens a credential made for the endorsement key and the host IK.
+    fn activate_credential(
+        &mut self,
+        credential: &CredentialBlob,
+    ) -> Result<Zeroizing<Vec<u8>>, HardwareError>;
+
+    /// A quote by the host IK.
+    fn quote(
+        &mut self,
+        qualifying_data: &Digest32,
+        pcrs: PcrSelection,
+        authorization: &Authorization<'_>,
+    ) -> Result<SignedQuote, HardwareError>;
+
+    /// Signs a message with the host IK; an ECDSA signature in DER (RFC 3279 §2.2.3).
+    fn sign(
+        &mut self,
+        message: &[u8],
+        authorization: &Authorization<'_>,
+    ) -> Result<Vec<u8>, HardwareError>;
+}
+
+/// What satisfies the policy of host IK and root secret.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Authorization<'a> {
+    /// The operator's key.
+    pub(crate) policy_key: &'a PolicyKeyPublic,
+    /// The approval that fits the PCRs.
+    pub(crate) approval: &'a Approval,
+}
+
+/// An endorsement key and its certificate, which nobody has verified yet.
+#[derive(Clone, Debug)]
+pub(crate) struct CertifiedEk {
+    /// The key, made anew from its template.
+    pub(crate) key: EndorsementKey,
+    /// The certificate in DER, as NV memory has it.
+    pub(crate) certificate: Vec<u8>,
+}
+
+/// What a host shows of its keys.
+#[derive(Clone, Debug)]
+pub struct HostPublic {
+    /// The endorsement key's certificate in DER, as NV memory has it.
+    pub ek_certificate: Vec<u8>,
+    /// The endorsement key.
+    pub ek_public: EndorsementKey,
+    /// The host's identity key.
+    pub ik_public: AttestationKey,
+    /// Name of the storage root key.
+    pub srk_name: TpmName,
+    /// The key that approves this host's PCR values.
+    pub policy_key: PolicyKeyPublic,
+}
+
+/// A quote as the TPM made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedQuote {
+    /// Marshalled `TPMS_ATTEST`.
+    pub attest: Vec<u8>,
+    /// Marshalled `TPMT_SIGNATURE`.
+    pub signature: Vec<u8>,
+}
+
+/// A sealed object outside its TPM: the contents of `TPM2B_PUBLIC` and `TPM2B_PRIVATE`, without
+/// their lengths. Worthless to every other TPM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SealedBlob {
+    /// `TPMT_PUBLIC` of the sealed object.
+    #[serde(with = "hexadecimal")]
+    pub public: Vec<u8>,
+    /// Its private part, encrypted by the TPM.
+    #[serde(with = "hexadecimal")]
+    pub private: Vec<u8>,
+}

@@ -1,0 +1,266 @@
+//! The trust anchor: the physical TPM, in the hands of one thread.
+//!
+//! An ESYS context needs `&mut`, so one owner thread holds it; [`TrustAnchor`] is a handle to
+//! that thread's queue. Quotes go before bulk work, a busy TPM is asked again, and the thread
+//! ends with the last handle.
+//!
+//! Objects in the physical TPM:
+//!
+//! | Object | Where | Authorization |
+//! |---|---|---|
+//! | storage root key (SRK) | 0x81000001, reused if acceptable | empty authorization value |
+//! | endorsement key (EK) | made from the TCG's template when needed; certificate in NV memory | policy of the template |
+//! | host IK, restricted P-256 signing key | [`IK_HANDLE`] | `PolicyAuthorize` |
+//! | root secret | sealed under the SRK, kept in the record file | `PolicyAuthorize` |
+//!
+//! `PolicyAuthorize` names the operator's key ([`PolicyKey`]), which signs approvals of PCR
+//! values ([`Approval`]). A host whose boot was altered can neither sign a quote, nor issue a
+//! certificate, nor open its state, until the operator approves what it booted.
+
+mod approval;
+mod bridge;
+mod config;
+mod error;
+mod esys;
+mod hardware;
+mod ik;
+mod owner;
+mod queue;
+mod record;
+mod response_code;
+pub(crate) mod template;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+use cert_chain::policy::PcrValues;
+use cert_chain::{AttestationKey, CredentialBlob, Digest32};
+use tokio::sync::oneshot;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+pub use approval::{Approval, ApprovalError, POLICY_REF, PolicyKey, PolicyKeyPublic};
+pub use config::{
+    AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, IK_HANDLE, SRK_HANDLE, Tcti, TctiError,
+};
+pub use error::{AnchorError, HardwareError, Operation, PcrDifference, PcrList};
+pub use hardware::{HostPublic, SealedBlob, SignedQuote};
+pub use ik::HostIkSigner;
+pub use response_code::{Disposition, ResponseCode};
+
+use owner::{Connect, Owner};
+use queue::{Priority, Queue};
+
+/// A handle to the physical TPM. Clones share one connection, which closes with the last one.
+#[derive(Clone)]
+pub struct TrustAnchor(Arc<Handle>);
+
+/// The host's root secret: every vRoT's key is derived from it. Not printable, zeroed on drop.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct RootSecret([u8; ROOT_SECRET_LENGTH]);
+
+/// What the host's keys are bound to.
+#[derive(Clone, Debug)]
+pub struct HostPolicy {
+    /// The key whose approvals count.
+    pub policy_key: PolicyKeyPublic,
+    /// Digest of `PolicyAuthorize` for that key.
+    pub policy_digest: Digest32,
+    /// Present values of the PCRs under policy.
+    pub current: PcrValues,
+    /// What was approved, oldest first.
+    pub approvals: Vec<ApprovalStatus>,
+}
+
+/// One approval beside the present state of the host.
+#[derive(Clone, Debug)]
+pub struct ApprovalStatus {
+    /// The operator's name for it.
+    pub label: String,
+    /// Where the PCRs differ from it; nowhere, if it is in force.
+    pub differences: Vec<PcrDifference>,
+}
+
+/// Length of [`RootSecret`].
+pub const ROOT_SECRET_LENGTH: usize = 32;
+
+impl TrustAnchor {
+    /// Connects to the TPM and reads the record of what was provisioned. Blocks for some
+    /// commands' time.
+    pub fn start(config: &AnchorConfig) -> Result<Self, AnchorError> {
+        let tpm = config.tpm.clone();
+        Self::start_with(config, Box::new(move || esys::connect(&tpm)))
+    }
+
+    fn start_with(config: &AnchorConfig, connect: Connect) -> Result<Self, AnchorError> {
+        let queue = Arc::new(Queue::new());
+        let (started, start) = mpsc::sync_channel(1);
+        let config = config.clone();
+        let served = Arc::clone(&queue);
+        let thread = thread::Builder::new()
+            .name("trust-anchor".to_owned())
+            .spawn(move || match Owner::new(config, connect) {
+                Err(error) => drop(started.send(Err(error))),
+                Ok(mut owner) => {
+                    drop(started.send(Ok(())));
+                    serve(&served, &mut owner);
+                }
+            })
+            .map_err(|_| AnchorError::Stopped)?;
+        let handle = Handle {
+            queue,
+            thread: Some(thread),
+        };
+        start.recv().map_err(|_| AnchorError::Stopped)??;
+        Ok(Self(Arc::new(handle)))
+    }
+
+    /// Makes the host's keys and root secret, whatever of them is missing, for the operator with
+    /// this key. Doing it again changes nothing; another operator's key is refused.
+    pub async fn provision(&self, policy_key: &PolicyKeyPublic) -> Result<HostPublic, AnchorError> {
+        let policy_key = policy_key.clone();
+        self.ask(Priority::Bulk, move |owner| owner.provision(&policy_key))
+            .await
+    }
+
+    /// The host's keys.
+    pub async fn host_public(&self) -> Result<HostPublic, AnchorError> {
+        self.ask(Priority::Bulk, Owner::host_public).await
+    }
+
+    /// Present values of the PCRs under policy: what an operator approves.
+    pub async fn pcr_values(&self) -> Result<PcrValues, AnchorError> {
+        self.ask(Priority::Bulk, Owner::pcr_values).await
+    }
+
+    /// Takes up an operator's approval, after checking its signature, and keeps it.
+    pub async fn approve(&self, approval: Approval) -> Result<(), AnchorError> {
+        self.ask(Priority::Bulk, move |owner| owner.approve(approval))
+            .await
+    }
+
+    /// What the host's keys are bound to, and whether the host is in that state.
+    pub async fn policy(&self) -> Result<HostPolicy, AnchorError> {
+        self.ask(Priority::Bulk, Owner::policy).await
+    }
+
+    /// `TPM2_ActivateCredential` for the EK and the host IK: the secret in the credential.
+    pub async fn activate_credential(
+        &self,
+        credential: &CredentialBlob,
+    ) -> Result<Zeroizing<Vec<u8>>, AnchorError> {
+        let credential = credential.clone();
+        self.ask(Priority::Bulk, move |owner| {
+            owner.activate_credential(&credential)
+        })
+        .await
+    }
+
+    /// A quote by the host IK over the configured PCRs, with this qualifying data.
+    pub async fn quote(&self, qualifying_data: Digest32) -> Result<SignedQuote, AnchorError> {
+        self.ask(Priority::Quote, move |owner| owner.quote(&qualifying_data))
+            .await
+    }
+
+    /// The root secret, unsealed.
+    pub async fn root_secret(&self) -> Result<RootSecret, AnchorError> {
+        self.ask(Priority::Bulk, Owner::root_secret).await
+    }
+
+    /// The host IK for signing certificates.
+    pub fn ik_signer(&self, ik: &AttestationKey) -> HostIkSigner {
+        HostIkSigner::new(self.clone(), ik.clone())
+    }
+
+    /// Signs with the host IK; waits without async.
+    fn sign_blocking(&self, message: Vec<u8>) -> Result<Vec<u8>, AnchorError> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.0.queue.push(
+            Priority::Bulk,
+            Box::new(move |owner| drop(answer.send(owner.sign(&message)))),
+        )?;
+        answered.recv().map_err(|_| AnchorError::Stopped)?
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        priority: Priority,
+        request: impl FnOnce(&mut Owner) -> Result<T, AnchorError> + Send + 'static,
+    ) -> Result<T, AnchorError> {
+        let (answer, answered) = oneshot::channel();
+        self.0.queue.push(
+            priority,
+            Box::new(move |owner| {
+                // Nobody waits any more: spare the TPM the work.
+                if !answer.is_closed() {
+                    drop(answer.send(request(owner)));
+                }
+            }),
+        )?;
+        answered.await.map_err(|_| AnchorError::Stopped)?
+    }
+}
+
+impl fmt::Debug for TrustAnchor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrustAnchor").finish_non_exhaustive()
+    }
+}
+
+impl RootSecret {
+    fn from_unsealed(secret: &[u8]) -> Option<Self> {
+        secret.try_into().ok().map(Self)
+    }
+
+    /// The secret itself, for a key derivation function.
+    pub fn expose(&self) -> &[u8; ROOT_SECRET_LENGTH] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for RootSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RootSecret")
+    }
+}
+
+impl HostPolicy {
+    /// Whether an approval covers the present state.
+    pub fn is_satisfied(&self) -> bool {
+        self.approvals
+            .iter()
+            .any(|approval| approval.differences.is_empty())
+    }
+}
+
+type Job = Box<dyn FnOnce(&mut Owner) + Send>;
+
+struct Handle {
+    queue: Arc<Queue<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Serves requests until the queue is closed.
+fn serve(queue: &Queue<Job>, owner: &mut Owner) {
+    while let Some(job) = queue.next() {
+        job(owner);
+    }
+}
+
+impl Drop for Handle {
+    /// Waits for the command that the TPM is working on, so that the connection closes in order.
+    fn drop(&mut self) {
+        self.queue.close();
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != thread::current().id()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that owns the TPM has panicked");
+        }
+    }
+}

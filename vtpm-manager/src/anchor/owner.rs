@@ -1,0 +1,320 @@
+//! The one thread's work: choosing an approval, retrying what may be retried, the record.
+
+use std::time::Duration;
+
+use cert_chain::policy::PcrValues;
+use cert_chain::{CredentialBlob, Digest32};
+use ring::rand::{SecureRandom, SystemRandom};
+use zeroize::Zeroizing;
+
+use super::approval::{Approval, PolicyKeyPublic};
+use super::config::AnchorConfig;
+use super::error::{AnchorError, HardwareError, Operation, PcrDifference, PcrList};
+use super::hardware::{Authorization, HardwareRoot, HostPublic, SignedQuote};
+use super::record::Record;
+use super::response_code::Disposition;
+use super::{ApprovalStatus, HostPolicy, ROOT_SECRET_LENGTH, RootSecret};
+
+/// Opens a connection to the TPM.
+pub(super) type Connect = Box<dyn FnMut() -> Result<Box<dyn HardwareRoot>, HardwareError> + Send>;
+
+/// Holds the only connection to the TPM.
+pub(super) struct Owner {
+    config: AnchorConfig,
+    connect: Connect,
+    root: Option<Box<dyn HardwareRoot>>,
+    record: Option<Record>,
+    host: Option<HostPublic>,
+}
+
+/// How often a busy TPM is asked again. With [`FIRST_PAUSE`] doubling each time this waits for
+/// 1.3 s in all, longer than any self-test of a single algorithm takes.
+const BUSY_ATTEMPTS: u32 = 8;
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// How often a policy is satisfied anew after a PCR changed on the way. Each attempt takes some
+/// 100 ms on hardware; only a host that is still starting extends PCRs at that rate.
+const POLICY_ATTEMPTS: u32 = 5;
+
+impl Owner {
+    /// Connects to the TPM and reads the record.
+    pub(super) fn new(config: AnchorConfig, connect: Connect) -> Result<Self, AnchorError> {
+        let record = Record::load(&config.record)?;
+        let mut owner = Self {
+            config,
+            connect,
+            root: None,
+            record,
+            host: None,
+        };
+        owner.connected()?;
+        Ok(owner)
+    }
+
+    /// Makes what is missing: keys, root secret, record. Doing it twice changes nothing.
+    pub(super) fn provision(
+        &mut self,
+        policy_key: &PolicyKeyPublic,
+    ) -> Result<HostPublic, AnchorError> {
+        if let Some(record) = &self.record
+            && record.policy_key != *policy_key
+        {
+            return Err(AnchorError::PolicyKeyMismatch {
+                found: record.policy_key.name(),
+                wanted: policy_key.name(),
+                record: self.config.record.clone(),
+            });
+        }
+        if self.record.is_none() {
+            let srk = self.patiently(|root| root.storage_root_key())?;
+            let secret = fresh_secret()?;
+            let policy = policy_key.policy_digest();
+            let sealed = self.patiently(|root| root.seal(secret.as_ref(), &policy))?;
+            let record = Record::new(policy_key.clone(), srk, sealed);
+            record.store(&self.config.record)?;
+            self.record = Some(record);
+        }
+        self.host_public()
+    }
+
+    /// The host's keys; they are made anew from their templates where they are not persistent.
+    pub(super) fn host_public(&mut self) -> Result<HostPublic, AnchorError> {
+        if let Some(host) = &self.host {
+            return Ok(host.clone());
+        }
+        let policy_key = self.provisioned()?.policy_key.clone();
+        let policy = policy_key.policy_digest();
+        let srk_name = self.patiently(|root| root.storage_root_key())?;
+        let ek = self.patiently(|root| root.endorsement_key())?;
+        let ik_public = self.patiently(|root| root.identity_key(&policy))?;
+        let host = HostPublic {
+            ek_certificate: ek.certificate,
+            ek_public: ek.key,
+            ik_public,
+            srk_name,
+            policy_key,
+        };
+        self.host = Some(host.clone());
+        Ok(host)
+    }
+
+    /// The present values of the PCRs under policy.
+    pub(super) fn pcr_values(&mut self) -> Result<PcrValues, AnchorError> {
+        let pcrs = self.config.policy_pcrs;
+        self.patiently(|root| root.pcr_values(pcrs))
+    }
+
+    /// Takes up an approval of the operator.
+    pub(super) fn approve(&mut self, approval: Approval) -> Result<(), AnchorError> {
+        let configured = self.config.policy_pcrs;
+        let mut record = self.provisioned()?.clone();
+        if !approval.is_signed_by(&record.policy_key) {
+            return Err(AnchorError::ApprovalSignature {
+                policy_key: record.policy_key.name(),
+            });
+        }
+        if approval.selection() != Ok(configured) {
+            return Err(AnchorError::ApprovalSelection {
+                found: PcrList(approval.pcrs.keys().copied().collect()),
+                configured: PcrList(configured.iter().collect()),
+            });
+        }
+        record.add(approval);
+        record.store(&self.config.record)?;
+        self.record = Some(record);
+        Ok(())
+    }
+
+    /// What host IK and root secret are bound to, and whether it is fulfilled.
+    pub(super) fn policy(&mut self) -> Result<HostPolicy, AnchorError> {
+        let current = self.pcr_values()?;
+        let record = self.provisioned()?;
+        Ok(HostPolicy {
+            policy_key: record.policy_key.clone(),
+            policy_digest: record.policy_key.policy_digest(),
+            approvals: record
+                .approvals
+                .iter()
+                .map(|approval| ApprovalStatus {
+                    label: approval.label.clone(),
+                    differences: differences(approval, &current),
+                })
+                .collect(),
+            current,
+        })
+    }
+
+    /// Opens a credential. Needs no approved PCRs: see [`super::esys`] on the ADMIN role.
+    pub(super) fn activate_credential(
+        &mut self,
+        credential: &CredentialBlob,
+    ) -> Result<Zeroizing<Vec<u8>>, AnchorError> {
+        // Makes sure that the IK is where the command looks for it.
+        self.host_public()?;
+        self.patiently(|root| root.activate_credential(credential))
+    }
+
+    /// Quotes the host's PCRs.
+    pub(super) fn quote(&mut self, qualifying_data: &Digest32) -> Result<SignedQuote, AnchorError> {
+        self.host_public()?;
+        let pcrs = self.config.quoted_pcrs;
+        self.authorized(|root, authorization| root.quote(qualifying_data, pcrs, authorization))
+    }
+
+    /// Signs with the host IK.
+    pub(super) fn sign(&mut self, message: &[u8]) -> Result<Vec<u8>, AnchorError> {
+        self.host_public()?;
+        self.authorized(|root, authorization| root.sign(message, authorization))
+    }
+
+    /// Unseals the root secret.
+    pub(super) fn root_secret(&mut self) -> Result<RootSecret, AnchorError> {
+        let blob = self.provisioned()?.sealed_root.clone();
+        let secret = self.authorized(|root, authorization| root.unseal(&blob, authorization))?;
+        RootSecret::from_unsealed(&secret).ok_or(AnchorError::Hardware(HardwareError::Response {
+            operation: Operation::UNSEAL,
+            what: "a root secret of the wrong length",
+        }))
+    }
+
+    fn provisioned(&self) -> Result<&Record, AnchorError> {
+        self.record.as_ref().ok_or(AnchorError::NotProvisioned)
+    }
+
+    /// Runs a command that needs approved PCRs. A PCR that changes between reading the values
+    /// and the end of the command makes the TPM refuse; then everything is looked at anew.
+    fn authorized<T>(
+        &mut self,
+        mut command: impl FnMut(&mut dyn HardwareRoot, &Authorization<'_>) -> Result<T, HardwareError>,
+    ) -> Result<T, AnchorError> {
+        for _ in 0..POLICY_ATTEMPTS {
+            let current = self.pcr_values()?;
+            let record = self.provisioned()?.clone();
+            let approval = matching(&record, &current)?;
+            let authorization = Authorization {
+                policy_key: &record.policy_key,
+                approval,
+            };
+            match self.patiently(|root| command(root, &authorization)) {
+                Err(AnchorError::Hardware(error))
+                    if matches!(
+                        error.disposition(),
+                        Disposition::PcrChanged | Disposition::PolicyRefused
+                    ) =>
+                {
+                    tracing::info!(%error, "a PCR changed while a policy was being satisfied");
+                    // The values may be as before: then it is the policy itself that is refused.
+                    if error.disposition() == Disposition::PolicyRefused
+                        && self.pcr_values()? == current
+                    {
+                        return Err(AnchorError::Hardware(error));
+                    }
+                }
+                other => return other,
+            }
+        }
+        Err(AnchorError::PcrsUnsteady {
+            attempts: POLICY_ATTEMPTS,
+        })
+    }
+
+    /// Runs a command, again and again while the TPM is busy. After the connection was lost the
+    /// next command connects anew.
+    fn patiently<T>(
+        &mut self,
+        mut command: impl FnMut(&mut dyn HardwareRoot) -> Result<T, HardwareError>,
+    ) -> Result<T, AnchorError> {
+        let mut pause = FIRST_PAUSE;
+        for _ in 1..BUSY_ATTEMPTS {
+            match self.once(&mut command) {
+                Err(AnchorError::Hardware(error))
+                    if error.disposition() == Disposition::TryAgain =>
+                {
+                    tracing::debug!(%error, ?pause, "the TPM is busy");
+                    std::thread::sleep(pause);
+                    pause = pause.saturating_mul(2);
+                }
+                other => return other,
+            }
+        }
+        self.once(&mut command)
+    }
+
+    fn once<T>(
+        &mut self,
+        command: &mut impl FnMut(&mut dyn HardwareRoot) -> Result<T, HardwareError>,
+    ) -> Result<T, AnchorError> {
+        let result = command(self.connected()?);
+        if let Err(error) = &result
+            && error.disposition() == Disposition::ConnectionLost
+        {
+            tracing::warn!(%error, "the connection to the TPM is lost");
+            self.root = None;
+            // Another TPM may be there next time.
+            self.host = None;
+        }
+        Ok(result?)
+    }
+
+    /// The connection; a new one is trusted only after its storage root key proved to be the
+    /// recorded one.
+    fn connected(&mut self) -> Result<&mut dyn HardwareRoot, AnchorError> {
+        let root = match self.root.take() {
+            Some(root) => root,
+            None => {
+                let mut root = (self.connect)()?;
+                if let Some(record) = &self.record {
+                    let found = root.storage_root_key()?;
+                    if found != record.srk {
+                        return Err(AnchorError::TpmReplaced {
+                            found,
+                            recorded: record.srk.clone(),
+                            record: self.config.record.clone(),
+                        });
+                    }
+                }
+                root
+            }
+        };
+        Ok(self.root.insert(root).as_mut())
+    }
+}
+
+/// The approval that fits, or how the nearest one does not.
+fn matching<'a>(record: &'a Record, current: &PcrValues) -> Result<&'a Approval, AnchorError> {
+    let nearest = record
+        .approvals
+        .iter()
+        .rev()
+        .map(|approval| (differences(approval, current), approval))
+        .min_by_key(|(differences, _)| differences.len());
+    match nearest {
+        None => Err(AnchorError::NoApproval),
+        Some((differences, approval)) if differences.is_empty() => Ok(approval),
+        Some((differences, _)) => Err(AnchorError::PcrsNotApproved { differences }),
+    }
+}
+
+fn differences(approval: &Approval, current: &PcrValues) -> Vec<PcrDifference> {
+    current
+        .iter()
+        .filter_map(|(&pcr, &found)| {
+            let approved = approval.pcrs.get(&pcr).copied();
+            (approved != Some(found)).then_some(PcrDifference {
+                pcr,
+                found,
+                approved,
+            })
+        })
+        .collect()
+}
+
+fn fresh_secret() -> Result<Zeroizing<[u8; ROOT_SECRET_LENGTH]>, AnchorError> {
+    let mut secret = Zeroizing::new([0; ROOT_SECRET_LENGTH]);
+    SystemRandom::new().fill(secret.as_mut()).map_err(|_| {
+        AnchorError::Hardware(HardwareError::Response {
+            operation: Operation("getrandom"),
+            what: "no random numbers",
+        })
+    })?;
+    Ok(secret)
+}

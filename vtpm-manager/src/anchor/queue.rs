@@ -1,0 +1,176 @@
+//! The queue before the one thread that may talk to the TPM.
+//!
+//! Quotes go first, because a verifier waits for them; but after [`QUOTES_IN_A_ROW`] quotes one
+//! piece of bulk work gets its turn, so that neither starves.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::error::AnchorError;
+
+/// How urgent a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Priority {
+    /// Somebody waits for evidence.
+    Quote,
+    /// Sealing, certificates, provisioning.
+    Bulk,
+}
+
+/// Requests that wait.
+pub(super) struct Queue<J> {
+    state: Mutex<State<J>>,
+    changed: Condvar,
+}
+
+struct State<J> {
+    quotes: VecDeque<J>,
+    bulk: VecDeque<J>,
+    quotes_in_a_row: u32,
+    closed: bool,
+}
+
+/// One host quote serves all requests that came while the previous one was made: more than a
+/// few waiting is a fault of the caller.
+pub(super) const MAX_QUOTES: usize = 64;
+/// A certificate takes up to 200 ms in a slow TPM: this is some three minutes of work.
+pub(super) const MAX_BULK: usize = 1024;
+/// With quotes alone waiting, bulk work still gets a ninth of the TPM.
+pub(super) const QUOTES_IN_A_ROW: u32 = 8;
+
+impl<J> Queue<J> {
+    pub(super) fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                quotes: VecDeque::new(),
+                bulk: VecDeque::new(),
+                quotes_in_a_row: 0,
+                closed: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Adds a request, unless too many wait already.
+    pub(super) fn push(&self, priority: Priority, job: J) -> Result<(), AnchorError> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(AnchorError::Stopped);
+        }
+        let (waiting, queue, limit) = match priority {
+            Priority::Quote => (&mut state.quotes, "quotes", MAX_QUOTES),
+            Priority::Bulk => (&mut state.bulk, "requests", MAX_BULK),
+        };
+        if waiting.len() >= limit {
+            return Err(AnchorError::Busy { queue, limit });
+        }
+        waiting.push_back(job);
+        drop(state);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// The next request; waits for one. `None` once the queue is closed: what still waited is
+    /// dropped, and its askers learn that nobody answers.
+    pub(super) fn next(&self) -> Option<J> {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                state.quotes.clear();
+                state.bulk.clear();
+                return None;
+            }
+            if let Some(job) = state.take() {
+                return Some(job);
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends the queue.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// No code that can panic runs under the lock, so its state is sound even if poisoned.
+    fn lock(&self) -> MutexGuard<'_, State<J>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<J> State<J> {
+    fn take(&mut self) -> Option<J> {
+        let bulk_is_due = self.quotes_in_a_row >= QUOTES_IN_A_ROW && !self.bulk.is_empty();
+        if !bulk_is_due && let Some(job) = self.quotes.pop_front() {
+            self.quotes_in_a_row = self.quotes_in_a_row.saturating_add(1);
+            return Some(job);
+        }
+        self.quotes_in_a_row = 0;
+        self.bulk.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_go_first_but_bulk_work_gets_its_turn() -> Result<(), AnchorError> {
+        let queue = Queue::new();
+        queue.push(Priority::Bulk, 'b')?;
+        queue.push(Priority::Bulk, 'b')?;
+        for _ in 0..20 {
+            queue.push(Priority::Quote, 'q')?;
+        }
+        let order: String = (0..22).filter_map(|_| queue.next()).collect();
+        assert_eq!(order, "qqqqqqqqbqqqqqqqqbqqqq");
+        Ok(())
+    }
+
+    #[test]
+    fn a_full_queue_says_so_and_the_other_one_stays_open() -> Result<(), AnchorError> {
+        let queue = Queue::new();
+        for _ in 0..MAX_QUOTES {
+            queue.push(Priority::Quote, ())?;
+        }
+        assert!(matches!(
+            queue.push(Priority::Quote, ()),
+            Err(AnchorError::Busy {
+                limit: MAX_QUOTES,
+                ..
+            })
+        ));
+        queue.push(Priority::Bulk, ())
+    }
+
+    #[test]
+    fn a_closed_queue_gives_out_nothing_and_takes_nothing() -> Result<(), AnchorError> {
+        let queue = Queue::new();
+        queue.push(Priority::Bulk, ())?;
+        queue.close();
+        assert!(queue.next().is_none());
+        assert!(matches!(
+            queue.push(Priority::Quote, ()),
+            Err(AnchorError::Stopped)
+        ));
+        Ok(())
+    }
+
+    #[test]
+    fn a_waiting_thread_is_woken_by_work_and_by_the_end() {
+        let queue = Queue::new();
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| (queue.next(), queue.next()));
+            assert!(queue.push(Priority::Quote, 1).is_ok());
+            while !queue.lock().quotes.is_empty() {
+                std::thread::yield_now();
+            }
+            queue.close();
+            assert!(matches!(worker.join(), Ok((Some(1), None))));
+        });
+    }
+}

@@ -1,0 +1,369 @@
+//! The TPM commands that manufacture needs, over any [`CommandChannel`].
+//!
+//! No salted sessions here: the channel is a socket of the vRoT's own process that only its
+//! manager can reach, and not a bus.
+
+use cert_chain::PublicArea;
+use tpm2_protocol::basic::{TpmHandle, TpmInt32, TpmUint16, TpmUint32};
+use tpm2_protocol::data::{
+    Tpm2bAuth, Tpm2bMaxNvBuffer, Tpm2bNonce, Tpm2bNvPublic, Tpm2bPublic, TpmAlgId, TpmCap, TpmRh,
+    TpmSe, TpmSt, TpmSu, TpmaSession, TpmsAuthCommand, TpmsNvPublic, TpmtPublic, TpmtSymDefObject,
+};
+use tpm2_protocol::frame::{
+    TpmCreatePrimaryCommand, TpmCreatePrimaryResponse, TpmEvictControlCommand,
+    TpmFlushContextCommand, TpmFrame, TpmGetCapabilityCommand, TpmNvDefineSpaceCommand,
+    TpmNvReadCommand, TpmNvReadPublicCommand, TpmNvReadPublicResponse, TpmNvReadResponse,
+    TpmNvWriteCommand, TpmPolicyRestartCommand, TpmPolicySecretCommand, TpmResponse,
+    TpmShutdownCommand, TpmStartAuthSessionCommand, TpmStartAuthSessionResponse, TpmStartupCommand,
+    TpmUnmarshalBody, tpm_marshal_command,
+};
+use tpm2_protocol::{TpmMarshal, TpmUnmarshal, TpmWriter};
+
+use super::channel::CommandChannel;
+use super::error::ManufactureError;
+use super::layout::{NvIndex, VIK_HANDLE};
+use super::{NV_AUTHORITY_LENGTH, NvAuthority};
+use crate::anchor::{Operation, ResponseCode};
+
+/// A vRoT to which commands can be sent.
+pub(super) struct Tpm<'c> {
+    channel: &'c mut dyn CommandChannel,
+}
+
+/// A key that was made from a template and is loaded.
+pub(super) struct Primary {
+    pub(super) handle: Handle,
+    pub(super) public: PublicArea,
+}
+
+/// A transient object or session of the vRoT.
+#[derive(Clone, Copy)]
+pub(super) struct Handle(u32);
+
+/// How a command is authorized.
+enum Authorization<'a> {
+    /// An empty authorization value: hierarchies before anybody owns them, certificate indices.
+    Empty,
+    /// The manager's authorization value.
+    Writer(&'a NvAuthority),
+    /// A satisfied policy session.
+    Policy(Handle),
+}
+
+/// Longest chunk of one `TPM2_NV_Read` or `TPM2_NV_Write` (`TPM_PT_NV_BUFFER_MAX` of libtpms).
+pub(super) const MAX_CHUNK: usize = 1024;
+/// `TPM_PT_MAX_COMMAND_SIZE` of libtpms.
+const MAX_COMMAND: usize = 4096;
+/// Tag, size and code (TPM 2.0 Part 1 §18).
+const HEADER: usize = 10;
+
+impl<'c> Tpm<'c> {
+    pub(super) fn new(channel: &'c mut dyn CommandChannel) -> Self {
+        Self { channel }
+    }
+
+    /// `TPM2_Startup(CLEAR)`; it is no error if somebody did it before.
+    pub(super) fn start_up(&mut self) -> Result<(), ManufactureError> {
+        let command = TpmStartupCommand {
+            handles: [],
+            startup_type: TpmSu::Clear,
+        };
+        match self.send(Operation("TPM2_Startup"), &command, None) {
+            Err(ManufactureError::Tpm { code, .. }) if code == ResponseCode::INITIALIZE => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// `TPM2_Shutdown(CLEAR)`: what was made is in permanent memory.
+    pub(super) fn shut_down(&mut self) -> Result<(), ManufactureError> {
+        let command = TpmShutdownCommand {
+            handles: [],
+            shutdown_type: TpmSu::Clear,
+        };
+        self.send(Operation("TPM2_Shutdown"), &command, None)
+            .map(drop)
+    }
+
+    /// A property of the TPM (`TPM_PT`, TPM 2.0 Part 2 §6.13).
+    pub(super) fn property(&mut self, property: u32) -> Result<u32, ManufactureError> {
+        let operation = Operation("TPM2_GetCapability");
+        let command = TpmGetCapabilityCommand {
+            handles: [],
+            cap: TpmCap::TpmProperties,
+            property: TpmUint32::from(property),
+            property_count: TpmUint32::from(1),
+        };
+        let response = self.send(operation, &command, None)?;
+        // moreData, capability and count, then one TPMS_TAGGED_PROPERTY.
+        let word = |at: usize| {
+            let bytes = response.get(at..)?.first_chunk()?;
+            Some(u32::from_be_bytes(*bytes))
+        };
+        let found = HEADER + 1 + 4 + 4;
+        if word(found) == Some(property)
+            && let Some(value) = word(found + 4)
+        {
+            Ok(value)
+        } else {
+            Err(ManufactureError::Response { operation })
+        }
+    }
+
+    /// Makes a primary key in the endorsement hierarchy.
+    pub(super) fn create_primary(&mut self, template: &[u8]) -> Result<Primary, ManufactureError> {
+        let operation = Operation("TPM2_CreatePrimary");
+        let malformed = || ManufactureError::Response { operation };
+        let (template, _) = TpmtPublic::unmarshal(template).map_err(|_| malformed())?;
+        let command = TpmCreatePrimaryCommand {
+            handles: [permanent(TpmRh::Endorsement)],
+            in_sensitive: Default::default(),
+            in_public: Tpm2bPublic { inner: template },
+            outside_info: Default::default(),
+            creation_pcr: Default::default(),
+        };
+        let response: TpmCreatePrimaryResponse =
+            self.ask(operation, &command, &Authorization::Empty)?;
+        let mut buffer = [0; MAX_COMMAND];
+        let mut writer = TpmWriter::new(&mut buffer);
+        response
+            .out_public
+            .inner
+            .marshal(&mut writer)
+            .map_err(|_| malformed())?;
+        let public = PublicArea::parse(writer.as_bytes())
+            .map_err(|source| ManufactureError::PublicArea { operation, source })?;
+        let [handle] = response.handles;
+        Ok(Primary {
+            handle: Handle(handle.value()),
+            public,
+        })
+    }
+
+    /// Gives a slot back.
+    pub(super) fn flush(&mut self, handle: Handle) -> Result<(), ManufactureError> {
+        let command = TpmFlushContextCommand {
+            handles: [],
+            flush_handle: TpmHandle::new(handle.0),
+        };
+        self.send(Operation("TPM2_FlushContext"), &command, None)
+            .map(drop)
+    }
+
+    /// Makes the vIK persistent.
+    pub(super) fn keep_vik(&mut self, key: Handle) -> Result<(), ManufactureError> {
+        let command = TpmEvictControlCommand {
+            handles: [permanent(TpmRh::Owner), TpmHandle::new(key.0)],
+            persistent_handle: TpmHandle::new(VIK_HANDLE),
+        };
+        self.run(
+            Operation("TPM2_EvictControl"),
+            &command,
+            &Authorization::Empty,
+        )
+    }
+
+    /// Defines an index with the platform's authorization.
+    pub(super) fn define(
+        &mut self,
+        authority: Option<&NvAuthority>,
+        public: TpmsNvPublic,
+    ) -> Result<(), ManufactureError> {
+        let operation = Operation("TPM2_NV_DefineSpace");
+        let auth: &[u8] = authority.map_or(&[], |authority| authority.expose());
+        let command = TpmNvDefineSpaceCommand {
+            handles: [permanent(TpmRh::Platform)],
+            auth: Tpm2bAuth::try_from(auth)
+                .map_err(|_| ManufactureError::Response { operation })?,
+            public_info: Tpm2bNvPublic { inner: public },
+        };
+        self.run(operation, &command, &Authorization::Empty)
+    }
+
+    /// Size of an index.
+    pub(super) fn size_of(&mut self, index: NvIndex) -> Result<usize, ManufactureError> {
+        let operation = Operation("TPM2_NV_ReadPublic");
+        let command = TpmNvReadPublicCommand {
+            handles: [TpmHandle::new(index.handle())],
+        };
+        let response = self.send(operation, &command, None)?;
+        let public: TpmNvReadPublicResponse = unmarshal(operation, &response)?;
+        Ok(public.nv_public.inner.data_size.value().into())
+    }
+
+    /// Reads a part of an index with the index's own, empty authorization.
+    pub(super) fn read(
+        &mut self,
+        index: NvIndex,
+        offset: usize,
+        length: usize,
+    ) -> Result<Vec<u8>, ManufactureError> {
+        let operation = Operation("TPM2_NV_Read");
+        let handle = TpmHandle::new(index.handle());
+        let command = TpmNvReadCommand {
+            handles: [handle, handle],
+            size: short(operation, length)?,
+            offset: short(operation, offset)?,
+        };
+        let response: TpmNvReadResponse = self.ask(operation, &command, &Authorization::Empty)?;
+        Ok(response.data.to_vec())
+    }
+
+    /// Writes a part of an index in a session that satisfies the index's policy.
+    pub(super) fn write(
+        &mut self,
+        index: NvIndex,
+        offset: usize,
+        chunk: &[u8],
+        session: Handle,
+    ) -> Result<(), ManufactureError> {
+        let operation = Operation("TPM2_NV_Write");
+        let handle = TpmHandle::new(index.handle());
+        let command = TpmNvWriteCommand {
+            handles: [handle, handle],
+            data: Tpm2bMaxNvBuffer::try_from(chunk)
+                .map_err(|_| ManufactureError::Response { operation })?,
+            offset: short(operation, offset)?,
+        };
+        self.run(operation, &command, &Authorization::Policy(session))
+    }
+
+    /// A policy session without salt or encryption.
+    pub(super) fn start_policy(&mut self) -> Result<Handle, ManufactureError> {
+        let operation = Operation("TPM2_StartAuthSession");
+        let none = permanent(TpmRh::Null);
+        let command = TpmStartAuthSessionCommand {
+            handles: [none, none],
+            // Any value: without salt and binding it enters no HMAC.
+            nonce_caller: Tpm2bNonce::try_from([0; 16].as_slice())
+                .map_err(|_| ManufactureError::Response { operation })?,
+            encrypted_salt: Default::default(),
+            session_type: TpmSe::Policy,
+            symmetric: TpmtSymDefObject::default(),
+            auth_hash: TpmAlgId::Sha256,
+        };
+        let response = self.send(operation, &command, None)?;
+        let response: TpmStartAuthSessionResponse = unmarshal(operation, &response)?;
+        let [session] = response.handles;
+        Ok(Handle(session.value()))
+    }
+
+    /// Satisfies the policy of our indices anew: a use may have spent it.
+    pub(super) fn satisfy_writer(
+        &mut self,
+        session: Handle,
+        authority: &NvAuthority,
+    ) -> Result<(), ManufactureError> {
+        let restart = TpmPolicyRestartCommand {
+            handles: [TpmHandle::new(session.0)],
+        };
+        self.send(Operation("TPM2_PolicyRestart"), &restart, None)?;
+        let secret = TpmPolicySecretCommand {
+            handles: [
+                TpmHandle::new(NvIndex::WRITER.handle()),
+                TpmHandle::new(session.0),
+            ],
+            nonce_tpm: Default::default(),
+            cp_hash_a: Default::default(),
+            policy_ref: Default::default(),
+            expiration: TpmInt32::from(0),
+        };
+        self.run(
+            Operation("TPM2_PolicySecret"),
+            &secret,
+            &Authorization::Writer(authority),
+        )
+    }
+
+    fn run(
+        &mut self,
+        operation: Operation,
+        command: &impl TpmFrame,
+        authorization: &Authorization<'_>,
+    ) -> Result<(), ManufactureError> {
+        let session = authorization.session(operation)?;
+        self.send(operation, command, Some(session)).map(drop)
+    }
+
+    fn ask<R: TpmUnmarshalBody>(
+        &mut self,
+        operation: Operation,
+        command: &impl TpmFrame,
+        authorization: &Authorization<'_>,
+    ) -> Result<R, ManufactureError> {
+        let session = authorization.session(operation)?;
+        let response = self.send(operation, command, Some(session))?;
+        unmarshal(operation, &response)
+    }
+
+    /// Sends a command; the response is a successful one.
+    fn send(
+        &mut self,
+        operation: Operation,
+        command: &impl TpmFrame,
+        session: Option<TpmsAuthCommand>,
+    ) -> Result<Vec<u8>, ManufactureError> {
+        let mut buffer = zeroize::Zeroizing::new([0; MAX_COMMAND]);
+        let mut writer = TpmWriter::new(buffer.as_mut());
+        let tag = match session {
+            Some(_) => TpmSt::Sessions,
+            None => TpmSt::NoSessions,
+        };
+        tpm_marshal_command(command, tag, session.as_slice(), &mut writer)
+            .map_err(|_| ManufactureError::Response { operation })?;
+        let response = self
+            .channel
+            .execute(writer.as_bytes())
+            .map_err(|source| ManufactureError::Connection { operation, source })?;
+        let code = response
+            .get(6..HEADER)
+            .and_then(|code| code.try_into().ok())
+            .map(u32::from_be_bytes);
+        match code {
+            Some(0) => Ok(response),
+            Some(code) => Err(ManufactureError::Tpm {
+                operation,
+                code: ResponseCode::new(code),
+            }),
+            None => Err(ManufactureError::Response { operation }),
+        }
+    }
+}
+
+impl Authorization<'_> {
+    fn session(&self, operation: Operation) -> Result<TpmsAuthCommand, ManufactureError> {
+        let (handle, secret): (u32, &[u8]) = match self {
+            Self::Empty => (TpmRh::Pw.value(), &[]),
+            Self::Writer(authority) => {
+                let secret: &[u8; NV_AUTHORITY_LENGTH] = authority.expose();
+                (TpmRh::Pw.value(), secret)
+            }
+            Self::Policy(session) => (session.0, &[]),
+        };
+        Ok(TpmsAuthCommand {
+            session_handle: TpmHandle::new(handle),
+            nonce: Default::default(),
+            session_attributes: TpmaSession::CONTINUE_SESSION,
+            hmac: Tpm2bAuth::try_from(secret)
+                .map_err(|_| ManufactureError::Response { operation })?,
+        })
+    }
+}
+
+fn unmarshal<R: TpmUnmarshalBody>(
+    operation: Operation,
+    response: &[u8],
+) -> Result<R, ManufactureError> {
+    TpmResponse::cast(response)
+        .and_then(TpmResponse::unmarshal)
+        .map_err(|_| ManufactureError::Response { operation })
+}
+
+fn permanent(handle: TpmRh) -> TpmHandle {
+    TpmHandle::new(handle.value())
+}
+
+fn short(operation: Operation, number: usize) -> Result<TpmUint16, ManufactureError> {
+    u16::try_from(number)
+        .map(TpmUint16::from)
+        .map_err(|_| ManufactureError::Response { operation })
+}

@@ -1,0 +1,334 @@
+//! Manufacture of a vRoT: what a TPM's maker does to a hardware TPM.
+//!
+//! The manager does it before a guest ever sees the vRoT, and never on a guest's word:
+//! endorsement keys and their certificates, identity key (vIK), its template and certificate, at
+//! the places where stock tools look ([`layout`]).
+//!
+//! The NV indices belong to the platform, so the guest's owner can neither change nor remove
+//! them, not even with `TPM2_Clear`; `TPMA_NV_POLICY_DELETE` keeps them from the platform's own
+//! hands too, for the case that a guest's firmware leaves that hierarchy open. Anybody in the
+//! guest may read them: with the owner's authorization, with the platform's, or with the index's
+//! own, which is empty. Only who knows the authorization value of [`NvIndex::WRITER`] can write
+//! them: their policy is `TPM2_PolicySecret` for that index. The value is random and stays with
+//! the manager, which can so renew certificates while the VM runs.
+
+pub mod channel;
+pub mod layout;
+
+mod command;
+mod error;
+mod nv;
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use cert_chain::profile::vik::VIK_LIFETIME;
+use cert_chain::{
+    AttestationKey, Digest32, EkSpec, EndorsementKey, Generation, ObjectAttributes, Tenant,
+    TpmDevice, TpmName, Validity, VikSpec, VmId, VrotId, issue_ek_certificate,
+    issue_vik_certificate,
+};
+use rcgen::SigningKey;
+use ring::rand::{SecureRandom, SystemRandom};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::anchor::Operation;
+use crate::anchor::template::{
+    EccTemplate, Purpose, RESIDENT, endorsement_key_p256, endorsement_key_rsa,
+};
+use command::Tpm;
+
+pub use channel::{CommandChannel, TpmSocket};
+pub use error::ManufactureError;
+pub use layout::{NvIndex, VIK_HANDLE};
+
+/// What to make.
+#[derive(Clone, Debug)]
+pub struct ManufactureOrder {
+    /// The VM the vRoT is for.
+    pub vm: VmId,
+    /// The vRoT.
+    pub vrot: VrotId,
+    /// Whose VM it is.
+    pub tenant: Tenant,
+    /// Which of the lineage's identities this is.
+    pub generation: Generation,
+    /// Digest of the manager program.
+    pub manager: Digest32,
+    /// Digest of the backend program.
+    pub backend: Digest32,
+    /// The certificate of the host IK, in DER.
+    pub host_certificate: Vec<u8>,
+    /// The present time.
+    pub now: UnixTime,
+}
+
+/// A manufactured vRoT's identity.
+#[derive(Debug)]
+pub struct Manufactured {
+    /// The vRoT's identity key.
+    pub vik: AttestationKey,
+    /// Its RSA-2048 endorsement key.
+    pub ek_rsa: EndorsementKey,
+    /// Its P-256 endorsement key.
+    pub ek_p256: EndorsementKey,
+    /// The vIK's certificate.
+    pub vik_certificate: CertificateDer<'static>,
+    /// The RSA EK's certificate.
+    pub ek_rsa_certificate: CertificateDer<'static>,
+    /// The P-256 EK's certificate.
+    pub ek_p256_certificate: CertificateDer<'static>,
+    /// What writing the vRoT's certificates takes.
+    pub nv_authority: NvAuthority,
+}
+
+/// The authorization value of [`NvIndex::WRITER`]. Not printable, zeroed on drop.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct NvAuthority([u8; NV_AUTHORITY_LENGTH]);
+
+/// As long as the name algorithm's digest allows (TPM 2.0 Part 2 §10.4.3).
+pub const NV_AUTHORITY_LENGTH: usize = 32;
+
+/// How long an EK certificate lives; it is cut at the end of the host's own certificate.
+pub const EK_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+impl NvAuthority {
+    /// Takes up a value that was stored.
+    pub const fn from_bytes(bytes: [u8; NV_AUTHORITY_LENGTH]) -> Self {
+        Self(bytes)
+    }
+
+    /// The value, for sealed storage.
+    pub const fn expose(&self) -> &[u8; NV_AUTHORITY_LENGTH] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for NvAuthority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NvAuthority")
+    }
+}
+
+/// Manufactures the vRoT behind the data socket `tpm`. Blocks, for seconds where RSA keys are
+/// slow to make: call it from `spawn_blocking`.
+pub fn manufacture(
+    order: &ManufactureOrder,
+    tpm: &Path,
+    signer: &impl SigningKey,
+) -> Result<Manufactured, ManufactureError> {
+    let mut channel = connect(tpm)?;
+    manufacture_over(order, &mut channel, signer)
+}
+
+/// Makes the vIK anew from its template and checks that it is `expected`.
+///
+/// To be called before each issuance: a guest's administrator owns the guest's TPM and may put
+/// another key where the vIK was (CVE-2025-49707). What the template makes under the endorsement
+/// seed, only this vRoT can have.
+pub fn rederive_vik(tpm: &Path, expected: &TpmName) -> Result<AttestationKey, ManufactureError> {
+    let mut channel = connect(tpm)?;
+    rederive_vik_over(&mut channel, expected)
+}
+
+/// [`manufacture`] over any channel. The TPM must be fresh: made, but never used.
+pub fn manufacture_over(
+    order: &ManufactureOrder,
+    channel: &mut dyn CommandChannel,
+    signer: &impl SigningKey,
+) -> Result<Manufactured, ManufactureError> {
+    let mut tpm = Tpm::new(channel);
+    tpm.start_up()?;
+
+    let rsa = endorsement_key(&mut tpm, &endorsement_key_rsa())?;
+    let p256 = endorsement_key(&mut tpm, &endorsement_key_p256())?;
+    let vik = vik(&mut tpm, Keep::Persistent)?;
+
+    let device = device(&mut tpm)?;
+    let ek_certificate = |which, ek: &EndorsementKey| {
+        let spec = EkSpec {
+            vrot: order.vrot,
+            ek: ek.clone(),
+            device,
+            validity: validity(which, order.now, EK_LIFETIME)?,
+        };
+        issue_ek_certificate(&spec, signer, &order.host_certificate)
+            .map_err(|source| ManufactureError::Issue { which, source })
+    };
+    let ek_rsa_certificate = ek_certificate("RSA endorsement key's", &rsa)?;
+    let ek_p256_certificate = ek_certificate("P-256 endorsement key's", &p256)?;
+    let vik_certificate = issue_vik(order, &vik, signer)?;
+
+    let authority = NvAuthority::random()?;
+    nv::define_writer(&mut tpm, &authority)?;
+    for (index, content) in [
+        (NvIndex::EK_RSA_CERTIFICATE, ek_rsa_certificate.as_ref()),
+        (NvIndex::EK_P256_CERTIFICATE, ek_p256_certificate.as_ref()),
+        (NvIndex::CERTIFICATE_CHAIN, &order.host_certificate),
+        (NvIndex::VIK_CERTIFICATE, vik_certificate.as_ref()),
+        (NvIndex::VIK_TEMPLATE, &vik_template()),
+    ] {
+        nv::publish(&mut tpm, &authority, index, content)?;
+    }
+    tpm.shut_down()?;
+    Ok(Manufactured {
+        vik,
+        ek_rsa: rsa,
+        ek_p256: p256,
+        vik_certificate,
+        ek_rsa_certificate,
+        ek_p256_certificate,
+        nv_authority: authority,
+    })
+}
+
+/// [`rederive_vik`] over any channel, e.g. to a copy of a vRoT whose guest holds every slot.
+pub fn rederive_vik_over(
+    channel: &mut dyn CommandChannel,
+    expected: &TpmName,
+) -> Result<AttestationKey, ManufactureError> {
+    let mut tpm = Tpm::new(channel);
+    tpm.start_up()?;
+    let vik = vik(&mut tpm, Keep::Nowhere)?;
+    if vik.name() == *expected {
+        Ok(vik)
+    } else {
+        Err(ManufactureError::AnotherVik {
+            found: vik.name(),
+            expected: expected.clone(),
+        })
+    }
+}
+
+/// Issues a new vIK certificate for a running or stopped vRoT, after [`rederive_vik_over`], and
+/// puts it in the old one's place.
+pub fn renew_vik_certificate(
+    order: &ManufactureOrder,
+    expected: &TpmName,
+    authority: &NvAuthority,
+    channel: &mut dyn CommandChannel,
+    signer: &impl SigningKey,
+) -> Result<CertificateDer<'static>, ManufactureError> {
+    let vik = rederive_vik_over(channel, expected)?;
+    let mut tpm = Tpm::new(channel);
+    let room = tpm.size_of(NvIndex::VIK_CERTIFICATE)?;
+    let mut certificate = issue_vik(order, &vik, signer)?;
+    for _ in 1..FITTING_ATTEMPTS {
+        if certificate.len() == room {
+            break;
+        }
+        certificate = issue_vik(order, &vik, signer)?;
+    }
+    nv::replace(&mut tpm, authority, NvIndex::VIK_CERTIFICATE, &certificate)?;
+    Ok(certificate)
+}
+
+/// An ECDSA signature in DER has 70 to 72 bytes, as its scalars happen to be; an index keeps the
+/// size it was made with, and some readers refuse a certificate with zeros behind it. At worst
+/// one in four certificates has the length wanted.
+const FITTING_ATTEMPTS: u32 = 16;
+
+/// The template of every vIK: a restricted P-256 key that signs with ECDSA and SHA-256. Its
+/// `unique` field is empty, as `tpm2_createprimary` leaves it.
+pub fn vik_template() -> Vec<u8> {
+    EccTemplate {
+        attributes: RESIDENT
+            .with(ObjectAttributes::USER_WITH_AUTH)
+            .with(ObjectAttributes::NO_DA)
+            .with(ObjectAttributes::RESTRICTED)
+            .with(ObjectAttributes::SIGN),
+        auth_policy: &[],
+        purpose: Purpose::Signing,
+        unique: [&[], &[]],
+    }
+    .to_bytes()
+}
+
+/// What happens to the vIK after it was made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Persistent,
+    Nowhere,
+}
+
+fn vik(tpm: &mut Tpm<'_>, keep: Keep) -> Result<AttestationKey, ManufactureError> {
+    let primary = tpm.create_primary(&vik_template())?;
+    let kept = match keep {
+        Keep::Persistent => tpm.keep_vik(primary.handle),
+        Keep::Nowhere => Ok(()),
+    };
+    tpm.flush(primary.handle)?;
+    kept?;
+    AttestationKey::try_from(primary.public).map_err(ManufactureError::AttestationKey)
+}
+
+fn endorsement_key(tpm: &mut Tpm<'_>, template: &[u8]) -> Result<EndorsementKey, ManufactureError> {
+    let primary = tpm.create_primary(template)?;
+    tpm.flush(primary.handle)?;
+    EndorsementKey::try_from(primary.public).map_err(ManufactureError::EndorsementKey)
+}
+
+fn issue_vik(
+    order: &ManufactureOrder,
+    vik: &AttestationKey,
+    signer: &impl SigningKey,
+) -> Result<CertificateDer<'static>, ManufactureError> {
+    let which = "identity key's";
+    let spec = VikSpec {
+        vm: order.vm,
+        vrot: order.vrot,
+        tenant: order.tenant.clone(),
+        generation: order.generation,
+        manager: order.manager,
+        backend: order.backend,
+        vik: vik.clone(),
+        validity: validity(which, order.now, VIK_LIFETIME)?,
+    };
+    issue_vik_certificate(&spec, signer, &order.host_certificate)
+        .map_err(|source| ManufactureError::Issue { which, source })
+}
+
+fn validity(
+    which: &'static str,
+    now: UnixTime,
+    lifetime: Duration,
+) -> Result<Validity, ManufactureError> {
+    Validity::starting(now, lifetime).map_err(|source| ManufactureError::Issue { which, source })
+}
+
+/// What the vRoT says of itself (`TPM_PT`, TPM 2.0 Part 2 §6.13).
+fn device(tpm: &mut Tpm<'_>) -> Result<TpmDevice, ManufactureError> {
+    Ok(TpmDevice {
+        specification_level: tpm.property(0x101)?,
+        specification_revision: tpm.property(0x102)?,
+        manufacturer: tpm.property(0x105)?,
+        firmware_version: tpm.property(0x10b)?,
+    })
+}
+
+impl NvAuthority {
+    fn random() -> Result<Self, ManufactureError> {
+        let mut bytes = [0; NV_AUTHORITY_LENGTH];
+        SystemRandom::new()
+            .fill(&mut bytes)
+            .map_err(|_| ManufactureError::Random)?;
+        // A zero at the end would be taken off by the TPM, as authorization values have none.
+        if let Some(last) = bytes.last_mut() {
+            *last |= 1;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+fn connect(tpm: &Path) -> Result<TpmSocket, ManufactureError> {
+    TpmSocket::connect(tpm).map_err(|source| ManufactureError::Connect {
+        operation: Operation("connecting"),
+        path: tpm.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests;

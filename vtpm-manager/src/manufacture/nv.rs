@@ -1,0 +1,179 @@
+//! Indices that everybody in the guest may read, and only the manager may write.
+
+use cert_chain::TpmName;
+use sha2::{Digest, Sha256};
+use tpm2_protocol::basic::{TpmHandle, TpmUint16};
+use tpm2_protocol::data::{Tpm2bDigest, TpmAlgId, TpmaNv, TpmsNvPublic};
+use tpm2_protocol::{TpmMarshal, TpmWriter};
+
+use super::NvAuthority;
+use super::command::{MAX_CHUNK, Tpm};
+use super::error::ManufactureError;
+use super::layout::{MAX_INDEX, NvIndex};
+use crate::anchor::Operation;
+
+/// Readable with any of three authorizations; written under the policy only; never deleted.
+fn published() -> TpmaNv {
+    TpmaNv::POLICYWRITE | TpmaNv::PPREAD | TpmaNv::OWNERREAD | TpmaNv::AUTHREAD | permanent()
+}
+
+/// Its authorization value is all that matters about it. Never written, so its name, which
+/// would change with that, stays in the policies of the others.
+fn writer() -> TpmaNv {
+    TpmaNv::AUTHWRITE | TpmaNv::AUTHREAD | permanent()
+}
+
+/// Of the platform; with an authorization value that is either public or too long to guess; and
+/// to be deleted under a policy that nobody can satisfy, for it lacks the command code that
+/// `TPM2_NV_UndefineSpaceSpecial` demands (TPM 2.0 Part 3 §31.5).
+fn permanent() -> TpmaNv {
+    TpmaNv::PLATFORMCREATE | TpmaNv::NO_DA | TpmaNv::POLICY_DELETE
+}
+
+/// `TPM_CC_PolicySecret`
+const POLICY_SECRET: u32 = 0x0000_0151;
+
+/// The smallest size that every TPM accepts.
+const WRITER_SIZE: usize = 1;
+
+/// Defines the index whose authorization value lets the others be written.
+pub(super) fn define_writer(
+    tpm: &mut Tpm<'_>,
+    authority: &NvAuthority,
+) -> Result<(), ManufactureError> {
+    tpm.define(
+        Some(authority),
+        public(NvIndex::WRITER, writer(), &[], WRITER_SIZE)?,
+    )
+}
+
+/// Defines an index of exactly the content's size, writes it and reads it back.
+pub(super) fn publish(
+    tpm: &mut Tpm<'_>,
+    authority: &NvAuthority,
+    index: NvIndex,
+    content: &[u8],
+) -> Result<(), ManufactureError> {
+    if content.len() > MAX_INDEX {
+        return Err(ManufactureError::TooLong {
+            index,
+            length: content.len(),
+            room: MAX_INDEX,
+        });
+    }
+    let policy = writer_policy()?;
+    tpm.define(None, public(index, published(), &policy, content.len())?)?;
+    write(tpm, authority, index, content)
+}
+
+/// Replaces the content of an index. A shorter one is followed by zeros, as makers of TPMs fill
+/// up their certificate indices.
+pub(super) fn replace(
+    tpm: &mut Tpm<'_>,
+    authority: &NvAuthority,
+    index: NvIndex,
+    content: &[u8],
+) -> Result<(), ManufactureError> {
+    let room = tpm.size_of(index)?;
+    let mut padded = content.to_vec();
+    if padded.len() > room {
+        return Err(ManufactureError::TooLong {
+            index,
+            length: content.len(),
+            room,
+        });
+    }
+    padded.resize(room, 0);
+    write(tpm, authority, index, &padded)
+}
+
+/// Reads a whole index.
+pub(super) fn read(tpm: &mut Tpm<'_>, index: NvIndex) -> Result<Vec<u8>, ManufactureError> {
+    let size = tpm.size_of(index)?;
+    let mut content = Vec::with_capacity(size);
+    while content.len() < size {
+        let length = (size - content.len()).min(MAX_CHUNK);
+        let chunk = tpm.read(index, content.len(), length)?;
+        if chunk.is_empty() {
+            return Err(ManufactureError::ReadBack { index });
+        }
+        content.extend_from_slice(&chunk);
+    }
+    Ok(content)
+}
+
+fn write(
+    tpm: &mut Tpm<'_>,
+    authority: &NvAuthority,
+    index: NvIndex,
+    content: &[u8],
+) -> Result<(), ManufactureError> {
+    let session = tpm.start_policy()?;
+    let mut offset = 0;
+    let mut written = Ok(());
+    for chunk in content.chunks(MAX_CHUNK) {
+        written = tpm
+            .satisfy_writer(session, authority)
+            .and_then(|()| tpm.write(index, offset, chunk, session));
+        if written.is_err() {
+            break;
+        }
+        offset += chunk.len();
+    }
+    let flushed = tpm.flush(session);
+    written?;
+    flushed?;
+    if read(tpm, index)? == content {
+        Ok(())
+    } else {
+        Err(ManufactureError::ReadBack { index })
+    }
+}
+
+fn public(
+    index: NvIndex,
+    attributes: TpmaNv,
+    policy: &[u8],
+    size: usize,
+) -> Result<TpmsNvPublic, ManufactureError> {
+    let operation = Operation("TPM2_NV_DefineSpace");
+    let malformed = || ManufactureError::Response { operation };
+    Ok(TpmsNvPublic {
+        nv_index: TpmHandle::new(index.handle()),
+        name_alg: TpmAlgId::Sha256,
+        attributes,
+        auth_policy: Tpm2bDigest::try_from(policy).map_err(|_| malformed())?,
+        data_size: u16::try_from(size)
+            .map(TpmUint16::from)
+            .map_err(|_| malformed())?,
+    })
+}
+
+/// Digest of `TPM2_PolicySecret` for [`NvIndex::WRITER`] (TPM 2.0 Part 3 §23.4).
+fn writer_policy() -> Result<[u8; 32], ManufactureError> {
+    let named = Sha256::new()
+        .chain_update([0; 32])
+        .chain_update(POLICY_SECRET.to_be_bytes())
+        .chain_update(writer_name()?)
+        .finalize();
+    // The policy reference follows in a second step; it is empty.
+    Ok(Sha256::digest(named).into())
+}
+
+/// The name of an index is over its public area (TPM 2.0 Part 1 §16).
+fn writer_name() -> Result<Vec<u8>, ManufactureError> {
+    let mut buffer = [0; 128];
+    let mut marshalled = TpmWriter::new(&mut buffer);
+    public(NvIndex::WRITER, writer(), &[], WRITER_SIZE)?
+        .marshal(&mut marshalled)
+        .map_err(|_| ManufactureError::Response {
+            operation: Operation("TPM2_NV_DefineSpace"),
+        })?;
+    let mut name = SHA256.to_be_bytes().to_vec();
+    name.extend_from_slice(&Sha256::digest(marshalled.as_bytes()));
+    debug_assert!(TpmName::from_bytes(&name).is_ok());
+    Ok(name)
+}
+
+/// `TPM_ALG_SHA256`
+const SHA256: u16 = 0x000b;
