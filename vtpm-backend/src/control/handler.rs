@@ -1,0 +1,248 @@
+//! What each request on the control channel does.
+
+use super::request::Request;
+use crate::engine::{Engine, EngineError, HashStep, StateKind};
+
+/// A vRoT as the control channel sees it.
+pub struct Vrot<'e, E> {
+    /// The TPM.
+    pub engine: &'e mut E,
+    /// The locality of the commands on the data channel.
+    pub locality: &'e mut u8,
+}
+
+/// What follows from a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// These bytes, in one write.
+    Answer(Vec<u8>),
+    /// These bytes; then the VMM is done with the TPM.
+    AnswerAndEnd(Vec<u8>),
+    /// The descriptor that came along carries the TPM's commands from now on.
+    TakeDataFd,
+}
+
+/// `TPM_SUCCESS` and others of `TPM_RESULT`.
+const SUCCESS: u32 = 0;
+const BAD_PARAMETER: u32 = 0x03;
+const FAIL: u32 = 0x09;
+/// `TPM_BAD_ORDINAL`: there is no such request.
+const BAD_ORDINAL: u32 = 0x0a;
+/// `TPM_BAD_LOCALITY`
+const BAD_LOCALITY: u32 = 0x3d;
+/// `TPM_RETRY`, which VMMs take as "there is none": not an error.
+const NONE_THERE: u32 = 0x800;
+
+/// The requests that are served: bits 0 to 15 but 14 (GET_INFO is answered with nothing).
+/// The lower half of 64 bits; the upper must be zero, as some VMMs take it for a result.
+const CAPABILITIES: u32 = 0x0000_3fff;
+
+/// Carries out a request.
+pub fn handle<E: Engine>(vrot: &mut Vrot<'_, E>, request: Request) -> Reply {
+    let engine = &mut *vrot.engine;
+    Reply::Answer(match request {
+        Request::GetCapability => words([0, CAPABILITIES]),
+        Request::Init { delete_volatile } => {
+            if delete_volatile {
+                engine.delete_volatile();
+            }
+            *vrot.locality = 0;
+            result(engine.power_on())
+        }
+        Request::Shutdown => {
+            engine.power_off();
+            return Reply::AnswerAndEnd(words([SUCCESS]));
+        }
+        // Older VMMs wait for the whole reply even when the result is an error.
+        Request::GetEstablished => {
+            let established = engine.established().unwrap_or(false);
+            [words([SUCCESS]), vec![u8::from(established), 0, 0, 0]].concat()
+        }
+        Request::SetLocality(locality) if locality <= 4 => {
+            *vrot.locality = locality;
+            words([SUCCESS])
+        }
+        Request::SetLocality(_) => words([BAD_LOCALITY]),
+        Request::HashStart => result(engine.hash(HashStep::Start)),
+        Request::HashData(data) => result(engine.hash(HashStep::Data(&data))),
+        Request::HashEnd => result(engine.hash(HashStep::End)),
+        Request::Cancel => {
+            engine.cancel();
+            words([SUCCESS])
+        }
+        Request::StoreVolatile => result(engine.store_volatile()),
+        Request::ResetEstablished(locality) if locality <= 4 => {
+            result(engine.reset_established(locality))
+        }
+        Request::ResetEstablished(_) => words([BAD_LOCALITY]),
+        Request::GetStateBlob { kind, offset } => state_blob(engine, kind, offset),
+        Request::SetStateBlob {
+            kind: Some(kind),
+            blob,
+        } => {
+            // An empty blob says that there is nothing of this kind.
+            if blob.is_empty() {
+                words([SUCCESS])
+            } else {
+                result(engine.set_state(kind, &blob))
+            }
+        }
+        Request::SetStateBlob { kind: None, .. } => words([BAD_PARAMETER]),
+        // Comes before the first INIT, too.
+        Request::Stop => {
+            engine.power_off();
+            words([SUCCESS])
+        }
+        Request::GetConfig => words([SUCCESS, 0]),
+        Request::SetDataFd => return Reply::TakeDataFd,
+        Request::SetBufferSize { wanted } => {
+            let wanted = (wanted != 0 && !engine.is_on()).then_some(wanted);
+            let size = engine.buffer_size(wanted);
+            words([SUCCESS, size.current, size.minimum, size.maximum])
+        }
+        Request::GetInfo => words([SUCCESS, 0, 0]),
+        Request::LockStorage => words([SUCCESS]),
+        Request::Unknown(code) => {
+            tracing::warn!(code, "a request that is none on the control channel");
+            words([BAD_ORDINAL])
+        }
+    })
+}
+
+/// The whole blob in one reply: VMMs do not ask for the rest.
+fn state_blob(engine: &mut impl Engine, kind: Option<StateKind>, offset: u32) -> Vec<u8> {
+    let Some(kind) = kind else {
+        return words([BAD_PARAMETER, 0, 0, 0]);
+    };
+    if kind == StateKind::Volatile
+        && engine.is_on()
+        && let Err(error) = engine.store_volatile()
+    {
+        return words([error.result(), 0, 0, 0]);
+    }
+    let state = match engine.state(kind) {
+        Ok(Some(state)) => state,
+        Ok(None) => return words([NONE_THERE, 0, 0, 0]),
+        Err(error) => return words([error.result(), 0, 0, 0]),
+    };
+    let rest = usize::try_from(offset)
+        .ok()
+        .and_then(|offset| state.get(offset..));
+    match (rest, u32::try_from(state.len())) {
+        (Some(rest), Ok(total)) => {
+            let length = u32::try_from(rest.len()).unwrap_or(total);
+            [words([SUCCESS, 0, total, length]), rest.to_vec()].concat()
+        }
+        _ => words([FAIL, 0, 0, 0]),
+    }
+}
+
+fn result(outcome: Result<(), EngineError>) -> Vec<u8> {
+    match outcome {
+        Ok(()) => words([SUCCESS]),
+        Err(error) => {
+            tracing::warn!(%error, "a request on the control channel failed");
+            words([error.result()])
+        }
+    }
+}
+
+fn words<const N: usize>(words: [u32; N]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_be_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fake::FakeEngine;
+
+    fn after(engine: &mut FakeEngine, request: Request) -> Reply {
+        let mut locality = 0;
+        handle(
+            &mut Vrot {
+                engine,
+                locality: &mut locality,
+            },
+            request,
+        )
+    }
+
+    fn answer(engine: &mut FakeEngine, request: Request) -> Vec<u8> {
+        match after(engine, request) {
+            Reply::Answer(answer) | Reply::AnswerAndEnd(answer) => answer,
+            Reply::TakeDataFd => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn every_capability_that_vmms_demand_is_there() {
+        let answer = answer(&mut FakeEngine::default(), Request::GetCapability);
+        assert_eq!(answer.get(..4), Some([0; 4].as_slice()), "upper half");
+        assert_eq!(CAPABILITIES & 0x348f, 0x348f);
+    }
+
+    #[test]
+    fn a_tpm_can_be_stopped_before_it_was_started_and_started_twice() {
+        let mut engine = FakeEngine::default();
+        assert_eq!(answer(&mut engine, Request::Stop), [0; 4]);
+        let init = Request::Init {
+            delete_volatile: false,
+        };
+        assert_eq!(answer(&mut engine, init.clone()), [0; 4]);
+        assert_eq!(answer(&mut engine, init), [0; 4]);
+    }
+
+    #[test]
+    fn replies_with_a_body_have_their_whole_length_even_in_failure() {
+        let mut engine = FakeEngine::default();
+        assert_eq!(answer(&mut engine, Request::GetEstablished).len(), 8);
+        let blob = Request::GetStateBlob {
+            kind: Some(StateKind::SaveState),
+            offset: 0,
+        };
+        assert_eq!(
+            answer(&mut engine, blob),
+            [words([NONE_THERE]), vec![0; 12]].concat()
+        );
+        let unknown = Request::GetStateBlob {
+            kind: None,
+            offset: 0,
+        };
+        assert_eq!(answer(&mut engine, unknown).len(), 16);
+        let size = Request::SetBufferSize { wanted: 0 };
+        assert_eq!(answer(&mut engine, size).len(), 16);
+    }
+
+    #[test]
+    fn a_blob_comes_whole_and_goes_back_in() {
+        let mut engine = FakeEngine::default();
+        engine.permanent = Some(vec![1, 2, 3]);
+        let get = Request::GetStateBlob {
+            kind: Some(StateKind::Permanent),
+            offset: 0,
+        };
+        let expected = [words([SUCCESS, 0, 3, 3]), vec![1, 2, 3]].concat();
+        assert_eq!(answer(&mut engine, get), expected);
+        let set = Request::SetStateBlob {
+            kind: Some(StateKind::Permanent),
+            blob: vec![4],
+        };
+        assert_eq!(answer(&mut engine, set.clone()), [0; 4]);
+        assert_eq!(engine.permanent, Some(vec![4]));
+        engine.on = true;
+        assert_eq!(answer(&mut engine, set), words([BAD_ORDINAL]));
+    }
+
+    #[test]
+    fn impossible_localities_and_requests_are_refused() {
+        let mut engine = FakeEngine::default();
+        assert_eq!(
+            answer(&mut engine, Request::SetLocality(5)),
+            words([BAD_LOCALITY])
+        );
+        assert_eq!(
+            answer(&mut engine, Request::Unknown(99)),
+            words([BAD_ORDINAL])
+        );
+    }
+}

@@ -1,0 +1,221 @@
+//! Requests on the control channel: numbers in big endian, lengths that cannot be trusted.
+
+use crate::engine::StateKind;
+
+/// A request, read completely.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// `CMD_GET_CAPABILITY`
+    GetCapability,
+    /// `CMD_INIT`
+    Init {
+        /// Whether volatile state is to be forgotten.
+        delete_volatile: bool,
+    },
+    /// `CMD_SHUTDOWN`
+    Shutdown,
+    /// `CMD_GET_TPMESTABLISHED`
+    GetEstablished,
+    /// `CMD_SET_LOCALITY`
+    SetLocality(u8),
+    /// `CMD_HASH_START`
+    HashStart,
+    /// `CMD_HASH_DATA`
+    HashData(Vec<u8>),
+    /// `CMD_HASH_END`
+    HashEnd,
+    /// `CMD_CANCEL_TPM_CMD`
+    Cancel,
+    /// `CMD_STORE_VOLATILE`
+    StoreVolatile,
+    /// `CMD_RESET_TPMESTABLISHED`
+    ResetEstablished(u8),
+    /// `CMD_GET_STATEBLOB`
+    GetStateBlob {
+        /// Which part of the state; `None` for a number that names none.
+        kind: Option<StateKind>,
+        /// Where in the blob to start.
+        offset: u32,
+    },
+    /// `CMD_SET_STATEBLOB`
+    SetStateBlob {
+        /// Which part of the state; `None` for a number that names none.
+        kind: Option<StateKind>,
+        /// The blob.
+        blob: Vec<u8>,
+    },
+    /// `CMD_STOP`
+    Stop,
+    /// `CMD_GET_CONFIG`
+    GetConfig,
+    /// `CMD_SET_DATAFD`; the descriptor comes as ancillary data.
+    SetDataFd,
+    /// `CMD_SET_BUFFERSIZE`
+    SetBufferSize {
+        /// Zero asks for the size.
+        wanted: u32,
+    },
+    /// `CMD_GET_INFO`
+    GetInfo,
+    /// `CMD_LOCK_STORAGE`
+    LockStorage,
+    /// A number that names no request.
+    Unknown(u32),
+}
+
+/// Why the channel cannot go on: where the next request starts is no longer known.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// A length beyond all reason.
+    #[error("a request announces {length} bytes of data; at most {MAX_BLOB} are accepted")]
+    TooLong {
+        /// The length announced.
+        length: u32,
+    },
+}
+
+/// libtpms's permanent state has at most about 200 KiB, the volatile one far less.
+pub const MAX_BLOB: usize = 512 * 1024;
+
+/// Flag of `CMD_INIT`.
+const DELETE_VOLATILE: u32 = 1;
+
+impl Request {
+    /// Reads the request at the beginning of `bytes`: with it comes the number of bytes that it
+    /// takes. `None` while it is not complete.
+    pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, RequestError> {
+        let mut reader = Reader { bytes, at: 0 };
+        let Some(code) = reader.u32() else {
+            return Ok(None);
+        };
+        let request = match code {
+            1 => Some(Self::GetCapability),
+            2 => reader.u32().map(|flags| Self::Init {
+                delete_volatile: flags & DELETE_VOLATILE != 0,
+            }),
+            3 => Some(Self::Shutdown),
+            4 => Some(Self::GetEstablished),
+            // One byte of locality in a union of four: QEMU sends all four.
+            5 => reader.locality().map(Self::SetLocality),
+            6 => Some(Self::HashStart),
+            7 => reader.blob()?.map(Self::HashData),
+            8 => Some(Self::HashEnd),
+            9 => Some(Self::Cancel),
+            10 => Some(Self::StoreVolatile),
+            11 => reader.locality().map(Self::ResetEstablished),
+            12 => reader.get_state_blob(),
+            13 => reader.set_state_blob()?,
+            14 => Some(Self::Stop),
+            15 => Some(Self::GetConfig),
+            16 => Some(Self::SetDataFd),
+            17 => reader.u32().map(|wanted| Self::SetBufferSize { wanted }),
+            18 => reader.take(16).map(|_| Self::GetInfo),
+            19 => reader.u32().map(|_| Self::LockStorage),
+            code => Some(Self::Unknown(code)),
+        };
+        Ok(request.map(|request| (request, reader.at)))
+    }
+}
+
+struct Reader<'b> {
+    bytes: &'b [u8],
+    at: usize,
+}
+
+impl<'b> Reader<'b> {
+    fn take(&mut self, length: usize) -> Option<&'b [u8]> {
+        let end = self.at.checked_add(length)?;
+        let taken = self.bytes.get(self.at..end)?;
+        self.at = end;
+        Some(taken)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        let bytes = self.take(4)?;
+        bytes.try_into().ok().map(u32::from_be_bytes)
+    }
+
+    fn locality(&mut self) -> Option<u8> {
+        self.take(4)?.first().copied()
+    }
+
+    fn blob(&mut self) -> Result<Option<Vec<u8>>, RequestError> {
+        let Some(length) = self.u32() else {
+            return Ok(None);
+        };
+        let size = usize::try_from(length)
+            .ok()
+            .filter(|size| *size <= MAX_BLOB)
+            .ok_or(RequestError::TooLong { length })?;
+        Ok(self.take(size).map(<[u8]>::to_vec))
+    }
+
+    fn kind(&mut self) -> Option<Option<StateKind>> {
+        Some(match self.u32()? {
+            1 => Some(StateKind::Permanent),
+            2 => Some(StateKind::Volatile),
+            3 => Some(StateKind::SaveState),
+            _ => None,
+        })
+    }
+
+    fn get_state_blob(&mut self) -> Option<Request> {
+        let _flags = self.u32()?;
+        let kind = self.kind()?;
+        let offset = self.u32()?;
+        Some(Request::GetStateBlob { kind, offset })
+    }
+
+    fn set_state_blob(&mut self) -> Result<Option<Request>, RequestError> {
+        let (Some(_flags), Some(kind)) = (self.u32(), self.kind()) else {
+            return Ok(None);
+        };
+        let blob = self.blob()?;
+        Ok(blob.map(|blob| Request::SetStateBlob { kind, blob }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_may_arrive_byte_by_byte() {
+        let bytes = [
+            0, 0, 0, 13, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 7, 8, 9, 0xee,
+        ];
+        for length in 0..19 {
+            assert_eq!(
+                Request::parse(bytes.get(..length).unwrap_or_default()),
+                Ok(None)
+            );
+        }
+        let request = Request::SetStateBlob {
+            kind: Some(StateKind::Volatile),
+            blob: vec![7, 8, 9],
+        };
+        assert_eq!(Request::parse(&bytes), Ok(Some((request, 19))));
+    }
+
+    #[test]
+    fn an_absurd_length_costs_no_memory() {
+        for (code, before) in [(7, 0), (13, 8)] {
+            let mut bytes = vec![0, 0, 0, code];
+            bytes.extend(vec![0; before]);
+            bytes.extend([0xff; 4]);
+            assert_eq!(
+                Request::parse(&bytes),
+                Err(RequestError::TooLong { length: u32::MAX })
+            );
+        }
+    }
+
+    #[test]
+    fn a_locality_comes_in_four_bytes() {
+        assert_eq!(
+            Request::parse(&[0, 0, 0, 5, 3, 0, 0, 0]),
+            Ok(Some((Request::SetLocality(3), 8)))
+        );
+    }
+}

@@ -1,0 +1,305 @@
+//! What passes between a backend and its manager.
+//!
+//! The backend listens, the manager dials: so a restarted manager finds its backends again. A
+//! frame is a length (32 bits, big endian) and so many bytes of CBOR, at most [`MAX_FRAME`].
+
+use std::fmt;
+use std::io::{self, Read, Write};
+
+use minicbor::bytes::{ByteArray, ByteVec};
+use minicbor::{Decode, Encode};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// From the manager.
+#[derive(Debug, Encode, Decode)]
+pub enum ToBackend {
+    /// Asks for a [`FromBackend::Status`].
+    #[n(0)]
+    Hello,
+    /// Hands over key and state; the first thing that a new backend needs.
+    #[n(1)]
+    Open(#[n(0)] Open),
+    /// A pushed state is on stable storage.
+    #[n(2)]
+    Persisted {
+        /// The number it was pushed with.
+        #[n(0)]
+        sequence: u64,
+    },
+    /// The answer to a [`FromBackend::HostEvidenceRequested`].
+    #[n(3)]
+    HostEvidence {
+        /// The request's ticket.
+        #[n(0)]
+        ticket: u64,
+        /// The host layer in CBOR; absent if the host declines.
+        #[n(1)]
+        layer: Option<ByteVec>,
+    },
+    /// Has the TPM carry out a command, between those of the guest. A TPM that is off is
+    /// switched on first.
+    #[n(4)]
+    Execute {
+        /// Comes back with the response.
+        #[n(0)]
+        id: u64,
+        /// A TPM command.
+        #[n(1)]
+        command: ByteVec,
+    },
+    /// Ends the backend. State that was pushed but not persisted is pushed once more before.
+    #[n(5)]
+    Stop,
+}
+
+/// From a backend.
+#[derive(Debug, Encode, Decode)]
+pub enum FromBackend {
+    /// The state was opened; the VMM's socket is there.
+    #[n(0)]
+    Opened,
+    /// How it stands with the backend.
+    #[n(1)]
+    Status(#[n(0)] Status),
+    /// Non-volatile state changed. A guest waits for [`ToBackend::Persisted`].
+    #[n(2)]
+    StateChanged {
+        /// Rises with each change.
+        #[n(0)]
+        sequence: u64,
+        /// The whole permanent state, sealed.
+        #[n(1)]
+        sealed: ByteVec,
+    },
+    /// The guest asks its host for evidence.
+    #[n(3)]
+    HostEvidenceRequested {
+        /// Names the request.
+        #[n(0)]
+        ticket: u64,
+        /// The digest that the guest gave.
+        #[n(1)]
+        digest: ByteArray<32>,
+    },
+    /// The response to [`ToBackend::Execute`].
+    #[n(4)]
+    Executed {
+        /// The request's number.
+        #[n(0)]
+        id: u64,
+        /// A TPM response.
+        #[n(1)]
+        response: ByteVec,
+    },
+    /// A VMM attached or went away.
+    #[n(5)]
+    Attachment {
+        /// Whether one is attached now.
+        #[n(0)]
+        attached: bool,
+    },
+    /// The backend could not do what it was told, and ends.
+    #[n(6)]
+    Failed {
+        /// What went wrong, for the log.
+        #[n(0)]
+        reason: String,
+    },
+    /// The backend ends because it was told to.
+    #[n(7)]
+    Stopped,
+}
+
+/// Key and state of one vRoT.
+#[derive(Encode, Decode)]
+#[cbor(map)]
+pub struct Open {
+    /// The vRoT's id.
+    #[n(0)]
+    pub vrot: ByteArray<16>,
+    /// The generation under which state is sealed.
+    #[n(1)]
+    pub generation: u64,
+    /// The key that seals it.
+    #[n(2)]
+    pub key: StateKey,
+    /// The permanent state, sealed; absent for a vRoT that is to be manufactured.
+    #[n(3)]
+    pub permanent: Option<ByteVec>,
+    /// How long a command waits for its state to be durable, in milliseconds.
+    #[n(4)]
+    pub durability_deadline_ms: u32,
+}
+
+/// How it stands with a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Status {
+    /// Process id.
+    #[n(0)]
+    pub pid: u32,
+    /// The vRoT, once it is open.
+    #[n(1)]
+    pub vrot: Option<ByteArray<16>>,
+    /// Its generation.
+    #[n(2)]
+    pub generation: u64,
+    /// Whether a VMM is attached.
+    #[n(3)]
+    pub attached: bool,
+    /// Whether a command was answered before its state was durable.
+    #[n(4)]
+    pub degraded: bool,
+    /// Number of the last state that was pushed.
+    #[n(5)]
+    pub pushed: u64,
+    /// Number of the last state that is known to be durable.
+    #[n(6)]
+    pub persisted: u64,
+}
+
+/// A key for AES-256-GCM. It is zeroed when dropped and never shown.
+#[derive(Zeroize, ZeroizeOnDrop, Encode, Decode)]
+#[cbor(transparent)]
+pub struct StateKey(#[n(0)] ByteArray<32>);
+
+/// Why a frame was not read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// Not the CBOR that was agreed on.
+    #[error("a frame that is no message: {0}")]
+    Cbor(minicbor::decode::Error),
+    /// The connection failed.
+    #[error("the connection between manager and backend failed")]
+    Io(#[from] io::Error),
+    /// Longer than any message.
+    #[error("a frame of {length} bytes; at most {MAX_FRAME} are accepted")]
+    TooLong {
+        /// Announced length.
+        length: usize,
+    },
+}
+
+/// A whole permanent state of libtpms has at most about 200 KiB, a host layer about 300 KiB.
+pub const MAX_FRAME: usize = 1024 * 1024;
+/// Length of what precedes a frame.
+pub const HEADER: usize = 4;
+
+impl StateKey {
+    /// Takes a key.
+    pub fn new(key: [u8; 32]) -> Self {
+        Self(ByteArray::from(key))
+    }
+
+    /// The key's bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for StateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StateKey")
+    }
+}
+
+impl fmt::Debug for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Open")
+            .field("vrot", &self.vrot)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A message with its length in front.
+pub fn encode(message: &impl Encode<()>) -> Result<Vec<u8>, FrameError> {
+    let body = match minicbor::to_vec(message) {
+        Ok(body) => body,
+        Err(error) => unreachable!("a Vec takes every byte: {error}"),
+    };
+    match u32::try_from(body.len()) {
+        Ok(length) if body.len() <= MAX_FRAME => {
+            Ok([length.to_be_bytes().as_slice(), &body].concat())
+        }
+        _ => Err(FrameError::TooLong { length: body.len() }),
+    }
+}
+
+/// The length that a frame's header announces.
+pub fn announced(header: [u8; HEADER]) -> Result<usize, FrameError> {
+    match usize::try_from(u32::from_be_bytes(header)) {
+        Ok(length) if length <= MAX_FRAME => Ok(length),
+        Ok(length) => Err(FrameError::TooLong { length }),
+        Err(_) => Err(FrameError::TooLong { length: usize::MAX }),
+    }
+}
+
+/// Reads the body of a frame; all of it must be the message.
+pub fn decode<T: for<'b> Decode<'b, ()>>(body: &[u8]) -> Result<T, FrameError> {
+    let mut decoder = minicbor::Decoder::new(body);
+    let message = decoder.decode().map_err(FrameError::Cbor)?;
+    if decoder.position() == body.len() {
+        return Ok(message);
+    }
+    let trailing = minicbor::decode::Error::message("bytes follow the message");
+    Err(FrameError::Cbor(trailing))
+}
+
+/// Writes a message to a blocking stream.
+pub fn send(stream: &mut impl Write, message: &impl Encode<()>) -> Result<(), FrameError> {
+    Ok(stream.write_all(&encode(message)?)?)
+}
+
+/// Reads a message from a blocking stream.
+pub fn receive<T: for<'b> Decode<'b, ()>>(stream: &mut impl Read) -> Result<T, FrameError> {
+    let mut header = [0; HEADER];
+    stream.read_exact(&mut header)?;
+    let mut body = vec![0; announced(header)?];
+    stream.read_exact(&mut body)?;
+    decode(&body)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn messages_arrive_as_they_were_sent() {
+        let mut bytes = Vec::new();
+        let open = Open {
+            vrot: ByteArray::from([7; 16]),
+            generation: 3,
+            key: StateKey::new([9; 32]),
+            permanent: Some(vec![1, 2, 3].into()),
+            durability_deadline_ms: 500,
+        };
+        send(&mut bytes, &ToBackend::Open(open)).unwrap();
+        let ToBackend::Open(open) = receive(&mut bytes.as_slice()).unwrap() else {
+            unreachable!("sent an Open");
+        };
+        assert_eq!(open.key.as_bytes(), &[9; 32]);
+        assert_eq!(open.generation, 3);
+    }
+
+    #[test]
+    fn a_key_is_never_shown() {
+        let text = format!("{:?}", StateKey::new([9; 32]));
+        assert_eq!(text, "StateKey");
+    }
+
+    #[test]
+    fn long_frames_and_trailing_bytes_are_refused() {
+        let header = [0xff; 4];
+        assert!(matches!(announced(header), Err(FrameError::TooLong { .. })));
+        let mut body = minicbor::to_vec(ToBackend::Hello).unwrap();
+        body.push(0);
+        assert!(matches!(
+            decode::<ToBackend>(&body),
+            Err(FrameError::Cbor(_))
+        ));
+    }
+}

@@ -1,0 +1,209 @@
+//! What a vRoT answers itself, before the engine sees it: the two commands that reach the host,
+//! and the capabilities that make them known.
+//!
+//! | Command | Code | Parameters | Answer |
+//! |---|---|---|---|
+//! | HOST_EVIDENCE_REQUEST | `0x20005652` | `TPM2B_DIGEST` request | `UINT64` ticket |
+//! | HOST_EVIDENCE_READ | `0x20005653` | `UINT64` ticket, `UINT32` offset | `UINT32` total size, `TPM2B` chunk |
+//!
+//! Neither blocks, because a VMM may give up on a TPM after a tenth of a second. Neither has
+//! handles, because the kernel's resource manager demands long commands of those that do. An
+//! ordinary kernel learns both from the patched list of commands and lets them through.
+
+pub mod capability;
+mod tickets;
+
+use crate::command::{Command, ResponseCode, response};
+
+pub use tickets::{Layer, Tickets};
+
+/// `HOST_EVIDENCE_REQUEST`
+pub const HOST_EVIDENCE_REQUEST: u32 = 0x2000_5652;
+/// `HOST_EVIDENCE_READ`
+pub const HOST_EVIDENCE_READ: u32 = 0x2000_5653;
+
+/// The most that one READ returns: it fits every buffer that a VMM offers (3,968 bytes).
+const MAX_CHUNK: usize = 2048;
+
+/// What a vendor command asks for, read completely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VendorCommand {
+    /// Evidence for this digest.
+    Request {
+        /// The digest.
+        digest: [u8; 32],
+    },
+    /// A part of the answer to a request.
+    Read {
+        /// Names the request.
+        ticket: u64,
+        /// Where the part starts.
+        offset: u32,
+    },
+}
+
+impl VendorCommand {
+    /// Reads a vendor command; `None` if it is the engine's business.
+    pub fn parse(command: &Command<'_>) -> Option<Result<Self, ResponseCode>> {
+        let read = match command.code() {
+            HOST_EVIDENCE_REQUEST => Self::parse_request,
+            HOST_EVIDENCE_READ => Self::parse_read,
+            _ => return None,
+        };
+        if !command.is_without_sessions() {
+            return Some(Err(ResponseCode::AUTH_CONTEXT));
+        }
+        Some(read(command.parameters()))
+    }
+
+    fn parse_request(parameters: &[u8]) -> Result<Self, ResponseCode> {
+        const LENGTH: u16 = 32;
+        match parameters.split_first_chunk() {
+            Some((length, digest)) if u16::from_be_bytes(*length) == LENGTH => digest
+                .try_into()
+                .map(|digest| Self::Request { digest })
+                .map_err(|_| ResponseCode::COMMAND_SIZE),
+            Some(_) => Err(ResponseCode::SIZE_1),
+            None => Err(ResponseCode::COMMAND_SIZE),
+        }
+    }
+
+    fn parse_read(parameters: &[u8]) -> Result<Self, ResponseCode> {
+        let (ticket, offset) = parameters
+            .split_first_chunk()
+            .ok_or(ResponseCode::COMMAND_SIZE)?;
+        let offset = offset.try_into().map_err(|_| ResponseCode::COMMAND_SIZE)?;
+        Ok(Self::Read {
+            ticket: u64::from_be_bytes(*ticket),
+            offset: u32::from_be_bytes(offset),
+        })
+    }
+}
+
+/// The response to a REQUEST.
+pub fn ticket_response(ticket: u64) -> Vec<u8> {
+    response(ResponseCode::SUCCESS, &ticket.to_be_bytes())
+}
+
+/// The response to a READ.
+pub fn read_response(tickets: &Tickets, ticket: u64, offset: u32) -> Vec<u8> {
+    let layer = match tickets.layer(ticket) {
+        None => return ResponseCode::VALUE_1.response(),
+        Some(Layer::Pending) => return ResponseCode::RETRY.response(),
+        Some(Layer::Declined) => return ResponseCode::NO_RESULT.response(),
+        Some(Layer::Ready(layer)) => layer,
+    };
+    let rest = usize::try_from(offset)
+        .ok()
+        .and_then(|offset| layer.get(offset..));
+    let (Some(rest), Ok(total)) = (rest, u32::try_from(layer.len())) else {
+        return ResponseCode::VALUE_2.response();
+    };
+    let chunk = rest.get(..MAX_CHUNK).unwrap_or(rest);
+    let length = u16::try_from(chunk.len()).unwrap_or(u16::MAX);
+    let parameters = [total.to_be_bytes().as_slice(), &length.to_be_bytes(), chunk].concat();
+    response(ResponseCode::SUCCESS, &parameters)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    fn parsed(
+        tag: u16,
+        code: u32,
+        parameters: &[u8],
+    ) -> Option<Result<VendorCommand, ResponseCode>> {
+        let mut bytes = response(ResponseCode(code), parameters);
+        bytes.splice(..2, tag.to_be_bytes());
+        VendorCommand::parse(&Command::parse(&bytes).unwrap())
+    }
+
+    #[test]
+    fn well_formed_vendor_commands_are_read() {
+        let digest = [&[0, 32], [7; 32].as_slice()].concat();
+        assert_eq!(
+            parsed(0x8001, HOST_EVIDENCE_REQUEST, &digest),
+            Some(Ok(VendorCommand::Request { digest: [7; 32] }))
+        );
+        let read = [[0, 0, 0, 0, 0, 0, 0, 9].as_slice(), &[0, 0, 8, 0]].concat();
+        assert_eq!(
+            parsed(0x8001, HOST_EVIDENCE_READ, &read),
+            Some(Ok(VendorCommand::Read {
+                ticket: 9,
+                offset: 2048
+            }))
+        );
+        assert_eq!(parsed(0x8001, 0x17b, &[0, 8]), None);
+    }
+
+    #[test]
+    fn malformed_vendor_commands_get_the_code_that_says_so() {
+        let refused = |tag, code, parameters: &[u8]| parsed(tag, code, parameters).unwrap();
+        let digest = [&[0, 32], [7; 32].as_slice()].concat();
+        for (tag, code, parameters, response) in [
+            (
+                0x8002,
+                HOST_EVIDENCE_REQUEST,
+                digest.as_slice(),
+                ResponseCode::AUTH_CONTEXT,
+            ),
+            (
+                0x8001,
+                HOST_EVIDENCE_REQUEST,
+                &[],
+                ResponseCode::COMMAND_SIZE,
+            ),
+            (
+                0x8001,
+                HOST_EVIDENCE_REQUEST,
+                &[0, 31, 1],
+                ResponseCode::SIZE_1,
+            ),
+            (
+                0x8001,
+                HOST_EVIDENCE_REQUEST,
+                &[0, 32, 1],
+                ResponseCode::COMMAND_SIZE,
+            ),
+            (
+                0x8001,
+                HOST_EVIDENCE_READ,
+                &[0; 11],
+                ResponseCode::COMMAND_SIZE,
+            ),
+            (
+                0x8001,
+                HOST_EVIDENCE_READ,
+                &[0; 13],
+                ResponseCode::COMMAND_SIZE,
+            ),
+        ] {
+            assert_eq!(refused(tag, code, parameters), Err(response));
+        }
+    }
+
+    #[test]
+    fn an_answer_is_read_in_chunks_until_its_end() {
+        let mut tickets = Tickets::default();
+        let ticket = tickets.open();
+        assert_eq!(
+            read_response(&tickets, ticket, 0),
+            ResponseCode::RETRY.response()
+        );
+        tickets.answer(ticket, Some(vec![5; 3000]));
+        assert_eq!(read_response(&tickets, ticket, 0).len(), 10 + 6 + 2048);
+        assert_eq!(read_response(&tickets, ticket, 2048).len(), 10 + 6 + 952);
+        assert_eq!(read_response(&tickets, ticket, 3000).len(), 10 + 6);
+        assert_eq!(
+            read_response(&tickets, ticket, 3001),
+            ResponseCode::VALUE_2.response()
+        );
+        assert_eq!(
+            read_response(&tickets, ticket.wrapping_add(1), 0),
+            ResponseCode::VALUE_1.response()
+        );
+    }
+}
