@@ -1,0 +1,423 @@
+//! The audit log: one JSON object a line, each with a hash over itself and the line before.
+//!
+//! ```text
+//! {"sequence":1,"time":"…","event":"vrot-created",…,"previous":"<hash>","hash":"<hash>"}
+//! ```
+//!
+//! `hash` is the SHA-256 value of a domain string and of the line up to `,"hash"`. A line that was
+//! changed, inserted or taken out breaks the chain from there on. The chain says nothing about
+//! lines cut off at the end: keep the newest hash elsewhere, or compare it with the one that
+//! `GET /v1/audit` tells.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use cert_chain::{Digest32, Generation, HostName, Tenant, TpmName, VmId, VrotId};
+use serde::{Deserialize, Serialize};
+
+use crate::timestamp::Timestamp;
+
+/// The log of one manager, open for appending.
+#[derive(Debug)]
+pub struct AuditLog {
+    path: PathBuf,
+    end: Mutex<End>,
+}
+
+/// What happened.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Event {
+    /// A backend was found running and taken over.
+    BackendAdopted {
+        /// Whose.
+        vrot: VrotId,
+    },
+    /// A backend ended that nobody had stopped.
+    BackendEnded {
+        /// Whose.
+        vrot: VrotId,
+        /// What is known of it.
+        reason: String,
+    },
+    /// The host's keys were made, or found to be there.
+    HostInitialised {
+        /// Name of the operator's key.
+        policy_key: TpmName,
+    },
+    /// The issuer certified the host.
+    HostEnrolled {
+        /// Its name.
+        host: HostName,
+    },
+    /// The manager runs.
+    ManagerStarted {
+        /// Digest of its program.
+        manager: Digest32,
+    },
+    /// The manager ends.
+    ManagerStopped,
+    /// The operator approved PCR values.
+    PolicyApproved {
+        /// The operator's name for them.
+        label: String,
+    },
+    /// Somebody asked for something and did not get it.
+    Refused {
+        /// The caller's user id.
+        uid: u32,
+        /// What was asked for.
+        request: String,
+        /// Why it was refused.
+        reason: String,
+    },
+    /// A vRoT was manufactured for a VM and got its certificates.
+    VrotCreated {
+        /// Its number.
+        vrot: VrotId,
+        /// The VM.
+        vm: VmId,
+        /// Whose VM it is.
+        tenant: Tenant,
+        /// Its generation.
+        generation: Generation,
+        /// Name of its identity key.
+        vik: TpmName,
+        /// SHA-256 value of the identity key's certificate.
+        certificate: Digest32,
+    },
+    /// A vRoT's key was destroyed.
+    VrotDeleted {
+        /// Its number.
+        vrot: VrotId,
+        /// The VM it belonged to.
+        vm: VmId,
+    },
+    /// A backend serves a vRoT.
+    VrotStarted {
+        /// Its number.
+        vrot: VrotId,
+    },
+    /// A vRoT was stopped on demand.
+    VrotStopped {
+        /// Its number.
+        vrot: VrotId,
+    },
+}
+
+/// A log without a break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Number of lines.
+    pub entries: u64,
+    /// Hash of the last line.
+    pub head: Digest32,
+}
+
+/// What is wrong with a log.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuditError {
+    /// The chain is broken.
+    #[error("`{}`, line {line}: {problem}: the log was altered here", path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// Counted from one.
+        line: u64,
+        /// How.
+        problem: &'static str,
+    },
+    /// The file cannot be used.
+    #[error("the audit log `{}` cannot be {action}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+const DOMAIN: &[u8] = b"vrot audit log v1\0";
+/// What the first line names as previous.
+const BEGINNING: Digest32 = Digest32::new([0; 32]);
+const HASH_FIELD: &str = ",\"hash\":\"";
+/// Longer than any line that is written here.
+const MAX_LINE: u64 = 64 * 1024;
+
+#[derive(Debug)]
+struct End {
+    file: File,
+    entries: u64,
+    head: Digest32,
+}
+
+#[derive(Serialize)]
+struct Entry<'a> {
+    sequence: u64,
+    time: Timestamp,
+    #[serde(flatten)]
+    event: &'a Event,
+    previous: Digest32,
+}
+
+/// What verification looks at; everything else is covered by the hash alone.
+#[derive(Deserialize)]
+struct Links {
+    sequence: u64,
+    previous: Digest32,
+}
+
+impl AuditLog {
+    /// Opens a log, or begins one. A broken log is not continued: that would hide the break.
+    pub fn open(path: &Path) -> Result<Self, AuditError> {
+        let failed = |action| move |source| AuditError::File {
+            path: path.to_owned(),
+            action,
+            source,
+        };
+        let mut file = OpenOptions::new()
+            .create(true)
+            .read(true)
+            .append(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(failed("opened"))?;
+        let unfinished = cut_unfinished_line(&mut file).map_err(failed("repaired"))?;
+        if unfinished > 0 {
+            tracing::warn!(
+                bytes = unfinished,
+                "the audit log ended in an unfinished line, of which nobody was told; it is removed"
+            );
+        }
+        let verified = verify(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            end: Mutex::new(End {
+                file,
+                entries: verified.entries,
+                head: verified.head,
+            }),
+        })
+    }
+
+    /// Appends a line and returns when it is on the disk. Blocks.
+    pub fn append(&self, event: &Event) -> Result<(), AuditError> {
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let sequence = end.entries + 1;
+        let (line, hash) = line(&Entry {
+            sequence,
+            time: Timestamp::now(),
+            event,
+            previous: end.head,
+        });
+        let written = end
+            .file
+            .write_all(line.as_bytes())
+            .and_then(|()| end.file.sync_data());
+        written.map_err(|source| AuditError::File {
+            path: self.path.clone(),
+            action: "written",
+            source,
+        })?;
+        end.entries = sequence;
+        end.head = hash;
+        Ok(())
+    }
+
+    /// What was written so far.
+    pub fn end(&self) -> Verified {
+        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        Verified {
+            entries: end.entries,
+            head: end.head,
+        }
+    }
+
+    /// Where the log is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Checks every line of a log.
+pub fn verify(path: &Path) -> Result<Verified, AuditError> {
+    let failed = |source| AuditError::File {
+        path: path.to_owned(),
+        action: "read",
+        source,
+    };
+    let broken = |line, problem| AuditError::Broken {
+        path: path.to_owned(),
+        line,
+        problem,
+    };
+    let mut reader = BufReader::new(File::open(path).map_err(failed)?);
+    let mut verified = Verified {
+        entries: 0,
+        head: BEGINNING,
+    };
+    let mut text = Vec::new();
+    loop {
+        text.clear();
+        let number = verified.entries + 1;
+        let length = io::Read::take(&mut reader, MAX_LINE)
+            .read_until(b'\n', &mut text)
+            .map_err(failed)?;
+        if length == 0 {
+            return Ok(verified);
+        }
+        let text = text
+            .strip_suffix(b"\n")
+            .ok_or_else(|| broken(number, "the line does not end"))?;
+        let (body, hash) = split(text).ok_or_else(|| broken(number, "there is no hash"))?;
+        if hash_of(body) != hash {
+            return Err(broken(number, "the hash is not that of the line"));
+        }
+        let links: Links = serde_json::from_slice(text)
+            .map_err(|_| broken(number, "the line is not one of an audit log"))?;
+        if links.previous != verified.head {
+            return Err(broken(number, "it does not continue the line before"));
+        }
+        if links.sequence != number {
+            return Err(broken(number, "the number is not the next one"));
+        }
+        verified = Verified {
+            entries: number,
+            head: hash,
+        };
+    }
+}
+
+/// The line with its line feed, and its hash.
+fn line(entry: &Entry<'_>) -> (String, Digest32) {
+    let mut line = match serde_json::to_string(entry) {
+        Ok(json) => json,
+        // Strings, numbers, and maps with string keys.
+        Err(error) => unreachable!("JSON: {error}"),
+    };
+    line.pop();
+    let hash = hash_of(line.as_bytes());
+    line.push_str(HASH_FIELD);
+    line.push_str(&hash.to_string());
+    line.push_str("\"}\n");
+    (line, hash)
+}
+
+/// Splits a line into what is hashed and the hash.
+fn split(line: &[u8]) -> Option<(&[u8], Digest32)> {
+    let text = line.strip_suffix(b"\"}")?;
+    let (rest, hash) = text.split_at_checked(text.len().checked_sub(64)?)?;
+    let body = rest.strip_suffix(HASH_FIELD.as_bytes())?;
+    let hash = std::str::from_utf8(hash).ok()?.parse().ok()?;
+    Some((body, hash))
+}
+
+fn hash_of(body: &[u8]) -> Digest32 {
+    Digest32::of(&[DOMAIN, body].concat())
+}
+
+/// A crash can leave part of a line, whose event was not acknowledged to anybody.
+fn cut_unfinished_line(file: &mut File) -> io::Result<u64> {
+    use std::io::{Read, Seek, SeekFrom};
+    let length = file.metadata()?.len();
+    let start = length.saturating_sub(MAX_LINE);
+    file.seek(SeekFrom::Start(start))?;
+    let mut tail = Vec::new();
+    file.take(MAX_LINE).read_to_end(&mut tail)?;
+    let finished = match tail.iter().rposition(|byte| *byte == b'\n') {
+        Some(position) => start + position as u64 + 1,
+        None => start,
+    };
+    if finished < length {
+        file.set_len(finished)?;
+        file.sync_all()?;
+    }
+    Ok(length - finished)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log_of(count: usize) -> anyhow::Result<(tempfile::TempDir, PathBuf)> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("audit.jsonl");
+        let log = AuditLog::open(&path)?;
+        for _ in 0..count {
+            log.append(&Event::VrotStarted {
+                vrot: VrotId::random(),
+            })?;
+        }
+        Ok((folder, path))
+    }
+
+    #[test]
+    fn a_log_goes_on_where_it_ended() -> anyhow::Result<()> {
+        let (_folder, path) = log_of(3)?;
+        let log = AuditLog::open(&path)?;
+        assert_eq!(log.end(), verify(&path)?);
+        log.append(&Event::ManagerStopped)?;
+        assert_eq!(verify(&path)?.entries, 4);
+        assert_eq!(log.end(), verify(&path)?);
+        Ok(())
+    }
+
+    #[test]
+    fn no_byte_of_a_log_can_change() -> anyhow::Result<()> {
+        let (_folder, path) = log_of(3)?;
+        let genuine = std::fs::read(&path)?;
+        for position in 0..genuine.len() {
+            let mut changed = genuine.clone();
+            if let Some(byte) = changed.get_mut(position) {
+                *byte ^= 1;
+            }
+            std::fs::write(&path, changed)?;
+            assert!(verify(&path).is_err(), "byte {position}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn no_line_can_be_taken_out_doubled_or_swapped() -> anyhow::Result<()> {
+        let (_folder, path) = log_of(3)?;
+        let text = std::fs::read_to_string(&path)?;
+        let lines: Vec<&str> = text.lines().collect();
+        for order in [
+            vec![1, 2],
+            vec![0, 2],
+            vec![0, 0, 1, 2],
+            vec![1, 0, 2],
+            vec![0, 2, 1],
+        ] {
+            let changed: String = order
+                .iter()
+                .filter_map(|index| lines.get(*index))
+                .map(|line| format!("{line}\n"))
+                .collect();
+            std::fs::write(&path, changed)?;
+            assert!(verify(&path).is_err(), "{order:?}");
+            assert!(AuditLog::open(&path).is_err(), "{order:?} is not continued");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_unfinished_last_line_is_removed() -> anyhow::Result<()> {
+        let (_folder, path) = log_of(2)?;
+        let mut file = OpenOptions::new().append(true).open(&path)?;
+        file.write_all(b"{\"sequence\":3,\"ti")?;
+        let log = AuditLog::open(&path)?;
+        assert_eq!(log.end().entries, 2);
+        log.append(&Event::ManagerStopped)?;
+        assert_eq!(verify(&path)?.entries, 3);
+        Ok(())
+    }
+}

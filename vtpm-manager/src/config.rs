@@ -1,0 +1,288 @@
+//! The daemon's configuration: one TOML file, in which nothing unknown is accepted.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cert_chain::policy::{PcrSelection, PcrSelectionError};
+use serde::Deserialize;
+
+use crate::anchor::{AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, Tcti};
+
+/// A configuration that makes sense: there is no other way to have one than [`Config::load`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The physical TPM.
+    pub anchor: AnchorConfig,
+    /// What must survive: store, record of the trust anchor, host certificate, audit log.
+    pub state_dir: PathBuf,
+    /// What lives as long as the host is up: one folder of sockets for each running vRoT.
+    pub runtime_dir: PathBuf,
+    /// Where the API listens.
+    pub socket: PathBuf,
+    /// The backend program.
+    pub backend: PathBuf,
+    /// The host's event log.
+    pub event_log: PathBuf,
+    /// Users that may call the API besides root and the manager's own.
+    pub allowed_uids: Vec<u32>,
+    /// How often one vRoT may ask for host evidence.
+    pub host_evidence_per_minute: u32,
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The manager cannot tell where its own program is.
+    #[error("`backend` is not set, and the manager cannot find its own program beside which it would look")]
+    OwnProgram(#[source] std::io::Error),
+    /// The file cannot be read.
+    #[error("the configuration `{}` cannot be read: pass another one with --config", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A path that depends on where the daemon was started.
+    #[error("{}: `{field}` is `{}`: write an absolute path", config.display(), value.display())]
+    Relative {
+        /// The configuration.
+        config: PathBuf,
+        /// Which entry.
+        field: &'static str,
+        /// Its value.
+        value: PathBuf,
+    },
+    /// PCRs that do not exist, or none.
+    #[error("{}: `{field}` names no set of PCRs: {reason}", config.display())]
+    Pcrs {
+        /// The configuration.
+        config: PathBuf,
+        /// Which entry.
+        field: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Sockets in this folder would have names that are too long.
+    #[error(
+        "{}: `runtime_dir` has {length} bytes, at most {MAX_RUNTIME_DIR} leave room for the \
+         names of sockets: choose a shorter one",
+        config.display()
+    )]
+    RuntimeDirTooLong {
+        /// The configuration.
+        config: PathBuf,
+        /// Length of the path.
+        length: usize,
+    },
+    /// Not TOML, or not with these entries.
+    #[error("{}: {source}", path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+}
+
+/// Where the daemon looks without `--config`.
+pub const DEFAULT_CONFIG: &str = "/etc/vtpm-manager/config.toml";
+/// Where `vtpmctl` looks without `--socket`.
+pub const DEFAULT_SOCKET: &str = "/run/vtpm-manager/api.sock";
+
+/// `sun_path` of unix(7) has 108 bytes with a terminating zero; the longest name below it is
+/// `/<vRoT id>/tpm.sock.ctrl`.
+pub const MAX_RUNTIME_DIR: usize = 107 - 1 - 36 - 1 - "tpm.sock.ctrl".len();
+
+const DEFAULT_STATE_DIR: &str = "/var/lib/vtpm-manager";
+const DEFAULT_RUNTIME_DIR: &str = "/run/vtpm-manager";
+const DEFAULT_EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
+const BACKEND_PROGRAM: &str = "vtpm-backend";
+/// A guest that is challenged every half second, and some more at times.
+const DEFAULT_HOST_EVIDENCE_PER_MINUTE: u32 = 120;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    tpm: Tcti,
+    #[serde(default = "default_state_dir")]
+    state_dir: PathBuf,
+    #[serde(default = "default_runtime_dir")]
+    runtime_dir: PathBuf,
+    socket: Option<PathBuf>,
+    backend: Option<PathBuf>,
+    #[serde(default = "default_event_log")]
+    event_log: PathBuf,
+    #[serde(default = "default_quoted_pcrs")]
+    quoted_pcrs: Vec<u8>,
+    #[serde(default = "default_policy_pcrs")]
+    policy_pcrs: Vec<u8>,
+    #[serde(default)]
+    allowed_uids: Vec<u32>,
+    #[serde(default = "default_host_evidence_per_minute")]
+    host_evidence_per_minute: u32,
+}
+
+impl Config {
+    /// Reads and checks a configuration.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let file: File = toml::from_str(text).map_err(|source| ConfigError::Toml {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        let backend = match file.backend {
+            Some(backend) => backend,
+            None => std::env::current_exe()
+                .map_err(ConfigError::OwnProgram)?
+                .with_file_name(BACKEND_PROGRAM),
+        };
+        let socket = file
+            .socket
+            .unwrap_or_else(|| file.runtime_dir.join("api.sock"));
+        for (field, value) in [
+            ("state_dir", &file.state_dir),
+            ("runtime_dir", &file.runtime_dir),
+            ("socket", &socket),
+            ("backend", &backend),
+            ("event_log", &file.event_log),
+        ] {
+            if !value.is_absolute() {
+                return Err(ConfigError::Relative {
+                    config: path.to_owned(),
+                    field,
+                    value: value.clone(),
+                });
+            }
+        }
+        let length = file.runtime_dir.as_os_str().len();
+        if length > MAX_RUNTIME_DIR {
+            return Err(ConfigError::RuntimeDirTooLong {
+                config: path.to_owned(),
+                length,
+            });
+        }
+        Ok(Self {
+            anchor: AnchorConfig {
+                tpm: file.tpm,
+                policy_pcrs: selection(&file.policy_pcrs, "policy_pcrs", path)?,
+                quoted_pcrs: selection(&file.quoted_pcrs, "quoted_pcrs", path)?,
+                record: file.state_dir.join("anchor.json"),
+            },
+            state_dir: file.state_dir,
+            runtime_dir: file.runtime_dir,
+            socket,
+            backend,
+            event_log: file.event_log,
+            allowed_uids: file.allowed_uids,
+            host_evidence_per_minute: file.host_evidence_per_minute.max(1),
+        })
+    }
+
+    /// The store's file.
+    pub fn store(&self) -> PathBuf {
+        self.state_dir.join("store.redb")
+    }
+
+    /// The host IK's certificate.
+    pub fn host_certificate(&self) -> PathBuf {
+        self.state_dir.join("host-certificate.json")
+    }
+
+    /// The audit log.
+    pub fn audit_log(&self) -> PathBuf {
+        self.state_dir.join("audit.jsonl")
+    }
+}
+
+fn selection(
+    pcrs: &[u8],
+    field: &'static str,
+    config: &Path,
+) -> Result<PcrSelection, ConfigError> {
+    let refused = |reason: String| ConfigError::Pcrs {
+        config: config.to_owned(),
+        field,
+        reason,
+    };
+    if pcrs.is_empty() {
+        return Err(refused("the list is empty".to_owned()));
+    }
+    PcrSelection::new(pcrs.iter().copied())
+        .map_err(|error: PcrSelectionError| refused(error.to_string()))
+}
+
+fn default_state_dir() -> PathBuf {
+    DEFAULT_STATE_DIR.into()
+}
+
+fn default_runtime_dir() -> PathBuf {
+    DEFAULT_RUNTIME_DIR.into()
+}
+
+fn default_event_log() -> PathBuf {
+    DEFAULT_EVENT_LOG.into()
+}
+
+fn default_quoted_pcrs() -> Vec<u8> {
+    DEFAULT_QUOTED_PCRS.to_vec()
+}
+
+fn default_policy_pcrs() -> Vec<u8> {
+    DEFAULT_POLICY_PCRS.to_vec()
+}
+
+fn default_host_evidence_per_minute() -> u32 {
+    DEFAULT_HOST_EVIDENCE_PER_MINUTE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("config.toml"))
+    }
+
+    #[test]
+    fn a_tpm_is_all_that_must_be_configured() -> anyhow::Result<()> {
+        let config = parse("tpm = \"device:/dev/tpmrm0\"")?;
+        assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
+        assert_eq!(config.store(), Path::new("/var/lib/vtpm-manager/store.redb"));
+        assert!(config.backend.ends_with("vtpm-backend"));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let long = format!(
+            "tpm = \"device:/dev/tpm0\"\nruntime_dir = \"/{}\"",
+            "x".repeat(MAX_RUNTIME_DIR)
+        );
+        for (text, named) in [
+            ("state_dir = \"/x\"", "tpm"),
+            ("tpm = \"nonsense\"", "nonsense"),
+            ("tpm = \"device:/dev/tpm0\"\nsokcet = \"/x\"", "sokcet"),
+            ("tpm = \"device:/dev/tpm0\"\nstate_dir = \"x\"", "absolute"),
+            ("tpm = \"device:/dev/tpm0\"\nquoted_pcrs = []", "quoted_pcrs"),
+            ("tpm = \"device:/dev/tpm0\"\npolicy_pcrs = [24]", "policy_pcrs"),
+            (&long, "shorter"),
+        ] {
+            let message = match parse(text) {
+                Ok(_) => "accepted".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            assert!(message.contains(named), "{text}: {message}");
+            assert!(message.contains("config.toml"), "{text}: {message}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The vRoT manager of a host.
+//!
+//! `vtpm-managerd` owns the physical TPM ([`anchor`]), keeps one virtualized root of trust (vRoT)
+//! for each VM ([`vrot`]), spawns and serves their backends ([`backend`]), guards their state
+//! ([`store`], [`keys`]), vouches for them ([`manufacture`], [`evidence`]) and answers on a Unix
+//! socket ([`api`]). `vtpmctl` ([`ctl`]) is a client of that; its `issuer` commands are the
+//! identity issuer ([`issuer`]).
+
+pub mod anchor;
+pub mod audit;
+pub mod config;
+pub mod keys;
+pub mod manufacture;
+pub mod store;
+pub mod timestamp;
+pub mod vrot;

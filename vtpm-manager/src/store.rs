@@ -1,0 +1,63 @@
+//! Where the state of all vRoTs is kept.
+//!
+//! A [`Store`] takes batches of changes and makes each durable as a whole. [`Journal`] is the
+//! one writer: it commits what has come in while the previous commit was under way as one batch,
+//! so that a thousand busy vRoTs share the disk's few synchronous writes.
+
+mod batch;
+mod blob;
+mod embedded;
+mod journal;
+mod memory;
+
+use std::sync::Arc;
+
+use cert_chain::VrotId;
+
+pub use batch::{Batch, Part};
+pub use blob::{StateBlob, StateBlobError};
+pub use embedded::EmbeddedStore;
+pub use journal::{Commit, Journal, JournalMetrics};
+pub use memory::MemoryStore;
+
+/// A place that keeps things by vRoT and part.
+pub trait Store: Send + Sync + 'static {
+    /// Every vRoT of which anything is kept.
+    fn vrots(&self) -> Result<Vec<VrotId>, StoreError>;
+
+    /// What was committed last.
+    fn read(&self, vrot: VrotId, part: Part) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Makes all changes of a batch durable, or none. Returns when they are.
+    fn commit(&self, batch: &Batch) -> Result<(), StoreError>;
+}
+
+/// Why the store did not do what it was asked for. Cheap to copy: one failed commit is told to
+/// everybody who had a part in it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The journal's thread has ended.
+    #[error("the store is closed: the manager is shutting down")]
+    Closed,
+    /// What is in the store is not what this program writes.
+    #[error("the store holds {what} that this program does not write: it was altered, or comes from a newer version")]
+    Foreign {
+        /// What it is.
+        what: &'static str,
+    },
+    /// The store could not be opened.
+    #[error("the store `{path}` cannot be opened: {source}")]
+    Open {
+        /// The file.
+        path: String,
+        /// Why.
+        source: Arc<redb::Error>,
+    },
+    /// Reading failed.
+    #[error("the store cannot be read")]
+    Read(#[source] Arc<redb::Error>),
+    /// Writing failed.
+    #[error("the store cannot be written: is the disk full, or mounted read-only?")]
+    Write(#[source] Arc<redb::Error>),
+}

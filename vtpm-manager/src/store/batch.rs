@@ -1,0 +1,83 @@
+//! Changes that become durable together.
+
+use std::collections::BTreeMap;
+
+use cert_chain::VrotId;
+
+/// Changes, by what they change. Of two changes of the same thing the later one counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    changes: BTreeMap<(VrotId, Part), Option<Vec<u8>>>,
+}
+
+/// One of the things that are kept of a vRoT. The numbers stand in the store: never give one
+/// away again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum Part {
+    /// The manager's record: identity, lifecycle, wrapped keys.
+    Record = 1,
+    /// The TPM's permanent state, sealed by the backend.
+    Permanent = 2,
+    /// The TPM's volatile state, sealed by the backend.
+    Volatile = 3,
+    /// What `TPM2_Shutdown(STATE)` saved, sealed by the backend.
+    Saved = 4,
+}
+
+impl Part {
+    /// Every part.
+    pub const ALL: [Self; 4] = [Self::Record, Self::Permanent, Self::Volatile, Self::Saved];
+
+    /// The part's number in the store.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+impl Batch {
+    /// Lets a part hold these contents.
+    #[must_use]
+    pub fn put(mut self, vrot: VrotId, part: Part, contents: Vec<u8>) -> Self {
+        self.changes.insert((vrot, part), Some(contents));
+        self
+    }
+
+    /// Removes one part.
+    #[must_use]
+    pub fn remove(mut self, vrot: VrotId, part: Part) -> Self {
+        self.changes.insert((vrot, part), None);
+        self
+    }
+
+    /// Removes everything of a vRoT.
+    #[must_use]
+    pub fn delete(self, vrot: VrotId) -> Self {
+        Part::ALL
+            .into_iter()
+            .fold(self, |batch, part| batch.remove(vrot, part))
+    }
+
+    /// Lets `later` follow.
+    pub(super) fn append(&mut self, later: Self) {
+        self.changes.extend(later.changes);
+    }
+
+    /// The changes; `None` where something goes.
+    pub fn changes(&self) -> impl Iterator<Item = (VrotId, Part, Option<&[u8]>)> {
+        self.changes
+            .iter()
+            .map(|((vrot, part), contents)| (*vrot, *part, contents.as_deref()))
+    }
+
+    /// Number of changes.
+    pub fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+}

@@ -1,0 +1,222 @@
+//! The store that comes with the manager: one redb file.
+//!
+//! Tables:
+//!
+//! | Table | Key | Value |
+//! |---|---|---|
+//! | `meta` | `"format"` | version of this layout |
+//! | `vrots` | 16 bytes of vRoT id, 1 byte of [`Part`] | contents |
+
+use std::fmt;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use cert_chain::VrotId;
+use redb::backends::FileBackend;
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use uuid::Uuid;
+
+use super::{Batch, Part, Store, StoreError};
+
+/// A store in one file. Only one process can have it open.
+pub struct EmbeddedStore {
+    database: Database,
+}
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const VROTS: TableDefinition<'_, [u8; KEY_LENGTH], &[u8]> = TableDefinition::new("vrots");
+const FORMAT: &str = "format";
+const FORMAT_VERSION: u64 = 1;
+const KEY_LENGTH: usize = 17;
+
+impl EmbeddedStore {
+    /// Opens a store, or makes an empty one.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |source: redb::Error| StoreError::Open {
+            path: path.display().to_string(),
+            source: Arc::new(source),
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| failed(error.into()))?;
+        let database = FileBackend::new(file)
+            .and_then(|file| Database::builder().create_with_backend(file))
+            .map_err(|error| failed(error.into()))?;
+        let store = Self { database };
+        store.check_format().map_err(|error| match error {
+            StoreError::Read(source) | StoreError::Write(source) => StoreError::Open {
+                path: path.display().to_string(),
+                source,
+            },
+            other => other,
+        })?;
+        Ok(store)
+    }
+
+    fn check_format(&self) -> Result<(), StoreError> {
+        let transaction = self.database.begin_read().map_err(read)?;
+        match transaction.open_table(META) {
+            Ok(table) => {
+                let format = table.get(FORMAT).map_err(read)?;
+                return match format.map(|format| format.value()) {
+                    Some(FORMAT_VERSION) => Ok(()),
+                    _ => Err(StoreError::Foreign { what: "a format" }),
+                };
+            }
+            Err(TableError::TableDoesNotExist(_)) => {}
+            Err(error) => return Err(read(error)),
+        }
+        let transaction = self.database.begin_write().map_err(write)?;
+        {
+            let mut table = transaction.open_table(META).map_err(write)?;
+            table.insert(FORMAT, FORMAT_VERSION).map_err(write)?;
+            transaction.open_table(VROTS).map_err(write)?;
+        }
+        transaction.commit().map_err(write)
+    }
+}
+
+impl Store for EmbeddedStore {
+    fn vrots(&self) -> Result<Vec<VrotId>, StoreError> {
+        let transaction = self.database.begin_read().map_err(read)?;
+        let table = transaction.open_table(VROTS).map_err(read)?;
+        let mut vrots = Vec::new();
+        for entry in table.iter().map_err(read)? {
+            let (key, _) = entry.map_err(read)?;
+            let vrot = vrot_of(&key.value())?;
+            if vrots.last() != Some(&vrot) {
+                vrots.push(vrot);
+            }
+        }
+        Ok(vrots)
+    }
+
+    fn read(&self, vrot: VrotId, part: Part) -> Result<Option<Vec<u8>>, StoreError> {
+        let transaction = self.database.begin_read().map_err(read)?;
+        let table = transaction.open_table(VROTS).map_err(read)?;
+        let contents = table.get(key(vrot, part)).map_err(read)?;
+        Ok(contents.map(|contents| contents.value().to_vec()))
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin_write().map_err(write)?;
+        // The default, but nothing here works without it.
+        transaction
+            .set_durability(Durability::Immediate)
+            .map_err(write)?;
+        {
+            let mut table = transaction.open_table(VROTS).map_err(write)?;
+            for (vrot, part, contents) in batch.changes() {
+                match contents {
+                    Some(contents) => {
+                        table.insert(key(vrot, part), contents).map_err(write)?;
+                    }
+                    None => {
+                        table.remove(key(vrot, part)).map_err(write)?;
+                    }
+                }
+            }
+        }
+        transaction.commit().map_err(write)
+    }
+}
+
+impl fmt::Debug for EmbeddedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedStore").finish_non_exhaustive()
+    }
+}
+
+/// All parts of a vRoT stand side by side.
+fn key(vrot: VrotId, part: Part) -> [u8; KEY_LENGTH] {
+    let mut key = [0; KEY_LENGTH];
+    let (id, number) = key.split_at_mut(KEY_LENGTH - 1);
+    id.copy_from_slice(vrot.as_bytes());
+    number.fill(part.number());
+    key
+}
+
+fn vrot_of(key: &[u8; KEY_LENGTH]) -> Result<VrotId, StoreError> {
+    key.split_last()
+        .and_then(|(_, id)| Uuid::from_slice(id).ok())
+        .map(VrotId::from_uuid)
+        .ok_or(StoreError::Foreign { what: "a key" })
+}
+
+fn read(error: impl Into<redb::Error>) -> StoreError {
+    StoreError::Read(Arc::new(error.into()))
+}
+
+fn write(error: impl Into<redb::Error>) -> StoreError {
+    StoreError::Write(Arc::new(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_committed_is_there_after_opening_again() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("store");
+        let (kept, deleted) = (VrotId::random(), VrotId::random());
+        let store = EmbeddedStore::open(&path)?;
+        store.commit(
+            &Batch::default()
+                .put(kept, Part::Record, b"record".to_vec())
+                .put(kept, Part::Permanent, b"state".to_vec())
+                .put(deleted, Part::Record, b"other".to_vec()),
+        )?;
+        store.commit(&Batch::default().delete(deleted))?;
+        drop(store);
+
+        let store = EmbeddedStore::open(&path)?;
+        assert_eq!(store.vrots()?, [kept]);
+        assert_eq!(
+            store.read(kept, Part::Permanent)?.as_deref(),
+            Some(b"state".as_slice())
+        );
+        assert_eq!(store.read(kept, Part::Volatile)?, None);
+        assert_eq!(store.read(deleted, Part::Record)?, None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_store_is_open_once_only() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("store");
+        let _store = EmbeddedStore::open(&path)?;
+        assert!(matches!(
+            EmbeddedStore::open(&path),
+            Err(StoreError::Open { .. })
+        ));
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_that_is_no_store_is_left_alone() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("store");
+        std::fs::write(&path, b"something else entirely")?;
+        assert!(EmbeddedStore::open(&path).is_err());
+        assert_eq!(std::fs::read(&path)?, b"something else entirely");
+        Ok(())
+    }
+
+    #[test]
+    fn only_the_owner_can_read_the_file() -> anyhow::Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("store");
+        let _store = EmbeddedStore::open(&path)?;
+        assert_eq!(std::fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
+        Ok(())
+    }
+}

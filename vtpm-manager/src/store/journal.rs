@@ -1,0 +1,318 @@
+//! The one writer of the store: group commit.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use cert_chain::VrotId;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Batch, Part, Store, StoreError};
+
+/// A handle to the writer's queue. The writer ends, with nothing left undone, when the last
+/// handle goes.
+#[derive(Clone)]
+pub struct Journal(Arc<Handle>);
+
+/// A change on its way to the disk; ready when it is durable, or was given up.
+#[must_use = "a change is durable only when this is ready"]
+pub struct Commit(oneshot::Receiver<Result<(), StoreError>>);
+
+/// What the writer has done so far.
+#[derive(Debug, Default)]
+pub struct JournalMetrics {
+    commits: AtomicU64,
+    changes: AtomicU64,
+    failures: AtomicU64,
+    microseconds: AtomicU64,
+}
+
+/// Changes that may wait. Each running vRoT has a few on the way at most; beyond this number
+/// those who bring more wait for their turn.
+const QUEUE: usize = 4096;
+/// Changes in one batch: bounds the memory of a transaction (a state has some 10 KiB).
+const MAX_BATCH: usize = 1024;
+
+impl Journal {
+    /// Starts the writer's thread.
+    pub fn start(store: Arc<dyn Store>) -> std::io::Result<Self> {
+        let (sender, requests) = mpsc::channel(QUEUE);
+        let metrics = Arc::new(JournalMetrics::default());
+        let writer = Writer {
+            store: Arc::clone(&store),
+            metrics: Arc::clone(&metrics),
+        };
+        let thread = thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run(requests))?;
+        Ok(Self(Arc::new(Handle {
+            sender: Some(sender),
+            store,
+            metrics,
+            thread: Some(thread),
+        })))
+    }
+
+    /// Queues a change. Changes become durable in the order in which they were queued.
+    pub async fn submit(&self, change: Batch) -> Result<Commit, StoreError> {
+        let (done, commit) = oneshot::channel();
+        let sender = self.0.sender.as_ref().ok_or(StoreError::Closed)?;
+        sender
+            .send(Request { change, done })
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        Ok(Commit(commit))
+    }
+
+    /// Makes a change durable.
+    pub async fn commit(&self, change: Batch) -> Result<(), StoreError> {
+        self.submit(change).await?.await
+    }
+
+    /// What was committed last.
+    pub async fn read(&self, vrot: VrotId, part: Part) -> Result<Option<Vec<u8>>, StoreError> {
+        self.blocking(move |store| store.read(vrot, part)).await
+    }
+
+    /// Every vRoT of which anything is kept.
+    pub async fn vrots(&self) -> Result<Vec<VrotId>, StoreError> {
+        self.blocking(|store| store.vrots()).await
+    }
+
+    /// What the writer has done so far.
+    pub fn metrics(&self) -> &JournalMetrics {
+        &self.0.metrics
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = Arc::clone(&self.0.store);
+        tokio::task::spawn_blocking(move || work(store.as_ref()))
+            .await
+            .map_err(|_| StoreError::Closed)?
+    }
+}
+
+impl Future for Commit {
+    type Output = Result<(), StoreError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0)
+            .poll(context)
+            .map(|answer| answer.unwrap_or(Err(StoreError::Closed)))
+    }
+}
+
+impl JournalMetrics {
+    /// Batches made durable.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Changes made durable.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// Batches that could not be written.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Time spent committing.
+    pub fn seconds(&self) -> f64 {
+        std::time::Duration::from_micros(self.microseconds.load(Ordering::Relaxed)).as_secs_f64()
+    }
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal").finish_non_exhaustive()
+    }
+}
+
+struct Request {
+    change: Batch,
+    done: oneshot::Sender<Result<(), StoreError>>,
+}
+
+struct Handle {
+    sender: Option<mpsc::Sender<Request>>,
+    store: Arc<dyn Store>,
+    metrics: Arc<JournalMetrics>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Handle {
+    /// Waits for the last commit, so that the store's file is closed when this returns.
+    fn drop(&mut self) {
+        self.sender = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's writer panicked");
+        }
+    }
+}
+
+struct Writer {
+    store: Arc<dyn Store>,
+    metrics: Arc<JournalMetrics>,
+}
+
+impl Writer {
+    fn run(self, mut requests: mpsc::Receiver<Request>) {
+        while let Some(first) = requests.blocking_recv() {
+            let mut batch = first.change;
+            let mut waiting = vec![first.done];
+            while batch.len() < MAX_BATCH
+                && let Ok(next) = requests.try_recv()
+            {
+                batch.append(next.change);
+                waiting.push(next.done);
+            }
+            let result = self.commit(&batch, waiting.len());
+            for done in waiting {
+                // Who does not wait any more does not want to know.
+                let _ = done.send(result.clone());
+            }
+        }
+    }
+
+    /// The one place where anything becomes durable.
+    fn commit(&self, batch: &Batch, changes: usize) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let result = self.store.commit(batch);
+        let elapsed = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let metrics = &self.metrics;
+        metrics.microseconds.fetch_add(elapsed, Ordering::Relaxed);
+        match &result {
+            Ok(()) => {
+                metrics.commits.fetch_add(1, Ordering::Relaxed);
+                metrics.changes.fetch_add(changes as u64, Ordering::Relaxed);
+            }
+            Err(error) => {
+                metrics.failures.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(%error, changes, "a batch was not written");
+            }
+        }
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc as blocking;
+
+    use super::super::MemoryStore;
+    use super::*;
+
+    /// Holds each commit until it is let go, and fails the ones that are to fail.
+    struct GatedStore {
+        memory: MemoryStore,
+        gate: Mutex<blocking::Receiver<bool>>,
+    }
+
+    impl Store for GatedStore {
+        fn vrots(&self) -> Result<Vec<VrotId>, StoreError> {
+            self.memory.vrots()
+        }
+
+        fn read(&self, vrot: VrotId, part: Part) -> Result<Option<Vec<u8>>, StoreError> {
+            self.memory.read(vrot, part)
+        }
+
+        fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+            let gate = self.gate.lock().map_err(|_| StoreError::Closed)?;
+            match gate.recv() {
+                Ok(true) => self.memory.commit(batch),
+                _ => Err(StoreError::Foreign { what: "a fault" }),
+            }
+        }
+    }
+
+    fn gated() -> anyhow::Result<(blocking::Sender<bool>, Arc<GatedStore>, Journal)> {
+        let (open, gate) = blocking::channel();
+        let store = Arc::new(GatedStore {
+            memory: MemoryStore::default(),
+            gate: Mutex::new(gate),
+        });
+        let journal = Journal::start(Arc::clone(&store) as Arc<dyn Store>)?;
+        Ok((open, store, journal))
+    }
+
+    fn change(vrot: VrotId, contents: &[u8]) -> Batch {
+        Batch::default().put(vrot, Part::Permanent, contents.to_vec())
+    }
+
+    #[tokio::test]
+    async fn what_comes_during_a_commit_shares_the_next_one() -> anyhow::Result<()> {
+        let (open, store, journal) = gated()?;
+        let mut commits = Vec::new();
+        for number in 0..100u8 {
+            let vrot = VrotId::random();
+            commits.push((vrot, journal.submit(change(vrot, &[number])).await?));
+        }
+        // However many the first commit took along, the second takes all others.
+        open.send(true)?;
+        open.send(true)?;
+        for (vrot, commit) in commits {
+            commit.await?;
+            assert!(store.read(vrot, Part::Permanent)?.is_some());
+        }
+        assert!(store.memory.commits() <= 2);
+        assert_eq!(journal.metrics().changes(), 100);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn the_later_of_two_changes_counts() -> anyhow::Result<()> {
+        let (open, store, journal) = gated()?;
+        let vrot = VrotId::random();
+        let first = journal.submit(change(vrot, b"first")).await?;
+        let second = journal.submit(change(vrot, b"second")).await?;
+        open.send(true)?;
+        open.send(true)?;
+        first.await?;
+        second.await?;
+        assert_eq!(
+            store.read(vrot, Part::Permanent)?.as_deref(),
+            Some(b"second".as_slice())
+        );
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_failed_commit_is_told_and_the_next_one_works() -> anyhow::Result<()> {
+        let (open, store, journal) = gated()?;
+        let vrot = VrotId::random();
+        let failing = journal.submit(change(vrot, b"lost")).await?;
+        open.send(false)?;
+        assert!(failing.await.is_err());
+        assert_eq!(store.read(vrot, Part::Permanent)?, None);
+        open.send(true)?;
+        journal.commit(change(vrot, b"kept")).await?;
+        assert_eq!(journal.metrics().failures(), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn the_last_handle_waits_for_what_is_queued() -> anyhow::Result<()> {
+        let (open, store, journal) = gated()?;
+        let vrot = VrotId::random();
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let _commit = runtime.block_on(journal.submit(change(vrot, b"x")))?;
+        open.send(true)?;
+        drop(journal);
+        assert!(store.read(vrot, Part::Permanent)?.is_some());
+        Ok(())
+    }
+}

@@ -1,0 +1,7 @@
+//! A vRoT as the manager knows it: what it is, and where in its life.
+
+mod lifecycle;
+mod record;
+
+pub use lifecycle::{Lifecycle, LifecycleError, StopCause};
+pub use record::{Identity, RecordError, StoredVrot, Tombstone, VrotName, VrotNameError, VrotRecord};

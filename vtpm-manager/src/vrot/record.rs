@@ -1,0 +1,378 @@
+//! What the store keeps of a vRoT besides its state.
+
+use std::fmt;
+use std::str::FromStr;
+
+use cert_chain::{
+    AttestationKey, Digest32, EndorsementKey, Generation, PublicArea, Tenant, TpmName, VmId,
+    VrotId,
+};
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Encode};
+
+use super::lifecycle::Lifecycle;
+use crate::keys::WrappedSecret;
+use crate::manufacture::Manufactured;
+use crate::timestamp::Timestamp;
+
+/// A vRoT that was not deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct VrotRecord {
+    /// Its number.
+    #[n(0)]
+    pub vrot: VrotId,
+    /// The VM that it belongs to.
+    #[n(1)]
+    pub vm: VmId,
+    /// Whose VM that is.
+    #[n(2)]
+    pub tenant: Tenant,
+    /// What people call it.
+    #[n(3)]
+    pub name: Option<VrotName>,
+    /// Which of the lineage's identities this is.
+    #[n(4)]
+    pub generation: Generation,
+    /// Where in its life it is.
+    #[n(5)]
+    pub lifecycle: Lifecycle,
+    /// The key of its state.
+    #[n(6)]
+    pub state_key: WrappedSecret,
+    /// The password of its NV indices.
+    #[n(7)]
+    pub nv_authority: WrappedSecret,
+    /// Its keys and certificates.
+    #[n(8)]
+    pub identity: Identity,
+}
+
+/// Keys and certificates of a vRoT, as they were made.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Identity {
+    /// `TPMT_PUBLIC` of the vIK.
+    #[n(0)]
+    vik: ByteVec,
+    /// `TPMT_PUBLIC` of the RSA-2048 EK.
+    #[n(1)]
+    ek_rsa: ByteVec,
+    /// `TPMT_PUBLIC` of the P-256 EK.
+    #[n(2)]
+    ek_p256: ByteVec,
+    /// Certificate of the vIK in DER.
+    #[n(3)]
+    pub vik_certificate: ByteVec,
+    /// Certificate of the RSA-2048 EK in DER.
+    #[n(4)]
+    pub ek_rsa_certificate: ByteVec,
+    /// Certificate of the P-256 EK in DER.
+    #[n(5)]
+    pub ek_p256_certificate: ByteVec,
+    /// The host's certificate, which issued these, in DER.
+    #[n(6)]
+    pub host_certificate: ByteVec,
+    /// Digest of the manager that made them.
+    #[n(7)]
+    pub manager: Digest32,
+    /// Digest of the backend in which they were made.
+    #[n(8)]
+    pub backend: Digest32,
+}
+
+/// What stays of a vRoT between the destruction of its key and the removal of the rest.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Tombstone {
+    /// Its number.
+    #[n(0)]
+    pub vrot: VrotId,
+    /// When it was deleted.
+    #[n(1)]
+    pub at: Timestamp,
+}
+
+/// What a record in the store says.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum StoredVrot {
+    /// The vRoT exists.
+    #[n(0)]
+    Living(#[n(0)] Box<VrotRecord>),
+    /// Its deletion was begun.
+    #[n(1)]
+    Deleted(#[n(0)] Tombstone),
+}
+
+/// What people call a vRoT: 1 to 64 printable characters without spaces at either end.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct VrotName(#[n(0)] String);
+
+/// A text that is no [`VrotName`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no name for a vRoT: use 1 to {MAX_NAME} printable characters, no space at either end"
+)]
+pub struct VrotNameError(String);
+
+/// Why a record cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// Not what this program writes.
+    #[error("the record of vRoT {vrot} cannot be read: the store is damaged")]
+    Cbor {
+        /// Whose.
+        vrot: VrotId,
+        /// What is wrong.
+        #[source]
+        source: minicbor::decode::Error,
+    },
+    /// It stands in the place of another vRoT's.
+    #[error("the record of vRoT {expected} is that of vRoT {found}: the store was altered")]
+    Displaced {
+        /// Where it stands.
+        expected: VrotId,
+        /// What it says.
+        found: VrotId,
+    },
+    /// A key in it is none.
+    #[error("the {which} in the record of vRoT {vrot} is none: the store is damaged")]
+    Key {
+        /// Whose.
+        vrot: VrotId,
+        /// Which key.
+        which: &'static str,
+    },
+    /// There is nothing.
+    #[error("the store has states of vRoT {vrot}, but no record: the store is damaged")]
+    Missing {
+        /// Whose.
+        vrot: VrotId,
+    },
+    /// From a newer program.
+    #[error("the record of vRoT {vrot} has version {found}, this program reads version {VERSION}: use the newer program")]
+    Version {
+        /// Whose.
+        vrot: VrotId,
+        /// The version found.
+        found: u8,
+    },
+}
+
+/// Version of the record, its first field.
+const VERSION: u8 = 1;
+/// What fits into a line of a table.
+const MAX_NAME: usize = 64;
+
+#[derive(Encode, Decode)]
+#[cbor(array)]
+struct Versioned {
+    #[n(0)]
+    version: u8,
+    #[n(1)]
+    contents: StoredVrot,
+}
+
+impl VrotRecord {
+    /// The record as it is stored.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        StoredVrot::Living(Box::new(self.clone())).to_bytes()
+    }
+}
+
+impl Identity {
+    /// Records what was manufactured.
+    pub fn new(
+        manufactured: &Manufactured,
+        host_certificate: &[u8],
+        manager: Digest32,
+        backend: Digest32,
+    ) -> Self {
+        let area = |area: &PublicArea| ByteVec::from(area.as_bytes().to_vec());
+        Self {
+            vik: area(manufactured.vik.public_area()),
+            ek_rsa: area(manufactured.ek_rsa.public_area()),
+            ek_p256: area(manufactured.ek_p256.public_area()),
+            vik_certificate: manufactured.vik_certificate.to_vec().into(),
+            ek_rsa_certificate: manufactured.ek_rsa_certificate.to_vec().into(),
+            ek_p256_certificate: manufactured.ek_p256_certificate.to_vec().into(),
+            host_certificate: host_certificate.to_vec().into(),
+            manager,
+            backend,
+        }
+    }
+
+    /// The vIK.
+    pub fn vik(&self, vrot: VrotId) -> Result<AttestationKey, RecordError> {
+        key(&self.vik, vrot, "vIK")
+    }
+
+    /// The RSA-2048 EK.
+    pub fn ek_rsa(&self, vrot: VrotId) -> Result<EndorsementKey, RecordError> {
+        key(&self.ek_rsa, vrot, "RSA-2048 EK")
+    }
+
+    /// The P-256 EK.
+    pub fn ek_p256(&self, vrot: VrotId) -> Result<EndorsementKey, RecordError> {
+        key(&self.ek_p256, vrot, "P-256 EK")
+    }
+
+    /// Names of both EKs.
+    pub fn ek_names(&self, vrot: VrotId) -> Result<Vec<TpmName>, RecordError> {
+        Ok(vec![self.ek_rsa(vrot)?.name(), self.ek_p256(vrot)?.name()])
+    }
+}
+
+impl StoredVrot {
+    /// The record as it is stored.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let versioned = Versioned {
+            version: VERSION,
+            contents: self.clone(),
+        };
+        match minicbor::to_vec(versioned) {
+            Ok(bytes) => bytes,
+            Err(error) => unreachable!("a Vec takes every byte: {error}"),
+        }
+    }
+
+    /// Reads the record that stands in the place of `vrot`.
+    pub fn from_bytes(vrot: VrotId, bytes: &[u8]) -> Result<Self, RecordError> {
+        let cbor = |source| RecordError::Cbor { vrot, source };
+        // The version first: what follows may be anything.
+        let mut decoder = minicbor::Decoder::new(bytes);
+        decoder.array().map_err(cbor)?;
+        let found = decoder.u8().map_err(cbor)?;
+        if found != VERSION {
+            return Err(RecordError::Version { vrot, found });
+        }
+        let versioned: Versioned = minicbor::decode(bytes).map_err(cbor)?;
+        let found = match &versioned.contents {
+            Self::Living(record) => record.vrot,
+            Self::Deleted(tombstone) => tombstone.vrot,
+        };
+        if found != vrot {
+            return Err(RecordError::Displaced {
+                expected: vrot,
+                found,
+            });
+        }
+        Ok(versioned.contents)
+    }
+}
+
+fn key<K: TryFrom<PublicArea>>(
+    bytes: &[u8],
+    vrot: VrotId,
+    which: &'static str,
+) -> Result<K, RecordError> {
+    PublicArea::parse(bytes)
+        .ok()
+        .and_then(|area| K::try_from(area).ok())
+        .ok_or(RecordError::Key { vrot, which })
+}
+
+impl VrotName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for VrotName {
+    type Err = VrotNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let length = text.chars().count();
+        if length == 0
+            || length > MAX_NAME
+            || text.trim() != text
+            || text.chars().any(char::is_control)
+        {
+            return Err(VrotNameError(text.chars().take(MAX_NAME).collect()));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for VrotName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    fn record() -> VrotRecord {
+        let vrot = "00000000-0000-4000-8000-000000000001".parse().unwrap();
+        let wrapped = |byte: u8| -> WrappedSecret {
+            let mut bytes = vec![0x82, 0x4c];
+            bytes.extend([byte; 12]);
+            bytes.extend([0x42, byte, byte]);
+            minicbor::decode(&bytes).unwrap()
+        };
+        VrotRecord {
+            vrot,
+            vm: "00000000-0000-4000-8000-000000000002".parse().unwrap(),
+            tenant: "acme".parse().unwrap(),
+            name: Some("web server".parse().unwrap()),
+            generation: Generation::new(1),
+            lifecycle: Lifecycle::Assigned {
+                at: Timestamp::new(1_700_000_000),
+            },
+            state_key: wrapped(3),
+            nv_authority: wrapped(4),
+            identity: Identity {
+                vik: vec![5].into(),
+                ek_rsa: vec![6].into(),
+                ek_p256: vec![7].into(),
+                vik_certificate: vec![8].into(),
+                ek_rsa_certificate: vec![9].into(),
+                ek_p256_certificate: vec![10].into(),
+                host_certificate: vec![11].into(),
+                manager: Digest32::new([12; 32]),
+                backend: Digest32::new([13; 32]),
+            },
+        }
+    }
+
+    /// Version 1, byte for byte: stores in the field hold it. If this fails, the format needs a
+    /// new version beside the old one.
+    #[test]
+    fn version_one_stays_readable() {
+        let golden = hex::decode(include_str!("vrot_record_v1.hex").trim()).unwrap();
+        assert_eq!(hex::encode(record().to_bytes()), hex::encode(&golden));
+        assert_eq!(
+            StoredVrot::from_bytes(record().vrot, &golden).unwrap(),
+            StoredVrot::Living(Box::new(record()))
+        );
+    }
+
+    #[test]
+    fn a_record_in_anothers_place_is_refused() {
+        let error = StoredVrot::from_bytes(VrotId::random(), &record().to_bytes()).unwrap_err();
+        assert!(matches!(error, RecordError::Displaced { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_version_from_the_future_is_refused_whatever_follows() {
+        let error = StoredVrot::from_bytes(record().vrot, &[0x82, 0x02, 0x01]).unwrap_err();
+        assert!(matches!(error, RecordError::Version { found: 2, .. }));
+    }
+
+    #[test]
+    fn names_are_for_people_and_their_tables() {
+        for good in ["web", "Web server 2", "büro"] {
+            assert!(good.parse::<VrotName>().is_ok(), "{good}");
+        }
+        for bad in ["", " web", "web\n", &"x".repeat(65)] {
+            assert!(bad.parse::<VrotName>().is_err(), "{bad}");
+        }
+    }
+}
