@@ -11,6 +11,7 @@ pub mod audit;
 pub mod config;
 pub mod keys;
 pub mod manufacture;
+pub mod rollback;
 pub mod store;
 pub mod timestamp;
 pub mod vrot;

@@ -1,0 +1,113 @@
+//! What a batch changes, and what the store writes for it.
+
+use std::collections::BTreeMap;
+
+use cert_chain::{Digest32, Generation, VrotId};
+
+use super::chain::Epoch;
+use super::leaf::{Leaf, part_digest};
+use crate::store::Part;
+
+/// The changes of one batch, of as many vRoTs as had any.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    vrots: BTreeMap<VrotId, Change>,
+}
+
+/// What happens to one vRoT.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Delete,
+    Put {
+        generation: Option<Generation>,
+        parts: BTreeMap<Part, Option<Digest32>>,
+    },
+}
+
+/// What the store writes for one batch, in the same transaction as the changed contents
+/// themselves: either all of it becomes durable or nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Writes {
+    /// Number of the batch: the key of its chain record.
+    pub epoch: Epoch,
+    /// The chain record.
+    pub record: Vec<u8>,
+    /// Leaves that changed; `None` where the leaf goes.
+    pub leaves: Vec<(VrotId, Option<Vec<u8>>)>,
+    /// Chain records with lower numbers are not needed any more.
+    pub prune_below: Epoch,
+}
+
+impl Changes {
+    /// Gives a vRoT this generation; one that is not known yet comes into being.
+    pub fn set_generation(&mut self, vrot: VrotId, to: Generation) {
+        if let Change::Put { generation, .. } = self.of(vrot) {
+            *generation = Some(to);
+        }
+    }
+
+    /// Lets a part of a vRoT hold these contents.
+    pub fn put(&mut self, vrot: VrotId, part: Part, contents: &[u8]) {
+        if let Change::Put { parts, .. } = self.of(vrot) {
+            parts.insert(part, Some(part_digest(part, contents)));
+        }
+    }
+
+    /// Removes a part of a vRoT.
+    pub fn remove(&mut self, vrot: VrotId, part: Part) {
+        if let Change::Put { parts, .. } = self.of(vrot) {
+            parts.insert(part, None);
+        }
+    }
+
+    /// Deletes a vRoT. What the same batch wants of it before or afterwards is void: a deleted
+    /// vRoT does not come back.
+    pub fn delete(&mut self, vrot: VrotId) {
+        self.vrots.insert(vrot, Change::Delete);
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.vrots.is_empty()
+    }
+
+    fn of(&mut self, vrot: VrotId) -> &mut Change {
+        self.vrots.entry(vrot).or_insert_with(|| Change::Put {
+            generation: None,
+            parts: BTreeMap::new(),
+        })
+    }
+
+    /// The leaves as they are after the changes; `Err` names a vRoT that neither exists nor
+    /// comes into being.
+    pub(super) fn apply(
+        &self,
+        leaves: &BTreeMap<VrotId, Leaf>,
+    ) -> Result<BTreeMap<VrotId, Option<Leaf>>, VrotId> {
+        let mut after = BTreeMap::new();
+        for (vrot, change) in &self.vrots {
+            let leaf = match change {
+                Change::Delete => None,
+                Change::Put { generation, parts } => {
+                    let mut leaf = match (leaves.get(vrot), generation) {
+                        (Some(leaf), _) => leaf.clone(),
+                        (None, Some(generation)) => Leaf::new(*generation),
+                        (None, None) => return Err(*vrot),
+                    };
+                    if let Some(generation) = generation {
+                        leaf.set_generation(*generation);
+                    }
+                    for (part, digest) in parts {
+                        match digest {
+                            Some(digest) => leaf.put(*part, *digest),
+                            None => leaf.remove(*part),
+                        }
+                    }
+                    Some(leaf)
+                }
+            };
+            after.insert(*vrot, leaf);
+        }
+        Ok(after)
+    }
+}

@@ -1,0 +1,133 @@
+//! What is stored of each vRoT, against what was committed of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cert_chain::{Digest32, VrotId};
+
+use super::decision::{Committed, Stored};
+use super::leaf::Leaf;
+use super::refusal::Refusal;
+use crate::store::Part;
+
+/// Everything that differs, sorted by how it came about.
+#[derive(Debug, Default)]
+pub(super) struct Differences {
+    swapped: Vec<(VrotId, Part, VrotId)>,
+    stale: Vec<(VrotId, Part)>,
+    returned: Vec<(VrotId, Part)>,
+    missing: Vec<(VrotId, Part)>,
+}
+
+/// The list of leaves and the tree over it; `None` where a leaf cannot be read. Whether it is
+/// the right tree, the newest batch says.
+pub(super) fn committed(stored: &Stored) -> Option<Committed> {
+    let leaves: BTreeMap<VrotId, Leaf> = (stored.leaves.iter())
+        .map(|(vrot, leaf)| Some((*vrot, minicbor::decode(leaf).ok()?)))
+        .collect::<Option<_>>()?;
+    let tree = (leaves.iter())
+        .map(|(vrot, leaf)| (vrot, leaf.hash(vrot)))
+        .collect();
+    Some((tree, leaves))
+}
+
+impl Differences {
+    pub(super) fn between(
+        committed: &BTreeMap<VrotId, Leaf>,
+        found: &BTreeMap<VrotId, Leaf>,
+    ) -> Self {
+        let mut differences = Self::default();
+        let owners = owners(committed);
+        let vrots: BTreeSet<&VrotId> = committed.keys().chain(found.keys()).collect();
+        for vrot in vrots {
+            differences.compare(*vrot, committed.get(vrot), found.get(vrot), &owners);
+        }
+        differences
+    }
+
+    fn compare(
+        &mut self,
+        vrot: VrotId,
+        committed: Option<&Leaf>,
+        found: Option<&Leaf>,
+        owners: &BTreeMap<(Part, Digest32), VrotId>,
+    ) {
+        if committed == found {
+            return;
+        }
+        let before = (self.swapped.len(), self.stale.len());
+        for part in parts(committed, found) {
+            let expected = committed.and_then(|leaf| leaf.part(part));
+            let there = found.and_then(|leaf| leaf.part(part));
+            match (expected, there) {
+                _ if expected == there => {}
+                (_, Some(there)) if let Some(owner) = owners.get(&(part, there)) => {
+                    self.swapped.push((vrot, part, *owner));
+                }
+                (Some(_), Some(_)) => self.stale.push((vrot, part)),
+                (None, Some(_)) => self.returned.push((vrot, part)),
+                (Some(_), None) => self.missing.push((vrot, part)),
+                (None, None) => {}
+            }
+        }
+        let generations = [committed, found].map(|leaf| leaf.map(Leaf::generation));
+        // A generation stands in the record, so it differs alone only where a record could not
+        // be read.
+        if let [Some(committed), Some(found)] = generations
+            && committed != found
+            && before == (self.swapped.len(), self.stale.len())
+        {
+            self.stale.push((vrot, Part::Record));
+        }
+    }
+
+    /// Refuses what differs. A swap explains most, so it is named first; all else that differs
+    /// is found again once it is put right.
+    pub(super) fn refuse(self) -> Result<(), Refusal> {
+        let Self {
+            swapped,
+            stale,
+            returned,
+            missing,
+        } = self;
+        if !swapped.is_empty() {
+            return Err(Refusal::SwappedRecords { swapped });
+        }
+        if !stale.is_empty() {
+            return Err(Refusal::StaleRecords { stale });
+        }
+        if !returned.is_empty() {
+            return Err(Refusal::ReturnedRecords { returned });
+        }
+        if !missing.is_empty() {
+            return Err(Refusal::MissingRecords { missing });
+        }
+        Ok(())
+    }
+
+    /// vRoTs of which anything differs.
+    pub(super) fn vrots(&self) -> BTreeSet<VrotId> {
+        let swapped = self.swapped.iter().map(|(vrot, ..)| *vrot);
+        let others = [&self.stale, &self.returned, &self.missing];
+        let others = others.into_iter().flatten().map(|(vrot, _)| *vrot);
+        swapped.chain(others).collect()
+    }
+}
+
+/// Whose every committed part is: a part found elsewhere was moved there.
+fn owners(committed: &BTreeMap<VrotId, Leaf>) -> BTreeMap<(Part, Digest32), VrotId> {
+    (committed.iter())
+        .flat_map(|(vrot, leaf)| {
+            leaf.parts()
+                .iter()
+                .map(|(part, digest)| ((*part, *digest), *vrot))
+        })
+        .collect()
+}
+
+fn parts(committed: Option<&Leaf>, found: Option<&Leaf>) -> BTreeSet<Part> {
+    [committed, found]
+        .into_iter()
+        .flatten()
+        .flat_map(|leaf| leaf.parts().keys().copied())
+        .collect()
+}

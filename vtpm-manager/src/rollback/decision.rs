@@ -1,0 +1,405 @@
+//! What a manager decides before any vRoT starts: whether the store that lies there is the one
+//! that the physical TPM vouches for.
+//!
+//! While the TPM has power, the volatile register names the newest batch, and the store is that
+//! batch or the one after it, which nobody has been told of. After a TPM reset there is only
+//! the durable register: the store must continue it by the authenticated chain, and how far it
+//! may, the register itself says. Anything else is refused, and nothing is changed. There is no
+//! falling back to an older state that authenticates: that would be the rollback.
+
+use std::collections::BTreeMap;
+
+use cert_chain::VrotId;
+
+use super::chain::{Batch, BatchError, Epoch, Kind, Link};
+use super::contents::{self, Differences};
+use super::keys::RollbackKeys;
+use super::leaf::Leaf;
+use super::recovery::Recovery;
+use super::refusal::Refusal;
+use super::register::{
+    Anchor, AnchorRegisters, CheckpointInterval, Leave, Reading, Register, RegisterError,
+};
+use super::start::{FirstStart, Start};
+use super::tree::StateTree;
+
+/// What to do at start.
+#[derive(Debug)]
+pub enum Decision {
+    /// The store is the batch that the anchor names.
+    Equal(Start),
+    /// The store continues the anchor by the chain, as far as it may: the anchor follows.
+    AheadByChain(Start),
+    /// Neither store nor anchor: nothing was ever here. Only `host init` may go on.
+    FirstStart(FirstStart),
+    /// Anything else.
+    Refused(Box<Refused>),
+}
+
+/// A start that was refused.
+#[derive(Debug)]
+pub struct Refused {
+    refusal: Refusal,
+    recovery: Recovery,
+}
+
+/// What the store holds, read and hashed, but not judged.
+#[derive(Clone, Debug, Default)]
+pub struct Stored {
+    /// All chain records in the order of their numbers.
+    pub chain: Vec<Vec<u8>>,
+    /// All leaves.
+    pub leaves: BTreeMap<VrotId, Vec<u8>>,
+    /// The contents themselves, hashed anew.
+    pub contents: BTreeMap<VrotId, Leaf>,
+}
+
+/// What the two registers hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Readings {
+    /// The volatile register.
+    pub volatile: Reading,
+    /// The durable register.
+    pub durable: Reading,
+}
+
+/// How the host came up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boot {
+    /// The TPM was not reset since the manager ran last: nothing can have been cut off.
+    Continued,
+    /// The manager had shut down before the TPM was reset: nothing can have been cut off.
+    AfterShutdown,
+    /// The TPM was reset without that. Under the checkpoint policy, changes younger than the
+    /// interval may have been cut off; under `strict` nothing that was acknowledged.
+    AfterPowerLoss {
+        /// The interval in force then; `None` under `strict`.
+        cut_off: Option<CheckpointInterval>,
+    },
+    /// The host was being set up or recovered.
+    Unfinished,
+}
+
+impl Readings {
+    /// Reads both registers.
+    pub fn take(registers: &mut impl AnchorRegisters) -> Result<Self, RegisterError> {
+        Ok(Self {
+            volatile: registers.read(Register::Volatile)?,
+            durable: registers.read(Register::Durable)?,
+        })
+    }
+}
+
+impl Stored {
+    fn is_empty(&self) -> bool {
+        self.chain.is_empty() && self.leaves.is_empty() && self.contents.is_empty()
+    }
+}
+
+impl Refused {
+    /// What was found.
+    pub fn refusal(&self) -> &Refusal {
+        &self.refusal
+    }
+
+    /// The operator accepts what was found, and has to name it. `Err` gives the refusal back
+    /// where it is another one or cannot be accepted.
+    pub fn accept(self, code: &str) -> Result<Recovery, Refusal> {
+        if self.refusal.code() == code && self.refusal.is_recoverable() {
+            Ok(self.recovery)
+        } else {
+            Err(self.refusal)
+        }
+    }
+}
+
+/// Decides. Reads nothing but its arguments and changes nothing.
+pub fn decide(keys: &RollbackKeys, stored: &Stored, readings: &Readings) -> Decision {
+    let volatile = Found::of(keys, Register::Volatile, &readings.volatile);
+    let durable = Found::of(keys, Register::Durable, &readings.durable);
+    let mut chain = Chain::default();
+    let judged = judge(keys, stored, volatile, durable, &mut chain);
+    let refusal = match judged {
+        Ok(Judged::Nothing) => return Decision::FirstStart(FirstStart::new(keys.clone())),
+        Ok(Judged::Store(start, Standing::Equal)) => return Decision::Equal(*start),
+        Ok(Judged::Store(start, Standing::Ahead)) => return Decision::AheadByChain(*start),
+        Err(refusal) => refusal,
+    };
+    let recovery = Recovery::new(
+        keys.clone(),
+        &refusal,
+        stored,
+        chain.0.last(),
+        [volatile, durable].map(Found::anchor),
+    );
+    Decision::Refused(Box::new(Refused { refusal, recovery }))
+}
+
+/// What a register says once its contents are authenticated.
+#[derive(Clone, Copy, Debug)]
+enum Found {
+    Absent,
+    Foreign,
+    Unwritten,
+    Anchor(Anchor),
+}
+
+enum Judged {
+    Nothing,
+    Store(Box<Start>, Standing),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Equal,
+    Ahead,
+}
+
+/// Authenticated records, each following the one before it.
+#[derive(Default)]
+struct Chain(Vec<Batch>);
+
+impl Found {
+    fn of(keys: &RollbackKeys, register: Register, reading: &Reading) -> Self {
+        match reading {
+            Reading::Absent => Self::Absent,
+            Reading::Foreign => Self::Foreign,
+            Reading::Unwritten => Self::Unwritten,
+            Reading::Written(contents) => {
+                Anchor::open(keys, register, contents).map_or(Self::Foreign, Self::Anchor)
+            }
+        }
+    }
+
+    fn anchor(self) -> Option<Anchor> {
+        match self {
+            Self::Anchor(anchor) => Some(anchor),
+            _ => None,
+        }
+    }
+}
+
+fn judge(
+    keys: &RollbackKeys,
+    stored: &Stored,
+    volatile: Found,
+    durable: Found,
+    chain: &mut Chain,
+) -> Result<Judged, Refusal> {
+    for (register, found) in [(Register::Durable, durable), (Register::Volatile, volatile)] {
+        if matches!(found, Found::Foreign) {
+            // The chain is still read: a recovery continues it.
+            let _ = chain.read(keys, stored);
+            return Err(Refusal::ForeignAnchor { register });
+        }
+    }
+    if stored.is_empty() {
+        return match durable.anchor().or(volatile.anchor()) {
+            Some(anchor) => Err(Refusal::EmptyStore {
+                epoch: anchor.epoch,
+            }),
+            None => Ok(Judged::Nothing),
+        };
+    }
+    chain.read(keys, stored)?;
+    let head = chain.0.last().ok_or(Refusal::MissingChain)?;
+    let (tree, leaves) = contents::committed(stored)
+        .filter(|(tree, _)| tree.root() == head.root())
+        .ok_or(Refusal::AlteredTree {
+            epoch: head.epoch(),
+        })?;
+    let after_durable = chain.after_durable(durable)?;
+    let (standing, boot) = match volatile {
+        Found::Absent | Found::Foreign => {
+            return Err(Refusal::VolatileRemoved {
+                epoch: head.epoch(),
+            });
+        }
+        Found::Anchor(anchor) => (chain.after_volatile(anchor)?, Boot::Continued),
+        Found::Unwritten => {
+            let boot = within_leave(durable.anchor(), after_durable)?;
+            let standing = if after_durable.is_empty() {
+                Standing::Equal
+            } else {
+                Standing::Ahead
+            };
+            (standing, boot)
+        }
+    };
+    Differences::between(&leaves, &stored.contents).refuse()?;
+    let start = Start {
+        keys: keys.clone(),
+        head: head.clone(),
+        volatile: volatile.anchor().map(|anchor| anchor.link),
+        durable: durable.anchor(),
+        floor: floor(durable.anchor(), after_durable),
+        changes_uncovered: changes(after_durable),
+        tree,
+        leaves,
+        boot,
+    };
+    Ok(Judged::Store(Box::new(start), standing))
+}
+
+impl Chain {
+    fn read(&mut self, keys: &RollbackKeys, stored: &Stored) -> Result<(), Refusal> {
+        let newest = stored.chain.len().saturating_sub(1);
+        for (position, record) in stored.chain.iter().enumerate() {
+            match Batch::open(keys, record) {
+                Ok(batch) => self.0.push(batch),
+                Err(BatchError::Format(_) | BatchError::Link { .. }) if position == newest => {
+                    self.0.clear();
+                    return Err(Refusal::ForeignStore);
+                }
+                Err(_) => {
+                    // What is newer still authenticates by itself.
+                    self.0 = (stored.chain.iter().skip(position + 1))
+                        .filter_map(|record| Batch::open(keys, record).ok())
+                        .collect();
+                    return Err(Refusal::AlteredChain { position });
+                }
+            }
+        }
+        for pair in self.0.windows(2) {
+            if let [older, newer] = pair
+                && newer.previous() != older.link()
+            {
+                return Err(Refusal::TruncatedChain {
+                    after: older.epoch(),
+                    before: newer.epoch(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The batches that follow the one with this link; `None` where the chain does not come
+    /// from it.
+    fn after(&self, link: Link) -> Option<&[Batch]> {
+        if let Some(at) = self.0.iter().rposition(|batch| batch.link() == link) {
+            return self.0.get(at + 1..);
+        }
+        let next = self.0.iter().rposition(|batch| batch.continues(link))?;
+        self.0.get(next..)
+    }
+
+    fn after_durable(&self, durable: Found) -> Result<&[Batch], Refusal> {
+        let head = self.0.last().ok_or(Refusal::MissingChain)?;
+        let cleared = Refusal::ClearedTpm {
+            epoch: head.epoch(),
+        };
+        match durable {
+            Found::Anchor(anchor) => self
+                .after(anchor.link)
+                .ok_or_else(|| self.unrelated(head, Register::Durable, anchor)),
+            // Only this host's manager defines an index that answers to its authorization
+            // value, and only while it sets up or recovers.
+            Found::Unwritten if begins_anew(head) => Ok(self.0.as_slice()),
+            Found::Unwritten | Found::Absent | Found::Foreign => Err(cleared),
+        }
+    }
+
+    fn after_volatile(&self, anchor: Anchor) -> Result<Standing, Refusal> {
+        let head = self.0.last().ok_or(Refusal::MissingChain)?;
+        let after = self
+            .after(anchor.link)
+            .ok_or_else(|| self.unrelated(head, Register::Volatile, anchor))?;
+        match after {
+            [] => Ok(Standing::Equal),
+            [_] => Ok(Standing::Ahead),
+            more => Err(Refusal::TooFarAhead {
+                register: Register::Volatile,
+                ahead: more.len(),
+                allowed: 1,
+            }),
+        }
+    }
+
+    fn unrelated(&self, head: &Batch, register: Register, anchor: Anchor) -> Refusal {
+        let (found, expected) = (head.epoch(), anchor.epoch);
+        let time = head.time();
+        let oldest = self.0.first().map_or(found, Batch::epoch);
+        if found < expected {
+            return match register {
+                Register::Durable => Refusal::RestoredStore {
+                    found,
+                    time,
+                    expected,
+                },
+                Register::Volatile => Refusal::VolatileAhead {
+                    found,
+                    time,
+                    expected,
+                },
+            };
+        }
+        if oldest > expected.next() {
+            return Refusal::TruncatedChain {
+                after: expected,
+                before: oldest,
+            };
+        }
+        Refusal::OtherBranch {
+            register,
+            found,
+            expected,
+        }
+    }
+}
+
+/// Whether this batch may stand before a durable register that was never written.
+fn begins_anew(head: &Batch) -> bool {
+    matches!(
+        head.kind(),
+        Kind::First | Kind::Recovery { durable: None, .. }
+    )
+}
+
+/// How many batches of changes may follow the durable register, and what that tells of the boot.
+fn within_leave(durable: Option<Anchor>, after: &[Batch]) -> Result<Boot, Refusal> {
+    let Some(durable) = durable else {
+        return Ok(Boot::Unfinished);
+    };
+    let (allowed, boot) = match durable.leave {
+        Leave::Closed => (0, Boot::AfterShutdown),
+        Leave::OneBatch => (1, Boot::AfterPowerLoss { cut_off: None }),
+        Leave::Checkpoint(interval) => (
+            usize::MAX,
+            Boot::AfterPowerLoss {
+                cut_off: Some(interval),
+            },
+        ),
+    };
+    let ahead = changes(after);
+    if ahead > allowed {
+        return Err(Refusal::TooFarAhead {
+            register: Register::Durable,
+            ahead,
+            allowed,
+        });
+    }
+    Ok(boot)
+}
+
+fn changes(batches: &[Batch]) -> usize {
+    batches
+        .iter()
+        .filter(|batch| *batch.kind() == Kind::Changes)
+        .count()
+}
+
+/// The last batch that the durable register must not stay behind.
+fn floor(durable: Option<Anchor>, after: &[Batch]) -> Epoch {
+    let mut floor = Epoch::default();
+    let mut highest = durable.map(|anchor| anchor.highest).unwrap_or_default();
+    for batch in after {
+        if *batch.kind() != Kind::Changes || batch.highest() > highest {
+            floor = batch.epoch();
+        }
+        highest = batch.highest();
+    }
+    floor
+}
+
+/// The leaves that the newest batch was made over, if the list is readable.
+pub(super) type Committed = (StateTree, BTreeMap<VrotId, Leaf>);

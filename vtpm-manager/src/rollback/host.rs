@@ -1,0 +1,312 @@
+//! A host for tests: a disk that can be put back to any earlier image, a TPM that can be reset,
+//! and a manager that can be killed between any two writes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use cert_chain::{Generation, VrotId};
+
+use super::chain::Epoch;
+use super::changes::{Changes, Writes};
+use super::decision::{Boot, Decision, Readings, Refused, Stored, decide};
+use super::fake_registers::FakeRegisters;
+use super::keys::RollbackKeys;
+use super::leaf::Leaf;
+use super::ledger::{CommitError, Ledger};
+use super::policy::{AnchorPolicy, Moment};
+use super::recovery::RecoveryRecord;
+use super::refusal::Refusal;
+use crate::store::Part;
+
+/// What is durable on the disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Image {
+    pub(super) chain: BTreeMap<Epoch, Vec<u8>>,
+    pub(super) leaves: BTreeMap<VrotId, Vec<u8>>,
+    pub(super) vrots: BTreeMap<VrotId, StoredVrot>,
+}
+
+/// What is stored of one vRoT.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct StoredVrot {
+    pub(super) generation: Generation,
+    pub(super) parts: BTreeMap<Part, Vec<u8>>,
+}
+
+/// One change of one vRoT.
+#[derive(Clone, Debug)]
+pub(super) enum Edit {
+    Create(VrotId),
+    Write(VrotId, Part, Vec<u8>),
+    Delete(VrotId),
+    Raise(VrotId),
+}
+
+/// Where a commit ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Disk {
+    Works,
+    /// The manager dies before the transaction is durable.
+    DiesBefore,
+    /// The manager dies when the transaction is durable.
+    DiesAfter,
+}
+
+pub(super) struct Host {
+    pub(super) keys: RollbackKeys,
+    pub(super) registers: FakeRegisters,
+    pub(super) policy: AnchorPolicy,
+    pub(super) image: Image,
+    pub(super) ledger: Option<Ledger<FakeRegisters>>,
+}
+
+impl Host {
+    /// A host that is set up, with no vRoT, running.
+    pub(super) fn initialised(policy: AnchorPolicy) -> Result<Self> {
+        let mut host = Self::blank(policy);
+        host.init(Disk::Works)?;
+        Ok(host)
+    }
+
+    /// A host on which nothing ever ran.
+    pub(super) fn blank(policy: AnchorPolicy) -> Self {
+        Self {
+            keys: RollbackKeys::derive(&[7; 32]),
+            registers: FakeRegisters::blank(),
+            policy,
+            image: Image::default(),
+            ledger: None,
+        }
+    }
+
+    pub(super) fn init(&mut self, disk: Disk) -> Result<()> {
+        let Decision::FirstStart(first) = self.decide() else {
+            bail!("not a first start");
+        };
+        let image = &mut self.image;
+        let ledger = first.begin(self.registers.clone(), self.policy, now(), |writes| {
+            write(image, disk, writes, &[])
+        })?;
+        self.ledger = Some(ledger);
+        Ok(())
+    }
+
+    pub(super) fn decide(&self) -> Decision {
+        let readings =
+            Readings::take(&mut self.registers.clone()).unwrap_or_else(|e| panic!("{e}"));
+        decide(&self.keys, &self.image.stored(), &readings)
+    }
+
+    /// Starts the manager; a refusal changes nothing, and that is checked.
+    pub(super) fn start(&mut self) -> Result<Boot, Box<Refused>> {
+        match self.start_on(Disk::Works) {
+            Ok(Ok(boot)) => Ok(boot),
+            Ok(Err(refused)) => Err(refused),
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+
+    pub(super) fn start_on(&mut self, disk: Disk) -> Result<Result<Boot, Box<Refused>>> {
+        let before = Readings::take(&mut self.registers.clone())?;
+        let start = match self.decide() {
+            Decision::Equal(start) | Decision::AheadByChain(start) => start,
+            Decision::FirstStart(_) => bail!("a manager starts on a blank host"),
+            Decision::Refused(refused) => {
+                assert_eq!(before, Readings::take(&mut self.registers.clone())?);
+                return Ok(Err(refused));
+            }
+        };
+        let boot = start.boot();
+        let image = &mut self.image;
+        let ledger = start.begin(self.registers.clone(), self.policy, now(), |writes| {
+            write(image, disk, writes, &[])
+        })?;
+        self.ledger = Some(ledger);
+        Ok(Ok(boot))
+    }
+
+    /// The refusal that a start ends with.
+    pub(super) fn refusal(&mut self) -> Result<Refusal> {
+        let refused = self.start().err().context("the start was not refused")?;
+        Ok(refused.refusal().clone())
+    }
+
+    pub(super) fn commit(&mut self, edits: &[Edit]) -> Result<Epoch> {
+        self.commit_on(Disk::Works, edits)
+    }
+
+    pub(super) fn commit_on(&mut self, disk: Disk, edits: &[Edit]) -> Result<Epoch> {
+        let ledger = self.ledger.as_mut().context("the manager is down")?;
+        let generation = ledger.next_generation().context("generations end")?;
+        let mut changes = Changes::default();
+        for edit in edits {
+            match edit {
+                Edit::Create(vrot) => {
+                    changes.set_generation(*vrot, FIRST);
+                    changes.put(*vrot, Part::Record, vrot.as_bytes());
+                }
+                Edit::Write(vrot, part, contents) => changes.put(*vrot, *part, contents),
+                Edit::Delete(vrot) => changes.delete(*vrot),
+                Edit::Raise(vrot) => changes.set_generation(*vrot, generation),
+            }
+        }
+        let edits: Vec<_> = edits.iter().map(|edit| (edit, generation)).collect();
+        let image = &mut self.image;
+        let committed = ledger.commit(&changes, now(), |writes| write(image, disk, writes, &edits));
+        if let Err(CommitError::Store(_) | CommitError::Unanchored { .. }) = &committed {
+            self.kill();
+        }
+        Ok(committed?)
+    }
+
+    /// `kill -9` of the manager.
+    pub(super) fn kill(&mut self) {
+        self.ledger = None;
+    }
+
+    /// The host loses power.
+    pub(super) fn lose_power(&mut self) {
+        self.kill();
+        self.registers.reset();
+    }
+
+    /// The host shuts down and starts again.
+    pub(super) fn reboot(&mut self) -> Result<()> {
+        self.ledger
+            .as_mut()
+            .context("the manager is down")?
+            .close()?;
+        self.lose_power();
+        Ok(())
+    }
+
+    pub(super) fn checkpoint(&mut self) -> Result<()> {
+        Ok(self
+            .ledger
+            .as_mut()
+            .context("the manager is down")?
+            .checkpoint()?)
+    }
+
+    /// An operator accepts what is there.
+    pub(super) fn recover(&mut self, code: &str, disk: Disk) -> Result<RecoveryRecord> {
+        let Decision::Refused(refused) = self.decide() else {
+            bail!("there is nothing to recover");
+        };
+        let recovery = refused.accept(code)?;
+        let generation = recovery.generation();
+        let mut vrots = self.image.vrots.clone();
+        vrots.retain(|vrot, _| !recovery.discarded().contains(vrot));
+        for vrot in recovery.raised() {
+            vrots.get_mut(vrot).context("no such vRoT")?.generation = generation;
+        }
+        let rewritten = (recovery.raised().iter())
+            .filter_map(|vrot| Some((*vrot, vrots.get(vrot)?.leaf())))
+            .collect();
+        let image = &mut self.image;
+        let (ledger, record) = recovery.carry_out(
+            self.registers.clone(),
+            rewritten,
+            self.policy,
+            now(),
+            |writes| {
+                write(image, disk, writes, &[])?;
+                image.vrots = vrots;
+                if disk == Disk::DiesAfter {
+                    return Err(Died);
+                }
+                Ok(())
+            },
+        )?;
+        self.ledger = Some(ledger);
+        Ok(record)
+    }
+}
+
+/// The manager's process ended.
+#[derive(Debug, thiserror::Error)]
+#[error("killed")]
+pub(super) struct Died;
+
+const FIRST: Generation = Generation::new(1);
+
+pub(super) fn now() -> Moment {
+    Moment::now()
+}
+
+/// The default policy, and `strict`.
+pub(super) fn policies() -> [AnchorPolicy; 2] {
+    [AnchorPolicy::default(), AnchorPolicy::Strict]
+}
+
+pub(super) fn later(moment: Moment, seconds: u64) -> Moment {
+    Moment {
+        monotonic: moment.monotonic + Duration::from_secs(seconds),
+        ..moment
+    }
+}
+
+fn write(
+    image: &mut Image,
+    disk: Disk,
+    writes: &Writes,
+    edits: &[(&Edit, Generation)],
+) -> Result<(), Died> {
+    if disk == Disk::DiesBefore {
+        return Err(Died);
+    }
+    image.chain = image.chain.split_off(&writes.prune_below);
+    image.chain.insert(writes.epoch, writes.record.clone());
+    for (vrot, leaf) in &writes.leaves {
+        match leaf {
+            Some(leaf) => image.leaves.insert(*vrot, leaf.clone()),
+            None => image.leaves.remove(vrot),
+        };
+    }
+    for (edit, generation) in edits {
+        image.edit(edit, *generation);
+    }
+    if disk == Disk::DiesAfter && !edits.is_empty() {
+        return Err(Died);
+    }
+    Ok(())
+}
+
+impl Image {
+    pub(super) fn stored(&self) -> Stored {
+        Stored {
+            chain: self.chain.values().cloned().collect(),
+            leaves: self.leaves.clone(),
+            contents: (self.vrots.iter())
+                .map(|(vrot, stored)| (*vrot, stored.leaf()))
+                .collect(),
+        }
+    }
+
+    fn edit(&mut self, edit: &Edit, generation: Generation) {
+        match edit {
+            Edit::Create(vrot) => {
+                let stored = self.vrots.entry(*vrot).or_default();
+                stored.generation = FIRST;
+                stored.parts.insert(Part::Record, vrot.as_bytes().to_vec());
+            }
+            Edit::Write(vrot, part, contents) => {
+                let stored = self.vrots.entry(*vrot).or_default();
+                stored.parts.insert(*part, contents.clone());
+            }
+            Edit::Delete(vrot) => {
+                self.vrots.remove(vrot);
+            }
+            Edit::Raise(vrot) => self.vrots.entry(*vrot).or_default().generation = generation,
+        }
+    }
+}
+
+impl StoredVrot {
+    fn leaf(&self) -> Leaf {
+        (self.parts.iter()).fold(Leaf::new(self.generation), |leaf, (part, contents)| {
+            leaf.with(*part, contents)
+        })
+    }
+}

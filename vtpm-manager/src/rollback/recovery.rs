@@ -1,0 +1,260 @@
+//! An operator accepts a store that was refused. Nothing else gets past a refusal.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cert_chain::{Generation, VrotId};
+use serde::Serialize;
+
+use super::chain::{Batch, BatchFields, Epoch, Kind, Link, Salt, UnixSeconds};
+use super::changes::Writes;
+use super::contents::{self, Differences};
+use super::decision::Stored;
+use super::keys::RollbackKeys;
+use super::leaf::Leaf;
+use super::ledger::{Ledger, Uncovered, encode_leaf};
+use super::policy::{AnchorPolicy, Moment};
+use super::refusal::Refusal;
+use super::register::{Anchor, AnchorRegisters, Register, RegisterError};
+use super::tree::StateTree;
+
+/// What accepting the present store means: which vRoTs get a new generation, and which records
+/// go because their vRoT was deleted. [`super::Refused::accept`] makes it.
+#[derive(Debug)]
+pub struct Recovery {
+    keys: RollbackKeys,
+    code: &'static str,
+    finding: String,
+    epoch: Epoch,
+    previous: Link,
+    highest: Generation,
+    volatile: Option<Link>,
+    durable: Option<Link>,
+    contents: BTreeMap<VrotId, Leaf>,
+    vanished: BTreeSet<VrotId>,
+    raised: BTreeSet<VrotId>,
+    discarded: BTreeSet<VrotId>,
+}
+
+/// What a recovery leaves in the audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RecoveryRecord {
+    /// What was accepted, as the operator named it.
+    pub accepted: &'static str,
+    /// What had been found, in words.
+    pub finding: String,
+    /// Number of the batch that the recovery is.
+    pub batch: u64,
+    /// The generation that the vRoTs have from now on.
+    pub generation: Generation,
+    /// vRoTs that have it.
+    pub raised: Vec<VrotId>,
+    /// Deleted vRoTs whose records had come back, and went.
+    pub discarded: Vec<VrotId>,
+    /// vRoTs of which nothing was left.
+    pub lost: Vec<VrotId>,
+}
+
+/// Why a recovery was not carried out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecoveryError<E> {
+    /// The generation of a vRoT was not raised as [`Recovery::generation`] says, or another
+    /// vRoT was changed.
+    #[error("vRoT {vrot} is not as the recovery needs it: its generation has to be {generation}")]
+    Generation {
+        /// Which.
+        vrot: VrotId,
+        /// The new generation.
+        generation: Generation,
+    },
+    /// A register.
+    #[error(transparent)]
+    Register(RegisterError),
+    /// The store.
+    #[error("the store did not take the recovery")]
+    Store(#[source] E),
+}
+
+impl Recovery {
+    pub(super) fn new(
+        keys: RollbackKeys,
+        refusal: &Refusal,
+        stored: &Stored,
+        head: Option<&Batch>,
+        [volatile, durable]: [Option<Anchor>; 2],
+    ) -> Self {
+        let anchors = [volatile, durable].into_iter().flatten();
+        let committed = contents::committed(stored)
+            .filter(|(tree, _)| head.is_some_and(|head| head.root() == tree.root()));
+        let all = || stored.contents.keys().copied().collect();
+        let by_record = matches!(
+            refusal,
+            Refusal::StaleRecords { .. }
+                | Refusal::SwappedRecords { .. }
+                | Refusal::ReturnedRecords { .. }
+                | Refusal::MissingRecords { .. }
+        );
+        let (raised, discarded): (BTreeSet<VrotId>, _) = match &committed {
+            Some((_, leaves)) => {
+                let differing = Differences::between(leaves, &stored.contents).vrots();
+                let (known, deleted): (BTreeSet<_>, BTreeSet<_>) = (stored.contents.keys())
+                    .copied()
+                    .partition(|vrot| leaves.contains_key(vrot));
+                let raised = if by_record {
+                    known.intersection(&differing).copied().collect()
+                } else {
+                    known
+                };
+                (raised, deleted)
+            }
+            None => (all(), BTreeSet::new()),
+        };
+        let in_contents = stored.contents.values().map(Leaf::generation);
+        let in_leaves = (committed.iter())
+            .flat_map(|(_, leaves)| leaves.values())
+            .map(Leaf::generation);
+        let highest = (anchors.clone().map(|anchor| anchor.highest))
+            .chain(head.map(Batch::highest))
+            .chain(in_contents)
+            .chain(in_leaves)
+            .max()
+            .unwrap_or_default();
+        let newest = (anchors.map(|anchor| anchor.epoch))
+            .chain(head.map(Batch::epoch))
+            .max();
+        Self {
+            keys,
+            code: refusal.code(),
+            finding: refusal.to_string(),
+            epoch: newest.unwrap_or_default().next(),
+            previous: head.map_or(Link::NONE, Batch::link),
+            highest,
+            volatile: volatile.map(|anchor| anchor.link),
+            durable: durable.map(|anchor| anchor.link),
+            vanished: (stored.leaves.keys())
+                .filter(|vrot| !stored.contents.contains_key(vrot))
+                .copied()
+                .collect(),
+            contents: stored.contents.clone(),
+            raised,
+            discarded,
+        }
+    }
+
+    /// vRoTs whose state may be older than what a verifier has seen: each gets
+    /// [`Recovery::generation`], in its record, its seal and its certificates.
+    pub fn raised(&self) -> &BTreeSet<VrotId> {
+        &self.raised
+    }
+
+    /// Deleted vRoTs whose records are there again: they go, as deletion is final.
+    pub fn discarded(&self) -> &BTreeSet<VrotId> {
+        &self.discarded
+    }
+
+    /// The new generation of all that are raised: higher than any that this host's store or
+    /// anchor knows of, so that no two histories share one.
+    pub fn generation(&self) -> Generation {
+        // 64 bits of generations are not used up; see `Anchor::seal`.
+        self.highest.next().unwrap_or(self.highest)
+    }
+
+    /// Carries it out. `rewritten` has the new leaf of each raised vRoT; `store` writes those
+    /// records, removes the discarded ones, and writes [`Writes`], in one transaction. Cut
+    /// short before that transaction, the store is refused as before; cut short after it, the
+    /// next start finishes it, or refuses it once more where an index was not there.
+    pub fn carry_out<R: AnchorRegisters, E>(
+        self,
+        mut registers: R,
+        rewritten: BTreeMap<VrotId, Leaf>,
+        policy: AnchorPolicy,
+        now: Moment,
+        store: impl FnOnce(&Writes) -> Result<(), E>,
+    ) -> Result<(Ledger<R>, RecoveryRecord), RecoveryError<E>> {
+        let generation = self.generation();
+        if let Some(vrot) = self.not_as_needed(&rewritten, generation) {
+            return Err(RecoveryError::Generation { vrot, generation });
+        }
+        let raises = !self.raised.is_empty();
+        let record = self.record();
+        let mut leaves = self.contents;
+        leaves.retain(|vrot, _| !self.discarded.contains(vrot));
+        leaves.extend(rewritten);
+        let tree: StateTree = (leaves.iter())
+            .map(|(vrot, leaf)| (vrot, leaf.hash(vrot)))
+            .collect();
+        // Unwritten, the durable register vouches for nothing but this recovery. An unwritten
+        // volatile one would pass for a loss of power: it comes after the store.
+        registers
+            .define(Register::Durable)
+            .map_err(RecoveryError::Register)?;
+        let head = Batch::new(
+            &self.keys,
+            BatchFields {
+                epoch: self.epoch,
+                previous: self.previous,
+                root: tree.root(),
+                highest: if raises { generation } else { self.highest },
+                time: UnixSeconds::of(now.wall),
+                salt: Salt::random(),
+                kind: Kind::Recovery {
+                    volatile: self.volatile,
+                    durable: self.durable,
+                },
+            },
+        );
+        let gone = self.vanished.iter().chain(&self.discarded);
+        let written = (leaves.iter()).map(|(vrot, leaf)| (*vrot, Some(encode_leaf(leaf))));
+        store(&Writes {
+            epoch: head.epoch(),
+            record: head.to_record(),
+            leaves: gone.map(|vrot| (*vrot, None)).chain(written).collect(),
+            // The recovery names what the anchor holds: nothing before it is needed.
+            prune_below: head.epoch(),
+        })
+        .map_err(RecoveryError::Store)?;
+        registers
+            .define(Register::Volatile)
+            .map_err(RecoveryError::Register)?;
+        let mut ledger = Ledger {
+            keys: self.keys,
+            registers,
+            policy,
+            floor: head.epoch(),
+            head,
+            tree,
+            leaves,
+            volatile: None,
+            durable: None,
+            uncovered: Uncovered::default(),
+        };
+        ledger.settle().map_err(RecoveryError::Register)?;
+        Ok((ledger, record))
+    }
+
+    fn not_as_needed(
+        &self,
+        rewritten: &BTreeMap<VrotId, Leaf>,
+        generation: Generation,
+    ) -> Option<VrotId> {
+        let not_raised = (self.raised.iter()).find(|vrot| {
+            rewritten
+                .get(vrot)
+                .is_none_or(|leaf| leaf.generation() != generation)
+        });
+        let not_asked_for = rewritten.keys().find(|vrot| !self.raised.contains(vrot));
+        not_raised.or(not_asked_for).copied()
+    }
+
+    fn record(&self) -> RecoveryRecord {
+        RecoveryRecord {
+            accepted: self.code,
+            finding: self.finding.clone(),
+            batch: self.epoch.number(),
+            generation: self.generation(),
+            raised: self.raised.iter().copied().collect(),
+            discarded: self.discarded.iter().copied().collect(),
+            lost: self.vanished.iter().copied().collect(),
+        }
+    }
+}

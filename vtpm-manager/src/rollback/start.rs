@@ -1,0 +1,152 @@
+//! What follows a decision that was no refusal.
+
+use std::collections::BTreeMap;
+
+use cert_chain::{Generation, VrotId};
+
+use super::chain::{Batch, BatchFields, Epoch, Kind, Link, Salt, UnixSeconds};
+use super::changes::{Changes, Writes};
+use super::decision::Boot;
+use super::keys::RollbackKeys;
+use super::leaf::Leaf;
+use super::ledger::{CommitError, Ledger, Uncovered};
+use super::policy::{AnchorPolicy, Moment};
+use super::register::{Anchor, AnchorRegisters, Register, RegisterError};
+use super::tree::StateTree;
+
+/// A store that the anchor vouches for. Only [`super::decide`] makes it.
+#[derive(Debug)]
+pub struct Start {
+    pub(super) keys: RollbackKeys,
+    pub(super) head: Batch,
+    pub(super) volatile: Option<Link>,
+    pub(super) durable: Option<Anchor>,
+    pub(super) floor: Epoch,
+    pub(super) changes_uncovered: usize,
+    pub(super) tree: StateTree,
+    pub(super) leaves: BTreeMap<VrotId, Leaf>,
+    pub(super) boot: Boot,
+}
+
+/// A host on which there was neither store nor anchor. Only [`super::decide`] makes it, and only
+/// `host init` may use it.
+#[derive(Debug)]
+pub struct FirstStart {
+    keys: RollbackKeys,
+}
+
+/// Why nothing was set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FirstStartError<E> {
+    /// A register.
+    #[error(transparent)]
+    Register(RegisterError),
+    /// The store.
+    #[error("the store did not take its first batch")]
+    Store(#[source] E),
+}
+
+impl Start {
+    /// How the host came up, and what may have been cut off.
+    pub fn boot(&self) -> Boot {
+        self.boot
+    }
+
+    /// The newest batch.
+    pub fn head(&self) -> &Batch {
+        &self.head
+    }
+
+    /// Brings the anchor up to the store. After a TPM reset this commits a batch of its own and
+    /// writes both registers: from then on, what another store made of the same past is
+    /// another branch.
+    pub fn begin<R: AnchorRegisters, E>(
+        self,
+        registers: R,
+        policy: AnchorPolicy,
+        now: Moment,
+        store: impl FnOnce(&Writes) -> Result<(), E>,
+    ) -> Result<Ledger<R>, CommitError<E>> {
+        let epoch = self.head.epoch();
+        let mut ledger = Ledger {
+            keys: self.keys,
+            registers,
+            policy,
+            head: self.head,
+            tree: self.tree,
+            leaves: self.leaves,
+            volatile: self.volatile,
+            durable: self.durable,
+            floor: self.floor,
+            uncovered: Uncovered {
+                batches: u64::try_from(self.changes_uncovered).unwrap_or(u64::MAX),
+                since: (self.changes_uncovered > 0).then_some(now.monotonic),
+            },
+        };
+        if ledger.volatile.is_none() {
+            ledger.append(Kind::Start, &Changes::default(), now, store)?;
+        } else {
+            ledger
+                .settle()
+                .map_err(|source| CommitError::Unanchored { epoch, source })?;
+        }
+        Ok(ledger)
+    }
+}
+
+impl FirstStart {
+    pub(super) fn new(keys: RollbackKeys) -> Self {
+        Self { keys }
+    }
+
+    /// Defines the registers and commits the first batch, over no vRoT at all. Cut short, it
+    /// can be repeated.
+    pub fn begin<R: AnchorRegisters, E>(
+        self,
+        mut registers: R,
+        policy: AnchorPolicy,
+        now: Moment,
+        store: impl FnOnce(&Writes) -> Result<(), E>,
+    ) -> Result<Ledger<R>, FirstStartError<E>> {
+        for register in Register::BOTH {
+            registers
+                .define(register)
+                .map_err(FirstStartError::Register)?;
+        }
+        let tree = StateTree::default();
+        let head = Batch::new(
+            &self.keys,
+            BatchFields {
+                epoch: Epoch::default().next(),
+                previous: Link::NONE,
+                root: tree.root(),
+                highest: Generation::default(),
+                time: UnixSeconds::of(now.wall),
+                salt: Salt::random(),
+                kind: Kind::First,
+            },
+        );
+        store(&Writes {
+            epoch: head.epoch(),
+            record: head.to_record(),
+            leaves: Vec::new(),
+            prune_below: head.epoch(),
+        })
+        .map_err(FirstStartError::Store)?;
+        let mut ledger = Ledger {
+            keys: self.keys,
+            registers,
+            policy,
+            floor: head.epoch(),
+            head,
+            tree,
+            leaves: BTreeMap::new(),
+            volatile: None,
+            durable: None,
+            uncovered: Uncovered::default(),
+        };
+        ledger.settle().map_err(FirstStartError::Register)?;
+        Ok(ledger)
+    }
+}
