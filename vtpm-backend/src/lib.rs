@@ -2,10 +2,20 @@
 //!
 //! [`engine`] is the TPM itself (libtpms); [`vendor`] answers the commands that reach the host
 //! through it; [`control`] speaks the TPM emulator protocol of QEMU, cloud-hypervisor and
-//! libvirt; [`message`] is what passes between a backend and its manager.
+//! libvirt; [`server`] is the one loop that serves them; [`stand_alone`] and [`managed`] decide
+//! where state goes; [`message`] is what passes between a backend and its manager; [`sandbox`]
+//! takes away, before the first guest byte, everything that is not needed.
 
 pub mod command;
+pub mod command_line;
 pub mod control;
 pub mod engine;
+pub mod fuzzing;
+pub mod managed;
 pub mod message;
+pub mod sandbox;
+pub mod sealing;
+pub mod server;
+pub mod sockets;
+pub mod stand_alone;
 pub mod vendor;

@@ -96,7 +96,6 @@ impl Request {
             }),
             3 => Some(Self::Shutdown),
             4 => Some(Self::GetEstablished),
-            // One byte of locality in a union of four: QEMU sends all four.
             5 => reader.locality().map(Self::SetLocality),
             6 => Some(Self::HashStart),
             7 => reader.blob()?.map(Self::HashData),
@@ -136,8 +135,13 @@ impl<'b> Reader<'b> {
         bytes.try_into().ok().map(u32::from_be_bytes)
     }
 
+    /// One byte in a union of four. tpm2-tss sends the one, QEMU all four, in one write.
     fn locality(&mut self) -> Option<u8> {
-        self.take(4)?.first().copied()
+        let locality = self.take(1)?.first().copied();
+        if self.bytes.get(self.at..self.at.saturating_add(3)) == Some(&[0; 3]) {
+            self.at = self.at.saturating_add(3);
+        }
+        locality
     }
 
     fn blob(&mut self) -> Result<Option<Vec<u8>>, RequestError> {
@@ -212,10 +216,12 @@ mod tests {
     }
 
     #[test]
-    fn a_locality_comes_in_four_bytes() {
-        assert_eq!(
-            Request::parse(&[0, 0, 0, 5, 3, 0, 0, 0]),
-            Ok(Some((Request::SetLocality(3), 8)))
-        );
+    fn a_locality_comes_in_one_byte_or_in_four() {
+        for bytes in [&[0, 0, 0, 5, 3][..], &[0, 0, 0, 5, 3, 0, 0, 0]] {
+            assert_eq!(
+                Request::parse(bytes),
+                Ok(Some((Request::SetLocality(3), bytes.len())))
+            );
+        }
     }
 }

@@ -1,0 +1,99 @@
+//! The command line of `vtpm-backend`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{ArgGroup, Parser};
+
+use crate::engine::Libtpms;
+use crate::managed::ManagerLink;
+use crate::sandbox::{self, Files};
+use crate::server::{Keeper, Server, load_state};
+use crate::sockets::Listener;
+use crate::stand_alone::StateFolder;
+
+/// One virtualized root of trust: a TPM 2.0 for one VM.
+///
+/// Stand-alone (`--control` and `--state`) it keeps its state in a folder, unsealed. With
+/// `--runtime` it serves a manager, which seals the state to the host's TPM.
+#[derive(Debug, Parser)]
+#[command(version)]
+#[command(group(ArgGroup::new("mode").required(true).args(["control", "runtime"])))]
+pub struct Arguments {
+    /// Stand-alone: the control channel's socket, for a VMM (or tpm2-tss, see --data).
+    #[arg(long, value_name = "PATH", requires = "state")]
+    control: Option<PathBuf>,
+    /// Stand-alone: a socket for TPM commands of tools on this host. tpm2-tss reaches it as
+    /// `swtpm:path=PATH`, if the control channel is at PATH.ctrl.
+    #[arg(long, value_name = "PATH", requires = "control")]
+    data: Option<PathBuf>,
+    /// Stand-alone: the folder for the state, which is created if it does not exist.
+    #[arg(long, value_name = "DIR", requires = "control")]
+    state: Option<PathBuf>,
+    /// Managed: the folder for the sockets of VMM (control.sock) and manager (manager.sock).
+    #[arg(long, value_name = "DIR")]
+    runtime: Option<PathBuf>,
+    /// What to log to standard error: error, warn, info, debug or trace.
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value = "info",
+        env = "VTPM_BACKEND_LOG"
+    )]
+    pub log_level: tracing_subscriber::filter::LevelFilter,
+}
+
+/// The manager's socket, in a runtime folder.
+pub const MANAGER_SOCKET: &str = "manager.sock";
+/// The VMM's socket, in a runtime folder.
+pub const VMM_SOCKET: &str = "control.sock";
+
+/// Serves until the manager ends it, or for good.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let engine = Libtpms::new()?;
+    match (&arguments.control, &arguments.state, &arguments.runtime) {
+        (Some(control), Some(state), _) => {
+            stand_alone(engine, control, arguments.data.as_deref(), state)
+        }
+        (_, _, Some(runtime)) => managed(engine, runtime),
+        _ => anyhow::bail!("give --control with --state, or --runtime"),
+    }
+}
+
+fn stand_alone(
+    mut engine: Libtpms,
+    control: &Path,
+    data: Option<&Path>,
+    state: &Path,
+) -> Result<()> {
+    let folder = StateFolder::open(state)?;
+    load_state(&mut engine, &folder)?;
+    let control = listen(control)?;
+    let data = data.map(listen).transpose()?;
+    let mut server = Server::new(engine, Keeper::Folder(folder));
+    server.listen_for_vmm(control);
+    if let Some(data) = data {
+        server.listen_for_host(data);
+    }
+    sandbox::enter(Files::Folder(state))?;
+    tracing::info!("ready");
+    server.run(|| Err(std::io::ErrorKind::Unsupported.into()))?;
+    Ok(())
+}
+
+fn managed(engine: Libtpms, runtime: &Path) -> Result<()> {
+    let socket = runtime.join(MANAGER_SOCKET);
+    let link = ManagerLink::bind(&socket)
+        .with_context(|| format!("{} cannot be listened on", socket.display()))?;
+    let mut server = Server::new(engine, Keeper::Manager(Box::new(link)));
+    sandbox::enter(Files::SocketsIn(runtime))?;
+    tracing::info!("waiting for the manager");
+    let vmm = runtime.join(VMM_SOCKET);
+    server
+        .run(|| Listener::bind(&vmm))
+        .with_context(|| format!("serving in {}", runtime.display()))
+}
+
+fn listen(path: &Path) -> Result<Listener> {
+    Listener::bind(path).with_context(|| format!("{} cannot be listened on", path.display()))
+}

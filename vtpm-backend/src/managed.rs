@@ -1,0 +1,290 @@
+//! State goes to the manager: sealed, and each change acknowledged before the guest is
+//! answered, as long as the manager keeps up.
+
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::message::{self, FromBackend, HEADER, Open, Status, ToBackend};
+use crate::sealing::{Sealer, SealingError};
+use crate::sockets::{Arrival, Connection, Listener};
+
+/// The manager's end of a backend: listens for it, talks to one at a time.
+pub struct ManagerLink {
+    listener: Listener,
+    connection: Option<Connection>,
+    vrot: Option<OpenVrot>,
+    /// Answers that arrived while something else was waited for.
+    waiting: Vec<ToBackend>,
+    degraded: bool,
+    attached: bool,
+    pushed: u64,
+    persisted: u64,
+    /// The newest state, until it is durable.
+    unsaved: Option<Vec<u8>>,
+}
+
+struct OpenVrot {
+    id: [u8; 16],
+    generation: u64,
+    sealer: Sealer,
+    deadline: Duration,
+}
+
+/// Why a message of the manager was not followed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// It is open already.
+    #[error("the vRoT is open already")]
+    Twice,
+    /// Key and state do not fit.
+    #[error(transparent)]
+    Sealing(#[from] SealingError),
+}
+
+impl ManagerLink {
+    /// Listens for the manager.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            listener: Listener::bind(path)?,
+            connection: None,
+            vrot: None,
+            waiting: Vec::new(),
+            degraded: false,
+            attached: false,
+            pushed: 0,
+            persisted: 0,
+            unsaved: None,
+        })
+    }
+
+    /// The listening socket.
+    pub fn listener(&self) -> &Listener {
+        &self.listener
+    }
+
+    /// The connection to the manager, while there is one.
+    pub fn connection(&self) -> Option<&Connection> {
+        self.connection.as_ref()
+    }
+
+    /// Takes a manager that dials in, unless one is here or it is the wrong user.
+    pub fn accept(&mut self) {
+        let Some(stream) = self.listener.accept() else {
+            return;
+        };
+        let Ok(connection) = Connection::new(stream) else {
+            return;
+        };
+        let uid = connection.peer_uid();
+        let own = nix::unistd::geteuid().as_raw();
+        match uid {
+            Ok(uid) if uid == 0 || uid == own => {}
+            other => {
+                tracing::warn!(?other, "a stranger at the manager's socket was turned away");
+                return;
+            }
+        }
+        if self.connection.is_some() {
+            tracing::warn!("a second manager was turned away: one is here");
+            return;
+        }
+        self.connection = Some(connection);
+        // A new manager may never have seen what the last one did not acknowledge.
+        self.push_unsaved();
+    }
+
+    /// Reads what the manager sent. `None` when nothing complete has arrived.
+    pub fn read(&mut self) -> Vec<ToBackend> {
+        let mut messages = std::mem::take(&mut self.waiting);
+        messages.extend(self.receive());
+        messages
+    }
+
+    fn receive(&mut self) -> Vec<ToBackend> {
+        let Some(connection) = &mut self.connection else {
+            return Vec::new();
+        };
+        let mut messages = Vec::new();
+        let mut alive = true;
+        match connection.read() {
+            Ok(Arrival::Bytes | Arrival::Nothing) => {}
+            Ok(Arrival::End) => alive = false,
+            Err(error) => {
+                tracing::warn!(%error, "the manager's connection failed");
+                alive = false;
+            }
+        }
+        while let Some((header, rest)) = connection.received().split_first_chunk::<HEADER>() {
+            let message = match message::announced(*header) {
+                Ok(length) if rest.len() < length => break,
+                Ok(length) => message::decode(rest.get(..length).unwrap_or_default())
+                    .map(|message| (message, HEADER + length)),
+                Err(error) => Err(error),
+            };
+            match message {
+                Ok((message, length)) => {
+                    connection.consume(length);
+                    messages.push(message);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the manager does not speak our language");
+                    alive = false;
+                    break;
+                }
+            }
+        }
+        if !alive {
+            self.connection = None;
+        }
+        messages
+    }
+
+    /// Whether the manager is connected.
+    pub fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// Sends a message, if the manager is there.
+    pub fn send(&mut self, message: &FromBackend) {
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        let sent = message::encode(message)
+            .map_err(|error| error.to_string())
+            .and_then(|bytes| connection.write(&bytes).map_err(|error| error.to_string()));
+        if let Err(error) = sent {
+            tracing::warn!(error, "the manager did not take a message");
+            self.connection = None;
+        }
+    }
+
+    /// Takes key and state, and gives back the opened permanent state.
+    pub fn open(&mut self, open: &Open) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, OpenError> {
+        if self.vrot.is_some() {
+            return Err(OpenError::Twice);
+        }
+        let sealer = Sealer::new(&open.key, *open.vrot, open.generation)?;
+        let permanent = open
+            .permanent
+            .as_ref()
+            .map(|sealed| sealer.open(sealed))
+            .transpose()?;
+        self.vrot = Some(OpenVrot {
+            id: *open.vrot,
+            generation: open.generation,
+            sealer,
+            deadline: Duration::from_millis(open.durability_deadline_ms.into()),
+        });
+        Ok(permanent)
+    }
+
+    /// Whether key and state are here.
+    pub fn is_open(&self) -> bool {
+        self.vrot.is_some()
+    }
+
+    /// Notes whether a VMM is attached, and tells the manager.
+    pub fn set_attached(&mut self, attached: bool) {
+        if self.attached != attached {
+            self.attached = attached;
+            self.send(&FromBackend::Attachment { attached });
+        }
+    }
+
+    /// Answers a [`ToBackend::Hello`].
+    pub fn send_status(&mut self) {
+        let status = Status {
+            pid: std::process::id(),
+            vrot: self.vrot.as_ref().map(|vrot| vrot.id.into()),
+            generation: self.vrot.as_ref().map_or(0, |vrot| vrot.generation),
+            attached: self.attached,
+            degraded: self.degraded,
+            pushed: self.pushed,
+            persisted: self.persisted,
+        };
+        self.send(&FromBackend::Status(status));
+    }
+
+    /// Notes that a state is durable.
+    pub fn persisted(&mut self, sequence: u64) {
+        self.persisted = self.persisted.max(sequence.min(self.pushed));
+        if self.persisted == self.pushed {
+            self.unsaved = None;
+            if std::mem::take(&mut self.degraded) {
+                tracing::info!("all state is durable again");
+            }
+        }
+    }
+
+    /// Pushes a changed state and waits until it is durable, or until the deadline: then the
+    /// vRoT is degraded, and goes on without waiting until the manager has caught up.
+    pub fn save(&mut self, state: &[u8]) {
+        let Some(vrot) = &self.vrot else {
+            return;
+        };
+        let deadline = Instant::now() + vrot.deadline;
+        match vrot.sealer.seal(state) {
+            Ok(sealed) => {
+                self.pushed += 1;
+                self.unsaved = Some(sealed);
+            }
+            Err(error) => {
+                tracing::error!(%error, "a state stays unsaved");
+                self.degraded = true;
+                return;
+            }
+        }
+        self.push_unsaved();
+        while self.persisted < self.pushed && !self.degraded {
+            if !self.wait_for_message(deadline) {
+                self.degraded = true;
+                tracing::error!(
+                    sequence = self.pushed,
+                    "a command is answered although its state is not durable yet"
+                );
+            }
+        }
+    }
+
+    /// Follows acknowledgements and keeps everything else for later; false after the deadline.
+    fn wait_for_message(&mut self, deadline: Instant) -> bool {
+        if self.connection.is_none() {
+            // Perhaps a restarted manager dials in meanwhile.
+            std::thread::sleep(Duration::from_millis(2));
+            self.accept();
+            return Instant::now() < deadline;
+        }
+        let readable = self
+            .connection
+            .as_ref()
+            .is_some_and(|connection| connection.wait_readable(deadline).unwrap_or(false));
+        if !readable {
+            return Instant::now() < deadline;
+        }
+        for message in self.receive() {
+            match message {
+                ToBackend::Persisted { sequence } => self.persisted(sequence),
+                ToBackend::Hello => self.send_status(),
+                other => self.waiting.push(other),
+            }
+        }
+        true
+    }
+
+    /// Whether messages were kept for later.
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn push_unsaved(&mut self) {
+        if let Some(sealed) = &self.unsaved {
+            let message = FromBackend::StateChanged {
+                sequence: self.pushed,
+                sealed: sealed.clone().into(),
+            };
+            self.send(&message);
+        }
+    }
+}

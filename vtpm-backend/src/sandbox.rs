@@ -1,0 +1,209 @@
+//! Taking away what a vRoT does not need, before the first guest byte.
+//!
+//! Nothing may be executed, traced, dumped or connected to; files can be opened in a
+//! stand-alone backend's own state folder at most, and otherwise not at all.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use landlock::{
+    ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetStatus,
+};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+
+/// Which files remain within reach.
+#[derive(Clone, Copy, Debug)]
+pub enum Files<'p> {
+    /// None.
+    None,
+    /// Those in this folder.
+    Folder(&'p Path),
+    /// Sockets in this folder, which can be made and removed.
+    SocketsIn(&'p Path),
+}
+
+/// Why the process is not confined. It must not go on then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SandboxError {
+    /// The kernel refused a setting.
+    #[error("the process cannot be confined: {setting}")]
+    Setting {
+        /// Which setting.
+        setting: &'static str,
+        /// Why.
+        #[source]
+        source: nix::errno::Errno,
+    },
+    /// The system calls cannot be limited.
+    #[error("the system calls cannot be limited")]
+    Seccomp(#[from] seccompiler::Error),
+    /// The filter cannot be built.
+    #[error("the filter of system calls cannot be built")]
+    Filter(#[from] seccompiler::BackendError),
+    /// File access cannot be limited.
+    #[error("file access cannot be limited")]
+    Landlock(#[from] landlock::RulesetError),
+    /// A folder that is to stay within reach cannot be opened.
+    #[error("the folder that stays within reach cannot be opened")]
+    Folder(#[from] landlock::PathFdError),
+}
+
+/// Confines this process for the rest of its life.
+pub fn enter(files: Files<'_>) -> Result<(), SandboxError> {
+    let setting = |setting| move |source| SandboxError::Setting { setting, source };
+    prctl::set_no_new_privs().map_err(setting("no new privileges"))?;
+    prctl::set_dumpable(false).map_err(setting("no core dumps, no tracing"))?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(setting("no core dumps"))?;
+    restrict_files(files)?;
+    let filter = system_calls(files)?;
+    seccompiler::apply_filter(&filter)?;
+    Ok(())
+}
+
+fn restrict_files(files: Files<'_>) -> Result<(), SandboxError> {
+    let abi = ABI::V3;
+    let ruleset = Ruleset::default()
+        .handle_access(AccessFs::from_all(abi))?
+        .create()?;
+    let status = match files {
+        Files::None => ruleset.restrict_self()?,
+        Files::Folder(folder) => ruleset
+            .add_rule(PathBeneath::new(
+                PathFd::new(folder)?,
+                AccessFs::from_all(abi),
+            ))?
+            .restrict_self()?,
+        Files::SocketsIn(folder) => ruleset
+            .add_rule(PathBeneath::new(
+                PathFd::new(folder)?,
+                AccessFs::MakeSock | AccessFs::RemoveFile,
+            ))?
+            .restrict_self()?,
+    };
+    if status.ruleset == RulesetStatus::NotEnforced {
+        tracing::warn!("this kernel has no landlock: only the system call filter keeps files shut");
+    }
+    Ok(())
+}
+
+/// What the loop, libtpms with its OpenSSL, and the allocator call.
+const ALWAYS: &[i64] = &[
+    libc_numbers::READ,
+    libc_numbers::WRITE,
+    libc_numbers::CLOSE,
+    libc_numbers::POLL,
+    libc_numbers::PPOLL,
+    libc_numbers::ACCEPT4,
+    libc_numbers::RECVMSG,
+    libc_numbers::RECVFROM,
+    libc_numbers::SENDTO,
+    libc_numbers::SENDMSG,
+    libc_numbers::GETSOCKOPT,
+    libc_numbers::FCNTL,
+    libc_numbers::IOCTL,
+    libc_numbers::MMAP,
+    libc_numbers::MUNMAP,
+    libc_numbers::MREMAP,
+    libc_numbers::MPROTECT,
+    libc_numbers::MADVISE,
+    libc_numbers::BRK,
+    libc_numbers::FUTEX,
+    libc_numbers::GETRANDOM,
+    libc_numbers::CLOCK_GETTIME,
+    libc_numbers::CLOCK_NANOSLEEP,
+    libc_numbers::NANOSLEEP,
+    libc_numbers::GETPID,
+    libc_numbers::GETTID,
+    libc_numbers::GETEUID,
+    libc_numbers::SCHED_YIELD,
+    libc_numbers::RT_SIGRETURN,
+    libc_numbers::RT_SIGPROCMASK,
+    libc_numbers::RT_SIGACTION,
+    libc_numbers::SIGALTSTACK,
+    libc_numbers::RESTART_SYSCALL,
+    libc_numbers::TGKILL,
+    libc_numbers::EXIT,
+    libc_numbers::EXIT_GROUP,
+];
+
+/// For a socket that is opened when the manager says so, and removed at the end.
+const SOCKETS: &[i64] = &[
+    libc_numbers::SOCKET,
+    libc_numbers::BIND,
+    libc_numbers::LISTEN,
+    libc_numbers::CONNECT,
+    libc_numbers::FCHMODAT,
+    libc_numbers::CHMOD,
+    libc_numbers::UNLINK,
+    libc_numbers::UNLINKAT,
+    libc_numbers::STATX,
+    libc_numbers::LSTAT,
+    libc_numbers::NEWFSTATAT,
+];
+
+/// For a state folder.
+const FILES: &[i64] = &[
+    libc_numbers::OPENAT,
+    libc_numbers::FSYNC,
+    libc_numbers::RENAME,
+    libc_numbers::RENAMEAT,
+    libc_numbers::FTRUNCATE,
+    libc_numbers::UNLINK,
+    libc_numbers::STATX,
+    libc_numbers::FSTAT,
+    libc_numbers::NEWFSTATAT,
+    libc_numbers::LSEEK,
+];
+
+fn system_calls(files: Files<'_>) -> Result<BpfProgram, SandboxError> {
+    let more: &[i64] = match files {
+        Files::None => &[],
+        Files::Folder(_) => FILES,
+        Files::SocketsIn(_) => SOCKETS,
+    };
+    let rules: BTreeMap<_, _> = ALWAYS
+        .iter()
+        .chain(more)
+        .map(|number| (*number, Vec::new()))
+        .collect();
+    let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
+    // An error rather than death: a library's fallback may live without the call, and a vRoT
+    // that dies takes its VM's disk encryption with it.
+    let denied = SeccompAction::Errno(nix::errno::Errno::EPERM as u32);
+    let filter = SeccompFilter::new(rules, denied, SeccompAction::Allow, architecture)?;
+    Ok(filter.try_into()?)
+}
+
+mod libc_numbers {
+    //! System call numbers, by name.
+    use nix::libc;
+
+    macro_rules! numbers {
+        ($($name:ident = $number:ident,)*) => {
+            $(pub(super) const $name: i64 = libc::$number;)*
+        };
+    }
+
+    numbers! {
+        READ = SYS_read, WRITE = SYS_write, CLOSE = SYS_close, POLL = SYS_poll, PPOLL = SYS_ppoll,
+        ACCEPT4 = SYS_accept4, RECVMSG = SYS_recvmsg, RECVFROM = SYS_recvfrom,
+        SENDTO = SYS_sendto, SENDMSG = SYS_sendmsg, GETSOCKOPT = SYS_getsockopt,
+        FCNTL = SYS_fcntl, IOCTL = SYS_ioctl, MMAP = SYS_mmap, MUNMAP = SYS_munmap,
+        MREMAP = SYS_mremap, MPROTECT = SYS_mprotect, MADVISE = SYS_madvise, BRK = SYS_brk,
+        FUTEX = SYS_futex, GETRANDOM = SYS_getrandom, CLOCK_GETTIME = SYS_clock_gettime,
+        CLOCK_NANOSLEEP = SYS_clock_nanosleep, NANOSLEEP = SYS_nanosleep, GETPID = SYS_getpid,
+        GETTID = SYS_gettid, GETEUID = SYS_geteuid, SCHED_YIELD = SYS_sched_yield,
+        RT_SIGRETURN = SYS_rt_sigreturn, RT_SIGPROCMASK = SYS_rt_sigprocmask,
+        RT_SIGACTION = SYS_rt_sigaction, SIGALTSTACK = SYS_sigaltstack,
+        RESTART_SYSCALL = SYS_restart_syscall, TGKILL = SYS_tgkill, EXIT = SYS_exit,
+        EXIT_GROUP = SYS_exit_group, SOCKET = SYS_socket, BIND = SYS_bind, LISTEN = SYS_listen,
+        CONNECT = SYS_connect, FCHMODAT = SYS_fchmodat, CHMOD = SYS_chmod, UNLINK = SYS_unlink,
+        UNLINKAT = SYS_unlinkat, STATX = SYS_statx, LSTAT = SYS_lstat,
+        NEWFSTATAT = SYS_newfstatat, OPENAT = SYS_openat, FSYNC = SYS_fsync, RENAME = SYS_rename,
+        RENAMEAT = SYS_renameat, FTRUNCATE = SYS_ftruncate, FSTAT = SYS_fstat, LSEEK = SYS_lseek,
+    }
+}

@@ -1,0 +1,119 @@
+//! Sealing of state: it leaves this process only encrypted.
+//!
+//! AES-256-GCM with a random nonce in front; the additional data are the vRoT's id, the kind of
+//! state and the generation, so that a sealed state fits no other vRoT and no other generation.
+
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::rand::{SecureRandom, SystemRandom};
+use zeroize::Zeroizing;
+
+use crate::message::StateKey;
+
+/// Seals and opens the permanent state of one vRoT in one generation.
+pub struct Sealer {
+    key: LessSafeKey,
+    context: Vec<u8>,
+    random: SystemRandom,
+}
+
+/// Why a state was not sealed or opened.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SealingError {
+    /// The state is another vRoT's, of another generation, or was altered.
+    #[error(
+        "the state does not open: it was altered, or belongs to another vRoT, host or generation"
+    )]
+    DoesNotOpen,
+    /// The key is unusable, or the system gave no random numbers.
+    #[error("the state could not be sealed")]
+    NotSealed,
+}
+
+const DOMAIN: &str = "vrot permanent state v1";
+
+impl Sealer {
+    /// A sealer for this vRoT and generation.
+    pub fn new(key: &StateKey, vrot: [u8; 16], generation: u64) -> Result<Self, SealingError> {
+        let key =
+            UnboundKey::new(&AES_256_GCM, key.as_bytes()).map_err(|_| SealingError::NotSealed)?;
+        let context = (DOMAIN, minicbor::bytes::ByteArray::from(vrot), generation);
+        let context = minicbor::to_vec(context).map_err(|_| SealingError::NotSealed)?;
+        Ok(Self {
+            key: LessSafeKey::new(key),
+            context,
+            random: SystemRandom::new(),
+        })
+    }
+
+    /// Seals a state.
+    pub fn seal(&self, state: &[u8]) -> Result<Vec<u8>, SealingError> {
+        let mut nonce = [0; NONCE_LEN];
+        self.random
+            .fill(&mut nonce)
+            .map_err(|_| SealingError::NotSealed)?;
+        let mut sealed = nonce.to_vec();
+        let mut body = Zeroizing::new(state.to_vec());
+        let tag = self
+            .key
+            .seal_in_place_separate_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(&self.context),
+                &mut body,
+            )
+            .map_err(|_| SealingError::NotSealed)?;
+        sealed.extend_from_slice(&body);
+        sealed.extend_from_slice(tag.as_ref());
+        Ok(sealed)
+    }
+
+    /// Opens a sealed state.
+    pub fn open(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealingError> {
+        let (nonce, body) = sealed
+            .split_first_chunk::<NONCE_LEN>()
+            .ok_or(SealingError::DoesNotOpen)?;
+        let mut body = Zeroizing::new(body.to_vec());
+        let length = self
+            .key
+            .open_in_place(
+                Nonce::assume_unique_for_key(*nonce),
+                Aad::from(&self.context),
+                &mut body,
+            )
+            .map_err(|_| SealingError::DoesNotOpen)?
+            .len();
+        body.truncate(length);
+        Ok(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    fn sealer(key: u8, vrot: u8, generation: u64) -> Sealer {
+        Sealer::new(&StateKey::new([key; 32]), [vrot; 16], generation).unwrap()
+    }
+
+    #[test]
+    fn a_sealed_state_opens_for_its_own_vrot_and_generation_alone() {
+        let sealed = sealer(1, 2, 3).seal(b"state").unwrap();
+        assert_eq!(**sealer(1, 2, 3).open(&sealed).unwrap(), *b"state");
+        for other in [sealer(9, 2, 3), sealer(1, 9, 3), sealer(1, 2, 9)] {
+            assert_eq!(other.open(&sealed), Err(SealingError::DoesNotOpen));
+        }
+    }
+
+    #[test]
+    fn every_changed_byte_and_every_truncation_is_noticed() {
+        let sealed = sealer(1, 2, 3).seal(b"state").unwrap();
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            *changed.get_mut(at).unwrap() ^= 1;
+            assert!(sealer(1, 2, 3).open(&changed).is_err());
+            assert!(sealer(1, 2, 3).open(sealed.get(..at).unwrap()).is_err());
+        }
+    }
+}

@@ -1,0 +1,532 @@
+//! The one loop that serves a vRoT: its VMM, its host's tools and its manager, one request
+//! after the other, so that the engine never sees two at once.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::command::{Command, HEADER, ResponseCode, length_in_stream};
+use crate::control::{Reply, Request, Vrot, handle};
+use crate::engine::{Engine, StateKind};
+use crate::managed::ManagerLink;
+use crate::message::{FromBackend, ToBackend};
+use crate::sockets::{Arrival, Connection, Listener};
+use crate::stand_alone::StateFolder;
+use crate::vendor::capability::Query;
+use crate::vendor::{Tickets, VendorCommand, read_response, ticket_response};
+
+/// Where state goes, and who can be asked for evidence.
+pub enum Keeper {
+    /// A folder; there is no host to ask.
+    Folder(StateFolder),
+    /// The manager.
+    Manager(Box<ManagerLink>),
+}
+
+/// A vRoT and everybody who talks to it.
+pub struct Server<E> {
+    engine: E,
+    keeper: Keeper,
+    tickets: Tickets,
+    locality: u8,
+    control_listener: Option<Listener>,
+    control: Option<Connection>,
+    /// The VMM's commands.
+    data: Option<Connection>,
+    host_listener: Option<Listener>,
+    /// The commands of a tool on the host.
+    host: Option<Connection>,
+    ended: bool,
+}
+
+/// A peer that sends half a request must send the rest within this time.
+const COMPLETION: Duration = Duration::from_millis(500);
+/// How often stalled peers are looked for.
+const TICK_MS: u8 = 100;
+/// `TPM2_Startup(TPM_SU_CLEAR)`
+const STARTUP_CLEAR: [u8; 12] = [0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x44, 0, 0];
+
+impl<E: Engine> Server<E> {
+    /// A server for this TPM. With a manager the VMM's socket is opened once the manager has
+    /// handed over key and state.
+    pub fn new(engine: E, keeper: Keeper) -> Self {
+        Self {
+            engine,
+            keeper,
+            tickets: Tickets::default(),
+            locality: 0,
+            control_listener: None,
+            control: None,
+            data: None,
+            host_listener: None,
+            host: None,
+            ended: false,
+        }
+    }
+
+    /// Where a VMM attaches.
+    pub fn listen_for_vmm(&mut self, listener: Listener) {
+        self.control_listener = Some(listener);
+    }
+
+    /// Where tools on the host send commands without a VMM. They find the TPM switched on and
+    /// started, as a host's firmware would leave it.
+    pub fn listen_for_host(&mut self, listener: Listener) {
+        self.host_listener = Some(listener);
+    }
+
+    /// Serves until the manager ends it. `open_vmm_socket` is called once, when key and state
+    /// have arrived.
+    pub fn run(
+        &mut self,
+        mut open_vmm_socket: impl FnMut() -> io::Result<Listener>,
+    ) -> io::Result<()> {
+        while !self.ended {
+            let ready = self.wait()?;
+            if ready.manager {
+                self.serve_manager(&mut open_vmm_socket)?;
+            }
+            if ready.control_listener {
+                self.accept_vmm();
+            }
+            if ready.host_listener {
+                self.accept_host();
+            }
+            if ready.control {
+                self.serve_control();
+            }
+            if ready.data
+                && let Some(connection) = self.data.take()
+            {
+                self.data = self.serve_commands(connection, Peer::Vmm);
+            }
+            if ready.host
+                && let Some(connection) = self.host.take()
+            {
+                self.host = self.serve_commands(connection, Peer::Host);
+            }
+            self.drop_stalled();
+        }
+        Ok(())
+    }
+
+    fn wait(&self) -> io::Result<Ready> {
+        let (manager_listener, manager) = match &self.keeper {
+            Keeper::Folder(_) => (None, None),
+            Keeper::Manager(link) => (Some(link.listener().as_fd()), link.connection()),
+        };
+        let sources = [
+            manager_listener,
+            manager.map(AsFd::as_fd),
+            self.control_listener.as_ref().map(AsFd::as_fd),
+            self.host_listener.as_ref().map(AsFd::as_fd),
+            self.control.as_ref().map(AsFd::as_fd),
+            self.data.as_ref().map(AsFd::as_fd),
+            self.host.as_ref().map(AsFd::as_fd),
+        ];
+        let mut polled: Vec<PollFd<'_>> = sources
+            .iter()
+            .flatten()
+            .map(|source| PollFd::new(*source, PollFlags::POLLIN))
+            .collect();
+        let waiting = matches!(&self.keeper, Keeper::Manager(link) if link.has_waiting());
+        let timeout = if waiting {
+            PollTimeout::ZERO
+        } else if self.has_incomplete() {
+            PollTimeout::from(TICK_MS)
+        } else {
+            PollTimeout::NONE
+        };
+        match poll(&mut polled, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut readable = polled
+            .iter()
+            .map(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
+        let [
+            manager_listener,
+            manager,
+            control_listener,
+            host_listener,
+            control,
+            data,
+            host,
+        ] = sources.map(|source| source.is_some() && readable.next().unwrap_or(false));
+        Ok(Ready {
+            manager: manager_listener || manager || waiting,
+            control_listener,
+            host_listener,
+            control,
+            data,
+            host,
+        })
+    }
+
+    fn has_incomplete(&self) -> bool {
+        [&self.control, &self.data, &self.host]
+            .into_iter()
+            .flatten()
+            .any(|connection| !connection.received().is_empty())
+    }
+
+    fn drop_stalled(&mut self) {
+        for connection in [&mut self.control, &mut self.data, &mut self.host] {
+            if connection
+                .as_mut()
+                .is_some_and(|connection| connection.is_stalled(COMPLETION))
+            {
+                tracing::warn!("a peer that sent half a request was disconnected");
+                *connection = None;
+            }
+        }
+    }
+
+    fn accept_vmm(&mut self) {
+        let Some(stream) = self.control_listener.as_ref().and_then(Listener::accept) else {
+            return;
+        };
+        if self.control.is_some() {
+            tracing::warn!("a second VMM was turned away: one is attached");
+            return;
+        }
+        self.control = Connection::new(stream).ok();
+        self.note_attachment();
+    }
+
+    fn accept_host(&mut self) {
+        let Some(stream) = self.host_listener.as_ref().and_then(Listener::accept) else {
+            return;
+        };
+        if self.host.is_some() {
+            tracing::warn!("a second client of the data socket was turned away");
+            return;
+        }
+        self.host = Connection::new(stream).ok();
+    }
+
+    fn note_attachment(&mut self) {
+        let attached = self.control.is_some();
+        if let Keeper::Manager(link) = &mut self.keeper {
+            link.set_attached(attached);
+        }
+    }
+
+    fn serve_control(&mut self) {
+        let Some(mut connection) = self.control.take() else {
+            return;
+        };
+        let alive = self.serve_requests(&mut connection);
+        if alive {
+            self.control = Some(connection);
+        } else {
+            // The data channel belongs to the VMM that is gone.
+            self.data = None;
+        }
+        self.note_attachment();
+    }
+
+    /// Serves all complete requests; false when the peer is done.
+    fn serve_requests(&mut self, connection: &mut Connection) -> bool {
+        match connection.read() {
+            Ok(Arrival::Bytes | Arrival::Nothing) => {}
+            Ok(Arrival::End) => return false,
+            Err(error) => {
+                tracing::warn!(%error, "the control channel failed");
+                return false;
+            }
+        }
+        loop {
+            let request = match Request::parse(connection.received()) {
+                Ok(Some((request, length))) => {
+                    connection.consume(length);
+                    request
+                }
+                Ok(None) => return true,
+                Err(error) => {
+                    tracing::warn!(%error, "the control channel is closed");
+                    return false;
+                }
+            };
+            tracing::debug!(?request, "control");
+            let takes_state = matches!(request, Request::SetStateBlob { .. });
+            let mut vrot = Vrot {
+                engine: &mut self.engine,
+                locality: &mut self.locality,
+            };
+            let reply = handle(&mut vrot, request);
+            if takes_state {
+                self.save_state_that_came();
+            } else {
+                self.save_changes();
+            }
+            let (answer, goes_on) = match reply {
+                Reply::Answer(answer) => (answer, true),
+                Reply::AnswerAndEnd(answer) => (answer, false),
+                Reply::TakeDataFd => (self.take_data_fd(connection), true),
+            };
+            if let Err(error) = connection.write(&answer) {
+                tracing::warn!(%error, "the control channel did not take a reply");
+                return false;
+            }
+            if !goes_on {
+                return false;
+            }
+        }
+    }
+
+    /// A new descriptor takes an older one's place: a VMM that was restarted brings its own.
+    fn take_data_fd(&mut self, connection: &mut Connection) -> Vec<u8> {
+        const SUCCESS: [u8; 4] = [0; 4];
+        const BAD_PARAMETER: [u8; 4] = [0, 0, 0, 3];
+        let taken = connection
+            .take_descriptor()
+            .map(|descriptor: OwnedFd| UnixStream::from(descriptor))
+            .and_then(|stream| Connection::new(stream).ok());
+        match taken {
+            Some(data) => {
+                self.data = Some(data);
+                SUCCESS.to_vec()
+            }
+            None => BAD_PARAMETER.to_vec(),
+        }
+    }
+
+    /// Serves all complete commands; gives the connection back while the peer is there.
+    fn serve_commands(&mut self, mut connection: Connection, peer: Peer) -> Option<Connection> {
+        match connection.read() {
+            Ok(Arrival::Bytes | Arrival::Nothing) => {}
+            Ok(Arrival::End) => return None,
+            Err(error) => {
+                tracing::warn!(%error, ?peer, "a data channel failed");
+                return None;
+            }
+        }
+        loop {
+            let length = match length_in_stream(connection.received()) {
+                Ok(Some(length)) if connection.received().len() >= length => length,
+                Ok(_) => return Some(connection),
+                Err(code) => {
+                    // Where the next command starts is not known any more.
+                    let _ = connection.write(&code.response());
+                    tracing::warn!(?peer, "a data channel with an impossible command is closed");
+                    return None;
+                }
+            };
+            let command = zeroize::Zeroizing::new(
+                connection
+                    .received()
+                    .get(..length)
+                    .unwrap_or_default()
+                    .to_vec(),
+            );
+            connection.consume(length);
+            if peer == Peer::Host {
+                self.start_for_host();
+            }
+            let response = self.execute(&command);
+            if let Err(error) = connection.write(&response) {
+                tracing::warn!(%error, ?peer, "a data channel did not take a response");
+                return None;
+            }
+        }
+    }
+
+    /// Tools on the host and the manager expect a TPM that is on and started.
+    fn start_for_host(&mut self) {
+        if self.engine.is_on() {
+            return;
+        }
+        if let Err(error) = self.engine.power_on() {
+            tracing::error!(%error, "the TPM does not switch on");
+            return;
+        }
+        self.engine.execute(&STARTUP_CLEAR, 0);
+        self.save_changes();
+    }
+
+    /// Carries out one command; always gives a response.
+    fn execute(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let Ok(command) = Command::parse(bytes) else {
+            // The engine has its own words for malformed headers.
+            return self.engine.execute(bytes, self.locality);
+        };
+        let vendor = VendorCommand::parse(&command).filter(|_| self.engine.is_on());
+        if let Some(vendor) = vendor {
+            return match vendor {
+                Ok(vendor) => self.execute_vendor(vendor),
+                Err(code) => code.response(),
+            };
+        }
+        let query = Query::parse(&command);
+        let response = self.engine.execute(bytes, self.locality);
+        self.save_changes();
+        match query {
+            Some(query) if response.len() > HEADER => query.patch(response),
+            _ => response,
+        }
+    }
+
+    fn execute_vendor(&mut self, command: VendorCommand) -> Vec<u8> {
+        match command {
+            VendorCommand::Request { digest } => {
+                let ticket = self.tickets.open();
+                match &mut self.keeper {
+                    Keeper::Manager(link) if link.is_connected() => {
+                        link.send(&FromBackend::HostEvidenceRequested {
+                            ticket,
+                            digest: digest.into(),
+                        });
+                    }
+                    Keeper::Manager(_) | Keeper::Folder(_) => self.tickets.answer(ticket, None),
+                }
+                ticket_response(ticket)
+            }
+            VendorCommand::Read { ticket, offset } => read_response(&self.tickets, ticket, offset),
+        }
+    }
+
+    /// Has changed state saved before anybody sees the response.
+    fn save_changes(&mut self) {
+        if let Some(state) = self.engine.changed_permanent_state() {
+            self.save(&zeroize::Zeroizing::new(state));
+        }
+    }
+
+    /// A VMM brought the state of a VM that moved here.
+    fn save_state_that_came(&mut self) {
+        if let Ok(Some(state)) = self.engine.state(StateKind::Permanent) {
+            self.engine.changed_permanent_state();
+            self.save(&zeroize::Zeroizing::new(state));
+        }
+    }
+
+    fn save(&mut self, state: &[u8]) {
+        match &mut self.keeper {
+            Keeper::Folder(folder) => {
+                if let Err(error) = folder.save(state) {
+                    tracing::error!(%error, "a state stays unsaved");
+                }
+            }
+            Keeper::Manager(link) => link.save(state),
+        }
+    }
+
+    fn serve_manager(
+        &mut self,
+        open_vmm_socket: &mut impl FnMut() -> io::Result<Listener>,
+    ) -> io::Result<()> {
+        let Keeper::Manager(link) = &mut self.keeper else {
+            return Ok(());
+        };
+        link.accept();
+        let messages = link.read();
+        if !link.is_connected() {
+            self.tickets.decline_pending();
+        }
+        for message in messages {
+            self.follow(message, open_vmm_socket)?;
+        }
+        Ok(())
+    }
+
+    fn follow(
+        &mut self,
+        message: ToBackend,
+        open_vmm_socket: &mut impl FnMut() -> io::Result<Listener>,
+    ) -> io::Result<()> {
+        let Keeper::Manager(link) = &mut self.keeper else {
+            return Ok(());
+        };
+        match message {
+            ToBackend::Hello => link.send_status(),
+            ToBackend::Open(open) => match link.open(&open) {
+                Ok(state) => {
+                    let accepted = state.as_ref().map_or(Ok(()), |state| {
+                        self.engine.set_state(StateKind::Permanent, state)
+                    });
+                    self.engine.changed_permanent_state();
+                    match accepted {
+                        Ok(()) => {
+                            self.control_listener = Some(open_vmm_socket()?);
+                            link.send(&FromBackend::Opened);
+                        }
+                        Err(error) => self.fail(format!("the TPM refuses its state: {error}")),
+                    }
+                }
+                Err(error) => self.fail(error.to_string()),
+            },
+            ToBackend::Persisted { sequence } => link.persisted(sequence),
+            ToBackend::HostEvidence { ticket, layer } => {
+                self.tickets.answer(ticket, layer.map(Into::into));
+            }
+            ToBackend::Execute { id, command } => {
+                if !link.is_open() {
+                    self.fail("a command came before key and state".to_owned());
+                    return Ok(());
+                }
+                self.start_for_host();
+                let response = match Command::parse(&command) {
+                    Ok(_) => self.execute(&command),
+                    Err(_) => ResponseCode::COMMAND_SIZE.response(),
+                };
+                if let Keeper::Manager(link) = &mut self.keeper {
+                    link.send(&FromBackend::Executed {
+                        id,
+                        response: response.into(),
+                    });
+                }
+            }
+            ToBackend::Stop => {
+                self.engine.power_off();
+                self.save_changes();
+                if let Keeper::Manager(link) = &mut self.keeper {
+                    link.send(&FromBackend::Stopped);
+                }
+                self.ended = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// A vRoT that cannot be opened is of no use: it says why, and ends.
+    fn fail(&mut self, reason: String) {
+        tracing::error!(reason, "the backend ends");
+        if let Keeper::Manager(link) = &mut self.keeper {
+            link.send(&FromBackend::Failed { reason });
+        }
+        self.ended = true;
+    }
+}
+
+/// Who sends commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    Vmm,
+    Host,
+}
+
+/// What can be read from now.
+struct Ready {
+    manager: bool,
+    control_listener: bool,
+    host_listener: bool,
+    control: bool,
+    data: bool,
+    host: bool,
+}
+
+/// A folder's state, loaded into a TPM that is off.
+pub fn load_state<E: Engine>(engine: &mut E, folder: &StateFolder) -> anyhow::Result<()> {
+    use anyhow::Context;
+    if let Some(state) = folder.load()? {
+        engine.set_state(StateKind::Permanent, &state).context(
+            "the state folder holds something that is no TPM state; nothing was changed",
+        )?;
+        engine.changed_permanent_state();
+    }
+    Ok(())
+}

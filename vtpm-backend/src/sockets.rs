@@ -1,0 +1,241 @@
+//! Sockets of the one loop: non-blocking streams with what was read and is yet to be written.
+
+use std::fs;
+use std::io::{self, IoSliceMut, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::cmsg_space;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
+
+/// A listening socket that removes its file when it ends.
+#[derive(Debug)]
+pub struct Listener {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+/// A connection, with the bytes that have arrived and are not used up.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
+    received: Vec<u8>,
+    /// Since when an incomplete message has been waiting for its rest.
+    incomplete_since: Option<Instant>,
+    /// A descriptor that came along.
+    descriptor: Option<OwnedFd>,
+}
+
+/// What reading brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// More bytes.
+    Bytes,
+    /// Nothing yet.
+    Nothing,
+    /// The other end is gone.
+    End,
+}
+
+/// Read at a time.
+const CHUNK: usize = 16 * 1024;
+/// A peer that does not take an answer for so long is not there.
+const WRITE_DEADLINE: Duration = Duration::from_secs(5);
+
+impl Listener {
+    /// Listens at `path`, for this user alone. A socket that a dead process left is replaced.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() => {
+                if UnixStream::connect(path).is_ok() {
+                    return Err(io::Error::new(
+                        io::ErrorKind::AddrInUse,
+                        "another process listens there",
+                    ));
+                }
+                fs::remove_file(path)?;
+            }
+            Ok(_) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "a file that is no socket is there",
+                ));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let listener = UnixListener::bind(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+        })
+    }
+
+    /// The next client, if one waits.
+    pub fn accept(&self) -> Option<UnixStream> {
+        self.listener.accept().ok().map(|(stream, _)| stream)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl Connection {
+    /// Takes a stream over.
+    pub fn new(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self {
+            stream,
+            received: Vec::new(),
+            incomplete_since: None,
+            descriptor: None,
+        })
+    }
+
+    /// Reads what has arrived, and takes a descriptor that comes along.
+    pub fn read(&mut self) -> io::Result<Arrival> {
+        let mut buffer = vec![0; CHUNK];
+        let mut ancillary = cmsg_space!([std::os::fd::RawFd; 1]);
+        let (length, descriptors) = {
+            let mut slices = [IoSliceMut::new(&mut buffer)];
+            let message = recvmsg::<UnixAddr>(
+                self.stream.as_raw_fd(),
+                &mut slices,
+                Some(&mut ancillary),
+                MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT,
+            );
+            match message {
+                Ok(message) => {
+                    let descriptors: Vec<_> = message
+                        .cmsgs()
+                        .map_err(io::Error::from)?
+                        .filter_map(|cmsg| match cmsg {
+                            ControlMessageOwned::ScmRights(descriptors) => Some(descriptors),
+                            _ => None,
+                        })
+                        .flatten()
+                        .collect();
+                    (message.bytes, descriptors)
+                }
+                Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => {
+                    return Ok(Arrival::Nothing);
+                }
+                Err(nix::errno::Errno::ECONNRESET) => return Ok(Arrival::End),
+                Err(error) => return Err(error.into()),
+            }
+        };
+        for descriptor in descriptors {
+            self.descriptor = Some(own(descriptor));
+        }
+        if length == 0 {
+            return Ok(Arrival::End);
+        }
+        self.received
+            .extend_from_slice(buffer.get(..length).unwrap_or_default());
+        Ok(Arrival::Bytes)
+    }
+
+    /// The bytes that have arrived and are not used up.
+    pub fn received(&self) -> &[u8] {
+        &self.received
+    }
+
+    /// Uses bytes up.
+    pub fn consume(&mut self, length: usize) {
+        self.received.drain(..length.min(self.received.len()));
+        self.incomplete_since = None;
+    }
+
+    /// Takes a descriptor that came along.
+    pub fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.descriptor.take()
+    }
+
+    /// Whether the rest of a message has been missing for longer than this.
+    pub fn is_stalled(&mut self, limit: Duration) -> bool {
+        if self.received.is_empty() {
+            self.incomplete_since = None;
+            return false;
+        }
+        self.incomplete_since
+            .get_or_insert_with(Instant::now)
+            .elapsed()
+            > limit
+    }
+
+    /// Writes all of it: one write where the socket takes it, as some peers read only once.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let deadline = Instant::now() + WRITE_DEADLINE;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match self.stream.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    wait_writable(&self.stream, deadline)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The user at the other end.
+    pub fn peer_uid(&self) -> io::Result<u32> {
+        nix::sys::socket::getsockopt(&self.stream, nix::sys::socket::sockopt::PeerCredentials)
+            .map(|credentials| credentials.uid())
+            .map_err(io::Error::from)
+    }
+
+    /// Waits until something arrives or the deadline passes.
+    pub fn wait_readable(&self, deadline: Instant) -> io::Result<bool> {
+        let mut descriptors = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+        Ok(poll(&mut descriptors, timeout(deadline))? > 0)
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// Rounded up, so that a deadline is not polled for in a tight loop.
+fn timeout(deadline: Instant) -> PollTimeout {
+    let left = deadline.saturating_duration_since(Instant::now());
+    PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+}
+
+fn wait_writable(stream: &UnixStream, deadline: Instant) -> io::Result<()> {
+    let mut descriptors = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+    match poll(&mut descriptors, timeout(deadline)) {
+        Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "a descriptor from the kernel must be taken over"
+)]
+fn own(descriptor: std::os::fd::RawFd) -> OwnedFd {
+    // SAFETY: the kernel just opened this descriptor for us, and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
