@@ -89,12 +89,6 @@ impl<E: Engine> Server<E> {
             if ready.manager {
                 self.serve_manager(&mut open_vmm_socket)?;
             }
-            if ready.control_listener {
-                self.accept_vmm();
-            }
-            if ready.host_listener {
-                self.accept_host();
-            }
             if ready.control {
                 self.serve_control();
             }
@@ -107,6 +101,13 @@ impl<E: Engine> Server<E> {
                 && let Some(connection) = self.host.take()
             {
                 self.host = self.serve_commands(connection, Peer::Host);
+            }
+            // After the connections: one that has ended makes room for the next.
+            if ready.control_listener {
+                self.accept_vmm();
+            }
+            if ready.host_listener {
+                self.accept_host();
             }
             self.drop_stalled();
         }
