@@ -2,6 +2,7 @@
 
 mod certificates;
 mod evidence;
+mod guest;
 mod logs;
 
 use anyhow::Result;
@@ -28,6 +29,11 @@ pub const TARGETS: &[Target] = &[
     evidence::HOST_LAYER,
     evidence::HOST_LEAF,
     evidence::POLICY,
+    guest::CAPABILITY,
+    guest::COMMAND_HEADER,
+    guest::CONTROL_CHANNEL,
+    guest::MESSAGE,
+    guest::VENDOR_COMMAND,
     logs::EVENT_LOG,
 ];
 
