@@ -44,6 +44,13 @@ pub enum Event {
         /// What is known of it.
         reason: String,
     },
+    /// A vRoT's identity key got a new certificate.
+    CertificateRenewed {
+        /// Whose.
+        vrot: VrotId,
+        /// SHA-256 value of the certificate.
+        certificate: Digest32,
+    },
     /// The host's keys were made, or found to be there.
     HostInitialised {
         /// Name of the operator's key.

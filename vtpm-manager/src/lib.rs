@@ -7,9 +7,15 @@
 //! identity issuer ([`issuer`]).
 
 pub mod anchor;
+pub mod api;
 pub mod audit;
+pub mod backend;
+pub mod causes;
 pub mod config;
+pub mod evidence;
+pub mod host;
 pub mod keys;
+pub mod manager;
 pub mod manufacture;
 pub mod rollback;
 pub mod store;

@@ -79,6 +79,9 @@ pub struct Identity {
     /// Digest of the backend in which they were made.
     #[n(8)]
     pub backend: Digest32,
+    /// When the vIK's certificate was issued.
+    #[n(9)]
+    pub vik_issued_at: Timestamp,
 }
 
 /// What stays of a vRoT between the destruction of its key and the removal of the rest.
@@ -189,6 +192,7 @@ impl Identity {
         host_certificate: &[u8],
         manager: Digest32,
         backend: Digest32,
+        now: Timestamp,
     ) -> Self {
         let area = |area: &PublicArea| ByteVec::from(area.as_bytes().to_vec());
         Self {
@@ -201,6 +205,7 @@ impl Identity {
             host_certificate: host_certificate.to_vec().into(),
             manager,
             backend,
+            vik_issued_at: now,
         }
     }
 
@@ -338,6 +343,7 @@ mod tests {
                 host_certificate: vec![11].into(),
                 manager: Digest32::new([12; 32]),
                 backend: Digest32::new([13; 32]),
+                vik_issued_at: Timestamp::new(1_700_000_000),
             },
         }
     }

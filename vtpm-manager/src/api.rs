@@ -1,0 +1,105 @@
+//! The manager's API: HTTP and JSON on a Unix socket.
+//!
+//! Who may call is decided by the kernel's word on the peer (`SO_PEERCRED`): root, the manager's
+//! own user, and configured users. Errors are problem details (RFC 9457). The description of the
+//! API is served at `/v1/openapi.json`, metrics for Prometheus at `/metrics`.
+
+mod caller;
+mod description;
+mod host;
+mod metrics;
+mod problem;
+mod vrots;
+pub mod wire;
+
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{MethodRouter, get, post};
+use axum::{Router, middleware};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::manager::Manager;
+
+pub use caller::Caller;
+pub use description::description;
+pub use problem::Problem;
+
+/// The longest request is an enrolment message.
+const MAX_BODY: usize = cert_chain::enrolment::MAX_MESSAGE;
+
+/// Every route with its methods: what [`description`] must describe.
+fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
+    vec![
+        ("/v1/host", get(host::show)),
+        ("/v1/host/init", post(host::initialise)),
+        ("/v1/host/policy", get(host::policy)),
+        ("/v1/host/policy/approvals", post(host::approve)),
+        ("/v1/host/enrolment/request", post(host::request)),
+        ("/v1/host/enrolment/answer", post(host::answer)),
+        ("/v1/host/enrolment/certificate", post(host::install)),
+        ("/v1/audit", get(host::audit)),
+        ("/v1/vrots", get(vrots::list).post(vrots::create)),
+        ("/v1/vrots/{id}", get(vrots::show).delete(vrots::delete)),
+        ("/v1/vrots/{id}/start", post(vrots::start)),
+        ("/v1/vrots/{id}/stop", post(vrots::stop)),
+        ("/v1/vrots/{id}/identity", get(vrots::identity)),
+        ("/v1/vrots/{id}/qemu-args", get(vrots::qemu_arguments)),
+        ("/v1/openapi.json", get(description::serve)),
+        ("/metrics", get(metrics::serve)),
+    ]
+}
+
+/// The paths of all routes.
+pub fn paths() -> Vec<&'static str> {
+    routes().into_iter().map(|(path, _)| path).collect()
+}
+
+/// Serves the API until `shutdown` is ready and the requests under way are answered.
+pub async fn serve(
+    manager: Arc<Manager>,
+    listener: UnixListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let router = routes()
+        .into_iter()
+        .fold(Router::new(), |router, (path, methods)| {
+            router.route(path, methods)
+        })
+        .fallback(problem::no_such_path)
+        .method_not_allowed_fallback(problem::no_such_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&manager),
+            caller::check,
+        ))
+        .with_state(manager);
+    axum::serve(
+        listener,
+        router.into_make_service_with_connect_info::<Caller>(),
+    )
+    .with_graceful_shutdown(shutdown)
+    .await
+}
+
+/// Listens on a socket that anybody may connect to: who is served is decided afterwards, with a
+/// reason. A socket that a dead manager left is replaced.
+pub async fn listen(path: &Path) -> io::Result<UnixListener> {
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another manager listens there",
+        ));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
+    Ok(listener)
+}

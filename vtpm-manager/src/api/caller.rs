@@ -1,0 +1,94 @@
+//! Who calls.
+
+use std::sync::Arc;
+
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::serve::IncomingStream;
+use tokio::net::UnixListener;
+
+use super::problem::{Problem, Reason};
+use crate::audit::Event;
+use crate::causes::WithCauses;
+use crate::manager::{Counter, Manager};
+
+/// The user at the other end of a connection, as the kernel tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    uid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self {
+            uid: stream.io().peer_cred().ok().map(|peer| peer.uid()),
+        }
+    }
+}
+
+impl Caller {
+    /// Whether this user may call: root, the manager's own, and those configured.
+    fn is_allowed(self, configured: &[u32]) -> bool {
+        let own = nix::unistd::geteuid().as_raw();
+        self.uid
+            .is_some_and(|uid| uid == 0 || uid == own || configured.contains(&uid))
+    }
+}
+
+/// Turns strangers away, and writes refusals of what would have changed something down.
+pub(super) async fn check(
+    State(manager): State<Arc<Manager>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let method = request.method().clone();
+    let what = format!("{method} {}", request.uri().path());
+    let response = if caller.is_allowed(&manager.config().allowed_uids) {
+        next.run(request).await
+    } else {
+        let detail = match caller.uid {
+            Some(uid) => format!(
+                "user {uid} may not call the manager: run this as root, or add the user to \
+                 `allowed_uids` in the configuration"
+            ),
+            None => "the kernel did not tell who calls".to_owned(),
+        };
+        Problem::new(StatusCode::FORBIDDEN, "caller-not-allowed", detail).into_response()
+    };
+    let status = response.status();
+    let refused = status.is_client_error() || status.is_server_error();
+    tracing::debug!(request = what, status = status.as_u16(), "answered");
+    if refused && (method != Method::GET || status == StatusCode::FORBIDDEN) {
+        manager.counters().increment(Counter::Refused);
+        let reason = response.extensions().get::<Reason>();
+        let event = Event::Refused {
+            uid: caller.uid.unwrap_or(u32::MAX),
+            request: what,
+            reason: reason.map_or_else(|| status.to_string(), |reason| reason.0.clone()),
+        };
+        if let Err(error) = manager.record(event).await {
+            tracing::error!(error = %WithCauses(&error), "a refusal could not be recorded");
+        }
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_known_users_are_allowed() {
+        let caller = |uid| Caller { uid };
+        let own = nix::unistd::geteuid().as_raw();
+        assert!(caller(Some(0)).is_allowed(&[]));
+        assert!(caller(Some(own)).is_allowed(&[]));
+        assert!(caller(Some(4711)).is_allowed(&[4711]));
+        assert!(!caller(Some(4711)).is_allowed(&[4712]));
+        assert!(!caller(None).is_allowed(&[4711]));
+    }
+}

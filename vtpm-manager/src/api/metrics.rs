@@ -1,0 +1,130 @@
+//! Metrics in the text format of Prometheus.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+
+use crate::manager::{Counter, Manager};
+
+/// Metrics for Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "manager",
+    responses((status = 200, content_type = "text/plain", body = String)))]
+pub(super) async fn serve(State(manager): State<Arc<Manager>>) -> impl IntoResponse {
+    let media_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (media_type, render(&manager))
+}
+
+fn render(manager: &Manager) -> String {
+    let mut text = Text::default();
+    let mut states = BTreeMap::from([("assigned", 0), ("running", 0), ("stopped", 0)]);
+    let (mut attached, mut degraded) = (0, 0);
+    for vrot in manager.registry().all() {
+        *states.entry(vrot.record().lifecycle.name()).or_insert(0) += 1;
+        if let Some(observed) = vrot.observed() {
+            attached += u64::from(observed.attached);
+            degraded += u64::from(observed.degraded);
+        }
+    }
+    text.head("vrot_vrots", "gauge", "vRoTs by state.");
+    for (state, count) in states {
+        text.labelled("vrot_vrots", &format!("state=\"{state}\""), count);
+    }
+    text.gauge("vrot_attached", "vRoTs with a VMM attached.", attached);
+    text.gauge(
+        "vrot_degraded",
+        "vRoTs that answered a command before its state was durable.",
+        degraded,
+    );
+    text.head("vrot_events_total", "counter", "What happened to vRoTs.");
+    for counter in Counter::ALL {
+        let event = match counter {
+            Counter::Created => "created",
+            Counter::Started => "started",
+            Counter::Stopped => "stopped",
+            Counter::Deleted => "deleted",
+            Counter::BackendsEnded => "backend-ended",
+            Counter::Refused => "refused",
+        };
+        text.labelled(
+            "vrot_events_total",
+            &format!("event=\"{event}\""),
+            manager.counters().count(counter),
+        );
+    }
+    let store = manager.journal().metrics();
+    text.counter(
+        "vrot_store_commits_total",
+        "Batches made durable.",
+        store.commits(),
+    );
+    text.counter(
+        "vrot_store_changes_total",
+        "Changes made durable, several in one batch.",
+        store.changes(),
+    );
+    text.counter(
+        "vrot_store_failures_total",
+        "Batches that the disk did not take.",
+        store.failures(),
+    );
+    text.counter(
+        "vrot_store_commit_seconds_total",
+        "Time spent waiting for the disk.",
+        store.seconds(),
+    );
+    let evidence = manager.evidence().metrics();
+    text.counter(
+        "vrot_host_quotes_total",
+        "Quotes of the physical TPM.",
+        evidence.quotes(),
+    );
+    text.counter(
+        "vrot_host_evidence_total",
+        "Requests for host evidence that were answered.",
+        evidence.answered(),
+    );
+    text.counter(
+        "vrot_host_evidence_failures_total",
+        "Requests for host evidence that failed.",
+        evidence.failed(),
+    );
+    text.counter(
+        "vrot_audit_entries_total",
+        "Lines in the audit log.",
+        manager.audit().end().entries,
+    );
+    text.0
+}
+
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn gauge(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
+        self.head(name, "gauge", help);
+        self.line(format_args!("{name} {value}"));
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
+        self.head(name, "counter", help);
+        self.line(format_args!("{name} {value}"));
+    }
+
+    fn labelled(&mut self, name: &str, label: &str, value: impl std::fmt::Display) {
+        self.line(format_args!("{name}{{{label}}} {value}"));
+    }
+
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(format_args!("# HELP {name} {help}"));
+        self.line(format_args!("# TYPE {name} {kind}"));
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // A String takes every character.
+        let _ = writeln!(self.0, "{line}");
+    }
+}

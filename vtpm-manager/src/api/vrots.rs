@@ -1,0 +1,245 @@
+//! vRoTs: create, start, stop, show, delete.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use cert_chain::{PublicArea, pem};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::problem::{Body, Path, Problem, Query};
+use super::wire::{
+    BackendView, CreateRequest, IdentityView, KeyView, QemuArguments, TpmDeviceModel, VrotList,
+    VrotView,
+};
+use crate::backend::RuntimeFolder;
+use crate::manager::{Manager, ManagerError, Order, Vrot, VrotKey};
+use crate::vrot::{Lifecycle, StopCause};
+
+type Managed = State<Arc<Manager>>;
+
+/// Lists all vRoTs.
+#[utoipa::path(get, path = "/v1/vrots", tag = "vrots",
+    responses((status = 200, body = VrotList), (status = "default", body = Problem)))]
+pub(super) async fn list(State(manager): Managed) -> Json<VrotList> {
+    let vrots = manager.registry().all();
+    Json(VrotList {
+        vrots: vrots.iter().map(|vrot| view(&manager, vrot)).collect(),
+    })
+}
+
+/// Manufactures a vRoT for a VM: keys, certificates, state. Takes seconds.
+#[utoipa::path(post, path = "/v1/vrots", tag = "vrots", request_body = CreateRequest,
+    responses((status = 201, body = VrotView), (status = "default", body = Problem)))]
+pub(super) async fn create(
+    State(manager): Managed,
+    Body(request): Body<CreateRequest>,
+) -> Result<(StatusCode, Json<VrotView>), Problem> {
+    let name = request.name.as_deref().map(str::parse).transpose();
+    let order = Order {
+        vm: request.vm,
+        tenant: request.tenant,
+        name: name.map_err(|error| Problem::bad_request(format!("name: {error}")))?,
+    };
+    let created = to_its_end(&manager, |manager| async move { manager.create(order).await });
+    let vrot = created.await?;
+    Ok((StatusCode::CREATED, Json(view(&manager, &vrot))))
+}
+
+/// Shows one vRoT.
+#[utoipa::path(get, path = "/v1/vrots/{id}", tag = "vrots", params(Id),
+    responses((status = 200, body = VrotView), (status = "default", body = Problem)))]
+pub(super) async fn show(
+    State(manager): Managed,
+    Path(id): Path<String>,
+) -> Result<Json<VrotView>, Problem> {
+    let vrot = manager.registry().find(key(&id)?)?;
+    Ok(Json(view(&manager, &vrot)))
+}
+
+/// Deletes a vRoT for good: its key is destroyed first, then its state.
+#[utoipa::path(delete, path = "/v1/vrots/{id}", tag = "vrots", params(Id),
+    responses((status = 204), (status = "default", body = Problem)))]
+pub(super) async fn delete(
+    State(manager): Managed,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let key = key(&id)?;
+    to_its_end(&manager, move |manager| async move { manager.delete(key).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Starts a vRoT. When this returns, a VMM can attach.
+#[utoipa::path(post, path = "/v1/vrots/{id}/start", tag = "vrots", params(Id),
+    responses((status = 200, body = VrotView), (status = "default", body = Problem)))]
+pub(super) async fn start(
+    State(manager): Managed,
+    Path(id): Path<String>,
+) -> Result<Json<VrotView>, Problem> {
+    let key = key(&id)?;
+    let started = to_its_end(&manager, move |manager| async move { manager.start(key).await });
+    let vrot = started.await?;
+    Ok(Json(view(&manager, &vrot)))
+}
+
+/// Stops a vRoT. When this returns, its state is durable.
+#[utoipa::path(post, path = "/v1/vrots/{id}/stop", tag = "vrots", params(Id),
+    responses((status = 200, body = VrotView), (status = "default", body = Problem)))]
+pub(super) async fn stop(
+    State(manager): Managed,
+    Path(id): Path<String>,
+) -> Result<Json<VrotView>, Problem> {
+    let key = key(&id)?;
+    let stopped = to_its_end(&manager, move |manager| async move { manager.stop(key).await });
+    let vrot = stopped.await?;
+    Ok(Json(view(&manager, &vrot)))
+}
+
+/// Keys and certificates of a vRoT, by its own number or its VM's.
+#[utoipa::path(get, path = "/v1/vrots/{id}/identity", tag = "vrots", params(Id),
+    responses((status = 200, body = IdentityView), (status = "default", body = Problem)))]
+pub(super) async fn identity(
+    State(manager): Managed,
+    Path(id): Path<String>,
+) -> Result<Json<IdentityView>, Problem> {
+    let vrot = manager.registry().find(key(&id)?)?;
+    identity_view(&manager, &vrot).map(Json).map_err(Into::into)
+}
+
+/// Arguments that attach a vRoT to QEMU.
+#[utoipa::path(get, path = "/v1/vrots/{id}/qemu-args", tag = "vrots", params(Id, Device),
+    responses((status = 200, body = QemuArguments), (status = "default", body = Problem)))]
+pub(super) async fn qemu_arguments(
+    State(manager): Managed,
+    Path(id): Path<String>,
+    Query(device): Query<Device>,
+) -> Result<Json<QemuArguments>, Problem> {
+    let vrot = manager.registry().find(key(&id)?)?.record().vrot;
+    let folder = RuntimeFolder::of(&manager.config().runtime_dir, vrot);
+    Ok(Json(QemuArguments {
+        arguments: vec![
+            "-chardev".to_owned(),
+            // A comma in a value is written twice (qemu(1), "-chardev").
+            format!(
+                "socket,id=chrtpm,path={}",
+                folder.control().display().to_string().replace(',', ",,")
+            ),
+            "-tpmdev".to_owned(),
+            "emulator,id=tpm0,chardev=chrtpm".to_owned(),
+            "-device".to_owned(),
+            format!("{},tpmdev=tpm0", device.device.name()),
+        ],
+    }))
+}
+
+/// Which vRoT.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "describes the path to clients")]
+pub(super) struct Id {
+    /// Number of the vRoT, or of the VM it belongs to.
+    #[param(format = Uuid)]
+    id: String,
+}
+
+/// How the guest is to see its TPM.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Device {
+    /// Interface of the TPM.
+    #[serde(default)]
+    #[param(inline)]
+    device: TpmDeviceModel,
+}
+
+fn key(id: &str) -> Result<VrotKey, Problem> {
+    id.parse()
+        .map_err(|error| Problem::bad_request(format!("{error}")))
+}
+
+/// Does something to its end, even if the client goes away meanwhile: a transition that stopped
+/// half-way would leave a backend that nobody knows.
+async fn to_its_end<T, F>(
+    manager: &Arc<Manager>,
+    transition: impl FnOnce(Arc<Manager>) -> F,
+) -> Result<T, ManagerError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, ManagerError>> + Send + 'static,
+{
+    tokio::spawn(transition(Arc::clone(manager)))
+        .await
+        .map_err(|source| ManagerError::Task { source })?
+}
+
+fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
+    let record = vrot.record();
+    let folder = RuntimeFolder::of(&manager.config().runtime_dir, record.vrot);
+    VrotView {
+        vrot: record.vrot,
+        vm: record.vm,
+        tenant: record.tenant,
+        name: record.name.map(|name| name.to_string()),
+        generation: record.generation,
+        state: record.lifecycle.name().to_owned(),
+        since: record.lifecycle.since(),
+        note: match record.lifecycle {
+            Lifecycle::Stopped {
+                cause: StopCause::BackendEnded,
+                ..
+            } => Some("its backend ended by itself".to_owned()),
+            _ => None,
+        },
+        vik: record
+            .identity
+            .vik(record.vrot)
+            .map(|vik| vik.name())
+            .ok(),
+        backend: vrot.observed().map(|observed| BackendView {
+            process: observed.process,
+            control: folder.control(),
+            attached: observed.attached,
+            degraded: observed.degraded,
+        }),
+    }
+}
+
+fn identity_view(manager: &Manager, vrot: &Vrot) -> Result<IdentityView, ManagerError> {
+    let record = vrot.record();
+    let (id, identity) = (record.vrot, record.identity);
+    Ok(IdentityView {
+        vrot: id,
+        vm: record.vm,
+        tenant: record.tenant,
+        generation: record.generation,
+        host: manager
+            .host()
+            .enrolment()
+            .map(|enrolment| enrolment.host().clone()),
+        vik: key_view(identity.vik(id)?.public_area(), &identity.vik_certificate),
+        ek_rsa: key_view(
+            identity.ek_rsa(id)?.public_area(),
+            &identity.ek_rsa_certificate,
+        ),
+        ek_p256: key_view(
+            identity.ek_p256(id)?.public_area(),
+            &identity.ek_p256_certificate,
+        ),
+        manager_digest: identity.manager,
+        backend_digest: identity.backend,
+        chain_pem: pem::encode_certificate(&identity.host_certificate),
+    })
+}
+
+fn key_view(area: &PublicArea, certificate: &[u8]) -> KeyView {
+    KeyView {
+        name: area.name(),
+        public_key_pem: pem::encode_public_key(&area.subject_public_key_info()),
+        public_area: hex::encode(area.as_bytes()),
+        certificate_pem: pem::encode_certificate(certificate),
+    }
+}

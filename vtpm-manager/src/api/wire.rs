@@ -1,0 +1,289 @@
+//! What travels as JSON between the manager and its clients, `vtpmctl` among them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use cert_chain::{Digest32, Generation, HostName, Tenant, TpmName, VmId, VrotId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::timestamp::Timestamp;
+
+/// The host and what it has become.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct HostView {
+    /// How the manager reaches the physical TPM.
+    #[schema(example = "device:/dev/tpmrm0")]
+    pub tpm: String,
+    /// Where the manager keeps what must survive.
+    #[schema(value_type = String)]
+    pub state_dir: PathBuf,
+    /// SHA-256 value of the backend program that `create` and `start` use.
+    #[schema(value_type = Option<String>)]
+    pub backend_digest: Option<Digest32>,
+    /// SHA-256 value of the manager program.
+    #[schema(value_type = String)]
+    pub manager_digest: Digest32,
+    /// The keys in the physical TPM; absent before `POST /v1/host/init`.
+    pub keys: Option<HostKeys>,
+    /// What the issuer certified; absent before the host is enrolled.
+    pub enrolment: Option<EnrolmentView>,
+}
+
+/// Names (nameAlg ‖ digest, in hexadecimal) of the host's keys.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct HostKeys {
+    /// Endorsement key.
+    #[schema(value_type = String)]
+    pub ek: TpmName,
+    /// Identity key.
+    #[schema(value_type = String)]
+    pub ik: TpmName,
+    /// Storage root key.
+    #[schema(value_type = String)]
+    pub srk: TpmName,
+    /// The operator's key.
+    #[schema(value_type = String)]
+    pub policy_key: TpmName,
+}
+
+/// The host's certificate.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct EnrolmentView {
+    /// The name that the issuer gave the host.
+    #[schema(value_type = String, example = "host-1.demo.example")]
+    pub host: HostName,
+    /// Who issued it.
+    pub issuer: String,
+    /// First second of its validity.
+    #[schema(value_type = String, format = DateTime)]
+    pub not_before: Timestamp,
+    /// Last second of its validity.
+    #[schema(value_type = String, format = DateTime)]
+    pub not_after: Timestamp,
+    /// The certificate.
+    pub certificate_pem: String,
+    /// The issuer's root, as it came along: whoever trusts it must know it from elsewhere.
+    pub root_pem: String,
+}
+
+/// Begins a host's life.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InitRequest {
+    /// `TPMT_PUBLIC` of the operator's key, in hexadecimal.
+    pub policy_key: String,
+}
+
+/// Begins an enrolment.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolmentRequest {
+    /// The label that the host asks for; the issuer adds its domain.
+    #[schema(example = "host-1")]
+    pub name: String,
+}
+
+/// What the host's keys are bound to.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PolicyView {
+    /// Name of the key whose approvals count.
+    #[schema(value_type = String)]
+    pub policy_key: TpmName,
+    /// Digest of the `PolicyAuthorize` that the objects below carry.
+    #[schema(value_type = String)]
+    pub policy_digest: Digest32,
+    /// What is bound to it.
+    pub objects: Vec<String>,
+    /// Present values of the PCRs that approvals are about.
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub pcrs: BTreeMap<u8, Digest32>,
+    /// Whether an approval covers the present values.
+    pub satisfied: bool,
+    /// What was approved, oldest first.
+    pub approvals: Vec<ApprovalView>,
+}
+
+/// One approval beside the present state of the host.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ApprovalView {
+    /// The operator's name for it.
+    pub label: String,
+    /// Where the PCRs differ from it; nowhere, if it is in force.
+    pub differences: Vec<DifferenceView>,
+}
+
+/// One PCR that has another value than approved.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DifferenceView {
+    /// Which PCR.
+    pub pcr: u8,
+    /// Its value now.
+    #[schema(value_type = String)]
+    pub found: Digest32,
+    /// The value in the approval, if it covers the PCR.
+    #[schema(value_type = Option<String>)]
+    pub approved: Option<Digest32>,
+}
+
+/// What is to be created.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateRequest {
+    /// The VM.
+    #[schema(value_type = String, format = Uuid)]
+    pub vm: VmId,
+    /// Whose VM it is.
+    #[schema(value_type = String, example = "acme")]
+    pub tenant: Tenant,
+    /// What people call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// One vRoT.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct VrotView {
+    /// Its number.
+    #[schema(value_type = String, format = Uuid)]
+    pub vrot: VrotId,
+    /// The VM that it belongs to.
+    #[schema(value_type = String, format = Uuid)]
+    pub vm: VmId,
+    /// Whose VM that is.
+    #[schema(value_type = String)]
+    pub tenant: Tenant,
+    /// What people call it.
+    pub name: Option<String>,
+    /// Rises with each sanctioned restore or copy.
+    #[schema(value_type = u64)]
+    pub generation: Generation,
+    /// Where in its life it is: `assigned`, `running` or `stopped`.
+    pub state: String,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// What else there is to say about the state.
+    pub note: Option<String>,
+    /// Name of its identity key.
+    #[schema(value_type = Option<String>)]
+    pub vik: Option<TpmName>,
+    /// Its backend, while it runs.
+    pub backend: Option<BackendView>,
+}
+
+/// A live backend.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct BackendView {
+    /// Its process.
+    pub process: u32,
+    /// Where a VMM attaches (TPM emulator protocol).
+    #[schema(value_type = String)]
+    pub control: PathBuf,
+    /// Whether one is attached.
+    pub attached: bool,
+    /// Whether a command was answered before its state was durable.
+    pub degraded: bool,
+}
+
+/// All vRoTs of the host.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct VrotList {
+    /// In the order of their numbers.
+    pub vrots: Vec<VrotView>,
+}
+
+/// Keys and certificates of a vRoT.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct IdentityView {
+    /// Its number.
+    #[schema(value_type = String, format = Uuid)]
+    pub vrot: VrotId,
+    /// The VM that it belongs to.
+    #[schema(value_type = String, format = Uuid)]
+    pub vm: VmId,
+    /// Whose VM that is.
+    #[schema(value_type = String)]
+    pub tenant: Tenant,
+    /// Its generation.
+    #[schema(value_type = u64)]
+    pub generation: Generation,
+    /// The host that certified it.
+    #[schema(value_type = Option<String>)]
+    pub host: Option<HostName>,
+    /// Its identity key.
+    pub vik: KeyView,
+    /// Its RSA-2048 endorsement key.
+    pub ek_rsa: KeyView,
+    /// Its P-256 endorsement key.
+    pub ek_p256: KeyView,
+    /// SHA-256 value of the manager program that certified the identity key.
+    #[schema(value_type = String)]
+    pub manager_digest: Digest32,
+    /// SHA-256 value of the backend program at that time.
+    #[schema(value_type = String)]
+    pub backend_digest: Digest32,
+    /// The host's certificate, which issued the others. The issuer's root is not part of it.
+    pub chain_pem: String,
+}
+
+/// One key and its certificate.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct KeyView {
+    /// The TPM's name of the key.
+    #[schema(value_type = String)]
+    pub name: TpmName,
+    /// The public key.
+    pub public_key_pem: String,
+    /// `TPMT_PUBLIC` in hexadecimal.
+    pub public_area: String,
+    /// Its certificate.
+    pub certificate_pem: String,
+}
+
+/// Arguments that attach a vRoT to QEMU.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct QemuArguments {
+    /// To be passed to QEMU one by one.
+    pub arguments: Vec<String>,
+}
+
+/// How the guest sees its TPM.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum TpmDeviceModel {
+    /// Command response buffer.
+    #[default]
+    TpmCrb,
+    /// TPM interface specification (FIFO).
+    TpmTis,
+}
+
+/// The audit log.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AuditView {
+    /// The file.
+    #[schema(value_type = String)]
+    pub log: PathBuf,
+    /// Number of lines that the manager knows of.
+    pub entries: u64,
+    /// Hash of the last one. Kept elsewhere, it shows later that nothing was cut off.
+    #[schema(value_type = String)]
+    pub head: Digest32,
+    /// Whether the file holds exactly these lines, unaltered.
+    pub intact: bool,
+    /// What is wrong with it otherwise.
+    pub problem: Option<String>,
+}
+
+impl TpmDeviceModel {
+    /// QEMU's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TpmCrb => "tpm-crb",
+            Self::TpmTis => "tpm-tis",
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The processes that run vRoTs: how they are spawned, found again, spoken to and ended.
+//!
+//! A backend listens on sockets in a folder of its own; the manager dials. Backends are no more
+//! tied to the manager than that: they outlive it, and its successor finds them by their folders.
+
+mod connection;
+mod folder;
+mod supervisor;
+
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use cert_chain::VrotId;
+use vtpm_backend::message::FrameError;
+
+pub use folder::{RuntimeFolder, running};
+pub use supervisor::{Backend, DURABILITY_DEADLINE, Duty, Ended, Ending, GuestDuty, Observed};
+
+/// Why a backend did not do what it should.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// It did not answer in time.
+    #[error("the backend of vRoT {vrot} did not {what} within {} s", limit.as_secs())]
+    Deadline {
+        /// Whose.
+        vrot: VrotId,
+        /// What was waited for.
+        what: &'static str,
+        /// For how long.
+        limit: Duration,
+    },
+    /// It has ended.
+    #[error("the backend of vRoT {vrot} has ended: {reason}")]
+    Ended {
+        /// Whose.
+        vrot: VrotId,
+        /// What is known of it.
+        reason: String,
+    },
+    /// Its folder cannot be used.
+    #[error("the folder `{}` for a backend's sockets cannot be {action}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What came is no message.
+    #[error("the backend of vRoT {vrot} does not speak our language: manager and backend must be of one version")]
+    Frame {
+        /// Whose.
+        vrot: VrotId,
+        /// What is wrong.
+        #[source]
+        source: FrameError,
+    },
+    /// The process could not be started.
+    #[error("the backend `{}` cannot be started", program.display())]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It serves another vRoT than its folder says.
+    #[error("the backend in the folder of vRoT {vrot} serves another vRoT or generation: it is not adopted")]
+    Stranger {
+        /// Whose folder it is.
+        vrot: VrotId,
+    },
+}
+
+fn describe(status: std::io::Result<ExitStatus>) -> String {
+    match status {
+        Ok(status) => format!("{status}, see the log"),
+        Err(error) => format!("its status is unknown ({error})"),
+    }
+}

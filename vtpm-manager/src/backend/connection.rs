@@ -1,0 +1,168 @@
+//! Messages to and from one backend.
+
+use std::io;
+use std::time::Duration;
+
+use cert_chain::VrotId;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::Child;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use vtpm_backend::message::{self, FrameError, FromBackend, HEADER, ToBackend};
+
+use super::folder::RuntimeFolder;
+use super::{BackendError, describe};
+
+/// A connection to a backend. What the backend says is read by a task of its own, because
+/// reading a frame must not be given up half-way.
+pub(super) struct Connection {
+    vrot: VrotId,
+    process: Option<i32>,
+    writer: OwnedWriteHalf,
+    incoming: mpsc::Receiver<Result<FromBackend, FrameError>>,
+}
+
+/// Messages that may wait to be looked at; beyond this number the backend has to wait.
+const QUEUE: usize = 16;
+/// A backend listens some milliseconds after its start; a machine that starts a thousand of them
+/// at once needs longer.
+const LISTEN_DEADLINE: Duration = Duration::from_secs(30);
+/// A backend that does not take a message for so long hangs.
+const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_micros(500);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+impl Connection {
+    /// Dials a backend that was just started: as soon as it listens, and for as long as it lives.
+    pub(super) async fn to_new(
+        folder: &RuntimeFolder,
+        child: &mut Child,
+    ) -> Result<Self, BackendError> {
+        let deadline = Instant::now() + LISTEN_DEADLINE;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match UnixStream::connect(folder.manager()).await {
+                Ok(stream) => return Ok(Self::new(folder.vrot(), stream)),
+                Err(error) if is_not_there_yet(&error) => {}
+                Err(error) => return Err(io_error(folder.vrot(), error)),
+            }
+            if Instant::now() > deadline {
+                return Err(BackendError::Deadline {
+                    vrot: folder.vrot(),
+                    what: "listen",
+                    limit: LISTEN_DEADLINE,
+                });
+            }
+            if let Ok(status) = tokio::time::timeout(pause, child.wait()).await {
+                return Err(BackendError::Ended {
+                    vrot: folder.vrot(),
+                    reason: describe(status),
+                });
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Dials a backend that an earlier manager started; `None` if it is gone.
+    pub(super) async fn to_running(folder: &RuntimeFolder) -> Result<Option<Self>, BackendError> {
+        match UnixStream::connect(folder.manager()).await {
+            Ok(stream) => Ok(Some(Self::new(folder.vrot(), stream))),
+            Err(error) if is_not_there_yet(&error) => Ok(None),
+            Err(error) => Err(io_error(folder.vrot(), error)),
+        }
+    }
+
+    fn new(vrot: VrotId, stream: UnixStream) -> Self {
+        let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
+        let (reader, writer) = stream.into_split();
+        let (sender, incoming) = mpsc::channel(QUEUE);
+        tokio::spawn(read(reader, sender));
+        Self {
+            vrot,
+            process,
+            writer,
+            incoming,
+        }
+    }
+
+    /// The process at the other end.
+    pub(super) fn process(&self) -> Option<i32> {
+        self.process
+    }
+
+    /// Sends a message.
+    pub(super) async fn send(&mut self, message: &ToBackend) -> Result<(), BackendError> {
+        let frame = message::encode(message).map_err(|source| BackendError::Frame {
+            vrot: self.vrot,
+            source,
+        })?;
+        // Keys travel in frames.
+        let frame = zeroize::Zeroizing::new(frame);
+        match tokio::time::timeout(WRITE_DEADLINE, self.writer.write_all(&frame)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(io_error(self.vrot, error)),
+            Err(_) => Err(BackendError::Deadline {
+                vrot: self.vrot,
+                what: "take a message",
+                limit: WRITE_DEADLINE,
+            }),
+        }
+    }
+
+    /// The next message; `None` after the last one. May be given up and called again.
+    pub(super) async fn receive(&mut self) -> Result<Option<FromBackend>, BackendError> {
+        let vrot = self.vrot;
+        self.incoming
+            .recv()
+            .await
+            .transpose()
+            .map_err(|source| BackendError::Frame { vrot, source })
+    }
+}
+
+async fn read(mut reader: OwnedReadHalf, messages: mpsc::Sender<Result<FromBackend, FrameError>>) {
+    loop {
+        let message = match read_frame(&mut reader).await {
+            Ok(None) => return,
+            Ok(Some(message)) => Ok(message),
+            // A backend that was killed leaves a reset connection: that is an end, too.
+            Err(FrameError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => return,
+            Err(error) => Err(error),
+        };
+        let failed = message.is_err();
+        if messages.send(message).await.is_err() || failed {
+            return;
+        }
+    }
+}
+
+async fn read_frame(reader: &mut OwnedReadHalf) -> Result<Option<FromBackend>, FrameError> {
+    let mut header = [0; HEADER];
+    let Some((first, rest)) = header.split_first_mut() else {
+        return Ok(None);
+    };
+    if reader.read(std::slice::from_mut(first)).await? == 0 {
+        return Ok(None);
+    }
+    reader.read_exact(rest).await?;
+    let mut body = vec![0; message::announced(header)?];
+    reader.read_exact(&mut body).await?;
+    message::decode(&body).map(Some)
+}
+
+/// No socket, or one that nobody listens on: yet, or any more.
+fn is_not_there_yet(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
+}
+
+fn io_error(vrot: VrotId, error: io::Error) -> BackendError {
+    BackendError::Frame {
+        vrot,
+        source: FrameError::Io(error),
+    }
+}

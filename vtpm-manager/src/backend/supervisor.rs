@@ -1,0 +1,625 @@
+//! The task that serves one backend: makes its state durable, gets it host evidence, and notices
+//! its end.
+
+use std::collections::VecDeque;
+use std::future::{Future, pending};
+use std::path::Path;
+use std::pin::Pin;
+use std::process::Stdio;
+use std::time::Duration;
+
+use attestation::RequestDigest;
+use cert_chain::{Digest32, Generation, VrotId};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use vtpm_backend::message::{FromBackend, Open, Status, ToBackend};
+
+use super::connection::Connection;
+use super::folder::RuntimeFolder;
+use super::{BackendError, describe};
+use crate::evidence::{HostEvidence, Quota, Subject};
+use crate::store::{Batch, Journal, Part, StateBlob, StoreError};
+
+/// A handle to a live backend. When the last one goes, the backend is left running.
+#[derive(Debug)]
+pub struct Backend {
+    orders: mpsc::Sender<Order>,
+    observed: watch::Receiver<Observed>,
+    folder: RuntimeFolder,
+}
+
+/// What is done for a backend.
+pub enum Duty {
+    /// It is being manufactured: state is kept aside, to be committed with the record.
+    Manufacture,
+    /// It serves a guest.
+    Guest(Box<GuestDuty>),
+}
+
+/// What a backend with a guest needs.
+pub struct GuestDuty {
+    /// Where state goes.
+    pub journal: Journal,
+    /// Where host evidence comes from.
+    pub evidence: HostEvidence,
+    /// What the host states about the vRoT.
+    pub subject: Subject,
+    /// How often it may ask.
+    pub quota: Quota,
+    /// Who is told when the backend ends by itself.
+    pub ended: mpsc::UnboundedSender<(VrotId, Ended)>,
+}
+
+/// How it stands with a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Its process.
+    pub process: u32,
+    /// Whether a VMM is attached.
+    pub attached: bool,
+    /// Whether a command was answered before its state was durable.
+    pub degraded: bool,
+}
+
+/// How a backend ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// On demand, or not.
+    pub ending: Ending,
+    /// Its last state, if it was being manufactured and said anything.
+    pub state: Option<StateBlob>,
+}
+
+/// How a backend ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// On demand.
+    Ordered,
+    /// By itself.
+    Unordered {
+        /// What is known of it.
+        reason: String,
+    },
+}
+
+/// A state with an RSA key in it is opened in milliseconds; making a new one takes seconds on a
+/// busy machine.
+const OPEN_DEADLINE: Duration = Duration::from_secs(30);
+/// A backend that is found running answers between two TPM commands.
+const STATUS_DEADLINE: Duration = Duration::from_secs(10);
+/// A backend that was told to end finishes the command under way. Then it is killed.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// Between attempts to write to a store that does not take it.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// What a backend waits for before it answers a guest whose state is not durable yet.
+pub const DURABILITY_DEADLINE: Duration = Duration::from_millis(500);
+/// Requests for evidence of one vRoT that are served at a time; its backend keeps no more either.
+const OPEN_REQUESTS: usize = 4;
+
+impl Backend {
+    /// Starts a backend and opens a vRoT in it. Returns when a VMM can attach.
+    pub async fn launch(
+        program: &Path,
+        folder: RuntimeFolder,
+        open: Open,
+        duty: Duty,
+    ) -> Result<Self, BackendError> {
+        folder.create()?;
+        let mut child = match spawn(program, &folder) {
+            Ok(child) => child,
+            Err(error) => {
+                folder.remove()?;
+                return Err(error);
+            }
+        };
+        match timeout(OPEN_DEADLINE, opened(&folder, &mut child, open)).await {
+            Ok(Ok((connection, early))) => {
+                Ok(Self::supervise(folder, connection, Some(child), early, duty))
+            }
+            other => {
+                // What did not open is of no use, and must not linger.
+                let _ = child.kill().await;
+                folder.remove()?;
+                Err(match other {
+                    Ok(Err(error)) => error,
+                    _ => BackendError::Deadline {
+                        vrot: folder.vrot(),
+                        what: "open its state",
+                        limit: OPEN_DEADLINE,
+                    },
+                })
+            }
+        }
+    }
+
+    /// Takes over a backend that an earlier manager started; `None` if it is gone.
+    pub async fn adopt(
+        folder: RuntimeFolder,
+        generation: Generation,
+        duty: Duty,
+    ) -> Result<Option<Self>, BackendError> {
+        let Some(mut connection) = Connection::to_running(&folder).await? else {
+            return Ok(None);
+        };
+        let Some((status, early)) = status(&folder, &mut connection).await? else {
+            return Ok(None);
+        };
+        let expected = (Some(*folder.vrot().as_bytes()), generation.number());
+        if (status.vrot.map(<[u8; 16]>::from), status.generation) != expected {
+            return Err(BackendError::Stranger {
+                vrot: folder.vrot(),
+            });
+        }
+        let backend = Self::supervise(folder, connection, None, early, duty);
+        Ok(Some(backend))
+    }
+
+    /// Ends a backend of which nothing is known but its folder, as far as it is alive at all.
+    pub async fn dismiss(folder: &RuntimeFolder) -> Result<(), BackendError> {
+        if let Some(mut connection) = Connection::to_running(folder).await? {
+            connection.send(&ToBackend::Stop).await?;
+            let gone = async { while let Ok(Some(_)) = connection.receive().await {} };
+            if timeout(STOP_DEADLINE, gone).await.is_err() {
+                kill_process(&connection);
+            }
+        }
+        folder.remove()
+    }
+
+    fn supervise(
+        folder: RuntimeFolder,
+        connection: Connection,
+        child: Option<Child>,
+        early: VecDeque<FromBackend>,
+        duty: Duty,
+    ) -> Self {
+        let (orders, received) = mpsc::channel(1);
+        let process = connection.process().and_then(|id| u32::try_from(id).ok());
+        let (observer, observed) = watch::channel(Observed {
+            process: process.unwrap_or_default(),
+            ..Observed::default()
+        });
+        let supervisor = Supervisor {
+            folder: folder.clone(),
+            connection,
+            child,
+            early,
+            duty,
+            orders: received,
+            observer,
+            saving: None,
+            unsaved: None,
+            state: None,
+            answers: JoinSet::new(),
+            stop: None,
+        };
+        tokio::spawn(supervisor.run());
+        Self {
+            orders,
+            observed,
+            folder,
+        }
+    }
+
+    /// Ends the backend. Returns when it is gone and all its state is durable.
+    pub async fn stop(&self) -> Result<Ended, BackendError> {
+        let (done, ended) = oneshot::channel();
+        let by_itself = |_| BackendError::Ended {
+            vrot: self.folder.vrot(),
+            reason: "it ended by itself a moment ago".to_owned(),
+        };
+        let order = self.orders.send(Order::Stop(done)).await;
+        order.map_err(|_| by_itself(()))?;
+        ended.await.map_err(|_| by_itself(()))
+    }
+
+    /// Leaves the backend running without a manager. Returns when what it pushed is durable.
+    pub async fn release(&self) {
+        // A supervisor that takes no more orders is at its end already.
+        let _ = self.orders.send(Order::Release).await;
+        let mut observed = self.observed.clone();
+        while observed.changed().await.is_ok() {}
+    }
+
+    /// How it stands with the backend.
+    pub fn observed(&self) -> Observed {
+        *self.observed.borrow()
+    }
+
+    /// Where it listens.
+    pub fn folder(&self) -> &RuntimeFolder {
+        &self.folder
+    }
+}
+
+enum Order {
+    Stop(oneshot::Sender<Ended>),
+    Release,
+}
+
+struct Supervisor {
+    folder: RuntimeFolder,
+    connection: Connection,
+    child: Option<Child>,
+    /// Messages that came before anybody was interested in them.
+    early: VecDeque<FromBackend>,
+    duty: Duty,
+    orders: mpsc::Receiver<Order>,
+    observer: watch::Sender<Observed>,
+    /// The commit under way. There is one at a time: a state that is being retried must never
+    /// overwrite a newer one.
+    saving: Option<Saving>,
+    /// The newest state that waits for its turn.
+    unsaved: Option<StateBlob>,
+    /// The newest state of a vRoT being manufactured.
+    state: Option<StateBlob>,
+    answers: JoinSet<(u64, Option<Vec<u8>>)>,
+    stop: Option<(oneshot::Sender<Ended>, Instant)>,
+}
+
+struct Saving {
+    blob: StateBlob,
+    began: Instant,
+    attempt: Attempt,
+}
+
+type Attempt = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
+
+enum Event {
+    Message(FromBackend),
+    ConnectionEnded { reason: Option<String> },
+    StopOrdered(oneshot::Sender<Ended>),
+    Released,
+    Saved(Result<(), StoreError>),
+    Answer { ticket: u64, layer: Option<Vec<u8>> },
+    StopOverdue,
+}
+
+impl Supervisor {
+    async fn run(mut self) {
+        // Tells whether a VMM is attached: messages tell only what changes.
+        let mut result = self.connection.send(&ToBackend::Hello).await;
+        let reason = loop {
+            if let Err(error) = result {
+                break Some(error.to_string());
+            }
+            result = match self.next().await {
+                Event::Message(message) => self.follow(message).await,
+                Event::ConnectionEnded { reason } => break reason,
+                Event::StopOrdered(done) => {
+                    self.stop = Some((done, Instant::now() + STOP_DEADLINE));
+                    self.connection.send(&ToBackend::Stop).await
+                }
+                Event::Released => return self.leave_running().await,
+                Event::Saved(result) => self.saved(result).await,
+                Event::Answer { ticket, layer } => {
+                    let layer = layer.map(Into::into);
+                    let answer = ToBackend::HostEvidence { ticket, layer };
+                    self.connection.send(&answer).await
+                }
+                Event::StopOverdue => {
+                    tracing::error!(vrot = %self.folder.vrot(), "the backend did not end: it is killed");
+                    self.kill();
+                    self.stop = self.stop.take().map(|(done, _)| (done, far_future()));
+                    Ok(())
+                }
+            };
+        };
+        self.conclude(reason).await;
+    }
+
+    /// Waits for whatever comes first. Nothing is lost when the wait is given up.
+    async fn next(&mut self) -> Event {
+        if let Some(message) = self.early.pop_front() {
+            return Event::Message(message);
+        }
+        let overdue = self.stop.as_ref().map(|(_, deadline)| *deadline);
+        let has_answers = !self.answers.is_empty();
+        tokio::select! {
+            message = self.connection.receive() => match message {
+                Ok(Some(message)) => Event::Message(message),
+                Ok(None) => Event::ConnectionEnded { reason: None },
+                Err(error) => Event::ConnectionEnded { reason: Some(error.to_string()) },
+            },
+            order = self.orders.recv(), if self.stop.is_none() => match order {
+                Some(Order::Stop(done)) => Event::StopOrdered(done),
+                Some(Order::Release) | None => Event::Released,
+            },
+            saved = attempt(&mut self.saving) => Event::Saved(saved),
+            Some(answer) = self.answers.join_next(), if has_answers => match answer {
+                Ok((ticket, layer)) => Event::Answer { ticket, layer },
+                // A panic of ours; the guest's ticket stays open until it is dropped.
+                Err(error) => {
+                    tracing::error!(%error, "a request for host evidence failed");
+                    Event::Answer { ticket: u64::MAX, layer: None }
+                }
+            },
+            () = sleep_until(overdue.unwrap_or_else(far_future)), if overdue.is_some() => {
+                Event::StopOverdue
+            }
+        }
+    }
+
+    async fn follow(&mut self, message: FromBackend) -> Result<(), BackendError> {
+        match message {
+            FromBackend::StateChanged { sequence, sealed } => {
+                let blob = StateBlob::new(sequence, sealed.into());
+                match &self.duty {
+                    Duty::Manufacture => {
+                        self.state = Some(blob);
+                        let persisted = ToBackend::Persisted { sequence };
+                        return self.connection.send(&persisted).await;
+                    }
+                    Duty::Guest(duty) if self.saving.is_none() => {
+                        let attempt = save(duty, &self.folder, &blob, Duration::ZERO);
+                        self.saving = Some(Saving {
+                            blob,
+                            began: Instant::now(),
+                            attempt,
+                        });
+                    }
+                    Duty::Guest(_) => self.unsaved = Some(blob),
+                }
+            }
+            FromBackend::HostEvidenceRequested { ticket, digest } => {
+                let request = RequestDigest(Digest32::new(digest.into()));
+                return self.request_evidence(ticket, request).await;
+            }
+            FromBackend::Attachment { attached } => {
+                self.observer
+                    .send_modify(|observed| observed.attached = attached);
+            }
+            FromBackend::Status(status) => self.observer.send_modify(|observed| {
+                observed.process = status.pid;
+                observed.attached = status.attached;
+                observed.degraded = status.degraded;
+            }),
+            FromBackend::Failed { reason } => {
+                tracing::error!(vrot = %self.folder.vrot(), reason, "the backend failed");
+            }
+            FromBackend::Opened | FromBackend::Executed { .. } | FromBackend::Stopped => {}
+        }
+        Ok(())
+    }
+
+    /// One commit is done: tells the backend, or tries again.
+    async fn saved(&mut self, result: Result<(), StoreError>) -> Result<(), BackendError> {
+        let (Some(saving), Duty::Guest(duty)) = (self.saving.take(), &self.duty) else {
+            return Ok(());
+        };
+        let mut outcome = Ok(());
+        let next = match result {
+            Ok(()) => {
+                let sequence = saving.blob.sequence;
+                outcome = self.connection.send(&ToBackend::Persisted { sequence }).await;
+                // It may have given up waiting: then it is degraded until it has caught up.
+                if outcome.is_ok() && saving.began.elapsed() >= DURABILITY_DEADLINE {
+                    outcome = self.connection.send(&ToBackend::Hello).await;
+                }
+                self.unsaved.take().map(|blob| (blob, Duration::ZERO))
+            }
+            Err(StoreError::Closed) => {
+                tracing::error!(vrot = %self.folder.vrot(), "state is not durable: the store is closed");
+                None
+            }
+            Err(error) => {
+                tracing::error!(vrot = %self.folder.vrot(), %error, "state is not durable yet");
+                self.observer
+                    .send_modify(|observed| observed.degraded = true);
+                let blob = self.unsaved.take().unwrap_or(saving.blob);
+                Some((blob, RETRY_PAUSE))
+            }
+        };
+        self.saving = next.map(|(blob, pause)| Saving {
+            attempt: save(duty, &self.folder, &blob, pause),
+            began: Instant::now(),
+            blob,
+        });
+        outcome
+    }
+
+    async fn request_evidence(
+        &mut self,
+        ticket: u64,
+        request: RequestDigest,
+    ) -> Result<(), BackendError> {
+        let admitted = match &mut self.duty {
+            Duty::Guest(duty) if self.answers.len() < OPEN_REQUESTS => duty
+                .quota
+                .admit(std::time::Instant::now())
+                .then(|| (duty.evidence.clone(), duty.subject.clone())),
+            _ => None,
+        };
+        let Some((evidence, subject)) = admitted else {
+            tracing::warn!(vrot = %self.folder.vrot(), "a request for host evidence exceeds the quota");
+            let refusal = ToBackend::HostEvidence {
+                ticket,
+                layer: None,
+            };
+            return self.connection.send(&refusal).await;
+        };
+        self.answers.spawn(async move {
+            let layer = evidence.layer(&subject, request).await;
+            let layer = layer.map(|layer| layer.to_cbor()).map_err(|error| {
+                tracing::warn!(vrot = %subject.vrot, %error, "no host evidence");
+            });
+            (ticket, layer.ok())
+        });
+        Ok(())
+    }
+
+    fn kill(&mut self) {
+        match &mut self.child {
+            Some(child) => {
+                let _ = child.start_kill();
+            }
+            None => kill_process(&self.connection),
+        }
+    }
+
+    /// The manager ends. What the backend has pushed is made durable still.
+    async fn leave_running(mut self) {
+        while self.saving.is_some() {
+            let result = attempt(&mut self.saving).await;
+            if result.is_err() || self.saved(result).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The connection is over: the backend has ended, or is made to.
+    async fn conclude(mut self, reason: Option<String>) {
+        let vrot = self.folder.vrot();
+        if reason.is_some() {
+            self.kill();
+        }
+        let status = match &mut self.child {
+            Some(child) => match timeout(STOP_DEADLINE, child.wait()).await {
+                Ok(status) => describe(status),
+                Err(_) => {
+                    let _ = child.start_kill();
+                    describe(child.wait().await)
+                }
+            },
+            None => "it closed its connection".to_owned(),
+        };
+        // A state that was pushed is kept, even if nobody waits for it any more.
+        while self.saving.is_some() {
+            let result = attempt(&mut self.saving).await;
+            let _ = self.saved(result).await;
+        }
+        if let Err(error) = self.folder.remove() {
+            tracing::warn!(%vrot, %error, "a folder is left behind");
+        }
+        let ending = match &self.stop {
+            Some(_) => Ending::Ordered,
+            None => Ending::Unordered {
+                reason: reason.unwrap_or(status),
+            },
+        };
+        let ended = Ended {
+            ending,
+            state: self.state.take(),
+        };
+        match (self.stop, self.duty) {
+            (Some((done, _)), _) => {
+                let _ = done.send(ended);
+            }
+            (None, Duty::Guest(duty)) => {
+                // Without a manager nobody needs to know.
+                let _ = duty.ended.send((vrot, ended));
+            }
+            (None, Duty::Manufacture) => {}
+        }
+    }
+}
+
+/// The process gets a group of its own, so that no signal meant for the manager reaches it.
+fn spawn(program: &Path, folder: &RuntimeFolder) -> Result<Child, BackendError> {
+    Command::new(program)
+        .arg("--runtime")
+        .arg(folder.path())
+        .env_clear()
+        .envs(std::env::var_os("RUST_LOG").map(|filter| ("RUST_LOG", filter)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(false)
+        .spawn()
+        .map_err(|source| BackendError::Spawn {
+            program: program.to_owned(),
+            source,
+        })
+}
+
+/// Hands key and state over and waits until they are opened.
+async fn opened(
+    folder: &RuntimeFolder,
+    child: &mut Child,
+    open: Open,
+) -> Result<(Connection, VecDeque<FromBackend>), BackendError> {
+    let mut connection = Connection::to_new(folder, child).await?;
+    connection.send(&ToBackend::Open(open)).await?;
+    let mut early = VecDeque::new();
+    loop {
+        match connection.receive().await? {
+            Some(FromBackend::Opened) => return Ok((connection, early)),
+            Some(FromBackend::Failed { reason }) => {
+                return Err(BackendError::Ended {
+                    vrot: folder.vrot(),
+                    reason,
+                });
+            }
+            Some(other) => early.push_back(other),
+            None => {
+                return Err(BackendError::Ended {
+                    vrot: folder.vrot(),
+                    reason: "it closed its connection".to_owned(),
+                });
+            }
+        }
+    }
+}
+
+async fn status(
+    folder: &RuntimeFolder,
+    connection: &mut Connection,
+) -> Result<Option<(Status, VecDeque<FromBackend>)>, BackendError> {
+    connection.send(&ToBackend::Hello).await?;
+    let answer = async {
+        let mut early = VecDeque::new();
+        loop {
+            match connection.receive().await? {
+                Some(FromBackend::Status(status)) => {
+                    early.push_back(FromBackend::Status(status.clone()));
+                    return Ok(Some((status, early)));
+                }
+                Some(other) => early.push_back(other),
+                None => return Ok(None),
+            }
+        }
+    };
+    timeout(STATUS_DEADLINE, answer)
+        .await
+        .unwrap_or(Err(BackendError::Deadline {
+            vrot: folder.vrot(),
+            what: "tell its status",
+            limit: STATUS_DEADLINE,
+        }))
+}
+
+fn save(duty: &GuestDuty, folder: &RuntimeFolder, blob: &StateBlob, pause: Duration) -> Attempt {
+    let journal = duty.journal.clone();
+    let change = Batch::default().put(folder.vrot(), Part::Permanent, blob.to_bytes());
+    Box::pin(async move {
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
+        journal.commit(change).await
+    })
+}
+
+/// The end of the commit under way; never, if there is none.
+async fn attempt(saving: &mut Option<Saving>) -> Result<(), StoreError> {
+    match saving {
+        Some(saving) => saving.attempt.as_mut().await,
+        None => pending().await,
+    }
+}
+
+/// For a backend that is not our child. While its connection is open, its number is its own.
+fn kill_process(connection: &Connection) {
+    if let Some(process) = connection.process()
+        && let Err(error) = kill(Pid::from_raw(process), Signal::SIGKILL)
+    {
+        tracing::debug!(process, %error, "the backend was gone already");
+    }
+}
+
+fn far_future() -> Instant {
+    Instant::now() + Duration::from_secs(365 * 24 * 60 * 60)
+}

@@ -1,0 +1,429 @@
+//! Host evidence: one quote of the physical TPM for every request that arrived while the one
+//! before was being made.
+//!
+//! Each request becomes a salted leaf ([`HostLeaf`]) of a Merkle tree (RFC 9162); the quote signs
+//! the tree's root. A requester gets the quote, its own leaf and the path to the root, and learns
+//! nothing of its neighbours. So the rate of evidence does not depend on how slowly the TPM signs.
+
+mod quota;
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use attestation::event_log::MAX_LOG;
+use attestation::merkle::Tree;
+use attestation::{HostLayer, HostLeaf, LaunchMeasurement, RequestDigest, host_qualifying_data};
+use cert_chain::{AttestationKey, Digest32, Generation, Tenant, TpmName, VmId, VrotId};
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::io::AsyncReadExt;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::anchor::{AnchorError, SignedQuote, TrustAnchor};
+
+pub use quota::Quota;
+
+/// A handle to the service. The service ends with its last handle.
+#[derive(Clone, Debug)]
+pub struct HostEvidence {
+    requests: mpsc::Sender<Request>,
+    metrics: Arc<EvidenceMetrics>,
+}
+
+/// What the host states about a vRoT that asks.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The VM.
+    pub vm: VmId,
+    /// Its vRoT.
+    pub vrot: VrotId,
+    /// Whose VM it is.
+    pub tenant: Tenant,
+    /// The vRoT's generation.
+    pub generation: Generation,
+    /// Name of its identity key.
+    pub vik: TpmName,
+    /// Names of its endorsement keys.
+    pub eks: Vec<TpmName>,
+}
+
+/// What the service has done so far.
+#[derive(Debug, Default)]
+pub struct EvidenceMetrics {
+    quotes: AtomicU64,
+    answered: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// The host IK, as far as evidence needs it.
+pub trait HostQuoter: Send + Sync + 'static {
+    /// The key.
+    fn identity_key(&self) -> impl Future<Output = Result<AttestationKey, AnchorError>> + Send;
+
+    /// A quote over the host's PCRs.
+    fn quote(
+        &self,
+        qualifying_data: Digest32,
+    ) -> impl Future<Output = Result<SignedQuote, AnchorError>> + Send;
+}
+
+/// Why there is no evidence. Cheap to copy: everybody who had a part in the batch is told.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostEvidenceError {
+    /// The TPM did not quote.
+    #[error("the physical TPM made no quote")]
+    Anchor(#[source] Arc<AnchorError>),
+    /// More requests wait than can be served.
+    #[error("{QUEUE} requests for host evidence wait already")]
+    Busy,
+    /// The event log cannot be read.
+    #[error("the host's event log `{}` cannot be read", path.display())]
+    EventLog {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Arc<std::io::Error>,
+    },
+    /// The event log is longer than evidence can carry.
+    #[error("the host's event log `{}` has more than {MAX_LOG} bytes", path.display())]
+    EventLogTooLong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system gave no random numbers.
+    #[error("the operating system gave no random numbers")]
+    Random,
+    /// The service has ended.
+    #[error("the manager is shutting down")]
+    Stopped,
+}
+
+/// Requests that may wait for the next quote.
+const QUEUE: usize = 4096;
+/// Leaves of one tree: paths stay within twelve steps.
+const MAX_BATCH: usize = 4096;
+
+impl HostEvidence {
+    /// Starts the service. Must be called in a tokio runtime.
+    pub fn start(quoter: impl HostQuoter, event_log: &Path) -> Self {
+        let (sender, requests) = mpsc::channel(QUEUE);
+        let metrics = Arc::new(EvidenceMetrics::default());
+        let service = Service {
+            quoter,
+            event_log: event_log.to_owned(),
+            identity_key: None,
+            metrics: Arc::clone(&metrics),
+        };
+        tokio::spawn(service.run(requests));
+        Self {
+            requests: sender,
+            metrics,
+        }
+    }
+
+    /// The host layer for one request of a vRoT's guest.
+    pub async fn layer(
+        &self,
+        subject: &Subject,
+        request: RequestDigest,
+    ) -> Result<HostLayer, HostEvidenceError> {
+        let (answer, answered) = oneshot::channel();
+        let leaf = leaf(subject, request)?;
+        self.requests
+            .try_send(Request { leaf, answer })
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => HostEvidenceError::Busy,
+                mpsc::error::TrySendError::Closed(_) => HostEvidenceError::Stopped,
+            })?;
+        answered.await.unwrap_or(Err(HostEvidenceError::Stopped))
+    }
+
+    /// What the service has done so far.
+    pub fn metrics(&self) -> &EvidenceMetrics {
+        &self.metrics
+    }
+}
+
+impl EvidenceMetrics {
+    /// Quotes made.
+    pub fn quotes(&self) -> u64 {
+        self.quotes.load(Ordering::Relaxed)
+    }
+
+    /// Requests answered with evidence.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Requests that got none.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+}
+
+impl HostQuoter for TrustAnchor {
+    async fn identity_key(&self) -> Result<AttestationKey, AnchorError> {
+        Ok(self.host_public().await?.ik_public)
+    }
+
+    async fn quote(&self, qualifying_data: Digest32) -> Result<SignedQuote, AnchorError> {
+        TrustAnchor::quote(self, qualifying_data).await
+    }
+}
+
+struct Request {
+    leaf: HostLeaf,
+    answer: oneshot::Sender<Result<HostLayer, HostEvidenceError>>,
+}
+
+struct Service<Q> {
+    quoter: Q,
+    event_log: PathBuf,
+    identity_key: Option<AttestationKey>,
+    metrics: Arc<EvidenceMetrics>,
+}
+
+impl<Q: HostQuoter> Service<Q> {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        let mut batch = Vec::new();
+        while requests.recv_many(&mut batch, MAX_BATCH).await > 0 {
+            let (leaves, answers): (Vec<_>, Vec<_>) = batch
+                .drain(..)
+                .map(|request| (request.leaf, request.answer))
+                .unzip();
+            match self.layers(&leaves).await {
+                Ok(layers) => {
+                    self.metrics.quotes.fetch_add(1, Ordering::Relaxed);
+                    self.metrics
+                        .answered
+                        .fetch_add(layers.len() as u64, Ordering::Relaxed);
+                    for (answer, layer) in answers.into_iter().zip(layers) {
+                        // A guest that went away meanwhile needs no answer.
+                        let _ = answer.send(Ok(layer));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, requests = answers.len(), "no host evidence");
+                    self.metrics
+                        .failed
+                        .fetch_add(answers.len() as u64, Ordering::Relaxed);
+                    for answer in answers {
+                        let _ = answer.send(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// One quote over all leaves, and each leaf's own layer.
+    async fn layers(&mut self, leaves: &[HostLeaf]) -> Result<Vec<HostLayer>, HostEvidenceError> {
+        let identity_key = match &self.identity_key {
+            Some(key) => key.clone(),
+            None => {
+                let key = self.quoter.identity_key().await.map_err(anchor)?;
+                self.identity_key.insert(key).clone()
+            }
+        };
+        let event_log = read_event_log(&self.event_log).await?;
+        let event_log_digest = Digest32::of(&event_log);
+        let Some(tree) = Tree::new(leaves.iter().map(HostLeaf::hash).collect()) else {
+            return Ok(Vec::new());
+        };
+        let (root, tree_size) = (tree.root(), tree.size());
+        let qualifying_data =
+            host_qualifying_data(&root, tree_size, &identity_key.name(), &event_log_digest);
+        let quote = self.quoter.quote(qualifying_data).await.map_err(anchor)?;
+        Ok(leaves
+            .iter()
+            .enumerate()
+            .map(|(index, leaf)| HostLayer {
+                attest: quote.attest.clone().into(),
+                signature: quote.signature.clone().into(),
+                host_ik_public: identity_key.public_area().as_bytes().to_vec().into(),
+                event_log_digest,
+                event_log: event_log.clone().into(),
+                root,
+                tree_size,
+                index: index as u64,
+                path: tree.path(index).unwrap_or_default(),
+                leaf: leaf.encode().into(),
+            })
+            .collect())
+    }
+}
+
+fn leaf(subject: &Subject, request: RequestDigest) -> Result<HostLeaf, HostEvidenceError> {
+    let mut salt = [0; 32];
+    SystemRandom::new()
+        .fill(&mut salt)
+        .map_err(|_| HostEvidenceError::Random)?;
+    Ok(HostLeaf {
+        salt: Digest32::new(salt),
+        vm: subject.vm,
+        vrot: subject.vrot,
+        tenant: subject.tenant.clone(),
+        generation: subject.generation,
+        vik: subject.vik.clone(),
+        eks: subject.eks.clone(),
+        launch: LaunchMeasurement::NotMeasured,
+        request,
+    })
+}
+
+/// Reads at most one byte more than can be used. Files in securityfs have no size to ask for.
+async fn read_event_log(path: &Path) -> Result<Vec<u8>, HostEvidenceError> {
+    let failed = |source| HostEvidenceError::EventLog {
+        path: path.to_owned(),
+        source: Arc::new(source),
+    };
+    let file = tokio::fs::File::open(path).await.map_err(failed)?;
+    let mut log = Vec::new();
+    file.take(MAX_LOG as u64 + 1)
+        .read_to_end(&mut log)
+        .await
+        .map_err(failed)?;
+    if log.len() > MAX_LOG {
+        return Err(HostEvidenceError::EventLogTooLong {
+            path: path.to_owned(),
+        });
+    }
+    Ok(log)
+}
+
+fn anchor(error: AnchorError) -> HostEvidenceError {
+    HostEvidenceError::Anchor(Arc::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use attestation::merkle::root_from_path;
+    use cert_chain::PublicArea;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// Quotes when it is let, and notes what it was asked to sign.
+    struct GatedQuoter {
+        gate: Arc<Semaphore>,
+        signed: Arc<Mutex<Vec<Digest32>>>,
+    }
+
+    impl HostQuoter for GatedQuoter {
+        async fn identity_key(&self) -> Result<AttestationKey, AnchorError> {
+            Ok(identity_key())
+        }
+
+        async fn quote(&self, qualifying_data: Digest32) -> Result<SignedQuote, AnchorError> {
+            let permit = self.gate.acquire().await;
+            permit.map_err(|_| AnchorError::Stopped)?.forget();
+            let signed = self.signed.lock();
+            signed
+                .map_err(|_| AnchorError::Stopped)?
+                .push(qualifying_data);
+            Ok(SignedQuote {
+                attest: vec![1],
+                signature: vec![2],
+            })
+        }
+    }
+
+    /// A TPMT_PUBLIC with the shape of an attestation key; its point is P-256's base point.
+    fn identity_key() -> AttestationKey {
+        let area = "0023000b00050472000000100018000b00030010\
+                    00206b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296\
+                    00204fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
+        let area = hex::decode(area).ok().and_then(|bytes| {
+            let area = PublicArea::parse(&bytes).ok()?;
+            AttestationKey::try_from(area).ok()
+        });
+        match area {
+            Some(key) => key,
+            None => unreachable!("a constant key"),
+        }
+    }
+
+    fn subject() -> Subject {
+        Subject {
+            vm: VmId::random(),
+            vrot: VrotId::random(),
+            tenant: match "acme".parse() {
+                Ok(tenant) => tenant,
+                Err(error) => unreachable!("a constant name: {error}"),
+            },
+            generation: Generation::new(1),
+            vik: identity_key().name(),
+            eks: vec![],
+        }
+    }
+
+    fn request(number: u8) -> RequestDigest {
+        RequestDigest(Digest32::new([number; 32]))
+    }
+
+    #[tokio::test]
+    async fn requests_during_a_quote_share_the_next_one() -> anyhow::Result<()> {
+        let log = tempfile::NamedTempFile::new()?;
+        let gate = Arc::new(Semaphore::new(0));
+        let signed = Arc::new(Mutex::new(Vec::new()));
+        let quoter = GatedQuoter {
+            gate: Arc::clone(&gate),
+            signed: Arc::clone(&signed),
+        };
+        let evidence = HostEvidence::start(quoter, log.path());
+        let ask = |number| {
+            let evidence = evidence.clone();
+            async move { evidence.layer(&subject(), request(number)).await }
+        };
+        let mut layers = tokio::task::JoinSet::new();
+        for number in 0..50 {
+            layers.spawn(ask(number));
+        }
+        // The first quote may serve one request or all; what it does not serve, the second does.
+        gate.add_permits(2);
+        let layers: Vec<HostLayer> = layers.join_all().await.into_iter().collect::<Result<_, _>>()?;
+
+        assert_eq!(layers.len(), 50);
+        assert!(evidence.metrics().quotes() <= 2);
+        let signed = signed.lock().map(|signed| signed.clone());
+        let signed = signed.map_err(|_| anyhow::anyhow!("poisoned"))?;
+        for layer in &layers {
+            let leaf = attestation::merkle::leaf_hash(&layer.leaf);
+            let root = root_from_path(leaf, layer.index, layer.tree_size, &layer.path)?;
+            assert_eq!(root, layer.root);
+            let data = host_qualifying_data(
+                &root,
+                layer.tree_size,
+                &identity_key().name(),
+                &Digest32::of(&layer.event_log),
+            );
+            assert!(signed.contains(&data));
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn equal_requests_get_different_leaves() -> anyhow::Result<()> {
+        let subject = subject();
+        let leaves = [leaf(&subject, request(1))?, leaf(&subject, request(1))?];
+        assert_ne!(leaves.first(), leaves.last());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_missing_event_log_is_named() {
+        let quoter = GatedQuoter {
+            gate: Arc::new(Semaphore::new(1)),
+            signed: Arc::default(),
+        };
+        let evidence = HostEvidence::start(quoter, Path::new("/nonexistent/log"));
+        let error = evidence.layer(&subject(), request(1)).await;
+        let error = error.map_or_else(|error| error.to_string(), |_| String::new());
+        assert!(error.contains("/nonexistent/log"), "{error}");
+        assert_eq!(evidence.metrics().failed(), 1);
+    }
+}

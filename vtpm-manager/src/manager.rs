@@ -1,0 +1,273 @@
+//! The manager: every vRoT of this host, and what can be done with them.
+
+mod error;
+mod registry;
+mod restart;
+mod transitions;
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use cert_chain::Digest32;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+use crate::anchor::TrustAnchor;
+use crate::audit::{AuditLog, Event};
+use crate::backend::{Ended, GuestDuty};
+use crate::config::Config;
+use crate::evidence::{HostEvidence, Quota, Subject};
+use crate::host::Host;
+use crate::store::{EmbeddedStore, Journal, Store};
+use crate::vrot::{RecordError, VrotRecord};
+
+pub use error::ManagerError;
+pub use registry::{Registry, Vrot, VrotKey};
+pub use transitions::Order;
+
+/// All that a running manager consists of.
+#[derive(Debug)]
+pub struct Manager {
+    config: Config,
+    host: Host,
+    journal: Journal,
+    evidence: HostEvidence,
+    audit: Arc<AuditLog>,
+    registry: Registry,
+    /// Digest of this program.
+    program: Digest32,
+    ended: mpsc::UnboundedSender<(cert_chain::VrotId, Ended)>,
+    counters: Counters,
+}
+
+/// What has happened since the manager started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    created: AtomicU64,
+    started: AtomicU64,
+    stopped: AtomicU64,
+    deleted: AtomicU64,
+    backends_ended: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// Something that is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// vRoTs manufactured.
+    Created,
+    /// vRoTs started.
+    Started,
+    /// vRoTs stopped on demand.
+    Stopped,
+    /// vRoTs deleted.
+    Deleted,
+    /// Backends that ended by themselves.
+    BackendsEnded,
+    /// Requests refused.
+    Refused,
+}
+
+impl Counter {
+    /// Everything that is counted.
+    pub const ALL: [Self; 6] = [
+        Self::Created,
+        Self::Started,
+        Self::Stopped,
+        Self::Deleted,
+        Self::BackendsEnded,
+        Self::Refused,
+    ];
+}
+
+impl Manager {
+    /// Opens store, audit log and trust anchor, and takes over what is running.
+    pub async fn open(config: Config) -> Result<Arc<Self>, ManagerError> {
+        make_folder(&config.state_dir)?;
+        make_folder(&config.runtime_dir)?;
+        // Opened first: it is locked, so a second manager ends here.
+        let store_file = config.store();
+        let store = blocking(move || EmbeddedStore::open(&store_file)).await??;
+        let journal = Journal::start(Arc::new(store) as Arc<dyn Store>)
+            .map_err(|source| ManagerError::Thread { source })?;
+        let audit_file = config.audit_log();
+        let audit = Arc::new(blocking(move || AuditLog::open(&audit_file)).await??);
+        let anchor_config = config.anchor.clone();
+        let anchor = blocking(move || TrustAnchor::start(&anchor_config)).await??;
+        let host = Host::new(anchor.clone(), &config.host_certificate())?;
+        let program = digest_of_file(Path::new("/proc/self/exe")).await?;
+        let (ended, endings) = mpsc::unbounded_channel();
+        let manager = Arc::new(Self {
+            evidence: HostEvidence::start(anchor, &config.event_log),
+            config,
+            host,
+            journal,
+            audit,
+            registry: Registry::default(),
+            program,
+            ended,
+            counters: Counters::default(),
+        });
+        manager
+            .record(Event::ManagerStarted { manager: program })
+            .await?;
+        manager.take_over().await?;
+        manager.unlock().await;
+        tokio::spawn(restart::note_endings(Arc::downgrade(&manager), endings));
+        Ok(manager)
+    }
+
+    /// Ends the manager's work: running vRoTs go on, and what they pushed becomes durable.
+    pub async fn close(&self) -> Result<(), ManagerError> {
+        for vrot in self.registry.all() {
+            if let Some(backend) = vrot.backend() {
+                backend.release().await;
+            }
+        }
+        self.record(Event::ManagerStopped).await
+    }
+
+    /// The host.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// All vRoTs.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Digest of this program.
+    pub fn program_digest(&self) -> Digest32 {
+        self.program
+    }
+
+    /// Digest of the backend program as it is now.
+    pub async fn backend_digest(&self) -> Result<Digest32, ManagerError> {
+        digest_of_file(&self.config.backend).await
+    }
+
+    /// The store's writer.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// The evidence service.
+    pub fn evidence(&self) -> &HostEvidence {
+        &self.evidence
+    }
+
+    /// The audit log.
+    pub fn audit(&self) -> &Arc<AuditLog> {
+        &self.audit
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Writes a line into the audit log.
+    pub async fn record(&self, event: Event) -> Result<(), ManagerError> {
+        let audit = Arc::clone(&self.audit);
+        Ok(blocking(move || audit.append(&event)).await??)
+    }
+
+    /// Unseals the root secret, so that a host whose boot was altered is told so at once and not
+    /// by the first VM that does not start.
+    async fn unlock(&self) {
+        use crate::anchor::AnchorError;
+        use crate::host::HostError;
+        match self.host.keyring().await {
+            Ok(_) => {}
+            Err(HostError::Anchor(AnchorError::NotProvisioned)) => {
+                tracing::info!("this host is not provisioned: waiting for `vtpmctl host init`");
+            }
+            Err(error) => tracing::error!(
+                %error,
+                "no vRoT can be created or started; running ones go on"
+            ),
+        }
+    }
+
+    fn guest_duty(&self, record: &VrotRecord) -> Result<Box<GuestDuty>, RecordError> {
+        let vrot = record.vrot;
+        Ok(Box::new(GuestDuty {
+            journal: self.journal.clone(),
+            evidence: self.evidence.clone(),
+            subject: Subject {
+                vm: record.vm,
+                vrot,
+                tenant: record.tenant.clone(),
+                generation: record.generation,
+                vik: record.identity.vik(vrot)?.name(),
+                eks: record.identity.ek_names(vrot)?,
+            },
+            quota: Quota::per_minute(self.config.host_evidence_per_minute, Instant::now()),
+            ended: self.ended.clone(),
+        }))
+    }
+}
+
+impl Counters {
+    /// How often it happened.
+    pub fn count(&self, counter: Counter) -> u64 {
+        self.cell(counter).load(Ordering::Relaxed)
+    }
+
+    /// It happened once more.
+    pub fn increment(&self, counter: Counter) {
+        self.cell(counter).fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn cell(&self, counter: Counter) -> &AtomicU64 {
+        match counter {
+            Counter::Created => &self.created,
+            Counter::Started => &self.started,
+            Counter::Stopped => &self.stopped,
+            Counter::Deleted => &self.deleted,
+            Counter::BackendsEnded => &self.backends_ended,
+            Counter::Refused => &self.refused,
+        }
+    }
+}
+
+/// Runs what blocks on a thread where it may.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ManagerError> {
+    spawn_blocking(work)
+        .await
+        .map_err(|source| ManagerError::Task { source })
+}
+
+/// Makes a folder that only the manager's user can look into; one that exists keeps its mode.
+fn make_folder(path: &Path) -> Result<(), ManagerError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| ManagerError::Folder {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+async fn digest_of_file(path: &Path) -> Result<Digest32, ManagerError> {
+    let contents = tokio::fs::read(path)
+        .await
+        .map_err(|source| ManagerError::Program {
+            path: path.to_owned(),
+            source,
+        })?;
+    Ok(Digest32::of(&contents))
+}

@@ -1,0 +1,108 @@
+//! Why the manager did not do what it was asked for.
+
+use std::io;
+use std::path::PathBuf;
+
+use cert_chain::VmId;
+
+use super::registry::VrotKey;
+use crate::anchor::AnchorError;
+use crate::audit::AuditError;
+use crate::backend::BackendError;
+use crate::host::HostError;
+use crate::keys::KeyError;
+use crate::manufacture::ManufactureError;
+use crate::store::{StateBlobError, StoreError};
+use crate::vrot::{LifecycleError, RecordError};
+
+/// Why the manager did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManagerError {
+    /// The trust anchor could not be started.
+    #[error(transparent)]
+    Anchor(#[from] AnchorError),
+    /// What happened could not be written down, so it must not happen.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// A backend did not do what it should.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// A folder could not be made.
+    #[error("the folder `{}` cannot be made", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The host cannot do it.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// A key could not be wrapped or unwrapped.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The vRoT's state does not allow it.
+    #[error(transparent)]
+    Lifecycle(#[from] LifecycleError),
+    /// No identity was made.
+    #[error("the vRoT was not manufactured")]
+    Manufacture(#[source] ManufactureError),
+    /// The backend was being manufactured, but never said what its state is.
+    #[error("the backend gave no state to keep: nothing was created")]
+    NoState,
+    /// A program's digest cannot be taken.
+    #[error("the program `{}` cannot be read, so no certificate can state its digest", path.display())]
+    Program {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A record in the store cannot be used.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A state in the store cannot be used.
+    #[error(transparent)]
+    State(#[from] StateBlobError),
+    /// The store has a record, but no state.
+    #[error(
+        "the store has no state of vRoT {vrot}: it is not started empty, because that would be \
+         another vRoT under the same name. Restore the store, or delete the vRoT"
+    )]
+    StateMissing {
+        /// Whose.
+        vrot: cert_chain::VrotId,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A task of ours panicked.
+    #[error("the manager made an error: see its log")]
+    Task {
+        /// What tokio says.
+        #[source]
+        source: tokio::task::JoinError,
+    },
+    /// A thread could not be started.
+    #[error("a thread cannot be started")]
+    Thread {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No such vRoT.
+    #[error("there is no vRoT or VM {key} on this host: `vtpmctl list` shows those that are")]
+    UnknownVrot {
+        /// What was asked for.
+        key: VrotKey,
+    },
+    /// The VM has one already.
+    #[error("VM {vm} has a vRoT on this host already: delete it first, or use it")]
+    VmTaken {
+        /// The VM.
+        vm: VmId,
+    },
+}

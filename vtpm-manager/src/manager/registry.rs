@@ -1,0 +1,176 @@
+//! Which vRoTs there are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use cert_chain::identifiers::IdentifierError;
+use cert_chain::{VmId, VrotId};
+use uuid::Uuid;
+
+use super::ManagerError;
+use crate::backend::{Backend, Observed};
+use crate::vrot::VrotRecord;
+
+/// Every vRoT that exists, or is being made.
+#[derive(Debug, Default)]
+pub struct Registry {
+    entries: Mutex<Entries>,
+}
+
+/// One vRoT.
+#[derive(Debug)]
+pub struct Vrot {
+    /// Held by whoever changes the vRoT's lifecycle: one transition at a time.
+    pub(super) gate: tokio::sync::Mutex<()>,
+    record: RwLock<VrotRecord>,
+    /// The live backend of a running vRoT.
+    backend: RwLock<Option<Arc<Backend>>>,
+}
+
+/// Number of a vRoT or of the VM it belongs to: people know the one, programs often the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VrotKey(Uuid);
+
+/// The claim on a VM while its vRoT is being made. Given up when dropped.
+pub(super) struct Reservation<'a> {
+    registry: &'a Registry,
+    vm: VmId,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    vrots: BTreeMap<VrotId, Arc<Vrot>>,
+    vms: BTreeMap<VmId, VrotId>,
+    reserved: BTreeSet<VmId>,
+}
+
+impl Registry {
+    /// The vRoT with this number, or of the VM with this number.
+    pub fn find(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
+        let entries = self.entries();
+        let by_vm = entries.vms.get(&VmId::from_uuid(key.0)).copied();
+        let vrot = by_vm.unwrap_or(VrotId::from_uuid(key.0));
+        entries
+            .vrots
+            .get(&vrot)
+            .cloned()
+            .ok_or(ManagerError::UnknownVrot { key })
+    }
+
+    /// All vRoTs.
+    pub fn all(&self) -> Vec<Arc<Vrot>> {
+        self.entries().vrots.values().cloned().collect()
+    }
+
+    /// Claims a VM for a vRoT that is about to be made.
+    pub(super) fn reserve(&self, vm: VmId) -> Result<Reservation<'_>, ManagerError> {
+        let mut entries = self.entries();
+        if entries.vms.contains_key(&vm) || !entries.reserved.insert(vm) {
+            return Err(ManagerError::VmTaken { vm });
+        }
+        Ok(Reservation { registry: self, vm })
+    }
+
+    /// Takes up a vRoT that is in the store.
+    pub(super) fn insert(&self, record: VrotRecord) -> Arc<Vrot> {
+        let (id, vm) = (record.vrot, record.vm);
+        let vrot = Arc::new(Vrot {
+            gate: tokio::sync::Mutex::new(()),
+            record: RwLock::new(record),
+            backend: RwLock::new(None),
+        });
+        let mut entries = self.entries();
+        entries.vrots.insert(id, Arc::clone(&vrot));
+        entries.vms.insert(vm, id);
+        vrot
+    }
+
+    /// Forgets a vRoT that is not in the store any more.
+    pub(super) fn remove(&self, vrot: &Vrot) {
+        let record = vrot.record();
+        let mut entries = self.entries();
+        entries.vrots.remove(&record.vrot);
+        entries.vms.remove(&record.vm);
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Vrot {
+    /// What the store holds of it.
+    pub fn record(&self) -> VrotRecord {
+        self.record
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// How it stands with its backend, if it runs.
+    pub fn observed(&self) -> Option<Observed> {
+        self.backend().map(|backend| backend.observed())
+    }
+
+    pub(super) fn set_record(&self, record: VrotRecord) {
+        *self.record.write().unwrap_or_else(PoisonError::into_inner) = record;
+    }
+
+    pub(super) fn backend(&self) -> Option<Arc<Backend>> {
+        self.backend
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn set_backend(&self, backend: Option<Backend>) {
+        *self.backend.write().unwrap_or_else(PoisonError::into_inner) = backend.map(Arc::new);
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.registry.entries().reserved.remove(&self.vm);
+    }
+}
+
+impl From<VrotId> for VrotKey {
+    fn from(vrot: VrotId) -> Self {
+        Self(*vrot.as_uuid())
+    }
+}
+
+impl FromStr for VrotKey {
+    type Err = IdentifierError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(*text.parse::<VrotId>()?.as_uuid()))
+    }
+}
+
+impl fmt::Display for VrotKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        VrotId::from_uuid(self.0).fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_is_claimed_once() -> anyhow::Result<()> {
+        let registry = Registry::default();
+        let vm = VmId::random();
+        let reservation = registry.reserve(vm)?;
+        assert!(matches!(
+            registry.reserve(vm),
+            Err(ManagerError::VmTaken { .. })
+        ));
+        drop(reservation);
+        registry.reserve(vm)?;
+        Ok(())
+    }
+}
