@@ -7,12 +7,16 @@
 mod batch;
 mod blob;
 mod embedded;
+mod gate;
 mod journal;
 mod memory;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cert_chain::VrotId;
+
+use crate::rollback::NotCommitted;
 
 pub use batch::{Batch, Part};
 pub use blob::{StateBlob, StateBlobError};
@@ -28,8 +32,21 @@ pub trait Store: Send + Sync + 'static {
     /// What was committed last.
     fn read(&self, vrot: VrotId, part: Part) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Makes all changes of a batch durable, or none. Returns when they are.
+    /// Makes all changes of a batch durable, with the rollback evidence for them, or nothing.
+    /// Returns when they are.
     fn commit(&self, batch: &Batch) -> Result<(), StoreError>;
+
+    /// The rollback evidence as it was committed.
+    fn evidence(&self) -> Result<StoredEvidence, StoreError>;
+}
+
+/// Rollback evidence in a store: what [`crate::rollback::decide`] holds against the anchor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredEvidence {
+    /// Chain records in the order of their numbers.
+    pub chain: Vec<Vec<u8>>,
+    /// Leaves of the tree.
+    pub leaves: BTreeMap<VrotId, Vec<u8>>,
 }
 
 /// Why the store did not do what it was asked for. Cheap to copy: one failed commit is told to
@@ -37,6 +54,9 @@ pub trait Store: Send + Sync + 'static {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
+    /// Contents are not what was committed last.
+    #[error(transparent)]
+    Altered(#[from] NotCommitted),
     /// The journal's thread has ended.
     #[error("the store is closed: the manager is shutting down")]
     Closed,
@@ -46,6 +66,12 @@ pub enum StoreError {
         /// What it is.
         what: &'static str,
     },
+    /// Nothing has shown yet that this is the newest store.
+    #[error(
+        "the store is locked: the host is not initialised (`vtpmctl host init`), or its state \
+         was refused when the manager started"
+    )]
+    Locked,
     /// The store could not be opened.
     #[error("the store `{path}` cannot be opened: {source}")]
     Open {
@@ -57,6 +83,16 @@ pub enum StoreError {
     /// Reading failed.
     #[error("the store cannot be read")]
     Read(#[source] Arc<redb::Error>),
+    /// The rollback anchor did not take the batch before the manager ended. Nobody was told
+    /// that it is durable; the next start settles it.
+    #[error("the rollback anchor in the TPM cannot be written: is the TPM there and unlocked?")]
+    Unanchored,
+    /// A change of a vRoT that does not exist.
+    #[error("vRoT {vrot} is not in the store: it was deleted, or never made")]
+    UnknownVrot {
+        /// Which.
+        vrot: VrotId,
+    },
     /// Writing failed.
     #[error("the store cannot be written: is the disk full, or mounted read-only?")]
     Write(#[source] Arc<redb::Error>),

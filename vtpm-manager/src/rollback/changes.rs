@@ -92,6 +92,8 @@ impl Changes {
                     let mut leaf = match (leaves.get(vrot), generation) {
                         (Some(leaf), _) => leaf.clone(),
                         (None, Some(generation)) => Leaf::new(*generation),
+                        // Removing what is not there is done already.
+                        (None, None) if parts.values().all(Option::is_none) => continue,
                         (None, None) => return Err(*vrot),
                     };
                     if let Some(generation) = generation {

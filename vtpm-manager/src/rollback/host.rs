@@ -202,7 +202,7 @@ impl Host {
             vrots.get_mut(vrot).context("no such vRoT")?.generation = generation;
         }
         let rewritten = (recovery.raised().iter())
-            .filter_map(|vrot| Some((*vrot, vrots.get(vrot)?.leaf())))
+            .map(|vrot| (*vrot, vrots.get(vrot).map(StoredVrot::leaf)))
             .collect();
         let image = &mut self.image;
         let (ledger, record) = recovery.carry_out(

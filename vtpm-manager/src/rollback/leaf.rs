@@ -65,6 +65,10 @@ impl Leaf {
         Digest32::of(encoder.writer())
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
     pub(super) fn put(&mut self, part: Part, digest: Digest32) {
         self.parts.insert(part, digest);
     }

@@ -74,7 +74,7 @@ pub enum CommitError<E> {
 }
 
 /// Contents that are not what was committed last.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "the {} of vRoT {vrot} is not the one that was committed last: somebody else wrote to the \
      store",
@@ -179,9 +179,14 @@ impl<R: AnchorRegisters> Ledger<R> {
 
     /// Checks contents that were read from the store against what was committed last: whoever
     /// can write to the disk can also do it while the manager runs.
-    pub fn check(&self, vrot: VrotId, part: Part, contents: &[u8]) -> Result<(), NotCommitted> {
+    pub fn check(
+        &self,
+        vrot: VrotId,
+        part: Part,
+        contents: Option<&[u8]>,
+    ) -> Result<(), NotCommitted> {
         let committed = self.leaf(&vrot).and_then(|leaf| leaf.part(part));
-        if committed == Some(part_digest(part, contents)) {
+        if committed == contents.map(|contents| part_digest(part, contents)) {
             Ok(())
         } else {
             Err(NotCommitted { vrot, part })

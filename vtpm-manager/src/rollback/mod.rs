@@ -22,6 +22,7 @@
 pub mod chain;
 pub mod changes;
 pub mod decision;
+pub mod guard;
 pub mod keys;
 pub mod leaf;
 pub mod ledger;
@@ -47,6 +48,8 @@ mod simulation;
 pub use chain::{Batch, Epoch};
 pub use changes::{Changes, Writes};
 pub use decision::{Boot, Decision, Readings, Refused, Stored, decide};
+pub(crate) use guard::changes_of;
+pub use guard::{Guard, GuardError, HostLedger, Opening, RollbackStatus};
 pub use keys::RollbackKeys;
 pub use leaf::Leaf;
 pub use ledger::{CommitError, Ledger, NotCommitted};

@@ -50,7 +50,7 @@ pub struct RecoveryRecord {
     pub raised: Vec<VrotId>,
     /// Deleted vRoTs whose records had come back, and went.
     pub discarded: Vec<VrotId>,
-    /// vRoTs of which nothing was left.
+    /// vRoTs of which nothing was left, or nothing that can be used.
     pub lost: Vec<VrotId>,
 }
 
@@ -159,14 +159,15 @@ impl Recovery {
         self.highest.next().unwrap_or(self.highest)
     }
 
-    /// Carries it out. `rewritten` has the new leaf of each raised vRoT; `store` writes those
+    /// Carries it out. `rewritten` has the new leaf of each raised vRoT, or `None` for one that
+    /// has to be given up; `store` writes those
     /// records, removes the discarded ones, and writes [`Writes`], in one transaction. Cut
     /// short before that transaction, the store is refused as before; cut short after it, the
     /// next start finishes it, or refuses it once more where an index was not there.
     pub fn carry_out<R: AnchorRegisters, E>(
         self,
         mut registers: R,
-        rewritten: BTreeMap<VrotId, Leaf>,
+        rewritten: BTreeMap<VrotId, Option<Leaf>>,
         policy: AnchorPolicy,
         now: Moment,
         store: impl FnOnce(&Writes) -> Result<(), E>,
@@ -176,10 +177,11 @@ impl Recovery {
             return Err(RecoveryError::Generation { vrot, generation });
         }
         let raises = !self.raised.is_empty();
-        let record = self.record();
+        let record = self.record(&rewritten);
         let mut leaves = self.contents;
-        leaves.retain(|vrot, _| !self.discarded.contains(vrot));
-        leaves.extend(rewritten);
+        leaves.retain(|vrot, _| !self.discarded.contains(vrot) && !rewritten.contains_key(vrot));
+        let given_up: Vec<VrotId> = record.lost.clone();
+        leaves.extend((rewritten.into_iter()).filter_map(|(vrot, leaf)| Some((vrot, leaf?))));
         let tree: StateTree = (leaves.iter())
             .map(|(vrot, leaf)| (vrot, leaf.hash(vrot)))
             .collect();
@@ -203,7 +205,7 @@ impl Recovery {
                 },
             },
         );
-        let gone = self.vanished.iter().chain(&self.discarded);
+        let gone = given_up.iter().chain(&self.discarded);
         let written = (leaves.iter()).map(|(vrot, leaf)| (*vrot, Some(encode_leaf(leaf))));
         store(&Writes {
             epoch: head.epoch(),
@@ -234,27 +236,30 @@ impl Recovery {
 
     fn not_as_needed(
         &self,
-        rewritten: &BTreeMap<VrotId, Leaf>,
+        rewritten: &BTreeMap<VrotId, Option<Leaf>>,
         generation: Generation,
     ) -> Option<VrotId> {
         let not_raised = (self.raised.iter()).find(|vrot| {
-            rewritten
-                .get(vrot)
-                .is_none_or(|leaf| leaf.generation() != generation)
+            !rewritten.get(vrot).is_some_and(|leaf| {
+                leaf.as_ref()
+                    .is_none_or(|leaf| leaf.generation() == generation)
+            })
         });
         let not_asked_for = rewritten.keys().find(|vrot| !self.raised.contains(vrot));
         not_raised.or(not_asked_for).copied()
     }
 
-    fn record(&self) -> RecoveryRecord {
+    fn record(&self, rewritten: &BTreeMap<VrotId, Option<Leaf>>) -> RecoveryRecord {
+        let (kept, given_up): (Vec<VrotId>, Vec<VrotId>) =
+            (rewritten.keys()).partition(|vrot| rewritten.get(vrot).is_some_and(Option::is_some));
         RecoveryRecord {
             accepted: self.code,
             finding: self.finding.clone(),
             batch: self.epoch.number(),
             generation: self.generation(),
-            raised: self.raised.iter().copied().collect(),
+            raised: kept,
             discarded: self.discarded.iter().copied().collect(),
-            lost: self.vanished.iter().copied().collect(),
+            lost: self.vanished.iter().copied().chain(given_up).collect(),
         }
     }
 }

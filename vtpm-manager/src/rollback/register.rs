@@ -14,7 +14,7 @@ use super::keys::RollbackKeys;
 ///
 /// A write that was answered is complete; a write that was not may have happened or not. One
 /// that happened in part leaves contents that do not authenticate, which nothing accepts.
-pub trait AnchorRegisters {
+pub trait AnchorRegisters: fmt::Debug {
     /// What a register holds.
     fn read(&mut self, register: Register) -> Result<Reading, RegisterError>;
 

@@ -539,7 +539,7 @@ fn a_failed_transaction_leaves_the_ledger_as_it_was() -> Result<()> {
         Err(super::CommitError::Store("disk full"))
     ));
     assert_eq!(before, (ledger.head().clone(), ledger.leaf(&one).cloned()));
-    assert!(ledger.check(one, Part::Permanent, b"2").is_err());
+    assert!(ledger.check(one, Part::Permanent, Some(b"2")).is_err());
     Ok(())
 }
 
@@ -548,15 +548,17 @@ fn what_is_read_is_held_against_what_was_committed() -> Result<()> {
     let (mut host, one, two) = host(checkpoint())?;
     host.commit(&[Edit::Write(one, Part::Permanent, b"new".to_vec())])?;
     let ledger = host.ledger.as_ref().unwrap();
-    assert!(ledger.check(one, Part::Permanent, b"new").is_ok());
+    assert!(ledger.check(one, Part::Permanent, Some(b"new")).is_ok());
     for (vrot, part) in [
         (one, Part::Volatile),
         (two, Part::Permanent),
         (VrotId::random(), Part::Permanent),
     ] {
-        let error = ledger.check(vrot, part, b"new").unwrap_err();
+        let error = ledger.check(vrot, part, Some(b"new")).unwrap_err();
         assert!(error.to_string().contains(&vrot.to_string()));
     }
+    assert!(ledger.check(one, Part::Permanent, None).is_err());
+    assert!(ledger.check(one, Part::Volatile, None).is_ok());
     Ok(())
 }
 

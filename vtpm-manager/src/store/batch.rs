@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use cert_chain::VrotId;
 
+use crate::rollback::Writes;
+
 /// Changes, by what they change. Of two changes of the same thing the later one counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     changes: BTreeMap<(VrotId, Part), Option<Vec<u8>>>,
+    evidence: Option<Writes>,
 }
 
 /// One of the things that are kept of a vRoT. The numbers stand in the store: never give one
@@ -57,6 +60,25 @@ impl Batch {
         Part::ALL
             .into_iter()
             .fold(self, |batch, part| batch.remove(vrot, part))
+    }
+
+    /// The same changes with the rollback evidence for them: both become durable together.
+    #[must_use]
+    pub(crate) fn with_evidence(mut self, evidence: Writes) -> Self {
+        self.evidence = Some(evidence);
+        self
+    }
+
+    /// The rollback evidence to be written with the changes.
+    pub fn evidence(&self) -> Option<&Writes> {
+        self.evidence.as_ref()
+    }
+
+    /// The changes, and then those of `later`.
+    #[must_use]
+    pub fn followed_by(mut self, later: Self) -> Self {
+        self.append(later);
+        self
     }
 
     /// Lets `later` follow.

@@ -25,7 +25,9 @@ pub enum StateBlobError {
     #[error("a stored state cannot be read: the store is damaged")]
     Cbor(#[source] minicbor::decode::Error),
     /// From a newer program.
-    #[error("a stored state has version {found}, this program reads version {VERSION}: use the newer program")]
+    #[error(
+        "a stored state has version {found}, this program reads version {VERSION}: use the newer program"
+    )]
     Version {
         /// The version found.
         found: u8,

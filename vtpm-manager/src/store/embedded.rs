@@ -6,6 +6,8 @@
 //! |---|---|---|
 //! | `meta` | `"format"` | version of this layout |
 //! | `vrots` | 16 bytes of vRoT id, 1 byte of [`Part`] | contents |
+//! | `chain` | number of a batch | chain record of [`crate::rollback`] |
+//! | `leaves` | 16 bytes of vRoT id | leaf of [`crate::rollback`] |
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -15,10 +17,14 @@ use std::sync::Arc;
 
 use cert_chain::VrotId;
 use redb::backends::FileBackend;
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+    WriteTransaction,
+};
 use uuid::Uuid;
 
-use super::{Batch, Part, Store, StoreError};
+use super::{Batch, Part, Store, StoreError, StoredEvidence};
+use crate::rollback::Writes;
 
 /// A store in one file. Only one process can have it open.
 pub struct EmbeddedStore {
@@ -27,9 +33,12 @@ pub struct EmbeddedStore {
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const VROTS: TableDefinition<'_, [u8; KEY_LENGTH], &[u8]> = TableDefinition::new("vrots");
+const CHAIN: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("chain");
+const LEAVES: TableDefinition<'_, [u8; ID_LENGTH], &[u8]> = TableDefinition::new("leaves");
 const FORMAT: &str = "format";
 const FORMAT_VERSION: u64 = 1;
-const KEY_LENGTH: usize = 17;
+const ID_LENGTH: usize = 16;
+const KEY_LENGTH: usize = ID_LENGTH + 1;
 
 impl EmbeddedStore {
     /// Opens a store, or makes an empty one.
@@ -78,6 +87,8 @@ impl EmbeddedStore {
             let mut table = transaction.open_table(META).map_err(write)?;
             table.insert(FORMAT, FORMAT_VERSION).map_err(write)?;
             transaction.open_table(VROTS).map_err(write)?;
+            transaction.open_table(CHAIN).map_err(write)?;
+            transaction.open_table(LEAVES).map_err(write)?;
         }
         transaction.commit().map_err(write)
     }
@@ -124,8 +135,52 @@ impl Store for EmbeddedStore {
                 }
             }
         }
+        if let Some(evidence) = batch.evidence() {
+            write_evidence(&transaction, evidence)?;
+        }
         transaction.commit().map_err(write)
     }
+
+    fn evidence(&self) -> Result<StoredEvidence, StoreError> {
+        let transaction = self.database.begin_read().map_err(read)?;
+        let mut evidence = StoredEvidence::default();
+        let chain = transaction.open_table(CHAIN).map_err(read)?;
+        for entry in chain.iter().map_err(read)? {
+            let (_, record) = entry.map_err(read)?;
+            evidence.chain.push(record.value().to_vec());
+        }
+        let leaves = transaction.open_table(LEAVES).map_err(read)?;
+        for entry in leaves.iter().map_err(read)? {
+            let (vrot, leaf) = entry.map_err(read)?;
+            let vrot = VrotId::from_uuid(Uuid::from_bytes(vrot.value()));
+            evidence.leaves.insert(vrot, leaf.value().to_vec());
+        }
+        Ok(evidence)
+    }
+}
+
+fn write_evidence(transaction: &WriteTransaction, evidence: &Writes) -> Result<(), StoreError> {
+    let mut chain = transaction.open_table(CHAIN).map_err(write)?;
+    chain
+        .retain_in(..evidence.prune_below.number(), |_, _| false)
+        .map_err(write)?;
+    chain
+        .insert(evidence.epoch.number(), evidence.record.as_slice())
+        .map_err(write)?;
+    let mut leaves = transaction.open_table(LEAVES).map_err(write)?;
+    for (vrot, leaf) in &evidence.leaves {
+        match leaf {
+            Some(leaf) => {
+                leaves
+                    .insert(*vrot.as_bytes(), leaf.as_slice())
+                    .map_err(write)?;
+            }
+            None => {
+                leaves.remove(*vrot.as_bytes()).map_err(write)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Debug for EmbeddedStore {
@@ -216,7 +271,10 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("store");
         let _store = EmbeddedStore::open(&path)?;
-        assert_eq!(std::fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path)?.permissions().mode() & 0o777,
+            0o600
+        );
         Ok(())
     }
 }

@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cert_chain::VrotId;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 
+use super::gate::{Gate, Key};
 use super::{Batch, Part, Store, StoreError};
+use crate::rollback::{HostLedger, RollbackStatus};
 
 /// A handle to the writer's queue. The writer ends, with nothing left undone, when the last
 /// handle goes.
@@ -35,27 +38,61 @@ pub struct JournalMetrics {
 /// Changes that may wait. Each running vRoT has a few on the way at most; beyond this number
 /// those who bring more wait for their turn.
 const QUEUE: usize = 4096;
+/// Between two tries to write a register of a TPM that does not answer: vRoTs answer at their
+/// deadline meanwhile, and say that they are degraded.
+const ANCHOR_RETRY: Duration = Duration::from_millis(200);
+const CHECKPOINT_RETRY: Duration = Duration::from_secs(10);
+/// A manager that ends does not wait for a dead TPM for ever.
+const TRIES_AT_THE_END: u32 = 5;
 /// Changes in one batch: bounds the memory of a transaction (a state has some 10 KiB).
 const MAX_BATCH: usize = 1024;
 
 impl Journal {
-    /// Starts the writer's thread.
+    /// Starts the writer's thread for a store that is guarded against rollback: it is locked
+    /// until [`Journal::unlock`].
+    pub fn start_locked(store: Arc<dyn Store>) -> std::io::Result<Self> {
+        Self::start_with(Gate::locked(store))
+    }
+
+    /// Starts the writer's thread for a store that nothing guards.
     pub fn start(store: Arc<dyn Store>) -> std::io::Result<Self> {
+        Self::start_with(Gate::unguarded(store))
+    }
+
+    fn start_with(gate: Gate) -> std::io::Result<Self> {
         let (sender, requests) = mpsc::channel(QUEUE);
         let metrics = Arc::new(JournalMetrics::default());
+        let gate = Arc::new(gate);
         let writer = Writer {
-            store: Arc::clone(&store),
+            gate: Arc::clone(&gate),
             metrics: Arc::clone(&metrics),
+            clock: Builder::new_current_thread().enable_time().build()?,
+            checkpoint_after: None,
         };
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run(requests))?;
         Ok(Self(Arc::new(Handle {
             sender: Some(sender),
-            store,
+            gate,
             metrics,
             thread: Some(thread),
         })))
+    }
+
+    /// Unlocks the store: this ledger says that it is the newest one, and every batch goes
+    /// through it from now on.
+    pub async fn unlock(&self, ledger: HostLedger) -> Result<(), StoreError> {
+        let gate = Arc::clone(&self.0.gate);
+        blocking(move || gate.unlock(ledger)).await?;
+        // The writer has to learn of the ledger's next checkpoint.
+        self.commit(Batch::default()).await
+    }
+
+    /// How it stands with the rollback anchor; `None` while the store is locked.
+    pub async fn rollback_status(&self) -> Result<Option<RollbackStatus>, StoreError> {
+        let gate = Arc::clone(&self.0.gate);
+        blocking(move || gate.status()).await
     }
 
     /// Queues a change. Changes become durable in the order in which they were queued.
@@ -74,30 +111,30 @@ impl Journal {
         self.submit(change).await?.await
     }
 
-    /// What was committed last.
+    /// What was committed last, and nothing else: what somebody else put there is refused.
     pub async fn read(&self, vrot: VrotId, part: Part) -> Result<Option<Vec<u8>>, StoreError> {
-        self.blocking(move |store| store.read(vrot, part)).await
+        let gate = Arc::clone(&self.0.gate);
+        blocking(move || gate.read(vrot, part)).await?
     }
 
     /// Every vRoT of which anything is kept.
     pub async fn vrots(&self) -> Result<Vec<VrotId>, StoreError> {
-        self.blocking(|store| store.vrots()).await
+        let gate = Arc::clone(&self.0.gate);
+        blocking(move || gate.store().vrots()).await?
     }
 
     /// What the writer has done so far.
     pub fn metrics(&self) -> &JournalMetrics {
         &self.0.metrics
     }
+}
 
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let store = Arc::clone(&self.0.store);
-        tokio::task::spawn_blocking(move || work(store.as_ref()))
-            .await
-            .map_err(|_| StoreError::Closed)?
-    }
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| StoreError::Closed)
 }
 
 impl Future for Commit {
@@ -145,7 +182,7 @@ struct Request {
 
 struct Handle {
     sender: Option<mpsc::Sender<Request>>,
-    store: Arc<dyn Store>,
+    gate: Arc<Gate>,
     metrics: Arc<JournalMetrics>,
     thread: Option<JoinHandle<()>>,
 }
@@ -163,33 +200,117 @@ impl Drop for Handle {
 }
 
 struct Writer {
-    store: Arc<dyn Store>,
+    gate: Arc<Gate>,
     metrics: Arc<JournalMetrics>,
+    clock: Runtime,
+    /// After a checkpoint failed, the next try is not before this.
+    checkpoint_after: Option<Instant>,
+}
+
+/// What came of waiting.
+enum Woken {
+    Request(Request),
+    Checkpoint,
+    End,
 }
 
 impl Writer {
-    fn run(self, mut requests: mpsc::Receiver<Request>) {
-        while let Some(first) = requests.blocking_recv() {
-            let mut batch = first.change;
-            let mut waiting = vec![first.done];
-            while batch.len() < MAX_BATCH
-                && let Ok(next) = requests.try_recv()
-            {
-                batch.append(next.change);
-                waiting.push(next.done);
+    fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        loop {
+            match self.wait(&mut requests) {
+                Woken::Request(first) => self.serve(first, &mut requests),
+                Woken::Checkpoint => self.checkpoint(),
+                Woken::End => break,
             }
-            let result = self.commit(&batch, waiting.len());
-            for done in waiting {
-                // Who does not wait any more does not want to know.
-                let _ = done.send(result.clone());
-            }
+        }
+        if let Err(error) = self.gate.close() {
+            tracing::error!(%error, "the durable rollback register was not written at the end");
         }
     }
 
-    /// The one place where anything becomes durable.
-    fn commit(&self, batch: &Batch, changes: usize) -> Result<(), StoreError> {
+    /// Waits for a request, but not longer than until a checkpoint is due.
+    fn wait(&self, requests: &mut mpsc::Receiver<Request>) -> Woken {
+        let due = self
+            .gate
+            .checkpoint_due()
+            .max(self.checkpoint_due_by_retry());
+        let next = self.clock.block_on(async {
+            match due {
+                Some(due) if due <= Instant::now() => None,
+                Some(due) => tokio::time::timeout_at(due.into(), requests.recv())
+                    .await
+                    .ok(),
+                None => Some(requests.recv().await),
+            }
+        });
+        match next {
+            None => Woken::Checkpoint,
+            Some(Some(request)) => Woken::Request(request),
+            Some(None) => Woken::End,
+        }
+    }
+
+    fn checkpoint_due_by_retry(&self) -> Option<Instant> {
+        self.gate.checkpoint_due().and(self.checkpoint_after)
+    }
+
+    fn checkpoint(&mut self) {
+        self.checkpoint_after = match self.gate.checkpoint() {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::error!(%error, "the durable rollback register was not written");
+                Some(Instant::now() + CHECKPOINT_RETRY)
+            }
+        };
+    }
+
+    fn serve(&self, first: Request, requests: &mut mpsc::Receiver<Request>) {
+        let mut key = self.gate.key();
+        let mut batch = Batch::default();
+        let mut waiting = Vec::new();
+        let mut next = Some(first);
+        while let Some(request) = next {
+            match key.admit(&request.change) {
+                Ok(()) => {
+                    batch.append(request.change);
+                    waiting.push(request.done);
+                }
+                Err(error) => drop(request.done.send(Err(error))),
+            }
+            next = (batch.len() < MAX_BATCH)
+                .then(|| requests.try_recv().ok())
+                .flatten();
+        }
+        if waiting.is_empty() {
+            return;
+        }
+        let result = self.commit(key, batch, waiting.len(), requests);
+        for done in waiting {
+            // Who does not wait any more does not want to know.
+            let _ = done.send(result.clone());
+        }
+    }
+
+    /// The one place where anything becomes durable. What the next batch will hold comes in
+    /// meanwhile.
+    fn commit(
+        &self,
+        key: Key<'_>,
+        batch: Batch,
+        changes: usize,
+        requests: &mpsc::Receiver<Request>,
+    ) -> Result<(), StoreError> {
         let began = Instant::now();
-        let result = self.store.commit(batch);
+        let mut tries = 0u32;
+        let result = key.commit(batch, |error| {
+            tracing::error!(%error, "a batch waits for the rollback register in the TPM");
+            tries = tries.saturating_add(1);
+            if requests.is_closed() && tries > TRIES_AT_THE_END {
+                return false;
+            }
+            thread::sleep(ANCHOR_RETRY);
+            true
+        });
         let elapsed = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let metrics = &self.metrics;
         metrics.microseconds.fetch_add(elapsed, Ordering::Relaxed);
@@ -212,7 +333,7 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::mpsc as blocking;
 
-    use super::super::MemoryStore;
+    use super::super::{MemoryStore, StoredEvidence};
     use super::*;
 
     /// Holds each commit until it is let go, and fails the ones that are to fail.
@@ -228,6 +349,10 @@ mod tests {
 
         fn read(&self, vrot: VrotId, part: Part) -> Result<Option<Vec<u8>>, StoreError> {
             self.memory.read(vrot, part)
+        }
+
+        fn evidence(&self) -> Result<StoredEvidence, StoreError> {
+            self.memory.evidence()
         }
 
         fn commit(&self, batch: &Batch) -> Result<(), StoreError> {

@@ -5,7 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use cert_chain::VrotId;
 
-use super::{Batch, Part, Store, StoreError};
+use super::{Batch, Part, Store, StoreError, StoredEvidence};
+use crate::rollback::Epoch;
 
 /// Keeps everything in memory.
 #[derive(Debug, Default)]
@@ -16,6 +17,8 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct Contents {
     parts: BTreeMap<(VrotId, Part), Vec<u8>>,
+    chain: BTreeMap<Epoch, Vec<u8>>,
+    leaves: BTreeMap<VrotId, Vec<u8>>,
     commits: u64,
 }
 
@@ -26,9 +29,7 @@ impl MemoryStore {
     }
 
     fn contents(&self) -> std::sync::MutexGuard<'_, Contents> {
-        self.contents
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -50,7 +51,25 @@ impl Store for MemoryStore {
                 None => contents.parts.remove(&(vrot, part)),
             };
         }
+        if let Some(evidence) = batch.evidence() {
+            contents.chain = contents.chain.split_off(&evidence.prune_below);
+            (contents.chain).insert(evidence.epoch, evidence.record.clone());
+            for (vrot, leaf) in &evidence.leaves {
+                match leaf {
+                    Some(leaf) => contents.leaves.insert(*vrot, leaf.clone()),
+                    None => contents.leaves.remove(vrot),
+                };
+            }
+        }
         contents.commits += 1;
         Ok(())
+    }
+
+    fn evidence(&self) -> Result<StoredEvidence, StoreError> {
+        let contents = self.contents();
+        Ok(StoredEvidence {
+            chain: contents.chain.values().cloned().collect(),
+            leaves: contents.leaves.clone(),
+        })
     }
 }

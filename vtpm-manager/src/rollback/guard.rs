@@ -1,0 +1,323 @@
+//! The rollback evidence of a whole store: read at start, made with each batch.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use cert_chain::{Generation, VrotId};
+
+use super::chain::{Epoch, UnixSeconds};
+use super::changes::Changes;
+use super::decision::{Boot, Decision, Readings, Refused, Stored, decide};
+use super::keys::RollbackKeys;
+use super::leaf::Leaf;
+use super::ledger::{CommitError, Ledger};
+use super::policy::{AnchorPolicy, Moment, Window};
+use super::recovery::{Recovery, RecoveryError, RecoveryRecord};
+use super::refusal::Refusal;
+use super::register::{AnchorRegisters, Contents, Reading, Register, RegisterError};
+use super::start::FirstStartError;
+use crate::store::{Batch, Part, Store, StoreError};
+use crate::vrot::StoredVrot;
+
+/// A ledger over whatever registers the host has.
+pub type HostLedger = Ledger<Box<dyn AnchorRegisters + Send>>;
+
+/// What guards a store: the host's keys and registers, and how often they are written.
+pub struct Guard {
+    /// Keys from the root secret.
+    pub keys: RollbackKeys,
+    /// The rollback anchor.
+    pub registers: Box<dyn AnchorRegisters + Send>,
+    /// When the durable register is written.
+    pub policy: AnchorPolicy,
+}
+
+/// What a start found.
+#[derive(Debug)]
+pub enum Opening {
+    /// The store is the newest; all goes through this ledger.
+    Opened {
+        /// The ledger.
+        ledger: Box<HostLedger>,
+        /// How the host came up.
+        boot: Boot,
+    },
+    /// Nothing was ever stored here: `host init` comes first.
+    Blank,
+    /// The store is refused, and nothing was changed.
+    Refused(Box<Refused>),
+}
+
+/// For metrics, evidence and people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RollbackStatus {
+    /// The newest batch.
+    pub epoch: Epoch,
+    /// When it was made.
+    pub time: UnixSeconds,
+    /// The policy in force.
+    pub policy: AnchorPolicy,
+    /// What a loss of power could cut off now.
+    pub window: Window,
+}
+
+/// Why a guarded store was not opened, set up or recovered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GuardError {
+    /// The host was set up before.
+    #[error("this host has a store and a rollback anchor already: nothing was changed")]
+    NotBlank,
+    /// There is nothing to recover from.
+    #[error("the store is not refused: there is nothing to recover from, and nothing was changed")]
+    NotRefused,
+    /// The operator named something else than was found, or what cannot be accepted.
+    #[error("not recovered from `{accepted}`: {refusal}. {}", refusal.last_resort())]
+    NotAccepted {
+        /// What the operator named.
+        accepted: String,
+        /// What was found.
+        refusal: Refusal,
+    },
+    /// A vRoT was not rewritten as the recovery needs it.
+    #[error("vRoT {vrot} could not be given generation {generation}")]
+    NotRaised {
+        /// Which.
+        vrot: VrotId,
+        /// The new generation.
+        generation: Generation,
+    },
+    /// A register.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Guard {
+    /// Decides about the store, and brings the anchor up to it.
+    pub fn open(mut self, store: &dyn Store) -> Result<Opening, GuardError> {
+        let start = match self.decide(store)? {
+            Decision::FirstStart(_) => return Ok(Opening::Blank),
+            Decision::Refused(refused) => return Ok(Opening::Refused(refused)),
+            Decision::Equal(start) | Decision::AheadByChain(start) => start,
+        };
+        let boot = start.boot();
+        let ledger = start.begin(self.registers, self.policy, Moment::now(), |writes| {
+            store.commit(&Batch::default().with_evidence(writes.clone()))
+        })?;
+        Ok(Opening::Opened {
+            ledger: Box::new(ledger),
+            boot,
+        })
+    }
+
+    /// Sets up store and anchor of a blank host.
+    pub fn initialise(mut self, store: &dyn Store) -> Result<HostLedger, GuardError> {
+        let Decision::FirstStart(first) = self.decide(store)? else {
+            return Err(GuardError::NotBlank);
+        };
+        Ok(
+            first.begin(self.registers, self.policy, Moment::now(), |writes| {
+                store.commit(&Batch::default().with_evidence(writes.clone()))
+            })?,
+        )
+    }
+
+    /// Accepts the present store, which the operator named by the code of its refusal.
+    /// `rewrite` gives a vRoT that is raised its new generation: all parts of it that change. One
+    /// that cannot be used any more it deletes.
+    pub fn recover(
+        mut self,
+        store: &dyn Store,
+        accepted: &str,
+        mut rewrite: impl FnMut(VrotId, Generation) -> Result<Batch, StoreError>,
+    ) -> Result<(HostLedger, RecoveryRecord), GuardError> {
+        let Decision::Refused(refused) = self.decide(store)? else {
+            return Err(GuardError::NotRefused);
+        };
+        let recovery = refused
+            .accept(accepted)
+            .map_err(|refusal| GuardError::NotAccepted {
+                accepted: accepted.to_owned(),
+                refusal,
+            })?;
+        let mut batch = Batch::default();
+        let mut leaves = BTreeMap::new();
+        for vrot in recovery.raised() {
+            let rewritten = rewrite(*vrot, recovery.generation())?;
+            leaves.insert(*vrot, rewritten_leaf(store, &recovery, *vrot, &rewritten)?);
+            batch = batch.followed_by(rewritten);
+        }
+        for vrot in recovery.discarded() {
+            batch = batch.delete(*vrot);
+        }
+        Ok(recovery.carry_out(
+            self.registers,
+            leaves,
+            self.policy,
+            Moment::now(),
+            |writes| store.commit(&batch.with_evidence(writes.clone())),
+        )?)
+    }
+
+    fn decide(&mut self, store: &dyn Store) -> Result<Decision, GuardError> {
+        let readings = Readings::take(&mut self.registers)?;
+        Ok(decide(&self.keys, &stored(store)?, &readings))
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<R: AnchorRegisters> Ledger<R> {
+    /// How it stands.
+    pub fn status(&self, now: Moment) -> RollbackStatus {
+        RollbackStatus {
+            epoch: self.head().epoch(),
+            time: self.head().time(),
+            policy: self.policy(),
+            window: self.window(now),
+        }
+    }
+}
+
+impl RollbackStatus {
+    /// Age of the oldest change that a loss of power could cut off now.
+    pub fn exposure(&self) -> Duration {
+        self.window.age.unwrap_or_default()
+    }
+}
+
+impl AnchorRegisters for Box<dyn AnchorRegisters + Send> {
+    fn read(&mut self, register: Register) -> Result<Reading, RegisterError> {
+        self.as_mut().read(register)
+    }
+
+    fn write(&mut self, register: Register, contents: &Contents) -> Result<(), RegisterError> {
+        self.as_mut().write(register, contents)
+    }
+
+    fn define(&mut self, register: Register) -> Result<(), RegisterError> {
+        self.as_mut().define(register)
+    }
+}
+
+/// What a batch of the store changes in the tree.
+pub(crate) fn changes_of(batch: &Batch) -> Changes {
+    let mut changes = Changes::default();
+    for (vrot, part, contents) in batch.changes() {
+        match (part, contents) {
+            (Part::Record, None) => changes.delete(vrot),
+            (Part::Record, Some(record)) => {
+                changes.set_generation(vrot, generation_of(vrot, record));
+                changes.put(vrot, part, record);
+            }
+            (_, Some(contents)) => changes.put(vrot, part, contents),
+            (_, None) => changes.remove(vrot, part),
+        }
+    }
+    changes
+}
+
+/// Everything that the store holds, hashed.
+fn stored(store: &dyn Store) -> Result<Stored, StoreError> {
+    let evidence = store.evidence()?;
+    let mut contents = BTreeMap::new();
+    for vrot in store.vrots()? {
+        contents.insert(vrot, leaf_of(store, vrot, &Batch::default())?);
+    }
+    Ok(Stored {
+        chain: evidence.chain,
+        leaves: evidence.leaves,
+        contents,
+    })
+}
+
+/// The leaf of a vRoT as the store has it, with the changes of `batch`.
+fn leaf_of(store: &dyn Store, vrot: VrotId, batch: &Batch) -> Result<Leaf, StoreError> {
+    let changed: BTreeMap<Part, Option<&[u8]>> = batch
+        .changes()
+        .filter(|(of, ..)| *of == vrot)
+        .map(|(_, part, contents)| (part, contents))
+        .collect();
+    let mut leaf = Leaf::new(Generation::default());
+    for part in Part::ALL {
+        let contents = match changed.get(&part) {
+            Some(contents) => contents.map(<[u8]>::to_vec),
+            None => store.read(vrot, part)?,
+        };
+        if let Some(contents) = contents {
+            if part == Part::Record {
+                leaf.set_generation(generation_of(vrot, &contents));
+            }
+            leaf = leaf.with(part, &contents);
+        }
+    }
+    Ok(leaf)
+}
+
+fn rewritten_leaf(
+    store: &dyn Store,
+    recovery: &Recovery,
+    vrot: VrotId,
+    rewritten: &Batch,
+) -> Result<Option<Leaf>, GuardError> {
+    let generation = recovery.generation();
+    let only_this = rewritten.changes().all(|(of, ..)| of == vrot);
+    let leaf = leaf_of(store, vrot, rewritten)?;
+    if only_this && leaf.is_empty() {
+        Ok(None)
+    } else if only_this && leaf.generation() == generation {
+        Ok(Some(leaf))
+    } else {
+        Err(GuardError::NotRaised { vrot, generation })
+    }
+}
+
+/// The generation that a record states. One that is no record, or that of a deleted vRoT,
+/// states none: it counts as zero, at every start as with the commit.
+fn generation_of(vrot: VrotId, record: &[u8]) -> Generation {
+    match StoredVrot::from_bytes(vrot, record) {
+        Ok(StoredVrot::Living(record)) => record.generation,
+        Ok(StoredVrot::Deleted(_)) | Err(_) => Generation::default(),
+    }
+}
+
+impl From<CommitError<StoreError>> for GuardError {
+    fn from(error: CommitError<StoreError>) -> Self {
+        match error {
+            CommitError::Store(error) => Self::Store(error),
+            CommitError::UnknownVrot { vrot } => Self::Store(StoreError::UnknownVrot { vrot }),
+            CommitError::Unanchored { source, .. } | CommitError::Unsettled(source) => {
+                Self::Register(source)
+            }
+        }
+    }
+}
+
+impl From<FirstStartError<StoreError>> for GuardError {
+    fn from(error: FirstStartError<StoreError>) -> Self {
+        match error {
+            FirstStartError::Store(error) => Self::Store(error),
+            FirstStartError::Register(error) => Self::Register(error),
+        }
+    }
+}
+
+impl From<RecoveryError<StoreError>> for GuardError {
+    fn from(error: RecoveryError<StoreError>) -> Self {
+        match error {
+            RecoveryError::Generation { vrot, generation } => Self::NotRaised { vrot, generation },
+            RecoveryError::Store(error) => Self::Store(error),
+            RecoveryError::Register(error) => Self::Register(error),
+        }
+    }
+}

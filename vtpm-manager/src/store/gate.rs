@@ -1,0 +1,194 @@
+//! What a batch passes on its way into the store: the ledger of [`crate::rollback`].
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use cert_chain::VrotId;
+
+use super::{Batch, Part, Store, StoreError};
+use crate::rollback::{CommitError, HostLedger, Moment, RegisterError, RollbackStatus, changes_of};
+
+/// A store, and whether it may be used.
+pub(super) struct Gate {
+    store: Arc<dyn Store>,
+    state: Mutex<State>,
+}
+
+/// The right to commit one batch.
+pub(super) struct Key<'a> {
+    gate: &'a Gate,
+    state: MutexGuard<'a, State>,
+    created: BTreeSet<VrotId>,
+    deleted: BTreeSet<VrotId>,
+}
+
+enum State {
+    Unguarded,
+    Locked,
+    Open(Box<HostLedger>),
+}
+
+impl Gate {
+    pub(super) fn locked(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            state: Mutex::new(State::Locked),
+        }
+    }
+
+    pub(super) fn unguarded(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            state: Mutex::new(State::Unguarded),
+        }
+    }
+
+    pub(super) fn unlock(&self, ledger: HostLedger) {
+        *self.state() = State::Open(Box::new(ledger));
+    }
+
+    pub(super) fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    pub(super) fn key(&self) -> Key<'_> {
+        Key {
+            gate: self,
+            state: self.state(),
+            created: BTreeSet::new(),
+            deleted: BTreeSet::new(),
+        }
+    }
+
+    /// Reads while no batch is on its way, so that contents and ledger belong together.
+    pub(super) fn read(&self, vrot: VrotId, part: Part) -> Result<Option<Vec<u8>>, StoreError> {
+        let state = self.state();
+        match &*state {
+            State::Locked => Err(StoreError::Locked),
+            State::Unguarded => self.store.read(vrot, part),
+            State::Open(ledger) => {
+                let contents = self.store.read(vrot, part)?;
+                ledger.check(vrot, part, contents.as_deref())?;
+                Ok(contents)
+            }
+        }
+    }
+
+    pub(super) fn status(&self) -> Option<RollbackStatus> {
+        match &*self.state() {
+            State::Open(ledger) => Some(ledger.status(Moment::now())),
+            State::Unguarded | State::Locked => None,
+        }
+    }
+
+    pub(super) fn checkpoint_due(&self) -> Option<Instant> {
+        match &*self.state() {
+            State::Open(ledger) => ledger.checkpoint_due(),
+            State::Unguarded | State::Locked => None,
+        }
+    }
+
+    pub(super) fn checkpoint(&self) -> Result<(), RegisterError> {
+        match &mut *self.state() {
+            State::Open(ledger) => ledger.checkpoint(),
+            State::Unguarded | State::Locked => Ok(()),
+        }
+    }
+
+    pub(super) fn close(&self) -> Result<(), RegisterError> {
+        match &mut *self.state() {
+            State::Open(ledger) => ledger.close(),
+            State::Unguarded | State::Locked => Ok(()),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Key<'_> {
+    /// Whether a change may be part of the batch. One vRoT's late state must not fail the batch
+    /// of all others, nor bring a deleted vRoT back.
+    pub(super) fn admit(&mut self, change: &Batch) -> Result<(), StoreError> {
+        let ledger = match &*self.state {
+            State::Unguarded => return Ok(()),
+            State::Locked => return Err(StoreError::Locked),
+            State::Open(ledger) => ledger,
+        };
+        let (mut created, mut deleted) = (BTreeSet::new(), BTreeSet::new());
+        for (vrot, part, contents) in change.changes() {
+            match (part, contents) {
+                (Part::Record, Some(_)) => created.insert(vrot),
+                (Part::Record, None) => deleted.insert(vrot),
+                _ => false,
+            };
+        }
+        for (vrot, _, contents) in change.changes() {
+            let exists = ledger.leaf(&vrot).is_some()
+                || self.created.contains(&vrot)
+                || created.contains(&vrot);
+            let gone = self.deleted.contains(&vrot) || deleted.contains(&vrot);
+            if contents.is_some() && (gone || !exists) {
+                return Err(StoreError::UnknownVrot { vrot });
+            }
+        }
+        self.created.append(&mut created);
+        self.deleted.append(&mut deleted);
+        Ok(())
+    }
+
+    /// Commits what was admitted. `wait` is asked whether to try again while the anchor cannot
+    /// be written; nobody can be told of the batch before it was.
+    pub(super) fn commit(
+        mut self,
+        batch: Batch,
+        mut wait: impl FnMut(&RegisterError) -> bool,
+    ) -> Result<(), StoreError> {
+        let store = &self.gate.store;
+        let ledger = match &mut *self.state {
+            State::Unguarded => return store.commit(&batch),
+            State::Locked => return Err(StoreError::Locked),
+            State::Open(_) if batch.is_empty() => return Ok(()),
+            State::Open(ledger) => ledger,
+        };
+        let changes = changes_of(&batch);
+        let mut batch = Some(batch);
+        loop {
+            let committed = ledger.commit(&changes, Moment::now(), |writes| {
+                let batch = batch.take().unwrap_or_default();
+                store.commit(&batch.with_evidence(writes.clone()))
+            });
+            match committed {
+                Ok(_) => return Ok(()),
+                Err(CommitError::Store(error)) => return Err(error),
+                Err(CommitError::UnknownVrot { vrot }) => {
+                    return Err(StoreError::UnknownVrot { vrot });
+                }
+                // Nothing was begun: again from the start.
+                Err(CommitError::Unsettled(error)) => {
+                    if !wait(&error) {
+                        return Err(StoreError::Unanchored);
+                    }
+                }
+                Err(CommitError::Unanchored { mut source, .. }) => loop {
+                    if !wait(&source) {
+                        return Err(StoreError::Unanchored);
+                    }
+                    match ledger.settle() {
+                        Ok(()) => return Ok(()),
+                        Err(error) => source = error,
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").finish_non_exhaustive()
+    }
+}
