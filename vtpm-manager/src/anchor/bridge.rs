@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -27,6 +28,8 @@ pub(super) struct Bridge {
 const ATTEMPTS: u32 = 16;
 /// The largest command or response (`TPM_PT_MAX_COMMAND_SIZE` of libtpms), and then some.
 const BUFFER: usize = 8192;
+/// The software stack connects when it has something to send; who sends nothing is cut off.
+const SILENCE: Duration = Duration::from_secs(10);
 /// Tag, size and code (TPM 2.0 Part 1 §18).
 const HEADER: usize = 10;
 
@@ -46,7 +49,7 @@ impl Bridge {
             stop: Arc::new(AtomicBool::new(false)),
             threads: Vec::new(),
         };
-        bridge.serve("tpm-data", data, path.to_owned(), pass_commands)?;
+        bridge.serve("tpm-data", data, path.to_owned(), pass_command)?;
         bridge.serve("tpm-control", control, control_path(path), pass_control)?;
         Ok(bridge)
     }
@@ -61,7 +64,7 @@ impl Bridge {
         name: &str,
         listener: TcpListener,
         path: PathBuf,
-        pass: fn(TcpStream, UnixStream) -> io::Result<()>,
+        pass: fn(&mut TcpStream, &Path) -> io::Result<()>,
     ) -> io::Result<()> {
         let address = listener.local_addr()?;
         let stop = Arc::clone(&self.stop);
@@ -72,12 +75,18 @@ impl Bridge {
                     if stop.load(Ordering::Acquire) {
                         return;
                     }
-                    let passed = connection
-                        .and_then(only_this_user)
-                        .and_then(|ours| pass(ours, UnixStream::connect(&path)?));
-                    if let Err(error) = passed {
-                        tracing::debug!(%error, path = %path.display(), "TPM connection ended");
-                    }
+                    let path = path.clone();
+                    // The software stack opens a connection per command, and its sockets are
+                    // inherited by every process that is started meanwhile: so the end of a
+                    // connection may be long in coming, and must keep nobody else waiting.
+                    thread::spawn(move || {
+                        let passed = connection
+                            .and_then(only_this_user)
+                            .and_then(|mut stack| pass(&mut stack, &path));
+                        if let Err(error) = passed {
+                            tracing::debug!(%error, path = %path.display(), "TPM connection");
+                        }
+                    });
                 }
             })?;
         self.threads.push((address, thread));
@@ -129,6 +138,7 @@ fn listeners() -> io::Result<(TcpListener, TcpListener)> {
 
 /// Cuts off connections of other users.
 fn only_this_user(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.set_read_timeout(Some(SILENCE))?;
     let peer = stream.peer_addr()?;
     let local = stream.local_addr()?;
     let table = fs::read_to_string("/proc/net/tcp")?;
@@ -167,24 +177,36 @@ fn written(address: SocketAddr) -> Option<String> {
     Some(format!("{number:08X}:{:04X}", address.port()))
 }
 
-/// Passes commands and responses, one pair after the other, until either side ends.
-fn pass_commands(mut stack: TcpStream, mut tpm: UnixStream) -> io::Result<()> {
+/// Passes one command and its response; the software stack closes the connection after them.
+fn pass_command(stack: &mut TcpStream, path: &Path) -> io::Result<()> {
     stack.set_nodelay(true)?;
-    loop {
-        if !pass_frame(&mut stack, &mut tpm)? {
-            return Ok(());
-        }
-        if !pass_frame(&mut tpm, &mut stack)? {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
+    // Some connections are opened only to see whether that works.
+    let Some(command) = read_frame(stack)? else {
+        return Ok(());
+    };
+    let mut tpm = UnixStream::connect(path)?;
+    tpm.write_all(&command)?;
+    let response = read_frame(&mut tpm)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    stack.write_all(&response)?;
+    stack.shutdown(Shutdown::Both)
 }
 
-/// Passes one command or response in one write; `false` at the end of the stream.
-fn pass_frame(from: &mut impl Read, to: &mut impl Write) -> io::Result<bool> {
+/// Passes one control request and its response; each fits into one read.
+fn pass_control(stack: &mut TcpStream, path: &Path) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    let length = stack.read(&mut buffer)?;
+    let mut tpm = UnixStream::connect(path)?;
+    tpm.write_all(buffer.get(..length).unwrap_or_default())?;
+    let length = tpm.read(&mut buffer)?;
+    stack.write_all(buffer.get(..length).unwrap_or_default())?;
+    stack.shutdown(Shutdown::Both)
+}
+
+/// Reads one command or response; `None` at the end of the stream.
+fn read_frame(from: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
     let mut frame = vec![0; HEADER];
     match from.read_exact(&mut frame) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         other => other?,
     }
     let size = frame
@@ -196,21 +218,7 @@ fn pass_frame(from: &mut impl Read, to: &mut impl Write) -> io::Result<bool> {
         .ok_or_else(|| io::Error::other("a frame of impossible size"))?;
     frame.resize(size, 0);
     from.read_exact(frame.get_mut(HEADER..).unwrap_or_default())?;
-    to.write_all(&frame)?;
-    Ok(true)
-}
-
-/// Passes control commands; request and response each fit into one read.
-fn pass_control(mut stack: TcpStream, mut tpm: UnixStream) -> io::Result<()> {
-    while pass_once(&mut stack, &mut tpm)? && pass_once(&mut tpm, &mut stack)? {}
-    Ok(())
-}
-
-fn pass_once(from: &mut impl Read, to: &mut impl Write) -> io::Result<bool> {
-    let mut buffer = vec![0; BUFFER];
-    let length = from.read(&mut buffer)?;
-    to.write_all(buffer.get(..length).unwrap_or_default())?;
-    Ok(length > 0)
+    Ok(Some(frame))
 }
 
 #[cfg(test)]
@@ -240,14 +248,12 @@ mod tests {
         let command = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, 0];
         let two = [command, command].concat();
         let mut from = two.as_slice();
-        let mut to = Vec::new();
-        assert!(pass_frame(&mut from, &mut to)?);
-        assert_eq!(to, command);
-        assert!(pass_frame(&mut from, &mut to)?);
-        assert!(!pass_frame(&mut from, &mut to)?);
+        assert_eq!(read_frame(&mut from)?.as_deref(), Some(&command[..]));
+        assert_eq!(read_frame(&mut from)?.as_deref(), Some(&command[..]));
+        assert_eq!(read_frame(&mut from)?, None);
 
         let mut endless = &[0x80, 1, 0xff, 0xff, 0xff, 0xff, 0, 0, 1, 0x44][..];
-        assert!(pass_frame(&mut endless, &mut to).is_err());
+        assert!(read_frame(&mut endless).is_err());
         Ok(())
     }
 

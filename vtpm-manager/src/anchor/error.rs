@@ -252,9 +252,4 @@ impl HardwareError {
             _ => Disposition::Final,
         }
     }
-
-    /// Whether the TPM says that an object or index does not exist.
-    pub(crate) fn is_absent(&self) -> bool {
-        matches!(self, Self::Tpm { code, .. } if code.without_position() == ResponseCode::HANDLE)
-    }
 }

@@ -1,1 +1,168 @@
+//! Test double: a hardware root that answers as it is told.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+
+use cert_chain::policy::{PcrSelection, PcrValues};
+use cert_chain::{AttestationKey, CredentialBlob, Digest32, EndorsementKey, PublicArea, TpmName};
+use rcgen::PublicKeyData;
+use zeroize::Zeroizing;
+
+use super::error::{HardwareError, Operation};
+use super::hardware::{Authorization, CertifiedEk, HardwareRoot, SealedBlob, SignedQuote};
+use super::response_code::ResponseCode;
+use super::template::{EccTemplate, Purpose, RESIDENT};
+
+/// What the fake does, shared with the test.
+#[derive(Clone)]
+pub(super) struct Fake(Arc<Mutex<Script>>);
+
+pub(super) struct Script {
+    /// Errors that the next authorized commands answer with, one each.
+    pub(super) codes: VecDeque<u32>,
+    /// The PCRs.
+    pub(super) pcrs: PcrValues,
+    /// What was done, by name.
+    pub(super) done: Vec<&'static str>,
+    /// Connections made.
+    pub(super) connections: u32,
+    /// The storage root key's name.
+    pub(super) srk: TpmName,
+    /// Each authorized command says that it has begun, and waits for a word.
+    pub(super) gate: Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>,
+}
+
+impl Fake {
+    pub(super) fn new() -> anyhow::Result<Self> {
+        Ok(Self(Arc::new(Mutex::new(Script {
+            codes: VecDeque::new(),
+            pcrs: (0..8).map(|pcr| (pcr, Digest32::of(&[pcr]))).collect(),
+            done: Vec::new(),
+            connections: 0,
+            srk: format!("000b{}", "5".repeat(64)).parse()?,
+            gate: None,
+        }))))
+    }
+
+    pub(super) fn script(&self) -> MutexGuard<'_, Script> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An authorized command: waits at the gate, then answers as scripted.
+    fn act(&self, name: &'static str) -> Result<(), HardwareError> {
+        let gate = self.script().gate.take();
+        if let Some((begun, go_on)) = gate {
+            let _ = begun.send(());
+            let _ = go_on.recv();
+        }
+        let mut script = self.script();
+        script.done.push(name);
+        match script.codes.pop_front() {
+            None => Ok(()),
+            Some(code) => Err(HardwareError::Tpm {
+                operation: Operation(name),
+                code: ResponseCode::new(code),
+            }),
+        }
+    }
+}
+
+impl HardwareRoot for Fake {
+    fn pcr_values(&mut self, _: PcrSelection) -> Result<PcrValues, HardwareError> {
+        Ok(self.script().pcrs.clone())
+    }
+
+    fn storage_root_key(&mut self) -> Result<TpmName, HardwareError> {
+        Ok(self.script().srk.clone())
+    }
+
+    fn endorsement_key(&mut self) -> Result<CertifiedEk, HardwareError> {
+        let area = public_area(
+            RESIDENT
+                .with(cert_chain::ObjectAttributes::RESTRICTED)
+                .with(cert_chain::ObjectAttributes::DECRYPT),
+            &[7; 32],
+            Purpose::Storage,
+        )?;
+        Ok(CertifiedEk {
+            key: EndorsementKey::try_from(area).map_err(|_| BROKEN)?,
+            certificate: b"certificate".to_vec(),
+        })
+    }
+
+    fn identity_key(&mut self, policy: &Digest32) -> Result<AttestationKey, HardwareError> {
+        let attributes = RESIDENT
+            .with(cert_chain::ObjectAttributes::RESTRICTED)
+            .with(cert_chain::ObjectAttributes::SIGN);
+        let area = public_area(attributes, policy.as_bytes(), Purpose::Signing)?;
+        AttestationKey::try_from(area).map_err(|_| BROKEN)
+    }
+
+    fn seal(&mut self, secret: &[u8], _: &Digest32) -> Result<SealedBlob, HardwareError> {
+        self.act("seal")?;
+        Ok(SealedBlob {
+            public: Vec::new(),
+            private: secret.iter().map(|byte| !byte).collect(),
+        })
+    }
+
+    fn unseal(
+        &mut self,
+        blob: &SealedBlob,
+        _: &Authorization<'_>,
+    ) -> Result<Zeroizing<Vec<u8>>, HardwareError> {
+        self.act("unseal")?;
+        Ok(Zeroizing::new(
+            blob.private.iter().map(|byte| !byte).collect(),
+        ))
+    }
+
+    fn activate_credential(
+        &mut self,
+        credential: &CredentialBlob,
+    ) -> Result<Zeroizing<Vec<u8>>, HardwareError> {
+        self.act("activate")?;
+        Ok(Zeroizing::new(credential.id_object.clone()))
+    }
+
+    fn quote(
+        &mut self,
+        qualifying_data: &Digest32,
+        _: PcrSelection,
+        _: &Authorization<'_>,
+    ) -> Result<SignedQuote, HardwareError> {
+        self.act("quote")?;
+        Ok(SignedQuote {
+            attest: qualifying_data.as_bytes().to_vec(),
+            signature: Vec::new(),
+        })
+    }
+
+    fn sign(&mut self, message: &[u8], _: &Authorization<'_>) -> Result<Vec<u8>, HardwareError> {
+        self.act("sign")?;
+        Ok(message.to_vec())
+    }
+}
+
+const BROKEN: HardwareError = HardwareError::Response {
+    operation: Operation("fake"),
+    what: "a broken fake",
+};
+
+fn public_area(
+    attributes: cert_chain::ObjectAttributes,
+    auth_policy: &[u8],
+    purpose: Purpose,
+) -> Result<PublicArea, HardwareError> {
+    let key = rcgen::KeyPair::generate().map_err(|_| BROKEN)?;
+    let point = key.der_bytes().get(1..).unwrap_or_default();
+    let (x, y) = point.split_at_checked(32).ok_or(BROKEN)?;
+    let bytes = EccTemplate {
+        attributes,
+        auth_policy,
+        purpose,
+        unique: [x, y],
+    }
+    .to_bytes();
+    PublicArea::parse(&bytes).map_err(|_| BROKEN)
+}

@@ -96,6 +96,12 @@ impl<J> Queue<J> {
         self.changed.notify_all();
     }
 
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        let state = self.lock();
+        state.quotes.len() + state.bulk.len()
+    }
+
     /// No code that can panic runs under the lock, so its state is sound even if poisoned.
     fn lock(&self) -> MutexGuard<'_, State<J>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

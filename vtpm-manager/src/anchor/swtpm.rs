@@ -1,0 +1,236 @@
+//! Test peer: a software TPM of one's own, and the stock tools pointed at it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use super::config::{AnchorConfig, Tcti};
+
+/// A running swtpm. It stops when dropped; whoever has a connection to it must come before it
+/// in a struct, or after it in a function.
+pub(crate) struct Swtpm {
+    folder: TempDir,
+}
+
+impl Swtpm {
+    /// A host's TPM: with an endorsement key certificate from a maker of its own, and started.
+    pub(crate) fn of_a_host() -> Result<Self> {
+        let tpm = Self::folder()?;
+        let at = |name: &str| tpm.path(name).display().to_string();
+        fs::create_dir(tpm.path("maker"))?;
+        fs::write(
+            tpm.path("localca.conf"),
+            format!(
+                "statedir = {0}\nsigningkey = {0}/signkey.pem\nissuercert = {0}/issuercert.pem\n\
+                 certserial = {0}/certserial\n",
+                at("maker")
+            ),
+        )?;
+        fs::write(
+            tpm.path("localca.options"),
+            "--platform-manufacturer Test\n--platform-version 1\n--platform-model Test\n",
+        )?;
+        fs::write(
+            tpm.path("setup.conf"),
+            format!(
+                "create_certs_tool = swtpm_localca\ncreate_certs_tool_config = {}\n\
+                 create_certs_tool_options = {}\n",
+                at("localca.conf"),
+                at("localca.options")
+            ),
+        )?;
+        tpm.tool(&format!(
+            "swtpm_setup --tpm2 --tpmstate {} --create-ek-cert --pcr-banks sha256 --config {}",
+            at("state"),
+            at("setup.conf")
+        ))?;
+        tpm.switch_on()?;
+        Ok(tpm)
+    }
+
+    /// A TPM as it leaves the factory's press: no keys, no certificates, not started.
+    pub(crate) fn blank() -> Result<Self> {
+        let tpm = Self::folder()?;
+        tpm.start("not-need-init")?;
+        Ok(tpm)
+    }
+
+    fn folder() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        fs::create_dir(folder.path().join("state"))?;
+        Ok(Self { folder })
+    }
+
+    /// Starts the TPM as after a reset of the machine.
+    pub(crate) fn switch_on(&self) -> Result<()> {
+        self.start("not-need-init,startup-clear")
+    }
+
+    /// As a daemon it returns when its sockets are listening: no waiting, no sleeping.
+    fn start(&self, flags: &str) -> Result<()> {
+        self.tool(&format!(
+            "swtpm socket --tpm2 --daemon --server type=unixio,path={0} \
+             --ctrl type=unixio,path={0}.ctrl --tpmstate dir={1} --flags {flags}",
+            self.socket().display(),
+            self.path("state").display()
+        ))
+        .map(drop)
+    }
+
+    /// Stops the TPM.
+    pub(crate) fn switch_off(&self) -> Result<()> {
+        self.tool(&format!(
+            "swtpm_ioctl --unix {}.ctrl -s",
+            self.socket().display()
+        ))
+        .map(drop)
+    }
+
+    /// The data socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.path("tpm")
+    }
+
+    /// A configuration for this TPM, with the record beside it.
+    pub(crate) fn config(&self) -> AnchorConfig {
+        AnchorConfig::new(Tcti::SwtpmPath(self.socket()), self.path("anchor.json"))
+    }
+
+    /// Root and intermediate certificate of the TPM's maker.
+    pub(crate) fn maker_pem(&self) -> Result<String> {
+        let root = fs::read_to_string(self.path("maker/swtpm-localca-rootca-cert.pem"))?;
+        let issuer = fs::read_to_string(self.path("maker/issuercert.pem"))?;
+        Ok(root + &issuer)
+    }
+
+    /// A file in the test's own folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>> {
+        fs::read(self.path(name)).with_context(|| name.to_owned())
+    }
+
+    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> Result<()> {
+        fs::write(self.path(name), contents).with_context(|| name.to_owned())
+    }
+
+    /// Runs a line such as `tpm2_nvread 0x01c00002 -o ek.crt` in the test's folder; gives what
+    /// it printed.
+    pub(crate) fn tool(&self, line: &str) -> Result<String> {
+        let output = self.run(line)?;
+        if !output.status.success() {
+            bail!(
+                "{line}: {}\n{}{}",
+                output.status,
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs a line that must fail; gives what it complained.
+    pub(crate) fn tool_fails(&self, line: &str) -> Result<String> {
+        let output = self.run(line)?;
+        if output.status.success() {
+            bail!("{line}: succeeded, and should not have");
+        }
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    fn run(&self, line: &str) -> Result<Output> {
+        let mut words = line.split_whitespace();
+        let program = words.next().context("no program")?;
+        Command::new(program)
+            .args(words)
+            .current_dir(self.folder.path())
+            .env(
+                "TPM2TOOLS_TCTI",
+                format!("swtpm:path={}", self.socket().display()),
+            )
+            .output()
+            .with_context(|| format!("{program} is missing: install it"))
+    }
+}
+
+impl Drop for Swtpm {
+    fn drop(&mut self) {
+        // Nothing can be done about a TPM that will not stop; its folder goes away.
+        drop(self.switch_off());
+    }
+}
+
+/// The bytes that went by on a TPM's bus.
+pub(crate) struct Tap {
+    seen: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
+    path: PathBuf,
+}
+
+impl Tap {
+    /// Listens at `path` and passes everything on to `tpm`, remembering it. Its threads end
+    /// with the test's process.
+    pub(crate) fn open(path: &Path, tpm: &Path) -> Result<Self> {
+        use std::os::unix::net::{UnixListener, UnixStream};
+        let seen = std::sync::Arc::default();
+        for suffix in ["", ".ctrl"] {
+            let at = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+            let listener = UnixListener::bind(at(path))?;
+            let tpm = at(tpm);
+            let seen = std::sync::Arc::clone(&seen);
+            std::thread::spawn(move || {
+                for stack in listener.incoming() {
+                    let stack = stack?;
+                    let tpm = UnixStream::connect(&tpm)?;
+                    let (from, to) = (stack.try_clone()?, tpm.try_clone()?);
+                    let there = std::sync::Arc::clone(&seen);
+                    std::thread::spawn(move || copy(from, to, &there));
+                    let back = std::sync::Arc::clone(&seen);
+                    std::thread::spawn(move || copy(tpm, stack, &back));
+                }
+                std::io::Result::Ok(())
+            });
+        }
+        Ok(Self {
+            seen,
+            path: path.to_owned(),
+        })
+    }
+
+    pub(crate) fn tcti(&self) -> Tcti {
+        Tcti::SwtpmPath(self.path.clone())
+    }
+
+    /// Whether these bytes went by.
+    pub(crate) fn saw(&self, bytes: &[u8]) -> bool {
+        self.seen
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .windows(bytes.len())
+            .any(|window| window == bytes)
+    }
+}
+
+fn copy(
+    mut from: std::os::unix::net::UnixStream,
+    mut to: std::os::unix::net::UnixStream,
+    seen: &std::sync::Mutex<Vec<u8>>,
+) -> std::io::Result<()> {
+    use std::io::{Read, Write};
+    let mut buffer = [0; 8192];
+    loop {
+        let length = from.read(&mut buffer)?;
+        let bytes = buffer.get(..length).unwrap_or_default();
+        if bytes.is_empty() {
+            return to.shutdown(std::net::Shutdown::Write);
+        }
+        seen.lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .extend_from_slice(bytes);
+        to.write_all(bytes)?;
+    }
+}

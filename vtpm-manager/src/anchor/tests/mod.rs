@@ -1,0 +1,5 @@
+//! The trust anchor as its users see it.
+
+mod patience;
+mod policy;
+mod real_tpm;
