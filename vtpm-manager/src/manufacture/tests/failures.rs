@@ -1,0 +1,130 @@
+//! Failures on the way to a vRoT: what breaks is named, and nothing half-made is handed out.
+
+use std::io;
+
+use anyhow::{Context, Result};
+
+use super::Host;
+use crate::anchor::swtpm::Swtpm;
+use crate::manufacture::{
+    CommandChannel, ManufactureError, TpmSocket, manufacture, manufacture_over,
+};
+
+/// A real TPM, one of whose responses is tampered with.
+struct Tampered<F> {
+    tpm: TpmSocket,
+    tamper: F,
+}
+
+impl<F: FnMut(u32, &mut Vec<u8>) -> io::Result<()>> CommandChannel for Tampered<F> {
+    fn execute(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        let code = command
+            .get(6..10)
+            .and_then(|code| code.try_into().ok())
+            .map(u32::from_be_bytes)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let mut response = self.tpm.execute(command)?;
+        (self.tamper)(code, &mut response)?;
+        Ok(response)
+    }
+}
+
+/// Manufactures through a channel whose responses `tamper` sees, with the command's code.
+fn failing(tamper: impl FnMut(u32, &mut Vec<u8>) -> io::Result<()>) -> Result<ManufactureError> {
+    let swtpm = Swtpm::blank()?;
+    let host = Host::new()?;
+    let mut channel = Tampered {
+        tpm: TpmSocket::connect(&swtpm.socket())?,
+        tamper,
+    };
+    let made = manufacture_over(&host.order()?, &mut channel, &host.ik);
+    drop(channel);
+    made.err().context("manufactured all the same")
+}
+
+const NV_WRITE: u32 = 0x137;
+const NV_READ: u32 = 0x14e;
+const CREATE_PRIMARY: u32 = 0x131;
+
+#[test]
+fn a_vrot_that_is_not_there_is_named() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let host = Host::new()?;
+    let path = folder.path().join("tpm.sock");
+    let error = manufacture(&host.order()?, &path, &host.ik).err();
+    let text = error.context("manufactured")?.to_string();
+    assert!(text.contains("tpm.sock"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn an_error_of_the_vrot_names_the_command() -> Result<()> {
+    let error = failing(|code, response| {
+        if code == NV_WRITE {
+            *response = [0x80, 1, 0, 0, 0, 10, 0, 0, 1, 1].to_vec();
+        }
+        Ok(())
+    })?;
+    let text = error.to_string();
+    assert!(
+        text.starts_with("TPM2_NV_Write failed in the vRoT with 0x101 (TPM_RC_FAILURE)"),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_broken_connection_names_the_command_under_way() -> Result<()> {
+    let error = failing(|code, _| match code {
+        CREATE_PRIMARY => Err(io::ErrorKind::BrokenPipe.into()),
+        _ => Ok(()),
+    })?;
+    let text = error.to_string();
+    assert!(text.starts_with("TPM2_CreatePrimary: "), "{text}");
+    Ok(())
+}
+
+#[test]
+fn what_is_read_back_must_be_what_was_written() -> Result<()> {
+    let error = failing(|code, response| {
+        if code == NV_READ
+            && let Some(byte) = response.get_mut(40)
+        {
+            *byte ^= 1;
+        }
+        Ok(())
+    })?;
+    assert!(
+        matches!(error, ManufactureError::ReadBack { .. }),
+        "{error}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_response_cut_short_is_no_panic() -> Result<()> {
+    for length in 0..40 {
+        let error = failing(|code, response| {
+            if code == CREATE_PRIMARY {
+                response.truncate(length);
+            }
+            Ok(())
+        })?;
+        assert!(
+            matches!(error, ManufactureError::Response { .. }),
+            "{length}: {error}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_vrot_that_was_used_before_is_not_manufactured_again() -> Result<()> {
+    let swtpm = Swtpm::blank()?;
+    let host = Host::new()?;
+    manufacture(&host.order()?, &swtpm.socket(), &host.ik)?;
+    let again = manufacture(&host.order()?, &swtpm.socket(), &host.ik).err();
+    let text = again.context("manufactured twice")?.to_string();
+    assert!(text.contains("something is there already"), "{text}");
+    Ok(())
+}

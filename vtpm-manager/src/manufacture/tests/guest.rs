@@ -1,0 +1,226 @@
+//! What a guest finds in its vRoT, and what it cannot do to it.
+
+use anyhow::{Context, Result};
+use cert_chain::{HostName, VikChain};
+use rustls_pki_types::UnixTime;
+
+use super::{Guest, Host};
+use crate::anchor::swtpm::Swtpm;
+use crate::anchor::{PolicyKey, TrustAnchor};
+use crate::manufacture::{
+    ManufactureError, NvAuthority, TpmSocket, manufacture, rederive_vik, renew_vik_certificate,
+    vik_template,
+};
+
+const INDICES: [&str; 5] = [
+    "0x01c00002",
+    "0x01c0000a",
+    "0x01c00100",
+    "0x01c10002",
+    "0x01c10003",
+];
+
+#[test]
+fn stock_tools_read_every_certificate_with_any_authorization() -> Result<()> {
+    let guest = Guest::new()?;
+    let expected: [&[u8]; 5] = [
+        &guest.made.ek_rsa_certificate,
+        &guest.made.ek_p256_certificate,
+        &guest.order.host_certificate,
+        &guest.made.vik_certificate,
+        &vik_template(),
+    ];
+    for (index, expected) in INDICES.into_iter().zip(expected) {
+        for authorization in ["", "-C o", "-C p"] {
+            guest
+                .tpm
+                .tool(&format!("tpm2_nvread {authorization} {index} -o read"))?;
+            assert_eq!(guest.tpm.read("read")?, expected, "{index} {authorization}");
+        }
+    }
+    // The tool made for it finds them, and takes them for certificates.
+    guest
+        .tpm
+        .tool("tpm2_getekcertificate -o rsa.crt -o p256.crt")?;
+    assert_eq!(guest.tpm.read("rsa.crt")?, expected[0]);
+    guest
+        .tpm
+        .tool("openssl x509 -inform der -in p256.crt -noout")?;
+    Ok(())
+}
+
+#[test]
+fn stock_tools_make_the_same_endorsement_keys() -> Result<()> {
+    let guest = Guest::new()?;
+    for (algorithm, ek) in [("rsa", &guest.made.ek_rsa), ("ecc", &guest.made.ek_p256)] {
+        guest
+            .tpm
+            .tool(&format!("tpm2_createek -G {algorithm} -c ek.ctx -u ek.pub"))?;
+        guest.tpm.tool("tpm2_readpublic -c ek.ctx -n ek.name")?;
+        assert_eq!(guest.tpm.read("ek.name")?, ek.name().as_bytes());
+        guest.tpm.tool("tpm2_flushcontext -t")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn stock_tools_make_the_same_vik_and_quote_with_it() -> Result<()> {
+    let guest = Guest::new()?;
+    guest
+        .tpm
+        .tool("tpm2_readpublic -c 0x81000003 -n kept.name -f pem -o vik.pem")?;
+    assert_eq!(
+        guest.tpm.read("kept.name")?,
+        guest.made.vik.name().as_bytes()
+    );
+    guest.tpm.tool(
+        "tpm2_createprimary -C e -g sha256 -G ecc256:ecdsa-sha256:null -c vik.ctx -a \
+         fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|sign",
+    )?;
+    guest.tpm.tool("tpm2_readpublic -c vik.ctx -n made.name")?;
+    assert_eq!(
+        guest.tpm.read("made.name")?,
+        guest.made.vik.name().as_bytes()
+    );
+    guest
+        .tpm
+        .tool("tpm2_quote -c 0x81000003 -l sha256:0 -q 0102 -m m -s s")?;
+    guest
+        .tpm
+        .tool("tpm2_checkquote -u vik.pem -m m -s s -g sha256 -q 0102")?;
+    Ok(())
+}
+
+#[test]
+fn the_certificates_lead_to_the_issuer_and_name_vm_and_host() -> Result<()> {
+    let guest = Guest::new()?;
+    guest.tpm.tool("tpm2_nvread 0x01c10002 -o vik.crt")?;
+    guest.tpm.tool("tpm2_nvread 0x01c00100 -o chain.crt")?;
+    let chain =
+        VikChain::from_der_list(&[guest.tpm.read("vik.crt")?, guest.tpm.read("chain.crt")?])?;
+    let verified = chain.verify(&guest.host.roots, UnixTime::now())?;
+    assert_eq!(verified.claims().vm, guest.order.vm);
+    assert_eq!(verified.claims().vrot, guest.order.vrot);
+    assert_eq!(verified.claims().vik, guest.made.vik.name());
+    assert_eq!(verified.host(), &"host-1.demo.example".parse::<HostName>()?);
+    Ok(())
+}
+
+#[test]
+fn the_guest_can_neither_change_nor_remove_them() -> Result<()> {
+    let guest = Guest::new()?;
+    guest.tpm.write("forged", b"forged")?;
+    for index in INDICES.into_iter().chain(["0x01c10100"]) {
+        for authorization in ["", "-C o", "-C p"] {
+            guest
+                .tpm
+                .tool_fails(&format!("tpm2_nvwrite {authorization} {index} -i forged"))?;
+        }
+        // -P: the platform's hierarchy is open, as with a firmware that does not close it.
+        for authorization in ["-C o", "-C p"] {
+            guest
+                .tpm
+                .tool_fails(&format!("tpm2_nvundefine {authorization} {index}"))?;
+        }
+        guest
+            .tpm
+            .tool_fails(&format!("tpm2_nvwritelock -C o {index}"))?;
+    }
+    guest.tpm.tool("tpm2_clear -c p")?;
+    guest.tpm.tool("tpm2_nvread 0x01c10002 -o read")?;
+    assert_eq!(guest.tpm.read("read")?, &*guest.made.vik_certificate);
+    Ok(())
+}
+
+#[test]
+fn the_manager_renews_the_certificate_while_the_guest_runs() -> Result<()> {
+    let guest = Guest::new()?;
+    let expected = guest.made.vik.name();
+    let mut channel = TpmSocket::connect(&guest.tpm.socket())?;
+    let renewed = renew_vik_certificate(
+        &guest.order,
+        &expected,
+        &guest.made.nv_authority,
+        &mut channel,
+        &guest.host.ik,
+    )?;
+    drop(channel);
+    assert_ne!(renewed, guest.made.vik_certificate);
+    guest.tpm.tool("tpm2_nvread 0x01c10002 -o read")?;
+    assert_eq!(guest.tpm.read("read")?, &*renewed, "no padding");
+    for kind in ["handles-transient", "handles-loaded-session"] {
+        assert_eq!(
+            guest.tpm.tool(&format!("tpm2_getcap {kind}"))?,
+            "",
+            "{kind}"
+        );
+    }
+
+    let mut channel = TpmSocket::connect(&guest.tpm.socket())?;
+    let refused = renew_vik_certificate(
+        &guest.order,
+        &expected,
+        &NvAuthority::from_bytes([1; 32]),
+        &mut channel,
+        &guest.host.ik,
+    );
+    let text = refused.err().context("renewed by a stranger")?.to_string();
+    assert!(text.starts_with("TPM2_PolicySecret failed"), "{text}");
+    Ok(())
+}
+
+/// CVE-2025-49707: a key of the administrator's where the identity key was.
+#[test]
+fn a_key_put_in_the_vik_s_place_is_not_certified() -> Result<()> {
+    let guest = Guest::new()?;
+    let expected = guest.made.vik.name();
+    guest.tpm.tool("tpm2_evictcontrol -C o -c 0x81000003")?;
+    guest
+        .tpm
+        .tool("tpm2_createprimary -C o -G ecc256:ecdsa-sha256:null -c own.ctx -a fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|sign")?;
+    guest
+        .tpm
+        .tool("tpm2_evictcontrol -C o -c own.ctx 0x81000003")?;
+    guest.tpm.tool("tpm2_flushcontext -t")?;
+    let vik = rederive_vik(&guest.tpm.socket(), &expected)?;
+    assert_eq!(vik.name(), expected, "the handle is not what is looked at");
+
+    let other = Guest::new()?;
+    assert!(matches!(
+        rederive_vik(&other.tpm.socket(), &expected),
+        Err(ManufactureError::AnotherVik { .. })
+    ));
+    Ok(())
+}
+
+#[test]
+fn the_identity_outlives_power_cycles() -> Result<()> {
+    let guest = Guest::new()?;
+    guest.tpm.switch_off()?;
+    guest.tpm.switch_on()?;
+    guest.tpm.tool("tpm2_nvread 0x01c10002 -o read")?;
+    assert_eq!(guest.tpm.read("read")?, &*guest.made.vik_certificate);
+    rederive_vik(&guest.tpm.socket(), &guest.made.vik.name())?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_host_ik_in_a_physical_tpm_signs_all_of_it() -> Result<()> {
+    let physical = Swtpm::of_a_host()?;
+    let anchor = TrustAnchor::start(&physical.config())?;
+    let key = PolicyKey::generate()?;
+    let public = anchor.provision(key.public()).await?;
+    anchor
+        .approve(key.approve("first", anchor.pcr_values().await?)?)
+        .await?;
+
+    let host = Host::for_ik(&public.ik_public)?;
+    let order = host.order()?;
+    let signer = anchor.ik_signer(&public.ik_public);
+    let virtual_tpm = Swtpm::blank()?;
+    let socket = virtual_tpm.socket();
+    let made = tokio::task::spawn_blocking(move || manufacture(&order, &socket, &signer)).await??;
+    let chain = VikChain::from_der_list(&[made.vik_certificate.as_ref(), &host.certificate])?;
+    chain.verify(&host.roots, UnixTime::now())?;
+    Ok(())
+}

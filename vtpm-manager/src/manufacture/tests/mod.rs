@@ -1,0 +1,103 @@
+//! Manufacture over a real TPM implementation, with stock tools in the part of the guest.
+
+mod failures;
+mod guest;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use cert_chain::profile::{HostIkSpec, Issuer};
+use cert_chain::{
+    AttestationKey, Digest32, Generation, ObjectAttributes, PublicArea, TrustAnchors, Validity,
+    VmId, VrotId,
+};
+use rcgen::{KeyPair, PublicKeyData};
+use rustls_pki_types::UnixTime;
+
+use super::{ManufactureOrder, Manufactured, manufacture};
+use crate::anchor::swtpm::Swtpm;
+use crate::anchor::template::{EccTemplate, Purpose, RESIDENT};
+
+/// A host whose identity key is in a file, for tests that are not about the physical TPM.
+struct Host {
+    ik: KeyPair,
+    certificate: Vec<u8>,
+    roots: TrustAnchors,
+}
+
+impl Host {
+    fn new() -> Result<Self> {
+        let ik = KeyPair::generate()?;
+        let point = ik.der_bytes().get(1..).context("point")?;
+        let (x, y) = point.split_at_checked(32).context("coordinates")?;
+        let area = EccTemplate {
+            attributes: RESIDENT
+                .with(ObjectAttributes::RESTRICTED)
+                .with(ObjectAttributes::SIGN),
+            auth_policy: &[0; 32],
+            purpose: Purpose::Signing,
+            unique: [x, y],
+        }
+        .to_bytes();
+        let ik_public = AttestationKey::try_from(PublicArea::parse(&area)?)?;
+        Ok(Self {
+            ik,
+            ..Self::for_ik(&ik_public)?
+        })
+    }
+
+    /// A host with this IK; its `ik` here signs nothing that belongs to it.
+    fn for_ik(ik: &AttestationKey) -> Result<Self> {
+        let name = format!("000b{}", "1".repeat(64));
+        let validity = Validity::starting(UnixTime::now(), Duration::from_secs(30 * 86_400))?;
+        let issuer = Issuer::create("demo.example".parse()?, validity)?;
+        let certificate = issuer.certify_host(&HostIkSpec {
+            host: "host-1.demo.example".parse()?,
+            ik: ik.clone(),
+            ek: name.parse()?,
+            policy_key: name.parse()?,
+            validity,
+        })?;
+        Ok(Self {
+            ik: KeyPair::generate()?,
+            certificate: certificate.to_vec(),
+            roots: TrustAnchors::from_pem(&issuer.certificate_pem())?,
+        })
+    }
+
+    fn order(&self) -> Result<ManufactureOrder> {
+        Ok(ManufactureOrder {
+            vm: VmId::random(),
+            vrot: VrotId::random(),
+            tenant: "tenant".parse()?,
+            generation: Generation::new(1),
+            manager: Digest32::of(b"manager"),
+            backend: Digest32::of(b"backend"),
+            host_certificate: self.certificate.clone(),
+            now: UnixTime::now(),
+        })
+    }
+}
+
+/// A vRoT, manufactured and handed to its guest.
+struct Guest {
+    host: Host,
+    order: ManufactureOrder,
+    made: Manufactured,
+    tpm: Swtpm,
+}
+
+impl Guest {
+    fn new() -> Result<Self> {
+        let tpm = Swtpm::blank()?;
+        let host = Host::new()?;
+        let order = host.order()?;
+        let made = manufacture(&order, &tpm.socket(), &host.ik)?;
+        Ok(Self {
+            host,
+            order,
+            made,
+            tpm,
+        })
+    }
+}
