@@ -6,13 +6,22 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::approval::{Approval, PolicyKeyPublic, hexadecimal};
-use super::error::HardwareError;
+use super::error::{HardwareError, Operation};
+use super::rollback_index::NvMemory;
 
 /// A physical TPM with our keys in it.
 ///
 /// Implemented over ESYS ([`super::esys`]) and, for tests, by a fake. Nothing here retries:
 /// that is the caller's business, which tells errors apart by [`HardwareError::disposition`].
 pub(crate) trait HardwareRoot: Send {
+    /// NV memory, for the rollback registers.
+    fn nv_memory(&mut self) -> Result<&mut dyn NvMemory, HardwareError> {
+        Err(HardwareError::Response {
+            operation: Operation("NV memory"),
+            what: "none",
+        })
+    }
+
     /// Values of PCRs in the SHA-256 bank.
     fn pcr_values(&mut self, pcrs: PcrSelection) -> Result<PcrValues, HardwareError>;
 

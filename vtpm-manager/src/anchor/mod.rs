@@ -28,10 +28,13 @@ mod owner;
 mod queue;
 mod record;
 mod response_code;
+mod rollback_index;
 pub(crate) mod template;
 
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+pub(crate) mod swtpm;
 #[cfg(test)]
 mod tests;
 
@@ -52,6 +55,7 @@ pub use error::{AnchorError, HardwareError, Operation, PcrDifference, PcrList};
 pub use hardware::{HostPublic, SealedBlob, SignedQuote};
 pub use ik::HostIkSigner;
 pub use response_code::{Disposition, ResponseCode};
+pub use rollback_index::TpmRegisters;
 
 use owner::{Connect, Owner};
 use queue::{Priority, Queue};

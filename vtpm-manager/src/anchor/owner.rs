@@ -219,7 +219,7 @@ impl Owner {
 
     /// Runs a command, again and again while the TPM is busy. After the connection was lost the
     /// next command connects anew.
-    fn patiently<T>(
+    pub(super) fn patiently<T>(
         &mut self,
         mut command: impl FnMut(&mut dyn HardwareRoot) -> Result<T, HardwareError>,
     ) -> Result<T, AnchorError> {

@@ -44,7 +44,7 @@ pub struct Refused {
 }
 
 /// What the store holds, read and hashed, but not judged.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stored {
     /// All chain records in the order of their numbers.
     pub chain: Vec<Vec<u8>>,

@@ -228,7 +228,7 @@ pub(crate) fn changes_of(batch: &Batch) -> Changes {
 }
 
 /// Everything that the store holds, hashed.
-fn stored(store: &dyn Store) -> Result<Stored, StoreError> {
+pub(super) fn stored(store: &dyn Store) -> Result<Stored, StoreError> {
     let evidence = store.evidence()?;
     let mut contents = BTreeMap::new();
     for vrot in store.vrots()? {

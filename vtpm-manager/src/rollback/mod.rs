@@ -37,6 +37,8 @@ mod contents;
 #[cfg(test)]
 pub(crate) mod fake_registers;
 #[cfg(test)]
+mod guarded_store;
+#[cfg(test)]
 mod host;
 #[cfg(test)]
 pub(crate) mod random;

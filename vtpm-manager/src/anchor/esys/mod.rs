@@ -17,6 +17,7 @@
 
 mod convert;
 mod keys;
+mod nv;
 mod session;
 
 use std::collections::HashMap;
@@ -25,7 +26,7 @@ use std::str::FromStr;
 use cert_chain::policy::{PcrSelection, PcrValues};
 use cert_chain::{AttestationKey, CredentialBlob, Digest32, TpmName};
 use tss_esapi::Context;
-use tss_esapi::handles::KeyHandle;
+use tss_esapi::handles::{KeyHandle, NvIndexHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::structures::{Data, MaxBuffer, Private, Public, SensitiveData, SignatureScheme};
@@ -38,6 +39,7 @@ use super::bridge::Bridge;
 use super::config::Tcti;
 use super::error::{HardwareError, Operation};
 use super::hardware::{Authorization, CertifiedEk, HardwareRoot, SealedBlob, SignedQuote};
+use super::rollback_index::NvMemory;
 
 use convert::{checked, pcr_list};
 use session::Protect;
@@ -51,6 +53,8 @@ struct EsysRoot {
     /// Tickets for signatures that the TPM verified, by signature. They hold until the owner
     /// hierarchy is cleared.
     tickets: HashMap<Digest32, TPMT_TK_VERIFIED>,
+    /// Handles of the rollback registers' indices, by number.
+    nv_indices: HashMap<u32, NvIndexHandle>,
     /// Never read: the connection lasts as long as it.
     _bridge: Option<Bridge>,
 }
@@ -94,11 +98,16 @@ pub(super) fn connect(tpm: &Tcti) -> Result<Box<dyn HardwareRoot>, HardwareError
         srk: None,
         ik: None,
         tickets: HashMap::new(),
+        nv_indices: HashMap::new(),
         _bridge: bridge,
     }))
 }
 
 impl HardwareRoot for EsysRoot {
+    fn nv_memory(&mut self) -> Result<&mut dyn NvMemory, HardwareError> {
+        Ok(self)
+    }
+
     fn pcr_values(&mut self, pcrs: PcrSelection) -> Result<PcrValues, HardwareError> {
         let mut wanted: Vec<u8> = pcrs.iter().collect();
         let mut values = PcrValues::new();

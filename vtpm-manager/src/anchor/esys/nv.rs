@@ -1,0 +1,221 @@
+//! NV indices of the rollback registers over ESYS.
+
+use tss_esapi::Context;
+use tss_esapi::attributes::{
+    NvIndexAttributes, NvIndexAttributesBuilder, SessionAttributesBuilder,
+};
+use tss_esapi::constants::{NvIndexType, SessionType};
+use tss_esapi::handles::{NvIndexHandle, NvIndexTpmHandle, SessionHandle, TpmHandle};
+use tss_esapi::interface_types::algorithm::HashingAlgorithm;
+use tss_esapi::interface_types::resource_handles::{NvAuth, Provision};
+use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::structures::{Auth, MaxNvBuffer, NvPublic, SymmetricDefinition};
+
+use super::convert::checked;
+use super::session::Protect;
+use super::{EsysRoot, HardwareError, Operation};
+use crate::anchor::response_code::ResponseCode;
+use crate::anchor::rollback_index::{Defined, Index, NvMemory};
+use crate::rollback::{Contents, Register};
+
+const READ_PUBLIC: Operation = Operation("TPM2_NV_ReadPublic");
+const DEFINE: Operation = Operation("TPM2_NV_DefineSpace");
+const UNDEFINE: Operation = Operation("TPM2_NV_UndefineSpace");
+const READ: Operation = Operation("TPM2_NV_Read");
+const WRITE: Operation = Operation("TPM2_NV_Write");
+const START: Operation = Operation("TPM2_StartAuthSession");
+
+/// `TPM_RC_HANDLE` (TPM 2.0 Part 2 §6.6.3).
+const NO_SUCH_INDEX: ResponseCode = ResponseCode::new(0x08b);
+
+impl NvMemory for EsysRoot {
+    fn find(&mut self, index: Index) -> Result<Defined, HardwareError> {
+        // Whoever asks wants to know what is there now.
+        self.forget(index)?;
+        let handle = match self.open(index) {
+            Ok(handle) => handle,
+            Err(HardwareError::Tpm { code, .. }) if code.without_position() == NO_SUCH_INDEX => {
+                return Ok(Defined::Nothing);
+            }
+            Err(error) => return Err(error),
+        };
+        let (found, _) = checked(READ_PUBLIC, self.context.nv_read_public(handle))?;
+        let wanted = public(index)?;
+        let same = (found.name_algorithm(), found.data_size())
+            == (wanted.name_algorithm(), wanted.data_size())
+            && found.authorization_policy() == wanted.authorization_policy()
+            && unwritten(found.attributes()) == unwritten(wanted.attributes());
+        Ok(if same {
+            Defined::SameKind
+        } else {
+            Defined::OtherKind
+        })
+    }
+
+    fn define(&mut self, index: Index, auth: &[u8; 32]) -> Result<(), HardwareError> {
+        let public = public(index)?;
+        let auth = auth_value(DEFINE, auth)?;
+        let handle = self.with_hmac_session(Protect::Request, |context| {
+            checked(
+                DEFINE,
+                context.nv_define_space(Provision::Owner, Some(auth), public),
+            )
+        })?;
+        self.nv_indices.insert(index.number(), handle);
+        Ok(())
+    }
+
+    fn undefine(&mut self, index: Index) -> Result<(), HardwareError> {
+        let handle = self.open(index)?;
+        self.nv_indices.remove(&index.number());
+        self.with_hmac_session(Protect::Nothing, |context| {
+            checked(
+                UNDEFINE,
+                context.nv_undefine_space(Provision::Owner, handle),
+            )
+        })
+    }
+
+    fn read(&mut self, index: Index, auth: &[u8; 32]) -> Result<Vec<u8>, HardwareError> {
+        let handle = self.open_with(index, auth)?;
+        let size = u16::try_from(Index::SIZE).unwrap_or(u16::MAX);
+        let contents = self.with_index_auth(|context| {
+            checked(
+                READ,
+                context.nv_read(NvAuth::NvIndex(handle), handle, size, 0),
+            )
+        })?;
+        Ok(contents.value().to_vec())
+    }
+
+    fn write(
+        &mut self,
+        index: Index,
+        auth: &[u8; 32],
+        contents: &Contents,
+    ) -> Result<(), HardwareError> {
+        let handle = self.open_with(index, auth)?;
+        let contents = checked(WRITE, MaxNvBuffer::try_from(contents.to_vec()))?;
+        self.with_index_auth(|context| {
+            checked(
+                WRITE,
+                context.nv_write(NvAuth::NvIndex(handle), handle, contents, 0),
+            )
+        })
+    }
+}
+
+impl EsysRoot {
+    /// A handle of the index, kept for the next time: opening costs a command.
+    fn open(&mut self, index: Index) -> Result<NvIndexHandle, HardwareError> {
+        if let Some(handle) = self.nv_indices.get(&index.number()) {
+            return Ok(*handle);
+        }
+        let number = checked(READ_PUBLIC, NvIndexTpmHandle::new(index.number()))?;
+        let handle = checked(
+            READ_PUBLIC,
+            self.context.tr_from_tpm_public(TpmHandle::NvIndex(number)),
+        )?;
+        let handle = NvIndexHandle::from(handle);
+        self.nv_indices.insert(index.number(), handle);
+        Ok(handle)
+    }
+
+    fn open_with(&mut self, index: Index, auth: &[u8; 32]) -> Result<NvIndexHandle, HardwareError> {
+        let handle = self.open(index)?;
+        let auth = auth_value(READ_PUBLIC, auth)?;
+        checked(READ_PUBLIC, self.context.tr_set_auth(handle.into(), auth))?;
+        Ok(handle)
+    }
+
+    fn forget(&mut self, index: Index) -> Result<(), HardwareError> {
+        let Some(handle) = self.nv_indices.remove(&index.number()) else {
+            return Ok(());
+        };
+        let mut handle = handle.into();
+        checked(READ_PUBLIC, self.context.tr_close(&mut handle))
+    }
+
+    /// Runs a command in an HMAC session for the authorization value of an index. Not salted:
+    /// the value has 256 bits of entropy, the contents are no secret, and a salt would cost the
+    /// TPM a private key operation with each batch.
+    fn with_index_auth<T>(
+        &mut self,
+        command: impl FnOnce(&mut Context) -> Result<T, HardwareError>,
+    ) -> Result<T, HardwareError> {
+        let session = checked(
+            START,
+            self.context.start_auth_session(
+                None,
+                None,
+                None,
+                SessionType::Hmac,
+                SymmetricDefinition::AES_128_CFB,
+                HashingAlgorithm::Sha256,
+            ),
+        )?
+        .ok_or(HardwareError::Response {
+            operation: START,
+            what: "no session",
+        })?;
+        let result = self.in_session(session, command);
+        let flushed = self.flush(SessionHandle::from(session).into());
+        let value = result?;
+        flushed?;
+        Ok(value)
+    }
+
+    fn in_session<T>(
+        &mut self,
+        session: AuthSession,
+        command: impl FnOnce(&mut Context) -> Result<T, HardwareError>,
+    ) -> Result<T, HardwareError> {
+        let (attributes, mask) = SessionAttributesBuilder::new()
+            // Flushed by the caller, however the command ends.
+            .with_continue_session(true)
+            .build();
+        checked(
+            START,
+            self.context
+                .tr_sess_set_attributes(session, attributes, mask),
+        )?;
+        self.context.execute_with_session(Some(session), command)
+    }
+}
+
+fn auth_value(operation: Operation, auth: &[u8; 32]) -> Result<Auth, HardwareError> {
+    checked(operation, Auth::try_from(auth.to_vec()))
+}
+
+/// The public area of an index.
+fn public(index: Index) -> Result<NvPublic, HardwareError> {
+    let number = checked(DEFINE, NvIndexTpmHandle::new(index.number()))?;
+    let attributes = checked(DEFINE, attributes(index.0).build())?;
+    checked(
+        DEFINE,
+        NvPublic::builder()
+            .with_nv_index(number)
+            .with_index_name_algorithm(HashingAlgorithm::Sha256)
+            .with_index_attributes(attributes)
+            .with_data_area_size(Index::SIZE)
+            .build(),
+    )
+}
+
+fn attributes(register: Register) -> NvIndexAttributesBuilder {
+    let common = NvIndexAttributes::builder()
+        .with_nv_index_type(NvIndexType::Ordinary)
+        .with_auth_read(true)
+        .with_auth_write(true)
+        // A guess at 256 bits needs no counting, and a lockout would stop every vRoT.
+        .with_no_da(true);
+    match register {
+        Register::Volatile => common.with_orderly(true).with_clear_stclear(true),
+        Register::Durable => common,
+    }
+}
+
+/// Attributes but for `TPMA_NV_WRITTEN`, which the TPM sets (TPM 2.0 Part 2 §13.4, bit 29).
+fn unwritten(attributes: NvIndexAttributes) -> u32 {
+    attributes.0 & !(1 << 29)
+}
