@@ -15,7 +15,9 @@ use cert_chain::VrotId;
 use vtpm_backend::message::FrameError;
 
 pub use folder::{RuntimeFolder, running};
-pub use supervisor::{Backend, DURABILITY_DEADLINE, Duty, Ended, Ending, GuestDuty, Observed};
+pub use supervisor::{
+    Backend, DURABILITY_DEADLINE, Duty, Ended, Ending, ExecuteChannel, GuestDuty, Observed,
+};
 
 /// Why a backend did not do what it should.
 #[derive(Debug, thiserror::Error)]

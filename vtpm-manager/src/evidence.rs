@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use attestation::event_log::MAX_LOG;
 use attestation::merkle::Tree;
+use attestation::quote::canonical_signature;
 use attestation::{HostLayer, HostLeaf, LaunchMeasurement, RequestDigest, host_qualifying_data};
 use cert_chain::{AttestationKey, Digest32, Generation, Tenant, TpmName, VmId, VrotId};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -96,6 +97,9 @@ pub enum HostEvidenceError {
     /// The system gave no random numbers.
     #[error("the operating system gave no random numbers")]
     Random,
+    /// The quote carries no ECDSA signature.
+    #[error("the physical TPM made a quote whose signature cannot be read")]
+    Signature,
     /// The service has ended.
     #[error("the manager is shutting down")]
     Stopped,
@@ -236,12 +240,14 @@ impl<Q: HostQuoter> Service<Q> {
         let qualifying_data =
             host_qualifying_data(&root, tree_size, &identity_key.name(), &event_log_digest);
         let quote = self.quoter.quote(qualifying_data).await.map_err(anchor)?;
+        let signature =
+            canonical_signature(&quote.signature).map_err(|_| HostEvidenceError::Signature)?;
         Ok(leaves
             .iter()
             .enumerate()
             .map(|(index, leaf)| HostLayer {
                 attest: quote.attest.clone().into(),
-                signature: quote.signature.clone().into(),
+                signature: signature.clone().into(),
                 host_ik_public: identity_key.public_area().as_bytes().to_vec().into(),
                 event_log_digest,
                 event_log: event_log.clone().into(),
@@ -327,7 +333,7 @@ mod tests {
                 .push(qualifying_data);
             Ok(SignedQuote {
                 attest: vec![1],
-                signature: vec![2],
+                signature: [&[0, 0x18, 0, 0x0b, 0, 1, 7, 0, 1, 9][..]].concat(),
             })
         }
     }

@@ -58,11 +58,6 @@ impl RuntimeFolder {
         self.path.join("control.sock")
     }
 
-    /// Where commands are taken while no VMM is attached.
-    pub fn tpm(&self) -> PathBuf {
-        self.path.join("tpm.sock")
-    }
-
     /// Where the manager dials.
     pub fn manager(&self) -> PathBuf {
         self.path.join("manager.sock")

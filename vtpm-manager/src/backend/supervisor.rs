@@ -1,8 +1,9 @@
 //! The task that serves one backend: makes its state durable, gets it host evidence, and notices
 //! its end.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, pending};
+use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::process::Stdio;
@@ -22,6 +23,7 @@ use super::connection::Connection;
 use super::folder::RuntimeFolder;
 use super::{BackendError, describe};
 use crate::evidence::{HostEvidence, Quota, Subject};
+use crate::manufacture::CommandChannel;
 use crate::store::{Batch, Journal, Part, StateBlob, StoreError};
 
 /// A handle to a live backend. When the last one goes, the backend is left running.
@@ -30,6 +32,12 @@ pub struct Backend {
     orders: mpsc::Sender<Order>,
     observed: watch::Receiver<Observed>,
     folder: RuntimeFolder,
+}
+
+/// A way to send TPM commands to a live backend, between those of its guest. Blocks.
+#[derive(Debug)]
+pub struct ExecuteChannel {
+    orders: mpsc::Sender<Order>,
 }
 
 /// What is done for a backend.
@@ -97,6 +105,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// What a backend waits for before it answers a guest whose state is not durable yet.
 pub const DURABILITY_DEADLINE: Duration = Duration::from_millis(500);
+/// What the backend takes its log level from.
+const BACKEND_LOG: &str = "VTPM_BACKEND_LOG";
 /// Requests for evidence of one vRoT that are served at a time; its backend keeps no more either.
 const OPEN_REQUESTS: usize = 4;
 
@@ -195,6 +205,8 @@ impl Backend {
             unsaved: None,
             state: None,
             answers: JoinSet::new(),
+            executing: BTreeMap::new(),
+            executed: 0,
             stop: None,
         };
         tokio::spawn(supervisor.run());
@@ -217,6 +229,13 @@ impl Backend {
         ended.await.map_err(|_| by_itself(()))
     }
 
+    /// A way to send TPM commands to the backend.
+    pub fn channel(&self) -> ExecuteChannel {
+        ExecuteChannel {
+            orders: self.orders.clone(),
+        }
+    }
+
     /// Leaves the backend running without a manager. Returns when what it pushed is durable.
     pub async fn release(&self) {
         // A supervisor that takes no more orders is at its end already.
@@ -236,9 +255,27 @@ impl Backend {
     }
 }
 
+impl CommandChannel for ExecuteChannel {
+    fn execute(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the backend has ended");
+        let (response, responded) = oneshot::channel();
+        let order = Order::Execute {
+            command: command.to_vec(),
+            response,
+        };
+        self.orders.blocking_send(order).map_err(|_| gone())?;
+        responded.blocking_recv().map_err(|_| gone())
+    }
+}
+
+#[derive(Debug)]
 enum Order {
-    Stop(oneshot::Sender<Ended>),
+    Execute {
+        command: Vec<u8>,
+        response: oneshot::Sender<Vec<u8>>,
+    },
     Release,
+    Stop(oneshot::Sender<Ended>),
 }
 
 struct Supervisor {
@@ -258,6 +295,9 @@ struct Supervisor {
     /// The newest state of a vRoT being manufactured.
     state: Option<StateBlob>,
     answers: JoinSet<(u64, Option<Vec<u8>>)>,
+    /// Who waits for the response to a command, by its number.
+    executing: BTreeMap<u64, oneshot::Sender<Vec<u8>>>,
+    executed: u64,
     stop: Option<(oneshot::Sender<Ended>, Instant)>,
 }
 
@@ -272,8 +312,7 @@ type Attempt = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
 enum Event {
     Message(FromBackend),
     ConnectionEnded { reason: Option<String> },
-    StopOrdered(oneshot::Sender<Ended>),
-    Released,
+    Ordered(Order),
     Saved(Result<(), StoreError>),
     Answer { ticket: u64, layer: Option<Vec<u8>> },
     StopOverdue,
@@ -290,11 +329,20 @@ impl Supervisor {
             result = match self.next().await {
                 Event::Message(message) => self.follow(message).await,
                 Event::ConnectionEnded { reason } => break reason,
-                Event::StopOrdered(done) => {
+                Event::Ordered(Order::Execute { command, response }) => {
+                    self.executed += 1;
+                    self.executing.insert(self.executed, response);
+                    let execute = ToBackend::Execute {
+                        id: self.executed,
+                        command: command.into(),
+                    };
+                    self.connection.send(&execute).await
+                }
+                Event::Ordered(Order::Stop(done)) => {
                     self.stop = Some((done, Instant::now() + STOP_DEADLINE));
                     self.connection.send(&ToBackend::Stop).await
                 }
-                Event::Released => return self.leave_running().await,
+                Event::Ordered(Order::Release) => return self.leave_running().await,
                 Event::Saved(result) => self.saved(result).await,
                 Event::Answer { ticket, layer } => {
                     let layer = layer.map(Into::into);
@@ -326,8 +374,8 @@ impl Supervisor {
                 Err(error) => Event::ConnectionEnded { reason: Some(error.to_string()) },
             },
             order = self.orders.recv(), if self.stop.is_none() => match order {
-                Some(Order::Stop(done)) => Event::StopOrdered(done),
-                Some(Order::Release) | None => Event::Released,
+                Some(order) => Event::Ordered(order),
+                None => Event::Ordered(Order::Release),
             },
             saved = attempt(&mut self.saving) => Event::Saved(saved),
             Some(answer) = self.answers.join_next(), if has_answers => match answer {
@@ -381,7 +429,13 @@ impl Supervisor {
             FromBackend::Failed { reason } => {
                 tracing::error!(vrot = %self.folder.vrot(), reason, "the backend failed");
             }
-            FromBackend::Opened | FromBackend::Executed { .. } | FromBackend::Stopped => {}
+            FromBackend::Executed { id, response } => {
+                if let Some(waiting) = self.executing.remove(&id) {
+                    // Who went away meanwhile does not need it.
+                    let _ = waiting.send(response.into());
+                }
+            }
+            FromBackend::Opened | FromBackend::Stopped => {}
         }
         Ok(())
     }
@@ -524,7 +578,7 @@ fn spawn(program: &Path, folder: &RuntimeFolder) -> Result<Child, BackendError> 
         .arg("--runtime")
         .arg(folder.path())
         .env_clear()
-        .envs(std::env::var_os("RUST_LOG").map(|filter| ("RUST_LOG", filter)))
+        .envs(std::env::var_os(BACKEND_LOG).map(|level| (BACKEND_LOG, level)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .process_group(0)

@@ -3,7 +3,6 @@
 //! Each transition holds the vRoT's gate, does what takes time, commits the new record, and only
 //! then lets others see it. What happened is a line in the audit log before the caller is told.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use cert_chain::profile::vik::VIK_LIFETIME;
@@ -16,7 +15,7 @@ use crate::audit::Event;
 use crate::backend::{Backend, DURABILITY_DEADLINE, Duty, RuntimeFolder};
 use crate::keys::{Keyring, Purpose, StateKey};
 use crate::manufacture::{
-    ManufactureOrder, Manufactured, NvAuthority, TpmSocket, manufacture, renew_vik_certificate,
+    ManufactureOrder, Manufactured, NvAuthority, manufacture_over, renew_vik_certificate,
 };
 use crate::store::{Batch, Part, StateBlob};
 use crate::timestamp::Timestamp;
@@ -59,9 +58,10 @@ impl Manager {
         let open = open_message(vrot, FIRST_GENERATION, &key, None);
         let backend =
             Backend::launch(&self.config.backend, folder, open, Duty::Manufacture).await?;
-        let tpm = backend.folder().tpm();
+        let mut channel = backend.channel();
         let ordered = specification.clone();
-        let manufactured = blocking(move || manufacture(&ordered, &tpm, &signer)).await;
+        let manufactured =
+            blocking(move || manufacture_over(&ordered, &mut channel, &signer)).await;
         let ended = backend.stop().await;
         let manufactured: Manufactured = manufactured?.map_err(ManagerError::Manufacture)?;
         let state = ended?.state.ok_or(ManagerError::NoState)?;
@@ -188,16 +188,9 @@ impl Manager {
             now: now.unix_time(),
         };
         let expected = record.identity.vik(vrot)?.name();
-        let tpm: PathBuf = backend.folder().tpm();
+        let mut channel = backend.channel();
         let specification = order.clone();
         let certificate = blocking(move || {
-            let mut channel = TpmSocket::connect(&tpm).map_err(|source| {
-                crate::manufacture::ManufactureError::Connect {
-                    operation: crate::anchor::Operation("connecting"),
-                    path: tpm,
-                    source,
-                }
-            })?;
             renew_vik_certificate(&specification, &expected, &authority, &mut channel, &signer)
         })
         .await?

@@ -1,0 +1,137 @@
+//! `vtpmctl`: the manager's command line, and the identity issuer's.
+
+mod arguments;
+mod client;
+mod host;
+mod issuer;
+mod output;
+mod vrots;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::anchor::ApprovalError;
+use crate::api::Problem;
+use crate::causes::WithCauses;
+use crate::issuer::IssuerError;
+
+pub use arguments::Arguments;
+use arguments::{AuditCommand, Command};
+use client::Client;
+use output::Output;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CtlError {
+    /// A file that was given cannot be used.
+    #[error("`{}` cannot be {action}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file that was given does not hold what is needed.
+    #[error("`{}` is not what is needed here", path.display())]
+    Input {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The issuer refused.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
+    /// The log was altered.
+    #[error("{problem}")]
+    LogAltered {
+        /// Where and how.
+        problem: String,
+    },
+    /// An argument has no sensible value.
+    #[error("{0}")]
+    Argument(String),
+    /// The manager refused.
+    #[error("{}", .0.detail)]
+    Refused(Problem),
+    /// The operator's key cannot be made or used.
+    #[error(transparent)]
+    PolicyKey(#[from] ApprovalError),
+    /// The host is in a state that was not approved.
+    #[error(
+        "the host's PCRs are not as approved (`vtpmctl host policy show` says which). If the \
+         change is wanted, approve the present values: `vtpmctl host policy sign`"
+    )]
+    PolicyNotSatisfied,
+    /// What the manager said cannot be understood.
+    #[error("the manager's answer cannot be understood: are daemon and vtpmctl of one version?")]
+    Response(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The manager cannot be reached.
+    #[error(
+        "the manager does not answer at `{}`: is vtpm-managerd running? Another socket is given \
+         with --socket", socket.display()
+    )]
+    Unreachable {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Runs one command: 0 when it is done, 1 when it was refused or failed, 2 for bad input.
+pub fn main(arguments: &Arguments) -> ExitCode {
+    // Readers of our output may close it early, as `head` does; that is no failure of ours.
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vtpmctl: {}", WithCauses(&error));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), CtlError> {
+    let client = Client::new(&arguments.socket);
+    let output = Output::new(arguments.output);
+    match &arguments.command {
+        Command::Host { command } => host::run(command, &client, &output),
+        Command::Issuer { command } => issuer::run(command, &output),
+        Command::Audit {
+            command: AuditCommand::Verify { log },
+        } => host::verify_audit_log(log.as_deref(), &client, &output),
+        Command::Vrot(command) => vrots::run(command, &client, &output),
+    }
+}
+
+impl CtlError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Argument(_) | Self::File { .. } | Self::Input { .. } => 2,
+            Self::Refused(problem) if problem.status == 400 => 2,
+            _ => 1,
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CtlError> {
+    std::fs::read(path).map_err(|source| CtlError::File {
+        path: path.to_owned(),
+        action: "read",
+        source,
+    })
+}
+
+fn write(path: &Path, contents: &[u8]) -> Result<(), CtlError> {
+    std::fs::write(path, contents).map_err(|source| CtlError::File {
+        path: path.to_owned(),
+        action: "written",
+        source,
+    })
+}

@@ -1,0 +1,256 @@
+//! The commands and their options.
+
+use std::path::PathBuf;
+
+use cert_chain::{Domain, Tenant, VmId};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::api::wire::TpmDeviceModel;
+use crate::config::DEFAULT_SOCKET;
+use crate::manager::VrotKey;
+
+/// Virtualized roots of trust, anchored in this host's physical TPM.
+///
+/// A host's life:  `host init`, `host enrol`.
+/// A VM's life:  `create`, `start`, `qemu-args`, `stop`, `delete`.
+/// The identity issuer, a folder on any machine:  `issuer init`, `issuer challenge`,
+/// `issuer certify`.
+///
+/// Exit status: 0 done, 1 refused or failed, 2 bad input.
+#[derive(Debug, Parser)]
+#[command(name = "vtpmctl", version, verbatim_doc_comment)]
+pub struct Arguments {
+    /// Where the manager listens.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, global = true,
+        env = "VTPM_MANAGER_SOCKET")]
+    pub(super) socket: PathBuf,
+    /// How results are written. Progress and errors go to standard error.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t, global = true)]
+    pub(super) output: OutputFormat,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// The form of results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum OutputFormat {
+    /// For people.
+    #[default]
+    Human,
+    /// One JSON value.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    #[command(flatten)]
+    Vrot(VrotCommand),
+    /// The host: its keys, its policy, its enrolment.
+    Host {
+        #[command(subcommand)]
+        command: HostCommand,
+    },
+    /// The identity issuer: a folder, used without the manager.
+    Issuer {
+        #[command(subcommand)]
+        command: IssuerCommand,
+    },
+    /// The log of everything that was issued, started, stopped, deleted and refused.
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum VrotCommand {
+    /// Manufacture a vRoT for a VM: keys, certificates, state.
+    Create {
+        /// The VM's UUID.
+        #[arg(long, value_name = "UUID")]
+        vm: VmId,
+        /// Whose VM it is.
+        #[arg(long)]
+        tenant: Tenant,
+        /// A name for people.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Start a vRoT, so that a VMM can attach.
+    Start(VrotArgument),
+    /// Stop a vRoT; its state is kept.
+    Stop(VrotArgument),
+    /// List all vRoTs of the host.
+    List,
+    /// Show one vRoT.
+    Show(VrotArgument),
+    /// Delete a vRoT for good: its key is destroyed, its state can never be opened again.
+    Delete(VrotArgument),
+    /// Show a vRoT's keys and certificates.
+    Identity(VrotArgument),
+    /// Print the arguments that attach a vRoT to QEMU.
+    QemuArgs {
+        #[command(flatten)]
+        vrot: VrotArgument,
+        /// The interface that the guest sees.
+        #[arg(long, value_enum, default_value_t)]
+        device: TpmDeviceModel,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VrotArgument {
+    /// UUID of the VM, or of the vRoT.
+    #[arg(value_name = "VM")]
+    pub(super) vrot: VrotKey,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum HostCommand {
+    /// Make the host's keys in the physical TPM, and approve what the host booted.
+    ///
+    /// The keys work only while the host's PCRs have values that the operator's key approved.
+    /// A new operator's key is made if the file does not exist.
+    Init {
+        /// The operator's key. Without it, one is kept in the manager's state folder: good for a
+        /// trial, but a key on the host can approve whatever the host boots.
+        #[arg(long, value_name = "FILE")]
+        policy_key: Option<PathBuf>,
+    },
+    /// Show the host's keys and its certificate.
+    Show,
+    /// Enrol with a local issuer: request, challenge, answer and certificate in one go.
+    Enrol {
+        /// The label that the host is to get in the issuer's domain.
+        #[arg(long, value_name = "LABEL")]
+        name: String,
+        /// The issuer's folder.
+        #[arg(long, value_name = "DIR")]
+        issuer: PathBuf,
+    },
+    /// Enrolment, first message: what the issuer needs to know of this host.
+    Request {
+        /// The label that the host is to get in the issuer's domain.
+        #[arg(long, value_name = "LABEL")]
+        name: String,
+        /// Where to write the request.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Enrolment, third message: the answer to the issuer's challenge.
+    Answer {
+        /// The issuer's challenge.
+        #[arg(long, value_name = "FILE")]
+        challenge: PathBuf,
+        /// Where to write the answer.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Enrolment, fourth message: install the certificate.
+    Install {
+        /// The certificate from the issuer.
+        #[arg(long, value_name = "FILE")]
+        certificate: PathBuf,
+    },
+    /// What the host's keys are sealed to, and what an operator approved.
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyCommand {
+    /// Make an operator's key. It belongs on the operator's machine.
+    Keygen {
+        /// Where to write it; nothing is overwritten.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Show what the host's keys are sealed to, and whether the host is in that state.
+    Show,
+    /// Approve PCR values: the host's present ones, or others before an upgrade.
+    Sign {
+        /// The operator's key.
+        #[arg(long, value_name = "FILE")]
+        policy_key: PathBuf,
+        /// A name for what is approved, e.g. the software's version.
+        #[arg(long, default_value = "present values")]
+        label: String,
+        /// Values to approve instead of the present ones: a JSON file {"0":"<hex>",…}, as in
+        /// `host policy show --output json`.
+        #[arg(long, value_name = "FILE")]
+        pcrs: Option<PathBuf>,
+        /// Write the approval here instead of handing it to the manager.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Hand an approval that was signed elsewhere to the manager.
+    Approve {
+        /// The approval.
+        #[arg(long, value_name = "FILE")]
+        approval: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum IssuerCommand {
+    /// Make an issuer: a key and a root certificate.
+    Init {
+        /// The issuer's folder.
+        #[arg(long = "directory", visible_alias = "dir", value_name = "DIR")]
+        directory: PathBuf,
+        /// The DNS domain in which hosts are named.
+        #[arg(long)]
+        domain: Domain,
+        /// Certificates (PEM) of the TPM makers whose TPMs are accepted.
+        #[arg(long, value_name = "PEM")]
+        tpm_roots: PathBuf,
+    },
+    /// Check a host's request, and challenge its TPM.
+    Challenge {
+        /// The issuer's folder.
+        #[arg(long = "directory", visible_alias = "dir", value_name = "DIR")]
+        directory: PathBuf,
+        /// The host's request.
+        #[arg(long, value_name = "FILE")]
+        request: PathBuf,
+        /// Where to write the challenge.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Check a host's answer, and certify the host.
+    Certify {
+        /// The issuer's folder.
+        #[arg(long = "directory", visible_alias = "dir", value_name = "DIR")]
+        directory: PathBuf,
+        /// The host's answer.
+        #[arg(long, value_name = "FILE")]
+        answer: PathBuf,
+        /// Where to write the certificate.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// Check that no line was changed, inserted or taken out.
+    Verify {
+        /// A log file; without it, the manager checks its own.
+        #[arg(long, value_name = "FILE")]
+        log: Option<PathBuf>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,111 @@
+//! A client of the API: one request, one connection.
+
+use std::path::{Path, PathBuf};
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::CtlError;
+use crate::api::Problem;
+
+/// Reaches the manager at its socket.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    socket: PathBuf,
+}
+
+/// A list of ten thousand vRoTs has some 5 MB.
+const MAX_RESPONSE: usize = 64 * 1024 * 1024;
+
+impl Client {
+    pub(super) fn new(socket: &Path) -> Self {
+        Self {
+            socket: socket.to_owned(),
+        }
+    }
+
+    pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CtlError> {
+        parse(&self.call(Method::GET, path, Bytes::new())?)
+    }
+
+    pub(super) fn delete(&self, path: &str) -> Result<(), CtlError> {
+        self.call(Method::DELETE, path, Bytes::new()).map(drop)
+    }
+
+    pub(super) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CtlError> {
+        let body = serde_json::to_vec(body).map_err(|error| CtlError::Response(error.into()))?;
+        parse(&self.post_message(path, body)?)
+    }
+
+    /// Posts JSON as it is, and returns the answer as it is.
+    pub(super) fn post_message(
+        &self,
+        path: &str,
+        json: impl Into<Vec<u8>>,
+    ) -> Result<Vec<u8>, CtlError> {
+        self.call(Method::POST, path, Bytes::from(json.into()))
+    }
+
+    fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Vec<u8>, CtlError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| CtlError::Response(error.into()))?;
+        let (status, body) = runtime.block_on(self.exchange(method, path, body))?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        let problem: Problem = parse(&body)?;
+        Err(CtlError::Refused(problem))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Vec<u8>), CtlError> {
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| CtlError::Response(error);
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| CtlError::Unreachable {
+                socket: self.socket.clone(),
+                source,
+            })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| failed(error.into()))?;
+        // Ends with the response; what goes wrong shows there.
+        tokio::spawn(async move { connection.await.ok() });
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "localhost")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|error| failed(error.into()))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| failed(error.into()))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_RESPONSE)
+            .collect()
+            .await
+            .map_err(failed)?;
+        Ok((status, body.to_bytes().to_vec()))
+    }
+}
+
+fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, CtlError> {
+    serde_json::from_slice(json).map_err(|error| CtlError::Response(error.into()))
+}

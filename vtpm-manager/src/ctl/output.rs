@@ -1,0 +1,98 @@
+//! Results for people or for programs; progress for people.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::arguments::OutputFormat;
+
+/// Where results go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Output {
+    format: OutputFormat,
+}
+
+/// Lines of cells; the widest cell of a column makes its width.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Output {
+    pub(super) fn new(format: OutputFormat) -> Self {
+        Self { format }
+    }
+
+    /// Writes a result: as JSON, or as people read it.
+    pub(super) fn result(&self, value: &impl Serialize, people: impl FnOnce() -> String) {
+        let text = match self.format {
+            OutputFormat::Human => people(),
+            OutputFormat::Json => match serde_json::to_string_pretty(value) {
+                Ok(json) => json,
+                Err(error) => unreachable!("JSON: {error}"),
+            },
+        };
+        // A reader that closed the pipe has read what it wanted.
+        let _ = writeln!(io::stdout(), "{}", text.trim_end());
+    }
+
+    /// Says what is being done, where that takes time.
+    pub(super) fn progress(&self, text: &str) {
+        if self.format == OutputFormat::Human {
+            let _ = writeln!(io::stderr(), "{text} …");
+        }
+    }
+
+    /// Says what the user ought to know.
+    pub(super) fn warn(&self, text: &str) {
+        let _ = writeln!(io::stderr(), "note: {text}");
+    }
+}
+
+impl Table {
+    /// Adds a line.
+    pub(super) fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
+        self.rows.push(cells.into_iter().map(Into::into).collect());
+    }
+
+    /// The lines, each column as wide as its widest cell.
+    pub(super) fn render(&self) -> String {
+        let mut widths: Vec<usize> = Vec::new();
+        for row in &self.rows {
+            for (column, cell) in row.iter().enumerate() {
+                let width = cell.chars().count();
+                match widths.get_mut(column) {
+                    Some(widest) => *widest = width.max(*widest),
+                    None => widths.push(width),
+                }
+            }
+        }
+        let mut text = String::new();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                line.push_str(&format!("{cell:<width$}  "));
+            }
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::default();
+        table.row(["VM", "STATE", "NAME"]);
+        table.row(["1234", "up", ""]);
+        table.row(["ü", "stopped", "x"]);
+        assert_eq!(
+            table.render(),
+            "VM    STATE    NAME\n1234  up\nü     stopped  x\n"
+        );
+    }
+}

@@ -1,0 +1,176 @@
+//! Commands about vRoTs.
+
+use super::CtlError;
+use super::arguments::VrotCommand;
+use super::client::Client;
+use super::output::{Output, Table};
+use crate::api::wire::{CreateRequest, IdentityView, KeyView, QemuArguments, VrotList, VrotView};
+use crate::manager::VrotKey;
+
+pub(super) fn run(
+    command: &VrotCommand,
+    client: &Client,
+    output: &Output,
+) -> Result<(), CtlError> {
+    match command {
+        VrotCommand::Create { vm, tenant, name } => {
+            output.progress("manufacturing: keys, certificates, state");
+            let request = CreateRequest {
+                vm: *vm,
+                tenant: tenant.clone(),
+                name: name.clone(),
+            };
+            let vrot: VrotView = client.post("/v1/vrots", &request)?;
+            output.result(&vrot, || format!("created\n{}", details(&vrot)));
+        }
+        VrotCommand::Start(vrot) => {
+            let vrot: VrotView = client.post(&path(vrot.vrot, "/start"), &())?;
+            output.result(&vrot, || format!("started\n{}", details(&vrot)));
+        }
+        VrotCommand::Stop(vrot) => {
+            let vrot: VrotView = client.post(&path(vrot.vrot, "/stop"), &())?;
+            output.result(&vrot, || format!("stopped vRoT {} of VM {}", vrot.vrot, vrot.vm));
+        }
+        VrotCommand::List => {
+            let list: VrotList = client.get("/v1/vrots")?;
+            output.result(&list, || table(&list));
+        }
+        VrotCommand::Show(vrot) => {
+            let vrot: VrotView = client.get(&path(vrot.vrot, ""))?;
+            output.result(&vrot, || details(&vrot));
+        }
+        VrotCommand::Delete(vrot) => {
+            client.delete(&path(vrot.vrot, ""))?;
+            let deleted = serde_json::json!({ "deleted": vrot.vrot.to_string() });
+            output.result(&deleted, || format!("deleted {}", vrot.vrot));
+        }
+        VrotCommand::Identity(vrot) => {
+            let identity: IdentityView = client.get(&path(vrot.vrot, "/identity"))?;
+            output.result(&identity, || describe(&identity));
+        }
+        VrotCommand::QemuArgs { vrot, device } => {
+            let path = path(vrot.vrot, &format!("/qemu-args?device={}", device.name()));
+            let arguments: QemuArguments = client.get(&path)?;
+            output.result(&arguments, || line(&arguments.arguments));
+        }
+    }
+    Ok(())
+}
+
+fn path(vrot: VrotKey, rest: &str) -> String {
+    format!("/v1/vrots/{vrot}{rest}")
+}
+
+fn table(list: &VrotList) -> String {
+    if list.vrots.is_empty() {
+        return "no vRoTs on this host: make one with `vtpmctl create`".to_owned();
+    }
+    let mut table = Table::default();
+    table.row(["VM", "TENANT", "NAME", "STATE", "SINCE", "VROT", "NOTES"]);
+    for vrot in &list.vrots {
+        table.row([
+            vrot.vm.to_string(),
+            vrot.tenant.to_string(),
+            vrot.name.clone().unwrap_or_default(),
+            vrot.state.clone(),
+            vrot.since.to_string(),
+            vrot.vrot.to_string(),
+            notes(vrot),
+        ]);
+    }
+    table.render()
+}
+
+fn notes(vrot: &VrotView) -> String {
+    let mut notes: Vec<&str> = vrot.note.as_deref().into_iter().collect();
+    if let Some(backend) = &vrot.backend {
+        notes.push(if backend.attached {
+            "VM attached"
+        } else {
+            "no VM attached"
+        });
+        if backend.degraded {
+            notes.push("DEGRADED: state is not durable yet");
+        }
+    }
+    notes.join(", ")
+}
+
+fn details(vrot: &VrotView) -> String {
+    let mut table = Table::default();
+    table.row(["VM", &vrot.vm.to_string()]);
+    table.row(["vRoT", &vrot.vrot.to_string()]);
+    table.row(["tenant", vrot.tenant.as_str()]);
+    if let Some(name) = &vrot.name {
+        table.row(["name", name]);
+    }
+    table.row(["generation", &vrot.generation.to_string()]);
+    if let Some(vik) = &vrot.vik {
+        table.row(["vIK", &vik.to_string()]);
+    }
+    table.row(["state", &format!("{} since {}", vrot.state, vrot.since)]);
+    let notes = notes(vrot);
+    if !notes.is_empty() {
+        table.row(["notes", &notes]);
+    }
+    if let Some(backend) = &vrot.backend {
+        table.row(["process", &backend.process.to_string()]);
+        table.row(["socket", &backend.control.display().to_string()]);
+    }
+    table.render()
+}
+
+fn describe(identity: &IdentityView) -> String {
+    let mut table = Table::default();
+    table.row(["VM", &identity.vm.to_string()]);
+    table.row(["vRoT", &identity.vrot.to_string()]);
+    table.row(["tenant", identity.tenant.as_str()]);
+    table.row(["generation", &identity.generation.to_string()]);
+    if let Some(host) = &identity.host {
+        table.row(["host", &host.to_string()]);
+    }
+    table.row(["manager", &identity.manager_digest.to_string()]);
+    table.row(["backend", &identity.backend_digest.to_string()]);
+    let mut text = table.render();
+    for (which, key) in [
+        ("identity key (vIK), P-256", &identity.vik),
+        ("endorsement key, RSA-2048", &identity.ek_rsa),
+        ("endorsement key, P-256", &identity.ek_p256),
+    ] {
+        text.push_str(&describe_key(which, key));
+    }
+    text.push_str("\nissued by this host's identity key:\n");
+    text.push_str(&identity.chain_pem);
+    text
+}
+
+fn describe_key(which: &str, key: &KeyView) -> String {
+    format!("\n{which}\nname  {}\n{}", key.name, key.certificate_pem)
+}
+
+/// For pasting into a shell; only what needs quotes gets them.
+fn line(arguments: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=,./:".contains(c);
+    let quoted: Vec<String> = arguments
+        .iter()
+        .map(|argument| {
+            if argument.chars().all(plain) {
+                argument.clone()
+            } else {
+                format!("'{}'", argument.replace('\'', r"'\''"))
+            }
+        })
+        .collect();
+    quoted.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_survive_a_shell() {
+        let arguments = ["-chardev", "path=/run/a b", "it's"].map(str::to_owned);
+        assert_eq!(line(&arguments), r"-chardev 'path=/run/a b' 'it'\''s'");
+    }
+}

@@ -1,0 +1,133 @@
+//! `vtpm-managerd`: start, serve, shut down.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::api;
+use crate::causes::WithCauses;
+use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
+use crate::manager::{Manager, ManagerError};
+
+/// Manages the virtualized roots of trust of this host, anchored in its physical TPM.
+///
+/// On SIGTERM or SIGINT the daemon ends and leaves running vRoTs running; when it is started
+/// again, it takes them over.
+#[derive(Debug, Parser)]
+#[command(name = "vtpm-managerd", version)]
+pub struct Arguments {
+    /// The configuration.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// How log lines on standard error look. RUST_LOG says which (by default `info`).
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why the daemon ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DaemonError {
+    /// The configuration was refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The manager could not start or end.
+    #[error(transparent)]
+    Manager(#[from] ManagerError),
+    /// The runtime could not be started.
+    #[error("the asynchronous runtime cannot be started")]
+    Runtime(#[source] std::io::Error),
+    /// Serving the API failed.
+    #[error("the API failed")]
+    Serve(#[source] std::io::Error),
+    /// Signals cannot be waited for.
+    #[error("signals cannot be waited for")]
+    Signal(#[source] std::io::Error),
+    /// The API's socket could not be made.
+    #[error("`{}` cannot be listened on", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Runs the daemon to its end. 0 after a shutdown, 1 after a failure, 2 for a bad configuration.
+pub fn main(arguments: &Arguments) -> ExitCode {
+    start_log(arguments.log_format);
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{}", WithCauses(&error));
+            match error {
+                DaemonError::Config(_) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), DaemonError> {
+    let config = Config::load(&arguments.config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(DaemonError::Runtime)?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<(), DaemonError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signal)?;
+    let path = config.socket.clone();
+    let manager = Manager::open(config).await?;
+    let listener = api::listen(&path)
+        .await
+        .map_err(|source| DaemonError::Socket {
+            path: path.clone(),
+            source,
+        })?;
+    tracing::info!(socket = %path.display(), vrots = manager.registry().all().len(), "ready");
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("shutting down; running vRoTs go on");
+    };
+    api::serve(Arc::clone(&manager), listener, shutdown)
+        .await
+        .map_err(DaemonError::Serve)?;
+    if let Err(error) = std::fs::remove_file(&path) {
+        tracing::warn!(%error, "the API's socket is left behind");
+    }
+    manager.close().await?;
+    Ok(())
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
