@@ -211,7 +211,9 @@ async fn one_old_record_in_the_newest_store_is_refused() -> Result<()> {
     host.store()?.commit(&changed(one, b"old"))?;
     assert_eq!(host.refusal()?, "stale-records");
     host.store()?.commit(&changed(one, b"state 2"))?;
-    host.store()?.commit(&created(VrotId::random()))?;
+    let put_back = VrotId::random();
+    let record = Batch::default().put(put_back, Part::Record, record(put_back, 1));
+    host.store()?.commit(&record)?;
     assert_eq!(host.refusal()?, "returned-records");
     Ok(())
 }
