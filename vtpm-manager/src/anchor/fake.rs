@@ -72,7 +72,7 @@ impl HardwareRoot for Fake {
         Ok(self.script().pcrs.clone())
     }
 
-    fn storage_root_key(&mut self) -> Result<TpmName, HardwareError> {
+    fn storage_root_key(&mut self, _: Option<&TpmName>) -> Result<TpmName, HardwareError> {
         Ok(self.script().srk.clone())
     }
 

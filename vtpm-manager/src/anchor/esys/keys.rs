@@ -1,7 +1,7 @@
 //! Storage root key, endorsement key and host IK.
 
 use cert_chain::{
-    AttestationKey, CredentialBlob, Digest32, EndorsementKey, ObjectAttributes, PublicArea,
+    AttestationKey, CredentialBlob, Digest32, EndorsementKey, ObjectAttributes, PublicArea, TpmName,
 };
 use tss_esapi::abstraction::nv;
 use tss_esapi::constants::{CapabilityType, SessionType};
@@ -35,10 +35,23 @@ const SECRET: Operation = Operation("TPM2_PolicySecret");
 
 /// NV indices of EK certificates (TCG EK Credential Profile 2.5 §2.2.1.4), the shorter key first:
 /// on hardware it is also the much quicker one.
-const EK_CERTIFICATES: [(u32, fn() -> Vec<u8>); 2] = [
-    (0x01c0_000a, endorsement_key_p256),
-    (0x01c0_0002, endorsement_key_rsa),
+const EK_PLACES: [EkPlace; 2] = [
+    EkPlace {
+        certificate: 0x01c0_000a,
+        template: endorsement_key_p256,
+    },
+    EkPlace {
+        certificate: 0x01c0_0002,
+        template: endorsement_key_rsa,
+    },
 ];
+
+/// Where an endorsement key's certificate is, and how the key is made.
+#[derive(Clone, Copy)]
+struct EkPlace {
+    certificate: u32,
+    template: fn() -> Vec<u8>,
+}
 
 impl EsysRoot {
     /// The storage root key's handle; the key is made if there is none.
@@ -58,6 +71,16 @@ impl EsysRoot {
         };
         self.srk = Some(srk);
         Ok(srk)
+    }
+
+    /// Name of the storage root key that [`EsysRoot::srk`] would make; `None` if there is one.
+    pub(super) fn would_be_srk(&mut self) -> Result<Option<TpmName>, HardwareError> {
+        if self.exists(SRK_HANDLE)? {
+            return Ok(None);
+        }
+        let (key, public) = self.create_primary(Hierarchy::Owner, &template::storage_root_key())?;
+        self.flush(key.into())?;
+        Ok(Some(public_area(&public)?.name()))
     }
 
     /// The host IK's handle, once [`EsysRoot::find_or_make_ik`] has checked it.
@@ -94,8 +117,9 @@ impl EsysRoot {
     }
 
     pub(super) fn certified_ek(&mut self) -> Result<CertifiedEk, HardwareError> {
-        let (index, template) = self.ek_choice()?;
-        let certificate = self.read_index(index)?;
+        let place = self.ek_place()?;
+        let certificate = self.read_index(place.certificate)?;
+        let template = (place.template)();
         let (handle, public) = self.create_primary(Hierarchy::Endorsement, &template)?;
         self.flush(handle.into())?;
         let key = EndorsementKey::try_from(public_area(&public)?).map_err(|_| {
@@ -121,7 +145,7 @@ impl EsysRoot {
             ACTIVATE,
             EncryptedSecret::try_from(without_length(&credential.encrypted_secret)?.to_vec()),
         )?;
-        let (_, template) = self.ek_choice()?;
+        let template = (self.ek_place()?.template)();
         let (ek, _) = self.create_primary(Hierarchy::Endorsement, &template)?;
         let opened = self.with_session(SessionType::Hmac, Protect::Response, |root, for_ik| {
             root.with_session(SessionType::Policy, Protect::Nothing, |root, for_ek| {
@@ -155,10 +179,10 @@ impl EsysRoot {
     }
 
     /// The first EK that has a certificate.
-    fn ek_choice(&mut self) -> Result<(u32, Vec<u8>), HardwareError> {
-        for (index, template) in EK_CERTIFICATES {
-            if self.exists(index)? {
-                return Ok((index, template()));
+    fn ek_place(&mut self) -> Result<EkPlace, HardwareError> {
+        for place in EK_PLACES {
+            if self.exists(place.certificate)? {
+                return Ok(place);
             }
         }
         Err(HardwareError::NoEkCertificate)

@@ -310,6 +310,40 @@ async fn a_cleared_tpm_is_told_apart() -> Result<()> {
         TrustAnchor::start(&config),
         Err(AnchorError::TpmReplaced { .. })
     ));
+    // And nothing was made in it.
+    assert_eq!(host.tpm.tool("tpm2_getcap handles-persistent")?, "");
+    Ok(())
+}
+
+#[tokio::test]
+async fn persistent_keys_that_somebody_removed_come_back() -> Result<()> {
+    let host = Host::new().await?;
+    let config = host.tpm.config();
+    drop(host.anchor);
+    host.tpm.tool("tpm2_evictcontrol -C o -c 0x81000001")?;
+    host.tpm.tool("tpm2_evictcontrol -C o -c 0x81000100")?;
+    let anchor = TrustAnchor::start(&config)?;
+    anchor.root_secret().await?;
+    let public = anchor.host_public().await?;
+    assert_eq!(public.ik_public, host.public.ik_public);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_that_needs_no_policy_is_no_host_ik() -> Result<()> {
+    let tpm = Swtpm::of_a_host()?;
+    let key = PolicyKey::generate()?;
+    tpm.write("policy", key.public().policy_digest().as_bytes())?;
+    tpm.tool(
+        "tpm2_createprimary -C o -G ecc256:ecdsa-sha256:null -L policy -c weak.ctx -a \
+         fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|sign",
+    )?;
+    tpm.tool("tpm2_evictcontrol -C o -c weak.ctx 0x81000100")?;
+    tpm.tool("tpm2_flushcontext -t")?;
+    let anchor = TrustAnchor::start(&tpm.config())?;
+    let error = anchor.provision(key.public()).await.err();
+    let text = error.context("accepted")?.to_string();
+    assert!(text.contains("userWithAuth"), "{text}");
     Ok(())
 }
 
