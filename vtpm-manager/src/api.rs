@@ -37,6 +37,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
     vec![
         ("/v1/host", get(host::show)),
         ("/v1/host/init", post(host::initialise)),
+        ("/v1/host/recover", post(host::recover)),
         ("/v1/host/policy", get(host::policy)),
         ("/v1/host/policy/approvals", post(host::approve)),
         ("/v1/host/enrolment/request", post(host::request)),
@@ -72,6 +73,10 @@ pub async fn serve(
         })
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::no_such_method)
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&manager),
+            host::store_is_open,
+        ))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&manager),

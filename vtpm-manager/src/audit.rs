@@ -18,6 +18,7 @@ use std::sync::{Mutex, PoisonError};
 use cert_chain::{Digest32, Generation, HostName, Tenant, TpmName, VmId, VrotId};
 use serde::{Deserialize, Serialize};
 
+use crate::rollback::{Boot, RecoveryRecord};
 use crate::timestamp::Timestamp;
 
 /// The log of one manager, open for appending.
@@ -73,6 +74,11 @@ pub enum Event {
         /// The operator's name for them.
         label: String,
     },
+    /// An operator orders that the present store be accepted.
+    RecoveryOrdered {
+        /// What is to be accepted.
+        accepted: String,
+    },
     /// Somebody asked for something and did not get it.
     Refused {
         /// The caller's user id.
@@ -81,6 +87,25 @@ pub enum Event {
         request: String,
         /// Why it was refused.
         reason: String,
+    },
+    /// The physical TPM vouches for the store.
+    StoreOpened {
+        /// Its newest batch.
+        batch: u64,
+        /// How the host came up.
+        boot: Boot,
+    },
+    /// The present store was accepted on an operator's order.
+    StoreRecovered {
+        /// What was done.
+        recovery: RecoveryRecord,
+    },
+    /// The store is not the one that the physical TPM vouches for.
+    StoreRefused {
+        /// Short name of the reason.
+        code: &'static str,
+        /// What was found.
+        finding: String,
     },
     /// A vRoT was manufactured for a VM and got its certificates.
     VrotCreated {

@@ -7,6 +7,7 @@ use cert_chain::policy::{PcrSelection, PcrSelectionError};
 use serde::Deserialize;
 
 use crate::anchor::{AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, Tcti};
+use crate::rollback::{AnchorPolicy, CheckpointInterval};
 
 /// A configuration that makes sense: there is no other way to have one than [`Config::load`].
 #[derive(Clone, Debug)]
@@ -27,12 +28,22 @@ pub struct Config {
     pub allowed_uids: Vec<u32>,
     /// How often one vRoT may ask for host evidence.
     pub host_evidence_per_minute: u32,
+    /// When the durable rollback register is written.
+    pub anchor_policy: AnchorPolicy,
 }
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
+    /// An interval that is too short or too long.
+    #[error("{}: `checkpoint_interval_s` is {seconds}: write 1 to 65535 seconds", config.display())]
+    Interval {
+        /// The configuration.
+        config: PathBuf,
+        /// Its value.
+        seconds: u64,
+    },
     /// The manager cannot tell where its own program is.
     #[error("`backend` is not set, and the manager cannot find its own program beside which it would look")]
     OwnProgram(#[source] std::io::Error),
@@ -123,6 +134,18 @@ struct File {
     allowed_uids: Vec<u32>,
     #[serde(default = "default_host_evidence_per_minute")]
     host_evidence_per_minute: u32,
+    #[serde(default)]
+    anchor_policy: PolicyName,
+    checkpoint_interval_s: Option<u64>,
+}
+
+/// Which [`AnchorPolicy`].
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum PolicyName {
+    Strict,
+    #[default]
+    Checkpoint,
 }
 
 impl Config {
@@ -171,7 +194,20 @@ impl Config {
                 length,
             });
         }
+        let interval = match file.checkpoint_interval_s {
+            None => CheckpointInterval::DEFAULT,
+            Some(seconds) => {
+                CheckpointInterval::from_secs(seconds).ok_or_else(|| ConfigError::Interval {
+                    config: path.to_owned(),
+                    seconds,
+                })?
+            }
+        };
         Ok(Self {
+            anchor_policy: match file.anchor_policy {
+                PolicyName::Strict => AnchorPolicy::Strict,
+                PolicyName::Checkpoint => AnchorPolicy::Checkpoint(interval),
+            },
             anchor: AnchorConfig {
                 tpm: file.tpm,
                 policy_pcrs: selection(&file.policy_pcrs, "policy_pcrs", path)?,
@@ -251,6 +287,22 @@ mod tests {
 
     fn parse(text: &str) -> Result<Config, ConfigError> {
         Config::parse(text, Path::new("config.toml"))
+    }
+
+    #[test]
+    fn the_rollback_anchor_has_two_policies() -> anyhow::Result<()> {
+        let with = |line: &str| parse(&format!("tpm = \"device:/dev/tpmrm0\"\n{line}"));
+        assert_eq!(with("")?.anchor_policy, AnchorPolicy::default());
+        let strict = with("anchor_policy = \"strict\"")?;
+        assert_eq!(strict.anchor_policy, AnchorPolicy::Strict);
+        let often = with("checkpoint_interval_s = 60")?.anchor_policy;
+        assert_eq!(often.limit().as_secs(), 60);
+        for seconds in [0, 65_536] {
+            let refused = with(&format!("checkpoint_interval_s = {seconds}"));
+            assert!(matches!(refused, Err(ConfigError::Interval { .. })));
+        }
+        assert!(with("anchor_policy = \"lax\"").is_err());
+        Ok(())
     }
 
     #[test]

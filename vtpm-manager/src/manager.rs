@@ -1,6 +1,7 @@
 //! The manager: every vRoT of this host, and what can be done with them.
 
 mod error;
+mod guarding;
 mod registry;
 mod restart;
 mod transitions;
@@ -8,8 +9,8 @@ mod transitions;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::Instant;
 
 use cert_chain::Digest32;
@@ -19,6 +20,7 @@ use tokio::task::spawn_blocking;
 use crate::anchor::TrustAnchor;
 use crate::audit::{AuditLog, Event};
 use crate::backend::{Ended, GuestDuty};
+use crate::causes::WithCauses;
 use crate::config::Config;
 use crate::evidence::{HostEvidence, Quota, Subject};
 use crate::host::Host;
@@ -26,6 +28,7 @@ use crate::store::{EmbeddedStore, Journal, Store};
 use crate::vrot::{RecordError, VrotRecord};
 
 pub use error::ManagerError;
+pub use guarding::Standing;
 pub use registry::{Registry, Vrot, VrotKey};
 pub use transitions::Order;
 
@@ -42,6 +45,12 @@ pub struct Manager {
     program: Digest32,
     ended: mpsc::UnboundedSender<(cert_chain::VrotId, Ended)>,
     counters: Counters,
+    /// Whether the store may be used.
+    standing: RwLock<Standing>,
+    /// Whether `host init` was called since the manager started.
+    initialisation_ordered: AtomicBool,
+    /// Held by whoever opens, sets up or recovers the store.
+    opening: tokio::sync::Mutex<()>,
 }
 
 /// What has happened since the manager started.
@@ -87,12 +96,13 @@ impl Counter {
 impl Manager {
     /// Opens store, audit log and trust anchor, and takes over what is running.
     pub async fn open(config: Config) -> Result<Arc<Self>, ManagerError> {
-        make_folder(&config.state_dir)?;
-        make_folder(&config.runtime_dir)?;
+        make_folder(&config.state_dir, 0o700)?;
+        // Allowed users must get through to the API's socket; each vRoT's folder is the manager's.
+        make_folder(&config.runtime_dir, 0o711)?;
         // Opened first: it is locked, so a second manager ends here.
         let store_file = config.store();
         let store = blocking(move || EmbeddedStore::open(&store_file)).await??;
-        let journal = Journal::start(Arc::new(store) as Arc<dyn Store>)
+        let journal = Journal::start_locked(Arc::new(store) as Arc<dyn Store>)
             .map_err(|source| ManagerError::Thread { source })?;
         let audit_file = config.audit_log();
         let audit = Arc::new(blocking(move || AuditLog::open(&audit_file)).await??);
@@ -111,12 +121,19 @@ impl Manager {
             program,
             ended,
             counters: Counters::default(),
+            standing: RwLock::new(Standing::Blank),
+            initialisation_ordered: AtomicBool::new(false),
+            opening: tokio::sync::Mutex::new(()),
         });
         manager
             .record(Event::ManagerStarted { manager: program })
             .await?;
-        manager.take_over().await?;
-        manager.unlock().await;
+        if let Err(error) = manager.open_store().await {
+            tracing::error!(
+                error = %WithCauses(&error),
+                "no vRoT can be created or started; running ones go on, degraded"
+            );
+        }
         tokio::spawn(restart::note_endings(Arc::downgrade(&manager), endings));
         Ok(manager)
     }
@@ -182,23 +199,6 @@ impl Manager {
         Ok(blocking(move || audit.append(&event)).await??)
     }
 
-    /// Unseals the root secret, so that a host whose boot was altered is told so at once and not
-    /// by the first VM that does not start.
-    async fn unlock(&self) {
-        use crate::anchor::AnchorError;
-        use crate::host::HostError;
-        match self.host.keyring().await {
-            Ok(_) => {}
-            Err(HostError::Anchor(AnchorError::NotProvisioned)) => {
-                tracing::info!("this host is not provisioned: waiting for `vtpmctl host init`");
-            }
-            Err(error) => tracing::error!(
-                %error,
-                "no vRoT can be created or started; running ones go on"
-            ),
-        }
-    }
-
     fn guest_duty(&self, record: &VrotRecord) -> Result<Box<GuestDuty>, RecordError> {
         let vrot = record.vrot;
         Ok(Box::new(GuestDuty {
@@ -250,11 +250,11 @@ async fn blocking<T: Send + 'static>(
         .map_err(|source| ManagerError::Task { source })
 }
 
-/// Makes a folder that only the manager's user can look into; one that exists keeps its mode.
-fn make_folder(path: &Path) -> Result<(), ManagerError> {
+/// Makes a folder with this mode; one that exists keeps its own.
+fn make_folder(path: &Path, mode: u32) -> Result<(), ManagerError> {
     DirBuilder::new()
         .recursive(true)
-        .mode(0o700)
+        .mode(mode)
         .create(path)
         .map_err(|source| ManagerError::Folder {
             path: path.to_owned(),

@@ -30,6 +30,7 @@ pub(super) async fn serve() -> Json<Document> {
     paths(
         host::show,
         host::initialise,
+        host::recover,
         host::policy,
         host::approve,
         host::request,

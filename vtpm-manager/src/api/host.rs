@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use cert_chain::enrolment::{Certificate, Challenge, Message};
 use cert_chain::pem;
@@ -13,13 +14,14 @@ use cert_chain::pem;
 use super::problem::{Body, Problem};
 use super::wire::{
     ApprovalView, AuditView, DifferenceView, EnrolmentRequest, EnrolmentView, HostKeys, HostView,
-    InitRequest, PolicyView,
+    InitRequest, PolicyView, RecoverRequest, RecoveryView, StoreView,
 };
 use crate::anchor::{AnchorError, Approval, ApprovalStatus, HostPolicy, PolicyKeyPublic};
 use crate::audit::{self, Event};
 use crate::causes::WithCauses;
 use crate::host::{Enrolment, HostError};
-use crate::manager::Manager;
+use crate::manager::{Manager, ManagerError, Standing};
+use crate::rollback::RecoveryRecord;
 use crate::timestamp::Timestamp;
 
 type Managed = State<Arc<Manager>>;
@@ -49,7 +51,37 @@ pub(super) async fn initialise(
         let policy_key = policy_key.name();
         manager.record(Event::HostInitialised { policy_key }).await?;
     }
+    manager.initialise_store().await?;
     view(&manager).await.map(Json)
+}
+
+/// Accepts the present store although the physical TPM does not vouch for it. The vRoTs that it
+/// concerns get a new generation, which verifiers see. Recorded in the audit log.
+#[utoipa::path(post, path = "/v1/host/recover", tag = "host", request_body = RecoverRequest,
+    responses((status = 200, body = RecoveryView), (status = "default", body = Problem)))]
+pub(super) async fn recover(
+    State(manager): Managed,
+    Body(request): Body<RecoverRequest>,
+) -> Result<Json<RecoveryView>, Problem> {
+    // To its end, even if the client goes away meanwhile.
+    let recovery = tokio::spawn(async move { manager.recover(&request.accept).await })
+        .await
+        .map_err(|source| Problem::from(ManagerError::Task { source }))??;
+    Ok(Json(recovery.into()))
+}
+
+/// Answers nothing about vRoTs from a store that the physical TPM does not vouch for.
+pub(super) async fn store_is_open(
+    State(manager): Managed,
+    request: Request,
+    next: Next,
+) -> Response {
+    if request.uri().path().starts_with("/v1/vrots")
+        && let Err(error) = manager.ready().await
+    {
+        return Problem::from(error).into_response();
+    }
+    next.run(request).await
 }
 
 /// Shows what the host's keys are bound to, and whether the host is in that state.
@@ -71,6 +103,9 @@ pub(super) async fn approve(
     let label = approval.label.clone();
     manager.host().approve(approval).await?;
     manager.record(Event::PolicyApproved { label }).await?;
+    if let Err(error) = manager.open_store().await {
+        tracing::error!(error = %WithCauses(&error), "the store stays locked");
+    }
     Ok(Json(manager.host().policy().await?.into()))
 }
 
@@ -160,7 +195,47 @@ async fn view(manager: &Manager) -> Result<HostView, Problem> {
         manager_digest: manager.program_digest(),
         keys,
         enrolment: manager.host().enrolment().as_deref().map(Into::into),
+        store: store_view(manager).await?,
     })
+}
+
+async fn store_view(manager: &Manager) -> Result<StoreView, Problem> {
+    let status = (manager.journal().rollback_status().await).map_err(ManagerError::from)?;
+    let standing = manager.standing();
+    let (state, problem) = match &standing {
+        Standing::Blank => ("blank", None),
+        Standing::Held { reason } => ("locked", Some(reason.clone())),
+        Standing::Open { .. } => ("open", None),
+        Standing::Refused { refusal } => {
+            let text = format!("{refusal}. {}", refusal.last_resort());
+            ("refused", Some(text))
+        }
+    };
+    Ok(StoreView {
+        state: state.to_owned(),
+        refusal: match standing {
+            Standing::Refused { refusal } => Some(refusal.code().to_owned()),
+            _ => None,
+        },
+        problem,
+        batch: status.map(|status| status.epoch.number()),
+        uncovered_batches: status.map(|status| status.window.batches),
+        window_s: status.map(|status| status.window.limit.as_secs()),
+    })
+}
+
+impl From<RecoveryRecord> for RecoveryView {
+    fn from(record: RecoveryRecord) -> Self {
+        Self {
+            accepted: record.accepted.to_owned(),
+            finding: record.finding,
+            batch: record.batch,
+            generation: record.generation,
+            raised: record.raised,
+            discarded: record.discarded,
+            lost: record.lost,
+        }
+    }
 }
 
 impl From<&Enrolment> for EnrolmentView {

@@ -3,22 +3,29 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 
-use crate::manager::{Counter, Manager};
+use crate::manager::{Counter, Manager, Standing};
+use crate::rollback::RollbackStatus;
 
 /// Metrics for Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "manager",
     responses((status = 200, content_type = "text/plain", body = String)))]
 pub(super) async fn serve(State(manager): State<Arc<Manager>>) -> impl IntoResponse {
     let media_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    (media_type, render(&manager))
+    // While a batch waits for a TPM that does not answer, so would this: the rest matters more.
+    let status = tokio::time::timeout(PATIENCE, manager.journal().rollback_status()).await;
+    let rollback = status.ok().and_then(Result::ok).flatten();
+    (media_type, render(&manager, rollback))
 }
 
-fn render(manager: &Manager) -> String {
+const PATIENCE: Duration = Duration::from_millis(500);
+
+fn render(manager: &Manager, rollback: Option<RollbackStatus>) -> String {
     let mut text = Text::default();
     let mut states = BTreeMap::from([("assigned", 0), ("running", 0), ("stopped", 0)]);
     let (mut attached, mut degraded) = (0, 0);
@@ -76,6 +83,33 @@ fn render(manager: &Manager) -> String {
         "Time spent waiting for the disk.",
         store.seconds(),
     );
+    text.gauge(
+        "vrot_store_open",
+        "1 if the physical TPM vouches for the store, else 0.",
+        u8::from(matches!(manager.standing(), Standing::Open { .. })),
+    );
+    if let Some(rollback) = rollback {
+        text.gauge(
+            "vrot_rollback_batch",
+            "Number of the newest batch.",
+            rollback.epoch,
+        );
+        text.gauge(
+            "vrot_rollback_window_batches",
+            "Batches of changes that a loss of power could cut off unseen.",
+            rollback.window.batches,
+        );
+        text.gauge(
+            "vrot_rollback_window_seconds",
+            "Age of the oldest of them.",
+            rollback.exposure().as_secs_f64(),
+        );
+        text.gauge(
+            "vrot_rollback_window_limit_seconds",
+            "How old it may become by policy.",
+            rollback.window.limit.as_secs(),
+        );
+    }
     let evidence = manager.evidence().metrics();
     text.counter(
         "vrot_host_quotes_total",

@@ -14,6 +14,8 @@ use crate::anchor::{AnchorError, HardwareError};
 use crate::causes::WithCauses;
 use crate::host::HostError;
 use crate::manager::ManagerError;
+use crate::rollback::GuardError;
+use crate::store::StoreError;
 
 /// Why a request was refused or failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -103,6 +105,11 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
         ManagerError::VmTaken { .. } => (StatusCode::CONFLICT, "vm-taken"),
         ManagerError::Backend(_) => (StatusCode::INTERNAL_SERVER_ERROR, "backend-failed"),
         ManagerError::Key(_) => (StatusCode::INTERNAL_SERVER_ERROR, "key-refused"),
+        ManagerError::Rollback(
+            GuardError::NotAccepted { .. } | GuardError::NotRefused | GuardError::NotBlank,
+        ) => (StatusCode::CONFLICT, "not-recovered"),
+        ManagerError::StoreRefused { .. } => (StatusCode::CONFLICT, "store-refused"),
+        ManagerError::Store(StoreError::Locked) => (StatusCode::CONFLICT, "store-locked"),
         ManagerError::Store(_) | ManagerError::StateMissing { .. } => {
             (StatusCode::INTERNAL_SERVER_ERROR, "store-failed")
         }

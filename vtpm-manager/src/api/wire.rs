@@ -28,6 +28,57 @@ pub struct HostView {
     pub keys: Option<HostKeys>,
     /// What the issuer certified; absent before the host is enrolled.
     pub enrolment: Option<EnrolmentView>,
+    /// Whether the physical TPM vouches for the store.
+    pub store: StoreView,
+}
+
+/// The store, held against the rollback anchor in the physical TPM.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct StoreView {
+    /// `blank`, `open`, `locked` (the root secret is out of reach) or `refused`.
+    pub state: String,
+    /// Short name of the refusal: what `POST /v1/host/recover` accepts.
+    pub refusal: Option<String>,
+    /// What is wrong and what to do about it.
+    pub problem: Option<String>,
+    /// Number of the newest batch.
+    pub batch: Option<u64>,
+    /// Batches of changes that a loss of power could cut off now.
+    pub uncovered_batches: Option<u64>,
+    /// Changes older than this cannot be cut off; 0 under the policy `strict`.
+    pub window_s: Option<u64>,
+}
+
+/// Accepts a store that was refused.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RecoverRequest {
+    /// Short name of the refusal, as the host shows it.
+    #[schema(example = "restored-store")]
+    pub accept: String,
+}
+
+/// What a recovery did.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RecoveryView {
+    /// What was accepted.
+    pub accepted: String,
+    /// What had been found.
+    pub finding: String,
+    /// Number of the batch that the recovery is.
+    pub batch: u64,
+    /// The generation that the vRoTs have from now on.
+    #[schema(value_type = u64)]
+    pub generation: Generation,
+    /// vRoTs that have it.
+    #[schema(value_type = Vec<String>)]
+    pub raised: Vec<VrotId>,
+    /// Deleted vRoTs whose records had come back, and went.
+    #[schema(value_type = Vec<String>)]
+    pub discarded: Vec<VrotId>,
+    /// vRoTs of which nothing usable was left.
+    #[schema(value_type = Vec<String>)]
+    pub lost: Vec<VrotId>,
 }
 
 /// Names (nameAlg ‖ digest, in hexadecimal) of the host's keys.

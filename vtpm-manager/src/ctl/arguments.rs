@@ -152,6 +152,18 @@ pub(super) enum HostCommand {
         #[arg(long, value_name = "FILE")]
         certificate: PathBuf,
     },
+    /// Accept the present store although the physical TPM does not vouch for it.
+    ///
+    /// When the newest store cannot be put back. What may be lost stays lost: the vRoTs that it
+    /// concerns get a new generation, which verifiers see, and it is written into the audit log.
+    Recover {
+        /// What is accepted: the short name of the refusal that `host show` prints.
+        #[arg(long, value_name = "REFUSAL")]
+        accept: String,
+        /// Do not ask. Needed where nobody sits at a terminal.
+        #[arg(long)]
+        yes: bool,
+    },
     /// What the host's keys are sealed to, and what an operator approved.
     Policy {
         #[command(subcommand)]
@@ -198,7 +210,7 @@ pub(super) enum IssuerCommand {
     /// Make an issuer: a key and a root certificate.
     Init {
         /// The issuer's folder.
-        #[arg(long = "directory", visible_alias = "dir", value_name = "DIR")]
+        #[arg(long = "dir", alias = "directory", value_name = "DIR")]
         directory: PathBuf,
         /// The DNS domain in which hosts are named.
         #[arg(long)]
@@ -210,7 +222,7 @@ pub(super) enum IssuerCommand {
     /// Check a host's request, and challenge its TPM.
     Challenge {
         /// The issuer's folder.
-        #[arg(long = "directory", visible_alias = "dir", value_name = "DIR")]
+        #[arg(long = "dir", alias = "directory", value_name = "DIR")]
         directory: PathBuf,
         /// The host's request.
         #[arg(long, value_name = "FILE")]
@@ -222,7 +234,7 @@ pub(super) enum IssuerCommand {
     /// Check a host's answer, and certify the host.
     Certify {
         /// The issuer's folder.
-        #[arg(long = "directory", visible_alias = "dir", value_name = "DIR")]
+        #[arg(long = "dir", alias = "directory", value_name = "DIR")]
         directory: PathBuf,
         /// The host's answer.
         #[arg(long, value_name = "FILE")]

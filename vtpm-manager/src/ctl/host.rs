@@ -1,6 +1,6 @@
 //! Commands about the host.
 
-use std::io::Write;
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,9 @@ use super::issuer::message;
 use super::output::{Output, Table};
 use super::{CtlError, read, write};
 use crate::anchor::{Approval, PolicyKey};
-use crate::api::wire::{AuditView, EnrolmentRequest, HostView, InitRequest, PolicyView};
+use crate::api::wire::{
+    AuditView, EnrolmentRequest, HostView, InitRequest, PolicyView, RecoverRequest, RecoveryView,
+};
 use crate::audit;
 use crate::causes::WithCauses;
 use crate::issuer::IssuerFolder;
@@ -21,6 +23,7 @@ use crate::issuer::IssuerFolder;
 const REQUEST: &str = "/v1/host/enrolment/request";
 const ANSWER: &str = "/v1/host/enrolment/answer";
 const CERTIFICATE: &str = "/v1/host/enrolment/certificate";
+const RECOVER: &str = "/v1/host/recover";
 const POLICY: &str = "/v1/host/policy";
 const APPROVALS: &str = "/v1/host/policy/approvals";
 /// Where `host init` keeps a key for a trial, in the manager's state folder.
@@ -57,6 +60,12 @@ pub(super) fn run(
             let host: HostView = parse(&client.post_message(CERTIFICATE, certificate.to_json())?)?;
             output.result(&host, || describe(&host));
             Ok(())
+        }
+        HostCommand::Recover { accept, yes } => {
+            if !yes {
+                confirm(accept, client, output)?;
+            }
+            recover(accept, client, output)
         }
         HostCommand::Policy { command } => policy(command, client, output),
     }
@@ -113,6 +122,54 @@ fn enrol(name: &str, folder: &Path, client: &Client, output: &Output) -> Result<
     let certificate = issuer.certify(&answer)?;
     let host: HostView = parse(&client.post_message(CERTIFICATE, certificate.to_json())?)?;
     output.result(&host, || describe(&host));
+    Ok(())
+}
+
+/// Says what was found, and has the operator repeat its name.
+fn confirm(accept: &str, client: &Client, output: &Output) -> Result<(), CtlError> {
+    if !io::stdin().is_terminal() {
+        return Err(CtlError::Argument(
+            "this is no terminal, so nobody can be asked: add --yes".to_owned(),
+        ));
+    }
+    let host: HostView = client.get("/v1/host")?;
+    if let Some(problem) = &host.store.problem {
+        output.warn(problem);
+    }
+    output.warn("what a newer store held is given up, and verifiers will see a new generation");
+    output.ask(&format!("type `{accept}` to accept the present store"));
+    let mut answer = String::new();
+    let read = io::stdin().read_line(&mut answer);
+    if read.is_ok() && answer.trim() == accept {
+        Ok(())
+    } else {
+        Err(CtlError::Argument(
+            "not confirmed: nothing was changed".to_owned(),
+        ))
+    }
+}
+
+fn recover(accept: &str, client: &Client, output: &Output) -> Result<(), CtlError> {
+    let request = RecoverRequest {
+        accept: accept.to_owned(),
+    };
+    let recovery: RecoveryView = client.post(RECOVER, &request)?;
+    output.result(&recovery, || {
+        let mut table = Table::default();
+        table.row(["accepted", &recovery.accepted]);
+        table.row(["batch", &recovery.batch.to_string()]);
+        table.row(["new generation", &recovery.generation.to_string()]);
+        for (what, vrots) in [
+            ("raised to it", &recovery.raised),
+            ("deleted again", &recovery.discarded),
+            ("lost", &recovery.lost),
+        ] {
+            for vrot in vrots {
+                table.row([what, &vrot.to_string()]);
+            }
+        }
+        table.render()
+    });
     Ok(())
 }
 
@@ -250,6 +307,14 @@ fn describe(host: &HostView) -> String {
             table.row(["identity key (IK)", &keys.ik.to_string()]);
             table.row(["operator's key", &keys.policy_key.to_string()]);
         }
+    }
+    table.row(["store", &host.store.state]);
+    if let Some(problem) = &host.store.problem {
+        table.row(["", problem]);
+    }
+    if let (Some(batches), Some(window)) = (host.store.uncovered_batches, host.store.window_s) {
+        let text = format!("{batches} batches, younger than {window} s");
+        table.row(["loss of power may cut off", &text]);
     }
     match &host.enrolment {
         None => table.row(["certificate", "none yet: run `vtpmctl host enrol`"]),

@@ -43,6 +43,11 @@ impl Output {
         }
     }
 
+    /// Asks; the answer is read by who asked.
+    pub(super) fn ask(&self, text: &str) {
+        let _ = write!(io::stderr(), "{text}: ");
+    }
+
     /// Says what the user ought to know.
     pub(super) fn warn(&self, text: &str) {
         let _ = writeln!(io::stderr(), "note: {text}");

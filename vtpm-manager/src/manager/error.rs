@@ -12,6 +12,7 @@ use crate::backend::BackendError;
 use crate::host::HostError;
 use crate::keys::KeyError;
 use crate::manufacture::ManufactureError;
+use crate::rollback::{GuardError, Refusal};
 use crate::store::{StateBlobError, StoreError};
 use crate::vrot::{LifecycleError, RecordError};
 
@@ -76,9 +77,18 @@ pub enum ManagerError {
         /// Whose.
         vrot: cert_chain::VrotId,
     },
+    /// The rollback guard failed.
+    #[error(transparent)]
+    Rollback(#[from] GuardError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store is not the one that the physical TPM vouches for.
+    #[error("the store is refused: {refusal}. {}", refusal.last_resort())]
+    StoreRefused {
+        /// What was found.
+        refusal: Box<Refusal>,
+    },
     /// A task of ours panicked.
     #[error("the manager made an error: see its log")]
     Task {

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use cert_chain::VrotId;
+use serde::Serialize;
 
 use super::chain::{Batch, BatchError, Epoch, Kind, Link};
 use super::contents::{self, Differences};
@@ -64,7 +65,8 @@ pub struct Readings {
 }
 
 /// How the host came up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Boot {
     /// The TPM was not reset since the manager ran last: nothing can have been cut off.
     Continued,

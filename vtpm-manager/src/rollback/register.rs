@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cert_chain::Generation;
 use ring::hmac;
+use serde::Serialize;
 
 use super::chain::{Epoch, Link};
 use super::keys::RollbackKeys;
@@ -118,7 +119,8 @@ pub enum Leave {
 }
 
 /// Seconds between a change and the checkpoint that covers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
 pub struct CheckpointInterval(u16);
 
 const VERSION: u8 = 1;

@@ -25,7 +25,6 @@ pub(super) struct Key<'a> {
 }
 
 enum State {
-    Unguarded,
     Locked,
     Open(Box<HostLedger>),
 }
@@ -38,19 +37,12 @@ impl Gate {
         }
     }
 
-    pub(super) fn unguarded(store: Arc<dyn Store>) -> Self {
-        Self {
-            store,
-            state: Mutex::new(State::Unguarded),
-        }
-    }
-
     pub(super) fn unlock(&self, ledger: HostLedger) {
         *self.state() = State::Open(Box::new(ledger));
     }
 
-    pub(super) fn store(&self) -> &dyn Store {
-        self.store.as_ref()
+    pub(super) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
     }
 
     pub(super) fn key(&self) -> Key<'_> {
@@ -67,7 +59,6 @@ impl Gate {
         let state = self.state();
         match &*state {
             State::Locked => Err(StoreError::Locked),
-            State::Unguarded => self.store.read(vrot, part),
             State::Open(ledger) => {
                 let contents = self.store.read(vrot, part)?;
                 ledger.check(vrot, part, contents.as_deref())?;
@@ -79,28 +70,28 @@ impl Gate {
     pub(super) fn status(&self) -> Option<RollbackStatus> {
         match &*self.state() {
             State::Open(ledger) => Some(ledger.status(Moment::now())),
-            State::Unguarded | State::Locked => None,
+            State::Locked => None,
         }
     }
 
     pub(super) fn checkpoint_due(&self) -> Option<Instant> {
         match &*self.state() {
             State::Open(ledger) => ledger.checkpoint_due(),
-            State::Unguarded | State::Locked => None,
+            State::Locked => None,
         }
     }
 
     pub(super) fn checkpoint(&self) -> Result<(), RegisterError> {
         match &mut *self.state() {
             State::Open(ledger) => ledger.checkpoint(),
-            State::Unguarded | State::Locked => Ok(()),
+            State::Locked => Ok(()),
         }
     }
 
     pub(super) fn close(&self) -> Result<(), RegisterError> {
         match &mut *self.state() {
             State::Open(ledger) => ledger.close(),
-            State::Unguarded | State::Locked => Ok(()),
+            State::Locked => Ok(()),
         }
     }
 
@@ -114,7 +105,6 @@ impl Key<'_> {
     /// of all others, nor bring a deleted vRoT back.
     pub(super) fn admit(&mut self, change: &Batch) -> Result<(), StoreError> {
         let ledger = match &*self.state {
-            State::Unguarded => return Ok(()),
             State::Locked => return Err(StoreError::Locked),
             State::Open(ledger) => ledger,
         };
@@ -149,9 +139,7 @@ impl Key<'_> {
     ) -> Result<(), StoreError> {
         let store = &self.gate.store;
         let ledger = match &mut *self.state {
-            State::Unguarded => return store.commit(&batch),
             State::Locked => return Err(StoreError::Locked),
-            State::Open(_) if batch.is_empty() => return Ok(()),
             State::Open(ledger) => ledger,
         };
         let changes = changes_of(&batch);

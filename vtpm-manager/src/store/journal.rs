@@ -48,21 +48,11 @@ const TRIES_AT_THE_END: u32 = 5;
 const MAX_BATCH: usize = 1024;
 
 impl Journal {
-    /// Starts the writer's thread for a store that is guarded against rollback: it is locked
-    /// until [`Journal::unlock`].
+    /// Starts the writer's thread. The store is locked until [`Journal::unlock`].
     pub fn start_locked(store: Arc<dyn Store>) -> std::io::Result<Self> {
-        Self::start_with(Gate::locked(store))
-    }
-
-    /// Starts the writer's thread for a store that nothing guards.
-    pub fn start(store: Arc<dyn Store>) -> std::io::Result<Self> {
-        Self::start_with(Gate::unguarded(store))
-    }
-
-    fn start_with(gate: Gate) -> std::io::Result<Self> {
         let (sender, requests) = mpsc::channel(QUEUE);
         let metrics = Arc::new(JournalMetrics::default());
-        let gate = Arc::new(gate);
+        let gate = Arc::new(Gate::locked(store));
         let writer = Writer {
             gate: Arc::clone(&gate),
             metrics: Arc::clone(&metrics),
@@ -78,6 +68,11 @@ impl Journal {
             metrics,
             thread: Some(thread),
         })))
+    }
+
+    /// The store itself, for what decides whether it may be unlocked.
+    pub fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(self.0.gate.store())
     }
 
     /// Unlocks the store: this ledger says that it is the newest one, and every batch goes
@@ -281,10 +276,11 @@ impl Writer {
                 .then(|| requests.try_recv().ok())
                 .flatten();
         }
-        if waiting.is_empty() {
-            return;
-        }
-        let result = self.commit(key, batch, waiting.len(), requests);
+        let result = if batch.is_empty() {
+            Ok(())
+        } else {
+            self.commit(key, batch, waiting.len(), requests)
+        };
         for done in waiting {
             // Who does not wait any more does not want to know.
             let _ = done.send(result.clone());
@@ -335,6 +331,8 @@ mod tests {
 
     use super::super::{MemoryStore, StoredEvidence};
     use super::*;
+    use crate::rollback::fake_registers::FakeRegisters;
+    use crate::rollback::{AnchorPolicy, Guard, RollbackKeys};
 
     /// Holds each commit until it is let go, and fails the ones that are to fail.
     struct GatedStore {
@@ -364,23 +362,33 @@ mod tests {
         }
     }
 
-    fn gated() -> anyhow::Result<(blocking::Sender<bool>, Arc<GatedStore>, Journal)> {
+    async fn gated() -> anyhow::Result<(blocking::Sender<bool>, Arc<GatedStore>, Journal)> {
         let (open, gate) = blocking::channel();
+        let memory = MemoryStore::default();
+        let guard = Guard {
+            keys: RollbackKeys::derive(&[7; 32]),
+            registers: Box::new(FakeRegisters::blank()),
+            policy: AnchorPolicy::default(),
+        };
+        let ledger = guard.initialise(&memory)?;
         let store = Arc::new(GatedStore {
-            memory: MemoryStore::default(),
+            memory,
             gate: Mutex::new(gate),
         });
-        let journal = Journal::start(Arc::clone(&store) as Arc<dyn Store>)?;
+        let journal = Journal::start_locked(Arc::clone(&store) as Arc<dyn Store>)?;
+        journal.unlock(ledger).await?;
         Ok((open, store, journal))
     }
 
     fn change(vrot: VrotId, contents: &[u8]) -> Batch {
-        Batch::default().put(vrot, Part::Permanent, contents.to_vec())
+        Batch::default()
+            .put(vrot, Part::Record, b"record".to_vec())
+            .put(vrot, Part::Permanent, contents.to_vec())
     }
 
     #[tokio::test]
     async fn what_comes_during_a_commit_shares_the_next_one() -> anyhow::Result<()> {
-        let (open, store, journal) = gated()?;
+        let (open, store, journal) = gated().await?;
         let mut commits = Vec::new();
         for number in 0..100u8 {
             let vrot = VrotId::random();
@@ -393,14 +401,15 @@ mod tests {
             commit.await?;
             assert!(store.read(vrot, Part::Permanent)?.is_some());
         }
-        assert!(store.memory.commits() <= 2);
+        // And one set the store up.
+        assert!(store.memory.commits() <= 3);
         assert_eq!(journal.metrics().changes(), 100);
         Ok(())
     }
 
     #[tokio::test]
     async fn the_later_of_two_changes_counts() -> anyhow::Result<()> {
-        let (open, store, journal) = gated()?;
+        let (open, store, journal) = gated().await?;
         let vrot = VrotId::random();
         let first = journal.submit(change(vrot, b"first")).await?;
         let second = journal.submit(change(vrot, b"second")).await?;
@@ -417,7 +426,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failed_commit_is_told_and_the_next_one_works() -> anyhow::Result<()> {
-        let (open, store, journal) = gated()?;
+        let (open, store, journal) = gated().await?;
         let vrot = VrotId::random();
         let failing = journal.submit(change(vrot, b"lost")).await?;
         open.send(false)?;
@@ -431,9 +440,9 @@ mod tests {
 
     #[test]
     fn the_last_handle_waits_for_what_is_queued() -> anyhow::Result<()> {
-        let (open, store, journal) = gated()?;
-        let vrot = VrotId::random();
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let (open, store, journal) = runtime.block_on(gated())?;
+        let vrot = VrotId::random();
         let _commit = runtime.block_on(journal.submit(change(vrot, b"x")))?;
         open.send(true)?;
         drop(journal);

@@ -1,0 +1,235 @@
+//! Whether the store may be used: what the physical TPM says of it, and what an operator does
+//! about a refusal.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use cert_chain::{Generation, VrotId};
+use vtpm_backend::message::StateKey as BackendKey;
+use vtpm_backend::sealing::{Sealer, SealingError};
+
+use super::{Manager, ManagerError, blocking};
+use crate::anchor::AnchorError;
+use crate::audit::Event;
+use crate::causes::WithCauses;
+use crate::host::HostError;
+use crate::keys::Keyring;
+use crate::rollback::{Boot, Guard, HostLedger, Opening, RecoveryRecord, Refusal, RollbackKeys};
+use crate::store::{Batch, Part, StateBlob, Store, StoreError};
+use crate::timestamp::Timestamp;
+use crate::vrot::{StoredVrot, VrotRecord};
+
+/// How it stands with the store.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// Nothing was ever stored here.
+    Blank,
+    /// The root secret, and with it the anchor, is out of reach.
+    Held {
+        /// Why.
+        reason: String,
+    },
+    /// The physical TPM vouches for it.
+    Open {
+        /// How the host came up.
+        boot: Boot,
+    },
+    /// It is not the one that the physical TPM vouches for.
+    Refused {
+        /// What was found.
+        refusal: Box<Refusal>,
+    },
+}
+
+impl Manager {
+    /// How it stands with the store.
+    pub fn standing(&self) -> Standing {
+        (self.standing.read())
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Whether vRoTs can be asked about. A store whose key was out of reach is tried again.
+    pub async fn ready(&self) -> Result<(), ManagerError> {
+        match self.standing() {
+            Standing::Blank | Standing::Open { .. } => Ok(()),
+            Standing::Refused { refusal } => Err(ManagerError::StoreRefused { refusal }),
+            Standing::Held { .. } => self.open_store().await,
+        }
+    }
+
+    /// Holds the store against the anchor, and takes over what is in it if they agree. Else
+    /// nothing is changed, and no vRoT can be started.
+    pub async fn open_store(&self) -> Result<(), ManagerError> {
+        let _one_at_a_time = self.opening.lock().await;
+        if matches!(self.standing(), Standing::Open { .. }) {
+            return Ok(());
+        }
+        let opened = self.try_to_open().await;
+        if let Err(error) = &opened
+            && !matches!(error, ManagerError::StoreRefused { .. })
+        {
+            let reason = WithCauses(error).to_string();
+            self.stands(Standing::Held { reason });
+        }
+        opened
+    }
+
+    /// Sets the store up, where nothing is stored yet: part of `host init`. A host whose PCRs
+    /// are not approved yet is left as it is; the approval does it then.
+    pub async fn initialise_store(&self) -> Result<(), ManagerError> {
+        self.initialisation_ordered.store(true, Ordering::Relaxed);
+        match self.open_store().await {
+            Err(ManagerError::Host(HostError::Anchor(
+                AnchorError::NoApproval | AnchorError::PcrsNotApproved { .. },
+            ))) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Accepts the present store, on the order of an operator who names what was found.
+    pub async fn recover(&self, accepted: &str) -> Result<RecoveryRecord, ManagerError> {
+        let _one_at_a_time = self.opening.lock().await;
+        let guard = self.guard().await?;
+        let keyring = self.host.keyring().await?;
+        let store = self.journal.store();
+        let accepted = accepted.to_owned();
+        self.record(Event::RecoveryOrdered {
+            accepted: accepted.clone(),
+        })
+        .await?;
+        let (ledger, recovery) = blocking(move || {
+            guard.recover(store.as_ref(), &accepted, |vrot, generation| {
+                raised(store.as_ref(), &keyring, vrot, generation)
+            })
+        })
+        .await??;
+        tracing::warn!(accepted = recovery.accepted, "the store was recovered");
+        self.record(Event::StoreRecovered {
+            recovery: recovery.clone(),
+        })
+        .await?;
+        self.unlock(ledger, Boot::Unfinished).await?;
+        Ok(recovery)
+    }
+
+    async fn try_to_open(&self) -> Result<(), ManagerError> {
+        let guard = match self.guard().await {
+            Err(ManagerError::Host(HostError::Anchor(AnchorError::NotProvisioned))) => {
+                tracing::info!("this host is not provisioned: waiting for `vtpmctl host init`");
+                return Ok(());
+            }
+            other => other?,
+        };
+        let store = self.journal.store();
+        match blocking(move || guard.open(store.as_ref())).await?? {
+            Opening::Opened { ledger, boot } => {
+                let batch = ledger.head().epoch().number();
+                tracing::info!(batch, ?boot, "the physical TPM vouches for the store");
+                self.record(Event::StoreOpened { batch, boot }).await?;
+                self.unlock(*ledger, boot).await
+            }
+            Opening::Blank => self.set_up().await,
+            Opening::Refused(refused) => {
+                let refusal = Box::new(refused.refusal().clone());
+                self.stands(Standing::Refused {
+                    refusal: refusal.clone(),
+                });
+                self.record(Event::StoreRefused {
+                    code: refusal.code(),
+                    finding: refusal.to_string(),
+                })
+                .await?;
+                Err(ManagerError::StoreRefused { refusal })
+            }
+        }
+    }
+
+    async fn set_up(&self) -> Result<(), ManagerError> {
+        let ordered = &self.initialisation_ordered;
+        if !ordered.load(Ordering::Relaxed) {
+            self.stands(Standing::Blank);
+            tracing::warn!("neither store nor rollback anchor: `vtpmctl host init` makes both");
+            return Ok(());
+        }
+        let guard = self.guard().await?;
+        let store = self.journal.store();
+        let ledger = blocking(move || guard.initialise(store.as_ref())).await??;
+        self.unlock(ledger, Boot::Unfinished).await
+    }
+
+    async fn unlock(&self, ledger: HostLedger, boot: Boot) -> Result<(), ManagerError> {
+        self.journal.unlock(ledger).await?;
+        self.take_over().await?;
+        self.stands(Standing::Open { boot });
+        Ok(())
+    }
+
+    /// Unseals the root secret, so a host whose boot was altered is told so here.
+    async fn guard(&self) -> Result<Guard, ManagerError> {
+        let anchor = self.host.anchor();
+        let root = anchor.root_secret().await.map_err(HostError::from)?;
+        let keys = RollbackKeys::derive(root.expose());
+        Ok(Guard {
+            registers: Box::new(anchor.rollback_registers(keys.clone())),
+            keys,
+            policy: self.config.anchor_policy,
+        })
+    }
+
+    fn stands(&self, standing: Standing) {
+        *(self.standing.write()).unwrap_or_else(PoisonError::into_inner) = standing;
+    }
+}
+
+/// A vRoT in its new generation: the record says it, the state is sealed under it, and the
+/// identity's certificate is due for renewal at the next start. What cannot be read any more is
+/// removed; a state that does not open stays as it is, and its vRoT will not start.
+fn raised(
+    store: &dyn Store,
+    keyring: &Arc<Keyring>,
+    vrot: VrotId,
+    generation: Generation,
+) -> Result<Batch, StoreError> {
+    let bytes = store.read(vrot, Part::Record)?.unwrap_or_default();
+    let mut record = match StoredVrot::from_bytes(vrot, &bytes) {
+        Ok(StoredVrot::Living(record)) => *record,
+        Ok(StoredVrot::Deleted(_)) | Err(_) => return Ok(Batch::default().delete(vrot)),
+    };
+    let mut batch = Batch::default()
+        .remove(vrot, Part::Volatile)
+        .remove(vrot, Part::Saved);
+    if let Some(state) = store.read(vrot, Part::Permanent)? {
+        match sealed_anew(keyring, &record, generation, &state) {
+            Some(state) => batch = batch.put(vrot, Part::Permanent, state),
+            None => tracing::error!(%vrot, "its state does not open: it cannot be started"),
+        }
+    }
+    record.generation = generation;
+    record.identity.vik_issued_at = Timestamp::new(0);
+    Ok(batch.put(vrot, Part::Record, record.to_bytes()))
+}
+
+fn sealed_anew(
+    keyring: &Keyring,
+    record: &VrotRecord,
+    generation: Generation,
+    state: &[u8],
+) -> Option<Vec<u8>> {
+    let vrot = record.vrot;
+    let key = keyring.state_key(vrot, &record.state_key).ok()?;
+    let blob = StateBlob::from_bytes(state).ok()?;
+    let sealer = |generation: Generation| {
+        Sealer::new(
+            &BackendKey::new(*key),
+            *vrot.as_bytes(),
+            generation.number(),
+        )
+    };
+    let sealed = || -> Result<Vec<u8>, SealingError> {
+        let state = sealer(record.generation)?.open(&blob.sealed)?;
+        sealer(generation)?.seal(&state)
+    };
+    let sealed = sealed().ok()?;
+    Some(StateBlob::new(blob.sequence, sealed).to_bytes())
+}
