@@ -22,6 +22,8 @@ pub(super) struct Script {
     pub(super) codes: VecDeque<u32>,
     /// The PCRs.
     pub(super) pcrs: PcrValues,
+    /// What the PCRs become during the next authorized command.
+    pub(super) pcrs_then: Option<PcrValues>,
     /// What was done, by name.
     pub(super) done: Vec<&'static str>,
     /// Connections made.
@@ -37,6 +39,7 @@ impl Fake {
         Ok(Self(Arc::new(Mutex::new(Script {
             codes: VecDeque::new(),
             pcrs: (0..8).map(|pcr| (pcr, Digest32::of(&[pcr]))).collect(),
+            pcrs_then: None,
             done: Vec::new(),
             connections: 0,
             srk: format!("000b{}", "5".repeat(64)).parse()?,
@@ -57,6 +60,9 @@ impl Fake {
         }
         let mut script = self.script();
         script.done.push(name);
+        if let Some(pcrs) = script.pcrs_then.take() {
+            script.pcrs = pcrs;
+        }
         match script.codes.pop_front() {
             None => Ok(()),
             Some(code) => Err(HardwareError::Tpm {

@@ -25,8 +25,10 @@ pub(crate) trait HardwareRoot: Send {
     /// Values of PCRs in the SHA-256 bank.
     fn pcr_values(&mut self, pcrs: PcrSelection) -> Result<PcrValues, HardwareError>;
 
-    /// The storage root key: the one that is there, if it is acceptable, or a new one.
-    fn storage_root_key(&mut self) -> Result<TpmName, HardwareError>;
+    /// The storage root key: the one that is there, if it is acceptable, or else a new one. A
+    /// new one that is not the `recorded` one is named, but not kept: the TPM was cleared, and
+    /// whoever finds that out must change nothing.
+    fn storage_root_key(&mut self, recorded: Option<&TpmName>) -> Result<TpmName, HardwareError>;
 
     /// The endorsement key with the certificate that the maker put into NV memory.
     fn endorsement_key(&mut self) -> Result<CertifiedEk, HardwareError>;

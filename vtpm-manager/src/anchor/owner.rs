@@ -65,7 +65,7 @@ impl Owner {
             });
         }
         if self.record.is_none() {
-            let srk = self.patiently(|root| root.storage_root_key())?;
+            let srk = self.patiently(|root| root.storage_root_key(None))?;
             let secret = fresh_secret()?;
             let policy = policy_key.policy_digest();
             let sealed = self.patiently(|root| root.seal(secret.as_ref(), &policy))?;
@@ -81,9 +81,10 @@ impl Owner {
         if let Some(host) = &self.host {
             return Ok(host.clone());
         }
-        let policy_key = self.provisioned()?.policy_key.clone();
+        let record = self.provisioned()?;
+        let srk_name = record.srk.clone();
+        let policy_key = record.policy_key.clone();
         let policy = policy_key.policy_digest();
-        let srk_name = self.patiently(|root| root.storage_root_key())?;
         let ek = self.patiently(|root| root.endorsement_key())?;
         let ik_public = self.patiently(|root| root.identity_key(&policy))?;
         let host = HostPublic {
@@ -263,7 +264,7 @@ impl Owner {
             None => {
                 let mut root = (self.connect)()?;
                 if let Some(record) = &self.record {
-                    let found = root.storage_root_key()?;
+                    let found = root.storage_root_key(Some(&record.srk))?;
                     if found != record.srk {
                         return Err(AnchorError::TpmReplaced {
                             found,

@@ -130,7 +130,13 @@ impl HardwareRoot for EsysRoot {
         Ok(values)
     }
 
-    fn storage_root_key(&mut self) -> Result<TpmName, HardwareError> {
+    fn storage_root_key(&mut self, recorded: Option<&TpmName>) -> Result<TpmName, HardwareError> {
+        if let Some(recorded) = recorded
+            && let Some(new) = self.would_be_srk()?
+            && new != *recorded
+        {
+            return Ok(new);
+        }
         let srk = self.srk()?;
         Ok(self.read_public(srk)?.name())
     }

@@ -154,6 +154,23 @@ async fn a_policy_refused_with_the_right_pcrs_is_not_blamed_on_them() -> Result<
     Ok(())
 }
 
+/// The TPM sees the new value where the manager has read the old one.
+#[tokio::test]
+async fn a_pcr_that_changes_to_another_approved_value_is_looked_at_anew() -> Result<()> {
+    let bench = Bench::new().await?;
+    let mut next = bench.anchor.pcr_values().await?;
+    next.insert(4, Digest32::of(b"the next boot loader"));
+    bench
+        .anchor
+        .approve(bench.key.approve("next", next.clone())?)
+        .await?;
+    bench.fake.script().pcrs_then = Some(next);
+    bench.answers([POLICY_FAIL]);
+    bench.anchor.root_secret().await?;
+    assert_eq!(bench.done(), ["unseal"; 2]);
+    Ok(())
+}
+
 #[tokio::test]
 async fn after_a_lost_connection_the_next_request_connects_anew() -> Result<()> {
     let bench = Bench::new().await?;
