@@ -184,6 +184,16 @@ impl Host {
         self.start_again()
     }
 
+    /// Stops the manager, lets somebody at its state folder, and starts it again.
+    pub fn restart_manager_after(
+        &mut self,
+        meanwhile: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
+        self.manager.stop()?;
+        meanwhile(&self.folder.join("state"))?;
+        self.start_again()
+    }
+
     fn start_again(&mut self) -> Result<()> {
         self.starts += 1;
         let log = self.log.with_extension(format!("{}.log", self.starts));
