@@ -3,6 +3,8 @@
 //! No salted sessions here: the channel is a socket of the vRoT's own process that only its
 //! manager can reach, and not a bus.
 
+use std::time::Duration;
+
 use cert_chain::PublicArea;
 use tpm2_protocol::basic::{TpmHandle, TpmInt32, TpmUint16, TpmUint32};
 use tpm2_protocol::data::{
@@ -23,7 +25,7 @@ use super::channel::CommandChannel;
 use super::error::ManufactureError;
 use super::layout::{NvIndex, VIK_HANDLE};
 use super::{NV_AUTHORITY_LENGTH, NvAuthority};
-use crate::anchor::{Operation, ResponseCode};
+use crate::anchor::{Disposition, Operation, ResponseCode};
 
 /// A vRoT to which commands can be sent.
 pub(super) struct Tpm<'c> {
@@ -56,6 +58,10 @@ pub(super) const MAX_CHUNK: usize = 1024;
 const MAX_COMMAND: usize = 4096;
 /// Tag, size and code (TPM 2.0 Part 1 §18).
 const HEADER: usize = 10;
+/// A guest may hold the vRoT busy, or all of its slots: half a second, then somebody else
+/// decides when to come again.
+const BUSY_ATTEMPTS: u32 = 7;
+const FIRST_PAUSE: Duration = Duration::from_millis(8);
 
 impl<'c> Tpm<'c> {
     pub(super) fn new(channel: &'c mut dyn CommandChannel) -> Self {
@@ -295,7 +301,7 @@ impl<'c> Tpm<'c> {
         unmarshal(operation, &response)
     }
 
-    /// Sends a command; the response is a successful one.
+    /// Sends a command, again while the TPM is busy; the response is a successful one.
     fn send(
         &mut self,
         operation: Operation,
@@ -310,9 +316,30 @@ impl<'c> Tpm<'c> {
         };
         tpm_marshal_command(command, tag, session.as_slice(), &mut writer)
             .map_err(|_| ManufactureError::Response { operation })?;
+
+        let mut pause = FIRST_PAUSE;
+        for _ in 1..BUSY_ATTEMPTS {
+            match self.exchange(operation, writer.as_bytes()) {
+                Err(ManufactureError::Tpm { code, .. })
+                    if code.disposition() == Disposition::TryAgain =>
+                {
+                    std::thread::sleep(pause);
+                    pause = pause.saturating_mul(2);
+                }
+                other => return other,
+            }
+        }
+        self.exchange(operation, writer.as_bytes())
+    }
+
+    fn exchange(
+        &mut self,
+        operation: Operation,
+        command: &[u8],
+    ) -> Result<Vec<u8>, ManufactureError> {
         let response = self
             .channel
-            .execute(writer.as_bytes())
+            .execute(command)
             .map_err(|source| ManufactureError::Connection { operation, source })?;
         let code = response
             .get(6..HEADER)

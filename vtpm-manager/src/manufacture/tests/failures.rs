@@ -42,6 +42,7 @@ fn failing(tamper: impl FnMut(u32, &mut Vec<u8>) -> io::Result<()>) -> Result<Ma
     made.err().context("manufactured all the same")
 }
 
+const GET_CAPABILITY: u32 = 0x17a;
 const NV_WRITE: u32 = 0x137;
 const NV_READ: u32 = 0x14e;
 const CREATE_PRIMARY: u32 = 0x131;
@@ -70,6 +71,38 @@ fn an_error_of_the_vrot_names_the_command() -> Result<()> {
         text.starts_with("TPM2_NV_Write failed in the vRoT with 0x101 (TPM_RC_FAILURE)"),
         "{text}"
     );
+    Ok(())
+}
+
+#[test]
+fn a_busy_vrot_is_asked_again_but_not_for_ever() -> Result<()> {
+    const BUSY: [u8; 10] = [0x80, 1, 0, 0, 0, 10, 0, 0, 9, 0x22];
+    let swtpm = Swtpm::blank()?;
+    let host = Host::new()?;
+    let mut busy = 3;
+    let mut channel = Tampered {
+        tpm: TpmSocket::connect(&swtpm.socket())?,
+        tamper: |code, response: &mut Vec<u8>| {
+            if code == GET_CAPABILITY && busy > 0 {
+                busy -= 1;
+                *response = BUSY.to_vec();
+            }
+            Ok(())
+        },
+    };
+    manufacture_over(&host.order()?, &mut channel, &host.ik)?;
+    drop(channel);
+
+    let mut asked = 0;
+    let error = failing(|code, response| {
+        if code == GET_CAPABILITY {
+            asked += 1;
+            *response = BUSY.to_vec();
+        }
+        Ok(())
+    })?;
+    assert!(error.to_string().contains("TPM_RC_RETRY"), "{error}");
+    assert_eq!(asked, 7);
     Ok(())
 }
 
