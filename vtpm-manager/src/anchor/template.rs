@@ -55,8 +55,8 @@ impl EccTemplate<'_> {
     }
 }
 
-/// The storage root key: what stock tools call the "ECC SRK template" (TCG TPM v2.0
-/// Provisioning Guidance §7.5.1, template H-2 of the EK Credential Profile with user auth).
+/// The storage root key: the usual P-256 template, which other software makes as well (TCG TPM
+/// v2.0 Provisioning Guidance §7.5.1).
 pub(crate) fn storage_root_key() -> Vec<u8> {
     EccTemplate {
         attributes: RESIDENT

@@ -9,7 +9,7 @@ impl NvIndex {
     pub const EK_RSA_CERTIFICATE: Self = Self(0x01c0_0002);
     /// Certificate of the P-256 EK (same).
     pub const EK_P256_CERTIFICATE: Self = Self(0x01c0_000a);
-    /// The chain above the certificates, concatenated DER (same, §2.2.1.5.2): the certificate of
+    /// The chain above the certificates, concatenated DER (same profile, §2.2.1): the certificate of
     /// the host IK. The issuer's root is not in it: a verifier has it or does not trust it.
     pub const CERTIFICATE_CHAIN: Self = Self(0x01c0_0100);
     /// Certificate of the vIK, where Google's tools look for a P-256 attestation key's.

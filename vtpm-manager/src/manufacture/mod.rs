@@ -88,7 +88,7 @@ pub struct Manufactured {
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct NvAuthority([u8; NV_AUTHORITY_LENGTH]);
 
-/// As long as the name algorithm's digest allows (TPM 2.0 Part 2 §10.4.3).
+/// As long as the name algorithm's digest allows (TPM 2.0 Part 2 §10.4).
 pub const NV_AUTHORITY_LENGTH: usize = 32;
 
 /// How long an EK certificate lives; it is cut at the end of the host's own certificate.
