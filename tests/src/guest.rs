@@ -19,6 +19,8 @@ use crate::run_folder::RunFolder;
 
 /// What `/init` says when everything is started.
 pub const READY: &str = "vrot-guest: ready";
+/// What `vrot-service` logs once it listens.
+const SERVICE_READY: &str = "answering challenges";
 
 /// The interface by which the guest sees its TPM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +208,8 @@ impl Guest {
 
     /// Where a device outside reaches `vrot-service` in the guest, once something answers there.
     pub fn service(&mut self) -> Result<SocketAddr> {
+        // QEMU accepts connections for a guest that does not listen yet.
+        self.wait_for_line(SERVICE_READY, START_PATIENCE)?;
         let port = self.monitor.forwarded_port()?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         wait_for("vrot-service's port", START_PATIENCE, || {

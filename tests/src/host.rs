@@ -113,9 +113,29 @@ impl Host {
 
     /// Provisions the physical TPM and enrols the host with an issuer, in one go.
     pub fn enrol(&self, issuer: &IssuerFolder) -> Result<()> {
-        self.vtpmctl(["host", "init"])?.run()?;
+        self.operator_key_command()?.run()?;
+        self.init_command()?.run()?;
         self.enrol_command(issuer)?.run()?;
         Ok(())
+    }
+
+    /// The command that makes the operator's key, with which PCR values are approved.
+    pub fn operator_key_command(&self) -> Result<Tool> {
+        Ok(self
+            .vtpmctl(["host", "policy", "keygen", "--out"])?
+            .arg(self.operator_key()))
+    }
+
+    /// The command that makes the host's keys and approves what the host has booted.
+    pub fn init_command(&self) -> Result<Tool> {
+        Ok(self
+            .vtpmctl(["host", "init", "--policy-key"])?
+            .arg(self.operator_key()))
+    }
+
+    /// The operator's key; in earnest it is not kept on the host.
+    pub fn operator_key(&self) -> PathBuf {
+        self.folder.join("operator-key.pem")
     }
 
     /// The command that enrols with a local issuer.

@@ -37,7 +37,7 @@ impl IssuerFolder {
     pub fn init_command(&self, domain: &str) -> Result<Tool> {
         Ok(Tool::new(program("vtpmctl")?)
             .args(["issuer", "init", "--domain", domain])
-            .arg("--directory")
+            .arg("--dir")
             .arg(&self.folder)
             .arg("--tpm-roots")
             .arg(&self.makers))

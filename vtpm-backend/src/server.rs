@@ -355,6 +355,7 @@ impl<E: Engine> Server<E> {
             // The engine has its own words for malformed headers.
             return self.engine.execute(bytes, self.locality);
         };
+        tracing::trace!(code = format_args!("0x{:08x}", command.code()), "command");
         let vendor = VendorCommand::parse(&command).filter(|_| self.engine.is_on());
         if let Some(vendor) = vendor {
             return match vendor {

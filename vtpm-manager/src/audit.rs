@@ -210,10 +210,12 @@ struct Links {
 impl AuditLog {
     /// Opens a log, or begins one. A broken log is not continued: that would hide the break.
     pub fn open(path: &Path) -> Result<Self, AuditError> {
-        let failed = |action| move |source| AuditError::File {
-            path: path.to_owned(),
-            action,
-            source,
+        let failed = |action| {
+            move |source| AuditError::File {
+                path: path.to_owned(),
+                action,
+                source,
+            }
         };
         let mut file = OpenOptions::new()
             .create(true)

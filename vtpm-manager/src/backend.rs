@@ -53,7 +53,9 @@ pub enum BackendError {
         source: std::io::Error,
     },
     /// What came is no message.
-    #[error("the backend of vRoT {vrot} does not speak our language: manager and backend must be of one version")]
+    #[error(
+        "the backend of vRoT {vrot} does not speak our language: manager and backend must be of one version"
+    )]
     Frame {
         /// Whose.
         vrot: VrotId,
@@ -71,7 +73,9 @@ pub enum BackendError {
         source: std::io::Error,
     },
     /// It serves another vRoT than its folder says.
-    #[error("the backend in the folder of vRoT {vrot} serves another vRoT or generation: it is not adopted")]
+    #[error(
+        "the backend in the folder of vRoT {vrot} serves another vRoT or generation: it is not adopted"
+    )]
     Stranger {
         /// Whose folder it is.
         vrot: VrotId,

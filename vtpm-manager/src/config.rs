@@ -45,7 +45,9 @@ pub enum ConfigError {
         seconds: u64,
     },
     /// The manager cannot tell where its own program is.
-    #[error("`backend` is not set, and the manager cannot find its own program beside which it would look")]
+    #[error(
+        "`backend` is not set, and the manager cannot find its own program beside which it would look"
+    )]
     OwnProgram(#[source] std::io::Error),
     /// The file cannot be read.
     #[error("the configuration `{}` cannot be read: pass another one with --config", path.display())]
@@ -240,11 +242,7 @@ impl Config {
     }
 }
 
-fn selection(
-    pcrs: &[u8],
-    field: &'static str,
-    config: &Path,
-) -> Result<PcrSelection, ConfigError> {
+fn selection(pcrs: &[u8], field: &'static str, config: &Path) -> Result<PcrSelection, ConfigError> {
     let refused = |reason: String| ConfigError::Pcrs {
         config: config.to_owned(),
         field,
@@ -309,7 +307,10 @@ mod tests {
     fn a_tpm_is_all_that_must_be_configured() -> anyhow::Result<()> {
         let config = parse("tpm = \"device:/dev/tpmrm0\"")?;
         assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
-        assert_eq!(config.store(), Path::new("/var/lib/vtpm-manager/store.redb"));
+        assert_eq!(
+            config.store(),
+            Path::new("/var/lib/vtpm-manager/store.redb")
+        );
         assert!(config.backend.ends_with("vtpm-backend"));
         Ok(())
     }
@@ -325,8 +326,14 @@ mod tests {
             ("tpm = \"nonsense\"", "nonsense"),
             ("tpm = \"device:/dev/tpm0\"\nsokcet = \"/x\"", "sokcet"),
             ("tpm = \"device:/dev/tpm0\"\nstate_dir = \"x\"", "absolute"),
-            ("tpm = \"device:/dev/tpm0\"\nquoted_pcrs = []", "quoted_pcrs"),
-            ("tpm = \"device:/dev/tpm0\"\npolicy_pcrs = [24]", "policy_pcrs"),
+            (
+                "tpm = \"device:/dev/tpm0\"\nquoted_pcrs = []",
+                "quoted_pcrs",
+            ),
+            (
+                "tpm = \"device:/dev/tpm0\"\npolicy_pcrs = [24]",
+                "policy_pcrs",
+            ),
             (&long, "shorter"),
         ] {
             let message = match parse(text) {

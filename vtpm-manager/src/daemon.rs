@@ -68,6 +68,10 @@ pub enum DaemonError {
     },
 }
 
+/// The binding to the TPM's software stack logs as an error whatever a TPM refuses, even where
+/// that is an answer like any other; what matters of it is in our own errors.
+const DEFAULT_LOG: &str = "info,tss_esapi=off";
+
 /// Runs the daemon to its end. 0 after a shutdown, 1 after a failure, 2 for a bad configuration.
 pub fn main(arguments: &Arguments) -> ExitCode {
     start_log(arguments.log_format);
@@ -122,7 +126,7 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
 }
 
 fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

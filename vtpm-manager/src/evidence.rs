@@ -391,7 +391,11 @@ mod tests {
         }
         // The first quote may serve one request or all; what it does not serve, the second does.
         gate.add_permits(2);
-        let layers: Vec<HostLayer> = layers.join_all().await.into_iter().collect::<Result<_, _>>()?;
+        let layers: Vec<HostLayer> = layers
+            .join_all()
+            .await
+            .into_iter()
+            .collect::<Result<_, _>>()?;
 
         assert_eq!(layers.len(), 50);
         assert!(evidence.metrics().quotes() <= 2);

@@ -96,12 +96,11 @@ impl Host {
     pub fn new(anchor: TrustAnchor, certificate_file: &Path) -> Result<Self, HostError> {
         let enrolment = match fs::read(certificate_file) {
             Ok(json) => {
-                let message = Certificate::from_json(&json).map_err(|source| {
-                    HostError::Message {
+                let message =
+                    Certificate::from_json(&json).map_err(|source| HostError::Message {
                         path: certificate_file.to_owned(),
                         source,
-                    }
-                })?;
+                    })?;
                 Some(Arc::new(Enrolment::read(&message)?))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,

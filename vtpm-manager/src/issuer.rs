@@ -172,7 +172,11 @@ impl IssuerFolder {
             Validity::starting(Timestamp::now().unix_time(), ROOT_LIFETIME).map_err(refused)?;
         let issuer = Issuer::create(domain, validity).map_err(refused)?;
         write(&folder.join(TPM_ROOTS), roots.as_bytes(), 0o644)?;
-        write(&folder.join(ROOT), issuer.certificate_pem().as_bytes(), 0o644)?;
+        write(
+            &folder.join(ROOT),
+            issuer.certificate_pem().as_bytes(),
+            0o644,
+        )?;
         // Last: an issuer without its key was never there.
         write(&folder.join(KEY), issuer.key_pem().as_bytes(), 0o600)?;
         drop(lock);
@@ -210,7 +214,10 @@ impl IssuerFolder {
     }
 
     /// Checks a host's request, and challenges the host to prove that its TPM holds both keys.
-    pub fn challenge(&self, request: &Request) -> Result<(Challenge, PendingEnrolment), IssuerError> {
+    pub fn challenge(
+        &self,
+        request: &Request,
+    ) -> Result<(Challenge, PendingEnrolment), IssuerError> {
         let (challenge, pending) =
             self.issuer
                 .challenge(request, &self.roots, Timestamp::now().unix_time())?;
@@ -230,12 +237,12 @@ impl IssuerFolder {
             }
             other => other.map_err(file_error(&path, "read"))?,
         };
-        let mut pending: PendingEnrolment = serde_json::from_slice(&json)
-            .map_err(|source| IssuerError::Memory { path, source })?;
+        let mut pending: PendingEnrolment =
+            serde_json::from_slice(&json).map_err(|source| IssuerError::Memory { path, source })?;
         self.check_name(&pending)?;
         let now = Timestamp::now();
-        let validity = Validity::starting(now.unix_time(), HOST_LIFETIME)
-            .map_err(EnrolmentError::Issue)?;
+        let validity =
+            Validity::starting(now.unix_time(), HOST_LIFETIME).map_err(EnrolmentError::Issue)?;
         let certified = self
             .issuer
             .certify(&mut pending, answer, validity, now.unix_time());
@@ -289,7 +296,9 @@ impl IssuerFolder {
     }
 
     fn host_file(&self, host: &HostName) -> PathBuf {
-        self.folder.join(HOSTS).join(format!("{}.json", host.label()))
+        self.folder
+            .join(HOSTS)
+            .join(format!("{}.json", host.label()))
     }
 }
 
@@ -305,7 +314,10 @@ fn lock(folder: &Path) -> Result<Flock<File>, IssuerError> {
         .truncate(false)
         .mode(0o600)
         .open(&path)
-        .map_err(file_error(&path, "opened: is there an issuer (`vtpmctl issuer init`)"))?;
+        .map_err(file_error(
+            &path,
+            "opened: is there an issuer (`vtpmctl issuer init`)",
+        ))?;
     Flock::lock(file, FlockArg::LockExclusive)
         .map_err(|(_, error)| file_error(&path, "locked")(error.into()))
 }

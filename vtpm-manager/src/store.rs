@@ -61,7 +61,9 @@ pub enum StoreError {
     #[error("the store is closed: the manager is shutting down")]
     Closed,
     /// What is in the store is not what this program writes.
-    #[error("the store holds {what} that this program does not write: it was altered, or comes from a newer version")]
+    #[error(
+        "the store holds {what} that this program does not write: it was altered, or comes from a newer version"
+    )]
     Foreign {
         /// What it is.
         what: &'static str,

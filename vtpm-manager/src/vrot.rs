@@ -4,4 +4,6 @@ mod lifecycle;
 mod record;
 
 pub use lifecycle::{Lifecycle, LifecycleError, StopCause};
-pub use record::{Identity, RecordError, StoredVrot, Tombstone, VrotName, VrotNameError, VrotRecord};
+pub use record::{
+    Identity, RecordError, StoredVrot, Tombstone, VrotName, VrotNameError, VrotRecord,
+};

@@ -72,7 +72,8 @@ impl Stage {
         let issuer = IssuerFolder::prepare(&run.join("issuer"), &maker)?;
         narrator.quote(&narrator.run(issuer.init_command(DOMAIN)?)?);
         fs::copy(issuer.root(), output.join("roots.pem")).context("copying the issuer's root")?;
-        narrator.quote(&narrator.run(host.vtpmctl(["host", "init"])?)?);
+        narrator.quote(&narrator.run(host.operator_key_command()?)?);
+        narrator.quote(&narrator.run(host.init_command()?)?);
         narrator.quote(&narrator.run(host.enrol_command(&issuer)?)?);
 
         let vm = Uuid::new_v4();

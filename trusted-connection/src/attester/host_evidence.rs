@@ -6,6 +6,9 @@
 //! | HOST_EVIDENCE_REQUEST | `0x20005652` | `TPM2B_DIGEST` request | `UINT64` ticket |
 //! | HOST_EVIDENCE_READ | `0x20005653` | `UINT64` ticket, `UINT32` offset | `UINT32` total size, `TPM2B` chunk |
 //!
+//! Kernels that find commands by the lower half of their codes alone (Linux 6.1, for one) refuse
+//! these; for them both are also known as `0x5652` and `0x5653`.
+//!
 //! Both have no handles and no sessions. READ answers `TPM_RC_RETRY` until the host is done, and
 //! `TPM_RC_NO_RESULT` if it will not be.
 
@@ -50,6 +53,11 @@ const NO_SESSIONS: u16 = 0x8001;
 const REQUEST: u32 = 0x2000_5652;
 const READ: u32 = 0x2000_5653;
 const SUCCESS: u32 = 0;
+/// The vendor bit of a command code.
+const VENDOR: u32 = 0x2000_0000;
+/// What the kernel's resource manager answers for a command that it does not find in the TPM's
+/// list: its own layer number and `TPM_RC_COMMAND_CODE`.
+const UNKNOWN_TO_KERNEL: u32 = 0x000b_0143;
 const RETRY: u32 = 0x922;
 const NO_RESULT: u32 = 0x154;
 /// A response has at most as many bytes (`TPM_PT_MAX_RESPONSE_SIZE`).
@@ -68,11 +76,16 @@ pub fn host_layer(
 ) -> Result<Vec<u8>, HostEvidenceError> {
     let deadline = Instant::now() + DEADLINE;
     let digest = request.0;
-    let answer = execute(
-        tpm,
-        REQUEST,
-        &[&[0, 32], digest.as_bytes().as_slice()].concat(),
-    )?;
+    let parameters = [&[0, 32], digest.as_bytes().as_slice()].concat();
+    let (answer, read) = match execute(tpm, REQUEST, &parameters) {
+        Err(HostEvidenceError::Refused {
+            code: UNKNOWN_TO_KERNEL,
+        }) => (
+            execute(tpm, REQUEST & !VENDOR, &parameters)?,
+            READ & !VENDOR,
+        ),
+        answer => (answer?, READ),
+    };
     let ticket: [u8; 8] = answer
         .as_slice()
         .try_into()
@@ -82,7 +95,7 @@ pub fn host_layer(
     loop {
         let offset = u32::try_from(layer.len()).map_err(|_| HostEvidenceError::Malformed)?;
         let parameters = [ticket.as_slice(), &offset.to_be_bytes()].concat();
-        match execute(tpm, READ, &parameters) {
+        match execute(tpm, read, &parameters) {
             Ok(answer) => {
                 let (total, chunk) = read_chunk(&answer)?;
                 layer.extend_from_slice(chunk);
@@ -243,6 +256,25 @@ mod tests {
             ask(ordinary).0,
             Err(HostEvidenceError::Refused { code: 0x143 })
         ));
+    }
+
+    #[test]
+    fn an_old_kernel_is_asked_without_the_vendor_bit() {
+        let tpm = Prepared::default()
+            .then(UNKNOWN_TO_KERNEL, &[])
+            .then(0, &[0; 8])
+            .chunk(2, b"ab");
+        let (layer, tpm) = ask(tpm);
+        assert_eq!(layer.unwrap(), b"ab");
+        let codes: Vec<_> = tpm.commands.iter().map(|c| c.get(6..10)).collect();
+        assert_eq!(
+            codes,
+            [
+                Some([0x20, 0, 0x56, 0x52].as_slice()),
+                Some([0, 0, 0x56, 0x52].as_slice()),
+                Some([0, 0, 0x56, 0x53].as_slice()),
+            ]
+        );
     }
 
     #[test]

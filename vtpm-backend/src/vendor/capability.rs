@@ -3,7 +3,7 @@
 //! The kernel reads `TPM_PT_TOTAL_COMMANDS`, then that many entries of `TPM_CAP_COMMANDS`, and
 //! takes the TPM for broken if it gets another number: both are patched, or neither.
 
-use super::{HOST_EVIDENCE_READ, HOST_EVIDENCE_REQUEST};
+use super::{HOST_EVIDENCE_READ, HOST_EVIDENCE_REQUEST, VENDOR};
 use crate::command::{Command, HEADER, ResponseCode, response};
 
 /// `TPM_CC_GetCapability`
@@ -17,7 +17,12 @@ const TOTAL_COMMANDS: u32 = 0x129;
 /// `TPM_PT_LIBRARY_COMMANDS` comes after it and stays; `TPM_PT_VENDOR_COMMANDS` is ours alone.
 const VENDOR_COMMANDS: u32 = 0x12b;
 /// `TPMA_CC.V` and the index: no handles, no flags, as the codes themselves.
-const OURS: [u32; 2] = [HOST_EVIDENCE_REQUEST, HOST_EVIDENCE_READ];
+const OURS: [u32; 4] = [
+    HOST_EVIDENCE_REQUEST & !VENDOR,
+    HOST_EVIDENCE_READ & !VENDOR,
+    HOST_EVIDENCE_REQUEST,
+    HOST_EVIDENCE_READ,
+];
 /// `MAX_CAP_CC`: entries that fit a `TPMS_CAPABILITY_DATA` of 1,024 bytes.
 const MAX_ENTRIES: usize = 254;
 
@@ -54,7 +59,7 @@ impl Query {
         patched.unwrap_or(answer)
     }
 
-    /// Ours come last, because vendor commands have the highest codes.
+    /// Ours come last, because they have the highest codes.
     fn patch_commands(&self, answer: &[u8]) -> Option<Vec<u8>> {
         let list = List::parse(answer, CAP_COMMANDS, 4)?;
         if list.more {
@@ -159,7 +164,7 @@ mod tests {
     fn our_commands_follow_the_engines() {
         assert_eq!(
             ask(0x11f, 254, commands(&[0x11f, 0x197], false)),
-            commands(&[0x11f, 0x197, OURS[0], OURS[1]], false)
+            commands(&[0x11f, 0x197, OURS[0], OURS[1], OURS[2], OURS[3]], false)
         );
     }
 
@@ -180,11 +185,11 @@ mod tests {
     #[test]
     fn a_caller_can_start_at_our_commands() {
         assert_eq!(
-            ask(OURS[1], 8, commands(&[], false)),
-            commands(&[OURS[1]], false)
+            ask(OURS[3], 8, commands(&[], false)),
+            commands(&[OURS[3]], false)
         );
         assert_eq!(
-            ask(OURS[1] + 1, 8, commands(&[], false)),
+            ask(OURS[3] + 1, 8, commands(&[], false)),
             commands(&[], false)
         );
     }
@@ -202,9 +207,9 @@ mod tests {
         };
         let patched = query.patch(list_response(false, CAP_PROPERTIES, 8, &entries));
         let list = List::parse(&patched, CAP_PROPERTIES, 8).unwrap();
-        assert_eq!(list.entries.get(4..8), Some([0, 0, 0, 112].as_slice()));
+        assert_eq!(list.entries.get(4..8), Some([0, 0, 0, 114].as_slice()));
         assert_eq!(list.entries.get(12..16), Some([0, 0, 0, 110].as_slice()));
-        assert_eq!(list.entries.get(20..24), Some([0, 0, 0, 2].as_slice()));
+        assert_eq!(list.entries.get(20..24), Some([0, 0, 0, 4].as_slice()));
     }
 
     #[test]

@@ -6,6 +6,10 @@
 //! | HOST_EVIDENCE_REQUEST | `0x20005652` | `TPM2B_DIGEST` request | `UINT64` ticket |
 //! | HOST_EVIDENCE_READ | `0x20005653` | `UINT64` ticket, `UINT32` offset | `UINT32` total size, `TPM2B` chunk |
 //!
+//! Linux 6.1 (`tpm2_find_cc`) finds commands by the lower half of their codes alone, and would
+//! never find a vendor's. So both are also known without the vendor bit, as `0x5652` and `0x5653`: the
+//! TCG assigns nothing near.
+//!
 //! Neither blocks, because a VMM may give up on a TPM after a tenth of a second. Neither has
 //! handles, because the kernel's resource manager demands long commands of those that do. An
 //! ordinary kernel learns both from the patched list of commands and lets them through.
@@ -17,6 +21,8 @@ use crate::command::{Command, ResponseCode, response};
 
 pub use tickets::{Layer, Tickets};
 
+/// `TPMA_CC.V`: a vendor's command.
+pub const VENDOR: u32 = 0x2000_0000;
 /// `HOST_EVIDENCE_REQUEST`
 pub const HOST_EVIDENCE_REQUEST: u32 = 0x2000_5652;
 /// `HOST_EVIDENCE_READ`
@@ -45,7 +51,7 @@ pub enum VendorCommand {
 impl VendorCommand {
     /// Reads a vendor command; `None` if it is the engine's business.
     pub fn parse(command: &Command<'_>) -> Option<Result<Self, ResponseCode>> {
-        let read = match command.code() {
+        let read = match command.code() | VENDOR {
             HOST_EVIDENCE_REQUEST => Self::parse_request,
             HOST_EVIDENCE_READ => Self::parse_read,
             _ => return None,
@@ -135,6 +141,11 @@ mod tests {
                 ticket: 9,
                 offset: 2048
             }))
+        );
+        assert_eq!(
+            parsed(0x8001, 0x5653, &read),
+            parsed(0x8001, HOST_EVIDENCE_READ, &read),
+            "as old kernels send it"
         );
         assert_eq!(parsed(0x8001, 0x17b, &[0, 8]), None);
     }

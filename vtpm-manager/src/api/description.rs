@@ -48,7 +48,7 @@ pub(super) async fn serve() -> Json<Document> {
         serve,
         metrics::serve,
     ),
-    components(schemas(Problem, wire::TpmDeviceModel)),
+    components(schemas(Problem, wire::TpmDeviceModel))
 )]
 struct Description;
 

@@ -49,7 +49,9 @@ pub(super) async fn initialise(
     manager.host().initialise(&policy_key).await?;
     if !provisioned {
         let policy_key = policy_key.name();
-        manager.record(Event::HostInitialised { policy_key }).await?;
+        manager
+            .record(Event::HostInitialised { policy_key })
+            .await?;
     }
     manager.initialise_store().await?;
     view(&manager).await.map(Json)
@@ -124,10 +126,7 @@ pub(super) async fn request(
 /// (`host-enrolment-challenge`).
 #[utoipa::path(post, path = "/v1/host/enrolment/answer", tag = "host", request_body = Object,
     responses((status = 200, body = Object), (status = "default", body = Problem)))]
-pub(super) async fn answer(
-    State(manager): Managed,
-    challenge: Bytes,
-) -> Result<Response, Problem> {
+pub(super) async fn answer(State(manager): Managed, challenge: Bytes) -> Result<Response, Problem> {
     let challenge: Challenge = read(&challenge)?;
     Ok(message(&manager.host().answer(&challenge).await?))
 }

@@ -59,8 +59,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status =
-            StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let reason = Reason(self.detail.clone());
         let media_type = [(header::CONTENT_TYPE, "application/problem+json")];
         let mut response = (status, media_type, Json(self)).into_response();
@@ -184,7 +183,10 @@ pub(super) async fn no_such_path(uri: Uri) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         "unknown-path",
-        format!("there is no {}: GET /v1/openapi.json describes what there is", uri.path()),
+        format!(
+            "there is no {}: GET /v1/openapi.json describes what there is",
+            uri.path()
+        ),
     )
 }
 

@@ -44,7 +44,10 @@ pub(super) async fn create(
         tenant: request.tenant,
         name: name.map_err(|error| Problem::bad_request(format!("name: {error}")))?,
     };
-    let created = to_its_end(&manager, |manager| async move { manager.create(order).await });
+    let created = to_its_end(
+        &manager,
+        |manager| async move { manager.create(order).await },
+    );
     let vrot = created.await?;
     Ok((StatusCode::CREATED, Json(view(&manager, &vrot))))
 }
@@ -68,7 +71,11 @@ pub(super) async fn delete(
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let key = key(&id)?;
-    to_its_end(&manager, move |manager| async move { manager.delete(key).await }).await?;
+    to_its_end(
+        &manager,
+        move |manager| async move { manager.delete(key).await },
+    )
+    .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -80,7 +87,10 @@ pub(super) async fn start(
     Path(id): Path<String>,
 ) -> Result<Json<VrotView>, Problem> {
     let key = key(&id)?;
-    let started = to_its_end(&manager, move |manager| async move { manager.start(key).await });
+    let started = to_its_end(
+        &manager,
+        move |manager| async move { manager.start(key).await },
+    );
     let vrot = started.await?;
     Ok(Json(view(&manager, &vrot)))
 }
@@ -93,7 +103,10 @@ pub(super) async fn stop(
     Path(id): Path<String>,
 ) -> Result<Json<VrotView>, Problem> {
     let key = key(&id)?;
-    let stopped = to_its_end(&manager, move |manager| async move { manager.stop(key).await });
+    let stopped = to_its_end(
+        &manager,
+        move |manager| async move { manager.stop(key).await },
+    );
     let vrot = stopped.await?;
     Ok(Json(view(&manager, &vrot)))
 }
@@ -194,11 +207,7 @@ fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
             } => Some("its backend ended by itself".to_owned()),
             _ => None,
         },
-        vik: record
-            .identity
-            .vik(record.vrot)
-            .map(|vik| vik.name())
-            .ok(),
+        vik: record.identity.vik(record.vrot).map(|vik| vik.name()).ok(),
         backend: vrot.observed().map(|observed| BackendView {
             process: observed.process,
             control: folder.control(),

@@ -82,7 +82,10 @@ pub fn running(runtime_dir: &Path) -> Result<Vec<RuntimeFolder>, BackendError> {
     let mut folders = Vec::new();
     for entry in fs::read_dir(runtime_dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        let vrot = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let vrot = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
         if let Some(vrot) = vrot
             && entry.file_type().map_err(failed)?.is_dir()
         {

@@ -127,9 +127,13 @@ impl Backend {
             }
         };
         match timeout(OPEN_DEADLINE, opened(&folder, &mut child, open)).await {
-            Ok(Ok((connection, early))) => {
-                Ok(Self::supervise(folder, connection, Some(child), early, duty))
-            }
+            Ok(Ok((connection, early))) => Ok(Self::supervise(
+                folder,
+                connection,
+                Some(child),
+                early,
+                duty,
+            )),
             other => {
                 // What did not open is of no use, and must not linger.
                 let _ = child.kill().await;
@@ -449,7 +453,10 @@ impl Supervisor {
         let next = match result {
             Ok(()) => {
                 let sequence = saving.blob.sequence;
-                outcome = self.connection.send(&ToBackend::Persisted { sequence }).await;
+                outcome = self
+                    .connection
+                    .send(&ToBackend::Persisted { sequence })
+                    .await;
                 // It may have given up waiting: then it is degraded until it has caught up.
                 if outcome.is_ok() && saving.began.elapsed() >= DURABILITY_DEADLINE {
                     outcome = self.connection.send(&ToBackend::Hello).await;

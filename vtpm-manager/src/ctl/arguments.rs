@@ -25,7 +25,13 @@ pub struct Arguments {
         env = "VTPM_MANAGER_SOCKET")]
     pub(super) socket: PathBuf,
     /// How results are written. Progress and errors go to standard error.
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t, global = true)]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t,
+        global = true
+    )]
     pub(super) output: OutputFormat,
     #[command(subcommand)]
     pub(super) command: Command,

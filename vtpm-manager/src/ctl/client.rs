@@ -75,12 +75,13 @@ impl Client {
         body: Bytes,
     ) -> Result<(StatusCode, Vec<u8>), CtlError> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| CtlError::Response(error);
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|source| CtlError::Unreachable {
-                socket: self.socket.clone(),
-                source,
-            })?;
+        let stream =
+            UnixStream::connect(&self.socket)
+                .await
+                .map_err(|source| CtlError::Unreachable {
+                    socket: self.socket.clone(),
+                    source,
+                })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| failed(error.into()))?;

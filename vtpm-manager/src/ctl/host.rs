@@ -29,11 +29,7 @@ const APPROVALS: &str = "/v1/host/policy/approvals";
 /// Where `host init` keeps a key for a trial, in the manager's state folder.
 const TRIAL_KEY: &str = "policy-key.pem";
 
-pub(super) fn run(
-    command: &HostCommand,
-    client: &Client,
-    output: &Output,
-) -> Result<(), CtlError> {
+pub(super) fn run(command: &HostCommand, client: &Client, output: &Output) -> Result<(), CtlError> {
     match command {
         HostCommand::Init { policy_key } => init(policy_key.as_deref(), client, output),
         HostCommand::Show => {
@@ -206,7 +202,11 @@ fn policy(command: &PolicyCommand, client: &Client, output: &Output) -> Result<(
             match out {
                 Some(out) => {
                     write(out, approval.to_json().as_bytes())?;
-                    say_written(output, "hand it over with `vtpmctl host policy approve`", out);
+                    say_written(
+                        output,
+                        "hand it over with `vtpmctl host policy approve`",
+                        out,
+                    );
                 }
                 None => approve(&approval, client, output)?,
             }

@@ -7,11 +7,7 @@ use super::output::{Output, Table};
 use crate::api::wire::{CreateRequest, IdentityView, KeyView, QemuArguments, VrotList, VrotView};
 use crate::manager::VrotKey;
 
-pub(super) fn run(
-    command: &VrotCommand,
-    client: &Client,
-    output: &Output,
-) -> Result<(), CtlError> {
+pub(super) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Result<(), CtlError> {
     match command {
         VrotCommand::Create { vm, tenant, name } => {
             output.progress("manufacturing: keys, certificates, state");
@@ -29,7 +25,9 @@ pub(super) fn run(
         }
         VrotCommand::Stop(vrot) => {
             let vrot: VrotView = client.post(&path(vrot.vrot, "/stop"), &())?;
-            output.result(&vrot, || format!("stopped vRoT {} of VM {}", vrot.vrot, vrot.vm));
+            output.result(&vrot, || {
+                format!("stopped vRoT {} of VM {}", vrot.vrot, vrot.vm)
+            });
         }
         VrotCommand::List => {
             let list: VrotList = client.get("/v1/vrots")?;

@@ -37,7 +37,8 @@ impl Manager {
         for vrot in self.registry.all() {
             let record = vrot.record();
             if matches!(record.lifecycle, Lifecycle::Running { .. }) && vrot.backend().is_none() {
-                self.note_end(record.vrot, "no backend of it was found").await?;
+                self.note_end(record.vrot, "no backend of it was found")
+                    .await?;
             }
         }
         Ok(())

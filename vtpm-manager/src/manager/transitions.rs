@@ -147,12 +147,15 @@ impl Manager {
         backend: &Backend,
     ) -> Result<(), ManagerError> {
         let now = Timestamp::now();
-        let age = now.seconds().saturating_sub(record.identity.vik_issued_at.seconds());
+        let age = now
+            .seconds()
+            .saturating_sub(record.identity.vik_issued_at.seconds());
         if age > VIK_LIFETIME.as_secs() / 2 {
             self.renew(record, keyring, backend, now).await?;
         }
         record.lifecycle = record.lifecycle.start(backend.observed().process, now)?;
-        self.record(Event::VrotStarted { vrot: record.vrot }).await?;
+        self.record(Event::VrotStarted { vrot: record.vrot })
+            .await?;
         self.commit_record(record).await.inspect_err(|_| {
             tracing::error!(vrot = %vrot.record().vrot, "not started: the store did not take it");
         })
@@ -211,12 +214,15 @@ impl Manager {
         let vrot = self.registry.find(key)?;
         let gate = vrot.gate.lock().await;
         let mut record = vrot.record();
-        record.lifecycle = record.lifecycle.stop(StopCause::Ordered, Timestamp::now())?;
+        record.lifecycle = record
+            .lifecycle
+            .stop(StopCause::Ordered, Timestamp::now())?;
         if let Some(backend) = vrot.backend() {
             backend.stop().await?;
         }
         vrot.set_backend(None);
-        self.record(Event::VrotStopped { vrot: record.vrot }).await?;
+        self.record(Event::VrotStopped { vrot: record.vrot })
+            .await?;
         self.commit_record(&record).await?;
         self.counters.increment(Counter::Stopped);
         tracing::info!(vrot = %record.vrot, "stopped");

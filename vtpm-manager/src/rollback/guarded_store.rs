@@ -67,7 +67,10 @@ impl Host {
             Opening::Refused(refused) => refused.refusal().code(),
             other => bail!("not refused: {other:?}"),
         };
-        assert!(before == stored(&self.store()?)?, "a refusal changed the store");
+        assert!(
+            before == stored(&self.store()?)?,
+            "a refusal changed the store"
+        );
         Ok(found)
     }
 }

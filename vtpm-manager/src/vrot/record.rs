@@ -4,8 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use cert_chain::{
-    AttestationKey, Digest32, EndorsementKey, Generation, PublicArea, Tenant, TpmName, VmId,
-    VrotId,
+    AttestationKey, Digest32, EndorsementKey, Generation, PublicArea, Tenant, TpmName, VmId, VrotId,
 };
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
@@ -155,7 +154,9 @@ pub enum RecordError {
         vrot: VrotId,
     },
     /// From a newer program.
-    #[error("the record of vRoT {vrot} has version {found}, this program reads version {VERSION}: use the newer program")]
+    #[error(
+        "the record of vRoT {vrot} has version {found}, this program reads version {VERSION}: use the newer program"
+    )]
     Version {
         /// Whose.
         vrot: VrotId,
