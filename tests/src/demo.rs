@@ -17,7 +17,7 @@ use stage::Stage;
 /// Runs the demo; yields the verdict on the genuine VM, which is always affirming: anything else
 /// is an error.
 pub fn run() -> Result<String> {
-    let mut narrator = Narrator::new(8);
+    let mut narrator = Narrator::new(9);
     let stage = Stage::prepare(&mut narrator)?;
 
     narrator.step(

@@ -205,7 +205,9 @@ mod tests {
         let other = Keyring::from_secret(&[8; 32]);
         assert!(other.state_key(vrot, &wrapped).is_err());
         let mut altered = wrapped.clone();
-        altered.sealed[0] ^= 1;
+        if let Some(byte) = altered.sealed.first_mut() {
+            *byte ^= 1;
+        }
         assert!(keyring.state_key(vrot, &altered).is_err());
     }
 

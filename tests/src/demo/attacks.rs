@@ -82,7 +82,10 @@ fn reasons(said: &Value) -> Vec<String> {
         .flatten()
         .map(|reason| {
             let field = |name: &str| reason[name].as_str().unwrap_or_default().to_owned();
-            format!("{} ({}): {}", field("code"), field("layer"), field("text"))
+            match field("layer").as_str() {
+                "" => format!("{}: {}", field("code"), field("text")),
+                layer => format!("{} ({layer}): {}", field("code"), field("text")),
+            }
         })
         .collect()
 }

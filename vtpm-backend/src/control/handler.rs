@@ -215,8 +215,10 @@ mod tests {
 
     #[test]
     fn a_blob_comes_whole_and_goes_back_in() {
-        let mut engine = FakeEngine::default();
-        engine.permanent = Some(vec![1, 2, 3]);
+        let mut engine = FakeEngine {
+            permanent: Some(vec![1, 2, 3]),
+            ..FakeEngine::default()
+        };
         let get = Request::GetStateBlob {
             kind: Some(StateKind::Permanent),
             offset: 0,

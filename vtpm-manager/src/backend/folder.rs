@@ -106,7 +106,7 @@ mod tests {
         folder.create()?;
         fs::create_dir(runtime_dir.path().join("something else"))?;
         fs::write(runtime_dir.path().join(VrotId::random().to_string()), "")?;
-        assert_eq!(running(runtime_dir.path())?, [folder.clone()]);
+        assert_eq!(running(runtime_dir.path())?, std::slice::from_ref(&folder));
         assert!(folder.create().is_err(), "a folder in use is left alone");
         folder.remove()?;
         folder.remove()?;

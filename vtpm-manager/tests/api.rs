@@ -1,0 +1,128 @@
+//! The API as a stranger to this code base would use it.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "what a JSON value lacks is null, which no test expects"
+)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::os::unix::process::CommandExt;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use support::Host;
+use support::http::ask;
+
+#[test]
+fn every_method_of_every_path_is_described_and_no_other() -> Result<()> {
+    let host = Host::start()?;
+    let answer = ask(&host.socket(), "GET", "/v1/openapi.json", "")?;
+    let description: Value = serde_json::from_str(&answer.body)?;
+    let paths = description["paths"].as_object().context("paths")?;
+    ensure!(!paths.is_empty());
+    for (path, methods) in paths {
+        let described: BTreeSet<String> = methods
+            .as_object()
+            .context("methods")?
+            .keys()
+            .map(|method| method.to_uppercase())
+            .collect();
+        // Nobody implements TRACE: the answer lists what there is.
+        let path = path.replace("{id}", "00000000-0000-4000-8000-000000000000");
+        let answer = ask(&host.socket(), "TRACE", &path, "")?;
+        assert_eq!(answer.status, 405, "{path}");
+        let allowed: BTreeSet<String> = answer.headers["allow"]
+            .split(',')
+            .filter(|method| *method != "HEAD")
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(allowed, described, "{path}");
+    }
+    Ok(())
+}
+
+#[test]
+fn errors_are_problem_details() -> Result<()> {
+    let host = Host::start()?;
+    for (method, path, body, status, code) in [
+        ("GET", "/v1/nothing", "", 404, "unknown-path"),
+        ("PUT", "/v1/vrots", "", 405, "unknown-method"),
+        ("POST", "/v1/vrots", "no JSON", 400, "bad-request"),
+        ("POST", "/v1/vrots", "{\"vm\":1}", 422, "bad-request"),
+        ("GET", "/v1/host/policy", "", 409, "host-not-initialised"),
+    ] {
+        let answer = ask(&host.socket(), method, path, body)?;
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
+        assert_eq!(answer.headers["content-type"], "application/problem+json");
+        let problem: Value = serde_json::from_str(&answer.body)?;
+        assert_eq!(problem["type"], format!("urn:vrot:problem:{code}"));
+        assert_eq!(problem["status"], status);
+        ensure!(
+            problem["detail"]
+                .as_str()
+                .is_some_and(|detail| !detail.is_empty())
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_request_that_is_too_long_is_refused() -> Result<()> {
+    let host = Host::start()?;
+    let body = format!("{{\"vm\":\"{}\"}}", "x".repeat(1 << 20));
+    // The daemon may hang up before it has read everything.
+    if let Ok(answer) = ask(&host.socket(), "POST", "/v1/vrots", &body) {
+        assert_eq!(answer.status, 413);
+    }
+    host.ctl(["host", "show"])?;
+    Ok(())
+}
+
+#[test]
+fn another_user_is_turned_away_and_that_is_recorded() -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "this test changes users: run it as root"
+    );
+    const NOBODY: u32 = 65534;
+    let host = Host::start()?;
+    // A copy where everybody gets to it.
+    let program = host.path("vtpmctl");
+    std::fs::copy(env!("CARGO_BIN_EXE_vtpmctl"), &program)?;
+    let said = support::said(
+        std::process::Command::new(program)
+            .arg("--socket")
+            .arg(host.socket())
+            .args(["host", "show"])
+            .uid(NOBODY)
+            .gid(NOBODY),
+    )?;
+    assert_eq!(said.status, 1);
+    ensure!(said.err.contains("user 65534 may not call"), "{}", said.err);
+    let log = std::fs::read_to_string(host.path("state/audit.jsonl"))?;
+    ensure!(log.contains("\"uid\":65534"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn metrics_count_what_happens() -> Result<()> {
+    let host = Host::enrolled()?;
+    let vm = host.create()?;
+    host.ctl(["start", &vm])?;
+    host.refused(["start", &vm])?;
+    let text = ask(&host.socket(), "GET", "/metrics", "")?.body;
+    for line in [
+        "vrot_vrots{state=\"running\"} 1",
+        "vrot_events_total{event=\"created\"} 1",
+        "vrot_events_total{event=\"refused\"} 1",
+        "vrot_degraded 0",
+    ] {
+        ensure!(
+            text.lines().any(|other| other == line),
+            "{line} is not in:\n{text}"
+        );
+    }
+    Ok(())
+}

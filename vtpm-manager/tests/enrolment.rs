@@ -1,0 +1,128 @@
+//! Enrolment with files, as between machines that do not reach each other.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "what a JSON value lacks is null, which no test expects"
+)]
+
+mod support;
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use support::{DOMAIN, Host};
+
+/// A host with keys, and an issuer.
+fn prepared() -> Result<Host> {
+    let host = Host::start()?;
+    host.make_issuer()?;
+    host.ctl(["host", "init"])?;
+    Ok(host)
+}
+
+#[test]
+fn four_files_make_a_certified_host() -> Result<()> {
+    let host = prepared()?;
+    let [request, challenge, answer, certificate] =
+        ["1.json", "2.json", "3.json", "4.json"].map(|name| host.path(name));
+    let issuer = host.path("issuer");
+    host.ctl(["host", "request", "--name", "web-7", "--out", &request])?;
+    host.ctl([
+        "issuer",
+        "challenge",
+        "--dir",
+        &issuer,
+        "--request",
+        &request,
+        "--out",
+        &challenge,
+    ])?;
+    host.ctl([
+        "host",
+        "answer",
+        "--challenge",
+        &challenge,
+        "--out",
+        &answer,
+    ])?;
+    let certify = [
+        "issuer",
+        "certify",
+        "--dir",
+        &issuer,
+        "--answer",
+        &answer,
+        "--out",
+        &certificate,
+    ];
+    host.ctl(certify)?;
+    host.ctl(["host", "install", "--certificate", &certificate])?;
+    let enrolment = host.json(["host", "show"])?["enrolment"].clone();
+    assert_eq!(enrolment["host"], format!("web-7.{DOMAIN}"));
+
+    let refused = host.refused(certify)?;
+    ensure!(refused.contains("answered before"), "{refused}");
+    Ok(())
+}
+
+#[test]
+fn a_message_in_the_wrong_place_is_bad_input() -> Result<()> {
+    let host = prepared()?;
+    let request = host.path("request");
+    host.ctl(["host", "request", "--name", "host-1", "--out", &request])?;
+    let said = support::said(&mut host.vtpmctl(["host", "install", "--certificate", &request]))?;
+    assert_eq!(said.status, 2, "{}", said.err);
+    ensure!(said.err.contains("host-enrolment-request"), "{}", said.err);
+    Ok(())
+}
+
+#[test]
+fn another_hosts_certificate_is_not_installed() -> Result<()> {
+    let (first, second) = (Host::enrolled()?, prepared()?);
+    let request = second.path("request");
+    second.ctl(["host", "request", "--name", "host-2", "--out", &request])?;
+    let foreign = first.path("state/host-certificate.json");
+    let refused = second.refused(["host", "install", "--certificate", &foreign])?;
+    ensure!(refused.contains("another host"), "{refused}");
+    assert_eq!(
+        second.json(["host", "show"])?["enrolment"],
+        serde_json::Value::Null
+    );
+    Ok(())
+}
+
+#[test]
+fn a_name_is_not_given_to_a_second_tpm() -> Result<()> {
+    let (first, second) = (Host::enrolled()?, prepared()?);
+    // The first host's issuer accepts the second one's TPM, too.
+    let roots = first.path("issuer/tpm-roots.pem");
+    let makers = [fs::read(&roots)?, fs::read(second.path("makers.pem"))?].concat();
+    fs::write(&roots, makers)?;
+    let issuer = first.path("issuer");
+    let refused = second.refused(["host", "enrol", "--name", "host-1", "--issuer", &issuer])?;
+    ensure!(refused.contains("host-1.test.example"), "{refused}");
+    second.ctl(["host", "enrol", "--name", "host-2", "--issuer", &issuer])?;
+    Ok(())
+}
+
+#[test]
+fn a_tpm_of_an_unknown_maker_is_not_challenged() -> Result<()> {
+    let (first, second) = (Host::enrolled()?, prepared()?);
+    let issuer = first.path("issuer");
+    let refused = second.refused(["host", "enrol", "--name", "host-2", "--issuer", &issuer])?;
+    ensure!(refused.contains("EK certificate"), "{refused}");
+    Ok(())
+}
+
+#[test]
+fn initialising_a_host_twice_changes_nothing() -> Result<()> {
+    let host = prepared()?;
+    let before = host.json(["host", "show"])?;
+    host.ctl(["host", "init"])?;
+    assert_eq!(host.json(["host", "show"])?, before);
+    let other = host.path("other.pem");
+    host.ctl(["host", "policy", "keygen", "--out", &other])?;
+    let refused = host.refused(["host", "init", "--policy-key", &other])?;
+    ensure!(refused.contains("provisioned for policy key"), "{refused}");
+    Ok(())
+}

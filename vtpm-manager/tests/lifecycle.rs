@@ -1,0 +1,270 @@
+//! A vRoT's life on a real host: daemon, command line, backend, and swtpm as the physical TPM.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
+)]
+
+mod support;
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use cert_chain::{TrustAnchors, VerifiedVikChain, VikChain};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use serde_json::Value;
+use support::vmm::{Vmm, command};
+use support::{DOMAIN, Host, TENANT, wait_until};
+use uuid::Uuid;
+
+#[test]
+fn a_vrot_is_certified_and_keeps_its_identity_over_a_stop() -> Result<()> {
+    let host = Host::enrolled()?;
+    let vm = host.create()?;
+    let identity = host.json(["identity", &vm])?;
+    let chain = verified(&host, &identity)?;
+    assert_eq!(chain.claims().vm.to_string(), vm);
+    assert_eq!(chain.claims().tenant.as_str(), TENANT);
+    assert_eq!(chain.host().to_string(), format!("host-1.{DOMAIN}"));
+    assert_eq!(identity["vik"]["name"], chain.claims().vik.to_string());
+    assert_eq!(
+        identity["manager_digest"],
+        chain.claims().manager.to_string()
+    );
+
+    host.ctl(["start", &vm])?;
+    let certificate = nv_read(&mut Vmm::attach(&host.control(&vm)?)?, 0x01c1_0002)?;
+    assert_eq!(
+        certificate,
+        der(&identity["vik"]["certificate_pem"])?.as_ref()
+    );
+    let refused = host.refused(["start", &vm])?;
+    ensure!(refused.contains("running already"), "{refused}");
+
+    host.ctl(["stop", &vm])?;
+    assert_eq!(host.json(["show", &vm])?["state"], "stopped");
+    host.ctl(["start", &vm])?;
+    assert_eq!(host.json(["identity", &vm])?, identity);
+    let again = nv_read(&mut Vmm::attach(&host.control(&vm)?)?, 0x01c1_0002)?;
+    assert_eq!(again, certificate);
+
+    let refused = host.refused(["delete", &vm])?;
+    ensure!(refused.contains("stop it first"), "{refused}");
+    host.ctl(["stop", &vm])?;
+    host.ctl(["delete", &vm])?;
+    let refused = host.refused(["start", &vm])?;
+    ensure!(refused.contains("no vRoT or VM"), "{refused}");
+    // The VM may have another one, and that is another one.
+    host.ctl(["create", "--vm", &vm, "--tenant", TENANT])?;
+    assert_ne!(host.json(["identity", &vm])?["vik"], identity["vik"]);
+    host.ctl(["audit", "verify"])?;
+    Ok(())
+}
+
+#[test]
+fn what_a_guest_writes_outlasts_its_vrots_stop() -> Result<()> {
+    let host = Host::enrolled()?;
+    let vm = host.create()?;
+    host.ctl(["start", &vm])?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    define_index(&mut vmm, 0x0150_0001)?;
+    drop(vmm);
+    host.ctl(["stop", &vm])?;
+    host.ctl(["start", &vm])?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    // TPM2_NV_ReadPublic
+    vmm.succeed(&command(0x169, &0x0150_0001u32.to_be_bytes()))?;
+    Ok(())
+}
+
+#[test]
+fn a_restarted_manager_takes_running_vrots_over() -> Result<()> {
+    let mut host = Host::enrolled()?;
+    let vm = host.create()?;
+    host.ctl(["start", &vm])?;
+    let backend = host.backend(&vm)?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    for graceful in [false, true] {
+        if graceful {
+            assert_eq!(host.shut_down()?.code(), Some(0));
+        } else {
+            host.crash()?;
+        }
+        // TPM2_GetRandom: the guest notices nothing.
+        vmm.succeed(&command(0x17b, &[0, 8]))?;
+        host.start_again()?;
+        assert_eq!(host.backend(&vm)?, backend);
+        assert_eq!(host.json(["show", &vm])?["state"], "running");
+    }
+    // What is written now becomes durable with the new manager.
+    define_index(&mut vmm, 0x0150_0002)?;
+    drop(vmm);
+    host.ctl(["stop", &vm])?;
+    host.ctl(["start", &vm])?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    vmm.succeed(&command(0x169, &0x0150_0002u32.to_be_bytes()))?;
+    Ok(())
+}
+
+#[test]
+fn what_a_guest_writes_without_a_manager_is_not_lost() -> Result<()> {
+    let mut host = Host::enrolled()?;
+    let vm = host.create()?;
+    host.ctl(["start", &vm])?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    host.crash()?;
+    define_index(&mut vmm, 0x0150_0003)?;
+    host.start_again()?;
+    drop(vmm);
+    host.ctl(["stop", &vm])?;
+    host.ctl(["start", &vm])?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    vmm.succeed(&command(0x169, &0x0150_0003u32.to_be_bytes()))?;
+    Ok(())
+}
+
+#[test]
+fn the_end_of_a_backend_is_noticed_and_recorded() -> Result<()> {
+    let host = Host::enrolled()?;
+    let vm = host.create()?;
+    host.ctl(["start", &vm])?;
+    kill(Pid::from_raw(host.backend(&vm)?), Signal::SIGKILL)?;
+    wait_until("the end to be noticed", || {
+        Ok(host.json(["show", &vm])?["state"] == "stopped")
+    })?;
+    let note = host.json(["show", &vm])?["note"].clone();
+    assert_eq!(note, "its backend ended by itself");
+    let log = fs::read_to_string(host.path("state/audit.jsonl"))?;
+    ensure!(log.contains("\"event\":\"backend-ended\""), "{log}");
+    host.ctl(["start", &vm])?;
+    Ok(())
+}
+
+#[test]
+fn a_vm_has_one_vrot() -> Result<()> {
+    let host = Host::enrolled()?;
+    let vm = host.create()?;
+    let refused = host.refused(["create", "--vm", &vm, "--tenant", TENANT])?;
+    ensure!(refused.contains("has a vRoT"), "{refused}");
+    Ok(())
+}
+
+#[test]
+fn nothing_is_created_before_the_host_is_enrolled() -> Result<()> {
+    let host = Host::start()?;
+    let vm = Uuid::new_v4().to_string();
+    let create = ["create", "--vm", &vm, "--tenant", TENANT];
+    let refused = host.refused(create)?;
+    ensure!(refused.contains("vtpmctl host"), "{refused}");
+    let refused = host.refused(["host", "policy", "show"])?;
+    ensure!(refused.contains("vtpmctl host init"), "{refused}");
+    host.ctl(["host", "init"])?;
+    let refused = host.refused(create)?;
+    ensure!(refused.contains("vtpmctl host enrol"), "{refused}");
+    assert_eq!(host.json(["list"])?["vrots"], Value::Array(vec![]));
+    Ok(())
+}
+
+#[test]
+fn a_vrot_starts_again_after_its_host_lost_everything_but_the_state_folder() -> Result<()> {
+    let mut host = Host::enrolled()?;
+    let vm = host.create()?;
+    let identity = host.json(["identity", &vm])?;
+    host.shut_down()?;
+    fs::remove_dir_all(host.path("run"))?;
+    host.start_again()?;
+    host.ctl(["start", &vm])?;
+    assert_eq!(host.json(["identity", &vm])?, identity);
+    Ok(())
+}
+
+#[test]
+fn a_second_manager_does_not_get_the_store() -> Result<()> {
+    let host = Host::start()?;
+    let second = support::said(
+        std::process::Command::new(env!("CARGO_BIN_EXE_vtpm-managerd"))
+            .arg("--config")
+            .arg(host.path("config.toml")),
+    )?;
+    assert_eq!(second.status, 1);
+    ensure!(second.err.contains("store"), "{}", second.err);
+    host.ctl(["list"])?;
+    Ok(())
+}
+
+fn verified(host: &Host, identity: &Value) -> Result<VerifiedVikChain> {
+    let root = fs::read_to_string(host.path("issuer/root.pem"))?;
+    let chain = [
+        der(&identity["vik"]["certificate_pem"])?,
+        der(&identity["chain_pem"])?,
+    ];
+    let now = UnixTime::since_unix_epoch(SystemTime::now().duration_since(UNIX_EPOCH)?);
+    let chain = VikChain::from_der_list(&chain)?;
+    Ok(chain.verify(&TrustAnchors::from_pem(&root)?, now)?)
+}
+
+fn der(pem: &Value) -> Result<CertificateDer<'static>> {
+    let pem = pem.as_str().context("a certificate in PEM")?;
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+/// Reads a whole index with its own, empty authorization.
+fn nv_read(vmm: &mut Vmm, index: u32) -> Result<Vec<u8>> {
+    // TPM2_NV_ReadPublic; the data size is the last field of TPMS_NV_PUBLIC.
+    let public = vmm.succeed(&command(0x169, &index.to_be_bytes()))?;
+    let length = usize::from(u16::from_be_bytes([public[0], public[1]]));
+    let size = usize::from(u16::from_be_bytes([public[length], public[length + 1]]));
+    let mut contents = Vec::new();
+    while contents.len() < size {
+        let part = u16::try_from((size - contents.len()).min(512))?;
+        let offset = u16::try_from(contents.len())?;
+        // TPM2_NV_Read with the owner's empty password.
+        let parameters = [
+            &0x4000_0001u32.to_be_bytes()[..],
+            &index.to_be_bytes(),
+            PASSWORD,
+            &part.to_be_bytes(),
+            &offset.to_be_bytes(),
+        ]
+        .concat();
+        let response = vmm.succeed(&with_sessions(command(0x14e, &parameters)))?;
+        let data = &response[6..];
+        contents.extend_from_slice(&data[..usize::from(part)]);
+    }
+    Ok(contents)
+}
+
+/// TPM2_NV_DefineSpace in the owner hierarchy: changes non-volatile state.
+fn define_index(vmm: &mut Vmm, index: u32) -> Result<()> {
+    let public = [
+        &index.to_be_bytes()[..],
+        &[0x00, 0x0b],
+        // OWNERWRITE, OWNERREAD, NO_DA.
+        &0x0202_0002u32.to_be_bytes(),
+        &[0, 0],
+        &[0, 8],
+    ]
+    .concat();
+    let parameters = [
+        &0x4000_0001u32.to_be_bytes()[..],
+        PASSWORD,
+        &[0, 0],
+        &u16::try_from(public.len())?.to_be_bytes(),
+        &public,
+    ]
+    .concat();
+    vmm.succeed(&with_sessions(command(0x12a, &parameters)))?;
+    Ok(())
+}
+
+/// An authorization area with an empty password: TPM_RS_PW, no nonce, no attributes, no value.
+const PASSWORD: &[u8] = &[0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
+
+fn with_sessions(mut command: Vec<u8>) -> Vec<u8> {
+    command[1] = 0x02;
+    command
+}

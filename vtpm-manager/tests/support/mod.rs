@@ -1,0 +1,350 @@
+//! A host of one's own for each test: a software TPM as the physical one, an issuer that trusts
+//! its maker, and the daemon on top. Everything ends with the test.
+
+#![expect(dead_code, reason = "each test file uses its own part")]
+
+pub(crate) mod http;
+pub(crate) mod vmm;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+pub(crate) const DOMAIN: &str = "test.example";
+pub(crate) const TENANT: &str = "acme";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A host whose daemon runs.
+pub(crate) struct Host {
+    daemon: Child,
+    // Last: it holds the sockets of all the others.
+    folder: TempDir,
+}
+
+/// What a command said and how it ended.
+pub(crate) struct Said {
+    pub(crate) status: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Host {
+    /// A host with a manufactured TPM and a running daemon, and nothing else.
+    pub(crate) fn start() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("vm-").tempdir()?;
+        // Other users must get as far as the API's socket.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+        manufacture_tpm(folder.path())?;
+        fs::write(folder.path().join("event-log"), [])?;
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let config = format!(
+            "tpm = \"swtpm:path={}\"\nstate_dir = \"{}\"\nruntime_dir = \"{}\"\n\
+             backend = \"{}\"\nevent_log = \"{}\"\n",
+            at("tpm.sock"),
+            at("state"),
+            at("run"),
+            backend_program()?.display(),
+            at("event-log"),
+        );
+        fs::write(folder.path().join("config.toml"), config)?;
+        let daemon = start_daemon(folder.path())?;
+        Ok(Self { daemon, folder })
+    }
+
+    /// A host with keys, an approval and a certificate.
+    pub(crate) fn enrolled() -> Result<Self> {
+        let host = Self::start()?;
+        host.make_issuer()?;
+        let operator = host.path("operator.pem");
+        host.ctl(["host", "policy", "keygen", "--out", &operator])?;
+        host.ctl(["host", "init", "--policy-key", &operator])?;
+        host.ctl([
+            "host",
+            "enrol",
+            "--name",
+            "host-1",
+            "--issuer",
+            &host.path("issuer"),
+        ])?;
+        Ok(host)
+    }
+
+    /// An issuer that trusts the maker of this host's TPM.
+    pub(crate) fn make_issuer(&self) -> Result<()> {
+        self.ctl([
+            "issuer",
+            "init",
+            "--domain",
+            DOMAIN,
+            "--dir",
+            &self.path("issuer"),
+            "--tpm-roots",
+            &self.path("makers.pem"),
+        ])
+        .map(drop)
+    }
+
+    /// A file of this host.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    /// The API's socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/api.sock")
+    }
+
+    /// `vtpmctl`, pointed at this host.
+    pub(crate) fn vtpmctl<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vtpmctl"));
+        command.arg("--socket").arg(self.socket()).args(arguments);
+        command
+    }
+
+    /// Runs a command of `vtpmctl` that must succeed.
+    pub(crate) fn ctl<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<String> {
+        let mut command = self.vtpmctl(arguments);
+        let line = format!("{command:?}");
+        let said = said(&mut command)?;
+        ensure!(said.status == 0, "{line}: {}", said.err);
+        Ok(said.out)
+    }
+
+    /// The same, with what it says as JSON.
+    pub(crate) fn json<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Value> {
+        let mut command = self.vtpmctl(["--output", "json"]);
+        command.args(arguments);
+        let line = format!("{command:?}");
+        let said = said(&mut command)?;
+        ensure!(said.status == 0, "{line}: {}", said.err);
+        Ok(serde_json::from_str(&said.out)?)
+    }
+
+    /// Runs a command of `vtpmctl` that must be refused; what it said on standard error.
+    pub(crate) fn refused<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<String> {
+        let mut command = self.vtpmctl(arguments);
+        let line = format!("{command:?}");
+        let said = said(&mut command)?;
+        ensure!(said.status == 1, "{line}: status {}", said.status);
+        Ok(said.err)
+    }
+
+    /// Creates a vRoT for a new VM.
+    pub(crate) fn create(&self) -> Result<String> {
+        let vm = Uuid::new_v4().to_string();
+        self.ctl(["create", "--vm", &vm, "--tenant", TENANT])?;
+        Ok(vm)
+    }
+
+    /// The process of a running vRoT's backend.
+    pub(crate) fn backend(&self, vm: &str) -> Result<i32> {
+        let process = self.json(["show", vm])?["backend"]["process"].as_i64();
+        Ok(i32::try_from(process.context("it does not run")?)?)
+    }
+
+    /// The socket where a VMM attaches.
+    pub(crate) fn control(&self, vm: &str) -> Result<PathBuf> {
+        let view = self.json(["show", vm])?;
+        let control = view["backend"]["control"].as_str();
+        Ok(control.context("it does not run")?.into())
+    }
+
+    /// Ends the daemon as a crash would.
+    pub(crate) fn crash(&mut self) -> Result<()> {
+        self.daemon.kill()?;
+        self.daemon.wait()?;
+        Ok(())
+    }
+
+    /// Ends the daemon as an administrator would.
+    pub(crate) fn shut_down(&mut self) -> Result<ExitStatus> {
+        kill(Pid::from_raw(self.daemon.id().try_into()?), Signal::SIGTERM)?;
+        Ok(self.daemon.wait()?)
+    }
+
+    /// Starts the daemon again.
+    pub(crate) fn start_again(&mut self) -> Result<()> {
+        self.daemon = start_daemon(self.folder.path())?;
+        Ok(())
+    }
+
+    /// What the daemon said.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+        end_processes_that_name(self.folder.path());
+    }
+}
+
+/// Runs a command to its end.
+pub(crate) fn said(command: &mut Command) -> Result<Said> {
+    let output = command.stdin(Stdio::null()).output()?;
+    Ok(Said {
+        status: output.status.code().context("ended by a signal")?,
+        out: String::from_utf8(output.stdout)?,
+        err: String::from_utf8(output.stderr)?,
+    })
+}
+
+/// Waits until something is the case.
+pub(crate) fn wait_until(what: &str, mut is: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !is()? {
+        ensure!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn start_daemon(folder: &Path) -> Result<Child> {
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.join("daemon.log"))?;
+    let mut daemon = Command::new(env!("CARGO_BIN_EXE_vtpm-managerd"))
+        .arg("--config")
+        .arg(folder.join("config.toml"))
+        .stdin(Stdio::null())
+        .stderr(log)
+        .spawn()?;
+    let socket = folder.join("run/api.sock");
+    wait_until("the daemon's socket", || {
+        if let Some(status) = daemon.try_wait()? {
+            bail!(
+                "the daemon ended with {status}: {}",
+                fs::read_to_string(folder.join("daemon.log"))?
+            );
+        }
+        Ok(UnixStream::connect(&socket).is_ok())
+    })?;
+    Ok(daemon)
+}
+
+/// A TPM with an EK certificate from a maker of its own, switched on.
+fn manufacture_tpm(folder: &Path) -> Result<()> {
+    let at = |name: &str| folder.join(name).display().to_string();
+    fs::create_dir(folder.join("maker"))?;
+    fs::create_dir(folder.join("tpm"))?;
+    fs::write(
+        folder.join("localca.conf"),
+        format!(
+            "statedir = {0}\nsigningkey = {0}/signkey.pem\nissuercert = {0}/issuercert.pem\n\
+             certserial = {0}/certserial\n",
+            at("maker")
+        ),
+    )?;
+    fs::write(
+        folder.join("localca.options"),
+        "--platform-manufacturer Test\n--platform-version 1\n--platform-model Test\n",
+    )?;
+    fs::write(
+        folder.join("setup.conf"),
+        format!(
+            "create_certs_tool = swtpm_localca\ncreate_certs_tool_config = {}\n\
+             create_certs_tool_options = {}\n",
+            at("localca.conf"),
+            at("localca.options")
+        ),
+    )?;
+    tool(&format!(
+        "swtpm_setup --tpm2 --tpmstate {} --create-ek-cert --pcr-banks sha256 --config {}",
+        at("tpm"),
+        at("setup.conf")
+    ))?;
+    let makers = [
+        fs::read(folder.join("maker/swtpm-localca-rootca-cert.pem"))?,
+        fs::read(folder.join("maker/issuercert.pem"))?,
+    ];
+    fs::write(folder.join("makers.pem"), makers.concat())?;
+    // As a daemon it returns when its sockets are listening.
+    tool(&format!(
+        "swtpm socket --tpm2 --daemon --server type=unixio,path={0} \
+         --ctrl type=unixio,path={0}.ctrl --tpmstate dir={1} \
+         --flags not-need-init,startup-clear",
+        at("tpm.sock"),
+        at("tpm")
+    ))
+}
+
+fn tool(line: &str) -> Result<()> {
+    let mut words = line.split_whitespace();
+    let program = words.next().context("a program")?;
+    let said = said(Command::new(program).args(words))
+        .with_context(|| format!("{program} is needed for this test"))?;
+    ensure!(said.status == 0, "{line}: {}{}", said.out, said.err);
+    Ok(())
+}
+
+/// The backend, freshly built: cargo does not build another package's programs for a test.
+fn backend_program() -> Result<&'static Path> {
+    static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| build_backend().map_err(|error| format!("{error:#}")));
+    program
+        .as_deref()
+        .map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+fn build_backend() -> Result<PathBuf> {
+    let daemon = Path::new(env!("CARGO_BIN_EXE_vtpm-managerd"));
+    let profile = daemon.parent().context("programs lie in a folder")?;
+    let target = profile.parent().context("the profile lies in a folder")?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .args(["build", "--quiet", "--package", "vtpm-backend", "--bins"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("CARGO_TARGET_DIR", target);
+    if profile.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let built = said(&mut cargo)?;
+    ensure!(built.status == 0, "{}", built.err);
+    Ok(profile.join("vtpm-backend"))
+}
+
+/// Backends and TPM outlive the daemon; none of them outlives the test. They are known by the
+/// test's folder on their command line.
+fn end_processes_that_name(folder: &Path) {
+    let name = folder.as_os_str().as_encoded_bytes();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let id = entry.file_name().to_str().and_then(|id| id.parse().ok());
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if let Some(id) = id
+            && line.windows(name.len()).any(|window| window == name)
+        {
+            let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
+        }
+    }
+}

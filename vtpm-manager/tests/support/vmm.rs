@@ -1,0 +1,88 @@
+//! A VMM as the backend sees it: the TPM emulator protocol with a data descriptor.
+
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+/// An attached VMM with a guest that sends TPM commands.
+pub(crate) struct Vmm {
+    control: UnixStream,
+    data: UnixStream,
+}
+
+const CMD_INIT: u32 = 2;
+const CMD_SET_DATAFD: u32 = 0x10;
+/// `TPM2_Startup(TPM_SU_CLEAR)`
+const STARTUP: &str = "80010000000c000001440000";
+const HEADER: usize = 10;
+
+impl Vmm {
+    /// Attaches, as QEMU does, and starts the TPM, as a guest's firmware does.
+    pub(crate) fn attach(socket: &Path) -> Result<Self> {
+        let control = UnixStream::connect(socket)?;
+        control.set_read_timeout(Some(Duration::from_secs(30)))?;
+        let (data, theirs) = UnixStream::pair()?;
+        data.set_read_timeout(Some(Duration::from_secs(30)))?;
+        let mut vmm = Self { control, data };
+        sendmsg::<()>(
+            vmm.control.as_raw_fd(),
+            &[IoSlice::new(&CMD_SET_DATAFD.to_be_bytes())],
+            &[ControlMessage::ScmRights(&[theirs.as_raw_fd()])],
+            MsgFlags::empty(),
+            None,
+        )?;
+        vmm.result()?;
+        vmm.control.write_all(&CMD_INIT.to_be_bytes())?;
+        vmm.control.write_all(&0u32.to_be_bytes())?;
+        vmm.result()?;
+        vmm.succeed(&hex::decode(STARTUP)?)?;
+        Ok(vmm)
+    }
+
+    /// Sends a command that must succeed; the response without its header.
+    pub(crate) fn succeed(&mut self, command: &[u8]) -> Result<Vec<u8>> {
+        let (code, response) = self.execute(command)?;
+        ensure!(
+            code == 0,
+            "{}: response code 0x{code:x}",
+            hex::encode(command)
+        );
+        Ok(response)
+    }
+
+    /// Sends a command; response code, and the response without its header.
+    pub(crate) fn execute(&mut self, command: &[u8]) -> Result<(u32, Vec<u8>)> {
+        self.data.write_all(command)?;
+        let mut header = [0; HEADER];
+        self.data.read_exact(&mut header)?;
+        let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | u32::from(*byte));
+        let size = usize::try_from(number(&header[2..6]))?;
+        let mut rest = vec![0; size - HEADER];
+        self.data.read_exact(&mut rest)?;
+        Ok((number(&header[6..]), rest))
+    }
+
+    fn result(&mut self) -> Result<()> {
+        let mut result = [0; 4];
+        self.control.read_exact(&mut result)?;
+        ensure!(result == [0; 4], "the control channel refused: {result:?}");
+        Ok(())
+    }
+}
+
+/// A command without sessions.
+pub(crate) fn command(code: u32, parameters: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(HEADER + parameters.len()).unwrap_or(u32::MAX);
+    [
+        &[0x80, 0x01],
+        &size.to_be_bytes()[..],
+        &code.to_be_bytes(),
+        parameters,
+    ]
+    .concat()
+}
