@@ -195,7 +195,7 @@ pub(super) enum PolicyCommand {
         /// A name for what is approved, e.g. the software's version.
         #[arg(long, default_value = "present values")]
         label: String,
-        /// Values to approve instead of the present ones: a JSON file {"0":"<hex>",…}, as in
+        /// Values to approve instead of the present ones: a JSON file `{"0":"HEX",…}`, as in
         /// `host policy show --output json`.
         #[arg(long, value_name = "FILE")]
         pcrs: Option<PathBuf>,
