@@ -15,8 +15,11 @@ use vtpm_backend::message::{FromBackend, Open, Status, ToBackend};
 use super::BackendError;
 use super::connection::Connection;
 use super::folder::RuntimeFolder;
-use super::supervisor::{Duty, Ended, Observed, Order, STOP_DEADLINE, Supervisor, kill_process};
+use super::supervisor::{
+    Duty, Ended, GuestDuty, Observed, Order, STOP_DEADLINE, Supervisor, kill_process,
+};
 use crate::manufacture::CommandChannel;
+use crate::store::StateBlob;
 
 /// A handle to a live backend. When the last one goes, the backend is left running.
 #[derive(Debug)]
@@ -131,14 +134,32 @@ impl Backend {
 
     /// Ends the backend. Returns when it is gone and all its state is durable.
     pub async fn stop(&self) -> Result<Ended, BackendError> {
-        let (done, ended) = oneshot::channel();
-        let by_itself = |_| BackendError::Ended {
+        self.ask(Order::Stop).await
+    }
+
+    /// What was kept aside since it was last taken, of a backend without a guest.
+    pub async fn take_state(&self) -> Result<Option<StateBlob>, BackendError> {
+        self.ask(Order::TakeState).await
+    }
+
+    /// Gives a backend that waited for a VM its guest. State that was kept aside until now is
+    /// the caller's to commit; from now on the backend's state goes to the store by itself.
+    pub async fn serve(&self, duty: Box<GuestDuty>) -> Result<Option<StateBlob>, BackendError> {
+        self.ask(|done| Order::Serve(duty, done)).await
+    }
+
+    async fn ask<T>(
+        &self,
+        order: impl FnOnce(oneshot::Sender<T>) -> Order,
+    ) -> Result<T, BackendError> {
+        let (done, answer) = oneshot::channel();
+        let by_itself = || BackendError::Ended {
             vrot: self.folder.vrot(),
             reason: "it ended by itself a moment ago".to_owned(),
         };
-        let order = self.orders.send(Order::Stop(done)).await;
-        order.map_err(|_| by_itself(()))?;
-        ended.await.map_err(|_| by_itself(()))
+        let sent = self.orders.send(order(done)).await;
+        sent.map_err(|_| by_itself())?;
+        answer.await.map_err(|_| by_itself())
     }
 
     /// A way to send TPM commands to the backend.
@@ -154,6 +175,11 @@ impl Backend {
         let _ = self.orders.send(Order::Release).await;
         let mut observed = self.observed.clone();
         while observed.changed().await.is_ok() {}
+    }
+
+    /// Whether it is known to have ended.
+    pub fn has_ended(&self) -> bool {
+        self.orders.is_closed()
     }
 
     /// How it stands with the backend.

@@ -24,13 +24,15 @@ use crate::store::{Batch, Journal, Part, StateBlob, StoreError};
 
 /// What is done for a backend.
 pub enum Duty {
-    /// It is being manufactured: state is kept aside, to be committed with the record.
+    /// It is being manufactured, or waits for a VM: state is kept aside, to be committed with the
+    /// record.
     Manufacture,
     /// It serves a guest.
     Guest(Box<GuestDuty>),
 }
 
 /// What a backend with a guest needs.
+#[derive(Debug)]
 pub struct GuestDuty {
     /// Where state goes.
     pub journal: Journal,
@@ -93,7 +95,11 @@ pub(super) enum Order {
         response: oneshot::Sender<Vec<u8>>,
     },
     Release,
+    /// From now on there is a guest. The answer is what was kept aside until then.
+    Serve(Box<GuestDuty>, oneshot::Sender<Option<StateBlob>>),
     Stop(oneshot::Sender<Ended>),
+    /// Hands over what was kept aside.
+    TakeState(oneshot::Sender<Option<StateBlob>>),
 }
 
 /// What serves one backend.
@@ -194,6 +200,15 @@ impl Supervisor {
                 Event::Ordered(Order::Stop(done)) => {
                     self.stop = Some((done, Instant::now() + STOP_DEADLINE));
                     self.connection.send(&ToBackend::Stop).await
+                }
+                Event::Ordered(Order::Serve(duty, done)) => {
+                    self.duty = Duty::Guest(duty);
+                    let _ = done.send(self.state.take());
+                    Ok(())
+                }
+                Event::Ordered(Order::TakeState(done)) => {
+                    let _ = done.send(self.state.take());
+                    Ok(())
                 }
                 Event::Ordered(Order::Release) => return self.leave_running().await,
                 Event::Saved(result) => self.saved(result).await,

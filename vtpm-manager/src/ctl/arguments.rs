@@ -72,15 +72,18 @@ pub(super) enum Command {
 pub(super) enum VrotCommand {
     /// Manufacture a vRoT for a VM: keys, certificates, state.
     Create {
-        /// The VM's UUID.
+        /// The VM's UUID; the manager chooses one if it is left out.
         #[arg(long, value_name = "UUID")]
-        vm: VmId,
+        vm: Option<VmId>,
         /// Whose VM it is.
         #[arg(long)]
         tenant: Tenant,
         /// A name for people.
         #[arg(long)]
         name: Option<String>,
+        /// Start it, too.
+        #[arg(long)]
+        start: bool,
     },
     /// Start a vRoT, so that a VMM can attach.
     Start(VrotArgument),
