@@ -50,6 +50,10 @@ pub enum ToBackend {
     /// Ends the backend. State that was pushed but not persisted is pushed once more before.
     #[n(5)]
     Stop,
+    /// Ends the backend as [`ToBackend::Stop`] does, and has it hand over its volatile state
+    /// before.
+    #[n(6)]
+    Suspend,
 }
 
 /// From a backend.
@@ -108,6 +112,13 @@ pub enum FromBackend {
     /// The backend ends because it was told to.
     #[n(7)]
     Stopped,
+    /// The backend ends because it was told to suspend.
+    #[n(8)]
+    Suspended {
+        /// The volatile state, sealed; absent if the TPM is off.
+        #[n(0)]
+        volatile: Option<ByteVec>,
+    },
 }
 
 /// Key and state of one vRoT.
@@ -129,6 +140,10 @@ pub struct Open {
     /// How long a command waits for its state to be durable, in milliseconds.
     #[n(4)]
     pub durability_deadline_ms: u32,
+    /// The volatile state of a suspended vRoT, sealed. A VMM that switches the TPM on without
+    /// deleting it finds the TPM as it was.
+    #[n(5)]
+    pub volatile: Option<ByteVec>,
 }
 
 /// How it stands with a backend.
@@ -276,6 +291,7 @@ mod tests {
             key: StateKey::new([9; 32]),
             permanent: Some(vec![1, 2, 3].into()),
             durability_deadline_ms: 500,
+            volatile: None,
         };
         send(&mut bytes, &ToBackend::Open(open)).unwrap();
         let ToBackend::Open(open) = receive(&mut bytes.as_slice()).unwrap() else {

@@ -106,8 +106,15 @@ impl Manager {
         let state = self.journal.read(vrot, Part::Permanent).await?;
         let state = state.ok_or(ManagerError::StateMissing { vrot })?;
         let state = StateBlob::from_bytes(&state)?;
+        let volatile = match record.lifecycle {
+            Lifecycle::Suspended { .. } => self.journal.read(vrot, Part::Volatile).await?,
+            _ => None,
+        };
         let folder = RuntimeFolder::of(&self.config.runtime_dir, vrot);
-        let open = open_message(vrot, record.generation, &key, Some(state));
+        let open = Open {
+            volatile: volatile.map(Into::into),
+            ..open_message(vrot, record.generation, &key, Some(state))
+        };
         Ok(Backend::launch(&self.config.backend, folder, open, duty).await?)
     }
 }
@@ -123,6 +130,7 @@ fn open_message(
         generation: generation.number(),
         key: BackendKey::new(**key),
         permanent: state.map(|state| state.sealed),
+        volatile: None,
         durability_deadline_ms: u32::try_from(DURABILITY_DEADLINE.as_millis()).unwrap_or(u32::MAX),
     }
 }
