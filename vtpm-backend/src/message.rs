@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode};
@@ -50,6 +51,14 @@ pub enum ToBackend {
     /// Ends the backend. State that was pushed but not persisted is pushed once more before.
     #[n(5)]
     Stop,
+    /// Has VMM and guest wait while the manager's commands are carried out, for at most
+    /// [`MAX_HOLD`]; or lets them go on.
+    #[n(6)]
+    Hold {
+        /// Whether they are to wait.
+        #[n(0)]
+        held: bool,
+    },
 }
 
 /// From a backend.
@@ -183,6 +192,8 @@ pub enum FrameError {
 
 /// A whole permanent state of libtpms has at most about 200 KiB, a host layer about 300 KiB.
 pub const MAX_FRAME: usize = 1024 * 1024;
+/// A guest that waits longer for a short command may give its TPM up: Linux allows 750 ms.
+pub const MAX_HOLD: Duration = Duration::from_millis(600);
 /// Length of what precedes a frame.
 pub const HEADER: usize = 4;
 

@@ -427,7 +427,10 @@ mod tests {
             "vik_renew_after_s = 43201",
         ] {
             let refused = with(line);
-            assert!(matches!(refused, Err(ConfigError::Renewal { .. })), "{line}");
+            assert!(
+                matches!(refused, Err(ConfigError::Renewal { .. })),
+                "{line}"
+            );
         }
         Ok(())
     }

@@ -9,15 +9,16 @@ use cert_chain::PublicArea;
 use tpm2_protocol::basic::{TpmHandle, TpmInt32, TpmUint16, TpmUint32};
 use tpm2_protocol::data::{
     Tpm2bAuth, Tpm2bMaxNvBuffer, Tpm2bNonce, Tpm2bNvPublic, Tpm2bPublic, TpmAlgId, TpmCap, TpmRh,
-    TpmSe, TpmSt, TpmSu, TpmaSession, TpmiYesNo, TpmsAuthCommand, TpmsNvPublic, TpmtPublic, TpmtSymDefObject,
+    TpmSe, TpmSt, TpmSu, TpmaSession, TpmiYesNo, TpmsAuthCommand, TpmsNvPublic, TpmtPublic,
+    TpmtSymDefObject,
 };
 use tpm2_protocol::frame::{
     TpmClearCommand, TpmClearControlCommand, TpmContextSaveCommand, TpmCreatePrimaryCommand,
-    TpmCreatePrimaryResponse, TpmEvictControlCommand, TpmFlushContextCommand, TpmFrame, TpmGetCapabilityCommand, TpmNvDefineSpaceCommand,
-    TpmNvReadCommand, TpmNvReadPublicCommand, TpmNvReadPublicResponse, TpmNvReadResponse,
-    TpmNvWriteCommand, TpmPolicyRestartCommand, TpmPolicySecretCommand, TpmResponse,
-    TpmShutdownCommand, TpmStartAuthSessionCommand, TpmStartAuthSessionResponse, TpmStartupCommand,
-    TpmUnmarshalBody, tpm_marshal_command,
+    TpmCreatePrimaryResponse, TpmEvictControlCommand, TpmFlushContextCommand, TpmFrame,
+    TpmGetCapabilityCommand, TpmNvDefineSpaceCommand, TpmNvReadCommand, TpmNvReadPublicCommand,
+    TpmNvReadPublicResponse, TpmNvReadResponse, TpmNvWriteCommand, TpmPolicyRestartCommand,
+    TpmPolicySecretCommand, TpmResponse, TpmShutdownCommand, TpmStartAuthSessionCommand,
+    TpmStartAuthSessionResponse, TpmStartupCommand, TpmUnmarshalBody, tpm_marshal_command,
 };
 use tpm2_protocol::{TpmMarshal, TpmUnmarshal, TpmWriter};
 
@@ -274,6 +275,14 @@ impl<'c> Tpm<'c> {
         let response: TpmStartAuthSessionResponse = unmarshal(operation, &response)?;
         let [session] = response.handles;
         Ok(Handle(session.value()))
+    }
+
+    /// Has the guest wait, or lets it go on.
+    pub(super) fn hold(&mut self, held: bool) -> Result<(), ManufactureError> {
+        let operation = Operation("having the guest wait");
+        self.channel
+            .hold(held)
+            .map_err(|source| ManufactureError::Connection { operation, source })
     }
 
     /// A session that takes up a slot now, if there is one.

@@ -27,8 +27,7 @@ use std::time::Duration;
 
 use cert_chain::{
     AttestationKey, Digest32, EkSpec, EndorsementKey, Generation, ObjectAttributes, Tenant,
-    TpmDevice, Validity, VikSpec, VmId, VrotId, issue_ek_certificate,
-    issue_vik_certificate,
+    TpmDevice, Validity, VikSpec, VmId, VrotId, issue_ek_certificate, issue_vik_certificate,
 };
 use rcgen::SigningKey;
 use ring::rand::{SecureRandom, SystemRandom};

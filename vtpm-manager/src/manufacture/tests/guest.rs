@@ -196,7 +196,11 @@ fn a_key_put_in_the_vik_s_place_is_not_certified() -> Result<()> {
         .tool("tpm2_evictcontrol -C o -c own.ctx 0x81000003")?;
     guest.tpm.tool("tpm2_flushcontext -t")?;
     let vik = rederive_vik(&guest.tpm.socket(), &expected)?;
-    assert_eq!(vik.key().name(), expected, "the handle is not what is looked at");
+    assert_eq!(
+        vik.key().name(),
+        expected,
+        "the handle is not what is looked at"
+    );
 
     let other = Guest::new()?;
     assert!(matches!(
