@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode};
@@ -50,9 +51,17 @@ pub enum ToBackend {
     /// Ends the backend. State that was pushed but not persisted is pushed once more before.
     #[n(5)]
     Stop,
+    /// Has VMM and guest wait while the manager's commands are carried out, for at most
+    /// [`MAX_HOLD`]; or lets them go on.
+    #[n(6)]
+    Hold {
+        /// Whether they are to wait.
+        #[n(0)]
+        held: bool,
+    },
     /// Ends the backend as [`ToBackend::Stop`] does, and has it hand over its volatile state
     /// before.
-    #[n(6)]
+    #[n(7)]
     Suspend,
 }
 
@@ -198,6 +207,8 @@ pub enum FrameError {
 
 /// A whole permanent state of libtpms has at most about 200 KiB, a host layer about 300 KiB.
 pub const MAX_FRAME: usize = 1024 * 1024;
+/// A guest that waits longer for a short command may give its TPM up: Linux allows 750 ms.
+pub const MAX_HOLD: Duration = Duration::from_millis(600);
 /// Length of what precedes a frame.
 pub const HEADER: usize = 4;
 

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use minicbor::bytes::ByteVec;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,7 +13,7 @@ use crate::command::{Command, HEADER, ResponseCode, length_in_stream};
 use crate::control::{Courier, Reply, Request, Trusting, Vrot, handle};
 use crate::engine::{Engine, StateKind};
 use crate::managed::ManagerLink;
-use crate::message::{FromBackend, ToBackend};
+use crate::message::{FromBackend, MAX_HOLD, ToBackend};
 use crate::sockets::{Arrival, Connection, Listener};
 use crate::stand_alone::StateFolder;
 use crate::vendor::capability::Query;
@@ -40,6 +40,8 @@ pub struct Server<E> {
     host_listener: Option<Listener>,
     /// The commands of a tool on the host.
     host: Option<Connection>,
+    /// While the manager has everybody else wait: until when, at the latest.
+    held_until: Option<Instant>,
     ended: bool,
 }
 
@@ -64,6 +66,7 @@ impl<E: Engine> Server<E> {
             data: None,
             host_listener: None,
             host: None,
+            held_until: None,
             ended: false,
         }
     }
@@ -86,6 +89,11 @@ impl<E: Engine> Server<E> {
         mut open_vmm_socket: impl FnMut() -> io::Result<Listener>,
     ) -> io::Result<()> {
         while !self.ended {
+            if self.held_until.is_some_and(|until| until <= Instant::now()) {
+                tracing::warn!("the manager had the guest wait too long: it goes on");
+                self.held_until = None;
+            }
+            let held = self.held_until.is_some();
             let ready = self.wait()?;
             if ready.manager {
                 self.serve_manager(&mut open_vmm_socket)?;
@@ -110,7 +118,10 @@ impl<E: Engine> Server<E> {
             if ready.host_listener {
                 self.accept_host();
             }
-            self.drop_stalled();
+            // Who had to wait could not send the rest.
+            if !held {
+                self.drop_stalled();
+            }
         }
         Ok(())
     }
@@ -129,6 +140,11 @@ impl<E: Engine> Server<E> {
             self.data.as_ref().map(AsFd::as_fd),
             self.host.as_ref().map(AsFd::as_fd),
         ];
+        // What comes from those that have to wait stays where it is.
+        let sources = match (self.held_until, sources) {
+            (Some(_), [listener, manager, ..]) => [listener, manager, None, None, None, None, None],
+            (None, sources) => sources,
+        };
         let mut polled: Vec<PollFd<'_>> = sources
             .iter()
             .flatten()
@@ -137,6 +153,10 @@ impl<E: Engine> Server<E> {
         let waiting = matches!(&self.keeper, Keeper::Manager(link) if link.has_waiting());
         let timeout = if waiting {
             PollTimeout::ZERO
+        } else if let Some(until) = self.held_until {
+            // Rounded up, so as not to poll in vain.
+            let rest = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(rest).unwrap_or(PollTimeout::ZERO)
         } else if self.has_incomplete() {
             PollTimeout::from(TICK_MS)
         } else {
@@ -342,6 +362,11 @@ impl<E: Engine> Server<E> {
         }
     }
 
+    /// Whether the volatile state of a suspended vRoT waits for its VMM.
+    fn is_suspended(&mut self) -> bool {
+        !self.engine.is_on() && matches!(self.engine.state(StateKind::Volatile), Ok(Some(_)))
+    }
+
     /// Tools on the host and the manager expect a TPM that is on and started.
     fn start_for_host(&mut self) {
         if self.engine.is_on() {
@@ -434,6 +459,7 @@ impl<E: Engine> Server<E> {
         let messages = link.read();
         if !link.is_connected() {
             self.tickets.decline_pending();
+            self.held_until = None;
         }
         for message in messages {
             self.follow(message, open_vmm_socket)?;
@@ -481,10 +507,15 @@ impl<E: Engine> Server<E> {
                     self.fail("a command came before key and state".to_owned());
                     return Ok(());
                 }
-                self.start_for_host();
-                let response = match Command::parse(&command) {
-                    Ok(_) => self.execute(&command),
-                    Err(_) => ResponseCode::COMMAND_SIZE.response(),
+                let response = if self.is_suspended() {
+                    // Switched on by anybody but its VMM, the TPM would forget where it was.
+                    ResponseCode::RETRY.response()
+                } else {
+                    self.start_for_host();
+                    match Command::parse(&command) {
+                        Ok(_) => self.execute(&command),
+                        Err(_) => ResponseCode::COMMAND_SIZE.response(),
+                    }
                 };
                 if let Keeper::Manager(link) = &mut self.keeper {
                     link.send(&FromBackend::Executed {
@@ -492,6 +523,9 @@ impl<E: Engine> Server<E> {
                         response: response.into(),
                     });
                 }
+            }
+            ToBackend::Hold { held } => {
+                self.held_until = held.then(|| Instant::now() + MAX_HOLD);
             }
             ToBackend::Stop => self.end(&FromBackend::Stopped),
             ToBackend::Suspend => {

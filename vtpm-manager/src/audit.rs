@@ -52,6 +52,14 @@ pub enum Event {
         /// SHA-256 value of the certificate.
         certificate: Digest32,
     },
+    /// A vRoT's identity key got no new certificate. It is tried again; while the reason stays
+    /// the same, there is one line.
+    CertificateRenewalFailed {
+        /// Whose.
+        vrot: VrotId,
+        /// Why.
+        reason: String,
+    },
     /// The host's keys were made, or found to be there.
     HostInitialised {
         /// Name of the operator's key.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cert_chain::Tenant;
 use cert_chain::policy::{PcrSelection, PcrSelectionError};
+use cert_chain::profile::vik::VIK_LIFETIME;
 use serde::Deserialize;
 
 use crate::anchor::{AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, Tcti};
@@ -35,6 +36,17 @@ pub struct Config {
     pub anchor_policy: AnchorPolicy,
     /// The vRoTs made ahead.
     pub pool: PoolConfig,
+    /// The life of identity keys' certificates.
+    pub renewal: RenewalConfig,
+}
+
+/// How long the certificate of an identity key lives, and when it gets a successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RenewalConfig {
+    /// How long it lives; it is cut at the end of the host's own certificate.
+    pub lifetime: Duration,
+    /// Its age when it is renewed, at most half of its life.
+    pub after: Duration,
 }
 
 /// How many vRoTs are made ahead, and for whom.
@@ -61,6 +73,22 @@ pub enum ConfigError {
         config: PathBuf,
         /// Its value.
         seconds: u64,
+    },
+    /// A certificate that lives too short or too long, or is renewed too late.
+    #[error(
+        "{}: `{field}` is {seconds}: write {least} to {most} seconds", config.display()
+    )]
+    Renewal {
+        /// The configuration.
+        config: PathBuf,
+        /// Which entry.
+        field: &'static str,
+        /// Its value.
+        seconds: u64,
+        /// The least that is accepted.
+        least: u64,
+        /// The most that is accepted.
+        most: u64,
     },
     /// The manager cannot tell where its own program is.
     #[error(
@@ -138,6 +166,11 @@ const DEFAULT_HOST_EVIDENCE_PER_MINUTE: u32 = 120;
 const DEFAULT_POOL_SIZE: usize = 16;
 const DEFAULT_REFILL_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
 
+/// Below this, clocks of verifiers that are a little fast refuse most certificates.
+const SHORTEST_LIFE: u64 = 10 * 60;
+/// An identity ends soon after its host may not renew it any more.
+const LONGEST_LIFE: u64 = 7 * 24 * 60 * 60;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -163,6 +196,8 @@ struct File {
     checkpoint_interval_s: Option<u64>,
     #[serde(default)]
     pool: PoolConfig,
+    vik_lifetime_s: Option<u64>,
+    vik_renew_after_s: Option<u64>,
 }
 
 /// Which [`AnchorPolicy`].
@@ -248,6 +283,7 @@ impl Config {
             allowed_uids: file.allowed_uids,
             host_evidence_per_minute: file.host_evidence_per_minute.max(1),
             pool: file.pool,
+            renewal: renewal(file.vik_lifetime_s, file.vik_renew_after_s, path)?,
         })
     }
 
@@ -283,6 +319,33 @@ impl Default for PoolConfig {
             refill_per_minute: DEFAULT_REFILL_PER_MINUTE,
         }
     }
+}
+
+fn renewal(
+    lifetime: Option<u64>,
+    after: Option<u64>,
+    config: &Path,
+) -> Result<RenewalConfig, ConfigError> {
+    let within = |field, seconds: u64, least, most| {
+        if (least..=most).contains(&seconds) {
+            return Ok(seconds);
+        }
+        Err(ConfigError::Renewal {
+            config: config.to_owned(),
+            field,
+            seconds,
+            least,
+            most,
+        })
+    };
+    let lifetime = lifetime.unwrap_or(VIK_LIFETIME.as_secs());
+    let lifetime = within("vik_lifetime_s", lifetime, SHORTEST_LIFE, LONGEST_LIFE)?;
+    let after = after.unwrap_or(lifetime / 2);
+    let after = within("vik_renew_after_s", after, 1, lifetime / 2)?;
+    Ok(RenewalConfig {
+        lifetime: Duration::from_secs(lifetime),
+        after: Duration::from_secs(after),
+    })
 }
 
 fn selection(pcrs: &[u8], field: &'static str, config: &Path) -> Result<PcrSelection, ConfigError> {
@@ -343,6 +406,32 @@ mod tests {
             assert!(matches!(refused, Err(ConfigError::Interval { .. })));
         }
         assert!(with("anchor_policy = \"lax\"").is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn certificates_are_renewed_in_the_first_half_of_their_life() -> anyhow::Result<()> {
+        let with = |lines: &str| parse(&format!("tpm = \"device:/dev/tpmrm0\"\n{lines}"));
+        let seconds = |config: Config| {
+            let RenewalConfig { lifetime, after } = config.renewal;
+            (lifetime.as_secs(), after.as_secs())
+        };
+        assert_eq!(seconds(with("")?), (86_400, 43_200));
+        assert_eq!(seconds(with("vik_lifetime_s = 3600")?), (3600, 1800));
+        let early = "vik_lifetime_s = 3600\nvik_renew_after_s = 60";
+        assert_eq!(seconds(with(early)?), (3600, 60));
+        for line in [
+            "vik_lifetime_s = 599",
+            "vik_lifetime_s = 604801",
+            "vik_renew_after_s = 0",
+            "vik_renew_after_s = 43201",
+        ] {
+            let refused = with(line);
+            assert!(
+                matches!(refused, Err(ConfigError::Renewal { .. })),
+                "{line}"
+            );
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@ mod guarding;
 mod manufacturing;
 mod pool;
 mod registry;
+mod renewal;
 mod restart;
 mod transitions;
 
@@ -33,6 +34,7 @@ pub use error::ManagerError;
 pub use guarding::Standing;
 pub use pool::Pool;
 pub use registry::{Registry, Vrot, VrotKey};
+pub use renewal::Renewals;
 pub use transitions::{Launch, Order};
 
 /// All that a running manager consists of.
@@ -45,6 +47,7 @@ pub struct Manager {
     audit: Arc<AuditLog>,
     registry: Registry,
     pool: Arc<Pool>,
+    renewals: Renewals,
     /// Digest of this program.
     program: Digest32,
     ended: mpsc::UnboundedSender<(cert_chain::VrotId, Ended)>,
@@ -123,6 +126,7 @@ impl Manager {
             audit,
             registry: Registry::default(),
             pool: Arc::new(Pool::default()),
+            renewals: Renewals::default(),
             program,
             ended,
             counters: Counters::default(),
@@ -141,11 +145,13 @@ impl Manager {
         }
         tokio::spawn(restart::note_endings(Arc::downgrade(&manager), endings));
         tokio::spawn(pool::keep_full(Arc::downgrade(&manager)));
+        tokio::spawn(renewal::keep_fresh(Arc::downgrade(&manager)));
         Ok(manager)
     }
 
     /// Ends the manager's work: running vRoTs go on, and what they pushed becomes durable.
     pub async fn close(&self) -> Result<(), ManagerError> {
+        self.renewals.close().await;
         self.pool.close().await;
         for vrot in self.registry.all() {
             if let Some(backend) = vrot.backend() {

@@ -6,6 +6,7 @@ use rustls_pki_types::UnixTime;
 use time::OffsetDateTime;
 
 use super::IssueError;
+use super::fields::{Fields, ProfileError};
 
 /// First and last second of a certificate's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,16 @@ impl Validity {
         Ok(Self {
             not_before: date(now.saturating_sub(CLOCK_SKEW.as_secs()))?,
             not_after: date(not_after)?,
+        })
+    }
+
+    /// The validity that a certificate states, whatever else it says.
+    pub fn of_certificate(der: &[u8]) -> Result<Self, ProfileError> {
+        let fields = Fields::read(der)?;
+        let date = |at: UnixTime| date(at.as_secs()).map_err(|_| ProfileError::Malformed);
+        Ok(Self {
+            not_before: date(fields.not_before())?,
+            not_after: date(fields.not_after())?,
         })
     }
 

@@ -36,6 +36,8 @@ impl ResponseCode {
     pub const HANDLE: Self = Self(0x08b);
     /// `TPM_RC_POLICY_FAIL`
     pub const POLICY_FAIL: Self = Self(0x09d);
+    /// `TPM_RC_SESSION_MEMORY`
+    pub const SESSION_MEMORY: Self = Self(0x903);
     /// `TPM_RC_YIELDED`
     pub const YIELDED: Self = Self(0x908);
     /// `TPM_RC_TESTING`
@@ -87,7 +89,7 @@ impl ResponseCode {
             | Self::RETRY
             | Self::NV_UNAVAILABLE
             | OBJECT_MEMORY
-            | SESSION_MEMORY
+            | Self::SESSION_MEMORY
             | MEMORY => Disposition::TryAgain,
             Self::PCR_CHANGED => Disposition::PcrChanged,
             Self::POLICY_FAIL | POLICY => Disposition::PolicyRefused,
@@ -129,8 +131,6 @@ const TCTI_LAYER: u32 = 10;
 const POLICY: ResponseCode = ResponseCode(0x126);
 /// `TPM_RC_OBJECT_MEMORY`
 const OBJECT_MEMORY: ResponseCode = ResponseCode(0x902);
-/// `TPM_RC_SESSION_MEMORY`
-const SESSION_MEMORY: ResponseCode = ResponseCode(0x903);
 /// `TPM_RC_MEMORY`
 const MEMORY: ResponseCode = ResponseCode(0x904);
 

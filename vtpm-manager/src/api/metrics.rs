@@ -68,6 +68,22 @@ fn render(manager: &Manager, rollback: Option<RollbackStatus>) -> String {
             manager.counters().count(counter),
         );
     }
+    let renewals = manager.renewals();
+    text.counter(
+        "vrot_certificate_renewals_total",
+        "New certificates for identity keys.",
+        renewals.done(),
+    );
+    text.counter(
+        "vrot_certificate_renewal_failures_total",
+        "Attempts at a new certificate that failed.",
+        renewals.failures(),
+    );
+    text.gauge(
+        "vrot_certificate_renewals_overdue",
+        "vRoTs whose last attempt at a new certificate failed.",
+        renewals.overdue(),
+    );
     let store = manager.journal().metrics();
     text.counter(
         "vrot_store_commits_total",

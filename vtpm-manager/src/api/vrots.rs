@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use cert_chain::{PublicArea, pem};
+use cert_chain::{PublicArea, Validity, pem};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -17,6 +17,7 @@ use super::wire::{
 };
 use crate::backend::RuntimeFolder;
 use crate::manager::{Launch, Manager, ManagerError, Order, Vrot, VrotKey};
+use crate::timestamp::Timestamp;
 use crate::vrot::{Lifecycle, StopCause};
 
 type Managed = State<Arc<Manager>>;
@@ -246,6 +247,8 @@ fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
             _ => None,
         },
         vik: record.identity.vik(record.vrot).map(|vik| vik.name()).ok(),
+        vik_not_after: not_after(&record.identity.vik_certificate),
+        renewal_problem: manager.renewals().problem(record.vrot),
         backend: vrot.observed().map(|observed| BackendView {
             process: observed.process,
             control: folder.control(),
@@ -288,5 +291,11 @@ fn key_view(area: &PublicArea, certificate: &[u8]) -> KeyView {
         public_key_pem: pem::encode_public_key(&area.subject_public_key_info()),
         public_area: hex::encode(area.as_bytes()),
         certificate_pem: pem::encode_certificate(certificate),
+        not_after: not_after(certificate),
     }
+}
+
+fn not_after(certificate: &[u8]) -> Option<Timestamp> {
+    let validity = Validity::of_certificate(certificate).ok()?;
+    Some(Timestamp::new(validity.not_after().as_secs()))
 }

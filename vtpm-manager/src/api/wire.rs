@@ -224,6 +224,11 @@ pub struct VrotView {
     /// Name of its identity key.
     #[schema(value_type = Option<String>)]
     pub vik: Option<TpmName>,
+    /// Last second of the identity key's certificate.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub vik_not_after: Option<Timestamp>,
+    /// Why the last attempt to renew that certificate failed, until one succeeds.
+    pub renewal_problem: Option<String>,
     /// Its backend, while it runs.
     pub backend: Option<BackendView>,
 }
@@ -295,6 +300,9 @@ pub struct KeyView {
     pub public_area: String,
     /// Its certificate.
     pub certificate_pem: String,
+    /// Last second of the certificate.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub not_after: Option<Timestamp>,
 }
 
 /// Arguments that attach a vRoT to QEMU.

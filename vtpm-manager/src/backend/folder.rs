@@ -25,6 +25,15 @@ impl RuntimeFolder {
         }
     }
 
+    /// A folder for a copy of a vRoT that runs beside it for a moment. Should the copy outlive
+    /// the manager, then it is one that nobody knows, and the next manager ends it.
+    pub fn of_copy(runtime_dir: &Path, vrot: VrotId) -> Self {
+        Self {
+            vrot,
+            path: runtime_dir.join(VrotId::random().to_string()),
+        }
+    }
+
     /// Makes the folder. One that is there already may be in use: it is left alone.
     pub fn create(&self) -> Result<(), BackendError> {
         DirBuilder::new()

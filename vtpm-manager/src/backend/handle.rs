@@ -209,6 +209,11 @@ impl CommandChannel for ExecuteChannel {
         self.orders.blocking_send(order).map_err(|_| gone())?;
         responded.blocking_recv().map_err(|_| gone())
     }
+
+    fn hold(&mut self, held: bool) -> io::Result<()> {
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the backend has ended");
+        self.orders.blocking_send(Order::Hold(held)).map_err(gone)
+    }
 }
 
 /// The process gets a group of its own, so that no signal meant for the manager reaches it.

@@ -96,6 +96,8 @@ pub(super) enum Order {
         command: Vec<u8>,
         response: oneshot::Sender<Vec<u8>>,
     },
+    /// Whether the guest is to wait.
+    Hold(bool),
     Release,
     /// From now on there is a guest. The answer is what was kept aside until then.
     Serve(Box<GuestDuty>, oneshot::Sender<Option<StateBlob>>),
@@ -203,6 +205,9 @@ impl Supervisor {
                         command: command.into(),
                     };
                     self.connection.send(&execute).await
+                }
+                Event::Ordered(Order::Hold(held)) => {
+                    self.connection.send(&ToBackend::Hold { held }).await
                 }
                 Event::Ordered(Order::Stop(done)) => {
                     self.stop = Some((done, Instant::now() + STOP_DEADLINE));

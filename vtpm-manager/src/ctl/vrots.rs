@@ -114,6 +114,9 @@ fn notes(vrot: &VrotView) -> String {
             notes.push("DEGRADED: state is not durable yet");
         }
     }
+    if vrot.renewal_problem.is_some() {
+        notes.push("certificate NOT RENEWED");
+    }
     notes.join(", ")
 }
 
@@ -128,6 +131,12 @@ fn details(vrot: &VrotView) -> String {
     table.row(["generation", &vrot.generation.to_string()]);
     if let Some(vik) = &vrot.vik {
         table.row(["vIK", &vik.to_string()]);
+    }
+    if let Some(not_after) = &vrot.vik_not_after {
+        table.row(["certified until", &not_after.to_string()]);
+    }
+    if let Some(problem) = &vrot.renewal_problem {
+        table.row(["not renewed", problem]);
     }
     table.row(["state", &format!("{} since {}", vrot.state, vrot.since)]);
     let notes = notes(vrot);
@@ -166,7 +175,13 @@ fn describe(identity: &IdentityView) -> String {
 }
 
 fn describe_key(which: &str, key: &KeyView) -> String {
-    format!("\n{which}\nname  {}\n{}", key.name, key.certificate_pem)
+    let not_after = key.not_after.map(|at| format!("certified until  {at}\n"));
+    format!(
+        "\n{which}\nname  {}\n{}{}",
+        key.name,
+        not_after.unwrap_or_default(),
+        key.certificate_pem
+    )
 }
 
 /// For pasting into a shell; only what needs quotes gets them.

@@ -45,6 +45,7 @@ impl Manager {
             backend: self.backend_digest().await?,
             host_certificate: enrolment.certificate.der().to_vec(),
             now: now.unix_time(),
+            vik_lifetime: self.config.renewal.lifetime,
         };
         let folder = RuntimeFolder::of(&self.config.runtime_dir, vrot);
         let open = open_message(vrot, FIRST_GENERATION, &key, None);
@@ -100,6 +101,17 @@ impl Manager {
         record: &VrotRecord,
         duty: Duty,
     ) -> Result<Backend, ManagerError> {
+        let folder = RuntimeFolder::of(&self.config.runtime_dir, record.vrot);
+        self.open_backend_in(folder, record, duty).await
+    }
+
+    /// The same, with its sockets in this folder.
+    pub(super) async fn open_backend_in(
+        &self,
+        folder: RuntimeFolder,
+        record: &VrotRecord,
+        duty: Duty,
+    ) -> Result<Backend, ManagerError> {
         let vrot = record.vrot;
         let keyring = self.host.keyring().await?;
         let key = keyring.state_key(vrot, &record.state_key)?;
@@ -110,7 +122,6 @@ impl Manager {
             Lifecycle::Suspended { .. } => self.journal.read(vrot, Part::Volatile).await?,
             _ => None,
         };
-        let folder = RuntimeFolder::of(&self.config.runtime_dir, vrot);
         let open = Open {
             volatile: volatile.map(Into::into),
             ..open_message(vrot, record.generation, &key, Some(state))

@@ -11,12 +11,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use cert_chain::profile::vik::VIK_LIFETIME;
 use cert_chain::{Digest32, Tenant, VmId};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::manufacturing::{FIRST_GENERATION, Product};
+use super::renewal::half_life;
 use super::{Manager, ManagerError, Standing};
 use crate::audit::Event;
 use crate::backend::Duty;
@@ -102,10 +102,7 @@ fn is_usable(member: &Product) -> bool {
 
 /// Whether the certificate has most of its life before it.
 fn is_fresh(record: &VrotRecord) -> bool {
-    let age = Timestamp::now()
-        .seconds()
-        .saturating_sub(record.identity.vik_issued_at.seconds());
-    age < VIK_LIFETIME.as_secs() / 2
+    Timestamp::now() < half_life(&record.identity)
 }
 
 /// Keeps the pool full, for as long as the manager lives, at the configured rate.

@@ -5,16 +5,15 @@
 
 use std::sync::Arc;
 
-use cert_chain::profile::vik::VIK_LIFETIME;
 use cert_chain::{Digest32, Tenant, VmId};
 
 use super::manufacturing::Product;
 use super::registry::{Vrot, VrotKey};
-use super::{Counter, Manager, ManagerError, blocking};
+use super::renewal::Check;
+use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::{Backend, Duty};
-use crate::keys::{Keyring, Purpose};
-use crate::manufacture::{ManufactureOrder, NvAuthority, renew_vik_certificate};
+use crate::keys::Keyring;
 use crate::store::{Batch, Part};
 use crate::timestamp::Timestamp;
 use crate::vrot::{LifecycleError, StopCause, StoredVrot, Tombstone, VrotName, VrotRecord};
@@ -102,7 +101,8 @@ impl Manager {
             record.vm = vm;
             record.tenant = order.tenant.clone();
             let keyring = self.host.keyring().await?;
-            self.renew(record, &keyring, backend, now).await?;
+            self.renew(record, &keyring, backend, now, Check::InPlace)
+                .await?;
         }
         record.name = order.name.clone();
         record.lifecycle = record.lifecycle.assign(now)?;
@@ -186,11 +186,9 @@ impl Manager {
         let id = record.vrot;
         match beginning {
             Beginning::Start => {
-                let age = now
-                    .seconds()
-                    .saturating_sub(record.identity.vik_issued_at.seconds());
-                if age > VIK_LIFETIME.as_secs() / 2 {
-                    self.renew(record, keyring, backend, now).await?;
+                if self.is_renewal_due(record, now) {
+                    self.renew(record, keyring, backend, now, Check::OnCopy)
+                        .await?;
                 }
                 record.lifecycle = record.lifecycle.start(process, now)?;
                 self.record(Event::VrotStarted { vrot: id }).await?;
@@ -208,54 +206,6 @@ impl Manager {
             tracing::error!(vrot = %vrot.record().vrot, "not started: the store did not take it");
         })?;
         Ok(())
-    }
-
-    /// A new vIK certificate in the old one's place, before a guest is there.
-    async fn renew(
-        &self,
-        record: &mut VrotRecord,
-        keyring: &Keyring,
-        backend: &Backend,
-        now: Timestamp,
-    ) -> Result<(), ManagerError> {
-        let vrot = record.vrot;
-        let (enrolment, signer) = self.host.issuer().await?;
-        let authority = keyring.unwrap(vrot, Purpose::NvIndices, &record.nv_authority)?;
-        let authority = authority
-            .as_slice()
-            .try_into()
-            .map(NvAuthority::from_bytes)
-            .map_err(|_| crate::keys::KeyError::Unwrap {
-                vrot,
-                purpose: Purpose::NvIndices,
-            })?;
-        let order = ManufactureOrder {
-            vm: record.vm,
-            vrot,
-            tenant: record.tenant.clone(),
-            generation: record.generation,
-            manager: self.program,
-            backend: self.backend_digest().await?,
-            host_certificate: enrolment.certificate.der().to_vec(),
-            now: now.unix_time(),
-        };
-        let expected = record.identity.vik(vrot)?.name();
-        let mut channel = backend.channel();
-        let specification = order.clone();
-        let certificate = blocking(move || {
-            renew_vik_certificate(&specification, &expected, &authority, &mut channel, &signer)
-        })
-        .await?
-        .map_err(ManagerError::Manufacture)?;
-        record.identity.vik_certificate = certificate.to_vec().into();
-        record.identity.manager = order.manager;
-        record.identity.backend = order.backend;
-        record.identity.vik_issued_at = now;
-        self.record(Event::CertificateRenewed {
-            vrot,
-            certificate: Digest32::of(&certificate),
-        })
-        .await
     }
 
     /// Stops a vRoT and keeps its volatile state. Returns when all of it is durable. The VM must

@@ -12,6 +12,12 @@ use std::time::Duration;
 pub trait CommandChannel {
     /// Sends one command and waits for its response.
     fn execute(&mut self, command: &[u8]) -> io::Result<Vec<u8>>;
+
+    /// Has a guest wait from now on, for a fraction of a second at most, or lets it go on. Where
+    /// there is no guest, this does nothing.
+    fn hold(&mut self, _held: bool) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The data socket of a vRoT (or of swtpm), where commands and responses go as they are.
@@ -59,5 +65,9 @@ impl CommandChannel for TpmSocket {
 impl<C: CommandChannel + ?Sized> CommandChannel for &mut C {
     fn execute(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
         (**self).execute(command)
+    }
+
+    fn hold(&mut self, held: bool) -> io::Result<()> {
+        (**self).hold(held)
     }
 }

@@ -9,15 +9,16 @@ use cert_chain::PublicArea;
 use tpm2_protocol::basic::{TpmHandle, TpmInt32, TpmUint16, TpmUint32};
 use tpm2_protocol::data::{
     Tpm2bAuth, Tpm2bMaxNvBuffer, Tpm2bNonce, Tpm2bNvPublic, Tpm2bPublic, TpmAlgId, TpmCap, TpmRh,
-    TpmSe, TpmSt, TpmSu, TpmaSession, TpmsAuthCommand, TpmsNvPublic, TpmtPublic, TpmtSymDefObject,
+    TpmSe, TpmSt, TpmSu, TpmaSession, TpmiYesNo, TpmsAuthCommand, TpmsNvPublic, TpmtPublic,
+    TpmtSymDefObject,
 };
 use tpm2_protocol::frame::{
-    TpmCreatePrimaryCommand, TpmCreatePrimaryResponse, TpmEvictControlCommand,
-    TpmFlushContextCommand, TpmFrame, TpmGetCapabilityCommand, TpmNvDefineSpaceCommand,
-    TpmNvReadCommand, TpmNvReadPublicCommand, TpmNvReadPublicResponse, TpmNvReadResponse,
-    TpmNvWriteCommand, TpmPolicyRestartCommand, TpmPolicySecretCommand, TpmResponse,
-    TpmShutdownCommand, TpmStartAuthSessionCommand, TpmStartAuthSessionResponse, TpmStartupCommand,
-    TpmUnmarshalBody, tpm_marshal_command,
+    TpmClearCommand, TpmClearControlCommand, TpmContextSaveCommand, TpmCreatePrimaryCommand,
+    TpmCreatePrimaryResponse, TpmEvictControlCommand, TpmFlushContextCommand, TpmFrame,
+    TpmGetCapabilityCommand, TpmNvDefineSpaceCommand, TpmNvReadCommand, TpmNvReadPublicCommand,
+    TpmNvReadPublicResponse, TpmNvReadResponse, TpmNvWriteCommand, TpmPolicyRestartCommand,
+    TpmPolicySecretCommand, TpmResponse, TpmShutdownCommand, TpmStartAuthSessionCommand,
+    TpmStartAuthSessionResponse, TpmStartupCommand, TpmUnmarshalBody, tpm_marshal_command,
 };
 use tpm2_protocol::{TpmMarshal, TpmUnmarshal, TpmWriter};
 
@@ -42,6 +43,9 @@ pub(super) struct Primary {
 #[derive(Clone, Copy)]
 pub(super) struct Handle(u32);
 
+/// A session of the guest outside its slot.
+pub(super) struct SavedSession(Vec<u8>);
+
 /// How a command is authorized.
 enum Authorization<'a> {
     /// An empty authorization value: hierarchies before anybody owns them, certificate indices.
@@ -52,6 +56,10 @@ enum Authorization<'a> {
     Policy(Handle),
 }
 
+/// Where `TPM2_GetCapability` begins to list loaded sessions (`TPM_HT_LOADED_SESSION`).
+const LOADED_SESSION_FIRST: u32 = 0x0200_0000;
+const TPM_ST_NO_SESSIONS: u16 = 0x8001;
+const TPM_CC_CONTEXT_LOAD: u32 = 0x0000_0161;
 /// Longest chunk of one `TPM2_NV_Read` or `TPM2_NV_Write` (`TPM_PT_NV_BUFFER_MAX` of libtpms).
 pub(super) const MAX_CHUNK: usize = 1024;
 /// `TPM_PT_MAX_COMMAND_SIZE` of libtpms.
@@ -88,6 +96,22 @@ impl<'c> Tpm<'c> {
         };
         self.send(Operation("TPM2_Shutdown"), &command, None)
             .map(drop)
+    }
+
+    /// `TPM2_Clear` by the platform: takes off whatever an owner set, and leaves the endorsement
+    /// seed as it is (TPM 2.0 Part 3 §24.6).
+    pub(super) fn clear(&mut self) -> Result<(), ManufactureError> {
+        let platform = permanent(TpmRh::Platform);
+        let allow = TpmClearControlCommand {
+            handles: [platform],
+            disable: TpmiYesNo::from(false),
+        };
+        let operation = Operation("TPM2_ClearControl");
+        self.run(operation, &allow, &Authorization::Empty)?;
+        let clear = TpmClearCommand {
+            handles: [platform],
+        };
+        self.run(Operation("TPM2_Clear"), &clear, &Authorization::Empty)
     }
 
     /// A property of the TPM (`TPM_PT`, TPM 2.0 Part 2 §6.13).
@@ -253,6 +277,67 @@ impl<'c> Tpm<'c> {
         Ok(Handle(session.value()))
     }
 
+    /// Has the guest wait, or lets it go on.
+    pub(super) fn hold(&mut self, held: bool) -> Result<(), ManufactureError> {
+        let operation = Operation("having the guest wait");
+        self.channel
+            .hold(held)
+            .map_err(|source| ManufactureError::Connection { operation, source })
+    }
+
+    /// A session that takes up a slot now, if there is one.
+    pub(super) fn loaded_session(&mut self) -> Result<Option<Handle>, ManufactureError> {
+        let operation = Operation("TPM2_GetCapability");
+        let command = TpmGetCapabilityCommand {
+            handles: [],
+            cap: TpmCap::Handles,
+            property: TpmUint32::from(LOADED_SESSION_FIRST),
+            property_count: TpmUint32::from(1),
+        };
+        let response = self.send(operation, &command, None)?;
+        // moreData, capability and count, then the handles.
+        let word = |at: usize| {
+            let bytes = response.get(at..)?.first_chunk()?;
+            Some(u32::from_be_bytes(*bytes))
+        };
+        let count = HEADER + 1 + 4;
+        match (word(count), word(count + 4)) {
+            (Some(0), _) => Ok(None),
+            (Some(_), Some(handle)) => Ok(Some(Handle(handle))),
+            _ => Err(ManufactureError::Response { operation }),
+        }
+    }
+
+    /// Takes a session out of its slot. It keeps its handle, and can be loaded once.
+    pub(super) fn save_session(
+        &mut self,
+        session: Handle,
+    ) -> Result<SavedSession, ManufactureError> {
+        let operation = Operation("TPM2_ContextSave");
+        let command = TpmContextSaveCommand {
+            handles: [TpmHandle::new(session.0)],
+        };
+        let response = self.send(operation, &command, None)?;
+        // As it came: it is the TPM's own business what is in it.
+        let context = response.get(HEADER..).unwrap_or_default();
+        Ok(SavedSession(context.to_vec()))
+    }
+
+    /// Puts a session back into a slot.
+    pub(super) fn load_session(&mut self, saved: &SavedSession) -> Result<(), ManufactureError> {
+        let operation = Operation("TPM2_ContextLoad");
+        let size = u32::try_from(HEADER + saved.0.len())
+            .map_err(|_| ManufactureError::Response { operation })?;
+        let command = [
+            &TPM_ST_NO_SESSIONS.to_be_bytes()[..],
+            &size.to_be_bytes(),
+            &TPM_CC_CONTEXT_LOAD.to_be_bytes(),
+            &saved.0,
+        ]
+        .concat();
+        self.exchange_patiently(operation, &command).map(drop)
+    }
+
     /// Satisfies the policy of our indices anew: a use may have spent it.
     pub(super) fn satisfy_writer(
         &mut self,
@@ -316,10 +401,17 @@ impl<'c> Tpm<'c> {
         };
         tpm_marshal_command(command, tag, session.as_slice(), &mut writer)
             .map_err(|_| ManufactureError::Response { operation })?;
+        self.exchange_patiently(operation, writer.as_bytes())
+    }
 
+    fn exchange_patiently(
+        &mut self,
+        operation: Operation,
+        command: &[u8],
+    ) -> Result<Vec<u8>, ManufactureError> {
         let mut pause = FIRST_PAUSE;
         for _ in 1..BUSY_ATTEMPTS {
-            match self.exchange(operation, writer.as_bytes()) {
+            match self.exchange(operation, command) {
                 Err(ManufactureError::Tpm { code, .. })
                     if code.disposition() == Disposition::TryAgain =>
                 {
@@ -329,7 +421,7 @@ impl<'c> Tpm<'c> {
                 other => return other,
             }
         }
-        self.exchange(operation, writer.as_bytes())
+        self.exchange(operation, command)
     }
 
     fn exchange(

@@ -18,16 +18,16 @@ pub mod layout;
 mod command;
 mod error;
 mod nv;
+mod renewal;
+mod session;
 
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use cert_chain::profile::vik::VIK_LIFETIME;
 use cert_chain::{
     AttestationKey, Digest32, EkSpec, EndorsementKey, Generation, ObjectAttributes, Tenant,
-    TpmDevice, TpmName, Validity, VikSpec, VmId, VrotId, issue_ek_certificate,
-    issue_vik_certificate,
+    TpmDevice, Validity, VikSpec, VmId, VrotId, issue_ek_certificate, issue_vik_certificate,
 };
 use rcgen::SigningKey;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -43,6 +43,9 @@ use command::Tpm;
 pub use channel::{CommandChannel, TpmSocket};
 pub use error::ManufactureError;
 pub use layout::{NvIndex, VIK_HANDLE};
+pub use renewal::{
+    RederivedVik, rederive_vik, rederive_vik_from_copy, rederive_vik_over, renew_vik_certificate,
+};
 
 /// What to make.
 #[derive(Clone, Debug)]
@@ -63,6 +66,8 @@ pub struct ManufactureOrder {
     pub host_certificate: Vec<u8>,
     /// The present time.
     pub now: UnixTime,
+    /// How long the vIK's certificate is to live.
+    pub vik_lifetime: Duration,
 }
 
 /// A manufactured vRoT's identity.
@@ -123,16 +128,6 @@ pub fn manufacture(
     manufacture_over(order, &mut channel, signer)
 }
 
-/// Makes the vIK anew from its template and checks that it is `expected`.
-///
-/// To be called before each issuance: a guest's administrator owns the guest's TPM and may put
-/// another key where the vIK was (CVE-2025-49707). What the template makes under the endorsement
-/// seed, only this vRoT can have.
-pub fn rederive_vik(tpm: &Path, expected: &TpmName) -> Result<AttestationKey, ManufactureError> {
-    let mut channel = connect(tpm)?;
-    rederive_vik_over(&mut channel, expected)
-}
-
 /// [`manufacture`] over any channel. The TPM must be fresh: made, but never used.
 pub fn manufacture_over(
     order: &ManufactureOrder,
@@ -183,52 +178,6 @@ pub fn manufacture_over(
         nv_authority: authority,
     })
 }
-
-/// [`rederive_vik`] over any channel, e.g. to a copy of a vRoT whose guest holds every slot.
-pub fn rederive_vik_over(
-    channel: &mut dyn CommandChannel,
-    expected: &TpmName,
-) -> Result<AttestationKey, ManufactureError> {
-    let mut tpm = Tpm::new(channel);
-    tpm.start_up()?;
-    let vik = vik(&mut tpm, Keep::Nowhere)?;
-    if vik.name() == *expected {
-        Ok(vik)
-    } else {
-        Err(ManufactureError::AnotherVik {
-            found: vik.name(),
-            expected: expected.clone(),
-        })
-    }
-}
-
-/// Issues a new vIK certificate for a running or stopped vRoT, after [`rederive_vik_over`], and
-/// puts it in the old one's place.
-pub fn renew_vik_certificate(
-    order: &ManufactureOrder,
-    expected: &TpmName,
-    authority: &NvAuthority,
-    channel: &mut dyn CommandChannel,
-    signer: &impl SigningKey,
-) -> Result<CertificateDer<'static>, ManufactureError> {
-    let vik = rederive_vik_over(channel, expected)?;
-    let mut tpm = Tpm::new(channel);
-    let room = tpm.size_of(NvIndex::VIK_CERTIFICATE)?;
-    let mut certificate = issue_vik(order, &vik, signer)?;
-    for _ in 1..FITTING_ATTEMPTS {
-        if certificate.len() == room {
-            break;
-        }
-        certificate = issue_vik(order, &vik, signer)?;
-    }
-    nv::replace(&mut tpm, authority, NvIndex::VIK_CERTIFICATE, &certificate)?;
-    Ok(certificate)
-}
-
-/// An ECDSA signature in DER has 70 to 72 bytes, as its scalars happen to be; an index keeps the
-/// size it was made with, and some readers refuse a certificate with zeros behind it. At worst
-/// one in four certificates has the length wanted.
-const FITTING_ATTEMPTS: u32 = 16;
 
 /// The template of every vIK: a restricted P-256 key that signs with ECDSA and SHA-256. Its
 /// `unique` field is empty, as `tpm2_createprimary` leaves it.
@@ -284,7 +233,7 @@ fn issue_vik(
         manager: order.manager,
         backend: order.backend,
         vik: vik.clone(),
-        validity: validity(which, order.now, VIK_LIFETIME)?,
+        validity: validity(which, order.now, order.vik_lifetime)?,
     };
     issue_vik_certificate(&spec, signer, &order.host_certificate)
         .map_err(|source| ManufactureError::Issue { which, source })

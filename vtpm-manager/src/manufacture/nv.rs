@@ -10,6 +10,7 @@ use super::NvAuthority;
 use super::command::{MAX_CHUNK, Tpm};
 use super::error::ManufactureError;
 use super::layout::{MAX_INDEX, NvIndex};
+use super::session::WriterSession;
 use crate::anchor::Operation;
 
 /// Readable with any of three authorizations; written under the policy only; never deleted.
@@ -108,26 +109,32 @@ fn write(
     index: NvIndex,
     content: &[u8],
 ) -> Result<(), ManufactureError> {
-    let session = tpm.start_policy()?;
-    let mut offset = 0;
-    let mut written = Ok(());
-    for chunk in content.chunks(MAX_CHUNK) {
-        written = tpm
-            .satisfy_writer(session, authority)
-            .and_then(|()| tpm.write(index, offset, chunk, session));
-        if written.is_err() {
-            break;
-        }
-        offset += chunk.len();
-    }
-    let flushed = tpm.flush(session);
+    let session = WriterSession::open(tpm)?;
+    let written = write_in(tpm, &session, authority, index, content);
+    let closed = session.close(tpm);
     written?;
-    flushed?;
+    closed?;
     if read(tpm, index)? == content {
         Ok(())
     } else {
         Err(ManufactureError::ReadBack { index })
     }
+}
+
+fn write_in(
+    tpm: &mut Tpm<'_>,
+    session: &WriterSession,
+    authority: &NvAuthority,
+    index: NvIndex,
+    content: &[u8],
+) -> Result<(), ManufactureError> {
+    let mut offset = 0;
+    for chunk in content.chunks(MAX_CHUNK) {
+        tpm.satisfy_writer(session.handle(), authority)?;
+        tpm.write(index, offset, chunk, session.handle())?;
+        offset += chunk.len();
+    }
+    Ok(())
 }
 
 fn public(

@@ -9,7 +9,7 @@ use crate::anchor::swtpm::Swtpm;
 use crate::anchor::{PolicyKey, TrustAnchor};
 use crate::manufacture::{
     CommandChannel, ManufactureError, NvAuthority, TpmSocket, manufacture, rederive_vik,
-    renew_vik_certificate, vik_template,
+    rederive_vik_over, renew_vik_certificate, vik_template,
 };
 
 const INDICES: [&str; 5] = [
@@ -149,9 +149,10 @@ fn the_manager_renews_the_certificate_while_the_guest_runs() -> Result<()> {
     let guest = Guest::new()?;
     let expected = guest.made.vik.name();
     let mut channel = TpmSocket::connect(&guest.tpm.socket())?;
+    let vik = rederive_vik_over(&mut channel, &expected)?;
     let renewed = renew_vik_certificate(
         &guest.order,
-        &expected,
+        &vik,
         &guest.made.nv_authority,
         &mut channel,
         &guest.host.ik,
@@ -171,7 +172,7 @@ fn the_manager_renews_the_certificate_while_the_guest_runs() -> Result<()> {
     let mut channel = TpmSocket::connect(&guest.tpm.socket())?;
     let refused = renew_vik_certificate(
         &guest.order,
-        &expected,
+        &vik,
         &NvAuthority::from_bytes([1; 32]),
         &mut channel,
         &guest.host.ik,
@@ -195,7 +196,11 @@ fn a_key_put_in_the_vik_s_place_is_not_certified() -> Result<()> {
         .tool("tpm2_evictcontrol -C o -c own.ctx 0x81000003")?;
     guest.tpm.tool("tpm2_flushcontext -t")?;
     let vik = rederive_vik(&guest.tpm.socket(), &expected)?;
-    assert_eq!(vik.name(), expected, "the handle is not what is looked at");
+    assert_eq!(
+        vik.key().name(),
+        expected,
+        "the handle is not what is looked at"
+    );
 
     let other = Guest::new()?;
     assert!(matches!(

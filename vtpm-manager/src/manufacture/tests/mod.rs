@@ -6,6 +6,7 @@ mod guest;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use cert_chain::profile::vik::VIK_LIFETIME;
 use cert_chain::profile::{HostIkSpec, Issuer};
 use cert_chain::{
     AttestationKey, Digest32, Generation, ObjectAttributes, PublicArea, TrustAnchors, Validity,
@@ -75,6 +76,7 @@ impl Host {
             backend: Digest32::of(b"backend"),
             host_certificate: self.certificate.clone(),
             now: UnixTime::now(),
+            vik_lifetime: VIK_LIFETIME,
         })
     }
 }

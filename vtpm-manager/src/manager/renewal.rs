@@ -1,0 +1,352 @@
+//! New certificates for identity keys, while their VMs run.
+//!
+//! A certificate is renewed at half of its life at the latest. Renewals happen one at a time, so
+//! that a host full of VMs started together does not keep the physical TPM from quoting; the
+//! half of a life that is left is long enough for all of them, and for many attempts at each.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use cert_chain::{Digest32, Validity, VrotId};
+use tokio::time::{sleep, timeout};
+
+use super::{Manager, ManagerError, Standing, Vrot, blocking};
+use crate::audit::Event;
+use crate::backend::{Backend, Duty, RuntimeFolder};
+use crate::causes::WithCauses;
+use crate::keys::{KeyError, Keyring, Purpose};
+use crate::manufacture::{
+    ManufactureOrder, NvAuthority, RederivedVik, rederive_vik_from_copy, rederive_vik_over,
+    renew_vik_certificate,
+};
+use crate::timestamp::Timestamp;
+use crate::vrot::{Identity, Lifecycle, VrotRecord};
+
+/// How it stands with the renewal of certificates.
+#[derive(Debug, Default)]
+pub struct Renewals {
+    /// Held by the renewal under way; holds whether there will be another one.
+    turn: tokio::sync::Mutex<Turn>,
+    failing: Mutex<BTreeMap<VrotId, Failure>>,
+    done: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// Whether renewals go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Turn {
+    #[default]
+    Open,
+    Closed,
+}
+
+/// The last attempt at a certificate, which failed.
+#[derive(Debug)]
+struct Failure {
+    reason: String,
+    attempts: u32,
+    again: Instant,
+}
+
+/// Where the identity key is made anew before its certificate is issued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    /// In the vRoT itself, which never had a guest.
+    InPlace,
+    /// In a copy, which no guest can keep from it.
+    OnCopy,
+}
+
+/// Due certificates are looked for at least this often.
+const INSPECTION: Duration = Duration::from_secs(60);
+/// Between two renewals: room for the quotes of the physical TPM.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Before the second attempt; doubled with each further one.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+const LONGEST_RETRY: Duration = Duration::from_secs(10 * 60);
+/// A manager that ends waits this long for the renewal under way.
+const CLOSING: Duration = Duration::from_secs(10);
+
+impl Renewals {
+    /// How many certificates were renewed since the manager started.
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// How many attempts failed.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// How many vRoTs have a certificate that should be renewed, and could not be.
+    pub fn overdue(&self) -> usize {
+        self.failing().len()
+    }
+
+    /// Why the last attempt for a vRoT failed, if it did.
+    pub fn problem(&self, vrot: VrotId) -> Option<String> {
+        let failing = self.failing();
+        failing.get(&vrot).map(|failure| failure.reason.clone())
+    }
+
+    /// Lets the renewal under way come to its end, and no other begin.
+    pub(super) async fn close(&self) {
+        match timeout(CLOSING, self.turn.lock()).await {
+            Ok(mut turn) => *turn = Turn::Closed,
+            Err(_) => tracing::warn!("a renewal is given up half-way; it will be done again"),
+        }
+    }
+
+    fn may_be_tried(&self, vrot: VrotId) -> bool {
+        let failing = self.failing();
+        failing
+            .get(&vrot)
+            .is_none_or(|failure| failure.again <= Instant::now())
+    }
+
+    /// Notes a failure; whether its reason is another one than last time.
+    fn failed(&self, vrot: VrotId, reason: &str, longest: Duration) -> bool {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        let mut failing = self.failing();
+        let last = failing.get(&vrot);
+        let is_news = last.is_none_or(|last| last.reason != reason);
+        let attempts = last.map_or(0, |last| last.attempts).saturating_add(1);
+        let pause = FIRST_RETRY.saturating_mul(1 << (attempts - 1).min(16));
+        failing.insert(
+            vrot,
+            Failure {
+                reason: reason.to_owned(),
+                attempts,
+                again: Instant::now() + pause.min(LONGEST_RETRY).min(longest),
+            },
+        );
+        is_news
+    }
+
+    fn failing(&self) -> MutexGuard<'_, BTreeMap<VrotId, Failure>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Renews certificates for as long as the manager lives.
+pub(super) async fn keep_fresh(manager: Weak<Manager>) {
+    loop {
+        let Some(manager) = manager.upgrade() else {
+            return;
+        };
+        let pause = match manager.renew_next().await {
+            Step::Renewed => PAUSE,
+            Step::NothingDue => INSPECTION.min(manager.config.renewal.after / 2),
+            Step::Closed => return,
+        };
+        drop(manager);
+        sleep(pause).await;
+    }
+}
+
+/// What one step was.
+enum Step {
+    /// A certificate was renewed, or could not be.
+    Renewed,
+    NothingDue,
+    Closed,
+}
+
+impl Manager {
+    /// How it stands with the renewal of certificates.
+    pub fn renewals(&self) -> &Renewals {
+        &self.renewals
+    }
+
+    /// Renews the certificate that has waited longest.
+    async fn renew_next(&self) -> Step {
+        let turn = self.renewals.turn.lock().await;
+        if *turn == Turn::Closed {
+            return Step::Closed;
+        }
+        // Without either, nothing can be signed, and whoever asks is told so.
+        if !matches!(self.standing(), Standing::Open { .. }) || self.host.enrolment().is_none() {
+            return Step::NothingDue;
+        }
+        let Some(vrot) = self.most_urgent() else {
+            return Step::NothingDue;
+        };
+        let id = vrot.record().vrot;
+        match self.renew_running(&vrot).await {
+            Ok(()) => {
+                self.renewals.failing().remove(&id);
+            }
+            Err(error) => self.note_failure(id, &error).await,
+        }
+        Step::Renewed
+    }
+
+    fn most_urgent(&self) -> Option<Arc<Vrot>> {
+        let now = Timestamp::now();
+        let mut running = BTreeMap::new();
+        for vrot in self.registry.all() {
+            if vrot.backend().is_some() {
+                running.insert(vrot.record().vrot, vrot);
+            }
+        }
+        // What stopped meanwhile is renewed when it starts.
+        (self.renewals.failing()).retain(|vrot, _| running.contains_key(vrot));
+        running
+            .into_iter()
+            .filter(|(id, _)| self.renewals.may_be_tried(*id))
+            .map(|(_, vrot)| (vrot.record(), vrot))
+            .filter(|(record, _)| self.is_renewal_due(record, now))
+            .min_by_key(|(record, _)| record.identity.vik_issued_at)
+            .map(|(_, vrot)| vrot)
+    }
+
+    async fn renew_running(&self, vrot: &Vrot) -> Result<(), ManagerError> {
+        let _gate = vrot.gate.lock().await;
+        let mut record = vrot.record();
+        let now = Timestamp::now();
+        let Some(backend) = vrot.backend() else {
+            return Ok(());
+        };
+        if !matches!(record.lifecycle, Lifecycle::Running { .. })
+            || !self.is_renewal_due(&record, now)
+        {
+            return Ok(());
+        }
+        let keyring = self.host.keyring().await?;
+        self.renew(&mut record, &keyring, &backend, now, Check::OnCopy)
+            .await?;
+        self.commit_record(&record).await?;
+        vrot.set_record(record);
+        Ok(())
+    }
+
+    async fn note_failure(&self, vrot: VrotId, error: &ManagerError) {
+        let reason = WithCauses(error).to_string();
+        tracing::error!(%vrot, reason, "the certificate of an identity key is not renewed");
+        if !(self.renewals).failed(vrot, &reason, self.config.renewal.after) {
+            return;
+        }
+        let event = Event::CertificateRenewalFailed { vrot, reason };
+        if let Err(error) = self.record(event).await {
+            tracing::error!(%vrot, %error, "a failure could not be recorded");
+        }
+    }
+
+    /// Whether a vRoT's certificate should be renewed, and would live longer then.
+    pub(super) fn is_renewal_due(&self, record: &VrotRecord, now: Timestamp) -> bool {
+        let identity = &record.identity;
+        let due = half_life(identity).min(later(
+            identity.vik_issued_at,
+            self.config.renewal.after.as_secs(),
+        ));
+        if now < due {
+            return false;
+        }
+        // One that ends with the host's own certificate waits for the host to get a new one.
+        let ends_with_host = self.host.enrolment().is_some_and(|enrolment| {
+            enrolment.certificate.der()[..] == identity.host_certificate[..]
+                && not_after(identity) == Some(enrolment.certificate.not_after().as_secs())
+        });
+        !ends_with_host || identity.vik_issued_at == Timestamp::new(0)
+    }
+
+    /// A new vIK certificate in the old one's place. The record is changed, but not committed.
+    pub(super) async fn renew(
+        &self,
+        record: &mut VrotRecord,
+        keyring: &Keyring,
+        backend: &Backend,
+        now: Timestamp,
+        check: Check,
+    ) -> Result<(), ManagerError> {
+        let vrot = record.vrot;
+        let (enrolment, signer) = self.host.issuer().await?;
+        let authority = keyring.unwrap(vrot, Purpose::NvIndices, &record.nv_authority)?;
+        let authority = authority
+            .as_slice()
+            .try_into()
+            .map(NvAuthority::from_bytes)
+            .map_err(|_| KeyError::Unwrap {
+                vrot,
+                purpose: Purpose::NvIndices,
+            })?;
+        let order = ManufactureOrder {
+            vm: record.vm,
+            vrot,
+            tenant: record.tenant.clone(),
+            generation: record.generation,
+            manager: self.program,
+            backend: self.backend_digest().await?,
+            host_certificate: enrolment.certificate.der().to_vec(),
+            now: now.unix_time(),
+            vik_lifetime: self.config.renewal.lifetime,
+        };
+        let vik = self.rederived(record, backend, check).await?;
+        let mut channel = backend.channel();
+        let specification = order.clone();
+        let certificate = blocking(move || {
+            renew_vik_certificate(&specification, &vik, &authority, &mut channel, &signer)
+        })
+        .await?
+        .map_err(ManagerError::Manufacture)?;
+        record.identity.vik_certificate = certificate.to_vec().into();
+        record.identity.manager = order.manager;
+        record.identity.backend = order.backend;
+        record.identity.vik_issued_at = now;
+        self.record(Event::CertificateRenewed {
+            vrot,
+            certificate: Digest32::of(&certificate),
+        })
+        .await?;
+        self.renewals.done.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn rederived(
+        &self,
+        record: &VrotRecord,
+        backend: &Backend,
+        check: Check,
+    ) -> Result<RederivedVik, ManagerError> {
+        let expected = record.identity.vik(record.vrot)?.name();
+        let rederived = match check {
+            Check::InPlace => {
+                let mut channel = backend.channel();
+                blocking(move || rederive_vik_over(&mut channel, &expected)).await
+            }
+            Check::OnCopy => {
+                let folder = RuntimeFolder::of_copy(&self.config.runtime_dir, record.vrot);
+                let copy = self
+                    .open_backend_in(folder, record, Duty::Manufacture)
+                    .await?;
+                let mut channel = copy.channel();
+                let rederived =
+                    blocking(move || rederive_vik_from_copy(&mut channel, &expected)).await;
+                // What it says of its state goes with it: nobody commits that.
+                if let Err(error) = copy.stop().await {
+                    tracing::warn!(vrot = %record.vrot, %error, "a copy ended by itself");
+                }
+                rederived
+            }
+        };
+        rederived?.map_err(ManagerError::Manufacture)
+    }
+}
+
+/// When half of a certificate's life is over; long ago, if it cannot be read.
+pub(super) fn half_life(identity: &Identity) -> Timestamp {
+    let issued = identity.vik_issued_at;
+    let end = not_after(identity).unwrap_or(0);
+    later(issued, end.saturating_sub(issued.seconds()) / 2)
+}
+
+fn not_after(identity: &Identity) -> Option<u64> {
+    let validity = Validity::of_certificate(&identity.vik_certificate).ok()?;
+    Some(validity.not_after().as_secs())
+}
+
+fn later(at: Timestamp, seconds: u64) -> Timestamp {
+    Timestamp::new(at.seconds().saturating_add(seconds))
+}

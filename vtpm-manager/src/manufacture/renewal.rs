@@ -1,0 +1,100 @@
+//! A new certificate for the vIK of a vRoT that has one.
+//!
+//! Before each issuance the vIK is made anew from its template and held against the name that was
+//! certified first. A guest's administrator owns the guest's TPM and may put another key where
+//! the vIK was; in a large cloud that key got a certificate (CVE-2025-49707). What the template
+//! makes under the endorsement seed, only this vRoT can have.
+//!
+//! A guest can hold every slot that making a key needs, and can set an authorization value for the
+//! hierarchy in which it is made. So the key is made in a copy of the vRoT, which has the same
+//! seed and no guest.
+
+use std::path::Path;
+
+use cert_chain::{AttestationKey, TpmName};
+use rcgen::SigningKey;
+use rustls_pki_types::CertificateDer;
+
+use super::channel::CommandChannel;
+use super::command::Tpm;
+use super::error::ManufactureError;
+use super::layout::NvIndex;
+use super::{Keep, ManufactureOrder, NvAuthority, connect, issue_vik, nv, vik};
+
+/// A vIK that was made anew just now, and is the one that was certified before.
+#[derive(Clone, Debug)]
+pub struct RederivedVik(AttestationKey);
+
+impl RederivedVik {
+    /// The key.
+    pub fn key(&self) -> &AttestationKey {
+        &self.0
+    }
+}
+
+/// An ECDSA signature in DER has 70 to 72 bytes, as its scalars happen to be; an index keeps the
+/// size it was made with, and some readers refuse a certificate with zeros behind it. At worst
+/// one in four certificates has the length wanted.
+const FITTING_ATTEMPTS: u32 = 16;
+
+/// Makes the vIK anew in the vRoT behind the data socket `tpm`.
+pub fn rederive_vik(tpm: &Path, expected: &TpmName) -> Result<RederivedVik, ManufactureError> {
+    let mut channel = connect(tpm)?;
+    rederive_vik_over(&mut channel, expected)
+}
+
+/// [`rederive_vik`] over any channel, to a vRoT that no guest has used since it was switched on.
+pub fn rederive_vik_over(
+    channel: &mut dyn CommandChannel,
+    expected: &TpmName,
+) -> Result<RederivedVik, ManufactureError> {
+    let mut tpm = Tpm::new(channel);
+    tpm.start_up()?;
+    made_anew(&mut tpm, expected)
+}
+
+/// Makes the vIK anew in a copy of the vRoT, which is of no other use afterwards: it is cleared,
+/// for its owner may have set authorization values.
+pub fn rederive_vik_from_copy(
+    copy: &mut dyn CommandChannel,
+    expected: &TpmName,
+) -> Result<RederivedVik, ManufactureError> {
+    let mut tpm = Tpm::new(copy);
+    tpm.start_up()?;
+    tpm.clear()?;
+    made_anew(&mut tpm, expected)
+}
+
+/// Issues a new vIK certificate and puts it in the old one's place, in a vRoT whose guest may be
+/// at work. It takes no object slot, and gives the one session slot back as it was.
+pub fn renew_vik_certificate(
+    order: &ManufactureOrder,
+    vik: &RederivedVik,
+    authority: &NvAuthority,
+    channel: &mut dyn CommandChannel,
+    signer: &impl SigningKey,
+) -> Result<CertificateDer<'static>, ManufactureError> {
+    let mut tpm = Tpm::new(channel);
+    let room = tpm.size_of(NvIndex::VIK_CERTIFICATE)?;
+    let mut certificate = issue_vik(order, vik.key(), signer)?;
+    for _ in 1..FITTING_ATTEMPTS {
+        if certificate.len() == room {
+            break;
+        }
+        certificate = issue_vik(order, vik.key(), signer)?;
+    }
+    nv::replace(&mut tpm, authority, NvIndex::VIK_CERTIFICATE, &certificate)?;
+    Ok(certificate)
+}
+
+fn made_anew(tpm: &mut Tpm<'_>, expected: &TpmName) -> Result<RederivedVik, ManufactureError> {
+    let vik = vik(tpm, Keep::Nowhere)?;
+    if vik.name() == *expected {
+        Ok(RederivedVik(vik))
+    } else {
+        Err(ManufactureError::AnotherVik {
+            found: vik.name(),
+            expected: expected.clone(),
+        })
+    }
+}
