@@ -48,7 +48,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         None => target_folder()?.join("bench.json"),
     };
     let begin = Instant::now();
-    let run = RunFolder::with_logs(target_folder()?.join("bench-logs"))?;
+    let run = RunFolder::with_logs(out.with_extension("logs"))?;
     let disk = Disk::create()?;
     let mut report = Report::default();
     let measured = measure(arguments, &run, &disk, &mut report);

@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use tempfile::TempDir;
 
 use crate::workspace_binaries::target_folder;
 
-/// The folder; it goes away with this value.
+/// The folder; it goes away with this value, or, if the run is killed, with the next run.
 #[derive(Debug)]
 pub(super) struct Disk {
-    folder: PathBuf,
+    folder: TempDir,
+    // Locked as long as the folder is in use.
+    _lock: File,
 }
 
 /// A file that is written and made durable again and again.
@@ -24,6 +27,8 @@ pub(super) struct BareFile {
     written: u8,
 }
 
+const PREFIX: &str = "bench-disk-";
+const LOCK: &str = "in-use";
 /// One page, as a store's smallest commit.
 const PAGE: usize = 4096;
 const PAGES: u64 = 64;
@@ -31,22 +36,30 @@ const PAGES: u64 = 64;
 impl Disk {
     /// An empty folder below cargo's target folder.
     pub(super) fn create() -> Result<Self> {
-        let folder = target_folder()?.join("bench-disk");
-        remove(&folder)?;
-        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-        let kind = statfs(&folder)?.filesystem_type();
+        let target = target_folder()?;
+        remove_those_left_behind(&target)?;
+        let folder = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .tempdir_in(&target)
+            .with_context(|| format!("creating a folder in {}", target.display()))?;
+        let lock = File::create(folder.path().join(LOCK))?;
+        lock.lock()?;
+        let kind = statfs(folder.path())?.filesystem_type();
         ensure!(
             kind != TMPFS_MAGIC,
             "{} lies in memory, where nothing becomes durable: set CARGO_TARGET_DIR to a folder \
              on a disk",
-            folder.display()
+            target.display()
         );
-        Ok(Self { folder })
+        Ok(Self {
+            folder,
+            _lock: lock,
+        })
     }
 
     /// A path in the folder.
     pub(super) fn join(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.folder.join(name)
+        self.folder.path().join(name)
     }
 
     /// A file for bare writes.
@@ -64,14 +77,6 @@ impl Disk {
         }
         file.sync_all()?;
         Ok(BareFile { file, written: 0 })
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        if let Err(error) = remove(&self.folder) {
-            eprintln!("{error:#}");
-        }
     }
 }
 
@@ -100,12 +105,36 @@ impl BareFile {
     }
 }
 
-/// Backends that are just ending may still write below it.
-fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", folder.display()))
+fn remove_those_left_behind(target: &Path) -> Result<()> {
+    for entry in fs::read_dir(target).with_context(|| target.display().to_string())? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
         }
-        _ => Ok(()),
+        let unused = File::open(entry.path().join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok());
+        if unused {
+            fs::remove_dir_all(entry.path())
+                .with_context(|| format!("removing {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_nobody_uses_any_more_goes_and_others_stay() -> Result<()> {
+        let used = Disk::create()?;
+        let left = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .tempdir_in(target_folder()?)?
+            .keep();
+        File::create(left.join(LOCK))?;
+        remove_those_left_behind(&target_folder()?)?;
+        assert!(!left.exists());
+        assert!(used.join(LOCK).exists());
+        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The part "launch": one after the other, ours and the peer in turn.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -21,16 +21,15 @@ pub(super) fn measure(
 ) -> Result<()> {
     let (mut ours, mut peers) = (Samples::default(), Samples::default());
     let mut progress = Progress::of("launches", count);
-    let begin = Instant::now();
     for number in 0..count {
         // Nothing is made in the background while either side is timed.
-        pool::wait_until_warm(host.api(), 1, begin.elapsed() + PATIENCE)?;
+        pool::wait_until_warm(host.api(), 1, PATIENCE)?;
         let launched = launch(host.api())?;
         ours.add_ms(launched.took);
         must_be_complete(host.api(), launched.vm)?;
         remove(host.api(), launched)?;
 
-        pool::wait_until_warm(host.api(), 1, begin.elapsed() + PATIENCE)?;
+        pool::wait_until_warm(host.api(), 1, PATIENCE)?;
         let name = format!("launch-{number}");
         let launched = peer.launch(&name)?;
         peers.add_ms(launched.took);
