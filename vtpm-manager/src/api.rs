@@ -32,7 +32,7 @@ pub use problem::Problem;
 /// The longest request is an enrolment message.
 const MAX_BODY: usize = cert_chain::enrolment::MAX_MESSAGE;
 
-/// Every route with its methods: what [`description`] must describe.
+/// Every route with its methods: what [`description()`] must describe.
 fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
     vec![
         ("/v1/host", get(host::show)),

@@ -122,6 +122,15 @@ pub enum Event {
         /// SHA-256 value of the identity key's certificate.
         certificate: Digest32,
     },
+    /// A vRoT was made ahead, and its identity key certified. It belongs to no VM yet.
+    VrotManufactured {
+        /// Its number.
+        vrot: VrotId,
+        /// Name of its identity key.
+        vik: TpmName,
+        /// SHA-256 value of the identity key's certificate.
+        certificate: Digest32,
+    },
     /// A vRoT's key was destroyed.
     VrotDeleted {
         /// Its number.
@@ -242,19 +251,25 @@ impl AuditLog {
         })
     }
 
-    /// Appends a line and returns when it is on the disk. Blocks.
-    pub fn append(&self, event: &Event) -> Result<(), AuditError> {
+    /// Appends a line for each event and returns when they are on the disk. Blocks.
+    pub fn append(&self, events: &[Event]) -> Result<(), AuditError> {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        let sequence = end.entries + 1;
-        let (line, hash) = line(&Entry {
-            sequence,
-            time: Timestamp::now(),
-            event,
-            previous: end.head,
-        });
+        let (mut sequence, mut head) = (end.entries, end.head);
+        let mut text = String::new();
+        for event in events {
+            sequence += 1;
+            let (line, hash) = line(&Entry {
+                sequence,
+                time: Timestamp::now(),
+                event,
+                previous: head,
+            });
+            text.push_str(&line);
+            head = hash;
+        }
         let written = end
             .file
-            .write_all(line.as_bytes())
+            .write_all(text.as_bytes())
             .and_then(|()| end.file.sync_data());
         written.map_err(|source| AuditError::File {
             path: self.path.clone(),
@@ -262,7 +277,7 @@ impl AuditLog {
             source,
         })?;
         end.entries = sequence;
-        end.head = hash;
+        end.head = head;
         Ok(())
     }
 
@@ -386,9 +401,9 @@ mod tests {
         let path = folder.path().join("audit.jsonl");
         let log = AuditLog::open(&path)?;
         for _ in 0..count {
-            log.append(&Event::VrotStarted {
+            log.append(&[Event::VrotStarted {
                 vrot: VrotId::random(),
-            })?;
+            }])?;
         }
         Ok((folder, path))
     }
@@ -398,7 +413,7 @@ mod tests {
         let (_folder, path) = log_of(3)?;
         let log = AuditLog::open(&path)?;
         assert_eq!(log.end(), verify(&path)?);
-        log.append(&Event::ManagerStopped)?;
+        log.append(&[Event::ManagerStopped])?;
         assert_eq!(verify(&path)?.entries, 4);
         assert_eq!(log.end(), verify(&path)?);
         Ok(())
@@ -450,7 +465,7 @@ mod tests {
         file.write_all(b"{\"sequence\":3,\"ti")?;
         let log = AuditLog::open(&path)?;
         assert_eq!(log.end().entries, 2);
-        log.append(&Event::ManagerStopped)?;
+        log.append(&[Event::ManagerStopped])?;
         assert_eq!(verify(&path)?.entries, 3);
         Ok(())
     }

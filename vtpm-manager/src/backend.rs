@@ -5,6 +5,7 @@
 
 mod connection;
 mod folder;
+mod handle;
 mod supervisor;
 
 use std::path::PathBuf;
@@ -15,9 +16,8 @@ use cert_chain::VrotId;
 use vtpm_backend::message::FrameError;
 
 pub use folder::{RuntimeFolder, running};
-pub use supervisor::{
-    Backend, DURABILITY_DEADLINE, Duty, Ended, Ending, ExecuteChannel, GuestDuty, Observed,
-};
+pub use handle::{Backend, ExecuteChannel};
+pub use supervisor::{DURABILITY_DEADLINE, Duty, Ended, Ending, GuestDuty, Observed};
 
 /// Why a backend did not do what it should.
 #[derive(Debug, thiserror::Error)]

@@ -1,8 +1,11 @@
 //! The daemon's configuration: one TOML file, in which nothing unknown is accepted.
 
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use cert_chain::Tenant;
 use cert_chain::policy::{PcrSelection, PcrSelectionError};
 use serde::Deserialize;
 
@@ -30,6 +33,21 @@ pub struct Config {
     pub host_evidence_per_minute: u32,
     /// When the durable rollback register is written.
     pub anchor_policy: AnchorPolicy,
+    /// The vRoTs made ahead.
+    pub pool: PoolConfig,
+}
+
+/// How many vRoTs are made ahead, and for whom.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PoolConfig {
+    /// How many for each tenant; none, if it is 0.
+    pub size: usize,
+    /// Tenants to whom they are made out. A VM of another tenant gets one of theirs, for the
+    /// price of one signature.
+    pub tenants: Vec<Tenant>,
+    /// How many are made in a minute at most: making keys takes processor time from the VMs.
+    pub refill_per_minute: NonZeroU32,
 }
 
 /// Why a configuration was refused.
@@ -116,6 +134,10 @@ const BACKEND_PROGRAM: &str = "vtpm-backend";
 /// A guest that is challenged every half second, and some more at times.
 const DEFAULT_HOST_EVIDENCE_PER_MINUTE: u32 = 120;
 
+/// Enough for a busy minute's launches on one host.
+const DEFAULT_POOL_SIZE: usize = 16;
+const DEFAULT_REFILL_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -139,6 +161,8 @@ struct File {
     #[serde(default)]
     anchor_policy: PolicyName,
     checkpoint_interval_s: Option<u64>,
+    #[serde(default)]
+    pool: PoolConfig,
 }
 
 /// Which [`AnchorPolicy`].
@@ -223,6 +247,7 @@ impl Config {
             event_log: file.event_log,
             allowed_uids: file.allowed_uids,
             host_evidence_per_minute: file.host_evidence_per_minute.max(1),
+            pool: file.pool,
         })
     }
 
@@ -239,6 +264,24 @@ impl Config {
     /// The audit log.
     pub fn audit_log(&self) -> PathBuf {
         self.state_dir.join("audit.jsonl")
+    }
+}
+
+impl PoolConfig {
+    /// Between two vRoTs made ahead.
+    pub fn pause(&self) -> Duration {
+        Duration::from_secs(60) / self.refill_per_minute.get()
+    }
+}
+
+impl Default for PoolConfig {
+    /// No pool: the manager cannot know its tenants.
+    fn default() -> Self {
+        Self {
+            size: DEFAULT_POOL_SIZE,
+            tenants: Vec::new(),
+            refill_per_minute: DEFAULT_REFILL_PER_MINUTE,
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod error;
 mod guarding;
+mod manufacturing;
+mod pool;
 mod registry;
 mod restart;
 mod transitions;
@@ -29,8 +31,9 @@ use crate::vrot::{RecordError, VrotRecord};
 
 pub use error::ManagerError;
 pub use guarding::Standing;
+pub use pool::Pool;
 pub use registry::{Registry, Vrot, VrotKey};
-pub use transitions::Order;
+pub use transitions::{Launch, Order};
 
 /// All that a running manager consists of.
 #[derive(Debug)]
@@ -41,6 +44,7 @@ pub struct Manager {
     evidence: HostEvidence,
     audit: Arc<AuditLog>,
     registry: Registry,
+    pool: Arc<Pool>,
     /// Digest of this program.
     program: Digest32,
     ended: mpsc::UnboundedSender<(cert_chain::VrotId, Ended)>,
@@ -118,6 +122,7 @@ impl Manager {
             journal,
             audit,
             registry: Registry::default(),
+            pool: Arc::new(Pool::default()),
             program,
             ended,
             counters: Counters::default(),
@@ -135,11 +140,13 @@ impl Manager {
             );
         }
         tokio::spawn(restart::note_endings(Arc::downgrade(&manager), endings));
+        tokio::spawn(pool::keep_full(Arc::downgrade(&manager)));
         Ok(manager)
     }
 
     /// Ends the manager's work: running vRoTs go on, and what they pushed becomes durable.
     pub async fn close(&self) -> Result<(), ManagerError> {
+        self.pool.close().await;
         for vrot in self.registry.all() {
             if let Some(backend) = vrot.backend() {
                 backend.release().await;
@@ -196,7 +203,13 @@ impl Manager {
     /// Writes a line into the audit log.
     pub async fn record(&self, event: Event) -> Result<(), ManagerError> {
         let audit = Arc::clone(&self.audit);
-        Ok(blocking(move || audit.append(&event)).await??)
+        Ok(blocking(move || audit.append(&[event])).await??)
+    }
+
+    /// Writes lines into the audit log, in one go.
+    async fn record_all(&self, events: Vec<Event>) -> Result<(), ManagerError> {
+        let audit = Arc::clone(&self.audit);
+        Ok(blocking(move || audit.append(&events)).await??)
     }
 
     fn guest_duty(&self, record: &VrotRecord) -> Result<Box<GuestDuty>, RecordError> {

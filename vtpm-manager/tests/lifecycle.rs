@@ -8,16 +8,13 @@
 mod support;
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
-use cert_chain::{TrustAnchors, VerifiedVikChain, VikChain};
+use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::Value;
-use support::vmm::{Vmm, command};
+use support::identity::{der, verified};
+use support::vmm::{PASSWORD, Vmm, command, nv_read, with_sessions};
 use support::{DOMAIN, Host, TENANT, wait_until};
 use uuid::Uuid;
 
@@ -196,48 +193,6 @@ fn a_second_manager_does_not_get_the_store() -> Result<()> {
     Ok(())
 }
 
-fn verified(host: &Host, identity: &Value) -> Result<VerifiedVikChain> {
-    let root = fs::read_to_string(host.path("issuer/root.pem"))?;
-    let chain = [
-        der(&identity["vik"]["certificate_pem"])?,
-        der(&identity["chain_pem"])?,
-    ];
-    let now = UnixTime::since_unix_epoch(SystemTime::now().duration_since(UNIX_EPOCH)?);
-    let chain = VikChain::from_der_list(&chain)?;
-    Ok(chain.verify(&TrustAnchors::from_pem(&root)?, now)?)
-}
-
-fn der(pem: &Value) -> Result<CertificateDer<'static>> {
-    let pem = pem.as_str().context("a certificate in PEM")?;
-    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| anyhow::anyhow!("{error}"))
-}
-
-/// Reads a whole index with its own, empty authorization.
-fn nv_read(vmm: &mut Vmm, index: u32) -> Result<Vec<u8>> {
-    // TPM2_NV_ReadPublic; the data size is the last field of TPMS_NV_PUBLIC.
-    let public = vmm.succeed(&command(0x169, &index.to_be_bytes()))?;
-    let length = usize::from(u16::from_be_bytes([public[0], public[1]]));
-    let size = usize::from(u16::from_be_bytes([public[length], public[length + 1]]));
-    let mut contents = Vec::new();
-    while contents.len() < size {
-        let part = u16::try_from((size - contents.len()).min(512))?;
-        let offset = u16::try_from(contents.len())?;
-        // TPM2_NV_Read with the owner's empty password.
-        let parameters = [
-            &0x4000_0001u32.to_be_bytes()[..],
-            &index.to_be_bytes(),
-            PASSWORD,
-            &part.to_be_bytes(),
-            &offset.to_be_bytes(),
-        ]
-        .concat();
-        let response = vmm.succeed(&with_sessions(command(0x14e, &parameters)))?;
-        let data = &response[6..];
-        contents.extend_from_slice(&data[..usize::from(part)]);
-    }
-    Ok(contents)
-}
-
 /// TPM2_NV_DefineSpace in the owner hierarchy: changes non-volatile state.
 fn define_index(vmm: &mut Vmm, index: u32) -> Result<()> {
     let public = [
@@ -259,12 +214,4 @@ fn define_index(vmm: &mut Vmm, index: u32) -> Result<()> {
     .concat();
     vmm.succeed(&with_sessions(command(0x12a, &parameters)))?;
     Ok(())
-}
-
-/// An authorization area with an empty password: TPM_RS_PW, no nonce, no attributes, no value.
-const PASSWORD: &[u8] = &[0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
-
-fn with_sessions(mut command: Vec<u8>) -> Vec<u8> {
-    command[1] = 0x02;
-    command
 }

@@ -40,6 +40,11 @@ fn render(manager: &Manager, rollback: Option<RollbackStatus>) -> String {
     for (state, count) in states {
         text.labelled("vrot_vrots", &format!("state=\"{state}\""), count);
     }
+    text.gauge(
+        "vrot_pool_ready",
+        "vRoTs made ahead that wait for a VM.",
+        manager.pool().ready(),
+    );
     text.gauge("vrot_attached", "vRoTs with a VMM attached.", attached);
     text.gauge(
         "vrot_degraded",

@@ -16,7 +16,7 @@ use super::wire::{
     VrotView,
 };
 use crate::backend::RuntimeFolder;
-use crate::manager::{Manager, ManagerError, Order, Vrot, VrotKey};
+use crate::manager::{Launch, Manager, ManagerError, Order, Vrot, VrotKey};
 use crate::vrot::{Lifecycle, StopCause};
 
 type Managed = State<Arc<Manager>>;
@@ -31,7 +31,8 @@ pub(super) async fn list(State(manager): Managed) -> Json<VrotList> {
     })
 }
 
-/// Manufactures a vRoT for a VM: keys, certificates, state. Takes seconds.
+/// Gives a VM a vRoT: keys, certificates, state. Takes milliseconds if one is ready, else
+/// seconds.
 #[utoipa::path(post, path = "/v1/vrots", tag = "vrots", request_body = CreateRequest,
     responses((status = 201, body = VrotView), (status = "default", body = Problem)))]
 pub(super) async fn create(
@@ -43,6 +44,11 @@ pub(super) async fn create(
         vm: request.vm,
         tenant: request.tenant,
         name: name.map_err(|error| Problem::bad_request(format!("name: {error}")))?,
+        launch: if request.start {
+            Launch::Now
+        } else {
+            Launch::Later
+        },
     };
     let created = to_its_end(
         &manager,

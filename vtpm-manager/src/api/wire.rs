@@ -181,15 +181,20 @@ pub struct DifferenceView {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateRequest {
-    /// The VM.
-    #[schema(value_type = String, format = Uuid)]
-    pub vm: VmId,
+    /// The VM. Without it the manager chooses the number, which a vRoT of the pool is certified
+    /// for already: nothing launches faster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = Uuid)]
+    pub vm: Option<VmId>,
     /// Whose VM it is.
     #[schema(value_type = String, example = "acme")]
     pub tenant: Tenant,
     /// What people call it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Whether to start it, too.
+    #[serde(default)]
+    pub start: bool,
 }
 
 /// One vRoT.

@@ -3,52 +3,36 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, pending};
-use std::io;
-use std::path::Path;
 use std::pin::Pin;
-use std::process::Stdio;
 use std::time::Duration;
 
 use attestation::RequestDigest;
-use cert_chain::{Digest32, Generation, VrotId};
+use cert_chain::{Digest32, VrotId};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use vtpm_backend::message::{FromBackend, Open, Status, ToBackend};
+use vtpm_backend::message::{FromBackend, ToBackend};
 
 use super::connection::Connection;
 use super::folder::RuntimeFolder;
 use super::{BackendError, describe};
 use crate::evidence::{HostEvidence, Quota, Subject};
-use crate::manufacture::CommandChannel;
 use crate::store::{Batch, Journal, Part, StateBlob, StoreError};
-
-/// A handle to a live backend. When the last one goes, the backend is left running.
-#[derive(Debug)]
-pub struct Backend {
-    orders: mpsc::Sender<Order>,
-    observed: watch::Receiver<Observed>,
-    folder: RuntimeFolder,
-}
-
-/// A way to send TPM commands to a live backend, between those of its guest. Blocks.
-#[derive(Debug)]
-pub struct ExecuteChannel {
-    orders: mpsc::Sender<Order>,
-}
 
 /// What is done for a backend.
 pub enum Duty {
-    /// It is being manufactured: state is kept aside, to be committed with the record.
+    /// It is being manufactured, or waits for a VM: state is kept aside, to be committed with the
+    /// record.
     Manufacture,
     /// It serves a guest.
     Guest(Box<GuestDuty>),
 }
 
 /// What a backend with a guest needs.
+#[derive(Debug)]
 pub struct GuestDuty {
     /// Where state goes.
     pub journal: Journal,
@@ -94,195 +78,32 @@ pub enum Ending {
     },
 }
 
-/// A state with an RSA key in it is opened in milliseconds; making a new one takes seconds on a
-/// busy machine.
-const OPEN_DEADLINE: Duration = Duration::from_secs(30);
-/// A backend that is found running answers between two TPM commands.
-const STATUS_DEADLINE: Duration = Duration::from_secs(10);
 /// A backend that was told to end finishes the command under way. Then it is killed.
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// Between attempts to write to a store that does not take it.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// What a backend waits for before it answers a guest whose state is not durable yet.
 pub const DURABILITY_DEADLINE: Duration = Duration::from_millis(500);
-/// What the backend takes its log level from.
-const BACKEND_LOG: &str = "VTPM_BACKEND_LOG";
 /// Requests for evidence of one vRoT that are served at a time; its backend keeps no more either.
 const OPEN_REQUESTS: usize = 4;
 
-impl Backend {
-    /// Starts a backend and opens a vRoT in it. Returns when a VMM can attach.
-    pub async fn launch(
-        program: &Path,
-        folder: RuntimeFolder,
-        open: Open,
-        duty: Duty,
-    ) -> Result<Self, BackendError> {
-        folder.create()?;
-        let mut child = match spawn(program, &folder) {
-            Ok(child) => child,
-            Err(error) => {
-                folder.remove()?;
-                return Err(error);
-            }
-        };
-        match timeout(OPEN_DEADLINE, opened(&folder, &mut child, open)).await {
-            Ok(Ok((connection, early))) => Ok(Self::supervise(
-                folder,
-                connection,
-                Some(child),
-                early,
-                duty,
-            )),
-            other => {
-                // What did not open is of no use, and must not linger.
-                let _ = child.kill().await;
-                folder.remove()?;
-                Err(match other {
-                    Ok(Err(error)) => error,
-                    _ => BackendError::Deadline {
-                        vrot: folder.vrot(),
-                        what: "open its state",
-                        limit: OPEN_DEADLINE,
-                    },
-                })
-            }
-        }
-    }
-
-    /// Takes over a backend that an earlier manager started; `None` if it is gone.
-    pub async fn adopt(
-        folder: RuntimeFolder,
-        generation: Generation,
-        duty: Duty,
-    ) -> Result<Option<Self>, BackendError> {
-        let Some(mut connection) = Connection::to_running(&folder).await? else {
-            return Ok(None);
-        };
-        let Some((status, early)) = status(&folder, &mut connection).await? else {
-            return Ok(None);
-        };
-        let expected = (Some(*folder.vrot().as_bytes()), generation.number());
-        if (status.vrot.map(<[u8; 16]>::from), status.generation) != expected {
-            return Err(BackendError::Stranger {
-                vrot: folder.vrot(),
-            });
-        }
-        let backend = Self::supervise(folder, connection, None, early, duty);
-        Ok(Some(backend))
-    }
-
-    /// Ends a backend of which nothing is known but its folder, as far as it is alive at all.
-    pub async fn dismiss(folder: &RuntimeFolder) -> Result<(), BackendError> {
-        if let Some(mut connection) = Connection::to_running(folder).await? {
-            connection.send(&ToBackend::Stop).await?;
-            let gone = async { while let Ok(Some(_)) = connection.receive().await {} };
-            if timeout(STOP_DEADLINE, gone).await.is_err() {
-                kill_process(&connection);
-            }
-        }
-        folder.remove()
-    }
-
-    fn supervise(
-        folder: RuntimeFolder,
-        connection: Connection,
-        child: Option<Child>,
-        early: VecDeque<FromBackend>,
-        duty: Duty,
-    ) -> Self {
-        let (orders, received) = mpsc::channel(1);
-        let process = connection.process().and_then(|id| u32::try_from(id).ok());
-        let (observer, observed) = watch::channel(Observed {
-            process: process.unwrap_or_default(),
-            ..Observed::default()
-        });
-        let supervisor = Supervisor {
-            folder: folder.clone(),
-            connection,
-            child,
-            early,
-            duty,
-            orders: received,
-            observer,
-            saving: None,
-            unsaved: None,
-            state: None,
-            answers: JoinSet::new(),
-            executing: BTreeMap::new(),
-            executed: 0,
-            stop: None,
-        };
-        tokio::spawn(supervisor.run());
-        Self {
-            orders,
-            observed,
-            folder,
-        }
-    }
-
-    /// Ends the backend. Returns when it is gone and all its state is durable.
-    pub async fn stop(&self) -> Result<Ended, BackendError> {
-        let (done, ended) = oneshot::channel();
-        let by_itself = |_| BackendError::Ended {
-            vrot: self.folder.vrot(),
-            reason: "it ended by itself a moment ago".to_owned(),
-        };
-        let order = self.orders.send(Order::Stop(done)).await;
-        order.map_err(|_| by_itself(()))?;
-        ended.await.map_err(|_| by_itself(()))
-    }
-
-    /// A way to send TPM commands to the backend.
-    pub fn channel(&self) -> ExecuteChannel {
-        ExecuteChannel {
-            orders: self.orders.clone(),
-        }
-    }
-
-    /// Leaves the backend running without a manager. Returns when what it pushed is durable.
-    pub async fn release(&self) {
-        // A supervisor that takes no more orders is at its end already.
-        let _ = self.orders.send(Order::Release).await;
-        let mut observed = self.observed.clone();
-        while observed.changed().await.is_ok() {}
-    }
-
-    /// How it stands with the backend.
-    pub fn observed(&self) -> Observed {
-        *self.observed.borrow()
-    }
-
-    /// Where it listens.
-    pub fn folder(&self) -> &RuntimeFolder {
-        &self.folder
-    }
-}
-
-impl CommandChannel for ExecuteChannel {
-    fn execute(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
-        let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the backend has ended");
-        let (response, responded) = oneshot::channel();
-        let order = Order::Execute {
-            command: command.to_vec(),
-            response,
-        };
-        self.orders.blocking_send(order).map_err(|_| gone())?;
-        responded.blocking_recv().map_err(|_| gone())
-    }
-}
-
+/// What a backend's supervisor is asked to do.
 #[derive(Debug)]
-enum Order {
+pub(super) enum Order {
     Execute {
         command: Vec<u8>,
         response: oneshot::Sender<Vec<u8>>,
     },
     Release,
+    /// From now on there is a guest. The answer is what was kept aside until then.
+    Serve(Box<GuestDuty>, oneshot::Sender<Option<StateBlob>>),
     Stop(oneshot::Sender<Ended>),
+    /// Hands over what was kept aside.
+    TakeState(oneshot::Sender<Option<StateBlob>>),
 }
 
-struct Supervisor {
+/// What serves one backend.
+pub(super) struct Supervisor {
     folder: RuntimeFolder,
     connection: Connection,
     child: Option<Child>,
@@ -323,6 +144,40 @@ enum Event {
 }
 
 impl Supervisor {
+    /// Serves a backend in a task of its own; the way to order it about, and what it sees.
+    pub(super) fn start(
+        folder: RuntimeFolder,
+        connection: Connection,
+        child: Option<Child>,
+        early: VecDeque<FromBackend>,
+        duty: Duty,
+    ) -> (mpsc::Sender<Order>, watch::Receiver<Observed>) {
+        let (orders, received) = mpsc::channel(1);
+        let process = connection.process().and_then(|id| u32::try_from(id).ok());
+        let (observer, observed) = watch::channel(Observed {
+            process: process.unwrap_or_default(),
+            ..Observed::default()
+        });
+        let supervisor = Supervisor {
+            folder,
+            connection,
+            child,
+            early,
+            duty,
+            orders: received,
+            observer,
+            saving: None,
+            unsaved: None,
+            state: None,
+            answers: JoinSet::new(),
+            executing: BTreeMap::new(),
+            executed: 0,
+            stop: None,
+        };
+        tokio::spawn(supervisor.run());
+        (orders, observed)
+    }
+
     async fn run(mut self) {
         // Tells whether a VMM is attached: messages tell only what changes.
         let mut result = self.connection.send(&ToBackend::Hello).await;
@@ -345,6 +200,15 @@ impl Supervisor {
                 Event::Ordered(Order::Stop(done)) => {
                     self.stop = Some((done, Instant::now() + STOP_DEADLINE));
                     self.connection.send(&ToBackend::Stop).await
+                }
+                Event::Ordered(Order::Serve(duty, done)) => {
+                    self.duty = Duty::Guest(duty);
+                    let _ = done.send(self.state.take());
+                    Ok(())
+                }
+                Event::Ordered(Order::TakeState(done)) => {
+                    let _ = done.send(self.state.take());
+                    Ok(())
                 }
                 Event::Ordered(Order::Release) => return self.leave_running().await,
                 Event::Saved(result) => self.saved(result).await,
@@ -579,80 +443,6 @@ impl Supervisor {
     }
 }
 
-/// The process gets a group of its own, so that no signal meant for the manager reaches it.
-fn spawn(program: &Path, folder: &RuntimeFolder) -> Result<Child, BackendError> {
-    Command::new(program)
-        .arg("--runtime")
-        .arg(folder.path())
-        .env_clear()
-        .envs(std::env::var_os(BACKEND_LOG).map(|level| (BACKEND_LOG, level)))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .process_group(0)
-        .kill_on_drop(false)
-        .spawn()
-        .map_err(|source| BackendError::Spawn {
-            program: program.to_owned(),
-            source,
-        })
-}
-
-/// Hands key and state over and waits until they are opened.
-async fn opened(
-    folder: &RuntimeFolder,
-    child: &mut Child,
-    open: Open,
-) -> Result<(Connection, VecDeque<FromBackend>), BackendError> {
-    let mut connection = Connection::to_new(folder, child).await?;
-    connection.send(&ToBackend::Open(open)).await?;
-    let mut early = VecDeque::new();
-    loop {
-        match connection.receive().await? {
-            Some(FromBackend::Opened) => return Ok((connection, early)),
-            Some(FromBackend::Failed { reason }) => {
-                return Err(BackendError::Ended {
-                    vrot: folder.vrot(),
-                    reason,
-                });
-            }
-            Some(other) => early.push_back(other),
-            None => {
-                return Err(BackendError::Ended {
-                    vrot: folder.vrot(),
-                    reason: "it closed its connection".to_owned(),
-                });
-            }
-        }
-    }
-}
-
-async fn status(
-    folder: &RuntimeFolder,
-    connection: &mut Connection,
-) -> Result<Option<(Status, VecDeque<FromBackend>)>, BackendError> {
-    connection.send(&ToBackend::Hello).await?;
-    let answer = async {
-        let mut early = VecDeque::new();
-        loop {
-            match connection.receive().await? {
-                Some(FromBackend::Status(status)) => {
-                    early.push_back(FromBackend::Status(status.clone()));
-                    return Ok(Some((status, early)));
-                }
-                Some(other) => early.push_back(other),
-                None => return Ok(None),
-            }
-        }
-    };
-    timeout(STATUS_DEADLINE, answer)
-        .await
-        .unwrap_or(Err(BackendError::Deadline {
-            vrot: folder.vrot(),
-            what: "tell its status",
-            limit: STATUS_DEADLINE,
-        }))
-}
-
 fn save(duty: &GuestDuty, folder: &RuntimeFolder, blob: &StateBlob, pause: Duration) -> Attempt {
     let journal = duty.journal.clone();
     let change = Batch::default().put(folder.vrot(), Part::Permanent, blob.to_bytes());
@@ -673,7 +463,7 @@ async fn attempt(saving: &mut Option<Saving>) -> Result<(), StoreError> {
 }
 
 /// For a backend that is not our child. While its connection is open, its number is its own.
-fn kill_process(connection: &Connection) {
+pub(super) fn kill_process(connection: &Connection) {
     if let Some(process) = connection.process()
         && let Err(error) = kill(Pid::from_raw(process), Signal::SIGKILL)
     {

@@ -72,15 +72,18 @@ pub(super) enum Command {
 pub(super) enum VrotCommand {
     /// Manufacture a vRoT for a VM: keys, certificates, state.
     Create {
-        /// The VM's UUID.
+        /// The VM's UUID; the manager chooses one if it is left out.
         #[arg(long, value_name = "UUID")]
-        vm: VmId,
+        vm: Option<VmId>,
         /// Whose VM it is.
         #[arg(long)]
         tenant: Tenant,
         /// A name for people.
         #[arg(long)]
         name: Option<String>,
+        /// Start it, too.
+        #[arg(long)]
+        start: bool,
     },
     /// Start a vRoT, so that a VMM can attach.
     Start(VrotArgument),
@@ -195,7 +198,7 @@ pub(super) enum PolicyCommand {
         /// A name for what is approved, e.g. the software's version.
         #[arg(long, default_value = "present values")]
         label: String,
-        /// Values to approve instead of the present ones: a JSON file {"0":"<hex>",…}, as in
+        /// Values to approve instead of the present ones: a JSON file `{"0":"HEX",…}`, as in
         /// `host policy show --output json`.
         #[arg(long, value_name = "FILE")]
         pcrs: Option<PathBuf>,

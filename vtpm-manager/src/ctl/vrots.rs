@@ -9,15 +9,28 @@ use crate::manager::VrotKey;
 
 pub(super) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Result<(), CtlError> {
     match command {
-        VrotCommand::Create { vm, tenant, name } => {
-            output.progress("manufacturing: keys, certificates, state");
+        VrotCommand::Create {
+            vm,
+            tenant,
+            name,
+            start,
+        } => {
+            output.progress("creating: keys, certificates, state");
             let request = CreateRequest {
                 vm: *vm,
                 tenant: tenant.clone(),
                 name: name.clone(),
+                start: *start,
             };
             let vrot: VrotView = client.post("/v1/vrots", &request)?;
-            output.result(&vrot, || format!("created\n{}", details(&vrot)));
+            output.result(&vrot, || {
+                let done = if *start {
+                    "created and started"
+                } else {
+                    "created"
+                };
+                format!("{done}\n{}", details(&vrot))
+            });
         }
         VrotCommand::Start(vrot) => {
             let vrot: VrotView = client.post(&path(vrot.vrot, "/start"), &())?;

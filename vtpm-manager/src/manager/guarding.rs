@@ -162,6 +162,7 @@ impl Manager {
         self.journal.unlock(ledger).await?;
         self.take_over().await?;
         self.stands(Standing::Open { boot });
+        self.pool.wake();
         Ok(())
     }
 

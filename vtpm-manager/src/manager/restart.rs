@@ -19,6 +19,11 @@ impl Manager {
             let record = self.journal.read(id, Part::Record).await?;
             let record = record.ok_or(RecordError::Missing { vrot: id })?;
             match StoredVrot::from_bytes(id, &record)? {
+                StoredVrot::Living(record)
+                    if matches!(record.lifecycle, Lifecycle::Manufactured { .. }) =>
+                {
+                    self.pool.found(*record);
+                }
                 StoredVrot::Living(record) => {
                     self.registry.insert(*record);
                 }

@@ -6,135 +6,141 @@
 use std::sync::Arc;
 
 use cert_chain::profile::vik::VIK_LIFETIME;
-use cert_chain::{Digest32, Generation, Tenant, VmId, VrotId};
-use vtpm_backend::message::{Open, StateKey as BackendKey};
+use cert_chain::{Digest32, Tenant, VmId};
 
+use super::manufacturing::Product;
 use super::registry::{Vrot, VrotKey};
 use super::{Counter, Manager, ManagerError, blocking};
 use crate::audit::Event;
-use crate::backend::{Backend, DURABILITY_DEADLINE, Duty, RuntimeFolder};
-use crate::keys::{Keyring, Purpose, StateKey};
-use crate::manufacture::{
-    ManufactureOrder, Manufactured, NvAuthority, manufacture_over, renew_vik_certificate,
-};
-use crate::store::{Batch, Part, StateBlob};
+use crate::backend::{Backend, Duty};
+use crate::keys::{Keyring, Purpose};
+use crate::manufacture::{ManufactureOrder, NvAuthority, renew_vik_certificate};
+use crate::store::{Batch, Part};
 use crate::timestamp::Timestamp;
-use crate::vrot::{Identity, Lifecycle, StopCause, StoredVrot, Tombstone, VrotName, VrotRecord};
+use crate::vrot::{StopCause, StoredVrot, Tombstone, VrotName, VrotRecord};
 
 /// What is to be created.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// The VM.
-    pub vm: VmId,
+    /// The VM; without one, the manager chooses its number.
+    pub vm: Option<VmId>,
     /// Whose VM it is.
     pub tenant: Tenant,
     /// What people call it.
     pub name: Option<VrotName>,
+    /// When it is to be started.
+    pub launch: Launch,
 }
 
-/// A vRoT's first generation; sanctioned restores and copies count on from it.
-const FIRST_GENERATION: Generation = Generation::new(1);
+/// When a new vRoT is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Launch {
+    /// With its creation.
+    Now,
+    /// On demand.
+    Later,
+}
 
 impl Manager {
-    /// Manufactures a vRoT for a VM. It can be started afterwards.
+    /// Gives a VM a vRoT: one of the pool, or a new one.
     pub async fn create(&self, order: Order) -> Result<Arc<Vrot>, ManagerError> {
-        let reservation = self.registry.reserve(order.vm)?;
-        let (enrolment, signer) = self.host.issuer().await?;
-        let keyring = self.host.keyring().await?;
-        let vrot = VrotId::random();
-        let key = Keyring::generate()?;
-        let now = Timestamp::now();
-        let specification = ManufactureOrder {
-            vm: order.vm,
-            vrot,
-            tenant: order.tenant.clone(),
-            generation: FIRST_GENERATION,
-            manager: self.program,
-            backend: self.backend_digest().await?,
-            host_certificate: enrolment.certificate.der().to_vec(),
-            now: now.unix_time(),
+        let claimed = order.vm.map(|vm| self.registry.reserve(vm)).transpose()?;
+        let mut product = match self.pool.take(&order.tenant) {
+            Some(member) => member,
+            None => {
+                let vm = order.vm.unwrap_or_else(VmId::random);
+                self.manufacture(vm, order.tenant.clone()).await?
+            }
         };
-        let folder = RuntimeFolder::of(&self.config.runtime_dir, vrot);
-        let open = open_message(vrot, FIRST_GENERATION, &key, None);
-        let backend =
-            Backend::launch(&self.config.backend, folder, open, Duty::Manufacture).await?;
-        let mut channel = backend.channel();
-        let ordered = specification.clone();
-        let manufactured =
-            blocking(move || manufacture_over(&ordered, &mut channel, &signer)).await;
-        let ended = backend.stop().await;
-        let manufactured: Manufactured = manufactured?.map_err(ManagerError::Manufacture)?;
-        let state = ended?.state.ok_or(ManagerError::NoState)?;
+        if let Err(error) = self.hand_over(&order, &mut product).await {
+            // It must not run while the store says that it does not; and nobody else gets it.
+            let _ = product.backend.stop().await;
+            if product.unsaved.is_none()
+                && let Err(error) = self.discard(&product.record).await
+            {
+                let vrot = product.record.vrot;
+                tracing::warn!(%vrot, %error, "a vRoT is left in the store that belongs to no VM");
+            }
+            return Err(error);
+        }
+        let Product {
+            record, backend, ..
+        } = product;
+        tracing::info!(vrot = %record.vrot, vm = %record.vm, "created");
+        let created = self.registry.insert(record);
+        drop(claimed);
+        self.counters.increment(Counter::Created);
+        match order.launch {
+            Launch::Now => {
+                created.set_backend(Some(backend));
+                self.counters.increment(Counter::Started);
+            }
+            Launch::Later => drop(backend.stop().await?),
+        }
+        Ok(created)
+    }
 
-        let record = VrotRecord {
-            vrot,
-            vm: order.vm,
-            tenant: order.tenant,
-            name: order.name,
-            generation: FIRST_GENERATION,
-            lifecycle: Lifecycle::Manufactured { at: now }.assign(now)?,
-            state_key: keyring.wrap(vrot, Purpose::State, key.as_ref())?,
-            nv_authority: keyring.wrap(
-                vrot,
-                Purpose::NvIndices,
-                manufactured.nv_authority.expose(),
-            )?,
-            identity: Identity::new(
-                &manufactured,
-                &specification.host_certificate,
-                specification.manager,
-                specification.backend,
-                now,
-            ),
-        };
-        self.record(Event::VrotCreated {
-            vrot,
+    /// Makes a manufactured vRoT that of a VM, in the store as well.
+    async fn hand_over(&self, order: &Order, product: &mut Product) -> Result<(), ManagerError> {
+        let now = Timestamp::now();
+        let Product {
+            record,
+            backend,
+            unsaved,
+        } = product;
+        let vm = order.vm.unwrap_or(record.vm);
+        if (vm, &order.tenant) != (record.vm, &record.tenant) {
+            record.vm = vm;
+            record.tenant = order.tenant.clone();
+            let keyring = self.host.keyring().await?;
+            self.renew(record, &keyring, backend, now).await?;
+        }
+        record.name = order.name.clone();
+        record.lifecycle = record.lifecycle.assign(now)?;
+        let mut events = vec![Event::VrotCreated {
+            vrot: record.vrot,
             vm: record.vm,
             tenant: record.tenant.clone(),
             generation: record.generation,
-            vik: manufactured.vik.name(),
-            certificate: Digest32::of(&manufactured.vik_certificate),
-        })
-        .await?;
-        let commit = Batch::default()
-            .put(vrot, Part::Record, record.to_bytes())
-            .put(vrot, Part::Permanent, state.to_bytes());
-        self.journal.commit(commit).await?;
-        let created = self.registry.insert(record);
-        drop(reservation);
-        self.counters.increment(Counter::Created);
-        tracing::info!(%vrot, vm = %order.vm, "created");
-        Ok(created)
+            vik: record.identity.vik(record.vrot)?.name(),
+            certificate: Digest32::of(&record.identity.vik_certificate),
+        }];
+        let changed = match order.launch {
+            Launch::Now => {
+                record.lifecycle = record.lifecycle.start(backend.observed().process, now)?;
+                events.push(Event::VrotStarted { vrot: record.vrot });
+                backend.serve(self.guest_duty(record)?).await?
+            }
+            Launch::Later => backend.take_state().await?,
+        };
+        self.record_all(events).await?;
+        let mut commit = Batch::default().put(record.vrot, Part::Record, record.to_bytes());
+        if let Some(state) = changed.as_ref().or(unsaved.as_ref()) {
+            commit = commit.put(record.vrot, Part::Permanent, state.to_bytes());
+        }
+        Ok(self.journal.commit(commit).await?)
     }
 
     /// Starts a vRoT. Returns when a VMM can attach.
     pub async fn start(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
         let vrot = self.registry.find(key)?;
-        let _gate = vrot.gate.lock().await;
+        let gate = vrot.gate.lock().await;
         let mut record = vrot.record();
         record.lifecycle.check_start()?;
-        let id = record.vrot;
         let keyring = self.host.keyring().await?;
-        let state_key = keyring.state_key(id, &record.state_key)?;
-        let state = self.journal.read(id, Part::Permanent).await?;
-        let state = state.ok_or(ManagerError::StateMissing { vrot: id })?;
-        let state = StateBlob::from_bytes(&state)?;
-
-        let folder = RuntimeFolder::of(&self.config.runtime_dir, id);
-        let open = open_message(id, record.generation, &state_key, Some(state));
         let duty = Duty::Guest(self.guest_duty(&record)?);
-        let backend = Backend::launch(&self.config.backend, folder, open, duty).await?;
+        let backend = self.open_backend(&record, duty).await?;
         let begun = self.begin(&vrot, &mut record, &keyring, &backend).await;
         if let Err(error) = begun {
             // It must not run while the store says that it does not.
             backend.stop().await?;
             return Err(error);
         }
+        tracing::info!(vrot = %record.vrot, "started");
         vrot.set_record(record);
         vrot.set_backend(Some(backend));
         self.counters.increment(Counter::Started);
-        tracing::info!(vrot = %id, "started");
-        drop(_gate);
+        drop(gate);
         Ok(vrot)
     }
 
@@ -261,20 +267,5 @@ impl Manager {
     pub(super) async fn commit_record(&self, record: &VrotRecord) -> Result<(), ManagerError> {
         let change = Batch::default().put(record.vrot, Part::Record, record.to_bytes());
         Ok(self.journal.commit(change).await?)
-    }
-}
-
-fn open_message(
-    vrot: VrotId,
-    generation: Generation,
-    key: &StateKey,
-    state: Option<StateBlob>,
-) -> Open {
-    Open {
-        vrot: (*vrot.as_bytes()).into(),
-        generation: generation.number(),
-        key: BackendKey::new(**key),
-        permanent: state.map(|state| state.sealed),
-        durability_deadline_ms: u32::try_from(DURABILITY_DEADLINE.as_millis()).unwrap_or(u32::MAX),
     }
 }

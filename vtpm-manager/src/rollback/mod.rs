@@ -1,7 +1,7 @@
 //! Rollback evidence: an old store does not pass for the newest one.
 //!
 //! Every batch that the store commits updates a [Merkle tree](tree) over all vRoTs and becomes a
-//! link of a [chain](chain) that only this host's manager can make. Two [registers](register) of
+//! link of a [chain] that only this host's manager can make. Two [registers](register) of
 //! the physical TPM name the newest batch: the volatile one is written with each batch and
 //! outlives the manager, the durable one is written at checkpoints and outlives a loss of power.
 //! At start the two are held against the store, and there is a [`Decision`]: go on, finish what

@@ -4,6 +4,7 @@
 #![expect(dead_code, reason = "each test file uses its own part")]
 
 pub(crate) mod http;
+pub(crate) mod identity;
 pub(crate) mod vmm;
 
 use std::ffi::OsStr;
@@ -43,6 +44,11 @@ pub(crate) struct Said {
 impl Host {
     /// A host with a manufactured TPM and a running daemon, and nothing else.
     pub(crate) fn start() -> Result<Self> {
+        Self::start_with("")
+    }
+
+    /// The same, with more lines in the daemon's configuration.
+    pub(crate) fn start_with(more: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("vm-").tempdir()?;
         // Other users must get as far as the API's socket.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
@@ -51,7 +57,7 @@ impl Host {
         let at = |name: &str| folder.path().join(name).display().to_string();
         let config = format!(
             "tpm = \"swtpm:path={}\"\nstate_dir = \"{}\"\nruntime_dir = \"{}\"\n\
-             backend = \"{}\"\nevent_log = \"{}\"\n",
+             backend = \"{}\"\nevent_log = \"{}\"\n{more}",
             at("tpm.sock"),
             at("state"),
             at("run"),
@@ -65,7 +71,12 @@ impl Host {
 
     /// A host with keys, an approval and a certificate.
     pub(crate) fn enrolled() -> Result<Self> {
-        let host = Self::start()?;
+        Self::enrolled_with("")
+    }
+
+    /// The same, with more lines in the daemon's configuration.
+    pub(crate) fn enrolled_with(more: &str) -> Result<Self> {
+        let host = Self::start_with(more)?;
         host.make_issuer()?;
         let operator = host.path("operator.pem");
         host.ctl(["host", "policy", "keygen", "--out", &operator])?;
@@ -184,6 +195,16 @@ impl Host {
     pub(crate) fn shut_down(&mut self) -> Result<ExitStatus> {
         kill(Pid::from_raw(self.daemon.id().try_into()?), Signal::SIGTERM)?;
         Ok(self.daemon.wait()?)
+    }
+
+    /// Kills every backend of this host.
+    pub(crate) fn kill_backends(&self) -> Result<()> {
+        for (process, line) in processes_that_name(self.folder.path()) {
+            if line.windows(9).any(|window| window == b"--runtime") {
+                kill(Pid::from_raw(process), Signal::SIGKILL)?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts the daemon again.
@@ -337,14 +358,23 @@ fn build_backend() -> Result<PathBuf> {
 /// Backends and TPM outlive the daemon; none of them outlives the test. They are known by the
 /// test's folder on their command line.
 fn end_processes_that_name(folder: &Path) {
+    for (process, _) in processes_that_name(folder) {
+        let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
+    }
+}
+
+/// Process number and command line.
+fn processes_that_name(folder: &Path) -> Vec<(i32, Vec<u8>)> {
     let name = folder.as_os_str().as_encoded_bytes();
+    let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let id = entry.file_name().to_str().and_then(|id| id.parse().ok());
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         if let Some(id) = id
             && line.windows(name.len()).any(|window| window == name)
         {
-            let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
+            found.push((id, line));
         }
     }
+    found
 }

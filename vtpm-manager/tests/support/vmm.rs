@@ -86,3 +86,38 @@ pub(crate) fn command(code: u32, parameters: &[u8]) -> Vec<u8> {
     ]
     .concat()
 }
+
+/// Reads a whole index with its own, empty authorization.
+pub(crate) fn nv_read(vmm: &mut Vmm, index: u32) -> Result<Vec<u8>> {
+    // TPM2_NV_ReadPublic; the data size is the last field of TPMS_NV_PUBLIC.
+    let public = vmm.succeed(&command(0x169, &index.to_be_bytes()))?;
+    let length = usize::from(u16::from_be_bytes([public[0], public[1]]));
+    let size = usize::from(u16::from_be_bytes([public[length], public[length + 1]]));
+    let mut contents = Vec::new();
+    while contents.len() < size {
+        let part = u16::try_from((size - contents.len()).min(512))?;
+        let offset = u16::try_from(contents.len())?;
+        // TPM2_NV_Read with the owner's empty password.
+        let parameters = [
+            &0x4000_0001u32.to_be_bytes()[..],
+            &index.to_be_bytes(),
+            PASSWORD,
+            &part.to_be_bytes(),
+            &offset.to_be_bytes(),
+        ]
+        .concat();
+        let response = vmm.succeed(&with_sessions(command(0x14e, &parameters)))?;
+        let data = &response[6..];
+        contents.extend_from_slice(&data[..usize::from(part)]);
+    }
+    Ok(contents)
+}
+
+/// An authorization area with an empty password: TPM_RS_PW, no nonce, no attributes, no value.
+pub(crate) const PASSWORD: &[u8] = &[0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
+
+/// The same command with an authorization area.
+pub(crate) fn with_sessions(mut command: Vec<u8>) -> Vec<u8> {
+    command[1] = 0x02;
+    command
+}

@@ -1,0 +1,281 @@
+//! A backend as the rest of the manager knows it: launched, found running, spoken to, ended.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use cert_chain::Generation;
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use vtpm_backend::message::{FromBackend, Open, Status, ToBackend};
+
+use super::BackendError;
+use super::connection::Connection;
+use super::folder::RuntimeFolder;
+use super::supervisor::{
+    Duty, Ended, GuestDuty, Observed, Order, STOP_DEADLINE, Supervisor, kill_process,
+};
+use crate::manufacture::CommandChannel;
+use crate::store::StateBlob;
+
+/// A handle to a live backend. When the last one goes, the backend is left running.
+#[derive(Debug)]
+pub struct Backend {
+    orders: mpsc::Sender<Order>,
+    observed: watch::Receiver<Observed>,
+    folder: RuntimeFolder,
+}
+
+/// A way to send TPM commands to a live backend, between those of its guest. Blocks.
+#[derive(Debug)]
+pub struct ExecuteChannel {
+    orders: mpsc::Sender<Order>,
+}
+
+/// A state with an RSA key in it is opened in milliseconds; making a new one takes seconds on a
+/// busy machine.
+const OPEN_DEADLINE: Duration = Duration::from_secs(30);
+/// A backend that is found running answers between two TPM commands.
+const STATUS_DEADLINE: Duration = Duration::from_secs(10);
+/// What the backend takes its log level from.
+const BACKEND_LOG: &str = "VTPM_BACKEND_LOG";
+
+impl Backend {
+    /// Starts a backend and opens a vRoT in it. Returns when a VMM can attach.
+    pub async fn launch(
+        program: &Path,
+        folder: RuntimeFolder,
+        open: Open,
+        duty: Duty,
+    ) -> Result<Self, BackendError> {
+        folder.create()?;
+        let mut child = match spawn(program, &folder) {
+            Ok(child) => child,
+            Err(error) => {
+                folder.remove()?;
+                return Err(error);
+            }
+        };
+        match timeout(OPEN_DEADLINE, opened(&folder, &mut child, open)).await {
+            Ok(Ok((connection, early))) => Ok(Self::supervised(
+                folder,
+                connection,
+                Some(child),
+                early,
+                duty,
+            )),
+            other => {
+                // What did not open is of no use, and must not linger.
+                let _ = child.kill().await;
+                folder.remove()?;
+                Err(match other {
+                    Ok(Err(error)) => error,
+                    _ => BackendError::Deadline {
+                        vrot: folder.vrot(),
+                        what: "open its state",
+                        limit: OPEN_DEADLINE,
+                    },
+                })
+            }
+        }
+    }
+
+    /// Takes over a backend that an earlier manager started; `None` if it is gone.
+    pub async fn adopt(
+        folder: RuntimeFolder,
+        generation: Generation,
+        duty: Duty,
+    ) -> Result<Option<Self>, BackendError> {
+        let Some(mut connection) = Connection::to_running(&folder).await? else {
+            return Ok(None);
+        };
+        let Some((status, early)) = status(&folder, &mut connection).await? else {
+            return Ok(None);
+        };
+        let expected = (Some(*folder.vrot().as_bytes()), generation.number());
+        if (status.vrot.map(<[u8; 16]>::from), status.generation) != expected {
+            return Err(BackendError::Stranger {
+                vrot: folder.vrot(),
+            });
+        }
+        let backend = Self::supervised(folder, connection, None, early, duty);
+        Ok(Some(backend))
+    }
+
+    /// Ends a backend of which nothing is known but its folder, as far as it is alive at all.
+    pub async fn dismiss(folder: &RuntimeFolder) -> Result<(), BackendError> {
+        if let Some(mut connection) = Connection::to_running(folder).await? {
+            connection.send(&ToBackend::Stop).await?;
+            let gone = async { while let Ok(Some(_)) = connection.receive().await {} };
+            if timeout(STOP_DEADLINE, gone).await.is_err() {
+                kill_process(&connection);
+            }
+        }
+        folder.remove()
+    }
+
+    fn supervised(
+        folder: RuntimeFolder,
+        connection: Connection,
+        child: Option<Child>,
+        early: VecDeque<FromBackend>,
+        duty: Duty,
+    ) -> Self {
+        let (orders, observed) = Supervisor::start(folder.clone(), connection, child, early, duty);
+        Self {
+            orders,
+            observed,
+            folder,
+        }
+    }
+
+    /// Ends the backend. Returns when it is gone and all its state is durable.
+    pub async fn stop(&self) -> Result<Ended, BackendError> {
+        self.ask(Order::Stop).await
+    }
+
+    /// What was kept aside since it was last taken, of a backend without a guest.
+    pub async fn take_state(&self) -> Result<Option<StateBlob>, BackendError> {
+        self.ask(Order::TakeState).await
+    }
+
+    /// Gives a backend that waited for a VM its guest. State that was kept aside until now is
+    /// the caller's to commit; from now on the backend's state goes to the store by itself.
+    pub async fn serve(&self, duty: Box<GuestDuty>) -> Result<Option<StateBlob>, BackendError> {
+        self.ask(|done| Order::Serve(duty, done)).await
+    }
+
+    async fn ask<T>(
+        &self,
+        order: impl FnOnce(oneshot::Sender<T>) -> Order,
+    ) -> Result<T, BackendError> {
+        let (done, answer) = oneshot::channel();
+        let by_itself = || BackendError::Ended {
+            vrot: self.folder.vrot(),
+            reason: "it ended by itself a moment ago".to_owned(),
+        };
+        let sent = self.orders.send(order(done)).await;
+        sent.map_err(|_| by_itself())?;
+        answer.await.map_err(|_| by_itself())
+    }
+
+    /// A way to send TPM commands to the backend.
+    pub fn channel(&self) -> ExecuteChannel {
+        ExecuteChannel {
+            orders: self.orders.clone(),
+        }
+    }
+
+    /// Leaves the backend running without a manager. Returns when what it pushed is durable.
+    pub async fn release(&self) {
+        // A supervisor that takes no more orders is at its end already.
+        let _ = self.orders.send(Order::Release).await;
+        let mut observed = self.observed.clone();
+        while observed.changed().await.is_ok() {}
+    }
+
+    /// Whether it is known to have ended.
+    pub fn has_ended(&self) -> bool {
+        self.orders.is_closed()
+    }
+
+    /// How it stands with the backend.
+    pub fn observed(&self) -> Observed {
+        *self.observed.borrow()
+    }
+
+    /// Where it listens.
+    pub fn folder(&self) -> &RuntimeFolder {
+        &self.folder
+    }
+}
+
+impl CommandChannel for ExecuteChannel {
+    fn execute(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the backend has ended");
+        let (response, responded) = oneshot::channel();
+        let order = Order::Execute {
+            command: command.to_vec(),
+            response,
+        };
+        self.orders.blocking_send(order).map_err(|_| gone())?;
+        responded.blocking_recv().map_err(|_| gone())
+    }
+}
+
+/// The process gets a group of its own, so that no signal meant for the manager reaches it.
+fn spawn(program: &Path, folder: &RuntimeFolder) -> Result<Child, BackendError> {
+    Command::new(program)
+        .arg("--runtime")
+        .arg(folder.path())
+        .env_clear()
+        .envs(std::env::var_os(BACKEND_LOG).map(|level| (BACKEND_LOG, level)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(false)
+        .spawn()
+        .map_err(|source| BackendError::Spawn {
+            program: program.to_owned(),
+            source,
+        })
+}
+
+/// Hands key and state over and waits until they are opened.
+async fn opened(
+    folder: &RuntimeFolder,
+    child: &mut Child,
+    open: Open,
+) -> Result<(Connection, VecDeque<FromBackend>), BackendError> {
+    let mut connection = Connection::to_new(folder, child).await?;
+    connection.send(&ToBackend::Open(open)).await?;
+    let mut early = VecDeque::new();
+    loop {
+        match connection.receive().await? {
+            Some(FromBackend::Opened) => return Ok((connection, early)),
+            Some(FromBackend::Failed { reason }) => {
+                return Err(BackendError::Ended {
+                    vrot: folder.vrot(),
+                    reason,
+                });
+            }
+            Some(other) => early.push_back(other),
+            None => {
+                return Err(BackendError::Ended {
+                    vrot: folder.vrot(),
+                    reason: "it closed its connection".to_owned(),
+                });
+            }
+        }
+    }
+}
+
+async fn status(
+    folder: &RuntimeFolder,
+    connection: &mut Connection,
+) -> Result<Option<(Status, VecDeque<FromBackend>)>, BackendError> {
+    connection.send(&ToBackend::Hello).await?;
+    let answer = async {
+        let mut early = VecDeque::new();
+        loop {
+            match connection.receive().await? {
+                Some(FromBackend::Status(status)) => {
+                    early.push_back(FromBackend::Status(status.clone()));
+                    return Ok(Some((status, early)));
+                }
+                Some(other) => early.push_back(other),
+                None => return Ok(None),
+            }
+        }
+    };
+    timeout(STATUS_DEADLINE, answer)
+        .await
+        .unwrap_or(Err(BackendError::Deadline {
+            vrot: folder.vrot(),
+            what: "tell its status",
+            limit: STATUS_DEADLINE,
+        }))
+}

@@ -1,0 +1,128 @@
+//! A new vRoT: key, backend, identity.
+
+use cert_chain::{Generation, Tenant, VmId, VrotId};
+use vtpm_backend::message::{Open, StateKey as BackendKey};
+
+use super::{Manager, ManagerError, blocking};
+use crate::backend::{Backend, DURABILITY_DEADLINE, Duty, RuntimeFolder};
+use crate::keys::{Keyring, Purpose, StateKey};
+use crate::manufacture::{ManufactureOrder, manufacture_over};
+use crate::store::{Part, StateBlob};
+use crate::timestamp::Timestamp;
+use crate::vrot::{Identity, Lifecycle, VrotRecord};
+
+/// A vRoT's first generation; sanctioned restores and copies count on from it.
+pub(super) const FIRST_GENERATION: Generation = Generation::new(1);
+
+/// A manufactured vRoT that belongs to no VM yet.
+#[derive(Debug)]
+pub(super) struct Product {
+    pub(super) record: VrotRecord,
+    /// It listens, but serves nobody.
+    pub(super) backend: Backend,
+    /// Its state, where the store has neither that nor the record.
+    pub(super) unsaved: Option<StateBlob>,
+}
+
+impl Manager {
+    /// Makes a vRoT for a VM. Takes seconds where RSA keys are slow to make.
+    pub(super) async fn manufacture(
+        &self,
+        vm: VmId,
+        tenant: Tenant,
+    ) -> Result<Product, ManagerError> {
+        let (enrolment, signer) = self.host.issuer().await?;
+        let keyring = self.host.keyring().await?;
+        let vrot = VrotId::random();
+        let key = Keyring::generate()?;
+        let now = Timestamp::now();
+        let order = ManufactureOrder {
+            vm,
+            vrot,
+            tenant: tenant.clone(),
+            generation: FIRST_GENERATION,
+            manager: self.program,
+            backend: self.backend_digest().await?,
+            host_certificate: enrolment.certificate.der().to_vec(),
+            now: now.unix_time(),
+        };
+        let folder = RuntimeFolder::of(&self.config.runtime_dir, vrot);
+        let open = open_message(vrot, FIRST_GENERATION, &key, None);
+        let backend =
+            Backend::launch(&self.config.backend, folder, open, Duty::Manufacture).await?;
+        let mut channel = backend.channel();
+        let ordered = order.clone();
+        let manufactured =
+            blocking(move || manufacture_over(&ordered, &mut channel, &signer)).await;
+        let made = async {
+            let manufactured = manufactured?.map_err(ManagerError::Manufacture)?;
+            let state = backend.take_state().await?.ok_or(ManagerError::NoState)?;
+            let record = VrotRecord {
+                vrot,
+                vm,
+                tenant,
+                name: None,
+                generation: FIRST_GENERATION,
+                lifecycle: Lifecycle::Manufactured { at: now },
+                state_key: keyring.wrap(vrot, Purpose::State, key.as_ref())?,
+                nv_authority: keyring.wrap(
+                    vrot,
+                    Purpose::NvIndices,
+                    manufactured.nv_authority.expose(),
+                )?,
+                identity: Identity::new(
+                    &manufactured,
+                    &order.host_certificate,
+                    order.manager,
+                    order.backend,
+                    now,
+                ),
+            };
+            Ok::<_, ManagerError>((record, state))
+        };
+        match made.await {
+            Ok((record, state)) => Ok(Product {
+                record,
+                backend,
+                unsaved: Some(state),
+            }),
+            Err(error) => {
+                // What was not made to its end is of no use to anybody.
+                let _ = backend.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens a vRoT from the store in a new backend.
+    pub(super) async fn open_backend(
+        &self,
+        record: &VrotRecord,
+        duty: Duty,
+    ) -> Result<Backend, ManagerError> {
+        let vrot = record.vrot;
+        let keyring = self.host.keyring().await?;
+        let key = keyring.state_key(vrot, &record.state_key)?;
+        let state = self.journal.read(vrot, Part::Permanent).await?;
+        let state = state.ok_or(ManagerError::StateMissing { vrot })?;
+        let state = StateBlob::from_bytes(&state)?;
+        let folder = RuntimeFolder::of(&self.config.runtime_dir, vrot);
+        let open = open_message(vrot, record.generation, &key, Some(state));
+        Ok(Backend::launch(&self.config.backend, folder, open, duty).await?)
+    }
+}
+
+fn open_message(
+    vrot: VrotId,
+    generation: Generation,
+    key: &StateKey,
+    state: Option<StateBlob>,
+) -> Open {
+    Open {
+        vrot: (*vrot.as_bytes()).into(),
+        generation: generation.number(),
+        key: BackendKey::new(**key),
+        permanent: state.map(|state| state.sealed),
+        durability_deadline_ms: u32::try_from(DURABILITY_DEADLINE.as_millis()).unwrap_or(u32::MAX),
+    }
+}

@@ -1,0 +1,247 @@
+//! vRoTs made ahead, so that the launch of a VM waits for no key and no signature.
+//!
+//! A member has everything: keys, certificates, a record in the store, and a backend that
+//! listens. It was made for a VM number of the manager's own choice and for one of the
+//! configured tenants. A VM that takes that number gets it as it is; a VM that comes with a
+//! number of its own, or of another tenant, costs one signature of the physical TPM: a new
+//! certificate for the identity key.
+//!
+//! Members survive the manager in the store, but not their backends: a successor opens them anew.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use cert_chain::profile::vik::VIK_LIFETIME;
+use cert_chain::{Digest32, Tenant, VmId};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use super::manufacturing::{FIRST_GENERATION, Product};
+use super::{Manager, ManagerError, Standing};
+use crate::audit::Event;
+use crate::backend::Duty;
+use crate::causes::WithCauses;
+use crate::config::PoolConfig;
+use crate::store::{Batch, Part};
+use crate::timestamp::Timestamp;
+use crate::vrot::{StoredVrot, Tombstone, VrotRecord};
+
+/// The vRoTs that wait for a VM.
+#[derive(Debug, Default)]
+pub struct Pool {
+    members: Mutex<Members>,
+    /// A member was taken, or the manager can make some again.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Members {
+    /// Their backends run, their state is in the store.
+    ready: Vec<Product>,
+    /// Found in the store; their backends do not run yet.
+    cold: Vec<VrotRecord>,
+}
+
+/// After a failure, e.g. of the physical TPM. The pool is a convenience: no need to hurry.
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
+/// Members whose certificates are old, or whose backends have ended, are looked for this often.
+const INSPECTION: Duration = Duration::from_secs(5);
+
+impl Pool {
+    /// How many vRoTs can be given away at once.
+    pub fn ready(&self) -> usize {
+        self.members().ready.len()
+    }
+
+    /// How many of those are made out to a tenant.
+    pub fn ready_for(&self, tenant: &Tenant) -> usize {
+        let made_out = |member: &&Product| member.record.tenant == *tenant;
+        self.members().ready.iter().filter(made_out).count()
+    }
+
+    /// A member, of this tenant if there is one. None, if the pool is empty.
+    pub(super) fn take(&self, tenant: &Tenant) -> Option<Product> {
+        let mut members = self.members();
+        let ready = &members.ready;
+        let fitting = |one: &Product| one.record.tenant == *tenant && is_usable(one);
+        let position =
+            (ready.iter().position(fitting)).or_else(|| ready.iter().position(is_usable))?;
+        self.changed.notify_one();
+        Some(members.ready.swap_remove(position))
+    }
+
+    /// Keeps a member that was found in the store.
+    pub(super) fn found(&self, record: VrotRecord) {
+        self.members().cold.push(record);
+        self.changed.notify_one();
+    }
+
+    /// Has the pool filled as soon as possible.
+    pub(super) fn wake(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Ends the backends of all members: nobody else knows them.
+    pub(super) async fn close(&self) {
+        let members = std::mem::take(&mut self.members().ready);
+        for member in members {
+            if let Err(error) = member.backend.stop().await {
+                tracing::debug!(vrot = %member.record.vrot, %error, "was gone already");
+            }
+        }
+    }
+
+    fn members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_usable(member: &Product) -> bool {
+    is_fresh(&member.record) && !member.backend.has_ended()
+}
+
+/// Whether the certificate has most of its life before it.
+fn is_fresh(record: &VrotRecord) -> bool {
+    let age = Timestamp::now()
+        .seconds()
+        .saturating_sub(record.identity.vik_issued_at.seconds());
+    age < VIK_LIFETIME.as_secs() / 2
+}
+
+/// Keeps the pool full, for as long as the manager lives, at the configured rate.
+pub(super) async fn keep_full(manager: Weak<Manager>) {
+    loop {
+        let Some(manager) = manager.upgrade() else {
+            return;
+        };
+        let pause = match manager.tend_pool().await {
+            Ok(Tended::Added) => manager.config.pool.pause(),
+            Ok(Tended::Full) => {
+                let pool = Arc::clone(&manager.pool);
+                drop(manager);
+                // Either way it is time to look again.
+                let _ = timeout(INSPECTION, pool.changed.notified()).await;
+                continue;
+            }
+            Err(error) => {
+                tracing::warn!(error = %WithCauses(&error), "the pool of vRoTs is not filled");
+                RETRY_PAUSE
+            }
+        };
+        drop(manager);
+        sleep(pause).await;
+    }
+}
+
+/// What one step brought.
+enum Tended {
+    /// One more member, or one less that had become too old.
+    Added,
+    /// There is nothing to do, or nothing can be done yet.
+    Full,
+}
+
+impl Manager {
+    /// One step towards a full pool.
+    async fn tend_pool(&self) -> Result<Tended, ManagerError> {
+        if !matches!(self.standing(), Standing::Open { .. }) || self.host.enrolment().is_none() {
+            return Ok(Tended::Full);
+        }
+        let stale = {
+            let mut members = self.pool.members();
+            let position = members.ready.iter().position(|one| !is_usable(one));
+            position.map(|position| members.ready.swap_remove(position))
+        };
+        if let Some(member) = stale {
+            // It may have ended by itself: that is one reason to be here.
+            let _ = member.backend.stop().await;
+            self.discard(&member.record).await?;
+            return Ok(Tended::Added);
+        }
+        let cold = self.pool.members().cold.pop();
+        if let Some(record) = cold {
+            return self.warm(record).await;
+        }
+        let PoolConfig { size, tenants, .. } = &self.config.pool;
+        let lacking = |tenant: &&Tenant| self.pool.ready_for(tenant) < *size;
+        let Some(tenant) = tenants.iter().find(lacking).cloned() else {
+            return Ok(Tended::Full);
+        };
+        let mut product = self.manufacture(VmId::random(), tenant).await?;
+        if let Err(error) = self.keep(&mut product).await {
+            // Nobody else knows that it runs.
+            let _ = product.backend.stop().await;
+            return Err(error);
+        }
+        self.add(product);
+        Ok(Tended::Added)
+    }
+
+    /// Puts a new member into the store.
+    async fn keep(&self, product: &mut Product) -> Result<(), ManagerError> {
+        let record = &product.record;
+        self.record(Event::VrotManufactured {
+            vrot: record.vrot,
+            vik: record.identity.vik(record.vrot)?.name(),
+            certificate: Digest32::of(&record.identity.vik_certificate),
+        })
+        .await?;
+        let mut commit = Batch::default().put(record.vrot, Part::Record, record.to_bytes());
+        if let Some(state) = product.unsaved.take() {
+            commit = commit.put(record.vrot, Part::Permanent, state.to_bytes());
+        }
+        Ok(self.journal.commit(commit).await?)
+    }
+
+    /// Opens a member that an earlier manager made, if it is still what this one would make.
+    async fn warm(&self, record: VrotRecord) -> Result<Tended, ManagerError> {
+        let identity = &record.identity;
+        let host_certificate = self
+            .host
+            .enrolment()
+            .map(|enrolment| enrolment.certificate.der().to_vec());
+        let fits = record.generation == FIRST_GENERATION
+            && is_fresh(&record)
+            && self.config.pool.tenants.contains(&record.tenant)
+            && self.pool.ready_for(&record.tenant) < self.config.pool.size
+            && identity.manager == self.program
+            && identity.backend == self.backend_digest().await?
+            && host_certificate.as_deref() == Some(&identity.host_certificate);
+        if !fits {
+            self.discard(&record).await?;
+            return Ok(Tended::Added);
+        }
+        let backend = self.open_backend(&record, Duty::Manufacture).await?;
+        self.add(Product {
+            record,
+            backend,
+            unsaved: None,
+        });
+        Ok(Tended::Added)
+    }
+
+    fn add(&self, product: Product) {
+        let record = &product.record;
+        tracing::debug!(vrot = %record.vrot, tenant = %record.tenant, "ready for a VM");
+        self.pool.members().ready.push(product);
+    }
+
+    /// Destroys a vRoT that no VM ever had: its key first.
+    pub(super) async fn discard(&self, record: &VrotRecord) -> Result<(), ManagerError> {
+        let tombstone = StoredVrot::Deleted(Tombstone {
+            vrot: record.vrot,
+            at: Timestamp::now(),
+        });
+        let bury = Batch::default().put(record.vrot, Part::Record, tombstone.to_bytes());
+        self.journal.commit(bury).await?;
+        let remove = Batch::default().delete(record.vrot);
+        self.journal.commit(remove).await?;
+        tracing::debug!(vrot = %record.vrot, "a vRoT made ahead is discarded");
+        Ok(())
+    }
+
+    /// The vRoTs that wait for a VM.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+}
