@@ -25,7 +25,7 @@ mod writes;
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::run_folder::RunFolder;
@@ -69,15 +69,15 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
     let peer = Peer::create(run, disk)?;
     if arguments.wants(Part::Launch) {
         step("launches one by one");
-        let host = start_host(arguments, run, disk, "host-1", &pool::settings(1))?;
-        let outcome = launches::measure(report, &host, &peer, arguments.launches);
+        let pool = arguments.pool(1);
+        let host = start_host(arguments, run, disk, "host-1", &pool.settings())?;
+        let outcome = launches::measure(report, &host, &pool, &peer, arguments.launches);
         report.part("launch_p50_ms, launch_p99_ms", outcome);
     }
     let count = arguments.count();
     step(&format!("{count} launches at once"));
-    let settings = pool::settings(arguments.vrots) + &policy(arguments);
-    let mut host = start_host(arguments, run, disk, "host-2", &settings)?;
-    let launched = launch_fleet(arguments, report, &host)?;
+    let mut host = start_host(arguments, run, disk, "host-2", &policy(arguments))?;
+    let launched = launch_fleet(arguments, report, &mut host)?;
     let mut ours = Fleet::attach(launched).context("attaching VMMs to vRoTs")?;
     step(&format!("{count} swtpm beside them"));
     let mut peers = Fleet::of_peers(&peer, count).context("starting swtpm")?;
@@ -110,37 +110,38 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
     Ok(())
 }
 
-/// All launches at once: from a cold pool first, then, where there is a pool, from a warm one.
-/// Whatever fails of it, the fleet is complete in the end.
+/// All launches at once: without a pool first, then from a full one. Whatever fails of it, the
+/// fleet is complete in the end, and there is no pool that is filled beside what follows.
 fn launch_fleet(
     arguments: &Arguments,
     report: &mut Report,
-    host: &BenchHost,
+    host: &mut BenchHost,
 ) -> Result<Vec<Launched>> {
-    let (api, count) = (host.api(), arguments.count());
+    let count = arguments.count();
     let mut launched = Vec::new();
     if arguments.wants(Part::Storm) {
         let cold = format!("launch_storm_{count}_cold_s");
-        match fleet::storm(api, count, &mut launched) {
+        match fleet::storm(host.api(), count, &mut launched) {
             Ok(took) => report.alone(cold, took.as_secs_f64(), "s", count),
             Err(error) => report.missing(&cold, &error),
         }
-        let warm = format!("launch_storm_{count}_s");
-        if pool::exists(api)? {
-            for launched in launched.drain(..) {
-                launch::remove(api, launched)?;
-            }
-            let outcome = pool::wait_until_warm(api, arguments.vrots, pool::FILL)
-                .and_then(|()| fleet::storm(api, count, &mut launched));
-            match outcome {
-                Ok(took) => report.alone(warm, took.as_secs_f64(), "s", count),
-                Err(error) => report.missing(&warm, &error),
-            }
-        } else {
-            report.missing(&warm, &anyhow!("this manager has no pool"));
+        for launched in launched.drain(..) {
+            launch::remove(host.api(), launched)?;
         }
+        let pool = arguments.pool(arguments.vrots);
+        host.restart_with(&(policy(arguments) + &pool.settings()))?;
+        println!("   filling a pool of {count}");
+        let outcome = pool
+            .wait_until_full(host.api())
+            .and_then(|()| fleet::storm(host.api(), count, &mut launched));
+        let warm = format!("launch_storm_{count}_s");
+        match outcome {
+            Ok(took) => report.alone(warm, took.as_secs_f64(), "s", count),
+            Err(error) => report.missing(&warm, &error),
+        }
+        host.restart_with(&policy(arguments))?;
     }
-    fleet::fill(api, count, &mut launched)?;
+    fleet::fill(host.api(), count, &mut launched)?;
     Ok(launched)
 }
 

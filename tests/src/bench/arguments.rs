@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use super::pool::Pool;
+
 /// Measures vRoTs beside their peers on this machine and writes `bench.json`.
 ///
 /// Ours and the peer alternate in one run. What could not be measured is named, left out of the
@@ -35,6 +37,11 @@ pub struct Arguments {
     /// How long a signature of the physical TPM takes at least.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 70)]
     pub signature_ms: u64,
+    /// Another rate at which a pool is filled than the manager's own; the storm from a full pool
+    /// has the filling beside it.
+    #[arg(long, value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub refill_per_minute: Option<u32>,
     /// Another checkpoint interval than the default policy's, to try the bench out: the figure
     /// then has another name.
     #[arg(long, value_name = "SECONDS")]
@@ -78,6 +85,14 @@ impl Arguments {
     /// How long a signature of the physical TPM takes at least.
     pub fn signature(&self) -> Duration {
         Duration::from_millis(self.signature_ms)
+    }
+
+    /// A pool of this size.
+    pub(super) fn pool(&self, size: u32) -> Pool {
+        Pool {
+            size,
+            refill_per_minute: self.refill_per_minute,
+        }
     }
 
     /// The number of vRoTs.

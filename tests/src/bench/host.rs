@@ -29,6 +29,7 @@ pub(super) struct BenchHost {
     _swtpm: SoftwareTpm,
     api: Api,
     config: PathBuf,
+    fixed_lines: String,
     log: PathBuf,
     starts: u32,
 }
@@ -65,18 +66,16 @@ impl BenchHost {
         let runtime = run.join(name);
         // On the manager's command line, by which it is found and ended if this run is killed.
         let config = run.join(format!("{name}.toml"));
-        fs::write(
-            &config,
-            format!(
-                "tpm = \"{}\"\nstate_dir = \"{}\"\nruntime_dir = \"{}\"\nbackend = \"{}\"\n\
-                 event_log = \"{}\"\n{settings}",
-                tpm.tcti(),
-                folder.join("state").display(),
-                runtime.display(),
-                program("vtpm-backend")?.display(),
-                folder.join("event-log").display(),
-            ),
-        )?;
+        let fixed_lines = format!(
+            "tpm = \"{}\"\nstate_dir = \"{}\"\nruntime_dir = \"{}\"\nbackend = \"{}\"\n\
+             event_log = \"{}\"\n",
+            tpm.tcti(),
+            folder.join("state").display(),
+            runtime.display(),
+            program("vtpm-backend")?.display(),
+            folder.join("event-log").display(),
+        );
+        fs::write(&config, fixed_lines.clone() + settings)?;
         let log = run.log(&format!("{name}-manager.log"));
         let api = Api::new(runtime.join("api.sock"));
         let manager = spawn(&config, &log)?;
@@ -86,6 +85,7 @@ impl BenchHost {
             _swtpm: swtpm,
             api,
             config,
+            fixed_lines,
             log,
             starts: 1,
         };
@@ -109,9 +109,22 @@ impl BenchHost {
         self.manager.id()
     }
 
+    /// Ends the manager as an administrator would and starts it with these further lines in its
+    /// configuration. vRoTs go on.
+    pub(super) fn restart_with(&mut self, settings: &str) -> Result<()> {
+        self.manager.stop()?;
+        fs::write(&self.config, self.fixed_lines.clone() + settings)?;
+        self.start_manager()?;
+        self.wait_for_api()
+    }
+
     /// Ends the manager as a crash would and starts it again at once, without waiting for it.
     pub(super) fn crash(&mut self) -> Result<()> {
         self.manager.kill()?;
+        self.start_manager()
+    }
+
+    fn start_manager(&mut self) -> Result<()> {
         self.starts += 1;
         let log = self.log.with_extension(format!("{}.log", self.starts));
         self.manager = spawn(&self.config, &log)?;

@@ -1,13 +1,11 @@
 //! The part "launch": one after the other, ours and the peer in turn.
 
-use std::time::Duration;
-
 use anyhow::Result;
 
 use super::host::BenchHost;
 use super::launch::{launch, must_be_complete, remove};
 use super::peer::Peer;
-use super::pool;
+use super::pool::Pool;
 use super::progress::Progress;
 use super::report::Report;
 use super::samples::Samples;
@@ -16,6 +14,7 @@ use super::samples::Samples;
 pub(super) fn measure(
     report: &mut Report,
     host: &BenchHost,
+    pool: &Pool,
     peer: &Peer<'_>,
     count: u32,
 ) -> Result<()> {
@@ -23,13 +22,13 @@ pub(super) fn measure(
     let mut progress = Progress::of("launches", count);
     for number in 0..count {
         // Nothing is made in the background while either side is timed.
-        pool::wait_until_warm(host.api(), 1, PATIENCE)?;
+        pool.wait_until_full(host.api())?;
         let launched = launch(host.api())?;
         ours.add_ms(launched.took);
         must_be_complete(host.api(), launched.vm)?;
         remove(host.api(), launched)?;
 
-        pool::wait_until_warm(host.api(), 1, PATIENCE)?;
+        pool.wait_until_full(host.api())?;
         let name = format!("launch-{number}");
         let launched = peer.launch(&name)?;
         peers.add_ms(launched.took);
@@ -47,5 +46,3 @@ pub(super) fn measure(
     }
     Ok(())
 }
-
-const PATIENCE: Duration = Duration::from_secs(600);
