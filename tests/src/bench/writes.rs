@@ -111,6 +111,7 @@ pub(super) fn measure_all(
 
 struct Busy {
     writes_per_s: f64,
+    /// The store waits for the disk once in each commit.
     writes_per_commit: f64,
     registers_per_s: f64,
     degraded: f64,
