@@ -18,8 +18,8 @@ use crate::backend::{Backend, Duty, RuntimeFolder};
 use crate::causes::WithCauses;
 use crate::keys::{KeyError, Keyring, Purpose};
 use crate::manufacture::{
-    ManufactureOrder, NvAuthority, RederivedVik, rederive_vik_from_copy, rederive_vik_over,
-    renew_vik_certificate,
+    Chain, Guest, ManufactureOrder, NvAuthority, RederivedVik, rederive_vik_from_copy,
+    rederive_vik_over, renew_vik_certificate,
 };
 use crate::timestamp::Timestamp;
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
@@ -50,13 +50,16 @@ struct Failure {
     again: Instant,
 }
 
-/// Where the identity key is made anew before its certificate is issued.
+/// When a certificate is renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Check {
-    /// In the vRoT itself, which never had a guest.
-    InPlace,
-    /// In a copy, which no guest can keep from it.
-    OnCopy,
+pub(super) enum Occasion {
+    /// Before the vRoT has its first guest: the vRoT itself makes the key anew.
+    First,
+    /// At a start, before the guest runs. From here on a copy of the vRoT makes the key anew,
+    /// for its owner may have set passwords.
+    Start,
+    /// Beside the guest, which may hold every slot as well.
+    Running,
 }
 
 /// Due certificates are looked for at least this often.
@@ -215,7 +218,7 @@ impl Manager {
             return Ok(());
         }
         let keyring = self.host.keyring().await?;
-        self.renew(&mut record, &keyring, &backend, now, Check::OnCopy)
+        self.renew(&mut record, &keyring, &backend, now, Occasion::Running)
             .await?;
         self.commit_record(&record).await?;
         vrot.set_record(record);
@@ -259,7 +262,7 @@ impl Manager {
         keyring: &Keyring,
         backend: &Backend,
         now: Timestamp,
-        check: Check,
+        occasion: Occasion,
     ) -> Result<(), ManagerError> {
         let vrot = record.vrot;
         let (enrolment, signer) = self.host.issuer().await?;
@@ -272,6 +275,22 @@ impl Manager {
                 vrot,
                 purpose: Purpose::NvIndices,
             })?;
+        let host_certificate = match occasion {
+            // A running vRoT has little room for another one: that waits for the next start.
+            Occasion::Running if self.lasts(&record.identity.host_certificate, now) => {
+                &record.identity.host_certificate[..]
+            }
+            _ => enrolment.certificate.der(),
+        };
+        let chain = if *host_certificate == record.identity.host_certificate[..] {
+            Chain::Same
+        } else {
+            Chain::Changed
+        };
+        let guest = match occasion {
+            Occasion::First | Occasion::Start => Guest::Absent,
+            Occasion::Running => Guest::Present,
+        };
         let order = ManufactureOrder {
             vm: record.vm,
             vrot,
@@ -279,19 +298,28 @@ impl Manager {
             generation: record.generation,
             manager: self.program,
             backend: self.backend_digest().await?,
-            host_certificate: enrolment.certificate.der().to_vec(),
+            host_certificate: host_certificate.to_vec(),
             now: now.unix_time(),
             vik_lifetime: self.config.renewal.lifetime,
         };
-        let vik = self.rederived(record, backend, check).await?;
+        let vik = self.rederived(record, backend, occasion).await?;
         let mut channel = backend.channel();
         let specification = order.clone();
         let certificate = blocking(move || {
-            renew_vik_certificate(&specification, &vik, &authority, &mut channel, &signer)
+            let kept = (guest, chain);
+            renew_vik_certificate(
+                &specification,
+                &vik,
+                &authority,
+                &mut channel,
+                &signer,
+                kept,
+            )
         })
         .await?
         .map_err(ManagerError::Manufacture)?;
         record.identity.vik_certificate = certificate.to_vec().into();
+        record.identity.host_certificate = order.host_certificate.into();
         record.identity.manager = order.manager;
         record.identity.backend = order.backend;
         record.identity.vik_issued_at = now;
@@ -304,19 +332,26 @@ impl Manager {
         Ok(())
     }
 
+    /// Whether a certificate issued now under this one of the host would live its whole life.
+    fn lasts(&self, host_certificate: &[u8], now: Timestamp) -> bool {
+        let end = later(now, self.config.renewal.lifetime.as_secs()).seconds();
+        Validity::of_certificate(host_certificate)
+            .is_ok_and(|validity| validity.not_after().as_secs() >= end)
+    }
+
     async fn rederived(
         &self,
         record: &VrotRecord,
         backend: &Backend,
-        check: Check,
+        occasion: Occasion,
     ) -> Result<RederivedVik, ManagerError> {
         let expected = record.identity.vik(record.vrot)?.name();
-        let rederived = match check {
-            Check::InPlace => {
+        let rederived = match occasion {
+            Occasion::First => {
                 let mut channel = backend.channel();
                 blocking(move || rederive_vik_over(&mut channel, &expected)).await
             }
-            Check::OnCopy => {
+            Occasion::Start | Occasion::Running => {
                 let folder = RuntimeFolder::of_copy(&self.config.runtime_dir, record.vrot);
                 let copy = self
                     .open_backend_in(folder, record, Duty::Manufacture)

@@ -9,7 +9,7 @@ use cert_chain::{Digest32, Tenant, VmId};
 
 use super::manufacturing::Product;
 use super::registry::{Vrot, VrotKey};
-use super::renewal::Check;
+use super::renewal::Occasion;
 use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::{Backend, Duty};
@@ -101,7 +101,7 @@ impl Manager {
             record.vm = vm;
             record.tenant = order.tenant.clone();
             let keyring = self.host.keyring().await?;
-            self.renew(record, &keyring, backend, now, Check::InPlace)
+            self.renew(record, &keyring, backend, now, Occasion::First)
                 .await?;
         }
         record.name = order.name.clone();
@@ -187,7 +187,7 @@ impl Manager {
         match beginning {
             Beginning::Start => {
                 if self.is_renewal_due(record, now) {
-                    self.renew(record, keyring, backend, now, Check::OnCopy)
+                    self.renew(record, keyring, backend, now, Occasion::Start)
                         .await?;
                 }
                 record.lifecycle = record.lifecycle.start(process, now)?;

@@ -8,15 +8,16 @@ use std::time::Duration;
 use cert_chain::PublicArea;
 use tpm2_protocol::basic::{TpmHandle, TpmInt32, TpmUint16, TpmUint32};
 use tpm2_protocol::data::{
-    Tpm2bAuth, Tpm2bMaxNvBuffer, Tpm2bNonce, Tpm2bNvPublic, Tpm2bPublic, TpmAlgId, TpmCap, TpmRh,
-    TpmSe, TpmSt, TpmSu, TpmaSession, TpmiYesNo, TpmsAuthCommand, TpmsNvPublic, TpmtPublic,
-    TpmtSymDefObject,
+    Tpm2bAuth, Tpm2bDigest, Tpm2bMaxNvBuffer, Tpm2bNonce, Tpm2bNvPublic, Tpm2bPublic, TpmAlgId,
+    TpmCap, TpmCc, TpmRh, TpmSe, TpmSt, TpmSu, TpmaSession, TpmiYesNo, TpmlDigest, TpmsAuthCommand,
+    TpmsNvPublic, TpmtPublic, TpmtSymDefObject,
 };
 use tpm2_protocol::frame::{
     TpmClearCommand, TpmClearControlCommand, TpmContextSaveCommand, TpmCreatePrimaryCommand,
     TpmCreatePrimaryResponse, TpmEvictControlCommand, TpmFlushContextCommand, TpmFrame,
     TpmGetCapabilityCommand, TpmNvDefineSpaceCommand, TpmNvReadCommand, TpmNvReadPublicCommand,
-    TpmNvReadPublicResponse, TpmNvReadResponse, TpmNvWriteCommand, TpmPolicyRestartCommand,
+    TpmNvReadPublicResponse, TpmNvReadResponse, TpmNvUndefineSpaceSpecialCommand,
+    TpmNvWriteCommand, TpmPolicyCommandCodeCommand, TpmPolicyOrCommand, TpmPolicyRestartCommand,
     TpmPolicySecretCommand, TpmResponse, TpmShutdownCommand, TpmStartAuthSessionCommand,
     TpmStartAuthSessionResponse, TpmStartupCommand, TpmUnmarshalBody, tpm_marshal_command,
 };
@@ -25,6 +26,7 @@ use tpm2_protocol::{TpmMarshal, TpmUnmarshal, TpmWriter};
 use super::channel::CommandChannel;
 use super::error::ManufactureError;
 use super::layout::{NvIndex, VIK_HANDLE};
+use super::policy::{Branch, PublicationPolicy};
 use super::{NV_AUTHORITY_LENGTH, NvAuthority};
 use crate::anchor::{Disposition, Operation, ResponseCode};
 
@@ -82,7 +84,7 @@ impl<'c> Tpm<'c> {
             handles: [],
             startup_type: TpmSu::Clear,
         };
-        match self.send(Operation("TPM2_Startup"), &command, None) {
+        match self.send(Operation("TPM2_Startup"), &command, &[]) {
             Err(ManufactureError::Tpm { code, .. }) if code == ResponseCode::INITIALIZE => Ok(()),
             other => other.map(drop),
         }
@@ -94,7 +96,7 @@ impl<'c> Tpm<'c> {
             handles: [],
             shutdown_type: TpmSu::Clear,
         };
-        self.send(Operation("TPM2_Shutdown"), &command, None)
+        self.send(Operation("TPM2_Shutdown"), &command, &[])
             .map(drop)
     }
 
@@ -123,7 +125,7 @@ impl<'c> Tpm<'c> {
             property: TpmUint32::from(property),
             property_count: TpmUint32::from(1),
         };
-        let response = self.send(operation, &command, None)?;
+        let response = self.send(operation, &command, &[])?;
         // moreData, capability and count, then one TPMS_TAGGED_PROPERTY.
         let word = |at: usize| {
             let bytes = response.get(at..)?.first_chunk()?;
@@ -175,7 +177,7 @@ impl<'c> Tpm<'c> {
             handles: [],
             flush_handle: TpmHandle::new(handle.0),
         };
-        self.send(Operation("TPM2_FlushContext"), &command, None)
+        self.send(Operation("TPM2_FlushContext"), &command, &[])
             .map(drop)
     }
 
@@ -215,7 +217,7 @@ impl<'c> Tpm<'c> {
         let command = TpmNvReadPublicCommand {
             handles: [TpmHandle::new(index.handle())],
         };
-        let response = self.send(operation, &command, None)?;
+        let response = self.send(operation, &command, &[])?;
         let public: TpmNvReadPublicResponse = unmarshal(operation, &response)?;
         Ok(public.nv_public.inner.data_size.value().into())
     }
@@ -271,7 +273,7 @@ impl<'c> Tpm<'c> {
             symmetric: TpmtSymDefObject::default(),
             auth_hash: TpmAlgId::Sha256,
         };
-        let response = self.send(operation, &command, None)?;
+        let response = self.send(operation, &command, &[])?;
         let response: TpmStartAuthSessionResponse = unmarshal(operation, &response)?;
         let [session] = response.handles;
         Ok(Handle(session.value()))
@@ -294,7 +296,7 @@ impl<'c> Tpm<'c> {
             property: TpmUint32::from(LOADED_SESSION_FIRST),
             property_count: TpmUint32::from(1),
         };
-        let response = self.send(operation, &command, None)?;
+        let response = self.send(operation, &command, &[])?;
         // moreData, capability and count, then the handles.
         let word = |at: usize| {
             let bytes = response.get(at..)?.first_chunk()?;
@@ -317,7 +319,7 @@ impl<'c> Tpm<'c> {
         let command = TpmContextSaveCommand {
             handles: [TpmHandle::new(session.0)],
         };
-        let response = self.send(operation, &command, None)?;
+        let response = self.send(operation, &command, &[])?;
         // As it came: it is the TPM's own business what is in it.
         let context = response.get(HEADER..).unwrap_or_default();
         Ok(SavedSession(context.to_vec()))
@@ -339,20 +341,18 @@ impl<'c> Tpm<'c> {
     }
 
     /// Satisfies the policy of our indices anew: a use may have spent it.
-    pub(super) fn satisfy_writer(
+    pub(super) fn satisfy(
         &mut self,
         session: Handle,
         authority: &NvAuthority,
+        policy: &PublicationPolicy,
+        branch: Branch,
     ) -> Result<(), ManufactureError> {
-        let restart = TpmPolicyRestartCommand {
-            handles: [TpmHandle::new(session.0)],
-        };
-        self.send(Operation("TPM2_PolicyRestart"), &restart, None)?;
+        let handle = TpmHandle::new(session.0);
+        let restart = TpmPolicyRestartCommand { handles: [handle] };
+        self.send(Operation("TPM2_PolicyRestart"), &restart, &[])?;
         let secret = TpmPolicySecretCommand {
-            handles: [
-                TpmHandle::new(NvIndex::WRITER.handle()),
-                TpmHandle::new(session.0),
-            ],
+            handles: [TpmHandle::new(NvIndex::WRITER.handle()), handle],
             nonce_tpm: Default::default(),
             cp_hash_a: Default::default(),
             policy_ref: Default::default(),
@@ -362,7 +362,46 @@ impl<'c> Tpm<'c> {
             Operation("TPM2_PolicySecret"),
             &secret,
             &Authorization::Writer(authority),
-        )
+        )?;
+        if branch == Branch::Remove {
+            let code = TpmPolicyCommandCodeCommand {
+                handles: [handle],
+                code: TpmCc::NvUndefineSpaceSpecial,
+            };
+            self.send(Operation("TPM2_PolicyCommandCode"), &code, &[])?;
+        }
+        let operation = Operation("TPM2_PolicyOR");
+        let mut branches = TpmlDigest::new();
+        for digest in policy.branches() {
+            let digest = Tpm2bDigest::try_from(digest.as_slice());
+            let digest = digest.map_err(|_| ManufactureError::Response { operation })?;
+            branches
+                .try_push(digest)
+                .map_err(|_| ManufactureError::Response { operation })?;
+        }
+        let either = TpmPolicyOrCommand {
+            handles: [handle],
+            p_hash_list: branches,
+        };
+        self.send(operation, &either, &[]).map(drop)
+    }
+
+    /// Removes an index, with the platform's authorization and a session that satisfies the
+    /// index's policy for that.
+    pub(super) fn undefine(
+        &mut self,
+        index: NvIndex,
+        session: Handle,
+    ) -> Result<(), ManufactureError> {
+        let operation = Operation("TPM2_NV_UndefineSpaceSpecial");
+        let command = TpmNvUndefineSpaceSpecialCommand {
+            handles: [TpmHandle::new(index.handle()), permanent(TpmRh::Platform)],
+        };
+        let sessions = [
+            Authorization::Policy(session).session(operation)?,
+            Authorization::Empty.session(operation)?,
+        ];
+        self.send(operation, &command, &sessions).map(drop)
     }
 
     fn run(
@@ -372,7 +411,7 @@ impl<'c> Tpm<'c> {
         authorization: &Authorization<'_>,
     ) -> Result<(), ManufactureError> {
         let session = authorization.session(operation)?;
-        self.send(operation, command, Some(session)).map(drop)
+        self.send(operation, command, &[session]).map(drop)
     }
 
     fn ask<R: TpmUnmarshalBody>(
@@ -382,7 +421,7 @@ impl<'c> Tpm<'c> {
         authorization: &Authorization<'_>,
     ) -> Result<R, ManufactureError> {
         let session = authorization.session(operation)?;
-        let response = self.send(operation, command, Some(session))?;
+        let response = self.send(operation, command, &[session])?;
         unmarshal(operation, &response)
     }
 
@@ -391,15 +430,16 @@ impl<'c> Tpm<'c> {
         &mut self,
         operation: Operation,
         command: &impl TpmFrame,
-        session: Option<TpmsAuthCommand>,
+        sessions: &[TpmsAuthCommand],
     ) -> Result<Vec<u8>, ManufactureError> {
         let mut buffer = zeroize::Zeroizing::new([0; MAX_COMMAND]);
         let mut writer = TpmWriter::new(buffer.as_mut());
-        let tag = match session {
-            Some(_) => TpmSt::Sessions,
-            None => TpmSt::NoSessions,
+        let tag = if sessions.is_empty() {
+            TpmSt::NoSessions
+        } else {
+            TpmSt::Sessions
         };
-        tpm_marshal_command(command, tag, session.as_slice(), &mut writer)
+        tpm_marshal_command(command, tag, sessions, &mut writer)
             .map_err(|_| ManufactureError::Response { operation })?;
         self.exchange_patiently(operation, writer.as_bytes())
     }

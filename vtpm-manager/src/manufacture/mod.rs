@@ -9,8 +9,9 @@
 //! hands too, for the case that a guest's firmware leaves that hierarchy open. Anybody in the
 //! guest may read them: with the owner's authorization, with the platform's, or with the index's
 //! own, which is empty. Only who knows the authorization value of [`NvIndex::WRITER`] can write
-//! them: their policy is `TPM2_PolicySecret` for that index. The value is random and stays with
-//! the manager, which can so renew certificates while the VM runs.
+//! or remove them: their policy begins with `TPM2_PolicySecret` for that index. The value is
+//! random and stays with the manager, which can so renew certificates while the VM runs, and
+//! make room for longer ones before it runs.
 
 pub mod channel;
 pub mod layout;
@@ -18,6 +19,7 @@ pub mod layout;
 mod command;
 mod error;
 mod nv;
+mod policy;
 mod renewal;
 mod session;
 
@@ -44,7 +46,8 @@ pub use channel::{CommandChannel, TpmSocket};
 pub use error::ManufactureError;
 pub use layout::{NvIndex, VIK_HANDLE};
 pub use renewal::{
-    RederivedVik, rederive_vik, rederive_vik_from_copy, rederive_vik_over, renew_vik_certificate,
+    Chain, Guest, RederivedVik, rederive_vik, rederive_vik_from_copy, rederive_vik_over,
+    renew_vik_certificate,
 };
 
 /// What to make.
@@ -154,7 +157,7 @@ pub fn manufacture_over(
     };
     let ek_rsa_certificate = ek_certificate("RSA endorsement key's", &rsa)?;
     let ek_p256_certificate = ek_certificate("P-256 endorsement key's", &p256)?;
-    let vik_certificate = issue_vik(order, &vik, signer)?;
+    let vik_certificate = issue_vik_of_usual_length(order, &vik, signer)?;
 
     let authority = NvAuthority::random()?;
     nv::define_writer(&mut tpm, &authority)?;
@@ -237,6 +240,33 @@ fn issue_vik(
     };
     issue_vik_certificate(&spec, signer, &order.host_certificate)
         .map_err(|source| ManufactureError::Issue { which, source })
+}
+
+/// For an index that is made to its measure, and has to take its successors.
+fn issue_vik_of_usual_length(
+    order: &ManufactureOrder,
+    vik: &AttestationKey,
+    signer: &impl SigningKey,
+) -> Result<CertificateDer<'static>, ManufactureError> {
+    loop {
+        let certificate = issue_vik(order, vik, signer)?;
+        if has_usual_length(&certificate) {
+            return Ok(certificate);
+        }
+    }
+}
+
+/// Whether the signature has 70 to 72 bytes, as all but one in a hundred have: r and s of P-256
+/// with 32 bytes each, and perhaps a zero before them.
+fn has_usual_length(certificate: &[u8]) -> bool {
+    (70..=72_u8).any(|signature| {
+        // BIT STRING, its length, no unused bits, SEQUENCE, its length.
+        let head = [0x03, signature + 1, 0, 0x30, signature - 2];
+        let behind = usize::from(signature) - 2;
+        (certificate.len().checked_sub(behind + head.len()))
+            .and_then(|start| certificate.get(start..))
+            .is_some_and(|tail| tail.starts_with(&head))
+    })
 }
 
 fn validity(

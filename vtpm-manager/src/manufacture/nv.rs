@@ -1,17 +1,15 @@
 //! Indices that everybody in the guest may read, and only the manager may write.
 
-use cert_chain::TpmName;
-use sha2::{Digest, Sha256};
 use tpm2_protocol::basic::{TpmHandle, TpmUint16};
 use tpm2_protocol::data::{Tpm2bDigest, TpmAlgId, TpmaNv, TpmsNvPublic};
-use tpm2_protocol::{TpmMarshal, TpmWriter};
 
 use super::NvAuthority;
 use super::command::{MAX_CHUNK, Tpm};
 use super::error::ManufactureError;
 use super::layout::{MAX_INDEX, NvIndex};
+use super::policy::{Branch, PublicationPolicy};
 use super::session::WriterSession;
-use crate::anchor::Operation;
+use crate::anchor::{Operation, ResponseCode};
 
 /// Readable with any of three authorizations; written under the policy only; never deleted.
 fn published() -> TpmaNv {
@@ -25,14 +23,12 @@ fn writer() -> TpmaNv {
 }
 
 /// Of the platform; with an authorization value that is either public or too long to guess; and
-/// to be deleted under a policy that nobody can satisfy, for it lacks the command code that
-/// `TPM2_NV_UndefineSpaceSpecial` demands (TPM 2.0 Part 3 §31.5).
+/// to be deleted under its policy only. Nobody can satisfy that of [`NvIndex::WRITER`], which is
+/// empty and so lacks the command code that `TPM2_NV_UndefineSpaceSpecial` demands (TPM 2.0
+/// Part 3 §31.5).
 fn permanent() -> TpmaNv {
     TpmaNv::PLATFORMCREATE | TpmaNv::NO_DA | TpmaNv::POLICY_DELETE
 }
-
-/// `TPM_CC_PolicySecret`
-const POLICY_SECRET: u32 = 0x0000_0151;
 
 /// The smallest size that every TPM accepts.
 const WRITER_SIZE: usize = 1;
@@ -62,13 +58,16 @@ pub(super) fn publish(
             room: MAX_INDEX,
         });
     }
-    let policy = writer_policy()?;
-    tpm.define(None, public(index, published(), &policy, content.len())?)?;
+    let policy = policy()?;
+    tpm.define(
+        None,
+        public(index, published(), &policy.digest(), content.len())?,
+    )?;
     write(tpm, authority, index, content)
 }
 
-/// Replaces the content of an index. A shorter one is followed by zeros, as makers of TPMs fill
-/// up their certificate indices.
+/// Replaces the content of an index, which keeps its size. A shorter content is followed by
+/// zeros, as makers of TPMs fill up their certificate indices.
 pub(super) fn replace(
     tpm: &mut Tpm<'_>,
     authority: &NvAuthority,
@@ -86,6 +85,40 @@ pub(super) fn replace(
     }
     padded.resize(room, 0);
     write(tpm, authority, index, &padded)
+}
+
+/// Replaces an index by one of exactly the content's size. That takes the platform's empty
+/// authorization, as it is before a guest's firmware runs.
+pub(super) fn republish(
+    tpm: &mut Tpm<'_>,
+    authority: &NvAuthority,
+    index: NvIndex,
+    content: &[u8],
+) -> Result<(), ManufactureError> {
+    match tpm.size_of(index) {
+        Ok(room) if room == content.len() => return write(tpm, authority, index, content),
+        Ok(_) => remove(tpm, authority, index)?,
+        // Whoever removed it last did not come to the rest.
+        Err(ManufactureError::Tpm { code, .. })
+            if code.without_position() == ResponseCode::HANDLE => {}
+        Err(error) => return Err(error),
+    }
+    publish(tpm, authority, index, content)
+}
+
+fn remove(
+    tpm: &mut Tpm<'_>,
+    authority: &NvAuthority,
+    index: NvIndex,
+) -> Result<(), ManufactureError> {
+    let session = WriterSession::open(tpm)?;
+    let policy = policy()?;
+    let removed = tpm
+        .satisfy(session.handle(), authority, &policy, Branch::Remove)
+        .and_then(|()| tpm.undefine(index, session.handle()));
+    let closed = session.close(tpm);
+    removed?;
+    closed
 }
 
 /// Reads a whole index.
@@ -128,9 +161,10 @@ fn write_in(
     index: NvIndex,
     content: &[u8],
 ) -> Result<(), ManufactureError> {
+    let policy = policy()?;
     let mut offset = 0;
     for chunk in content.chunks(MAX_CHUNK) {
-        tpm.satisfy_writer(session.handle(), authority)?;
+        tpm.satisfy(session.handle(), authority, &policy, Branch::Write)?;
         tpm.write(index, offset, chunk, session.handle())?;
         offset += chunk.len();
     }
@@ -156,31 +190,7 @@ fn public(
     })
 }
 
-/// Digest of `TPM2_PolicySecret` for [`NvIndex::WRITER`] (TPM 2.0 Part 3 §23.4).
-fn writer_policy() -> Result<[u8; 32], ManufactureError> {
-    let named = Sha256::new()
-        .chain_update([0; 32])
-        .chain_update(POLICY_SECRET.to_be_bytes())
-        .chain_update(writer_name()?)
-        .finalize();
-    // The policy reference follows in a second step; it is empty.
-    Ok(Sha256::digest(named).into())
+fn policy() -> Result<PublicationPolicy, ManufactureError> {
+    let writer = public(NvIndex::WRITER, writer(), &[], WRITER_SIZE)?;
+    PublicationPolicy::of(&writer)
 }
-
-/// The name of an index is over its public area (TPM 2.0 Part 1 §16).
-fn writer_name() -> Result<Vec<u8>, ManufactureError> {
-    let mut buffer = [0; 128];
-    let mut marshalled = TpmWriter::new(&mut buffer);
-    public(NvIndex::WRITER, writer(), &[], WRITER_SIZE)?
-        .marshal(&mut marshalled)
-        .map_err(|_| ManufactureError::Response {
-            operation: Operation("TPM2_NV_DefineSpace"),
-        })?;
-    let mut name = SHA256.to_be_bytes().to_vec();
-    name.extend_from_slice(&Sha256::digest(marshalled.as_bytes()));
-    debug_assert!(TpmName::from_bytes(&name).is_ok());
-    Ok(name)
-}
-
-/// `TPM_ALG_SHA256`
-const SHA256: u16 = 0x000b;

@@ -19,7 +19,9 @@ use super::channel::CommandChannel;
 use super::command::Tpm;
 use super::error::ManufactureError;
 use super::layout::NvIndex;
-use super::{Keep, ManufactureOrder, NvAuthority, connect, issue_vik, nv, vik};
+use super::{
+    Keep, ManufactureOrder, NvAuthority, connect, issue_vik, issue_vik_of_usual_length, nv, vik,
+};
 
 /// A vIK that was made anew just now, and is the one that was certified before.
 #[derive(Clone, Debug)]
@@ -32,9 +34,27 @@ impl RederivedVik {
     }
 }
 
-/// An ECDSA signature in DER has 70 to 72 bytes, as its scalars happen to be; an index keeps the
-/// size it was made with, and some readers refuse a certificate with zeros behind it. At worst
-/// one in four certificates has the length wanted.
+/// Whether a guest may be at work in a vRoT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// Not since the vRoT was switched on: indices may be made anew.
+    Absent,
+    /// Perhaps: the vRoT is left as it is, but for the content of indices.
+    Present,
+}
+
+/// Whether the certificate of the host is the one that the vRoT has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chain {
+    /// It is.
+    Same,
+    /// The host got another one since.
+    Changed,
+}
+
+/// An ECDSA signature in DER has 70 to 72 bytes, as its scalars happen to be; an index keeps its
+/// size while a guest is there, and some readers refuse a certificate with zeros behind it. At
+/// worst one in four certificates has the length wanted.
 const FITTING_ATTEMPTS: u32 = 16;
 
 /// Makes the vIK anew in the vRoT behind the data socket `tpm`.
@@ -65,25 +85,44 @@ pub fn rederive_vik_from_copy(
     made_anew(&mut tpm, expected)
 }
 
-/// Issues a new vIK certificate and puts it in the old one's place, in a vRoT whose guest may be
-/// at work. It takes no object slot, and gives the one session slot back as it was.
+/// Issues a new vIK certificate and puts it in the old one's place. Beside a guest this takes no
+/// object slot, and gives the one session slot back as it was.
 pub fn renew_vik_certificate(
     order: &ManufactureOrder,
     vik: &RederivedVik,
     authority: &NvAuthority,
     channel: &mut dyn CommandChannel,
     signer: &impl SigningKey,
+    (guest, chain): (Guest, Chain),
 ) -> Result<CertificateDer<'static>, ManufactureError> {
     let mut tpm = Tpm::new(channel);
-    let room = tpm.size_of(NvIndex::VIK_CERTIFICATE)?;
-    let mut certificate = issue_vik(order, vik.key(), signer)?;
-    for _ in 1..FITTING_ATTEMPTS {
-        if certificate.len() == room {
-            break;
+    let put = match guest {
+        Guest::Absent => nv::republish,
+        Guest::Present => nv::replace,
+    };
+    let certificate = match guest {
+        Guest::Absent => issue_vik_of_usual_length(order, vik.key(), signer)?,
+        Guest::Present => {
+            let room = tpm.size_of(NvIndex::VIK_CERTIFICATE)?;
+            let mut certificate = issue_vik(order, vik.key(), signer)?;
+            for _ in 1..FITTING_ATTEMPTS {
+                if certificate.len() == room {
+                    break;
+                }
+                certificate = issue_vik(order, vik.key(), signer)?;
+            }
+            certificate
         }
-        certificate = issue_vik(order, vik.key(), signer)?;
+    };
+    if chain == Chain::Changed {
+        put(
+            &mut tpm,
+            authority,
+            NvIndex::CERTIFICATE_CHAIN,
+            &order.host_certificate,
+        )?;
     }
-    nv::replace(&mut tpm, authority, NvIndex::VIK_CERTIFICATE, &certificate)?;
+    put(&mut tpm, authority, NvIndex::VIK_CERTIFICATE, &certificate)?;
     Ok(certificate)
 }
 

@@ -8,8 +8,8 @@ use super::{Guest, Host};
 use crate::anchor::swtpm::Swtpm;
 use crate::anchor::{PolicyKey, TrustAnchor};
 use crate::manufacture::{
-    CommandChannel, ManufactureError, NvAuthority, TpmSocket, manufacture, rederive_vik,
-    rederive_vik_over, renew_vik_certificate, vik_template,
+    Chain, CommandChannel, Guest as Occupant, ManufactureError, NvAuthority, TpmSocket,
+    manufacture, rederive_vik, rederive_vik_over, renew_vik_certificate, vik_template,
 };
 
 const INDICES: [&str; 5] = [
@@ -156,6 +156,7 @@ fn the_manager_renews_the_certificate_while_the_guest_runs() -> Result<()> {
         &guest.made.nv_authority,
         &mut channel,
         &guest.host.ik,
+        (Occupant::Present, Chain::Same),
     )?;
     drop(channel);
     assert_ne!(renewed, guest.made.vik_certificate);
@@ -176,6 +177,7 @@ fn the_manager_renews_the_certificate_while_the_guest_runs() -> Result<()> {
         &NvAuthority::from_bytes([1; 32]),
         &mut channel,
         &guest.host.ik,
+        (Occupant::Present, Chain::Same),
     );
     let text = refused.err().context("renewed by a stranger")?.to_string();
     assert!(text.starts_with("TPM2_PolicySecret failed"), "{text}");
@@ -239,5 +241,48 @@ async fn a_host_ik_in_a_physical_tpm_signs_all_of_it() -> Result<()> {
     let made = tokio::task::spawn_blocking(move || manufacture(&order, &socket, &signer)).await??;
     let chain = VikChain::from_der_list(&[made.vik_certificate.as_ref(), &host.certificate])?;
     chain.verify(&host.roots, UnixTime::now())?;
+    Ok(())
+}
+
+/// A tenant with a long name, or a high generation, makes a certificate longer.
+#[test]
+fn a_longer_certificate_gets_room_before_there_is_a_guest_and_not_beside_it() -> Result<()> {
+    let guest = Guest::new()?;
+    let mut order = guest.order.clone();
+    order.tenant = "t".repeat(64).parse()?;
+    let mut channel = TpmSocket::connect(&guest.tpm.socket())?;
+    let vik = rederive_vik_over(&mut channel, &guest.made.vik.name())?;
+    let mut renew = |order: &_, occupant| {
+        renew_vik_certificate(
+            order,
+            &vik,
+            &guest.made.nv_authority,
+            &mut channel,
+            &guest.host.ik,
+            (occupant, Chain::Changed),
+        )
+    };
+    let refused = renew(&order, Occupant::Present);
+    assert!(matches!(refused, Err(ManufactureError::TooLong { .. })));
+    let longer = renew(&order, Occupant::Absent)?;
+    let shorter = renew(&guest.order, Occupant::Present)?;
+    drop(channel);
+    assert!(longer.len() > shorter.len());
+    guest.tpm.tool("tpm2_nvread 0x01c10002 -o read")?;
+    let padded = guest.tpm.read("read")?;
+    assert!(padded.starts_with(&shorter) && padded.len() == longer.len());
+
+    let mut channel = TpmSocket::connect(&guest.tpm.socket())?;
+    let exact = renew_vik_certificate(
+        &guest.order,
+        &vik,
+        &guest.made.nv_authority,
+        &mut channel,
+        &guest.host.ik,
+        (Occupant::Absent, Chain::Same),
+    )?;
+    drop(channel);
+    guest.tpm.tool("tpm2_nvread 0x01c10002 -o read")?;
+    assert_eq!(guest.tpm.read("read")?, &*exact, "no padding");
     Ok(())
 }
