@@ -7,13 +7,14 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 
-.PHONY: help setup demo test check fuzz
+.PHONY: help setup demo test check fuzz deb
 
 help:
 	@echo 'make demo    the whole chain of trust with a real guest, and three attacks that fail'
 	@echo 'make test    every test, with swtpm, QEMU, OpenSSL and tpm2-tools as peers'
 	@echo 'make check   format, lints, documentation, licences, direction of dependencies'
 	@echo 'make fuzz    coverage-guided fuzzing, FUZZ_SECONDS=$(FUZZ_SECONDS) for each target'
+	@echo 'make deb     Debian packages for hosts, guests and devices, in target/deb'
 	@echo 'make setup   installs missing Debian packages (the others call it)'
 
 setup:
@@ -37,3 +38,6 @@ check: setup
 
 fuzz: setup
 	sh scripts/fuzz.sh $(FUZZ_SECONDS)
+
+deb: setup
+	sh scripts/deb.sh
