@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 
-.PHONY: help setup demo test bench check fuzz
+.PHONY: help setup demo test bench check fuzz deb
 
 help:
 	@echo 'make demo    the whole chain of trust with a real guest, and three attacks that fail'
@@ -16,6 +16,7 @@ help:
 	@echo '             BENCH_FLAGS="--vrots 20 --skip anchor" for a quick look, --help says more'
 	@echo 'make check   format, lints, documentation, licences, direction of dependencies'
 	@echo 'make fuzz    coverage-guided fuzzing, FUZZ_SECONDS=$(FUZZ_SECONDS) for each target'
+	@echo 'make deb     Debian packages for hosts, guests and devices, in target/deb'
 	@echo 'make setup   installs missing Debian packages (the others call it)'
 
 setup:
@@ -43,3 +44,6 @@ check: setup
 
 fuzz: setup
 	sh scripts/fuzz.sh $(FUZZ_SECONDS)
+
+deb: setup
+	sh scripts/deb.sh

@@ -2,12 +2,11 @@
 //!
 //! tss-esapi 7 cannot name a Unix socket (`swtpm:path=`), though the library under it could. So
 //! two listeners on the loopback interface pass each connection on. Only this process may use
-//! them: the kernel says whose every connecting socket is (`/proc/net/tcp`), and others are cut
+//! them: the kernel says whose every connecting socket is ([`socket_owner`]), and others are cut
 //! off. It serves software TPMs; a hardware TPM is opened as a device.
 
-use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +15,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
+
+use super::socket_owner;
 
 /// Two loopback ports that lead to a TPM's two Unix sockets, for as long as this lives.
 pub(super) struct Bridge {
@@ -141,8 +142,7 @@ fn only_this_user(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(SILENCE))?;
     let peer = stream.peer_addr()?;
     let local = stream.local_addr()?;
-    let table = fs::read_to_string("/proc/net/tcp")?;
-    let owner = owner_of(&table, peer, local);
+    let owner = socket_owner::owner(peer, local)?;
     if owner == Some(nix::unistd::geteuid().as_raw()) {
         Ok(stream)
     } else {
@@ -152,29 +152,6 @@ fn only_this_user(stream: TcpStream) -> io::Result<TcpStream> {
             format!("a connection from {peer} belongs to user {owner:?}"),
         ))
     }
-}
-
-/// User of the socket `local` → `remote` in the text of `/proc/net/tcp` (proc_net_tcp(5)):
-/// number, local and remote address, state, queues, timer, retransmissions, user.
-fn owner_of(table: &str, local: SocketAddr, remote: SocketAddr) -> Option<u32> {
-    let wanted = (written(local)?, written(remote)?);
-    table.lines().skip(1).find_map(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        let found = (fields.next()?, fields.next()?);
-        if found != (wanted.0.as_str(), wanted.1.as_str()) {
-            return None;
-        }
-        fields.nth(4)?.parse().ok()
-    })
-}
-
-/// An address as the kernel writes it: the four bytes as one number of this machine.
-fn written(address: SocketAddr) -> Option<String> {
-    let IpAddr::V4(host) = address.ip() else {
-        return None;
-    };
-    let number = u32::from_ne_bytes(host.octets());
-    Some(format!("{number:08X}:{:04X}", address.port()))
 }
 
 /// Passes one command and its response; the software stack closes the connection after them.
@@ -224,17 +201,6 @@ fn read_frame(from: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_socket_s_user_is_found_by_both_its_ends() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n\
-             0: 0100007F:0911 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1\n\
-             1: 0100007F:D431 0100007F:0911 01 00000000:00000000 00:00000000 00000000  1000        0 2\n";
-        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        assert_eq!(owner_of(table, at(0xd431), at(0x0911)), Some(1000));
-        assert_eq!(owner_of(table, at(0x0911), at(0xd431)), None);
-        assert_eq!(owner_of("", at(1), at(2)), None);
-    }
 
     #[test]
     fn what_comes_from_this_user_is_let_in() -> io::Result<()> {

@@ -29,6 +29,7 @@ mod queue;
 mod record;
 mod response_code;
 mod rollback_index;
+mod socket_owner;
 pub(crate) mod template;
 
 #[cfg(test)]

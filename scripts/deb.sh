@@ -1,0 +1,159 @@
+#!/bin/sh
+# Builds the Debian packages vrot-host, vrot-guest and vrot-device, for the release of Debian (or
+# its like) and the architecture that this runs on.
+#
+#   scripts/deb.sh [FOLDER]
+#
+# They are written to FOLDER, by default target/deb. DEB_PROGRAMS names a folder with built
+# programs; without it, release programs are built. DEB_MAINTAINER is who answers for the
+# packages.
+#
+# The same sources and the same toolchain give the same bytes, wherever they lie: a vRoT's
+# certificate carries the digests of manager and backend, and a verifier can tell them in advance.
+set -eu
+umask 022
+export LC_ALL=C TZ=UTC
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+packaging=$root/vtpm-manager/packaging
+target=${CARGO_TARGET_DIR:-$root/target}
+output=${1:-$target/deb}
+maintainer=${DEB_MAINTAINER:-The vRoT maintainers <maintainers@vrot.invalid>}
+cargo=${CARGO:-cargo}
+cargo_home=${CARGO_HOME:-$HOME/.cargo}
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$root/Cargo.toml")
+architecture=$(dpkg --print-architecture)
+
+# The time of all files: that of the last change to the sources, where that is known.
+if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
+    SOURCE_DATE_EPOCH=$(git -C "$root" log -1 --format=%ct 2> /dev/null ||
+        stat -c %Y "$root/Cargo.lock")
+fi
+export SOURCE_DATE_EPOCH
+
+mkdir -p "$output"
+output=$(cd "$output" && pwd)
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+programs=${DEB_PROGRAMS:-}
+if [ -z "$programs" ]; then
+    echo "== building release programs (several minutes the first time)"
+    # A folder of their own: other flags than those of other builds.
+    build=$target/deb/build
+    flags="--remap-path-prefix=$root=/vrot --remap-path-prefix=$cargo_home=/cargo"
+    (cd "$root" && RUSTFLAGS="${RUSTFLAGS:-} $flags" CARGO_TARGET_DIR="$build" \
+        "$cargo" build --locked --release --bins \
+        -p vtpm-manager -p vtpm-backend -p trusted-connection)
+    programs=$build/release
+fi
+
+# put MODE FILE PACKAGE PATH
+put() {
+    install -D -m "$1" "$2" "$scratch/$3/$4"
+}
+
+# program NAME PACKAGE
+program() {
+    put 0755 "$programs/$1" "$2" "usr/bin/$1"
+    strip --strip-unneeded --remove-section=.comment "$scratch/$2/usr/bin/$1"
+}
+
+# Name, version and licence of all libraries in the programs of some crates, and each of their
+# licence texts once.
+third_party_licences() {
+    for crate in "$@"; do
+        (cd "$root" && "$cargo" tree --locked --package "$crate" --edges normal --prefix none \
+            --format '{p}|{l}')
+    done | sed -n '/ (\//d; s/ (\*)$//; s/ v\([^ |]*\)[^|]*|/|\1|/p' | sort -u \
+        > "$scratch/crates"
+    mkdir "$scratch/texts"
+    while IFS='|' read -r name number expression; do
+        echo "$name $number: $expression"
+        for text in "$cargo_home"/registry/src/*/"$name-$number"/*; do
+            case ${text##*/} in
+                [Ll][Ii][Cc][Ee][Nn][CcSs][Ee]* | COPY* | NOTICE* | UNLICENSE*) ;;
+                *) continue ;;
+            esac
+            [ -f "$text" ] || continue
+            digest=$(sha256sum < "$text" | cut -c 1-16)
+            echo "    ${text##*/}: text $digest"
+            cp "$text" "$scratch/texts/$digest"
+        done
+    done < "$scratch/crates"
+    for text in "$scratch/texts"/*; do
+        printf '\n==== text %s ====\n\n' "${text##*/}"
+        cat "$text"
+    done
+    rm -r "$scratch/texts"
+}
+
+# What the package's programs are linked with: the packages of this Debian that have it.
+shared_libraries() {
+    mkdir -p "$scratch/shlibs/debian"
+    printf 'Source: vrot\n\nPackage: %s\nArchitecture: any\n' "$1" \
+        > "$scratch/shlibs/debian/control"
+    (cd "$scratch/shlibs" && dpkg-shlibdeps -O --warnings=0 "$scratch/$1"/usr/bin/*) |
+        sed -n 's/^shlibs:Depends=//p'
+}
+
+# finish PACKAGE CRATE…
+finish() {
+    package=$1
+    shift
+    tree=$scratch/$package
+    documents=usr/share/doc/$package
+    for document in README.md SECURITY.md; do
+        put 0644 "$root/$document" "$package" "$documents/$document"
+    done
+    put 0644 "$packaging/copyright" "$package" "$documents/copyright"
+    third_party_licences "$@" | gzip -9n > "$tree/$documents/third-party-licences.gz"
+    {
+        printf 'vrot (%s) unstable; urgency=medium\n\n  * See the history of the sources.\n\n' \
+            "$version"
+        printf ' -- %s  %s\n' "$maintainer" "$(date -R -d "@$SOURCE_DATE_EPOCH")"
+    } | gzip -9n > "$tree/$documents/changelog.gz"
+
+    control=$tree/DEBIAN
+    mkdir "$control"
+    for script in postinst prerm postrm; do
+        [ ! -e "$packaging/$package/$script" ] ||
+            install -m 0755 "$packaging/$package/$script" "$control/$script"
+    done
+    (cd "$tree" && find etc -type f 2> /dev/null | sort | sed 's,^,/,') > "$control/conffiles"
+    [ -s "$control/conffiles" ] || rm "$control/conffiles"
+    (cd "$tree" && find usr -type f -print0 | sort -z | xargs -0 md5sum) > "$control/md5sums"
+    # Opened by name at run time, so no program is linked with it.
+    tcti=$(dpkg-query -S '*/libtss2-tcti-device.so.0' | sed 's/[:,].*//; q')
+    size=$(cd "$tree" && find usr etc -type f -printf '%s\n' 2> /dev/null |
+        awk '{ kib += int(($1 + 1023) / 1024) } END { print kib }')
+    sed -e "s/@VERSION@/$version/" -e "s/@ARCHITECTURE@/$architecture/" \
+        -e "s/@MAINTAINER@/$maintainer/" -e "s/@SIZE@/$size/" -e "s/@TCTI@/$tcti/" \
+        -e "s/@DEPENDS@/$(shared_libraries "$package")/" \
+        "$packaging/$package/control" > "$control/control"
+    find "$tree" -type d -exec chmod 0755 {} +
+    find "$tree" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
+    dpkg-deb --root-owner-group --build "$tree" \
+        "$output/${package}_${version}_${architecture}.deb"
+}
+
+for name in vtpm-managerd vtpmctl vtpm-backend; do
+    program "$name" vrot-host
+done
+put 0644 "$packaging/vrot-host/config.toml" vrot-host etc/vtpm-manager/config.toml
+put 0644 "$packaging/vrot-host/vtpm-managerd.service" vrot-host \
+    usr/lib/systemd/system/vtpm-managerd.service
+put 0644 "$packaging/vrot-host/vtpm-manager.sysusers" vrot-host \
+    usr/lib/sysusers.d/vtpm-manager.conf
+put 0644 "$packaging/vrot-host/vtpm-manager.tmpfiles" vrot-host \
+    usr/lib/tmpfiles.d/vtpm-manager.conf
+finish vrot-host vtpm-manager vtpm-backend
+
+program vrot-service vrot-guest
+put 0644 "$packaging/vrot-guest/vrot-service.default" vrot-guest etc/default/vrot-service
+put 0644 "$packaging/vrot-guest/vrot-service.service" vrot-guest \
+    usr/lib/systemd/system/vrot-service.service
+finish vrot-guest trusted-connection
+
+program vrot-device vrot-device
+finish vrot-device trusted-connection

@@ -1,0 +1,395 @@
+//! The Debian packages, made of the programs under test: what is in them, whether systemd takes
+//! their units, and whether what they install works.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use vrot_tests::process::Process;
+use vrot_tests::run_folder::RunFolder;
+use vrot_tests::software_tpm::{SoftwareTpm, TpmMaker};
+use vrot_tests::tool::Tool;
+use vrot_tests::workspace_binaries::{program, target_folder, workspace_folder};
+
+const PACKAGES: [&str; 3] = ["vrot-host", "vrot-guest", "vrot-device"];
+
+/// Everything beside the documents, as `mode path`.
+const CONTENTS: [(&str, &[&str]); 3] = [
+    (
+        "vrot-host",
+        &[
+            "-rw-r--r-- /etc/vtpm-manager/config.toml",
+            "-rwxr-xr-x /usr/bin/vtpm-backend",
+            "-rwxr-xr-x /usr/bin/vtpm-managerd",
+            "-rwxr-xr-x /usr/bin/vtpmctl",
+            "-rw-r--r-- /usr/lib/systemd/system/vtpm-managerd.service",
+            "-rw-r--r-- /usr/lib/sysusers.d/vtpm-manager.conf",
+            "-rw-r--r-- /usr/lib/tmpfiles.d/vtpm-manager.conf",
+        ],
+    ),
+    (
+        "vrot-guest",
+        &[
+            "-rw-r--r-- /etc/default/vrot-service",
+            "-rwxr-xr-x /usr/bin/vrot-service",
+            "-rw-r--r-- /usr/lib/systemd/system/vrot-service.service",
+        ],
+    ),
+    ("vrot-device", &["-rwxr-xr-x /usr/bin/vrot-device"]),
+];
+
+const DOCUMENTS: [&str; 5] = [
+    "README.md",
+    "SECURITY.md",
+    "changelog.gz",
+    "copyright",
+    "third-party-licences.gz",
+];
+
+#[test]
+fn packages_hold_these_files_with_these_modes_and_all_are_roots() -> Result<()> {
+    for (package, contents) in CONTENTS {
+        let mut expected: Vec<String> = contents.iter().map(ToString::to_string).collect();
+        for document in DOCUMENTS {
+            expected.push(format!("-rw-r--r-- /usr/share/doc/{package}/{document}"));
+        }
+        let mut found = Vec::new();
+        let listing = Tool::new("dpkg-deb").arg("-c").arg(file(package)?).text()?;
+        for line in listing.lines() {
+            let mut words = line.split_whitespace();
+            let mode = words.next().context("a mode")?;
+            assert_eq!(words.next(), Some("root/root"), "{line}");
+            let path = words.next_back().context("a path")?;
+            if mode.starts_with('d') {
+                assert_eq!(mode, "drwxr-xr-x", "{line}");
+            } else {
+                found.push(format!("{mode} {}", path.trim_start_matches('.')));
+            }
+        }
+        expected.sort();
+        found.sort();
+        assert_eq!(found, expected, "{package}");
+    }
+    Ok(())
+}
+
+#[test]
+fn packages_say_what_they_need_and_what_is_the_administrators() -> Result<()> {
+    let manifest: toml::Table =
+        fs::read_to_string(workspace_folder()?.join("Cargo.toml"))?.parse()?;
+    let version = manifest
+        .get("workspace")
+        .and_then(|workspace| workspace.get("package")?.get("version")?.as_str())
+        .context("the workspace has a version")?;
+    let needs: BTreeMap<&str, &[&str]> = [
+        (
+            "vrot-host",
+            [
+                "libc6",
+                "libtpms0",
+                "libtss2-esys",
+                "libtss2-tcti-device0",
+                "systemd",
+                "tpm-udev",
+            ]
+            .as_slice(),
+        ),
+        (
+            "vrot-guest",
+            &["libtss2-esys", "libtss2-tcti-device0", "tpm-udev"],
+        ),
+        ("vrot-device", &["libc6"]),
+    ]
+    .into();
+    for (package, needs) in needs {
+        let field = |name: &str| {
+            Tool::new("dpkg-deb")
+                .arg("-f")
+                .arg(file(package)?)
+                .arg(name)
+                .text()
+                .map(|text| text.trim().to_owned())
+        };
+        assert_eq!(field("Package")?, package);
+        assert_eq!(field("Version")?, version);
+        let depends = field("Depends")?;
+        for need in needs {
+            ensure!(
+                depends.split(", ").any(|one| one.starts_with(need)),
+                "{package} does not depend on {need}: {depends}"
+            );
+        }
+        ensure!(
+            !depends.contains('@') && !depends.contains(", ,"),
+            "{depends}"
+        );
+    }
+    for (package, expected) in [
+        ("vrot-host", "/etc/vtpm-manager/config.toml\n"),
+        ("vrot-guest", "/etc/default/vrot-service\n"),
+    ] {
+        let conffiles = Tool::new("dpkg-deb").arg("-I").arg(file(package)?);
+        assert_eq!(conffiles.arg("conffiles").text()?, expected);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_same_programs_give_the_same_packages() -> Result<()> {
+    let again = tempfile::tempdir()?;
+    build(again.path())?;
+    for package in PACKAGES {
+        let first = file(package)?;
+        let name = first.file_name().context("a name")?;
+        ensure!(
+            fs::read(&first)? == fs::read(again.path().join(name))?,
+            "{package} differs from one build to the next"
+        );
+    }
+    Ok(())
+}
+
+/// Licences such as MIT's ask that their text goes along.
+#[test]
+fn the_licences_of_all_linked_libraries_go_along() -> Result<()> {
+    let installed = tempfile::tempdir()?;
+    for (package, library) in [
+        ("vrot-host", "tokio 1."),
+        ("vrot-guest", "minicbor 2."),
+        ("vrot-device", "ear 0."),
+    ] {
+        install(package, installed.path())?;
+        let documents = installed.path().join("usr/share/doc").join(package);
+        let text = Tool::new("gzip")
+            .arg("-dc")
+            .arg(documents.join("third-party-licences.gz"))
+            .run()?;
+        let text = String::from_utf8_lossy(&text);
+        let (index, texts) = text.split_once("\n==== text").context("texts")?;
+        ensure!(index.lines().any(|line| line.starts_with(library)));
+        ensure!(texts.contains("Permission is hereby granted, free of charge"));
+        let untold: Vec<&str> = index
+            .lines()
+            .zip(index.lines().skip(1).chain([""]))
+            .filter(|(line, next)| !line.starts_with(' ') && !next.starts_with(' '))
+            .map(|(line, _)| line)
+            .collect();
+        ensure!(
+            untold.iter().all(|line| !line.ends_with(": ")),
+            "no licence at all: {untold:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn systemd_takes_the_units_and_finds_them_confined() -> Result<()> {
+    for (package, unit, most) in [
+        ("vrot-host", "vtpm-managerd.service", 15),
+        ("vrot-guest", "vrot-service.service", 25),
+    ] {
+        let installed = tempfile::tempdir()?;
+        install(package, installed.path())?;
+        let path = installed.path().join("usr/lib/systemd/system").join(unit);
+        // It looks for the programs on this machine.
+        let text = fs::read_to_string(&path)?;
+        let here = installed.path().join("usr/bin");
+        let here = format!("={}/", here.display());
+        ensure!(text.contains("=/usr/bin/"), "{text}");
+        fs::write(&path, text.replace("=/usr/bin/", &here))?;
+
+        let said = Tool::new("systemd-analyze")
+            .args(["verify", "--man=no"])
+            .arg(&path)
+            .outcome()?;
+        // It also speaks of other units of this machine, and ends well with most faults.
+        let errors = String::from_utf8_lossy(&said.stderr);
+        let ours: Vec<&str> = errors.lines().filter(|line| line.contains(unit)).collect();
+        ensure!(said.status.success() && ours.is_empty(), "{unit}: {errors}");
+
+        // 0 is a unit that can do nothing, 100 one that can do everything.
+        Tool::new("systemd-analyze")
+            .args(["security", "--offline=true", "--no-pager"])
+            .arg(format!("--threshold={most}"))
+            .arg(&path)
+            .run()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn systemd_takes_the_users_and_folders() -> Result<()> {
+    let installed = tempfile::tempdir()?;
+    install("vrot-host", installed.path())?;
+    let root = format!("--root={}", installed.path().display());
+    Tool::new("systemd-sysusers").arg(&root).run()?;
+    let read = |name: &str| fs::read_to_string(installed.path().join(name));
+    let (users, groups) = (read("etc/passwd")?, read("etc/group")?);
+    ensure!(users.contains("\nvtpm-manager:") || users.starts_with("vtpm-manager:"));
+    ensure!(groups.lines().any(|line| line.starts_with("vrot:")));
+
+    Tool::new("systemd-tmpfiles")
+        .args([&root, "--create"])
+        .run()?;
+    for (folder, mode) in [("var/lib/vtpm-manager", 0o700), ("run/vtpm-manager", 0o710)] {
+        let metadata = fs::metadata(installed.path().join(folder))?;
+        assert_eq!(metadata.permissions().mode() & 0o7777, mode, "{folder}");
+    }
+    Ok(())
+}
+
+#[test]
+fn scripts_of_the_packages_keep_state_until_they_are_purged() -> Result<()> {
+    for package in ["vrot-host", "vrot-guest"] {
+        let control = tempfile::tempdir()?;
+        Tool::new("dpkg-deb")
+            .arg("-e")
+            .arg(file(package)?)
+            .arg(control.path())
+            .run()?;
+        for script in ["postinst", "prerm", "postrm"] {
+            let path = control.path().join(script);
+            assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o777, 0o755);
+            Tool::new("sh").arg("-n").arg(&path).run()?;
+            let text = fs::read_to_string(&path)?;
+            ensure!(!text.contains("systemctl enable"), "{package}: {script}");
+            let (before, _) = text.split_once("= purge").unwrap_or((&text, ""));
+            ensure!(!before.contains("rm -"), "{package}: {script}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_installed_works() -> Result<()> {
+    let run = RunFolder::create("package")?;
+    let root = run.join("root");
+    for package in PACKAGES {
+        install(package, &root)?;
+    }
+    let bin = root.join("usr/bin");
+    for name in ["vtpm-backend", "vtpmctl", "vrot-service", "vrot-device"] {
+        let said = Tool::new(bin.join(name)).arg("--version").text()?;
+        ensure!(said.starts_with(name) || said.contains(' '), "{said}");
+    }
+
+    let tpm_state = run.join("tpm-state");
+    TpmMaker::create(&run.join("maker"))?.manufacture(&tpm_state)?;
+    let tpm = SoftwareTpm::start(&run, "host", &tpm_state)?;
+    let event_log = run.join("event-log");
+    fs::write(&event_log, [])?;
+    // The shipped configuration with all its entries, in another place.
+    let config = root.join("etc/vtpm-manager/config.toml");
+    let mut text = String::new();
+    for line in fs::read_to_string(&config)?.lines() {
+        match line.strip_prefix('#') {
+            Some(entry) if !entry.is_empty() && !entry.starts_with(' ') => text.push_str(entry),
+            _ => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    for (there, here) in [
+        ("device:/dev/tpmrm0", tpm.tcti()),
+        (
+            "/run/credentials/vtpm-managerd.service/event-log",
+            event_log.display().to_string(),
+        ),
+        ("/var/lib/vtpm-manager", at(&root.join("var"))),
+        ("/run/vtpm-manager", at(&run.join("run"))),
+        ("/usr/bin/vtpm-backend", at(&bin.join("vtpm-backend"))),
+    ] {
+        let quoted = format!("\"{there}");
+        ensure!(
+            text.contains(&quoted),
+            "{there} is not in the configuration"
+        );
+        text = text.replace(&quoted, &format!("\"{here}"));
+    }
+    fs::write(&config, text)?;
+
+    let mut command = Command::new(bin.join("vtpm-managerd"));
+    command.arg("--config").arg(&config);
+    let mut manager = Process::start("vtpm-managerd", command, &run.log("manager.log"))?;
+    let socket = run.join("run/api.sock");
+    manager.wait_until("the manager's socket", Duration::from_secs(30), || {
+        Ok(UnixStream::connect(&socket).ok().map(drop))
+    })?;
+    let shown = Tool::new(bin.join("vtpmctl"))
+        .arg("--socket")
+        .arg(&socket)
+        .args(["--output", "json", "host", "show"])
+        .run()?;
+    let shown: Value = serde_json::from_slice(&shown)?;
+    assert_eq!(
+        shown.get("state_dir").and_then(Value::as_str),
+        Some(at(&root.join("var")).as_str())
+    );
+    ensure!(manager.stop()?.success());
+    Ok(())
+}
+
+fn at(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Unpacks a package without running its scripts.
+fn install(package: &str, root: &Path) -> Result<()> {
+    Tool::new("dpkg-deb")
+        .arg("-x")
+        .arg(file(package)?)
+        .arg(root)
+        .run()?;
+    Ok(())
+}
+
+/// A package; the first to ask builds all of them.
+fn file(package: &str) -> Result<PathBuf> {
+    static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let folder = FOLDER
+        .get_or_init(|| build_once().map_err(|error| format!("{error:#}")))
+        .as_ref()
+        .map_err(|error| anyhow::anyhow!("{error}"))?;
+    let prefix = format!("{package}_");
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(&prefix) {
+            return Ok(path);
+        }
+    }
+    anyhow::bail!("there is no package {package} in {}", folder.display())
+}
+
+fn build_once() -> Result<PathBuf> {
+    let folder = target_folder()?.join("deb-test");
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    build(&folder)?;
+    Ok(folder)
+}
+
+/// Packs the programs under test, hardly compressed.
+fn build(folder: &Path) -> Result<()> {
+    let mut programs = PathBuf::new();
+    for name in ["vtpm-managerd", "vtpm-backend", "vrot-service"] {
+        programs = program(name)?;
+    }
+    let programs = programs.parent().context("programs lie in a folder")?;
+    Tool::new("sh")
+        .arg(workspace_folder()?.join("scripts/deb.sh"))
+        .arg(folder)
+        .env("DEB_PROGRAMS", programs)
+        .env("DPKG_DEB_COMPRESSOR_TYPE", "gzip")
+        .env("DPKG_DEB_COMPRESSOR_LEVEL", "1")
+        .run()?;
+    Ok(())
+}
