@@ -89,7 +89,8 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
     }
     if arguments.wants(Part::Writes) {
         step("durable NV writes of one VM");
-        let outcome = writes::measure_one(report, disk, &mut ours, &mut peers, arguments.writes);
+        let outcome =
+            writes::measure_one(report, &host, disk, &mut ours, &mut peers, arguments.writes);
         report.part("nv_write_durable_p50_us", outcome);
         step(&format!("durable NV writes of {count} VMs"));
         let outcome = writes::measure_all(report, arguments, &host, disk, &mut ours, &mut peers);
@@ -98,13 +99,12 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
     drop(peers);
     if arguments.wants(Part::Restart) {
         step("the manager is killed under load");
-        let outcome = restart::measure(report, &mut host, &mut ours, arguments.rounds);
+        let outcome = restart::measure(report, &mut host, &mut ours, arguments);
         report.part("manager_restart_s, failed_commands", outcome);
     }
     if arguments.wants(Part::Anchor) {
         step("writes of the physical TPM's flash");
-        let tried = arguments.checkpoint_interval_s;
-        let outcome = anchor::measure(report, &host, &mut ours, tried);
+        let outcome = anchor::measure(report, &host, &mut ours, arguments);
         report.part("anchor_writes_per_hour", outcome);
     }
     Ok(())

@@ -8,7 +8,7 @@ use vrot_tests::tool::Tool;
 
 /// Every part that takes seconds, on two vRoTs. The storm from a warm pool and the anchor take
 /// longer.
-const EXPECTED: [&str; 13] = [
+const EXPECTED: [&str; 15] = [
     "launch_p50_ms",
     "launch_p99_ms",
     "pss_per_vrot_kib",
@@ -16,11 +16,13 @@ const EXPECTED: [&str; 13] = [
     "nv_write_durable_p50_us",
     "fsync_p50_us",
     "nv_writes_per_s",
+    "nv_writes_answered_per_s",
     "fsyncs_per_s",
     "nv_writes_per_fsync",
     "nv_writes_per_s_over_fsyncs_per_s",
     "volatile_anchor_writes_per_s",
     "manager_restart_s",
+    "manager_restart_until_durable_s",
     "failed_commands",
 ];
 

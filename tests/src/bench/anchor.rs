@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use super::Arguments;
 use super::fleet::Fleet;
 use super::host::BenchHost;
 use super::load::{number, under_load};
@@ -21,7 +22,7 @@ pub(super) fn measure(
     report: &mut Report,
     host: &BenchHost,
     ours: &mut Fleet,
-    tried_interval: Option<u64>,
+    arguments: &Arguments,
 ) -> Result<()> {
     let limit = host.api().metrics()?;
     let limit = limit.value("vrot_rollback_window_limit_seconds")?;
@@ -35,7 +36,7 @@ pub(super) fn measure(
         "   busy until two checkpoints are seen: {} s at most",
         deadline.as_secs()
     );
-    let (writes, progress) = under_load(&mut ours.vmms, |progress| {
+    let (writes, progress) = under_load(&mut ours.vmms, arguments.think(), |progress| {
         let before = host.tpm().traffic().flash.len();
         let begin = Instant::now();
         loop {
@@ -61,7 +62,7 @@ pub(super) fn measure(
     let (count, span) = writes;
     let intervals = number(count)? - 1.0;
     ensure!(intervals >= 1.0, "a single write tells no rate");
-    let name = match tried_interval {
+    let name = match arguments.checkpoint_interval_s {
         None => "anchor_writes_per_hour".to_owned(),
         Some(seconds) => format!("anchor_writes_per_hour_checkpoints_{seconds}_s"),
     };

@@ -34,6 +34,10 @@ pub struct Arguments {
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
         value_parser = clap::value_parser!(u64).range(1..))]
     pub window_s: u64,
+    /// How long a guest thinks between two commands while the manager is killed and while writes
+    /// of the physical TPM's flash are counted. Elsewhere guests do not think at all.
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 1000)]
+    pub think_ms: u64,
     /// How long a signature of the physical TPM takes at least.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 70)]
     pub signature_ms: u64,
@@ -80,6 +84,11 @@ impl Arguments {
     /// Length of a window under load.
     pub fn window(&self) -> Duration {
         Duration::from_secs(self.window_s)
+    }
+
+    /// How long a busy guest thinks between two commands.
+    pub fn think(&self) -> Duration {
+        Duration::from_millis(self.think_ms)
     }
 
     /// How long a signature of the physical TPM takes at least.

@@ -1,4 +1,4 @@
-//! Load: guests that write to their TPM as fast as they are answered.
+//! Load: guests that write to their TPM, as fast as they are answered or at their own pace.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -32,20 +32,27 @@ impl Progress {
     }
 }
 
-/// Does something while every guest writes, each one command at a time. Guests finish the
-/// command under way before this returns; that still counts.
+/// Does something while every guest writes, each one command at a time, and thinks between two
+/// commands. Guests finish the command under way before this returns; that still counts.
 pub(super) fn under_load<T>(
     vmms: &mut [Vmm],
+    think: Duration,
     during: impl FnOnce(&Progress) -> Result<T>,
 ) -> Result<(T, Progress)> {
     let progress = Progress::default();
     let stop = AtomicBool::new(false);
     let outcome = thread::scope(|scope| {
-        for vmm in vmms.iter_mut() {
+        let count = u32::try_from(vmms.len()).context("counting guests")?;
+        for (number, vmm) in (0..count).zip(vmms.iter_mut()) {
+            // Guests that think do not all ask at the same moment.
+            let first = think / count * number;
             let (progress, stop) = (&progress, &stop);
             let guest = thread::Builder::new()
                 .stack_size(STACK)
-                .spawn_scoped(scope, move || write_until(vmm, progress, stop));
+                .spawn_scoped(scope, move || {
+                    thread::sleep(first);
+                    write_until(vmm, think, progress, stop);
+                });
             if let Err(error) = guest {
                 stop.store(true, Ordering::Relaxed);
                 return Err(error).context("starting a guest's thread");
@@ -60,7 +67,7 @@ pub(super) fn under_load<T>(
 
 /// Commands a second that succeed, over such a time; none may fail.
 pub(super) fn rate(vmms: &mut [Vmm], window: Duration) -> Result<f64> {
-    let (rate, progress) = under_load(vmms, |progress| {
+    let (rate, progress) = under_load(vmms, Duration::ZERO, |progress| {
         // The first answers come before all guests ask.
         thread::sleep(window / 5);
         let (before, begin) = (progress.succeeded(), Instant::now());
@@ -85,7 +92,7 @@ pub(super) fn number(count: impl TryInto<u32>) -> Result<f64> {
         .context("more than four billion")
 }
 
-fn write_until(vmm: &mut Vmm, progress: &Progress, stop: &AtomicBool) {
+fn write_until(vmm: &mut Vmm, think: Duration, progress: &Progress, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         match vmm.write() {
             Ok(code) if code.is_success() => {
@@ -100,6 +107,9 @@ fn write_until(vmm: &mut Vmm, progress: &Progress, stop: &AtomicBool) {
                 progress.failed.fetch_add(1, Ordering::Relaxed);
                 return;
             }
+        }
+        if !think.is_zero() {
+            thread::sleep(think);
         }
     }
 }

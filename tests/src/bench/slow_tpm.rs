@@ -183,13 +183,23 @@ fn serve(
         for client in listener.incoming().map_while(Result::ok) {
             let pass = pass.clone();
             thread::spawn(move || {
-                if let Err(error) = pass(client) {
+                if let Err(error) = pass(client)
+                    && !client_went_away(&error)
+                {
                     eprintln!("   the way to the physical TPM: {error}");
                 }
             });
         }
     })?;
     Ok(())
+}
+
+/// A manager that is killed says no farewell.
+fn client_went_away(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }
 
 /// Passes control requests and their responses; each fits into one read.
