@@ -97,6 +97,38 @@ fn a_guest_with_every_slot_taken_gets_its_certificate_and_keeps_its_slots() -> R
     Ok(())
 }
 
+/// A TPM numbers its sessions, also those that are not loaded: nobody gets in between there.
+#[test]
+fn a_guest_that_began_every_possible_session_gets_its_certificate_when_it_ends_one() -> Result<()> {
+    const SESSION_HANDLES: u32 = 0x905;
+    let (host, vm) = running()?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    let mut last = None;
+    wait_until("the failure to be shown", || {
+        // Again and again: the manager may have had the last one for a moment.
+        loop {
+            let (code, response) = vmm.execute(&policy_session())?;
+            if code == SESSION_HANDLES {
+                break;
+            }
+            ensure!(code == 0, "0x{code:x}");
+            let session: [u8; 4] = *response.first_chunk().context("a handle")?;
+            // TPM2_ContextSave
+            vmm.succeed(&command(0x162, &session))?;
+            last = Some(session);
+        }
+        let problem = host.json(["show", &vm])?["renewal_problem"].clone();
+        let problem = problem.as_str().unwrap_or_default();
+        Ok(problem.contains("TPM2_StartAuthSession"))
+    })?;
+    // TPM2_FlushContext
+    vmm.succeed(&command(0x165, &last.context("a session")?))?;
+    wait_until("the renewal", || {
+        Ok(host.json(["show", &vm])?["renewal_problem"] == Value::Null)
+    })?;
+    guest_has_what_the_manager_says(&host, &vm, &mut vmm)
+}
+
 /// CVE-2025-49707: a key of the administrator's where the identity key was.
 #[test]
 fn a_key_put_in_the_vik_s_place_never_gets_a_certificate() -> Result<()> {

@@ -329,6 +329,7 @@ impl Manager {
         })
         .await?;
         self.renewals.done.fetch_add(1, Ordering::Relaxed);
+        self.renewals.failing().remove(&vrot);
         Ok(())
     }
 
