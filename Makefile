@@ -7,11 +7,13 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 
-.PHONY: help setup demo test check fuzz
+.PHONY: help setup demo test bench check fuzz
 
 help:
 	@echo 'make demo    the whole chain of trust with a real guest, and three attacks that fail'
 	@echo 'make test    every test, with swtpm, QEMU, OpenSSL and tpm2-tools as peers'
+	@echo 'make bench   figures beside swtpm on this machine, into target/bench.json (about an hour);'
+	@echo '             BENCH_FLAGS="--vrots 20 --skip anchor" for a quick look, --help says more'
 	@echo 'make check   format, lints, documentation, licences, direction of dependencies'
 	@echo 'make fuzz    coverage-guided fuzzing, FUZZ_SECONDS=$(FUZZ_SECONDS) for each target'
 	@echo 'make setup   installs missing Debian packages (the others call it)'
@@ -27,6 +29,10 @@ demo: setup
 test: setup
 	$(CARGO) build --locked --bins --workspace
 	$(CARGO) test --locked --workspace --no-fail-fast
+
+bench: setup
+	$(CARGO) build --locked --release --bins --workspace
+	@target/release/bench $(BENCH_FLAGS)
 
 check: setup
 	$(CARGO) fmt --all --check

@@ -5,6 +5,7 @@
 //! a run started ends with it, also when the test process is killed.
 
 pub mod accelerator;
+pub mod bench;
 pub mod deadline;
 pub mod demo;
 pub mod device;

@@ -5,8 +5,14 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use minicbor::bytes::ByteVec;
+use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use zeroize::Zeroizing;
+
+use crate::control::{Courier, NotCarried, Package};
+use crate::engine::StateKind;
 use crate::message::{self, FromBackend, HEADER, Open, Status, ToBackend};
-use crate::sealing::{Sealer, SealingError};
+use crate::sealing::{Content, Sealer, SealingError};
 use crate::sockets::{Arrival, Connection, Listener};
 
 /// The manager's end of a backend: listens for it, talks to one at a time.
@@ -22,6 +28,14 @@ pub struct ManagerLink {
     persisted: u64,
     /// The newest state, until it is durable.
     unsaved: Option<Vec<u8>>,
+}
+
+/// State that was opened.
+pub struct OpenedState {
+    /// The permanent state, unless the vRoT is new.
+    pub permanent: Option<Zeroizing<Vec<u8>>>,
+    /// The volatile state, if the vRoT was suspended.
+    pub volatile: Option<Zeroizing<Vec<u8>>>,
 }
 
 struct OpenVrot {
@@ -160,24 +174,37 @@ impl ManagerLink {
         }
     }
 
-    /// Takes key and state, and gives back the opened permanent state.
-    pub fn open(&mut self, open: &Open) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, OpenError> {
+    /// Takes key and state, and gives back the state, opened.
+    pub fn open(&mut self, open: &Open) -> Result<OpenedState, OpenError> {
         if self.vrot.is_some() {
             return Err(OpenError::Twice);
         }
         let sealer = Sealer::new(&open.key, *open.vrot, open.generation)?;
-        let permanent = open
-            .permanent
-            .as_ref()
-            .map(|sealed| sealer.open(sealed))
-            .transpose()?;
+        let opened = |content, sealed: &Option<ByteVec>| {
+            let sealed = sealed.as_ref();
+            sealed
+                .map(|sealed| sealer.open(content, sealed))
+                .transpose()
+        };
+        let state = OpenedState {
+            permanent: opened(Content::Permanent, &open.permanent)?,
+            volatile: opened(Content::Volatile, &open.volatile)?,
+        };
         self.vrot = Some(OpenVrot {
             id: *open.vrot,
             generation: open.generation,
             sealer,
             deadline: Duration::from_millis(open.durability_deadline_ms.into()),
         });
-        Ok(permanent)
+        Ok(state)
+    }
+
+    /// The volatile state as the manager keeps it.
+    pub fn seal_volatile(&self, state: &[u8]) -> Option<Vec<u8>> {
+        let sealed = self.vrot.as_ref()?.sealer.seal(Content::Volatile, state);
+        sealed
+            .inspect_err(|error| tracing::error!(%error, "the volatile state is not kept"))
+            .ok()
     }
 
     /// Whether key and state are here.
@@ -225,7 +252,7 @@ impl ManagerLink {
             return;
         };
         let deadline = Instant::now() + vrot.deadline;
-        match vrot.sealer.seal(state) {
+        match vrot.sealer.seal(Content::Permanent, state) {
             Ok(sealed) => {
                 self.pushed += 1;
                 self.unsaved = Some(sealed);
@@ -286,5 +313,55 @@ impl ManagerLink {
             };
             self.send(&message);
         }
+    }
+}
+
+/// A VMM carries sealed things that are of use to the same vRoT alone, and only while the
+/// permanent state is the one that they were made beside. The permanent state itself stays with
+/// the manager: a VMM that could bring one could bring an old one.
+impl Courier for ManagerLink {
+    fn pack(
+        &self,
+        kind: StateKind,
+        state: Vec<u8>,
+        permanent: &[u8],
+    ) -> Result<Package, NotCarried> {
+        let sealer = &self.vrot.as_ref().ok_or(NotCarried::NotSealed)?.sealer;
+        let beside = digest(&SHA256, permanent);
+        let sealed = match kind {
+            StateKind::Permanent => sealer.seal(Content::CarriedPermanent, beside.as_ref()),
+            StateKind::Volatile | StateKind::SaveState => {
+                let both = Zeroizing::new([beside.as_ref(), &state].concat());
+                sealer.seal(Content::CarriedVolatile, &both)
+            }
+        };
+        sealed
+            .map(Package::Sealed)
+            .map_err(|_| NotCarried::NotSealed)
+    }
+
+    fn unpack(
+        &self,
+        kind: StateKind,
+        carried: Vec<u8>,
+        permanent: &[u8],
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, NotCarried> {
+        let sealer = &self.vrot.as_ref().ok_or(NotCarried::Foreign)?.sealer;
+        let content = match kind {
+            StateKind::Permanent => Content::CarriedPermanent,
+            StateKind::Volatile | StateKind::SaveState => Content::CarriedVolatile,
+        };
+        let opened = sealer.open(content, &carried);
+        let opened = opened.map_err(|_| NotCarried::Foreign)?;
+        let (beside, state) = opened
+            .split_at_checked(SHA256_OUTPUT_LEN)
+            .ok_or(NotCarried::Foreign)?;
+        if beside != digest(&SHA256, permanent).as_ref() {
+            return Err(NotCarried::Outdated);
+        }
+        Ok(match kind {
+            StateKind::Permanent => None,
+            StateKind::Volatile | StateKind::SaveState => Some(state.to_vec().into()),
+        })
     }
 }

@@ -59,6 +59,10 @@ pub enum ToBackend {
         #[n(0)]
         held: bool,
     },
+    /// Ends the backend as [`ToBackend::Stop`] does, and has it hand over its volatile state
+    /// before.
+    #[n(7)]
+    Suspend,
 }
 
 /// From a backend.
@@ -117,6 +121,13 @@ pub enum FromBackend {
     /// The backend ends because it was told to.
     #[n(7)]
     Stopped,
+    /// The backend ends because it was told to suspend.
+    #[n(8)]
+    Suspended {
+        /// The volatile state, sealed; absent if the TPM is off.
+        #[n(0)]
+        volatile: Option<ByteVec>,
+    },
 }
 
 /// Key and state of one vRoT.
@@ -138,6 +149,10 @@ pub struct Open {
     /// How long a command waits for its state to be durable, in milliseconds.
     #[n(4)]
     pub durability_deadline_ms: u32,
+    /// The volatile state of a suspended vRoT, sealed. A VMM that switches the TPM on without
+    /// deleting it finds the TPM as it was.
+    #[n(5)]
+    pub volatile: Option<ByteVec>,
 }
 
 /// How it stands with a backend.
@@ -192,8 +207,10 @@ pub enum FrameError {
 
 /// A whole permanent state of libtpms has at most about 200 KiB, a host layer about 300 KiB.
 pub const MAX_FRAME: usize = 1024 * 1024;
-/// A guest that waits longer for a short command may give its TPM up: Linux allows 750 ms.
-pub const MAX_HOLD: Duration = Duration::from_millis(600);
+/// What the manager does meanwhile takes some ten milliseconds. Linux gives a TPM up that takes
+/// 750 ms for a short command; but on a host that is so busy, a guest that goes on before its
+/// sessions are back is worse off than one that waits.
+pub const MAX_HOLD: Duration = Duration::from_secs(5);
 /// Length of what precedes a frame.
 pub const HEADER: usize = 4;
 
@@ -287,6 +304,7 @@ mod tests {
             key: StateKey::new([9; 32]),
             permanent: Some(vec![1, 2, 3].into()),
             durability_deadline_ms: 500,
+            volatile: None,
         };
         send(&mut bytes, &ToBackend::Open(open)).unwrap();
         let ToBackend::Open(open) = receive(&mut bytes.as_slice()).unwrap() else {

@@ -1,19 +1,35 @@
 //! Sealing of state: it leaves this process only encrypted.
 //!
-//! AES-256-GCM with a random nonce in front; the additional data are the vRoT's id, the kind of
-//! state and the generation, so that a sealed state fits no other vRoT and no other generation.
+//! AES-256-GCM with a random nonce in front; the additional data are the vRoT's id, what is
+//! sealed and the generation: so a sealed state fits no other vRoT, no other generation and no
+//! other place.
 
+use minicbor::bytes::ByteArray;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
 use crate::message::StateKey;
 
-/// Seals and opens the permanent state of one vRoT in one generation.
+/// Seals and opens the state of one vRoT in one generation.
 pub struct Sealer {
     key: LessSafeKey,
-    context: Vec<u8>,
+    vrot: [u8; 16],
+    generation: u64,
     random: SystemRandom,
+}
+
+/// What is sealed, and for whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// The permanent state, for the manager's store.
+    Permanent,
+    /// The volatile state of a suspended vRoT, for the manager's store.
+    Volatile,
+    /// What stands for the permanent state in a VMM's hands.
+    CarriedPermanent,
+    /// The volatile state in a VMM's hands.
+    CarriedVolatile,
 }
 
 /// Why a state was not sealed or opened.
@@ -30,24 +46,23 @@ pub enum SealingError {
     NotSealed,
 }
 
-const DOMAIN: &str = "vrot permanent state v1";
+const DOMAIN: &str = "vrot state v1";
 
 impl Sealer {
     /// A sealer for this vRoT and generation.
     pub fn new(key: &StateKey, vrot: [u8; 16], generation: u64) -> Result<Self, SealingError> {
         let key =
             UnboundKey::new(&AES_256_GCM, key.as_bytes()).map_err(|_| SealingError::NotSealed)?;
-        let context = (DOMAIN, minicbor::bytes::ByteArray::from(vrot), generation);
-        let context = minicbor::to_vec(context).map_err(|_| SealingError::NotSealed)?;
         Ok(Self {
             key: LessSafeKey::new(key),
-            context,
+            vrot,
+            generation,
             random: SystemRandom::new(),
         })
     }
 
     /// Seals a state.
-    pub fn seal(&self, state: &[u8]) -> Result<Vec<u8>, SealingError> {
+    pub fn seal(&self, content: Content, state: &[u8]) -> Result<Vec<u8>, SealingError> {
         let mut nonce = [0; NONCE_LEN];
         self.random
             .fill(&mut nonce)
@@ -58,7 +73,7 @@ impl Sealer {
             .key
             .seal_in_place_separate_tag(
                 Nonce::assume_unique_for_key(nonce),
-                Aad::from(&self.context),
+                Aad::from(self.context(content)),
                 &mut body,
             )
             .map_err(|_| SealingError::NotSealed)?;
@@ -68,7 +83,11 @@ impl Sealer {
     }
 
     /// Opens a sealed state.
-    pub fn open(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealingError> {
+    pub fn open(
+        &self,
+        content: Content,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, SealingError> {
         let (nonce, body) = sealed
             .split_first_chunk::<NONCE_LEN>()
             .ok_or(SealingError::DoesNotOpen)?;
@@ -77,13 +96,27 @@ impl Sealer {
             .key
             .open_in_place(
                 Nonce::assume_unique_for_key(*nonce),
-                Aad::from(&self.context),
+                Aad::from(self.context(content)),
                 &mut body,
             )
             .map_err(|_| SealingError::DoesNotOpen)?
             .len();
         body.truncate(length);
         Ok(body)
+    }
+
+    fn context(&self, content: Content) -> Vec<u8> {
+        let content = match content {
+            Content::Permanent => "permanent",
+            Content::Volatile => "volatile",
+            Content::CarriedPermanent => "carried permanent",
+            Content::CarriedVolatile => "carried volatile",
+        };
+        let vrot = ByteArray::from(self.vrot);
+        match minicbor::to_vec((DOMAIN, content, vrot, self.generation)) {
+            Ok(context) => context,
+            Err(error) => unreachable!("a Vec takes every byte: {error}"),
+        }
     }
 }
 
@@ -99,21 +132,48 @@ mod tests {
 
     #[test]
     fn a_sealed_state_opens_for_its_own_vrot_and_generation_alone() {
-        let sealed = sealer(1, 2, 3).seal(b"state").unwrap();
-        assert_eq!(**sealer(1, 2, 3).open(&sealed).unwrap(), *b"state");
+        let sealed = sealer(1, 2, 3).seal(Content::Permanent, b"state").unwrap();
+        assert_eq!(
+            **sealer(1, 2, 3).open(Content::Permanent, &sealed).unwrap(),
+            *b"state"
+        );
         for other in [sealer(9, 2, 3), sealer(1, 9, 3), sealer(1, 2, 9)] {
-            assert_eq!(other.open(&sealed), Err(SealingError::DoesNotOpen));
+            assert_eq!(
+                other.open(Content::Permanent, &sealed),
+                Err(SealingError::DoesNotOpen)
+            );
+        }
+    }
+
+    #[test]
+    fn a_sealed_state_opens_for_its_purpose_alone() {
+        let all = [
+            Content::Permanent,
+            Content::Volatile,
+            Content::CarriedPermanent,
+            Content::CarriedVolatile,
+        ];
+        for sealed_as in all {
+            let sealed = sealer(1, 2, 3).seal(sealed_as, b"state").unwrap();
+            for opened_as in all {
+                let opened = sealer(1, 2, 3).open(opened_as, &sealed);
+                assert_eq!(opened.is_ok(), opened_as == sealed_as);
+            }
         }
     }
 
     #[test]
     fn every_changed_byte_and_every_truncation_is_noticed() {
-        let sealed = sealer(1, 2, 3).seal(b"state").unwrap();
+        let sealed = sealer(1, 2, 3).seal(Content::Permanent, b"state").unwrap();
         for at in 0..sealed.len() {
             let mut changed = sealed.clone();
             *changed.get_mut(at).unwrap() ^= 1;
-            assert!(sealer(1, 2, 3).open(&changed).is_err());
-            assert!(sealer(1, 2, 3).open(sealed.get(..at).unwrap()).is_err());
+            assert!(sealer(1, 2, 3).open(Content::Permanent, &changed).is_err());
+            assert!(
+                sealer(1, 2, 3)
+                    .open(Content::Permanent, sealed.get(..at).unwrap())
+                    .is_err()
+            );
         }
     }
 }

@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use minicbor::bytes::ByteVec;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::command::{Command, HEADER, ResponseCode, length_in_stream};
-use crate::control::{Reply, Request, Vrot, handle};
+use crate::control::{Courier, Reply, Request, Trusting, Vrot, handle};
 use crate::engine::{Engine, StateKind};
 use crate::managed::ManagerLink;
 use crate::message::{FromBackend, MAX_HOLD, ToBackend};
@@ -274,12 +275,17 @@ impl<E: Engine> Server<E> {
             };
             tracing::debug!(?request, "control");
             let takes_state = matches!(request, Request::SetStateBlob { .. });
+            let courier: &dyn Courier = match &self.keeper {
+                Keeper::Folder(_) => &Trusting,
+                Keeper::Manager(link) => link.as_ref(),
+            };
             let mut vrot = Vrot {
                 engine: &mut self.engine,
                 locality: &mut self.locality,
+                courier,
             };
             let reply = handle(&mut vrot, request);
-            if takes_state {
+            if takes_state && matches!(self.keeper, Keeper::Folder(_)) {
                 self.save_state_that_came();
             } else {
                 self.save_changes();
@@ -354,6 +360,11 @@ impl<E: Engine> Server<E> {
                 return None;
             }
         }
+    }
+
+    /// Whether the volatile state of a suspended vRoT waits for its VMM.
+    fn is_suspended(&mut self) -> bool {
+        !self.engine.is_on() && matches!(self.engine.state(StateKind::Volatile), Ok(Some(_)))
     }
 
     /// Tools on the host and the manager expect a TPM that is on and started.
@@ -468,8 +479,13 @@ impl<E: Engine> Server<E> {
             ToBackend::Hello => link.send_status(),
             ToBackend::Open(open) => match link.open(&open) {
                 Ok(state) => {
-                    let accepted = state.as_ref().map_or(Ok(()), |state| {
-                        self.engine.set_state(StateKind::Permanent, state)
+                    let parts = [
+                        (StateKind::Permanent, state.permanent),
+                        (StateKind::Volatile, state.volatile),
+                    ];
+                    let accepted = parts.iter().try_for_each(|(kind, state)| match state {
+                        Some(state) => self.engine.set_state(*kind, state),
+                        None => Ok(()),
                     });
                     self.engine.changed_permanent_state();
                     match accepted {
@@ -491,10 +507,15 @@ impl<E: Engine> Server<E> {
                     self.fail("a command came before key and state".to_owned());
                     return Ok(());
                 }
-                self.start_for_host();
-                let response = match Command::parse(&command) {
-                    Ok(_) => self.execute(&command),
-                    Err(_) => ResponseCode::COMMAND_SIZE.response(),
+                let response = if self.is_suspended() {
+                    // Switched on by anybody but its VMM, the TPM would forget where it was.
+                    ResponseCode::RETRY.response()
+                } else {
+                    self.start_for_host();
+                    match Command::parse(&command) {
+                        Ok(_) => self.execute(&command),
+                        Err(_) => ResponseCode::COMMAND_SIZE.response(),
+                    }
                 };
                 if let Keeper::Manager(link) = &mut self.keeper {
                     link.send(&FromBackend::Executed {
@@ -506,16 +527,38 @@ impl<E: Engine> Server<E> {
             ToBackend::Hold { held } => {
                 self.held_until = held.then(|| Instant::now() + MAX_HOLD);
             }
-            ToBackend::Stop => {
-                self.engine.power_off();
-                self.save_changes();
-                if let Keeper::Manager(link) = &mut self.keeper {
-                    link.send(&FromBackend::Stopped);
-                }
-                self.ended = true;
+            ToBackend::Stop => self.end(&FromBackend::Stopped),
+            ToBackend::Suspend => {
+                let volatile = self.volatile_state();
+                self.end(&FromBackend::Suspended { volatile });
             }
         }
         Ok(())
+    }
+
+    /// Ends on the manager's order: all state is saved before it hears of it.
+    fn end(&mut self, last_words: &FromBackend) {
+        self.engine.power_off();
+        self.save_changes();
+        if let Keeper::Manager(link) = &mut self.keeper {
+            link.send(last_words);
+        }
+        self.ended = true;
+    }
+
+    /// The volatile state of a TPM that is on, sealed for the manager.
+    fn volatile_state(&mut self) -> Option<ByteVec> {
+        if let Err(error) = self.engine.store_volatile() {
+            tracing::warn!(%error, "there is no volatile state to suspend");
+            return None;
+        }
+        let state = self.engine.state(StateKind::Volatile).ok().flatten()?;
+        match &self.keeper {
+            Keeper::Manager(link) => link
+                .seal_volatile(&zeroize::Zeroizing::new(state))
+                .map(Into::into),
+            Keeper::Folder(_) => None,
+        }
     }
 
     /// A vRoT that cannot be opened is of no use: it says why, and ends.

@@ -151,6 +151,16 @@ pub enum Event {
         /// Its number.
         vrot: VrotId,
     },
+    /// A suspended vRoT goes on.
+    VrotResumed {
+        /// Its number.
+        vrot: VrotId,
+    },
+    /// A vRoT was stopped, and its volatile state kept.
+    VrotSuspended {
+        /// Its number.
+        vrot: VrotId,
+    },
     /// A vRoT was stopped on demand.
     VrotStopped {
         /// Its number.

@@ -52,7 +52,7 @@ fn a_vm_without_a_number_gets_a_certified_vrot_at_once() -> Result<()> {
 fn a_vm_with_a_number_of_its_own_gets_a_certificate_for_it() -> Result<()> {
     let host = with_full_pool()?;
     let made = ids_of(&host, "vrot-manufactured")?;
-    for tenant in [TENANT, "other"] {
+    for tenant in [TENANT, "another.one"] {
         let vm = Uuid::new_v4().to_string();
         let vrot = host.json(["create", "--vm", &vm, "--tenant", tenant, "--start"])?;
         ensure!(made.contains(&vrot["vrot"].as_str().context("id")?.to_owned()));

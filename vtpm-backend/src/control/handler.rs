@@ -1,5 +1,8 @@
 //! What each request on the control channel does.
 
+use zeroize::Zeroizing;
+
+use super::courier::{Courier, Package};
 use super::request::Request;
 use crate::engine::{Engine, EngineError, HashStep, StateKind};
 
@@ -9,6 +12,8 @@ pub struct Vrot<'e, E> {
     pub engine: &'e mut E,
     /// The locality of the commands on the data channel.
     pub locality: &'e mut u8,
+    /// Packs and unpacks the state that the VMM carries.
+    pub courier: &'e dyn Courier,
 }
 
 /// What follows from a request.
@@ -75,7 +80,7 @@ pub fn handle<E: Engine>(vrot: &mut Vrot<'_, E>, request: Request) -> Reply {
             result(engine.reset_established(locality))
         }
         Request::ResetEstablished(_) => words([BAD_LOCALITY]),
-        Request::GetStateBlob { kind, offset } => state_blob(engine, kind, offset),
+        Request::GetStateBlob { kind, offset } => give_state(vrot, kind, offset),
         Request::SetStateBlob {
             kind: Some(kind),
             blob,
@@ -84,7 +89,7 @@ pub fn handle<E: Engine>(vrot: &mut Vrot<'_, E>, request: Request) -> Reply {
             if blob.is_empty() {
                 words([SUCCESS])
             } else {
-                result(engine.set_state(kind, &blob))
+                take_state(vrot, kind, blob)
             }
         }
         Request::SetStateBlob { kind: None, .. } => words([BAD_PARAMETER]),
@@ -109,8 +114,12 @@ pub fn handle<E: Engine>(vrot: &mut Vrot<'_, E>, request: Request) -> Reply {
     })
 }
 
+/// `PTM_STATE_FLAG_ENCRYPTED`
+const ENCRYPTED: u32 = 2;
+
 /// The whole blob in one reply: VMMs do not ask for the rest.
-fn state_blob(engine: &mut impl Engine, kind: Option<StateKind>, offset: u32) -> Vec<u8> {
+fn give_state<E: Engine>(vrot: &mut Vrot<'_, E>, kind: Option<StateKind>, offset: u32) -> Vec<u8> {
+    let engine = &mut *vrot.engine;
     let Some(kind) = kind else {
         return words([BAD_PARAMETER, 0, 0, 0]);
     };
@@ -125,16 +134,50 @@ fn state_blob(engine: &mut impl Engine, kind: Option<StateKind>, offset: u32) ->
         Ok(None) => return words([NONE_THERE, 0, 0, 0]),
         Err(error) => return words([error.result(), 0, 0, 0]),
     };
+    let packed = permanent(engine)
+        .map_err(EngineError::result)
+        .and_then(|permanent| {
+            let packed = vrot.courier.pack(kind, state, &permanent);
+            packed.map_err(|error| {
+                tracing::error!(%error, ?kind, "the VMM gets no state");
+                FAIL
+            })
+        });
+    let (flags, state) = match packed {
+        Ok(Package::Plain(state)) => (0, state),
+        Ok(Package::Sealed(state)) => (ENCRYPTED, state),
+        Err(code) => return words([code, 0, 0, 0]),
+    };
     let rest = usize::try_from(offset)
         .ok()
         .and_then(|offset| state.get(offset..));
     match (rest, u32::try_from(state.len())) {
         (Some(rest), Ok(total)) => {
             let length = u32::try_from(rest.len()).unwrap_or(total);
-            [words([SUCCESS, 0, total, length]), rest.to_vec()].concat()
+            [words([SUCCESS, flags, total, length]), rest.to_vec()].concat()
         }
         _ => words([FAIL, 0, 0, 0]),
     }
+}
+
+fn take_state<E: Engine>(vrot: &mut Vrot<'_, E>, kind: StateKind, carried: Vec<u8>) -> Vec<u8> {
+    let permanent = match permanent(vrot.engine) {
+        Ok(permanent) => permanent,
+        Err(error) => return words([error.result()]),
+    };
+    match vrot.courier.unpack(kind, carried, &permanent) {
+        Ok(Some(state)) => result(vrot.engine.set_state(kind, &state)),
+        Ok(None) => words([SUCCESS]),
+        Err(error) => {
+            tracing::error!(%error, ?kind, "the state that the VMM brought is refused");
+            words([FAIL])
+        }
+    }
+}
+
+fn permanent(engine: &mut impl Engine) -> Result<Zeroizing<Vec<u8>>, EngineError> {
+    let state = engine.state(StateKind::Permanent)?;
+    Ok(Zeroizing::new(state.unwrap_or_default()))
 }
 
 fn result(outcome: Result<(), EngineError>) -> Vec<u8> {
@@ -154,6 +197,7 @@ fn words<const N: usize>(words: [u32; N]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::Trusting;
     use crate::engine::fake::FakeEngine;
 
     fn after(engine: &mut FakeEngine, request: Request) -> Reply {
@@ -162,6 +206,7 @@ mod tests {
             &mut Vrot {
                 engine,
                 locality: &mut locality,
+                courier: &Trusting,
             },
             request,
         )

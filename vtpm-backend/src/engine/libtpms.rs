@@ -266,6 +266,13 @@ impl Engine for Libtpms {
 
     fn delete_volatile(&mut self) {
         store().states.remove(&StateKind::Volatile);
+        // The library keeps a copy of what it was given, until it is first used.
+        // SAFETY: without a buffer, nothing is read.
+        let forgotten =
+            check(unsafe { TPMLIB_SetState(library_kind(StateKind::Volatile), ptr::null(), 0) });
+        if let Err(error) = forgotten {
+            tracing::debug!(%error, "the library has no copy of the volatile state");
+        }
     }
 
     fn changed_permanent_state(&mut self) -> Option<Vec<u8>> {

@@ -43,6 +43,8 @@ pub(super) async fn serve() -> Json<Document> {
         vrots::delete,
         vrots::start,
         vrots::stop,
+        vrots::suspend,
+        vrots::resume,
         vrots::identity,
         vrots::qemu_arguments,
         serve,

@@ -27,7 +27,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 fn render(manager: &Manager, rollback: Option<RollbackStatus>) -> String {
     let mut text = Text::default();
-    let mut states = BTreeMap::from([("assigned", 0), ("running", 0), ("stopped", 0)]);
+    let mut states =
+        BTreeMap::from(["assigned", "running", "suspended", "stopped"].map(|state| (state, 0)));
     let (mut attached, mut degraded) = (0, 0);
     for vrot in manager.registry().all() {
         *states.entry(vrot.record().lifecycle.name()).or_insert(0) += 1;

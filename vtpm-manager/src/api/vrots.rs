@@ -118,6 +118,38 @@ pub(super) async fn stop(
     Ok(Json(view(&manager, &vrot)))
 }
 
+/// Stops a vRoT and keeps its volatile state. When this returns, all of it is durable. The VM
+/// must be paused.
+#[utoipa::path(post, path = "/v1/vrots/{id}/suspend", tag = "vrots", params(Id),
+    responses((status = 200, body = VrotView), (status = "default", body = Problem)))]
+pub(super) async fn suspend(
+    State(manager): Managed,
+    Path(id): Path<String>,
+) -> Result<Json<VrotView>, Problem> {
+    let key = key(&id)?;
+    let suspended = to_its_end(&manager, move |manager| async move {
+        manager.suspend(key).await
+    });
+    let vrot = suspended.await?;
+    Ok(Json(view(&manager, &vrot)))
+}
+
+/// Starts a suspended vRoT as it was. When this returns, a VMM can attach.
+#[utoipa::path(post, path = "/v1/vrots/{id}/resume", tag = "vrots", params(Id),
+    responses((status = 200, body = VrotView), (status = "default", body = Problem)))]
+pub(super) async fn resume(
+    State(manager): Managed,
+    Path(id): Path<String>,
+) -> Result<Json<VrotView>, Problem> {
+    let key = key(&id)?;
+    let resumed = to_its_end(
+        &manager,
+        move |manager| async move { manager.resume(key).await },
+    );
+    let vrot = resumed.await?;
+    Ok(Json(view(&manager, &vrot)))
+}
+
 /// Keys and certificates of a vRoT, by its own number or its VM's.
 #[utoipa::path(get, path = "/v1/vrots/{id}/identity", tag = "vrots", params(Id),
     responses((status = 200, body = IdentityView), (status = "default", body = Problem)))]

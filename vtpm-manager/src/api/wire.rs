@@ -214,7 +214,7 @@ pub struct VrotView {
     /// Rises with each sanctioned restore or copy.
     #[schema(value_type = u64)]
     pub generation: Generation,
-    /// Where in its life it is: `assigned`, `running` or `stopped`.
+    /// Where in its life it is: `assigned`, `running`, `suspended` or `stopped`.
     pub state: String,
     /// Since when.
     #[schema(value_type = String, format = DateTime)]

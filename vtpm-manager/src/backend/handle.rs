@@ -137,6 +137,11 @@ impl Backend {
         self.ask(Order::Stop).await
     }
 
+    /// Ends the backend, as [`Backend::stop`] does, and brings its volatile state.
+    pub async fn suspend(&self) -> Result<Ended, BackendError> {
+        self.ask(Order::Suspend).await
+    }
+
     /// What was kept aside since it was last taken, of a backend without a guest.
     pub async fn take_state(&self) -> Result<Option<StateBlob>, BackendError> {
         self.ask(Order::TakeState).await

@@ -64,6 +64,8 @@ pub struct Ended {
     pub ending: Ending,
     /// Its last state, if it was being manufactured and said anything.
     pub state: Option<StateBlob>,
+    /// Its volatile state, sealed, if it was suspended while its TPM was on.
+    pub volatile: Option<Vec<u8>>,
 }
 
 /// How a backend ended.
@@ -100,6 +102,8 @@ pub(super) enum Order {
     /// From now on there is a guest. The answer is what was kept aside until then.
     Serve(Box<GuestDuty>, oneshot::Sender<Option<StateBlob>>),
     Stop(oneshot::Sender<Ended>),
+    /// Ends the backend once it has handed over its volatile state.
+    Suspend(oneshot::Sender<Ended>),
     /// Hands over what was kept aside.
     TakeState(oneshot::Sender<Option<StateBlob>>),
 }
@@ -126,6 +130,8 @@ pub(super) struct Supervisor {
     executing: BTreeMap<u64, oneshot::Sender<Vec<u8>>>,
     executed: u64,
     stop: Option<(oneshot::Sender<Ended>, Instant)>,
+    /// What a suspended backend handed over.
+    volatile: Option<Vec<u8>>,
 }
 
 struct Saving {
@@ -175,6 +181,7 @@ impl Supervisor {
             executing: BTreeMap::new(),
             executed: 0,
             stop: None,
+            volatile: None,
         };
         tokio::spawn(supervisor.run());
         (orders, observed)
@@ -205,6 +212,10 @@ impl Supervisor {
                 Event::Ordered(Order::Stop(done)) => {
                     self.stop = Some((done, Instant::now() + STOP_DEADLINE));
                     self.connection.send(&ToBackend::Stop).await
+                }
+                Event::Ordered(Order::Suspend(done)) => {
+                    self.stop = Some((done, Instant::now() + STOP_DEADLINE));
+                    self.connection.send(&ToBackend::Suspend).await
                 }
                 Event::Ordered(Order::Serve(duty, done)) => {
                     self.duty = Duty::Guest(duty);
@@ -308,6 +319,7 @@ impl Supervisor {
                     let _ = waiting.send(response.into());
                 }
             }
+            FromBackend::Suspended { volatile } => self.volatile = volatile.map(Into::into),
             FromBackend::Opened | FromBackend::Stopped => {}
         }
         Ok(())
@@ -434,6 +446,7 @@ impl Supervisor {
         let ended = Ended {
             ending,
             state: self.state.take(),
+            volatile: self.volatile.take(),
         };
         match (self.stop, self.duty) {
             (Some((done, _)), _) => {

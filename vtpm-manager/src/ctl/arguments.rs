@@ -89,6 +89,10 @@ pub(super) enum VrotCommand {
     Start(VrotArgument),
     /// Stop a vRoT; its state is kept.
     Stop(VrotArgument),
+    /// Stop the vRoT of a paused VM and keep its volatile state, PCRs among it.
+    Suspend(VrotArgument),
+    /// Start a suspended vRoT as it was.
+    Resume(VrotArgument),
     /// List all vRoTs of the host.
     List,
     /// Show one vRoT.

@@ -42,6 +42,16 @@ pub(super) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Re
                 format!("stopped vRoT {} of VM {}", vrot.vrot, vrot.vm)
             });
         }
+        VrotCommand::Suspend(vrot) => {
+            let vrot: VrotView = client.post(&path(vrot.vrot, "/suspend"), &())?;
+            output.result(&vrot, || {
+                format!("suspended vRoT {} of VM {}", vrot.vrot, vrot.vm)
+            });
+        }
+        VrotCommand::Resume(vrot) => {
+            let vrot: VrotView = client.post(&path(vrot.vrot, "/resume"), &())?;
+            output.result(&vrot, || format!("resumed\n{}", details(&vrot)));
+        }
         VrotCommand::List => {
             let list: VrotList = client.get("/v1/vrots")?;
             output.result(&list, || table(&list));

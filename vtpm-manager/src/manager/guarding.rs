@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use cert_chain::{Generation, VrotId};
 use vtpm_backend::message::StateKey as BackendKey;
-use vtpm_backend::sealing::{Sealer, SealingError};
+use vtpm_backend::sealing::{Content, Sealer, SealingError};
 
 use super::{Manager, ManagerError, blocking};
 use crate::anchor::AnchorError;
@@ -228,8 +228,8 @@ fn sealed_anew(
         )
     };
     let sealed = || -> Result<Vec<u8>, SealingError> {
-        let state = sealer(record.generation)?.open(&blob.sealed)?;
-        sealer(generation)?.seal(&state)
+        let state = sealer(record.generation)?.open(Content::Permanent, &blob.sealed)?;
+        sealer(generation)?.seal(Content::Permanent, &state)
     };
     let sealed = sealed().ok()?;
     Some(StateBlob::new(blob.sequence, sealed).to_bytes())

@@ -118,7 +118,14 @@ impl Manager {
         let state = self.journal.read(vrot, Part::Permanent).await?;
         let state = state.ok_or(ManagerError::StateMissing { vrot })?;
         let state = StateBlob::from_bytes(&state)?;
-        let open = open_message(vrot, record.generation, &key, Some(state));
+        let volatile = match record.lifecycle {
+            Lifecycle::Suspended { .. } => self.journal.read(vrot, Part::Volatile).await?,
+            _ => None,
+        };
+        let open = Open {
+            volatile: volatile.map(Into::into),
+            ..open_message(vrot, record.generation, &key, Some(state))
+        };
         Ok(Backend::launch(&self.config.backend, folder, open, duty).await?)
     }
 }
@@ -134,6 +141,7 @@ fn open_message(
         generation: generation.number(),
         key: BackendKey::new(**key),
         permanent: state.map(|state| state.sealed),
+        volatile: None,
         durability_deadline_ms: u32::try_from(DURABILITY_DEADLINE.as_millis()).unwrap_or(u32::MAX),
     }
 }

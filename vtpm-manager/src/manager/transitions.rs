@@ -1,4 +1,4 @@
-//! Create, start, stop, delete.
+//! Create, start, suspend, resume, stop, delete.
 //!
 //! Each transition holds the vRoT's gate, does what takes time, commits the new record, and only
 //! then lets others see it. What happened is a line in the audit log before the caller is told.
@@ -16,7 +16,7 @@ use crate::backend::{Backend, Duty};
 use crate::keys::Keyring;
 use crate::store::{Batch, Part};
 use crate::timestamp::Timestamp;
-use crate::vrot::{StopCause, StoredVrot, Tombstone, VrotName, VrotRecord};
+use crate::vrot::{LifecycleError, StopCause, StoredVrot, Tombstone, VrotName, VrotRecord};
 
 /// What is to be created.
 #[derive(Clone, Debug)]
@@ -38,6 +38,15 @@ pub enum Launch {
     Now,
     /// On demand.
     Later,
+}
+
+/// How a vRoT comes up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beginning {
+    /// As after a loss of power.
+    Start,
+    /// As it was.
+    Resume,
 }
 
 impl Manager {
@@ -123,20 +132,39 @@ impl Manager {
 
     /// Starts a vRoT. Returns when a VMM can attach.
     pub async fn start(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
+        self.bring_up(key, Beginning::Start).await
+    }
+
+    /// Starts a suspended vRoT with the volatile state that it had. Returns when a VMM can
+    /// attach. The volatile state is used up: it never comes back.
+    pub async fn resume(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
+        self.bring_up(key, Beginning::Resume).await
+    }
+
+    async fn bring_up(
+        &self,
+        key: VrotKey,
+        beginning: Beginning,
+    ) -> Result<Arc<Vrot>, ManagerError> {
         let vrot = self.registry.find(key)?;
         let gate = vrot.gate.lock().await;
         let mut record = vrot.record();
-        record.lifecycle.check_start()?;
+        match beginning {
+            Beginning::Start => record.lifecycle.check_start()?,
+            Beginning::Resume => record.lifecycle.check_resume()?,
+        }
         let keyring = self.host.keyring().await?;
         let duty = Duty::Guest(self.guest_duty(&record)?);
         let backend = self.open_backend(&record, duty).await?;
-        let begun = self.begin(&vrot, &mut record, &keyring, &backend).await;
+        let begun = self
+            .begin(&vrot, &mut record, &keyring, &backend, beginning)
+            .await;
         if let Err(error) = begun {
             // It must not run while the store says that it does not.
             backend.stop().await?;
             return Err(error);
         }
-        tracing::info!(vrot = %record.vrot, "started");
+        tracing::info!(vrot = %record.vrot, ?beginning, "started");
         vrot.set_record(record);
         vrot.set_backend(Some(backend));
         self.counters.increment(Counter::Started);
@@ -151,18 +179,60 @@ impl Manager {
         record: &mut VrotRecord,
         keyring: &Keyring,
         backend: &Backend,
+        beginning: Beginning,
     ) -> Result<(), ManagerError> {
         let now = Timestamp::now();
-        if self.is_renewal_due(record, now) {
-            self.renew(record, keyring, backend, now, Occasion::Start)
-                .await?;
+        let process = backend.observed().process;
+        let id = record.vrot;
+        match beginning {
+            Beginning::Start => {
+                if self.is_renewal_due(record, now) {
+                    self.renew(record, keyring, backend, now, Occasion::Start)
+                        .await?;
+                }
+                record.lifecycle = record.lifecycle.start(process, now)?;
+                self.record(Event::VrotStarted { vrot: id }).await?;
+            }
+            // A command now would switch the TPM on, and the volatile state would be gone.
+            Beginning::Resume => {
+                record.lifecycle = record.lifecycle.resume(process, now)?;
+                self.record(Event::VrotResumed { vrot: id }).await?;
+            }
         }
-        record.lifecycle = record.lifecycle.start(backend.observed().process, now)?;
-        self.record(Event::VrotStarted { vrot: record.vrot })
-            .await?;
-        self.commit_record(record).await.inspect_err(|_| {
+        let change = Batch::default()
+            .put(id, Part::Record, record.to_bytes())
+            .remove(id, Part::Volatile);
+        self.journal.commit(change).await.inspect_err(|_| {
             tracing::error!(vrot = %vrot.record().vrot, "not started: the store did not take it");
-        })
+        })?;
+        Ok(())
+    }
+
+    /// Stops a vRoT and keeps its volatile state. Returns when all of it is durable. The VM must
+    /// be paused: what it does to its TPM meanwhile is lost.
+    pub async fn suspend(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
+        let vrot = self.registry.find(key)?;
+        let gate = vrot.gate.lock().await;
+        let mut record = vrot.record();
+        record.lifecycle = record.lifecycle.suspend(Timestamp::now())?;
+        let backend = vrot.backend().ok_or(LifecycleError::NotRunning {
+            state: "without a backend",
+        })?;
+        let ended = backend.suspend().await?;
+        vrot.set_backend(None);
+        let id = record.vrot;
+        self.record(Event::VrotSuspended { vrot: id }).await?;
+        let change = Batch::default().put(id, Part::Record, record.to_bytes());
+        let change = match ended.volatile {
+            Some(volatile) => change.put(id, Part::Volatile, volatile),
+            // Its TPM was off: there is nothing to keep.
+            None => change.remove(id, Part::Volatile),
+        };
+        self.journal.commit(change).await?;
+        tracing::info!(vrot = %id, "suspended");
+        vrot.set_record(record);
+        drop(gate);
+        Ok(vrot)
     }
 
     /// Stops a vRoT. Returns when its state is durable.
@@ -179,7 +249,10 @@ impl Manager {
         vrot.set_backend(None);
         self.record(Event::VrotStopped { vrot: record.vrot })
             .await?;
-        self.commit_record(&record).await?;
+        let change = Batch::default()
+            .put(record.vrot, Part::Record, record.to_bytes())
+            .remove(record.vrot, Part::Volatile);
+        self.journal.commit(change).await?;
         self.counters.increment(Counter::Stopped);
         tracing::info!(vrot = %record.vrot, "stopped");
         vrot.set_record(record);

@@ -2,9 +2,13 @@
 //!
 //! ```text
 //! manufactured ──assign──► assigned ──start──► running ──stop/fail──► stopped
-//!                              │                  ▲                      │
-//!                              │                  └────────start─────────┤
-//!                              └──────────────delete──► deleted ◄─delete─┘
+//!                              │               │ ▲  ▲                 │ │ ▲
+//!                              │         suspend │  └──────start──────┘ │ │
+//!                              │               │ resume                 │ │
+//!                              │               ▼ │                      │ │
+//!                              │           suspended ────────stop───────┼─┘
+//!                              │               │                        │
+//!                              └────delete─────┴──► deleted ◄───────────┘
 //! ```
 
 use std::fmt;
@@ -57,6 +61,13 @@ pub enum Lifecycle {
         #[n(0)]
         at: Timestamp,
     },
+    /// It served, and its volatile state is kept: it can go on as if nothing had happened.
+    #[n(5)]
+    Suspended {
+        /// Since when.
+        #[n(0)]
+        since: Timestamp,
+    },
 }
 
 /// Why a vRoT is not running any more.
@@ -92,6 +103,18 @@ pub enum LifecycleError {
         /// Name of the present state.
         state: &'static str,
     },
+    /// There is no volatile state to go on with.
+    #[error("the vRoT is {state}, not suspended: start it")]
+    NotSuspended {
+        /// Name of the present state.
+        state: &'static str,
+    },
+    /// Its guest's TPM would lose what it holds.
+    #[error(
+        "the vRoT is suspended: resume it to go on where it was, or stop it to give its volatile \
+         state up"
+    )]
+    Suspended,
     /// A running vRoT is not deleted under a guest's feet.
     #[error("the vRoT is running: stop it first")]
     StillRunning,
@@ -118,8 +141,41 @@ impl Lifecycle {
             Self::Assigned { .. } | Self::Stopped { .. } => Ok(()),
             Self::Manufactured { .. } => Err(LifecycleError::Unassigned),
             Self::Running { .. } => Err(LifecycleError::AlreadyRunning),
+            Self::Suspended { .. } => Err(LifecycleError::Suspended),
             Self::Deleted { .. } => Err(LifecycleError::Deleted),
         }
+    }
+
+    /// Its backend has ended, and its volatile state is kept.
+    pub fn suspend(self, now: Timestamp) -> Result<Self, LifecycleError> {
+        match self {
+            Self::Running { .. } => Ok(Self::Suspended { since: now }),
+            Self::Deleted { .. } => Err(LifecycleError::Deleted),
+            other => Err(LifecycleError::NotRunning {
+                state: other.name(),
+            }),
+        }
+    }
+
+    /// Whether [`Lifecycle::resume`] would succeed, before anything is spawned.
+    pub fn check_resume(self) -> Result<(), LifecycleError> {
+        match self {
+            Self::Suspended { .. } => Ok(()),
+            Self::Running { .. } => Err(LifecycleError::AlreadyRunning),
+            Self::Deleted { .. } => Err(LifecycleError::Deleted),
+            other => Err(LifecycleError::NotSuspended {
+                state: other.name(),
+            }),
+        }
+    }
+
+    /// A backend serves it again, with the volatile state that was kept.
+    pub fn resume(self, process: u32, now: Timestamp) -> Result<Self, LifecycleError> {
+        self.check_resume()?;
+        Ok(Self::Running {
+            since: now,
+            process,
+        })
     }
 
     /// A backend serves it from now on.
@@ -134,7 +190,9 @@ impl Lifecycle {
     /// Its backend has ended.
     pub fn stop(self, cause: StopCause, now: Timestamp) -> Result<Self, LifecycleError> {
         match self {
-            Self::Running { .. } => Ok(Self::Stopped { since: now, cause }),
+            Self::Running { .. } | Self::Suspended { .. } => {
+                Ok(Self::Stopped { since: now, cause })
+            }
             Self::Deleted { .. } => Err(LifecycleError::Deleted),
             other => Err(LifecycleError::NotRunning {
                 state: other.name(),
@@ -159,6 +217,7 @@ impl Lifecycle {
             Self::Running { .. } => "running",
             Self::Stopped { .. } => "stopped",
             Self::Deleted { .. } => "deleted",
+            Self::Suspended { .. } => "suspended",
         }
     }
 
@@ -166,7 +225,9 @@ impl Lifecycle {
     pub fn since(self) -> Timestamp {
         match self {
             Self::Manufactured { at } | Self::Assigned { at } | Self::Deleted { at } => at,
-            Self::Running { since, .. } | Self::Stopped { since, .. } => since,
+            Self::Running { since, .. }
+            | Self::Stopped { since, .. }
+            | Self::Suspended { since } => since,
         }
     }
 }
@@ -190,7 +251,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::new(1);
 
-    fn states() -> [Lifecycle; 5] {
+    fn states() -> [Lifecycle; 6] {
         [
             Lifecycle::Manufactured { at: NOW },
             Lifecycle::Assigned { at: NOW },
@@ -203,6 +264,7 @@ mod tests {
                 cause: StopCause::Ordered,
             },
             Lifecycle::Deleted { at: NOW },
+            Lifecycle::Suspended { since: NOW },
         ]
     }
 
@@ -216,16 +278,26 @@ mod tests {
                 name(state.start(7, NOW)),
                 name(state.stop(StopCause::Ordered, NOW)),
                 name(state.delete(NOW)),
+                name(state.suspend(NOW)),
+                name(state.resume(7, NOW)),
             ]
         });
         assert_eq!(
             table,
             [
-                [Some("assigned"), None, None, Some("deleted")],
-                [None, Some("running"), None, Some("deleted")],
-                [None, None, Some("stopped"), None],
-                [None, Some("running"), None, Some("deleted")],
-                [None, None, None, None],
+                [Some("assigned"), None, None, Some("deleted"), None, None],
+                [None, Some("running"), None, Some("deleted"), None, None],
+                [None, None, Some("stopped"), None, Some("suspended"), None],
+                [None, Some("running"), None, Some("deleted"), None, None],
+                [None, None, None, None, None, None],
+                [
+                    None,
+                    None,
+                    Some("stopped"),
+                    Some("deleted"),
+                    None,
+                    Some("running"),
+                ],
             ]
         );
     }

@@ -16,14 +16,33 @@ pub(crate) struct Vmm {
 }
 
 const CMD_INIT: u32 = 2;
+const CMD_GET_STATEBLOB: u32 = 0xc;
+const CMD_SET_STATEBLOB: u32 = 0xd;
+const CMD_STOP: u32 = 0xe;
 const CMD_SET_DATAFD: u32 = 0x10;
 /// `TPM2_Startup(TPM_SU_CLEAR)`
 const STARTUP: &str = "80010000000c000001440000";
 const HEADER: usize = 10;
 
+/// How a guest begins.
+#[derive(Clone, Copy)]
+pub(crate) enum Attach<'b> {
+    /// With its firmware, on a TPM that was reset.
+    Boot,
+    /// In the middle, on a TPM that was suspended by the manager.
+    Resumed,
+    /// In the middle, with state that the VMM kept: kind and contents.
+    Bringing(&'b [(u32, &'b [u8])]),
+}
+
 impl Vmm {
     /// Attaches, as QEMU does, and starts the TPM, as a guest's firmware does.
     pub(crate) fn attach(socket: &Path) -> Result<Self> {
+        Self::attach_as(socket, Attach::Boot)
+    }
+
+    /// Attaches, as QEMU does.
+    pub(crate) fn attach_as(socket: &Path, attach: Attach<'_>) -> Result<Self> {
         let control = UnixStream::connect(socket)?;
         control.set_read_timeout(Some(Duration::from_secs(30)))?;
         let (data, theirs) = UnixStream::pair()?;
@@ -37,11 +56,46 @@ impl Vmm {
             None,
         )?;
         vmm.result()?;
+        if let Attach::Bringing(state) = attach {
+            vmm.control.write_all(&CMD_STOP.to_be_bytes())?;
+            vmm.result()?;
+            for (kind, state) in state {
+                let length = u32::try_from(state.len())?;
+                let request = [CMD_SET_STATEBLOB, 2, *kind, length];
+                let mut request: Vec<u8> = request.iter().flat_map(|w| w.to_be_bytes()).collect();
+                request.extend_from_slice(state);
+                vmm.control.write_all(&request)?;
+                vmm.result()?;
+            }
+        }
+        let delete_volatile = u32::from(matches!(attach, Attach::Boot));
         vmm.control.write_all(&CMD_INIT.to_be_bytes())?;
-        vmm.control.write_all(&0u32.to_be_bytes())?;
+        vmm.control.write_all(&delete_volatile.to_be_bytes())?;
         vmm.result()?;
-        vmm.succeed(&hex::decode(STARTUP)?)?;
+        if matches!(attach, Attach::Boot) {
+            vmm.succeed(&hex::decode(STARTUP)?)?;
+        }
         Ok(vmm)
+    }
+
+    /// A part of the TPM's state, as QEMU asks for it when it saves a VM.
+    pub(crate) fn state(&mut self, kind: u32) -> Result<Vec<u8>> {
+        for word in [CMD_GET_STATEBLOB, 1, kind, 0] {
+            self.control.write_all(&word.to_be_bytes())?;
+        }
+        self.result()?;
+        let mut words = [0; 12];
+        self.control.read_exact(&mut words)?;
+        let [flags, total, length] = [0, 4, 8].map(|at| {
+            words[at..at + 4]
+                .iter()
+                .fold(0, |n, b| n << 8 | u32::from(*b))
+        });
+        ensure!(flags == 2, "it is not sealed");
+        ensure!(total == length, "it does not come whole");
+        let mut state = vec![0; usize::try_from(length)?];
+        self.control.read_exact(&mut state)?;
+        Ok(state)
     }
 
     /// Sends a command that must succeed; the response without its header.

@@ -1,0 +1,191 @@
+//! `make bench`: what a virtualized root of trust costs, beside swtpm, on this machine.
+//!
+//! Ours and the peer take turns within one run. The physical TPM is swtpm behind
+//! [`slow_tpm::SlowTpm`], which signs as slowly as a real part and counts writes to its flash.
+
+mod anchor;
+mod api;
+mod arguments;
+mod disk;
+mod fleet;
+mod host;
+mod launch;
+mod launches;
+mod load;
+mod memory;
+mod peer;
+mod pool;
+mod progress;
+mod report;
+mod restart;
+mod samples;
+mod slow_tpm;
+mod vmm;
+mod writes;
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::run_folder::RunFolder;
+use crate::workspace_binaries::target_folder;
+use disk::Disk;
+use fleet::Fleet;
+use host::BenchHost;
+use launch::Launched;
+use peer::Peer;
+use report::Report;
+
+pub use arguments::{Arguments, Part};
+
+/// Measures everything that is asked for, writes the file, prints the table. Fails if anything
+/// could not be measured.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    allow_for(arguments)?;
+    let out = match &arguments.out {
+        Some(out) => out.clone(),
+        None => target_folder()?.join("bench.json"),
+    };
+    let begin = Instant::now();
+    let run = RunFolder::with_logs(out.with_extension("logs"))?;
+    let disk = Disk::create()?;
+    let mut report = Report::default();
+    let measured = measure(arguments, &run, &disk, &mut report);
+    report.part("what follows", measured);
+    report.write(&out)?;
+    println!(
+        "\n{}\n{} ({} s; logs in {})",
+        report.table(),
+        out.display(),
+        begin.elapsed().as_secs(),
+        run.logs().display()
+    );
+    report.complete()
+}
+
+fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Report) -> Result<()> {
+    step("the peer: swtpm with certificates of its own maker");
+    let peer = Peer::create(run, disk)?;
+    if arguments.wants(Part::Launch) {
+        step("launches one by one");
+        let pool = arguments.pool(1);
+        let host = start_host(arguments, run, disk, "host-1", &pool.settings())?;
+        let outcome = launches::measure(report, &host, &pool, &peer, arguments.launches);
+        report.part("launch_p50_ms, launch_p99_ms", outcome);
+    }
+    let count = arguments.count();
+    step(&format!("{count} launches at once"));
+    let mut host = start_host(arguments, run, disk, "host-2", &policy(arguments))?;
+    let launched = launch_fleet(arguments, report, &mut host)?;
+    let mut ours = Fleet::attach(launched).context("attaching VMMs to vRoTs")?;
+    step(&format!("{count} swtpm beside them"));
+    let mut peers = Fleet::of_peers(&peer, count).context("starting swtpm")?;
+
+    if arguments.wants(Part::Memory) {
+        step("memory");
+        let outcome = memory::measure(report, &host, &ours, &peers, arguments.rounds);
+        report.part("pss_per_vrot_kib", outcome);
+    }
+    if arguments.wants(Part::Writes) {
+        step("durable NV writes of one VM");
+        let outcome = writes::measure_one(report, disk, &mut ours, &mut peers, arguments.writes);
+        report.part("nv_write_durable_p50_us", outcome);
+        step(&format!("durable NV writes of {count} VMs"));
+        let outcome = writes::measure_all(report, arguments, &host, disk, &mut ours, &mut peers);
+        report.part("nv_writes_per_s, volatile_anchor_writes_per_s", outcome);
+    }
+    drop(peers);
+    if arguments.wants(Part::Restart) {
+        step("the manager is killed under load");
+        let outcome = restart::measure(report, &mut host, &mut ours, arguments.rounds);
+        report.part("manager_restart_s, failed_commands", outcome);
+    }
+    if arguments.wants(Part::Anchor) {
+        step("writes of the physical TPM's flash");
+        let tried = arguments.checkpoint_interval_s;
+        let outcome = anchor::measure(report, &host, &mut ours, tried);
+        report.part("anchor_writes_per_hour", outcome);
+    }
+    Ok(())
+}
+
+/// All launches at once: without a pool first, then from a full one. Whatever fails of it, the
+/// fleet is complete in the end, and there is no pool that is filled beside what follows.
+fn launch_fleet(
+    arguments: &Arguments,
+    report: &mut Report,
+    host: &mut BenchHost,
+) -> Result<Vec<Launched>> {
+    let count = arguments.count();
+    let mut launched = Vec::new();
+    if arguments.wants(Part::Storm) {
+        let cold = format!("launch_storm_{count}_cold_s");
+        match fleet::storm(host.api(), count, &mut launched) {
+            Ok(took) => report.alone(cold, took.as_secs_f64(), "s", count),
+            Err(error) => report.missing(&cold, &error),
+        }
+        for launched in launched.drain(..) {
+            launch::remove(host.api(), launched)?;
+        }
+        let pool = arguments.pool(arguments.vrots);
+        host.restart_with(&(policy(arguments) + &pool.settings()))?;
+        println!("   filling a pool of {count}");
+        let outcome = pool
+            .wait_until_full(host.api())
+            .and_then(|()| fleet::storm(host.api(), count, &mut launched));
+        let warm = format!("launch_storm_{count}_s");
+        match outcome {
+            Ok(took) => report.alone(warm, took.as_secs_f64(), "s", count),
+            Err(error) => report.missing(&warm, &error),
+        }
+        host.restart_with(&policy(arguments))?;
+    }
+    fleet::fill(host.api(), count, &mut launched)?;
+    Ok(launched)
+}
+
+fn start_host(
+    arguments: &Arguments,
+    run: &RunFolder,
+    disk: &Disk,
+    name: &str,
+    settings: &str,
+) -> Result<BenchHost> {
+    BenchHost::start(run, disk, name, arguments.signature(), settings)
+        .with_context(|| format!("starting {name}"))
+}
+
+fn policy(arguments: &Arguments) -> String {
+    arguments
+        .checkpoint_interval_s
+        .map(|seconds| format!("checkpoint_interval_s = {seconds}\n"))
+        .unwrap_or_default()
+}
+
+fn step(what: &str) {
+    println!("== {what}");
+}
+
+/// Raises what this process and its children may have open, as far as it goes.
+fn allow_for(arguments: &Arguments) -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    // Here two connections to each vRoT and to each swtpm, and the storm's; in the manager two
+    // or three for each vRoT.
+    let files = u64::from(arguments.vrots) * 6 + 500;
+    ensure!(
+        hard >= files,
+        "{files} open files are needed, and the hard limit is {hard}: raise it (`ulimit -n`), \
+         or take fewer --vrots"
+    );
+    let (_, processes) = getrlimit(Resource::RLIMIT_NPROC)?;
+    setrlimit(Resource::RLIMIT_NPROC, processes, processes)?;
+    let needed = u64::from(arguments.vrots) * 8 + 500;
+    ensure!(
+        processes >= needed,
+        "{needed} processes and threads are needed, and the hard limit is {processes}: raise it \
+         (`ulimit -u`), or take fewer --vrots"
+    );
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! A VMM with a guest in it, as a vRoT and swtpm alike see them: QEMU's TPM emulator protocol.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+/// A control channel that answers.
+#[derive(Debug)]
+pub(super) struct Control(UnixStream);
+
+/// An attached VMM whose guest has started its TPM.
+#[derive(Debug)]
+pub(super) struct Vmm {
+    // Open as long as the VMM is attached.
+    _control: UnixStream,
+    data: UnixStream,
+    written: u64,
+}
+
+/// How a TPM command ended that the TPM answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ResponseCode(u32);
+
+const CMD_GET_CAPABILITY: u32 = 1;
+const CMD_INIT: u32 = 2;
+const CMD_SET_DATAFD: u32 = 0x10;
+/// Nobody waits longer than a guest's driver does (Linux: two minutes for the slowest command).
+const PATIENCE: Duration = Duration::from_secs(120);
+const HEADER: usize = 10;
+const MAX_RESPONSE: usize = 8192;
+
+const NO_SESSIONS: u16 = 0x8001;
+const SESSIONS: u16 = 0x8002;
+const NV_DEFINE_SPACE: u32 = 0x12a;
+const NV_WRITE: u32 = 0x137;
+const STARTUP: u32 = 0x144;
+const OWNER: u32 = 0x4000_0001;
+const PASSWORD: u32 = 0x4000_0009;
+/// An index of a guest's owner, and its contents: what a guest keeps there is small.
+const INDEX: u32 = 0x0180_0042;
+const CONTENTS: u16 = 32;
+/// `OWNERWRITE`, `AUTHWRITE`, `OWNERREAD`, `AUTHREAD`, `NO_DA` (TPM 2.0 Part 2 §13.4).
+const ATTRIBUTES: u32 = 0x0206_0006;
+
+impl Control {
+    /// Connects and waits for one answer: then a VMM can attach.
+    pub(super) fn connect(socket: &Path) -> Result<Self> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(&CMD_GET_CAPABILITY.to_be_bytes())?;
+        let mut capability = [0; 8];
+        stream.read_exact(&mut capability)?;
+        Ok(Self(stream))
+    }
+
+    /// Attaches as QEMU does, and starts the TPM as a guest's firmware does.
+    pub(super) fn attach(mut self) -> Result<Vmm> {
+        let (data, theirs) = UnixStream::pair()?;
+        data.set_read_timeout(Some(PATIENCE))?;
+        sendmsg::<()>(
+            self.0.as_raw_fd(),
+            &[IoSlice::new(&CMD_SET_DATAFD.to_be_bytes())],
+            &[ControlMessage::ScmRights(&[theirs.as_raw_fd()])],
+            MsgFlags::empty(),
+            None,
+        )?;
+        self.done().context("SET_DATAFD")?;
+        let init = [CMD_INIT.to_be_bytes(), 0u32.to_be_bytes()].concat();
+        self.0.write_all(&init)?;
+        self.done().context("INIT")?;
+        let mut vmm = Vmm {
+            _control: self.0,
+            data,
+            written: 0,
+        };
+        let clear = 0u16.to_be_bytes();
+        vmm.succeed("TPM2_Startup", &command(NO_SESSIONS, STARTUP, &clear))?;
+        Ok(vmm)
+    }
+
+    fn done(&mut self) -> Result<()> {
+        let mut result = [0; 4];
+        self.0.read_exact(&mut result)?;
+        ensure!(result == [0; 4], "refused: {}", hex::encode(result));
+        Ok(())
+    }
+}
+
+impl Vmm {
+    /// Defines the NV index that [`Vmm::write`] writes.
+    pub(super) fn define(&mut self) -> Result<()> {
+        let public = [
+            &INDEX.to_be_bytes()[..],
+            &0x000bu16.to_be_bytes(), // TPM_ALG_SHA256
+            &ATTRIBUTES.to_be_bytes(),
+            &0u16.to_be_bytes(), // no policy
+            &CONTENTS.to_be_bytes(),
+        ]
+        .concat();
+        let size = u16::try_from(public.len())?.to_be_bytes();
+        let no_auth = 0u16.to_be_bytes();
+        let parameters = [&no_auth[..], &size, &public].concat();
+        let body = [&OWNER.to_be_bytes()[..], &password(), &parameters].concat();
+        let define = command(SESSIONS, NV_DEFINE_SPACE, &body);
+        self.succeed("TPM2_NV_DefineSpace", &define)
+    }
+
+    /// Writes to that index what was never there.
+    pub(super) fn write(&mut self) -> io::Result<ResponseCode> {
+        self.written += 1;
+        let contents = self.written.to_be_bytes().repeat(usize::from(CONTENTS) / 8);
+        let body = [
+            &INDEX.to_be_bytes()[..],
+            &INDEX.to_be_bytes(),
+            &password(),
+            &CONTENTS.to_be_bytes(),
+            &contents,
+            &0u16.to_be_bytes(), // offset
+        ]
+        .concat();
+        self.execute(&command(SESSIONS, NV_WRITE, &body))
+    }
+
+    /// The same; it must succeed.
+    pub(super) fn must_write(&mut self) -> Result<()> {
+        self.write()?.success("TPM2_NV_Write")
+    }
+
+    fn succeed(&mut self, name: &str, command: &[u8]) -> Result<()> {
+        self.execute(command)
+            .with_context(|| name.to_owned())?
+            .success(name)
+    }
+
+    fn execute(&mut self, command: &[u8]) -> io::Result<ResponseCode> {
+        self.data.write_all(command)?;
+        let mut header = [0; HEADER];
+        self.data.read_exact(&mut header)?;
+        let [_, _, a, b, c, d, code @ ..] = header;
+        let size = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+        if !(HEADER..=MAX_RESPONSE).contains(&size) {
+            return Err(io::Error::other("a response of impossible size"));
+        }
+        let mut rest = vec![0; size - HEADER];
+        self.data.read_exact(&mut rest)?;
+        Ok(ResponseCode(u32::from_be_bytes(code)))
+    }
+}
+
+impl ResponseCode {
+    /// Whether the command succeeded.
+    pub(super) fn is_success(self) -> bool {
+        self.0 == 0
+    }
+
+    fn success(self, name: &str) -> Result<()> {
+        ensure!(self.is_success(), "{name}: response code 0x{:x}", self.0);
+        Ok(())
+    }
+}
+
+fn command(tag: u16, code: u32, body: &[u8]) -> Vec<u8> {
+    // A command of this file is some dozens of bytes long.
+    let size = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
+    [
+        &tag.to_be_bytes()[..],
+        &size.to_be_bytes(),
+        &code.to_be_bytes(),
+        body,
+    ]
+    .concat()
+}
+
+/// The authorization area with the empty password.
+fn password() -> Vec<u8> {
+    let session = [&PASSWORD.to_be_bytes()[..], &[0, 0], &[0], &[0, 0]].concat();
+    // Nine bytes.
+    let size = u32::try_from(session.len()).unwrap_or(u32::MAX);
+    [&size.to_be_bytes()[..], &session].concat()
+}

@@ -1,0 +1,70 @@
+//! What a VMM carries when it moves or saves a VM: the vRoT's state, in its own format.
+
+use zeroize::Zeroizing;
+
+use crate::engine::StateKind;
+
+/// Packs state for a VMM and unpacks what a VMM brings.
+///
+/// `permanent` is the permanent state that the vRoT has at that moment.
+pub trait Courier {
+    /// What the VMM is given of a part of the state.
+    fn pack(
+        &self,
+        kind: StateKind,
+        state: Vec<u8>,
+        permanent: &[u8],
+    ) -> Result<Package, NotCarried>;
+
+    /// What is to become the vRoT's state; nothing, if it is that already.
+    fn unpack(
+        &self,
+        kind: StateKind,
+        carried: Vec<u8>,
+        permanent: &[u8],
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, NotCarried>;
+}
+
+/// A part of the state on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Package {
+    /// As the TPM wrote it.
+    Plain(Vec<u8>),
+    /// Of use to the same vRoT alone.
+    Sealed(Vec<u8>),
+}
+
+/// Why a VMM gets no state, or why what it brought is refused.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotCarried {
+    /// It does not open.
+    #[error("it was altered, or belongs to another vRoT or generation")]
+    Foreign,
+    /// It does not go with the permanent state.
+    #[error("it belongs to an earlier permanent state: a VM's old state does not come back")]
+    Outdated,
+    /// It could not be sealed.
+    #[error("it could not be sealed")]
+    NotSealed,
+}
+
+/// Gives and takes everything as it is: a vRoT without a manager trusts its VMM, as the state
+/// folder is the VMM's user's anyway.
+#[derive(Clone, Copy, Debug)]
+pub struct Trusting;
+
+impl Courier for Trusting {
+    fn pack(&self, _: StateKind, state: Vec<u8>, _: &[u8]) -> Result<Package, NotCarried> {
+        Ok(Package::Plain(state))
+    }
+
+    fn unpack(
+        &self,
+        _: StateKind,
+        carried: Vec<u8>,
+        _: &[u8],
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, NotCarried> {
+        Ok(Some(carried.into()))
+    }
+}

@@ -1,0 +1,165 @@
+//! A vRoT whose VM is paused, saved and goes on.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
+)]
+
+mod support;
+
+use anyhow::{Result, ensure};
+use support::Host;
+use support::vmm::{Attach, PASSWORD, Vmm, command, with_sessions};
+
+const PERMANENT: u32 = 1;
+const VOLATILE: u32 = 2;
+
+#[test]
+fn a_suspended_vrot_goes_on_where_it_was() -> Result<()> {
+    let mut host = Host::enrolled()?;
+    let vm = host.create()?;
+    host.ctl(["start", &vm])?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    extend(&mut vmm)?;
+    let before = pcr(&mut vmm)?;
+    host.ctl(["suspend", &vm])?;
+    drop(vmm);
+    assert_eq!(host.json(["show", &vm])?["state"], "suspended");
+    let refused = host.refused(["start", &vm])?;
+    ensure!(refused.contains("resume it"), "{refused}");
+    host.crash()?;
+    host.start_again()?;
+
+    host.ctl(["resume", &vm])?;
+    let mut vmm = Vmm::attach_as(&host.control(&vm)?, Attach::Resumed)?;
+    assert_eq!(pcr(&mut vmm)?, before);
+    let refused = host.refused(["resume", &vm])?;
+    ensure!(refused.contains("running already"), "{refused}");
+    // The volatile state was used up: what comes next is a reset.
+    drop(vmm);
+    host.ctl(["stop", &vm])?;
+    host.ctl(["start", &vm])?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    assert_ne!(pcr(&mut vmm)?, before);
+    Ok(())
+}
+
+#[test]
+fn a_vmm_that_boots_instead_finds_a_tpm_that_was_reset() -> Result<()> {
+    let host = Host::enrolled()?;
+    let vm = host.create()?;
+    host.ctl(["start", &vm])?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    let fresh = pcr(&mut vmm)?;
+    extend(&mut vmm)?;
+    host.ctl(["suspend", &vm])?;
+    host.ctl(["resume", &vm])?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    assert_eq!(pcr(&mut vmm)?, fresh);
+    Ok(())
+}
+
+#[test]
+fn stopping_a_suspended_vrot_gives_its_volatile_state_up() -> Result<()> {
+    let host = Host::enrolled()?;
+    let vm = host.create()?;
+    let refused = host.refused(["suspend", &vm])?;
+    ensure!(refused.contains("not running"), "{refused}");
+    host.ctl(["start", &vm])?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    extend(&mut vmm)?;
+    let before = pcr(&mut vmm)?;
+    host.ctl(["suspend", &vm])?;
+    host.ctl(["stop", &vm])?;
+    let refused = host.refused(["resume", &vm])?;
+    ensure!(refused.contains("not suspended"), "{refused}");
+    host.ctl(["start", &vm])?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    assert_ne!(pcr(&mut vmm)?, before);
+    Ok(())
+}
+
+#[test]
+fn what_a_vmm_carries_is_sealed_and_of_use_only_beside_the_same_permanent_state() -> Result<()> {
+    let host = Host::enrolled()?;
+    let (vm, other) = (host.create()?, host.create()?);
+    host.ctl(["start", &vm])?;
+    host.ctl(["start", &other])?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    extend(&mut vmm)?;
+    let before = pcr(&mut vmm)?;
+    let permanent = vmm.state(PERMANENT)?;
+    let volatile = vmm.state(VOLATILE)?;
+    // Seeds and NV memory do not leave, not even sealed.
+    ensure!(permanent.len() < 100, "{} bytes", permanent.len());
+    drop(vmm);
+    host.ctl(["stop", &vm])?;
+    host.ctl(["start", &vm])?;
+
+    let carried = [(PERMANENT, permanent.as_slice()), (VOLATILE, &volatile)];
+    let mut vmm = Vmm::attach_as(&host.control(&vm)?, Attach::Bringing(&carried))?;
+    assert_eq!(pcr(&mut vmm)?, before);
+
+    // Another vRoT's, an altered one, one in the other's place.
+    let mut altered = volatile.clone();
+    altered[20] ^= 1;
+    for carried in [
+        (VOLATILE, altered.as_slice()),
+        (VOLATILE, &permanent),
+        (PERMANENT, &volatile),
+    ] {
+        ensure!(Vmm::attach_as(&host.control(&other)?, Attach::Bringing(&[carried])).is_err());
+    }
+    for carried in carried {
+        ensure!(Vmm::attach_as(&host.control(&other)?, Attach::Bringing(&[carried])).is_err());
+    }
+
+    // The permanent state goes on; a VMM's old state does not come back.
+    define_index(&mut vmm)?;
+    drop(vmm);
+    for carried in carried {
+        ensure!(Vmm::attach_as(&host.control(&vm)?, Attach::Bringing(&[carried])).is_err());
+    }
+    Ok(())
+}
+
+/// TPM2_PCR_Extend of PCR 16.
+fn extend(vmm: &mut Vmm) -> Result<()> {
+    let parameters = [
+        &16u32.to_be_bytes()[..],
+        PASSWORD,
+        &[0, 0, 0, 1, 0, 0x0b],
+        &[7; 32],
+    ]
+    .concat();
+    vmm.succeed(&with_sessions(command(0x182, &parameters)))?;
+    Ok(())
+}
+
+/// TPM2_PCR_Read of PCR 16 of the SHA-256 bank; the digests at the end of the response.
+fn pcr(vmm: &mut Vmm) -> Result<Vec<u8>> {
+    let selection = [0, 0, 0, 1, 0, 0x0b, 3, 0, 0, 1];
+    let response = vmm.succeed(&command(0x17e, &selection))?;
+    Ok(response[response.len() - 32..].to_vec())
+}
+
+/// TPM2_NV_DefineSpace: changes the permanent state.
+fn define_index(vmm: &mut Vmm) -> Result<()> {
+    let public = [
+        &0x0150_0001u32.to_be_bytes()[..],
+        &[0x00, 0x0b],
+        &0x0202_0002u32.to_be_bytes(),
+        &[0, 0, 0, 8],
+    ]
+    .concat();
+    let parameters = [
+        &0x4000_0001u32.to_be_bytes()[..],
+        PASSWORD,
+        &[0, 0],
+        &u16::try_from(public.len())?.to_be_bytes(),
+        &public,
+    ]
+    .concat();
+    vmm.succeed(&with_sessions(command(0x12a, &parameters)))?;
+    Ok(())
+}
