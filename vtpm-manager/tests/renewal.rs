@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use support::http::ask;
 use support::identity::{der, verified};
-use support::vmm::{PASSWORD, Vmm, command, nv_read, with_sessions};
+use support::vmm::{Attach, PASSWORD, Vmm, command, nv_read, with_sessions};
 use support::{Host, wait_until};
 
 const SOON: &str = "vik_renew_after_s = 1\n";
@@ -226,6 +226,27 @@ fn a_manager_ends_between_two_renewals_and_its_successor_goes_on() -> Result<()>
         });
         Ok(folders.count() == 1)
     })
+}
+
+#[test]
+fn a_resumed_vrot_is_left_alone_until_its_vmm_is_there() -> Result<()> {
+    let (host, vm) = running()?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    let sequences = take_all(&mut vmm, hash_sequence(), OBJECT_MEMORY)?;
+    host.ctl(["suspend", &vm])?;
+    drop(vmm);
+    host.ctl(["resume", &vm])?;
+    wait_until("an attempt", || Ok(host.log().contains("on its way up")))?;
+    assert_eq!(host.json(["show", &vm])?["renewal_problem"], Value::Null);
+    let mut vmm = Vmm::attach_as(&host.control(&vm)?, Attach::Resumed)?;
+    let enough = renewals(&host)? + 1;
+    renewed(&host, enough)?;
+    guest_has_what_the_manager_says(&host, &vm, &mut vmm)?;
+    for sequence in sequences {
+        // TPM2_FlushContext: it is still there.
+        vmm.succeed(&command(0x165, &sequence.to_be_bytes()))?;
+    }
+    Ok(())
 }
 
 fn running() -> Result<(Host, String)> {
