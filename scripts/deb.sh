@@ -62,11 +62,14 @@ program() {
 # Name, version and licence of all libraries in the programs of some crates, and each of their
 # licence texts once.
 third_party_licences() {
+    : > "$scratch/tree"
     for crate in "$@"; do
         (cd "$root" && "$cargo" tree --locked --package "$crate" --edges normal --prefix none \
-            --format '{p}|{l}')
-    done | sed -n '/ (\//d; s/ (\*)$//; s/ v\([^ |]*\)[^|]*|/|\1|/p' | sort -u \
+            --format '{p}|{l}') >> "$scratch/tree"
+    done
+    sed -n '/ (\//d; s/ (\*)$//; s/ v\([^ |]*\)[^|]*|/|\1|/p' "$scratch/tree" | sort -u \
         > "$scratch/crates"
+    rm -rf "$scratch/texts"
     mkdir "$scratch/texts"
     while IFS='|' read -r name number expression; do
         echo "$name $number: $expression"
@@ -85,7 +88,6 @@ third_party_licences() {
         printf '\n==== text %s ====\n\n' "${text##*/}"
         cat "$text"
     done
-    rm -r "$scratch/texts"
 }
 
 # What the package's programs are linked with: the packages of this Debian that have it.
@@ -93,8 +95,10 @@ shared_libraries() {
     mkdir -p "$scratch/shlibs/debian"
     printf 'Source: vrot\n\nPackage: %s\nArchitecture: any\n' "$1" \
         > "$scratch/shlibs/debian/control"
-    (cd "$scratch/shlibs" && dpkg-shlibdeps -O --warnings=0 "$scratch/$1"/usr/bin/*) |
-        sed -n 's/^shlibs:Depends=//p'
+    rm -f "$scratch/substvars"
+    (cd "$scratch/shlibs" &&
+        dpkg-shlibdeps --warnings=0 -T"$scratch/substvars" "$scratch/$1"/usr/bin/*)
+    sed -n 's/^shlibs:Depends=//p' "$scratch/substvars"
 }
 
 # finish PACKAGE CRATE…
@@ -107,7 +111,9 @@ finish() {
         put 0644 "$root/$document" "$package" "$documents/$document"
     done
     put 0644 "$packaging/copyright" "$package" "$documents/copyright"
-    third_party_licences "$@" | gzip -9n > "$tree/$documents/third-party-licences.gz"
+    licences=$scratch/licences-$*
+    [ -e "$licences" ] || third_party_licences "$@" > "$licences"
+    gzip -9n < "$licences" > "$tree/$documents/third-party-licences.gz"
     {
         printf 'vrot (%s) unstable; urgency=medium\n\n  * See the history of the sources.\n\n' \
             "$version"
@@ -125,11 +131,12 @@ finish() {
     (cd "$tree" && find usr -type f -print0 | sort -z | xargs -0 md5sum) > "$control/md5sums"
     # Opened by name at run time, so no program is linked with it.
     tcti=$(dpkg-query -S '*/libtss2-tcti-device.so.0' | sed 's/[:,].*//; q')
+    depends=$(shared_libraries "$package")
     size=$(cd "$tree" && find usr etc -type f -printf '%s\n' 2> /dev/null |
         awk '{ kib += int(($1 + 1023) / 1024) } END { print kib }')
     sed -e "s/@VERSION@/$version/" -e "s/@ARCHITECTURE@/$architecture/" \
         -e "s/@MAINTAINER@/$maintainer/" -e "s/@SIZE@/$size/" -e "s/@TCTI@/$tcti/" \
-        -e "s/@DEPENDS@/$(shared_libraries "$package")/" \
+        -e "s/@DEPENDS@/$depends/" \
         "$packaging/$package/control" > "$control/control"
     find "$tree" -type d -exec chmod 0755 {} +
     find "$tree" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +

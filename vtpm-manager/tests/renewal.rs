@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use support::http::ask;
 use support::identity::{der, verified};
-use support::vmm::{PASSWORD, Vmm, command, nv_read, with_sessions};
+use support::vmm::{Attach, PASSWORD, Vmm, command, nv_read, with_sessions};
 use support::{Host, wait_until};
 
 const SOON: &str = "vik_renew_after_s = 1\n";
@@ -95,6 +95,38 @@ fn a_guest_with_every_slot_taken_gets_its_certificate_and_keeps_its_slots() -> R
         vmm.succeed(&with_sessions(command(0x13e, &parameters)))?;
     }
     Ok(())
+}
+
+/// A TPM numbers its sessions, also those that are not loaded: nobody gets in between there.
+#[test]
+fn a_guest_that_began_every_possible_session_gets_its_certificate_when_it_ends_one() -> Result<()> {
+    const SESSION_HANDLES: u32 = 0x905;
+    let (host, vm) = running()?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    let mut last = None;
+    wait_until("the failure to be shown", || {
+        // Again and again: the manager may have had the last one for a moment.
+        loop {
+            let (code, response) = vmm.execute(&policy_session())?;
+            if code == SESSION_HANDLES {
+                break;
+            }
+            ensure!(code == 0, "0x{code:x}");
+            let session: [u8; 4] = *response.first_chunk().context("a handle")?;
+            // TPM2_ContextSave
+            vmm.succeed(&command(0x162, &session))?;
+            last = Some(session);
+        }
+        let problem = host.json(["show", &vm])?["renewal_problem"].clone();
+        let problem = problem.as_str().unwrap_or_default();
+        Ok(problem.contains("TPM2_StartAuthSession"))
+    })?;
+    // TPM2_FlushContext
+    vmm.succeed(&command(0x165, &last.context("a session")?))?;
+    wait_until("the renewal", || {
+        Ok(host.json(["show", &vm])?["renewal_problem"] == Value::Null)
+    })?;
+    guest_has_what_the_manager_says(&host, &vm, &mut vmm)
 }
 
 /// CVE-2025-49707: a key of the administrator's where the identity key was.
@@ -194,6 +226,27 @@ fn a_manager_ends_between_two_renewals_and_its_successor_goes_on() -> Result<()>
         });
         Ok(folders.count() == 1)
     })
+}
+
+#[test]
+fn a_resumed_vrot_is_left_alone_until_its_vmm_is_there() -> Result<()> {
+    let (host, vm) = running()?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    let sequences = take_all(&mut vmm, hash_sequence(), OBJECT_MEMORY)?;
+    host.ctl(["suspend", &vm])?;
+    drop(vmm);
+    host.ctl(["resume", &vm])?;
+    wait_until("an attempt", || Ok(host.log().contains("on its way up")))?;
+    assert_eq!(host.json(["show", &vm])?["renewal_problem"], Value::Null);
+    let mut vmm = Vmm::attach_as(&host.control(&vm)?, Attach::Resumed)?;
+    let enough = renewals(&host)? + 1;
+    renewed(&host, enough)?;
+    guest_has_what_the_manager_says(&host, &vm, &mut vmm)?;
+    for sequence in sequences {
+        // TPM2_FlushContext: it is still there.
+        vmm.succeed(&command(0x165, &sequence.to_be_bytes()))?;
+    }
+    Ok(())
 }
 
 fn running() -> Result<(Host, String)> {

@@ -13,13 +13,14 @@ use cert_chain::{Digest32, Validity, VrotId};
 use tokio::time::{sleep, timeout};
 
 use super::{Manager, ManagerError, Standing, Vrot, blocking};
+use crate::anchor::ResponseCode;
 use crate::audit::Event;
 use crate::backend::{Backend, Duty, RuntimeFolder};
 use crate::causes::WithCauses;
 use crate::keys::{KeyError, Keyring, Purpose};
 use crate::manufacture::{
-    Chain, Guest, ManufactureOrder, NvAuthority, RederivedVik, rederive_vik_from_copy,
-    rederive_vik_over, renew_vik_certificate,
+    Chain, Guest, ManufactureError, ManufactureOrder, NvAuthority, RederivedVik,
+    rederive_vik_from_copy, rederive_vik_over, renew_vik_certificate,
 };
 use crate::timestamp::Timestamp;
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
@@ -45,7 +46,8 @@ enum Turn {
 /// The last attempt at a certificate, which failed.
 #[derive(Debug)]
 struct Failure {
-    reason: String,
+    /// None, if the vRoT was only not ready for it.
+    reason: Option<String>,
     attempts: u32,
     again: Instant,
 }
@@ -85,13 +87,16 @@ impl Renewals {
 
     /// How many vRoTs have a certificate that should be renewed, and could not be.
     pub fn overdue(&self) -> usize {
-        self.failing().len()
+        let failing = self.failing();
+        (failing.values())
+            .filter(|failure| failure.reason.is_some())
+            .count()
     }
 
     /// Why the last attempt for a vRoT failed, if it did.
     pub fn problem(&self, vrot: VrotId) -> Option<String> {
         let failing = self.failing();
-        failing.get(&vrot).map(|failure| failure.reason.clone())
+        failing.get(&vrot)?.reason.clone()
     }
 
     /// Lets the renewal under way come to its end, and no other begin.
@@ -110,17 +115,19 @@ impl Renewals {
     }
 
     /// Notes a failure; whether its reason is another one than last time.
-    fn failed(&self, vrot: VrotId, reason: &str, longest: Duration) -> bool {
-        self.failures.fetch_add(1, Ordering::Relaxed);
+    fn failed(&self, vrot: VrotId, reason: Option<&str>, longest: Duration) -> bool {
+        if reason.is_some() {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
         let mut failing = self.failing();
         let last = failing.get(&vrot);
-        let is_news = last.is_none_or(|last| last.reason != reason);
+        let is_news = reason.is_some() && last.is_none_or(|last| last.reason.as_deref() != reason);
         let attempts = last.map_or(0, |last| last.attempts).saturating_add(1);
         let pause = FIRST_RETRY.saturating_mul(1 << (attempts - 1).min(16));
         failing.insert(
             vrot,
             Failure {
-                reason: reason.to_owned(),
+                reason: reason.map(str::to_owned),
                 attempts,
                 again: Instant::now() + pause.min(LONGEST_RETRY).min(longest),
             },
@@ -226,9 +233,15 @@ impl Manager {
     }
 
     async fn note_failure(&self, vrot: VrotId, error: &ManagerError) {
+        let longest = self.config.renewal.after;
+        if is_not_ready(error) {
+            tracing::info!(%vrot, "the guest is on its way up: its certificate is renewed later");
+            self.renewals.failed(vrot, None, longest);
+            return;
+        }
         let reason = WithCauses(error).to_string();
         tracing::error!(%vrot, reason, "the certificate of an identity key is not renewed");
-        if !(self.renewals).failed(vrot, &reason, self.config.renewal.after) {
+        if !(self.renewals).failed(vrot, Some(&reason), longest) {
             return;
         }
         let event = Event::CertificateRenewalFailed { vrot, reason };
@@ -329,6 +342,7 @@ impl Manager {
         })
         .await?;
         self.renewals.done.fetch_add(1, Ordering::Relaxed);
+        self.renewals.failing().remove(&vrot);
         Ok(())
     }
 
@@ -368,6 +382,15 @@ impl Manager {
         };
         rederived?.map_err(ManagerError::Manufacture)
     }
+}
+
+/// Whether a vRoT waits for its VMM to resume it, or for the guest's firmware to start it. The
+/// manager does neither in their place.
+fn is_not_ready(error: &ManagerError) -> bool {
+    let ManagerError::Manufacture(ManufactureError::Tpm { code, .. }) = error else {
+        return false;
+    };
+    matches!(*code, ResponseCode::RETRY | ResponseCode::INITIALIZE)
 }
 
 /// When half of a certificate's life is over; long ago, if it cannot be read.

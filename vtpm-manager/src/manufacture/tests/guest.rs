@@ -122,6 +122,18 @@ fn the_guest_can_neither_change_nor_remove_them() -> Result<()> {
         // The stock tool does not even send this for the platform, whose hierarchy is open
         // here, as with a firmware that does not close it.
         assert_eq!(undefine_by_platform(&guest, index)?, 0x82, "{index}");
+        // Nor does the platform's authorization help together with what a guest can know of the
+        // policy.
+        guest
+            .tpm
+            .tool("tpm2_startauthsession --policy-session -S s.ctx")?;
+        guest
+            .tpm
+            .tool("tpm2_policycommandcode -S s.ctx TPM2_CC_NV_UndefineSpaceSpecial")?;
+        guest
+            .tpm
+            .tool_fails(&format!("tpm2_nvundefine -C p -S s.ctx {index}"))?;
+        guest.tpm.tool("tpm2_flushcontext s.ctx")?;
         guest
             .tpm
             .tool_fails(&format!("tpm2_nvwritelock -C o {index}"))?;
