@@ -48,11 +48,13 @@ pub fn handle<E: Engine>(vrot: &mut Vrot<'_, E>, request: Request) -> Reply {
     Reply::Answer(match request {
         Request::GetCapability => words([0, CAPABILITIES]),
         Request::Init { delete_volatile } => {
+            *vrot.locality = 0;
+            let started = engine.power_on();
+            // VMMs say so when they brought volatile state: it is used up by now.
             if delete_volatile {
                 engine.delete_volatile();
             }
-            *vrot.locality = 0;
-            result(engine.power_on())
+            result(started)
         }
         Request::Shutdown => {
             engine.power_off();

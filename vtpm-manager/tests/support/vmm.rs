@@ -68,7 +68,7 @@ impl Vmm {
                 vmm.result()?;
             }
         }
-        let delete_volatile = u32::from(matches!(attach, Attach::Boot));
+        let delete_volatile = u32::from(matches!(attach, Attach::Bringing(_)));
         vmm.control.write_all(&CMD_INIT.to_be_bytes())?;
         vmm.control.write_all(&delete_volatile.to_be_bytes())?;
         vmm.result()?;

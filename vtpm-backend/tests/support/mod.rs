@@ -1,0 +1,196 @@
+//! TPM emulators as a VMM sees them: this backend, and swtpm as the measure.
+
+#![expect(dead_code, reason = "each test file uses its own part")]
+
+use std::fs;
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+/// `TPM2_Startup(TPM_SU_CLEAR)`
+pub(crate) const STARTUP: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, 0];
+/// Longer than any command takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) const INIT: u32 = 2;
+pub(crate) const SHUTDOWN: u32 = 3;
+pub(crate) const STOP: u32 = 14;
+pub(crate) const SET_DATAFD: u32 = 16;
+
+/// A TPM emulator that ends with the test.
+pub(crate) struct Emulator {
+    process: Child,
+    control: PathBuf,
+}
+
+impl Emulator {
+    /// This backend, on its own.
+    pub(crate) fn ours(folder: &Path) -> Result<Self> {
+        Self::start(
+            Command::new(env!("CARGO_BIN_EXE_vtpm-backend"))
+                .arg("--control")
+                .arg(folder.join("ours.sock"))
+                .arg("--state")
+                .arg(folder.join("ours")),
+            folder.join("ours.sock"),
+        )
+    }
+
+    /// swtpm with a new state.
+    pub(crate) fn swtpm(folder: &Path) -> Result<Self> {
+        let state = folder.join("swtpm");
+        fs::create_dir_all(&state)?;
+        let control = folder.join("swtpm.sock");
+        Self::start(
+            Command::new("swtpm")
+                .args(["socket", "--tpm2", "--tpmstate"])
+                .arg(format!("dir={}", state.display()))
+                .arg("--ctrl")
+                .arg(format!("type=unixio,path={}", control.display())),
+            control,
+        )
+    }
+
+    fn start(command: &mut Command, control: PathBuf) -> Result<Self> {
+        let name = command.get_program().to_owned();
+        let process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .with_context(|| format!("{} is needed for this test", name.display()))?;
+        Ok(Self { process, control })
+    }
+
+    /// Connects to the control channel once it is there.
+    pub(crate) fn connect(&mut self) -> Result<UnixStream> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(stream) = UnixStream::connect(&self.control) {
+                stream.set_read_timeout(Some(PATIENCE))?;
+                return Ok(stream);
+            }
+            if let Some(status) = self.process.try_wait()? {
+                bail!("the emulator ended with {status}");
+            }
+            ensure!(Instant::now() < deadline, "the emulator does not listen");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Attaches as QEMU does, before it sends `CMD_INIT`.
+    pub(crate) fn attach(&mut self) -> Result<Vmm> {
+        Vmm::over(self.connect()?)
+    }
+
+    /// Attaches and switches the TPM on.
+    pub(crate) fn attach_and_init(&mut self) -> Result<Vmm> {
+        let mut vmm = self.attach()?;
+        ensure!(vmm.control(&words(&[INIT, 0]), 4)? == [0; 4], "CMD_INIT");
+        Ok(vmm)
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn is_alive(&mut self) -> Result<bool> {
+        Ok(self.process.try_wait()?.is_none())
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Both channels of an attached VMM.
+pub(crate) struct Vmm {
+    pub(crate) control: UnixStream,
+    pub(crate) data: UnixStream,
+}
+
+impl Vmm {
+    /// Hands a data descriptor over.
+    pub(crate) fn over(control: UnixStream) -> Result<Self> {
+        let (data, theirs) = UnixStream::pair()?;
+        data.set_read_timeout(Some(PATIENCE))?;
+        let mut vmm = Self { control, data };
+        sendmsg::<()>(
+            vmm.control.as_raw_fd(),
+            &[IoSlice::new(&SET_DATAFD.to_be_bytes())],
+            &[ControlMessage::ScmRights(&[theirs.as_raw_fd()])],
+            MsgFlags::empty(),
+            None,
+        )?;
+        ensure!(vmm.answer(4)? == [0; 4], "CMD_SET_DATAFD is refused");
+        Ok(vmm)
+    }
+
+    /// Sends a request on the control channel and reads so many bytes of answer.
+    pub(crate) fn control(&mut self, request: &[u8], length: usize) -> Result<Vec<u8>> {
+        self.control.write_all(request)?;
+        self.answer(length)
+    }
+
+    /// Reads so many bytes from the control channel.
+    pub(crate) fn answer(&mut self, length: usize) -> Result<Vec<u8>> {
+        let mut answer = vec![0; length];
+        self.control.read_exact(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// Has a command carried out: the whole response.
+    pub(crate) fn execute(&mut self, command: &[u8]) -> Result<Vec<u8>> {
+        self.data.write_all(command)?;
+        let mut response = vec![0; 10];
+        self.data.read_exact(&mut response)?;
+        let size = response.get(2..6).context("a size")?;
+        let size = u32::from_be_bytes(size.try_into()?);
+        let mut rest = vec![0; usize::try_from(size)?.checked_sub(10).context("a size")?];
+        self.data.read_exact(&mut rest)?;
+        response.extend(rest);
+        Ok(response)
+    }
+}
+
+/// Numbers as the protocol writes them.
+pub(crate) fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_be_bytes()).collect()
+}
+
+/// A command without sessions.
+pub(crate) fn command(code: u32, parameters: &[u8]) -> Vec<u8> {
+    framed(0x8001, code, parameters)
+}
+
+/// A command whose one handle or hierarchy is used with an empty password.
+pub(crate) fn with_password(code: u32, handles: &[u32], parameters: &[u8]) -> Vec<u8> {
+    let mut body = words(handles);
+    for _ in handles.iter().take(1) {
+        // Size of the area, TPM_RS_PW, no nonce, no attributes, no password.
+        body.extend([0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0]);
+    }
+    body.extend_from_slice(parameters);
+    framed(0x8002, code, &body)
+}
+
+fn framed(tag: u16, code: u32, body: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(10 + body.len()).unwrap_or(u32::MAX);
+    [
+        &tag.to_be_bytes()[..],
+        &size.to_be_bytes(),
+        &code.to_be_bytes(),
+        body,
+    ]
+    .concat()
+}
