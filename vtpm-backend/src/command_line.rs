@@ -77,8 +77,7 @@ fn stand_alone(
     }
     sandbox::enter(Files::Folder(state))?;
     tracing::info!("ready");
-    server.run(|| Err(std::io::ErrorKind::Unsupported.into()))?;
-    Ok(())
+    Ok(server.run()?)
 }
 
 fn managed(engine: Libtpms, runtime: &Path) -> Result<()> {
@@ -86,11 +85,11 @@ fn managed(engine: Libtpms, runtime: &Path) -> Result<()> {
     let link = ManagerLink::bind(&socket)
         .with_context(|| format!("{} cannot be listened on", socket.display()))?;
     let mut server = Server::new(engine, Keeper::Manager(Box::new(link)));
-    sandbox::enter(Files::SocketsIn(runtime))?;
+    server.listen_for_vmm(listen(&runtime.join(VMM_SOCKET))?);
+    sandbox::enter(Files::None)?;
     tracing::info!("waiting for the manager");
-    let vmm = runtime.join(VMM_SOCKET);
     server
-        .run(|| Listener::bind(&vmm))
+        .run()
         .with_context(|| format!("serving in {}", runtime.display()))
 }
 

@@ -12,7 +12,10 @@ use landlock::{
 };
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
 
 /// Which files remain within reach.
 #[derive(Clone, Copy, Debug)]
@@ -21,8 +24,6 @@ pub enum Files<'p> {
     None,
     /// Those in this folder.
     Folder(&'p Path),
-    /// Sockets in this folder, which can be made and removed.
-    SocketsIn(&'p Path),
 }
 
 /// Why the process is not confined. It must not go on then.
@@ -77,12 +78,6 @@ fn restrict_files(files: Files<'_>) -> Result<(), SandboxError> {
                 AccessFs::from_all(abi),
             ))?
             .restrict_self()?,
-        Files::SocketsIn(folder) => ruleset
-            .add_rule(PathBeneath::new(
-                PathFd::new(folder)?,
-                AccessFs::MakeSock | AccessFs::RemoveFile,
-            ))?
-            .restrict_self()?,
     };
     if status.ruleset == RulesetStatus::NotEnforced {
         tracing::warn!("this kernel has no landlock: only the system call filter keeps files shut");
@@ -125,24 +120,8 @@ const ALWAYS: &[i64] = &[
     libc_numbers::RT_SIGACTION,
     libc_numbers::SIGALTSTACK,
     libc_numbers::RESTART_SYSCALL,
-    libc_numbers::TGKILL,
     libc_numbers::EXIT,
     libc_numbers::EXIT_GROUP,
-];
-
-/// For a socket that is opened when the manager says so, and removed at the end.
-const SOCKETS: &[i64] = &[
-    libc_numbers::SOCKET,
-    libc_numbers::BIND,
-    libc_numbers::LISTEN,
-    libc_numbers::CONNECT,
-    libc_numbers::FCHMODAT,
-    libc_numbers::CHMOD,
-    libc_numbers::UNLINK,
-    libc_numbers::UNLINKAT,
-    libc_numbers::STATX,
-    libc_numbers::LSTAT,
-    libc_numbers::NEWFSTATAT,
 ];
 
 /// For a state folder.
@@ -163,13 +142,16 @@ fn system_calls(files: Files<'_>) -> Result<BpfProgram, SandboxError> {
     let more: &[i64] = match files {
         Files::None => &[],
         Files::Folder(_) => FILES,
-        Files::SocketsIn(_) => SOCKETS,
     };
-    let rules: BTreeMap<_, _> = ALWAYS
+    let mut rules: BTreeMap<_, _> = ALWAYS
         .iter()
         .chain(more)
         .map(|number| (*number, Vec::new()))
         .collect();
+    // How a process aborts: it signals itself, and nobody else.
+    let own = u64::from(std::process::id());
+    let itself = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, own)?;
+    rules.insert(libc_numbers::TGKILL, vec![SeccompRule::new(vec![itself])?]);
     let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
     // An error rather than death: a library's fallback may live without the call, and a vRoT
     // that dies takes its VM's disk encryption with it.
@@ -200,10 +182,8 @@ mod libc_numbers {
         RT_SIGRETURN = SYS_rt_sigreturn, RT_SIGPROCMASK = SYS_rt_sigprocmask,
         RT_SIGACTION = SYS_rt_sigaction, SIGALTSTACK = SYS_sigaltstack,
         RESTART_SYSCALL = SYS_restart_syscall, TGKILL = SYS_tgkill, EXIT = SYS_exit,
-        EXIT_GROUP = SYS_exit_group, SOCKET = SYS_socket, BIND = SYS_bind, LISTEN = SYS_listen,
-        CONNECT = SYS_connect, FCHMODAT = SYS_fchmodat, CHMOD = SYS_chmod, UNLINK = SYS_unlink,
-        UNLINKAT = SYS_unlinkat, STATX = SYS_statx, LSTAT = SYS_lstat,
-        NEWFSTATAT = SYS_newfstatat, OPENAT = SYS_openat, FSYNC = SYS_fsync, RENAME = SYS_rename,
+        EXIT_GROUP = SYS_exit_group, UNLINK = SYS_unlink,
+        STATX = SYS_statx, NEWFSTATAT = SYS_newfstatat, OPENAT = SYS_openat, FSYNC = SYS_fsync, RENAME = SYS_rename,
         RENAMEAT = SYS_renameat, FTRUNCATE = SYS_ftruncate, FSTAT = SYS_fstat, LSEEK = SYS_lseek,
     }
 }

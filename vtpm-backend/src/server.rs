@@ -53,8 +53,7 @@ const TICK_MS: u8 = 100;
 const STARTUP_CLEAR: [u8; 12] = [0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x44, 0, 0];
 
 impl<E: Engine> Server<E> {
-    /// A server for this TPM. With a manager the VMM's socket is opened once the manager has
-    /// handed over key and state.
+    /// A server for this TPM.
     pub fn new(engine: E, keeper: Keeper) -> Self {
         Self {
             engine,
@@ -71,7 +70,7 @@ impl<E: Engine> Server<E> {
         }
     }
 
-    /// Where a VMM attaches.
+    /// Where a VMM attaches; with a manager, once that has handed over key and state.
     pub fn listen_for_vmm(&mut self, listener: Listener) {
         self.control_listener = Some(listener);
     }
@@ -82,12 +81,8 @@ impl<E: Engine> Server<E> {
         self.host_listener = Some(listener);
     }
 
-    /// Serves until the manager ends it. `open_vmm_socket` is called once, when key and state
-    /// have arrived.
-    pub fn run(
-        &mut self,
-        mut open_vmm_socket: impl FnMut() -> io::Result<Listener>,
-    ) -> io::Result<()> {
+    /// Serves until the manager ends it.
+    pub fn run(&mut self) -> io::Result<()> {
         while !self.ended {
             if self.held_until.is_some_and(|until| until <= Instant::now()) {
                 tracing::warn!("the manager had the guest wait too long: it goes on");
@@ -96,7 +91,7 @@ impl<E: Engine> Server<E> {
             let held = self.held_until.is_some();
             let ready = self.wait()?;
             if ready.manager {
-                self.serve_manager(&mut open_vmm_socket)?;
+                self.serve_manager();
             }
             if ready.control {
                 self.serve_control();
@@ -134,7 +129,7 @@ impl<E: Engine> Server<E> {
         let sources = [
             manager_listener,
             manager.map(AsFd::as_fd),
-            self.control_listener.as_ref().map(AsFd::as_fd),
+            self.vmm_listener().map(AsFd::as_fd),
             self.host_listener.as_ref().map(AsFd::as_fd),
             self.control.as_ref().map(AsFd::as_fd),
             self.data.as_ref().map(AsFd::as_fd),
@@ -188,6 +183,14 @@ impl<E: Engine> Server<E> {
         })
     }
 
+    /// Without key and state there is no TPM to attach to: a VMM that is early waits.
+    fn vmm_listener(&self) -> Option<&Listener> {
+        match &self.keeper {
+            Keeper::Manager(link) if !link.is_open() => None,
+            Keeper::Manager(_) | Keeper::Folder(_) => self.control_listener.as_ref(),
+        }
+    }
+
     fn has_incomplete(&self) -> bool {
         [&self.control, &self.data, &self.host]
             .into_iter()
@@ -208,7 +211,7 @@ impl<E: Engine> Server<E> {
     }
 
     fn accept_vmm(&mut self) {
-        let Some(stream) = self.control_listener.as_ref().and_then(Listener::accept) else {
+        let Some(stream) = self.vmm_listener().and_then(Listener::accept) else {
             return;
         };
         if self.control.is_some() {
@@ -448,12 +451,9 @@ impl<E: Engine> Server<E> {
         }
     }
 
-    fn serve_manager(
-        &mut self,
-        open_vmm_socket: &mut impl FnMut() -> io::Result<Listener>,
-    ) -> io::Result<()> {
+    fn serve_manager(&mut self) {
         let Keeper::Manager(link) = &mut self.keeper else {
-            return Ok(());
+            return;
         };
         link.accept();
         let messages = link.read();
@@ -462,18 +462,13 @@ impl<E: Engine> Server<E> {
             self.held_until = None;
         }
         for message in messages {
-            self.follow(message, open_vmm_socket)?;
+            self.follow(message);
         }
-        Ok(())
     }
 
-    fn follow(
-        &mut self,
-        message: ToBackend,
-        open_vmm_socket: &mut impl FnMut() -> io::Result<Listener>,
-    ) -> io::Result<()> {
+    fn follow(&mut self, message: ToBackend) {
         let Keeper::Manager(link) = &mut self.keeper else {
-            return Ok(());
+            return;
         };
         match message {
             ToBackend::Hello => link.send_status(),
@@ -489,10 +484,7 @@ impl<E: Engine> Server<E> {
                     });
                     self.engine.changed_permanent_state();
                     match accepted {
-                        Ok(()) => {
-                            self.control_listener = Some(open_vmm_socket()?);
-                            link.send(&FromBackend::Opened);
-                        }
+                        Ok(()) => link.send(&FromBackend::Opened),
                         Err(error) => self.fail(format!("the TPM refuses its state: {error}")),
                     }
                 }
@@ -505,7 +497,7 @@ impl<E: Engine> Server<E> {
             ToBackend::Execute { id, command } => {
                 if !link.is_open() {
                     self.fail("a command came before key and state".to_owned());
-                    return Ok(());
+                    return;
                 }
                 let response = if self.is_suspended() {
                     // Switched on by anybody but its VMM, the TPM would forget where it was.
@@ -533,7 +525,6 @@ impl<E: Engine> Server<E> {
                 self.end(&FromBackend::Suspended { volatile });
             }
         }
-        Ok(())
     }
 
     /// Ends on the manager's order: all state is saved before it hears of it.

@@ -1,0 +1,141 @@
+//! What a backend could do if a guest had taken it over: each attempt is made from inside.
+//!
+//! The probe is this test's own program, run once more: it confines itself as a backend does and
+//! then tries one thing.
+
+mod support;
+
+use std::env;
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::Emulator;
+use vtpm_backend::sandbox::{Files, enter};
+
+const ATTEMPT: &str = "VROT_SANDBOX_ATTEMPT";
+const TARGET: &str = "VROT_SANDBOX_TARGET";
+/// How a probe ends that was denied, that was not, and that could not even confine itself.
+const DENIED: i32 = 10;
+const ALLOWED: i32 = 11;
+const NOT_CONFINED: i32 = 12;
+
+/// Not a test of its own: does nothing unless [`attempt`] runs it.
+#[test]
+fn probe() {
+    let (Ok(attempt), Ok(target)) = (env::var(ATTEMPT), env::var(TARGET)) else {
+        return;
+    };
+    if enter(Files::None).is_err() {
+        std::process::exit(NOT_CONFINED);
+    }
+    let outcome = match attempt.as_str() {
+        "read" => fs::read(&target).map(drop),
+        "write" => fs::write(&target, "x"),
+        "remove" => fs::remove_file(&target),
+        "connect" => UnixStream::connect(&target).map(drop),
+        "connect over TCP" => TcpStream::connect(&target).map(drop),
+        "listen" => UnixListener::bind(&target).map(drop),
+        "execute" => Command::new(&target).status().map(drop),
+        "trace" => process(&target).and_then(|process| Ok(ptrace::attach(process)?)),
+        "kill" => process(&target).and_then(|process| Ok(kill(process, Signal::SIGKILL)?)),
+        _ => std::process::exit(NOT_CONFINED),
+    };
+    std::process::exit(match outcome {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => DENIED,
+        _ => ALLOWED,
+    });
+}
+
+#[test]
+fn files_are_out_of_reach() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let key = folder.path().join("another vRoT's key");
+    fs::write(&key, "secret")?;
+    for what in ["read", "write", "remove"] {
+        assert_denied(what, &key.display().to_string())?;
+    }
+    assert_eq!(fs::read(&key)?, b"secret");
+    Ok(())
+}
+
+#[test]
+fn nobody_can_be_connected_to_and_nothing_served() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    // The manager's API, say.
+    let api = folder.path().join("api.sock");
+    let _listener = UnixListener::bind(&api)?;
+    assert_denied("connect", &api.display().to_string())?;
+    let tcp = TcpListener::bind("127.0.0.1:0")?;
+    assert_denied("connect over TCP", &tcp.local_addr()?.to_string())?;
+    let own = folder.path().join("own.sock");
+    assert_denied("listen", &own.display().to_string())
+}
+
+#[test]
+fn no_program_can_be_started() -> Result<()> {
+    assert_denied("execute", "/bin/true")
+}
+
+#[test]
+fn a_neighbour_cannot_be_traced_or_killed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut neighbour = Emulator::ours(folder.path())?;
+    neighbour.connect()?;
+    for what in ["trace", "kill"] {
+        assert_denied(what, &neighbour.id().to_string())?;
+    }
+    ensure!(neighbour.is_alive()?);
+    Ok(())
+}
+
+#[test]
+fn a_running_backend_is_confined_and_leaves_no_core_file() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut backend = Emulator::ours(folder.path())?;
+    // It answers only once it is confined.
+    backend.attach_and_init()?;
+    let status = fs::read_to_string(format!("/proc/{}/status", backend.id()))?;
+    for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
+        ensure!(
+            status.lines().any(|other| other == line),
+            "{line}: {status}"
+        );
+    }
+    let limits = fs::read_to_string(format!("/proc/{}/limits", backend.id()))?;
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let core: Vec<&str> = core.context("a limit")?.split_whitespace().collect();
+    ensure!(core.get(4..6) == Some(&["0", "0"][..]), "{core:?}");
+    Ok(())
+}
+
+fn assert_denied(attempt: &str, target: &str) -> Result<()> {
+    let status = Command::new(env::current_exe()?)
+        .args(["--exact", "probe", "--nocapture", "--test-threads=1"])
+        .env(ATTEMPT, attempt)
+        .env(TARGET, target)
+        .current_dir(Path::new("/"))
+        .output()?;
+    match status.status.code() {
+        Some(DENIED) => Ok(()),
+        Some(ALLOWED) => bail!("a confined process may {attempt} {target}"),
+        other => bail!(
+            "the probe for `{attempt}` ended with {other:?}: {}",
+            String::from_utf8_lossy(&status.stderr)
+        ),
+    }
+}
+
+fn process(target: &str) -> std::io::Result<Pid> {
+    let number = target.parse().map_err(|_| ErrorKind::InvalidInput)?;
+    Ok(Pid::from_raw(number))
+}
