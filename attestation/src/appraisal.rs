@@ -5,7 +5,7 @@ mod boot;
 use cert_chain::Digest32;
 use rustls_pki_types::UnixTime;
 
-use crate::host_leaf::LaunchMeasurement;
+use crate::host_leaf::{Durability, LaunchMeasurement};
 use crate::policy::{Expectation, Policy};
 use crate::refusal::Layer;
 use crate::result::{AttestationResult, Claim, LayerResult};
@@ -91,6 +91,15 @@ fn check_vm_identity(result: &mut LayerResult, evidence: &VerifiedEvidence, expe
                 leaf.generation,
                 expect.min_generation()
             ),
+        );
+    }
+    if leaf.durability == Durability::Degraded {
+        result.warn(
+            Claim::Configuration,
+            "state-degraded",
+            "the vRoT answered a command before its state was durable: a loss of power on its \
+             host could take that back"
+                .to_owned(),
         );
     }
     if let Some(accepted) = &expect.launch {

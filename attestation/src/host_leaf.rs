@@ -39,6 +39,21 @@ pub struct HostLeaf {
     /// The request that this leaf answers.
     #[n(9)]
     pub request: RequestDigest,
+    /// Whether its state is safe.
+    #[n(10)]
+    pub durability: Durability,
+}
+
+/// Whether a vRoT's state outlasts its host's power supply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Durability {
+    /// All that was acknowledged is on stable storage.
+    #[n(0)]
+    Durable,
+    /// A command was answered before its state was: a loss of power could take it back.
+    #[n(1)]
+    Degraded,
 }
 
 /// What a host measured of a VM's image and configuration before its start

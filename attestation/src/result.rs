@@ -9,7 +9,7 @@ use rustls_pki_types::UnixTime;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::host_leaf::LaunchMeasurement;
+use crate::host_leaf::{Durability, LaunchMeasurement};
 use crate::policy::Policy;
 use crate::refusal::Layer;
 use crate::verification::VerifiedEvidence;
@@ -208,6 +208,10 @@ impl AttestationResult {
             LaunchMeasurement::NotMeasured => "not measured".to_owned(),
             LaunchMeasurement::Measured(digest) => digest.to_string(),
         };
+        let durability = match leaf.durability {
+            Durability::Durable => "durable",
+            Durability::Degraded => "degraded",
+        };
         texts([
             ("vm", leaf.vm.to_string()),
             ("vrot", leaf.vrot.to_string()),
@@ -215,6 +219,7 @@ impl AttestationResult {
             ("generation", leaf.generation.to_string()),
             ("vik", leaf.vik.to_string()),
             ("launch", launch),
+            ("state", durability.to_owned()),
             ("manager", claims.manager.to_string()),
             ("backend", claims.backend.to_string()),
             ("reset-count", clock.reset_count.to_string()),

@@ -8,7 +8,8 @@ use attestation::fixture::{
 };
 use attestation::policy::PolicyError;
 use attestation::{
-    AttestationResult, Binding, EventLog, Layer, Policy, Verdict, appraise, reference_values,
+    AttestationResult, Binding, Durability, EventLog, Evidence, Layer, Policy, Verdict, appraise,
+    reference_values,
 };
 use cert_chain::{Digest32, VmId};
 
@@ -190,6 +191,21 @@ fn a_pcr_of_which_the_policy_does_not_speak_earns_a_warning() {
     let result = appraised(&host, &vm, &policy);
     assert_eq!(result.verdict(), Verdict::Warning);
     assert_eq!(reasons(&result, Layer::Vm), ["pcr-without-reference"]);
+}
+
+#[test]
+fn a_vrot_whose_state_is_not_durable_earns_a_warning() {
+    let (host, vm) = host_and_vm();
+    let policy = host.policy(&vm);
+    let layer = vm.layer(&host, &nonce(), Binding::None);
+    let mut leaf = host.leaf(&vm, &layer);
+    leaf.durability = Durability::Degraded;
+    let verified = Evidence::new(layer, host.layer(&[leaf], 0))
+        .verify(&nonce(), &Binding::None, policy.anchors(), now())
+        .unwrap();
+    let result = appraise(verified, &policy, now());
+    assert_eq!(result.verdict(), Verdict::Warning);
+    assert_eq!(reasons(&result, Layer::Vm), ["state-degraded"]);
 }
 
 /// The text without the lines that start like this.

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use attestation::fixture::{Host, nonce};
-use attestation::{Binding, Evidence, LaunchMeasurement};
+use attestation::{Binding, Durability, Evidence, LaunchMeasurement};
 use cddl::validate_cbor_from_slice;
 use cert_chain::Digest32;
 
@@ -35,6 +35,7 @@ fn every_kind() -> Vec<Evidence> {
     let mut leaf = host.leaf(&vm, &layer);
     leaf.launch = LaunchMeasurement::Measured(digest);
     leaf.eks.clear();
+    leaf.durability = Durability::Degraded;
     kinds.push(Evidence::new(layer, host.layer(&[leaf], 0)));
     kinds
 }

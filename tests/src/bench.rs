@@ -1,7 +1,7 @@
 //! `make bench`: what a virtualized root of trust costs, beside swtpm, on this machine.
 //!
 //! Ours and the peer take turns within one run. The physical TPM is swtpm behind
-//! [`slow_tpm::SlowTpm`], which signs as slowly as a real part and counts writes to its flash.
+//! `slow_tpm::SlowTpm`, which signs as slowly as a real part and counts writes to its flash.
 
 mod anchor;
 mod api;

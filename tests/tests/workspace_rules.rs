@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use vrot_tests::tool::Tool;
 use vrot_tests::workspace_binaries::workspace_folder;
@@ -120,6 +120,32 @@ fn licence_expressions_are_read_as_spdx_says() -> Result<()> {
     ] {
         assert!(!is_allowed(refused, &allowed)?, "{refused}");
     }
+    Ok(())
+}
+
+#[test]
+fn every_test_that_security_names_exists() -> Result<()> {
+    let root = workspace_folder()?;
+    let mut sources = String::new();
+    for (name, _) in ALLOWED {
+        let folder = if name == "vrot-tests" { "tests" } else { name };
+        for file in rust_files(&root.join(folder))? {
+            sources.push_str(&fs::read_to_string(file)?);
+        }
+    }
+    let security = fs::read_to_string(root.join("SECURITY.md"))?;
+    let mut names = 0;
+    for line in security.lines().filter(|line| line.starts_with("| ")) {
+        let shown_by = line.trim_end_matches('|').rsplit('|').next();
+        for name in shown_by.unwrap_or_default().split('`').skip(1).step_by(2) {
+            names += 1;
+            ensure!(
+                sources.contains(&format!("fn {name}()")),
+                "SECURITY.md names `{name}`, which is no test"
+            );
+        }
+    }
+    ensure!(names > 40, "SECURITY.md names {names} tests only");
     Ok(())
 }
 

@@ -36,6 +36,8 @@ pub struct Config {
     pub anchor_policy: AnchorPolicy,
     /// The vRoTs made ahead.
     pub pool: PoolConfig,
+    /// How often in an hour a vRoT whose backend ended by itself is started again.
+    pub backend_restarts_per_hour: u32,
     /// The life of identity keys' certificates.
     pub renewal: RenewalConfig,
 }
@@ -162,6 +164,8 @@ const BACKEND_PROGRAM: &str = "vtpm-backend";
 /// A guest that is challenged every half second, and some more at times.
 const DEFAULT_HOST_EVIDENCE_PER_MINUTE: u32 = 120;
 
+/// Accidents are rare; what ends more often than that has a cause that a restart does not cure.
+const DEFAULT_BACKEND_RESTARTS_PER_HOUR: u32 = 3;
 /// Enough for a busy minute's launches on one host.
 const DEFAULT_POOL_SIZE: usize = 16;
 const DEFAULT_REFILL_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
@@ -196,6 +200,8 @@ struct File {
     checkpoint_interval_s: Option<u64>,
     #[serde(default)]
     pool: PoolConfig,
+    #[serde(default = "default_backend_restarts_per_hour")]
+    backend_restarts_per_hour: u32,
     vik_lifetime_s: Option<u64>,
     vik_renew_after_s: Option<u64>,
 }
@@ -283,6 +289,7 @@ impl Config {
             allowed_uids: file.allowed_uids,
             host_evidence_per_minute: file.host_evidence_per_minute.max(1),
             pool: file.pool,
+            backend_restarts_per_hour: file.backend_restarts_per_hour,
             renewal: renewal(file.vik_lifetime_s, file.vik_renew_after_s, path)?,
         })
     }
@@ -379,6 +386,10 @@ fn default_quoted_pcrs() -> Vec<u8> {
 
 fn default_policy_pcrs() -> Vec<u8> {
     DEFAULT_POLICY_PCRS.to_vec()
+}
+
+fn default_backend_restarts_per_hour() -> u32 {
+    DEFAULT_BACKEND_RESTARTS_PER_HOUR
 }
 
 fn default_host_evidence_per_minute() -> u32 {

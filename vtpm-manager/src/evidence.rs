@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use attestation::event_log::MAX_LOG;
 use attestation::merkle::Tree;
 use attestation::quote::canonical_signature;
-use attestation::{HostLayer, HostLeaf, LaunchMeasurement, RequestDigest, host_qualifying_data};
+use attestation::{
+    Durability, HostLayer, HostLeaf, LaunchMeasurement, RequestDigest, host_qualifying_data,
+};
 use cert_chain::{AttestationKey, Digest32, Generation, Tenant, TpmName, VmId, VrotId};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::io::AsyncReadExt;
@@ -132,10 +134,11 @@ impl HostEvidence {
     pub async fn layer(
         &self,
         subject: &Subject,
+        durability: Durability,
         request: RequestDigest,
     ) -> Result<HostLayer, HostEvidenceError> {
         let (answer, answered) = oneshot::channel();
-        let leaf = leaf(subject, request)?;
+        let leaf = leaf(subject, durability, request)?;
         self.requests
             .try_send(Request { leaf, answer })
             .map_err(|error| match error {
@@ -261,7 +264,11 @@ impl<Q: HostQuoter> Service<Q> {
     }
 }
 
-fn leaf(subject: &Subject, request: RequestDigest) -> Result<HostLeaf, HostEvidenceError> {
+fn leaf(
+    subject: &Subject,
+    durability: Durability,
+    request: RequestDigest,
+) -> Result<HostLeaf, HostEvidenceError> {
     let mut salt = [0; 32];
     SystemRandom::new()
         .fill(&mut salt)
@@ -276,6 +283,7 @@ fn leaf(subject: &Subject, request: RequestDigest) -> Result<HostLeaf, HostEvide
         eks: subject.eks.clone(),
         launch: LaunchMeasurement::NotMeasured,
         request,
+        durability,
     })
 }
 
@@ -383,7 +391,11 @@ mod tests {
         let evidence = HostEvidence::start(quoter, log.path());
         let ask = |number| {
             let evidence = evidence.clone();
-            async move { evidence.layer(&subject(), request(number)).await }
+            async move {
+                evidence
+                    .layer(&subject(), Durability::Durable, request(number))
+                    .await
+            }
         };
         let mut layers = tokio::task::JoinSet::new();
         for number in 0..50 {
@@ -419,7 +431,10 @@ mod tests {
     #[tokio::test]
     async fn equal_requests_get_different_leaves() -> anyhow::Result<()> {
         let subject = subject();
-        let leaves = [leaf(&subject, request(1))?, leaf(&subject, request(1))?];
+        let leaves = [
+            leaf(&subject, Durability::Durable, request(1))?,
+            leaf(&subject, Durability::Durable, request(1))?,
+        ];
         assert_ne!(leaves.first(), leaves.last());
         Ok(())
     }
@@ -431,7 +446,9 @@ mod tests {
             signed: Arc::default(),
         };
         let evidence = HostEvidence::start(quoter, Path::new("/nonexistent/log"));
-        let error = evidence.layer(&subject(), request(1)).await;
+        let error = evidence
+            .layer(&subject(), Durability::Durable, request(1))
+            .await;
         let error = error.map_or_else(|error| error.to_string(), |_| String::new());
         assert!(error.contains("/nonexistent/log"), "{error}");
         assert_eq!(evidence.metrics().failed(), 1);

@@ -126,7 +126,7 @@ fn what_a_guest_writes_without_a_manager_is_not_lost() -> Result<()> {
 
 #[test]
 fn the_end_of_a_backend_is_noticed_and_recorded() -> Result<()> {
-    let host = Host::enrolled()?;
+    let host = Host::enrolled_with("backend_restarts_per_hour = 0\n")?;
     let vm = host.create()?;
     host.ctl(["start", &vm])?;
     kill(Pid::from_raw(host.backend(&vm)?), Signal::SIGKILL)?;
@@ -138,6 +138,32 @@ fn the_end_of_a_backend_is_noticed_and_recorded() -> Result<()> {
     let log = fs::read_to_string(host.path("state/audit.jsonl"))?;
     ensure!(log.contains("\"event\":\"backend-ended\""), "{log}");
     host.ctl(["start", &vm])?;
+    Ok(())
+}
+
+#[test]
+fn a_vrot_whose_backend_died_is_started_again_but_not_for_ever() -> Result<()> {
+    let host = Host::enrolled_with("backend_restarts_per_hour = 2\n")?;
+    let vm = host.create()?;
+    host.ctl(["start", &vm])?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    define_index(&mut vmm, 0x0150_0004)?;
+    for _ in 0..2 {
+        let dead = host.backend(&vm)?;
+        kill(Pid::from_raw(dead), Signal::SIGKILL)?;
+        wait_until("another backend", || {
+            Ok(host.backend(&vm).is_ok_and(|process| process != dead))
+        })?;
+        // The guest that was there gets no answers from a TPM whose PCRs are empty.
+        ensure!(vmm.execute(&command(0x17b, &[0, 8])).is_err());
+        vmm = Vmm::attach(&host.control(&vm)?)?;
+        vmm.succeed(&command(0x169, &0x0150_0004u32.to_be_bytes()))?;
+    }
+    kill(Pid::from_raw(host.backend(&vm)?), Signal::SIGKILL)?;
+    wait_until("it to stay stopped", || {
+        Ok(host.log().contains("its backend ended too often"))
+    })?;
+    assert_eq!(host.json(["show", &vm])?["state"], "stopped");
     Ok(())
 }
 

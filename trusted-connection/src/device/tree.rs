@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use attestation::result::LayerResult;
-use attestation::{AttestationResult, LaunchMeasurement, Layer, Verdict};
+use attestation::{AttestationResult, Durability, LaunchMeasurement, Layer, Verdict};
 use cert_chain::TpmName;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -95,6 +95,9 @@ fn draw_result(text: &mut String, result: &AttestationResult, colour: Colour) {
         format!("tenant {}", leaf.tenant),
         format!("launch {launch}"),
     ];
+    if leaf.durability == Durability::Degraded {
+        vm_facts.push("state not durable yet".to_owned());
+    }
     vm_facts.extend(booted(vm));
     for fact in vm_facts {
         let _ = writeln!(text, "         {fact}");

@@ -6,7 +6,7 @@ use std::future::{Future, pending};
 use std::pin::Pin;
 use std::time::Duration;
 
-use attestation::RequestDigest;
+use attestation::{Durability, RequestDigest};
 use cert_chain::{Digest32, VrotId};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -384,8 +384,13 @@ impl Supervisor {
             };
             return self.connection.send(&refusal).await;
         };
+        let durability = if self.observer.borrow().degraded {
+            Durability::Degraded
+        } else {
+            Durability::Durable
+        };
         self.answers.spawn(async move {
-            let layer = evidence.layer(&subject, request).await;
+            let layer = evidence.layer(&subject, durability, request).await;
             let layer = layer.map(|layer| layer.to_cbor()).map_err(|error| {
                 tracing::warn!(vrot = %subject.vrot, %error, "no host evidence");
             });

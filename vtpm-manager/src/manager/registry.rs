@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use cert_chain::identifiers::IdentifierError;
 use cert_chain::{VmId, VrotId};
@@ -27,6 +28,8 @@ pub struct Vrot {
     record: RwLock<VrotRecord>,
     /// The live backend of a running vRoT.
     backend: RwLock<Option<Arc<Backend>>>,
+    /// When it was started again because its backend had ended by itself.
+    restarts: Mutex<Vec<Instant>>,
 }
 
 /// Number of a vRoT or of the VM it belongs to: people know the one, programs often the other.
@@ -45,6 +48,8 @@ struct Entries {
     vms: BTreeMap<VmId, VrotId>,
     reserved: BTreeSet<VmId>,
 }
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
 
 impl Registry {
     /// The vRoT with this number, or of the VM with this number.
@@ -80,6 +85,7 @@ impl Registry {
             gate: tokio::sync::Mutex::new(()),
             record: RwLock::new(record),
             backend: RwLock::new(None),
+            restarts: Mutex::new(Vec::new()),
         });
         let mut entries = self.entries();
         entries.vrots.insert(id, Arc::clone(&vrot));
@@ -112,6 +118,17 @@ impl Vrot {
     /// How it stands with its backend, if it runs.
     pub fn observed(&self) -> Option<Observed> {
         self.backend().map(|backend| backend.observed())
+    }
+
+    /// Whether it may be started again by itself, of so many times in an hour; counts this one.
+    pub(super) fn admits_restart(&self, per_hour: u32, now: Instant) -> bool {
+        let mut restarts = self.restarts.lock().unwrap_or_else(PoisonError::into_inner);
+        restarts.retain(|at| now.duration_since(*at) < HOUR);
+        let admitted = usize::try_from(per_hour).is_ok_and(|limit| restarts.len() < limit);
+        if admitted {
+            restarts.push(now);
+        }
+        admitted
     }
 
     pub(super) fn set_record(&self, record: VrotRecord) {

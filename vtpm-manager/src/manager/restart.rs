@@ -1,6 +1,7 @@
 //! What a manager finds when it starts, and what it notes when a backend ends.
 
 use std::sync::Weak;
+use std::time::Instant;
 
 use cert_chain::VrotId;
 use tokio::sync::mpsc;
@@ -77,6 +78,24 @@ impl Manager {
         }
     }
 
+    /// Starts a vRoT whose backend ended by itself from its last durable state, if the policy
+    /// allows it. No guest goes on with it: its VMM has lost the connection, and a new one
+    /// begins with a reset, as a TPM does whose PCRs are empty.
+    async fn start_again(&self, id: VrotId) {
+        let Ok(vrot) = self.registry.find(id.into()) else {
+            return;
+        };
+        let limit = self.config.backend_restarts_per_hour;
+        if !vrot.admits_restart(limit, Instant::now()) {
+            tracing::error!(vrot = %id, limit, "it stays stopped: its backend ended too often");
+            return;
+        }
+        match self.start(id.into()).await {
+            Ok(_) => tracing::warn!(vrot = %id, "started again from its last durable state"),
+            Err(error) => tracing::error!(vrot = %id, %error, "it could not be started again"),
+        }
+    }
+
     async fn note_end(&self, id: VrotId, reason: &str) -> Result<(), ManagerError> {
         let vrot = self.registry.find(id.into())?;
         let _gate = vrot.gate.lock().await;
@@ -113,6 +132,9 @@ pub(super) async fn note_endings(
         };
         if let Err(error) = manager.note_end(vrot, &reason).await {
             tracing::error!(%vrot, %error, "the end of a backend could not be recorded");
+            continue;
         }
+        // Its own task: opening a state takes time, and other backends may have ended.
+        tokio::spawn(async move { manager.start_again(vrot).await });
     }
 }
