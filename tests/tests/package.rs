@@ -217,6 +217,10 @@ fn systemd_takes_the_units_and_finds_them_confined() -> Result<()> {
 
 #[test]
 fn systemd_takes_the_users_and_folders() -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "this test makes folders of other users: run it as root"
+    );
     let installed = tempfile::tempdir()?;
     install("vrot-host", installed.path())?;
     let root = format!("--root={}", installed.path().display());
