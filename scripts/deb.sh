@@ -69,23 +69,25 @@ third_party_licences() {
     done
     sed -n '/ (\//d; s/ (\*)$//; s/ v\([^ |]*\)[^|]*|/|\1|/p' "$scratch/tree" | sort -u \
         > "$scratch/crates"
-    rm -rf "$scratch/texts"
-    mkdir "$scratch/texts"
-    while IFS='|' read -r name number expression; do
-        echo "$name $number: $expression"
-        for text in "$cargo_home"/registry/src/*/"$name-$number"/*; do
-            case ${text##*/} in
-                [Ll][Ii][Cc][Ee][Nn][CcSs][Ee]* | COPY* | NOTICE* | UNLICENSE*) ;;
-                *) continue ;;
-            esac
-            [ -f "$text" ] || continue
-            digest=$(sha256sum < "$text" | cut -c 1-16)
-            echo "    ${text##*/}: text $digest"
-            cp "$text" "$scratch/texts/$digest"
-        done
+    : > "$scratch/paths"
+    while IFS='|' read -r name number _; do
+        find "$cargo_home"/registry/src/*/"$name-$number" -maxdepth 1 -type f \
+            \( -iname 'licen[cs]e*' -o -name 'COPY*' -o -name 'NOTICE*' -o -name 'UNLICENSE*' \) |
+            sort >> "$scratch/paths"
     done < "$scratch/crates"
-    for text in "$scratch/texts"/*; do
-        printf '\n==== text %s ====\n\n' "${text##*/}"
+    xargs -d '\n' sha256sum < "$scratch/paths" > "$scratch/digests"
+    # The digest is in the first 64 columns, the path begins in column 67.
+    awk -F '|' '
+        FILENAME == ARGV[1] {
+            count = split(substr($0, 67), part, "/")
+            texts[part[count - 1]] = texts[part[count - 1]] \
+                sprintf("    %s: text %s\n", part[count], substr($0, 1, 16))
+            next
+        }
+        { printf "%s %s: %s\n%s", $1, $2, $3, texts[$1 "-" $2] }
+    ' "$scratch/digests" "$scratch/crates"
+    sort -u -k 1,1 "$scratch/digests" | while read -r digest text; do
+        printf '\n==== text %.16s ====\n\n' "$digest"
         cat "$text"
     done
 }
