@@ -24,13 +24,6 @@ cargo_home=${CARGO_HOME:-$HOME/.cargo}
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$root/Cargo.toml")
 architecture=$(dpkg --print-architecture)
 
-# The time of all files: that of the last change to the sources, where that is known.
-if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
-    SOURCE_DATE_EPOCH=$(git -C "$root" log -1 --format=%ct 2> /dev/null ||
-        stat -c %Y "$root/Cargo.lock")
-fi
-export SOURCE_DATE_EPOCH
-
 mkdir -p "$output"
 output=$(cd "$output" && pwd)
 scratch=$(mktemp -d)
@@ -47,6 +40,14 @@ if [ -z "$programs" ]; then
         -p vtpm-manager -p vtpm-backend -p trusted-connection)
     programs=$build/release
 fi
+
+# The time of all files: that of the last change to the sources, where that is known. Not set
+# earlier: C libraries would be built anew with every change.
+if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
+    SOURCE_DATE_EPOCH=$(git -C "$root" log -1 --format=%ct 2> /dev/null ||
+        stat -c %Y "$root/Cargo.lock")
+fi
+export SOURCE_DATE_EPOCH
 
 # put MODE FILE PACKAGE PATH
 put() {
