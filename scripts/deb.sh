@@ -24,13 +24,6 @@ cargo_home=${CARGO_HOME:-$HOME/.cargo}
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$root/Cargo.toml")
 architecture=$(dpkg --print-architecture)
 
-# The time of all files: that of the last change to the sources, where that is known.
-if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
-    SOURCE_DATE_EPOCH=$(git -C "$root" log -1 --format=%ct 2> /dev/null ||
-        stat -c %Y "$root/Cargo.lock")
-fi
-export SOURCE_DATE_EPOCH
-
 mkdir -p "$output"
 output=$(cd "$output" && pwd)
 scratch=$(mktemp -d)
@@ -47,6 +40,14 @@ if [ -z "$programs" ]; then
         -p vtpm-manager -p vtpm-backend -p trusted-connection)
     programs=$build/release
 fi
+
+# The time of all files: that of the last change to the sources, where that is known. Not set
+# earlier: C libraries would be built anew with every change.
+if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
+    SOURCE_DATE_EPOCH=$(git -C "$root" log -1 --format=%ct 2> /dev/null ||
+        stat -c %Y "$root/Cargo.lock")
+fi
+export SOURCE_DATE_EPOCH
 
 # put MODE FILE PACKAGE PATH
 put() {
@@ -69,23 +70,25 @@ third_party_licences() {
     done
     sed -n '/ (\//d; s/ (\*)$//; s/ v\([^ |]*\)[^|]*|/|\1|/p' "$scratch/tree" | sort -u \
         > "$scratch/crates"
-    rm -rf "$scratch/texts"
-    mkdir "$scratch/texts"
-    while IFS='|' read -r name number expression; do
-        echo "$name $number: $expression"
-        for text in "$cargo_home"/registry/src/*/"$name-$number"/*; do
-            case ${text##*/} in
-                [Ll][Ii][Cc][Ee][Nn][CcSs][Ee]* | COPY* | NOTICE* | UNLICENSE*) ;;
-                *) continue ;;
-            esac
-            [ -f "$text" ] || continue
-            digest=$(sha256sum < "$text" | cut -c 1-16)
-            echo "    ${text##*/}: text $digest"
-            cp "$text" "$scratch/texts/$digest"
-        done
+    : > "$scratch/paths"
+    while IFS='|' read -r name number _; do
+        find "$cargo_home"/registry/src/*/"$name-$number" -maxdepth 1 -type f \
+            \( -iname 'licen[cs]e*' -o -name 'COPY*' -o -name 'NOTICE*' -o -name 'UNLICENSE*' \) |
+            sort >> "$scratch/paths"
     done < "$scratch/crates"
-    for text in "$scratch/texts"/*; do
-        printf '\n==== text %s ====\n\n' "${text##*/}"
+    xargs -d '\n' sha256sum < "$scratch/paths" > "$scratch/digests"
+    # The digest is in the first 64 columns, the path begins in column 67.
+    awk -F '|' '
+        FILENAME == ARGV[1] {
+            count = split(substr($0, 67), part, "/")
+            texts[part[count - 1]] = texts[part[count - 1]] \
+                sprintf("    %s: text %s\n", part[count], substr($0, 1, 16))
+            next
+        }
+        { printf "%s %s: %s\n%s", $1, $2, $3, texts[$1 "-" $2] }
+    ' "$scratch/digests" "$scratch/crates"
+    sort -u -k 1,1 "$scratch/digests" | while read -r digest text; do
+        printf '\n==== text %.16s ====\n\n' "$digest"
         cat "$text"
     done
 }

@@ -175,16 +175,7 @@ fn the_licences_of_all_linked_libraries_go_along() -> Result<()> {
         let (index, texts) = text.split_once("\n==== text").context("texts")?;
         ensure!(index.lines().any(|line| line.starts_with(library)));
         ensure!(texts.contains("Permission is hereby granted, free of charge"));
-        let untold: Vec<&str> = index
-            .lines()
-            .zip(index.lines().skip(1).chain([""]))
-            .filter(|(line, next)| !line.starts_with(' ') && !next.starts_with(' '))
-            .map(|(line, _)| line)
-            .collect();
-        ensure!(
-            untold.iter().all(|line| !line.ends_with(": ")),
-            "no licence at all: {untold:?}"
-        );
+        ensure!(!index.lines().any(|line| line.ends_with(": ")), "{index}");
     }
     Ok(())
 }
@@ -226,6 +217,10 @@ fn systemd_takes_the_units_and_finds_them_confined() -> Result<()> {
 
 #[test]
 fn systemd_takes_the_users_and_folders() -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "this test makes folders of other users: run it as root"
+    );
     let installed = tempfile::tempdir()?;
     install("vrot-host", installed.path())?;
     let root = format!("--root={}", installed.path().display());
