@@ -22,6 +22,8 @@ pub struct ManagerLink {
     vrot: Option<OpenVrot>,
     /// Answers that arrived while something else was waited for.
     waiting: Vec<ToBackend>,
+    /// Whether a manager went away since it was last asked.
+    lost: bool,
     degraded: bool,
     attached: bool,
     pushed: u64,
@@ -65,6 +67,7 @@ impl ManagerLink {
             connection: None,
             vrot: None,
             waiting: Vec::new(),
+            lost: false,
             degraded: false,
             attached: false,
             pushed: 0,
@@ -100,6 +103,9 @@ impl ManagerLink {
                 return;
             }
         }
+        // The one that is here may have ended while nobody looked.
+        let messages = self.receive();
+        self.waiting.extend(messages);
         if self.connection.is_some() {
             tracing::warn!("a second manager was turned away: one is here");
             return;
@@ -150,9 +156,20 @@ impl ManagerLink {
             }
         }
         if !alive {
-            self.connection = None;
+            self.lose();
         }
         messages
+    }
+
+    fn lose(&mut self) {
+        self.connection = None;
+        self.lost = true;
+    }
+
+    /// Whether a manager went away since this was last called: it will not answer what it was
+    /// asked, even if another one is here.
+    pub fn take_loss(&mut self) -> bool {
+        std::mem::take(&mut self.lost)
     }
 
     /// Whether the manager is connected.
@@ -170,7 +187,7 @@ impl ManagerLink {
             .and_then(|bytes| connection.write(&bytes).map_err(|error| error.to_string()));
         if let Err(error) = sent {
             tracing::warn!(error, "the manager did not take a message");
-            self.connection = None;
+            self.lose();
         }
     }
 
@@ -239,8 +256,9 @@ impl ManagerLink {
         self.persisted = self.persisted.max(sequence.min(self.pushed));
         if self.persisted == self.pushed {
             self.unsaved = None;
-            if std::mem::take(&mut self.degraded) {
+            if self.degraded {
                 tracing::info!("all state is durable again");
+                self.set_degraded(false);
             }
         }
     }
@@ -259,20 +277,27 @@ impl ManagerLink {
             }
             Err(error) => {
                 tracing::error!(%error, "a state stays unsaved");
-                self.degraded = true;
+                self.set_degraded(true);
                 return;
             }
         }
         self.push_unsaved();
         while self.persisted < self.pushed && !self.degraded {
             if !self.wait_for_message(deadline) {
-                self.degraded = true;
                 tracing::error!(
                     sequence = self.pushed,
                     "a command is answered although its state is not durable yet"
                 );
+                self.set_degraded(true);
             }
         }
+    }
+
+    /// The manager hears of it before the guest is answered, and so before the guest can ask for
+    /// evidence that would say otherwise.
+    fn set_degraded(&mut self, degraded: bool) {
+        self.degraded = degraded;
+        self.send_status();
     }
 
     /// Follows acknowledgements and keeps everything else for later; false after the deadline.

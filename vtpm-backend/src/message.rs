@@ -59,8 +59,8 @@ pub enum ToBackend {
         #[n(0)]
         held: bool,
     },
-    /// Ends the backend as [`ToBackend::Stop`] does, and has it hand over its volatile state
-    /// before.
+    /// Has the backend hand over its volatile state. From then on VMM and guest wait: until the
+    /// backend is told to end, or to let them go on, or loses its manager.
     #[n(7)]
     Suspend,
 }
@@ -121,10 +121,10 @@ pub enum FromBackend {
     /// The backend ends because it was told to.
     #[n(7)]
     Stopped,
-    /// The backend ends because it was told to suspend.
+    /// What the backend was told to hand over.
     #[n(8)]
     Suspended {
-        /// The volatile state, sealed; absent if the TPM is off.
+        /// The volatile state, sealed; absent if the TPM is off and does not wait with one.
         #[n(0)]
         volatile: Option<ByteVec>,
     },

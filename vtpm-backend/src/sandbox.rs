@@ -98,8 +98,6 @@ const ALWAYS: &[i64] = &[
     libc_numbers::SENDTO,
     libc_numbers::SENDMSG,
     libc_numbers::GETSOCKOPT,
-    libc_numbers::FCNTL,
-    libc_numbers::IOCTL,
     libc_numbers::MMAP,
     libc_numbers::MUNMAP,
     libc_numbers::MREMAP,
@@ -152,12 +150,48 @@ fn system_calls(files: Files<'_>) -> Result<BpfProgram, SandboxError> {
     let own = u64::from(std::process::id());
     let itself = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, own)?;
     rules.insert(libc_numbers::TGKILL, vec![SeccompRule::new(vec![itself])?]);
+    rules.insert(libc_numbers::FCNTL, file_controls()?);
+    rules.insert(
+        libc_numbers::IOCTL,
+        vec![with_command(FIONBIO)?, with_command(FIOCLEX)?],
+    );
     let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
     // An error rather than death: a library's fallback may live without the call, and a vRoT
     // that dies takes its VM's disk encryption with it.
     let denied = SeccompAction::Errno(nix::errno::Errno::EPERM as u32);
     let filter = SeccompFilter::new(rules, denied, SeccompAction::Allow, architecture)?;
     Ok(filter.try_into()?)
+}
+
+const FIONBIO: u64 = nix::libc::FIONBIO;
+const FIOCLEX: u64 = nix::libc::FIOCLEX;
+
+/// Not those by which a descriptor has a signal of one's choice sent to a process of one's choice
+/// (`F_SETOWN`, `F_SETSIG`, `O_ASYNC`).
+fn file_controls() -> Result<Vec<SeccompRule>, SandboxError> {
+    use nix::libc::{F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFD, F_SETFL, O_ASYNC};
+    const IS_ASYNC: u64 = O_ASYNC as u64;
+    const SET_FLAGS: u64 = F_SETFL as u64;
+    let mut rules = Vec::new();
+    for command in [F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC] {
+        rules.push(with_command(u64::from(command.unsigned_abs()))?);
+    }
+    rules.push(SeccompRule::new(vec![
+        SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, SET_FLAGS)?,
+        SeccompCondition::new(
+            2,
+            SeccompCmpArgLen::Dword,
+            SeccompCmpOp::MaskedEq(IS_ASYNC),
+            0,
+        )?,
+    ])?);
+    Ok(rules)
+}
+
+/// The second argument says what is to be done.
+fn with_command(command: u64) -> Result<SeccompRule, SandboxError> {
+    let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, command)?;
+    Ok(SeccompRule::new(vec![condition])?)
 }
 
 mod libc_numbers {

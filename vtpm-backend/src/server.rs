@@ -47,6 +47,11 @@ pub struct Server<E> {
 
 /// A peer that sends half a request must send the rest within this time.
 const COMPLETION: Duration = Duration::from_millis(500);
+/// What a peer may take, in all, for the answers to what it sent at a time. Nobody else is served
+/// meanwhile.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A guest that was suspended waits for its end, and not for ever.
+const LONGEST_SUSPENSION: Duration = Duration::from_secs(60 * 60);
 /// How often stalled peers are looked for.
 const TICK_MS: u8 = 100;
 /// `TPM2_Startup(TPM_SU_CLEAR)`
@@ -264,6 +269,7 @@ impl<E: Engine> Server<E> {
                 return false;
             }
         }
+        let began = Instant::now();
         loop {
             let request = match Request::parse(connection.received()) {
                 Ok(Some((request, length))) => {
@@ -303,6 +309,10 @@ impl<E: Engine> Server<E> {
                 return false;
             }
             if !goes_on {
+                return false;
+            }
+            if began.elapsed() > PATIENCE {
+                tracing::warn!("a VMM that sent much and takes little is disconnected");
                 return false;
             }
         }
@@ -455,9 +465,11 @@ impl<E: Engine> Server<E> {
         let Keeper::Manager(link) = &mut self.keeper else {
             return;
         };
-        link.accept();
+        // Before anybody is accepted: a manager that was restarted may have ended its old
+        // connection and dialled in anew while the engine was at work.
         let messages = link.read();
-        if !link.is_connected() {
+        link.accept();
+        if link.take_loss() {
             self.tickets.decline_pending();
             self.held_until = None;
         }
@@ -519,27 +531,34 @@ impl<E: Engine> Server<E> {
             ToBackend::Hold { held } => {
                 self.held_until = held.then(|| Instant::now() + MAX_HOLD);
             }
-            ToBackend::Stop => self.end(&FromBackend::Stopped),
+            ToBackend::Stop => self.end(),
             ToBackend::Suspend => {
                 let volatile = self.volatile_state();
-                self.end(&FromBackend::Suspended { volatile });
+                // What the guest did from now on would not be in it.
+                self.held_until = Some(Instant::now() + LONGEST_SUSPENSION);
+                if let Keeper::Manager(link) = &mut self.keeper {
+                    link.send(&FromBackend::Suspended { volatile });
+                }
             }
         }
     }
 
     /// Ends on the manager's order: all state is saved before it hears of it.
-    fn end(&mut self, last_words: &FromBackend) {
+    fn end(&mut self) {
         self.engine.power_off();
         self.save_changes();
         if let Keeper::Manager(link) = &mut self.keeper {
-            link.send(last_words);
+            link.send(&FromBackend::Stopped);
         }
         self.ended = true;
     }
 
-    /// The volatile state of a TPM that is on, sealed for the manager.
+    /// The volatile state, sealed for the manager: of a TPM that is on, or the one with which it
+    /// waits for its VMM. Otherwise there is none.
     fn volatile_state(&mut self) -> Option<ByteVec> {
-        if let Err(error) = self.engine.store_volatile() {
+        if self.engine.is_on()
+            && let Err(error) = self.engine.store_volatile()
+        {
             tracing::warn!(%error, "there is no volatile state to suspend");
             return None;
         }

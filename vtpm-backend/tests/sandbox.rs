@@ -14,12 +14,15 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::Emulator;
 use vtpm_backend::sandbox::{Files, enter};
 
+/// `FIOSETOWN` of <asm-generic/sockios.h>
+const FIOSETOWN: u64 = 0x8901;
 const ATTEMPT: &str = "VROT_SANDBOX_ATTEMPT";
 const TARGET: &str = "VROT_SANDBOX_TARGET";
 /// How a probe ends that was denied, that was not, and that could not even confine itself.
@@ -45,6 +48,10 @@ fn probe() {
         "listen" => UnixListener::bind(&target).map(drop),
         "execute" => Command::new(&target).status().map(drop),
         "trace" => process(&target).and_then(|process| Ok(ptrace::attach(process)?)),
+        "have a signal sent" => process(&target).and_then(have_signal_sent),
+        "have input announced" => fcntl(std::io::stdin(), FcntlArg::F_SETFL(OFlag::O_ASYNC))
+            .map(drop)
+            .map_err(Into::into),
         "kill" => process(&target).and_then(|process| Ok(kill(process, Signal::SIGKILL)?)),
         _ => std::process::exit(NOT_CONFINED),
     };
@@ -89,7 +96,12 @@ fn a_neighbour_cannot_be_traced_or_killed() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut neighbour = Emulator::ours(folder.path())?;
     neighbour.connect()?;
-    for what in ["trace", "kill"] {
+    for what in [
+        "trace",
+        "kill",
+        "have a signal sent",
+        "have input announced",
+    ] {
         assert_denied(what, &neighbour.id().to_string())?;
     }
     ensure!(neighbour.is_alive()?);
@@ -133,6 +145,24 @@ fn assert_denied(attempt: &str, target: &str) -> Result<()> {
             String::from_utf8_lossy(&status.stderr)
         ),
     }
+}
+
+/// Has a descriptor announce its input to another process, by a signal: both ways to name it.
+#[expect(unsafe_code, reason = "no library knows these calls")]
+fn have_signal_sent(process: Pid) -> std::io::Result<()> {
+    use nix::libc;
+    let number = process.as_raw();
+    // SAFETY: the first takes numbers alone, the second a pointer to one that lives on.
+    let (owner, other_way) = unsafe {
+        (
+            libc::fcntl(0, libc::F_SETOWN, number),
+            libc::ioctl(0, FIOSETOWN, &raw const number),
+        )
+    };
+    if owner == 0 || other_way == 0 {
+        return Ok(());
+    }
+    Err(std::io::Error::last_os_error())
 }
 
 fn process(target: &str) -> std::io::Result<Pid> {

@@ -25,6 +25,8 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::manager::Manager;
 
+use caller::Doorkeeper;
+
 pub use caller::Caller;
 pub use description::description;
 pub use problem::Problem;
@@ -81,7 +83,7 @@ pub async fn serve(
         ))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(
-            Arc::clone(&manager),
+            Doorkeeper::new(Arc::clone(&manager)),
             caller::check,
         ))
         .with_state(manager);

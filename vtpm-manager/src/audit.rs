@@ -43,7 +43,7 @@ pub enum Event {
         /// Whose.
         vrot: VrotId,
         /// What is known of it.
-        reason: String,
+        reason: Words,
     },
     /// A vRoT's identity key got a new certificate.
     CertificateRenewed {
@@ -58,7 +58,7 @@ pub enum Event {
         /// Whose.
         vrot: VrotId,
         /// Why.
-        reason: String,
+        reason: Words,
     },
     /// The host's keys were made, or found to be there.
     HostInitialised {
@@ -80,21 +80,21 @@ pub enum Event {
     /// The operator approved PCR values.
     PolicyApproved {
         /// The operator's name for them.
-        label: String,
+        label: Words,
     },
     /// An operator orders that the present store be accepted.
     RecoveryOrdered {
         /// What is to be accepted.
-        accepted: String,
+        accepted: Words,
     },
     /// Somebody asked for something and did not get it.
     Refused {
         /// The caller's user id.
         uid: u32,
         /// What was asked for.
-        request: String,
+        request: Words,
         /// Why it was refused.
-        reason: String,
+        reason: Words,
     },
     /// The physical TPM vouches for the store.
     StoreOpened {
@@ -113,7 +113,7 @@ pub enum Event {
         /// Short name of the reason.
         code: &'static str,
         /// What was found.
-        finding: String,
+        finding: Words,
     },
     /// A vRoT was manufactured for a VM and got its certificates.
     VrotCreated {
@@ -191,6 +191,12 @@ pub enum AuditError {
         /// How.
         problem: &'static str,
     },
+    /// A line that is not written.
+    #[error("a line of {length} bytes is too long for the audit log: the limit is {MAX_LINE}")]
+    TooLong {
+        /// Its length.
+        length: usize,
+    },
     /// The file cannot be used.
     #[error("the audit log `{}` cannot be {action}", path.display())]
     File {
@@ -208,12 +214,21 @@ const DOMAIN: &[u8] = b"vrot audit log v1\0";
 /// What the first line names as previous.
 const BEGINNING: Digest32 = Digest32::new([0; 32]);
 const HASH_FIELD: &str = ",\"hash\":\"";
-/// Longer than any line that is written here.
-const MAX_LINE: u64 = 64 * 1024;
+/// Longer than any line that is written here: a recovery names each vRoT of the host.
+const MAX_LINE: u64 = 4 * 1024 * 1024;
+/// Characters of a text that somebody else may have chosen.
+const MAX_WORDS: usize = 512;
+
+/// Text for people, some of it from outside: what is too long is cut off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Words(String);
 
 #[derive(Debug)]
 struct End {
     file: File,
+    /// Set after a failed attempt that could not be taken back: how long the log was before it.
+    untidy: Option<u64>,
     entries: u64,
     head: Digest32,
 }
@@ -263,6 +278,7 @@ impl AuditLog {
             path: path.to_owned(),
             end: Mutex::new(End {
                 file,
+                untidy: None,
                 entries: verified.entries,
                 head: verified.head,
             }),
@@ -270,6 +286,7 @@ impl AuditLog {
     }
 
     /// Appends a line for each event and returns when they are on the disk. Blocks.
+    /// After a failure nothing of it is left in the log.
     pub fn append(&self, events: &[Event]) -> Result<(), AuditError> {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut sequence, mut head) = (end.entries, end.head);
@@ -282,18 +299,18 @@ impl AuditLog {
                 event,
                 previous: head,
             });
+            if line.len() as u64 > MAX_LINE {
+                return Err(AuditError::TooLong { length: line.len() });
+            }
             text.push_str(&line);
             head = hash;
         }
-        let written = end
-            .file
-            .write_all(text.as_bytes())
-            .and_then(|()| end.file.sync_data());
-        written.map_err(|source| AuditError::File {
-            path: self.path.clone(),
-            action: "written",
-            source,
-        })?;
+        end.write(text.as_bytes())
+            .map_err(|source| AuditError::File {
+                path: self.path.clone(),
+                action: "written",
+                source,
+            })?;
         end.entries = sequence;
         end.head = head;
         Ok(())
@@ -311,6 +328,44 @@ impl AuditLog {
     /// Where the log is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl End {
+    /// Writes complete lines, or nothing.
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.tidy_up()?;
+        let length = self.file.metadata()?.len();
+        let written = self
+            .file
+            .write_all(lines)
+            .and_then(|()| self.file.sync_data());
+        if written.is_err() {
+            // What was written may be part of a line, or a line that nobody was told of.
+            self.untidy = Some(length);
+            let _ = self.tidy_up();
+        }
+        written
+    }
+
+    /// Takes back what a failed attempt left: nothing may follow it.
+    fn tidy_up(&mut self) -> io::Result<()> {
+        if let Some(length) = self.untidy {
+            self.file.set_len(length)?;
+            self.untidy = None;
+        }
+        Ok(())
+    }
+}
+
+impl<T: Into<String>> From<T> for Words {
+    fn from(text: T) -> Self {
+        let mut text = text.into();
+        if let Some((end, _)) = text.char_indices().nth(MAX_WORDS) {
+            text.truncate(end);
+            text.push('…');
+        }
+        Self(text)
     }
 }
 
@@ -473,6 +528,39 @@ mod tests {
             assert!(verify(&path).is_err(), "{order:?}");
             assert!(AuditLog::open(&path).is_err(), "{order:?} is not continued");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_failed_attempt_left_is_not_continued() -> anyhow::Result<()> {
+        let (_folder, path) = log_of(2)?;
+        let log = AuditLog::open(&path)?;
+        let length = std::fs::metadata(&path)?.len();
+        // As on a disk that became full, and of which not even the rest could be cut off.
+        OpenOptions::new()
+            .append(true)
+            .open(&path)?
+            .write_all(b"{\"sequence\":3,\"ti")?;
+        log.end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .untidy = Some(length);
+        log.append(&[Event::ManagerStopped])?;
+        assert_eq!(verify(&path)?.entries, 3);
+        Ok(())
+    }
+
+    #[test]
+    fn words_from_outside_do_not_break_the_log() -> anyhow::Result<()> {
+        let (_folder, path) = log_of(0)?;
+        let log = AuditLog::open(&path)?;
+        log.append(&[Event::Refused {
+            uid: 1000,
+            request: "\u{1}ä".repeat(5_000_000).into(),
+            reason: String::new().into(),
+        }])?;
+        assert_eq!(AuditLog::open(&path)?.end().entries, 1);
+        assert!(std::fs::metadata(&path)?.len() < 8192);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::Instant;
 
 use cert_chain::Digest32;
@@ -27,6 +27,7 @@ use crate::causes::WithCauses;
 use crate::config::Config;
 use crate::evidence::{HostEvidence, Quota, Subject};
 use crate::host::Host;
+use crate::rollback::Boot;
 use crate::store::{EmbeddedStore, Journal, Store};
 use crate::vrot::{RecordError, VrotRecord};
 
@@ -54,6 +55,8 @@ pub struct Manager {
     counters: Counters,
     /// Whether the store may be used.
     standing: RwLock<Standing>,
+    /// Set once the store's ledger is open: how the host came up.
+    unlocked: OnceLock<Boot>,
     /// Whether `host init` was called since the manager started.
     initialisation_ordered: AtomicBool,
     /// Held by whoever opens, sets up or recovers the store.
@@ -131,6 +134,7 @@ impl Manager {
             ended,
             counters: Counters::default(),
             standing: RwLock::new(Standing::Blank),
+            unlocked: OnceLock::new(),
             initialisation_ordered: AtomicBool::new(false),
             opening: tokio::sync::Mutex::new(()),
         });

@@ -9,7 +9,13 @@ mod blob;
 mod embedded;
 mod gate;
 mod journal;
+mod medium;
 mod memory;
+
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod simulated_disk;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,6 +66,12 @@ pub enum StoreError {
     /// The journal's thread has ended.
     #[error("the store is closed: the manager is shutting down")]
     Closed,
+    /// There is no room for a change.
+    #[error(
+        "the disk of the store is full: make room, and the manager goes on by itself; nothing \
+         that was acknowledged is lost"
+    )]
+    Full(#[source] Arc<redb::Error>),
     /// What is in the store is not what this program writes.
     #[error(
         "the store holds {what} that this program does not write: it was altered, or comes from a newer version"
@@ -85,10 +97,23 @@ pub enum StoreError {
     /// Reading failed.
     #[error("the store cannot be read")]
     Read(#[source] Arc<redb::Error>),
+    /// The disk cannot be written any more.
+    #[error(
+        "the disk of the store is read-only: the kernel does that after errors of the disk (see \
+         `dmesg`); mount it for writing, and the manager goes on by itself"
+    )]
+    ReadOnly(#[source] Arc<redb::Error>),
     /// The rollback anchor did not take the batch before the manager ended. Nobody was told
     /// that it is durable; the next start settles it.
     #[error("the rollback anchor in the TPM cannot be written: is the TPM there and unlocked?")]
     Unanchored,
+    /// The disk failed to say whether a write is durable: what can be read may not be what
+    /// the disk holds.
+    #[error(
+        "the disk did not confirm a write, so the store is closed: see `dmesg`, then restart the \
+         manager (running vRoTs go on, and say that they are degraded)"
+    )]
+    Unconfirmed,
     /// A change of a vRoT that does not exist.
     #[error("vRoT {vrot} is not in the store: it was deleted, or never made")]
     UnknownVrot {
@@ -96,6 +121,6 @@ pub enum StoreError {
         vrot: VrotId,
     },
     /// Writing failed.
-    #[error("the store cannot be written: is the disk full, or mounted read-only?")]
+    #[error("the store cannot be written")]
     Write(#[source] Arc<redb::Error>),
 }

@@ -63,6 +63,42 @@ fn a_vrot_is_certified_and_keeps_its_identity_over_a_stop() -> Result<()> {
 }
 
 #[test]
+fn a_deleted_vrot_does_not_come_back_whatever_else_was_asked_for() -> Result<()> {
+    let mut host = Host::enrolled()?;
+    for _ in 0..5 {
+        let vm = host.create()?;
+        host.ctl(["start", &vm])?;
+        drop(Vmm::attach(&host.control(&vm)?)?);
+        host.ctl(["suspend", &vm])?;
+        let mut orders = Vec::new();
+        for order in ["delete", "stop", "resume", "stop", "delete", "start"] {
+            orders.push(host.vtpmctl([order, &vm]).spawn()?);
+        }
+        for mut order in orders {
+            order.wait()?;
+        }
+        // Whichever came first, the last word is this one.
+        let _ = host.vtpmctl(["stop", &vm]).status()?;
+        let _ = host.vtpmctl(["delete", &vm]).status()?;
+    }
+    host.crash()?;
+    host.start_again()?;
+    assert_eq!(host.json(["list"])?["vrots"], serde_json::json!([]));
+    Ok(())
+}
+
+#[test]
+fn a_store_in_use_is_not_recovered_from() -> Result<()> {
+    let host = Host::enrolled()?;
+    let vm = host.create()?;
+    host.ctl(["start", &vm])?;
+    let refused = host.refused(["host", "recover", "--accept", "stale-records", "--yes"])?;
+    ensure!(refused.contains("nothing to recover from"), "{refused}");
+    drop(Vmm::attach(&host.control(&vm)?)?);
+    Ok(())
+}
+
+#[test]
 fn what_a_guest_writes_outlasts_its_vrots_stop() -> Result<()> {
     let host = Host::enrolled()?;
     let vm = host.create()?;

@@ -65,6 +65,36 @@ fn stopping_a_suspended_vrot_gives_its_volatile_state_up() -> Result<()> {
 }
 
 #[test]
+fn a_resumed_vrot_whose_vm_is_not_back_yet_can_be_suspended_again() -> Result<()> {
+    let host = Host::enrolled()?;
+    let vm = host.create()?;
+    host.ctl(["start", &vm])?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    extend(&mut vmm)?;
+    let before = pcr(&mut vmm)?;
+    host.ctl(["suspend", &vm])?;
+    host.ctl(["resume", &vm])?;
+    host.ctl(["suspend", &vm])?;
+    host.ctl(["resume", &vm])?;
+    let mut vmm = Vmm::attach_as(&host.control(&vm)?, Attach::Resumed)?;
+    assert_eq!(pcr(&mut vmm)?, before);
+    Ok(())
+}
+
+#[test]
+fn a_vrot_without_volatile_state_is_not_suspended_and_goes_on() -> Result<()> {
+    let host = Host::enrolled()?;
+    let vm = host.create()?;
+    host.ctl(["start", &vm])?;
+    let refused = host.refused(["suspend", &vm])?;
+    ensure!(refused.contains("its TPM is off"), "{refused}");
+    assert_eq!(host.json(["show", &vm])?["state"], "running");
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    extend(&mut vmm)?;
+    Ok(())
+}
+
+#[test]
 fn what_a_vmm_carries_is_sealed_and_of_use_only_beside_the_same_permanent_state() -> Result<()> {
     let host = Host::enrolled()?;
     let (vm, other) = (host.create()?, host.create()?);

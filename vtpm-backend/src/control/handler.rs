@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::courier::{Courier, Package};
-use super::request::Request;
+use super::request::{Blob, Request};
 use crate::engine::{Engine, EngineError, HashStep, StateKind};
 
 /// A vRoT as the control channel sees it.
@@ -85,7 +85,7 @@ pub fn handle<E: Engine>(vrot: &mut Vrot<'_, E>, request: Request) -> Reply {
         Request::GetStateBlob { kind, offset } => give_state(vrot, kind, offset),
         Request::SetStateBlob {
             kind: Some(kind),
-            blob,
+            blob: Blob(blob),
         } => {
             // An empty blob says that there is nothing of this kind.
             if blob.is_empty() {
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(answer(&mut engine, get), expected);
         let set = Request::SetStateBlob {
             kind: Some(StateKind::Permanent),
-            blob: vec![4],
+            blob: Blob(vec![4]),
         };
         assert_eq!(answer(&mut engine, set.clone()), [0; 4]);
         assert_eq!(engine.permanent, Some(vec![4]));

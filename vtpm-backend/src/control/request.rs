@@ -1,6 +1,12 @@
 //! Requests on the control channel: numbers in big endian, lengths that cannot be trusted.
 
+use std::fmt;
+
 use crate::engine::StateKind;
+
+/// A TPM's state, with the keys in it: `Debug` shows its length only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Blob(pub Vec<u8>);
 
 /// A request, read completely.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +48,7 @@ pub enum Request {
         /// Which part of the state; `None` for a number that names none.
         kind: Option<StateKind>,
         /// The blob.
-        blob: Vec<u8>,
+        blob: Blob,
     },
     /// `CMD_STOP`
     Stop,
@@ -80,6 +86,12 @@ pub const MAX_BLOB: usize = 512 * 1024;
 
 /// Flag of `CMD_INIT`.
 const DELETE_VOLATILE: u32 = 1;
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Blob({} bytes)", self.0.len())
+    }
+}
 
 impl Request {
     /// Reads the request at the beginning of `bytes`: with it comes the number of bytes that it
@@ -176,7 +188,10 @@ impl<'b> Reader<'b> {
             return Ok(None);
         };
         let blob = self.blob()?;
-        Ok(blob.map(|blob| Request::SetStateBlob { kind, blob }))
+        Ok(blob.map(|blob| Request::SetStateBlob {
+            kind,
+            blob: Blob(blob),
+        }))
     }
 }
 
@@ -197,9 +212,18 @@ mod tests {
         }
         let request = Request::SetStateBlob {
             kind: Some(StateKind::Volatile),
-            blob: vec![7, 8, 9],
+            blob: Blob(vec![7, 8, 9]),
         };
         assert_eq!(Request::parse(&bytes), Ok(Some((request, 19))));
+    }
+
+    #[test]
+    fn no_state_is_ever_logged() {
+        let request = Request::SetStateBlob {
+            kind: None,
+            blob: Blob(vec![0xab; 40]),
+        };
+        assert!(format!("{request:?}").contains("Blob(40 bytes)"));
     }
 
     #[test]

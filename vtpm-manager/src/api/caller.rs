@@ -1,6 +1,7 @@
 //! Who calls.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request, State};
@@ -13,6 +14,7 @@ use tokio::net::UnixListener;
 use super::problem::{Problem, Reason};
 use crate::audit::Event;
 use crate::causes::WithCauses;
+use crate::evidence::Quota;
 use crate::manager::{Counter, Manager};
 
 /// The user at the other end of a connection, as the kernel tells it.
@@ -38,13 +40,40 @@ impl Caller {
     }
 }
 
+/// Who stands at the door of the API.
+pub(super) struct Doorkeeper {
+    manager: Arc<Manager>,
+    /// How many refusals of strangers are written down: anybody can come again and again.
+    strangers: Mutex<Quota>,
+}
+
+const STRANGERS_PER_MINUTE: u32 = 60;
+
+impl Doorkeeper {
+    pub(super) fn new(manager: Arc<Manager>) -> Arc<Self> {
+        Arc::new(Self {
+            manager,
+            strangers: Mutex::new(Quota::per_minute(STRANGERS_PER_MINUTE, Instant::now())),
+        })
+    }
+
+    fn admits_stranger(&self) -> bool {
+        let mut strangers = self
+            .strangers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        strangers.admit(Instant::now())
+    }
+}
+
 /// Turns strangers away, and writes refusals of what would have changed something down.
 pub(super) async fn check(
-    State(manager): State<Arc<Manager>>,
+    State(keeper): State<Arc<Doorkeeper>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     request: Request,
     next: Next,
 ) -> Response {
+    let manager = &keeper.manager;
     let method = request.method().clone();
     let what = format!("{method} {}", request.uri().path());
     let response = if caller.is_allowed(&manager.config().allowed_uids) {
@@ -64,11 +93,16 @@ pub(super) async fn check(
     tracing::debug!(request = what, status = status.as_u16(), "answered");
     if refused && (method != Method::GET || status == StatusCode::FORBIDDEN) {
         manager.counters().increment(Counter::Refused);
+        if status == StatusCode::FORBIDDEN && !keeper.admits_stranger() {
+            return response;
+        }
         let reason = response.extensions().get::<Reason>();
         let event = Event::Refused {
             uid: caller.uid.unwrap_or(u32::MAX),
-            request: what,
-            reason: reason.map_or_else(|| status.to_string(), |reason| reason.0.clone()),
+            request: what.into(),
+            reason: reason
+                .map_or_else(|| status.to_string(), |reason| reason.0.clone())
+                .into(),
         };
         if let Err(error) = manager.record(event).await {
             tracing::error!(error = %WithCauses(&error), "a refusal could not be recorded");

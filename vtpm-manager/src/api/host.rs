@@ -104,7 +104,11 @@ pub(super) async fn approve(
         .map_err(|error| Problem::bad_request(WithCauses(&error).to_string()))?;
     let label = approval.label.clone();
     manager.host().approve(approval).await?;
-    manager.record(Event::PolicyApproved { label }).await?;
+    manager
+        .record(Event::PolicyApproved {
+            label: label.into(),
+        })
+        .await?;
     if let Err(error) = manager.open_store().await {
         tracing::error!(error = %WithCauses(&error), "the store stays locked");
     }

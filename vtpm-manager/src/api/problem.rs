@@ -99,7 +99,9 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
         ) => (StatusCode::UNPROCESSABLE_ENTITY, "certificate-refused"),
         ManagerError::Host(HostError::Expired { .. }) => (StatusCode::CONFLICT, "host-expired"),
         ManagerError::Host(HostError::NotEnrolled) => (StatusCode::CONFLICT, "host-not-enrolled"),
-        ManagerError::Lifecycle(_) => (StatusCode::CONFLICT, "wrong-state"),
+        ManagerError::Lifecycle(_) | ManagerError::NothingToSuspend { .. } => {
+            (StatusCode::CONFLICT, "wrong-state")
+        }
         ManagerError::UnknownVrot { .. } => (StatusCode::NOT_FOUND, "unknown-vrot"),
         ManagerError::VmTaken { .. } => (StatusCode::CONFLICT, "vm-taken"),
         ManagerError::Backend(_) => (StatusCode::INTERNAL_SERVER_ERROR, "backend-failed"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use cert_chain::Generation;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use vtpm_backend::message::{FromBackend, Open, Status, ToBackend};
 
 use super::BackendError;
@@ -33,13 +33,16 @@ pub struct Backend {
 #[derive(Debug)]
 pub struct ExecuteChannel {
     orders: mpsc::Sender<Order>,
+    runtime: tokio::runtime::Handle,
 }
 
 /// A state with an RSA key in it is opened in milliseconds; making a new one takes seconds on a
 /// busy machine.
 const OPEN_DEADLINE: Duration = Duration::from_secs(30);
-/// A backend that is found running answers between two TPM commands.
-const STATUS_DEADLINE: Duration = Duration::from_secs(10);
+/// A backend that was occupied when its last manager ended may take the next for a second one.
+const STATUS_PAUSE: Duration = Duration::from_millis(50);
+/// The longest TPM command, on the busiest machine.
+const EXECUTE_DEADLINE: Duration = Duration::from_secs(60);
 /// What the backend takes its log level from.
 const BACKEND_LOG: &str = "VTPM_BACKEND_LOG";
 
@@ -83,16 +86,21 @@ impl Backend {
         }
     }
 
-    /// Takes over a backend that an earlier manager started; `None` if it is gone.
+    /// Takes over a backend that an earlier manager started and that answers within `patience`;
+    /// `None` if it is gone.
     pub async fn adopt(
         folder: RuntimeFolder,
         generation: Generation,
         duty: Duty,
+        patience: Duration,
     ) -> Result<Option<Self>, BackendError> {
-        let Some(mut connection) = Connection::to_running(&folder).await? else {
-            return Ok(None);
-        };
-        let Some((status, early)) = status(&folder, &mut connection).await? else {
+        let found = timeout(patience, introduced(&folder)).await;
+        let found = found.unwrap_or(Err(BackendError::Deadline {
+            vrot: folder.vrot(),
+            what: "tell its status",
+            limit: patience,
+        }))?;
+        let Some((connection, status, early)) = found else {
             return Ok(None);
         };
         let expected = (Some(*folder.vrot().as_bytes()), generation.number());
@@ -137,9 +145,21 @@ impl Backend {
         self.ask(Order::Stop).await
     }
 
-    /// Ends the backend, as [`Backend::stop`] does, and brings its volatile state.
-    pub async fn suspend(&self) -> Result<Ended, BackendError> {
-        self.ask(Order::Suspend).await
+    /// Has the guest wait and brings the volatile state, sealed; `None` if the TPM is off. The
+    /// guest waits until the backend is stopped, or [told to go on](Self::go_on).
+    pub async fn suspend(&self) -> Result<Option<Vec<u8>>, BackendError> {
+        let volatile = timeout(STOP_DEADLINE, self.ask(Order::Suspend)).await;
+        volatile.unwrap_or(Err(BackendError::Deadline {
+            vrot: self.folder.vrot(),
+            what: "hand over its volatile state",
+            limit: STOP_DEADLINE,
+        }))
+    }
+
+    /// Lets a guest that waits go on.
+    pub async fn go_on(&self) {
+        // A backend that has ended has no guest that waits.
+        let _ = self.orders.send(Order::Hold(false)).await;
     }
 
     /// What was kept aside since it was last taken, of a backend without a guest.
@@ -167,10 +187,12 @@ impl Backend {
         answer.await.map_err(|_| by_itself())
     }
 
-    /// A way to send TPM commands to the backend.
+    /// A way to send TPM commands to the backend. Must be called in a task, and used in a thread
+    /// that may block.
     pub fn channel(&self) -> ExecuteChannel {
         ExecuteChannel {
             orders: self.orders.clone(),
+            runtime: tokio::runtime::Handle::current(),
         }
     }
 
@@ -206,8 +228,18 @@ impl CommandChannel for ExecuteChannel {
             command: command.to_vec(),
             response,
         };
-        self.orders.blocking_send(order).map_err(|_| gone())?;
-        responded.blocking_recv().map_err(|_| gone())
+        self.runtime.block_on(async {
+            let answer = async {
+                self.orders.send(order).await.map_err(|_| gone())?;
+                responded.await.map_err(|_| gone())
+            };
+            if let Ok(answer) = timeout(EXECUTE_DEADLINE, answer).await {
+                return answer;
+            }
+            // Others wait for their turn, and whoever would end this backend waits as well.
+            let _ = self.orders.send(Order::Kill).await;
+            Err(io::ErrorKind::TimedOut.into())
+        })
     }
 
     fn hold(&mut self, held: bool) -> io::Result<()> {
@@ -263,29 +295,24 @@ async fn opened(
     }
 }
 
-async fn status(
+/// A connection to a running backend that has told its status; `None` if it is gone.
+async fn introduced(
     folder: &RuntimeFolder,
-    connection: &mut Connection,
-) -> Result<Option<(Status, VecDeque<FromBackend>)>, BackendError> {
-    connection.send(&ToBackend::Hello).await?;
-    let answer = async {
+) -> Result<Option<(Connection, Status, VecDeque<FromBackend>)>, BackendError> {
+    loop {
+        let Some(mut connection) = Connection::to_running(folder).await? else {
+            return Ok(None);
+        };
+        connection.send(&ToBackend::Hello).await?;
         let mut early = VecDeque::new();
-        loop {
-            match connection.receive().await? {
-                Some(FromBackend::Status(status)) => {
-                    early.push_back(FromBackend::Status(status.clone()));
-                    return Ok(Some((status, early)));
-                }
-                Some(other) => early.push_back(other),
-                None => return Ok(None),
+        while let Some(message) = connection.receive().await? {
+            if let FromBackend::Status(status) = &message {
+                let status = status.clone();
+                early.push_back(message);
+                return Ok(Some((connection, status, early)));
             }
+            early.push_back(message);
         }
-    };
-    timeout(STATUS_DEADLINE, answer)
-        .await
-        .unwrap_or(Err(BackendError::Deadline {
-            vrot: folder.vrot(),
-            what: "tell its status",
-            limit: STATUS_DEADLINE,
-        }))
+        sleep(STATUS_PAUSE).await;
+    }
 }

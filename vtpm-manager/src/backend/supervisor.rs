@@ -64,8 +64,6 @@ pub struct Ended {
     pub ending: Ending,
     /// Its last state, if it was being manufactured and said anything.
     pub state: Option<StateBlob>,
-    /// Its volatile state, sealed, if it was suspended while its TPM was on.
-    pub volatile: Option<Vec<u8>>,
 }
 
 /// How a backend ended.
@@ -102,8 +100,10 @@ pub(super) enum Order {
     /// From now on there is a guest. The answer is what was kept aside until then.
     Serve(Box<GuestDuty>, oneshot::Sender<Option<StateBlob>>),
     Stop(oneshot::Sender<Ended>),
-    /// Ends the backend once it has handed over its volatile state.
-    Suspend(oneshot::Sender<Ended>),
+    /// Ends a backend that does not do what it is told.
+    Kill,
+    /// Has the guest wait and the volatile state, sealed, handed over, if there is one.
+    Suspend(oneshot::Sender<Option<Vec<u8>>>),
     /// Hands over what was kept aside.
     TakeState(oneshot::Sender<Option<StateBlob>>),
 }
@@ -130,13 +130,12 @@ pub(super) struct Supervisor {
     executing: BTreeMap<u64, oneshot::Sender<Vec<u8>>>,
     executed: u64,
     stop: Option<(oneshot::Sender<Ended>, Instant)>,
-    /// What a suspended backend handed over.
-    volatile: Option<Vec<u8>>,
+    /// Who waits for the volatile state.
+    suspending: Option<oneshot::Sender<Option<Vec<u8>>>>,
 }
 
 struct Saving {
     blob: StateBlob,
-    began: Instant,
     attempt: Attempt,
 }
 
@@ -181,7 +180,7 @@ impl Supervisor {
             executing: BTreeMap::new(),
             executed: 0,
             stop: None,
-            volatile: None,
+            suspending: None,
         };
         tokio::spawn(supervisor.run());
         (orders, observed)
@@ -213,8 +212,12 @@ impl Supervisor {
                     self.stop = Some((done, Instant::now() + STOP_DEADLINE));
                     self.connection.send(&ToBackend::Stop).await
                 }
+                Event::Ordered(Order::Kill) => {
+                    self.kill();
+                    Ok(())
+                }
                 Event::Ordered(Order::Suspend(done)) => {
-                    self.stop = Some((done, Instant::now() + STOP_DEADLINE));
+                    self.suspending = Some(done);
                     self.connection.send(&ToBackend::Suspend).await
                 }
                 Event::Ordered(Order::Serve(duty, done)) => {
@@ -288,11 +291,7 @@ impl Supervisor {
                     }
                     Duty::Guest(duty) if self.saving.is_none() => {
                         let attempt = save(duty, &self.folder, &blob, Duration::ZERO);
-                        self.saving = Some(Saving {
-                            blob,
-                            began: Instant::now(),
-                            attempt,
-                        });
+                        self.saving = Some(Saving { blob, attempt });
                     }
                     Duty::Guest(_) => self.unsaved = Some(blob),
                 }
@@ -319,7 +318,15 @@ impl Supervisor {
                     let _ = waiting.send(response.into());
                 }
             }
-            FromBackend::Suspended { volatile } => self.volatile = volatile.map(Into::into),
+            FromBackend::Suspended { volatile } => {
+                let waiting = self.suspending.take();
+                let taken = waiting.map(|waiting| waiting.send(volatile.map(Into::into)));
+                if !matches!(taken, Some(Ok(()))) {
+                    // Nobody suspends it any more.
+                    let go_on = ToBackend::Hold { held: false };
+                    return self.connection.send(&go_on).await;
+                }
+            }
             FromBackend::Opened | FromBackend::Stopped => {}
         }
         Ok(())
@@ -338,10 +345,6 @@ impl Supervisor {
                     .connection
                     .send(&ToBackend::Persisted { sequence })
                     .await;
-                // It may have given up waiting: then it is degraded until it has caught up.
-                if outcome.is_ok() && saving.began.elapsed() >= DURABILITY_DEADLINE {
-                    outcome = self.connection.send(&ToBackend::Hello).await;
-                }
                 self.unsaved.take().map(|blob| (blob, Duration::ZERO))
             }
             Err(StoreError::Closed) => {
@@ -358,7 +361,6 @@ impl Supervisor {
         };
         self.saving = next.map(|(blob, pause)| Saving {
             attempt: save(duty, &self.folder, &blob, pause),
-            began: Instant::now(),
             blob,
         });
         outcome
@@ -451,7 +453,6 @@ impl Supervisor {
         let ended = Ended {
             ending,
             state: self.state.take(),
-            volatile: self.volatile.take(),
         };
         match (self.stop, self.duty) {
             (Some((done, _)), _) => {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use cert_chain::VmId;
+use cert_chain::{VmId, VrotId};
 
 use super::registry::VrotKey;
 use crate::anchor::AnchorError;
@@ -29,6 +29,12 @@ pub enum ManagerError {
     /// A backend did not do what it should.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// The TPM is off: it has no state but the permanent one.
+    #[error("vRoT {vrot} has no volatile state to keep: its TPM is off; `stop` ends it")]
+    NothingToSuspend {
+        /// Which.
+        vrot: VrotId,
+    },
     /// A folder could not be made.
     #[error("the folder `{}` cannot be made", path.display())]
     Folder {

@@ -14,7 +14,9 @@ use crate::audit::Event;
 use crate::causes::WithCauses;
 use crate::host::HostError;
 use crate::keys::Keyring;
-use crate::rollback::{Boot, Guard, HostLedger, Opening, RecoveryRecord, Refusal, RollbackKeys};
+use crate::rollback::{
+    Boot, Guard, GuardError, HostLedger, Opening, RecoveryRecord, Refusal, RollbackKeys,
+};
 use crate::store::{Batch, Part, StateBlob, Store, StoreError};
 use crate::timestamp::Timestamp;
 use crate::vrot::{StoredVrot, VrotRecord};
@@ -65,7 +67,11 @@ impl Manager {
         if matches!(self.standing(), Standing::Open { .. }) {
             return Ok(());
         }
-        let opened = self.try_to_open().await;
+        let opened = match self.unlocked.get() {
+            // A store is held against the anchor once: from then on, its ledger knows better.
+            Some(boot) => self.serve_store(*boot).await,
+            None => self.try_to_open().await,
+        };
         if let Err(error) = &opened
             && !matches!(error, ManagerError::StoreRefused { .. })
         {
@@ -90,12 +96,16 @@ impl Manager {
     /// Accepts the present store, on the order of an operator who names what was found.
     pub async fn recover(&self, accepted: &str) -> Result<RecoveryRecord, ManagerError> {
         let _one_at_a_time = self.opening.lock().await;
+        if !matches!(self.standing(), Standing::Refused { .. }) {
+            // Nor is a store that is in use looked at: it changes meanwhile.
+            return Err(GuardError::NotRefused.into());
+        }
         let guard = self.guard().await?;
         let keyring = self.host.keyring().await?;
         let store = self.journal.store();
         let accepted = accepted.to_owned();
         self.record(Event::RecoveryOrdered {
-            accepted: accepted.clone(),
+            accepted: accepted.as_str().into(),
         })
         .await?;
         let (ledger, recovery) = blocking(move || {
@@ -105,11 +115,13 @@ impl Manager {
         })
         .await??;
         tracing::warn!(accepted = recovery.accepted, "the store was recovered");
-        self.record(Event::StoreRecovered {
-            recovery: recovery.clone(),
-        })
-        .await?;
+        let recorded = self
+            .record(Event::StoreRecovered {
+                recovery: recovery.clone(),
+            })
+            .await;
         self.unlock(ledger, Boot::Unfinished).await?;
+        recorded?;
         Ok(recovery)
     }
 
@@ -137,7 +149,7 @@ impl Manager {
                 });
                 self.record(Event::StoreRefused {
                     code: refusal.code(),
-                    finding: refusal.to_string(),
+                    finding: refusal.to_string().into(),
                 })
                 .await?;
                 Err(ManagerError::StoreRefused { refusal })
@@ -160,6 +172,11 @@ impl Manager {
 
     async fn unlock(&self, ledger: HostLedger, boot: Boot) -> Result<(), ManagerError> {
         self.journal.unlock(ledger).await?;
+        let boot = *self.unlocked.get_or_init(|| boot);
+        self.serve_store(boot).await
+    }
+
+    async fn serve_store(&self, boot: Boot) -> Result<(), ManagerError> {
         self.take_over().await?;
         self.stands(Standing::Open { boot });
         self.pool.wake();

@@ -64,6 +64,11 @@ impl Registry {
             .ok_or(ManagerError::UnknownVrot { key })
     }
 
+    /// The vRoT with this number. No VM's number leads to it, whoever chose that.
+    pub(super) fn find_vrot(&self, vrot: VrotId) -> Option<Arc<Vrot>> {
+        self.entries().vrots.get(&vrot).cloned()
+    }
+
     /// All vRoTs.
     pub fn all(&self) -> Vec<Arc<Vrot>> {
         self.entries().vrots.values().cloned().collect()
@@ -72,7 +77,11 @@ impl Registry {
     /// Claims a VM for a vRoT that is about to be made.
     pub(super) fn reserve(&self, vm: VmId) -> Result<Reservation<'_>, ManagerError> {
         let mut entries = self.entries();
-        if entries.vms.contains_key(&vm) || !entries.reserved.insert(vm) {
+        // Nor the number of a vRoT: a key would lead to either.
+        let is_vrot = entries
+            .vrots
+            .contains_key(&VrotId::from_uuid(*vm.as_uuid()));
+        if is_vrot || entries.vms.contains_key(&vm) || !entries.reserved.insert(vm) {
             return Err(ManagerError::VmTaken { vm });
         }
         Ok(Reservation { registry: self, vm })
@@ -88,9 +97,9 @@ impl Registry {
             restarts: Mutex::new(Vec::new()),
         });
         let mut entries = self.entries();
-        entries.vrots.insert(id, Arc::clone(&vrot));
         entries.vms.insert(vm, id);
-        vrot
+        // One that is here already may be running.
+        Arc::clone(entries.vrots.entry(id).or_insert(vrot))
     }
 
     /// Forgets a vRoT that is not in the store any more.
@@ -98,7 +107,10 @@ impl Registry {
         let record = vrot.record();
         let mut entries = self.entries();
         entries.vrots.remove(&record.vrot);
-        entries.vms.remove(&record.vm);
+        // The VM may have another one by now.
+        if entries.vms.get(&record.vm) == Some(&record.vrot) {
+            entries.vms.remove(&record.vm);
+        }
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
@@ -176,6 +188,7 @@ impl fmt::Display for VrotKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vrot::StoredVrot;
 
     #[test]
     fn a_vm_is_claimed_once() -> anyhow::Result<()> {
@@ -188,6 +201,23 @@ mod tests {
         ));
         drop(reservation);
         registry.reserve(vm)?;
+        Ok(())
+    }
+
+    #[test]
+    fn no_vm_takes_the_number_of_a_vrot() -> anyhow::Result<()> {
+        let registry = Registry::default();
+        let id = "00000000-0000-4000-8000-000000000001".parse()?;
+        let stored = hex::decode(include_str!("../vrot/vrot_record_v1.hex").trim())?;
+        let StoredVrot::Living(record) = StoredVrot::from_bytes(id, &stored)? else {
+            anyhow::bail!("a tombstone");
+        };
+        let victim = registry.insert(*record);
+        let number = VmId::from_uuid(*victim.record().vrot.as_uuid());
+        assert!(matches!(
+            registry.reserve(number),
+            Err(ManagerError::VmTaken { .. })
+        ));
         Ok(())
     }
 }

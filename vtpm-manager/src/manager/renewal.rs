@@ -244,7 +244,10 @@ impl Manager {
         if !(self.renewals).failed(vrot, Some(&reason), longest) {
             return;
         }
-        let event = Event::CertificateRenewalFailed { vrot, reason };
+        let event = Event::CertificateRenewalFailed {
+            vrot,
+            reason: reason.into(),
+        };
         if let Err(error) = self.record(event).await {
             tracing::error!(%vrot, %error, "a failure could not be recorded");
         }

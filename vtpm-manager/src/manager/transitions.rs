@@ -218,21 +218,28 @@ impl Manager {
         let backend = vrot.backend().ok_or(LifecycleError::NotRunning {
             state: "without a backend",
         })?;
-        let ended = backend.suspend().await?;
+        // It ends only once its state is in the store: it has the only copy until then.
+        if let Err(error) = self.put_aside(&record, &backend).await {
+            backend.go_on().await;
+            return Err(error);
+        }
+        backend.stop().await?;
         vrot.set_backend(None);
-        let id = record.vrot;
-        self.record(Event::VrotSuspended { vrot: id }).await?;
-        let change = Batch::default().put(id, Part::Record, record.to_bytes());
-        let change = match ended.volatile {
-            Some(volatile) => change.put(id, Part::Volatile, volatile),
-            // Its TPM was off: there is nothing to keep.
-            None => change.remove(id, Part::Volatile),
-        };
-        self.journal.commit(change).await?;
-        tracing::info!(vrot = %id, "suspended");
+        tracing::info!(vrot = %record.vrot, "suspended");
         vrot.set_record(record);
         drop(gate);
         Ok(vrot)
+    }
+
+    async fn put_aside(&self, record: &VrotRecord, backend: &Backend) -> Result<(), ManagerError> {
+        let id = record.vrot;
+        let volatile = backend.suspend().await?;
+        let volatile = volatile.ok_or(ManagerError::NothingToSuspend { vrot: id })?;
+        self.record(Event::VrotSuspended { vrot: id }).await?;
+        let change = Batch::default()
+            .put(id, Part::Record, record.to_bytes())
+            .put(id, Part::Volatile, volatile);
+        Ok(self.journal.commit(change).await?)
     }
 
     /// Stops a vRoT. Returns when its state is durable.
@@ -266,7 +273,7 @@ impl Manager {
         let _gate = vrot.gate.lock().await;
         let record = vrot.record();
         let now = Timestamp::now();
-        record.lifecycle.delete(now)?;
+        let deleted = record.lifecycle.delete(now)?;
         self.record(Event::VrotDeleted {
             vrot: record.vrot,
             vm: record.vm,
@@ -278,6 +285,11 @@ impl Manager {
         });
         let bury = Batch::default().put(record.vrot, Part::Record, tombstone.to_bytes());
         self.journal.commit(bury).await?;
+        // Whoever waits at the gate must not put the record, with its keys, back.
+        vrot.set_record(VrotRecord {
+            lifecycle: deleted,
+            ..record.clone()
+        });
         self.registry.remove(&vrot);
         self.journal
             .commit(Batch::default().delete(record.vrot))

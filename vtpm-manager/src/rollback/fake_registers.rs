@@ -49,6 +49,15 @@ impl FakeRegisters {
         }
     }
 
+    /// Another TPM with the same contents.
+    pub(crate) fn fork(&self) -> Self {
+        let copy = Self::blank();
+        for register in [Register::Volatile, Register::Durable] {
+            copy.set(register, self.peek(register));
+        }
+        copy
+    }
+
     /// A TPM reset: the volatile register is there, but unwritten.
     pub(crate) fn reset(&self) {
         self.with(|tpm| {

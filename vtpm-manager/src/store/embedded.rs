@@ -10,25 +10,37 @@
 //! | `leaves` | 16 bytes of vRoT id | leaf of [`crate::rollback`] |
 
 use std::fmt;
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use cert_chain::VrotId;
-use redb::backends::FileBackend;
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError,
     WriteTransaction,
 };
 use uuid::Uuid;
 
+use super::medium::{Doubt, Medium, StoreFile, open_database};
 use super::{Batch, Part, Store, StoreError, StoredEvidence};
 use crate::rollback::Writes;
 
 /// A store in one file. Only one process can have it open.
+///
+/// After a failure of the disk the file is opened again with the next use, so that a disk that
+/// was full, or came back, needs no restart. Only a disk that did not confirm a write does.
 pub struct EmbeddedStore {
-    database: Database,
+    medium: Box<dyn Medium>,
+    doubt: Doubt,
+    state: RwLock<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Open, unless the disk failed.
+    database: Option<Database>,
+    /// A batch whose commit failed while nobody could see how far it got.
+    unsettled: Option<Writes>,
 }
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -43,120 +55,219 @@ const KEY_LENGTH: usize = ID_LENGTH + 1;
 impl EmbeddedStore {
     /// Opens a store, or makes an empty one.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let failed = |source: redb::Error| StoreError::Open {
-            path: path.display().to_string(),
+        Self::on(StoreFile(path.to_owned()))
+    }
+
+    /// Opens a store that lies on something else.
+    pub(super) fn on(medium: impl Medium) -> Result<Self, StoreError> {
+        let store = Self {
+            medium: Box::new(medium),
+            doubt: Doubt::default(),
+            state: RwLock::default(),
+        };
+        store.with(|_| Ok(()))?;
+        Ok(store)
+    }
+
+    /// Works with the open database. One that fails is closed.
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if self.doubt.is_raised() {
+            return Err(StoreError::Unconfirmed);
+        }
+        let state = self.shared();
+        let result = if let Some(database) = &state.database {
+            let result = work(database);
+            drop(state);
+            result
+        } else {
+            drop(state);
+            let mut state = self.exclusive();
+            if state.database.is_none() {
+                let database = self.open_again(&state)?;
+                state.unsettled = None;
+                state.database = Some(database);
+            }
+            match &state.database {
+                Some(database) => work(database),
+                None => Err(StoreError::Closed),
+            }
+        };
+        if result.is_err() {
+            self.exclusive().database = None;
+        }
+        result
+    }
+
+    fn open_again(&self, state: &State) -> Result<Database, StoreError> {
+        let failed = |source| StoreError::Open {
+            path: self.medium.name(),
             source: Arc::new(source),
         };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|error| failed(error.into()))?;
-        let database = FileBackend::new(file)
-            .and_then(|file| Database::builder().create_with_backend(file))
-            .map_err(|error| failed(error.into()))?;
-        let store = Self { database };
-        store.check_format().map_err(|error| match error {
-            StoreError::Read(source) | StoreError::Write(source) => StoreError::Open {
-                path: path.display().to_string(),
+        let database = open_database(self.medium.as_ref(), &self.doubt).map_err(failed)?;
+        check_format(&database).map_err(|error| match error {
+            StoreError::Read(source)
+            | StoreError::Write(source)
+            | StoreError::Full(source)
+            | StoreError::ReadOnly(source) => StoreError::Open {
+                path: self.medium.name(),
                 source,
             },
             other => other,
         })?;
-        Ok(store)
+        if let Some(unsettled) = &state.unsettled
+            && holds(&database, unsettled)?
+        {
+            // Whoever waited for it was told that it failed, and has gone on without it.
+            self.doubt.raise();
+            return Err(StoreError::Unconfirmed);
+        }
+        Ok(database)
     }
 
-    fn check_format(&self) -> Result<(), StoreError> {
-        let transaction = self.database.begin_read().map_err(read)?;
-        match transaction.open_table(META) {
-            Ok(table) => {
-                let format = table.get(FORMAT).map_err(read)?;
-                return match format.map(|format| format.value()) {
-                    Some(FORMAT_VERSION) => Ok(()),
-                    _ => Err(StoreError::Foreign { what: "a format" }),
-                };
-            }
-            Err(TableError::TableDoesNotExist(_)) => {}
-            Err(error) => return Err(read(error)),
-        }
-        let transaction = self.database.begin_write().map_err(write)?;
-        {
-            let mut table = transaction.open_table(META).map_err(write)?;
-            table.insert(FORMAT, FORMAT_VERSION).map_err(write)?;
-            transaction.open_table(VROTS).map_err(write)?;
-            transaction.open_table(CHAIN).map_err(write)?;
-            transaction.open_table(LEAVES).map_err(write)?;
-        }
-        transaction.commit().map_err(write)
+    fn shared(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn exclusive(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Store for EmbeddedStore {
     fn vrots(&self) -> Result<Vec<VrotId>, StoreError> {
-        let transaction = self.database.begin_read().map_err(read)?;
-        let table = transaction.open_table(VROTS).map_err(read)?;
-        let mut vrots = Vec::new();
-        for entry in table.iter().map_err(read)? {
-            let (key, _) = entry.map_err(read)?;
-            let vrot = vrot_of(&key.value())?;
-            if vrots.last() != Some(&vrot) {
-                vrots.push(vrot);
+        self.with(|database| {
+            let transaction = database.begin_read().map_err(read)?;
+            let table = transaction.open_table(VROTS).map_err(read)?;
+            let mut vrots = Vec::new();
+            for entry in table.iter().map_err(read)? {
+                let (key, _) = entry.map_err(read)?;
+                let vrot = vrot_of(&key.value())?;
+                if vrots.last() != Some(&vrot) {
+                    vrots.push(vrot);
+                }
             }
-        }
-        Ok(vrots)
+            Ok(vrots)
+        })
     }
 
     fn read(&self, vrot: VrotId, part: Part) -> Result<Option<Vec<u8>>, StoreError> {
-        let transaction = self.database.begin_read().map_err(read)?;
-        let table = transaction.open_table(VROTS).map_err(read)?;
-        let contents = table.get(key(vrot, part)).map_err(read)?;
-        Ok(contents.map(|contents| contents.value().to_vec()))
+        self.with(|database| {
+            let transaction = database.begin_read().map_err(read)?;
+            let table = transaction.open_table(VROTS).map_err(read)?;
+            let contents = table.get(key(vrot, part)).map_err(read)?;
+            Ok(contents.map(|contents| contents.value().to_vec()))
+        })
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
-        let mut transaction = self.database.begin_write().map_err(write)?;
-        // The default, but nothing here works without it.
-        transaction
-            .set_durability(Durability::Immediate)
-            .map_err(write)?;
-        {
-            let mut table = transaction.open_table(VROTS).map_err(write)?;
-            for (vrot, part, contents) in batch.changes() {
-                match contents {
-                    Some(contents) => {
-                        table.insert(key(vrot, part), contents).map_err(write)?;
-                    }
-                    None => {
-                        table.remove(key(vrot, part)).map_err(write)?;
-                    }
-                }
+        let Err(error) = self.with(|database| write_batch(database, batch)) else {
+            return Ok(());
+        };
+        let Some(evidence) = batch.evidence() else {
+            return Err(error);
+        };
+        // It may have failed when all of it was written.
+        match self.with(|database| holds(database, evidence)) {
+            Ok(true) => self.with(sync),
+            Ok(false) => Err(error),
+            Err(_) => {
+                self.exclusive()
+                    .unsettled
+                    .get_or_insert_with(|| evidence.clone());
+                Err(error)
             }
         }
-        if let Some(evidence) = batch.evidence() {
-            write_evidence(&transaction, evidence)?;
-        }
-        transaction.commit().map_err(write)
     }
 
     fn evidence(&self) -> Result<StoredEvidence, StoreError> {
-        let transaction = self.database.begin_read().map_err(read)?;
-        let mut evidence = StoredEvidence::default();
-        let chain = transaction.open_table(CHAIN).map_err(read)?;
-        for entry in chain.iter().map_err(read)? {
-            let (_, record) = entry.map_err(read)?;
-            evidence.chain.push(record.value().to_vec());
-        }
-        let leaves = transaction.open_table(LEAVES).map_err(read)?;
-        for entry in leaves.iter().map_err(read)? {
-            let (vrot, leaf) = entry.map_err(read)?;
-            let vrot = VrotId::from_uuid(Uuid::from_bytes(vrot.value()));
-            evidence.leaves.insert(vrot, leaf.value().to_vec());
-        }
-        Ok(evidence)
+        self.with(|database| {
+            let transaction = database.begin_read().map_err(read)?;
+            let mut evidence = StoredEvidence::default();
+            let chain = transaction.open_table(CHAIN).map_err(read)?;
+            for entry in chain.iter().map_err(read)? {
+                let (_, record) = entry.map_err(read)?;
+                evidence.chain.push(record.value().to_vec());
+            }
+            let leaves = transaction.open_table(LEAVES).map_err(read)?;
+            for entry in leaves.iter().map_err(read)? {
+                let (vrot, leaf) = entry.map_err(read)?;
+                let vrot = VrotId::from_uuid(Uuid::from_bytes(vrot.value()));
+                evidence.leaves.insert(vrot, leaf.value().to_vec());
+            }
+            Ok(evidence)
+        })
     }
+}
+
+fn check_format(database: &Database) -> Result<(), StoreError> {
+    let transaction = database.begin_read().map_err(read)?;
+    match transaction.open_table(META) {
+        Ok(table) => {
+            let format = table.get(FORMAT).map_err(read)?;
+            return match format.map(|format| format.value()) {
+                Some(FORMAT_VERSION) => Ok(()),
+                _ => Err(StoreError::Foreign { what: "a format" }),
+            };
+        }
+        Err(TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(read(error)),
+    }
+    let transaction = database.begin_write().map_err(write)?;
+    {
+        let mut table = transaction.open_table(META).map_err(write)?;
+        table.insert(FORMAT, FORMAT_VERSION).map_err(write)?;
+        transaction.open_table(VROTS).map_err(write)?;
+        transaction.open_table(CHAIN).map_err(write)?;
+        transaction.open_table(LEAVES).map_err(write)?;
+    }
+    transaction.commit().map_err(write)
+}
+
+/// A transaction that is durable when it is committed.
+fn begin(database: &Database) -> Result<WriteTransaction, StoreError> {
+    let mut transaction = database.begin_write().map_err(write)?;
+    // The default, but nothing here works without it.
+    transaction
+        .set_durability(Durability::Immediate)
+        .map_err(write)?;
+    Ok(transaction)
+}
+
+/// Makes what is in the file durable once more.
+fn sync(database: &Database) -> Result<(), StoreError> {
+    begin(database)?.commit().map_err(write)
+}
+
+fn write_batch(database: &Database, batch: &Batch) -> Result<(), StoreError> {
+    let transaction = begin(database)?;
+    {
+        let mut table = transaction.open_table(VROTS).map_err(write)?;
+        for (vrot, part, contents) in batch.changes() {
+            match contents {
+                Some(contents) => {
+                    table.insert(key(vrot, part), contents).map_err(write)?;
+                }
+                None => {
+                    table.remove(key(vrot, part)).map_err(write)?;
+                }
+            }
+        }
+    }
+    if let Some(evidence) = batch.evidence() {
+        write_evidence(&transaction, evidence)?;
+    }
+    transaction.commit().map_err(write)
+}
+
+/// Whether a batch is in the store.
+fn holds(database: &Database, evidence: &Writes) -> Result<bool, StoreError> {
+    let transaction = database.begin_read().map_err(read)?;
+    let chain = transaction.open_table(CHAIN).map_err(read)?;
+    let record = chain.get(evidence.epoch.number()).map_err(read)?;
+    Ok(record.is_some_and(|record| record.value() == evidence.record))
 }
 
 fn write_evidence(transaction: &WriteTransaction, evidence: &Writes) -> Result<(), StoreError> {
@@ -210,7 +321,15 @@ fn read(error: impl Into<redb::Error>) -> StoreError {
 }
 
 fn write(error: impl Into<redb::Error>) -> StoreError {
-    StoreError::Write(Arc::new(error.into()))
+    let error = Arc::new(error.into());
+    match &*error {
+        redb::Error::Io(source) => match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full(error),
+            ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly(error),
+            _ => StoreError::Write(error),
+        },
+        _ => StoreError::Write(error),
+    }
 }
 
 #[cfg(test)]

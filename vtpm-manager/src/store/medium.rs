@@ -58,7 +58,7 @@ impl Doubt {
         self.0.load(Ordering::Acquire)
     }
 
-    fn raise(&self) {
+    pub(super) fn raise(&self) {
         self.0.store(true, Ordering::Release);
     }
 }

@@ -1,0 +1,334 @@
+//! What the store promises on disks that fail.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use cert_chain::VrotId;
+use redb::{Database, TableDefinition};
+use uuid::Uuid;
+
+use super::medium::{Doubt, open_database};
+use super::simulated_disk::{Fault, SimulatedDisk};
+use super::{Batch, EmbeddedStore, Journal, Part, Store, StoreError};
+use crate::rollback::fake_registers::FakeRegisters;
+use crate::rollback::{AnchorPolicy, Guard, Opening, RollbackKeys};
+
+/// A host whose disk and TPM survive its managers.
+struct Host {
+    disk: SimulatedDisk,
+    registers: FakeRegisters,
+}
+
+impl Host {
+    fn set_up() -> Result<Self> {
+        let host = Self {
+            disk: SimulatedDisk::default(),
+            registers: FakeRegisters::blank(),
+        };
+        drop(host.guard().initialise(&host.store()?)?);
+        Ok(host)
+    }
+
+    fn store(&self) -> Result<EmbeddedStore, StoreError> {
+        EmbeddedStore::on(self.disk.clone())
+    }
+
+    fn guard(&self) -> Guard {
+        Guard {
+            keys: RollbackKeys::derive(&[7; 32]),
+            registers: Box::new(self.registers.clone()),
+            policy: AnchorPolicy::default(),
+        }
+    }
+
+    /// Starts a manager's store, if the rollback evidence lets it.
+    async fn start(&self) -> Result<(Journal, Arc<EmbeddedStore>)> {
+        let store = Arc::new(self.store()?);
+        let journal = Journal::start_locked(Arc::clone(&store) as Arc<dyn Store>)?;
+        match self.guard().open(store.as_ref())? {
+            Opening::Opened { ledger, .. } => journal.unlock(*ledger).await?,
+            other => bail!("not opened: {other:?}"),
+        }
+        Ok((journal, store))
+    }
+
+    /// The same host at the same moment, but for what its disk holds.
+    fn with_disk(&self, image: Vec<u8>) -> Self {
+        Self {
+            disk: SimulatedDisk::holding(image),
+            registers: self.registers.fork(),
+        }
+    }
+}
+
+fn record(vrot: VrotId) -> Batch {
+    Batch::default().put(vrot, Part::Record, b"a record".to_vec())
+}
+
+fn state(vrot: VrotId, number: u8) -> Batch {
+    Batch::default().put(vrot, Part::Permanent, vec![number; 3000])
+}
+
+/// What a host's VMs did, as far as they were told that it is durable.
+#[derive(Default)]
+struct Told {
+    /// The last number of each that was acknowledged, and the last that was tried.
+    numbers: BTreeMap<VrotId, (Option<u8>, u8)>,
+}
+
+impl Told {
+    /// Some VMs change their state until the disk ends, or the work does.
+    async fn work(&mut self, journal: &Journal, vrots: &[VrotId]) -> Result<(), StoreError> {
+        for vrot in vrots {
+            journal.commit(record(*vrot)).await?;
+        }
+        for number in 1..4 {
+            for vrot in vrots {
+                let told = self.numbers.entry(*vrot).or_default();
+                told.1 = number;
+                journal.commit(state(*vrot, number)).await?;
+                told.0 = Some(number);
+            }
+        }
+        Ok(())
+    }
+
+    async fn check(&self, journal: &Journal) -> Result<()> {
+        for (vrot, (acknowledged, tried)) in &self.numbers {
+            let found = journal.read(*vrot, Part::Permanent).await?;
+            let found = found.and_then(|state| state.first().copied());
+            ensure!(
+                found >= *acknowledged && found <= Some(*tried),
+                "{vrot} was told {acknowledged:?}, tried {tried}; the disk has {found:?}"
+            );
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_power_cut_at_any_operation_loses_nothing_that_was_acknowledged() -> Result<()> {
+    let vrots = [VrotId::random(), VrotId::random()];
+    let host = Host::set_up()?;
+    let before = host.disk.operations();
+    let (journal, _) = host.start().await?;
+    Told::default().work(&journal, &vrots).await?;
+    drop(journal);
+    let operations = before..host.disk.operations();
+    ensure!(operations.clone().count() > 50, "{operations:?}");
+
+    for operation in operations {
+        for seed in 0..3 {
+            let host = Host::set_up()?;
+            host.disk.lose_power_at(operation);
+            let mut told = Told::default();
+            if let Ok((journal, _)) = host.start().await {
+                let _ = told.work(&journal, &vrots).await;
+            }
+            host.disk.restart(seed);
+            host.registers.reset();
+            let cut = format!("power cut at operation {operation}, seed {seed}");
+            let (journal, _) = host.start().await.context(cut.clone())?;
+            told.check(&journal).await.context(cut)?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_disk_is_named_and_the_store_goes_on_when_there_is_room() -> Result<()> {
+    let host = Host::set_up()?;
+    let (journal, _) = host.start().await?;
+    let vrot = VrotId::random();
+    journal
+        .commit(record(vrot).followed_by(state(vrot, 1)))
+        .await?;
+    host.disk.set_fault(Fault::Full);
+    let failed = loop {
+        // What is free in the file is used first.
+        let other = VrotId::random();
+        let large = record(other).put(other, Part::Saved, vec![0; 100_000]);
+        if let Err(error) = journal.commit(large).await {
+            break error;
+        }
+    };
+    assert!(matches!(failed, StoreError::Full(_)), "{failed:?}");
+    assert!(failed.to_string().contains("disk of the store is full"));
+
+    host.disk.set_fault(Fault::None);
+    let found = journal.read(vrot, Part::Permanent).await?;
+    assert_eq!(found.as_deref(), Some([1; 3000].as_slice()));
+    journal.commit(state(vrot, 2)).await?;
+    drop(journal);
+    let (journal, _) = host.start().await?;
+    let found = journal.read(vrot, Part::Permanent).await?;
+    assert_eq!(found.as_deref(), Some([2; 3000].as_slice()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_disk_that_turned_read_only_is_named_and_the_store_goes_on_when_it_is_back() -> Result<()>
+{
+    let host = Host::set_up()?;
+    let (journal, _) = host.start().await?;
+    let vrot = VrotId::random();
+    journal.commit(record(vrot)).await?;
+    host.disk.set_fault(Fault::ReadOnly);
+    let failed = journal.commit(state(vrot, 1)).await.err();
+    assert!(
+        matches!(failed, Some(StoreError::ReadOnly(_))),
+        "{failed:?}"
+    );
+    host.disk.set_fault(Fault::None);
+    journal.commit(state(vrot, 2)).await?;
+    drop(journal);
+    let (journal, _) = host.start().await?;
+    let found = journal.read(vrot, Part::Permanent).await?;
+    assert_eq!(found.as_deref(), Some([2; 3000].as_slice()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn on_a_slow_disk_more_changes_share_a_write() -> Result<()> {
+    const CHANGES: u64 = 200;
+    let host = Host::set_up()?;
+    let (journal, _) = host.start().await?;
+    host.disk.set_fault(Fault::Slow(Duration::from_millis(20)));
+    let before = host.disk.syncs();
+    let mut commits = Vec::new();
+    for _ in 0..CHANGES {
+        commits.push(journal.submit(record(VrotId::random())).await?);
+    }
+    for commit in commits {
+        commit.await?;
+    }
+    let syncs = host.disk.syncs() - before;
+    assert!(syncs * 10 <= CHANGES, "{syncs} syncs");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_disk_that_confirms_nothing_closes_the_store_until_a_restart() -> Result<()> {
+    let host = Host::set_up()?;
+    let (journal, _) = host.start().await?;
+    let vrot = VrotId::random();
+    journal
+        .commit(record(vrot).followed_by(state(vrot, 1)))
+        .await?;
+    host.disk.set_fault(Fault::Unconfirmed);
+    assert!(journal.commit(state(vrot, 2)).await.is_err());
+    host.disk.set_fault(Fault::None);
+    // The disk may have dropped the write and yet show it.
+    let refused = journal.commit(state(vrot, 3)).await;
+    assert!(
+        matches!(refused, Err(StoreError::Unconfirmed)),
+        "{refused:?}"
+    );
+    assert!(journal.read(vrot, Part::Permanent).await.is_err());
+    drop(journal);
+    let (journal, _) = host.start().await?;
+    journal.commit(state(vrot, 4)).await?;
+    Ok(())
+}
+
+/// Somebody has the disk, or the disk decays. Where the evidence lets the store open, what was
+/// committed is there.
+#[tokio::test]
+async fn a_changed_byte_is_refused_or_without_effect() -> Result<()> {
+    let host = Host::set_up()?;
+    let (journal, _) = host.start().await?;
+    let vrot = VrotId::random();
+    journal
+        .commit(record(vrot).followed_by(state(vrot, 1)))
+        .await?;
+    journal.commit(state(vrot, 2)).await?;
+    drop(journal);
+    let image = host.disk.image();
+    // Pages that are all zero are not in use.
+    let used: Vec<usize> = (0..image.len())
+        .filter(|at| image.get(*at).is_some_and(|byte| *byte != 0))
+        .collect();
+    let (mut refused, mut opened) = (0, 0);
+    for at in used.iter().step_by(used.len().div_ceil(400)) {
+        let mut image = image.clone();
+        if let Some(byte) = image.get_mut(*at) {
+            *byte ^= 0x10;
+        }
+        match host.with_disk(image).start().await {
+            Err(_) => refused += 1,
+            Ok((journal, store)) => {
+                opened += 1;
+                assert_eq!(store.vrots()?, [vrot], "byte {at}");
+                let found = journal.read(vrot, Part::Permanent).await?;
+                assert_eq!(found.as_deref(), Some([2; 3000].as_slice()), "byte {at}");
+            }
+        }
+    }
+    assert!(
+        refused > 50 && opened > 0,
+        "{refused} refused, {opened} opened"
+    );
+    Ok(())
+}
+
+/// The layout of version 1: stores in the field have it.
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const VROTS: TableDefinition<'_, [u8; 17], &[u8]> = TableDefinition::new("vrots");
+const CHAIN: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("chain");
+const LEAVES: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("leaves");
+
+fn raw_database(disk: &SimulatedDisk, version: u64) -> Result<Database> {
+    let database = open_database(disk, &Doubt::default())?;
+    let transaction = database.begin_write()?;
+    transaction.open_table(META)?.insert("format", version)?;
+    transaction.commit()?;
+    Ok(database)
+}
+
+#[test]
+fn version_one_of_the_layout_stays_readable() -> Result<()> {
+    let disk = SimulatedDisk::default();
+    let database = raw_database(&disk, 1)?;
+    let transaction = database.begin_write()?;
+    let vrot = VrotId::from_uuid(Uuid::from_bytes(*b"a virtual r.o.t."));
+    {
+        let mut vrots = transaction.open_table(VROTS)?;
+        vrots.insert(b"a virtual r.o.t.\x01", b"record".as_slice())?;
+        vrots.insert(b"a virtual r.o.t.\x02", b"permanent".as_slice())?;
+        vrots.insert(b"a virtual r.o.t.\x03", b"volatile".as_slice())?;
+        vrots.insert(b"a virtual r.o.t.\x04", b"saved".as_slice())?;
+        let mut chain = transaction.open_table(CHAIN)?;
+        chain.insert(7, b"link".as_slice())?;
+        let mut leaves = transaction.open_table(LEAVES)?;
+        leaves.insert(b"a virtual r.o.t.", b"leaf".as_slice())?;
+    }
+    transaction.commit()?;
+    drop(database);
+
+    let store = EmbeddedStore::on(disk)?;
+    assert_eq!(store.vrots()?, [vrot]);
+    for (part, contents) in [
+        (Part::Record, b"record".as_slice()),
+        (Part::Permanent, b"permanent"),
+        (Part::Volatile, b"volatile"),
+        (Part::Saved, b"saved"),
+    ] {
+        assert_eq!(store.read(vrot, part)?.as_deref(), Some(contents));
+    }
+    let evidence = store.evidence()?;
+    assert_eq!(evidence.chain, [b"link".to_vec()]);
+    assert_eq!(evidence.leaves.get(&vrot), Some(&b"leaf".to_vec()));
+    Ok(())
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_left_alone() -> Result<()> {
+    let disk = SimulatedDisk::default();
+    drop(raw_database(&disk, 2)?);
+    let refused = EmbeddedStore::on(disk).err().context("opened")?;
+    assert!(matches!(refused, StoreError::Foreign { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("newer version"));
+    Ok(())
+}
