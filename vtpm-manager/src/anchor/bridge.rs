@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::socket_owner;
+use super::{leftovers, socket_owner};
 
 /// Two loopback ports that lead to a TPM's two Unix sockets, for as long as this lives.
 pub(super) struct Bridge {
@@ -38,9 +38,9 @@ impl Bridge {
     /// Bridges to the data socket `path` and to the control socket `path.ctrl`.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         // An absent TPM is told here, by name, rather than by the software stack.
-        drop(UnixStream::connect(path).map_err(|error| {
+        leftovers::flush(|command| exchange(path, command)).map_err(|error| {
             io::Error::new(error.kind(), format!("`{}`: {error}", path.display()))
-        })?);
+        })?;
         let (data, control) = listeners()?;
         let SocketAddr::V4(address) = data.local_addr()? else {
             return Err(io::Error::other("the loopback address is not IPv4"));
@@ -161,11 +161,15 @@ fn pass_command(stack: &mut TcpStream, path: &Path) -> io::Result<()> {
     let Some(command) = read_frame(stack)? else {
         return Ok(());
     };
-    let mut tpm = UnixStream::connect(path)?;
-    tpm.write_all(&command)?;
-    let response = read_frame(&mut tpm)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-    stack.write_all(&response)?;
+    stack.write_all(&exchange(path, &command)?)?;
     stack.shutdown(Shutdown::Both)
+}
+
+/// Has the TPM carry out one command.
+fn exchange(path: &Path, command: &[u8]) -> io::Result<Vec<u8>> {
+    let mut tpm = UnixStream::connect(path)?;
+    tpm.write_all(command)?;
+    Ok(read_frame(&mut tpm)?.ok_or(io::ErrorKind::UnexpectedEof)?)
 }
 
 /// Passes one control request and its response; each fits into one read.

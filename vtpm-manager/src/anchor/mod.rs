@@ -24,6 +24,7 @@ mod error;
 mod esys;
 mod hardware;
 mod ik;
+mod leftovers;
 mod owner;
 mod queue;
 mod record;

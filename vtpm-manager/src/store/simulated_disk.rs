@@ -26,7 +26,8 @@ pub(super) enum Fault {
     ReadOnly,
     /// Each sync takes this long.
     Slow(Duration),
-    /// Syncs fail.
+    /// The next sync fails. As kernels do, this one tells of it once, does not try to write the
+    /// same bytes again, and shows them all the same.
     Unconfirmed,
 }
 
@@ -187,6 +188,8 @@ impl StorageBackend for Handle {
         let mut platter = self.platter()?;
         platter.operations += 1;
         if platter.fault == Fault::Unconfirmed {
+            platter.fault = Fault::None;
+            platter.unsynced.clear();
             return Err(io::Error::other("the disk does not answer"));
         }
         platter.syncs += 1;
