@@ -44,6 +44,8 @@ struct Members {
 
 /// After a failure, e.g. of the physical TPM. The pool is a convenience: no need to hurry.
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
+/// Who takes a member is launching a VM: its successor need not have the processor just then.
+const COURTESY: Duration = Duration::from_millis(250);
 /// Members whose certificates are old, or whose backends have ended, are looked for this often.
 const INSPECTION: Duration = Duration::from_secs(5);
 
@@ -118,6 +120,7 @@ pub(super) async fn keep_full(manager: Weak<Manager>) {
                 drop(manager);
                 // Either way it is time to look again.
                 let _ = timeout(INSPECTION, pool.changed.notified()).await;
+                sleep(COURTESY).await;
                 continue;
             }
             Err(error) => {

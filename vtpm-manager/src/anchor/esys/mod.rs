@@ -29,6 +29,7 @@ use tss_esapi::Context;
 use tss_esapi::handles::{KeyHandle, NvIndexHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
+use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{Data, MaxBuffer, Private, Public, SensitiveData, SignatureScheme};
 use tss_esapi::tcti_ldr::{DeviceConfig, NetworkTPMConfig, TctiNameConf};
 use tss_esapi::traits::{Marshall, UnMarshall};
@@ -55,6 +56,8 @@ struct EsysRoot {
     tickets: HashMap<Digest32, TPMT_TK_VERIFIED>,
     /// Handles of the rollback registers' indices, by number.
     nv_indices: HashMap<u32, NvIndexHandle>,
+    /// The session in which they are read and written.
+    index_session: Option<AuthSession>,
     /// Never read: the connection lasts as long as it.
     _bridge: Option<Bridge>,
 }
@@ -99,6 +102,7 @@ pub(super) fn connect(tpm: &Tcti) -> Result<Box<dyn HardwareRoot>, HardwareError
         ik: None,
         tickets: HashMap::new(),
         nv_indices: HashMap::new(),
+        index_session: None,
         _bridge: bridge,
     }))
 }

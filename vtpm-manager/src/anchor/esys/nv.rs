@@ -99,7 +99,7 @@ impl NvMemory for EsysRoot {
         self.with_index_auth(|context| {
             checked(
                 WRITE,
-                context.nv_write(NvAuth::NvIndex(handle), handle, contents, 0),
+                context.nv_write(NvAuth::NvIndex(handle), handle, contents.clone(), 0),
             )
         })
     }
@@ -136,14 +136,34 @@ impl EsysRoot {
         checked(READ_PUBLIC, self.context.tr_close(&mut handle))
     }
 
-    /// Runs a command in an HMAC session for the authorization value of an index. Not salted:
-    /// the value has 256 bits of entropy, the contents are no secret, and a salt would cost the
-    /// TPM a private key operation with each batch.
+    /// Runs a command in an HMAC session for the authorization value of an index. The session is
+    /// kept for the next time: each batch of the store waits for such a command, and a new session
+    /// would make it three.
     fn with_index_auth<T>(
         &mut self,
-        command: impl FnOnce(&mut Context) -> Result<T, HardwareError>,
+        mut command: impl FnMut(&mut Context) -> Result<T, HardwareError>,
     ) -> Result<T, HardwareError> {
-        let session = checked(
+        if let Some(session) = self.index_session.take() {
+            if let Ok(value) = self.in_session(session, &mut command) {
+                self.index_session = Some(session);
+                return Ok(value);
+            }
+            // It may be the session that failed, e.g. after a TPM reset; then it is gone already.
+            let _ = self.flush(SessionHandle::from(session).into());
+        }
+        let session = self.start_index_session()?;
+        let result = self.in_session(session, command);
+        if result.is_ok() {
+            self.index_session = Some(session);
+        } else {
+            self.flush(SessionHandle::from(session).into())?;
+        }
+        result
+    }
+
+    /// Not salted: the authorization value has 256 bits of entropy, the contents are no secret.
+    fn start_index_session(&mut self) -> Result<AuthSession, HardwareError> {
+        checked(
             START,
             self.context.start_auth_session(
                 None,
@@ -157,12 +177,7 @@ impl EsysRoot {
         .ok_or(HardwareError::Response {
             operation: START,
             what: "no session",
-        })?;
-        let result = self.in_session(session, command);
-        let flushed = self.flush(SessionHandle::from(session).into());
-        let value = result?;
-        flushed?;
-        Ok(value)
+        })
     }
 
     fn in_session<T>(
@@ -171,7 +186,7 @@ impl EsysRoot {
         command: impl FnOnce(&mut Context) -> Result<T, HardwareError>,
     ) -> Result<T, HardwareError> {
         let (attributes, mask) = SessionAttributesBuilder::new()
-            // Flushed by the caller, however the command ends.
+            // Kept or flushed by the caller.
             .with_continue_session(true)
             .build();
         checked(
