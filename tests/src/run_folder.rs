@@ -103,7 +103,8 @@ users() {
     for process in /proc/[0-9]*; do
         number=${process#/proc/}
         [ "$number" = "$$" ] && continue
-        if tr '\0' '\n' < "$process/cmdline" 2> /dev/null | grep -qF "$1"; then echo "$number"; fi
+        if { tr '\0' '\n' < "$process/cmdline"; readlink "$process/cwd"; } 2> /dev/null |
+            grep -qF "$1"; then echo "$number"; fi
     done
 }
 for number in $(users "$0"); do kill "$number" 2> /dev/null; done

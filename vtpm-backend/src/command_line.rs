@@ -7,6 +7,7 @@ use clap::{ArgGroup, Parser};
 
 use crate::engine::Libtpms;
 use crate::managed::ManagerLink;
+use crate::nursery;
 use crate::sandbox::{self, Files};
 use crate::server::{Keeper, Server, load_state};
 use crate::sockets::Listener;
@@ -15,10 +16,11 @@ use crate::stand_alone::StateFolder;
 /// One virtualized root of trust: a TPM 2.0 for one VM.
 ///
 /// Stand-alone (`--control` and `--state`) it keeps its state in a folder, unsealed. With
-/// `--runtime` it serves a manager, which seals the state to the host's TPM.
+/// `--runtime` it serves a manager, which seals the state to the host's TPM. With `--nursery` it
+/// starts such backends for the manager at its standard input.
 #[derive(Debug, Parser)]
 #[command(version)]
-#[command(group(ArgGroup::new("mode").required(true).args(["control", "runtime"])))]
+#[command(group(ArgGroup::new("mode").required(true).args(["control", "runtime", "nursery"])))]
 pub struct Arguments {
     /// Stand-alone: the control channel's socket, for a VMM (or tpm2-tss, see --data).
     #[arg(long, value_name = "PATH", requires = "state")]
@@ -33,6 +35,10 @@ pub struct Arguments {
     /// Managed: the folder for the sockets of VMM (control.sock) and manager (manager.sock).
     #[arg(long, value_name = "DIR")]
     runtime: Option<PathBuf>,
+    /// Managed: starts a backend for each runtime folder that it is told, until standard input
+    /// (a socket) ends.
+    #[arg(long)]
+    nursery: bool,
     /// What to log to standard error: error, warn, info, debug or trace.
     #[arg(
         long,
@@ -50,22 +56,16 @@ pub const VMM_SOCKET: &str = "control.sock";
 
 /// Serves until the manager ends it, or for good.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let engine = Libtpms::new()?;
     match (&arguments.control, &arguments.state, &arguments.runtime) {
-        (Some(control), Some(state), _) => {
-            stand_alone(engine, control, arguments.data.as_deref(), state)
-        }
-        (_, _, Some(runtime)) => managed(engine, runtime),
-        _ => anyhow::bail!("give --control with --state, or --runtime"),
+        (Some(control), Some(state), _) => stand_alone(control, arguments.data.as_deref(), state),
+        (_, _, Some(runtime)) => managed(runtime),
+        _ if arguments.nursery => nursery::run(managed),
+        _ => anyhow::bail!("give --control with --state, or --runtime, or --nursery"),
     }
 }
 
-fn stand_alone(
-    mut engine: Libtpms,
-    control: &Path,
-    data: Option<&Path>,
-    state: &Path,
-) -> Result<()> {
+fn stand_alone(control: &Path, data: Option<&Path>, state: &Path) -> Result<()> {
+    let mut engine = Libtpms::new()?;
     let folder = StateFolder::open(state)?;
     load_state(&mut engine, &folder)?;
     let control = listen(control)?;
@@ -80,7 +80,8 @@ fn stand_alone(
     Ok(server.run()?)
 }
 
-fn managed(engine: Libtpms, runtime: &Path) -> Result<()> {
+fn managed(runtime: &Path) -> Result<()> {
+    let engine = Libtpms::new()?;
     let socket = runtime.join(MANAGER_SOCKET);
     let link = ManagerLink::bind(&socket)
         .with_context(|| format!("{} cannot be listened on", socket.display()))?;

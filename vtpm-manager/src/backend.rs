@@ -6,10 +6,10 @@
 mod connection;
 mod folder;
 mod handle;
+mod nursery;
 mod supervisor;
 
 use std::path::PathBuf;
-use std::process::ExitStatus;
 use std::time::Duration;
 
 use cert_chain::VrotId;
@@ -17,6 +17,7 @@ use vtpm_backend::message::FrameError;
 
 pub use folder::{RuntimeFolder, running};
 pub use handle::{Backend, ExecuteChannel};
+pub use nursery::Nursery;
 pub use supervisor::{DURABILITY_DEADLINE, Duty, Ended, Ending, GuestDuty, Observed};
 
 /// Why a backend did not do what it should.
@@ -80,11 +81,4 @@ pub enum BackendError {
         /// Whose folder it is.
         vrot: VrotId,
     },
-}
-
-fn describe(status: std::io::Result<ExitStatus>) -> String {
-    match status {
-        Ok(status) => format!("{status}, see the log"),
-        Err(error) => format!("its status is unknown ({error})"),
-    }
 }

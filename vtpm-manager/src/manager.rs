@@ -22,7 +22,7 @@ use tokio::task::spawn_blocking;
 
 use crate::anchor::TrustAnchor;
 use crate::audit::{AuditLog, Event};
-use crate::backend::{Ended, GuestDuty};
+use crate::backend::{Ended, GuestDuty, Nursery};
 use crate::causes::WithCauses;
 use crate::config::Config;
 use crate::evidence::{HostEvidence, Quota, Subject};
@@ -49,6 +49,7 @@ pub struct Manager {
     registry: Registry,
     pool: Arc<Pool>,
     renewals: Renewals,
+    nursery: Nursery,
     /// Digest of this program.
     program: Digest32,
     ended: mpsc::UnboundedSender<(cert_chain::VrotId, Ended)>,
@@ -123,6 +124,7 @@ impl Manager {
         let (ended, endings) = mpsc::unbounded_channel();
         let manager = Arc::new(Self {
             evidence: HostEvidence::start(anchor, &config.event_log),
+            nursery: Nursery::of(&config.backend),
             config,
             host,
             journal,
@@ -185,9 +187,10 @@ impl Manager {
         self.program
     }
 
-    /// Digest of the backend program as it is now.
+    /// Digest of the program that backends are.
     pub async fn backend_digest(&self) -> Result<Digest32, ManagerError> {
-        digest_of_file(&self.config.backend).await
+        let program = self.nursery.executable().await?;
+        digest_of_file(&program).await
     }
 
     /// The store's writer.

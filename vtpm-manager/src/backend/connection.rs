@@ -4,16 +4,17 @@ use std::io;
 use std::time::Duration;
 
 use cert_chain::VrotId;
+use minicbor::Decode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::process::Child;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use vtpm_backend::message::{self, FrameError, FromBackend, HEADER, ToBackend};
 
+use super::BackendError;
 use super::folder::RuntimeFolder;
-use super::{BackendError, describe};
+use super::nursery::Offspring;
 
 /// A connection to a backend. What the backend says is read by a task of its own, because
 /// reading a frame must not be given up half-way.
@@ -38,7 +39,7 @@ impl Connection {
     /// Dials a backend that was just started: as soon as it listens, and for as long as it lives.
     pub(super) async fn to_new(
         folder: &RuntimeFolder,
-        child: &mut Child,
+        child: &mut Offspring,
     ) -> Result<Self, BackendError> {
         let deadline = Instant::now() + LISTEN_DEADLINE;
         let mut pause = FIRST_PAUSE;
@@ -58,7 +59,7 @@ impl Connection {
             if let Ok(status) = tokio::time::timeout(pause, child.wait()).await {
                 return Err(BackendError::Ended {
                     vrot: folder.vrot(),
-                    reason: describe(status),
+                    reason: status,
                 });
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -138,7 +139,10 @@ async fn read(mut reader: OwnedReadHalf, messages: mpsc::Sender<Result<FromBacke
     }
 }
 
-async fn read_frame(reader: &mut OwnedReadHalf) -> Result<Option<FromBackend>, FrameError> {
+/// Reads a message; `None` at the end of the stream.
+pub(super) async fn read_frame<T: for<'b> Decode<'b, ()>>(
+    reader: &mut OwnedReadHalf,
+) -> Result<Option<T>, FrameError> {
     let mut header = [0; HEADER];
     let Some((first, rest)) = header.split_first_mut() else {
         return Ok(None);

@@ -2,12 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use cert_chain::Generation;
-use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use vtpm_backend::message::{FromBackend, Open, Status, ToBackend};
@@ -15,6 +12,7 @@ use vtpm_backend::message::{FromBackend, Open, Status, ToBackend};
 use super::BackendError;
 use super::connection::Connection;
 use super::folder::RuntimeFolder;
+use super::nursery::{Nursery, Offspring};
 use super::supervisor::{
     Duty, Ended, GuestDuty, Observed, Order, STOP_DEADLINE, Supervisor, kill_process,
 };
@@ -43,19 +41,17 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(30);
 const STATUS_PAUSE: Duration = Duration::from_millis(50);
 /// The longest TPM command, on the busiest machine.
 const EXECUTE_DEADLINE: Duration = Duration::from_secs(60);
-/// What the backend takes its log level from.
-const BACKEND_LOG: &str = "VTPM_BACKEND_LOG";
 
 impl Backend {
     /// Starts a backend and opens a vRoT in it. Returns when a VMM can attach.
     pub async fn launch(
-        program: &Path,
+        nursery: &Nursery,
         folder: RuntimeFolder,
         open: Open,
         duty: Duty,
     ) -> Result<Self, BackendError> {
         folder.create()?;
-        let mut child = match spawn(program, &folder) {
+        let mut child = match nursery.bear(&folder).await {
             Ok(child) => child,
             Err(error) => {
                 folder.remove()?;
@@ -72,7 +68,7 @@ impl Backend {
             )),
             other => {
                 // What did not open is of no use, and must not linger.
-                let _ = child.kill().await;
+                child.kill();
                 folder.remove()?;
                 Err(match other {
                     Ok(Err(error)) => error,
@@ -128,7 +124,7 @@ impl Backend {
     fn supervised(
         folder: RuntimeFolder,
         connection: Connection,
-        child: Option<Child>,
+        child: Option<Offspring>,
         early: VecDeque<FromBackend>,
         duty: Duty,
     ) -> Self {
@@ -248,28 +244,10 @@ impl CommandChannel for ExecuteChannel {
     }
 }
 
-/// The process gets a group of its own, so that no signal meant for the manager reaches it.
-fn spawn(program: &Path, folder: &RuntimeFolder) -> Result<Child, BackendError> {
-    Command::new(program)
-        .arg("--runtime")
-        .arg(folder.path())
-        .env_clear()
-        .envs(std::env::var_os(BACKEND_LOG).map(|level| (BACKEND_LOG, level)))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .process_group(0)
-        .kill_on_drop(false)
-        .spawn()
-        .map_err(|source| BackendError::Spawn {
-            program: program.to_owned(),
-            source,
-        })
-}
-
 /// Hands key and state over and waits until they are opened.
 async fn opened(
     folder: &RuntimeFolder,
-    child: &mut Child,
+    child: &mut Offspring,
     open: Open,
 ) -> Result<(Connection, VecDeque<FromBackend>), BackendError> {
     let mut connection = Connection::to_new(folder, child).await?;

@@ -10,15 +10,15 @@ use attestation::{Durability, RequestDigest};
 use cert_chain::{Digest32, VrotId};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use vtpm_backend::message::{FromBackend, ToBackend};
 
+use super::BackendError;
 use super::connection::Connection;
 use super::folder::RuntimeFolder;
-use super::{BackendError, describe};
+use super::nursery::Offspring;
 use crate::evidence::{HostEvidence, Quota, Subject};
 use crate::store::{Batch, Journal, Part, StateBlob, StoreError};
 
@@ -112,7 +112,7 @@ pub(super) enum Order {
 pub(super) struct Supervisor {
     folder: RuntimeFolder,
     connection: Connection,
-    child: Option<Child>,
+    child: Option<Offspring>,
     /// Messages that came before anybody was interested in them.
     early: VecDeque<FromBackend>,
     duty: Duty,
@@ -155,7 +155,7 @@ impl Supervisor {
     pub(super) fn start(
         folder: RuntimeFolder,
         connection: Connection,
-        child: Option<Child>,
+        child: Option<Offspring>,
         early: VecDeque<FromBackend>,
         duty: Duty,
     ) -> (mpsc::Sender<Order>, watch::Receiver<Observed>) {
@@ -402,10 +402,8 @@ impl Supervisor {
     }
 
     fn kill(&mut self) {
-        match &mut self.child {
-            Some(child) => {
-                let _ = child.start_kill();
-            }
+        match &self.child {
+            Some(child) => child.kill(),
             None => kill_process(&self.connection),
         }
     }
@@ -428,10 +426,10 @@ impl Supervisor {
         }
         let status = match &mut self.child {
             Some(child) => match timeout(STOP_DEADLINE, child.wait()).await {
-                Ok(status) => describe(status),
+                Ok(status) => status,
                 Err(_) => {
-                    let _ = child.start_kill();
-                    describe(child.wait().await)
+                    child.kill();
+                    child.wait().await
                 }
             },
             None => "it closed its connection".to_owned(),

@@ -49,8 +49,7 @@ impl Manager {
         };
         let folder = RuntimeFolder::of(&self.config.runtime_dir, vrot);
         let open = open_message(vrot, FIRST_GENERATION, &key, None);
-        let backend =
-            Backend::launch(&self.config.backend, folder, open, Duty::Manufacture).await?;
+        let backend = Backend::launch(&self.nursery, folder, open, Duty::Manufacture).await?;
         let mut channel = backend.channel();
         let ordered = order.clone();
         let manufactured =
@@ -126,7 +125,7 @@ impl Manager {
             volatile: volatile.map(Into::into),
             ..open_message(vrot, record.generation, &key, Some(state))
         };
-        Ok(Backend::launch(&self.config.backend, folder, open, duty).await?)
+        Ok(Backend::launch(&self.nursery, folder, open, duty).await?)
     }
 }
 

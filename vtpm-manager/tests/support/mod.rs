@@ -199,10 +199,8 @@ impl Host {
 
     /// Kills every backend of this host.
     pub(crate) fn kill_backends(&self) -> Result<()> {
-        for (process, line) in processes_that_name(self.folder.path()) {
-            if line.windows(9).any(|window| window == b"--runtime") {
-                kill(Pid::from_raw(process), Signal::SIGKILL)?;
-            }
+        for process in processes_in(self.folder.path()) {
+            kill(Pid::from_raw(process), Signal::SIGKILL)?;
         }
         Ok(())
     }
@@ -226,7 +224,7 @@ impl Drop for Host {
         if std::thread::panicking() {
             eprintln!("{}", self.log());
         }
-        end_processes_that_name(self.folder.path());
+        end_processes_of(self.folder.path());
     }
 }
 
@@ -355,26 +353,29 @@ fn build_backend() -> Result<PathBuf> {
     Ok(profile.join("vtpm-backend"))
 }
 
-/// Backends and TPM outlive the daemon; none of them outlives the test. They are known by the
-/// test's folder on their command line.
-fn end_processes_that_name(folder: &Path) {
-    for (process, _) in processes_that_name(folder) {
+/// Backends and TPM outlive the daemon; none of them outlives the test.
+fn end_processes_of(folder: &Path) {
+    let name = folder.as_os_str().as_encoded_bytes();
+    let named = processes_where(|process| {
+        let line = fs::read(process.join("cmdline")).unwrap_or_default();
+        line.windows(name.len()).any(|window| window == name)
+    });
+    for process in [named, processes_in(folder)].concat() {
         let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
     }
 }
 
-/// Process number and command line.
-fn processes_that_name(folder: &Path) -> Vec<(i32, Vec<u8>)> {
-    let name = folder.as_os_str().as_encoded_bytes();
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let id = entry.file_name().to_str().and_then(|id| id.parse().ok());
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if let Some(id) = id
-            && line.windows(name.len()).any(|window| window == name)
-        {
-            found.push((id, line));
-        }
-    }
-    found
+/// Backends: each is at home in the folder of its sockets.
+fn processes_in(folder: &Path) -> Vec<i32> {
+    processes_where(|process| {
+        fs::read_link(process.join("cwd")).is_ok_and(|home| home.starts_with(folder))
+    })
+}
+
+fn processes_where(is: impl Fn(&Path) -> bool) -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| is(&entry.path()))
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }

@@ -1,0 +1,178 @@
+//! A process that has loaded everything a backend needs, and of which every backend of a host is
+//! a fork: so they share the memory that the loader and the libraries fill at their start, and a
+//! vRoT starts without waiting for them.
+//!
+//! It never sees a key, a state or a guest. It ends with its manager; the backends go on.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::exit;
+
+use anyhow::{Context, Result};
+use minicbor::{Decode, Encode};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, chdir, dup2_stdin, fork, setsid};
+
+use crate::engine::{Engine, Libtpms};
+use crate::message::{FrameError, receive, send};
+
+/// To the nursery.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum ToNursery {
+    /// A backend for this runtime folder. Requests are answered in their order.
+    #[n(0)]
+    Bear {
+        /// The folder.
+        #[n(0)]
+        runtime: String,
+    },
+}
+
+/// From the nursery.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum FromNursery {
+    /// There is a backend.
+    #[n(0)]
+    Born {
+        /// Its process.
+        #[n(0)]
+        process: i32,
+    },
+    /// There is none.
+    #[n(1)]
+    NotBorn {
+        /// Why.
+        #[n(0)]
+        reason: String,
+    },
+    /// A backend has ended.
+    #[n(2)]
+    Ended {
+        /// Its process.
+        #[n(0)]
+        process: i32,
+        /// How, in words.
+        #[n(1)]
+        status: String,
+    },
+}
+
+/// Serves the manager at standard input, until it is gone. `backend` is what a fork does; it
+/// does not come back.
+pub fn run(backend: fn(&Path) -> Result<()>) -> Result<()> {
+    warm_up()?;
+    let mut manager = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    children.thread_block()?;
+    let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    loop {
+        let (asked, ended) = wait(&manager, &signals)?;
+        if ended {
+            while signals.read_signal()?.is_some() {}
+            report_ends(&mut manager)?;
+        }
+        if !asked {
+            continue;
+        }
+        let ToNursery::Bear { runtime } = match receive(&mut manager) {
+            Err(FrameError::Io(error)) if is_end(&error) => return Ok(()),
+            other => other?,
+        };
+        let answer = match bear(&children)? {
+            Some(process) => process,
+            None => {
+                drop((manager, signals));
+                grow_up(&PathBuf::from(runtime), backend)
+            }
+        };
+        send(&mut manager, &answer)?;
+    }
+}
+
+/// Has the libraries do what they do once, on a TPM that nobody gets.
+fn warm_up() -> Result<()> {
+    let mut engine = Libtpms::new()?;
+    engine.power_on()?;
+    engine.power_off();
+    Ok(())
+}
+
+fn wait(manager: &UnixStream, signals: &SignalFd) -> Result<(bool, bool)> {
+    let mut sources =
+        [manager.as_fd(), signals.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    match poll(&mut sources, PollTimeout::NONE) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let [asked, ended] = sources.map(|source| source.revents().is_some_and(|e| !e.is_empty()));
+    Ok((asked, ended))
+}
+
+/// In the nursery: what is to be answered. In the new process: nothing.
+#[expect(unsafe_code, reason = "a fork is what this is for")]
+fn bear(children: &SigSet) -> Result<Option<FromNursery>> {
+    // SAFETY: this process has one thread, so that nothing is left half done in the new one.
+    match unsafe { fork() } {
+        Ok(ForkResult::Parent { child }) => Ok(Some(FromNursery::Born {
+            process: child.as_raw(),
+        })),
+        Ok(ForkResult::Child) => {
+            children.thread_unblock()?;
+            Ok(None)
+        }
+        Err(error) => Ok(Some(FromNursery::NotBorn {
+            reason: error.to_string(),
+        })),
+    }
+}
+
+/// What a new process does with its life.
+fn grow_up(runtime: &Path, backend: fn(&Path) -> Result<()>) -> ! {
+    let lived = leave_home(runtime).and_then(|()| backend(runtime));
+    if let Err(error) = lived {
+        eprintln!("vtpm-backend: {error:#}");
+        exit(1)
+    }
+    exit(0)
+}
+
+/// No signal meant for the manager reaches it, nor does it hold the manager's connection. Its
+/// folder says which vRoT it is, to whoever looks at the processes of the host.
+fn leave_home(runtime: &Path) -> Result<()> {
+    setsid()?;
+    dup2_stdin(File::open("/dev/null")?)?;
+    chdir(runtime).with_context(|| format!("{} is not there", runtime.display()))?;
+    let name = runtime.file_name().unwrap_or_default().to_string_lossy();
+    let name: String = name.chars().take(8).collect();
+    prctl::set_name(&std::ffi::CString::new(format!("vrot-{name}"))?)?;
+    Ok(())
+}
+
+fn report_ends(manager: &mut UnixStream) -> Result<()> {
+    loop {
+        let (process, status): (Pid, String) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(process, 0)) => (process, "it ended".to_owned()),
+            Ok(WaitStatus::Exited(process, code)) => (process, format!("exit status: {code}")),
+            Ok(WaitStatus::Signaled(process, signal, _)) => {
+                (process, format!("signal: {}", signal.as_str()))
+            }
+            Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => return Ok(()),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let process = process.as_raw();
+        send(manager, &FromNursery::Ended { process, status })?;
+    }
+}
+
+fn is_end(error: &io::Error) -> bool {
+    [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset].contains(&error.kind())
+}
