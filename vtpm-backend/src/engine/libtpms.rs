@@ -1,4 +1,4 @@
-//! libtpms in this process: the only file with `unsafe` in it.
+//! libtpms in this process: the only file with foreign code.
 //!
 //! libtpms keeps its state in globals, so a process has one TPM; [`Libtpms::new`] gives it out
 //! once. The library asks for state and hands it over through callbacks, which keep it in

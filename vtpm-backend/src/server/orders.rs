@@ -1,0 +1,134 @@
+//! What the manager orders.
+
+use std::time::{Duration, Instant};
+
+use minicbor::bytes::ByteVec;
+
+use super::{Keeper, Server};
+use crate::command::{Command, ResponseCode};
+use crate::engine::{Engine, StateKind};
+use crate::message::{FromBackend, MAX_HOLD, ToBackend};
+
+/// A guest that was suspended waits for its end, and not for ever.
+const LONGEST_SUSPENSION: Duration = Duration::from_secs(60 * 60);
+
+impl<E: Engine> Server<E> {
+    pub(super) fn serve_manager(&mut self) {
+        let Keeper::Manager(link) = &mut self.keeper else {
+            return;
+        };
+        // Before anybody is accepted: a manager that was restarted may have ended its old
+        // connection and dialled in anew while the engine was at work.
+        let messages = link.read();
+        link.accept();
+        if link.take_loss() {
+            self.tickets.decline_pending();
+            self.held_until = None;
+        }
+        for message in messages {
+            self.follow(message);
+        }
+    }
+
+    fn follow(&mut self, message: ToBackend) {
+        let Keeper::Manager(link) = &mut self.keeper else {
+            return;
+        };
+        match message {
+            ToBackend::Hello => link.send_status(),
+            ToBackend::Open(open) => match link.open(&open) {
+                Ok(state) => {
+                    let parts = [
+                        (StateKind::Permanent, state.permanent),
+                        (StateKind::Volatile, state.volatile),
+                    ];
+                    let accepted = parts.iter().try_for_each(|(kind, state)| match state {
+                        Some(state) => self.engine.set_state(*kind, state),
+                        None => Ok(()),
+                    });
+                    self.engine.changed_permanent_state();
+                    match accepted {
+                        Ok(()) => link.send(&FromBackend::Opened),
+                        Err(error) => self.fail(format!("the TPM refuses its state: {error}")),
+                    }
+                }
+                Err(error) => self.fail(error.to_string()),
+            },
+            ToBackend::Persisted { sequence } => link.persisted(sequence),
+            ToBackend::HostEvidence { ticket, layer } => {
+                self.tickets.answer(ticket, layer.map(Into::into));
+            }
+            ToBackend::Execute { id, command } => {
+                if !link.is_open() {
+                    self.fail("a command came before key and state".to_owned());
+                    return;
+                }
+                let response = if self.is_suspended() {
+                    // Switched on by anybody but its VMM, the TPM would forget where it was.
+                    ResponseCode::RETRY.response()
+                } else {
+                    self.start_for_host();
+                    match Command::parse(&command) {
+                        Ok(_) => self.execute(&command),
+                        Err(_) => ResponseCode::COMMAND_SIZE.response(),
+                    }
+                };
+                if let Keeper::Manager(link) = &mut self.keeper {
+                    link.send(&FromBackend::Executed {
+                        id,
+                        response: response.into(),
+                    });
+                }
+            }
+            ToBackend::Hold { held } => {
+                self.held_until = held.then(|| Instant::now() + MAX_HOLD);
+            }
+            ToBackend::Stop => self.end(),
+            ToBackend::Suspend => {
+                let volatile = self.volatile_state();
+                // What the guest did from now on would not be in it.
+                self.held_until = Some(Instant::now() + LONGEST_SUSPENSION);
+                if let Keeper::Manager(link) = &mut self.keeper {
+                    link.send(&FromBackend::Suspended { volatile });
+                }
+            }
+        }
+    }
+
+    /// Ends on the manager's order: all state is saved before it hears of it.
+    fn end(&mut self) {
+        self.engine.power_off();
+        self.save_changes();
+        if let Keeper::Manager(link) = &mut self.keeper {
+            link.send(&FromBackend::Stopped);
+        }
+        self.ended = true;
+    }
+
+    /// The volatile state, sealed for the manager: of a TPM that is on, or the one with which it
+    /// waits for its VMM. Otherwise there is none.
+    fn volatile_state(&mut self) -> Option<ByteVec> {
+        if self.engine.is_on()
+            && let Err(error) = self.engine.store_volatile()
+        {
+            tracing::warn!(%error, "there is no volatile state to suspend");
+            return None;
+        }
+        let state = self.engine.state(StateKind::Volatile).ok().flatten()?;
+        match &self.keeper {
+            Keeper::Manager(link) => link
+                .seal_volatile(&zeroize::Zeroizing::new(state))
+                .map(Into::into),
+            Keeper::Folder(_) => None,
+        }
+    }
+
+    /// A vRoT that cannot be opened is of no use: it says why, and ends.
+    fn fail(&mut self, reason: String) {
+        tracing::error!(reason, "the backend ends");
+        if let Keeper::Manager(link) = &mut self.keeper {
+            link.send(&FromBackend::Failed { reason });
+        }
+        self.ended = true;
+    }
+}
