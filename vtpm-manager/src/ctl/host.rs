@@ -87,12 +87,14 @@ fn init(policy_key: Option<&Path>, client: &Client, output: &Output) -> Result<(
     let request = InitRequest {
         policy_key: hex::encode(key.public().as_bytes()),
     };
-    let host: HostView = client.post("/v1/host/init", &request)?;
+    let mut host: HostView = client.post("/v1/host/init", &request)?;
     let policy: PolicyView = client.get(POLICY)?;
     if policy.approvals.is_empty() {
         output.progress("approving what the host booted");
         let approval = key.approve("present values at host init", policy.pcrs)?;
         client.post_message(APPROVALS, approval.to_json())?;
+        // The approval is what opens the store.
+        host = client.get("/v1/host")?;
     } else if !policy.satisfied {
         return Err(CtlError::PolicyNotSatisfied);
     }
