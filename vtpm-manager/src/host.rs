@@ -166,21 +166,7 @@ impl Host {
     /// Takes the fourth message: checks that the certificate is for this host's keys, keeps it.
     pub async fn install(&self, message: &Certificate) -> Result<Arc<Enrolment>, HostError> {
         let enrolment = Arc::new(Enrolment::read(message)?);
-        let public = self.public().await?;
-        let claims = enrolment.certificate.claims();
-        for (which, found, own) in [
-            ("host IK", &claims.ik, public.ik_public.name()),
-            ("endorsement key", &claims.ek, public.ek_public.name()),
-            ("policy key", &claims.policy_key, public.policy_key.name()),
-        ] {
-            if *found != own {
-                return Err(HostError::CertificateOfAnother {
-                    which,
-                    found: found.clone(),
-                    own,
-                });
-            }
-        }
+        belongs(&enrolment, &self.public().await?)?;
         replace(&self.certificate_file, message.to_json().as_bytes()).map_err(|source| {
             HostError::File {
                 path: self.certificate_file.clone(),
@@ -212,6 +198,7 @@ impl Host {
             return Err(HostError::Expired { not_after });
         }
         let public = self.public().await?;
+        belongs(&enrolment, &public)?;
         Ok((enrolment, self.anchor.ik_signer(&public.ik_public)))
     }
 
@@ -246,6 +233,26 @@ impl Enrolment {
     pub fn host(&self) -> &HostName {
         self.certificate.host()
     }
+}
+
+/// A certificate counts beside the keys that it speaks of only. Both lie in files, which somebody
+/// may have changed while the manager was down.
+fn belongs(enrolment: &Enrolment, host: &HostPublic) -> Result<(), HostError> {
+    let claims = enrolment.certificate.claims();
+    for (which, found, own) in [
+        ("host IK", &claims.ik, host.ik_public.name()),
+        ("endorsement key", &claims.ek, host.ek_public.name()),
+        ("policy key", &claims.policy_key, host.policy_key.name()),
+    ] {
+        if *found != own {
+            return Err(HostError::CertificateOfAnother {
+                which,
+                found: found.clone(),
+                own,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Replaces a file so that a crash leaves the old one or the new one.

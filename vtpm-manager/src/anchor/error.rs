@@ -92,6 +92,23 @@ pub enum AnchorError {
         #[source]
         source: std::io::Error,
     },
+    /// A sealed root secret that this host did not seal, or not while it ran as approved.
+    #[error(
+        "the root secret in `{}` is not vouched for by this host's identity key {ik}: somebody \
+         put it there. Restore the record from a backup; nothing was opened",
+        record.display()
+    )]
+    RootSecretForeign {
+        /// Where the record is.
+        record: PathBuf,
+        /// The key that would have to have signed it.
+        ik: TpmName,
+    },
+    /// The host has keys, but no root secret yet: it never ran as approved.
+    #[error(
+        "this host has no root secret yet: run `vtpmctl host init` once its PCR values are approved"
+    )]
+    RootSecretMissing,
     /// The owner thread has ended.
     #[error("the thread that owns the TPM has ended: restart the manager and look into its log")]
     Stopped,

@@ -30,6 +30,8 @@ pub(super) struct Script {
     pub(super) connections: u32,
     /// The storage root key's name.
     pub(super) srk: TpmName,
+    /// The host IK.
+    pub(super) ik: rcgen::KeyPair,
     /// Each authorized command says that it has begun, and waits for a word.
     pub(super) gate: Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>,
 }
@@ -43,6 +45,7 @@ impl Fake {
             done: Vec::new(),
             connections: 0,
             srk: format!("000b{}", "5".repeat(64)).parse()?,
+            ik: rcgen::KeyPair::generate()?,
             gate: None,
         }))))
     }
@@ -89,6 +92,7 @@ impl HardwareRoot for Fake {
                 .with(cert_chain::ObjectAttributes::DECRYPT),
             &[7; 32],
             Purpose::Storage,
+            &rcgen::KeyPair::generate().map_err(|_| BROKEN)?,
         )?;
         Ok(CertifiedEk {
             key: EndorsementKey::try_from(area).map_err(|_| BROKEN)?,
@@ -100,7 +104,12 @@ impl HardwareRoot for Fake {
         let attributes = RESIDENT
             .with(cert_chain::ObjectAttributes::RESTRICTED)
             .with(cert_chain::ObjectAttributes::SIGN);
-        let area = public_area(attributes, policy.as_bytes(), Purpose::Signing)?;
+        let area = public_area(
+            attributes,
+            policy.as_bytes(),
+            Purpose::Signing,
+            &self.script().ik,
+        )?;
         AttestationKey::try_from(area).map_err(|_| BROKEN)
     }
 
@@ -146,7 +155,7 @@ impl HardwareRoot for Fake {
 
     fn sign(&mut self, message: &[u8], _: &Authorization<'_>) -> Result<Vec<u8>, HardwareError> {
         self.act("sign")?;
-        Ok(message.to_vec())
+        rcgen::SigningKey::sign(&self.script().ik, message).map_err(|_| BROKEN)
     }
 }
 
@@ -159,8 +168,8 @@ fn public_area(
     attributes: cert_chain::ObjectAttributes,
     auth_policy: &[u8],
     purpose: Purpose,
+    key: &rcgen::KeyPair,
 ) -> Result<PublicArea, HardwareError> {
-    let key = rcgen::KeyPair::generate().map_err(|_| BROKEN)?;
     let point = key.der_bytes().get(1..).unwrap_or_default();
     let (x, y) = point.split_at_checked(32).ok_or(BROKEN)?;
     let bytes = EccTemplate {

@@ -11,7 +11,7 @@
 //! | storage root key (SRK) | 0x81000001, reused if acceptable | empty authorization value |
 //! | endorsement key (EK) | made from the TCG's template when needed; certificate in NV memory | policy of the template |
 //! | host IK, restricted P-256 signing key | [`IK_HANDLE`] | `PolicyAuthorize` |
-//! | root secret | sealed under the SRK, kept in the record file | `PolicyAuthorize` |
+//! | root secret | sealed under the SRK, kept in the record file, signed by the host IK | `PolicyAuthorize` |
 //!
 //! `PolicyAuthorize` names the operator's key ([`PolicyKey`]), which signs approvals of PCR
 //! values ([`Approval`]). A host whose boot was altered can neither sign a quote, nor issue a
@@ -30,6 +30,7 @@ mod queue;
 mod record;
 mod response_code;
 mod rollback_index;
+mod root_seal;
 mod socket_owner;
 pub(crate) mod template;
 
@@ -126,8 +127,8 @@ impl TrustAnchor {
         Ok(Self(Arc::new(handle)))
     }
 
-    /// Makes the host's keys and root secret, whatever of them is missing, for the operator with
-    /// this key. Doing it again changes nothing; another operator's key is refused.
+    /// Makes the host's keys, whatever of them is missing, for the operator with this key. Doing
+    /// it again changes nothing; another operator's key is refused.
     pub async fn provision(&self, policy_key: &PolicyKeyPublic) -> Result<HostPublic, AnchorError> {
         let policy_key = policy_key.clone();
         self.ask(Priority::Bulk, move |owner| owner.provision(&policy_key))
@@ -173,7 +174,12 @@ impl TrustAnchor {
             .await
     }
 
-    /// The root secret, unsealed.
+    /// Makes the root secret of a host that has none, which must run as approved.
+    pub async fn make_root_secret(&self) -> Result<RootSecret, AnchorError> {
+        self.ask(Priority::Bulk, Owner::make_root_secret).await
+    }
+
+    /// The root secret, unsealed, if this host's IK vouches for it.
     pub async fn root_secret(&self) -> Result<RootSecret, AnchorError> {
         self.ask(Priority::Bulk, Owner::root_secret).await
     }

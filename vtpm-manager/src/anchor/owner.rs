@@ -13,6 +13,7 @@ use super::error::{AnchorError, HardwareError, Operation, PcrDifference, PcrList
 use super::hardware::{Authorization, HardwareRoot, HostPublic, SignedQuote};
 use super::record::Record;
 use super::response_code::Disposition;
+use super::root_seal::{self, RootSeal};
 use super::{ApprovalStatus, HostPolicy, ROOT_SECRET_LENGTH, RootSecret};
 
 /// Opens a connection to the TPM.
@@ -50,7 +51,7 @@ impl Owner {
         Ok(owner)
     }
 
-    /// Makes what is missing: keys, root secret, record. Doing it twice changes nothing.
+    /// Makes what is missing: keys and record. Doing it twice changes nothing.
     pub(super) fn provision(
         &mut self,
         policy_key: &PolicyKeyPublic,
@@ -66,12 +67,7 @@ impl Owner {
         }
         if self.record.is_none() {
             let srk = self.patiently(|root| root.storage_root_key(None))?;
-            let secret = fresh_secret()?;
-            let policy = policy_key.policy_digest();
-            let sealed = self.patiently(|root| root.seal(secret.as_ref(), &policy))?;
-            let record = Record::new(policy_key.clone(), srk, sealed);
-            record.store(&self.config.record)?;
-            self.record = Some(record);
+            self.keep(Record::new(policy_key.clone(), srk))?;
         }
         self.host_public()
     }
@@ -120,9 +116,7 @@ impl Owner {
             });
         }
         record.add(approval);
-        record.store(&self.config.record)?;
-        self.record = Some(record);
-        Ok(())
+        self.keep(record)
     }
 
     /// What host IK and root secret are bound to, and whether it is fulfilled.
@@ -167,14 +161,42 @@ impl Owner {
         self.authorized(|root, authorization| root.sign(message, authorization))
     }
 
-    /// Unseals the root secret.
+    /// Seals a fresh root secret and has the host IK vouch for it, if there is none yet.
+    pub(super) fn make_root_secret(&mut self) -> Result<RootSecret, AnchorError> {
+        let mut record = self.provisioned()?.clone();
+        if record.root.is_none() {
+            let policy = record.policy_key.policy_digest();
+            let secret = fresh_secret()?;
+            let sealed = self.patiently(|root| root.seal(secret.as_ref(), &policy))?;
+            let signature = self.sign(&root_seal::statement(&sealed))?;
+            record.root = Some(RootSeal::new(sealed, signature));
+            self.keep(record)?;
+        }
+        self.root_secret()
+    }
+
+    /// Unseals the root secret that this host sealed.
     pub(super) fn root_secret(&mut self) -> Result<RootSecret, AnchorError> {
-        let blob = self.provisioned()?.sealed_root.clone();
-        let secret = self.authorized(|root, authorization| root.unseal(&blob, authorization))?;
+        let seal = self.provisioned()?.root.clone();
+        let seal = seal.ok_or(AnchorError::RootSecretMissing)?;
+        let ik = self.host_public()?.ik_public;
+        let sealed = seal
+            .verified(&ik)
+            .ok_or_else(|| AnchorError::RootSecretForeign {
+                record: self.config.record.clone(),
+                ik: ik.name(),
+            })?;
+        let secret = self.authorized(|root, authorization| root.unseal(sealed, authorization))?;
         RootSecret::from_unsealed(&secret).ok_or(AnchorError::Hardware(HardwareError::Response {
             operation: Operation::UNSEAL,
             what: "a root secret of the wrong length",
         }))
+    }
+
+    fn keep(&mut self, record: Record) -> Result<(), AnchorError> {
+        record.store(&self.config.record)?;
+        self.record = Some(record);
+        Ok(())
     }
 
     fn provisioned(&self) -> Result<&Record, AnchorError> {

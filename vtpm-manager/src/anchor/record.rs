@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::approval::{Approval, PolicyKeyPublic};
 use super::error::AnchorError;
-use super::hardware::SealedBlob;
+use super::root_seal::RootSeal;
 
 /// The record of a provisioned host.
 ///
@@ -26,8 +26,9 @@ pub(super) struct Record {
     pub(super) policy_key: PolicyKeyPublic,
     /// Name of the storage root key: sessions are salted to it, so it must not be swapped.
     pub(super) srk: TpmName,
-    /// The root secret.
-    pub(super) sealed_root: SealedBlob,
+    /// The root secret, once the host has booted as approved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) root: Option<RootSeal>,
     /// What the operator approved, oldest first.
     pub(super) approvals: Vec<Approval>,
 }
@@ -42,13 +43,13 @@ const TYPE: &str = "vrot-host-anchor";
 const VERSION: u32 = 1;
 
 impl Record {
-    pub(super) fn new(policy_key: PolicyKeyPublic, srk: TpmName, sealed_root: SealedBlob) -> Self {
+    pub(super) fn new(policy_key: PolicyKeyPublic, srk: TpmName) -> Self {
         Self {
             kind: TYPE.to_owned(),
             version: VERSION,
             policy_key,
             srk,
-            sealed_root,
+            root: None,
             approvals: Vec::new(),
         }
     }

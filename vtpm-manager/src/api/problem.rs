@@ -127,7 +127,10 @@ fn classify_anchor(error: &AnchorError) -> (StatusCode, &'static str) {
         AnchorError::Hardware(HardwareError::NoEkCertificate) => {
             (StatusCode::CONFLICT, "no-ek-certificate")
         }
-        AnchorError::NotProvisioned => (StatusCode::CONFLICT, "host-not-initialised"),
+        AnchorError::NotProvisioned | AnchorError::RootSecretMissing => {
+            (StatusCode::CONFLICT, "host-not-initialised")
+        }
+        AnchorError::RootSecretForeign { .. } => (StatusCode::CONFLICT, "root-secret-foreign"),
         AnchorError::NoApproval
         | AnchorError::PcrsNotApproved { .. }
         | AnchorError::PcrsUnsteady { .. } => (StatusCode::CONFLICT, "pcrs-not-approved"),

@@ -131,6 +131,11 @@ impl Manager {
                 tracing::info!("this host is not provisioned: waiting for `vtpmctl host init`");
                 return Ok(());
             }
+            Err(ManagerError::Host(HostError::Anchor(AnchorError::RootSecretMissing))) => {
+                self.stands(Standing::Blank);
+                tracing::warn!("this host has no root secret: `vtpmctl host init` makes it");
+                return Ok(());
+            }
             other => other?,
         };
         let store = self.journal.store();
@@ -186,7 +191,16 @@ impl Manager {
     /// Unseals the root secret, so a host whose boot was altered is told so here.
     async fn guard(&self) -> Result<Guard, ManagerError> {
         let anchor = self.host.anchor();
-        let root = anchor.root_secret().await.map_err(HostError::from)?;
+        let root = match anchor.root_secret().await {
+            // Only on order: a host that lost its root secret must not go on with another one.
+            Err(AnchorError::RootSecretMissing)
+                if self.initialisation_ordered.load(Ordering::Relaxed) =>
+            {
+                anchor.make_root_secret().await
+            }
+            other => other,
+        };
+        let root = root.map_err(HostError::from)?;
         let keys = RollbackKeys::derive(root.expose());
         Ok(Guard {
             registers: Box::new(anchor.rollback_registers(keys.clone())),

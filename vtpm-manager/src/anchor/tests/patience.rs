@@ -33,6 +33,7 @@ impl Bench {
         anchor
             .approve(key.approve("first", anchor.pcr_values().await?)?)
             .await?;
+        anchor.make_root_secret().await?;
         fake.script().done.clear();
         Ok(Self {
             anchor,

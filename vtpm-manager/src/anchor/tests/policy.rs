@@ -26,8 +26,13 @@ async fn before_init_and_before_an_approval_the_remedy_is_named() -> Result<()> 
     assert!(error.to_string().contains("vtpmctl host init"), "{error}");
 
     anchor.provision(PolicyKey::generate()?.public()).await?;
-    let error = anchor.root_secret().await.err().context("no approval")?;
-    assert!(error.to_string().contains("host policy sign"), "{error}");
+    let error = anchor.make_root_secret().await.err();
+    let error = error.context("no approval")?.to_string();
+    assert!(error.contains("host policy sign"), "{error}");
+    // Nothing was made on a host that nobody approved.
+    let error = anchor.root_secret().await.err();
+    let error = error.context("no secret")?.to_string();
+    assert!(error.contains("vtpmctl host init"), "{error}");
     Ok(())
 }
 
@@ -42,6 +47,7 @@ async fn a_changed_pcr_is_named_with_both_values() -> Result<()> {
     anchor
         .approve(key.approve("now", approved.clone())?)
         .await?;
+    anchor.make_root_secret().await?;
 
     let changed = Digest32::of(b"another boot loader");
     fake.script().pcrs.insert(4, changed);
@@ -82,7 +88,7 @@ async fn approvals_and_root_secret_outlive_the_manager() -> Result<()> {
     first
         .approve(key.approve("now", first.pcr_values().await?)?)
         .await?;
-    let secret = first.root_secret().await?;
+    let secret = first.make_root_secret().await?;
     drop(first);
 
     let second = start(&fake, &folder)?;

@@ -28,6 +28,7 @@ impl Host {
         anchor
             .approve(key.approve("first", anchor.pcr_values().await?)?)
             .await?;
+        anchor.make_root_secret().await?;
         Ok(Self {
             anchor,
             key,
@@ -300,6 +301,60 @@ async fn a_record_on_another_host_opens_nothing() -> Result<()> {
     Ok(())
 }
 
+/// Whoever may use the TPM can seal a secret that he knows under the host's policy, even while the
+/// host runs what nobody approved; and the record is a file.
+#[tokio::test]
+async fn a_root_secret_that_somebody_put_there_is_refused_in_an_approved_boot_too() -> Result<()> {
+    let host = Host::new().await?;
+    let config = host.tpm.config();
+    drop(host.anchor);
+    let policy = host.key.public().policy_digest();
+    host.tpm
+        .tool(&format!("tpm2_pcrextend 4:sha256={}", "ab".repeat(32)))?;
+    host.tpm.write("policy", policy.as_bytes())?;
+    host.tpm.write("secret", [7; 32])?;
+    host.tpm.tool(
+        "tpm2_create -C 0x81000001 -i secret -L policy -u planted.pub -r planted.priv \
+         -a fixedtpm|fixedparent|adminwithpolicy|noda",
+    )?;
+    let without_length =
+        |file: &[u8]| hex::encode(file.get(size_of::<u16>()..).unwrap_or_default());
+    let original: serde_json::Value = serde_json::from_slice(&host.tpm.read("anchor.json")?)?;
+    let mut planted = original.clone();
+    let sealed = planted
+        .pointer_mut("/root/sealed")
+        .context("no sealed root secret in the record")?;
+    *sealed = serde_json::json!({
+        "public": without_length(&host.tpm.read("planted.pub")?),
+        "private": without_length(&host.tpm.read("planted.priv")?),
+    });
+    host.tpm.write("anchor.json", planted.to_string())?;
+
+    // The next boot is an approved one.
+    host.tpm.switch_off()?;
+    host.tpm.switch_on()?;
+    let anchor = TrustAnchor::start(&config)?;
+    assert!(anchor.policy().await?.is_satisfied());
+    for opened in [anchor.root_secret().await, anchor.make_root_secret().await] {
+        assert!(
+            matches!(opened, Err(AnchorError::RootSecretForeign { .. })),
+            "{opened:?}"
+        );
+    }
+    drop(anchor);
+
+    // Nor does a record without any get another one unasked.
+    let mut bare = original;
+    bare.as_object_mut().context("an object")?.remove("root");
+    host.tpm.write("anchor.json", bare.to_string())?;
+    let anchor = TrustAnchor::start(&config)?;
+    assert!(matches!(
+        anchor.root_secret().await,
+        Err(AnchorError::RootSecretMissing)
+    ));
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_cleared_tpm_is_told_apart() -> Result<()> {
     let host = Host::new().await?;
@@ -371,7 +426,7 @@ async fn secrets_are_not_seen_on_the_bus() -> Result<()> {
     let values = anchor.pcr_values().await?;
     let pcr = *values.get(&0).context("PCR 0")?;
     anchor.approve(key.approve("first", values)?).await?;
-    let root = anchor.root_secret().await?;
+    let root = anchor.make_root_secret().await?;
     let credential = make_credential(&public.ek_public, &public.ik_public.name(), &[7; 32])?;
     let activated = anchor.activate_credential(&credential).await?;
 
@@ -437,6 +492,6 @@ async fn a_storage_root_key_that_is_there_is_used() -> Result<()> {
     anchor
         .approve(key.approve("first", anchor.pcr_values().await?)?)
         .await?;
-    anchor.root_secret().await?;
+    anchor.make_root_secret().await?;
     Ok(())
 }
