@@ -72,9 +72,13 @@ impl ResponseCode {
         }
     }
 
-    /// Whether the code comes from the transmission interface, not from a TPM.
+    /// Whether the code tells of the connection, not of a TPM: it comes from the transmission
+    /// interface, or from a software stack that waits for an answer which will never come.
     const fn is_transport(self) -> bool {
-        (self.0 >> 16) & 0xff == TCTI_LAYER
+        matches!(
+            ((self.0 >> 16) & 0xff, self.0 & 0xffff),
+            (TCTI_LAYER, _) | (ESYS_LAYER | SYS_LAYER, BAD_SEQUENCE)
+        )
     }
 
     /// What to do about it.
@@ -124,8 +128,12 @@ impl fmt::Display for ResponseCode {
     }
 }
 
-/// `TSS2_TCTI_RC_LAYER` (TSS 2.0 Overview table 2).
+/// `TSS2_ESYS_RC_LAYER`, `TSS2_SYS_RC_LAYER`, `TSS2_TCTI_RC_LAYER` (TSS 2.0 Overview table 2).
+const ESYS_LAYER: u32 = 7;
+const SYS_LAYER: u32 = 8;
 const TCTI_LAYER: u32 = 10;
+/// `TSS2_BASE_RC_BAD_SEQUENCE`: after a lost answer the stack takes no other command.
+const BAD_SEQUENCE: u32 = 7;
 
 /// `TPM_RC_POLICY`
 const POLICY: ResponseCode = ResponseCode(0x126);
@@ -242,6 +250,9 @@ mod tests {
         let code = ResponseCode::new(0x000a_000a);
         assert_eq!(code.disposition(), Disposition::ConnectionLost);
         assert!(code.to_string().contains("no connection"));
+        // TSS2_ESYS_RC_BAD_SEQUENCE: what every command gets after that one.
+        let code = ResponseCode::new(0x0007_0007);
+        assert_eq!(code.disposition(), Disposition::ConnectionLost);
         // The resource manager of the kernel speaks with the TPM's codes in its own layer.
         assert_eq!(
             ResponseCode::new(0x000b_0922).disposition(),

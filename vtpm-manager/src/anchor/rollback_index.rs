@@ -273,6 +273,24 @@ mod tests {
     }
 
     #[test]
+    fn a_tpm_that_went_away_during_a_write_is_written_when_it_is_back() -> Result<()> {
+        let host = Host::new()?;
+        let mut registers = defined(&host)?;
+        for register in Register::BOTH {
+            registers.write(register, &[1; CONTENTS])?;
+        }
+        host.tpm.switch_off()?;
+        for _ in 0..2 {
+            assert!(registers.write(Register::Durable, &[2; CONTENTS]).is_err());
+        }
+        host.tpm.switch_on()?;
+        registers.write(Register::Durable, &[2; CONTENTS])?;
+        let after = [Reading::Unwritten, Reading::Written([2; CONTENTS])];
+        assert_eq!(both(&mut registers)?, after);
+        Ok(())
+    }
+
+    #[test]
     fn only_the_durable_register_wears_flash() -> Result<()> {
         let host = Host::new()?;
         let mut registers = defined(&host)?;

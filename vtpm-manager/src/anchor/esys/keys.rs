@@ -156,8 +156,8 @@ impl EsysRoot {
                     })
             })
         });
-        self.flush(ek.into())?;
-        Ok(Zeroizing::new(opened?.value().to_vec()))
+        let opened = self.then_flush(ek.into(), opened)?;
+        Ok(Zeroizing::new(opened.value().to_vec()))
     }
 
     /// PolicyA of the EK templates (TCG EK Credential Profile 2.5 §B.6.2).
@@ -270,8 +270,8 @@ impl EsysRoot {
                     Persistent::Persistent(persistent),
                 )
             });
-        self.flush(key.into())?;
-        checked(EVICT, kept).map(ObjectHandle::into)
+        self.then_flush(key.into(), checked(EVICT, kept))
+            .map(ObjectHandle::into)
     }
 
     fn create_primary(

@@ -183,8 +183,8 @@ impl HardwareRoot for EsysRoot {
         let result = self.with_policy(Protect::Response, authorization, |context| {
             checked(Operation::UNSEAL, context.unseal(object.into()))
         });
-        self.flush(object.into())?;
-        Ok(Zeroizing::new(result?.value().to_vec()))
+        let secret = self.then_flush(object.into(), result)?;
+        Ok(Zeroizing::new(secret.value().to_vec()))
     }
 
     fn activate_credential(

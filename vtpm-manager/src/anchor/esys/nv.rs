@@ -14,7 +14,7 @@ use tss_esapi::structures::{Auth, MaxNvBuffer, NvPublic, SymmetricDefinition};
 use super::convert::checked;
 use super::session::Protect;
 use super::{EsysRoot, HardwareError, Operation};
-use crate::anchor::response_code::ResponseCode;
+use crate::anchor::response_code::{Disposition, ResponseCode};
 use crate::anchor::rollback_index::{Defined, Index, NvMemory};
 use crate::rollback::{Contents, Register};
 
@@ -144,21 +144,26 @@ impl EsysRoot {
         mut command: impl FnMut(&mut Context) -> Result<T, HardwareError>,
     ) -> Result<T, HardwareError> {
         if let Some(session) = self.index_session.take() {
-            if let Ok(value) = self.in_session(session, &mut command) {
-                self.index_session = Some(session);
-                return Ok(value);
+            match self.in_session(session, &mut command) {
+                Ok(value) => {
+                    self.index_session = Some(session);
+                    return Ok(value);
+                }
+                Err(error) if error.disposition() == Disposition::ConnectionLost => {
+                    return Err(error);
+                }
+                // It may be the session that failed, e.g. after a TPM reset; then it is gone
+                // already.
+                Err(_) => drop(self.flush(SessionHandle::from(session).into())),
             }
-            // It may be the session that failed, e.g. after a TPM reset; then it is gone already.
-            let _ = self.flush(SessionHandle::from(session).into());
         }
         let session = self.start_index_session()?;
         let result = self.in_session(session, command);
         if result.is_ok() {
             self.index_session = Some(session);
-        } else {
-            self.flush(SessionHandle::from(session).into())?;
+            return result;
         }
-        result
+        self.then_flush(SessionHandle::from(session).into(), result)
     }
 
     /// Not salted: the authorization value has 256 bits of entropy, the contents are no secret.

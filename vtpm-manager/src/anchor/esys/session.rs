@@ -97,15 +97,25 @@ impl EsysRoot {
                 .tr_sess_set_attributes(session, attributes, mask),
         )
         .and_then(|()| work(self, session));
-        let flushed = self.flush(SessionHandle::from(session).into());
-        let value = result?;
-        flushed?;
-        Ok(value)
+        self.then_flush(SessionHandle::from(session).into(), result)
     }
 
     /// Gives an object slot or a session back.
     pub(super) fn flush(&mut self, handle: ObjectHandle) -> Result<(), HardwareError> {
         checked(FLUSH, self.context.flush_context(handle))
+    }
+
+    /// Gives a slot back after its use. If the use failed, that error counts: where it was the
+    /// connection that failed, the flush fails as well, with an error that says less.
+    pub(super) fn then_flush<T>(
+        &mut self,
+        handle: ObjectHandle,
+        result: Result<T, HardwareError>,
+    ) -> Result<T, HardwareError> {
+        let flushed = self.flush(handle);
+        let value = result?;
+        flushed?;
+        Ok(value)
     }
 
     fn satisfy(
@@ -164,8 +174,8 @@ impl EsysRoot {
                 Signature::EcDsa(signature),
             ),
         );
-        self.flush(key.into())?;
-        let ticket = checked(VERIFY, TPMT_TK_VERIFIED::try_from(ticket?))?;
+        let ticket = self.then_flush(key.into(), ticket)?;
+        let ticket = checked(VERIFY, TPMT_TK_VERIFIED::try_from(ticket))?;
         self.tickets.insert(cached, ticket);
         checked(VERIFY, VerifiedTicket::try_from(ticket))
     }
