@@ -8,11 +8,12 @@ mod caller;
 mod description;
 mod host;
 mod metrics;
+mod order;
 mod problem;
+mod server;
 mod vrots;
 pub mod wire;
 
-use std::future::Future;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -30,6 +31,7 @@ use caller::Doorkeeper;
 pub use caller::Caller;
 pub use description::description;
 pub use problem::Problem;
+pub use server::serve;
 
 /// The longest request is an enrolment message.
 const MAX_BODY: usize = cert_chain::enrolment::MAX_MESSAGE;
@@ -64,13 +66,9 @@ pub fn paths() -> Vec<&'static str> {
     routes().into_iter().map(|(path, _)| path).collect()
 }
 
-/// Serves the API until `shutdown` is ready and the requests under way are answered.
-pub async fn serve(
-    manager: Arc<Manager>,
-    listener: UnixListener,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    let router = routes()
+/// What answers a request, once it is known who calls.
+fn router(manager: &Arc<Manager>) -> Router {
+    routes()
         .into_iter()
         .fold(Router::new(), |router, (path, methods)| {
             router.route(path, methods)
@@ -78,21 +76,15 @@ pub async fn serve(
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(middleware::from_fn_with_state(
-            Arc::clone(&manager),
+            Arc::clone(manager),
             host::store_is_open,
         ))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(
-            Doorkeeper::new(Arc::clone(&manager)),
+            Doorkeeper::new(Arc::clone(manager)),
             caller::check,
         ))
-        .with_state(manager);
-    axum::serve(
-        listener,
-        router.into_make_service_with_connect_info::<Caller>(),
-    )
-    .with_graceful_shutdown(shutdown)
-    .await
+        .with_state(Arc::clone(manager))
 }
 
 /// Listens on a socket that anybody may connect to: who is served is decided afterwards, with a

@@ -4,10 +4,13 @@
 //! {"sequence":1,"time":"…","event":"vrot-created",…,"previous":"<hash>","hash":"<hash>"}
 //! ```
 //!
-//! `hash` is the SHA-256 value of a domain string and of the line up to `,"hash"`. A line that was
+//! Where somebody ordered it, `by_uid` is that user. `hash` is the SHA-256 value of a domain string and of the line up to `,"hash"`. A line that was
 //! changed, inserted or taken out breaks the chain from there on. The chain says nothing about
-//! lines cut off at the end: keep the newest hash elsewhere, or compare it with the one that
-//! `GET /v1/audit` tells.
+//! lines cut off at the end, or about a log that was made anew as a whole. While the manager runs, it
+//! knows the newest hash, and `GET /v1/audit` holds the file against that. Beyond that, keep the
+//! newest hash elsewhere: `vtpmctl audit verify --head` looks for it.
+
+mod actor;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -20,6 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::rollback::{Boot, RecoveryRecord};
 use crate::timestamp::Timestamp;
+
+pub use actor::Actor;
 
 /// The log of one manager, open for appending.
 #[derive(Debug)]
@@ -182,7 +187,11 @@ pub struct Verified {
 #[non_exhaustive]
 pub enum AuditError {
     /// The chain is broken.
-    #[error("`{}`, line {line}: {problem}: the log was altered here", path.display())]
+    #[error(
+        "`{}`, line {line}: {problem}: the log was altered here. Keep it as it is, for whoever \
+         looks into it, under another name; the manager then begins a new one",
+        path.display()
+    )]
     Broken {
         /// The file.
         path: PathBuf,
@@ -190,6 +199,18 @@ pub enum AuditError {
         line: u64,
         /// How.
         problem: &'static str,
+    },
+    /// Whole lines, but not those that were written.
+    #[error(
+        "no line of `{}` has the hash {known}, which was the newest one: lines were cut off at the \
+         end, or the log was made anew",
+        path.display()
+    )]
+    Replaced {
+        /// The file.
+        path: PathBuf,
+        /// The hash that is not in it.
+        known: Digest32,
     },
     /// A line that is not written.
     #[error("a line of {length} bytes is too long for the audit log: the limit is {MAX_LINE}")]
@@ -237,6 +258,8 @@ struct End {
 struct Entry<'a> {
     sequence: u64,
     time: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by_uid: Option<Actor>,
     #[serde(flatten)]
     event: &'a Event,
     previous: Digest32,
@@ -287,7 +310,7 @@ impl AuditLog {
 
     /// Appends a line for each event and returns when they are on the disk. Blocks.
     /// After a failure nothing of it is left in the log.
-    pub fn append(&self, events: &[Event]) -> Result<(), AuditError> {
+    pub fn append(&self, by: Option<Actor>, events: &[Event]) -> Result<(), AuditError> {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut sequence, mut head) = (end.entries, end.head);
         let mut text = String::new();
@@ -296,6 +319,7 @@ impl AuditLog {
             let (line, hash) = line(&Entry {
                 sequence,
                 time: Timestamp::now(),
+                by_uid: by,
                 event,
                 previous: head,
             });
@@ -371,6 +395,24 @@ impl<T: Into<String>> From<T> for Words {
 
 /// Checks every line of a log.
 pub fn verify(path: &Path) -> Result<Verified, AuditError> {
+    verify_from(path, |_| {})
+}
+
+/// Checks every line of a log, and that a line with this hash is among them: what was known of the
+/// log earlier is still there, and goes on.
+pub fn verify_beyond(path: &Path, known: Digest32) -> Result<Verified, AuditError> {
+    let mut found = known == BEGINNING;
+    let verified = verify_from(path, |line| found |= line.head == known)?;
+    if !found {
+        return Err(AuditError::Replaced {
+            path: path.to_owned(),
+            known,
+        });
+    }
+    Ok(verified)
+}
+
+fn verify_from(path: &Path, mut each: impl FnMut(&Verified)) -> Result<Verified, AuditError> {
     let failed = |source| AuditError::File {
         path: path.to_owned(),
         action: "read",
@@ -415,6 +457,7 @@ pub fn verify(path: &Path) -> Result<Verified, AuditError> {
             entries: number,
             head: hash,
         };
+        each(&verified);
     }
 }
 
@@ -474,9 +517,12 @@ mod tests {
         let path = folder.path().join("audit.jsonl");
         let log = AuditLog::open(&path)?;
         for _ in 0..count {
-            log.append(&[Event::VrotStarted {
-                vrot: VrotId::random(),
-            }])?;
+            log.append(
+                None,
+                &[Event::VrotStarted {
+                    vrot: VrotId::random(),
+                }],
+            )?;
         }
         Ok((folder, path))
     }
@@ -486,7 +532,7 @@ mod tests {
         let (_folder, path) = log_of(3)?;
         let log = AuditLog::open(&path)?;
         assert_eq!(log.end(), verify(&path)?);
-        log.append(&[Event::ManagerStopped])?;
+        log.append(None, &[Event::ManagerStopped])?;
         assert_eq!(verify(&path)?.entries, 4);
         assert_eq!(log.end(), verify(&path)?);
         Ok(())
@@ -532,6 +578,31 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_was_cut_off_or_made_anew_as_a_whole_is_told_by_a_hash_kept_elsewhere()
+    -> anyhow::Result<()> {
+        let (_folder, path) = log_of(2)?;
+        let known = verify(&path)?.head;
+        let genuine = std::fs::read_to_string(&path)?;
+        AuditLog::open(&path)?.append(None, &[Event::ManagerStopped])?;
+        assert_eq!(verify_beyond(&path, known)?.entries, 3);
+
+        let cut: String = genuine.split_inclusive('\n').take(1).collect();
+        std::fs::write(&path, cut)?;
+        verify(&path)?;
+        assert!(matches!(
+            verify_beyond(&path, known),
+            Err(AuditError::Replaced { .. })
+        ));
+        let (_other, anew) = log_of(3)?;
+        verify(&anew)?;
+        assert!(matches!(
+            verify_beyond(&anew, known),
+            Err(AuditError::Replaced { .. })
+        ));
+        Ok(())
+    }
+
+    #[test]
     fn what_a_failed_attempt_left_is_not_continued() -> anyhow::Result<()> {
         let (_folder, path) = log_of(2)?;
         let log = AuditLog::open(&path)?;
@@ -545,7 +616,7 @@ mod tests {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .untidy = Some(length);
-        log.append(&[Event::ManagerStopped])?;
+        log.append(None, &[Event::ManagerStopped])?;
         assert_eq!(verify(&path)?.entries, 3);
         Ok(())
     }
@@ -554,11 +625,14 @@ mod tests {
     fn words_from_outside_do_not_break_the_log() -> anyhow::Result<()> {
         let (_folder, path) = log_of(0)?;
         let log = AuditLog::open(&path)?;
-        log.append(&[Event::Refused {
-            uid: 1000,
-            request: "\u{1}ä".repeat(5_000_000).into(),
-            reason: String::new().into(),
-        }])?;
+        log.append(
+            None,
+            &[Event::Refused {
+                uid: 1000,
+                request: "\u{1}ä".repeat(5_000_000).into(),
+                reason: String::new().into(),
+            }],
+        )?;
         assert_eq!(AuditLog::open(&path)?.end().entries, 1);
         assert!(std::fs::metadata(&path)?.len() < 8192);
         Ok(())
@@ -571,7 +645,7 @@ mod tests {
         file.write_all(b"{\"sequence\":3,\"ti")?;
         let log = AuditLog::open(&path)?;
         assert_eq!(log.end().entries, 2);
-        log.append(&[Event::ManagerStopped])?;
+        log.append(None, &[Event::ManagerStopped])?;
         assert_eq!(verify(&path)?.entries, 3);
         Ok(())
     }

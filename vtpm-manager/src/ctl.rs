@@ -104,8 +104,8 @@ fn run(arguments: &Arguments) -> Result<(), CtlError> {
         Command::Host { command } => host::run(command, &client, &output),
         Command::Issuer { command } => issuer::run(command, &output),
         Command::Audit {
-            command: AuditCommand::Verify { log },
-        } => host::verify_audit_log(log.as_deref(), &client, &output),
+            command: AuditCommand::Verify { log, head },
+        } => host::verify_audit_log(log.as_deref(), *head, &client, &output),
         Command::Vrot(command) => vrots::run(command, &client, &output),
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use crate::anchor::TrustAnchor;
-use crate::audit::{AuditLog, Event};
+use crate::audit::{Actor, AuditLog, Event};
 use crate::backend::{Ended, GuestDuty, Nursery};
 use crate::causes::WithCauses;
 use crate::config::Config;
@@ -215,14 +215,14 @@ impl Manager {
 
     /// Writes a line into the audit log.
     pub async fn record(&self, event: Event) -> Result<(), ManagerError> {
-        let audit = Arc::clone(&self.audit);
-        Ok(blocking(move || audit.append(&[event])).await??)
+        self.record_all(vec![event]).await
     }
 
     /// Writes lines into the audit log, in one go.
     async fn record_all(&self, events: Vec<Event>) -> Result<(), ManagerError> {
         let audit = Arc::clone(&self.audit);
-        Ok(blocking(move || audit.append(&events)).await??)
+        let actor = Actor::current();
+        Ok(blocking(move || audit.append(actor, &events)).await??)
     }
 
     fn guest_duty(&self, record: &VrotRecord) -> Result<Box<GuestDuty>, RecordError> {

@@ -8,12 +8,15 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use support::Host;
 use support::http::ask;
+use vtpm_manager::audit::{AuditLog, Event};
 
 #[test]
 fn every_method_of_every_path_is_described_and_no_other() -> Result<()> {
@@ -103,6 +106,82 @@ fn another_user_is_turned_away_and_that_is_recorded() -> Result<()> {
     ensure!(said.err.contains("user 65534 may not call"), "{}", said.err);
     let log = std::fs::read_to_string(host.path("state/audit.jsonl"))?;
     ensure!(log.contains("\"uid\":65534"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn an_order_whose_caller_hangs_up_is_carried_out_and_recorded() -> Result<()> {
+    let host = Host::start()?;
+    let key = vtpm_manager::anchor::PolicyKey::generate()?;
+    let body = format!(
+        "{{\"policy_key\":\"{}\"}}",
+        hex::encode(key.public().as_bytes())
+    );
+    let mut caller = UnixStream::connect(host.socket())?;
+    write!(
+        caller,
+        "POST /v1/host/init HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    // It has begun: this is written before the keys are made.
+    let record = host.path("state/anchor.json");
+    support::wait_until("a record", || Ok(std::fs::exists(&record)?))?;
+    drop(caller);
+    support::wait_until("a line about the initialisation", || {
+        let log = std::fs::read_to_string(host.path("state/audit.jsonl"))?;
+        Ok(log.contains("\"event\":\"host-initialised\""))
+    })
+}
+
+#[test]
+fn the_audit_log_says_who_ordered_what() -> Result<()> {
+    let host = Host::enrolled()?;
+    host.create()?;
+    let log = std::fs::read_to_string(host.path("state/audit.jsonl"))?;
+    let own = nix::unistd::geteuid().as_raw();
+    for (event, by) in [
+        ("manager-started", Value::Null),
+        ("host-initialised", own.into()),
+        ("policy-approved", own.into()),
+        ("vrot-created", own.into()),
+    ] {
+        let line = log
+            .lines()
+            .find(|line| line.contains(&format!("\"event\":\"{event}\"")))
+            .with_context(|| format!("no {event} in {log}"))?;
+        let line: Value = serde_json::from_str(line)?;
+        assert_eq!(line["by_uid"], by, "{line}");
+    }
+    Ok(())
+}
+
+/// Whoever can write the file can compute its hashes as well.
+#[test]
+fn a_log_that_was_made_anew_as_a_whole_is_told_by_the_manager_that_wrote_the_other() -> Result<()> {
+    let host = Host::start()?;
+    host.ctl(["audit", "verify"])?;
+    let log = host.path("state/audit.jsonl");
+    std::fs::remove_file(&log)?;
+    let forged = AuditLog::open(log.as_ref())?;
+    for _ in 0..3 {
+        forged.append(None, &[Event::ManagerStopped])?;
+    }
+    host.ctl(["audit", "verify", "--log", &log])?;
+    let said = host.refused(["audit", "verify"])?;
+    ensure!(said.contains("made anew"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_caller_that_says_nothing_does_not_keep_the_manager_from_ending() -> Result<()> {
+    let mut host = Host::start()?;
+    let mut caller = UnixStream::connect(host.socket())?;
+    caller.write_all(b"GET /v1/host HTTP/1.1\r\nhost: loc")?;
+    // It has been let in: a later one was answered.
+    host.ctl(["host", "show"])?;
+    ensure!(host.shut_down()?.success());
+    drop(caller);
     Ok(())
 }
 

@@ -3,16 +3,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::serve::IncomingStream;
-use tokio::net::UnixListener;
+use tokio::net::UnixStream;
 
 use super::problem::{Problem, Reason};
-use crate::audit::Event;
+use crate::audit::{Actor, Event};
 use crate::causes::WithCauses;
 use crate::evidence::Quota;
 use crate::manager::{Counter, Manager};
@@ -23,17 +21,16 @@ pub struct Caller {
     uid: Option<u32>,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+impl Caller {
+    /// Who is at the other end.
+    pub(super) fn of(stream: &UnixStream) -> Self {
         Self {
-            uid: stream.io().peer_cred().ok().map(|peer| peer.uid()),
+            uid: stream.peer_cred().ok().map(|peer| peer.uid()),
         }
     }
-}
 
-impl Caller {
     /// Whether this user may call: root, the manager's own, and those configured.
-    fn is_allowed(self, configured: &[u32]) -> bool {
+    pub(super) fn is_allowed(self, configured: &[u32]) -> bool {
         let own = nix::unistd::geteuid().as_raw();
         self.uid
             .is_some_and(|uid| uid == 0 || uid == own || configured.contains(&uid))
@@ -69,24 +66,22 @@ impl Doorkeeper {
 /// Turns strangers away, and writes refusals of what would have changed something down.
 pub(super) async fn check(
     State(keeper): State<Arc<Doorkeeper>>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
+    Extension(caller): Extension<Caller>,
     request: Request,
     next: Next,
 ) -> Response {
     let manager = &keeper.manager;
     let method = request.method().clone();
     let what = format!("{method} {}", request.uri().path());
-    let response = if caller.is_allowed(&manager.config().allowed_uids) {
-        next.run(request).await
-    } else {
-        let detail = match caller.uid {
-            Some(uid) => format!(
-                "user {uid} may not call the manager: run this as root, or add the user to \
-                 `allowed_uids` in the configuration"
-            ),
-            None => "the kernel did not tell who calls".to_owned(),
-        };
-        Problem::new(StatusCode::FORBIDDEN, "caller-not-allowed", detail).into_response()
+    let response = match caller.uid {
+        Some(uid) if caller.is_allowed(&manager.config().allowed_uids) => {
+            Actor::of_uid(uid).orders(next.run(request)).await
+        }
+        Some(uid) => stranger(format!(
+            "user {uid} may not call the manager: run this as root, or add the user to \
+             `allowed_uids` in the configuration"
+        )),
+        None => stranger("the kernel did not tell who calls".to_owned()),
     };
     let status = response.status();
     let refused = status.is_client_error() || status.is_server_error();
@@ -109,6 +104,10 @@ pub(super) async fn check(
         }
     }
     response
+}
+
+fn stranger(detail: String) -> Response {
+    Problem::new(StatusCode::FORBIDDEN, "caller-not-allowed", detail).into_response()
 }
 
 #[cfg(test)]

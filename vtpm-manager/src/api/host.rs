@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use cert_chain::enrolment::{Certificate, Challenge, Message};
 use cert_chain::pem;
 
+use super::order::to_its_end;
 use super::problem::{Body, Problem};
 use super::wire::{
     ApprovalView, AuditView, DifferenceView, EnrolmentRequest, EnrolmentView, HostKeys, HostView,
@@ -45,16 +46,19 @@ pub(super) async fn initialise(
         .map_err(|error| Problem::bad_request(format!("policy_key: {error}")))?;
     let policy_key = PolicyKeyPublic::from_bytes(&policy_key)
         .map_err(|error| Problem::bad_request(WithCauses(&error).to_string()))?;
-    let provisioned = manager.host().public().await.is_ok();
-    manager.host().initialise(&policy_key).await?;
-    if !provisioned {
-        let policy_key = policy_key.name();
-        manager
-            .record(Event::HostInitialised { policy_key })
-            .await?;
-    }
-    manager.initialise_store().await?;
-    view(&manager).await.map(Json)
+    to_its_end(&manager, move |manager| async move {
+        let provisioned = manager.host().public().await.is_ok();
+        manager.host().initialise(&policy_key).await?;
+        if !provisioned {
+            let policy_key = policy_key.name();
+            manager
+                .record(Event::HostInitialised { policy_key })
+                .await?;
+        }
+        manager.initialise_store().await?;
+        view(&manager).await.map(Json)
+    })
+    .await
 }
 
 /// Accepts the present store although the physical TPM does not vouch for it. The vRoTs that it
@@ -65,11 +69,11 @@ pub(super) async fn recover(
     State(manager): Managed,
     Body(request): Body<RecoverRequest>,
 ) -> Result<Json<RecoveryView>, Problem> {
-    // To its end, even if the client goes away meanwhile.
-    let recovery = tokio::spawn(async move { manager.recover(&request.accept).await })
-        .await
-        .map_err(|source| Problem::from(ManagerError::Task { source }))??;
-    Ok(Json(recovery.into()))
+    let recovered: Result<_, ManagerError> = to_its_end(&manager, move |manager| async move {
+        manager.recover(&request.accept).await
+    })
+    .await;
+    Ok(Json(recovered?.into()))
 }
 
 /// Answers nothing about vRoTs from a store that the physical TPM does not vouch for.
@@ -78,10 +82,12 @@ pub(super) async fn store_is_open(
     request: Request,
     next: Next,
 ) -> Response {
-    if request.uri().path().starts_with("/v1/vrots")
-        && let Err(error) = manager.ready().await
-    {
-        return Problem::from(error).into_response();
+    if request.uri().path().starts_with("/v1/vrots") {
+        let ready: Result<(), ManagerError> =
+            to_its_end(&manager, |manager| async move { manager.ready().await }).await;
+        if let Err(error) = ready {
+            return Problem::from(error).into_response();
+        }
     }
     next.run(request).await
 }
@@ -103,16 +109,19 @@ pub(super) async fn approve(
     let approval = Approval::from_json(&message)
         .map_err(|error| Problem::bad_request(WithCauses(&error).to_string()))?;
     let label = approval.label.clone();
-    manager.host().approve(approval).await?;
-    manager
-        .record(Event::PolicyApproved {
-            label: label.into(),
-        })
-        .await?;
-    if let Err(error) = manager.open_store().await {
-        tracing::error!(error = %WithCauses(&error), "the store stays locked");
-    }
-    Ok(Json(manager.host().policy().await?.into()))
+    to_its_end(&manager, move |manager| async move {
+        manager.host().approve(approval).await?;
+        manager
+            .record(Event::PolicyApproved {
+                label: label.into(),
+            })
+            .await?;
+        if let Err(error) = manager.open_store().await {
+            tracing::error!(error = %WithCauses(&error), "the store stays locked");
+        }
+        Ok(Json(manager.host().policy().await?.into()))
+    })
+    .await
 }
 
 /// First message of an enrolment (`host-enrolment-request`): take it to the issuer.
@@ -143,10 +152,13 @@ pub(super) async fn install(
     certificate: Bytes,
 ) -> Result<Json<HostView>, Problem> {
     let certificate: Certificate = read(&certificate)?;
-    let enrolment = manager.host().install(&certificate).await?;
-    let host = enrolment.host().clone();
-    manager.record(Event::HostEnrolled { host }).await?;
-    view(&manager).await.map(Json)
+    to_its_end(&manager, move |manager| async move {
+        let enrolment = manager.host().install(&certificate).await?;
+        let host = enrolment.host().clone();
+        manager.record(Event::HostEnrolled { host }).await?;
+        view(&manager).await.map(Json)
+    })
+    .await
 }
 
 /// Checks the audit log.
@@ -156,12 +168,9 @@ pub(super) async fn audit(State(manager): Managed) -> Result<Json<AuditView>, Pr
     let log = Arc::clone(manager.audit());
     let checked = tokio::task::spawn_blocking(move || {
         let end = log.end();
-        let problem = match audit::verify(log.path()) {
-            // Lines may have been added since.
-            Ok(verified) if verified.entries >= end.entries => None,
-            Ok(_) => Some("lines were cut off at the end".to_owned()),
-            Err(error) => Some(WithCauses(&error).to_string()),
-        };
+        // Lines may have been added since.
+        let checked = audit::verify_beyond(log.path(), end.head);
+        let problem = checked.err().map(|error| WithCauses(&error).to_string());
         AuditView {
             log: log.path().to_owned(),
             entries: end.entries,

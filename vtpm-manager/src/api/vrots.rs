@@ -1,6 +1,5 @@
 //! vRoTs: create, start, stop, show, delete.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use axum::Json;
@@ -10,6 +9,7 @@ use cert_chain::{PublicArea, Validity, pem};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::order::to_its_end;
 use super::problem::{Body, Path, Problem, Query};
 use super::wire::{
     BackendView, CreateRequest, IdentityView, KeyView, QemuArguments, TpmDeviceModel, VrotList,
@@ -211,21 +211,6 @@ pub(super) struct Device {
 fn key(id: &str) -> Result<VrotKey, Problem> {
     id.parse()
         .map_err(|error| Problem::bad_request(format!("{error}")))
-}
-
-/// Does something to its end, even if the client goes away meanwhile: a transition that stopped
-/// half-way would leave a backend that nobody knows.
-async fn to_its_end<T, F>(
-    manager: &Arc<Manager>,
-    transition: impl FnOnce(Arc<Manager>) -> F,
-) -> Result<T, ManagerError>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<T, ManagerError>> + Send + 'static,
-{
-    tokio::spawn(transition(Arc::clone(manager)))
-        .await
-        .map_err(|source| ManagerError::Task { source })?
 }
 
 fn view(manager: &Manager, vrot: &Vrot) -> VrotView {

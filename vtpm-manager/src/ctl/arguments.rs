@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cert_chain::{Domain, Tenant, VmId};
+use cert_chain::{Digest32, Domain, Tenant, VmId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::api::wire::TpmDeviceModel;
@@ -265,6 +265,9 @@ pub(super) enum AuditCommand {
         /// A log file; without it, the manager checks its own.
         #[arg(long, value_name = "FILE")]
         log: Option<PathBuf>,
+        /// A hash that was the newest one earlier: a line with it must still be there.
+        #[arg(long, value_name = "HASH")]
+        head: Option<Digest32>,
     },
 }
 

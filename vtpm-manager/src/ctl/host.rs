@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use cert_chain::Digest32;
 use cert_chain::enrolment::{Answer, Certificate, Challenge, Message, Request};
 use cert_chain::policy::PcrValues;
 
@@ -231,33 +232,47 @@ fn approve(approval: &Approval, client: &Client, output: &Output) -> Result<(), 
     Ok(())
 }
 
-/// Verifies a log: the given file, or the manager's own by the manager itself.
+/// Checks a log in a file, beyond a hash that was its newest one earlier.
+fn check_log(path: &Path, head: Option<Digest32>) -> Result<AuditView, CtlError> {
+    let checked = match head {
+        Some(head) => audit::verify_beyond(path, head),
+        None => audit::verify(path),
+    };
+    let (end, problem) = match checked {
+        Ok(end) => (Some(end), None),
+        Err(audit::AuditError::File { source, .. }) => {
+            return Err(CtlError::File {
+                path: path.to_owned(),
+                action: "read",
+                source,
+            });
+        }
+        Err(error) => (None, Some(WithCauses(&error).to_string())),
+    };
+    Ok(AuditView {
+        log: path.to_owned(),
+        entries: end.map_or(0, |end| end.entries),
+        head: end.map_or(Digest32::new([0; 32]), |end| end.head),
+        intact: problem.is_none(),
+        problem,
+    })
+}
+
+/// Verifies a log: the given file, or the manager's own, which the manager holds against what it
+/// knows of it.
 pub(super) fn verify_audit_log(
     log: Option<&Path>,
+    head: Option<Digest32>,
     client: &Client,
     output: &Output,
 ) -> Result<(), CtlError> {
     let view = match log {
-        None => client.get("/v1/audit")?,
-        Some(path) => {
-            let checked = audit::verify(path);
-            if let Err(audit::AuditError::File { source, .. }) = checked {
-                return Err(CtlError::File {
-                    path: path.to_owned(),
-                    action: "read",
-                    source,
-                });
-            }
-            let (end, problem) = match checked {
-                Ok(end) => (Some(end), None),
-                Err(error) => (None, Some(WithCauses(&error).to_string())),
-            };
-            AuditView {
-                log: path.to_owned(),
-                entries: end.map_or(0, |end| end.entries),
-                head: end.map_or(cert_chain::Digest32::new([0; 32]), |end| end.head),
-                intact: problem.is_none(),
-                problem,
+        Some(path) => check_log(path, head)?,
+        None => {
+            let view: AuditView = client.get("/v1/audit")?;
+            match head {
+                Some(_) if view.intact => check_log(&view.log, head)?,
+                _ => view,
             }
         }
     };
