@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 
 use crate::control::{Courier, NotCarried, Package};
 use crate::engine::StateKind;
-use crate::message::{self, FromBackend, HEADER, Open, Status, ToBackend};
+use crate::message::{self, FromBackend, HEADER, Open, PROTOCOL, Status, ToBackend};
 use crate::sealing::{Content, Sealer, SealingError};
-use crate::sockets::{Arrival, Connection, Listener};
+use crate::sockets::{Arrival, Connection, Listener, WRITE_DEADLINE};
 
 /// The manager's end of a backend: listens for it, talks to one at a time.
 pub struct ManagerLink {
@@ -177,14 +177,20 @@ impl ManagerLink {
         self.connection.is_some()
     }
 
-    /// Sends a message, if the manager is there.
+    /// Sends a message, if the manager is there. A manager that takes none loses its connection,
+    /// so that no guest waits longer for it than for its state; it dials in again.
     pub fn send(&mut self, message: &FromBackend) {
+        let patience =
+            (self.vrot.as_ref()).map_or(WRITE_DEADLINE, |vrot| vrot.deadline.min(WRITE_DEADLINE));
         let Some(connection) = &mut self.connection else {
             return;
         };
         let sent = message::encode(message)
             .map_err(|error| error.to_string())
-            .and_then(|bytes| connection.write(&bytes).map_err(|error| error.to_string()));
+            .and_then(|bytes| {
+                let written = connection.write_until(&bytes, Instant::now() + patience);
+                written.map_err(|error| error.to_string())
+            });
         if let Err(error) = sent {
             tracing::warn!(error, "the manager did not take a message");
             self.lose();
@@ -247,6 +253,7 @@ impl ManagerLink {
             degraded: self.degraded,
             pushed: self.pushed,
             persisted: self.persisted,
+            protocol: Some(PROTOCOL),
         };
         self.send(&FromBackend::Status(status));
     }

@@ -13,16 +13,16 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, OnceLock, RwLock, Weak};
 use std::time::Instant;
 
-use cert_chain::Digest32;
+use cert_chain::{Digest32, VrotId};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use crate::anchor::TrustAnchor;
 use crate::audit::{AuditLog, Event};
-use crate::backend::{Ended, GuestDuty, Nursery};
+use crate::backend::{Ended, GuestDuty, Nursery, RuntimeFolder};
 use crate::causes::WithCauses;
 use crate::config::Config;
 use crate::evidence::{HostEvidence, Quota, Subject};
@@ -41,6 +41,8 @@ pub use transitions::{Launch, Order};
 /// All that a running manager consists of.
 #[derive(Debug)]
 pub struct Manager {
+    /// Itself, for tasks that go on while nobody waits for them.
+    me: Weak<Self>,
     config: Config,
     host: Host,
     journal: Journal,
@@ -52,7 +54,7 @@ pub struct Manager {
     nursery: Nursery,
     /// Digest of this program.
     program: Digest32,
-    ended: mpsc::UnboundedSender<(cert_chain::VrotId, Ended)>,
+    ended: mpsc::UnboundedSender<(VrotId, Ended)>,
     counters: Counters,
     /// Whether the store may be used.
     standing: RwLock<Standing>,
@@ -110,6 +112,7 @@ impl Manager {
         make_folder(&config.state_dir, 0o700)?;
         // Allowed users must get through to the API's socket; each vRoT's folder is the manager's.
         make_folder(&config.runtime_dir, 0o711)?;
+        make_folder(&config.locks(), 0o700)?;
         // Opened first: it is locked, so a second manager ends here.
         let store_file = config.store();
         let store = blocking(move || EmbeddedStore::open(&store_file)).await??;
@@ -122,7 +125,8 @@ impl Manager {
         let host = Host::new(anchor.clone(), &config.host_certificate())?;
         let program = digest_of_file(Path::new("/proc/self/exe")).await?;
         let (ended, endings) = mpsc::unbounded_channel();
-        let manager = Arc::new(Self {
+        let manager = Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
             evidence: HostEvidence::start(anchor, &config.event_log),
             nursery: Nursery::of(&config.backend),
             config,
@@ -165,6 +169,11 @@ impl Manager {
             }
         }
         self.record(Event::ManagerStopped).await
+    }
+
+    /// Where the backend of a vRoT listens.
+    pub fn folder(&self, vrot: VrotId) -> RuntimeFolder {
+        RuntimeFolder::of(&self.config.runtime_dir, &self.config.locks(), vrot)
     }
 
     /// The host.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::anchor::{AnchorError, HardwareError};
+use crate::backend::BackendError;
 use crate::causes::WithCauses;
 use crate::host::HostError;
 use crate::manager::ManagerError;
@@ -104,6 +105,15 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
         }
         ManagerError::UnknownVrot { .. } => (StatusCode::NOT_FOUND, "unknown-vrot"),
         ManagerError::VmTaken { .. } => (StatusCode::CONFLICT, "vm-taken"),
+        ManagerError::BeingTakenOver { .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, "being-taken-over")
+        }
+        ManagerError::Backend(BackendError::Instance { .. }) => {
+            (StatusCode::CONFLICT, "live-elsewhere")
+        }
+        ManagerError::Backend(BackendError::NotDurable { .. }) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "not-durable")
+        }
         ManagerError::Backend(_) => (StatusCode::INTERNAL_SERVER_ERROR, "backend-failed"),
         ManagerError::Key(_) => (StatusCode::INTERNAL_SERVER_ERROR, "key-refused"),
         ManagerError::Rollback(

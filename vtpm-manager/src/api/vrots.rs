@@ -15,7 +15,6 @@ use super::wire::{
     BackendView, CreateRequest, IdentityView, KeyView, QemuArguments, TpmDeviceModel, VrotList,
     VrotView,
 };
-use crate::backend::RuntimeFolder;
 use crate::manager::{Launch, Manager, ManagerError, Order, Vrot, VrotKey};
 use crate::timestamp::Timestamp;
 use crate::vrot::{Lifecycle, StopCause};
@@ -170,7 +169,7 @@ pub(super) async fn qemu_arguments(
     Query(device): Query<Device>,
 ) -> Result<Json<QemuArguments>, Problem> {
     let vrot = manager.registry().find(key(&id)?)?.record().vrot;
-    let folder = RuntimeFolder::of(&manager.config().runtime_dir, vrot);
+    let folder = manager.folder(vrot);
     Ok(Json(QemuArguments {
         arguments: vec![
             "-chardev".to_owned(),
@@ -230,7 +229,7 @@ where
 
 fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
     let record = vrot.record();
-    let folder = RuntimeFolder::of(&manager.config().runtime_dir, record.vrot);
+    let folder = manager.folder(record.vrot);
     VrotView {
         vrot: record.vrot,
         vm: record.vm,

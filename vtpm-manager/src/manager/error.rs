@@ -29,6 +29,12 @@ pub enum ManagerError {
     /// A backend did not do what it should.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// A backend of an earlier manager is still waited for.
+    #[error("vRoT {vrot} is being taken over from an earlier manager: try again in a moment")]
+    BeingTakenOver {
+        /// Which.
+        vrot: VrotId,
+    },
     /// The TPM is off: it has no state but the permanent one.
     #[error("vRoT {vrot} has no volatile state to keep: its TPM is off; `stop` ends it")]
     NothingToSuspend {
