@@ -59,13 +59,17 @@ impl Backend {
             }
         };
         match timeout(OPEN_DEADLINE, opened(&folder, &mut child, open)).await {
-            Ok(Ok((connection, early))) => Ok(Self::supervised(
-                folder,
-                connection,
-                Some(child),
-                early,
-                duty,
-            )),
+            Ok(Ok((connection, early))) => {
+                let process = connection.process().and_then(|id| u32::try_from(id).ok());
+                let observed = Observed {
+                    process: process.unwrap_or_default(),
+                    ..Observed::default()
+                };
+                let child = Some(child);
+                Ok(Self::supervised(
+                    folder, connection, child, early, duty, observed,
+                ))
+            }
             other => {
                 // What did not open is of no use, and must not linger.
                 child.kill();
@@ -105,7 +109,9 @@ impl Backend {
                 vrot: folder.vrot(),
             });
         }
-        let backend = Self::supervised(folder, connection, None, early, duty);
+        // It may have been degraded all the while: evidence must not say otherwise meanwhile.
+        let observed = Observed::told(&status);
+        let backend = Self::supervised(folder, connection, None, early, duty, observed);
         Ok(Some(backend))
     }
 
@@ -127,8 +133,11 @@ impl Backend {
         child: Option<Offspring>,
         early: VecDeque<FromBackend>,
         duty: Duty,
+        at_first: Observed,
     ) -> Self {
-        let (orders, observed) = Supervisor::start(folder.clone(), connection, child, early, duty);
+        let supervised = folder.clone();
+        let (orders, observed) =
+            Supervisor::start(supervised, connection, child, early, duty, at_first);
         Self {
             orders,
             observed,

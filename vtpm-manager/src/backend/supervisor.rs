@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use vtpm_backend::message::{FromBackend, ToBackend};
+use vtpm_backend::message::{FromBackend, Status, ToBackend};
 
 use super::BackendError;
 use super::connection::Connection;
@@ -55,6 +55,17 @@ pub struct Observed {
     pub attached: bool,
     /// Whether a command was answered before its state was durable.
     pub degraded: bool,
+}
+
+impl Observed {
+    /// As a backend tells it itself.
+    pub(super) fn told(status: &Status) -> Self {
+        Self {
+            process: status.pid,
+            attached: status.attached,
+            degraded: status.degraded,
+        }
+    }
 }
 
 /// How a backend ended.
@@ -158,13 +169,10 @@ impl Supervisor {
         child: Option<Offspring>,
         early: VecDeque<FromBackend>,
         duty: Duty,
+        at_first: Observed,
     ) -> (mpsc::Sender<Order>, watch::Receiver<Observed>) {
         let (orders, received) = mpsc::channel(1);
-        let process = connection.process().and_then(|id| u32::try_from(id).ok());
-        let (observer, observed) = watch::channel(Observed {
-            process: process.unwrap_or_default(),
-            ..Observed::default()
-        });
+        let (observer, observed) = watch::channel(at_first);
         let supervisor = Supervisor {
             folder,
             connection,
@@ -304,11 +312,9 @@ impl Supervisor {
                 self.observer
                     .send_modify(|observed| observed.attached = attached);
             }
-            FromBackend::Status(status) => self.observer.send_modify(|observed| {
-                observed.process = status.pid;
-                observed.attached = status.attached;
-                observed.degraded = status.degraded;
-            }),
+            FromBackend::Status(status) => {
+                self.observer.send_replace(Observed::told(&status));
+            }
             FromBackend::Failed { reason } => {
                 tracing::error!(vrot = %self.folder.vrot(), reason, "the backend failed");
             }
