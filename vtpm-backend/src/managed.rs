@@ -25,6 +25,8 @@ pub struct ManagerLink {
     /// Whether a manager went away since it was last asked.
     lost: bool,
     degraded: bool,
+    /// Whether the manager acknowledged anything since it was last waited for in vain.
+    commits_again: bool,
     attached: bool,
     pushed: u64,
     persisted: u64,
@@ -46,6 +48,10 @@ struct OpenVrot {
     sealer: Sealer,
     deadline: Duration,
 }
+
+/// What each change of a degraded vRoT waits for a manager that does not commit: a guest hardly
+/// notices, and cannot flood a manager that takes nothing.
+const DEGRADED_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Why a message of the manager was not followed.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +75,7 @@ impl ManagerLink {
             waiting: Vec::new(),
             lost: false,
             degraded: false,
+            commits_again: false,
             attached: false,
             pushed: 0,
             persisted: 0,
@@ -111,6 +118,10 @@ impl ManagerLink {
             return;
         }
         self.connection = Some(connection);
+        // Before anything that a guest may ask for: evidence says how it stands.
+        if self.degraded {
+            self.send_status();
+        }
         // A new manager may never have seen what the last one did not acknowledge.
         self.push_unsaved();
     }
@@ -164,6 +175,7 @@ impl ManagerLink {
     fn lose(&mut self) {
         self.connection = None;
         self.lost = true;
+        self.commits_again = false;
     }
 
     /// Whether a manager went away since this was last called: it will not answer what it was
@@ -261,6 +273,7 @@ impl ManagerLink {
     /// Notes that a state is durable.
     pub fn persisted(&mut self, sequence: u64) {
         self.persisted = self.persisted.max(sequence.min(self.pushed));
+        self.commits_again = true;
         if self.persisted == self.pushed {
             self.unsaved = None;
             if self.degraded {
@@ -271,12 +284,15 @@ impl ManagerLink {
     }
 
     /// Pushes a changed state and waits until it is durable, or until the deadline: then the
-    /// vRoT is degraded, and goes on without waiting until the manager has caught up.
+    /// vRoT is degraded. From then on the guest waits for a moment only, until the manager
+    /// commits again: then each change waits for its commit as before, so that a guest that
+    /// never rests does not stay ahead of its manager for ever.
     pub fn save(&mut self, state: &[u8]) {
         let Some(vrot) = &self.vrot else {
             return;
         };
-        let deadline = Instant::now() + vrot.deadline;
+        let began = Instant::now();
+        let patience = vrot.deadline;
         match vrot.sealer.seal(Content::Permanent, state) {
             Ok(sealed) => {
                 self.pushed += 1;
@@ -289,14 +305,27 @@ impl ManagerLink {
             }
         }
         self.push_unsaved();
-        while self.persisted < self.pushed && !self.degraded {
-            if !self.wait_for_message(deadline) {
-                tracing::error!(
-                    sequence = self.pushed,
-                    "a command is answered although its state is not durable yet"
-                );
-                self.set_degraded(true);
+        while self.persisted < self.pushed {
+            let patience = if self.degraded && !self.commits_again {
+                patience.min(DEGRADED_PATIENCE)
+            } else {
+                patience
+            };
+            if !self.wait_for_message(began + patience) {
+                self.give_up_waiting();
+                return;
             }
+        }
+    }
+
+    fn give_up_waiting(&mut self) {
+        self.commits_again = false;
+        if !self.degraded {
+            tracing::error!(
+                sequence = self.pushed,
+                "a command is answered although its state is not durable yet"
+            );
+            self.set_degraded(true);
         }
     }
 

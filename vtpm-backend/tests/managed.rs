@@ -77,6 +77,64 @@ fn at_the_deadline_it_is_answered_anyway_and_the_vrot_is_degraded_until_it_caugh
 }
 
 #[test]
+fn a_guest_that_never_rests_waits_for_its_manager_again_when_that_commits_again() -> Result<()> {
+    /// Until the manager must have been caught up with: three, if nobody is late.
+    const COMMITS: usize = 10;
+    const ONE_COMMIT: Duration = Duration::from_millis(100);
+    let backend = Backend::start()?;
+    let mut manager = backend.opened(2_000, None)?;
+    let guest = define(backend.guest()?.wait()?);
+    let (vmm, _) = guest.join().map_err(|_| anyhow::anyhow!("the guest"))??;
+    ensure!(status(&mut manager)?.degraded);
+
+    let rests = Arc::new(AtomicBool::new(false));
+    let guest = write_until(vmm, Arc::clone(&rests));
+    let (mut committed, _) = pushed(&mut manager)?;
+    for _ in 0..COMMITS {
+        // While one state is committed, the guest pushes what it likes: the next in turn.
+        let mut next = None;
+        manager.set_read_timeout(Some(ONE_COMMIT))?;
+        let until = Instant::now() + ONE_COMMIT;
+        while Instant::now() < until
+            && let Ok((sequence, _)) = pushed(&mut manager)
+        {
+            next = Some(sequence);
+        }
+        manager.set_read_timeout(Some(PATIENCE))?;
+        let sequence = committed;
+        send(&mut manager, &ToBackend::Persisted { sequence })?;
+        match next {
+            Some(next) => committed = next,
+            None => break,
+        }
+    }
+    // It still writes: that it is degraded no more does not come from a pause.
+    ensure!(!guest.is_finished());
+    let caught_up = !status(&mut manager)?.degraded;
+    rests.store(true, Ordering::SeqCst);
+    drop(manager);
+    guest.join().map_err(|_| anyhow::anyhow!("the guest"))??;
+    ensure!(caught_up, "degraded for good");
+    Ok(())
+}
+
+#[test]
+fn a_new_manager_hears_that_a_vrot_is_degraded_before_anything_else() -> Result<()> {
+    let backend = Backend::start()?;
+    let manager = backend.opened(50, None)?;
+    drop(manager);
+    let guest = define(backend.guest()?.wait()?);
+    let (vmm, _) = guest.join().map_err(|_| anyhow::anyhow!("the guest"))??;
+    let mut manager = backend.connect()?;
+    match receive(&mut manager)? {
+        FromBackend::Status(status) => ensure!(status.degraded, "{status:?}"),
+        other => bail!("{other:?}"),
+    }
+    drop(vmm);
+    Ok(())
+}
+
+#[test]
 fn a_new_manager_is_welcome_although_nobody_saw_the_last_one_go() -> Result<()> {
     let backend = Backend::start()?;
     let mut last = backend.opened(50, None)?;
@@ -375,6 +433,20 @@ fn define_index(vmm: &mut Vmm, index: u32) -> Result<u32> {
     let response = vmm.execute(&with_password(0x12a, &[OWNER], &public))?;
     let code = response.get(6..10).context("a response code")?;
     Ok(u32::from_be_bytes(code.try_into()?))
+}
+
+/// TPM2_NV_Write to what [`define`] made, again and again.
+fn write_until(mut vmm: Vmm, rests: Arc<AtomicBool>) -> thread::JoinHandle<Result<()>> {
+    thread::spawn(move || {
+        let mut number = 0u64;
+        while !rests.load(Ordering::SeqCst) {
+            number += 1;
+            let data = [&[0, 8][..], &number.to_be_bytes(), &[0, 0]].concat();
+            let response = vmm.execute(&with_password(0x137, &[OWNER, 0x0150_0000], &data))?;
+            ensure!(response.get(6..10) == Some(&[0; 4]), "{response:02x?}");
+        }
+        Ok(())
+    })
 }
 
 fn open(durability_deadline_ms: u32, state: Option<Vec<u8>>) -> Open {

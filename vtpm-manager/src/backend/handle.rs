@@ -67,7 +67,12 @@ impl Backend {
         };
         match timeout(OPEN_DEADLINE, opened(&folder, &mut child, open)).await {
             Ok(Ok((connection, early))) => {
-                Ok(Self::supervised(folder, (connection, child), early, duty))
+                let observed = Observed {
+                    process: u32::try_from(child.number()).unwrap_or_default(),
+                    ..Observed::default()
+                };
+                let line = (connection, child);
+                Ok(Self::supervised(folder, line, early, duty, observed))
             }
             other => {
                 // What did not open is of no use, and must not linger.
@@ -118,7 +123,10 @@ impl Backend {
         if !serves(&status, vrot, generation) {
             return Err(BackendError::Stranger { vrot });
         }
-        let backend = Self::supervised(folder, (connection, process), early, duty);
+        // It may have been degraded all the while: evidence must not say otherwise meanwhile.
+        let observed = Observed::told(&status);
+        let line = (connection, process);
+        let backend = Self::supervised(folder, line, early, duty, observed);
         Ok(Some(backend))
     }
 
@@ -166,9 +174,12 @@ impl Backend {
         line: (Connection, Process),
         early: VecDeque<FromBackend>,
         duty: Duty,
+        at_first: Observed,
     ) -> Self {
         let incarnation = Incarnation::next();
-        let (orders, observed) = Supervisor::start(folder.clone(), line, early, duty, incarnation);
+        let supervised = folder.clone();
+        let (orders, observed) =
+            Supervisor::start(supervised, line, early, duty, incarnation, at_first);
         Self {
             orders,
             observed,

@@ -14,7 +14,7 @@ use cert_chain::{Digest32, VrotId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
-use vtpm_backend::message::{FromBackend, ToBackend};
+use vtpm_backend::message::{FromBackend, Status, ToBackend};
 
 use super::BackendError;
 use super::connection::Connection;
@@ -58,6 +58,17 @@ pub struct Observed {
     pub attached: bool,
     /// Whether a command was answered before its state was durable.
     pub degraded: bool,
+}
+
+impl Observed {
+    /// As a backend tells it itself.
+    pub(super) fn told(status: &Status) -> Self {
+        Self {
+            process: status.pid,
+            attached: status.attached,
+            degraded: status.degraded,
+        }
+    }
 }
 
 /// One backend of all that this manager had: a vRoT has one after the other.
@@ -185,13 +196,10 @@ impl Supervisor {
         early: VecDeque<FromBackend>,
         duty: Duty,
         incarnation: Incarnation,
+        at_first: Observed,
     ) -> (mpsc::Sender<Order>, watch::Receiver<Observed>) {
         let (orders, received) = mpsc::channel(1);
-        let number = u32::try_from(process.number());
-        let (observer, observed) = watch::channel(Observed {
-            process: number.unwrap_or_default(),
-            ..Observed::default()
-        });
+        let (observer, observed) = watch::channel(at_first);
         let supervisor = Supervisor {
             folder,
             connection,
@@ -352,11 +360,9 @@ impl Supervisor {
                 self.observer
                     .send_modify(|observed| observed.attached = attached);
             }
-            FromBackend::Status(status) => self.observer.send_modify(|observed| {
-                observed.process = status.pid;
-                observed.attached = status.attached;
-                observed.degraded = status.degraded;
-            }),
+            FromBackend::Status(status) => {
+                self.observer.send_replace(Observed::told(&status));
+            }
             FromBackend::Failed { reason } => {
                 tracing::error!(vrot = %self.folder.vrot(), reason, "the backend failed");
             }

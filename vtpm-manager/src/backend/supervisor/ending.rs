@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
 use vtpm_backend::message::ToBackend;
 
-use super::{Duty, Ended, Ending, Order, STOP_DEADLINE, Supervisor, attempt, far_future};
+use super::{Duty, Ended, Ending, Observed, Order, STOP_DEADLINE, Supervisor, attempt, far_future};
 use crate::backend::handle::{Found, introduced};
 
 /// What became of a backend whose connection was over.
@@ -97,6 +97,7 @@ impl Supervisor {
 
     async fn go_on_with(&mut self, found: Found) -> After {
         tracing::warn!(vrot = %self.folder.vrot(), "the backend was dialled again, and goes on");
+        self.observer.send_replace(Observed::told(&found.status));
         self.connection = found.connection;
         self.early = found.early;
         if self.stop.is_some() {
