@@ -19,7 +19,7 @@ use vtpm_backend::message::{FrameError, PROTOCOL};
 
 pub use folder::{RuntimeFolder, running};
 pub use handle::{Backend, ExecuteChannel};
-pub use nursery::Nursery;
+pub use nursery::{Executable, Nursery};
 pub use supervisor::{DURABILITY_DEADLINE, Duty, Ended, Ending, GuestDuty, Incarnation, Observed};
 
 /// Why a backend did not do what it should.

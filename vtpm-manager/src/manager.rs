@@ -199,7 +199,8 @@ impl Manager {
     /// Digest of the program that backends are.
     pub async fn backend_digest(&self) -> Result<Digest32, ManagerError> {
         let program = self.nursery.executable().await?;
-        digest_of_file(&program).await
+        let digest = (program.digest).get_or_try_init(|| digest_of_file(&program.path));
+        digest.await.copied()
     }
 
     /// The store's writer.
@@ -304,5 +305,5 @@ async fn digest_of_file(path: &Path) -> Result<Digest32, ManagerError> {
             path: path.to_owned(),
             source,
         })?;
-    Ok(Digest32::of(&contents))
+    blocking(move || Digest32::of(&contents)).await
 }

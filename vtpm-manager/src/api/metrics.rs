@@ -149,6 +149,11 @@ fn render(manager: &Manager, rollback: Option<RollbackStatus>) -> String {
         evidence.failed(),
     );
     text.counter(
+        "vrot_host_evidence_refusals_total",
+        "Requests for host evidence beyond the quota of a vRoT.",
+        evidence.refused(),
+    );
+    text.counter(
         "vrot_audit_entries_total",
         "Lines in the audit log.",
         manager.audit().end().entries,

@@ -7,12 +7,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
+use cert_chain::Digest32;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::process::{Child, Command};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, OnceCell, mpsc, oneshot};
 use vtpm_backend::message;
 use vtpm_backend::nursery::{FromNursery, ToNursery};
 
@@ -28,9 +30,19 @@ pub struct Nursery {
     line: Mutex<Option<Line>>,
 }
 
+/// The program that backends are: the file that was loaded, wherever it is by now.
+#[derive(Clone, Debug)]
+pub struct Executable {
+    /// A path that leads to it while backends are started from it.
+    pub path: PathBuf,
+    /// Its digest, once it was taken: what is loaded does not change.
+    pub digest: Arc<OnceCell<Digest32>>,
+}
+
 #[derive(Clone, Debug)]
 struct Line {
     process: u32,
+    digest: Arc<OnceCell<Digest32>>,
     requests: mpsc::Sender<Request>,
 }
 
@@ -54,10 +66,13 @@ impl Nursery {
         }
     }
 
-    /// The program that backends are: the file that was loaded, wherever it is by now.
-    pub async fn executable(&self) -> Result<PathBuf, BackendError> {
+    /// The program that backends are.
+    pub async fn executable(&self) -> Result<Executable, BackendError> {
         let line = self.line().await?;
-        Ok(format!("/proc/{}/exe", line.process).into())
+        Ok(Executable {
+            path: format!("/proc/{}/exe", line.process).into(),
+            digest: line.digest,
+        })
     }
 
     /// Starts a backend in a folder.
@@ -115,7 +130,11 @@ fn start(program: &Path) -> io::Result<Line> {
     let process = child.id().unwrap_or_default();
     let (requests, received) = mpsc::channel(QUEUE);
     tokio::spawn(serve(stream, child, received));
-    Ok(Line { process, requests })
+    Ok(Line {
+        process,
+        digest: Arc::default(),
+        requests,
+    })
 }
 
 async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receiver<Request>) {

@@ -20,7 +20,7 @@ use super::BackendError;
 use super::connection::Connection;
 use super::folder::RuntimeFolder;
 use super::process::Process;
-use crate::evidence::{HostEvidence, Quota, Subject};
+use crate::evidence::{HostEvidence, Quota, Repetition, Subject};
 use crate::store::{Batch, Journal, Part, StateBlob, StoreError};
 
 use ending::After;
@@ -155,6 +155,8 @@ pub(super) struct Supervisor {
     stop: Option<(oneshot::Sender<Ended>, Instant)>,
     /// Who waits for the volatile state.
     suspending: Option<oneshot::Sender<Option<Vec<u8>>>>,
+    /// Requests for evidence that were refused.
+    refusals: Repetition,
     /// Who waits until all is durable.
     settling: Option<oneshot::Sender<()>>,
 }
@@ -217,6 +219,7 @@ impl Supervisor {
             executed: 0,
             stop: None,
             suspending: None,
+            refusals: Repetition::default(),
             settling: None,
         };
         tokio::spawn(supervisor.run());
@@ -446,7 +449,13 @@ impl Supervisor {
             _ => None,
         };
         let Some((evidence, subject)) = admitted else {
-            tracing::warn!(vrot = %self.folder.vrot(), "a request for host evidence exceeds the quota");
+            if let Duty::Guest(duty) = &self.duty {
+                duty.evidence.metrics().count_refusal();
+            }
+            if let Some(requests) = self.refusals.count(std::time::Instant::now()) {
+                let vrot = self.folder.vrot();
+                tracing::warn!(%vrot, requests, "more requests for host evidence than the quota admits");
+            }
             let refusal = ToBackend::HostEvidence {
                 ticket,
                 layer: None,
