@@ -95,11 +95,7 @@ impl Backend {
         patience: Duration,
     ) -> Result<Option<Self>, BackendError> {
         let found = timeout(patience, introduced(&folder)).await;
-        let found = found.unwrap_or(Err(BackendError::Deadline {
-            vrot: folder.vrot(),
-            what: "tell its status",
-            limit: patience,
-        }))?;
+        let found = found.unwrap_or_else(|_| Err(silent(&folder, patience)))?;
         let Some((connection, status, early)) = found else {
             return Ok(None);
         };
@@ -113,6 +109,16 @@ impl Backend {
         let observed = Observed::told(&status);
         let backend = Self::supervised(folder, connection, None, early, duty, observed);
         Ok(Some(backend))
+    }
+
+    /// What a backend says of itself, if it is alive and nobody serves it; changes nothing.
+    pub async fn look(
+        folder: &RuntimeFolder,
+        patience: Duration,
+    ) -> Result<Option<Observed>, BackendError> {
+        let found = timeout(patience, introduced(folder)).await;
+        let found = found.unwrap_or_else(|_| Err(silent(folder, patience)))?;
+        Ok(found.map(|(_, status, _)| Observed::told(&status)))
     }
 
     /// Ends a backend of which nothing is known but its folder, as far as it is alive at all.
@@ -279,6 +285,14 @@ async fn opened(
                 });
             }
         }
+    }
+}
+
+fn silent(folder: &RuntimeFolder, patience: Duration) -> BackendError {
+    BackendError::Deadline {
+        vrot: folder.vrot(),
+        what: "tell its status",
+        limit: patience,
     }
 }
 

@@ -82,6 +82,8 @@ pub struct Ended {
 pub enum Ending {
     /// On demand.
     Ordered,
+    /// While there was no manager.
+    Unnoticed,
     /// By itself.
     Unordered {
         /// What is known of it.
@@ -357,6 +359,11 @@ impl Supervisor {
                 tracing::error!(vrot = %self.folder.vrot(), "state is not durable: the store is closed");
                 None
             }
+            Err(error) if duty.journal.is_overdue() => {
+                tracing::error!(vrot = %self.folder.vrot(), %error,
+                    "state is not durable, and the manager ends: the backend keeps it, if it lives");
+                None
+            }
             Err(error) => {
                 tracing::error!(vrot = %self.folder.vrot(), %error, "state is not durable yet");
                 self.observer
@@ -414,7 +421,8 @@ impl Supervisor {
         }
     }
 
-    /// The manager ends. What the backend has pushed is made durable still.
+    /// The manager ends. What the backend has pushed is made durable still, unless disk or TPM
+    /// do not take it: a backend gives its next manager what this one did not acknowledge.
     async fn leave_running(mut self) {
         while self.saving.is_some() {
             let result = attempt(&mut self.saving).await;

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::{self, Backend, Duty, Ended, Ending, RuntimeFolder};
+use crate::causes::WithCauses;
 use crate::store::{Batch, Part};
 use crate::timestamp::Timestamp;
 use crate::vrot::{Lifecycle, RecordError, StopCause, StoredVrot};
@@ -17,6 +18,10 @@ use crate::vrot::{Lifecycle, RecordError, StopCause, StoredVrot};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// It may be at an RSA key, on a busy machine.
 const LAST_PATIENCE: Duration = Duration::from_secs(60);
+/// Between attempts to record the end of a backend.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// What is known of a backend that ended while there was no manager.
+const ABSENT: &str = "no backend of it was found";
 
 impl Manager {
     /// Reads the records, finishes deletions, and adopts backends that are still running.
@@ -45,10 +50,15 @@ impl Manager {
         for vrot in self.registry.all() {
             let record = vrot.record();
             if matches!(record.lifecycle, Lifecycle::Running { .. }) && vrot.backend().is_none() {
-                let noted = self.note_end(record.vrot, "no backend of it was found");
-                if let Err(error) = noted.await {
-                    // It can be stopped and started still.
-                    tracing::error!(vrot = %record.vrot, %error, "its end could not be recorded");
+                let vrot = record.vrot;
+                if let Err(error) = self.note_end(&mut End::noticed(vrot, ABSENT)).await {
+                    tracing::error!(%vrot, %error, "its end is not recorded yet");
+                    let unnoticed = Ended {
+                        ending: Ending::Unnoticed,
+                        state: None,
+                    };
+                    // Whoever notes endings lives as long as this manager.
+                    let _ = self.ended.send((vrot, unnoticed));
                 }
             }
         }
@@ -65,12 +75,21 @@ impl Manager {
     async fn take_over_backends(&self) -> Result<(), ManagerError> {
         let mut folders = backend::running(&self.config.runtime_dir)?;
         for patience in [PATIENCE, LAST_PATIENCE] {
-            let mut late = Vec::new();
+            let (mut adopted, mut late) = (Vec::new(), Vec::new());
             for folder in folders {
-                if let Err(error) = self.take_over_backend(&folder, patience).await {
-                    tracing::warn!(vrot = %folder.vrot(), %error, "a backend is not taken over");
-                    late.push(folder);
+                let vrot = folder.vrot();
+                match self.take_over_backend(&folder, patience).await {
+                    Ok(Found::Adopted) => adopted.push(Event::BackendAdopted { vrot }),
+                    Ok(Found::NothingToAdopt) => {}
+                    Err(error) => {
+                        tracing::warn!(%vrot, %error, "a backend is not taken over");
+                        late.push(folder);
+                    }
                 }
+            }
+            // In one write: a line each would cost a thousand of them on a full host.
+            if !adopted.is_empty() {
+                self.record_or_keep(adopted).await;
             }
             folders = late;
         }
@@ -87,18 +106,19 @@ impl Manager {
         &self,
         folder: &RuntimeFolder,
         patience: Duration,
-    ) -> Result<(), ManagerError> {
+    ) -> Result<Found, ManagerError> {
         let id = folder.vrot();
         let known = self.registry.find_vrot(id);
         if known.as_ref().is_some_and(|vrot| vrot.backend().is_some()) {
-            return Ok(());
+            return Ok(Found::NothingToAdopt);
         }
         let running =
             known.filter(|vrot| matches!(vrot.record().lifecycle, Lifecycle::Running { .. }));
         let Some(vrot) = running else {
             // Left from a creation or a start that never came to its end.
             tracing::warn!(vrot = %id, "a backend that nobody knows is ended");
-            return Ok(Backend::dismiss(folder).await?);
+            Backend::dismiss(folder).await?;
+            return Ok(Found::NothingToAdopt);
         };
         let record = vrot.record();
         let duty = Duty::Guest(self.guest_duty(&record)?);
@@ -106,12 +126,12 @@ impl Manager {
             Some(backend) => {
                 vrot.set_backend(Some(backend));
                 tracing::info!(vrot = %id, "adopted");
-                if let Err(error) = self.record(Event::BackendAdopted { vrot: id }).await {
-                    tracing::error!(vrot = %id, %error, "that could not be recorded");
-                }
-                Ok(())
+                Ok(Found::Adopted)
             }
-            None => Ok(folder.remove()?),
+            None => {
+                folder.remove()?;
+                Ok(Found::NothingToAdopt)
+            }
         }
     }
 
@@ -133,47 +153,121 @@ impl Manager {
         }
     }
 
-    async fn note_end(&self, id: VrotId, reason: &str) -> Result<(), ManagerError> {
+    /// Records the end of a vRoT's backend. What was done of it is not done again when this is
+    /// called anew after a failure.
+    async fn note_end(&self, end: &mut End) -> Result<(), ManagerError> {
+        let id = end.vrot;
         let Some(vrot) = self.registry.find_vrot(id) else {
             return Ok(());
         };
         let _gate = vrot.gate.lock().await;
         let mut record = vrot.record();
-        if !matches!(record.lifecycle, Lifecycle::Running { .. }) {
+        // It may have been stopped meanwhile, and another one may serve it.
+        let is_served = vrot.backend().is_some_and(|backend| !backend.has_ended());
+        if is_served || !matches!(record.lifecycle, Lifecycle::Running { .. }) {
             return Ok(());
+        }
+        if end.progress == Progress::Noticed {
+            tracing::error!(vrot = %id, reason = end.reason, "the backend ended by itself");
+            vrot.set_backend(None);
+            self.counters.increment(Counter::BackendsEnded);
+            end.progress = Progress::Counted;
+        }
+        if end.progress == Progress::Counted {
+            self.record(Event::BackendEnded {
+                vrot: id,
+                reason: end.reason.as_str().into(),
+            })
+            .await?;
+            end.progress = Progress::Logged;
         }
         record.lifecycle = record
             .lifecycle
             .stop(StopCause::BackendEnded, Timestamp::now())?;
-        tracing::error!(vrot = %id, reason, "the backend ended by itself");
-        vrot.set_backend(None);
-        self.counters.increment(Counter::BackendsEnded);
-        self.record(Event::BackendEnded {
-            vrot: id,
-            reason: reason.into(),
-        })
-        .await?;
         self.commit_record(&record).await?;
         vrot.set_record(record);
         Ok(())
     }
 }
 
-/// Notes the end of each backend that nobody stopped, for as long as the manager lives.
+/// What there was in a runtime folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Adopted,
+    NothingToAdopt,
+}
+
+/// The end of a backend that nobody stopped, on its way into the store.
+#[derive(Debug)]
+struct End {
+    vrot: VrotId,
+    reason: String,
+    progress: Progress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Noticed,
+    Counted,
+    Logged,
+}
+
+impl End {
+    fn noticed(vrot: VrotId, reason: &str) -> Self {
+        Self {
+            vrot,
+            reason: reason.to_owned(),
+            progress: Progress::Noticed,
+        }
+    }
+
+    /// Tries until it is recorded: a vRoT that is called running and has no backend can neither
+    /// be used nor started. False if the manager ends before.
+    async fn is_recorded(mut self, manager: &Weak<Manager>) -> bool {
+        loop {
+            let Some(manager) = manager.upgrade() else {
+                return false;
+            };
+            match manager.note_end(&mut self).await {
+                Ok(()) => return true,
+                Err(error) => {
+                    let vrot = self.vrot;
+                    let error = WithCauses(&error);
+                    tracing::error!(%vrot, %error, "the end of a backend is not recorded yet");
+                }
+            }
+            if manager.journal.is_overdue() {
+                return false;
+            }
+            drop(manager);
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+}
+
+/// Notes the end of each backend that nobody stopped, for as long as the manager lives. Each in
+/// its own task: recording may have to wait for the disk, opening a state takes time, and other
+/// backends may have ended.
 pub(super) async fn note_endings(
     manager: Weak<Manager>,
     mut endings: mpsc::UnboundedReceiver<(VrotId, Ended)>,
 ) {
     while let Some((vrot, ended)) = endings.recv().await {
-        let (Some(manager), Ending::Unordered { reason }) = (manager.upgrade(), ended.ending)
-        else {
-            continue;
-        };
-        if let Err(error) = manager.note_end(vrot, &reason).await {
-            tracing::error!(%vrot, %error, "the end of a backend could not be recorded");
-            continue;
+        let manager = manager.clone();
+        match ended.ending {
+            Ending::Ordered => {}
+            Ending::Unnoticed => {
+                tokio::spawn(async move { End::noticed(vrot, ABSENT).is_recorded(&manager).await });
+            }
+            Ending::Unordered { reason } => {
+                tokio::spawn(async move {
+                    if End::noticed(vrot, &reason).is_recorded(&manager).await
+                        && let Some(manager) = manager.upgrade()
+                    {
+                        manager.start_again(vrot).await;
+                    }
+                });
+            }
         }
-        // Its own task: opening a state takes time, and other backends may have ended.
-        tokio::spawn(async move { manager.start_again(vrot).await });
     }
 }
