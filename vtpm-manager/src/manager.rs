@@ -8,13 +8,14 @@ mod registry;
 mod renewal;
 mod restart;
 mod transitions;
+mod unadopted;
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, RwLock, Weak};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
+use std::time::{Duration, Instant};
 
 use cert_chain::{Digest32, VrotId};
 use tokio::sync::mpsc;
@@ -37,6 +38,7 @@ pub use pool::Pool;
 pub use registry::{Registry, Vrot, VrotKey};
 pub use renewal::Renewals;
 pub use transitions::{Launch, Order};
+pub use unadopted::Unadopted;
 
 /// All that a running manager consists of.
 #[derive(Debug)]
@@ -62,8 +64,9 @@ pub struct Manager {
     unlocked: OnceLock<Boot>,
     /// Whether `host init` was called since the manager started.
     initialisation_ordered: AtomicBool,
-    /// Held by whoever opens, sets up or recovers the store.
+    /// Held by whoever opens, sets up or recovers the store, or looks at backends without it.
     opening: tokio::sync::Mutex<()>,
+    unadopted: Mutex<unadopted::Seen>,
 }
 
 /// What has happened since the manager started.
@@ -143,10 +146,11 @@ impl Manager {
             unlocked: OnceLock::new(),
             initialisation_ordered: AtomicBool::new(false),
             opening: tokio::sync::Mutex::new(()),
+            unadopted: Mutex::default(),
         });
         manager
-            .record(Event::ManagerStarted { manager: program })
-            .await?;
+            .record_or_keep(vec![Event::ManagerStarted { manager: program }])
+            .await;
         if let Err(error) = manager.open_store().await {
             tracing::error!(
                 error = %WithCauses(&error),
@@ -154,9 +158,16 @@ impl Manager {
             );
         }
         tokio::spawn(restart::note_endings(Arc::downgrade(&manager), endings));
+        tokio::spawn(guarding::keep_trying(Arc::downgrade(&manager)));
         tokio::spawn(pool::keep_full(Arc::downgrade(&manager)));
         tokio::spawn(renewal::keep_fresh(Arc::downgrade(&manager)));
         Ok(manager)
+    }
+
+    /// The manager is about to end: what disk and TPM do not take within this time is given up,
+    /// so that nobody waits for them.
+    pub fn end_within(&self, time: Duration) {
+        self.journal.end_within(time);
     }
 
     /// Ends the manager's work: running vRoTs go on, and what they pushed becomes durable.
@@ -227,6 +238,16 @@ impl Manager {
     pub async fn record(&self, event: Event) -> Result<(), ManagerError> {
         let audit = Arc::clone(&self.audit);
         Ok(blocking(move || audit.append(&[event])).await??)
+    }
+
+    /// Writes lines of what has happened anyway: a disk that does not take them gets them with
+    /// the next line, and the manager serves meanwhile.
+    async fn record_or_keep(&self, events: Vec<Event>) {
+        let audit = Arc::clone(&self.audit);
+        let recorded = blocking(move || audit.append_or_keep(&events)).await;
+        if let Err(error) = recorded.and_then(|appended| Ok(appended?)) {
+            tracing::error!(error = %WithCauses(&error), "the audit log waits for the disk");
+        }
     }
 
     /// Writes lines into the audit log, in one go.

@@ -119,6 +119,8 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
         ManagerError::Rollback(
             GuardError::NotAccepted { .. } | GuardError::NotRefused | GuardError::NotBlank,
         ) => (StatusCode::CONFLICT, "not-recovered"),
+        ManagerError::StoreStalled { .. } => (StatusCode::SERVICE_UNAVAILABLE, "store-stalled"),
+        ManagerError::Unfinished { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unfinished"),
         ManagerError::StoreRefused { .. } => (StatusCode::CONFLICT, "store-refused"),
         ManagerError::Store(StoreError::Locked) => (StatusCode::CONFLICT, "store-locked"),
         ManagerError::Store(_) | ManagerError::StateMissing { .. } => {

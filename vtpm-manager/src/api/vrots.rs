@@ -2,12 +2,14 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use cert_chain::{PublicArea, Validity, pem};
 use serde::Deserialize;
+use tokio::time::timeout;
 use utoipa::IntoParams;
 
 use super::problem::{Body, Path, Problem, Query};
@@ -16,6 +18,7 @@ use super::wire::{
     VrotView,
 };
 use crate::manager::{Launch, Manager, ManagerError, Order, Vrot, VrotKey};
+use crate::store::Cure;
 use crate::timestamp::Timestamp;
 use crate::vrot::{Lifecycle, StopCause};
 
@@ -213,7 +216,8 @@ fn key(id: &str) -> Result<VrotKey, Problem> {
 }
 
 /// Does something to its end, even if the client goes away meanwhile: a transition that stopped
-/// half-way would leave a backend that nobody knows.
+/// half-way would leave a backend that nobody knows. The client is not left waiting for a disk
+/// or a TPM that may never come back.
 async fn to_its_end<T, F>(
     manager: &Arc<Manager>,
     transition: impl FnOnce(Arc<Manager>) -> F,
@@ -222,10 +226,29 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T, ManagerError>> + Send + 'static,
 {
-    tokio::spawn(transition(Arc::clone(manager)))
-        .await
-        .map_err(|source| ManagerError::Task { source })?
+    let journal = manager.journal();
+    if let Some(trouble) = journal.trouble()
+        && trouble.cure == Cure::WriterTries
+    {
+        let reason = trouble.reason;
+        return Err(ManagerError::StoreStalled { reason });
+    }
+    let mut task = tokio::spawn(transition(Arc::clone(manager)));
+    loop {
+        match timeout(PATIENCE, &mut task).await {
+            Ok(ended) => return ended.map_err(|source| ManagerError::Task { source })?,
+            Err(_) => {
+                if let Some(trouble) = journal.trouble() {
+                    let reason = trouble.reason;
+                    return Err(ManagerError::Unfinished { reason });
+                }
+            }
+        }
+    }
 }
+
+/// How long a client waits before it is told that nothing becomes durable.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
     let record = vrot.record();
@@ -243,7 +266,7 @@ fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
                 cause: StopCause::BackendEnded,
                 ..
             } => Some("its backend ended by itself".to_owned()),
-            _ => None,
+            _ => vrot.note().map(str::to_owned),
         },
         vik: record.identity.vik(record.vrot).map(|vik| vik.name()).ok(),
         vik_not_after: not_after(&record.identity.vik_certificate),

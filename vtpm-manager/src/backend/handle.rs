@@ -100,11 +100,7 @@ impl Backend {
         patience: Duration,
     ) -> Result<Option<Self>, BackendError> {
         let found = timeout(patience, introduced(&folder)).await;
-        let found = found.unwrap_or(Err(BackendError::Deadline {
-            vrot: folder.vrot(),
-            what: "tell its status",
-            limit: patience,
-        }))?;
+        let found = found.unwrap_or_else(|_| Err(silent(&folder, patience)))?;
         let Some(Found {
             connection,
             process,
@@ -128,6 +124,16 @@ impl Backend {
         let line = (connection, process);
         let backend = Self::supervised(folder, line, early, duty, observed);
         Ok(Some(backend))
+    }
+
+    /// What a backend says of itself, if it is alive and nobody serves it; changes nothing.
+    pub async fn look(
+        folder: &RuntimeFolder,
+        patience: Duration,
+    ) -> Result<Option<Observed>, BackendError> {
+        let found = timeout(patience, introduced(folder)).await;
+        let found = found.unwrap_or_else(|_| Err(silent(folder, patience)))?;
+        Ok(found.map(|found| Observed::told(&found.status)))
     }
 
     /// Ends a backend of which nothing is known but its folder, as far as it is alive at all.
@@ -351,6 +357,14 @@ async fn opened(
 fn serves(status: &Status, vrot: VrotId, generation: Generation) -> bool {
     let expected = (Some(*vrot.as_bytes()), generation.number());
     (status.vrot.map(<[u8; 16]>::from), status.generation) == expected
+}
+
+fn silent(folder: &RuntimeFolder, patience: Duration) -> BackendError {
+    BackendError::Deadline {
+        vrot: folder.vrot(),
+        what: "tell its status",
+        limit: patience,
+    }
 }
 
 /// A running backend that has told its status.

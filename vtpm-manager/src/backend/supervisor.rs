@@ -408,6 +408,11 @@ impl Supervisor {
                 tracing::error!(vrot = %self.folder.vrot(), "state is not durable: the store is closed");
                 None
             }
+            Err(error) if duty.journal.is_overdue() => {
+                tracing::error!(vrot = %self.folder.vrot(), %error,
+                    "state is not durable, and the manager ends: the backend keeps it, if it lives");
+                None
+            }
             Err(error) => {
                 tracing::error!(vrot = %self.folder.vrot(), %error, "state is not durable yet");
                 self.observer
@@ -477,13 +482,16 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The manager ends. What the backend has pushed is made durable still.
+    /// The manager ends. What the backend has pushed is made durable still, unless disk or TPM
+    /// do not take it: a backend gives its next manager what this one did not acknowledge.
     async fn leave_running(mut self) {
         while self.saving.is_some() {
             let result = attempt(&mut self.saving).await;
-            if result.is_err() || self.saved(result).await.is_err() {
+            if result.is_err() {
                 return;
             }
+            // One that has ended is not told, and has the same claim.
+            let _ = self.saved(result).await;
         }
     }
 }

@@ -95,6 +95,21 @@ pub enum ManagerError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Nothing becomes durable at the moment, so nothing is begun.
+    #[error("nothing was begun, since nothing becomes durable at the moment: {reason}")]
+    StoreStalled {
+        /// What the store waits for.
+        reason: String,
+    },
+    /// What was begun waits for the store.
+    #[error(
+        "begun, but nothing becomes durable at the moment; it is finished as soon as that is so \
+         again (`vtpmctl list` shows it): {reason}"
+    )]
+    Unfinished {
+        /// What the store waits for.
+        reason: String,
+    },
     /// The store is not the one that the physical TPM vouches for.
     #[error("the store is refused: {refusal}. {}", refusal.last_resort())]
     StoreRefused {

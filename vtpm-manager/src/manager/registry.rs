@@ -176,6 +176,17 @@ impl Vrot {
         *(self.unsettled.lock()).unwrap_or_else(PoisonError::into_inner) = unsettled;
     }
 
+    /// What is to be known of a backend that an earlier manager left.
+    pub fn note(&self) -> Option<&'static str> {
+        self.unsettled().map(|unsettled| match unsettled {
+            Unsettled::Waiting => "its backend has not answered this manager yet",
+            Unsettled::OtherVersion => {
+                "its backend is of another version: it serves its guest, without evidence, until \
+                 the vRoT is stopped"
+            }
+        })
+    }
+
     /// Nothing is changed while another backend of it may be live.
     pub(super) fn check_settled(&self) -> Result<(), ManagerError> {
         match self.unsettled() {

@@ -23,6 +23,8 @@ use crate::vrot::{Lifecycle, RecordError, StopCause, StoredVrot};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// It may be at an RSA key, on a busy machine.
 const LAST_PATIENCE: Duration = Duration::from_secs(60);
+/// Between attempts to record the end of a backend.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 impl Manager {
     /// Reads the records, finishes deletions, and adopts backends that are still running.
@@ -55,10 +57,11 @@ impl Manager {
                 && vrot.backend().is_none()
                 && vrot.unsettled().is_none()
             {
-                let noted = self.note_end(record.vrot, None, "no backend of it was found");
-                if let Err(error) = noted.await {
-                    // It can be stopped and started still.
-                    tracing::error!(vrot = %record.vrot, %error, "its end could not be recorded");
+                let vrot = record.vrot;
+                let mut end = End::noticed(vrot, None, "no backend of it was found");
+                if let Err(error) = self.note_end(&mut end).await {
+                    tracing::error!(%vrot, %error, "its end is not recorded yet");
+                    tokio::spawn(end.into_the_store(Weak::clone(&self.me)));
                 }
             }
         }
@@ -75,7 +78,8 @@ impl Manager {
         let (adopted, mut adoptions) = mpsc::unbounded_channel();
         for folder in backend::running(&self.config.runtime_dir, &self.config.locks())? {
             let known = self.registry.find_vrot(folder.vrot());
-            if known.as_ref().is_some_and(|vrot| vrot.backend().is_some()) {
+            let is_done = |vrot: &Arc<Vrot>| vrot.backend().is_some() || vrot.unsettled().is_some();
+            if known.as_ref().is_some_and(is_done) {
                 continue;
             }
             if let Some(vrot) = &known {
@@ -102,8 +106,9 @@ impl Manager {
         while let Ok(vrot) = adoptions.try_recv() {
             events.push(Event::BackendAdopted { vrot });
         }
-        if let Err(error) = self.record_all(events).await {
-            tracing::error!(%error, "that backends were adopted could not be recorded");
+        // In one write: a line each would cost a thousand of them on a full host.
+        if !events.is_empty() {
+            self.record_or_keep(events).await;
         }
         Ok(())
     }
@@ -135,10 +140,9 @@ impl Manager {
             Ok(Found::Adopted) => {
                 vrot.set_unsettled(None);
                 tracing::info!(vrot = %id, "adopted");
-                if adopted.send(id).is_err()
-                    && let Err(error) = self.record(Event::BackendAdopted { vrot: id }).await
-                {
-                    tracing::error!(vrot = %id, %error, "that could not be recorded");
+                if adopted.send(id).is_err() {
+                    let adopted = vec![Event::BackendAdopted { vrot: id }];
+                    self.record_or_keep(adopted).await;
                 }
                 return;
             }
@@ -156,7 +160,8 @@ impl Manager {
         };
         vrot.set_unsettled(None);
         // It died while its host lived: its VM may be there still.
-        self.note_end_and_start_again(id, None, &reason).await;
+        let end = End::noticed(id, None, &reason);
+        end.and_again(Weak::clone(&self.me)).await;
     }
 
     async fn take_over_backend(
@@ -216,29 +221,10 @@ impl Manager {
         }
     }
 
-    /// Records that a backend ended by itself, and starts another one, as the policy has it.
-    async fn note_end_and_start_again(
-        &self,
-        id: VrotId,
-        incarnation: Option<Incarnation>,
-        reason: &str,
-    ) {
-        match self.note_end(id, incarnation, reason).await {
-            Ok(Noted::Ended) => self.start_again(id).await,
-            Ok(Noted::Nothing) => {}
-            Err(error) => {
-                tracing::error!(vrot = %id, %error, "the end of a backend could not be recorded");
-            }
-        }
-    }
-
-    /// Records the end of this backend; none, if there was none since the manager started.
-    async fn note_end(
-        &self,
-        id: VrotId,
-        incarnation: Option<Incarnation>,
-        reason: &str,
-    ) -> Result<Noted, ManagerError> {
+    /// Records the end of a vRoT's backend. What was done of it is not done again when this is
+    /// called anew after a failure.
+    async fn note_end(&self, end: &mut End) -> Result<Noted, ManagerError> {
+        let id = end.vrot;
         let Some(vrot) = self.registry.find_vrot(id) else {
             return Ok(Noted::Nothing);
         };
@@ -246,21 +232,27 @@ impl Manager {
         let mut record = vrot.record();
         let present = vrot.backend().map(|backend| backend.incarnation());
         // An end may be heard of late, when it was stopped or another one runs already.
-        if !matches!(record.lifecycle, Lifecycle::Running { .. }) || present != incarnation {
+        if !matches!(record.lifecycle, Lifecycle::Running { .. }) || present != end.incarnation {
             return Ok(Noted::Nothing);
+        }
+        if end.progress == Progress::Noticed {
+            tracing::error!(vrot = %id, reason = end.reason, "the backend ended by itself");
+            self.counters.increment(Counter::BackendsEnded);
+            end.progress = Progress::Counted;
+        }
+        if end.progress == Progress::Counted {
+            self.record(Event::BackendEnded {
+                vrot: id,
+                reason: end.reason.as_str().into(),
+            })
+            .await?;
+            end.progress = Progress::Logged;
         }
         record.lifecycle = record
             .lifecycle
             .stop(StopCause::BackendEnded, Timestamp::now())?;
-        tracing::error!(vrot = %id, reason, "the backend ended by itself");
-        self.record(Event::BackendEnded {
-            vrot: id,
-            reason: reason.into(),
-        })
-        .await?;
         self.commit_record(&record).await?;
         vrot.set_backend(None);
-        self.counters.increment(Counter::BackendsEnded);
         vrot.set_record(record);
         Ok(Noted::Ended)
     }
@@ -274,28 +266,85 @@ enum Found {
 }
 
 /// What became of the news that a backend has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Noted {
     Ended,
-    /// It was no news.
+    /// It was no news, or there is nobody to note it any more.
     Nothing,
 }
 
-/// Notes the end of each backend that nobody stopped, for as long as the manager lives.
+/// The end of a backend that nobody stopped, on its way into the store.
+#[derive(Debug)]
+struct End {
+    vrot: VrotId,
+    /// Which backend; none, if there was none since the manager started.
+    incarnation: Option<Incarnation>,
+    reason: String,
+    progress: Progress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Noticed,
+    Counted,
+    Logged,
+}
+
+impl End {
+    fn noticed(vrot: VrotId, incarnation: Option<Incarnation>, reason: &str) -> Self {
+        Self {
+            vrot,
+            incarnation,
+            reason: reason.to_owned(),
+            progress: Progress::Noticed,
+        }
+    }
+
+    /// Tries until it is recorded: a vRoT that is called running and has no backend can neither
+    /// be used nor started.
+    async fn into_the_store(mut self, manager: Weak<Manager>) -> Noted {
+        loop {
+            let Some(manager) = manager.upgrade() else {
+                return Noted::Nothing;
+            };
+            match manager.note_end(&mut self).await {
+                Ok(noted) => return noted,
+                Err(error) => {
+                    let vrot = self.vrot;
+                    let error = WithCauses(&error);
+                    tracing::error!(%vrot, %error, "the end of a backend is not recorded yet");
+                }
+            }
+            if manager.journal.is_overdue() {
+                return Noted::Nothing;
+            }
+            drop(manager);
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// The same, and then another backend is started, as the policy has it.
+    async fn and_again(self, manager: Weak<Manager>) {
+        let vrot = self.vrot;
+        if self.into_the_store(Weak::clone(&manager)).await == Noted::Ended
+            && let Some(manager) = manager.upgrade()
+        {
+            manager.start_again(vrot).await;
+        }
+    }
+}
+
+/// Notes the end of each backend that nobody stopped, for as long as the manager lives. Each in
+/// its own task: recording may have to wait for the disk, opening a state takes time, and other
+/// backends may have ended.
 pub(super) async fn note_endings(
     manager: Weak<Manager>,
     mut endings: mpsc::UnboundedReceiver<(VrotId, Ended)>,
 ) {
     while let Some((vrot, ended)) = endings.recv().await {
-        let (Some(manager), Ending::Unordered { reason }) = (manager.upgrade(), ended.ending)
-        else {
-            continue;
-        };
-        let incarnation = Some(ended.incarnation);
-        // Its own task: others have ended, too, while this one is waited for or started again.
-        tokio::spawn(async move {
-            manager
-                .note_end_and_start_again(vrot, incarnation, &reason)
-                .await;
-        });
+        if let Ending::Unordered { reason } = ended.ending {
+            let end = End::noticed(vrot, Some(ended.incarnation), &reason);
+            tokio::spawn(end.and_again(Weak::clone(&manager)));
+        }
     }
 }
