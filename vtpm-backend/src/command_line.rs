@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::{ArgGroup, Parser};
 
 use crate::engine::Libtpms;
+use crate::instance::Instance;
 use crate::managed::ManagerLink;
 use crate::nursery;
 use crate::sandbox::{self, Files};
@@ -35,6 +36,10 @@ pub struct Arguments {
     /// Managed: the folder for the sockets of VMM (control.sock) and manager (manager.sock).
     #[arg(long, value_name = "DIR")]
     runtime: Option<PathBuf>,
+    /// Managed: a file that is locked for as long as the backend lives. If it is locked already,
+    /// the vRoT is served by another process, and this one ends.
+    #[arg(long, value_name = "FILE", requires = "runtime")]
+    lock: Option<PathBuf>,
     /// Managed: starts a backend for each runtime folder that it is told, until standard input
     /// (a socket) ends.
     #[arg(long)]
@@ -58,7 +63,7 @@ pub const VMM_SOCKET: &str = "control.sock";
 pub fn run(arguments: &Arguments) -> Result<()> {
     match (&arguments.control, &arguments.state, &arguments.runtime) {
         (Some(control), Some(state), _) => stand_alone(control, arguments.data.as_deref(), state),
-        (_, _, Some(runtime)) => managed(runtime),
+        (_, _, Some(runtime)) => managed(runtime, arguments.lock.as_deref()),
         _ if arguments.nursery => nursery::run(managed),
         _ => anyhow::bail!("give --control with --state, or --runtime, or --nursery"),
     }
@@ -80,7 +85,9 @@ fn stand_alone(control: &Path, data: Option<&Path>, state: &Path) -> Result<()> 
     Ok(server.run()?)
 }
 
-fn managed(runtime: &Path) -> Result<()> {
+fn managed(runtime: &Path, lock: Option<&Path>) -> Result<()> {
+    // Before it listens: who can be dialled is the only one. Held to the end of the process.
+    let _instance = lock.map(Instance::take).transpose()?;
     let engine = Libtpms::new()?;
     let socket = runtime.join(MANAGER_SOCKET);
     let link = ManagerLink::bind(&socket)

@@ -5,13 +5,15 @@
 //! libvirt; [`server`] is the one loop that serves them; [`stand_alone`] and [`managed`] decide
 //! where state goes; [`message`] is what passes between a backend and its manager; [`sandbox`]
 //! takes away, before the first guest byte, everything that is not needed. [`nursery`] starts
-//! backends as forks of a process that has loaded all of that.
+//! backends as forks of a process that has loaded all of that; [`instance`] keeps a vRoT from
+//! running twice.
 
 pub mod command;
 pub mod command_line;
 pub mod control;
 pub mod engine;
 pub mod fuzzing;
+pub mod instance;
 pub mod managed;
 pub mod message;
 pub mod nursery;

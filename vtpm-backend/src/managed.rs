@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 
 use crate::control::{Courier, NotCarried, Package};
 use crate::engine::StateKind;
-use crate::message::{self, FromBackend, HEADER, Open, Status, ToBackend};
+use crate::message::{self, FromBackend, HEADER, Open, PROTOCOL, Status, ToBackend};
 use crate::sealing::{Content, Sealer, SealingError};
-use crate::sockets::{Arrival, Connection, Listener};
+use crate::sockets::{Arrival, Connection, Listener, WRITE_DEADLINE};
 
 /// The manager's end of a backend: listens for it, talks to one at a time.
 pub struct ManagerLink {
@@ -25,6 +25,8 @@ pub struct ManagerLink {
     /// Whether a manager went away since it was last asked.
     lost: bool,
     degraded: bool,
+    /// Whether the manager acknowledged anything since it was last waited for in vain.
+    commits_again: bool,
     attached: bool,
     pushed: u64,
     persisted: u64,
@@ -46,6 +48,10 @@ struct OpenVrot {
     sealer: Sealer,
     deadline: Duration,
 }
+
+/// What each change of a degraded vRoT waits for a manager that does not commit: a guest hardly
+/// notices, and cannot flood a manager that takes nothing.
+const DEGRADED_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Why a message of the manager was not followed.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +75,7 @@ impl ManagerLink {
             waiting: Vec::new(),
             lost: false,
             degraded: false,
+            commits_again: false,
             attached: false,
             pushed: 0,
             persisted: 0,
@@ -111,6 +118,10 @@ impl ManagerLink {
             return;
         }
         self.connection = Some(connection);
+        // Before anything that a guest may ask for: evidence says how it stands.
+        if self.degraded {
+            self.send_status();
+        }
         // A new manager may never have seen what the last one did not acknowledge.
         self.push_unsaved();
     }
@@ -164,6 +175,7 @@ impl ManagerLink {
     fn lose(&mut self) {
         self.connection = None;
         self.lost = true;
+        self.commits_again = false;
     }
 
     /// Whether a manager went away since this was last called: it will not answer what it was
@@ -177,14 +189,20 @@ impl ManagerLink {
         self.connection.is_some()
     }
 
-    /// Sends a message, if the manager is there.
+    /// Sends a message, if the manager is there. A manager that takes none loses its connection,
+    /// so that no guest waits longer for it than for its state; it dials in again.
     pub fn send(&mut self, message: &FromBackend) {
+        let patience =
+            (self.vrot.as_ref()).map_or(WRITE_DEADLINE, |vrot| vrot.deadline.min(WRITE_DEADLINE));
         let Some(connection) = &mut self.connection else {
             return;
         };
         let sent = message::encode(message)
             .map_err(|error| error.to_string())
-            .and_then(|bytes| connection.write(&bytes).map_err(|error| error.to_string()));
+            .and_then(|bytes| {
+                let written = connection.write_until(&bytes, Instant::now() + patience);
+                written.map_err(|error| error.to_string())
+            });
         if let Err(error) = sent {
             tracing::warn!(error, "the manager did not take a message");
             self.lose();
@@ -247,6 +265,7 @@ impl ManagerLink {
             degraded: self.degraded,
             pushed: self.pushed,
             persisted: self.persisted,
+            protocol: Some(PROTOCOL),
         };
         self.send(&FromBackend::Status(status));
     }
@@ -254,6 +273,7 @@ impl ManagerLink {
     /// Notes that a state is durable.
     pub fn persisted(&mut self, sequence: u64) {
         self.persisted = self.persisted.max(sequence.min(self.pushed));
+        self.commits_again = true;
         if self.persisted == self.pushed {
             self.unsaved = None;
             if self.degraded {
@@ -264,12 +284,15 @@ impl ManagerLink {
     }
 
     /// Pushes a changed state and waits until it is durable, or until the deadline: then the
-    /// vRoT is degraded, and goes on without waiting until the manager has caught up.
+    /// vRoT is degraded. From then on the guest waits for a moment only, until the manager
+    /// commits again: then each change waits for its commit as before, so that a guest that
+    /// never rests does not stay ahead of its manager for ever.
     pub fn save(&mut self, state: &[u8]) {
         let Some(vrot) = &self.vrot else {
             return;
         };
-        let deadline = Instant::now() + vrot.deadline;
+        let began = Instant::now();
+        let patience = vrot.deadline;
         match vrot.sealer.seal(Content::Permanent, state) {
             Ok(sealed) => {
                 self.pushed += 1;
@@ -282,14 +305,27 @@ impl ManagerLink {
             }
         }
         self.push_unsaved();
-        while self.persisted < self.pushed && !self.degraded {
-            if !self.wait_for_message(deadline) {
-                tracing::error!(
-                    sequence = self.pushed,
-                    "a command is answered although its state is not durable yet"
-                );
-                self.set_degraded(true);
+        while self.persisted < self.pushed {
+            let patience = if self.degraded && !self.commits_again {
+                patience.min(DEGRADED_PATIENCE)
+            } else {
+                patience
+            };
+            if !self.wait_for_message(began + patience) {
+                self.give_up_waiting();
+                return;
             }
+        }
+    }
+
+    fn give_up_waiting(&mut self) {
+        self.commits_again = false;
+        if !self.degraded {
+            tracing::error!(
+                sequence = self.pushed,
+                "a command is answered although its state is not durable yet"
+            );
+            self.set_degraded(true);
         }
     }
 

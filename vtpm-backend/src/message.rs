@@ -180,6 +180,9 @@ pub struct Status {
     /// Number of the last state that is known to be durable.
     #[n(6)]
     pub persisted: u64,
+    /// The version of these messages that it speaks; absent before there were several.
+    #[n(7)]
+    pub protocol: Option<u32>,
 }
 
 /// A key for AES-256-GCM. It is zeroed when dropped and never shown.
@@ -205,6 +208,8 @@ pub enum FrameError {
     },
 }
 
+/// Version of these messages. It changes when one side would misunderstand the other.
+pub const PROTOCOL: u32 = 1;
 /// A whole permanent state of libtpms has at most about 200 KiB, a host layer about 300 KiB.
 pub const MAX_FRAME: usize = 1024 * 1024;
 /// What the manager does meanwhile takes some ten milliseconds. Linux gives a TPM up that takes

@@ -23,6 +23,9 @@ use nix::unistd::{ForkResult, Pid, chdir, dup2_stdin, fork, setsid};
 use crate::engine::{Engine, Libtpms};
 use crate::message::{FrameError, receive, send};
 
+/// What a backend does in its runtime folder, with a file to lock.
+pub type Service = fn(&Path, Option<&Path>) -> Result<()>;
+
 /// To the nursery.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum ToNursery {
@@ -32,6 +35,9 @@ pub enum ToNursery {
         /// The folder.
         #[n(0)]
         runtime: String,
+        /// What it locks for its life; nothing, for a copy that runs beside its vRoT.
+        #[n(1)]
+        lock: Option<String>,
     },
 }
 
@@ -66,7 +72,7 @@ pub enum FromNursery {
 
 /// Serves the manager at standard input, until it is gone. `backend` is what a fork does; it
 /// does not come back.
-pub fn run(backend: fn(&Path) -> Result<()>) -> Result<()> {
+pub fn run(backend: Service) -> Result<()> {
     warm_up()?;
     let mut manager = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut children = SigSet::empty();
@@ -82,7 +88,7 @@ pub fn run(backend: fn(&Path) -> Result<()>) -> Result<()> {
         if !asked {
             continue;
         }
-        let ToNursery::Bear { runtime } = match receive(&mut manager) {
+        let ToNursery::Bear { runtime, lock } = match receive(&mut manager) {
             Err(FrameError::Io(error)) if is_end(&error) => return Ok(()),
             other => other?,
         };
@@ -90,7 +96,8 @@ pub fn run(backend: fn(&Path) -> Result<()>) -> Result<()> {
             Some(process) => process,
             None => {
                 drop((manager, signals));
-                grow_up(&PathBuf::from(runtime), backend)
+                let lock = lock.map(PathBuf::from);
+                grow_up(&PathBuf::from(runtime), lock.as_deref(), backend)
             }
         };
         send(&mut manager, &answer)?;
@@ -135,8 +142,8 @@ fn bear(children: &SigSet) -> Result<Option<FromNursery>> {
 }
 
 /// What a new process does with its life.
-fn grow_up(runtime: &Path, backend: fn(&Path) -> Result<()>) -> ! {
-    let lived = leave_home(runtime).and_then(|()| backend(runtime));
+fn grow_up(runtime: &Path, lock: Option<&Path>, backend: Service) -> ! {
+    let lived = leave_home(runtime).and_then(|()| backend(runtime, lock));
     if let Err(error) = lived {
         eprintln!("vtpm-backend: {error:#}");
         exit(1)

@@ -44,7 +44,7 @@ pub enum Arrival {
 /// Read at a time.
 const CHUNK: usize = 16 * 1024;
 /// A peer that does not take an answer for so long is not there.
-const WRITE_DEADLINE: Duration = Duration::from_secs(5);
+pub const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 
 impl Listener {
     /// Listens at `path`, for this user alone. A socket that a dead process left is replaced.
@@ -180,7 +180,11 @@ impl Connection {
 
     /// Writes all of it: one write where the socket takes it, as some peers read only once.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let deadline = Instant::now() + WRITE_DEADLINE;
+        self.write_until(bytes, Instant::now() + WRITE_DEADLINE)
+    }
+
+    /// The same, with a deadline of one's own. After it, an unknown part was written.
+    pub fn write_until(&mut self, bytes: &[u8], deadline: Instant) -> io::Result<()> {
         let mut rest = bytes;
         while !rest.is_empty() {
             match self.stream.write(rest) {

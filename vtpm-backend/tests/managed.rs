@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use support::{STARTUP, Vmm, command, with_password, words};
 use vtpm_backend::message::{FromBackend, Open, StateKey, Status, ToBackend, receive, send};
+use vtpm_backend::sockets::WRITE_DEADLINE;
 
 const VROT: [u8; 16] = [7; 16];
 const KEY: [u8; 32] = [9; 32];
@@ -72,6 +73,64 @@ fn at_the_deadline_it_is_answered_anyway_and_the_vrot_is_degraded_until_it_caugh
     let sequence = status(&mut manager)?.pushed;
     send(&mut manager, &ToBackend::Persisted { sequence })?;
     ensure!(!told_status(&mut manager)?.degraded);
+    Ok(())
+}
+
+#[test]
+fn a_guest_that_never_rests_waits_for_its_manager_again_when_that_commits_again() -> Result<()> {
+    /// Until the manager must have been caught up with: three, if nobody is late.
+    const COMMITS: usize = 10;
+    const ONE_COMMIT: Duration = Duration::from_millis(100);
+    let backend = Backend::start()?;
+    let mut manager = backend.opened(2_000, None)?;
+    let guest = define(backend.guest()?.wait()?);
+    let (vmm, _) = guest.join().map_err(|_| anyhow::anyhow!("the guest"))??;
+    ensure!(status(&mut manager)?.degraded);
+
+    let rests = Arc::new(AtomicBool::new(false));
+    let guest = write_until(vmm, Arc::clone(&rests));
+    let (mut committed, _) = pushed(&mut manager)?;
+    for _ in 0..COMMITS {
+        // While one state is committed, the guest pushes what it likes: the next in turn.
+        let mut next = None;
+        manager.set_read_timeout(Some(ONE_COMMIT))?;
+        let until = Instant::now() + ONE_COMMIT;
+        while Instant::now() < until
+            && let Ok((sequence, _)) = pushed(&mut manager)
+        {
+            next = Some(sequence);
+        }
+        manager.set_read_timeout(Some(PATIENCE))?;
+        let sequence = committed;
+        send(&mut manager, &ToBackend::Persisted { sequence })?;
+        match next {
+            Some(next) => committed = next,
+            None => break,
+        }
+    }
+    // It still writes: that it is degraded no more does not come from a pause.
+    ensure!(!guest.is_finished());
+    let caught_up = !status(&mut manager)?.degraded;
+    rests.store(true, Ordering::SeqCst);
+    drop(manager);
+    guest.join().map_err(|_| anyhow::anyhow!("the guest"))??;
+    ensure!(caught_up, "degraded for good");
+    Ok(())
+}
+
+#[test]
+fn a_new_manager_hears_that_a_vrot_is_degraded_before_anything_else() -> Result<()> {
+    let backend = Backend::start()?;
+    let manager = backend.opened(50, None)?;
+    drop(manager);
+    let guest = define(backend.guest()?.wait()?);
+    let (vmm, _) = guest.join().map_err(|_| anyhow::anyhow!("the guest"))??;
+    let mut manager = backend.connect()?;
+    match receive(&mut manager)? {
+        FromBackend::Status(status) => ensure!(status.degraded, "{status:?}"),
+        other => bail!("{other:?}"),
+    }
+    drop(vmm);
     Ok(())
 }
 
@@ -143,6 +202,57 @@ fn a_new_manager_is_given_what_the_last_one_did_not_acknowledge() -> Result<()> 
         expected
     );
     drop(manager);
+    Ok(())
+}
+
+#[test]
+fn a_manager_that_takes_nothing_loses_its_connection_and_no_state_and_the_guest_goes_on()
+-> Result<()> {
+    let backend = Backend::start()?;
+    // It reads nothing from now on.
+    let hung = backend.opened(50, None)?;
+    let mut vmm = backend.guest()?.wait()?;
+    let mut longest = Duration::ZERO;
+    let last = 0x0150_0000 + 63;
+    for index in 0x0150_0000..=last {
+        let began = Instant::now();
+        let defined = define_index(&mut vmm, index)?;
+        ensure!(defined == 0, "response code 0x{defined:x}");
+        longest = longest.max(began.elapsed());
+    }
+    ensure!(longest < WRITE_DEADLINE, "a guest waited for {longest:?}");
+
+    // It dials in again, although it never ended its first connection.
+    let mut manager = backend.connect()?;
+    let (sequence, _) = pushed(&mut manager)?;
+    send(&mut manager, &ToBackend::Persisted { sequence })?;
+    let now = status(&mut manager)?;
+    ensure!(!now.degraded && now.persisted == now.pushed, "{now:?}");
+    ensure!(sequence >= 64, "not the newest state: {sequence}");
+    drop(hung);
+    Ok(())
+}
+
+#[test]
+fn a_vrot_that_another_process_serves_is_not_served() -> Result<()> {
+    let lock = tempfile::tempdir()?;
+    let lock = lock.path().join("lock");
+    let first = Backend::start_locking(Some(&lock))?;
+    let mut manager = first.opened(50, None)?;
+    // In a folder of its own, nothing but the kernel knows of the first one.
+    let second = tempfile::tempdir()?;
+    let said = start_in(second.path(), Some(&lock))
+        .stderr(Stdio::piped())
+        .spawn()?
+        .wait_with_output()?;
+    let words = String::from_utf8_lossy(&said.stderr);
+    ensure!(!said.status.success());
+    let expected = format!("process {} serves this vRoT", first.process.id());
+    ensure!(words.contains(&expected), "{words}");
+    ensure!(status(&mut manager)?.vrot == Some(VROT.into()));
+
+    drop(first);
+    Backend::start_locking(Some(&lock))?.opened(50, None)?;
     Ok(())
 }
 
@@ -242,12 +352,12 @@ struct Guest(thread::JoinHandle<Result<Vmm>>);
 
 impl Backend {
     fn start() -> Result<Self> {
+        Self::start_locking(None)
+    }
+
+    fn start_locking(lock: Option<&Path>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let process = Command::new(env!("CARGO_BIN_EXE_vtpm-backend"))
-            .arg("--runtime")
-            .arg(folder.path())
-            .stdin(Stdio::null())
-            .spawn()?;
+        let process = start_in(folder.path(), lock).spawn()?;
         Ok(Self { process, folder })
     }
 
@@ -283,6 +393,15 @@ impl Backend {
     }
 }
 
+fn start_in(folder: &Path, lock: Option<&Path>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vtpm-backend"));
+    command.arg("--runtime").arg(folder).stdin(Stdio::null());
+    if let Some(lock) = lock {
+        command.arg("--lock").arg(lock);
+    }
+    command
+}
+
 impl Drop for Backend {
     fn drop(&mut self) {
         let _ = self.process.kill();
@@ -299,12 +418,34 @@ impl Guest {
 /// TPM2_NV_DefineSpace: the response code, when it comes.
 fn define(mut vmm: Vmm) -> thread::JoinHandle<Result<(Vmm, u32)>> {
     thread::spawn(move || {
-        let index = [
-            0, 0, 0, 14, 0x01, 0x50, 0, 0, 0, 0x0b, 0x02, 0x02, 0, 0x02, 0, 0, 0, 8,
-        ];
-        let response = vmm.execute(&with_password(0x12a, &[OWNER], &index))?;
-        let code = response.get(6..10).context("a response code")?;
-        Ok((vmm, u32::from_be_bytes(code.try_into()?)))
+        let code = define_index(&mut vmm, 0x0150_0000)?;
+        Ok((vmm, code))
+    })
+}
+
+fn define_index(vmm: &mut Vmm, index: u32) -> Result<u32> {
+    let public = [
+        &[0, 0, 0, 14],
+        &index.to_be_bytes()[..],
+        &[0, 0x0b, 0x02, 0x02, 0, 0x02, 0, 0, 0, 8],
+    ]
+    .concat();
+    let response = vmm.execute(&with_password(0x12a, &[OWNER], &public))?;
+    let code = response.get(6..10).context("a response code")?;
+    Ok(u32::from_be_bytes(code.try_into()?))
+}
+
+/// TPM2_NV_Write to what [`define`] made, again and again.
+fn write_until(mut vmm: Vmm, rests: Arc<AtomicBool>) -> thread::JoinHandle<Result<()>> {
+    thread::spawn(move || {
+        let mut number = 0u64;
+        while !rests.load(Ordering::SeqCst) {
+            number += 1;
+            let data = [&[0, 8][..], &number.to_be_bytes(), &[0, 0]].concat();
+            let response = vmm.execute(&with_password(0x137, &[OWNER, 0x0150_0000], &data))?;
+            ensure!(response.get(6..10) == Some(&[0; 4]), "{response:02x?}");
+        }
+        Ok(())
     })
 }
 

@@ -55,7 +55,13 @@ fn the_end_of_a_backend_is_told_with_its_cause() -> Result<()> {
 fn a_backend_without_a_folder_ends_and_the_next_one_is_born() -> Result<()> {
     let mut nursery = Nursery::start()?;
     let runtime = "/nonexistent/folder".to_owned();
-    send(&mut nursery.manager, &ToNursery::Bear { runtime })?;
+    send(
+        &mut nursery.manager,
+        &ToNursery::Bear {
+            runtime,
+            lock: None,
+        },
+    )?;
     let FromNursery::Born { process: unlucky } = receive(&mut nursery.manager)? else {
         bail!("not born");
     };
@@ -106,7 +112,13 @@ impl Nursery {
     fn bear(&mut self) -> Result<Backend> {
         let folder = tempfile::tempdir()?;
         let runtime = folder.path().display().to_string();
-        send(&mut self.manager, &ToNursery::Bear { runtime })?;
+        send(
+            &mut self.manager,
+            &ToNursery::Bear {
+                runtime,
+                lock: None,
+            },
+        )?;
         let FromNursery::Born { process } = receive(&mut self.manager)? else {
             bail!("not born");
         };

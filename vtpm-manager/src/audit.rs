@@ -237,6 +237,8 @@ const BEGINNING: Digest32 = Digest32::new([0; 32]);
 const HASH_FIELD: &str = ",\"hash\":\"";
 /// Longer than any line that is written here: a recovery names each vRoT of the host.
 const MAX_LINE: u64 = 4 * 1024 * 1024;
+/// Lines that wait for a disk: those of a start, with one for each vRoT of a large host.
+const MAX_PENDING: usize = 4096;
 /// Characters of a text that somebody else may have chosen.
 const MAX_WORDS: usize = 512;
 
@@ -250,6 +252,8 @@ struct End {
     file: File,
     /// Set after a failed attempt that could not be taken back: how long the log was before it.
     untidy: Option<u64>,
+    /// What happened while the disk took nothing, and when: the next lines.
+    pending: Vec<(Timestamp, Event)>,
     entries: u64,
     head: Digest32,
 }
@@ -302,6 +306,7 @@ impl AuditLog {
             end: Mutex::new(End {
                 file,
                 untidy: None,
+                pending: Vec::new(),
                 entries: verified.entries,
                 head: verified.head,
             }),
@@ -312,14 +317,38 @@ impl AuditLog {
     /// After a failure nothing of it is left in the log.
     pub fn append(&self, by: Option<Actor>, events: &[Event]) -> Result<(), AuditError> {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        self.append_to(&mut end, by, events)
+    }
+
+    /// Appends a line for each event that has happened whether it can be written down or not.
+    /// Where it cannot, the lines come before the next ones, with the time at which it happened. Blocks.
+    pub fn append_or_keep(&self, events: &[Event]) -> Result<(), AuditError> {
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        self.append_to(&mut end, None, events).inspect_err(|_| {
+            let now = Timestamp::now();
+            let room = MAX_PENDING.saturating_sub(end.pending.len());
+            let kept = events.iter().take(room).map(|event| (now, event.clone()));
+            end.pending.extend(kept);
+        })
+    }
+
+    fn append_to(
+        &self,
+        end: &mut End,
+        by: Option<Actor>,
+        events: &[Event],
+    ) -> Result<(), AuditError> {
         let (mut sequence, mut head) = (end.entries, end.head);
         let mut text = String::new();
-        for event in events {
+        let now = Timestamp::now();
+        // What waits is what nobody ordered.
+        let pending = end.pending.iter().map(|(time, event)| (*time, None, event));
+        for (time, by_uid, event) in pending.chain(events.iter().map(|event| (now, by, event))) {
             sequence += 1;
             let (line, hash) = line(&Entry {
                 sequence,
-                time: Timestamp::now(),
-                by_uid: by,
+                time,
+                by_uid,
                 event,
                 previous: head,
             });
@@ -335,6 +364,7 @@ impl AuditLog {
                 action: "written",
                 source,
             })?;
+        end.pending.clear();
         end.entries = sequence;
         end.head = head;
         Ok(())
@@ -618,6 +648,30 @@ mod tests {
             .untidy = Some(length);
         log.append(None, &[Event::ManagerStopped])?;
         assert_eq!(verify(&path)?.entries, 3);
+        Ok(())
+    }
+
+    #[test]
+    fn what_happened_while_nothing_could_be_written_comes_before_the_next_line()
+    -> anyhow::Result<()> {
+        let (_folder, path) = log_of(1)?;
+        let log = AuditLog::open(&path)?;
+        let writable = {
+            let mut end = log.end.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut end.file, File::open(&path)?)
+        };
+        let started = Event::ManagerStarted {
+            manager: Digest32::new([1; 32]),
+        };
+        assert!(log.append_or_keep(&[started]).is_err());
+        assert!(log.append(None, &[Event::ManagerStopped]).is_err());
+        log.end.lock().unwrap_or_else(PoisonError::into_inner).file = writable;
+        let vrot = VrotId::random();
+        log.append(None, &[Event::VrotStarted { vrot }])?;
+        assert_eq!(verify(&path)?.entries, 3);
+        let text = std::fs::read_to_string(&path)?;
+        let kept = text.lines().nth(1).unwrap_or_default();
+        assert!(kept.contains("manager-started"), "{text}");
         Ok(())
     }
 

@@ -7,18 +7,20 @@ mod connection;
 mod folder;
 mod handle;
 mod nursery;
+mod process;
 mod supervisor;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use cert_chain::VrotId;
-use vtpm_backend::message::FrameError;
+use vtpm_backend::instance::InstanceError;
+use vtpm_backend::message::{FrameError, PROTOCOL};
 
 pub use folder::{RuntimeFolder, running};
 pub use handle::{Backend, ExecuteChannel};
-pub use nursery::Nursery;
-pub use supervisor::{DURABILITY_DEADLINE, Duty, Ended, Ending, GuestDuty, Observed};
+pub use nursery::{Executable, Nursery};
+pub use supervisor::{DURABILITY_DEADLINE, Duty, Ended, Ending, GuestDuty, Incarnation, Observed};
 
 /// Why a backend did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +66,32 @@ pub enum BackendError {
         #[source]
         source: FrameError,
     },
+    /// It is not certain that no other process serves the vRoT.
+    #[error("vRoT {vrot} may be live elsewhere")]
+    Instance {
+        /// Which.
+        vrot: VrotId,
+        /// What is in the way.
+        #[source]
+        source: InstanceError,
+    },
+    /// The store does not take its state.
+    #[error(
+        "the state of vRoT {vrot} is not durable: its backend goes on, as its state would be lost"
+    )]
+    NotDurable {
+        /// Whose.
+        vrot: VrotId,
+    },
+    /// Which process it is cannot be told.
+    #[error("the process of the backend of vRoT {vrot} cannot be watched")]
+    Process {
+        /// Whose.
+        vrot: VrotId,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The process could not be started.
     #[error("the backend `{}` cannot be started", program.display())]
     Spawn {
@@ -81,4 +109,33 @@ pub enum BackendError {
         /// Whose folder it is.
         vrot: VrotId,
     },
+    /// It is of a manager that spoke otherwise.
+    #[error(
+        "the backend of vRoT {vrot} speaks version {version} of its messages, this manager \
+         {PROTOCOL}: its guest is served, but nothing else can be done with it until it is stopped"
+    )]
+    Version {
+        /// Whose.
+        vrot: VrotId,
+        /// What it speaks.
+        version: u32,
+    },
+}
+
+impl BackendError {
+    /// Whether the backend may be well, and speaks otherwise than this manager.
+    pub fn is_of_another_version(&self) -> bool {
+        match self {
+            Self::Version { .. } => true,
+            Self::Frame { source, .. } => !matches!(source, FrameError::Io(_)),
+            Self::Deadline { .. }
+            | Self::Ended { .. }
+            | Self::Folder { .. }
+            | Self::Instance { .. }
+            | Self::NotDurable { .. }
+            | Self::Process { .. }
+            | Self::Spawn { .. }
+            | Self::Stranger { .. } => false,
+        }
+    }
 }

@@ -299,6 +299,11 @@ impl Config {
         self.state_dir.join("store.redb")
     }
 
+    /// Where running vRoTs are locked, one file each.
+    pub fn locks(&self) -> PathBuf {
+        self.state_dir.join("locks")
+    }
+
     /// The host IK's certificate.
     pub fn host_certificate(&self) -> PathBuf {
         self.state_dir.join("host-certificate.json")

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
@@ -72,6 +73,12 @@ pub enum DaemonError {
 /// that is an answer like any other; what matters of it is in our own errors.
 const DEFAULT_LOG: &str = "info,tss_esapi=off";
 
+/// What the disk and the TPM get to take what running vRoTs have pushed.
+const ENDING: Duration = Duration::from_secs(10);
+/// Beyond that: for answers that are under way. Together far less than the 90 s that a service
+/// manager usually grants.
+const LAST_RESORT: Duration = Duration::from_secs(20);
+
 /// Runs the daemon to its end. 0 after a shutdown, 1 after a failure, 2 for a bad configuration.
 pub fn main(arguments: &Arguments) -> ExitCode {
     start_log(arguments.log_format);
@@ -108,12 +115,15 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
             source,
         })?;
     tracing::info!(socket = %path.display(), vrots = manager.registry().all().len(), "ready");
+    let ending = Arc::clone(&manager);
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         tracing::info!("shutting down; running vRoTs go on");
+        ending.end_within(ENDING);
+        end_at_last();
     };
     api::serve(Arc::clone(&manager), listener, shutdown)
         .await
@@ -123,6 +133,16 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
     }
     manager.close().await?;
     Ok(())
+}
+
+/// A TPM that does not even refuse, or a disk that hangs, keeps a thread of ours. Nothing that
+/// was acknowledged depends on its end.
+fn end_at_last() {
+    std::thread::spawn(|| {
+        std::thread::sleep(ENDING + LAST_RESORT);
+        tracing::error!("the manager does not come to an end, so it is cut off");
+        std::process::exit(1);
+    });
 }
 
 fn start_log(format: LogFormat) {

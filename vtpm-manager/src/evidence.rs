@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::anchor::{AnchorError, SignedQuote, TrustAnchor};
 
-pub use quota::Quota;
+pub use quota::{Quota, Repetition};
 
 /// A handle to the service. The service ends with its last handle.
 #[derive(Clone, Debug)]
@@ -57,6 +57,7 @@ pub struct EvidenceMetrics {
     quotes: AtomicU64,
     answered: AtomicU64,
     failed: AtomicU64,
+    refused: AtomicU64,
 }
 
 /// The host IK, as far as evidence needs it.
@@ -163,6 +164,16 @@ impl EvidenceMetrics {
     /// Requests answered with evidence.
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Requests beyond the quota of the vRoT that made them.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// One more of those.
+    pub(crate) fn count_refusal(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Requests that got none.

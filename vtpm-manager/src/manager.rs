@@ -8,21 +8,22 @@ mod registry;
 mod renewal;
 mod restart;
 mod transitions;
+mod unadopted;
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, RwLock};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
+use std::time::{Duration, Instant};
 
-use cert_chain::Digest32;
+use cert_chain::{Digest32, VrotId};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use crate::anchor::TrustAnchor;
 use crate::audit::{Actor, AuditLog, Event};
-use crate::backend::{Ended, GuestDuty, Nursery};
+use crate::backend::{Ended, GuestDuty, Nursery, RuntimeFolder};
 use crate::causes::WithCauses;
 use crate::config::Config;
 use crate::evidence::{HostEvidence, Quota, Subject};
@@ -37,10 +38,13 @@ pub use pool::Pool;
 pub use registry::{Registry, Vrot, VrotKey};
 pub use renewal::Renewals;
 pub use transitions::{Launch, Order};
+pub use unadopted::Unadopted;
 
 /// All that a running manager consists of.
 #[derive(Debug)]
 pub struct Manager {
+    /// Itself, for tasks that go on while nobody waits for them.
+    me: Weak<Self>,
     config: Config,
     host: Host,
     journal: Journal,
@@ -52,7 +56,7 @@ pub struct Manager {
     nursery: Nursery,
     /// Digest of this program.
     program: Digest32,
-    ended: mpsc::UnboundedSender<(cert_chain::VrotId, Ended)>,
+    ended: mpsc::UnboundedSender<(VrotId, Ended)>,
     counters: Counters,
     /// Whether the store may be used.
     standing: RwLock<Standing>,
@@ -60,8 +64,9 @@ pub struct Manager {
     unlocked: OnceLock<Boot>,
     /// Whether `host init` was called since the manager started.
     initialisation_ordered: AtomicBool,
-    /// Held by whoever opens, sets up or recovers the store.
+    /// Held by whoever opens, sets up or recovers the store, or looks at backends without it.
     opening: tokio::sync::Mutex<()>,
+    unadopted: Mutex<unadopted::Seen>,
 }
 
 /// What has happened since the manager started.
@@ -110,6 +115,7 @@ impl Manager {
         make_folder(&config.state_dir, 0o700)?;
         // Allowed users must get through to the API's socket; each vRoT's folder is the manager's.
         make_folder(&config.runtime_dir, 0o711)?;
+        make_folder(&config.locks(), 0o700)?;
         // Opened first: it is locked, so a second manager ends here.
         let store_file = config.store();
         let store = blocking(move || EmbeddedStore::open(&store_file)).await??;
@@ -122,7 +128,8 @@ impl Manager {
         let host = Host::new(anchor.clone(), &config.host_certificate())?;
         let program = digest_of_file(Path::new("/proc/self/exe")).await?;
         let (ended, endings) = mpsc::unbounded_channel();
-        let manager = Arc::new(Self {
+        let manager = Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
             evidence: HostEvidence::start(anchor, &config.event_log),
             nursery: Nursery::of(&config.backend),
             config,
@@ -139,10 +146,11 @@ impl Manager {
             unlocked: OnceLock::new(),
             initialisation_ordered: AtomicBool::new(false),
             opening: tokio::sync::Mutex::new(()),
+            unadopted: Mutex::default(),
         });
         manager
-            .record(Event::ManagerStarted { manager: program })
-            .await?;
+            .record_or_keep(vec![Event::ManagerStarted { manager: program }])
+            .await;
         if let Err(error) = manager.open_store().await {
             tracing::error!(
                 error = %WithCauses(&error),
@@ -150,9 +158,16 @@ impl Manager {
             );
         }
         tokio::spawn(restart::note_endings(Arc::downgrade(&manager), endings));
+        tokio::spawn(guarding::keep_trying(Arc::downgrade(&manager)));
         tokio::spawn(pool::keep_full(Arc::downgrade(&manager)));
         tokio::spawn(renewal::keep_fresh(Arc::downgrade(&manager)));
         Ok(manager)
+    }
+
+    /// The manager is about to end: what disk and TPM do not take within this time is given up,
+    /// so that nobody waits for them.
+    pub fn end_within(&self, time: Duration) {
+        self.journal.end_within(time);
     }
 
     /// Ends the manager's work: running vRoTs go on, and what they pushed becomes durable.
@@ -165,6 +180,11 @@ impl Manager {
             }
         }
         self.record(Event::ManagerStopped).await
+    }
+
+    /// Where the backend of a vRoT listens.
+    pub fn folder(&self, vrot: VrotId) -> RuntimeFolder {
+        RuntimeFolder::of(&self.config.runtime_dir, &self.config.locks(), vrot)
     }
 
     /// The host.
@@ -190,7 +210,8 @@ impl Manager {
     /// Digest of the program that backends are.
     pub async fn backend_digest(&self) -> Result<Digest32, ManagerError> {
         let program = self.nursery.executable().await?;
-        digest_of_file(&program).await
+        let digest = (program.digest).get_or_try_init(|| digest_of_file(&program.path));
+        digest.await.copied()
     }
 
     /// The store's writer.
@@ -216,6 +237,16 @@ impl Manager {
     /// Writes a line into the audit log.
     pub async fn record(&self, event: Event) -> Result<(), ManagerError> {
         self.record_all(vec![event]).await
+    }
+
+    /// Writes lines of what has happened anyway: a disk that does not take them gets them with
+    /// the next line, and the manager serves meanwhile.
+    async fn record_or_keep(&self, events: Vec<Event>) {
+        let audit = Arc::clone(&self.audit);
+        let recorded = blocking(move || audit.append_or_keep(&events)).await;
+        if let Err(error) = recorded.and_then(|appended| Ok(appended?)) {
+            tracing::error!(error = %WithCauses(&error), "the audit log waits for the disk");
+        }
     }
 
     /// Writes lines into the audit log, in one go.
@@ -295,5 +326,5 @@ async fn digest_of_file(path: &Path) -> Result<Digest32, ManagerError> {
             path: path.to_owned(),
             source,
         })?;
-    Ok(Digest32::of(&contents))
+    blocking(move || Digest32::of(&contents)).await
 }

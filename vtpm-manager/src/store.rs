@@ -8,6 +8,7 @@ mod batch;
 mod blob;
 mod embedded;
 mod gate;
+mod health;
 mod journal;
 mod medium;
 mod memory;
@@ -27,6 +28,7 @@ use crate::rollback::NotCommitted;
 pub use batch::{Batch, Part};
 pub use blob::{StateBlob, StateBlobError};
 pub use embedded::EmbeddedStore;
+pub use health::{Cure, Trouble};
 pub use journal::{Commit, Journal, JournalMetrics};
 pub use memory::MemoryStore;
 
@@ -94,6 +96,12 @@ pub enum StoreError {
         /// Why.
         source: Arc<redb::Error>,
     },
+    /// A batch that was given up is in the store after all.
+    #[error(
+        "the store holds a batch that was given up when the disk failed: restart the manager, \
+         which writes all of the store anew and goes on from there (running vRoTs go on)"
+    )]
+    Overtaken,
     /// Reading failed.
     #[error("the store cannot be read")]
     Read(#[source] Arc<redb::Error>),
@@ -110,8 +118,9 @@ pub enum StoreError {
     /// The disk failed to say whether a write is durable: what can be read may not be what
     /// the disk holds.
     #[error(
-        "the disk did not confirm a write, so the store is closed: see `dmesg`, then restart the \
-         manager (running vRoTs go on, and say that they are degraded)"
+        "the disk did not confirm a write (see `dmesg`), so the store is closed: all of it is \
+         written anew with the next change, and used again when the disk has confirmed that \
+         (running vRoTs go on, and say that they are degraded)"
     )]
     Unconfirmed,
     /// A change of a vRoT that does not exist.

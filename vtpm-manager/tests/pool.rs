@@ -52,6 +52,11 @@ fn a_vm_without_a_number_gets_a_certified_vrot_at_once() -> Result<()> {
 fn a_vm_with_a_number_of_its_own_gets_a_certificate_for_it() -> Result<()> {
     let host = with_full_pool()?;
     let made = ids_of(&host, "vrot-manufactured")?;
+    // The number of one that waits would lead to either.
+    for vm in &made {
+        let refused = host.refused(["create", "--vm", vm, "--tenant", TENANT])?;
+        ensure!(refused.contains("has a vRoT"), "{refused}");
+    }
     for tenant in [TENANT, "another.one"] {
         let vm = Uuid::new_v4().to_string();
         let vrot = host.json(["create", "--vm", &vm, "--tenant", tenant, "--start"])?;

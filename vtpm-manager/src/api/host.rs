@@ -86,7 +86,15 @@ pub(super) async fn store_is_open(
         let ready: Result<(), ManagerError> =
             to_its_end(&manager, |manager| async move { manager.ready().await }).await;
         if let Err(error) = ready {
-            return Problem::from(error).into_response();
+            let found = manager.unadopted().await;
+            let mut problem = Problem::from(error);
+            if found.backends > 0 {
+                let (backends, degraded) = (found.backends, found.degraded);
+                problem.detail += &format!(
+                    ". {backends} backends go on without a manager, {degraded} of them degraded"
+                );
+            }
+            return problem.into_response();
         }
     }
     next.run(request).await
@@ -207,23 +215,35 @@ async fn view(manager: &Manager) -> Result<HostView, Problem> {
         manager_digest: manager.program_digest(),
         keys,
         enrolment: manager.host().enrolment().as_deref().map(Into::into),
-        store: store_view(manager).await?,
+        store: store_view(manager).await,
     })
 }
 
-async fn store_view(manager: &Manager) -> Result<StoreView, Problem> {
-    let status = (manager.journal().rollback_status().await).map_err(ManagerError::from)?;
+/// Answers also while nothing else does: this is where people look then.
+async fn store_view(manager: &Manager) -> StoreView {
+    let unadopted = manager.unadopted().await;
+    let status = manager.journal().rollback_status();
     let standing = manager.standing();
     let (state, problem) = match &standing {
         Standing::Blank => ("blank", None),
         Standing::Held { reason } => ("locked", Some(reason.clone())),
-        Standing::Open { .. } => ("open", None),
+        Standing::Open { .. } => {
+            let trouble = manager.journal().trouble();
+            let problem = trouble.map(|trouble| {
+                let time = trouble.since.elapsed().as_secs();
+                format!(
+                    "nothing has become durable for {time} s: {}",
+                    trouble.reason
+                )
+            });
+            ("open", problem)
+        }
         Standing::Refused { refusal } => {
             let text = format!("{refusal}. {}", refusal.last_resort());
             ("refused", Some(text))
         }
     };
-    Ok(StoreView {
+    StoreView {
         state: state.to_owned(),
         refusal: match standing {
             Standing::Refused { refusal } => Some(refusal.code().to_owned()),
@@ -233,7 +253,9 @@ async fn store_view(manager: &Manager) -> Result<StoreView, Problem> {
         batch: status.map(|status| status.epoch.number()),
         uncovered_batches: status.map(|status| status.window.batches),
         window_s: status.map(|status| status.window.limit.as_secs()),
-    })
+        unadopted: unadopted.backends,
+        unadopted_degraded: unadopted.degraded,
+    }
 }
 
 impl From<RecoveryRecord> for RecoveryView {

@@ -3,33 +3,27 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 
-use crate::manager::{Counter, Manager, Standing};
-use crate::rollback::RollbackStatus;
+use crate::manager::{Counter, Manager, Standing, Unadopted};
 
 /// Metrics for Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "manager",
     responses((status = 200, content_type = "text/plain", body = String)))]
 pub(super) async fn serve(State(manager): State<Arc<Manager>>) -> impl IntoResponse {
     let media_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    // While a batch waits for a TPM that does not answer, so would this: the rest matters more.
-    let status = tokio::time::timeout(PATIENCE, manager.journal().rollback_status()).await;
-    let rollback = status.ok().and_then(Result::ok).flatten();
-    (media_type, render(&manager, rollback))
+    let unadopted = manager.unadopted().await;
+    (media_type, render(&manager, unadopted))
 }
 
-const PATIENCE: Duration = Duration::from_millis(500);
-
-fn render(manager: &Manager, rollback: Option<RollbackStatus>) -> String {
+fn render(manager: &Manager, unadopted: Unadopted) -> String {
     let mut text = Text::default();
     let mut states =
         BTreeMap::from(["assigned", "running", "suspended", "stopped"].map(|state| (state, 0)));
-    let (mut attached, mut degraded) = (0, 0);
+    let (mut attached, mut degraded) = (0, unadopted.degraded);
     for vrot in manager.registry().all() {
         *states.entry(vrot.record().lifecycle.name()).or_insert(0) += 1;
         if let Some(observed) = vrot.observed() {
@@ -51,6 +45,11 @@ fn render(manager: &Manager, rollback: Option<RollbackStatus>) -> String {
         "vrot_degraded",
         "vRoTs that answered a command before its state was durable.",
         degraded,
+    );
+    text.gauge(
+        "vrot_unadopted",
+        "Backends that go on without a manager, because the store is not open.",
+        unadopted.backends,
     );
     text.head("vrot_events_total", "counter", "What happened to vRoTs.");
     for counter in Counter::ALL {
@@ -110,7 +109,13 @@ fn render(manager: &Manager, rollback: Option<RollbackStatus>) -> String {
         "1 if the physical TPM vouches for the store, else 0.",
         u8::from(matches!(manager.standing(), Standing::Open { .. })),
     );
-    if let Some(rollback) = rollback {
+    let trouble = manager.journal().trouble();
+    text.gauge(
+        "vrot_store_stalled_seconds",
+        "Time since when nothing became durable although something should; 0 if all is well.",
+        trouble.map_or(0.0, |trouble| trouble.since.elapsed().as_secs_f64()),
+    );
+    if let Some(rollback) = manager.journal().rollback_status() {
         text.gauge(
             "vrot_rollback_batch",
             "Number of the newest batch.",
@@ -147,6 +152,11 @@ fn render(manager: &Manager, rollback: Option<RollbackStatus>) -> String {
         "vrot_host_evidence_failures_total",
         "Requests for host evidence that failed.",
         evidence.failed(),
+    );
+    text.counter(
+        "vrot_host_evidence_refusals_total",
+        "Requests for host evidence beyond the quota of a vRoT.",
+        evidence.refused(),
     );
     text.counter(
         "vrot_audit_entries_total",

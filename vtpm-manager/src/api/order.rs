@@ -2,12 +2,20 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::audit::Actor;
 use crate::manager::{Manager, ManagerError};
+use crate::store::Cure;
+
+/// How long a client waits before it is told that nothing becomes durable.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Does something to its end, even if the client goes away meanwhile: what stopped half-way would
-/// leave a backend that nobody knows, or a change of which the audit log does not tell.
+/// leave a change of which the audit log does not tell.
 pub(super) async fn to_its_end<T, E, F>(
     manager: &Arc<Manager>,
     order: impl FnOnce(Arc<Manager>) -> F,
@@ -17,11 +25,46 @@ where
     E: From<ManagerError> + Send + 'static,
     F: Future<Output = Result<T, E>> + Send + 'static,
 {
-    let work = order(Arc::clone(manager));
-    let task = match Actor::current() {
+    begin(order(Arc::clone(manager)))
+        .await
+        .map_err(|source| E::from(ManagerError::Task { source }))?
+}
+
+/// The same for a transition of a vRoT, which has to become durable: the client is not left waiting
+/// for a disk or a TPM that may never come back.
+pub(super) async fn transition<T, F>(
+    manager: &Arc<Manager>,
+    order: impl FnOnce(Arc<Manager>) -> F,
+) -> Result<T, ManagerError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, ManagerError>> + Send + 'static,
+{
+    let journal = manager.journal();
+    if let Some(trouble) = journal.trouble()
+        && trouble.cure == Cure::WriterTries
+    {
+        let reason = trouble.reason;
+        return Err(ManagerError::StoreStalled { reason });
+    }
+    let mut task = begin(order(Arc::clone(manager)));
+    loop {
+        match timeout(PATIENCE, &mut task).await {
+            Ok(ended) => return ended.map_err(|source| ManagerError::Task { source })?,
+            Err(_) => {
+                if let Some(trouble) = journal.trouble() {
+                    let reason = trouble.reason;
+                    return Err(ManagerError::Unfinished { reason });
+                }
+            }
+        }
+    }
+}
+
+/// A task of its own: it ends with its work, not with the request.
+fn begin<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    match Actor::current() {
         Some(actor) => tokio::spawn(actor.orders(work)),
         None => tokio::spawn(work),
-    };
-    task.await
-        .map_err(|source| E::from(ManagerError::Task { source }))?
+    }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::anchor::{AnchorError, HardwareError};
+use crate::backend::BackendError;
 use crate::causes::WithCauses;
 use crate::host::HostError;
 use crate::manager::ManagerError;
@@ -104,11 +105,22 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
         }
         ManagerError::UnknownVrot { .. } => (StatusCode::NOT_FOUND, "unknown-vrot"),
         ManagerError::VmTaken { .. } => (StatusCode::CONFLICT, "vm-taken"),
+        ManagerError::BeingTakenOver { .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, "being-taken-over")
+        }
+        ManagerError::Backend(BackendError::Instance { .. }) => {
+            (StatusCode::CONFLICT, "live-elsewhere")
+        }
+        ManagerError::Backend(BackendError::NotDurable { .. }) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "not-durable")
+        }
         ManagerError::Backend(_) => (StatusCode::INTERNAL_SERVER_ERROR, "backend-failed"),
         ManagerError::Key(_) => (StatusCode::INTERNAL_SERVER_ERROR, "key-refused"),
         ManagerError::Rollback(
             GuardError::NotAccepted { .. } | GuardError::NotRefused | GuardError::NotBlank,
         ) => (StatusCode::CONFLICT, "not-recovered"),
+        ManagerError::StoreStalled { .. } => (StatusCode::SERVICE_UNAVAILABLE, "store-stalled"),
+        ManagerError::Unfinished { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unfinished"),
         ManagerError::StoreRefused { .. } => (StatusCode::CONFLICT, "store-refused"),
         ManagerError::Store(StoreError::Locked) => (StatusCode::CONFLICT, "store-locked"),
         ManagerError::Store(_) | ManagerError::StateMissing { .. } => {

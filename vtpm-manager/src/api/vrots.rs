@@ -9,13 +9,12 @@ use cert_chain::{PublicArea, Validity, pem};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::order::to_its_end;
+use super::order::transition;
 use super::problem::{Body, Path, Problem, Query};
 use super::wire::{
     BackendView, CreateRequest, IdentityView, KeyView, QemuArguments, TpmDeviceModel, VrotList,
     VrotView,
 };
-use crate::backend::RuntimeFolder;
 use crate::manager::{Launch, Manager, ManagerError, Order, Vrot, VrotKey};
 use crate::timestamp::Timestamp;
 use crate::vrot::{Lifecycle, StopCause};
@@ -51,7 +50,7 @@ pub(super) async fn create(
             Launch::Later
         },
     };
-    let created = to_its_end(
+    let created = transition(
         &manager,
         |manager| async move { manager.create(order).await },
     );
@@ -78,7 +77,7 @@ pub(super) async fn delete(
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let key = key(&id)?;
-    to_its_end(
+    transition(
         &manager,
         move |manager| async move { manager.delete(key).await },
     )
@@ -94,7 +93,7 @@ pub(super) async fn start(
     Path(id): Path<String>,
 ) -> Result<Json<VrotView>, Problem> {
     let key = key(&id)?;
-    let started = to_its_end(
+    let started = transition(
         &manager,
         move |manager| async move { manager.start(key).await },
     );
@@ -110,7 +109,7 @@ pub(super) async fn stop(
     Path(id): Path<String>,
 ) -> Result<Json<VrotView>, Problem> {
     let key = key(&id)?;
-    let stopped = to_its_end(
+    let stopped = transition(
         &manager,
         move |manager| async move { manager.stop(key).await },
     );
@@ -127,7 +126,7 @@ pub(super) async fn suspend(
     Path(id): Path<String>,
 ) -> Result<Json<VrotView>, Problem> {
     let key = key(&id)?;
-    let suspended = to_its_end(&manager, move |manager| async move {
+    let suspended = transition(&manager, move |manager| async move {
         manager.suspend(key).await
     });
     let vrot = suspended.await?;
@@ -142,7 +141,7 @@ pub(super) async fn resume(
     Path(id): Path<String>,
 ) -> Result<Json<VrotView>, Problem> {
     let key = key(&id)?;
-    let resumed = to_its_end(
+    let resumed = transition(
         &manager,
         move |manager| async move { manager.resume(key).await },
     );
@@ -170,7 +169,7 @@ pub(super) async fn qemu_arguments(
     Query(device): Query<Device>,
 ) -> Result<Json<QemuArguments>, Problem> {
     let vrot = manager.registry().find(key(&id)?)?.record().vrot;
-    let folder = RuntimeFolder::of(&manager.config().runtime_dir, vrot);
+    let folder = manager.folder(vrot);
     Ok(Json(QemuArguments {
         arguments: vec![
             "-chardev".to_owned(),
@@ -215,7 +214,7 @@ fn key(id: &str) -> Result<VrotKey, Problem> {
 
 fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
     let record = vrot.record();
-    let folder = RuntimeFolder::of(&manager.config().runtime_dir, record.vrot);
+    let folder = manager.folder(record.vrot);
     VrotView {
         vrot: record.vrot,
         vm: record.vm,
@@ -229,7 +228,7 @@ fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
                 cause: StopCause::BackendEnded,
                 ..
             } => Some("its backend ended by itself".to_owned()),
-            _ => None,
+            _ => vrot.note().map(str::to_owned),
         },
         vik: record.identity.vik(record.vrot).map(|vik| vik.name()).ok(),
         vik_not_after: not_after(&record.identity.vik_certificate),

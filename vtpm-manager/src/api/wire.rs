@@ -47,6 +47,12 @@ pub struct StoreView {
     pub uncovered_batches: Option<u64>,
     /// Changes older than this cannot be cut off; 0 under the policy `strict`.
     pub window_s: Option<u64>,
+    /// Backends that go on without a manager, because the store is not open.
+    #[serde(default)]
+    pub unadopted: u64,
+    /// How many of them answered a command before its state was durable.
+    #[serde(default)]
+    pub unadopted_degraded: u64,
 }
 
 /// Accepts a store that was refused.

@@ -14,13 +14,12 @@ use vtpm_backend::message::{self, FrameError, FromBackend, HEADER, ToBackend};
 
 use super::BackendError;
 use super::folder::RuntimeFolder;
-use super::nursery::Offspring;
+use super::process::Process;
 
 /// A connection to a backend. What the backend says is read by a task of its own, because
 /// reading a frame must not be given up half-way.
 pub(super) struct Connection {
     vrot: VrotId,
-    process: Option<i32>,
     writer: OwnedWriteHalf,
     incoming: mpsc::Receiver<Result<FromBackend, FrameError>>,
 }
@@ -39,7 +38,7 @@ impl Connection {
     /// Dials a backend that was just started: as soon as it listens, and for as long as it lives.
     pub(super) async fn to_new(
         folder: &RuntimeFolder,
-        child: &mut Offspring,
+        child: &mut Process,
     ) -> Result<Self, BackendError> {
         let deadline = Instant::now() + LISTEN_DEADLINE;
         let mut pause = FIRST_PAUSE;
@@ -56,7 +55,7 @@ impl Connection {
                     limit: LISTEN_DEADLINE,
                 });
             }
-            if let Ok(status) = tokio::time::timeout(pause, child.wait()).await {
+            if let Ok(status) = tokio::time::timeout(pause, child.ended()).await {
                 return Err(BackendError::Ended {
                     vrot: folder.vrot(),
                     reason: status,
@@ -66,31 +65,32 @@ impl Connection {
         }
     }
 
-    /// Dials a backend that an earlier manager started; `None` if it is gone.
-    pub(super) async fn to_running(folder: &RuntimeFolder) -> Result<Option<Self>, BackendError> {
-        match UnixStream::connect(folder.manager()).await {
-            Ok(stream) => Ok(Some(Self::new(folder.vrot(), stream))),
-            Err(error) if is_not_there_yet(&error) => Ok(None),
-            Err(error) => Err(io_error(folder.vrot(), error)),
-        }
+    /// Dials a backend that runs already; `None` if it is gone. The process is the one that
+    /// listens, as the kernel has it, if it answers after this.
+    pub(super) async fn to_running(
+        folder: &RuntimeFolder,
+    ) -> Result<Option<(Self, Process)>, BackendError> {
+        let vrot = folder.vrot();
+        let stream = match UnixStream::connect(folder.manager()).await {
+            Ok(stream) => stream,
+            Err(error) if is_not_there_yet(&error) => return Ok(None),
+            Err(error) => return Err(io_error(vrot, error)),
+        };
+        let peer = stream.peer_cred().map_err(|error| io_error(vrot, error))?;
+        let process = Process::found(peer.pid().unwrap_or_default())
+            .map_err(|source| BackendError::Process { vrot, source })?;
+        Ok(process.map(|process| (Self::new(vrot, stream), process)))
     }
 
     fn new(vrot: VrotId, stream: UnixStream) -> Self {
-        let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
         let (reader, writer) = stream.into_split();
         let (sender, incoming) = mpsc::channel(QUEUE);
         tokio::spawn(read(reader, sender));
         Self {
             vrot,
-            process,
             writer,
             incoming,
         }
-    }
-
-    /// The process at the other end.
-    pub(super) fn process(&self) -> Option<i32> {
-        self.process
     }
 
     /// Sends a message.
@@ -128,8 +128,9 @@ async fn read(mut reader: OwnedReadHalf, messages: mpsc::Sender<Result<FromBacke
         let message = match read_frame(&mut reader).await {
             Ok(None) => return,
             Ok(Some(message)) => Ok(message),
-            // A backend that was killed leaves a reset connection: that is an end, too.
-            Err(FrameError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => return,
+            // A backend that was killed, or gave its manager up in the middle of a message, leaves
+            // a reset connection or half a frame: that is an end, too.
+            Err(FrameError::Io(error)) if is_end(&error) => return,
             Err(error) => Err(error),
         };
         let failed = message.is_err();
@@ -161,6 +162,13 @@ fn is_not_there_yet(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
+}
+
+fn is_end(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof
     )
 }
 

@@ -6,22 +6,29 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use cert_chain::VrotId;
+use vtpm_backend::instance::{Instance, InstanceError};
 
 use super::BackendError;
 
-/// Where one backend listens. Only the manager's user gets in.
+/// Where one backend listens, and what it keeps locked while it lives. Only the manager's user
+/// gets in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeFolder {
     vrot: VrotId,
     path: PathBuf,
+    lock: Option<PathBuf>,
 }
 
 impl RuntimeFolder {
     /// The folder of a vRoT, whether it exists or not.
-    pub fn of(runtime_dir: &Path, vrot: VrotId) -> Self {
+    ///
+    /// The lock lies beside the store, not in the folder: whatever becomes of the folder, who goes
+    /// on from the same state meets the same lock.
+    pub fn of(runtime_dir: &Path, locks: &Path, vrot: VrotId) -> Self {
         Self {
             vrot,
             path: runtime_dir.join(vrot.to_string()),
+            lock: Some(locks.join(vrot.to_string())),
         }
     }
 
@@ -31,24 +38,43 @@ impl RuntimeFolder {
         Self {
             vrot,
             path: runtime_dir.join(VrotId::random().to_string()),
+            lock: None,
         }
     }
 
     /// Makes the folder. One that is there already may be in use: it is left alone.
     pub fn create(&self) -> Result<(), BackendError> {
+        self.unused()?;
         DirBuilder::new()
             .mode(0o700)
             .create(&self.path)
             .map_err(|source| self.error("made", source))
     }
 
-    /// Removes the folder with all sockets in it.
+    /// Removes the folder with all sockets in it, if no backend lives there any more.
     pub fn remove(&self) -> Result<(), BackendError> {
+        let lock = self.unused()?;
         match fs::remove_dir_all(&self.path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(self.error("removed", source))
+                return Err(self.error("removed", source));
             }
-            _ => Ok(()),
+            Ok(()) | Err(_) => {}
+        }
+        lock.map_or(Ok(()), |lock| {
+            lock.remove().map_err(|error| self.lock_error(error))
+        })
+    }
+
+    /// The lock, if nobody has it; the kernel gives it back when a backend has ended.
+    fn unused(&self) -> Result<Option<Instance>, BackendError> {
+        let lock = self.lock.as_deref().map(Instance::look).transpose();
+        lock.map_err(|error| self.lock_error(error))
+    }
+
+    fn lock_error(&self, source: InstanceError) -> BackendError {
+        BackendError::Instance {
+            vrot: self.vrot,
+            source,
         }
     }
 
@@ -60,6 +86,11 @@ impl RuntimeFolder {
     /// The folder itself.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What its backend keeps locked, unless it is one of a copy.
+    pub fn lock(&self) -> Option<&Path> {
+        self.lock.as_deref()
     }
 
     /// Where the VMM attaches (TPM emulator protocol).
@@ -82,7 +113,7 @@ impl RuntimeFolder {
 }
 
 /// The folders that backends were given, of live and of dead ones.
-pub fn running(runtime_dir: &Path) -> Result<Vec<RuntimeFolder>, BackendError> {
+pub fn running(runtime_dir: &Path, locks: &Path) -> Result<Vec<RuntimeFolder>, BackendError> {
     let failed = |source| BackendError::Folder {
         path: runtime_dir.to_owned(),
         action: "read",
@@ -98,7 +129,7 @@ pub fn running(runtime_dir: &Path) -> Result<Vec<RuntimeFolder>, BackendError> {
         if let Some(vrot) = vrot
             && entry.file_type().map_err(failed)?.is_dir()
         {
-            folders.push(RuntimeFolder::of(runtime_dir, vrot));
+            folders.push(RuntimeFolder::of(runtime_dir, locks, vrot));
         }
     }
     Ok(folders)
@@ -110,16 +141,35 @@ mod tests {
 
     #[test]
     fn folders_are_found_again_and_nothing_else() -> anyhow::Result<()> {
-        let runtime_dir = tempfile::tempdir()?;
-        let folder = RuntimeFolder::of(runtime_dir.path(), VrotId::random());
+        let (runtime_dir, locks) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        let folder = RuntimeFolder::of(runtime_dir.path(), locks.path(), VrotId::random());
         folder.create()?;
         fs::create_dir(runtime_dir.path().join("something else"))?;
         fs::write(runtime_dir.path().join(VrotId::random().to_string()), "")?;
-        assert_eq!(running(runtime_dir.path())?, std::slice::from_ref(&folder));
+        let found = running(runtime_dir.path(), locks.path())?;
+        assert_eq!(found, std::slice::from_ref(&folder));
         assert!(folder.create().is_err(), "a folder in use is left alone");
         folder.remove()?;
         folder.remove()?;
-        assert_eq!(running(runtime_dir.path())?, []);
+        assert_eq!(running(runtime_dir.path(), locks.path())?, []);
+        assert_eq!(fs::read_dir(locks.path())?.count(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn while_a_backend_lives_its_folder_is_neither_removed_nor_made_anew() -> anyhow::Result<()> {
+        let (runtime_dir, locks) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        let folder = RuntimeFolder::of(runtime_dir.path(), locks.path(), VrotId::random());
+        folder.create()?;
+        let backend = folder.lock().map(Instance::take).transpose()?;
+        let removed = folder.remove();
+        assert!(matches!(removed, Err(BackendError::Instance { .. })));
+        assert!(folder.path().exists());
+        fs::remove_dir(folder.path())?;
+        let made = folder.create();
+        assert!(matches!(made, Err(BackendError::Instance { .. })));
+        drop(backend);
+        folder.create()?;
         Ok(())
     }
 }

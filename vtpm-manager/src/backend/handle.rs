@@ -4,17 +4,18 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use cert_chain::Generation;
+use cert_chain::{Generation, VrotId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
-use vtpm_backend::message::{FromBackend, Open, Status, ToBackend};
+use vtpm_backend::message::{FromBackend, Open, PROTOCOL, Status, ToBackend};
 
 use super::BackendError;
 use super::connection::Connection;
 use super::folder::RuntimeFolder;
-use super::nursery::{Nursery, Offspring};
+use super::nursery::Nursery;
+use super::process::Process;
 use super::supervisor::{
-    Duty, Ended, GuestDuty, Observed, Order, STOP_DEADLINE, Supervisor, kill_process,
+    Duty, Ended, GuestDuty, Incarnation, Observed, Order, STOP_DEADLINE, Supervisor,
 };
 use crate::manufacture::CommandChannel;
 use crate::store::StateBlob;
@@ -25,6 +26,7 @@ pub struct Backend {
     orders: mpsc::Sender<Order>,
     observed: watch::Receiver<Observed>,
     folder: RuntimeFolder,
+    incarnation: Incarnation,
 }
 
 /// A way to send TPM commands to a live backend, between those of its guest. Blocks.
@@ -39,6 +41,11 @@ pub struct ExecuteChannel {
 const OPEN_DEADLINE: Duration = Duration::from_secs(30);
 /// A backend that was occupied when its last manager ended may take the next for a second one.
 const STATUS_PAUSE: Duration = Duration::from_millis(50);
+/// What a store that works needs by far; one that does not is to be repaired first.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(5);
+/// What a backend may say before its status: what its last manager did not acknowledge, and what
+/// its guest changes meanwhile.
+const MAX_EARLY: usize = 64;
 /// The longest TPM command, on the busiest machine.
 const EXECUTE_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -59,16 +66,18 @@ impl Backend {
             }
         };
         match timeout(OPEN_DEADLINE, opened(&folder, &mut child, open)).await {
-            Ok(Ok((connection, early))) => Ok(Self::supervised(
-                folder,
-                connection,
-                Some(child),
-                early,
-                duty,
-            )),
+            Ok(Ok((connection, early))) => {
+                let observed = Observed {
+                    process: u32::try_from(child.number()).unwrap_or_default(),
+                    ..Observed::default()
+                };
+                let line = (connection, child);
+                Ok(Self::supervised(folder, line, early, duty, observed))
+            }
             other => {
                 // What did not open is of no use, and must not linger.
                 child.kill();
+                child.ended().await;
                 folder.remove()?;
                 Err(match other {
                     Ok(Err(error)) => error,
@@ -91,49 +100,103 @@ impl Backend {
         patience: Duration,
     ) -> Result<Option<Self>, BackendError> {
         let found = timeout(patience, introduced(&folder)).await;
-        let found = found.unwrap_or(Err(BackendError::Deadline {
-            vrot: folder.vrot(),
-            what: "tell its status",
-            limit: patience,
-        }))?;
-        let Some((connection, status, early)) = found else {
+        let found = found.unwrap_or_else(|_| Err(silent(&folder, patience)))?;
+        let Some(Found {
+            connection,
+            process,
+            status,
+            early,
+        }) = found
+        else {
             return Ok(None);
         };
-        let expected = (Some(*folder.vrot().as_bytes()), generation.number());
-        if (status.vrot.map(<[u8; 16]>::from), status.generation) != expected {
-            return Err(BackendError::Stranger {
-                vrot: folder.vrot(),
-            });
+        let vrot = folder.vrot();
+        // Before there were versions, it was the first.
+        let version = status.protocol.unwrap_or(1);
+        if version != PROTOCOL {
+            return Err(BackendError::Version { vrot, version });
         }
-        let backend = Self::supervised(folder, connection, None, early, duty);
+        if !serves(&status, vrot, generation) {
+            return Err(BackendError::Stranger { vrot });
+        }
+        // It may have been degraded all the while: evidence must not say otherwise meanwhile.
+        let observed = Observed::told(&status);
+        let line = (connection, process);
+        let backend = Self::supervised(folder, line, early, duty, observed);
         Ok(Some(backend))
     }
 
+    /// What a backend says of itself, if it is alive and nobody serves it; changes nothing.
+    pub async fn look(
+        folder: &RuntimeFolder,
+        patience: Duration,
+    ) -> Result<Option<Observed>, BackendError> {
+        let found = timeout(patience, introduced(folder)).await;
+        let found = found.unwrap_or_else(|_| Err(silent(folder, patience)))?;
+        Ok(found.map(|found| Observed::told(&found.status)))
+    }
+
     /// Ends a backend of which nothing is known but its folder, as far as it is alive at all.
-    pub async fn dismiss(folder: &RuntimeFolder) -> Result<(), BackendError> {
-        if let Some(mut connection) = Connection::to_running(folder).await? {
-            connection.send(&ToBackend::Stop).await?;
-            let gone = async { while let Ok(Some(_)) = connection.receive().await {} };
+    /// Returns when it has ended, with the last state that it handed over, if it is one of this
+    /// generation.
+    pub async fn dismiss(
+        folder: &RuntimeFolder,
+        generation: Option<Generation>,
+    ) -> Result<Option<StateBlob>, BackendError> {
+        let (mut state, mut told) = (None, None);
+        if let Some((mut connection, mut process)) = Connection::to_running(folder).await? {
+            let gone = async {
+                // If it does not take that, it is killed.
+                for order in [ToBackend::Hello, ToBackend::Stop] {
+                    let _ = connection.send(&order).await;
+                }
+                while let Ok(Some(message)) = connection.receive().await {
+                    match message {
+                        FromBackend::StateChanged { sequence, sealed } => {
+                            state = Some(StateBlob::new(sequence, sealed.into()));
+                            // It waits for this before it ends; a failure shows when it has ended.
+                            let _ = connection.send(&ToBackend::Persisted { sequence }).await;
+                        }
+                        FromBackend::Status(status) => told = Some(status),
+                        _ => {}
+                    }
+                }
+                process.ended().await;
+            };
             if timeout(STOP_DEADLINE, gone).await.is_err() {
-                kill_process(&connection);
+                process.kill();
+                process.ended().await;
             }
         }
-        folder.remove()
+        folder.remove()?;
+        let vrot = folder.vrot();
+        let fits = matches!((told, generation), (Some(status), Some(generation))
+            if serves(&status, vrot, generation));
+        Ok(state.filter(|_| fits))
     }
 
     fn supervised(
         folder: RuntimeFolder,
-        connection: Connection,
-        child: Option<Offspring>,
+        line: (Connection, Process),
         early: VecDeque<FromBackend>,
         duty: Duty,
+        at_first: Observed,
     ) -> Self {
-        let (orders, observed) = Supervisor::start(folder.clone(), connection, child, early, duty);
+        let incarnation = Incarnation::next();
+        let supervised = folder.clone();
+        let (orders, observed) =
+            Supervisor::start(supervised, line, early, duty, incarnation, at_first);
         Self {
             orders,
             observed,
             folder,
+            incarnation,
         }
+    }
+
+    /// Which of all backends it is.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
     }
 
     /// Ends the backend. Returns when it is gone and all its state is durable.
@@ -150,6 +213,24 @@ impl Backend {
             what: "hand over its volatile state",
             limit: STOP_DEADLINE,
         }))
+    }
+
+    /// Waits until everything that the backend has pushed is durable, for a while.
+    pub async fn settle(&self) -> Result<(), BackendError> {
+        let settled = timeout(SETTLE_DEADLINE, self.ask(Order::Settle)).await;
+        settled.unwrap_or(Err(BackendError::NotDurable {
+            vrot: self.folder.vrot(),
+        }))
+    }
+
+    /// Waits for a backend that has ended by itself to be done with, for a while.
+    pub async fn concluded(&self) -> Result<(), BackendError> {
+        let mut observed = self.observed.clone();
+        let concluded = async { while observed.changed().await.is_ok() {} };
+        let concluded = timeout(SETTLE_DEADLINE, concluded).await;
+        concluded.map_err(|_| BackendError::NotDurable {
+            vrot: self.folder.vrot(),
+        })
     }
 
     /// Lets a guest that waits go on.
@@ -247,7 +328,7 @@ impl CommandChannel for ExecuteChannel {
 /// Hands key and state over and waits until they are opened.
 async fn opened(
     folder: &RuntimeFolder,
-    child: &mut Offspring,
+    child: &mut Process,
     open: Open,
 ) -> Result<(Connection, VecDeque<FromBackend>), BackendError> {
     let mut connection = Connection::to_new(folder, child).await?;
@@ -273,23 +354,56 @@ async fn opened(
     }
 }
 
-/// A connection to a running backend that has told its status; `None` if it is gone.
-async fn introduced(
-    folder: &RuntimeFolder,
-) -> Result<Option<(Connection, Status, VecDeque<FromBackend>)>, BackendError> {
+fn serves(status: &Status, vrot: VrotId, generation: Generation) -> bool {
+    let expected = (Some(*vrot.as_bytes()), generation.number());
+    (status.vrot.map(<[u8; 16]>::from), status.generation) == expected
+}
+
+fn silent(folder: &RuntimeFolder, patience: Duration) -> BackendError {
+    BackendError::Deadline {
+        vrot: folder.vrot(),
+        what: "tell its status",
+        limit: patience,
+    }
+}
+
+/// A running backend that has told its status.
+pub(super) struct Found {
+    pub(super) connection: Connection,
+    pub(super) process: Process,
+    pub(super) status: Status,
+    /// What it said before and then.
+    pub(super) early: VecDeque<FromBackend>,
+}
+
+/// Dials a running backend; `None` if it is gone.
+pub(super) async fn introduced(folder: &RuntimeFolder) -> Result<Option<Found>, BackendError> {
     loop {
-        let Some(mut connection) = Connection::to_running(folder).await? else {
+        let Some((mut connection, process)) = Connection::to_running(folder).await? else {
             return Ok(None);
         };
-        connection.send(&ToBackend::Hello).await?;
-        let mut early = VecDeque::new();
-        while let Some(message) = connection.receive().await? {
-            if let FromBackend::Status(status) = &message {
-                let status = status.clone();
+        // A backend that ends a connection that it has not seen yet is no failure.
+        if connection.send(&ToBackend::Hello).await.is_ok() {
+            let mut early = VecDeque::new();
+            while let Some(message) = connection.receive().await? {
+                let status = match &message {
+                    FromBackend::Status(status) => Some(status.clone()),
+                    _ => None,
+                };
                 early.push_back(message);
-                return Ok(Some((connection, status, early)));
+                if let Some(status) = status {
+                    return Ok(Some(Found {
+                        connection,
+                        process,
+                        status,
+                        early,
+                    }));
+                }
+                if early.len() > MAX_EARLY {
+                    let vrot = folder.vrot();
+                    return Err(BackendError::Stranger { vrot });
+                }
             }
-            early.push_back(message);
         }
         sleep(STATUS_PAUSE).await;
     }

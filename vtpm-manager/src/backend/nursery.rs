@@ -7,20 +7,21 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use cert_chain::Digest32;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::process::{Child, Command};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, OnceCell, mpsc, oneshot};
 use vtpm_backend::message;
 use vtpm_backend::nursery::{FromNursery, ToNursery};
 
 use super::BackendError;
 use super::connection::read_frame;
 use super::folder::RuntimeFolder;
+use super::process::Process;
 
 /// Starts backends. The process that does it is started with the first of them, and again if it ends.
 #[derive(Debug)]
@@ -29,24 +30,26 @@ pub struct Nursery {
     line: Mutex<Option<Line>>,
 }
 
-/// A backend that this manager started.
-#[derive(Debug)]
-pub(super) struct Offspring {
-    process: Pid,
-    ended: oneshot::Receiver<String>,
-    status: Option<String>,
+/// The program that backends are: the file that was loaded, wherever it is by now.
+#[derive(Clone, Debug)]
+pub struct Executable {
+    /// A path that leads to it while backends are started from it.
+    pub path: PathBuf,
+    /// Its digest, once it was taken: what is loaded does not change.
+    pub digest: Arc<OnceCell<Digest32>>,
 }
 
 #[derive(Clone, Debug)]
 struct Line {
     process: u32,
+    digest: Arc<OnceCell<Digest32>>,
     requests: mpsc::Sender<Request>,
 }
 
 #[derive(Debug)]
 struct Request {
-    runtime: String,
-    born: oneshot::Sender<io::Result<Offspring>>,
+    bear: ToNursery,
+    born: oneshot::Sender<io::Result<Process>>,
 }
 
 /// Requests that may wait to be written.
@@ -63,18 +66,24 @@ impl Nursery {
         }
     }
 
-    /// The program that backends are: the file that was loaded, wherever it is by now.
-    pub async fn executable(&self) -> Result<PathBuf, BackendError> {
+    /// The program that backends are.
+    pub async fn executable(&self) -> Result<Executable, BackendError> {
         let line = self.line().await?;
-        Ok(format!("/proc/{}/exe", line.process).into())
+        Ok(Executable {
+            path: format!("/proc/{}/exe", line.process).into(),
+            digest: line.digest,
+        })
     }
 
     /// Starts a backend in a folder.
-    pub(super) async fn bear(&self, folder: &RuntimeFolder) -> Result<Offspring, BackendError> {
+    pub(super) async fn bear(&self, folder: &RuntimeFolder) -> Result<Process, BackendError> {
         let line = self.line().await?;
         let (born, birth) = oneshot::channel();
         let request = Request {
-            runtime: folder.path().display().to_string(),
+            bear: ToNursery::Bear {
+                runtime: folder.path().display().to_string(),
+                lock: folder.lock().map(|lock| lock.display().to_string()),
+            },
             born,
         };
         let gone = || io::Error::other("the process that starts backends has ended");
@@ -104,29 +113,6 @@ impl Nursery {
     }
 }
 
-impl Offspring {
-    /// Waits for its end: how it ended, in words. May be given up and called again.
-    pub(super) async fn wait(&mut self) -> String {
-        if let Some(status) = &self.status {
-            return status.clone();
-        }
-        match (&mut self.ended).await {
-            Ok(status) => self.status.insert(status).clone(),
-            Err(_) => "nobody saw how it ended".to_owned(),
-        }
-    }
-
-    /// Ends it.
-    pub(super) fn kill(&self) {
-        // Once it was waited for, its number may be another's.
-        if self.status.is_none()
-            && let Err(error) = kill(self.process, Signal::SIGKILL)
-        {
-            tracing::debug!(process = %self.process, %error, "the backend was gone already");
-        }
-    }
-}
-
 /// A group of its own keeps signals away that are meant for the manager.
 fn start(program: &Path) -> io::Result<Line> {
     let (ours, theirs) = StdUnixStream::pair()?;
@@ -144,7 +130,11 @@ fn start(program: &Path) -> io::Result<Line> {
     let process = child.id().unwrap_or_default();
     let (requests, received) = mpsc::channel(QUEUE);
     tokio::spawn(serve(stream, child, received));
-    Ok(Line { process, requests })
+    Ok(Line {
+        process,
+        digest: Arc::default(),
+        requests,
+    })
 }
 
 async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receiver<Request>) {
@@ -163,11 +153,11 @@ async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receive
     loop {
         tokio::select! {
             request = requests.recv() => {
-                let Some(Request { runtime, born }) = request else {
+                let Some(Request { bear, born }) = request else {
                     break;
                 };
                 waiting.push_back(born);
-                if let Err(error) = ask(&mut writer, runtime).await {
+                if let Err(error) = ask(&mut writer, &bear).await {
                     tracing::error!(%error, "no backend can be started");
                     break;
                 }
@@ -176,12 +166,10 @@ async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receive
                 Some(FromNursery::Born { process }) => {
                     let (ends, ended) = oneshot::channel();
                     alive.insert(process, ends);
-                    let born = Offspring {
-                        process: Pid::from_raw(process),
-                        ended,
-                        status: None,
-                    };
-                    answer(&mut waiting, Ok(born));
+                    let born = Process::born(process, ended).and_then(|born| {
+                        born.ok_or_else(|| io::Error::other("it ended at once"))
+                    });
+                    answer(&mut waiting, born);
                 }
                 Some(FromNursery::NotBorn { reason }) => {
                     answer(&mut waiting, Err(io::Error::other(reason)));
@@ -203,15 +191,12 @@ async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receive
     }
 }
 
-async fn ask(writer: &mut OwnedWriteHalf, runtime: String) -> io::Result<()> {
-    let frame = message::encode(&ToNursery::Bear { runtime }).map_err(io::Error::other)?;
+async fn ask(writer: &mut OwnedWriteHalf, bear: &ToNursery) -> io::Result<()> {
+    let frame = message::encode(bear).map_err(io::Error::other)?;
     writer.write_all(&frame).await
 }
 
-fn answer(
-    waiting: &mut VecDeque<oneshot::Sender<io::Result<Offspring>>>,
-    born: io::Result<Offspring>,
-) {
+fn answer(waiting: &mut VecDeque<oneshot::Sender<io::Result<Process>>>, born: io::Result<Process>) {
     let Some(Err(Ok(unwanted))) = waiting.pop_front().map(|waiting| waiting.send(born)) else {
         return;
     };

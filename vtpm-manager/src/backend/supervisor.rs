@@ -1,26 +1,29 @@
 //! The task that serves one backend: makes its state durable, gets it host evidence, and notices
 //! its end.
 
+mod ending;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, pending};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use attestation::{Durability, RequestDigest};
 use cert_chain::{Digest32, VrotId};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-use vtpm_backend::message::{FromBackend, ToBackend};
+use tokio::time::{Instant, sleep, sleep_until};
+use vtpm_backend::message::{FromBackend, Status, ToBackend};
 
 use super::BackendError;
 use super::connection::Connection;
 use super::folder::RuntimeFolder;
-use super::nursery::Offspring;
-use crate::evidence::{HostEvidence, Quota, Subject};
+use super::process::Process;
+use crate::evidence::{HostEvidence, Quota, Repetition, Subject};
 use crate::store::{Batch, Journal, Part, StateBlob, StoreError};
+
+use ending::After;
 
 /// What is done for a backend.
 pub enum Duty {
@@ -57,9 +60,26 @@ pub struct Observed {
     pub degraded: bool,
 }
 
+impl Observed {
+    /// As a backend tells it itself.
+    pub(super) fn told(status: &Status) -> Self {
+        Self {
+            process: status.pid,
+            attached: status.attached,
+            degraded: status.degraded,
+        }
+    }
+}
+
+/// One backend of all that this manager had: a vRoT has one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Incarnation(u64);
+
 /// How a backend ended.
 #[derive(Debug)]
 pub struct Ended {
+    /// Which.
+    pub incarnation: Incarnation,
     /// On demand, or not.
     pub ending: Ending,
     /// Its last state, if it was being manufactured and said anything.
@@ -102,6 +122,8 @@ pub(super) enum Order {
     Stop(oneshot::Sender<Ended>),
     /// Ends a backend that does not do what it is told.
     Kill,
+    /// Tells when everything that the backend pushed so far is durable.
+    Settle(oneshot::Sender<()>),
     /// Has the guest wait and the volatile state, sealed, handed over, if there is one.
     Suspend(oneshot::Sender<Option<Vec<u8>>>),
     /// Hands over what was kept aside.
@@ -112,7 +134,8 @@ pub(super) enum Order {
 pub(super) struct Supervisor {
     folder: RuntimeFolder,
     connection: Connection,
-    child: Option<Offspring>,
+    process: Process,
+    incarnation: Incarnation,
     /// Messages that came before anybody was interested in them.
     early: VecDeque<FromBackend>,
     duty: Duty,
@@ -132,11 +155,21 @@ pub(super) struct Supervisor {
     stop: Option<(oneshot::Sender<Ended>, Instant)>,
     /// Who waits for the volatile state.
     suspending: Option<oneshot::Sender<Option<Vec<u8>>>>,
+    /// Requests for evidence that were refused.
+    refusals: Repetition,
+    /// Who waits until all is durable.
+    settling: Option<oneshot::Sender<()>>,
 }
 
 struct Saving {
     blob: StateBlob,
     attempt: Attempt,
+}
+
+/// Why a backend is not served any more.
+enum Served {
+    Released,
+    ConnectionEnded { reason: Option<String> },
 }
 
 type Attempt = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
@@ -150,25 +183,30 @@ enum Event {
     StopOverdue,
 }
 
+impl Incarnation {
+    pub(super) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 impl Supervisor {
     /// Serves a backend in a task of its own; the way to order it about, and what it sees.
     pub(super) fn start(
         folder: RuntimeFolder,
-        connection: Connection,
-        child: Option<Offspring>,
+        (connection, process): (Connection, Process),
         early: VecDeque<FromBackend>,
         duty: Duty,
+        incarnation: Incarnation,
+        at_first: Observed,
     ) -> (mpsc::Sender<Order>, watch::Receiver<Observed>) {
         let (orders, received) = mpsc::channel(1);
-        let process = connection.process().and_then(|id| u32::try_from(id).ok());
-        let (observer, observed) = watch::channel(Observed {
-            process: process.unwrap_or_default(),
-            ..Observed::default()
-        });
+        let (observer, observed) = watch::channel(at_first);
         let supervisor = Supervisor {
             folder,
             connection,
-            child,
+            process,
+            incarnation,
             early,
             duty,
             orders: received,
@@ -181,21 +219,39 @@ impl Supervisor {
             executed: 0,
             stop: None,
             suspending: None,
+            refusals: Repetition::default(),
+            settling: None,
         };
         tokio::spawn(supervisor.run());
         (orders, observed)
     }
 
     async fn run(mut self) {
+        let (reason, status) = loop {
+            let reason = match self.serve().await {
+                Served::Released => return self.leave_running().await,
+                Served::ConnectionEnded { reason } => reason,
+            };
+            match self.regain().await {
+                After::Regained => {}
+                After::Released => return self.leave_running().await,
+                After::Ended { status } => break (reason, status),
+            }
+        };
+        self.conclude(reason, status).await;
+    }
+
+    async fn serve(&mut self) -> Served {
         // Tells whether a VMM is attached: messages tell only what changes.
         let mut result = self.connection.send(&ToBackend::Hello).await;
-        let reason = loop {
+        loop {
             if let Err(error) = result {
-                break Some(error.to_string());
+                let reason = Some(error.to_string());
+                return Served::ConnectionEnded { reason };
             }
             result = match self.next().await {
                 Event::Message(message) => self.follow(message).await,
-                Event::ConnectionEnded { reason } => break reason,
+                Event::ConnectionEnded { reason } => return Served::ConnectionEnded { reason },
                 Event::Ordered(Order::Execute { command, response }) => {
                     self.executed += 1;
                     self.executing.insert(self.executed, response);
@@ -213,7 +269,11 @@ impl Supervisor {
                     self.connection.send(&ToBackend::Stop).await
                 }
                 Event::Ordered(Order::Kill) => {
-                    self.kill();
+                    self.process.kill();
+                    Ok(())
+                }
+                Event::Ordered(Order::Settle(done)) => {
+                    self.settle(done);
                     Ok(())
                 }
                 Event::Ordered(Order::Suspend(done)) => {
@@ -229,7 +289,7 @@ impl Supervisor {
                     let _ = done.send(self.state.take());
                     Ok(())
                 }
-                Event::Ordered(Order::Release) => return self.leave_running().await,
+                Event::Ordered(Order::Release) => return Served::Released,
                 Event::Saved(result) => self.saved(result).await,
                 Event::Answer { ticket, layer } => {
                     let layer = layer.map(Into::into);
@@ -238,13 +298,12 @@ impl Supervisor {
                 }
                 Event::StopOverdue => {
                     tracing::error!(vrot = %self.folder.vrot(), "the backend did not end: it is killed");
-                    self.kill();
+                    self.process.kill();
                     self.stop = self.stop.take().map(|(done, _)| (done, far_future()));
                     Ok(())
                 }
             };
-        };
-        self.conclude(reason).await;
+        }
     }
 
     /// Waits for whatever comes first. Nothing is lost when the wait is given up.
@@ -304,11 +363,9 @@ impl Supervisor {
                 self.observer
                     .send_modify(|observed| observed.attached = attached);
             }
-            FromBackend::Status(status) => self.observer.send_modify(|observed| {
-                observed.process = status.pid;
-                observed.attached = status.attached;
-                observed.degraded = status.degraded;
-            }),
+            FromBackend::Status(status) => {
+                self.observer.send_replace(Observed::told(&status));
+            }
             FromBackend::Failed { reason } => {
                 tracing::error!(vrot = %self.folder.vrot(), reason, "the backend failed");
             }
@@ -351,6 +408,11 @@ impl Supervisor {
                 tracing::error!(vrot = %self.folder.vrot(), "state is not durable: the store is closed");
                 None
             }
+            Err(error) if duty.journal.is_overdue() => {
+                tracing::error!(vrot = %self.folder.vrot(), %error,
+                    "state is not durable, and the manager ends: the backend keeps it, if it lives");
+                None
+            }
             Err(error) => {
                 tracing::error!(vrot = %self.folder.vrot(), %error, "state is not durable yet");
                 self.observer
@@ -363,7 +425,20 @@ impl Supervisor {
             attempt: save(duty, &self.folder, &blob, pause),
             blob,
         });
+        if self.saving.is_none()
+            && let Some(settling) = self.settling.take()
+        {
+            // Who went away meanwhile does not need it.
+            let _ = settling.send(());
+        }
         outcome
+    }
+
+    fn settle(&mut self, done: oneshot::Sender<()>) {
+        match self.saving {
+            Some(_) => self.settling = Some(done),
+            None => drop(done.send(())),
+        }
     }
 
     async fn request_evidence(
@@ -379,7 +454,13 @@ impl Supervisor {
             _ => None,
         };
         let Some((evidence, subject)) = admitted else {
-            tracing::warn!(vrot = %self.folder.vrot(), "a request for host evidence exceeds the quota");
+            if let Duty::Guest(duty) = &self.duty {
+                duty.evidence.metrics().count_refusal();
+            }
+            if let Some(requests) = self.refusals.count(std::time::Instant::now()) {
+                let vrot = self.folder.vrot();
+                tracing::warn!(%vrot, requests, "more requests for host evidence than the quota admits");
+            }
             let refusal = ToBackend::HostEvidence {
                 ticket,
                 layer: None,
@@ -401,66 +482,16 @@ impl Supervisor {
         Ok(())
     }
 
-    fn kill(&mut self) {
-        match &self.child {
-            Some(child) => child.kill(),
-            None => kill_process(&self.connection),
-        }
-    }
-
-    /// The manager ends. What the backend has pushed is made durable still.
+    /// The manager ends. What the backend has pushed is made durable still, unless disk or TPM
+    /// do not take it: a backend gives its next manager what this one did not acknowledge.
     async fn leave_running(mut self) {
         while self.saving.is_some() {
             let result = attempt(&mut self.saving).await;
-            if result.is_err() || self.saved(result).await.is_err() {
+            if result.is_err() {
                 return;
             }
-        }
-    }
-
-    /// The connection is over: the backend has ended, or is made to.
-    async fn conclude(mut self, reason: Option<String>) {
-        let vrot = self.folder.vrot();
-        if reason.is_some() {
-            self.kill();
-        }
-        let status = match &mut self.child {
-            Some(child) => match timeout(STOP_DEADLINE, child.wait()).await {
-                Ok(status) => status,
-                Err(_) => {
-                    child.kill();
-                    child.wait().await
-                }
-            },
-            None => "it closed its connection".to_owned(),
-        };
-        // A state that was pushed is kept, even if nobody waits for it any more.
-        while self.saving.is_some() {
-            let result = attempt(&mut self.saving).await;
+            // One that has ended is not told, and has the same claim.
             let _ = self.saved(result).await;
-        }
-        if let Err(error) = self.folder.remove() {
-            tracing::warn!(%vrot, %error, "a folder is left behind");
-        }
-        let ending = match &self.stop {
-            Some(_) => Ending::Ordered,
-            None => Ending::Unordered {
-                reason: reason.unwrap_or(status),
-            },
-        };
-        let ended = Ended {
-            ending,
-            state: self.state.take(),
-        };
-        match (self.stop, self.duty) {
-            (Some((done, _)), _) => {
-                let _ = done.send(ended);
-            }
-            (None, Duty::Guest(duty)) => {
-                // Without a manager nobody needs to know.
-                let _ = duty.ended.send((vrot, ended));
-            }
-            (None, Duty::Manufacture) => {}
         }
     }
 }
@@ -481,15 +512,6 @@ async fn attempt(saving: &mut Option<Saving>) -> Result<(), StoreError> {
     match saving {
         Some(saving) => saving.attempt.as_mut().await,
         None => pending().await,
-    }
-}
-
-/// For a backend that is not our child. While its connection is open, its number is its own.
-pub(super) fn kill_process(connection: &Connection) {
-    if let Some(process) = connection.process()
-        && let Err(error) = kill(Pid::from_raw(process), Signal::SIGKILL)
-    {
-        tracing::debug!(process, %error, "the backend was gone already");
     }
 }
 

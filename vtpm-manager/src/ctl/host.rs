@@ -329,6 +329,11 @@ fn describe(host: &HostView) -> String {
     if let Some(problem) = &host.store.problem {
         table.row(["", problem]);
     }
+    if host.store.unadopted > 0 {
+        let (all, degraded) = (host.store.unadopted, host.store.unadopted_degraded);
+        let text = format!("{all} backends, {degraded} of them degraded");
+        table.row(["running without a manager", &text]);
+    }
     if let (Some(batches), Some(window)) = (host.store.uncovered_batches, host.store.window_s) {
         let text = format!("{batches} batches, younger than {window} s");
         table.row(["loss of power may cut off", &text]);

@@ -11,6 +11,13 @@ pub struct Quota {
     counted_until: Instant,
 }
 
+/// A guest can have something happen as often as it likes: the log hears of it once a minute.
+#[derive(Clone, Debug, Default)]
+pub struct Repetition {
+    unspoken: u64,
+    silent_until: Option<Instant>,
+}
+
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl Quota {
@@ -41,6 +48,18 @@ impl Quota {
     }
 }
 
+impl Repetition {
+    /// It happened: how often since it was last spoken of, if it is time to do so.
+    pub fn count(&mut self, now: Instant) -> Option<u64> {
+        self.unspoken += 1;
+        if self.silent_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        self.silent_until = Some(now + MINUTE);
+        Some(std::mem::take(&mut self.unspoken))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +75,19 @@ mod tests {
         assert_eq!(admitted, 3);
         assert!(!quota.admit(later + Duration::from_millis(900)));
         assert!(quota.admit(later + Duration::from_millis(1100)));
+    }
+
+    #[test]
+    fn what_happens_all_the_time_is_spoken_of_once_a_minute_and_counted() {
+        let start = Instant::now();
+        let mut repetition = Repetition::default();
+        let spoken = |repetition: &mut Repetition, at| {
+            (0..1000)
+                .filter_map(|_| repetition.count(at))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(spoken(&mut repetition, start), [1]);
+        assert_eq!(spoken(&mut repetition, start + MINUTE / 2), [0; 0]);
+        assert_eq!(spoken(&mut repetition, start + MINUTE), [2000]);
     }
 }

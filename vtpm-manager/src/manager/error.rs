@@ -29,6 +29,12 @@ pub enum ManagerError {
     /// A backend did not do what it should.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// A backend of an earlier manager is still waited for.
+    #[error("vRoT {vrot} is being taken over from an earlier manager: try again in a moment")]
+    BeingTakenOver {
+        /// Which.
+        vrot: VrotId,
+    },
     /// The TPM is off: it has no state but the permanent one.
     #[error("vRoT {vrot} has no volatile state to keep: its TPM is off; `stop` ends it")]
     NothingToSuspend {
@@ -89,6 +95,21 @@ pub enum ManagerError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Nothing becomes durable at the moment, so nothing is begun.
+    #[error("nothing was begun, since nothing becomes durable at the moment: {reason}")]
+    StoreStalled {
+        /// What the store waits for.
+        reason: String,
+    },
+    /// What was begun waits for the store.
+    #[error(
+        "begun, but nothing becomes durable at the moment; it is finished as soon as that is so \
+         again (`vtpmctl list` shows it): {reason}"
+    )]
+    Unfinished {
+        /// What the store waits for.
+        reason: String,
+    },
     /// The store is not the one that the physical TPM vouches for.
     #[error("the store is refused: {refusal}. {}", refusal.last_resort())]
     StoreRefused {

@@ -2,7 +2,8 @@
 //! about a refusal.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
 
 use cert_chain::{Generation, VrotId};
 use vtpm_backend::message::StateKey as BackendKey;
@@ -143,7 +144,8 @@ impl Manager {
             Opening::Opened { ledger, boot } => {
                 let batch = ledger.head().epoch().number();
                 tracing::info!(batch, ?boot, "the physical TPM vouches for the store");
-                self.record(Event::StoreOpened { batch, boot }).await?;
+                self.record_or_keep(vec![Event::StoreOpened { batch, boot }])
+                    .await;
                 self.unlock(*ledger, boot).await
             }
             Opening::Blank => self.set_up().await,
@@ -152,11 +154,11 @@ impl Manager {
                 self.stands(Standing::Refused {
                     refusal: refusal.clone(),
                 });
-                self.record(Event::StoreRefused {
+                self.record_or_keep(vec![Event::StoreRefused {
                     code: refusal.code(),
                     finding: refusal.to_string().into(),
-                })
-                .await?;
+                }])
+                .await;
                 Err(ManagerError::StoreRefused { refusal })
             }
         }
@@ -213,6 +215,27 @@ impl Manager {
         *(self.standing.write()).unwrap_or_else(PoisonError::into_inner) = standing;
     }
 }
+
+/// Tries to open a store that is out of reach, for as long as the manager lives: running vRoTs
+/// are degraded until then, and nobody may be there to ask for them.
+pub(super) async fn keep_trying(manager: Weak<Manager>) {
+    loop {
+        tokio::time::sleep(RETRY_PAUSE).await;
+        let Some(manager) = manager.upgrade() else {
+            return;
+        };
+        if manager.journal.is_overdue() {
+            return;
+        }
+        if matches!(manager.standing(), Standing::Held { .. })
+            && let Err(error) = manager.open_store().await
+        {
+            tracing::debug!(error = %WithCauses(&error), "the store stays out of reach");
+        }
+    }
+}
+
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// A vRoT in its new generation: the record says it, the state is sealed under it, and the
 /// identity's certificate is due for renewal at the next start. What cannot be read any more is

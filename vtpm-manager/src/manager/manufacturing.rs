@@ -47,7 +47,7 @@ impl Manager {
             now: now.unix_time(),
             vik_lifetime: self.config.renewal.lifetime,
         };
-        let folder = RuntimeFolder::of(&self.config.runtime_dir, vrot);
+        let folder = self.folder(vrot);
         let open = open_message(vrot, FIRST_GENERATION, &key, None);
         let backend = Backend::launch(&self.nursery, folder, open, Duty::Manufacture).await?;
         let mut channel = backend.channel();
@@ -100,7 +100,7 @@ impl Manager {
         record: &VrotRecord,
         duty: Duty,
     ) -> Result<Backend, ManagerError> {
-        let folder = RuntimeFolder::of(&self.config.runtime_dir, record.vrot);
+        let folder = self.folder(record.vrot);
         self.open_backend_in(folder, record, duty).await
     }
 

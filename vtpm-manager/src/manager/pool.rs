@@ -11,7 +11,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use cert_chain::{Digest32, Tenant, VmId};
+use cert_chain::{Digest32, Tenant, VmId, VrotId};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
@@ -70,6 +70,13 @@ impl Pool {
             (ready.iter().position(fitting)).or_else(|| ready.iter().position(is_usable))?;
         self.changed.notify_one();
         Some(members.ready.swap_remove(position))
+    }
+
+    /// Whether this vRoT is a member.
+    pub(super) fn has(&self, vrot: VrotId) -> bool {
+        let members = self.members();
+        let ready = members.ready.iter().map(|member| &member.record);
+        ready.chain(&members.cold).any(|record| record.vrot == vrot)
     }
 
     /// Keeps a member that was found in the store.

@@ -28,8 +28,19 @@ pub struct Vrot {
     record: RwLock<VrotRecord>,
     /// The live backend of a running vRoT.
     backend: RwLock<Option<Arc<Backend>>>,
+    /// Why it is not known what became of the backend that an earlier manager left.
+    unsettled: Mutex<Option<Unsettled>>,
     /// When it was started again because its backend had ended by itself.
     restarts: Mutex<Vec<Instant>>,
+}
+
+/// Why a backend that an earlier manager left is neither served nor ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unsettled {
+    /// It has not answered yet, or has not ended yet.
+    Waiting,
+    /// It speaks another version of our messages. It serves its guest until it is stopped.
+    OtherVersion,
 }
 
 /// Number of a vRoT or of the VM it belongs to: people know the one, programs often the other.
@@ -89,17 +100,15 @@ impl Registry {
 
     /// Takes up a vRoT that is in the store.
     pub(super) fn insert(&self, record: VrotRecord) -> Arc<Vrot> {
-        let (id, vm) = (record.vrot, record.vm);
-        let vrot = Arc::new(Vrot {
-            gate: tokio::sync::Mutex::new(()),
-            record: RwLock::new(record),
-            backend: RwLock::new(None),
-            restarts: Mutex::new(Vec::new()),
-        });
+        self.enter(Arc::new(Vrot::new(record)))
+    }
+
+    /// Takes up a vRoT, unless it is here already: that one may be running.
+    pub(super) fn enter(&self, vrot: Arc<Vrot>) -> Arc<Vrot> {
+        let record = vrot.record();
         let mut entries = self.entries();
-        entries.vms.insert(vm, id);
-        // One that is here already may be running.
-        Arc::clone(entries.vrots.entry(id).or_insert(vrot))
+        entries.vms.insert(record.vm, record.vrot);
+        Arc::clone(entries.vrots.entry(record.vrot).or_insert(vrot))
     }
 
     /// Forgets a vRoT that is not in the store any more.
@@ -119,6 +128,17 @@ impl Registry {
 }
 
 impl Vrot {
+    /// A vRoT that nobody knows yet.
+    pub(super) fn new(record: VrotRecord) -> Self {
+        Self {
+            gate: tokio::sync::Mutex::new(()),
+            record: RwLock::new(record),
+            backend: RwLock::new(None),
+            unsettled: Mutex::new(None),
+            restarts: Mutex::new(Vec::new()),
+        }
+    }
+
     /// What the store holds of it.
     pub fn record(&self) -> VrotRecord {
         self.record
@@ -145,6 +165,36 @@ impl Vrot {
 
     pub(super) fn set_record(&self, record: VrotRecord) {
         *self.record.write().unwrap_or_else(PoisonError::into_inner) = record;
+    }
+
+    /// Why nothing is certain about a backend that an earlier manager left.
+    pub(super) fn unsettled(&self) -> Option<Unsettled> {
+        *(self.unsettled.lock()).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_unsettled(&self, unsettled: Option<Unsettled>) {
+        *(self.unsettled.lock()).unwrap_or_else(PoisonError::into_inner) = unsettled;
+    }
+
+    /// What is to be known of a backend that an earlier manager left.
+    pub fn note(&self) -> Option<&'static str> {
+        self.unsettled().map(|unsettled| match unsettled {
+            Unsettled::Waiting => "its backend has not answered this manager yet",
+            Unsettled::OtherVersion => {
+                "its backend is of another version: it serves its guest, without evidence, until \
+                 the vRoT is stopped"
+            }
+        })
+    }
+
+    /// Nothing is changed while another backend of it may be live.
+    pub(super) fn check_settled(&self) -> Result<(), ManagerError> {
+        match self.unsettled() {
+            Some(Unsettled::Waiting) => Err(ManagerError::BeingTakenOver {
+                vrot: self.record().vrot,
+            }),
+            Some(Unsettled::OtherVersion) | None => Ok(()),
+        }
     }
 
     pub(super) fn backend(&self) -> Option<Arc<Backend>> {

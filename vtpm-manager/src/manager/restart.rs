@@ -1,22 +1,30 @@
 //! What a manager finds when it starts, and what it notes when a backend ends.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use cert_chain::VrotId;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
+use super::registry::{Unsettled, Vrot};
 use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
-use crate::backend::{self, Backend, Duty, Ended, Ending, RuntimeFolder};
+use crate::backend::{
+    self, Backend, BackendError, Duty, Ended, Ending, Incarnation, RuntimeFolder,
+};
+use crate::causes::WithCauses;
 use crate::store::{Batch, Part};
 use crate::timestamp::Timestamp;
 use crate::vrot::{Lifecycle, RecordError, StopCause, StoredVrot};
 
-/// A backend that is found running answers between two TPM commands.
+/// A backend that is found running answers between two TPM commands. The manager does not wait
+/// for longer before it serves its callers.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// It may be at an RSA key, on a busy machine.
 const LAST_PATIENCE: Duration = Duration::from_secs(60);
+/// Between attempts to record the end of a backend.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 impl Manager {
     /// Reads the records, finishes deletions, and adopts backends that are still running.
@@ -41,14 +49,19 @@ impl Manager {
             }
         }
         self.take_over_backends().await?;
-        // What the store calls running and nobody serves has ended while nobody looked.
+        // What the store calls running and has no folder was ended by the end of the host, or
+        // while nobody looked: it is not started again by itself, as its VM is not there either.
         for vrot in self.registry.all() {
             let record = vrot.record();
-            if matches!(record.lifecycle, Lifecycle::Running { .. }) && vrot.backend().is_none() {
-                let noted = self.note_end(record.vrot, "no backend of it was found");
-                if let Err(error) = noted.await {
-                    // It can be stopped and started still.
-                    tracing::error!(vrot = %record.vrot, %error, "its end could not be recorded");
+            if matches!(record.lifecycle, Lifecycle::Running { .. })
+                && vrot.backend().is_none()
+                && vrot.unsettled().is_none()
+            {
+                let vrot = record.vrot;
+                let mut end = End::noticed(vrot, None, "no backend of it was found");
+                if let Err(error) = self.note_end(&mut end).await {
+                    tracing::error!(%vrot, %error, "its end is not recorded yet");
+                    tokio::spawn(end.into_the_store(Weak::clone(&self.me)));
                 }
             }
         }
@@ -59,59 +72,134 @@ impl Manager {
         Ok(())
     }
 
-    /// Those that are occupied get more time, when all others are served again. One that cannot
-    /// be taken over is ended: left alone, it would serve a guest while another instance of the
-    /// same vRoT is started.
+    /// All at once, and no longer than a backend that is well needs: the others are waited for
+    /// in the background, each by itself. One connection for each is what they cost anyway.
     async fn take_over_backends(&self) -> Result<(), ManagerError> {
-        let mut folders = backend::running(&self.config.runtime_dir)?;
-        for patience in [PATIENCE, LAST_PATIENCE] {
-            let mut late = Vec::new();
-            for folder in folders {
-                if let Err(error) = self.take_over_backend(&folder, patience).await {
-                    tracing::warn!(vrot = %folder.vrot(), %error, "a backend is not taken over");
-                    late.push(folder);
-                }
+        let (adopted, mut adoptions) = mpsc::unbounded_channel();
+        for folder in backend::running(&self.config.runtime_dir, &self.config.locks())? {
+            let known = self.registry.find_vrot(folder.vrot());
+            let is_done = |vrot: &Arc<Vrot>| vrot.backend().is_some() || vrot.unsettled().is_some();
+            if known.as_ref().is_some_and(is_done) {
+                continue;
             }
-            folders = late;
+            if let Some(vrot) = &known {
+                vrot.set_unsettled(Some(Unsettled::Waiting));
+            }
+            let Some(manager) = self.me.upgrade() else {
+                return Ok(());
+            };
+            let adopted = adopted.clone();
+            tokio::spawn(async move { manager.settle(folder, known, adopted).await });
         }
-        for folder in folders {
-            tracing::error!(vrot = %folder.vrot(), "a backend that cannot be taken over is ended");
-            if let Err(error) = Backend::dismiss(&folder).await {
-                tracing::error!(vrot = %folder.vrot(), %error, "it may still be there");
+        drop(adopted);
+        let mut events = Vec::new();
+        let all = async {
+            while let Some(vrot) = adoptions.recv().await {
+                events.push(Event::BackendAdopted { vrot });
             }
+        };
+        if timeout(PATIENCE, all).await.is_err() {
+            tracing::warn!("not every backend has answered: the others are waited for meanwhile");
+        }
+        // Who answers from now on is recorded by itself.
+        adoptions.close();
+        while let Ok(vrot) = adoptions.try_recv() {
+            events.push(Event::BackendAdopted { vrot });
+        }
+        // In one write: a line each would cost a thousand of them on a full host.
+        if !events.is_empty() {
+            self.record_or_keep(events).await;
         }
         Ok(())
     }
 
+    /// Takes over what lives in a folder, or ends it: left alone, it would serve a guest while
+    /// another instance of the same vRoT is started.
+    async fn settle(
+        &self,
+        folder: RuntimeFolder,
+        known: Option<Arc<Vrot>>,
+        adopted: mpsc::UnboundedSender<VrotId>,
+    ) {
+        let id = folder.vrot();
+        let running = known
+            .clone()
+            .filter(|vrot| matches!(vrot.record().lifecycle, Lifecycle::Running { .. }));
+        let Some(vrot) = running else {
+            // Left from a creation, a start or a stop that never came to its end.
+            tracing::warn!(vrot = %id, "a backend that nobody knows is ended");
+            if let Err(error) = Backend::dismiss(&folder, None).await {
+                tracing::error!(vrot = %id, error = %WithCauses(&error), "it may still be there");
+            }
+            if let Some(vrot) = known {
+                vrot.set_unsettled(None);
+            }
+            return;
+        };
+        let reason = match self.take_over_backend(&vrot, &folder).await {
+            Ok(Found::Adopted) => {
+                vrot.set_unsettled(None);
+                tracing::info!(vrot = %id, "adopted");
+                if adopted.send(id).is_err() {
+                    let adopted = vec![Event::BackendAdopted { vrot: id }];
+                    self.record_or_keep(adopted).await;
+                }
+                return;
+            }
+            Ok(Found::OtherVersion(error)) => {
+                tracing::error!(vrot = %id, error = %WithCauses(&error), "a backend is left alone");
+                vrot.set_unsettled(Some(Unsettled::OtherVersion));
+                return;
+            }
+            Ok(Found::Dead) => "it had ended when the manager started".to_owned(),
+            Err(error) => {
+                tracing::error!(vrot = %id, error = %WithCauses(&error), "a backend that cannot be taken over is ended");
+                self.end_unknown(&vrot, &folder).await;
+                WithCauses(&error).to_string()
+            }
+        };
+        vrot.set_unsettled(None);
+        // It died while its host lived: its VM may be there still.
+        let end = End::noticed(id, None, &reason);
+        end.and_again(Weak::clone(&self.me)).await;
+    }
+
     async fn take_over_backend(
         &self,
+        vrot: &Vrot,
         folder: &RuntimeFolder,
-        patience: Duration,
-    ) -> Result<(), ManagerError> {
-        let id = folder.vrot();
-        let known = self.registry.find_vrot(id);
-        if known.as_ref().is_some_and(|vrot| vrot.backend().is_some()) {
-            return Ok(());
-        }
-        let running =
-            known.filter(|vrot| matches!(vrot.record().lifecycle, Lifecycle::Running { .. }));
-        let Some(vrot) = running else {
-            // Left from a creation or a start that never came to its end.
-            tracing::warn!(vrot = %id, "a backend that nobody knows is ended");
-            return Ok(Backend::dismiss(folder).await?);
-        };
+    ) -> Result<Found, ManagerError> {
         let record = vrot.record();
         let duty = Duty::Guest(self.guest_duty(&record)?);
-        match Backend::adopt(folder.clone(), record.generation, duty, patience).await? {
-            Some(backend) => {
+        match Backend::adopt(folder.clone(), record.generation, duty, LAST_PATIENCE).await {
+            Ok(Some(backend)) => {
                 vrot.set_backend(Some(backend));
-                tracing::info!(vrot = %id, "adopted");
-                if let Err(error) = self.record(Event::BackendAdopted { vrot: id }).await {
-                    tracing::error!(vrot = %id, %error, "that could not be recorded");
-                }
-                Ok(())
+                Ok(Found::Adopted)
             }
-            None => Ok(folder.remove()?),
+            Ok(None) => {
+                folder.remove()?;
+                Ok(Found::Dead)
+            }
+            Err(error) if error.is_of_another_version() => Ok(Found::OtherVersion(error)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends a backend that did not answer. If it comes to itself meanwhile, its state is kept.
+    async fn end_unknown(&self, vrot: &Vrot, folder: &RuntimeFolder) {
+        let record = vrot.record();
+        let kept = match Backend::dismiss(folder, Some(record.generation)).await {
+            Ok(Some(state)) => {
+                let state = state.to_bytes();
+                let change = Batch::default().put(record.vrot, Part::Permanent, state);
+                self.journal.commit(change).await.map_err(Into::into)
+            }
+            Ok(None) => Ok(()),
+            Err(error) => Err(ManagerError::from(error)),
+        };
+        if let Err(error) = kept {
+            let error = WithCauses(&error);
+            tracing::error!(vrot = %record.vrot, %error, "it may still be there, or its last state is lost");
         }
     }
 
@@ -133,47 +221,130 @@ impl Manager {
         }
     }
 
-    async fn note_end(&self, id: VrotId, reason: &str) -> Result<(), ManagerError> {
+    /// Records the end of a vRoT's backend. What was done of it is not done again when this is
+    /// called anew after a failure.
+    async fn note_end(&self, end: &mut End) -> Result<Noted, ManagerError> {
+        let id = end.vrot;
         let Some(vrot) = self.registry.find_vrot(id) else {
-            return Ok(());
+            return Ok(Noted::Nothing);
         };
         let _gate = vrot.gate.lock().await;
         let mut record = vrot.record();
-        if !matches!(record.lifecycle, Lifecycle::Running { .. }) {
-            return Ok(());
+        let present = vrot.backend().map(|backend| backend.incarnation());
+        // An end may be heard of late, when it was stopped or another one runs already.
+        if !matches!(record.lifecycle, Lifecycle::Running { .. }) || present != end.incarnation {
+            return Ok(Noted::Nothing);
+        }
+        if end.progress == Progress::Noticed {
+            tracing::error!(vrot = %id, reason = end.reason, "the backend ended by itself");
+            self.counters.increment(Counter::BackendsEnded);
+            end.progress = Progress::Counted;
+        }
+        if end.progress == Progress::Counted {
+            self.record(Event::BackendEnded {
+                vrot: id,
+                reason: end.reason.as_str().into(),
+            })
+            .await?;
+            end.progress = Progress::Logged;
         }
         record.lifecycle = record
             .lifecycle
             .stop(StopCause::BackendEnded, Timestamp::now())?;
-        tracing::error!(vrot = %id, reason, "the backend ended by itself");
-        vrot.set_backend(None);
-        self.counters.increment(Counter::BackendsEnded);
-        self.record(Event::BackendEnded {
-            vrot: id,
-            reason: reason.into(),
-        })
-        .await?;
         self.commit_record(&record).await?;
+        vrot.set_backend(None);
         vrot.set_record(record);
-        Ok(())
+        Ok(Noted::Ended)
     }
 }
 
-/// Notes the end of each backend that nobody stopped, for as long as the manager lives.
+/// What was found in a folder.
+enum Found {
+    Adopted,
+    Dead,
+    OtherVersion(BackendError),
+}
+
+/// What became of the news that a backend has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Noted {
+    Ended,
+    /// It was no news, or there is nobody to note it any more.
+    Nothing,
+}
+
+/// The end of a backend that nobody stopped, on its way into the store.
+#[derive(Debug)]
+struct End {
+    vrot: VrotId,
+    /// Which backend; none, if there was none since the manager started.
+    incarnation: Option<Incarnation>,
+    reason: String,
+    progress: Progress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Noticed,
+    Counted,
+    Logged,
+}
+
+impl End {
+    fn noticed(vrot: VrotId, incarnation: Option<Incarnation>, reason: &str) -> Self {
+        Self {
+            vrot,
+            incarnation,
+            reason: reason.to_owned(),
+            progress: Progress::Noticed,
+        }
+    }
+
+    /// Tries until it is recorded: a vRoT that is called running and has no backend can neither
+    /// be used nor started.
+    async fn into_the_store(mut self, manager: Weak<Manager>) -> Noted {
+        loop {
+            let Some(manager) = manager.upgrade() else {
+                return Noted::Nothing;
+            };
+            match manager.note_end(&mut self).await {
+                Ok(noted) => return noted,
+                Err(error) => {
+                    let vrot = self.vrot;
+                    let error = WithCauses(&error);
+                    tracing::error!(%vrot, %error, "the end of a backend is not recorded yet");
+                }
+            }
+            if manager.journal.is_overdue() {
+                return Noted::Nothing;
+            }
+            drop(manager);
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// The same, and then another backend is started, as the policy has it.
+    async fn and_again(self, manager: Weak<Manager>) {
+        let vrot = self.vrot;
+        if self.into_the_store(Weak::clone(&manager)).await == Noted::Ended
+            && let Some(manager) = manager.upgrade()
+        {
+            manager.start_again(vrot).await;
+        }
+    }
+}
+
+/// Notes the end of each backend that nobody stopped, for as long as the manager lives. Each in
+/// its own task: recording may have to wait for the disk, opening a state takes time, and other
+/// backends may have ended.
 pub(super) async fn note_endings(
     manager: Weak<Manager>,
     mut endings: mpsc::UnboundedReceiver<(VrotId, Ended)>,
 ) {
     while let Some((vrot, ended)) = endings.recv().await {
-        let (Some(manager), Ending::Unordered { reason }) = (manager.upgrade(), ended.ending)
-        else {
-            continue;
-        };
-        if let Err(error) = manager.note_end(vrot, &reason).await {
-            tracing::error!(%vrot, %error, "the end of a backend could not be recorded");
-            continue;
+        if let Ending::Unordered { reason } = ended.ending {
+            let end = End::noticed(vrot, Some(ended.incarnation), &reason);
+            tokio::spawn(end.and_again(Weak::clone(&manager)));
         }
-        // Its own task: opening a state takes time, and other backends may have ended.
-        tokio::spawn(async move { manager.start_again(vrot).await });
     }
 }

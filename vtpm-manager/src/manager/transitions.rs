@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use cert_chain::{Digest32, Tenant, VmId};
+use cert_chain::{Digest32, Tenant, VmId, VrotId};
 
 use super::manufacturing::Product;
-use super::registry::{Vrot, VrotKey};
+use super::registry::{Unsettled, Vrot, VrotKey};
 use super::renewal::Occasion;
 use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
-use crate::backend::{Backend, Duty};
+use crate::backend::{Backend, BackendError, Duty, Ended, Ending};
 use crate::keys::Keyring;
 use crate::store::{Batch, Part};
 use crate::timestamp::Timestamp;
@@ -53,6 +53,12 @@ impl Manager {
     /// Gives a VM a vRoT: one of the pool, or a new one.
     pub async fn create(&self, order: Order) -> Result<Arc<Vrot>, ManagerError> {
         let claimed = order.vm.map(|vm| self.registry.reserve(vm)).transpose()?;
+        if let Some(vm) = order.vm
+            && self.pool.has(VrotId::from_uuid(*vm.as_uuid()))
+        {
+            // A key would lead to either.
+            return Err(ManagerError::VmTaken { vm });
+        }
         let mut product = match self.pool.take(&order.tenant) {
             Some(member) => member,
             None => {
@@ -75,17 +81,37 @@ impl Manager {
             record, backend, ..
         } = product;
         tracing::info!(vrot = %record.vrot, vm = %record.vm, "created");
-        let created = self.registry.insert(record);
+        let created = Arc::new(Vrot::new(record));
+        // Before anybody can find it: who does waits until its backend is known.
+        let gate = created.gate.lock().await;
+        self.registry.enter(Arc::clone(&created));
         drop(claimed);
         self.counters.increment(Counter::Created);
         match order.launch {
-            Launch::Now => {
-                created.set_backend(Some(backend));
-                self.counters.increment(Counter::Started);
-            }
+            Launch::Now => self.install(&created, backend),
             Launch::Later => drop(backend.stop().await?),
         }
+        drop(gate);
         Ok(created)
+    }
+
+    /// Gives a vRoT that is started its backend. Its gate must be held.
+    fn install(&self, vrot: &Vrot, backend: Backend) {
+        let id = vrot.record().vrot;
+        let (incarnation, has_ended) = (backend.incarnation(), backend.has_ended());
+        vrot.set_backend(Some(backend));
+        self.counters.increment(Counter::Started);
+        if has_ended {
+            // When it said so, nobody could find it under this name.
+            let reason = "it ended while it was started".to_owned();
+            let ended = Ended {
+                incarnation,
+                ending: Ending::Unordered { reason },
+                state: None,
+            };
+            // The receiver lives as long as the manager.
+            let _ = self.ended.send((id, ended));
+        }
     }
 
     /// Makes a manufactured vRoT that of a VM, in the store as well.
@@ -148,6 +174,7 @@ impl Manager {
     ) -> Result<Arc<Vrot>, ManagerError> {
         let vrot = self.registry.find(key)?;
         let gate = vrot.gate.lock().await;
+        vrot.check_settled()?;
         let mut record = vrot.record();
         match beginning {
             Beginning::Start => record.lifecycle.check_start()?,
@@ -161,13 +188,12 @@ impl Manager {
             .await;
         if let Err(error) = begun {
             // It must not run while the store says that it does not.
-            backend.stop().await?;
+            let _ = backend.stop().await;
             return Err(error);
         }
         tracing::info!(vrot = %record.vrot, ?beginning, "started");
         vrot.set_record(record);
-        vrot.set_backend(Some(backend));
-        self.counters.increment(Counter::Started);
+        self.install(&vrot, backend);
         drop(gate);
         Ok(vrot)
     }
@@ -213,6 +239,7 @@ impl Manager {
     pub async fn suspend(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
         let vrot = self.registry.find(key)?;
         let gate = vrot.gate.lock().await;
+        vrot.check_settled()?;
         let mut record = vrot.record();
         record.lifecycle = record.lifecycle.suspend(Timestamp::now())?;
         let backend = vrot.backend().ok_or(LifecycleError::NotRunning {
@@ -223,8 +250,7 @@ impl Manager {
             backend.go_on().await;
             return Err(error);
         }
-        backend.stop().await?;
-        vrot.set_backend(None);
+        end(&vrot, &backend).await;
         tracing::info!(vrot = %record.vrot, "suspended");
         vrot.set_record(record);
         drop(gate);
@@ -235,6 +261,7 @@ impl Manager {
         let id = record.vrot;
         let volatile = backend.suspend().await?;
         let volatile = volatile.ok_or(ManagerError::NothingToSuspend { vrot: id })?;
+        backend.settle().await?;
         self.record(Event::VrotSuspended { vrot: id }).await?;
         let change = Batch::default()
             .put(id, Part::Record, record.to_bytes())
@@ -242,24 +269,34 @@ impl Manager {
         Ok(self.journal.commit(change).await?)
     }
 
-    /// Stops a vRoT. Returns when its state is durable.
+    /// Stops a vRoT. Returns when its state is durable. While it cannot be made durable, nothing
+    /// is stopped: the backend has the only copy.
     pub async fn stop(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
         let vrot = self.registry.find(key)?;
         let gate = vrot.gate.lock().await;
+        vrot.check_settled()?;
         let mut record = vrot.record();
         record.lifecycle = record
             .lifecycle
             .stop(StopCause::Ordered, Timestamp::now())?;
-        if let Some(backend) = vrot.backend() {
-            backend.stop().await?;
+        if vrot.unsettled() == Some(Unsettled::OtherVersion) {
+            // It cannot be asked for more.
+            Backend::dismiss(&self.folder(record.vrot), None).await?;
+            vrot.set_unsettled(None);
         }
-        vrot.set_backend(None);
-        self.record(Event::VrotStopped { vrot: record.vrot })
-            .await?;
-        let change = Batch::default()
-            .put(record.vrot, Part::Record, record.to_bytes())
-            .remove(record.vrot, Part::Volatile);
-        self.journal.commit(change).await?;
+        let backend = vrot.backend();
+        if let Some(backend) = &backend {
+            calm(backend).await?;
+        }
+        if let Err(error) = self.commit_stop(&record).await {
+            if let Some(backend) = &backend {
+                backend.go_on().await;
+            }
+            return Err(error);
+        }
+        if let Some(backend) = &backend {
+            end(&vrot, backend).await;
+        }
         self.counters.increment(Counter::Stopped);
         tracing::info!(vrot = %record.vrot, "stopped");
         vrot.set_record(record);
@@ -267,10 +304,20 @@ impl Manager {
         Ok(vrot)
     }
 
+    async fn commit_stop(&self, record: &VrotRecord) -> Result<(), ManagerError> {
+        self.record(Event::VrotStopped { vrot: record.vrot })
+            .await?;
+        let change = Batch::default()
+            .put(record.vrot, Part::Record, record.to_bytes())
+            .remove(record.vrot, Part::Volatile);
+        Ok(self.journal.commit(change).await?)
+    }
+
     /// Deletes a vRoT: its key first, so that a crash on the way leaves nothing that opens.
     pub async fn delete(&self, key: VrotKey) -> Result<(), ManagerError> {
         let vrot = self.registry.find(key)?;
         let _gate = vrot.gate.lock().await;
+        vrot.check_settled()?;
         let record = vrot.record();
         let now = Timestamp::now();
         let deleted = record.lifecycle.delete(now)?;
@@ -303,4 +350,33 @@ impl Manager {
         let change = Batch::default().put(record.vrot, Part::Record, record.to_bytes());
         Ok(self.journal.commit(change).await?)
     }
+}
+
+/// Has the guest wait, and everything that it was told be durable. What does not answer, or has
+/// ended, has nothing to say.
+async fn calm(backend: &Backend) -> Result<(), BackendError> {
+    let calmed = async {
+        match backend.suspend().await {
+            // The volatile state goes with the backend.
+            Ok(_) | Err(BackendError::Deadline { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        backend.settle().await
+    };
+    match calmed.await {
+        Err(BackendError::Ended { .. }) => backend.concluded().await,
+        Err(error) => {
+            backend.go_on().await;
+            Err(error)
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Ends a backend of which the store does not say any more that it runs.
+async fn end(vrot: &Vrot, backend: &Backend) {
+    if let Err(error) = backend.stop().await {
+        tracing::debug!(vrot = %vrot.record().vrot, %error, "it did not need to be ended");
+    }
+    vrot.set_backend(None);
 }

@@ -20,7 +20,7 @@ use super::policy::AnchorPolicy;
 use super::register::{AnchorRegisters, CheckpointInterval};
 use crate::anchor::TrustAnchor;
 use crate::anchor::swtpm::Swtpm;
-use crate::store::{Batch, EmbeddedStore, Journal, MemoryStore, Part, Store, StoreError};
+use crate::store::{Batch, Cure, EmbeddedStore, Journal, MemoryStore, Part, Store, StoreError};
 use crate::vrot::StoredVrot;
 
 /// A host with a store on disk.
@@ -173,7 +173,7 @@ async fn a_locked_store_takes_nothing_and_tells_nothing() -> Result<()> {
     assert!(matches!(refused, Err(StoreError::Locked)));
     let refused = journal.read(vrot, Part::Record).await;
     assert!(matches!(refused, Err(StoreError::Locked)));
-    assert_eq!(journal.rollback_status().await?, None);
+    assert_eq!(journal.rollback_status(), None);
     Ok(())
 }
 
@@ -285,6 +285,33 @@ async fn a_batch_is_told_only_when_the_tpm_has_it() -> Result<()> {
 }
 
 #[tokio::test]
+async fn who_looks_and_who_ends_the_manager_do_not_wait_for_a_tpm_that_is_gone() -> Result<()> {
+    let host = Host::new()?;
+    let vrot = VrotId::random();
+    let (journal, _) = host.start().await?;
+    journal.commit(created(vrot)).await?;
+    assert!(journal.trouble().is_none());
+    let write = FailedWrite::Lost;
+    host.registers.set_fuse(Some(Fuse { after: 0, write }));
+    let waiting = journal.submit(changed(vrot, b"state 2")).await?;
+    while journal.trouble().is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The batch waits, and with it the writer; this does not.
+    let trouble = journal.trouble().context("no trouble")?;
+    assert_eq!(trouble.cure, Cure::WriterTries);
+    assert!(trouble.reason.contains("rollback register"), "{trouble:?}");
+    assert!(journal.rollback_status().is_some());
+
+    // Others have handles still, as supervisors of running vRoTs do.
+    let supervisor = journal.clone();
+    journal.end_within(Duration::ZERO);
+    assert!(matches!(waiting.await, Err(StoreError::Unanchored)));
+    assert!(supervisor.is_overdue());
+    Ok(())
+}
+
+#[tokio::test]
 async fn checkpoints_come_by_themselves() -> Result<()> {
     let mut host = Host::new()?;
     host.policy = AnchorPolicy::Checkpoint(CheckpointInterval::from_secs(1).unwrap());
@@ -294,7 +321,7 @@ async fn checkpoints_come_by_themselves() -> Result<()> {
     let before = host.registers.durable_writes();
     journal.commit(changed(vrot, b"state 2")).await?;
     journal.commit(changed(vrot, b"state 3")).await?;
-    let status = journal.rollback_status().await?.context("locked")?;
+    let status = journal.rollback_status().context("locked")?;
     assert_eq!(
         (status.window.batches, status.window.limit.as_secs()),
         (2, 1)
@@ -304,7 +331,7 @@ async fn checkpoints_come_by_themselves() -> Result<()> {
         assert!(Instant::now() < patience, "no checkpoint");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let status = journal.rollback_status().await?.context("locked")?;
+    let status = journal.rollback_status().context("locked")?;
     assert_eq!(status.window.batches, 0);
     assert_eq!(host.registers.durable_writes(), before + 1);
     Ok(())

@@ -23,12 +23,14 @@ use uuid::Uuid;
 
 use super::medium::{Doubt, Medium, StoreFile, open_database};
 use super::{Batch, Part, Store, StoreError, StoredEvidence};
+use crate::causes::WithCauses;
 use crate::rollback::Writes;
 
 /// A store in one file. Only one process can have it open.
 ///
 /// After a failure of the disk the file is opened again with the next use, so that a disk that
-/// was full, or came back, needs no restart. Only a disk that did not confirm a write does.
+/// was full, or came back, needs no restart. After a write that was not confirmed, all of the
+/// file is written anew and confirmed first.
 pub struct EmbeddedStore {
     medium: Box<dyn Medium>,
     doubt: Doubt,
@@ -41,6 +43,10 @@ struct State {
     database: Option<Database>,
     /// A batch whose commit failed while nobody could see how far it got.
     unsettled: Option<Writes>,
+    /// That batch was found: whoever brought it has gone on without it.
+    is_overtaken: bool,
+    /// Whether it ever was open: then a failure is the disk's.
+    was_open: bool,
 }
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -58,14 +64,20 @@ impl EmbeddedStore {
         Self::on(StoreFile(path.to_owned()))
     }
 
-    /// Opens a store that lies on something else.
+    /// Opens a store that lies on something else. One whose disk is full or cannot be written is
+    /// opened as soon as that has changed.
     pub(super) fn on(medium: impl Medium) -> Result<Self, StoreError> {
         let store = Self {
             medium: Box::new(medium),
             doubt: Doubt::default(),
             state: RwLock::default(),
         };
-        store.with(|_| Ok(()))?;
+        match store.with(|_| Ok(())) {
+            Err(error @ (StoreError::Full(_) | StoreError::ReadOnly(_))) => {
+                tracing::error!(error = %WithCauses(&error), "the store is not open yet");
+            }
+            other => other?,
+        }
         Ok(store)
     }
 
@@ -74,10 +86,10 @@ impl EmbeddedStore {
         &self,
         work: impl FnOnce(&Database) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        if self.doubt.is_raised() {
-            return Err(StoreError::Unconfirmed);
-        }
         let state = self.shared();
+        if state.is_overtaken {
+            return Err(StoreError::Overtaken);
+        }
         let result = if let Some(database) = &state.database {
             let result = work(database);
             drop(state);
@@ -86,8 +98,15 @@ impl EmbeddedStore {
             drop(state);
             let mut state = self.exclusive();
             if state.database.is_none() {
-                let database = self.open_again(&state)?;
+                let database = self.open_again(state.was_open)?;
+                if let Some(unsettled) = &state.unsettled
+                    && holds(&database, unsettled)?
+                {
+                    state.is_overtaken = true;
+                    return Err(StoreError::Overtaken);
+                }
                 state.unsettled = None;
+                state.was_open = true;
                 state.database = Some(database);
             }
             match &state.database {
@@ -101,29 +120,28 @@ impl EmbeddedStore {
         result
     }
 
-    fn open_again(&self, state: &State) -> Result<Database, StoreError> {
-        let failed = |source| StoreError::Open {
-            path: self.medium.name(),
-            source: Arc::new(source),
+    fn open_again(&self, was_open: bool) -> Result<Database, StoreError> {
+        let failed = |source| {
+            let source = match write(source) {
+                StoreError::Write(source) => source,
+                other => return other,
+            };
+            if was_open && self.doubt.is_raised() {
+                return StoreError::Unconfirmed;
+            }
+            StoreError::Open {
+                path: self.medium.name(),
+                source,
+            }
         };
         let database = open_database(self.medium.as_ref(), &self.doubt).map_err(failed)?;
         check_format(&database).map_err(|error| match error {
-            StoreError::Read(source)
-            | StoreError::Write(source)
-            | StoreError::Full(source)
-            | StoreError::ReadOnly(source) => StoreError::Open {
+            StoreError::Read(source) | StoreError::Write(source) => StoreError::Open {
                 path: self.medium.name(),
                 source,
             },
             other => other,
         })?;
-        if let Some(unsettled) = &state.unsettled
-            && holds(&database, unsettled)?
-        {
-            // Whoever waited for it was told that it failed, and has gone on without it.
-            self.doubt.raise();
-            return Err(StoreError::Unconfirmed);
-        }
         Ok(database)
     }
 

@@ -13,19 +13,31 @@ use super::medium::{Doubt, open_database};
 use super::simulated_disk::{Fault, SimulatedDisk};
 use super::{Batch, EmbeddedStore, Journal, Part, Store, StoreError};
 use crate::rollback::fake_registers::FakeRegisters;
-use crate::rollback::{AnchorPolicy, Guard, Opening, RollbackKeys};
+use crate::rollback::{AnchorPolicy, CheckpointInterval, Guard, Opening, RollbackKeys};
 
 /// A host whose disk and TPM survive its managers.
 struct Host {
     disk: SimulatedDisk,
     registers: FakeRegisters,
+    policy: AnchorPolicy,
 }
+
+/// The default, and the one that writes the durable register with each batch.
+const POLICIES: [AnchorPolicy; 2] = [
+    AnchorPolicy::Checkpoint(CheckpointInterval::DEFAULT),
+    AnchorPolicy::Strict,
+];
 
 impl Host {
     fn set_up() -> Result<Self> {
+        Self::set_up_with(AnchorPolicy::default())
+    }
+
+    fn set_up_with(policy: AnchorPolicy) -> Result<Self> {
         let host = Self {
             disk: SimulatedDisk::default(),
             registers: FakeRegisters::blank(),
+            policy,
         };
         drop(host.guard().initialise(&host.store()?)?);
         Ok(host)
@@ -39,7 +51,7 @@ impl Host {
         Guard {
             keys: RollbackKeys::derive(&[7; 32]),
             registers: Box::new(self.registers.clone()),
-            policy: AnchorPolicy::default(),
+            policy: self.policy,
         }
     }
 
@@ -59,6 +71,7 @@ impl Host {
         Self {
             disk: SimulatedDisk::holding(image),
             registers: self.registers.fork(),
+            policy: self.policy,
         }
     }
 }
@@ -110,28 +123,30 @@ impl Told {
 
 #[tokio::test]
 async fn a_power_cut_at_any_operation_loses_nothing_that_was_acknowledged() -> Result<()> {
-    let vrots = [VrotId::random(), VrotId::random()];
-    let host = Host::set_up()?;
-    let before = host.disk.operations();
-    let (journal, _) = host.start().await?;
-    Told::default().work(&journal, &vrots).await?;
-    drop(journal);
-    let operations = before..host.disk.operations();
-    ensure!(operations.clone().count() > 50, "{operations:?}");
+    for policy in POLICIES {
+        let vrots = [VrotId::random(), VrotId::random()];
+        let host = Host::set_up_with(policy)?;
+        let before = host.disk.operations();
+        let (journal, _) = host.start().await?;
+        Told::default().work(&journal, &vrots).await?;
+        drop(journal);
+        let operations = before..host.disk.operations();
+        ensure!(operations.clone().count() > 50, "{operations:?}");
 
-    for operation in operations {
-        for seed in 0..3 {
-            let host = Host::set_up()?;
-            host.disk.lose_power_at(operation);
-            let mut told = Told::default();
-            if let Ok((journal, _)) = host.start().await {
-                let _ = told.work(&journal, &vrots).await;
+        for operation in operations {
+            for seed in 0..3 {
+                let host = Host::set_up_with(policy)?;
+                host.disk.lose_power_at(operation);
+                let mut told = Told::default();
+                if let Ok((journal, _)) = host.start().await {
+                    let _ = told.work(&journal, &vrots).await;
+                }
+                host.disk.restart(seed);
+                host.registers.reset();
+                let cut = format!("{policy:?}, power cut at operation {operation}, seed {seed}");
+                let (journal, _) = host.start().await.context(cut.clone())?;
+                told.check(&journal).await.context(cut)?;
             }
-            host.disk.restart(seed);
-            host.registers.reset();
-            let cut = format!("power cut at operation {operation}, seed {seed}");
-            let (journal, _) = host.start().await.context(cut.clone())?;
-            told.check(&journal).await.context(cut)?;
         }
     }
     Ok(())
@@ -210,6 +225,27 @@ async fn on_a_slow_disk_more_changes_share_a_write() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_write_that_was_not_confirmed_is_written_anew_before_anybody_is_told() -> Result<()> {
+    for seed in 0..8 {
+        let host = Host::set_up()?;
+        let (journal, _) = host.start().await?;
+        let vrot = VrotId::random();
+        journal
+            .commit(record(vrot).followed_by(state(vrot, 1)))
+            .await?;
+        host.disk.set_fault(Fault::Unconfirmed);
+        journal.commit(state(vrot, 2)).await?;
+        host.disk.restart(seed);
+        host.registers.reset();
+        drop(journal);
+        let (journal, _) = host.start().await?;
+        let found = journal.read(vrot, Part::Permanent).await?;
+        assert_eq!(found.as_deref(), Some([2; 3000].as_slice()), "seed {seed}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_disk_that_confirms_nothing_closes_the_store_until_a_restart() -> Result<()> {
     let host = Host::set_up()?;
     let (journal, _) = host.start().await?;
@@ -217,7 +253,7 @@ async fn a_disk_that_confirms_nothing_closes_the_store_until_a_restart() -> Resu
     journal
         .commit(record(vrot).followed_by(state(vrot, 1)))
         .await?;
-    host.disk.set_fault(Fault::Unconfirmed);
+    host.disk.set_fault(Fault::NeverConfirms);
     assert!(journal.commit(state(vrot, 2)).await.is_err());
     let refused = journal.commit(state(vrot, 3)).await;
     assert!(
@@ -225,9 +261,48 @@ async fn a_disk_that_confirms_nothing_closes_the_store_until_a_restart() -> Resu
         "{refused:?}"
     );
     assert!(journal.read(vrot, Part::Permanent).await.is_err());
+    // The disk is well again; but what was called failed is there.
+    host.disk.set_fault(Fault::None);
+    let refused = journal.commit(state(vrot, 3)).await;
+    assert!(matches!(refused, Err(StoreError::Overtaken)), "{refused:?}");
     drop(journal);
     let (journal, _) = host.start().await?;
     journal.commit(state(vrot, 4)).await?;
+    Ok(())
+}
+
+/// The next manager reads what the kernel shows, and accepts a batch that is not on the disk.
+#[tokio::test]
+async fn what_a_manager_goes_on_from_after_an_unconfirmed_write_survives_a_power_cut() -> Result<()>
+{
+    for policy in POLICIES {
+        for seed in 0..8 {
+            let host = Host::set_up_with(policy)?;
+            let (journal, _) = host.start().await?;
+            let vrot = VrotId::random();
+            let other = VrotId::random();
+            journal.commit(record(vrot)).await?;
+            journal.commit(record(other)).await?;
+            host.disk.set_fault(Fault::NeverConfirms);
+            assert!(journal.commit(state(vrot, 1)).await.is_err());
+            drop(journal);
+            host.disk.set_fault(Fault::None);
+
+            let (journal, _) = host.start().await?;
+            let found = journal.read(vrot, Part::Permanent).await?;
+            assert!(found.is_some(), "not what this test is about");
+            journal.commit(state(other, 2)).await?;
+            host.disk.restart(seed);
+            host.registers.reset();
+            drop(journal);
+            let cut = format!("{policy:?}, seed {seed}");
+            let (journal, _) = host.start().await.context(cut.clone())?;
+            for (vrot, number) in [(vrot, 1), (other, 2)] {
+                let found = journal.read(vrot, Part::Permanent).await?;
+                assert_eq!(found.as_deref(), Some([number; 3000].as_slice()), "{cut}");
+            }
+        }
+    }
     Ok(())
 }
 

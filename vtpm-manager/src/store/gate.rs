@@ -14,6 +14,9 @@ use crate::rollback::{CommitError, HostLedger, Moment, RegisterError, RollbackSt
 pub(super) struct Gate {
     store: Arc<dyn Store>,
     state: Mutex<State>,
+    /// How it stood when somebody last had the state, and when that was: who holds the state
+    /// may wait for the TPM for long.
+    seen: Mutex<Option<(RollbackStatus, Instant)>>,
 }
 
 /// The right to commit one batch.
@@ -34,10 +37,12 @@ impl Gate {
         Self {
             store,
             state: Mutex::new(State::Locked),
+            seen: Mutex::new(None),
         }
     }
 
     pub(super) fn unlock(&self, ledger: HostLedger) {
+        self.see(&ledger);
         *self.state() = State::Open(Box::new(ledger));
     }
 
@@ -68,10 +73,15 @@ impl Gate {
     }
 
     pub(super) fn status(&self) -> Option<RollbackStatus> {
-        match &*self.state() {
-            State::Open(ledger) => Some(ledger.status(Moment::now())),
-            State::Locked => None,
-        }
+        let (mut status, at) = (*self.seen.lock().unwrap_or_else(PoisonError::into_inner))?;
+        status.window.age = status.window.age.map(|age| age + at.elapsed());
+        Some(status)
+    }
+
+    fn see(&self, ledger: &HostLedger) {
+        let now = Moment::now();
+        let seen = Some((ledger.status(now), now.monotonic));
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 
     pub(super) fn checkpoint_due(&self) -> Option<Instant> {
@@ -83,14 +93,22 @@ impl Gate {
 
     pub(super) fn checkpoint(&self) -> Result<(), RegisterError> {
         match &mut *self.state() {
-            State::Open(ledger) => ledger.checkpoint(),
+            State::Open(ledger) => {
+                let written = ledger.checkpoint();
+                self.see(ledger);
+                written
+            }
             State::Locked => Ok(()),
         }
     }
 
     pub(super) fn close(&self) -> Result<(), RegisterError> {
         match &mut *self.state() {
-            State::Open(ledger) => ledger.close(),
+            State::Open(ledger) => {
+                let written = ledger.close();
+                self.see(ledger);
+                written
+            }
             State::Locked => Ok(()),
         }
     }
@@ -149,6 +167,7 @@ impl Key<'_> {
                 let batch = batch.take().unwrap_or_default();
                 store.commit(&batch.with_evidence(writes.clone()))
             });
+            self.gate.see(ledger);
             match committed {
                 Ok(_) => return Ok(()),
                 Err(CommitError::Store(error)) => return Err(error),
@@ -166,7 +185,10 @@ impl Key<'_> {
                         return Err(StoreError::Unanchored);
                     }
                     match ledger.settle() {
-                        Ok(()) => return Ok(()),
+                        Ok(()) => {
+                            self.gate.see(ledger);
+                            return Ok(());
+                        }
                         Err(error) => source = error,
                     }
                 },

@@ -14,6 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 
 use super::gate::{Gate, Key};
+use super::health::{Cure, Health, Trouble};
 use super::{Batch, Part, Store, StoreError};
 use crate::rollback::{HostLedger, RollbackStatus};
 
@@ -42,7 +43,7 @@ const QUEUE: usize = 4096;
 /// deadline meanwhile, and say that they are degraded.
 const ANCHOR_RETRY: Duration = Duration::from_millis(200);
 const CHECKPOINT_RETRY: Duration = Duration::from_secs(10);
-/// A manager that ends does not wait for a dead TPM for ever.
+/// A writer whose last handle has gone does not wait for a dead TPM for ever.
 const TRIES_AT_THE_END: u32 = 5;
 /// Changes in one batch: bounds the memory of a transaction (a state has some 10 KiB).
 const MAX_BATCH: usize = 1024;
@@ -53,8 +54,10 @@ impl Journal {
         let (sender, requests) = mpsc::channel(QUEUE);
         let metrics = Arc::new(JournalMetrics::default());
         let gate = Arc::new(Gate::locked(store));
+        let health = Arc::new(Health::default());
         let writer = Writer {
             gate: Arc::clone(&gate),
+            health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),
             clock: Builder::new_current_thread().enable_time().build()?,
             checkpoint_after: None,
@@ -65,6 +68,7 @@ impl Journal {
         Ok(Self(Arc::new(Handle {
             sender: Some(sender),
             gate,
+            health,
             metrics,
             thread: Some(thread),
         })))
@@ -84,10 +88,25 @@ impl Journal {
         self.commit(Batch::default()).await
     }
 
-    /// How it stands with the rollback anchor; `None` while the store is locked.
-    pub async fn rollback_status(&self) -> Result<Option<RollbackStatus>, StoreError> {
-        let gate = Arc::clone(&self.0.gate);
-        blocking(move || gate.status()).await
+    /// How it stood with the rollback anchor after the last batch; `None` while the store is
+    /// locked. Waits for nothing: who looks may be looking for why a batch does.
+    pub fn rollback_status(&self) -> Option<RollbackStatus> {
+        self.0.gate.status()
+    }
+
+    /// Why nothing becomes durable at the moment, if that is so.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.0.health.trouble()
+    }
+
+    /// The manager ends: what the disk or the TPM does not take within this time is given up.
+    pub fn end_within(&self, time: Duration) {
+        self.0.health.end_within(time);
+    }
+
+    /// Whether the manager should have ended already: nothing is to be tried again.
+    pub fn is_overdue(&self) -> bool {
+        self.0.health.is_overdue()
     }
 
     /// Queues a change. Changes become durable in the order in which they were queued.
@@ -178,6 +197,7 @@ struct Request {
 struct Handle {
     sender: Option<mpsc::Sender<Request>>,
     gate: Arc<Gate>,
+    health: Arc<Health>,
     metrics: Arc<JournalMetrics>,
     thread: Option<JoinHandle<()>>,
 }
@@ -196,6 +216,7 @@ impl Drop for Handle {
 
 struct Writer {
     gate: Arc<Gate>,
+    health: Arc<Health>,
     metrics: Arc<JournalMetrics>,
     clock: Runtime,
     /// After a checkpoint failed, the next try is not before this.
@@ -300,8 +321,10 @@ impl Writer {
         let mut tries = 0u32;
         let result = key.commit(batch, |error| {
             tracing::error!(%error, "a batch waits for the rollback register in the TPM");
+            self.health.failed(error, Cure::WriterTries);
             tries = tries.saturating_add(1);
-            if requests.is_closed() && tries > TRIES_AT_THE_END {
+            let is_abandoned = requests.is_closed() && tries > TRIES_AT_THE_END;
+            if is_abandoned || self.health.is_overdue() {
                 return false;
             }
             thread::sleep(ANCHOR_RETRY);
@@ -312,10 +335,12 @@ impl Writer {
         metrics.microseconds.fetch_add(elapsed, Ordering::Relaxed);
         match &result {
             Ok(()) => {
+                self.health.recovered();
                 metrics.commits.fetch_add(1, Ordering::Relaxed);
                 metrics.changes.fetch_add(changes as u64, Ordering::Relaxed);
             }
             Err(error) => {
+                self.health.failed(error, Cure::NextChange);
                 metrics.failures.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(%error, changes, "a batch was not written");
             }

@@ -1,6 +1,6 @@
 //! What the store's bytes lie on, and which of its failures the store can get over.
 
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, TryLockError};
 use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,7 +13,7 @@ use redb::{BackendError, Builder, Database, StorageBackend};
 
 /// Something that can be opened as a database, again after it failed.
 pub(super) trait Medium: Send + Sync + 'static {
-    /// Opens it; an empty one becomes an empty database.
+    /// Opens it, for nobody else at the same time; an empty one becomes an empty database.
     fn open(&self) -> Result<Box<dyn StorageBackend>, redb::Error>;
 
     /// What errors call it.
@@ -24,9 +24,10 @@ pub(super) trait Medium: Send + Sync + 'static {
 #[derive(Debug)]
 pub(super) struct StoreFile(pub(super) PathBuf);
 
-/// Whether a medium failed to confirm that a write is durable. It may not be, although it can
-/// be read: nothing that was read afterwards proves anything.
-#[derive(Clone, Debug, Default)]
+/// Whether a medium may have failed to confirm that a write is durable. It may not be, although
+/// it can be read: nothing that was read afterwards proves anything. A process that opens a file
+/// does not know what an earlier one was told of it, so every store begins in doubt.
+#[derive(Clone, Debug)]
 pub(super) struct Doubt(Arc<AtomicBool>);
 
 /// A backend that remembers in [`Doubt`] when a sync failed.
@@ -45,6 +46,12 @@ impl Medium for StoreFile {
             .truncate(false)
             .mode(0o600)
             .open(&self.0)?;
+        // Before anything is written. The database locks the same open file once more.
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(redb::Error::DatabaseAlreadyOpen),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
         Ok(Box::new(FileBackend::new(file)?))
     }
 
@@ -53,7 +60,17 @@ impl Medium for StoreFile {
     }
 }
 
+impl Default for Doubt {
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+}
+
 impl Doubt {
+    fn settle(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
     pub(super) fn is_raised(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
@@ -64,16 +81,74 @@ impl Doubt {
 }
 
 /// Opens the database on a medium. All of it is checked: whoever can write to the disk could
-/// otherwise bring the manager down with a page that no database has.
+/// otherwise bring the manager down with a page that no database has. Where a sync may have
+/// failed, all of it is written anew first.
 pub(super) fn open_database(medium: &dyn Medium, doubt: &Doubt) -> Result<Database, redb::Error> {
     let backend = Watched {
         backend: medium.open()?,
         doubt: doubt.clone(),
     };
+    if doubt.is_raised() {
+        write_anew(&backend)?;
+        doubt.settle();
+    }
     Ok(Builder::new()
         .set_check_integrity_on_open(true)
         .create_with_backend(backend)?)
 }
+
+/// Makes what can be read what is on the disk.
+///
+/// After a failed `fsync`, Linux calls the pages that it could not write clean and goes on
+/// showing them; no later `fsync` writes them or tells of them (Rebello et al., "Can Applications
+/// Recover from fsync Failures?", USENIX ATC 2020, section 3; Corbet, "PostgreSQL's fsync()
+/// surprise", LWN 752063). Opening the file again, also in another process, reads those pages,
+/// until memory gets short or the power goes. A page that is written again is dirty again, so the
+/// sync at the end covers everything that was read here. What the kernel had dropped already
+/// reads as it is on the disk. The mixture is what a power cut in the middle of the commit would
+/// have left; the check that follows tells.
+///
+/// In place, since the bytes are those that are there: a copy under another name would need room
+/// on a disk that may be full, and would be another file than the one that is locked.
+fn write_anew(backend: &Watched) -> io::Result<()> {
+    let end = backend.len()?;
+    let mut offset = 0;
+    let mut bytes = vec![0; ANEW];
+    while offset < end {
+        let length = usize::try_from(end - offset).map_or(ANEW, |rest| rest.min(ANEW));
+        let part = bytes.get_mut(..length).unwrap_or_default();
+        backend.read(offset, part)?;
+        match backend.write(offset, part) {
+            // A hole: there is nothing on the disk that could be another.
+            Err(error) if is_no_room(&error) => write_around_holes(backend, offset, part)?,
+            other => other?,
+        }
+        offset += length as u64;
+    }
+    backend.sync_data()
+}
+
+fn write_around_holes(backend: &Watched, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    for (offset, block) in (offset..).step_by(BLOCK).zip(bytes.chunks(BLOCK)) {
+        match backend.write(offset, block) {
+            Err(error) if is_no_room(&error) && block.iter().all(|byte| *byte == 0) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn is_no_room(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// Written at a time.
+const ANEW: usize = 64 * 1024;
+/// What a filesystem allocates at least.
+const BLOCK: usize = 4096;
 
 impl StorageBackend for Watched {
     fn len(&self) -> io::Result<u64> {

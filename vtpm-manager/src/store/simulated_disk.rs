@@ -27,8 +27,11 @@ pub(super) enum Fault {
     /// Each sync takes this long.
     Slow(Duration),
     /// The next sync fails. As kernels do, this one tells of it once, does not try to write the
-    /// same bytes again, and shows them all the same.
+    /// same bytes again, and shows them all the same: they are lost with the power, unless they
+    /// are written anew.
     Unconfirmed,
+    /// Every sync fails like that.
+    NeverConfirms,
 }
 
 /// Bytes that go or stay together when the power goes.
@@ -187,14 +190,19 @@ impl StorageBackend for Handle {
         thread::sleep(delay);
         let mut platter = self.platter()?;
         platter.operations += 1;
-        if platter.fault == Fault::Unconfirmed {
-            platter.fault = Fault::None;
+        if matches!(platter.fault, Fault::Unconfirmed | Fault::NeverConfirms) {
+            if platter.fault == Fault::Unconfirmed {
+                platter.fault = Fault::None;
+            }
             platter.unsynced.clear();
             return Err(io::Error::other("the disk does not answer"));
         }
         platter.syncs += 1;
-        platter.unsynced.clear();
-        platter.durable = platter.current.clone();
+        // Not what can be read: of that, some may have been lost in an earlier sync.
+        let written = std::mem::take(&mut platter.unsynced);
+        for change in written {
+            change.apply(&mut platter.durable);
+        }
         Ok(())
     }
 

@@ -197,12 +197,22 @@ impl Host {
         Ok(self.daemon.wait()?)
     }
 
+    /// Sends the daemon a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(Pid::from_raw(self.daemon.id().try_into()?), signal)?)
+    }
+
     /// Kills every backend of this host.
     pub(crate) fn kill_backends(&self) -> Result<()> {
-        for process in processes_in(self.folder.path()) {
-            kill(Pid::from_raw(process), Signal::SIGKILL)?;
-        }
+        kill_processes_in(self.folder.path());
         Ok(())
+    }
+
+    /// The processes that live in the folder of a vRoT.
+    pub(crate) fn instances_of(&self, vm: &str) -> Result<Vec<i32>> {
+        let vrot = self.json(["show", vm])?["vrot"].clone();
+        let vrot = vrot.as_str().context("a vRoT")?;
+        Ok(processes_in(&self.folder.path().join("run").join(vrot)))
     }
 
     /// Starts the daemon again.
@@ -361,6 +371,13 @@ fn end_processes_of(folder: &Path) {
         line.windows(name.len()).any(|window| window == name)
     });
     for process in [named, processes_in(folder)].concat() {
+        let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
+    }
+}
+
+/// Ends what is at home in a folder. What has ended meanwhile has ended.
+pub(crate) fn kill_processes_in(folder: &Path) {
+    for process in processes_in(folder) {
         let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
     }
 }

@@ -1,0 +1,80 @@
+//! Backends that go on without a manager, because the store that they belong to is not open.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use super::{Manager, Standing};
+use crate::backend::{self, Backend};
+
+/// Live backends that nobody serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unadopted {
+    /// How many.
+    pub backends: u64,
+    /// How many of them say that they answered a command before its state was durable.
+    pub degraded: u64,
+}
+
+/// What was found, and when.
+pub(super) type Seen = Option<(Instant, Unadopted)>;
+
+/// Looking takes the manager's place at each backend for a moment: scrapes do not do it anew.
+const FRESH: Duration = Duration::from_secs(5);
+/// A backend that makes an RSA key does not answer; it is counted all the same.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+impl Manager {
+    /// Who goes on without a manager: nobody, once the store is open.
+    pub async fn unadopted(&self) -> Unadopted {
+        if matches!(self.standing(), Standing::Open { .. }) {
+            return Unadopted::default();
+        }
+        let seen = *self
+            .unadopted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let last = seen.map_or_else(Unadopted::default, |(_, found)| found);
+        if seen.is_some_and(|(at, _)| at.elapsed() < FRESH) {
+            return last;
+        }
+        // Who opens the store is about to adopt them, and would find the place taken.
+        let Ok(_not_opened_meanwhile) = self.opening.try_lock() else {
+            return last;
+        };
+        let found = look(self).await;
+        *self
+            .unadopted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), found));
+        found
+    }
+}
+
+async fn look(manager: &Manager) -> Unadopted {
+    let folders = match backend::running(&manager.config.runtime_dir, &manager.config.locks()) {
+        Ok(folders) => folders,
+        Err(error) => {
+            tracing::warn!(%error, "nobody knows which backends run");
+            return Unadopted::default();
+        }
+    };
+    let mut looks = JoinSet::new();
+    for folder in folders {
+        looks.spawn(async move { Backend::look(&folder, PATIENCE).await });
+    }
+    let mut found = Unadopted::default();
+    for status in looks.join_all().await {
+        match status {
+            Ok(Some(status)) => {
+                found.backends += 1;
+                found.degraded += u64::from(status.degraded);
+            }
+            // Its socket is there: it is at work.
+            Err(_) => found.backends += 1,
+            Ok(None) => {}
+        }
+    }
+    found
+}
