@@ -72,7 +72,7 @@ pub enum PolicyError {
     NoHosts,
     /// A layer could have booted anything.
     #[error(
-        "the policy has no reference values for the {layer}: add [{layer}.reference.pcrs] or [[{layer}.reference.events]] (PCRs 16 and 23 do not count: anyone can reset them)"
+        "the policy has no reference values for the {layer}: add [{layer}.reference.pcrs] or [[{layer}.reference.events]] (optional events and PCRs that no boot chain measures into do not count)"
     )]
     NoReferenceValues {
         /// `host` or `vm`.

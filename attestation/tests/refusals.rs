@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use attestation::evidence::MAX_EVIDENCE;
 use attestation::fixture::{
-    ATTESTATION, Host, QUOTED, Vm, certificate_for_another_key, event_log, nonce, now, quote, sign,
+    ATTESTATION, Host, Vm, certificate_for_another_key, event_log, nonce, now, quote, sign,
     signing_area,
 };
 use attestation::merkle::{Tree, leaf_hash};
 use attestation::qualifying::vm_qualifying_data;
-use attestation::{Binding, EventLog, Evidence, Layer, Nonce, Refusal, VerifiedEvidence};
+use attestation::{
+    BOOT_PCRS, Binding, EventLog, Evidence, Layer, Nonce, Refusal, VerifiedEvidence,
+};
 use cert_chain::{Digest32, Issuer, ObjectAttributes, TrustAnchors, Validity};
 use rustls_pki_types::UnixTime;
 
@@ -76,7 +78,7 @@ fn pcrs_that_the_log_does_not_account_for_are_refused() {
     let (host, vm) = host_and_vm();
     let mut evidence = host.evidence(&vm, &nonce(), Binding::None);
     // The vIK quotes other PCRs than the log leads to, with correct qualifying data.
-    let other = attestation::fixture::pcrs(&event_log(&[(4, 0x8000_0003, b"rootkit")]));
+    let other = attestation::fixture::pcrs(&event_log(&[(4, 0x8000_0003, b"rootkit")]), &BOOT_PCRS);
     let digest = Digest32::of(&vm.log);
     let attest = quote(
         &other,
@@ -292,7 +294,7 @@ fn a_chain_that_is_one_certificate_too_long_or_too_short_is_refused() {
 fn a_signed_statement_that_is_no_quote_is_refused() {
     let (host, vm) = host_and_vm();
     let mut evidence = host.evidence(&vm, &nonce(), Binding::None);
-    let pcrs = attestation::fixture::pcrs(&vm.log);
+    let pcrs = attestation::fixture::pcrs(&vm.log, &BOOT_PCRS);
     let mut attest = quote(&pcrs, &Digest32::of(b"x"));
     attest[0] = 0x30;
     evidence.vm.signature = sign(&vm.key, &attest);
@@ -335,7 +337,7 @@ fn truncated_extended_and_oversized_evidence_is_refused() {
 fn the_fixture_quotes_what_it_logs() {
     let (_, vm) = host_and_vm();
     let log = EventLog::parse(&vm.log).unwrap();
-    let pcrs = attestation::fixture::pcrs(&vm.log);
-    assert_eq!(pcrs.len(), QUOTED.len());
+    let pcrs = attestation::fixture::pcrs(&vm.log, &BOOT_PCRS);
+    assert_eq!(pcrs.len(), BOOT_PCRS.len());
     assert_eq!(pcrs[&4], log.replay_sha256().value(4));
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use attestation::{
-    Binding, EventLog, Evidence, Layer, Nonce, Policy, ReferenceValues, Verdict, reference_values,
+    BOOT_PCRS, Binding, EventLog, Evidence, Layer, Nonce, Policy, ReferenceValues, Verdict,
+    reference_values,
 };
 use cert_chain::TrustAnchors;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -21,7 +22,6 @@ use super::challenge::{challenge, fresh_nonce};
 use super::judgement::Judgement;
 use super::tree::{Colour, draw};
 use super::{event_log, export};
-use crate::attester::QUOTED_PCRS;
 
 /// Challenges a service in a VM, verifies its evidence and appraises it with a policy.
 ///
@@ -250,7 +250,7 @@ fn print_reference(reference: &Reference) -> Result<Outcome> {
                 LayerName::Host => "host",
                 LayerName::Vm => "vm",
             };
-            reference_values(&load_log(file)?, QUOTED_PCRS).to_toml(layer)
+            reference_values(&load_log(file)?, BOOT_PCRS).to_toml(layer)
         }
         Reference {
             connect: Some(service),
