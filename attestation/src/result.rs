@@ -193,8 +193,9 @@ impl AttestationResult {
             ("ik", claims.ik.to_string()),
             ("ek", claims.ek.to_string()),
             ("policy-key", claims.policy_key.to_string()),
-            ("reset-count", clock.reset_count.to_string()),
-            ("restart-count", clock.restart_count.to_string()),
+            // Opaque: equal in two results means that the host's TPM was not reset or restarted
+            // between them. The counts themselves are obfuscated for a key of the owner's.
+            ("boot-cycle", clock.boot_cycle(&claims.ik).to_string()),
             ("clock-ms", clock.clock_ms.to_string()),
             ("clock-safe", clock.safe.to_string()),
         ])

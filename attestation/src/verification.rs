@@ -101,12 +101,13 @@ impl VerifiedLayer {
         &self.pcrs
     }
 
-    /// The TPM's clock and counters.
+    /// The TPM's clock and counters; see [`ClockInfo`] for what a host's are worth.
     pub fn clock(&self) -> ClockInfo {
         self.clock
     }
 
-    /// The TPM's firmware version, as its maker counts.
+    /// The TPM's firmware version, as its maker counts; obfuscated for the host, whose IK is a
+    /// key of the owner hierarchy.
     pub fn firmware_version(&self) -> u64 {
         self.firmware_version
     }

@@ -387,4 +387,11 @@ fn the_result_is_an_ear_with_a_submodule_for_each_layer() {
     let claims = &json["submods"]["vm"]["ear_attester_claims"];
     assert_eq!(claims["vm"], vm.vm.to_string());
     assert!(json["eat_nonce"].is_string());
+    // What a host's TPM obfuscates is not passed off as a fact.
+    let host_claims = &json["submods"]["host"]["ear_attester_claims"];
+    assert!(host_claims["boot-cycle"].is_string());
+    for obfuscated in ["reset-count", "restart-count"] {
+        assert!(host_claims[obfuscated].is_null(), "{obfuscated}");
+        assert!(claims[obfuscated].is_string(), "{obfuscated}");
+    }
 }
