@@ -318,6 +318,28 @@ pub fn signing_area(key: &KeyPair, attributes: ObjectAttributes) -> Vec<u8> {
     area
 }
 
+/// `TPMT_PUBLIC` of an endorsement key with this point: template L-2 of the TCG EK Credential
+/// Profile (§B.3.4), with which TPMs are delivered.
+pub fn endorsement_area(key: &KeyPair) -> Vec<u8> {
+    let point = key.der_bytes();
+    let mut area = vec![0x00, 0x23, 0x00, 0x0b, 0x00, 0x03, 0x00, 0xb2];
+    // Policy: TPM2_PolicySecret of the endorsement hierarchy.
+    area.extend([0x00, 0x20]);
+    area.extend([
+        0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xb3, 0xf8, 0x1a, 0x90, 0xcc, 0x8d, 0x46, 0xa5, 0xd7,
+        0x24, 0xfd, 0x52, 0xd7, 0x6e, 0x06, 0x52, 0x0b, 0x64, 0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14,
+        0x69, 0xaa,
+    ]);
+    // AES-128-CFB for children, no scheme, curve, no KDF.
+    area.extend([0x00, 0x06, 0x00, 0x80, 0x00, 0x43]);
+    area.extend([0x00, 0x10, 0x00, 0x03, 0x00, 0x10]);
+    for coordinate in [point.get(1..33).unwrap(), point.get(33..).unwrap()] {
+        area.extend([0x00, 0x20]);
+        area.extend(coordinate);
+    }
+    area
+}
+
 /// A crypto-agile log with SHA-256 digests of these events' data: PCR, event type, data.
 pub fn event_log(events: &[(u32, u32, &[u8])]) -> Vec<u8> {
     let mut header = b"Spec ID Event03\0".to_vec();

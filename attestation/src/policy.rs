@@ -26,7 +26,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cert_chain::path::TrustAnchorError;
+use cert_chain::trust_anchors::TrustAnchorError;
 use cert_chain::{Digest32, Generation, HostName, Tenant, TrustAnchors, VmId};
 use serde::Deserialize;
 
@@ -53,7 +53,8 @@ pub struct Expectation {
     pub tenant: Option<Tenant>,
     /// The hosts on which it may run.
     pub hosts: Vec<HostName>,
-    /// Acceptable launch measurements; without this field any will do, also none.
+    /// Acceptable launch measurements; without this field any will do, also none. No host of this
+    /// version measures a launch, so a policy that asks for one accepts no VM yet.
     pub launch: Option<Vec<Digest32>>,
     /// The lowest acceptable generation.
     #[serde(default)]
@@ -168,13 +169,15 @@ impl Policy {
         let path = document.trust.roots;
         let anchors = TrustAnchors::from_pem(&read_roots(&path)?)
             .map_err(|source| PolicyError::Roots { path, source })?;
+        let text = Digest32::of(text.as_bytes());
+        let digest = Digest32::of([*text.as_bytes(), *anchors.digest().as_bytes()].as_flattened());
         Ok(Self {
             anchors,
             expect: document.expect,
             result_lifetime: Duration::from_secs(document.freshness.result_lifetime_s),
             host: document.host.reference,
             vm: document.vm.reference,
-            digest: Digest32::of(text.as_bytes()),
+            digest,
         })
     }
 
@@ -203,7 +206,8 @@ impl Policy {
         &self.vm
     }
 
-    /// SHA-256 value of the policy's text, by which a result names it.
+    /// By which a result names the policy: SHA-256 value over that of its text and the
+    /// [digest](TrustAnchors::digest) of its roots, which stand in another file.
     pub fn digest(&self) -> &Digest32 {
         &self.digest
     }

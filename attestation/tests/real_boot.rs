@@ -114,7 +114,7 @@ fn golden_values_affirm_the_boot_they_were_taken_from_by_pcrs_or_by_events_alone
     for text in [by_pcrs, by_events] {
         let policy = Policy::parse(&text, |_| Ok(host.issuer.certificate_pem()))?;
         let verified = evidence.verify(&nonce(), &Binding::None, policy.anchors(), now())?;
-        let result = appraise(verified, &policy, now());
+        let result = appraise(verified, &policy);
         assert_eq!(result.verdict(), Verdict::Affirming, "{}", result.to_json());
     }
     Ok(())

@@ -10,8 +10,8 @@ use x509_parser::prelude::FromDer;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::endorsement_key::EndorsementKey;
-use crate::path::{TrustAnchorError, TrustAnchors};
 use crate::public_area::KeyParameters;
+use crate::trust_anchors::{TrustAnchorError, TrustAnchors};
 
 /// Roots and intermediates of the TPM makers that an issuer accepts.
 ///
@@ -106,6 +106,9 @@ impl TpmMakerRoots {
 
 impl CertifiedEndorsementKey {
     /// Checks the certificate as of `at`, and that it is for `key`.
+    ///
+    /// The validity of the maker's root is not looked at: makers let roots expire whose TPMs are
+    /// in use, and certify endorsement keys beyond their own end.
     ///
     /// `certificate` may be followed by the padding that some TPMs leave in NV memory.
     pub fn verify(

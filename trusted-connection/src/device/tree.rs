@@ -8,7 +8,7 @@ use cert_chain::TpmName;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::judgement::{Judgement, causes};
+use super::judgement::Judgement;
 
 /// Whether the text may carry colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +24,13 @@ pub fn draw(judgement: &Judgement, colour: Colour) -> String {
     let mut text = String::new();
     match judgement {
         Judgement::Appraised(result) => draw_result(&mut text, result, colour),
-        Judgement::Refused(refusal) => {
+        Judgement::Refused { refusal, .. } => {
             let _ = writeln!(
                 text,
                 "{} The evidence is refused ({}).\n  {}\n  What to do: {}.\n",
                 mark(Verdict::Contraindicated, colour),
                 refusal.code(),
-                causes(refusal),
+                refusal.explanation(),
                 refusal.remedy()
             );
         }
