@@ -13,6 +13,7 @@ pub mod appraisal;
 pub mod binding;
 pub mod event_log;
 pub mod evidence;
+pub mod file;
 #[cfg(feature = "fixture")]
 pub mod fixture;
 pub mod host_leaf;

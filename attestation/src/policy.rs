@@ -22,7 +22,6 @@
 //! digests = ["<64 hexadecimal digits>"]
 //! ```
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +29,7 @@ use cert_chain::trust_anchors::TrustAnchorError;
 use cert_chain::{Digest32, Generation, HostName, Tenant, TrustAnchors, VmId};
 use serde::Deserialize;
 
+use crate::file::read_bounded_text;
 use crate::reference::ReferenceValues;
 
 /// A policy that pins what evidence must show. One that pins too little cannot be made.
@@ -102,6 +102,10 @@ pub enum PolicyError {
     Toml(#[from] Box<toml::de::Error>),
 }
 
+/// Reference values of thousands of good boots.
+pub const MAX_POLICY: usize = 1024 * 1024;
+/// More certificates than [`TrustAnchors`] take.
+pub const MAX_ROOTS: usize = 16 * 1024 * 1024;
 const DEFAULT_RESULT_LIFETIME: u64 = 300;
 
 #[derive(Deserialize)]
@@ -144,9 +148,9 @@ impl Default for Freshness {
 impl Policy {
     /// Reads a policy and the roots that it names, relative to its own folder.
     pub fn load(path: &Path) -> Result<Self, PolicyError> {
-        let text = read(path)?;
+        let text = read(path, MAX_POLICY)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        Self::parse(&text, |roots| read(&folder.join(roots)))
+        Self::parse(&text, |roots| read(&folder.join(roots), MAX_ROOTS))
     }
 
     /// Reads a policy; `read_roots` delivers the PEM text of the roots that it names.
@@ -220,8 +224,8 @@ impl Expectation {
     }
 }
 
-fn read(path: &Path) -> Result<String, PolicyError> {
-    fs::read_to_string(path).map_err(|source| PolicyError::Read {
+fn read(path: &Path, limit: usize) -> Result<String, PolicyError> {
+    read_bounded_text(path, limit).map_err(|source| PolicyError::Read {
         path: path.to_owned(),
         source,
     })

@@ -20,6 +20,11 @@ use crate::trust_anchors::{TrustAnchorError, TrustAnchors};
 #[derive(Clone, Debug)]
 pub struct TpmMakerRoots(TrustAnchors);
 
+/// An endorsement key's certificate that was read. Nothing about it is verified;
+/// [`CertifiedEndorsementKey::verify`] does that.
+#[derive(Clone, Debug)]
+pub struct EkCertificate<'a>(X509Certificate<'a>);
+
 /// An endorsement key whose certificate leads to a TPM maker.
 ///
 /// It establishes that the maker vouches for this key. It does not establish that the TPM is
@@ -104,6 +109,39 @@ impl TpmMakerRoots {
     }
 }
 
+impl<'a> EkCertificate<'a> {
+    /// Reads a certificate, which may be followed by the padding that some TPMs leave in NV
+    /// memory.
+    pub fn read(certificate: &'a [u8]) -> Result<Self, EkCertificateError> {
+        if certificate.len() > MAX_EK_CERTIFICATE {
+            return Err(EkCertificateError::TooLong {
+                length: certificate.len(),
+            });
+        }
+        let (padding, parsed) =
+            X509Certificate::from_der(certificate).map_err(|_| EkCertificateError::Malformed)?;
+        if padding.iter().any(|byte| !matches!(byte, 0x00 | 0xff)) {
+            return Err(EkCertificateError::Malformed);
+        }
+        Ok(Self(parsed))
+    }
+
+    /// Whether its key usage is an endorsement key's, and its key this one.
+    pub fn is_for(&self, key: &EndorsementKey) -> Result<(), EkCertificateError> {
+        check_key_usage(&self.0)?;
+        if same_key(self.0.public_key(), key) {
+            Ok(())
+        } else {
+            Err(EkCertificateError::KeyMismatch)
+        }
+    }
+
+    /// The TPM's make, where the certificate states it.
+    pub fn device(&self) -> Option<TpmMake> {
+        read_make(&self.0)
+    }
+}
+
 impl CertifiedEndorsementKey {
     /// Checks the certificate as of `at`, and that it is for `key`.
     ///
@@ -117,16 +155,8 @@ impl CertifiedEndorsementKey {
         roots: &TpmMakerRoots,
         at: UnixTime,
     ) -> Result<Self, EkCertificateError> {
-        if certificate.len() > MAX_EK_CERTIFICATE {
-            return Err(EkCertificateError::TooLong {
-                length: certificate.len(),
-            });
-        }
-        let (padding, parsed) =
-            X509Certificate::from_der(certificate).map_err(|_| EkCertificateError::Malformed)?;
-        if padding.iter().any(|byte| !matches!(byte, 0x00 | 0xff)) {
-            return Err(EkCertificateError::Malformed);
-        }
+        let read = EkCertificate::read(certificate)?;
+        let parsed = &read.0;
         let der = CertificateDer::from(parsed.as_raw());
         let issuer = parsed.issuer().to_string();
 
@@ -142,14 +172,11 @@ impl CertifiedEndorsementKey {
         )
         .map_err(|error| EkCertificateError::from_validation(error, &issuer))?;
 
-        check_key_usage(&parsed)?;
-        if !same_key(parsed.public_key(), key) {
-            return Err(EkCertificateError::KeyMismatch);
-        }
+        read.is_for(key)?;
         Ok(Self {
             key: key.clone(),
             issuer,
-            device: read_make(&parsed),
+            device: read.device(),
         })
     }
 

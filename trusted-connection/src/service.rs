@@ -225,6 +225,19 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_does_not_end_is_not_read_to_its_end() {
+        let nonce = attestation::Nonce::new([7; 32]).unwrap();
+        let endless = std::path::Path::new("/dev/zero");
+        let collected =
+            attester::collect(&mut Untouched, endless, &nonce, &attestation::Binding::None);
+        assert!(matches!(
+            collected,
+            Err(AttesterError::EventLog { source, .. })
+                if source.kind() == io::ErrorKind::FileTooLarge
+        ));
+    }
+
+    #[test]
     fn nonsense_is_answered_and_the_tpm_left_alone() {
         let (mut device, ours) = connection();
         device.write_all(&[0xff; 4]).unwrap();

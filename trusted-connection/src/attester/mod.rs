@@ -3,10 +3,12 @@
 pub mod esys;
 pub mod host_evidence;
 
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
+use attestation::event_log::MAX_LOG;
 use attestation::evidence::{EvidenceError, HostLayer, VmLayer};
+use attestation::file::read_bounded;
 use attestation::quote::QuoteError;
 use attestation::{Binding, Evidence, Nonce, RequestDigest, request_digest, vm_qualifying_data};
 use cert_chain::Digest32;
@@ -87,7 +89,7 @@ pub fn collect(
     nonce: &Nonce,
     binding: &Binding,
 ) -> Result<Evidence, AttesterError> {
-    let log = fs::read(event_log).map_err(|source| AttesterError::EventLog {
+    let log = read_bounded(event_log, MAX_LOG).map_err(|source| AttesterError::EventLog {
         path: event_log.to_owned(),
         source,
     })?;
