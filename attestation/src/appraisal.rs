@@ -3,7 +3,6 @@
 mod boot;
 
 use cert_chain::Digest32;
-use rustls_pki_types::UnixTime;
 
 use crate::host_leaf::{Durability, LaunchMeasurement};
 use crate::policy::{Expectation, Policy};
@@ -16,12 +15,14 @@ use boot::check_boot;
 /// Compares verified evidence with a policy: first the host, then the VM, whose verdict is
 /// never better than its host's.
 ///
-/// `at` is the time of the appraisal; the result expires at its policy's word, and not after
-/// the certificates.
-pub fn appraise(evidence: VerifiedEvidence, policy: &Policy, at: UnixTime) -> AttestationResult {
+/// The appraisal is of the time as of which the evidence was verified; the result expires at its
+/// policy's word, and not after the certificates. Evidence that was verified under other roots
+/// than this policy's is contraindicated.
+pub fn appraise(evidence: VerifiedEvidence, policy: &Policy) -> AttestationResult {
     let expect = policy.expectation();
 
     let mut host = LayerResult::new();
+    check_roots(&mut host, &evidence, policy);
     check_host_identity(&mut host, &evidence, expect);
     check_boot(
         &mut host,
@@ -34,7 +35,21 @@ pub fn appraise(evidence: VerifiedEvidence, policy: &Policy, at: UnixTime) -> At
     check_boot(&mut vm, evidence.layer(Layer::Vm), policy.vm_reference());
     vm.limit_to(&host);
 
-    AttestationResult::new(evidence, policy, host, vm, at)
+    AttestationResult::new(evidence, policy, host, vm)
+}
+
+fn check_roots(result: &mut LayerResult, evidence: &VerifiedEvidence, policy: &Policy) {
+    let trusted = policy.anchors().digest();
+    if evidence.anchors() != trusted {
+        result.contradict(
+            Claim::Identity,
+            "roots-unexpected",
+            format!(
+                "the evidence was verified under the roots {}; the policy trusts {trusted}",
+                evidence.anchors()
+            ),
+        );
+    }
 }
 
 fn check_host_identity(

@@ -26,12 +26,10 @@ use crate::nonce::Nonce;
 use crate::policy::Policy;
 use crate::qualifying::{host_qualifying_data, request_digest, vm_qualifying_data};
 use crate::quote::canonical_signature;
-use crate::reference::reference_values;
+use crate::reference::{BOOT_PCRS, reference_values};
 
 /// 2026-06-01T00:00:00Z
 pub const NOW: u64 = 1_780_272_000;
-/// The PCRs that both layers quote.
-pub const QUOTED: [u8; 11] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14];
 /// What a TPM sets for a restricted signing key of its own.
 pub const ATTESTATION: ObjectAttributes = ObjectAttributes::FIXED_TPM
     .with(ObjectAttributes::FIXED_PARENT)
@@ -53,6 +51,8 @@ pub struct Host {
     pub certificate: CertificateDer<'static>,
     /// The host's event log.
     pub log: Vec<u8>,
+    /// The PCRs that the host quotes.
+    pub quoted: Vec<u8>,
 }
 
 /// A VM on a host.
@@ -69,6 +69,8 @@ pub struct Vm {
     pub certificate: CertificateDer<'static>,
     /// The guest's event log.
     pub log: Vec<u8>,
+    /// The PCRs that the VM quotes.
+    pub quoted: Vec<u8>,
 }
 
 /// Time as the certificates of this fixture need it.
@@ -115,6 +117,7 @@ impl Host {
                 (0, 0x8000_0008, b"host firmware"),
                 (4, 0x8000_0003, b"host boot loader"),
             ]),
+            quoted: BOOT_PCRS.into(),
         }
     }
 
@@ -157,6 +160,7 @@ impl Host {
                 (4, 0x0000_0004, &[0; 4]),
                 (9, 0x0000_0006, &initramfs_event()),
             ]),
+            quoted: BOOT_PCRS.into(),
         }
     }
 
@@ -195,7 +199,7 @@ impl Host {
             &self.public.name(),
             &event_log_digest,
         );
-        let attest = quote(&pcrs(&self.log), &qualifying);
+        let attest = quote(&pcrs(&self.log, &self.quoted), &qualifying);
         HostLayer {
             signature: sign(&self.key, &attest),
             attest: attest.into(),
@@ -230,7 +234,7 @@ impl Host {
 
     /// The text of [`Host::policy`].
     pub fn policy_text(&self, vm: &Vm) -> String {
-        let reference = |log: &[u8]| reference_values(&EventLog::parse(log).unwrap(), QUOTED);
+        let reference = |log: &[u8]| reference_values(&EventLog::parse(log).unwrap(), BOOT_PCRS);
         format!(
             "[trust]\nroots = \"roots.pem\"\n\n[expect]\nvm = \"{}\"\ntenant = \"acme\"\nhosts = [\"{}\"]\n\n{}\n{}",
             vm.vm,
@@ -246,7 +250,7 @@ impl Vm {
     pub fn layer(&self, host: &Host, nonce: &Nonce, binding: Binding) -> VmLayer {
         let event_log_digest = Digest32::of(&self.log);
         let qualifying = vm_qualifying_data(nonce, &binding, &event_log_digest);
-        let attest = quote(&pcrs(&self.log), &qualifying);
+        let attest = quote(&pcrs(&self.log, &self.quoted), &qualifying);
         VmLayer {
             nonce: nonce.clone(),
             binding,
@@ -314,6 +318,28 @@ pub fn signing_area(key: &KeyPair, attributes: ObjectAttributes) -> Vec<u8> {
     area
 }
 
+/// `TPMT_PUBLIC` of an endorsement key with this point: template L-2 of the TCG EK Credential
+/// Profile (§B.3.4), with which TPMs are delivered.
+pub fn endorsement_area(key: &KeyPair) -> Vec<u8> {
+    let point = key.der_bytes();
+    let mut area = vec![0x00, 0x23, 0x00, 0x0b, 0x00, 0x03, 0x00, 0xb2];
+    // Policy: TPM2_PolicySecret of the endorsement hierarchy.
+    area.extend([0x00, 0x20]);
+    area.extend([
+        0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xb3, 0xf8, 0x1a, 0x90, 0xcc, 0x8d, 0x46, 0xa5, 0xd7,
+        0x24, 0xfd, 0x52, 0xd7, 0x6e, 0x06, 0x52, 0x0b, 0x64, 0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14,
+        0x69, 0xaa,
+    ]);
+    // AES-128-CFB for children, no scheme, curve, no KDF.
+    area.extend([0x00, 0x06, 0x00, 0x80, 0x00, 0x43]);
+    area.extend([0x00, 0x10, 0x00, 0x03, 0x00, 0x10]);
+    for coordinate in [point.get(1..33).unwrap(), point.get(33..).unwrap()] {
+        area.extend([0x00, 0x20]);
+        area.extend(coordinate);
+    }
+    area
+}
+
 /// A crypto-agile log with SHA-256 digests of these events' data: PCR, event type, data.
 pub fn event_log(events: &[(u32, u32, &[u8])]) -> Vec<u8> {
     let mut header = b"Spec ID Event03\0".to_vec();
@@ -333,10 +359,11 @@ pub fn event_log(events: &[(u32, u32, &[u8])]) -> Vec<u8> {
     log
 }
 
-/// The quoted PCRs after a boot that left this log.
-pub fn pcrs(log: &[u8]) -> PcrValues {
+/// These PCRs after a boot that left this log.
+pub fn pcrs(log: &[u8], quoted: &[u8]) -> PcrValues {
     let replayed = EventLog::parse(log).unwrap().replay_sha256();
-    QUOTED.map(|pcr| (pcr, replayed.value(pcr))).into()
+    let values = quoted.iter().map(|pcr| (*pcr, replayed.value(*pcr)));
+    values.collect()
 }
 
 /// `TPMS_ATTEST` of a quote (TPM 2.0 Part 2 §10.12.8).

@@ -58,6 +58,8 @@ pub enum Durability {
 
 /// What a host measured of a VM's image and configuration before its start
 /// (ISO/IEC 27070 §6.3).
+///
+/// The hosts of this version measure nothing; the place is there so that evidence keeps its form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum LaunchMeasurement {
     /// Nothing: the launcher gave no measurement.

@@ -13,6 +13,7 @@ pub mod appraisal;
 pub mod binding;
 pub mod event_log;
 pub mod evidence;
+pub mod file;
 #[cfg(feature = "fixture")]
 pub mod fixture;
 pub mod host_leaf;
@@ -34,7 +35,7 @@ pub use host_leaf::{Durability, HostLeaf, LaunchMeasurement};
 pub use nonce::Nonce;
 pub use policy::Policy;
 pub use qualifying::{RequestDigest, host_qualifying_data, request_digest, vm_qualifying_data};
-pub use reference::{ReferenceValues, reference_values};
+pub use reference::{BOOT_PCRS, ReferenceValues, reference_values};
 pub use refusal::{Layer, Refusal};
 pub use result::{AttestationResult, Verdict};
 pub use verification::VerifiedEvidence;

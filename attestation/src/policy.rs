@@ -22,14 +22,14 @@
 //! digests = ["<64 hexadecimal digits>"]
 //! ```
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cert_chain::path::TrustAnchorError;
+use cert_chain::trust_anchors::TrustAnchorError;
 use cert_chain::{Digest32, Generation, HostName, Tenant, TrustAnchors, VmId};
 use serde::Deserialize;
 
+use crate::file::read_bounded_text;
 use crate::reference::ReferenceValues;
 
 /// A policy that pins what evidence must show. One that pins too little cannot be made.
@@ -53,7 +53,8 @@ pub struct Expectation {
     pub tenant: Option<Tenant>,
     /// The hosts on which it may run.
     pub hosts: Vec<HostName>,
-    /// Acceptable launch measurements; without this field any will do, also none.
+    /// Acceptable launch measurements; without this field any will do, also none. No host of this
+    /// version measures a launch, so a policy that asks for one accepts no VM yet.
     pub launch: Option<Vec<Digest32>>,
     /// The lowest acceptable generation.
     #[serde(default)]
@@ -72,7 +73,7 @@ pub enum PolicyError {
     NoHosts,
     /// A layer could have booted anything.
     #[error(
-        "the policy has no reference values for the {layer}: add [{layer}.reference.pcrs] or [[{layer}.reference.events]] (PCRs 16 and 23 do not count: anyone can reset them)"
+        "the policy has no reference values for the {layer}: add [{layer}.reference.pcrs] or [[{layer}.reference.events]] (optional events and PCRs that no boot chain measures into do not count)"
     )]
     NoReferenceValues {
         /// `host` or `vm`.
@@ -101,6 +102,10 @@ pub enum PolicyError {
     Toml(#[from] Box<toml::de::Error>),
 }
 
+/// Reference values of thousands of good boots.
+pub const MAX_POLICY: usize = 1024 * 1024;
+/// More certificates than [`TrustAnchors`] take.
+pub const MAX_ROOTS: usize = 16 * 1024 * 1024;
 const DEFAULT_RESULT_LIFETIME: u64 = 300;
 
 #[derive(Deserialize)]
@@ -143,9 +148,9 @@ impl Default for Freshness {
 impl Policy {
     /// Reads a policy and the roots that it names, relative to its own folder.
     pub fn load(path: &Path) -> Result<Self, PolicyError> {
-        let text = read(path)?;
+        let text = read(path, MAX_POLICY)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        Self::parse(&text, |roots| read(&folder.join(roots)))
+        Self::parse(&text, |roots| read(&folder.join(roots), MAX_ROOTS))
     }
 
     /// Reads a policy; `read_roots` delivers the PEM text of the roots that it names.
@@ -168,13 +173,15 @@ impl Policy {
         let path = document.trust.roots;
         let anchors = TrustAnchors::from_pem(&read_roots(&path)?)
             .map_err(|source| PolicyError::Roots { path, source })?;
+        let text = Digest32::of(text.as_bytes());
+        let digest = Digest32::of([*text.as_bytes(), *anchors.digest().as_bytes()].as_flattened());
         Ok(Self {
             anchors,
             expect: document.expect,
             result_lifetime: Duration::from_secs(document.freshness.result_lifetime_s),
             host: document.host.reference,
             vm: document.vm.reference,
-            digest: Digest32::of(text.as_bytes()),
+            digest,
         })
     }
 
@@ -203,7 +210,8 @@ impl Policy {
         &self.vm
     }
 
-    /// SHA-256 value of the policy's text, by which a result names it.
+    /// By which a result names the policy: SHA-256 value over that of its text and the
+    /// [digest](TrustAnchors::digest) of its roots, which stand in another file.
     pub fn digest(&self) -> &Digest32 {
         &self.digest
     }
@@ -216,8 +224,8 @@ impl Expectation {
     }
 }
 
-fn read(path: &Path) -> Result<String, PolicyError> {
-    fs::read_to_string(path).map_err(|source| PolicyError::Read {
+fn read(path: &Path, limit: usize) -> Result<String, PolicyError> {
+    read_bounded_text(path, limit).map_err(|source| PolicyError::Read {
         path: path.to_owned(),
         source,
     })

@@ -1,7 +1,7 @@
 //! Quotes: `TPMS_ATTEST` of type quote (TPM 2.0 Part 2 §10.12) and the signature over it.
 
 use cert_chain::policy::PcrSelection;
-use cert_chain::{AttestationKey, Digest32};
+use cert_chain::{AttestationKey, Digest32, TpmName};
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use serde::Serialize;
 use tpm2_protocol::data::{TpmAlgId, TpmsAttest, TpmtSignature, TpmuAttest, TpmuSignature};
@@ -20,7 +20,12 @@ pub struct VerifiedQuote {
     pcr_digest: Digest32,
 }
 
-/// `TPMS_CLOCK_INFO`: lets a verifier see that a TPM was reset between two quotes.
+/// `TPMS_CLOCK_INFO`: lets a verifier see that a TPM was reset between two quotes of one key.
+///
+/// The two counts are what they say only where the key lives in the endorsement or platform
+/// hierarchy, as a vIK does. For all other keys, a host IK among them, the TPM adds a secret
+/// number that stays the same for that key (TPM 2.0 Part 3 §18.1): they can then be compared for
+/// equality, and say nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct ClockInfo {
     /// Milliseconds for which the TPM had power.
@@ -29,7 +34,9 @@ pub struct ClockInfo {
     pub reset_count: u32,
     /// Restarts and resumptions since the last reset.
     pub restart_count: u32,
-    /// Whether the clock cannot have had any of these values before.
+    /// Whether the clock cannot have had any of these values before. It is `false` for a while
+    /// after every loss of power, so nothing here relies on the clock, and nobody is judged by
+    /// this.
     pub safe: bool,
 }
 
@@ -71,6 +78,8 @@ pub enum QuoteError {
     },
 }
 
+/// Keeps the digest apart from all others over the same bytes.
+const BOOT_CYCLE: &[u8] = b"vrot boot cycle v1";
 /// Length of a coordinate or scalar on P-256.
 const SCALAR: usize = 32;
 /// The same as a `TPM2B` states it.
@@ -79,6 +88,18 @@ const SCALAR_LENGTH: u16 = 32;
 const ECDSA: u16 = 0x0018;
 /// `TPM_ALG_SHA256`
 const SHA256: u16 = 0x000b;
+
+impl ClockInfo {
+    /// A digest that is the same in two quotes of the same key as long as the TPM was neither
+    /// reset nor restarted between them. There is no other meaning in it, and no order.
+    pub fn boot_cycle(&self, key: &TpmName) -> Digest32 {
+        let counts = [
+            self.reset_count.to_be_bytes(),
+            self.restart_count.to_be_bytes(),
+        ];
+        Digest32::of(&[BOOT_CYCLE, key.as_bytes(), counts.as_flattened()].concat())
+    }
+}
 
 impl VerifiedQuote {
     /// Verifies the signature, and only then reads what was signed.
@@ -150,7 +171,8 @@ impl VerifiedQuote {
         self.clock
     }
 
-    /// The TPM's firmware version, as its maker counts.
+    /// The TPM's firmware version, as its maker counts; for keys outside the endorsement and
+    /// platform hierarchies obfuscated as the counts of [`ClockInfo`] are.
     pub fn firmware_version(&self) -> u64 {
         self.firmware_version
     }
@@ -251,6 +273,38 @@ mod tests {
         }
         assert!(fixed_signature(&signature(&[7; 32], &[7; 32])).is_ok());
         assert!(canonical_signature(&signature(&[7; 33], &[7; 32])).is_err());
+    }
+
+    #[test]
+    fn a_boot_cycle_is_the_same_until_a_reset_or_restart_and_differs_from_key_to_key() {
+        let clock = ClockInfo {
+            clock_ms: 1,
+            reset_count: 0x8000_0003,
+            restart_count: 0xffff_ffff,
+            safe: true,
+        };
+        let key =
+            |byte| TpmName::from_bytes(&[&[0, 0x0b], [byte; 32].as_slice()].concat()).unwrap();
+        let cycle = clock.boot_cycle(&key(1));
+        let later = ClockInfo {
+            clock_ms: 2,
+            safe: false,
+            ..clock
+        };
+        assert_eq!(later.boot_cycle(&key(1)), cycle);
+        assert_ne!(clock.boot_cycle(&key(2)), cycle);
+        for other in [
+            ClockInfo {
+                reset_count: 0x8000_0004,
+                ..clock
+            },
+            ClockInfo {
+                restart_count: 0,
+                ..clock
+            },
+        ] {
+            assert_ne!(other.boot_cycle(&key(1)), cycle);
+        }
     }
 
     #[test]

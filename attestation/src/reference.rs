@@ -8,6 +8,15 @@ use serde::{Deserialize, Deserializer};
 
 use crate::event_log::{Event, EventLog, EventType, HashAlgorithm, PCR_COUNT};
 
+/// The PCRs into which a boot chain measures (PFP §3.3.4; for 11 to 13 the UAPI Group's "Linux TPM
+/// PCR Registry"): firmware, boot loader, kernel, unified kernel images with what is passed to them,
+/// and machine owner keys. Both layers quote them, and an appraisal asks for each of them: what is
+/// left out of a quote could have measured anything.
+///
+/// Not among them: PCR 10 and 15, which a running kernel (IMA) and its services go on extending, so
+/// that no log of the boot accounts for them. A policy may name them.
+pub const BOOT_PCRS: [u8; 14] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14];
+
 /// The acceptable measurements of one layer, as they stand in a policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -15,7 +24,8 @@ pub struct ReferenceValues {
     /// The acceptable values of each PCR in the SHA-256 bank.
     #[serde(default, deserialize_with = "pcr_keys")]
     pub pcrs: BTreeMap<u8, Vec<Digest32>>,
-    /// Quoted PCRs that do not matter, for instance because they hold a boot order.
+    /// PCRs that do not matter, for instance because they hold a boot order. They need not be
+    /// quoted either.
     #[serde(default)]
     pub ignored_pcrs: BTreeSet<u8>,
     /// The acceptable digests of single events. They name what differs where a PCR's value
@@ -83,15 +93,34 @@ pub fn reference_values(log: &EventLog, pcrs: impl IntoIterator<Item = u8>) -> R
 }
 
 impl ReferenceValues {
-    /// Whether any of the values says what booted. PCRs 16 and 23 do not: software can reset
-    /// them at any time (TCG PC Client Platform TPM Profile §4.6.2).
+    /// Whether anything here is demanded of every boot: a value of a PCR that a boot chain uses
+    /// (others can be reset by software, TCG PC Client Platform TPM Profile §4.6.2), or an event
+    /// in such a PCR that is not optional.
     pub(crate) fn says_what_booted(&self) -> bool {
-        let events = self.events.iter().map(|event| event.pcr);
+        let demanded = self.events.iter().filter(|event| !event.optional);
         self.pcrs
             .keys()
             .copied()
-            .chain(events)
-            .any(|pcr| !matches!(pcr, 16 | 23))
+            .chain(demanded.map(|event| event.pcr))
+            .any(|pcr| BOOT_PCRS.contains(&pcr))
+    }
+
+    /// Whether the policy says of a PCR that it does not matter. To ignore a PCR and yet list
+    /// its value or events of it would be to rely on what the log calls them.
+    pub(crate) fn ignores(&self, pcr: u8) -> bool {
+        self.ignored_pcrs.contains(&pcr)
+            && !self.pcrs.contains_key(&pcr)
+            && !self.events.iter().any(|event| event.pcr == pcr)
+    }
+
+    /// The PCRs that a quote must contain to be held against these values.
+    pub(crate) fn demanded_pcrs(&self) -> BTreeSet<u8> {
+        BOOT_PCRS
+            .into_iter()
+            .chain(self.pcrs.keys().copied())
+            .chain(self.events.iter().map(|event| event.pcr))
+            .filter(|pcr| !self.ignores(*pcr))
+            .collect()
     }
 
     /// Adds what another good boot measured: afterwards either is acceptable.

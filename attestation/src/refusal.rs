@@ -1,5 +1,6 @@
 //! Why evidence is refused before it is appraised.
 
+use std::error::Error as _;
 use std::fmt;
 
 use cert_chain::attestation_key::AttestationKeyError;
@@ -126,6 +127,8 @@ impl Refusal {
                 ChainError::Expired { .. } => "certificate-expired",
                 ChainError::NotYetValid { .. } => "certificate-not-yet-valid",
                 ChainError::OtherIssuer => "other-issuer",
+                ChainError::RootExpired { .. } => "root-expired",
+                ChainError::RootNotYetValid { .. } => "root-not-yet-valid",
                 ChainError::Signature => "certificate-signature",
                 _ => "certificate-chain",
             },
@@ -135,6 +138,10 @@ impl Refusal {
             Self::HostMismatch { .. } => "host-mismatch",
             Self::Inclusion => "inclusion",
             Self::InclusionPath(_) => "inclusion-path",
+            Self::Key {
+                source: AttestationKeyError::Decrypts,
+                ..
+            } => "endorsement-key",
             Self::Key { .. } => "key-attributes",
             Self::KeyMalformed { .. } => "key-malformed",
             Self::KeyMismatch(_) => "key-mismatch",
@@ -147,6 +154,18 @@ impl Refusal {
         }
     }
 
+    /// The refusal with everything that caused it.
+    pub fn explanation(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(error) = source {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            source = error.source();
+        }
+        text
+    }
+
     /// What the person in front of the verifier can do about it.
     pub fn remedy(&self) -> &'static str {
         match self {
@@ -157,6 +176,9 @@ impl Refusal {
             }
             Self::Chain(ChainError::OtherIssuer | ChainError::Signature) => {
                 "if the host's issuer is to be trusted, add its root to the policy's roots"
+            }
+            Self::Chain(ChainError::RootExpired { .. } | ChainError::RootNotYetValid { .. }) => {
+                "compare the device's clock, and replace the issuer's root among the policy's roots"
             }
             Self::HostMismatch { .. } | Self::Request | Self::Inclusion | Self::LeafMismatch(_) => {
                 "treat the answer as relayed or composed from several sources"

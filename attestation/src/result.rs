@@ -1,15 +1,14 @@
 //! Attestation results: a verdict with its reasons, for people and, as EAR, for programs.
 
+mod ear;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use cert_chain::Digest32;
-use ear::{Appraisal, Ear, Extensions, RawValue, TrustTier, TrustVector, VerifierID};
 use rustls_pki_types::UnixTime;
 use serde::Serialize;
-use serde_json::{Value, json};
 
-use crate::host_leaf::{Durability, LaunchMeasurement};
 use crate::policy::Policy;
 use crate::refusal::Layer;
 use crate::verification::VerifiedEvidence;
@@ -65,18 +64,14 @@ pub(crate) enum Claim {
     Executables,
 }
 
-/// `ear_verifier_id` of draft-ietf-rats-ear.
-const VERIFIER: &str = concat!("vrot-attestation ", env!("CARGO_PKG_VERSION"));
-const DEVELOPER: &str = "vRoT host project";
-
 impl AttestationResult {
     pub(crate) fn new(
         evidence: VerifiedEvidence,
         policy: &Policy,
         host: LayerResult,
         vm: LayerResult,
-        at: UnixTime,
     ) -> Self {
+        let at = evidence.verified_at();
         let by_policy = at
             .as_secs()
             .saturating_add(policy.result_lifetime().as_secs());
@@ -109,7 +104,7 @@ impl AttestationResult {
         &self.evidence
     }
 
-    /// SHA-256 value of the policy's text.
+    /// The policy, as [`Policy::digest`] names it.
     pub fn policy(&self) -> &Digest32 {
         &self.policy
     }
@@ -122,111 +117,6 @@ impl AttestationResult {
     /// From when on the result must not be relied on.
     pub fn expires_at(&self) -> UnixTime {
         self.expires_at
-    }
-
-    /// As EAT attestation result (draft-ietf-rats-ear) with one submodule for each layer.
-    pub fn to_ear(&self) -> Ear {
-        Ear {
-            profile: ear::EAR_PROFILE.to_owned(),
-            iat: seconds(self.issued_at),
-            exp: Some(seconds(self.expires_at)),
-            vid: VerifierID {
-                build: VERIFIER.to_owned(),
-                developer: DEVELOPER.to_owned(),
-            },
-            raw_evidence: None,
-            nonce: ear::Nonce::try_from(self.evidence.nonce().as_bytes()).ok(),
-            status: Some(self.verdict().tier()),
-            topology: None,
-            submods: BTreeMap::from([
-                (
-                    "host".to_owned(),
-                    self.host.to_appraisal(&self.policy, self.host_claims()),
-                ),
-                (
-                    "vm".to_owned(),
-                    self.vm.to_appraisal(&self.policy, self.vm_claims()),
-                ),
-            ]),
-            extensions: Extensions::new(),
-        }
-    }
-
-    /// The EAR as unsigned JSON claims, with the verdict in a word and the reasons at the top.
-    pub fn to_json(&self) -> Value {
-        // The library refuses to write an EAR that expired by this machine's clock, but the
-        // appraisal may have been made as of another time.
-        let unexpiring = Ear {
-            exp: None,
-            ..self.to_ear()
-        };
-        let mut value = match serde_json::to_value(unexpiring) {
-            Ok(Value::Object(claims)) => claims,
-            other => unreachable!("an EAR is a JSON object: {other:?}"),
-        };
-        value.insert("exp".to_owned(), json!(seconds(self.expires_at)));
-        value.insert("verdict".to_owned(), json!(self.verdict()));
-        let reasons: Vec<Value> = [("host", &self.host), ("vm", &self.vm)]
-            .into_iter()
-            .flat_map(|(layer, result)| {
-                result.reasons.iter().map(move |reason| {
-                    json!({
-                        "layer": layer,
-                        "code": reason.code,
-                        "verdict": reason.verdict,
-                        "text": reason.text,
-                    })
-                })
-            })
-            .collect();
-        value.insert("reasons".to_owned(), json!(reasons));
-        Value::Object(value)
-    }
-
-    fn host_claims(&self) -> BTreeMap<String, RawValue> {
-        let chain = self.evidence.chain();
-        let claims = chain.host_claims();
-        let clock = self.evidence.layer(Layer::Host).clock();
-        texts([
-            ("name", chain.host().to_string()),
-            ("issuer", chain.issuer().to_owned()),
-            ("ik", claims.ik.to_string()),
-            ("ek", claims.ek.to_string()),
-            ("policy-key", claims.policy_key.to_string()),
-            ("reset-count", clock.reset_count.to_string()),
-            ("restart-count", clock.restart_count.to_string()),
-            ("clock-ms", clock.clock_ms.to_string()),
-            ("clock-safe", clock.safe.to_string()),
-        ])
-    }
-
-    fn vm_claims(&self) -> BTreeMap<String, RawValue> {
-        let leaf = self.evidence.leaf();
-        let claims = self.evidence.chain().claims();
-        let clock = self.evidence.layer(Layer::Vm).clock();
-        let launch = match leaf.launch {
-            LaunchMeasurement::NotMeasured => "not measured".to_owned(),
-            LaunchMeasurement::Measured(digest) => digest.to_string(),
-        };
-        let durability = match leaf.durability {
-            Durability::Durable => "durable",
-            Durability::Degraded => "degraded",
-        };
-        texts([
-            ("vm", leaf.vm.to_string()),
-            ("vrot", leaf.vrot.to_string()),
-            ("tenant", leaf.tenant.to_string()),
-            ("generation", leaf.generation.to_string()),
-            ("vik", leaf.vik.to_string()),
-            ("launch", launch),
-            ("state", durability.to_owned()),
-            ("manager", claims.manager.to_string()),
-            ("backend", claims.backend.to_string()),
-            ("reset-count", clock.reset_count.to_string()),
-            ("restart-count", clock.restart_count.to_string()),
-            ("clock-ms", clock.clock_ms.to_string()),
-            ("clock-safe", clock.safe.to_string()),
-        ])
     }
 }
 
@@ -296,63 +186,6 @@ impl LayerResult {
             text,
         });
     }
-
-    fn to_appraisal(
-        &self,
-        policy: &Digest32,
-        attester_claims: BTreeMap<String, RawValue>,
-    ) -> Appraisal {
-        let mut appraisal = Appraisal::new();
-        appraisal.status = self.verdict.tier();
-        appraisal.trust_vector = self.trust_vector();
-        appraisal.policy_ids = vec![format!("sha256:{policy}")];
-        appraisal.attester_claims = attester_claims;
-        if !self.booted.is_empty() {
-            let booted = self
-                .booted
-                .iter()
-                .map(|(name, digest)| RawValue::String(format!("{name}: {digest}")))
-                .collect();
-            appraisal
-                .verifier_claims
-                .insert("booted".to_owned(), RawValue::Array(booted));
-        }
-        appraisal
-    }
-
-    /// Values of draft-ietf-rats-ar4si §2.3.4.
-    fn trust_vector(&self) -> TrustVector {
-        let mut vector = TrustVector::new();
-        for (claim, verdict) in &self.claims {
-            match claim {
-                Claim::Identity => vector.instance_identity.set(match verdict {
-                    Verdict::Affirming => 2,
-                    Verdict::Warning | Verdict::Contraindicated => 97,
-                }),
-                Claim::Configuration => vector.configuration.set(match verdict {
-                    Verdict::Affirming => 2,
-                    Verdict::Warning => 32,
-                    Verdict::Contraindicated => 96,
-                }),
-                Claim::Executables => vector.executables.set(match verdict {
-                    Verdict::Affirming => 2,
-                    Verdict::Warning => 33,
-                    Verdict::Contraindicated => 96,
-                }),
-            }
-        }
-        vector
-    }
-}
-
-impl Verdict {
-    fn tier(self) -> TrustTier {
-        match self {
-            Self::Affirming => TrustTier::Affirming,
-            Self::Warning => TrustTier::Warning,
-            Self::Contraindicated => TrustTier::Contraindicated,
-        }
-    }
 }
 
 impl fmt::Display for Verdict {
@@ -363,15 +196,4 @@ impl fmt::Display for Verdict {
             Self::Contraindicated => "contraindicated",
         })
     }
-}
-
-fn texts<const N: usize>(claims: [(&str, String); N]) -> BTreeMap<String, RawValue> {
-    claims
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), RawValue::String(value)))
-        .collect()
-}
-
-fn seconds(time: UnixTime) -> i64 {
-    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }

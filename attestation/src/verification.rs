@@ -15,7 +15,12 @@ use crate::qualifying::{host_qualifying_data, request_digest, vm_qualifying_data
 use crate::quote::{ClockInfo, QuoteError, VerifiedQuote};
 use crate::refusal::{Layer, Refusal};
 
-/// Evidence of which every byte was verified.
+/// Evidence of which every byte was verified: it stands in what a quote or a certificate's
+/// signature covers, or is such a signature.
+///
+/// Of an ECDSA signature (r, s) there is a second form (r, n − s), which proves the same to
+/// everybody; so evidence has no other content, but the host's quote and the certificates can
+/// have other signature bytes. The VM's signature cannot: the host's quote covers it.
 ///
 /// It establishes who made it, for which challenge, and what both TPMs measured. It does not
 /// establish that any of that is acceptable: [`appraise`](crate::appraise) compares it with a
@@ -23,6 +28,8 @@ use crate::refusal::{Layer, Refusal};
 #[derive(Clone, Debug)]
 pub struct VerifiedEvidence {
     nonce: Nonce,
+    anchors: Digest32,
+    verified_at: UnixTime,
     chain: VerifiedVikChain,
     leaf: HostLeaf,
     vm: VerifiedLayer,
@@ -57,6 +64,8 @@ impl Evidence {
         let leaf = verify_leaf(&self.host, &self.vm, &chain)?;
         Ok(VerifiedEvidence {
             nonce: nonce.clone(),
+            anchors: *anchors.digest(),
+            verified_at: at,
             vm: account_for(Layer::Vm, &vm_quote, &self.vm.event_log)?,
             host: account_for(Layer::Host, &host_quote, &self.host.event_log)?,
             chain,
@@ -69,6 +78,16 @@ impl VerifiedEvidence {
     /// The challenge that it answers.
     pub fn nonce(&self) -> &Nonce {
         &self.nonce
+    }
+
+    /// [Digest](TrustAnchors::digest) of the anchors that the certificates lead to.
+    pub fn anchors(&self) -> &Digest32 {
+        &self.anchors
+    }
+
+    /// The time as of which everything was verified.
+    pub fn verified_at(&self) -> UnixTime {
+        self.verified_at
     }
 
     /// The certificates, and what they say.
@@ -101,12 +120,13 @@ impl VerifiedLayer {
         &self.pcrs
     }
 
-    /// The TPM's clock and counters.
+    /// The TPM's clock and counters; see [`ClockInfo`] for what a host's are worth.
     pub fn clock(&self) -> ClockInfo {
         self.clock
     }
 
-    /// The TPM's firmware version, as its maker counts.
+    /// The TPM's firmware version, as its maker counts; obfuscated for the host, whose IK is a
+    /// key of the owner hierarchy.
     pub fn firmware_version(&self) -> u64 {
         self.firmware_version
     }

@@ -10,8 +10,8 @@ use x509_parser::prelude::FromDer;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::endorsement_key::EndorsementKey;
-use crate::path::{TrustAnchorError, TrustAnchors};
 use crate::public_area::KeyParameters;
+use crate::trust_anchors::{TrustAnchorError, TrustAnchors};
 
 /// Roots and intermediates of the TPM makers that an issuer accepts.
 ///
@@ -19,6 +19,11 @@ use crate::public_area::KeyParameters;
 /// software TPMs are enrolled.
 #[derive(Clone, Debug)]
 pub struct TpmMakerRoots(TrustAnchors);
+
+/// An endorsement key's certificate that was read. Nothing about it is verified;
+/// [`CertifiedEndorsementKey::verify`] does that.
+#[derive(Clone, Debug)]
+pub struct EkCertificate<'a>(X509Certificate<'a>);
 
 /// An endorsement key whose certificate leads to a TPM maker.
 ///
@@ -104,16 +109,10 @@ impl TpmMakerRoots {
     }
 }
 
-impl CertifiedEndorsementKey {
-    /// Checks the certificate as of `at`, and that it is for `key`.
-    ///
-    /// `certificate` may be followed by the padding that some TPMs leave in NV memory.
-    pub fn verify(
-        certificate: &[u8],
-        key: &EndorsementKey,
-        roots: &TpmMakerRoots,
-        at: UnixTime,
-    ) -> Result<Self, EkCertificateError> {
+impl<'a> EkCertificate<'a> {
+    /// Reads a certificate, which may be followed by the padding that some TPMs leave in NV
+    /// memory.
+    pub fn read(certificate: &'a [u8]) -> Result<Self, EkCertificateError> {
         if certificate.len() > MAX_EK_CERTIFICATE {
             return Err(EkCertificateError::TooLong {
                 length: certificate.len(),
@@ -124,6 +123,40 @@ impl CertifiedEndorsementKey {
         if padding.iter().any(|byte| !matches!(byte, 0x00 | 0xff)) {
             return Err(EkCertificateError::Malformed);
         }
+        Ok(Self(parsed))
+    }
+
+    /// Whether its key usage is an endorsement key's, and its key this one.
+    pub fn is_for(&self, key: &EndorsementKey) -> Result<(), EkCertificateError> {
+        check_key_usage(&self.0)?;
+        if same_key(self.0.public_key(), key) {
+            Ok(())
+        } else {
+            Err(EkCertificateError::KeyMismatch)
+        }
+    }
+
+    /// The TPM's make, where the certificate states it.
+    pub fn device(&self) -> Option<TpmMake> {
+        read_make(&self.0)
+    }
+}
+
+impl CertifiedEndorsementKey {
+    /// Checks the certificate as of `at`, and that it is for `key`.
+    ///
+    /// The validity of the maker's root is not looked at: makers let roots expire whose TPMs are
+    /// in use, and certify endorsement keys beyond their own end.
+    ///
+    /// `certificate` may be followed by the padding that some TPMs leave in NV memory.
+    pub fn verify(
+        certificate: &[u8],
+        key: &EndorsementKey,
+        roots: &TpmMakerRoots,
+        at: UnixTime,
+    ) -> Result<Self, EkCertificateError> {
+        let read = EkCertificate::read(certificate)?;
+        let parsed = &read.0;
         let der = CertificateDer::from(parsed.as_raw());
         let issuer = parsed.issuer().to_string();
 
@@ -139,14 +172,11 @@ impl CertifiedEndorsementKey {
         )
         .map_err(|error| EkCertificateError::from_validation(error, &issuer))?;
 
-        check_key_usage(&parsed)?;
-        if !same_key(parsed.public_key(), key) {
-            return Err(EkCertificateError::KeyMismatch);
-        }
+        read.is_for(key)?;
         Ok(Self {
             key: key.clone(),
             issuer,
-            device: read_make(&parsed),
+            device: read.device(),
         })
     }
 

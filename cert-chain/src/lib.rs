@@ -20,6 +20,7 @@ pub mod pem;
 pub mod policy;
 pub mod profile;
 pub mod public_area;
+pub mod trust_anchors;
 
 mod hexadecimal;
 
@@ -30,9 +31,10 @@ pub use ek_certificate::{CertifiedEndorsementKey, TpmMakerRoots};
 pub use endorsement_key::EndorsementKey;
 pub use identifiers::{Digest32, Domain, Generation, HostName, Tenant, VmId, VrotId};
 pub use name::TpmName;
-pub use path::{ChainError, TrustAnchors, VerifiedVikChain, VikChain};
+pub use path::{ChainError, VerifiedVikChain, VikChain};
 pub use profile::{
     EkSpec, HostIkSpec, IssueError, Issuer, TpmDevice, Validity, VikSpec, issue_ek_certificate,
     issue_vik_certificate,
 };
 pub use public_area::{ObjectAttributes, PublicArea};
+pub use trust_anchors::{TrustAnchorError, TrustAnchors};

@@ -1,19 +1,15 @@
 //! Path validation, with the outcome as a type: only a chain that was verified becomes a
 //! [`VerifiedVikChain`].
 
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use crate::claims::{HostClaims, VikClaims};
 use crate::identifiers::HostName;
 use crate::profile::ProfileError;
 use crate::profile::host_ik::HostCertificate;
 use crate::profile::vik::{AIK_PURPOSE_DER, VikCertificate};
-
-/// The roots a verifier trusts. There is always at least one.
-#[derive(Clone, Debug)]
-pub struct TrustAnchors(Vec<TrustAnchor<'static>>);
+use crate::trust_anchors::{RootValidity, TrustAnchors};
 
 /// A vIK's chain as it is carried in evidence and in a vRoT's NV memory: the vIK's certificate
 /// and the host's, never a root. Nothing about it is verified yet.
@@ -33,6 +29,7 @@ pub struct VerifiedVikChain {
     chain: VikChain,
     vik: VikFacts,
     host: HostCertificate,
+    root: RootValidity,
 }
 
 #[derive(Clone, Debug)]
@@ -41,33 +38,6 @@ struct VikFacts {
     subject_public_key_info: Vec<u8>,
     not_before: UnixTime,
     not_after: UnixTime,
-}
-
-/// Why trust anchors could not be read.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TrustAnchorError {
-    /// A certificate that cannot be a trust anchor.
-    #[error("certificate {position} of the roots cannot be a trust anchor")]
-    Certificate {
-        /// Counted from one.
-        position: usize,
-        /// Why.
-        #[source]
-        source: webpki::Error,
-    },
-    /// No certificate at all.
-    #[error("there is no certificate among the roots: give at least one in PEM")]
-    Empty,
-    /// Not PEM.
-    #[error("the roots are not PEM: {reason}")]
-    Pem {
-        /// What the PEM parser said.
-        reason: String,
-    },
-    /// More roots than anyone configures.
-    #[error("there are more than {MAX_ANCHORS} roots")]
-    TooMany,
 }
 
 /// Which certificate of the chain is meant.
@@ -138,6 +108,24 @@ pub enum ChainError {
         #[source]
         source: ProfileError,
     },
+    /// The root's own validity is over.
+    #[error("the root that the chain leads to expired at {not_after} (Unix time; it is {at})")]
+    RootExpired {
+        /// Last second of its validity.
+        not_after: u64,
+        /// The time of the check.
+        at: u64,
+    },
+    /// The root's own validity has not begun.
+    #[error(
+        "the root that the chain leads to is not valid before {not_before} (Unix time; it is {at})"
+    )]
+    RootNotYetValid {
+        /// First second of its validity.
+        not_before: u64,
+        /// The time of the check.
+        at: u64,
+    },
     /// A signature does not verify.
     #[error("a signature in the chain does not verify")]
     Signature,
@@ -147,39 +135,6 @@ pub enum ChainError {
     /// The path is refused for another reason.
     #[error("the chain does not validate")]
     Validation(#[source] webpki::Error),
-}
-
-/// Enough for every TPM maker's roots and intermediates of all generations.
-const MAX_ANCHORS: usize = 4096;
-
-impl TrustAnchors {
-    /// Reads one or more root certificates in PEM.
-    pub fn from_pem(pem: &str) -> Result<Self, TrustAnchorError> {
-        let mut anchors = Vec::new();
-        for (index, certificate) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {
-            if anchors.len() == MAX_ANCHORS {
-                return Err(TrustAnchorError::TooMany);
-            }
-            let certificate = certificate.map_err(|error| TrustAnchorError::Pem {
-                reason: error.to_string(),
-            })?;
-            let anchor = webpki::anchor_from_trusted_cert(&certificate).map_err(|source| {
-                TrustAnchorError::Certificate {
-                    position: index + 1,
-                    source,
-                }
-            })?;
-            anchors.push(anchor.to_owned());
-        }
-        if anchors.is_empty() {
-            return Err(TrustAnchorError::Empty);
-        }
-        Ok(Self(anchors))
-    }
-
-    pub(crate) fn as_slice(&self) -> &[TrustAnchor<'static>] {
-        &self.0
-    }
 }
 
 impl VikChain {
@@ -246,23 +201,20 @@ impl VikChain {
             source,
         })?;
         let intermediates = [self.host.clone()];
-        let path = leaf
-            .verify_for_usage(
-                SIGNATURE_ALGORITHMS,
-                anchors.as_slice(),
-                &intermediates,
-                at,
-                // "If present" because the host's certificate has none; the vIK's profile
-                // below demands exactly this one.
-                KeyUsage::required_if_present(AIK_PURPOSE_DER),
-                None,
-                None,
-            )
-            .map_err(ChainError::from_validation)?;
-        // A vIK certified by a root itself would be a path too, but no host vouches for it.
-        if path.intermediate_certificates().count() != 1 {
-            return Err(ChainError::OtherIssuer);
-        }
+        let valid = anchors.valid_at(at);
+        let root = match validate(&leaf, &intermediates, &valid, at) {
+            Ok(path) => validity_of_root(anchors, &path)?,
+            // The roots that are not valid may tell more, and never excuse anything.
+            Err(refused) => {
+                return Err(
+                    match validate(&leaf, &intermediates, anchors.as_slice(), at) {
+                        Ok(path) => ChainError::of_root(validity_of_root(anchors, &path)?, at),
+                        Err(of_all) if matches!(refused, ChainError::OtherIssuer) => of_all,
+                        Err(_) => refused,
+                    },
+                );
+            }
+        };
 
         let host = HostCertificate::read(&self.host).map_err(|source| ChainError::Profile {
             member: ChainMember::Host,
@@ -282,8 +234,46 @@ impl VikChain {
                 not_after: vik.not_after,
             },
             host,
+            root,
         })
     }
+}
+
+fn validate<'p>(
+    leaf: &'p EndEntityCert<'p>,
+    intermediates: &'p [CertificateDer<'p>],
+    anchors: &'p [TrustAnchor<'p>],
+    at: UnixTime,
+) -> Result<VerifiedPath<'p>, ChainError> {
+    let path = leaf
+        .verify_for_usage(
+            SIGNATURE_ALGORITHMS,
+            anchors,
+            intermediates,
+            at,
+            // "If present" because the host's certificate has none; the vIK's profile demands
+            // exactly this one.
+            KeyUsage::required_if_present(AIK_PURPOSE_DER),
+            None,
+            None,
+        )
+        .map_err(ChainError::from_validation)?;
+    // A vIK certified by a root itself would be a path too, but no host vouches for it.
+    if path.intermediate_certificates().count() == 1 {
+        Ok(path)
+    } else {
+        Err(ChainError::OtherIssuer)
+    }
+}
+
+/// Path validation ignores it (RFC 5280 §6.1.1 takes a root for a name and a key).
+fn validity_of_root(
+    anchors: &TrustAnchors,
+    path: &VerifiedPath<'_>,
+) -> Result<RootValidity, ChainError> {
+    anchors
+        .validity_of(path.anchor())
+        .ok_or(ChainError::OtherIssuer)
 }
 
 impl VerifiedVikChain {
@@ -323,18 +313,34 @@ impl VerifiedVikChain {
         self.host.issuer()
     }
 
-    /// From when on both certificates are valid.
+    /// From when on both certificates and their root are valid.
     pub fn not_before(&self) -> UnixTime {
-        self.vik.not_before.max(self.host.not_before())
+        let below = self.vik.not_before.max(self.host.not_before());
+        below.max(self.root.not_before)
     }
 
-    /// Until when both certificates are valid.
+    /// Until when both certificates and their root are valid.
     pub fn not_after(&self) -> UnixTime {
-        self.vik.not_after.min(self.host.not_after())
+        let below = self.vik.not_after.min(self.host.not_after());
+        below.min(self.root.not_after)
     }
 }
 
 impl ChainError {
+    fn of_root(root: RootValidity, at: UnixTime) -> Self {
+        if at < root.not_before {
+            Self::RootNotYetValid {
+                not_before: root.not_before.as_secs(),
+                at: at.as_secs(),
+            }
+        } else {
+            Self::RootExpired {
+                not_after: root.not_after.as_secs(),
+                at: at.as_secs(),
+            }
+        }
+    }
+
     fn from_validation(error: webpki::Error) -> Self {
         use webpki::Error as E;
         match error {

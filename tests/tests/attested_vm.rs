@@ -41,6 +41,20 @@ fn a_device_affirms_a_genuine_vm_on_its_host() -> Result<()> {
     Ok(())
 }
 
+/// What others would read it by.
+#[test]
+fn the_evidence_of_a_real_vm_is_as_described_in_cddl() -> Result<()> {
+    let description = include_str!("../../attestation/evidence.cddl");
+    let evidence = fs::read(&vm()?.attestation.evidence)?;
+    let check = |bytes: &[u8]| cddl::validate_cbor_from_slice(description, bytes, None);
+    check(&evidence).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let mut longer = evidence;
+    longer.push(0);
+    longer.remove(0);
+    ensure!(check(&longer).is_err(), "anything is as described");
+    Ok(())
+}
+
 #[test]
 fn kept_evidence_is_affirmed_offline() -> Result<()> {
     let vm = vm()?;
@@ -76,7 +90,7 @@ fn every_changed_byte_of_the_evidence_keeps_it_from_being_affirmed() -> Result<(
         let verified = evidence
             .verify(&nonce, &Binding::None, policy.anchors(), at)
             .ok()?;
-        Some(appraise(verified, &policy, at).verdict())
+        Some(appraise(verified, &policy).verdict())
     };
     assert_eq!(verdict(&evidence), Some(Verdict::Affirming));
     let mut changed = evidence.clone();

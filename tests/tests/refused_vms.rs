@@ -1,5 +1,5 @@
-//! VMs that a device must not affirm although every signature is genuine, and identities that
-//! must outlast a restart.
+//! VMs that a device must not affirm although every signature is genuine, identities that
+//! must outlast a restart, and a guest that owns its TPM.
 
 #![expect(
     clippy::indexing_slicing,
@@ -63,6 +63,27 @@ fn a_vrot_keeps_its_identity_over_a_stop_and_a_start() -> Result<()> {
     let mut shell = guest.shell()?;
     ensure!(!shell.run("tpm2_nvread 0x01C10002")?.is_empty());
     guest.power_off()
+}
+
+/// A guest owns its TPM: what it sets as passwords must not keep it from attesting itself.
+#[test]
+fn a_guest_that_set_its_passwords_attests_as_before() -> Result<()> {
+    let mut attested = AttestedVm::start("passwords")?;
+    assert_eq!(attested.status, 0, "{:#}", attested.result);
+    let mut shell = attested.guest.shell()?;
+    for hierarchy in ["o", "e", "l"] {
+        shell.run(&format!("tpm2_changeauth -Q -c {hierarchy} secret"))?;
+    }
+    let read = "tpm2_nvread -C o 0x01C10002";
+    ensure!(shell.outcome(read)?.0 != 0, "the owner's password is empty");
+
+    let folder = attested.scene.run.join("device-again");
+    fs::create_dir_all(&folder)?;
+    let keep = Attestation::in_folder(&folder);
+    let attest = device::attest_command(attested.guest.service()?, &attested.policy, &keep)?;
+    let (status, said) = device::judge(attest)?;
+    ensure!(status == 0, "exit status {status}: {said:#}");
+    attested.guest.power_off()
 }
 
 /// The device's reasons, after it refused.

@@ -6,23 +6,40 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use minicbor::bytes::ByteVec;
 
 use crate::attester::{self, AttesterError, VmTpm};
+use crate::deadline::{TimedStream, left};
 use crate::wire::{Challenge, Failure, Response, WireError};
 
 /// Challenges that may be under way at once; the TPM answers one after the other anyway.
 const MAX_CONNECTIONS: usize = 16;
-/// A device that is slower than this is not there.
-const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A refusal fits into every socket's buffer.
+const REFUSAL: Duration = Duration::from_millis(100);
+
+/// How long a device is waited for.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// Until its challenge is there as a whole.
+    challenge: Duration,
+    /// Until the answer was taken as a whole; no device waits longer for it.
+    exchange: Duration,
+}
+
+const PATIENCE: Patience = Patience {
+    challenge: Duration::from_secs(10),
+    exchange: Duration::from_secs(60),
+};
 
 /// Answers challenges with one VM's TPM.
 pub struct Service<T> {
     tpm: Mutex<T>,
     event_log: PathBuf,
     connections: AtomicUsize,
+    patience: Patience,
 }
 
 impl<T: VmTpm + Send + 'static> Service<T> {
@@ -32,6 +49,7 @@ impl<T: VmTpm + Send + 'static> Service<T> {
             tpm: Mutex::new(tpm),
             event_log,
             connections: AtomicUsize::new(0),
+            patience: PATIENCE,
         }
     }
 
@@ -60,11 +78,14 @@ impl<T: VmTpm + Send + 'static> Service<T> {
         }
     }
 
-    fn answer(&self, mut stream: TcpStream) -> Result<(), WireError> {
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
-        let response = match Challenge::receive(&mut stream) {
-            Ok(challenge) => self.evidence(&challenge),
+    fn answer(&self, stream: TcpStream) -> Result<(), WireError> {
+        let begin = Instant::now();
+        let mut stream = TimedStream::until(stream, begin + self.patience.challenge);
+        let received = Challenge::receive(&mut stream);
+        let deadline = begin + self.patience.exchange;
+        stream.extend(deadline);
+        let response = match received {
+            Ok(challenge) => self.evidence(&challenge, deadline)?,
             Err(error @ WireError::Io(_)) => return Err(error),
             Err(error) => {
                 tracing::info!(%error, "not a challenge");
@@ -74,15 +95,17 @@ impl<T: VmTpm + Send + 'static> Service<T> {
         response.send(&mut stream)
     }
 
-    fn evidence(&self, challenge: &Challenge) -> Response {
+    /// Evidence for a challenge, unless others took the TPM for so long that its device is gone.
+    fn evidence(&self, challenge: &Challenge, deadline: Instant) -> io::Result<Response> {
         let mut tpm = self.tpm.lock().unwrap_or_else(PoisonError::into_inner);
+        left(deadline)?;
         let collected = attester::collect(
             &mut *tpm,
             &self.event_log,
             &challenge.nonce,
             &challenge.binding,
         );
-        match collected {
+        Ok(match collected {
             Ok(evidence) => {
                 tracing::info!(nonce = %challenge.nonce, "a challenge was answered");
                 Response::Evidence(ByteVec::from(evidence.to_cbor()))
@@ -95,12 +118,13 @@ impl<T: VmTpm + Send + 'static> Service<T> {
                 tracing::error!(error = %chain(&error), "no evidence");
                 Response::Failed(failure)
             }
-        }
+        })
     }
 }
 
-fn refuse(mut stream: TcpStream) {
-    let _ = stream.set_write_timeout(Some(TIMEOUT));
+/// Says so without waiting: the listener serves others meanwhile.
+fn refuse(stream: TcpStream) {
+    let mut stream = TimedStream::until(stream, Instant::now() + REFUSAL);
     let _ = Response::Failed(Failure::Busy).send(&mut stream);
 }
 
@@ -114,4 +138,111 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::io::{Read, Write};
+
+    use attestation::RequestDigest;
+    use cert_chain::Digest32;
+
+    use super::*;
+    use crate::attester::SignedQuote;
+
+    /// Nobody gets as far as this TPM.
+    struct Untouched;
+
+    impl VmTpm for Untouched {
+        fn vik_public(&mut self) -> Result<Vec<u8>, AttesterError> {
+            unreachable!("there was no challenge")
+        }
+
+        fn certificates(&mut self) -> Result<Vec<Vec<u8>>, AttesterError> {
+            unreachable!("there was no challenge")
+        }
+
+        fn quote(&mut self, _: &Digest32) -> Result<SignedQuote, AttesterError> {
+            unreachable!("there was no challenge")
+        }
+
+        fn host_layer(&mut self, _: &RequestDigest) -> Result<Vec<u8>, AttesterError> {
+            unreachable!("there was no challenge")
+        }
+    }
+
+    fn service(patience: Patience) -> Service<Untouched> {
+        Service {
+            patience,
+            ..Service::new(Untouched, PathBuf::new())
+        }
+    }
+
+    fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let device = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (device, listener.accept().unwrap().0)
+    }
+
+    fn timed_out(outcome: Result<(), WireError>) -> bool {
+        matches!(outcome, Err(WireError::Io(error)) if error.kind() == io::ErrorKind::TimedOut)
+    }
+
+    /// One byte now and then keeps every single read in time.
+    #[test]
+    fn a_device_that_drips_its_challenge_is_given_up() {
+        let (mut device, ours) = connection();
+        let dripping = thread::spawn(move || {
+            let mut challenge = 250u32.to_be_bytes().into_iter().chain([0; 250]);
+            while let Some(byte) = challenge.next()
+                && device.write_all(&[byte]).is_ok()
+            {
+                thread::sleep(Duration::from_millis(5));
+            }
+            challenge.count()
+        });
+        let patience = Patience {
+            challenge: Duration::from_millis(200),
+            exchange: Duration::from_secs(600),
+        };
+        assert!(timed_out(service(patience).answer(ours)));
+        dripping.join().unwrap();
+    }
+
+    #[test]
+    fn a_device_that_takes_no_answer_is_given_up() {
+        let (mut device, ours) = connection();
+        let patience = Patience {
+            challenge: Duration::from_secs(600),
+            exchange: Duration::ZERO,
+        };
+        // No challenge at all, for which there would be an answer.
+        device.write_all(&[0xff; 4]).unwrap();
+        assert!(timed_out(service(patience).answer(ours)));
+        assert_eq!(device.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_log_that_does_not_end_is_not_read_to_its_end() {
+        let nonce = attestation::Nonce::new([7; 32]).unwrap();
+        let endless = std::path::Path::new("/dev/zero");
+        let collected =
+            attester::collect(&mut Untouched, endless, &nonce, &attestation::Binding::None);
+        assert!(matches!(
+            collected,
+            Err(AttesterError::EventLog { source, .. })
+                if source.kind() == io::ErrorKind::FileTooLarge
+        ));
+    }
+
+    #[test]
+    fn nonsense_is_answered_and_the_tpm_left_alone() {
+        let (mut device, ours) = connection();
+        device.write_all(&[0xff; 4]).unwrap();
+        service(PATIENCE).answer(ours).unwrap();
+        let response = Response::receive(&mut device).unwrap();
+        assert_eq!(response, Response::Failed(Failure::Challenge));
+    }
 }

@@ -1,7 +1,8 @@
 //! How a device and a service talk: a challenge there, evidence back.
 //!
 //! Each message is a length (32 bits, big endian) and so many bytes of CBOR. Neither end trusts
-//! the other: lengths are checked before memory is taken, and every read has a deadline.
+//! the other: lengths are checked before memory is taken, and both ends give the whole exchange one
+//! [deadline](crate::deadline).
 
 use std::io::{self, Read, Write};
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use cert_chain::enrolment::{
     Answer, Certificate, Challenge, EnrolmentError, EnrolmentState, PendingEnrolment, Request,
 };
-use cert_chain::path::TrustAnchorError;
+use cert_chain::trust_anchors::TrustAnchorError;
 use cert_chain::{Domain, HostName, IssueError, Issuer, TpmMakerRoots, TpmName, Validity};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};

@@ -5,6 +5,9 @@
 //! extended the digest of a good kernel after booting a bad one, and may call the bad one what
 //! it likes in the log. So events vouch for a PCR only when *every* event in that PCR is
 //! accounted for; where its value is pinned as well, they only name the difference.
+//!
+//! Whoever makes a quote chooses its PCRs. So a PCR that a boot chain uses counts as contradicted
+//! where it was not quoted: leaving it out is no way around what would be found in it.
 
 use std::collections::BTreeMap;
 
@@ -27,9 +30,9 @@ pub(super) fn check_boot(
     for (pcr, found) in layer.pcrs() {
         check_pcr(result, layer, reference, *pcr, found);
     }
-    for pcr in reference.pcrs.keys() {
-        if !layer.pcrs().contains_key(pcr) {
-            not_quoted(result, *pcr, "value");
+    for pcr in reference.demanded_pcrs() {
+        if !layer.pcrs().contains_key(&pcr) {
+            not_quoted(result, pcr);
         }
     }
 }
@@ -55,11 +58,10 @@ fn check_pcr(
         }
         return;
     }
-    // To ignore a PCR and yet list events of it would be to rely on what the log calls them.
-    let has_events = reference.events.iter().any(|event| event.pcr == pcr);
-    if reference.ignored_pcrs.contains(&pcr) && !has_events {
+    if reference.ignores(pcr) {
         return;
     }
+    let has_events = reference.events.iter().any(|event| event.pcr == pcr);
     let unaccounted = measured_into(layer, pcr).find(|event| {
         let known = |reference: &EventReference| {
             (reference.pcr, reference.event_type) == (event.pcr, event.event_type)
@@ -99,13 +101,12 @@ fn check_events(result: &mut LayerResult, layer: &VerifiedLayer, references: &[E
             .push(reference);
     }
     for ((pcr, event_type), references) in kinds {
+        // What was not quoted is said once, and not for each of its events.
         if layer.pcrs().contains_key(&pcr) {
             let events: Vec<&Event> = measured_into(layer, pcr)
                 .filter(|event| event.event_type == event_type)
                 .collect();
             check_kind(result, &events, &references, pcr, event_type);
-        } else {
-            not_quoted(result, pcr, "event");
         }
     }
 }
@@ -191,12 +192,12 @@ fn measured_into(layer: &VerifiedLayer, pcr: u8) -> impl Iterator<Item = &Event>
         .filter(move |event| event.pcr == pcr && event.is_measured())
 }
 
-fn not_quoted(result: &mut LayerResult, pcr: u8, reference: &str) {
+fn not_quoted(result: &mut LayerResult, pcr: u8) {
     result.contradict(
         Claim::Executables,
         "pcr-not-quoted",
         format!(
-            "PCR {pcr} ({}) has a reference {reference}, but was not quoted",
+            "PCR {pcr} ({}) was not quoted: have it quoted, or list it in ignored_pcrs",
             measures(pcr)
         ),
     );
@@ -219,6 +220,10 @@ fn measures(pcr: u8) -> &'static str {
         6 => "platform events",
         7 => "secure boot policy",
         8 | 9 => "what the boot loader loaded",
+        10 => "integrity measurements of the running kernel",
+        11 => "unified kernel image",
+        12 => "command line and credentials passed to it",
+        13 => "system extensions passed to it",
         14 => "machine owner keys",
         _ => "other measurements",
     }

@@ -94,8 +94,10 @@ fn params(spec: &VikSpec, host: &HostCertificate) -> Result<CertificateParams, I
     Ok(params)
 }
 
-/// A vIK's certificate, read and found to follow the profile for a vRoT on `host`.
-pub(crate) struct VikCertificate {
+/// A vIK's certificate, read and found to follow the profile for a vRoT on a given host. Its
+/// signature is not checked here; [`crate::VikChain::verify`] does that.
+#[derive(Clone, Debug)]
+pub struct VikCertificate {
     pub(crate) claims: VikClaims,
     pub(crate) subject_public_key_info: Vec<u8>,
     pub(crate) not_before: UnixTime,
@@ -103,7 +105,8 @@ pub(crate) struct VikCertificate {
 }
 
 impl VikCertificate {
-    pub(crate) fn read(der: &[u8], host: &HostName) -> Result<Self, ProfileError> {
+    /// Reads the certificate and compares it with the profile.
+    pub fn read(der: &[u8], host: &HostName) -> Result<Self, ProfileError> {
         let fields = Fields::read(der)?;
         fields.check_extensions_parse()?;
         if fields.basic_constraints()? != (false, None) {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -16,7 +16,15 @@ use crate::tool::Tool;
 pub(super) fn stale_nonce(narrator: &Narrator, stage: &Stage) -> Result<()> {
     let fresh = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let verify = device::verify_command(&stage.attestation().evidence, &fresh, &stage.policy())?;
-    must_be_refused(narrator, verify)
+    must_be_refused(
+        narrator,
+        verify,
+        &Refusal {
+            layer: None,
+            code: "nonce",
+            naming: "another challenge",
+        },
+    )
 }
 
 /// The same VM with a kernel that was tampered with.
@@ -35,7 +43,12 @@ pub(super) fn changed_kernel(narrator: &Narrator, stage: &Stage) -> Result<()> {
     let guest = narrator.wait("booting", || {
         Guest::boot(&stage.run, "changed-kernel", &spec)
     })?;
-    attest_and_fail(narrator, stage, guest, "changed-kernel")
+    let expected = Refusal {
+        layer: Some("vm"),
+        code: "event-unexpected",
+        naming: "kernel: found",
+    };
+    attest_and_fail(narrator, stage, guest, "changed-kernel", &expected)
 }
 
 /// A VM on a host that the policy does not list.
@@ -45,10 +58,31 @@ pub(super) fn another_host(narrator: &Narrator, stage: &Stage) -> Result<()> {
     host.create(stage.vm, TENANT)?;
     host.start_vrot(stage.vm)?;
     let guest = narrator.wait("booting", || stage.boot(&host, "other-host", stage.vm))?;
-    attest_and_fail(narrator, stage, guest, "other-host")
+    let expected = Refusal {
+        layer: Some("host"),
+        code: "host-unexpected",
+        naming: "host-2",
+    };
+    attest_and_fail(narrator, stage, guest, "other-host", &expected)
 }
 
-fn attest_and_fail(narrator: &Narrator, stage: &Stage, mut guest: Guest, name: &str) -> Result<()> {
+/// The reason that an attack must fail for: another would mean that something else went wrong.
+struct Refusal {
+    /// The layer that the reason is about; none where the evidence was not even looked into.
+    layer: Option<&'static str>,
+    /// Its stable code.
+    code: &'static str,
+    /// Words that its text must contain.
+    naming: &'static str,
+}
+
+fn attest_and_fail(
+    narrator: &Narrator,
+    stage: &Stage,
+    mut guest: Guest,
+    name: &str,
+    expected: &Refusal,
+) -> Result<()> {
     let folder = stage.run.join(format!("{name}-evidence"));
     fs::create_dir_all(&folder)?;
     let attest = device::attest_command(
@@ -56,22 +90,39 @@ fn attest_and_fail(narrator: &Narrator, stage: &Stage, mut guest: Guest, name: &
         &stage.policy(),
         &Attestation::in_folder(&folder),
     )?;
-    must_be_refused(narrator, attest)?;
+    must_be_refused(narrator, attest, expected)?;
     guest.power_off()
 }
 
-fn must_be_refused(narrator: &Narrator, command: Tool) -> Result<()> {
+fn must_be_refused(narrator: &Narrator, command: Tool, expected: &Refusal) -> Result<()> {
     narrator.command(&command);
     let (status, said) = device::judge(command)?;
     ensure!(
         status == 1,
         "the attack was not refused (exit status {status}): {said}"
     );
+    let reasons_given = said.get("reasons").and_then(Value::as_array).context("reasons")?;
+    ensure!(
+        reasons_given.iter().any(|reason| expected.is(reason)),
+        "the attack was refused, but not for `{}` ({}): {said:#}",
+        expected.code,
+        expected.naming
+    );
     narrator.note("refused:");
     for reason in reasons(&said) {
         narrator.quote(&reason);
     }
     Ok(())
+}
+
+impl Refusal {
+    fn is(&self, reason: &Value) -> bool {
+        reason["layer"].as_str() == self.layer
+            && reason["code"] == self.code
+            && reason["text"]
+                .as_str()
+                .is_some_and(|text| text.contains(self.naming))
+    }
 }
 
 /// The sentences that the device gives as reasons.

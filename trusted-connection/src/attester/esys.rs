@@ -7,11 +7,15 @@ use std::thread;
 use std::time::Duration;
 
 use attestation::RequestDigest;
+use attestation::quote::canonical_signature;
 use cert_chain::Digest32;
+use cert_chain::policy::PcrSelection;
 use tss_esapi::Context;
 use tss_esapi::abstraction::nv;
 use tss_esapi::constants::response_code::Tss2ResponseCodeKind;
-use tss_esapi::handles::{KeyHandle, NvIndexTpmHandle, PersistentTpmHandle, TpmHandle};
+use tss_esapi::handles::{
+    KeyHandle, NvIndexHandle, NvIndexTpmHandle, PersistentTpmHandle, TpmHandle,
+};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth};
 use tss_esapi::interface_types::session_handles::AuthSession;
@@ -20,13 +24,14 @@ use tss_esapi::tcti_ldr::TctiNameConf;
 use tss_esapi::traits::{Marshall, UnMarshall};
 
 use super::host_evidence::{self, HostEvidenceError};
-use super::{AttesterError, QUOTED_PCRS, SignedQuote, VmTpm};
+use super::{AttesterError, SignedQuote, VmTpm};
 
 /// A vRoT as its guest sees it: `/dev/tpmrm0`.
 pub struct EsysTpm {
     context: Context,
     device: PathBuf,
     vik: KeyHandle,
+    quoted: PcrSelection,
 }
 
 /// Where the vIK is kept, as in other clouds.
@@ -38,8 +43,8 @@ const VIK_TEMPLATE: u32 = 0x01c1_0003;
 const CHAIN: u32 = 0x01c0_0100;
 
 impl EsysTpm {
-    /// Opens the TPM's device.
-    pub fn open(device: impl Into<PathBuf>) -> Result<Self, AttesterError> {
+    /// Opens the TPM's device. Quotes will be of the PCRs in `quoted`.
+    pub fn open(device: impl Into<PathBuf>, quoted: PcrSelection) -> Result<Self, AttesterError> {
         const OPERATION: &str = "to be opened";
         let device = device.into();
         let name = format!("device:{}", device.display());
@@ -50,6 +55,7 @@ impl EsysTpm {
             context,
             device,
             vik,
+            quoted,
         })
     }
 
@@ -78,7 +84,8 @@ impl VmTpm for EsysTpm {
 
     fn quote(&mut self, qualifying_data: &Digest32) -> Result<SignedQuote, AttesterError> {
         const OPERATION: &str = "TPM2_Quote";
-        let slots = QUOTED_PCRS
+        let slots = self
+            .quoted
             .iter()
             .map(|pcr| PcrSlot::try_from(1u32 << pcr))
             .collect::<Result<Vec<_>, _>>()
@@ -97,9 +104,10 @@ impl VmTpm for EsysTpm {
                 })
         })
         .map_err(refused(OPERATION))?;
+        let signature = signature.marshall().map_err(refused(OPERATION))?;
         Ok(SignedQuote {
             attest: attest.marshall().map_err(refused(OPERATION))?,
-            signature: signature.marshall().map_err(refused(OPERATION))?,
+            signature: canonical_signature(&signature).map_err(AttesterError::Signature)?,
         })
     }
 
@@ -141,13 +149,23 @@ fn recreate_vik(context: &mut Context) -> Result<KeyHandle, AttesterError> {
         .map_err(refused(OPERATION))
 }
 
+/// Reads an index by its own authorization, which is empty for what a host publishes: that of the
+/// owner is the guest's to set. Indices that only the owner reads come second.
 fn read_nv(context: &mut Context, index: u32) -> Result<Vec<u8>, AttesterError> {
     const OPERATION: &str = "TPM2_NV_Read";
     let index = NvIndexTpmHandle::new(index).map_err(refused(OPERATION))?;
-    context
-        .execute_with_session(Some(AuthSession::Password), |context| {
-            nv::read_full(context, NvAuth::Owner, index)
+    let own = context
+        .execute_without_session(|context| context.tr_from_tpm_public(TpmHandle::NvIndex(index)))
+        .map_err(refused(OPERATION))?;
+    let mut read = |authority: NvAuth| {
+        retrying(|| {
+            context.execute_with_session(Some(AuthSession::Password), |context| {
+                nv::read_full(context, authority, index)
+            })
         })
+    };
+    read(NvAuth::NvIndex(NvIndexHandle::from(own)))
+        .or_else(|_| read(NvAuth::Owner))
         .map_err(refused(OPERATION))
 }
 

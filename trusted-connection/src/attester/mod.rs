@@ -3,18 +3,18 @@
 pub mod esys;
 pub mod host_evidence;
 
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
+use attestation::event_log::MAX_LOG;
 use attestation::evidence::{EvidenceError, HostLayer, VmLayer};
+use attestation::file::read_bounded;
+use attestation::quote::QuoteError;
 use attestation::{Binding, Evidence, Nonce, RequestDigest, request_digest, vm_qualifying_data};
 use cert_chain::Digest32;
 
 pub use esys::EsysTpm;
 pub use host_evidence::HostEvidenceError;
-
-/// The PCRs of the SHA-256 bank that a VM quotes: firmware, boot loader and kernel.
-pub const QUOTED_PCRS: [u8; 11] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14];
 
 /// The VM's TPM, and through it the host.
 pub trait VmTpm {
@@ -24,7 +24,10 @@ pub trait VmTpm {
     /// The certificates of the vIK and of the host IK in DER.
     fn certificates(&mut self) -> Result<Vec<Vec<u8>>, AttesterError>;
 
-    /// Quotes [`QUOTED_PCRS`] with the vIK.
+    /// Quotes PCRs of the SHA-256 bank with the vIK: by default all [`BOOT_PCRS`], since a device
+    /// asks for them.
+    ///
+    /// [`BOOT_PCRS`]: attestation::BOOT_PCRS
     fn quote(&mut self, qualifying_data: &Digest32) -> Result<SignedQuote, AttesterError>;
 
     /// Has the host answer for a quote: a [`HostLayer`] in CBOR.
@@ -65,6 +68,9 @@ pub enum AttesterError {
     /// What the host answered is no host layer.
     #[error("what the host answered is no host layer")]
     HostLayer(#[source] EvidenceError),
+    /// What the TPM returned is no signature of ours.
+    #[error("the TPM's signature cannot be used")]
+    Signature(#[source] QuoteError),
     /// The TPM refused.
     #[error("the TPM refused {operation}")]
     Tpm {
@@ -83,7 +89,7 @@ pub fn collect(
     nonce: &Nonce,
     binding: &Binding,
 ) -> Result<Evidence, AttesterError> {
-    let log = fs::read(event_log).map_err(|source| AttesterError::EventLog {
+    let log = read_bounded(event_log, MAX_LOG).map_err(|source| AttesterError::EventLog {
         path: event_log.to_owned(),
         source,
     })?;

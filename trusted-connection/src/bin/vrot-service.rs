@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use attestation::BOOT_PCRS;
+use cert_chain::policy::PcrSelection;
 use clap::{Parser, Subcommand};
 use trusted_connection::attester::EsysTpm;
 use trusted_connection::service::Service;
@@ -35,6 +37,10 @@ enum Command {
             default_value = "/sys/kernel/security/tpm0/binary_bios_measurements"
         )]
         event_log: PathBuf,
+        /// The PCRs to quote. Devices ask for all of these; leave out those that something goes on
+        /// extending after the boot, and have the devices' policies ignore them.
+        #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = BOOT_PCRS)]
+        quoted_pcrs: Vec<u8>,
     },
 }
 
@@ -57,8 +63,10 @@ fn run(arguments: Arguments) -> Result<()> {
         listen,
         tpm,
         event_log,
+        quoted_pcrs,
     } = arguments.command;
-    let vrot = EsysTpm::open(&tpm).with_context(|| {
+    let quoted = PcrSelection::new(quoted_pcrs).context("--quoted-pcrs cannot be used")?;
+    let vrot = EsysTpm::open(&tpm, quoted).with_context(|| {
         format!(
             "{} is no vRoT, or may not be used by this user",
             tpm.display()

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use attestation::evidence::EvidenceError;
 use attestation::{Binding, Nonce};
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::deadline::{TimedStream, left};
 use crate::wire::{Challenge, Failure, Response, WireError};
 
 /// Why a challenge brought no evidence.
@@ -54,9 +55,11 @@ pub enum ChallengeError {
     },
 }
 
+/// For one address of the service.
 const CONNECT: Duration = Duration::from_secs(10);
-/// Two TPMs must sign before the answer comes, one of them perhaps a slow chip.
-const ANSWER: Duration = Duration::from_secs(60);
+/// For everything from the first attempt to connect to the last byte of the answer. Two TPMs must
+/// sign before it comes, one of them perhaps a slow chip.
+const EXCHANGE: Duration = Duration::from_secs(60);
 
 /// 32 random bytes.
 pub fn fresh_nonce() -> Result<Nonce, ChallengeError> {
@@ -69,18 +72,24 @@ pub fn fresh_nonce() -> Result<Nonce, ChallengeError> {
 
 /// Asks `service` (`HOST:PORT`) for evidence that answers `nonce`; the answer is not verified.
 pub fn challenge(service: &str, nonce: &Nonce) -> Result<Vec<u8>, ChallengeError> {
+    challenge_within(EXCHANGE, service, nonce)
+}
+
+fn challenge_within(
+    patience: Duration,
+    service: &str,
+    nonce: &Nonce,
+) -> Result<Vec<u8>, ChallengeError> {
+    let deadline = Instant::now() + patience;
     let failed = |source: WireError| ChallengeError::Wire {
         service: service.to_owned(),
         source,
     };
-    let mut stream = connect(service).map_err(|source| ChallengeError::Connect {
+    let stream = connect(service, deadline).map_err(|source| ChallengeError::Connect {
         service: service.to_owned(),
         source,
     })?;
-    stream
-        .set_read_timeout(Some(ANSWER))
-        .and_then(|()| stream.set_write_timeout(Some(ANSWER)))
-        .map_err(|error| failed(error.into()))?;
+    let mut stream = TimedStream::until(stream, deadline);
     Challenge::new(nonce.clone(), Binding::None)
         .send(&mut stream)
         .map_err(failed)?;
@@ -93,13 +102,54 @@ pub fn challenge(service: &str, nonce: &Nonce) -> Result<Vec<u8>, ChallengeError
     }
 }
 
-fn connect(service: &str) -> io::Result<TcpStream> {
+fn connect(service: &str, deadline: Instant) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in service.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, CONNECT) {
+        match TcpStream::connect_timeout(&address, left(deadline)?.min(CONNECT)) {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    /// One byte now and then keeps every single read in time.
+    #[test]
+    fn a_service_that_drips_its_answer_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let service = listener.local_addr().unwrap().to_string();
+        let dripping = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 4]).unwrap();
+            // It says that a long answer follows, and goes on until nobody listens.
+            let answer = [500_000u32.to_be_bytes().as_slice(), &[0x82; 400]].concat();
+            for byte in answer {
+                if stream.write_all(&[byte]).is_err() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let nonce = Nonce::new([7; 32]).unwrap();
+        let outcome = challenge_within(Duration::from_millis(300), &service, &nonce);
+        assert!(
+            matches!(
+                &outcome,
+                Err(ChallengeError::Wire { source: WireError::Io(error), .. })
+                    if error.kind() == io::ErrorKind::TimedOut
+            ),
+            "{outcome:?}"
+        );
+        dripping.join().unwrap();
+    }
 }

@@ -7,8 +7,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use attestation::event_log::MAX_LOG;
+use attestation::evidence::MAX_EVIDENCE;
+use attestation::file::{read_bounded, read_bounded_text};
+use attestation::policy::MAX_ROOTS;
 use attestation::{
-    Binding, EventLog, Evidence, Layer, Nonce, Policy, ReferenceValues, Verdict, reference_values,
+    BOOT_PCRS, Binding, EventLog, Evidence, Layer, Nonce, Policy, ReferenceValues, Verdict,
+    reference_values,
 };
 use cert_chain::TrustAnchors;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -21,7 +26,6 @@ use super::challenge::{challenge, fresh_nonce};
 use super::judgement::Judgement;
 use super::tree::{Colour, draw};
 use super::{event_log, export};
-use crate::attester::QUOTED_PCRS;
 
 /// Challenges a service in a VM, verifies its evidence and appraises it with a policy.
 ///
@@ -250,14 +254,14 @@ fn print_reference(reference: &Reference) -> Result<Outcome> {
                 LayerName::Host => "host",
                 LayerName::Vm => "vm",
             };
-            reference_values(&load_log(file)?, QUOTED_PCRS).to_toml(layer)
+            reference_values(&load_log(file)?, BOOT_PCRS).to_toml(layer)
         }
         Reference {
             connect: Some(service),
             roots: Some(roots),
             ..
         } => {
-            let anchors = TrustAnchors::from_pem(&read_text(roots)?)
+            let anchors = TrustAnchors::from_pem(&read_roots(roots)?)
                 .with_context(|| format!("{} cannot be used", roots.display()))?;
             let nonce = fresh_nonce()?;
             let evidence = Evidence::from_cbor(&challenge(service, &nonce)?)?;
@@ -285,17 +289,19 @@ fn load_policy(path: &Path) -> Result<Policy> {
 }
 
 fn load_evidence(path: &Path) -> Result<Evidence> {
-    let bytes = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let bytes = read_bounded(path, MAX_EVIDENCE)
+        .with_context(|| format!("{} cannot be read", path.display()))?;
     Evidence::from_cbor(&bytes).with_context(|| format!("{} cannot be used", path.display()))
 }
 
 fn load_log(path: &Path) -> Result<EventLog> {
-    let bytes = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let bytes = read_bounded(path, MAX_LOG)
+        .with_context(|| format!("{} cannot be read", path.display()))?;
     EventLog::parse(&bytes).with_context(|| format!("{} is no event log", path.display()))
 }
 
-fn read_text(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
+fn read_roots(path: &Path) -> Result<String> {
+    read_bounded_text(path, MAX_ROOTS).with_context(|| format!("{} cannot be read", path.display()))
 }
 
 /// Prints; a reader that has gone away is no error of ours.

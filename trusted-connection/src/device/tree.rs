@@ -8,7 +8,7 @@ use cert_chain::TpmName;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::judgement::{Judgement, causes};
+use super::judgement::Judgement;
 
 /// Whether the text may carry colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +24,13 @@ pub fn draw(judgement: &Judgement, colour: Colour) -> String {
     let mut text = String::new();
     match judgement {
         Judgement::Appraised(result) => draw_result(&mut text, result, colour),
-        Judgement::Refused(refusal) => {
+        Judgement::Refused { refusal, .. } => {
             let _ = writeln!(
                 text,
                 "{} The evidence is refused ({}).\n  {}\n  What to do: {}.\n",
                 mark(Verdict::Contraindicated, colour),
                 refusal.code(),
-                causes(refusal),
+                refusal.explanation(),
                 refusal.remedy()
             );
         }
@@ -50,7 +50,6 @@ fn draw_result(text: &mut String, result: &AttestationResult, colour: Colour) {
     let leaf = evidence.leaf();
     let (host, vm) = (result.layer(Layer::Host), result.layer(Layer::Vm));
     let ok = mark(Verdict::Affirming, colour);
-    let host_clock = evidence.layer(Layer::Host).clock();
     let launch = match leaf.launch {
         LaunchMeasurement::NotMeasured => "not measured by the host".to_owned(),
         LaunchMeasurement::Measured(digest) => format!("measured by the host: {digest}"),
@@ -70,10 +69,6 @@ fn draw_result(text: &mut String, result: &AttestationResult, colour: Colour) {
             short(&chain.host_claims().ik)
         ),
         format!("endorsement key {}", short(&chain.host_claims().ek)),
-        format!(
-            "TPM resets {}, restarts {}",
-            host_clock.reset_count, host_clock.restart_count
-        ),
     ];
     host_facts.extend(booted(host));
     for fact in host_facts {

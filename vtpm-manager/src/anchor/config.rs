@@ -38,8 +38,8 @@ impl AnchorConfig {
 /// change with every update; hosts whose operator approves those as well add them.
 pub const DEFAULT_POLICY_PCRS: &[u8] = &[0, 1, 2, 3, 4, 5, 6, 7];
 
-/// What a verifier sees: the above, boot loader commands (8), kernel and initrd (9), shim (14).
-pub const DEFAULT_QUOTED_PCRS: &[u8] = &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14];
+/// What a verifier sees, and asks for: all that a boot chain measures into.
+pub const DEFAULT_QUOTED_PCRS: &[u8] = &attestation::BOOT_PCRS;
 
 /// The storage root key (TCG TPM v2.0 Provisioning Guidance §7.8).
 pub const SRK_HANDLE: u32 = 0x8100_0001;

@@ -2,13 +2,18 @@
 //! or to a device.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use anyhow::Result;
 use attestation::fixture::{Host, Vm, now};
+use cert_chain::ek_certificate::EkCertificate;
 use cert_chain::enrolment::{Answer, Certificate, Challenge, EnrolmentId, Message, Request};
+use cert_chain::pem::encode_certificate;
+use cert_chain::profile::host_ik::HostCertificate;
+use cert_chain::profile::vik::VikCertificate;
 use cert_chain::{
-    AttestationKey, CertifiedEndorsementKey, CredentialBlob, EndorsementKey, HostName, PublicArea,
-    TpmMakerRoots, TrustAnchors, VikChain,
+    AttestationKey, CertifiedEndorsementKey, CredentialBlob, EkSpec, EndorsementKey, HostName,
+    PublicArea, TpmDevice, TpmMakerRoots, TrustAnchors, Validity, VikChain, issue_ek_certificate,
 };
 
 use super::Target;
@@ -25,28 +30,41 @@ pub(super) const CHAIN: Target = Target {
     seeds: || Ok(vec![identity()?.chain_bytes()]),
 };
 
+/// A host's certificate as its reader sees it. A changed one does not get that far in a chain:
+/// its signature is looked at before. So the reader is fed by itself, as for the next two.
+pub(super) const HOST_CERTIFICATE: Target = Target {
+    name: "host-certificate",
+    run: |input| {
+        if let Ok(certificate) = HostCertificate::read(input) {
+            assert_eq!(&**certificate.der(), input);
+        }
+    },
+    seeds: || Ok(vec![identity()?.chain.host_certificate().to_vec()]),
+};
+
+/// A vIK's certificate, with its claims.
+pub(super) const VIK_CERTIFICATE: Target = Target {
+    name: "vik-certificate",
+    run: |input| {
+        let Ok(identity) = &*IDENTITY else { return };
+        let _ = VikCertificate::read(input, &identity.host);
+    },
+    seeds: || Ok(vec![identity()?.chain.vik_certificate().to_vec()]),
+};
+
 /// An endorsement key's certificate.
 pub(super) const EK_CERTIFICATE: Target = Target {
     name: "ek-certificate",
     run: |input| {
         let Ok(identity) = &*IDENTITY else { return };
-        let (Ok(roots), Ok(area)) = (
-            TpmMakerRoots::from_pem(&identity.roots),
-            PublicArea::parse(STORAGE_KEY),
-        ) else {
-            return;
-        };
-        if let Ok(key) = EndorsementKey::try_from(area) {
-            let _ = CertifiedEndorsementKey::verify(input, &key, &roots, now());
+        let roots = &identity.makers;
+        let _ = CertifiedEndorsementKey::verify(input, &identity.ek, roots, now());
+        if let Ok(certificate) = EkCertificate::read(input) {
+            let _ = certificate.is_for(&identity.ek);
+            let _ = certificate.device();
         }
     },
-    seeds: || {
-        let chain = &identity()?.chain;
-        Ok(vec![
-            chain.vik_certificate().to_vec(),
-            chain.host_certificate().to_vec(),
-        ])
-    },
+    seeds: || Ok(vec![identity()?.ek_certificate.clone()]),
 };
 
 /// Roots in PEM.
@@ -89,8 +107,13 @@ pub(super) const PUBLIC_AREA: Target = Target {
 struct Identity {
     anchors: TrustAnchors,
     roots: String,
+    host: HostName,
     chain: VikChain,
     vik: Vec<u8>,
+    /// Its certificate is the host's word, as a vRoT's is.
+    ek: EndorsementKey,
+    ek_certificate: Vec<u8>,
+    makers: TpmMakerRoots,
 }
 
 static IDENTITY: LazyLock<Result<Identity>> = LazyLock::new(|| {
@@ -98,14 +121,33 @@ static IDENTITY: LazyLock<Result<Identity>> = LazyLock::new(|| {
     let Vm {
         certificate: vik_certificate,
         public,
+        vrot,
         ..
     } = host.vm();
     let roots = host.issuer.certificate_pem();
+    let makers = TpmMakerRoots::from_pem(&encode_certificate(&host.certificate))?;
+    let ek = EndorsementKey::try_from(PublicArea::parse(STORAGE_KEY)?)?;
+    let spec = EkSpec {
+        vrot,
+        ek: ek.clone(),
+        device: TpmDevice {
+            manufacturer: 0x4942_4d00,
+            firmware_version: 0x2024_0125,
+            specification_level: 0,
+            specification_revision: 164,
+        },
+        validity: Validity::starting(now(), Duration::from_secs(86_400))?,
+    };
+    let ek_certificate = issue_ek_certificate(&spec, &host.key, &host.certificate)?.to_vec();
     Ok(Identity {
         anchors: TrustAnchors::from_pem(&roots)?,
         roots,
         chain: VikChain::from_der_list(&[vik_certificate, host.certificate])?,
         vik: public,
+        host: host.name,
+        ek,
+        ek_certificate,
+        makers,
     })
 });
 
@@ -182,7 +224,11 @@ mod tests {
         let identity = identity()?;
         let chain = VikChain::from_concatenated_der(&identity.chain_bytes())?;
         chain.verify(&identity.anchors, now())?;
-        EndorsementKey::try_from(PublicArea::parse(STORAGE_KEY)?)?;
+        HostCertificate::read(identity.chain.host_certificate())?;
+        VikCertificate::read(identity.chain.vik_certificate(), &identity.host)?;
+        let (certificate, makers) = (&identity.ek_certificate, &identity.makers);
+        let key = CertifiedEndorsementKey::verify(certificate, &identity.ek, makers, now())?;
+        assert!(key.device().is_some(), "the make is read");
         for seed in enrolment_seeds()? {
             let read = [
                 Request::from_json(&seed).is_ok(),

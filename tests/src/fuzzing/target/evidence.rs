@@ -23,7 +23,7 @@ pub(super) const EVIDENCE: Target = Target {
             input == scene.evidence,
             "evidence with a changed byte was verified"
         );
-        let result = appraise(verified, &scene.policy, now());
+        let result = appraise(verified, &scene.policy);
         assert_eq!(result.verdict(), Verdict::Affirming);
     },
     seeds: || Ok(vec![SCENE.evidence.clone()]),
@@ -92,10 +92,7 @@ mod tests {
         let evidence = Evidence::from_cbor(&SCENE.evidence)?;
         let policy = Policy::parse(&SCENE.policy_text, |_| Ok(SCENE.roots.clone()))?;
         let verified = evidence.verify(&nonce(), &Binding::None, policy.anchors(), now())?;
-        assert_eq!(
-            appraise(verified, &policy, now()).verdict(),
-            Verdict::Affirming
-        );
+        assert_eq!(appraise(verified, &policy).verdict(), Verdict::Affirming);
         Ok(())
     }
 }

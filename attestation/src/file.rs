@@ -1,0 +1,26 @@
+//! Files that somebody else may have written.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// Reads a file of at most `limit` bytes. A longer one, or one that does not end, is an error
+/// once that many bytes were read.
+pub fn read_bounded(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let one_more = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    File::open(path)?.take(one_more).read_to_end(&mut bytes)?;
+    if bytes.len() <= limit {
+        return Ok(bytes);
+    }
+    Err(io::Error::new(
+        io::ErrorKind::FileTooLarge,
+        format!("it has more than {limit} bytes"),
+    ))
+}
+
+/// The same for text.
+pub fn read_bounded_text(path: &Path, limit: usize) -> io::Result<String> {
+    String::from_utf8(read_bounded(path, limit)?)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}

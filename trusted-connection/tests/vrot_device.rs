@@ -1,0 +1,207 @@
+//! `vrot-device` as others run it: exit status, standard output, JSON.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "what a JSON value lacks is null, which no test expects"
+)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use attestation::Binding;
+use attestation::fixture::{Host, event_log, nonce};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Genuine evidence, and a policy that accepts it.
+struct Given {
+    folder: TempDir,
+}
+
+/// The fixture's certificates begin to be valid at this time.
+const AT: &str = "2026-06-01T00:00:00Z";
+
+impl Given {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let host = Host::new("host-1");
+        let vm = host.vm();
+        let evidence = host.evidence(&vm, &nonce(), Binding::None);
+        for (name, contents) in [
+            ("evidence.cbor", evidence.to_cbor()),
+            ("policy.toml", host.policy_text(&vm).into_bytes()),
+            ("roots.pem", host.issuer.certificate_pem().into_bytes()),
+        ] {
+            fs::write(folder.path().join(name), contents).unwrap();
+        }
+        Self { folder }
+    }
+
+    fn write(&self, name: &str, contents: &[u8]) {
+        fs::write(self.folder.path().join(name), contents).unwrap();
+    }
+
+    fn device(&self, arguments: &[&str]) -> Output {
+        device(self.folder.path(), arguments)
+    }
+
+    fn verify(&self, evidence: &str, nonce: &str, policy: &str, more: &[&str]) -> Output {
+        let arguments = [
+            "verify",
+            "--evidence",
+            evidence,
+            "--nonce",
+            nonce,
+            "--policy",
+            policy,
+            "--at",
+            AT,
+        ];
+        self.device(&[&arguments, more].concat())
+    }
+}
+
+fn device(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vrot-device"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap()
+}
+
+fn good_nonce() -> String {
+    nonce().to_string()
+}
+
+fn status(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+fn json_of(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn genuine_evidence_ends_with_0_and_the_verdict_is_the_last_line() {
+    let given = Given::new();
+    let output = given.verify("evidence.cbor", &good_nonce(), "policy.toml", &[]);
+    assert_eq!(status(&output), Some(0), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().last(), Some("verdict: affirming"));
+    let output = given.verify("evidence.cbor", &good_nonce(), "policy.toml", &["--json"]);
+    assert_eq!(json_of(&output)["ear_status"], "affirming");
+}
+
+#[test]
+fn refused_evidence_ends_with_1_and_an_ear_that_says_why() {
+    let given = Given::new();
+    let other = "5a".repeat(32);
+    let output = given.verify("evidence.cbor", &other, "policy.toml", &[]);
+    assert_eq!(status(&output), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().last(), Some("verdict: contraindicated"));
+
+    let output = given.verify("evidence.cbor", &other, "policy.toml", &["--json"]);
+    assert_eq!(status(&output), Some(1));
+    let ear = json_of(&output);
+    assert_eq!(ear["ear_status"], "contraindicated");
+    assert_eq!(ear["verdict"], "contraindicated");
+    assert_eq!(ear["refusal"]["code"], "nonce");
+    assert_eq!(ear["reasons"][0]["code"], "nonce");
+    for layer in ["host", "vm"] {
+        let vector = &ear["submods"][layer]["ear_trustworthiness_vector"];
+        assert_eq!(vector["instance-identity"], 99, "{ear:#}");
+    }
+}
+
+#[test]
+fn what_cannot_be_judged_ends_with_2_and_a_word_on_standard_error() {
+    let given = Given::new();
+    let evidence = fs::read(given.folder.path().join("evidence.cbor")).unwrap();
+    given.write("truncated.cbor", &evidence[..evidence.len() - 1]);
+    given.write("empty.cbor", b"");
+    given.write("malformed.toml", b"[expect");
+    given.write("silent.toml", b"[trust]\nroots = \"roots.pem\"\n");
+    let nonce = good_nonce();
+    let short = "5a".repeat(8);
+    for (evidence, nonce, policy) in [
+        ("missing.cbor", nonce.as_str(), "policy.toml"),
+        ("truncated.cbor", &nonce, "policy.toml"),
+        ("empty.cbor", &nonce, "policy.toml"),
+        (".", &nonce, "policy.toml"),
+        ("evidence.cbor", &nonce, "missing.toml"),
+        ("evidence.cbor", &nonce, "malformed.toml"),
+        ("evidence.cbor", &nonce, "silent.toml"),
+        ("evidence.cbor", "no hexadecimal", "policy.toml"),
+        ("evidence.cbor", &short, "policy.toml"),
+        // Files that do not end.
+        ("/dev/zero", &nonce, "policy.toml"),
+        ("evidence.cbor", &nonce, "/dev/zero"),
+    ] {
+        for more in [&[][..], &["--json"]] {
+            let output = given.verify(evidence, nonce, policy, more);
+            let case = format!("{evidence} {nonce} {policy}: {output:?}");
+            assert_eq!(status(&output), Some(2), "{case}");
+            assert!(output.stdout.is_empty(), "{case}");
+            assert!(!output.stderr.is_empty(), "{case}");
+        }
+    }
+}
+
+#[test]
+fn an_event_log_is_told_in_json_with_the_pcrs_it_leads_to() {
+    let given = Given::new();
+    given.write("log", &event_log(&[(0, 0x8000_0008, b"firmware")]));
+    let output = given.device(&["event-log", "log", "--json"]);
+    assert_eq!(status(&output), Some(0));
+    let told = json_of(&output);
+    let event = told["events"].as_array().unwrap().last().unwrap();
+    assert_eq!(event["pcr"], 0);
+    assert_eq!(event["type"], "EV_EFI_PLATFORM_FIRMWARE_BLOB");
+    let digest = "c3bf47ea1f4a4a605470313cacb3a44f4a461f68c6faeab07e737610cb5ac835";
+    assert_eq!(event["digests"], json!({ "sha256": digest }));
+    let value = "3e287e57770de15677579228044a2abe6ca7c39d61de4b8a47fd6b7209dd0bab";
+    assert_eq!(told["pcrs"], json!({ "sha256": { "0": value } }));
+}
+
+/// As firmware for TPM 1.2 wrote it: no header, one SHA-1 digest for each event.
+#[test]
+fn a_log_with_sha1_alone_is_replayed() {
+    let given = Given::new();
+    let digest = "9069ca78e7450a285173431b3e52c5c25299e473";
+    let log = [
+        &4u32.to_le_bytes(),
+        &4u32.to_le_bytes(),
+        hex::decode(digest).unwrap().as_slice(),
+        &4u32.to_le_bytes(),
+        &[0; 4],
+    ]
+    .concat();
+    given.write("log", &log);
+    let told = json_of(&given.device(&["event-log", "log", "--json"]));
+    let event = &told["events"][0];
+    assert_eq!(
+        (&event["pcr"], &event["type"]),
+        (&json!(4), &json!("EV_SEPARATOR"))
+    );
+    assert_eq!(event["digests"], json!({ "sha1": digest }));
+    let value = "b2a83b0ebf2f8374299a5b2bdfc31ea955ad7236";
+    assert_eq!(told["pcrs"], json!({ "sha1": { "4": value } }));
+}
+
+#[test]
+fn what_is_no_event_log_ends_with_2() {
+    let given = Given::new();
+    let log = event_log(&[(0, 0x8000_0008, b"firmware")]);
+    given.write("truncated", &log[..log.len() - 1]);
+    given.write("elsewhere", &event_log(&[(24, 0x8000_0008, b"firmware")]));
+    for file in ["truncated", "elsewhere", "missing", "/dev/zero"] {
+        for more in [&[][..], &["--json"]] {
+            let output = given.device(&[&["event-log", file], more].concat());
+            assert_eq!(status(&output), Some(2), "{file}: {output:?}");
+            assert!(output.stdout.is_empty(), "{file}: {output:?}");
+        }
+    }
+}
