@@ -28,6 +28,8 @@ pub struct ManagerLink {
     attached: bool,
     pushed: u64,
     persisted: u64,
+    /// The last state that this manager was sent.
+    sent: u64,
     /// The newest state, until it is durable.
     unsaved: Option<Vec<u8>>,
 }
@@ -72,6 +74,7 @@ impl ManagerLink {
             attached: false,
             pushed: 0,
             persisted: 0,
+            sent: 0,
             unsaved: None,
         })
     }
@@ -260,6 +263,8 @@ impl ManagerLink {
                 tracing::info!("all state is durable again");
                 self.set_degraded(false);
             }
+        } else if self.persisted >= self.sent {
+            self.push_unsaved();
         }
     }
 
@@ -281,7 +286,11 @@ impl ManagerLink {
                 return;
             }
         }
-        self.push_unsaved();
+        // One that does not answer is not sent more than it has room for: a full socket would have
+        // the guest wait.
+        if self.persisted >= self.sent {
+            self.push_unsaved();
+        }
         while self.persisted < self.pushed && !self.degraded {
             if !self.wait_for_message(deadline) {
                 tracing::error!(
@@ -330,12 +339,20 @@ impl ManagerLink {
         !self.waiting.is_empty()
     }
 
+    /// Pushes the newest state if the manager was not sent it yet, whether it answers or not.
+    pub fn push_rest(&mut self) {
+        if self.sent < self.pushed {
+            self.push_unsaved();
+        }
+    }
+
     fn push_unsaved(&mut self) {
         if let Some(sealed) = &self.unsaved {
             let message = FromBackend::StateChanged {
                 sequence: self.pushed,
                 sealed: sealed.clone().into(),
             };
+            self.sent = self.pushed;
             self.send(&message);
         }
     }
