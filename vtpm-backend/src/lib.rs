@@ -7,6 +7,7 @@
 //! takes away, before the first guest byte, everything that is not needed. [`nursery`] starts
 //! backends as forks of a process that has loaded all of that.
 
+pub mod admission;
 pub mod command;
 pub mod command_line;
 pub mod control;

@@ -20,6 +20,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, chdir, dup2_stdin, fork, setsid};
 
+use crate::admission::VmmAdmission;
 use crate::engine::{Engine, Libtpms};
 use crate::message::{FrameError, receive, send};
 
@@ -32,6 +33,9 @@ pub enum ToNursery {
         /// The folder.
         #[n(0)]
         runtime: String,
+        /// Whose VMMs it lets in.
+        #[n(1)]
+        admission: VmmAdmission,
     },
 }
 
@@ -66,7 +70,7 @@ pub enum FromNursery {
 
 /// Serves the manager at standard input, until it is gone. `backend` is what a fork does; it
 /// does not come back.
-pub fn run(backend: fn(&Path) -> Result<()>) -> Result<()> {
+pub fn run(backend: fn(&Path, VmmAdmission) -> Result<()>) -> Result<()> {
     warm_up()?;
     let mut manager = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut children = SigSet::empty();
@@ -82,7 +86,7 @@ pub fn run(backend: fn(&Path) -> Result<()>) -> Result<()> {
         if !asked {
             continue;
         }
-        let ToNursery::Bear { runtime } = match receive(&mut manager) {
+        let ToNursery::Bear { runtime, admission } = match receive(&mut manager) {
             Err(FrameError::Io(error)) if is_end(&error) => return Ok(()),
             other => other?,
         };
@@ -90,7 +94,7 @@ pub fn run(backend: fn(&Path) -> Result<()>) -> Result<()> {
             Some(process) => process,
             None => {
                 drop((manager, signals));
-                grow_up(&PathBuf::from(runtime), backend)
+                grow_up(&PathBuf::from(runtime), admission, backend)
             }
         };
         send(&mut manager, &answer)?;
@@ -135,8 +139,12 @@ fn bear(children: &SigSet) -> Result<Option<FromNursery>> {
 }
 
 /// What a new process does with its life.
-fn grow_up(runtime: &Path, backend: fn(&Path) -> Result<()>) -> ! {
-    let lived = leave_home(runtime).and_then(|()| backend(runtime));
+fn grow_up(
+    runtime: &Path,
+    admission: VmmAdmission,
+    backend: fn(&Path, VmmAdmission) -> Result<()>,
+) -> ! {
+    let lived = leave_home(runtime).and_then(|()| backend(runtime, admission));
     if let Err(error) = lived {
         eprintln!("vtpm-backend: {error:#}");
         exit(1)

@@ -9,6 +9,7 @@ mod readiness;
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::admission::VmmAdmission;
 use crate::command::{Command, HEADER};
 use crate::engine::{Engine, StateKind};
 use crate::managed::ManagerLink;
@@ -37,6 +38,7 @@ pub struct Server<E> {
     tickets: Tickets,
     locality: u8,
     control_listener: Option<Listener>,
+    admission: VmmAdmission,
     vmm: Option<Vmm>,
     host_listener: Option<Listener>,
     /// The commands of a tool on the host.
@@ -60,6 +62,7 @@ impl<E: Engine> Server<E> {
             tickets: Tickets::default(),
             locality: 0,
             control_listener: None,
+            admission: VmmAdmission::default(),
             vmm: None,
             host_listener: None,
             host: None,
@@ -68,9 +71,11 @@ impl<E: Engine> Server<E> {
         }
     }
 
-    /// Where a VMM attaches; with a manager, once that has handed over key and state.
-    pub fn listen_for_vmm(&mut self, listener: Listener) {
+    /// Where a VMM attaches, and whose it may be; with a manager, once that has handed over key and
+    /// state.
+    pub fn listen_for_vmm(&mut self, listener: Listener, admission: VmmAdmission) {
         self.control_listener = Some(listener);
+        self.admission = admission;
     }
 
     /// Where tools on the host send commands without a VMM. They find the TPM switched on and
@@ -168,11 +173,21 @@ impl<E: Engine> Server<E> {
         let Some(stream) = self.vmm_listener().and_then(Listener::accept) else {
             return;
         };
+        let Ok(connection) = Connection::new(stream) else {
+            return;
+        };
+        match connection.peer_uid() {
+            Ok(uid) if self.admission.admits(uid) => {}
+            other => {
+                tracing::warn!(?other, "a stranger at the VMM's socket was turned away");
+                return;
+            }
+        }
         if self.vmm.is_some() {
             tracing::warn!("a second VMM was turned away: one is attached");
             return;
         }
-        self.vmm = Connection::new(stream).ok().map(Vmm::new);
+        self.vmm = Some(Vmm::new(connection));
         self.note_attachment();
     }
 

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{command, with_password};
 use tempfile::TempDir;
+use vtpm_backend::admission::VmmAdmission;
 use vtpm_backend::message::{FromBackend, Open, StateKey, ToBackend, receive, send};
 use vtpm_backend::nursery::{FromNursery, ToNursery};
 
@@ -55,7 +56,13 @@ fn the_end_of_a_backend_is_told_with_its_cause() -> Result<()> {
 fn a_backend_without_a_folder_ends_and_the_next_one_is_born() -> Result<()> {
     let mut nursery = Nursery::start()?;
     let runtime = "/nonexistent/folder".to_owned();
-    send(&mut nursery.manager, &ToNursery::Bear { runtime })?;
+    send(
+        &mut nursery.manager,
+        &ToNursery::Bear {
+            runtime,
+            admission: VmmAdmission::default(),
+        },
+    )?;
     let FromNursery::Born { process: unlucky } = receive(&mut nursery.manager)? else {
         bail!("not born");
     };
@@ -106,7 +113,13 @@ impl Nursery {
     fn bear(&mut self) -> Result<Backend> {
         let folder = tempfile::tempdir()?;
         let runtime = folder.path().display().to_string();
-        send(&mut self.manager, &ToNursery::Bear { runtime })?;
+        send(
+            &mut self.manager,
+            &ToNursery::Bear {
+                runtime,
+                admission: VmmAdmission::default(),
+            },
+        )?;
         let FromNursery::Born { process } = receive(&mut self.manager)? else {
             bail!("not born");
         };

@@ -18,7 +18,7 @@ use vtpm_backend::message::FrameError;
 pub use folder::{RuntimeFolder, running};
 pub use handle::{Backend, ExecuteChannel};
 pub use nursery::Nursery;
-pub use supervisor::{DURABILITY_DEADLINE, Duty, Ended, Ending, GuestDuty, Observed};
+pub use supervisor::{Duty, Ended, Ending, GuestDuty, Observed};
 
 /// Why a backend did not do what it should.
 #[derive(Debug, thiserror::Error)]

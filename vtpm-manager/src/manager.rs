@@ -124,7 +124,7 @@ impl Manager {
         let (ended, endings) = mpsc::unbounded_channel();
         let manager = Arc::new(Self {
             evidence: HostEvidence::start(anchor, &config.event_log),
-            nursery: Nursery::of(&config.backend),
+            nursery: Nursery::of(&config.backend, config.vmms.clone()),
             config,
             host,
             journal,

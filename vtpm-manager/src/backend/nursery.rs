@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::process::{Child, Command};
 use tokio::sync::{Mutex, mpsc, oneshot};
+use vtpm_backend::admission::VmmAdmission;
 use vtpm_backend::message;
 use vtpm_backend::nursery::{FromNursery, ToNursery};
 
@@ -26,6 +27,7 @@ use super::folder::RuntimeFolder;
 #[derive(Debug)]
 pub struct Nursery {
     program: PathBuf,
+    admission: VmmAdmission,
     line: Mutex<Option<Line>>,
 }
 
@@ -45,7 +47,7 @@ struct Line {
 
 #[derive(Debug)]
 struct Request {
-    runtime: String,
+    bear: ToNursery,
     born: oneshot::Sender<io::Result<Offspring>>,
 }
 
@@ -55,10 +57,11 @@ const QUEUE: usize = 64;
 const BACKEND_LOG: &str = "VTPM_BACKEND_LOG";
 
 impl Nursery {
-    /// Backends of this program.
-    pub fn of(program: &Path) -> Self {
+    /// Backends of this program, for VMMs of these users.
+    pub fn of(program: &Path, admission: VmmAdmission) -> Self {
         Self {
             program: program.to_owned(),
+            admission,
             line: Mutex::default(),
         }
     }
@@ -69,12 +72,23 @@ impl Nursery {
         Ok(format!("/proc/{}/exe", line.process).into())
     }
 
+    /// Lets VMMs of other users as far as a backend's socket, now that it has a guest. Before, and
+    /// beside it, nobody is to put anything into a TPM.
+    pub(super) fn let_vmms_in(&self, folder: &RuntimeFolder) -> Result<(), BackendError> {
+        self.admission
+            .gid
+            .map_or(Ok(()), |gid| folder.let_group_in(gid))
+    }
+
     /// Starts a backend in a folder.
     pub(super) async fn bear(&self, folder: &RuntimeFolder) -> Result<Offspring, BackendError> {
         let line = self.line().await?;
         let (born, birth) = oneshot::channel();
         let request = Request {
-            runtime: folder.path().display().to_string(),
+            bear: ToNursery::Bear {
+                runtime: folder.path().display().to_string(),
+                admission: self.admission.clone(),
+            },
             born,
         };
         let gone = || io::Error::other("the process that starts backends has ended");
@@ -163,11 +177,11 @@ async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receive
     loop {
         tokio::select! {
             request = requests.recv() => {
-                let Some(Request { runtime, born }) = request else {
+                let Some(Request { bear, born }) = request else {
                     break;
                 };
                 waiting.push_back(born);
-                if let Err(error) = ask(&mut writer, runtime).await {
+                if let Err(error) = ask(&mut writer, &bear).await {
                     tracing::error!(%error, "no backend can be started");
                     break;
                 }
@@ -203,8 +217,8 @@ async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receive
     }
 }
 
-async fn ask(writer: &mut OwnedWriteHalf, runtime: String) -> io::Result<()> {
-    let frame = message::encode(&ToNursery::Bear { runtime }).map_err(io::Error::other)?;
+async fn ask(writer: &mut OwnedWriteHalf, bear: &ToNursery) -> io::Result<()> {
+    let frame = message::encode(bear).map_err(io::Error::other)?;
     writer.write_all(&frame).await
 }
 

@@ -197,6 +197,11 @@ impl Host {
         Ok(self.daemon.wait()?)
     }
 
+    /// Stops the daemon, or lets it go on: a signal that it does not notice.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(Pid::from_raw(self.daemon.id().try_into()?), signal)?)
+    }
+
     /// Kills every backend of this host.
     pub(crate) fn kill_backends(&self) -> Result<()> {
         for process in processes_in(self.folder.path()) {
