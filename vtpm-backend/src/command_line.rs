@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Parser};
 
+use crate::admission::VmmAdmission;
 use crate::engine::Libtpms;
 use crate::instance::Instance;
 use crate::managed::ManagerLink;
-use crate::nursery;
+use crate::nursery::{self, Birth};
 use crate::sandbox::{self, Files};
 use crate::server::{Keeper, Server, load_state};
 use crate::sockets::Listener;
@@ -44,6 +45,8 @@ pub struct Arguments {
     /// (a socket) ends.
     #[arg(long)]
     nursery: bool,
+    #[command(flatten)]
+    admission: VmmAdmission,
     /// What to log to standard error: error, warn, info, debug or trace.
     #[arg(
         long,
@@ -63,7 +66,11 @@ pub const VMM_SOCKET: &str = "control.sock";
 pub fn run(arguments: &Arguments) -> Result<()> {
     match (&arguments.control, &arguments.state, &arguments.runtime) {
         (Some(control), Some(state), _) => stand_alone(control, arguments.data.as_deref(), state),
-        (_, _, Some(runtime)) => managed(runtime, arguments.lock.as_deref()),
+        (_, _, Some(runtime)) => managed(&Birth {
+            runtime: runtime.clone(),
+            lock: arguments.lock.clone(),
+            admission: arguments.admission.clone(),
+        }),
         _ if arguments.nursery => nursery::run(managed),
         _ => anyhow::bail!("give --control with --state, or --runtime, or --nursery"),
     }
@@ -76,7 +83,7 @@ fn stand_alone(control: &Path, data: Option<&Path>, state: &Path) -> Result<()> 
     let control = listen(control)?;
     let data = data.map(listen).transpose()?;
     let mut server = Server::new(engine, Keeper::Folder(folder));
-    server.listen_for_vmm(control);
+    server.listen_for_vmm(control, VmmAdmission::default());
     if let Some(data) = data {
         server.listen_for_host(data);
     }
@@ -85,15 +92,28 @@ fn stand_alone(control: &Path, data: Option<&Path>, state: &Path) -> Result<()> 
     Ok(server.run()?)
 }
 
-fn managed(runtime: &Path, lock: Option<&Path>) -> Result<()> {
+fn managed(birth: &Birth) -> Result<()> {
+    let Birth {
+        runtime,
+        lock,
+        admission,
+    } = birth;
     // Before it listens: who can be dialled is the only one. Held to the end of the process.
-    let _instance = lock.map(Instance::take).transpose()?;
+    let _instance = lock.as_deref().map(Instance::take).transpose()?;
     let engine = Libtpms::new()?;
     let socket = runtime.join(MANAGER_SOCKET);
     let link = ManagerLink::bind(&socket)
         .with_context(|| format!("{} cannot be listened on", socket.display()))?;
     let mut server = Server::new(engine, Keeper::Manager(Box::new(link)));
-    server.listen_for_vmm(listen(&runtime.join(VMM_SOCKET))?);
+    let control = runtime.join(VMM_SOCKET);
+    let listener = listen(&control)?;
+    if let Some(gid) = admission.gid {
+        listener.let_group_in(gid).with_context(|| {
+            let control = control.display();
+            format!("{control} cannot be given to group {gid}: is the manager a member of it?")
+        })?;
+    }
+    server.listen_for_vmm(listener, admission.clone());
     sandbox::enter(Files::None)?;
     tracing::info!("waiting for the manager");
     server

@@ -1,17 +1,96 @@
 //! Entry points for fuzzers: everything that reads bytes of a guest, a VMM or a manager.
 
 use crate::command::{Command, length_in_stream};
-use crate::control::Request;
+use crate::control::{Reply, Request, RequestStream, Trusting, Vrot, handle};
+use crate::engine::fake::FakeEngine;
 use crate::message::{FromBackend, ToBackend, decode};
 use crate::vendor::VendorCommand;
 use crate::vendor::capability::Query;
 
-/// Requests on the control channel, one after the other.
+/// Everything that a VMM can do on the control channel of a TPM: the requests, in pieces of as many
+/// bytes as the first byte says, and what is answered.
+///
+/// # Panics
+///
+/// If the requests depend on the pieces that they came in, or a reply has not the length that a VMM
+/// reads.
 pub fn control_channel(bytes: &[u8]) {
-    let mut rest = bytes;
-    while let Ok(Some((_, length))) = Request::parse(rest) {
-        rest = rest.get(length..).unwrap_or_default();
+    let Some((piece, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let piece = usize::from(*piece).max(1);
+    let requests = requests(bytes.chunks(piece));
+    let at_once = self::requests([bytes].into_iter());
+    assert_eq!(requests, at_once, "in pieces of {piece} bytes and at once");
+    let (mut engine, mut locality) = (FakeEngine::default(), 0);
+    for request in requests {
+        let mut vrot = Vrot {
+            engine: &mut engine,
+            locality: &mut locality,
+            courier: &Trusting,
+        };
+        let reply = handle(&mut vrot, request.clone());
+        assert!(locality <= 4, "locality {locality} after {request:?}");
+        match reply {
+            Reply::Answer(answer) => assert_whole(&request, &answer),
+            Reply::AnswerAndEnd(answer) => {
+                assert_whole(&request, &answer);
+                return;
+            }
+            Reply::TakeDataFd => {}
+        }
     }
+}
+
+/// What is understood of a stream, up to where it makes no sense.
+fn requests<'b>(pieces: impl Iterator<Item = &'b [u8]>) -> Vec<Request> {
+    let mut stream = RequestStream::default();
+    let (mut received, mut requests) = (Vec::new(), Vec::new());
+    for piece in pieces {
+        received.extend_from_slice(piece);
+        loop {
+            match stream.take(&received) {
+                Ok(Some((request, length))) => {
+                    received.drain(..length);
+                    requests.push(request);
+                }
+                Ok(None) => break,
+                Err(_) => return requests,
+            }
+        }
+    }
+    requests
+}
+
+/// VMMs wait for the whole reply even when the result is an error.
+fn assert_whole(request: &Request, answer: &[u8]) {
+    let word = |at: usize| {
+        let word = answer.get(at..).and_then(<[u8]>::first_chunk);
+        word.map_or(0, |word| u32::from_be_bytes(*word))
+    };
+    let length = |at| usize::try_from(word(at)).unwrap_or(usize::MAX);
+    let expected = match request {
+        Request::GetCapability | Request::GetEstablished | Request::GetConfig => 8,
+        Request::SetBufferSize { .. } => 16,
+        Request::GetStateBlob { .. } => 16 + length(12),
+        Request::GetInfo { .. } if word(0) == 0 => 12 + length(8),
+        Request::Init { .. }
+        | Request::Shutdown
+        | Request::SetLocality(_)
+        | Request::HashStart
+        | Request::HashData(_)
+        | Request::HashEnd
+        | Request::Cancel
+        | Request::StoreVolatile
+        | Request::ResetEstablished(_)
+        | Request::SetStateBlob { .. }
+        | Request::Stop
+        | Request::SetDataFd
+        | Request::GetInfo { .. }
+        | Request::LockStorage
+        | Request::Unknown(_) => 4,
+    };
+    assert_eq!(answer.len(), expected, "{request:?}");
 }
 
 /// The header of a TPM command, as a stream and whole.

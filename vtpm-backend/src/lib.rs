@@ -8,6 +8,7 @@
 //! backends as forks of a process that has loaded all of that; [`instance`] keeps a vRoT from
 //! running twice.
 
+pub mod admission;
 pub mod command;
 pub mod command_line;
 pub mod control;

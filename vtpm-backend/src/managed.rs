@@ -30,6 +30,8 @@ pub struct ManagerLink {
     attached: bool,
     pushed: u64,
     persisted: u64,
+    /// The last state that this manager was sent.
+    sent: u64,
     /// The newest state, until it is durable.
     unsaved: Option<Vec<u8>>,
 }
@@ -79,6 +81,7 @@ impl ManagerLink {
             attached: false,
             pushed: 0,
             persisted: 0,
+            sent: 0,
             unsaved: None,
         })
     }
@@ -280,6 +283,8 @@ impl ManagerLink {
                 tracing::info!("all state is durable again");
                 self.set_degraded(false);
             }
+        } else if self.persisted >= self.sent {
+            self.push_unsaved();
         }
     }
 
@@ -304,7 +309,11 @@ impl ManagerLink {
                 return;
             }
         }
-        self.push_unsaved();
+        // One that does not answer is not sent more than it has room for: a full socket would have
+        // the guest wait.
+        if self.persisted >= self.sent {
+            self.push_unsaved();
+        }
         while self.persisted < self.pushed {
             let patience = if self.degraded && !self.commits_again {
                 patience.min(DEGRADED_PATIENCE)
@@ -366,12 +375,20 @@ impl ManagerLink {
         !self.waiting.is_empty()
     }
 
+    /// Pushes the newest state if the manager was not sent it yet, whether it answers or not.
+    pub fn push_rest(&mut self) {
+        if self.sent < self.pushed {
+            self.push_unsaved();
+        }
+    }
+
     fn push_unsaved(&mut self) {
         if let Some(sealed) = &self.unsaved {
             let message = FromBackend::StateChanged {
                 sequence: self.pushed,
                 sealed: sealed.clone().into(),
             };
+            self.sent = self.pushed;
             self.send(&message);
         }
     }

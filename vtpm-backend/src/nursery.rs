@@ -20,11 +20,23 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, chdir, dup2_stdin, fork, setsid};
 
+use crate::admission::VmmAdmission;
 use crate::engine::{Engine, Libtpms};
 use crate::message::{FrameError, receive, send};
 
-/// What a backend does in its runtime folder, with a file to lock.
-pub type Service = fn(&Path, Option<&Path>) -> Result<()>;
+/// A backend that has just been forked.
+#[derive(Debug)]
+pub struct Birth {
+    /// The folder for its sockets.
+    pub runtime: PathBuf,
+    /// What it locks for its life, if anything.
+    pub lock: Option<PathBuf>,
+    /// Whose VMMs it lets in.
+    pub admission: VmmAdmission,
+}
+
+/// What a backend does with its life.
+pub type Service = fn(&Birth) -> Result<()>;
 
 /// To the nursery.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -38,6 +50,9 @@ pub enum ToNursery {
         /// What it locks for its life; nothing, for a copy that runs beside its vRoT.
         #[n(1)]
         lock: Option<String>,
+        /// Whose VMMs it lets in.
+        #[n(2)]
+        admission: VmmAdmission,
     },
 }
 
@@ -88,7 +103,11 @@ pub fn run(backend: Service) -> Result<()> {
         if !asked {
             continue;
         }
-        let ToNursery::Bear { runtime, lock } = match receive(&mut manager) {
+        let ToNursery::Bear {
+            runtime,
+            lock,
+            admission,
+        } = match receive(&mut manager) {
             Err(FrameError::Io(error)) if is_end(&error) => return Ok(()),
             other => other?,
         };
@@ -96,8 +115,12 @@ pub fn run(backend: Service) -> Result<()> {
             Some(process) => process,
             None => {
                 drop((manager, signals));
-                let lock = lock.map(PathBuf::from);
-                grow_up(&PathBuf::from(runtime), lock.as_deref(), backend)
+                let birth = Birth {
+                    runtime: runtime.into(),
+                    lock: lock.map(PathBuf::from),
+                    admission,
+                };
+                grow_up(&birth, backend)
             }
         };
         send(&mut manager, &answer)?;
@@ -142,8 +165,8 @@ fn bear(children: &SigSet) -> Result<Option<FromNursery>> {
 }
 
 /// What a new process does with its life.
-fn grow_up(runtime: &Path, lock: Option<&Path>, backend: Service) -> ! {
-    let lived = leave_home(runtime).and_then(|()| backend(runtime, lock));
+fn grow_up(birth: &Birth, backend: Service) -> ! {
+    let lived = leave_home(&birth.runtime).and_then(|()| backend(birth));
     if let Err(error) = lived {
         eprintln!("vtpm-backend: {error:#}");
         exit(1)

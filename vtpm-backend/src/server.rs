@@ -1,6 +1,7 @@
 //! The one loop that serves a vRoT: its VMM, its host's tools and its manager, one request
 //! after the other, so that the engine never sees two at once.
 
+mod keeping;
 mod orders;
 mod peers;
 mod readiness;
@@ -8,6 +9,7 @@ mod readiness;
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::admission::VmmAdmission;
 use crate::command::{Command, HEADER};
 use crate::engine::{Engine, StateKind};
 use crate::managed::ManagerLink;
@@ -17,7 +19,9 @@ use crate::stand_alone::StateFolder;
 use crate::vendor::capability::Query;
 use crate::vendor::{Tickets, VendorCommand, read_response, ticket_response};
 
-use peers::Peer;
+use peers::{Peer, Vmm, has_stalled};
+
+pub use keeping::load_state;
 
 /// Where state goes, and who can be asked for evidence.
 pub enum Keeper {
@@ -34,9 +38,8 @@ pub struct Server<E> {
     tickets: Tickets,
     locality: u8,
     control_listener: Option<Listener>,
-    control: Option<Connection>,
-    /// The VMM's commands.
-    data: Option<Connection>,
+    admission: VmmAdmission,
+    vmm: Option<Vmm>,
     host_listener: Option<Listener>,
     /// The commands of a tool on the host.
     host: Option<Connection>,
@@ -59,8 +62,8 @@ impl<E: Engine> Server<E> {
             tickets: Tickets::default(),
             locality: 0,
             control_listener: None,
-            control: None,
-            data: None,
+            admission: VmmAdmission::default(),
+            vmm: None,
             host_listener: None,
             host: None,
             held_until: None,
@@ -68,9 +71,11 @@ impl<E: Engine> Server<E> {
         }
     }
 
-    /// Where a VMM attaches; with a manager, once that has handed over key and state.
-    pub fn listen_for_vmm(&mut self, listener: Listener) {
+    /// Where a VMM attaches, and whose it may be; with a manager, once that has handed over key and
+    /// state.
+    pub fn listen_for_vmm(&mut self, listener: Listener, admission: VmmAdmission) {
         self.control_listener = Some(listener);
+        self.admission = admission;
     }
 
     /// Where tools on the host send commands without a VMM. They find the TPM switched on and
@@ -95,14 +100,17 @@ impl<E: Engine> Server<E> {
                 self.serve_control();
             }
             if ready.data
-                && let Some(connection) = self.data.take()
+                && let Some(connection) = self.vmm.as_mut().and_then(|vmm| vmm.data.take())
             {
-                self.data = self.serve_commands(connection, Peer::Vmm);
+                let connection = self.serve_command(connection, Peer::Vmm);
+                if let Some(vmm) = &mut self.vmm {
+                    vmm.data = connection;
+                }
             }
             if ready.host
                 && let Some(connection) = self.host.take()
             {
-                self.host = self.serve_commands(connection, Peer::Host);
+                self.host = self.serve_command(connection, Peer::Host);
             }
             // After the connections: one that has ended makes room for the next.
             if ready.control_listener {
@@ -114,6 +122,9 @@ impl<E: Engine> Server<E> {
             // Who had to wait could not send the rest.
             if !held {
                 self.drop_stalled();
+            }
+            if ready.is_nothing() {
+                self.retry_saving();
             }
         }
         Ok(())
@@ -128,19 +139,31 @@ impl<E: Engine> Server<E> {
     }
 
     fn has_incomplete(&self) -> bool {
-        [&self.control, &self.data, &self.host]
-            .into_iter()
-            .flatten()
-            .any(|connection| !connection.received().is_empty())
+        let vmm = self.vmm.as_ref();
+        vmm.is_some_and(Vmm::has_begun_request)
+            || [vmm.and_then(|vmm| vmm.data.as_ref()), self.host.as_ref()]
+                .into_iter()
+                .flatten()
+                .any(|connection| !connection.received().is_empty())
     }
 
     fn drop_stalled(&mut self) {
-        for connection in [&mut self.control, &mut self.data, &mut self.host] {
+        const DROPPED: &str = "a peer that sent half a request was disconnected";
+        if self
+            .vmm
+            .as_mut()
+            .is_some_and(|vmm| vmm.is_stalled(COMPLETION))
+        {
+            tracing::warn!("{DROPPED}");
+            self.detach_vmm();
+        }
+        let data = self.vmm.as_mut().map(|vmm| &mut vmm.data);
+        for connection in data.into_iter().chain([&mut self.host]) {
             if connection
                 .as_mut()
-                .is_some_and(|connection| connection.is_stalled(COMPLETION))
+                .is_some_and(|connection| has_stalled(connection, COMPLETION))
             {
-                tracing::warn!("a peer that sent half a request was disconnected");
+                tracing::warn!("{DROPPED}");
                 *connection = None;
             }
         }
@@ -150,11 +173,27 @@ impl<E: Engine> Server<E> {
         let Some(stream) = self.vmm_listener().and_then(Listener::accept) else {
             return;
         };
-        if self.control.is_some() {
+        let Ok(connection) = Connection::new(stream) else {
+            return;
+        };
+        match connection.peer_uid() {
+            Ok(uid) if self.admission.admits(uid) => {}
+            other => {
+                tracing::warn!(?other, "a stranger at the VMM's socket was turned away");
+                return;
+            }
+        }
+        if self.vmm.is_some() {
             tracing::warn!("a second VMM was turned away: one is attached");
             return;
         }
-        self.control = Connection::new(stream).ok();
+        self.vmm = Some(Vmm::new(connection));
+        self.note_attachment();
+    }
+
+    /// The VMM is gone, and its data channel with it: however it ended.
+    fn detach_vmm(&mut self) {
+        self.vmm = None;
         self.note_attachment();
     }
 
@@ -170,7 +209,7 @@ impl<E: Engine> Server<E> {
     }
 
     fn note_attachment(&mut self) {
-        let attached = self.control.is_some();
+        let attached = self.vmm.is_some();
         if let Keeper::Manager(link) = &mut self.keeper {
             link.set_attached(attached);
         }
@@ -190,6 +229,7 @@ impl<E: Engine> Server<E> {
             tracing::error!(%error, "the TPM does not switch on");
             return;
         }
+        self.forget_used_volatile();
         self.engine.execute(&STARTUP_CLEAR, 0);
         self.save_changes();
     }
@@ -235,42 +275,4 @@ impl<E: Engine> Server<E> {
             VendorCommand::Read { ticket, offset } => read_response(&self.tickets, ticket, offset),
         }
     }
-
-    /// Has changed state saved before anybody sees the response.
-    fn save_changes(&mut self) {
-        if let Some(state) = self.engine.changed_permanent_state() {
-            self.save(&zeroize::Zeroizing::new(state));
-        }
-    }
-
-    /// A VMM brought the state of a VM that moved here.
-    fn save_state_that_came(&mut self) {
-        if let Ok(Some(state)) = self.engine.state(StateKind::Permanent) {
-            self.engine.changed_permanent_state();
-            self.save(&zeroize::Zeroizing::new(state));
-        }
-    }
-
-    fn save(&mut self, state: &[u8]) {
-        match &mut self.keeper {
-            Keeper::Folder(folder) => {
-                if let Err(error) = folder.save(state) {
-                    tracing::error!(%error, "a state stays unsaved");
-                }
-            }
-            Keeper::Manager(link) => link.save(state),
-        }
-    }
-}
-
-/// A folder's state, loaded into a TPM that is off.
-pub fn load_state<E: Engine>(engine: &mut E, folder: &StateFolder) -> anyhow::Result<()> {
-    use anyhow::Context;
-    if let Some(state) = folder.load()? {
-        engine.set_state(StateKind::Permanent, &state).context(
-            "the state folder holds something that is no TPM state; nothing was changed",
-        )?;
-        engine.changed_permanent_state();
-    }
-    Ok(())
 }

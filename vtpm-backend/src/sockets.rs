@@ -2,15 +2,17 @@
 
 use std::fs;
 use std::io::{self, IoSliceMut, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::cmsg_space;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
+use rustix::cmsg_space;
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 /// A listening socket that removes its file when it ends.
 #[derive(Debug)]
@@ -41,6 +43,8 @@ pub enum Arrival {
     End,
 }
 
+/// The most descriptors that the kernel delivers at a time (`SCM_MAX_FD`).
+const SCM_MAX_FD: usize = 253;
 /// Read at a time.
 const CHUNK: usize = 16 * 1024;
 /// A peer that does not take an answer for so long is not there.
@@ -77,6 +81,12 @@ impl Listener {
         })
     }
 
+    /// Lets members of a group connect, too. The caller must be one of them, or root.
+    pub fn let_group_in(&self, gid: u32) -> io::Result<()> {
+        chown(&self.path, None, Some(gid))?;
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(0o660))
+    }
+
     /// The next client, if one waits.
     pub fn accept(&self) -> Option<UnixStream> {
         self.listener.accept().ok().map(|(stream, _)| stream)
@@ -107,40 +117,29 @@ impl Connection {
         })
     }
 
-    /// Reads what has arrived, and takes a descriptor that comes along.
+    /// Reads what has arrived, and takes a descriptor that comes along: the last one, if there are
+    /// several. All others are closed, also those that came with an error.
     pub fn read(&mut self) -> io::Result<Arrival> {
         let mut buffer = vec![0; CHUNK];
-        let mut ancillary = cmsg_space!([std::os::fd::RawFd; 1]);
-        let (length, descriptors) = {
-            let mut slices = [IoSliceMut::new(&mut buffer)];
-            let message = recvmsg::<UnixAddr>(
-                self.stream.as_raw_fd(),
-                &mut slices,
-                Some(&mut ancillary),
-                MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT,
-            );
-            match message {
-                Ok(message) => {
-                    let descriptors: Vec<_> = message
-                        .cmsgs()
-                        .map_err(io::Error::from)?
-                        .filter_map(|cmsg| match cmsg {
-                            ControlMessageOwned::ScmRights(descriptors) => Some(descriptors),
-                            _ => None,
-                        })
-                        .flatten()
-                        .collect();
-                    (message.bytes, descriptors)
-                }
-                Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => {
-                    return Ok(Arrival::Nothing);
-                }
-                Err(nix::errno::Errno::ECONNRESET) => return Ok(Arrival::End),
-                Err(error) => return Err(error.into()),
-            }
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(SCM_MAX_FD))];
+        // It owns the descriptors that the kernel has put in, also when there was no room for all.
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let message = recvmsg(
+            &self.stream,
+            &mut [IoSliceMut::new(&mut buffer)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+        );
+        let length = match message {
+            Ok(message) => message.bytes,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(Arrival::Nothing),
+            Err(Errno::CONNRESET) => return Ok(Arrival::End),
+            Err(error) => return Err(error.into()),
         };
-        for descriptor in descriptors {
-            self.descriptor = Some(own(descriptor));
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.descriptor = descriptors.last().or(self.descriptor.take());
+            }
         }
         if length == 0 {
             return Ok(Arrival::End);
@@ -166,9 +165,9 @@ impl Connection {
         self.descriptor.take()
     }
 
-    /// Whether the rest of a message has been missing for longer than this.
-    pub fn is_stalled(&mut self, limit: Duration) -> bool {
-        if self.received.is_empty() {
+    /// Whether the rest of a message has been missing for longer than this, if one has begun.
+    pub fn is_stalled(&mut self, has_begun: bool, limit: Duration) -> bool {
+        if !has_begun {
             self.incomplete_since = None;
             return false;
         }
@@ -233,13 +232,4 @@ fn wait_writable(stream: &UnixStream, deadline: Instant) -> io::Result<()> {
         Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
         Err(error) => Err(error.into()),
     }
-}
-
-#[expect(
-    unsafe_code,
-    reason = "a descriptor from the kernel must be taken over"
-)]
-fn own(descriptor: std::os::fd::RawFd) -> OwnedFd {
-    // SAFETY: the kernel just opened this descriptor for us, and nobody else knows it.
-    unsafe { OwnedFd::from_raw_fd(descriptor) }
 }

@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -328,6 +329,108 @@ fn a_second_manager_and_another_user_are_turned_away() -> Result<()> {
 }
 
 #[test]
+fn a_manager_hears_of_a_vmm_that_was_dropped_for_half_a_request() -> Result<()> {
+    let backend = Backend::start()?;
+    let mut manager = backend.opened(50, None)?;
+    let mut vmm = backend.vmm()?;
+    ensure!(told_attachment(&mut manager)?);
+    vmm.control.write_all(&[0, 0])?;
+    ensure!(!told_attachment(&mut manager)?);
+    assert_eq!(vmm.data.read(&mut [0; 4])?, 0, "the end of the stream");
+    ensure!(!status(&mut manager)?.attached);
+    let _next = backend.vmm()?;
+    ensure!(told_attachment(&mut manager)?);
+    Ok(())
+}
+
+#[test]
+fn a_vmm_that_sends_ahead_and_reads_slowly_does_not_keep_its_manager_out() -> Result<()> {
+    /// More answers than a socket has room for.
+    const COMMANDS: usize = 2700;
+    let backend = Backend::start()?;
+    let mut manager = backend.opened(50, None)?;
+    let mut vmm = backend.guest()?.wait()?;
+    let random = command(0x17b, &[0, 8]);
+    let mut data = vmm.data.try_clone()?;
+    let all = random.repeat(COMMANDS);
+    let ahead = thread::spawn(move || data.write_all(&all));
+    // As nobody reads, the backend comes to wait for room.
+    let mut waiting = 0;
+    loop {
+        let before = waiting;
+        thread::sleep(Duration::from_millis(50));
+        waiting = rustix::io::ioctl_fionread(&vmm.data)?;
+        if waiting > 0 && waiting == before {
+            break;
+        }
+    }
+    let execute = ToBackend::Execute {
+        id: 1,
+        command: random.into(),
+    };
+    send(&mut manager, &execute)?;
+    let (told, hears) = mpsc::channel();
+    thread::spawn(move || -> Result<()> {
+        while !matches!(receive(&mut manager)?, FromBackend::Executed { id: 1, .. }) {}
+        Ok(told.send(manager)?)
+    });
+    // Each answer that is read makes room for one.
+    let mut answer = [0; 20];
+    let mut read = 0;
+    let _manager = loop {
+        match hears.recv_timeout(Duration::from_millis(5)) {
+            Ok(manager) => break manager,
+            Err(_) => vmm.data.read_exact(&mut answer)?,
+        }
+        read += 1;
+    };
+    ensure!(read < COMMANDS / 4, "{read} answers came first");
+    for _ in read..COMMANDS {
+        vmm.data.read_exact(&mut answer)?;
+    }
+    ahead.join().map_err(|_| anyhow::anyhow!("the VMM"))??;
+    Ok(())
+}
+
+#[test]
+fn a_manager_that_does_not_answer_is_sent_one_state_and_then_the_newest() -> Result<()> {
+    let backend = Backend::start()?;
+    let mut manager = backend.opened(50, None)?;
+    define_twenty(&mut backend.guest()?.wait()?)?;
+    let (status, states) = status_after_states(&mut manager, 20)?;
+    assert_eq!(states, 1, "{status:?}");
+    let newest = status.pushed;
+    send(
+        &mut manager,
+        &ToBackend::Persisted {
+            sequence: newest - 1,
+        },
+    )?;
+    let (sequence, state) = pushed(&mut manager)?;
+    assert_eq!(sequence, newest);
+    send(&mut manager, &ToBackend::Persisted { sequence })?;
+    ensure!(!told_status(&mut manager)?.degraded);
+
+    has_twenty(state)
+}
+
+#[test]
+fn a_backend_that_is_told_to_end_hands_its_newest_state_over_before() -> Result<()> {
+    let backend = Backend::start()?;
+    let mut manager = backend.opened(50, None)?;
+    define_twenty(&mut backend.guest()?.wait()?)?;
+    send(&mut manager, &ToBackend::Stop)?;
+    let mut newest = None;
+    loop {
+        match receive(&mut manager)? {
+            FromBackend::StateChanged { sealed, .. } => newest = Some(sealed.into()),
+            FromBackend::Stopped => return has_twenty(newest.context("a state")?),
+            _ => {}
+        }
+    }
+}
+
+#[test]
 fn a_vmm_that_is_early_waits_for_key_and_state() -> Result<()> {
     let backend = Backend::start()?;
     let socket = backend.folder.path().join("control.sock");
@@ -415,6 +518,28 @@ impl Guest {
     }
 }
 
+/// Changes the permanent state often.
+fn define_twenty(vmm: &mut Vmm) -> Result<()> {
+    for index in 0..20 {
+        let area = [
+            0, 0, 0, 14, 0x01, 0x50, 0, index, 0, 0x0b, 0x02, 0x02, 0, 0x02, 0, 0, 0, 8,
+        ];
+        vmm.execute(&with_password(0x12a, &[OWNER], &area))?;
+    }
+    Ok(())
+}
+
+/// The last of these changes is in a state.
+fn has_twenty(state: Vec<u8>) -> Result<()> {
+    let restored = Backend::start()?;
+    let _manager = restored.opened(50, Some(state))?;
+    let mut vmm = restored.vmm()?;
+    vmm.execute(&STARTUP)?;
+    let last = vmm.execute(&command(0x169, &words(&[0x0150_0013])))?;
+    assert_eq!(last.get(6..10), Some(&[0; 4][..]));
+    Ok(())
+}
+
 /// TPM2_NV_DefineSpace: the response code, when it comes.
 fn define(mut vmm: Vmm) -> thread::JoinHandle<Result<(Vmm, u32)>> {
     thread::spawn(move || {
@@ -499,6 +624,29 @@ fn create_rsa_key() -> Vec<u8> {
     let length = [0, u8::try_from(public.len()).unwrap_or(u8::MAX)];
     let rest = [&sensitive[..], &length, &public, &[0, 0], &[0; 4]].concat();
     with_password(0x131, &[OWNER], &rest)
+}
+
+/// The status that is asked for now, and how many states came before it.
+fn status_after_states(manager: &mut UnixStream, changes: u64) -> Result<(Status, usize)> {
+    send(manager, &ToBackend::Hello)?;
+    let mut states = 0;
+    loop {
+        match receive(manager)? {
+            FromBackend::StateChanged { .. } => states += 1,
+            FromBackend::Status(status) if status.pushed >= changes => {
+                return Ok((status, states));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn told_attachment(manager: &mut UnixStream) -> Result<bool> {
+    loop {
+        if let FromBackend::Attachment { attached } = receive(manager)? {
+            return Ok(attached);
+        }
+    }
 }
 
 fn told_status(manager: &mut UnixStream) -> Result<Status> {

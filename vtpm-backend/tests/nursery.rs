@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{command, with_password};
 use tempfile::TempDir;
+use vtpm_backend::admission::VmmAdmission;
 use vtpm_backend::message::{FromBackend, Open, StateKey, ToBackend, receive, send};
 use vtpm_backend::nursery::{FromNursery, ToNursery};
 
@@ -60,6 +61,7 @@ fn a_backend_without_a_folder_ends_and_the_next_one_is_born() -> Result<()> {
         &ToNursery::Bear {
             runtime,
             lock: None,
+            admission: VmmAdmission::default(),
         },
     )?;
     let FromNursery::Born { process: unlucky } = receive(&mut nursery.manager)? else {
@@ -117,6 +119,7 @@ impl Nursery {
             &ToNursery::Bear {
                 runtime,
                 lock: None,
+                admission: VmmAdmission::default(),
             },
         )?;
         let FromNursery::Born { process } = receive(&mut self.manager)? else {

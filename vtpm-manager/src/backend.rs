@@ -20,7 +20,7 @@ use vtpm_backend::message::{FrameError, PROTOCOL};
 pub use folder::{RuntimeFolder, running};
 pub use handle::{Backend, ExecuteChannel};
 pub use nursery::{Executable, Nursery};
-pub use supervisor::{DURABILITY_DEADLINE, Duty, Ended, Ending, GuestDuty, Incarnation, Observed};
+pub use supervisor::{Duty, Ended, Ending, GuestDuty, Incarnation, Observed};
 
 /// Why a backend did not do what it should.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,9 @@ use std::time::Duration;
 use cert_chain::Tenant;
 use cert_chain::policy::{PcrSelection, PcrSelectionError};
 use cert_chain::profile::vik::VIK_LIFETIME;
+use nix::unistd::{Group, User};
 use serde::Deserialize;
+use vtpm_backend::admission::VmmAdmission;
 
 use crate::anchor::{AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, Tcti};
 use crate::rollback::{AnchorPolicy, CheckpointInterval};
@@ -32,6 +34,11 @@ pub struct Config {
     pub allowed_uids: Vec<u32>,
     /// How often one vRoT may ask for host evidence.
     pub host_evidence_per_minute: u32,
+    /// What a guest's command waits for at most until its state is durable, in milliseconds. Then
+    /// it is answered anyway, and the vRoT is degraded.
+    pub durability_deadline_ms: u32,
+    /// Whose VMMs may attach besides those of root and of the manager's own user.
+    pub vmms: VmmAdmission,
     /// When the durable rollback register is written.
     pub anchor_policy: AnchorPolicy,
     /// The vRoTs made ahead.
@@ -68,6 +75,18 @@ pub struct PoolConfig {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
+    /// A deadline that is too short or too long.
+    #[error(
+        "{}: `durability_deadline_ms` is {milliseconds}: write 1 to {LONGEST_DEADLINE_MS} \
+         milliseconds",
+        config.display()
+    )]
+    Deadline {
+        /// The configuration.
+        config: PathBuf,
+        /// Its value.
+        milliseconds: u32,
+    },
     /// An interval that is too short or too long.
     #[error("{}: `checkpoint_interval_s` is {seconds}: write 1 to 65535 seconds", config.display())]
     Interval {
@@ -91,6 +110,16 @@ pub enum ConfigError {
         least: u64,
         /// The most that is accepted.
         most: u64,
+    },
+    /// Somebody who is not there.
+    #[error("{}: `{field}` names `{name}`, which this host does not know", config.display())]
+    Nobody {
+        /// The configuration.
+        config: PathBuf,
+        /// Which entry.
+        field: &'static str,
+        /// Who.
+        name: String,
     },
     /// The manager cannot tell where its own program is.
     #[error(
@@ -164,6 +193,13 @@ const BACKEND_PROGRAM: &str = "vtpm-backend";
 /// A guest that is challenged every half second, and some more at times.
 const DEFAULT_HOST_EVIDENCE_PER_MINUTE: u32 = 120;
 
+/// The shortest patience of Linux's drivers is 750 ms.
+const DEFAULT_DEADLINE_MS: u32 = 500;
+/// No guest waits as long.
+const LONGEST_DEADLINE_MS: u32 = 5000;
+/// The group of the packages.
+const DEFAULT_VMM_GROUP: &str = "vrot";
+
 /// Accidents are rare; what ends more often than that has a cause that a restart does not cure.
 const DEFAULT_BACKEND_RESTARTS_PER_HOUR: u32 = 3;
 /// Enough for a busy minute's launches on one host.
@@ -195,6 +231,12 @@ struct File {
     allowed_uids: Vec<u32>,
     #[serde(default = "default_host_evidence_per_minute")]
     host_evidence_per_minute: u32,
+    #[serde(default = "default_durability_deadline_ms")]
+    durability_deadline_ms: u32,
+    #[serde(default)]
+    vmm_users: Vec<NameOrNumber>,
+    #[serde(default = "default_vmm_group")]
+    vmm_group: NameOrNumber,
     #[serde(default)]
     anchor_policy: PolicyName,
     checkpoint_interval_s: Option<u64>,
@@ -204,6 +246,14 @@ struct File {
     backend_restarts_per_hour: u32,
     vik_lifetime_s: Option<u64>,
     vik_renew_after_s: Option<u64>,
+}
+
+/// A user or a group.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum NameOrNumber {
+    Name(String),
+    Number(u32),
 }
 
 /// Which [`AnchorPolicy`].
@@ -270,7 +320,16 @@ impl Config {
                 })?
             }
         };
+        let milliseconds = file.durability_deadline_ms;
+        if !(1..=LONGEST_DEADLINE_MS).contains(&milliseconds) {
+            return Err(ConfigError::Deadline {
+                config: path.to_owned(),
+                milliseconds,
+            });
+        }
         Ok(Self {
+            durability_deadline_ms: milliseconds,
+            vmms: admission(&file.vmm_users, &file.vmm_group, path)?,
             anchor_policy: match file.anchor_policy {
                 PolicyName::Strict => AnchorPolicy::Strict,
                 PolicyName::Checkpoint => AnchorPolicy::Checkpoint(interval),
@@ -329,6 +388,45 @@ impl Default for PoolConfig {
             size: DEFAULT_POOL_SIZE,
             tenants: Vec::new(),
             refill_per_minute: DEFAULT_REFILL_PER_MINUTE,
+        }
+    }
+}
+
+/// The group matters only where there are users to let in.
+fn admission(
+    users: &[NameOrNumber],
+    group: &NameOrNumber,
+    config: &Path,
+) -> Result<VmmAdmission, ConfigError> {
+    if users.is_empty() {
+        return Ok(VmmAdmission::default());
+    }
+    let user = |name: &str| User::from_name(name).ok().flatten();
+    let uids = users
+        .iter()
+        .map(|who| who.number("vmm_users", config, |name| Some(user(name)?.uid.as_raw())));
+    let of_group = |name: &str| Some(Group::from_name(name).ok().flatten()?.gid.as_raw());
+    Ok(VmmAdmission {
+        uids: uids.collect::<Result<_, _>>()?,
+        gid: Some(group.number("vmm_group", config, of_group)?),
+    })
+}
+
+impl NameOrNumber {
+    /// Its number; a name is looked up.
+    fn number(
+        &self,
+        field: &'static str,
+        config: &Path,
+        of_name: impl Fn(&str) -> Option<u32>,
+    ) -> Result<u32, ConfigError> {
+        match self {
+            Self::Number(number) => Ok(*number),
+            Self::Name(name) => of_name(name).ok_or_else(|| ConfigError::Nobody {
+                config: config.to_owned(),
+                field,
+                name: name.clone(),
+            }),
         }
     }
 }
@@ -397,6 +495,14 @@ fn default_backend_restarts_per_hour() -> u32 {
     DEFAULT_BACKEND_RESTARTS_PER_HOUR
 }
 
+fn default_durability_deadline_ms() -> u32 {
+    DEFAULT_DEADLINE_MS
+}
+
+fn default_vmm_group() -> NameOrNumber {
+    NameOrNumber::Name(DEFAULT_VMM_GROUP.to_owned())
+}
+
 fn default_host_evidence_per_minute() -> u32 {
     DEFAULT_HOST_EVIDENCE_PER_MINUTE
 }
@@ -447,6 +553,40 @@ mod tests {
                 matches!(refused, Err(ConfigError::Renewal { .. })),
                 "{line}"
             );
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn vmms_of_other_users_are_let_in_by_name_or_number() -> anyhow::Result<()> {
+        let with = |lines: &str| parse(&format!("tpm = \"device:/dev/tpmrm0\"\n{lines}"));
+        assert_eq!(with("")?.vmms, VmmAdmission::default());
+        let some = with("vmm_users = [\"root\", 64055]\nvmm_group = \"root\"")?;
+        let expected = VmmAdmission {
+            uids: vec![0, 64055],
+            gid: Some(0),
+        };
+        assert_eq!(some.vmms, expected);
+        for (lines, named) in [
+            ("vmm_users = [\"no body\"]\nvmm_group = 0", "no body"),
+            ("vmm_users = [0]\nvmm_group = \"no group\"", "no group"),
+        ] {
+            let error = with(lines).err().map(|error| error.to_string());
+            assert!(error.is_some_and(|error| error.contains(named)), "{lines}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_guest_waits_half_a_second_for_durability_or_as_long_as_its_host_says() -> anyhow::Result<()>
+    {
+        let with = |lines: &str| parse(&format!("tpm = \"device:/dev/tpmrm0\"\n{lines}"));
+        assert_eq!(with("")?.durability_deadline_ms, 500);
+        let short = with("durability_deadline_ms = 80")?;
+        assert_eq!(short.durability_deadline_ms, 80);
+        for milliseconds in [0, 5001] {
+            let refused = with(&format!("durability_deadline_ms = {milliseconds}"));
+            assert!(matches!(refused, Err(ConfigError::Deadline { .. })));
         }
         Ok(())
     }

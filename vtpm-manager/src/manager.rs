@@ -131,7 +131,7 @@ impl Manager {
         let manager = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             evidence: HostEvidence::start(anchor, &config.event_log),
-            nursery: Nursery::of(&config.backend),
+            nursery: Nursery::of(&config.backend, config.vmms.clone()),
             config,
             host,
             journal,

@@ -38,9 +38,10 @@ const BAD_LOCALITY: u32 = 0x3d;
 /// `TPM_RETRY`, which VMMs take as "there is none": not an error.
 const NONE_THERE: u32 = 0x800;
 
-/// The requests that are served: bits 0 to 15 but 14 (GET_INFO is answered with nothing).
+/// The requests that are served: bits 0 to 14, from INIT to GET_INFO, and 16, LOCK_STORAGE. Not 15:
+/// commands come without a header of their own.
 /// The lower half of 64 bits; the upper must be zero, as some VMMs take it for a result.
-const CAPABILITIES: u32 = 0x0000_3fff;
+const CAPABILITIES: u32 = 0x0001_7fff;
 
 /// Carries out a request.
 pub fn handle<E: Engine>(vrot: &mut Vrot<'_, E>, request: Request) -> Reply {
@@ -107,7 +108,8 @@ pub fn handle<E: Engine>(vrot: &mut Vrot<'_, E>, request: Request) -> Reply {
             let size = engine.buffer_size(wanted);
             words([SUCCESS, size.current, size.minimum, size.maximum])
         }
-        Request::GetInfo => words([SUCCESS, 0, 0]),
+        Request::GetInfo { flags, offset } => give_info(engine, flags, offset),
+        // Nobody else has the state, whoever the VMM is.
         Request::LockStorage => words([SUCCESS]),
         Request::Unknown(code) => {
             tracing::warn!(code, "a request that is none on the control channel");
@@ -116,14 +118,39 @@ pub fn handle<E: Engine>(vrot: &mut Vrot<'_, E>, request: Request) -> Reply {
     })
 }
 
+/// Of a description, in one reply: what swtpm's clients have room for.
+const INFO_CHUNK: usize = 3 * 1024;
+
+/// A piece of the TPM's description of itself, a C string.
+fn give_info<E: Engine>(engine: &E, flags: u64, offset: u32) -> Vec<u8> {
+    let mut info = match engine.info(flags) {
+        Ok(info) => info.into_bytes(),
+        Err(error) => return words([error.result()]),
+    };
+    let rest = usize::try_from(offset)
+        .ok()
+        .filter(|offset| *offset < info.len());
+    info.push(0);
+    let rest = rest.and_then(|offset| info.get(offset..));
+    match (rest, u32::try_from(info.len())) {
+        (Some(rest), Ok(total)) => {
+            let chunk = rest.get(..INFO_CHUNK).unwrap_or(rest);
+            let length = u32::try_from(chunk.len()).unwrap_or(total);
+            [words([SUCCESS, total, length]), chunk.to_vec()].concat()
+        }
+        _ => words([BAD_PARAMETER]),
+    }
+}
+
 /// `PTM_STATE_FLAG_ENCRYPTED`
 const ENCRYPTED: u32 = 2;
 
 /// The whole blob in one reply: VMMs do not ask for the rest.
 fn give_state<E: Engine>(vrot: &mut Vrot<'_, E>, kind: Option<StateKind>, offset: u32) -> Vec<u8> {
     let engine = &mut *vrot.engine;
+    // There is none of a kind that there is not.
     let Some(kind) = kind else {
-        return words([BAD_PARAMETER, 0, 0, 0]);
+        return words([NONE_THERE, 0, 0, 0]);
     };
     if kind == StateKind::Volatile
         && engine.is_on()
@@ -226,6 +253,34 @@ mod tests {
         let answer = answer(&mut FakeEngine::default(), Request::GetCapability);
         assert_eq!(answer.get(..4), Some([0; 4].as_slice()), "upper half");
         assert_eq!(CAPABILITIES & 0x348f, 0x348f);
+    }
+
+    #[test]
+    fn a_description_comes_in_pieces_that_make_a_whole() {
+        let mut engine = FakeEngine {
+            info: "x".repeat(2 * INFO_CHUNK),
+            ..FakeEngine::default()
+        };
+        let total = u32::try_from(2 * INFO_CHUNK + 1).unwrap_or(0);
+        let mut whole = Vec::new();
+        while u32::try_from(whole.len()).is_ok_and(|offset| offset < total - 1) {
+            let offset = u32::try_from(whole.len()).unwrap_or(0);
+            let piece = answer(&mut engine, Request::GetInfo { flags: 1, offset });
+            let (head, text) = piece.split_at_checked(12).unwrap_or_default();
+            let length = u32::try_from(text.len()).unwrap_or(0);
+            assert_eq!(head, words([SUCCESS, total, length]));
+            assert!(!text.is_empty() && text.len() <= INFO_CHUNK);
+            whole.extend_from_slice(text);
+        }
+        // The end of the string came with the last piece, or has none of its own.
+        assert_eq!(
+            whole.strip_suffix(&[0]).unwrap_or(&whole),
+            engine.info.as_bytes()
+        );
+        for offset in [total - 1, total, u32::MAX] {
+            let refused = answer(&mut engine, Request::GetInfo { flags: 1, offset });
+            assert_eq!(refused, words([BAD_PARAMETER]));
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@
 mod courier;
 mod handler;
 mod request;
+mod stream;
 
 pub use courier::{Courier, NotCarried, Package, Trusting};
 pub use handler::{Reply, Vrot, handle};
 pub use request::{MAX_BLOB, Request, RequestError};
+pub use stream::RequestStream;

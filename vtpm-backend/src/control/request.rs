@@ -62,7 +62,12 @@ pub enum Request {
         wanted: u32,
     },
     /// `CMD_GET_INFO`
-    GetInfo,
+    GetInfo {
+        /// What about (`TPMLIB_InfoFlags`).
+        flags: u64,
+        /// Where in the description to start.
+        offset: u32,
+    },
     /// `CMD_LOCK_STORAGE`
     LockStorage,
     /// A number that names no request.
@@ -95,7 +100,8 @@ impl fmt::Debug for Blob {
 
 impl Request {
     /// Reads the request at the beginning of `bytes`: with it comes the number of bytes that it
-    /// takes. `None` while it is not complete.
+    /// takes. `None` while it is not complete. A locality comes without the padding that may
+    /// follow it: that is for [`RequestStream`](super::RequestStream) to tell.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, RequestError> {
         let mut reader = Reader { bytes, at: 0 };
         let Some(code) = reader.u32() else {
@@ -121,7 +127,7 @@ impl Request {
             15 => Some(Self::GetConfig),
             16 => Some(Self::SetDataFd),
             17 => reader.u32().map(|wanted| Self::SetBufferSize { wanted }),
-            18 => reader.take(16).map(|_| Self::GetInfo),
+            18 => reader.get_info(),
             19 => reader.u32().map(|_| Self::LockStorage),
             code => Some(Self::Unknown(code)),
         };
@@ -147,13 +153,16 @@ impl<'b> Reader<'b> {
         bytes.try_into().ok().map(u32::from_be_bytes)
     }
 
-    /// One byte in a union of four. tpm2-tss sends the one, QEMU all four, in one write.
+    /// Without the padding that may follow.
     fn locality(&mut self) -> Option<u8> {
-        let locality = self.take(1)?.first().copied();
-        if self.bytes.get(self.at..self.at.saturating_add(3)) == Some(&[0; 3]) {
-            self.at = self.at.saturating_add(3);
-        }
-        locality
+        self.take(1)?.first().copied()
+    }
+
+    fn get_info(&mut self) -> Option<Request> {
+        let flags = self.take(8)?.try_into().ok().map(u64::from_be_bytes)?;
+        let offset = self.u32()?;
+        let _padding = self.u32()?;
+        Some(Request::GetInfo { flags, offset })
     }
 
     fn blob(&mut self) -> Result<Option<Vec<u8>>, RequestError> {
@@ -235,16 +244,6 @@ mod tests {
             assert_eq!(
                 Request::parse(&bytes),
                 Err(RequestError::TooLong { length: u32::MAX })
-            );
-        }
-    }
-
-    #[test]
-    fn a_locality_comes_in_one_byte_or_in_four() {
-        for bytes in [&[0, 0, 0, 5, 3][..], &[0, 0, 0, 5, 3, 0, 0, 0]] {
-            assert_eq!(
-                Request::parse(bytes),
-                Ok(Some((Request::SetLocality(3), bytes.len())))
             );
         }
     }

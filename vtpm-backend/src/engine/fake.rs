@@ -1,4 +1,4 @@
-//! An engine that only remembers, for tests of what surrounds it.
+//! An engine that only remembers, for tests of what surrounds it, and for fuzzers.
 
 use super::{BufferSize, Engine, EngineError, HashStep, StateKind};
 use crate::command::ResponseCode;
@@ -9,6 +9,7 @@ pub(crate) struct FakeEngine {
     pub(crate) permanent: Option<Vec<u8>>,
     pub(crate) volatile: Option<Vec<u8>>,
     pub(crate) changed: bool,
+    pub(crate) info: String,
 }
 
 impl Engine for FakeEngine {
@@ -86,6 +87,10 @@ impl Engine for FakeEngine {
 
     fn delete_volatile(&mut self) {
         self.volatile = None;
+    }
+
+    fn info(&self, _flags: u64) -> Result<String, EngineError> {
+        Ok(self.info.clone())
     }
 
     fn changed_permanent_state(&mut self) -> Option<Vec<u8>> {

@@ -275,6 +275,22 @@ impl Engine for Libtpms {
         }
     }
 
+    fn info(&self, flags: u64) -> Result<String, EngineError> {
+        // The library takes fewer bits; those that it does not know ask for nothing.
+        let flags = c_uint::try_from(flags & u64::from(u32::MAX)).unwrap_or(0);
+        // SAFETY: a plain number; the library answers with a C string of ours, or null.
+        let text = unsafe { TPMLIB_GetInfo(flags) };
+        if text.is_null() {
+            return Err(EngineError::Refused { code: FAIL });
+        }
+        // SAFETY: the string was allocated with malloc for us, and is not used after this.
+        unsafe {
+            let info = CStr::from_ptr(text).to_string_lossy().into_owned();
+            nix::libc::free(text.cast());
+            Ok(info)
+        }
+    }
+
     fn changed_permanent_state(&mut self) -> Option<Vec<u8>> {
         let mut store = store();
         if !std::mem::take(&mut store.permanent_changed) {
@@ -460,6 +476,7 @@ unsafe extern "C" {
     fn TPMLIB_CancelCommand() -> TpmResult;
     fn TPMLIB_SetBufferSize(wanted: u32, minimum: *mut u32, maximum: *mut u32) -> u32;
     fn TPMLIB_GetState(kind: c_uint, buffer: *mut *mut c_uchar, length: *mut u32) -> TpmResult;
+    fn TPMLIB_GetInfo(flags: c_uint) -> *mut c_char;
     fn TPMLIB_SetState(kind: c_uint, buffer: *const c_uchar, length: u32) -> TpmResult;
     fn TPM_IO_TpmEstablished_Get(established: *mut u8) -> TpmResult;
     fn TPM_IO_TpmEstablished_Reset() -> TpmResult;

@@ -3,7 +3,6 @@
 //! Nothing here fails toward the guest: what goes wrong inside becomes a logged TPM response
 //! code.
 
-#[cfg(test)]
 pub(crate) mod fake;
 mod libtpms;
 
@@ -50,6 +49,10 @@ pub trait Engine {
 
     /// Forgets the volatile state.
     fn delete_volatile(&mut self);
+
+    /// What the TPM says of itself in JSON, of the parts that `flags` names
+    /// (`TPMLIB_InfoFlags` of `<libtpms/tpm_library.h>`).
+    fn info(&self, flags: u64) -> Result<String, EngineError>;
 
     /// The permanent state, if it has changed since this was last asked.
     fn changed_permanent_state(&mut self) -> Option<Vec<u8>>;

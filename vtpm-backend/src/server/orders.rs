@@ -89,6 +89,7 @@ impl<E: Engine> Server<E> {
                 // What the guest did from now on would not be in it.
                 self.held_until = Some(Instant::now() + LONGEST_SUSPENSION);
                 if let Keeper::Manager(link) = &mut self.keeper {
+                    link.push_rest();
                     link.send(&FromBackend::Suspended { volatile });
                 }
             }
@@ -100,6 +101,7 @@ impl<E: Engine> Server<E> {
         self.engine.power_off();
         self.save_changes();
         if let Keeper::Manager(link) = &mut self.keeper {
+            link.push_rest();
             link.send(&FromBackend::Stopped);
         }
         self.ended = true;

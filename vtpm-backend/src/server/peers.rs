@@ -4,11 +4,20 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use super::keeping::Consequence;
 use super::{Keeper, Server};
 use crate::command::length_in_stream;
-use crate::control::{Courier, Reply, Request, Trusting, Vrot, handle};
+use crate::control::{Courier, Reply, RequestStream, Trusting, Vrot, handle};
 use crate::engine::Engine;
 use crate::sockets::{Arrival, Connection};
+
+/// An attached VMM. Both channels end together.
+pub(super) struct Vmm {
+    pub(super) control: Connection,
+    requests: RequestStream,
+    /// Its guest's commands.
+    pub(super) data: Option<Connection>,
+}
 
 /// Who sends commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,28 +26,61 @@ pub(super) enum Peer {
     Host,
 }
 
-/// What a peer may take, in all, for the answers to what it sent at a time. Nobody else is served
-/// meanwhile.
+/// What a VMM may take, in all, for the answers to the requests that it sent at a time. Nobody else
+/// is served meanwhile.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Vmm {
+    /// One that has said nothing yet.
+    pub(super) fn new(control: Connection) -> Self {
+        Self {
+            control,
+            requests: RequestStream::default(),
+            data: None,
+        }
+    }
+
+    /// Whether part of a request is there.
+    pub(super) fn has_begun_request(&self) -> bool {
+        self.requests.has_begun(self.control.received())
+    }
+
+    /// Whether the rest of a request has been missing for longer than this.
+    pub(super) fn is_stalled(&mut self, limit: Duration) -> bool {
+        let has_begun = self.has_begun_request();
+        self.control.is_stalled(has_begun, limit)
+    }
+}
+
+/// Whether something complete, or something impossible, is there to be served.
+pub(super) fn has_command(connection: &Connection) -> bool {
+    let received = connection.received();
+    length_in_stream(received).map_or(true, |length| {
+        length.is_some_and(|length| received.len() >= length)
+    })
+}
+
+/// Whether the rest of a command has been missing for longer than this.
+pub(super) fn has_stalled(connection: &mut Connection, limit: Duration) -> bool {
+    let has_begun = !connection.received().is_empty() && !has_command(connection);
+    connection.is_stalled(has_begun, limit)
+}
 
 impl<E: Engine> Server<E> {
     pub(super) fn serve_control(&mut self) {
-        let Some(mut connection) = self.control.take() else {
+        let Some(mut vmm) = self.vmm.take() else {
             return;
         };
-        let alive = self.serve_requests(&mut connection);
-        if alive {
-            self.control = Some(connection);
+        if self.serve_requests(&mut vmm) {
+            self.vmm = Some(vmm);
         } else {
-            // The data channel belongs to the VMM that is gone.
-            self.data = None;
+            self.detach_vmm();
         }
-        self.note_attachment();
     }
 
     /// Serves all complete requests; false when the peer is done.
-    fn serve_requests(&mut self, connection: &mut Connection) -> bool {
-        match connection.read() {
+    fn serve_requests(&mut self, peer: &mut Vmm) -> bool {
+        match peer.control.read() {
             Ok(Arrival::Bytes | Arrival::Nothing) => {}
             Ok(Arrival::End) => return false,
             Err(error) => {
@@ -48,9 +90,9 @@ impl<E: Engine> Server<E> {
         }
         let began = Instant::now();
         loop {
-            let request = match Request::parse(connection.received()) {
+            let request = match peer.requests.take(peer.control.received()) {
                 Ok(Some((request, length))) => {
-                    connection.consume(length);
+                    peer.control.consume(length);
                     request
                 }
                 Ok(None) => return true,
@@ -60,7 +102,7 @@ impl<E: Engine> Server<E> {
                 }
             };
             tracing::debug!(?request, "control");
-            let takes_state = matches!(request, Request::SetStateBlob { .. });
+            let consequence = Consequence::of(&request);
             let courier: &dyn Courier = match &self.keeper {
                 Keeper::Folder(_) => &Trusting,
                 Keeper::Manager(link) => link.as_ref(),
@@ -71,17 +113,14 @@ impl<E: Engine> Server<E> {
                 courier,
             };
             let reply = handle(&mut vrot, request);
-            if takes_state && matches!(self.keeper, Keeper::Folder(_)) {
-                self.save_state_that_came();
-            } else {
-                self.save_changes();
-            }
+            self.save_changes();
+            let reply = self.keep_in_folder(consequence, reply);
             let (answer, goes_on) = match reply {
                 Reply::Answer(answer) => (answer, true),
                 Reply::AnswerAndEnd(answer) => (answer, false),
-                Reply::TakeDataFd => (self.take_data_fd(connection), true),
+                Reply::TakeDataFd => (take_data_fd(peer), true),
             };
-            if let Err(error) = connection.write(&answer) {
+            if let Err(error) = peer.control.write(&answer) {
                 tracing::warn!(%error, "the control channel did not take a reply");
                 return false;
             }
@@ -95,30 +134,21 @@ impl<E: Engine> Server<E> {
         }
     }
 
-    /// A new descriptor takes an older one's place: a VMM that was restarted brings its own.
-    fn take_data_fd(&mut self, connection: &mut Connection) -> Vec<u8> {
-        const SUCCESS: [u8; 4] = [0; 4];
-        const BAD_PARAMETER: [u8; 4] = [0, 0, 0, 3];
-        let taken = connection
-            .take_descriptor()
-            .map(|descriptor: OwnedFd| UnixStream::from(descriptor))
-            .and_then(|stream| Connection::new(stream).ok());
-        match taken {
-            Some(data) => {
-                self.data = Some(data);
-                SUCCESS.to_vec()
-            }
-            None => BAD_PARAMETER.to_vec(),
-        }
-    }
-
-    /// Serves all complete commands; gives the connection back while the peer is there.
-    pub(super) fn serve_commands(
+    /// Serves one command: between two, whoever else waits has a turn, and above all the manager,
+    /// whatever this peer has sent ahead and however slowly it reads. Gives the connection back
+    /// while the peer is there.
+    pub(super) fn serve_command(
         &mut self,
         mut connection: Connection,
         peer: Peer,
     ) -> Option<Connection> {
-        match connection.read() {
+        // What was sent ahead stays where it is until its turn.
+        let arrival = if has_command(&connection) {
+            Ok(Arrival::Nothing)
+        } else {
+            connection.read()
+        };
+        match arrival {
             Ok(Arrival::Bytes | Arrival::Nothing) => {}
             Ok(Arrival::End) => return None,
             Err(error) => {
@@ -126,33 +156,50 @@ impl<E: Engine> Server<E> {
                 return None;
             }
         }
-        loop {
-            let length = match length_in_stream(connection.received()) {
-                Ok(Some(length)) if connection.received().len() >= length => length,
-                Ok(_) => return Some(connection),
-                Err(code) => {
-                    // Where the next command starts is not known any more.
-                    let _ = connection.write(&code.response());
-                    tracing::warn!(?peer, "a data channel with an impossible command is closed");
-                    return None;
-                }
-            };
-            let command = zeroize::Zeroizing::new(
-                connection
-                    .received()
-                    .get(..length)
-                    .unwrap_or_default()
-                    .to_vec(),
-            );
-            connection.consume(length);
-            if peer == Peer::Host {
-                self.start_for_host();
-            }
-            let response = self.execute(&command);
-            if let Err(error) = connection.write(&response) {
-                tracing::warn!(%error, ?peer, "a data channel did not take a response");
+        let length = match length_in_stream(connection.received()) {
+            Ok(Some(length)) if connection.received().len() >= length => length,
+            Ok(_) => return Some(connection),
+            Err(code) => {
+                // Where the next command starts is not known any more.
+                let _ = connection.write(&code.response());
+                tracing::warn!(?peer, "a data channel with an impossible command is closed");
                 return None;
             }
+        };
+        let command = zeroize::Zeroizing::new(
+            connection
+                .received()
+                .get(..length)
+                .unwrap_or_default()
+                .to_vec(),
+        );
+        connection.consume(length);
+        if peer == Peer::Host {
+            self.start_for_host();
         }
+        let response = self.execute(&command);
+        if let Err(error) = connection.write(&response) {
+            tracing::warn!(%error, ?peer, "a data channel did not take a response");
+            return None;
+        }
+        Some(connection)
+    }
+}
+
+/// A new descriptor takes an older one's place: a VMM that was restarted brings its own.
+fn take_data_fd(vmm: &mut Vmm) -> Vec<u8> {
+    const SUCCESS: [u8; 4] = [0; 4];
+    const BAD_PARAMETER: [u8; 4] = [0, 0, 0, 3];
+    let taken = vmm
+        .control
+        .take_descriptor()
+        .map(|descriptor: OwnedFd| UnixStream::from(descriptor))
+        .and_then(|stream| Connection::new(stream).ok());
+    match taken {
+        Some(data) => {
+            vmm.data = Some(data);
+            SUCCESS.to_vec()
+        }
+        None => BAD_PARAMETER.to_vec(),
     }
 }

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::peers::has_command;
 use super::{Keeper, Server};
 use crate::engine::Engine;
+use crate::sockets::Connection;
 
 /// What can be read from now.
 pub(super) struct Ready {
@@ -19,8 +21,22 @@ pub(super) struct Ready {
     pub(super) host: bool,
 }
 
+impl Ready {
+    /// Whether only time has passed.
+    pub(super) fn is_nothing(&self) -> bool {
+        !(self.manager
+            || self.control_listener
+            || self.host_listener
+            || self.control
+            || self.data
+            || self.host)
+    }
+}
+
 /// How often stalled peers are looked for.
 const TICK_MS: u8 = 100;
+/// How often a state that could not be saved is tried again while nobody sends commands.
+const RETRY_MS: u16 = 1000;
 
 impl<E: Engine> Server<E> {
     pub(super) fn wait(&self) -> io::Result<Ready> {
@@ -28,19 +44,22 @@ impl<E: Engine> Server<E> {
             Keeper::Folder(_) => (None, None),
             Keeper::Manager(link) => (Some(link.listener().as_fd()), link.connection()),
         };
+        let vmm = self.vmm.as_ref();
+        let data = vmm.and_then(|vmm| vmm.data.as_ref());
         let sources = [
             manager_listener,
             manager.map(AsFd::as_fd),
             self.vmm_listener().map(AsFd::as_fd),
             self.host_listener.as_ref().map(AsFd::as_fd),
-            self.control.as_ref().map(AsFd::as_fd),
-            self.data.as_ref().map(AsFd::as_fd),
+            vmm.map(|vmm| vmm.control.as_fd()),
+            data.map(AsFd::as_fd),
             self.host.as_ref().map(AsFd::as_fd),
         ];
         // What comes from those that have to wait stays where it is.
-        let sources = match (self.held_until, sources) {
-            (Some(_), [listener, manager, ..]) => [listener, manager, None, None, None, None, None],
-            (None, sources) => sources,
+        let held = self.held_until.is_some();
+        let sources = match sources {
+            [listener, manager, ..] if held => [listener, manager, None, None, None, None, None],
+            sources => sources,
         };
         let mut polled: Vec<PollFd<'_>> = sources
             .iter()
@@ -48,7 +67,11 @@ impl<E: Engine> Server<E> {
             .map(|source| PollFd::new(*source, PollFlags::POLLIN))
             .collect();
         let waiting = matches!(&self.keeper, Keeper::Manager(link) if link.has_waiting());
-        let timeout = if waiting {
+        // A command that has arrived makes its socket readable no more.
+        let has_command =
+            |connection: Option<&Connection>| !held && connection.is_some_and(has_command);
+        let (data_waits, host_waits) = (has_command(data), has_command(self.host.as_ref()));
+        let timeout = if waiting || data_waits || host_waits {
             PollTimeout::ZERO
         } else if let Some(until) = self.held_until {
             // Rounded up, so as not to poll in vain.
@@ -56,6 +79,8 @@ impl<E: Engine> Server<E> {
             PollTimeout::try_from(rest).unwrap_or(PollTimeout::ZERO)
         } else if self.has_incomplete() {
             PollTimeout::from(TICK_MS)
+        } else if matches!(&self.keeper, Keeper::Folder(folder) if folder.has_unsaved()) {
+            PollTimeout::from(RETRY_MS)
         } else {
             PollTimeout::NONE
         };
@@ -80,8 +105,8 @@ impl<E: Engine> Server<E> {
             control_listener,
             host_listener,
             control,
-            data,
-            host,
+            data: data || data_waits,
+            host: host || host_waits,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use cert_chain::VrotId;
@@ -11,7 +11,7 @@ use vtpm_backend::instance::{Instance, InstanceError};
 use super::BackendError;
 
 /// Where one backend listens, and what it keeps locked while it lives. Only the manager's user
-/// gets in.
+/// gets in, and, once there is a guest, the group of the VMMs as far as their socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeFolder {
     vrot: VrotId,
@@ -49,6 +49,16 @@ impl RuntimeFolder {
             .mode(0o700)
             .create(&self.path)
             .map_err(|source| self.error("made", source))
+    }
+
+    /// Lets this group through to the VMM's socket.
+    pub fn let_group_in(&self, gid: u32) -> Result<(), BackendError> {
+        chown(&self.path, None, Some(gid))
+            .and_then(|()| fs::set_permissions(&self.path, fs::Permissions::from_mode(0o710)))
+            .map_err(|source| {
+                let action = "given to `vmm_group`, of which the manager must be a member,";
+                self.error(action, source)
+            })
     }
 
     /// Removes the folder with all sockets in it, if no backend lives there any more.

@@ -65,7 +65,14 @@ impl Backend {
                 return Err(error);
             }
         };
-        match timeout(OPEN_DEADLINE, opened(&folder, &mut child, open)).await {
+        let opened = timeout(OPEN_DEADLINE, opened(&folder, &mut child, open)).await;
+        let opened = opened.map(|opened| {
+            if let Duty::Guest(_) = duty {
+                nursery.let_vmms_in(&folder)?;
+            }
+            opened
+        });
+        match opened {
             Ok(Ok((connection, early))) => {
                 let observed = Observed {
                     process: u32::try_from(child.number()).unwrap_or_default(),
@@ -246,8 +253,14 @@ impl Backend {
 
     /// Gives a backend that waited for a VM its guest. State that was kept aside until now is
     /// the caller's to commit; from now on the backend's state goes to the store by itself.
-    pub async fn serve(&self, duty: Box<GuestDuty>) -> Result<Option<StateBlob>, BackendError> {
-        self.ask(|done| Order::Serve(duty, done)).await
+    pub async fn serve(
+        &self,
+        nursery: &Nursery,
+        duty: Box<GuestDuty>,
+    ) -> Result<Option<StateBlob>, BackendError> {
+        let unsaved = self.ask(|done| Order::Serve(duty, done)).await?;
+        nursery.let_vmms_in(&self.folder)?;
+        Ok(unsaved)
     }
 
     async fn ask<T>(

@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::process::{Child, Command};
 use tokio::sync::{Mutex, OnceCell, mpsc, oneshot};
+use vtpm_backend::admission::VmmAdmission;
 use vtpm_backend::message;
 use vtpm_backend::nursery::{FromNursery, ToNursery};
 
@@ -27,6 +28,7 @@ use super::process::Process;
 #[derive(Debug)]
 pub struct Nursery {
     program: PathBuf,
+    admission: VmmAdmission,
     line: Mutex<Option<Line>>,
 }
 
@@ -58,10 +60,11 @@ const QUEUE: usize = 64;
 const BACKEND_LOG: &str = "VTPM_BACKEND_LOG";
 
 impl Nursery {
-    /// Backends of this program.
-    pub fn of(program: &Path) -> Self {
+    /// Backends of this program, for VMMs of these users.
+    pub fn of(program: &Path, admission: VmmAdmission) -> Self {
         Self {
             program: program.to_owned(),
+            admission,
             line: Mutex::default(),
         }
     }
@@ -75,6 +78,14 @@ impl Nursery {
         })
     }
 
+    /// Lets VMMs of other users as far as a backend's socket, now that it has a guest. Before, and
+    /// beside it, nobody is to put anything into a TPM.
+    pub(super) fn let_vmms_in(&self, folder: &RuntimeFolder) -> Result<(), BackendError> {
+        self.admission
+            .gid
+            .map_or(Ok(()), |gid| folder.let_group_in(gid))
+    }
+
     /// Starts a backend in a folder.
     pub(super) async fn bear(&self, folder: &RuntimeFolder) -> Result<Process, BackendError> {
         let line = self.line().await?;
@@ -83,6 +94,7 @@ impl Nursery {
             bear: ToNursery::Bear {
                 runtime: folder.path().display().to_string(),
                 lock: folder.lock().map(|lock| lock.display().to_string()),
+                admission: self.admission.clone(),
             },
             born,
         };

@@ -102,8 +102,6 @@ pub enum Ending {
 pub(super) const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// Between attempts to write to a store that does not take it.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// What a backend waits for before it answers a guest whose state is not durable yet.
-pub const DURABILITY_DEADLINE: Duration = Duration::from_millis(500);
 /// Requests for evidence of one vRoT that are served at a time; its backend keeps no more either.
 const OPEN_REQUESTS: usize = 4;
 

@@ -4,7 +4,7 @@ use cert_chain::{Generation, Tenant, VmId, VrotId};
 use vtpm_backend::message::{Open, StateKey as BackendKey};
 
 use super::{Manager, ManagerError, blocking};
-use crate::backend::{Backend, DURABILITY_DEADLINE, Duty, RuntimeFolder};
+use crate::backend::{Backend, Duty, RuntimeFolder};
 use crate::keys::{Keyring, Purpose, StateKey};
 use crate::manufacture::{ManufactureOrder, manufacture_over};
 use crate::store::{Part, StateBlob};
@@ -48,7 +48,7 @@ impl Manager {
             vik_lifetime: self.config.renewal.lifetime,
         };
         let folder = self.folder(vrot);
-        let open = open_message(vrot, FIRST_GENERATION, &key, None);
+        let open = self.open_message(vrot, FIRST_GENERATION, &key, None);
         let backend = Backend::launch(&self.nursery, folder, open, Duty::Manufacture).await?;
         let mut channel = backend.channel();
         let ordered = order.clone();
@@ -123,24 +123,25 @@ impl Manager {
         };
         let open = Open {
             volatile: volatile.map(Into::into),
-            ..open_message(vrot, record.generation, &key, Some(state))
+            ..self.open_message(vrot, record.generation, &key, Some(state))
         };
         Ok(Backend::launch(&self.nursery, folder, open, duty).await?)
     }
-}
 
-fn open_message(
-    vrot: VrotId,
-    generation: Generation,
-    key: &StateKey,
-    state: Option<StateBlob>,
-) -> Open {
-    Open {
-        vrot: (*vrot.as_bytes()).into(),
-        generation: generation.number(),
-        key: BackendKey::new(**key),
-        permanent: state.map(|state| state.sealed),
-        volatile: None,
-        durability_deadline_ms: u32::try_from(DURABILITY_DEADLINE.as_millis()).unwrap_or(u32::MAX),
+    fn open_message(
+        &self,
+        vrot: VrotId,
+        generation: Generation,
+        key: &StateKey,
+        state: Option<StateBlob>,
+    ) -> Open {
+        Open {
+            vrot: (*vrot.as_bytes()).into(),
+            generation: generation.number(),
+            key: BackendKey::new(**key),
+            permanent: state.map(|state| state.sealed),
+            volatile: None,
+            durability_deadline_ms: self.config.durability_deadline_ms,
+        }
     }
 }

@@ -144,7 +144,8 @@ impl Manager {
             Launch::Now => {
                 record.lifecycle = record.lifecycle.start(backend.observed().process, now)?;
                 events.push(Event::VrotStarted { vrot: record.vrot });
-                backend.serve(self.guest_duty(record)?).await?
+                let duty = self.guest_duty(record)?;
+                backend.serve(&self.nursery, duty).await?
             }
             Launch::Later => backend.take_state().await?,
         };

@@ -5,23 +5,32 @@ use vtpm_backend::message::{FromBackend, ToBackend, encode};
 
 use super::Target;
 
-/// Requests on the control channel.
+/// Requests on the control channel, and what is answered. The first byte is the size of the pieces
+/// that they come in.
 pub(super) const CONTROL_CHANNEL: Target = Target {
     name: "control-channel",
     run: fuzzing::control_channel,
     seeds: || {
         // What QEMU 7.2 sends at start, and a migration's last step.
-        let requests: [&[u8]; 8] = [
+        let requests: [&[u8]; 11] = [
             &[0, 0, 0, 16],
             &[0, 0, 0, 1],
             &[0, 0, 0, 14],
             &[0, 0, 0, 17, 0, 0, 0x0f, 0x80],
             &[0, 0, 0, 2, 0, 0, 0, 0],
             &[0, 0, 0, 5, 0, 0, 0, 0],
+            &[0, 0, 0, 11, 3],
+            &[0, 0, 0, 7, 0, 0, 0, 2, 1, 2],
             &[0, 0, 0, 12, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0],
             &[0, 0, 0, 13, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 4, 1, 2, 3, 4],
+            &[0, 0, 0, 18, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0],
         ];
-        Ok(vec![requests.concat(), requests[7].to_vec()])
+        let in_pieces = |piece, requests: &[&[u8]]| [&[piece][..], &requests.concat()].concat();
+        Ok(vec![
+            in_pieces(255, &requests),
+            in_pieces(3, &requests),
+            in_pieces(255, &requests[9..]),
+        ])
     },
 };
 

@@ -1,0 +1,25 @@
+//! Which VMMs may attach.
+
+use clap::Args;
+use minicbor::{Decode, Encode};
+
+/// Who may attach besides root and the backend's own user.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct VmmAdmission {
+    /// Managed: a user, by number, whose VMMs may attach besides those of root and of the
+    /// backend's own user. May be given more than once.
+    #[arg(long = "vmm-uid", value_name = "UID", requires = "runtime")]
+    #[n(0)]
+    pub uids: Vec<u32>,
+    /// Managed: the group, by number, that gets as far as the VMM's socket.
+    #[arg(long = "vmm-gid", value_name = "GID", requires = "runtime")]
+    #[n(1)]
+    pub gid: Option<u32>,
+}
+
+impl VmmAdmission {
+    /// Whether a process of this user may attach.
+    pub fn admits(&self, uid: u32) -> bool {
+        uid == 0 || uid == nix::unistd::geteuid().as_raw() || self.uids.contains(&uid)
+    }
+}
