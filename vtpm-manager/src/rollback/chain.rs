@@ -61,7 +61,8 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Salt([u8; 16]);
 
-/// Seconds since 1970 by the host's clock, for people to read; no decision depends on it.
+/// Seconds since 1970 by the host's clock: for people to read, and to tell when a checkpoint is
+/// due. Whether a store is accepted never depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 #[cbor(transparent)]
 pub struct UnixSeconds(#[n(0)] u64);
@@ -354,6 +355,12 @@ impl UnixSeconds {
     /// The number.
     pub const fn number(self) -> u64 {
         self.0
+    }
+
+    /// How long ago this was, at most a second too long; `None` where it is yet to come.
+    pub fn age_at(self, now: SystemTime) -> Option<Duration> {
+        let then = UNIX_EPOCH.checked_add(Duration::from_secs(self.0))?;
+        now.duration_since(then).ok()
     }
 }
 

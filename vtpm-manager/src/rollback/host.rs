@@ -59,6 +59,8 @@ pub(super) struct Host {
     pub(super) policy: AnchorPolicy,
     pub(super) image: Image,
     pub(super) ledger: Option<Ledger<FakeRegisters>>,
+    /// How far this host's clocks are ahead of the machine's.
+    passed: Duration,
 }
 
 impl Host {
@@ -77,6 +79,26 @@ impl Host {
             policy,
             image: Image::default(),
             ledger: None,
+            passed: Duration::ZERO,
+        }
+    }
+
+    /// Time passes.
+    pub(super) fn pass(&mut self, seconds: u64) {
+        self.passed += Duration::from_secs(seconds);
+    }
+
+    /// Somebody puts the clock back.
+    pub(super) fn put_clock_back(&mut self, seconds: u64) {
+        self.passed -= Duration::from_secs(seconds);
+    }
+
+    /// This moment, by the host's clocks.
+    pub(super) fn now(&self) -> Moment {
+        let now = Moment::now();
+        Moment {
+            wall: now.wall + self.passed,
+            monotonic: now.monotonic + self.passed,
         }
     }
 
@@ -84,8 +106,9 @@ impl Host {
         let Decision::FirstStart(first) = self.decide() else {
             bail!("not a first start");
         };
+        let now = self.now();
         let image = &mut self.image;
-        let ledger = first.begin(self.registers.clone(), self.policy, now(), |writes| {
+        let ledger = first.begin(self.registers.clone(), self.policy, now, |writes| {
             write(image, disk, writes, &[])
         })?;
         self.ledger = Some(ledger);
@@ -118,8 +141,9 @@ impl Host {
             }
         };
         let boot = start.boot();
+        let now = self.now();
         let image = &mut self.image;
-        let ledger = start.begin(self.registers.clone(), self.policy, now(), |writes| {
+        let ledger = start.begin(self.registers.clone(), self.policy, now, |writes| {
             write(image, disk, writes, &[])
         })?;
         self.ledger = Some(ledger);
@@ -137,6 +161,7 @@ impl Host {
     }
 
     pub(super) fn commit_on(&mut self, disk: Disk, edits: &[Edit]) -> Result<Epoch> {
+        let now = self.now();
         let ledger = self.ledger.as_mut().context("the manager is down")?;
         let generation = ledger.next_generation().context("generations end")?;
         let mut changes = Changes::default();
@@ -153,7 +178,7 @@ impl Host {
         }
         let edits: Vec<_> = edits.iter().map(|edit| (edit, generation)).collect();
         let image = &mut self.image;
-        let committed = ledger.commit(&changes, now(), |writes| write(image, disk, writes, &edits));
+        let committed = ledger.commit(&changes, now, |writes| write(image, disk, writes, &edits));
         if let Err(CommitError::Store(_) | CommitError::Unanchored { .. }) = &committed {
             self.kill();
         }
@@ -204,12 +229,13 @@ impl Host {
         let rewritten = (recovery.raised().iter())
             .map(|vrot| (*vrot, vrots.get(vrot).map(StoredVrot::leaf)))
             .collect();
+        let now = self.now();
         let image = &mut self.image;
         let (ledger, record) = recovery.carry_out(
             self.registers.clone(),
             rewritten,
             self.policy,
-            now(),
+            now,
             |writes| {
                 write(image, disk, writes, &[])?;
                 image.vrots = vrots;
@@ -231,20 +257,9 @@ pub(super) struct Died;
 
 const FIRST: Generation = Generation::new(1);
 
-pub(super) fn now() -> Moment {
-    Moment::now()
-}
-
 /// The default policy, and `strict`.
 pub(super) fn policies() -> [AnchorPolicy; 2] {
     [AnchorPolicy::default(), AnchorPolicy::Strict]
-}
-
-pub(super) fn later(moment: Moment, seconds: u64) -> Moment {
-    Moment {
-        monotonic: moment.monotonic + Duration::from_secs(seconds),
-        ..moment
-    }
 }
 
 fn write(

@@ -67,4 +67,9 @@ impl Moment {
             monotonic: Instant::now(),
         }
     }
+
+    /// The instant this long before; this one, where the clock does not go back so far.
+    pub(super) fn earlier(self, age: Duration) -> Instant {
+        self.monotonic.checked_sub(age).unwrap_or(self.monotonic)
+    }
 }

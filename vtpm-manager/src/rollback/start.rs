@@ -23,6 +23,8 @@ pub struct Start {
     pub(super) durable: Option<Anchor>,
     pub(super) floor: Epoch,
     pub(super) changes_uncovered: usize,
+    /// When the oldest of them was made.
+    pub(super) uncovered_since: Option<UnixSeconds>,
     pub(super) tree: StateTree,
     pub(super) leaves: BTreeMap<VrotId, Leaf>,
     pub(super) boot: Boot,
@@ -61,6 +63,11 @@ impl Start {
     /// Brings the anchor up to the store. After a TPM reset this commits a batch of its own and
     /// writes both registers: from then on, what another store made of the same past is
     /// another branch.
+    ///
+    /// The age of uncovered batches is that of the batches, not of this process: managers that
+    /// die one after the other do not keep the window open. Where a batch is older than the
+    /// policy allows, or its time lies ahead of the host's clock and so says nothing, a
+    /// checkpoint is made here.
     pub fn begin<R: AnchorRegisters, E>(
         self,
         registers: R,
@@ -69,6 +76,8 @@ impl Start {
         store: impl FnOnce(&Writes) -> Result<(), E>,
     ) -> Result<Ledger<R>, CommitError<E>> {
         let epoch = self.head.epoch();
+        let age = self.uncovered_since.map(|since| since.age_at(now.wall));
+        let is_due = age.is_some_and(|age| age.is_none_or(|age| age >= policy.limit()));
         let mut ledger = Ledger {
             keys: self.keys,
             registers,
@@ -81,7 +90,7 @@ impl Start {
             floor: self.floor,
             uncovered: Uncovered {
                 batches: u64::try_from(self.changes_uncovered).unwrap_or(u64::MAX),
-                since: (self.changes_uncovered > 0).then_some(now.monotonic),
+                since: age.map(|age| now.earlier(age.unwrap_or_default())),
             },
         };
         if ledger.volatile.is_none() {
@@ -89,6 +98,11 @@ impl Start {
         } else {
             ledger
                 .settle()
+                .map_err(|source| CommitError::Unanchored { epoch, source })?;
+        }
+        if is_due {
+            ledger
+                .checkpoint()
                 .map_err(|source| CommitError::Unanchored { epoch, source })?;
         }
         Ok(ledger)
