@@ -8,14 +8,16 @@ use cert_chain::{Generation, VrotId};
 
 use super::chain::{Epoch, UnixSeconds};
 use super::changes::Changes;
-use super::decision::{Boot, Decision, Readings, Refused, Stored, decide};
+use super::decision::{Boot, Decision, Readings, ReadingsError, Refused, Stored, decide};
 use super::keys::RollbackKeys;
 use super::leaf::Leaf;
 use super::ledger::{CommitError, Ledger};
 use super::policy::{AnchorPolicy, Moment, Window};
-use super::recovery::{Recovery, RecoveryError, RecoveryRecord};
+use super::recovery::{AcceptError, Recovery, RecoveryError, RecoveryRecord};
 use super::refusal::Refusal;
-use super::register::{AnchorRegisters, Contents, Reading, Register, RegisterError};
+use super::register::{
+    AnchorRegisters, Contents, GenerationError, Reading, Register, RegisterError,
+};
 use super::start::FirstStartError;
 use crate::store::{Batch, Part, Store, StoreError};
 use crate::vrot::StoredVrot;
@@ -69,6 +71,9 @@ pub enum GuardError {
     /// The host was set up before.
     #[error("this host has a store and a rollback anchor already: nothing was changed")]
     NotBlank,
+    /// The generation counter.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
     /// There is nothing to recover from.
     #[error("the store is not refused: there is nothing to recover from, and nothing was changed")]
     NotRefused,
@@ -138,12 +143,16 @@ impl Guard {
         let Decision::Refused(refused) = self.decide(store)? else {
             return Err(GuardError::NotRefused);
         };
-        let recovery = refused
-            .accept(accepted)
-            .map_err(|refusal| GuardError::NotAccepted {
-                accepted: accepted.to_owned(),
-                refusal,
-            })?;
+        let recovery =
+            refused
+                .accept(accepted, &mut self.registers)
+                .map_err(|error| match error {
+                    AcceptError::NotAccepted(refusal) => GuardError::NotAccepted {
+                        accepted: accepted.to_owned(),
+                        refusal: *refusal,
+                    },
+                    AcceptError::Generation(error) => GuardError::Generation(error),
+                })?;
         let mut batch = Batch::default();
         let mut leaves = BTreeMap::new();
         for vrot in recovery.raised() {
@@ -207,6 +216,14 @@ impl AnchorRegisters for Box<dyn AnchorRegisters + Send> {
 
     fn define(&mut self, register: Register) -> Result<(), RegisterError> {
         self.as_mut().define(register)
+    }
+
+    fn generation(&mut self) -> Result<Generation, GenerationError> {
+        self.as_mut().generation()
+    }
+
+    fn new_generation(&mut self, highest: Generation) -> Result<Generation, GenerationError> {
+        self.as_mut().new_generation(highest)
     }
 }
 
@@ -291,6 +308,15 @@ fn generation_of(vrot: VrotId, record: &[u8]) -> Generation {
     }
 }
 
+impl From<ReadingsError> for GuardError {
+    fn from(error: ReadingsError) -> Self {
+        match error {
+            ReadingsError::Generation(error) => Self::Generation(error),
+            ReadingsError::Register(error) => Self::Register(error),
+        }
+    }
+}
+
 impl From<CommitError<StoreError>> for GuardError {
     fn from(error: CommitError<StoreError>) -> Self {
         match error {
@@ -307,6 +333,7 @@ impl From<FirstStartError<StoreError>> for GuardError {
     fn from(error: FirstStartError<StoreError>) -> Self {
         match error {
             FirstStartError::Store(error) => Self::Store(error),
+            FirstStartError::Generation(error) => Self::Generation(error),
             FirstStartError::Register(error) => Self::Register(error),
         }
     }

@@ -17,6 +17,7 @@ use super::ledger::{CommitError, Ledger};
 use super::policy::{AnchorPolicy, Moment};
 use super::recovery::RecoveryRecord;
 use super::refusal::Refusal;
+use super::register::AnchorRegisters;
 use crate::store::Part;
 
 /// What is durable on the disk.
@@ -163,7 +164,10 @@ impl Host {
     pub(super) fn commit_on(&mut self, disk: Disk, edits: &[Edit]) -> Result<Epoch> {
         let now = self.now();
         let ledger = self.ledger.as_mut().context("the manager is down")?;
-        let generation = ledger.next_generation().context("generations end")?;
+        let mut generation = ledger.head().highest();
+        if edits.iter().any(|edit| matches!(edit, Edit::Raise(_))) {
+            generation = self.registers.new_generation(generation)?;
+        }
         let mut changes = Changes::default();
         for edit in edits {
             match edit {
@@ -219,7 +223,7 @@ impl Host {
         let Decision::Refused(refused) = self.decide() else {
             bail!("there is nothing to recover");
         };
-        let recovery = refused.accept(code)?;
+        let recovery = refused.accept(code, &mut self.registers.clone())?;
         let generation = recovery.generation();
         let mut vrots = self.image.vrots.clone();
         vrots.retain(|vrot, _| !recovery.discarded().contains(vrot));

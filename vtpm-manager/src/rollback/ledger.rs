@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use cert_chain::{Generation, VrotId};
+use cert_chain::VrotId;
 
 use super::chain::{Batch, BatchFields, Epoch, Kind, Link, Salt, UnixSeconds};
 use super::changes::{Changes, Writes};
@@ -170,11 +170,6 @@ impl<R: AnchorRegisters> Ledger<R> {
     /// The leaf of a vRoT; `None` for one that does not exist.
     pub fn leaf(&self, vrot: &VrotId) -> Option<&Leaf> {
         self.leaves.get(vrot)
-    }
-
-    /// The generation for a vRoT that is reset or copied: higher than any on this host before.
-    pub fn next_generation(&self) -> Option<Generation> {
-        self.head.highest().next()
     }
 
     /// Checks contents that were read from the store against what was committed last: whoever

@@ -59,6 +59,7 @@ pub use policy::{AnchorPolicy, Moment, Window};
 pub use recovery::{Recovery, RecoveryError, RecoveryRecord};
 pub use refusal::Refusal;
 pub use register::{
-    AnchorRegisters, CheckpointInterval, Contents, Reading, Register, RegisterError,
+    AnchorRegisters, CheckpointInterval, Contents, GenerationError, Reading, Register,
+    RegisterError,
 };
 pub use start::{FirstStart, FirstStartError, Start};

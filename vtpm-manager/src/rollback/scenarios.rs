@@ -751,6 +751,59 @@ fn a_recovery_names_what_it_accepts_and_raises_every_generation() -> Result<()> 
     Ok(())
 }
 
+/// The same old store, put back and accepted twice: what it leads to the second time is another
+/// history, although nothing in it, nor in the registers, knows of the first.
+#[test]
+fn a_store_that_is_accepted_twice_gets_two_generations() -> Result<()> {
+    for policy in policies() {
+        let (mut host, one, _) = host(policy)?;
+        let old = host.image.clone();
+        host.commit(&[state(one, 2)])?;
+        host.reboot()?;
+        host.image = old.clone();
+        let first = host.recover("restored-store", Disk::Works)?;
+        host.commit(&[state(one, 3)])?;
+        host.reboot()?;
+        host.image = old;
+        for register in Register::BOTH {
+            host.registers.set(register, Reading::Absent);
+        }
+        let second = host.recover("cleared-tpm", Disk::Works)?;
+        assert!(second.generation > first.generation);
+        assert_eq!(second.raised, first.raised);
+    }
+    Ok(())
+}
+
+/// A recovery that is cut short when both registers are defined, but unwritten, is finished by
+/// the next start; what an earlier recovery of the kind left is not.
+#[test]
+fn an_earlier_recovery_does_not_pass_for_the_one_that_was_cut_short() -> Result<()> {
+    let (mut host, one, _) = host(checkpoint())?;
+    let recover = |host: &mut Host, fuse| -> Result<Image> {
+        host.kill();
+        for register in Register::BOTH {
+            host.registers.set(register, Reading::Absent);
+        }
+        host.registers.set_fuse(fuse);
+        assert_eq!(
+            host.recover("cleared-tpm", Disk::Works).is_err(),
+            fuse.is_some()
+        );
+        host.registers.set_fuse(None);
+        Ok(host.image.clone())
+    };
+    let earlier = recover(&mut host, None)?;
+    host.commit(&[state(one, 2)])?;
+    let write = FailedWrite::Lost;
+    let cut_short = recover(&mut host, Some(Fuse { after: 0, write }))?;
+    host.image = earlier;
+    assert_eq!(host.refusal()?.code(), "cleared-tpm");
+    host.image = cut_short;
+    assert_eq!(host.start().unwrap(), Boot::Unfinished);
+    Ok(())
+}
+
 #[test]
 fn a_recovery_of_records_raises_only_their_vrots() -> Result<()> {
     let (mut host, one, two) = host(checkpoint())?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cert_chain::{Generation, VrotId};
+use cert_chain::VrotId;
 
 use super::chain::{Batch, BatchFields, Epoch, Kind, Link, Salt, UnixSeconds};
 use super::changes::{Changes, Writes};
@@ -11,7 +11,7 @@ use super::keys::RollbackKeys;
 use super::leaf::Leaf;
 use super::ledger::{CommitError, Ledger, Uncovered};
 use super::policy::{AnchorPolicy, Moment};
-use super::register::{Anchor, AnchorRegisters, Register, RegisterError};
+use super::register::{Anchor, AnchorRegisters, GenerationError, Register, RegisterError};
 use super::tree::StateTree;
 
 /// A store that the anchor vouches for. Only [`super::decide`] makes it.
@@ -41,6 +41,9 @@ pub struct FirstStart {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FirstStartError<E> {
+    /// The generation counter.
+    #[error(transparent)]
+    Generation(GenerationError),
     /// A register.
     #[error(transparent)]
     Register(RegisterError),
@@ -128,6 +131,9 @@ impl FirstStart {
                 .define(register)
                 .map_err(FirstStartError::Register)?;
         }
+        let highest = registers
+            .generation()
+            .map_err(FirstStartError::Generation)?;
         let tree = StateTree::default();
         let head = Batch::new(
             &self.keys,
@@ -135,7 +141,7 @@ impl FirstStart {
                 epoch: Epoch::default().next(),
                 previous: Link::NONE,
                 root: tree.root(),
-                highest: Generation::default(),
+                highest,
                 time: UnixSeconds::of(now.wall),
                 salt: Salt::random(),
                 kind: Kind::First,
