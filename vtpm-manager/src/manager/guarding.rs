@@ -69,7 +69,7 @@ impl Manager {
         }
         let opened = match self.unlocked.get() {
             // A store is held against the anchor once: from then on, its ledger knows better.
-            Some(boot) => self.serve_store(*boot).await,
+            Some((boot, _)) => self.serve_store(*boot).await,
             None => self.try_to_open().await,
         };
         if let Err(error) = &opened
@@ -171,8 +171,9 @@ impl Manager {
     }
 
     async fn unlock(&self, ledger: HostLedger, boot: Boot) -> Result<(), ManagerError> {
+        let power_loss = ledger.head().power_loss();
         self.journal.unlock(ledger).await?;
-        let boot = *self.unlocked.get_or_init(|| boot);
+        let (boot, _) = *self.unlocked.get_or_init(|| (boot, power_loss));
         self.serve_store(boot).await
     }
 

@@ -97,6 +97,18 @@ pub enum ReadingsError {
     Register(#[from] RegisterError),
 }
 
+impl Boot {
+    /// Its name for people and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Continued => "continued",
+            Self::AfterShutdown => "after-shutdown",
+            Self::AfterPowerLoss { .. } => "after-power-loss",
+            Self::Unfinished => "unfinished",
+        }
+    }
+}
+
 impl Readings {
     /// Reads registers and counter.
     pub fn take(registers: &mut impl AnchorRegisters) -> Result<Self, ReadingsError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cert_chain::{Generation, VrotId};
 
-use super::chain::{Epoch, UnixSeconds};
+use super::chain::{Epoch, PowerLoss, UnixSeconds};
 use super::changes::Changes;
 use super::decision::{Boot, Decision, Readings, ReadingsError, Refused, Stored, decide};
 use super::keys::RollbackKeys;
@@ -62,6 +62,8 @@ pub struct RollbackStatus {
     pub policy: AnchorPolicy,
     /// What a loss of power could cut off now.
     pub window: Window,
+    /// The last start before which batches may have been cut off.
+    pub power_loss: Option<PowerLoss>,
 }
 
 /// Why a guarded store was not opened, set up or recovered.
@@ -194,6 +196,7 @@ impl<R: AnchorRegisters> Ledger<R> {
             time: self.head().time(),
             policy: self.policy(),
             window: self.window(now),
+            power_loss: self.head().power_loss(),
         }
     }
 }

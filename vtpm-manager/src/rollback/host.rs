@@ -2,7 +2,7 @@
 //! and a manager that can be killed between any two writes.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use cert_chain::{Generation, VrotId};
@@ -62,6 +62,8 @@ pub(super) struct Host {
     pub(super) ledger: Option<Ledger<FakeRegisters>>,
     /// How far this host's clocks are ahead of the machine's.
     passed: Duration,
+    /// What the clock on the wall shows, if not the same.
+    wall: Option<SystemTime>,
 }
 
 impl Host {
@@ -81,6 +83,7 @@ impl Host {
             image: Image::default(),
             ledger: None,
             passed: Duration::ZERO,
+            wall: None,
         }
     }
 
@@ -94,11 +97,16 @@ impl Host {
         self.passed -= Duration::from_secs(seconds);
     }
 
+    /// Somebody takes the clock's battery out.
+    pub(super) fn put_clock_back_to_1970(&mut self) {
+        self.wall = Some(SystemTime::UNIX_EPOCH);
+    }
+
     /// This moment, by the host's clocks.
     pub(super) fn now(&self) -> Moment {
         let now = Moment::now();
         Moment {
-            wall: now.wall + self.passed,
+            wall: self.wall.unwrap_or(now.wall + self.passed),
             monotonic: now.monotonic + self.passed,
         }
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use cert_chain::VrotId;
 
-use super::chain::{Batch, BatchFields, Epoch, Kind, Link, Salt, UnixSeconds};
+use super::chain::{Batch, BatchFields, Epoch, Kind, Link, PowerLoss, Salt, UnixSeconds};
 use super::changes::{Changes, Writes};
 use super::keys::RollbackKeys;
 use super::leaf::{Leaf, part_digest, part_name};
@@ -101,7 +101,8 @@ impl<R: AnchorRegisters> Ledger<R> {
         now: Moment,
         store: impl FnOnce(&Writes) -> Result<(), E>,
     ) -> Result<Epoch, CommitError<E>> {
-        self.append(Kind::Changes, changes, now, store)
+        let power_loss = self.head.power_loss();
+        self.append(Kind::Changes, power_loss, changes, now, store)
     }
 
     /// Brings the anchor up to the newest batch. Does nothing where it is there already.
@@ -191,6 +192,7 @@ impl<R: AnchorRegisters> Ledger<R> {
     pub(super) fn append<E>(
         &mut self,
         kind: Kind,
+        power_loss: Option<PowerLoss>,
         changes: &Changes,
         now: Moment,
         store: impl FnOnce(&Writes) -> Result<(), E>,
@@ -224,6 +226,7 @@ impl<R: AnchorRegisters> Ledger<R> {
                 time: UnixSeconds::of(now.wall),
                 salt: Salt::random(),
                 kind,
+                power_loss,
             },
         );
         store(&Writes {

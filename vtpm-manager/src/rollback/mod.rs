@@ -47,7 +47,7 @@ mod scenarios;
 #[cfg(test)]
 mod simulation;
 
-pub use chain::{Batch, Epoch};
+pub use chain::{Batch, Epoch, PowerLoss};
 pub use changes::{Changes, Writes};
 pub use decision::{Boot, Decision, Readings, Refused, Stored, decide};
 pub(crate) use guard::changes_of;

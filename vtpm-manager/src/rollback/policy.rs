@@ -44,6 +44,14 @@ impl AnchorPolicy {
         }
     }
 
+    /// What the configuration calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Checkpoint(_) => "checkpoint",
+        }
+    }
+
     /// The longest time of which changes can be cut off.
     pub fn limit(self) -> Duration {
         match self {

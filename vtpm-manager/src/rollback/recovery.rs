@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cert_chain::{Generation, VrotId};
 use serde::Serialize;
 
-use super::chain::{Batch, BatchFields, Epoch, Kind, Link, Salt, UnixSeconds};
+use super::chain::{Batch, BatchFields, Epoch, Kind, Link, PowerLoss, Salt, UnixSeconds};
 use super::changes::Writes;
 use super::contents::{self, Differences};
 use super::decision::Stored;
@@ -34,6 +34,7 @@ pub struct Recovery {
     vanished: BTreeSet<VrotId>,
     raised: BTreeSet<VrotId>,
     discarded: BTreeSet<VrotId>,
+    power_loss: Option<PowerLoss>,
 }
 
 /// What a recovery leaves in the audit log.
@@ -151,6 +152,8 @@ impl Recovery {
             contents: stored.contents.clone(),
             raised,
             discarded,
+            // Where all are raised, verifiers see the new generation instead.
+            power_loss: head.filter(|_| by_record).and_then(Batch::power_loss),
         }
     }
 
@@ -229,6 +232,7 @@ impl Recovery {
                     volatile: self.volatile,
                     durable: self.durable,
                 },
+                power_loss: self.power_loss,
             },
         );
         let gone = given_up.iter().chain(&self.discarded);

@@ -243,6 +243,11 @@ impl CheckpointInterval {
         u16::try_from(seconds).ok().filter(|s| *s > 0).map(Self)
     }
 
+    /// The interval in seconds.
+    pub const fn seconds(self) -> u16 {
+        self.0
+    }
+
     /// The interval.
     pub const fn duration(self) -> Duration {
         Duration::from_secs(self.0 as u64)

@@ -110,6 +110,57 @@ fn after_a_loss_of_power_the_window_is_stated() -> Result<()> {
 }
 
 #[test]
+fn a_loss_of_power_is_told_until_all_have_a_new_generation() -> Result<()> {
+    let (mut host, one, _) = host(checkpoint())?;
+    let told = |host: &Host| host.ledger.as_ref().unwrap().head().power_loss();
+    assert_eq!(told(&host), None);
+    host.commit(&[state(one, 2)])?;
+    host.reboot()?;
+    host.start().unwrap();
+    assert_eq!(told(&host), None, "nothing was cut off by a shutdown");
+    host.commit(&[state(one, 3)])?;
+    host.lose_power();
+    host.start().unwrap();
+    let loss = told(&host).unwrap();
+    assert_eq!(loss.batch, host.ledger.as_ref().unwrap().head().epoch());
+    assert_eq!(loss.window, CheckpointInterval::DEFAULT);
+
+    // Neither batches, nor a crash, nor a shutdown make it undone.
+    host.commit(&[state(one, 4)])?;
+    host.checkpoint()?;
+    host.kill();
+    assert_eq!(host.start().unwrap(), Boot::Continued);
+    host.reboot()?;
+    assert_eq!(host.start().unwrap(), Boot::AfterShutdown);
+    host.commit(&[state(one, 5)])?;
+    assert_eq!(told(&host), Some(loss));
+    let old = host.image.clone();
+
+    // A later one takes its place, also where the clock was put back meanwhile.
+    host.lose_power();
+    host.put_clock_back_to_1970();
+    host.start().unwrap();
+    let later = told(&host).unwrap();
+    assert!(later.batch > loss.batch && later.time >= loss.time);
+
+    host.kill();
+    host.image = old;
+    host.recover("restored-store", Disk::Works)?;
+    assert_eq!(told(&host), None);
+    Ok(())
+}
+
+#[test]
+fn under_strict_no_loss_of_power_is_told() -> Result<()> {
+    let (mut host, one, _) = host(AnchorPolicy::Strict)?;
+    host.commit(&[state(one, 2)])?;
+    host.lose_power();
+    host.start().unwrap();
+    assert_eq!(host.ledger.as_ref().unwrap().head().power_loss(), None);
+    Ok(())
+}
+
+#[test]
 fn within_the_window_a_loss_of_power_can_cut_off_the_last_batches_but_no_more() -> Result<()> {
     let (mut host, one, _) = host(checkpoint())?;
     let mut images = vec![host.image.clone()];

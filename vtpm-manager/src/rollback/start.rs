@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cert_chain::VrotId;
 
-use super::chain::{Batch, BatchFields, Epoch, Kind, Link, Salt, UnixSeconds};
+use super::chain::{Batch, BatchFields, Epoch, Kind, Link, PowerLoss, Salt, UnixSeconds};
 use super::changes::{Changes, Writes};
 use super::decision::Boot;
 use super::keys::RollbackKeys;
@@ -97,7 +97,8 @@ impl Start {
             },
         };
         if ledger.volatile.is_none() {
-            ledger.append(Kind::Start, &Changes::default(), now, store)?;
+            let power_loss = power_loss(self.boot, &ledger.head, now);
+            ledger.append(Kind::Start, power_loss, &Changes::default(), now, store)?;
         } else {
             ledger
                 .settle()
@@ -109,6 +110,24 @@ impl Start {
                 .map_err(|source| CommitError::Unanchored { epoch, source })?;
         }
         Ok(ledger)
+    }
+}
+
+/// What the batch of a start after a TPM reset says of losses of power. Never earlier than the
+/// batch before it, so that a clock that was put back does not make it an old story.
+fn power_loss(boot: Boot, head: &Batch, now: Moment) -> Option<PowerLoss> {
+    match boot {
+        Boot::AfterPowerLoss {
+            cut_off: Some(window),
+        } => Some(PowerLoss {
+            batch: head.epoch().next(),
+            time: UnixSeconds::of(now.wall).max(head.time()),
+            window,
+        }),
+        Boot::AfterPowerLoss { cut_off: None }
+        | Boot::AfterShutdown
+        | Boot::Continued
+        | Boot::Unfinished => head.power_loss(),
     }
 }
 
@@ -145,6 +164,7 @@ impl FirstStart {
                 time: UnixSeconds::of(now.wall),
                 salt: Salt::random(),
                 kind: Kind::First,
+                power_loss: None,
             },
         );
         store(&Writes {
