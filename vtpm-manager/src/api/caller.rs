@@ -32,6 +32,11 @@ impl Connected<IncomingStream<'_, UnixListener>> for Caller {
 }
 
 impl Caller {
+    /// The user's id; the highest there is where the kernel did not tell.
+    pub(super) fn uid(self) -> u32 {
+        self.uid.unwrap_or(u32::MAX)
+    }
+
     /// Whether this user may call: root, the manager's own, and those configured.
     fn is_allowed(self, configured: &[u32]) -> bool {
         let own = nix::unistd::geteuid().as_raw();
@@ -98,7 +103,7 @@ pub(super) async fn check(
         }
         let reason = response.extensions().get::<Reason>();
         let event = Event::Refused {
-            uid: caller.uid.unwrap_or(u32::MAX),
+            uid: caller.uid(),
             request: what.into(),
             reason: reason
                 .map_or_else(|| status.to_string(), |reason| reason.0.clone())

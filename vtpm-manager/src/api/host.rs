@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use cert_chain::enrolment::{Certificate, Challenge, Message};
 use cert_chain::pem;
 
+use super::caller::Caller;
 use super::problem::{Body, Problem};
 use super::wire::{
     ApprovalView, AuditView, DifferenceView, EnrolmentRequest, EnrolmentView, HostKeys, HostView,
@@ -63,12 +64,14 @@ pub(super) async fn initialise(
     responses((status = 200, body = RecoveryView), (status = "default", body = Problem)))]
 pub(super) async fn recover(
     State(manager): Managed,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     Body(request): Body<RecoverRequest>,
 ) -> Result<Json<RecoveryView>, Problem> {
     // To its end, even if the client goes away meanwhile.
-    let recovery = tokio::spawn(async move { manager.recover(&request.accept).await })
-        .await
-        .map_err(|source| Problem::from(ManagerError::Task { source }))??;
+    let recovery =
+        tokio::spawn(async move { manager.recover(&request.accept, caller.uid()).await })
+            .await
+            .map_err(|source| Problem::from(ManagerError::Task { source }))??;
     Ok(Json(recovery.into()))
 }
 

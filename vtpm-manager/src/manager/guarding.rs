@@ -15,11 +15,11 @@ use crate::causes::WithCauses;
 use crate::host::HostError;
 use crate::keys::Keyring;
 use crate::rollback::{
-    Boot, Guard, GuardError, HostLedger, Opening, RecoveryRecord, Refusal, RollbackKeys,
+    Boot, Guard, GuardError, HostLedger, Opening, Recovered, RecoveryRecord, Refusal, RollbackKeys,
 };
 use crate::store::{Batch, Part, StateBlob, Store, StoreError};
 use crate::timestamp::Timestamp;
-use crate::vrot::{StoredVrot, VrotRecord};
+use crate::vrot::{Lifecycle, StopCause, StoredVrot, VrotRecord};
 
 /// How it stands with the store.
 #[derive(Clone, Debug)]
@@ -93,8 +93,9 @@ impl Manager {
         }
     }
 
-    /// Accepts the present store, on the order of an operator who names what was found.
-    pub async fn recover(&self, accepted: &str) -> Result<RecoveryRecord, ManagerError> {
+    /// Accepts the present store, on the order of an operator who names what was found and whose
+    /// user id the audit log names.
+    pub async fn recover(&self, accepted: &str, uid: u32) -> Result<RecoveryRecord, ManagerError> {
         let _one_at_a_time = self.opening.lock().await;
         if !matches!(self.standing(), Standing::Refused { .. }) {
             // Nor is a store that is in use looked at: it changes meanwhile.
@@ -105,6 +106,7 @@ impl Manager {
         let store = self.journal.store();
         let accepted = accepted.to_owned();
         self.record(Event::RecoveryOrdered {
+            uid,
             accepted: accepted.as_str().into(),
         })
         .await?;
@@ -117,6 +119,7 @@ impl Manager {
         tracing::warn!(accepted = recovery.accepted, "the store was recovered");
         let recorded = self
             .record(Event::StoreRecovered {
+                uid,
                 recovery: recovery.clone(),
             })
             .await;
@@ -135,9 +138,14 @@ impl Manager {
         };
         let store = self.journal.store();
         match blocking(move || guard.open(store.as_ref())).await?? {
-            Opening::Opened { ledger, boot } => {
+            Opening::Opened {
+                ledger,
+                boot,
+                recovered,
+            } => {
                 let batch = ledger.head().epoch().number();
                 tracing::info!(batch, ?boot, "the physical TPM vouches for the store");
+                self.note_unrecorded(recovered).await?;
                 self.record(Event::StoreOpened { batch, boot }).await?;
                 self.unlock(*ledger, boot).await
             }
@@ -155,6 +163,20 @@ impl Manager {
                 Err(ManagerError::StoreRefused { refusal })
             }
         }
+    }
+
+    /// A manager that ended between a recovery and its line in the audit log left the recovery in
+    /// the chain: its successor writes the line.
+    async fn note_unrecorded(&self, recovered: Option<Recovered>) -> Result<(), ManagerError> {
+        let Some(Recovered { batch, generation }) = recovered else {
+            return Ok(());
+        };
+        let (audit, batch) = (Arc::clone(&self.audit), batch.number());
+        if blocking(move || audit.tells_of_recovery(batch)).await?? {
+            return Ok(());
+        }
+        self.record(Event::RecoveryFound { batch, generation })
+            .await
     }
 
     async fn set_up(&self) -> Result<(), ManagerError> {
@@ -225,6 +247,13 @@ fn raised(
         }
     }
     record.generation = generation;
+    // What it could have gone on with is given up with its volatile state.
+    if let Lifecycle::Suspended { .. } = record.lifecycle {
+        record.lifecycle = Lifecycle::Stopped {
+            since: Timestamp::now(),
+            cause: StopCause::Ordered,
+        };
+    }
     record.identity.vik_issued_at = Timestamp::new(0);
     Ok(batch.put(vrot, Part::Record, record.to_bytes()))
 }
@@ -251,4 +280,41 @@ fn sealed_anew(
     };
     let sealed = sealed().ok()?;
     Some(StateBlob::new(blob.sequence, sealed).to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, Result};
+
+    use super::*;
+    use crate::rollback::guarded_store::record;
+    use crate::store::MemoryStore;
+
+    #[test]
+    fn a_suspended_vrot_in_a_new_generation_can_be_started() -> Result<()> {
+        let (store, vrot) = (MemoryStore::default(), VrotId::random());
+        let StoredVrot::Living(mut suspended) = StoredVrot::from_bytes(vrot, &record(vrot, 1))?
+        else {
+            anyhow::bail!("a tombstone");
+        };
+        suspended.lifecycle = Lifecycle::Suspended {
+            since: Timestamp::now(),
+        };
+        assert!(suspended.lifecycle.check_start().is_err());
+        let batch = Batch::default()
+            .put(vrot, Part::Record, suspended.to_bytes())
+            .put(vrot, Part::Volatile, b"volatile".to_vec());
+        store.commit(&batch)?;
+        let keyring = Arc::new(Keyring::from_secret(&[7; 32]));
+        store.commit(&raised(&store, &keyring, vrot, Generation::new(2))?)?;
+
+        let bytes = store.read(vrot, Part::Record)?.context("no record")?;
+        let StoredVrot::Living(raised) = StoredVrot::from_bytes(vrot, &bytes)? else {
+            anyhow::bail!("a tombstone");
+        };
+        assert_eq!(raised.generation, Generation::new(2));
+        assert_eq!(raised.lifecycle.check_start(), Ok(()));
+        assert_eq!(store.read(vrot, Part::Volatile)?, None);
+        Ok(())
+    }
 }

@@ -22,7 +22,7 @@ use super::register::{
     Anchor, AnchorRegisters, CheckpointInterval, GenerationError, Leave, Reading, Register,
     RegisterError,
 };
-use super::start::{FirstStart, Start};
+use super::start::{FirstStart, Recovered, Start};
 use super::tree::StateTree;
 
 /// What to do at start.
@@ -277,6 +277,7 @@ fn judge(
         tree,
         leaves,
         boot,
+        recovered: chain.recovered(),
     };
     Ok(Judged::Store(Box::new(start), standing))
 }
@@ -337,6 +338,18 @@ impl Chain {
             Found::Unwritten if begins_anew(head, generation) => Ok(self.0.as_slice()),
             Found::Unwritten | Found::Absent | Found::Foreign => Err(cleared),
         }
+    }
+
+    fn recovered(&self) -> Option<Recovered> {
+        let is_recovery = |batch: &&Batch| matches!(batch.kind(), Kind::Recovery { .. });
+        self.0
+            .iter()
+            .rev()
+            .find(is_recovery)
+            .map(|batch| Recovered {
+                batch: batch.epoch(),
+                generation: batch.highest(),
+            })
     }
 
     fn after_volatile(&self, anchor: Anchor) -> Result<Standing, Refusal> {

@@ -18,7 +18,7 @@ use super::refusal::Refusal;
 use super::register::{
     AnchorRegisters, Contents, GenerationError, Reading, Register, RegisterError,
 };
-use super::start::FirstStartError;
+use super::start::{FirstStartError, Recovered};
 use crate::store::{Batch, Part, Store, StoreError};
 use crate::vrot::StoredVrot;
 
@@ -44,6 +44,8 @@ pub enum Opening {
         ledger: Box<HostLedger>,
         /// How the host came up.
         boot: Boot,
+        /// A recent recovery, which may be unrecorded.
+        recovered: Option<Recovered>,
     },
     /// Nothing was ever stored here: `host init` comes first.
     Blank,
@@ -111,13 +113,14 @@ impl Guard {
             Decision::Refused(refused) => return Ok(Opening::Refused(refused)),
             Decision::Equal(start) | Decision::AheadByChain(start) => start,
         };
-        let boot = start.boot();
+        let (boot, recovered) = (start.boot(), start.recovered());
         let ledger = start.begin(self.registers, self.policy, Moment::now(), |writes| {
             store.commit(&Batch::default().with_evidence(writes.clone()))
         })?;
         Ok(Opening::Opened {
             ledger: Box::new(ledger),
             boot,
+            recovered,
         })
     }
 

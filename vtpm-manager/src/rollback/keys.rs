@@ -76,3 +76,21 @@ fn subkey(root: &hmac::Key, label: &[u8]) -> Zeroizing<[u8; 32]> {
     key.copy_from_slice(tag.as_ref());
     key
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Indices in the field answer to these values alone.
+    #[test]
+    fn the_authorization_values_of_version_one_stay_as_they_are() {
+        let keys = RollbackKeys::derive(&[7; 32]);
+        let values = [
+            keys.auth(Register::Volatile),
+            keys.auth(Register::Durable),
+            keys.generation_auth(),
+        ];
+        let golden: Vec<&str> = include_str!("index_auth_v1.hex").lines().collect();
+        assert_eq!(values.map(|value| hex::encode(&**value)).as_slice(), golden);
+    }
+}

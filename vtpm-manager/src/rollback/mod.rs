@@ -37,7 +37,7 @@ mod contents;
 #[cfg(test)]
 pub(crate) mod fake_registers;
 #[cfg(test)]
-mod guarded_store;
+pub(crate) mod guarded_store;
 #[cfg(test)]
 mod host;
 #[cfg(test)]
@@ -62,4 +62,4 @@ pub use register::{
     AnchorRegisters, CheckpointInterval, Contents, GenerationError, Reading, Register,
     RegisterError,
 };
-pub use start::{FirstStart, FirstStartError, Start};
+pub use start::{FirstStart, FirstStartError, Recovered, Start};

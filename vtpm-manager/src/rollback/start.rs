@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cert_chain::VrotId;
+use cert_chain::{Generation, VrotId};
 
 use super::chain::{Batch, BatchFields, Epoch, Kind, Link, PowerLoss, Salt, UnixSeconds};
 use super::changes::{Changes, Writes};
@@ -28,6 +28,16 @@ pub struct Start {
     pub(super) tree: StateTree,
     pub(super) leaves: BTreeMap<VrotId, Leaf>,
     pub(super) boot: Boot,
+    pub(super) recovered: Option<Recovered>,
+}
+
+/// A recovery that is still in the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// The batch that it is.
+    pub batch: Epoch,
+    /// The generation that it gave out.
+    pub generation: Generation,
 }
 
 /// A host on which there was neither store nor anchor. Only [`super::decide`] makes it, and only
@@ -56,6 +66,12 @@ impl Start {
     /// How the host came up, and what may have been cut off.
     pub fn boot(&self) -> Boot {
         self.boot
+    }
+
+    /// The newest recovery, if it is still in the chain: it was not long ago, and may be
+    /// unrecorded.
+    pub fn recovered(&self) -> Option<Recovered> {
+        self.recovered
     }
 
     /// The newest batch.
