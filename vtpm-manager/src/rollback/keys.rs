@@ -91,6 +91,6 @@ mod tests {
             keys.generation_auth(),
         ];
         let golden: Vec<&str> = include_str!("index_auth_v1.hex").lines().collect();
-        assert_eq!(values.map(|value| hex::encode(&**value)).as_slice(), golden);
+        assert_eq!(values.map(|value| hex::encode(**value)).as_slice(), golden);
     }
 }
