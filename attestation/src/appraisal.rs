@@ -1,5 +1,6 @@
 //! Appraisal: verified evidence against a policy, bottom-up.
 
+mod anchoring;
 mod boot;
 
 use cert_chain::Digest32;
@@ -10,6 +11,7 @@ use crate::refusal::Layer;
 use crate::result::{AttestationResult, Claim, LayerResult};
 use crate::verification::VerifiedEvidence;
 
+use anchoring::check_anchoring;
 use boot::check_boot;
 
 /// Compares verified evidence with a policy: first the host, then the VM, whose verdict is
@@ -32,6 +34,7 @@ pub fn appraise(evidence: VerifiedEvidence, policy: &Policy) -> AttestationResul
 
     let mut vm = LayerResult::new();
     check_vm_identity(&mut vm, &evidence, expect);
+    check_anchoring(&mut vm, evidence.leaf(), expect);
     check_boot(&mut vm, evidence.layer(Layer::Vm), policy.vm_reference());
     vm.limit_to(&host);
 

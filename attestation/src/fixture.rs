@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::binding::Binding;
 use crate::event_log::EventLog;
 use crate::evidence::{Evidence, HostLayer, VmLayer};
-use crate::host_leaf::{Durability, HostLeaf, LaunchMeasurement};
+use crate::host_leaf::{Anchoring, CutOff, Durability, HostLeaf, LaunchMeasurement};
 use crate::merkle::Tree;
 use crate::nonce::Nonce;
 use crate::policy::Policy;
@@ -178,6 +178,8 @@ impl Host {
             launch: LaunchMeasurement::NotMeasured,
             request: request_digest(&layer.attest, &layer.signature, &layer.nonce),
             durability: Durability::Durable,
+            anchoring: Anchoring::Checkpoint(600),
+            cut_off: CutOff::Excluded,
         }
     }
 

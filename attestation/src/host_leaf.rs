@@ -42,6 +42,46 @@ pub struct HostLeaf {
     /// Whether its state is safe.
     #[n(10)]
     pub durability: Durability,
+    /// How far a loss of power could take the host's store back unseen, from now on.
+    #[n(11)]
+    pub anchoring: Anchoring,
+    /// Whether one may have done so.
+    #[n(12)]
+    pub cut_off: CutOff,
+}
+
+/// How often the host has its physical TPM vouch for the newest state, in a form that outlasts a
+/// loss of power.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Anchoring {
+    /// With every change, before it is acknowledged.
+    #[n(0)]
+    Strict,
+    /// This many seconds after a change at the latest.
+    #[n(1)]
+    Checkpoint(#[n(0)] u16),
+}
+
+/// Whether a loss of power may have cut off the newest state of a host unseen, since its vRoTs
+/// were given their generations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum CutOff {
+    /// No: every restart was accounted for, to the last change.
+    #[n(0)]
+    Excluded,
+    /// It may have; the last time is told.
+    #[n(1)]
+    Possible {
+        /// Number of the first batch that the host's store took afterwards.
+        #[n(0)]
+        batch: u64,
+        /// When that was, by the host's clock, in seconds since 1970.
+        #[n(1)]
+        time: u64,
+        /// What was changed this many seconds before the loss may be missing; nothing older.
+        #[n(2)]
+        window_s: u16,
+    },
 }
 
 /// Whether a vRoT's state outlasts its host's power supply.
@@ -87,5 +127,39 @@ impl HostLeaf {
     /// The hash under which the leaf stands in the tree (RFC 9162 §2.1.1).
     pub fn hash(&self) -> Digest32 {
         merkle::leaf_hash(&self.encode())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    /// Guests and verifiers of other builds read leaves like this one, byte for byte.
+    #[test]
+    fn the_encoding_stays_as_it_is() {
+        let digest = |byte| Digest32::new([byte; 32]);
+        let name = |byte| TpmName::from_bytes(&[&[0, 0x0b], &[byte; 32][..]].concat()).unwrap();
+        let leaf = HostLeaf {
+            salt: digest(1),
+            vm: "02020202-0202-4202-8202-020202020202".parse().unwrap(),
+            vrot: "03030303-0303-4303-8303-030303030303".parse().unwrap(),
+            tenant: "acme".parse().unwrap(),
+            generation: Generation::new(5),
+            vik: name(6),
+            eks: vec![name(7)],
+            launch: LaunchMeasurement::Measured(digest(8)),
+            request: RequestDigest(digest(9)),
+            durability: Durability::Degraded,
+            anchoring: Anchoring::Checkpoint(600),
+            cut_off: CutOff::Possible {
+                batch: 12,
+                time: 1_700_000_000,
+                window_s: 600,
+            },
+        };
+        let golden = include_str!("host_leaf.hex").trim();
+        assert_eq!(hex::encode(leaf.encode()), golden);
     }
 }

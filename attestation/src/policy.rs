@@ -8,6 +8,8 @@
 //! vm = "6f1c0a52-7a44-4a0e-9f0e-0c8f5a2b7d11"
 //! tenant = "acme"                  # vm or tenant, or both
 //! hosts = ["host-1.example.org"]
+//! # anchor = "strict"              # no loss of power may take state back
+//! # power_losses_accepted_until = 1764082213
 //!
 //! [freshness]
 //! result_lifetime_s = 300
@@ -59,6 +61,20 @@ pub struct Expectation {
     /// The lowest acceptable generation.
     #[serde(default)]
     min_generation: u64,
+    /// How the host must anchor its vRoTs' state; without this field either way will do.
+    pub anchor: Option<ExpectedAnchoring>,
+    /// Losses of power on a host that may have cut off state earn a warning for good. Up to this
+    /// time, in seconds since 1970, the relying party has looked at them and accepts them.
+    #[serde(default)]
+    pub power_losses_accepted_until: u64,
+}
+
+/// What a policy can ask of a host's rollback anchor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExpectedAnchoring {
+    /// The physical TPM vouches for every change before it is acknowledged.
+    Strict,
 }
 
 /// Why there is no policy.

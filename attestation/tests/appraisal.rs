@@ -6,8 +6,8 @@
 use attestation::fixture::{Host, Vm, event_log, image_load_event, initramfs_event, nonce, now};
 use attestation::policy::PolicyError;
 use attestation::{
-    AttestationResult, BOOT_PCRS, Binding, Durability, EventLog, Evidence, Layer, Policy, Verdict,
-    appraise, reference_values,
+    Anchoring, AttestationResult, BOOT_PCRS, Binding, CutOff, Durability, EventLog, Evidence,
+    Layer, Policy, Verdict, appraise, reference_values,
 };
 use cert_chain::{Digest32, VmId};
 
@@ -189,6 +189,69 @@ fn a_pcr_of_which_the_policy_does_not_speak_earns_a_warning() {
     let result = appraised(&host, &vm, &policy);
     assert_eq!(result.verdict(), Verdict::Warning);
     assert_eq!(reasons(&result, Layer::Vm), ["pcr-without-reference"]);
+}
+
+/// What a policy with these lines under `[expect]` makes of a leaf with this anchor.
+fn anchored(anchoring: Anchoring, cut_off: CutOff, lines: &str) -> AttestationResult {
+    let (host, vm) = host_and_vm();
+    let text = host.policy_text(&vm);
+    let policy = policy(
+        &host,
+        &text.replace("[expect]\n", &format!("[expect]\n{lines}\n")),
+    );
+    let policy = policy.unwrap();
+    let layer = vm.layer(&host, &nonce(), Binding::None);
+    let mut leaf = host.leaf(&vm, &layer);
+    (leaf.anchoring, leaf.cut_off) = (anchoring, cut_off);
+    let verified = Evidence::new(layer, host.layer(&[leaf], 0))
+        .verify(&nonce(), &Binding::None, policy.anchors(), now())
+        .unwrap();
+    appraise(verified, &policy)
+}
+
+#[test]
+fn state_that_a_loss_of_power_may_have_cut_off_earns_a_warning_until_it_is_accepted() {
+    let cut_off = CutOff::Possible {
+        batch: 17,
+        time: 1_700_000_000,
+        window_s: 600,
+    };
+    let checkpoint = Anchoring::Checkpoint(600);
+    for lines in ["", "power_losses_accepted_until = 1_699_999_999"] {
+        let result = anchored(checkpoint, cut_off, lines);
+        assert_eq!(result.verdict(), Verdict::Warning);
+        assert_eq!(reasons(&result, Layer::Vm), ["state-cut-off"]);
+        let text = &result.layer(Layer::Vm).reasons()[0].text;
+        assert!(
+            text.contains("batch 17") && text.contains("1700000000"),
+            "{text}"
+        );
+    }
+    let accepted = "power_losses_accepted_until = 1_700_000_000";
+    assert_eq!(
+        anchored(checkpoint, cut_off, accepted).verdict(),
+        Verdict::Affirming
+    );
+    let claims = anchored(checkpoint, cut_off, accepted).to_json();
+    assert!(
+        claims.to_string().contains("possible before batch 17"),
+        "{claims}"
+    );
+}
+
+#[test]
+fn a_policy_can_ask_for_a_strict_anchor() {
+    let strict = "anchor = \"strict\"";
+    let result = anchored(Anchoring::Checkpoint(600), CutOff::Excluded, strict);
+    assert_eq!(result.verdict(), Verdict::Contraindicated);
+    assert_eq!(reasons(&result, Layer::Vm), ["anchor-not-strict"]);
+    let result = anchored(Anchoring::Strict, CutOff::Excluded, strict);
+    assert_eq!(result.verdict(), Verdict::Affirming);
+    let (host, vm) = host_and_vm();
+    let unknown = host
+        .policy_text(&vm)
+        .replace("[expect]\n", "[expect]\nanchor = \"lax\"\n");
+    assert!(matches!(policy(&host, &unknown), Err(PolicyError::Toml(_))));
 }
 
 #[test]

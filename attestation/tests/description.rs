@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use attestation::fixture::{Host, nonce};
-use attestation::{Binding, Durability, Evidence, LaunchMeasurement};
+use attestation::{Anchoring, Binding, CutOff, Durability, Evidence, LaunchMeasurement};
 use cddl::validate_cbor_from_slice;
 use cert_chain::Digest32;
 
@@ -36,6 +36,12 @@ fn every_kind() -> Vec<Evidence> {
     leaf.launch = LaunchMeasurement::Measured(digest);
     leaf.eks.clear();
     leaf.durability = Durability::Degraded;
+    leaf.anchoring = Anchoring::Strict;
+    leaf.cut_off = CutOff::Possible {
+        batch: u64::MAX,
+        time: 1_700_000_000,
+        window_s: 600,
+    };
     kinds.push(Evidence::new(layer, host.layer(&[leaf], 0)));
     kinds
 }

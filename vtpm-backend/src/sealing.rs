@@ -145,6 +145,19 @@ mod tests {
         }
     }
 
+    /// Made by another implementation: stores in the field hold state like this.
+    #[test]
+    fn a_state_sealed_by_version_one_opens() {
+        let golden: Vec<u8> = include_str!("sealed_state_v1.hex")
+            .trim()
+            .as_bytes()
+            .chunks(2)
+            .map(|digits| u8::from_str_radix(str::from_utf8(digits).unwrap(), 16).unwrap())
+            .collect();
+        let opened = sealer(1, 2, 3).open(Content::Permanent, &golden).unwrap();
+        assert_eq!(**opened, *b"state");
+    }
+
     #[test]
     fn a_sealed_state_opens_for_its_purpose_alone() {
         let all = [

@@ -87,6 +87,14 @@ pub enum Event {
         /// The operator's name for them.
         label: Words,
     },
+    /// The store holds a recovery of which this log does not tell: the manager that an operator
+    /// had ordered it from ended right after it. What was ordered stands in the line before.
+    RecoveryFound {
+        /// Number of the batch that the recovery is.
+        batch: u64,
+        /// The generation that it gave out.
+        generation: Generation,
+    },
     /// An operator orders that the present store be accepted.
     RecoveryOrdered {
         /// What is to be accepted.
@@ -276,6 +284,19 @@ struct Links {
     previous: Digest32,
 }
 
+/// Lines that tell of a recovery.
+#[derive(Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+enum Told {
+    RecoveryFound { batch: u64 },
+    StoreRecovered { recovery: ToldRecovery },
+}
+
+#[derive(Deserialize)]
+struct ToldRecovery {
+    batch: u64,
+}
+
 impl AuditLog {
     /// Opens a log, or begins one. A broken log is not continued: that would hide the break.
     pub fn open(path: &Path) -> Result<Self, AuditError> {
@@ -368,6 +389,29 @@ impl AuditLog {
         end.entries = sequence;
         end.head = head;
         Ok(())
+    }
+
+    /// Whether a line says that the recovery was carried out, or found, that is this batch of the
+    /// store. Reads the log from the beginning. Blocks.
+    pub fn tells_of_recovery(&self, batch: u64) -> Result<bool, AuditError> {
+        let failed = |source| AuditError::File {
+            path: self.path.clone(),
+            action: "read",
+            source,
+        };
+        for line in BufReader::new(File::open(&self.path).map_err(failed)?).lines() {
+            let line = line.map_err(failed)?;
+            let told = match serde_json::from_str(&line) {
+                Ok(Told::StoreRecovered { recovery }) => recovery.batch,
+                Ok(Told::RecoveryFound { batch }) => batch,
+                // Other events; that the lines are this log's was checked when it was opened.
+                Err(_) => continue,
+            };
+            if told == batch {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What was written so far.
@@ -672,6 +716,38 @@ mod tests {
         let text = std::fs::read_to_string(&path)?;
         let kept = text.lines().nth(1).unwrap_or_default();
         assert!(kept.contains("manager-started"), "{text}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_log_knows_of_which_recoveries_it_tells() -> anyhow::Result<()> {
+        let (_folder, path) = log_of(1)?;
+        let log = AuditLog::open(&path)?;
+        let recovery = RecoveryRecord {
+            accepted: "restored-store",
+            finding: "\"event\":\"recovery-found\"".to_owned(),
+            batch: 7,
+            generation: Generation::new(2),
+            raised: vec![VrotId::random()],
+            discarded: vec![],
+            lost: vec![],
+        };
+        log.append(
+            None,
+            &[
+                Event::StoreOpened {
+                    batch: 5,
+                    boot: Boot::Continued,
+                },
+                Event::StoreRecovered { recovery },
+                Event::RecoveryFound {
+                    batch: 9,
+                    generation: Generation::new(3),
+                },
+            ],
+        )?;
+        let told = [5, 7, 8, 9].map(|batch| log.tells_of_recovery(batch).ok());
+        assert_eq!(told, [false, true, false, true].map(Some));
         Ok(())
     }
 

@@ -16,7 +16,8 @@ use attestation::event_log::MAX_LOG;
 use attestation::merkle::Tree;
 use attestation::quote::canonical_signature;
 use attestation::{
-    Durability, HostLayer, HostLeaf, LaunchMeasurement, RequestDigest, host_qualifying_data,
+    Anchoring, CutOff, Durability, HostLayer, HostLeaf, LaunchMeasurement, RequestDigest,
+    host_qualifying_data,
 };
 use cert_chain::{AttestationKey, Digest32, Generation, Tenant, TpmName, VmId, VrotId};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -49,6 +50,10 @@ pub struct Subject {
     pub vik: TpmName,
     /// Names of its endorsement keys.
     pub eks: Vec<TpmName>,
+    /// How its host anchors its state.
+    pub anchoring: Anchoring,
+    /// Whether a loss of power may have cut off some of it.
+    pub cut_off: CutOff,
 }
 
 /// What the service has done so far.
@@ -295,6 +300,8 @@ fn leaf(
         launch: LaunchMeasurement::NotMeasured,
         request,
         durability,
+        anchoring: subject.anchoring,
+        cut_off: subject.cut_off,
     })
 }
 
@@ -383,6 +390,8 @@ mod tests {
             generation: Generation::new(1),
             vik: identity_key().name(),
             eks: vec![],
+            anchoring: Anchoring::Strict,
+            cut_off: CutOff::Excluded,
         }
     }
 

@@ -78,7 +78,7 @@ impl Keyring {
         Self::from_secret(root.expose())
     }
 
-    fn from_secret(secret: &[u8]) -> Self {
+    pub(crate) fn from_secret(secret: &[u8]) -> Self {
         let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(secret);
         match extracted.expand(&[WRAPPING_KEY], &AES_256_GCM) {
             Ok(key) => Self(LessSafeKey::new(UnboundKey::from(key))),
@@ -209,6 +209,18 @@ mod tests {
             *byte ^= 1;
         }
         assert!(keyring.state_key(vrot, &altered).is_err());
+    }
+
+    /// Made by another implementation, with a root secret of sevens: records in the field hold
+    /// secrets like this.
+    #[test]
+    fn a_secret_wrapped_by_version_one_opens() {
+        let golden = hex::decode(include_str!("wrapped_secret_v1.hex").trim()).unwrap();
+        let wrapped: WrappedSecret = minicbor::decode(&golden).unwrap();
+        assert_eq!(minicbor::to_vec(&wrapped).unwrap(), golden);
+        let vrot = VrotId::from_uuid(uuid::Uuid::from_bytes([1; 16]));
+        let keyring = Keyring::from_secret(&[7; 32]);
+        assert_eq!(*keyring.state_key(vrot, &wrapped).unwrap(), [9; 32]);
     }
 
     #[test]

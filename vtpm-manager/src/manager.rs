@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 use std::time::{Duration, Instant};
 
+use attestation::{Anchoring, CutOff};
 use cert_chain::{Digest32, VrotId};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -28,7 +29,7 @@ use crate::causes::WithCauses;
 use crate::config::Config;
 use crate::evidence::{HostEvidence, Quota, Subject};
 use crate::host::Host;
-use crate::rollback::Boot;
+use crate::rollback::{AnchorPolicy, Boot, PowerLoss};
 use crate::store::{EmbeddedStore, Journal, Store};
 use crate::vrot::{RecordError, VrotRecord};
 
@@ -60,8 +61,8 @@ pub struct Manager {
     counters: Counters,
     /// Whether the store may be used.
     standing: RwLock<Standing>,
-    /// Set once the store's ledger is open: how the host came up.
-    unlocked: OnceLock<Boot>,
+    /// Set once the store's ledger is open: how the host came up, and the last loss of power.
+    unlocked: OnceLock<(Boot, Option<PowerLoss>)>,
     /// Whether `host init` was called since the manager started.
     initialisation_ordered: AtomicBool,
     /// Held by whoever opens, sets up or recovers the store, or looks at backends without it.
@@ -256,6 +257,18 @@ impl Manager {
         Ok(blocking(move || audit.append(actor, &events)).await??)
     }
 
+    /// No guest is served before the store is open, and while it is, nothing changes here.
+    fn cut_off(&self) -> CutOff {
+        match self.unlocked.get() {
+            Some((_, Some(loss))) => CutOff::Possible {
+                batch: loss.batch.number(),
+                time: loss.time.number(),
+                window_s: loss.window.seconds(),
+            },
+            Some((_, None)) | None => CutOff::Excluded,
+        }
+    }
+
     fn guest_duty(&self, record: &VrotRecord) -> Result<Box<GuestDuty>, RecordError> {
         let vrot = record.vrot;
         Ok(Box::new(GuestDuty {
@@ -268,6 +281,8 @@ impl Manager {
                 generation: record.generation,
                 vik: record.identity.vik(vrot)?.name(),
                 eks: record.identity.ek_names(vrot)?,
+                anchoring: anchoring(self.config.anchor_policy),
+                cut_off: self.cut_off(),
             },
             quota: Quota::per_minute(self.config.host_evidence_per_minute, Instant::now()),
             ended: self.ended.clone(),
@@ -295,6 +310,13 @@ impl Counters {
             Counter::BackendsEnded => &self.backends_ended,
             Counter::Refused => &self.refused,
         }
+    }
+}
+
+fn anchoring(policy: AnchorPolicy) -> Anchoring {
+    match policy {
+        AnchorPolicy::Strict => Anchoring::Strict,
+        AnchorPolicy::Checkpoint(interval) => Anchoring::Checkpoint(interval.seconds()),
     }
 }
 

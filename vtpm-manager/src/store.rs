@@ -89,7 +89,12 @@ pub enum StoreError {
     )]
     Locked,
     /// The store could not be opened.
-    #[error("the store `{path}` cannot be opened: {source}")]
+    #[error(
+        "the store `{path}` cannot be opened: {source}. If another manager has it open, stop that \
+         one; if the file is damaged, put back a copy of it. Where there is none, move it away and \
+         start the manager again: it reports an empty store, which `vtpmctl host recover --accept \
+         empty-store` accepts; its vRoTs are lost"
+    )]
     Open {
         /// The file.
         path: String,

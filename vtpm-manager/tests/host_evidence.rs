@@ -6,7 +6,7 @@ mod support;
 
 use anyhow::{Result, ensure};
 use attestation::merkle::{leaf_hash, root_from_path};
-use attestation::{HostLayer, HostLeaf};
+use attestation::{Anchoring, CutOff, HostLayer, HostLeaf};
 use cert_chain::Digest32;
 use support::vmm::{Vmm, command};
 use support::{Host, TENANT};
@@ -42,6 +42,8 @@ fn a_guest_gets_its_hosts_word_on_its_own_request() -> Result<()> {
     let identity = host.json(["identity", &vm])?;
     assert_eq!(leaf.vik.to_string(), identity["vik"]["name"]);
     assert_eq!(leaf.eks.len(), 2);
+    assert_eq!(leaf.anchoring, Anchoring::Checkpoint(600));
+    assert_eq!(leaf.cut_off, CutOff::Excluded);
     Ok(())
 }
 

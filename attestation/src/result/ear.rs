@@ -10,7 +10,7 @@ use rustls_pki_types::UnixTime;
 use serde_json::{Map, Value, json};
 
 use super::{AttestationResult, Claim, LayerResult, Reason, Verdict};
-use crate::host_leaf::{Durability, LaunchMeasurement};
+use crate::host_leaf::{Anchoring, CutOff, Durability, LaunchMeasurement};
 use crate::nonce::Nonce;
 use crate::policy::Policy;
 use crate::refusal::{Layer, Refusal};
@@ -92,6 +92,18 @@ impl AttestationResult {
             Durability::Durable => "durable",
             Durability::Degraded => "degraded",
         };
+        let anchor = match leaf.anchoring {
+            Anchoring::Strict => "strict".to_owned(),
+            Anchoring::Checkpoint(seconds) => format!("checkpoint, {seconds} s"),
+        };
+        let cut_off = match leaf.cut_off {
+            CutOff::Excluded => "excluded".to_owned(),
+            CutOff::Possible {
+                batch,
+                time,
+                window_s,
+            } => format!("possible before batch {batch} at {time}: the last {window_s} s"),
+        };
         texts([
             ("vm", leaf.vm.to_string()),
             ("vrot", leaf.vrot.to_string()),
@@ -100,6 +112,8 @@ impl AttestationResult {
             ("vik", leaf.vik.to_string()),
             ("launch", launch),
             ("state", durability.to_owned()),
+            ("anchor", anchor),
+            ("cut-off", cut_off),
             ("manager", claims.manager.to_string()),
             ("backend", claims.backend.to_string()),
             ("reset-count", clock.reset_count.to_string()),

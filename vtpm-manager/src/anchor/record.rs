@@ -115,3 +115,24 @@ impl Record {
         File::open(folder)?.sync_all()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, Result};
+
+    use super::*;
+
+    /// The record of a host that was set up with version 1, as it lay on its disk.
+    #[test]
+    fn version_one_stays_readable_and_is_written_the_same() -> Result<()> {
+        let golden = include_str!("anchor_v1.json");
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("anchor.json");
+        fs::write(&path, golden)?;
+        let record = Record::load(&path)?.context("no record")?;
+        assert_eq!(record.approvals.len(), 1);
+        record.store(&path)?;
+        assert_eq!(fs::read_to_string(&path)?, golden);
+        Ok(())
+    }
+}

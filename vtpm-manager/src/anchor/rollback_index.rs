@@ -1,6 +1,6 @@
-//! The rollback registers: two NV indices of the physical TPM.
+//! The rollback registers and the counter of generations: three NV indices of the physical TPM.
 //!
-//! Both are ordinary indices of [`CONTENTS`] bytes that the owner's hierarchy defined. Their
+//! The registers are ordinary indices of [`CONTENTS`] bytes that the owner's hierarchy defined. Their
 //! authorization values are derived from the root secret and travel to the TPM encrypted, once;
 //! afterwards every read and write is an HMAC over it, in both directions. So nobody else can
 //! write them, nobody can define another index that passes for one of them, and an answer that
@@ -9,16 +9,25 @@
 //! The volatile index is ORDERLY and CLEAR_STCLEAR: it lives in the TPM's RAM and is unwritten
 //! after a TPM reset (TPM 2.0 Part 2 §13.4). The durable index is never ORDERLY: such indices
 //! change over a reset.
+//!
+//! The counter is incremented by recoveries alone. It can be removed like the others, but not
+//! put back: an NV counter begins above the highest value that any counter of its TPM ever had
+//! (TPM 2.0 Part 3, TPM2_NV_Increment), and `TPM2_Clear` changes nothing about that.
 
 use std::sync::mpsc;
 
-use super::error::{AnchorError, HardwareError};
+use cert_chain::Generation;
+use zeroize::Zeroizing;
+
+use super::error::{self, AnchorError, HardwareError};
 use super::hardware::HardwareRoot;
 use super::queue::Priority;
 use super::response_code::ResponseCode;
 use super::{Owner, TrustAnchor};
 use crate::rollback::register::{CONTENTS, Operation};
-use crate::rollback::{AnchorRegisters, Contents, Reading, Register, RegisterError, RollbackKeys};
+use crate::rollback::{
+    AnchorRegisters, Contents, GenerationError, Reading, Register, RegisterError, RollbackKeys,
+};
 
 /// The two registers in the physical TPM.
 #[derive(Clone, Debug)]
@@ -48,11 +57,27 @@ pub(crate) trait NvMemory {
         auth: &[u8; 32],
         contents: &Contents,
     ) -> Result<(), HardwareError>;
+
+    /// Adds one to the index, which is a counter.
+    fn increment(&mut self, index: Index, auth: &[u8; 32]) -> Result<(), HardwareError>;
 }
 
-/// An NV index for a register.
+/// An NV index of this program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Index(pub(crate) Register);
+pub(crate) enum Index {
+    /// For a register.
+    Register(Register),
+    /// The counter of generations.
+    Generation,
+}
+
+/// What an index holds.
+enum Held {
+    Absent,
+    Foreign,
+    Unwritten,
+    Written(Vec<u8>),
+}
 
 /// What is defined under an index's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +94,9 @@ pub(crate) enum Defined {
 /// and Localities §2.2.2).
 const VOLATILE_INDEX: u32 = 0x0180_5652;
 const DURABLE_INDEX: u32 = 0x0180_5653;
+const GENERATION_INDEX: u32 = 0x0180_5654;
+
+const READ_COUNTER: error::Operation = error::Operation("TPM2_NV_Read");
 
 /// Nobody has written the index (TPM 2.0 Part 2 §6.6.3).
 const NV_UNINITIALIZED: ResponseCode = ResponseCode::new(0x14a);
@@ -89,66 +117,118 @@ impl TrustAnchor {
 impl Index {
     /// The index's number.
     pub(crate) fn number(self) -> u32 {
-        match self.0 {
-            Register::Volatile => VOLATILE_INDEX,
-            Register::Durable => DURABLE_INDEX,
+        match self {
+            Self::Register(Register::Volatile) => VOLATILE_INDEX,
+            Self::Register(Register::Durable) => DURABLE_INDEX,
+            Self::Generation => GENERATION_INDEX,
         }
     }
 
-    /// Size of its contents.
-    pub(crate) const SIZE: usize = CONTENTS;
+    /// Size of its contents; that of a counter is given (TPM 2.0 Part 2 §13.4).
+    pub(crate) fn size(self) -> usize {
+        match self {
+            Self::Register(_) => CONTENTS,
+            Self::Generation => size_of::<u64>(),
+        }
+    }
 }
 
 impl AnchorRegisters for TpmRegisters {
     fn read(&mut self, register: Register) -> Result<Reading, RegisterError> {
-        let auth = self.keys.auth(register).clone();
-        self.ask(register, Operation::Read, move |memory| {
-            let index = Index(register);
+        let held = self
+            .held(Index::Register(register))
+            .map_err(failed(register, Operation::Read))?;
+        Ok(match held {
+            Held::Absent => Reading::Absent,
+            Held::Foreign => Reading::Foreign,
+            Held::Unwritten => Reading::Unwritten,
+            Held::Written(contents) => {
+                Contents::try_from(contents).map_or(Reading::Foreign, Reading::Written)
+            }
+        })
+    }
+
+    fn write(&mut self, register: Register, contents: &Contents) -> Result<(), RegisterError> {
+        let index = Index::Register(register);
+        let auth = self.auth(index);
+        let contents = *contents;
+        self.ask(move |memory| memory.write(index, &auth, &contents))
+            .map_err(failed(register, Operation::Write))
+    }
+
+    fn define(&mut self, register: Register) -> Result<(), RegisterError> {
+        self.claim(Index::Register(register))
+            .map_err(failed(register, Operation::Define))
+    }
+
+    fn generation(&mut self) -> Result<Generation, GenerationError> {
+        let held = self.held(Index::Generation).map_err(GenerationError::of)?;
+        Ok(match held {
+            // Another's counter says nothing; ours will begin above it.
+            Held::Absent | Held::Foreign | Held::Unwritten => Generation::default(),
+            Held::Written(contents) => generation(&contents).map_err(GenerationError::of)?,
+        })
+    }
+
+    fn new_generation(&mut self, highest: Generation) -> Result<Generation, GenerationError> {
+        self.claim(Index::Generation).map_err(GenerationError::of)?;
+        let auth = self.auth(Index::Generation);
+        // An increment whose answer was lost is made once more: numbers may be left out.
+        self.ask(move |memory| {
+            loop {
+                memory.increment(Index::Generation, &auth)?;
+                let reached = generation(&memory.read(Index::Generation, &auth)?)?;
+                if reached > highest {
+                    return Ok(reached);
+                }
+            }
+        })
+        .map_err(GenerationError::of)
+    }
+}
+
+impl TpmRegisters {
+    fn auth(&self, index: Index) -> Zeroizing<[u8; 32]> {
+        match index {
+            Index::Register(register) => self.keys.auth(register).clone(),
+            Index::Generation => self.keys.generation_auth().clone(),
+        }
+    }
+
+    fn held(&self, index: Index) -> Result<Held, AnchorError> {
+        let auth = self.auth(index);
+        self.ask(move |memory| {
             match memory.find(index)? {
-                Defined::Nothing => return Ok(Reading::Absent),
-                Defined::OtherKind => return Ok(Reading::Foreign),
+                Defined::Nothing => return Ok(Held::Absent),
+                Defined::OtherKind => return Ok(Held::Foreign),
                 Defined::SameKind => {}
             }
             match memory.read(index, &auth) {
-                Ok(contents) => {
-                    Ok(Contents::try_from(contents).map_or(Reading::Foreign, Reading::Written))
-                }
+                Ok(contents) => Ok(Held::Written(contents)),
                 Err(HardwareError::Tpm { code, .. })
                     if code.without_position() == NV_UNINITIALIZED =>
                 {
-                    Ok(Reading::Unwritten)
+                    Ok(Held::Unwritten)
                 }
                 Err(HardwareError::Tpm { code, .. })
                     if [AUTH_FAIL, BAD_AUTH].contains(&code.without_position()) =>
                 {
-                    Ok(Reading::Foreign)
+                    Ok(Held::Foreign)
                 }
                 Err(error) => Err(error),
             }
         })
     }
 
-    fn write(&mut self, register: Register, contents: &Contents) -> Result<(), RegisterError> {
-        let auth = self.keys.auth(register).clone();
-        let contents = *contents;
-        self.ask(register, Operation::Write, move |memory| {
-            memory.write(Index(register), &auth, &contents)
-        })
-    }
-
-    fn define(&mut self, register: Register) -> Result<(), RegisterError> {
-        let index = Index(register);
-        match self.read(register)? {
-            Reading::Unwritten | Reading::Written(_) => return Ok(()),
-            Reading::Foreign => {
-                self.ask(register, Operation::Define, move |memory| {
-                    memory.undefine(index)
-                })?;
-            }
-            Reading::Absent => {}
+    /// Makes the index this host's, if it is not.
+    fn claim(&self, index: Index) -> Result<(), AnchorError> {
+        match self.held(index)? {
+            Held::Unwritten | Held::Written(_) => return Ok(()),
+            Held::Foreign => self.ask(move |memory| memory.undefine(index))?,
+            Held::Absent => {}
         }
-        let auth = self.keys.auth(register).clone();
-        self.ask(register, Operation::Define, move |memory| {
+        let auth = self.auth(index);
+        self.ask(move |memory| {
             // A try whose answer was lost may have defined it.
             match memory.find(index)? {
                 Defined::Nothing => memory.define(index, &auth),
@@ -156,17 +236,13 @@ impl AnchorRegisters for TpmRegisters {
             }
         })
     }
-}
 
-impl TpmRegisters {
     /// Waits for the thread that owns the TPM. The store waits for these writes, and guests
     /// wait for the store: they go before work that was ordered ahead.
     fn ask<T: Send + 'static>(
         &self,
-        register: Register,
-        operation: Operation,
         mut request: impl FnMut(&mut dyn NvMemory) -> Result<T, HardwareError> + Send + 'static,
-    ) -> Result<T, RegisterError> {
+    ) -> Result<T, AnchorError> {
         let (answer, answered) = mpsc::sync_channel(1);
         let job = move |owner: &mut Owner| {
             let done = owner.patiently(|root: &mut dyn HardwareRoot| request(root.nv_memory()?));
@@ -175,11 +251,32 @@ impl TpmRegisters {
         (self.anchor.0.queue)
             .push(Priority::Quote, Box::new(job))
             .and_then(|()| answered.recv().map_err(|_| AnchorError::Stopped)?)
-            .map_err(|source| RegisterError {
-                register,
-                operation,
-                source: source.into(),
-            })
+    }
+}
+
+fn failed(register: Register, operation: Operation) -> impl FnOnce(AnchorError) -> RegisterError {
+    move |source| RegisterError {
+        register,
+        operation,
+        source: source.into(),
+    }
+}
+
+impl GenerationError {
+    fn of(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self {
+            source: source.into(),
+        }
+    }
+}
+
+fn generation(counter: &[u8]) -> Result<Generation, HardwareError> {
+    match <[u8; 8]>::try_from(counter) {
+        Ok(bytes) => Ok(Generation::new(u64::from_be_bytes(bytes))),
+        Err(_) => Err(HardwareError::Response {
+            operation: READ_COUNTER,
+            what: "a counter of another size",
+        }),
     }
 }
 
@@ -394,6 +491,57 @@ mod tests {
         ))?;
         let found = both(&mut host.registers()?)?;
         assert_eq!(found, [Reading::Foreign, Reading::Foreign]);
+        Ok(())
+    }
+
+    fn new_generation(host: &Host, highest: u64) -> Result<u64> {
+        let generation = host.registers()?.new_generation(Generation::new(highest))?;
+        assert_eq!(host.registers()?.generation()?, generation);
+        Ok(generation.number())
+    }
+
+    #[test]
+    fn no_generation_comes_twice_whatever_becomes_of_the_counter() -> Result<()> {
+        let host = Host::new()?;
+        assert_eq!(host.registers()?.generation()?, Generation::default());
+        let undefine = format!("tpm2_nvundefine {GENERATION_INDEX:#x}");
+        let mut newest = 0;
+        for (becomes, highest) in [
+            ("", 1),
+            ("", 0),
+            (undefine.as_str(), 0),
+            // What the store knows may be ahead of a counter, which catches up.
+            ("", 20),
+            ("tpm2_clear -c p", 0),
+            (undefine.as_str(), 1),
+        ] {
+            if !becomes.is_empty() {
+                host.tpm.tool(becomes)?;
+            }
+            let generation = new_generation(&host, highest)?;
+            assert!(generation > newest.max(highest), "{becomes}: {generation}");
+            newest = generation;
+            host.reset()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_counter_of_somebody_else_is_replaced_and_gives_no_old_number() -> Result<()> {
+        let host = Host::new()?;
+        let newest = new_generation(&host, 5)?;
+        for attributes in ["authread|authwrite|no_da|nt=counter", ATTRIBUTES] {
+            host.tpm
+                .tool(&format!("tpm2_nvundefine {GENERATION_INDEX:#x}"))?;
+            host.tpm.tool(&format!(
+                "tpm2_nvdefine {GENERATION_INDEX:#x} -C o -s 8 -p guess -a {attributes}"
+            ))?;
+            assert_eq!(host.registers()?.generation()?, Generation::default());
+        }
+        assert!(new_generation(&host, 0)? > newest);
+        host.tpm.tool_fails(&format!(
+            "tpm2_nvincrement {GENERATION_INDEX:#x} -C {GENERATION_INDEX:#x}"
+        ))?;
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use super::order::to_its_end;
 use super::problem::{Body, Problem};
 use super::wire::{
     ApprovalView, AuditView, DifferenceView, EnrolmentRequest, EnrolmentView, HostKeys, HostView,
-    InitRequest, PolicyView, RecoverRequest, RecoveryView, StoreView,
+    InitRequest, PolicyView, PowerLossView, RecoverRequest, RecoveryView, StoreView,
 };
 use crate::anchor::{AnchorError, Approval, ApprovalStatus, HostPolicy, PolicyKeyPublic};
 use crate::audit::{self, Event};
@@ -245,7 +245,7 @@ async fn store_view(manager: &Manager) -> StoreView {
     };
     StoreView {
         state: state.to_owned(),
-        refusal: match standing {
+        refusal: match &standing {
             Standing::Refused { refusal } => Some(refusal.code().to_owned()),
             _ => None,
         },
@@ -253,6 +253,19 @@ async fn store_view(manager: &Manager) -> StoreView {
         batch: status.map(|status| status.epoch.number()),
         uncovered_batches: status.map(|status| status.window.batches),
         window_s: status.map(|status| status.window.limit.as_secs()),
+        window_age_s: status.map(|status| status.exposure().as_secs()),
+        policy: status.map(|status| status.policy.name().to_owned()),
+        boot: match standing {
+            Standing::Open { boot } => Some(boot.name().to_owned()),
+            Standing::Blank | Standing::Held { .. } | Standing::Refused { .. } => None,
+        },
+        power_loss: status
+            .and_then(|status| status.power_loss)
+            .map(|loss| PowerLossView {
+                batch: loss.batch.number(),
+                time: loss.time.number(),
+                window_s: loss.window.seconds().into(),
+            }),
         unadopted: unadopted.backends,
         unadopted_degraded: unadopted.degraded,
     }

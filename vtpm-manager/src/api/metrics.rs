@@ -136,6 +136,32 @@ fn render(manager: &Manager, unadopted: Unadopted) -> String {
             "How old it may become by policy.",
             rollback.window.limit.as_secs(),
         );
+        text.head(
+            "vrot_rollback_policy",
+            "gauge",
+            "When the physical TPM vouches durably for what is new.",
+        );
+        let policy = format!("policy=\"{}\"", rollback.policy.name());
+        text.labelled("vrot_rollback_policy", &policy, 1);
+        let loss = rollback.power_loss;
+        text.gauge(
+            "vrot_rollback_power_loss_time_seconds",
+            "The last start after a loss of power that may have cut off state, since 1970; 0 if none.",
+            loss.map_or(0, |loss| loss.time.number()),
+        );
+        text.gauge(
+            "vrot_rollback_power_loss_window_seconds",
+            "How much of the time before may be missing.",
+            loss.map_or(0, |loss| loss.window.seconds()),
+        );
+    }
+    if let Standing::Open { boot } = manager.standing() {
+        text.head("vrot_rollback_boot", "gauge", "How the host came up.");
+        text.labelled(
+            "vrot_rollback_boot",
+            &format!("boot=\"{}\"", boot.name()),
+            1,
+        );
     }
     let evidence = manager.evidence().metrics();
     text.counter(

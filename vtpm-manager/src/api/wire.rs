@@ -47,12 +47,33 @@ pub struct StoreView {
     pub uncovered_batches: Option<u64>,
     /// Changes older than this cannot be cut off; 0 under the policy `strict`.
     pub window_s: Option<u64>,
+    /// Age in seconds of the oldest change that a loss of power could cut off now.
+    pub window_age_s: Option<u64>,
+    /// `strict` or `checkpoint`: when the physical TPM vouches durably for what is new.
+    pub policy: Option<String>,
+    /// How the host came up: `continued`, `after-shutdown`, `after-power-loss`, or `unfinished`
+    /// while it was being set up or recovered.
+    pub boot: Option<String>,
+    /// The last loss of power that may have cut off state, until a recovery gives all vRoTs a new
+    /// generation.
+    pub power_loss: Option<PowerLossView>,
     /// Backends that go on without a manager, because the store is not open.
     #[serde(default)]
     pub unadopted: u64,
     /// How many of them answered a command before its state was durable.
     #[serde(default)]
     pub unadopted_degraded: u64,
+}
+
+/// A loss of power that may have cut off the newest state unseen.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PowerLossView {
+    /// Number of the first batch afterwards.
+    pub batch: u64,
+    /// When that was, in seconds since 1970.
+    pub time: u64,
+    /// Changes this old or younger, in seconds, may be missing.
+    pub window_s: u64,
 }
 
 /// Accepts a store that was refused.

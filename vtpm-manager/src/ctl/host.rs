@@ -20,6 +20,7 @@ use crate::api::wire::{
 use crate::audit;
 use crate::causes::WithCauses;
 use crate::issuer::IssuerFolder;
+use crate::timestamp::Timestamp;
 
 const REQUEST: &str = "/v1/host/enrolment/request";
 const ANSWER: &str = "/v1/host/enrolment/answer";
@@ -337,6 +338,15 @@ fn describe(host: &HostView) -> String {
     if let (Some(batches), Some(window)) = (host.store.uncovered_batches, host.store.window_s) {
         let text = format!("{batches} batches, younger than {window} s");
         table.row(["loss of power may cut off", &text]);
+    }
+    if let Some(loss) = &host.store.power_loss {
+        let text = format!(
+            "the last {} s, before batch {} of {}",
+            loss.window_s,
+            loss.batch,
+            Timestamp::new(loss.time)
+        );
+        table.row(["and may have, last", &text]);
     }
     match &host.enrolment {
         None => table.row(["certificate", "none yet: run `vtpmctl host enrol`"]),

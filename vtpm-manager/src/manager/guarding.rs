@@ -16,11 +16,11 @@ use crate::causes::WithCauses;
 use crate::host::HostError;
 use crate::keys::Keyring;
 use crate::rollback::{
-    Boot, Guard, GuardError, HostLedger, Opening, RecoveryRecord, Refusal, RollbackKeys,
+    Boot, Guard, GuardError, HostLedger, Opening, Recovered, RecoveryRecord, Refusal, RollbackKeys,
 };
 use crate::store::{Batch, Part, StateBlob, Store, StoreError};
 use crate::timestamp::Timestamp;
-use crate::vrot::{StoredVrot, VrotRecord};
+use crate::vrot::{Lifecycle, StopCause, StoredVrot, VrotRecord};
 
 /// How it stands with the store.
 #[derive(Clone, Debug)]
@@ -70,7 +70,7 @@ impl Manager {
         }
         let opened = match self.unlocked.get() {
             // A store is held against the anchor once: from then on, its ledger knows better.
-            Some(boot) => self.serve_store(*boot).await,
+            Some((boot, _)) => self.serve_store(*boot).await,
             None => self.try_to_open().await,
         };
         if let Err(error) = &opened
@@ -141,9 +141,14 @@ impl Manager {
         };
         let store = self.journal.store();
         match blocking(move || guard.open(store.as_ref())).await?? {
-            Opening::Opened { ledger, boot } => {
+            Opening::Opened {
+                ledger,
+                boot,
+                recovered,
+            } => {
                 let batch = ledger.head().epoch().number();
                 tracing::info!(batch, ?boot, "the physical TPM vouches for the store");
+                self.note_unrecorded(recovered).await?;
                 self.record_or_keep(vec![Event::StoreOpened { batch, boot }])
                     .await;
                 self.unlock(*ledger, boot).await
@@ -164,6 +169,20 @@ impl Manager {
         }
     }
 
+    /// A manager that ended between a recovery and its line in the audit log left the recovery in
+    /// the chain: its successor writes the line.
+    async fn note_unrecorded(&self, recovered: Option<Recovered>) -> Result<(), ManagerError> {
+        let Some(Recovered { batch, generation }) = recovered else {
+            return Ok(());
+        };
+        let (audit, batch) = (Arc::clone(&self.audit), batch.number());
+        if blocking(move || audit.tells_of_recovery(batch)).await?? {
+            return Ok(());
+        }
+        self.record(Event::RecoveryFound { batch, generation })
+            .await
+    }
+
     async fn set_up(&self) -> Result<(), ManagerError> {
         let ordered = &self.initialisation_ordered;
         if !ordered.load(Ordering::Relaxed) {
@@ -178,8 +197,9 @@ impl Manager {
     }
 
     async fn unlock(&self, ledger: HostLedger, boot: Boot) -> Result<(), ManagerError> {
+        let power_loss = ledger.head().power_loss();
         self.journal.unlock(ledger).await?;
-        let boot = *self.unlocked.get_or_init(|| boot);
+        let (boot, _) = *self.unlocked.get_or_init(|| (boot, power_loss));
         self.serve_store(boot).await
     }
 
@@ -261,6 +281,13 @@ fn raised(
         }
     }
     record.generation = generation;
+    // What it could have gone on with is given up with its volatile state.
+    if let Lifecycle::Suspended { .. } = record.lifecycle {
+        record.lifecycle = Lifecycle::Stopped {
+            since: Timestamp::now(),
+            cause: StopCause::Ordered,
+        };
+    }
     record.identity.vik_issued_at = Timestamp::new(0);
     Ok(batch.put(vrot, Part::Record, record.to_bytes()))
 }
@@ -287,4 +314,41 @@ fn sealed_anew(
     };
     let sealed = sealed().ok()?;
     Some(StateBlob::new(blob.sequence, sealed).to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, Result};
+
+    use super::*;
+    use crate::rollback::guarded_store::record;
+    use crate::store::MemoryStore;
+
+    #[test]
+    fn a_suspended_vrot_in_a_new_generation_can_be_started() -> Result<()> {
+        let (store, vrot) = (MemoryStore::default(), VrotId::random());
+        let StoredVrot::Living(mut suspended) = StoredVrot::from_bytes(vrot, &record(vrot, 1))?
+        else {
+            anyhow::bail!("a tombstone");
+        };
+        suspended.lifecycle = Lifecycle::Suspended {
+            since: Timestamp::now(),
+        };
+        assert!(suspended.lifecycle.check_start().is_err());
+        let batch = Batch::default()
+            .put(vrot, Part::Record, suspended.to_bytes())
+            .put(vrot, Part::Volatile, b"volatile".to_vec());
+        store.commit(&batch)?;
+        let keyring = Arc::new(Keyring::from_secret(&[7; 32]));
+        store.commit(&raised(&store, &keyring, vrot, Generation::new(2))?)?;
+
+        let bytes = store.read(vrot, Part::Record)?.context("no record")?;
+        let StoredVrot::Living(raised) = StoredVrot::from_bytes(vrot, &bytes)? else {
+            anyhow::bail!("a tombstone");
+        };
+        assert_eq!(raised.generation, Generation::new(2));
+        assert_eq!(raised.lifecycle.check_start(), Ok(()));
+        assert_eq!(store.read(vrot, Part::Volatile)?, None);
+        Ok(())
+    }
 }

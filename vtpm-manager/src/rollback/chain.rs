@@ -5,17 +5,21 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cert_chain::{Digest32, Generation};
+use minicbor::data::Type;
 use minicbor::decode::Error as DecodeError;
 use minicbor::encode::{Error as EncodeError, Write};
 use minicbor::{Decode, Decoder, Encode, Encoder};
 use ring::hmac;
+use serde::Serialize;
 
 use super::keys::RollbackKeys;
+use super::register::CheckpointInterval;
 
 /// What the store keeps of one committed batch. Its link is
 /// HMAC-SHA-256(chain key, everything before it).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
+    version: u8,
     epoch: Epoch,
     previous: Link,
     root: Digest32,
@@ -23,12 +27,29 @@ pub struct Batch {
     time: UnixSeconds,
     salt: Salt,
     kind: Kind,
+    power_loss: Option<PowerLoss>,
     link: Link,
 }
 
+/// A start after which nobody can tell whether the newest batches had been cut off. Each batch
+/// repeats it, until a later one takes its place or a recovery gives all vRoTs a new generation:
+/// no restart and no shutdown makes it undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PowerLoss {
+    /// The batch that the start made: what may be missing came before it.
+    pub batch: Epoch,
+    /// When that was, by the host's clock.
+    pub time: UnixSeconds,
+    /// Changes made this long before the loss may be missing, and no older ones.
+    pub window: CheckpointInterval,
+}
+
 /// Counts batches; never goes back on a host, not even over a recovery.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize,
+)]
 #[cbor(transparent)]
+#[serde(transparent)]
 pub struct Epoch(#[n(0)] u64);
 
 /// The authenticated name of a batch: as the anchor holds it, and as the next batch names it.
@@ -61,9 +82,11 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Salt([u8; 16]);
 
-/// Seconds since 1970 by the host's clock, for people to read; no decision depends on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+/// Seconds since 1970 by the host's clock: for people to read, and to tell when a checkpoint is
+/// due. Whether a store is accepted never depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize)]
 #[cbor(transparent)]
+#[serde(transparent)]
 pub struct UnixSeconds(#[n(0)] u64);
 
 /// Why a chain record was refused.
@@ -81,8 +104,10 @@ pub enum BatchError {
     },
 }
 
-/// Version of the stored record, its first field; also enters the link.
-const VERSION: u8 = 1;
+/// Version of the stored record, its first field; also enters the link. A record of version 1
+/// is the same without the loss of power, and stays readable.
+const VERSION: u8 = 2;
+const WITHOUT_POWER_LOSS: u8 = 1;
 
 const LINK_DOMAIN: &str = "vrot rollback link v1";
 
@@ -95,11 +120,13 @@ pub(super) struct BatchFields {
     pub(super) time: UnixSeconds,
     pub(super) salt: Salt,
     pub(super) kind: Kind,
+    pub(super) power_loss: Option<PowerLoss>,
 }
 
 impl Batch {
     pub(super) fn new(keys: &RollbackKeys, fields: BatchFields) -> Self {
         let mut batch = Self {
+            version: VERSION,
             epoch: fields.epoch,
             previous: fields.previous,
             root: fields.root,
@@ -107,6 +134,7 @@ impl Batch {
             time: fields.time,
             salt: fields.salt,
             kind: fields.kind,
+            power_loss: fields.power_loss,
             link: Link::NONE,
         };
         let tag = hmac::sign(keys.chain(), &batch.linked());
@@ -169,6 +197,11 @@ impl Batch {
         &self.kind
     }
 
+    /// The last start before which batches may have been cut off.
+    pub fn power_loss(&self) -> Option<PowerLoss> {
+        self.power_loss
+    }
+
     /// Whether this batch was made to come directly after the batch with this link: as its
     /// successor, or as a recovery that names it as what the anchor held.
     pub(super) fn continues(&self, link: Link) -> bool {
@@ -189,7 +222,7 @@ impl Batch {
         let _ = encoder
             .array(2)
             .and_then(|e| e.str(LINK_DOMAIN))
-            .and_then(|e| e.array(FIELDS - 1))
+            .and_then(|e| e.array(fields(self.version) - 1))
             .map(drop);
         let _ = self.encode_fields(&mut encoder, &mut ());
         encoder.into_writer()
@@ -201,20 +234,49 @@ impl Batch {
         context: &mut C,
     ) -> Result<(), EncodeError<W::Error>> {
         encoder
-            .u8(VERSION)?
+            .u8(self.version)?
             .encode_with(self.epoch, context)?
             .encode_with(self.previous, context)?
             .encode_with(self.root, context)?
             .encode_with(self.highest, context)?
             .encode_with(self.time, context)?
             .bytes(&self.salt.0)?
-            .encode_with(&self.kind, context)?
-            .ok()
+            .encode_with(&self.kind, context)?;
+        match (self.version, &self.power_loss) {
+            (WITHOUT_POWER_LOSS, _) => encoder,
+            (_, None) => encoder.null()?,
+            (_, Some(loss)) => encoder
+                .array(3)?
+                .encode_with(loss.batch, context)?
+                .encode_with(loss.time, context)?
+                .u16(loss.window.seconds())?,
+        }
+        .ok()
     }
 }
 
-/// Version, epoch, previous, root, highest generation, time, salt, kind, link.
-const FIELDS: u64 = 9;
+/// Version, epoch, previous, root, highest generation, time, salt, kind, loss of power, link.
+const fn fields(version: u8) -> u64 {
+    if version == WITHOUT_POWER_LOSS { 9 } else { 10 }
+}
+
+impl PowerLoss {
+    fn decode(decoder: &mut Decoder<'_>) -> Result<Option<Self>, DecodeError> {
+        let position = decoder.position();
+        if decoder.datatype()? == Type::Null {
+            return decoder.null().map(|()| None);
+        }
+        let wrong = || DecodeError::message("no loss of power").at(position);
+        if decoder.array()? != Some(3) {
+            return Err(wrong());
+        }
+        Ok(Some(Self {
+            batch: decoder.decode()?,
+            time: decoder.decode()?,
+            window: CheckpointInterval::from_secs(decoder.u16()?.into()).ok_or_else(wrong)?,
+        }))
+    }
+}
 
 impl<C> Encode<C> for Batch {
     fn encode<W: Write>(
@@ -222,7 +284,7 @@ impl<C> Encode<C> for Batch {
         encoder: &mut Encoder<W>,
         context: &mut C,
     ) -> Result<(), EncodeError<W::Error>> {
-        encoder.array(FIELDS)?;
+        encoder.array(fields(self.version))?;
         self.encode_fields(encoder, context)?;
         encoder.encode_with(self.link, context)?.ok()
     }
@@ -232,10 +294,12 @@ impl<'b, C> Decode<'b, C> for Batch {
     fn decode(decoder: &mut Decoder<'b>, context: &mut C) -> Result<Self, DecodeError> {
         let position = decoder.position();
         let wrong = |text: &'static str| DecodeError::message(text).at(position);
-        if decoder.array()? != Some(FIELDS) || decoder.u8()? != VERSION {
-            return Err(wrong("no chain record of version 1"));
+        let (length, version) = (decoder.array()?, decoder.u8()?);
+        if ![VERSION, WITHOUT_POWER_LOSS].contains(&version) || length != Some(fields(version)) {
+            return Err(wrong("no chain record of version 1 or 2"));
         }
         Ok(Self {
+            version,
             epoch: decoder.decode_with(context)?,
             previous: decoder.decode_with(context)?,
             root: decoder.decode_with(context)?,
@@ -247,6 +311,10 @@ impl<'b, C> Decode<'b, C> for Batch {
                     .map_err(|_| wrong("a salt has 16 bytes"))?,
             ),
             kind: decoder.decode_with(context)?,
+            power_loss: match version {
+                WITHOUT_POWER_LOSS => None,
+                _ => PowerLoss::decode(decoder)?,
+            },
             link: decoder.decode_with(context)?,
         })
     }
@@ -355,6 +423,12 @@ impl UnixSeconds {
     pub const fn number(self) -> u64 {
         self.0
     }
+
+    /// How long ago this was, at most a second too long; `None` where it is yet to come.
+    pub fn age_at(self, now: SystemTime) -> Option<Duration> {
+        let then = UNIX_EPOCH.checked_add(Duration::from_secs(self.0))?;
+        now.duration_since(then).ok()
+    }
 }
 
 impl fmt::Display for UnixSeconds {
@@ -385,6 +459,10 @@ mod tests {
     }
 
     fn batch(kind: Kind) -> Batch {
+        batch_after(None, kind)
+    }
+
+    fn batch_after(power_loss: Option<PowerLoss>, kind: Kind) -> Batch {
         Batch::new(
             &keys(),
             BatchFields {
@@ -395,8 +473,23 @@ mod tests {
                 time: UnixSeconds(1_700_000_000),
                 salt: Salt([4; 16]),
                 kind,
+                power_loss,
             },
         )
+    }
+
+    fn power_loss() -> PowerLoss {
+        PowerLoss {
+            batch: Epoch::new(4),
+            time: UnixSeconds(1_600_000_000),
+            window: CheckpointInterval::DEFAULT,
+        }
+    }
+
+    fn every_batch() -> impl Iterator<Item = Batch> {
+        [None, Some(power_loss())]
+            .into_iter()
+            .flat_map(|loss| kinds().map(|kind| batch_after(loss, kind)))
     }
 
     fn kinds() -> [Kind; 5] {
@@ -418,16 +511,15 @@ mod tests {
 
     #[test]
     fn a_batch_survives_the_store() {
-        for kind in kinds() {
-            let batch = batch(kind);
+        for batch in every_batch() {
             assert_eq!(Batch::open(&keys(), &batch.to_record()).unwrap(), batch);
         }
     }
 
     #[test]
     fn no_byte_of_a_batch_can_change() {
-        for kind in kinds() {
-            let record = batch(kind).to_record();
+        for batch in every_batch() {
+            let record = batch.to_record();
             for index in 0..record.len() {
                 let mut changed = record.clone();
                 changed[index] ^= 1;
@@ -446,7 +538,7 @@ mod tests {
 
     #[test]
     fn kinds_and_their_fields_have_different_links() {
-        let links = kinds().map(|kind| batch(kind).link());
+        let links: Vec<Link> = every_batch().map(|batch| batch.link()).collect();
         for (index, link) in links.iter().enumerate() {
             assert!(!links[index + 1..].contains(link));
         }
@@ -460,14 +552,29 @@ mod tests {
         assert!(recovery.continues(Link::new([9; 32])));
     }
 
-    /// The record of version 1, byte for byte. A store in the field holds records like it: if
-    /// this fails, the format needs a new version beside the old one.
+    /// Stores in the field hold records like this: read as they were written.
     #[test]
     fn version_one_stays_readable() {
         let golden = hex::decode(include_str!("chain_record_v1.hex").trim()).unwrap();
+        let read = Batch::open(&keys(), &golden).unwrap();
+        assert_eq!(hex::encode(read.to_record()), hex::encode(&golden));
         let recovery = batch(kinds()[3].clone());
-        assert_eq!(hex::encode(recovery.to_record()), hex::encode(&golden));
-        assert_eq!(Batch::open(&keys(), &golden).unwrap(), recovery);
+        assert_eq!(
+            (read.epoch, read.previous),
+            (recovery.epoch, recovery.previous)
+        );
+        assert_eq!((read.kind, read.power_loss), (recovery.kind, None));
+    }
+
+    /// The record of version 2, byte for byte. A store in the field holds records like it: if
+    /// this fails, the format needs a new version beside the old one.
+    #[test]
+    fn version_two_stays_as_it_is() {
+        let recovery = batch_after(Some(power_loss()), kinds()[3].clone());
+        assert_eq!(
+            hex::encode(recovery.to_record()),
+            include_str!("chain_record_v2.hex").trim()
+        );
     }
 
     #[test]

@@ -9,19 +9,20 @@
 
 use std::collections::BTreeMap;
 
-use cert_chain::VrotId;
+use cert_chain::{Generation, VrotId};
 use serde::Serialize;
 
-use super::chain::{Batch, BatchError, Epoch, Kind, Link};
+use super::chain::{Batch, BatchError, Epoch, Kind, Link, UnixSeconds};
 use super::contents::{self, Differences};
 use super::keys::RollbackKeys;
 use super::leaf::Leaf;
-use super::recovery::Recovery;
+use super::recovery::{AcceptError, Recovery};
 use super::refusal::Refusal;
 use super::register::{
-    Anchor, AnchorRegisters, CheckpointInterval, Leave, Reading, Register, RegisterError,
+    Anchor, AnchorRegisters, CheckpointInterval, GenerationError, Leave, Reading, Register,
+    RegisterError,
 };
-use super::start::{FirstStart, Start};
+use super::start::{FirstStart, Recovered, Start};
 use super::tree::StateTree;
 
 /// What to do at start.
@@ -55,13 +56,15 @@ pub struct Stored {
     pub contents: BTreeMap<VrotId, Leaf>,
 }
 
-/// What the two registers hold.
+/// What the TPM holds: the two registers, and the counter of generations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readings {
     /// The volatile register.
     pub volatile: Reading,
     /// The durable register.
     pub durable: Reading,
+    /// The newest generation that was given out.
+    pub generation: Generation,
 }
 
 /// How the host came up.
@@ -82,12 +85,37 @@ pub enum Boot {
     Unfinished,
 }
 
+/// Something that could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadingsError {
+    /// The generation counter.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+    /// A register.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+}
+
+impl Boot {
+    /// Its name for people and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Continued => "continued",
+            Self::AfterShutdown => "after-shutdown",
+            Self::AfterPowerLoss { .. } => "after-power-loss",
+            Self::Unfinished => "unfinished",
+        }
+    }
+}
+
 impl Readings {
-    /// Reads both registers.
-    pub fn take(registers: &mut impl AnchorRegisters) -> Result<Self, RegisterError> {
+    /// Reads registers and counter.
+    pub fn take(registers: &mut impl AnchorRegisters) -> Result<Self, ReadingsError> {
         Ok(Self {
             volatile: registers.read(Register::Volatile)?,
             durable: registers.read(Register::Durable)?,
+            generation: registers.generation()?,
         })
     }
 }
@@ -104,14 +132,17 @@ impl Refused {
         &self.refusal
     }
 
-    /// The operator accepts what was found, and has to name it. `Err` gives the refusal back
-    /// where it is another one or cannot be accepted.
-    pub fn accept(self, code: &str) -> Result<Recovery, Refusal> {
-        if self.refusal.code() == code && self.refusal.is_recoverable() {
-            Ok(self.recovery)
-        } else {
-            Err(self.refusal)
+    /// The operator accepts what was found, and has to name it. Takes a new generation from the
+    /// TPM, whether the recovery is carried out or not.
+    pub fn accept(
+        self,
+        code: &str,
+        registers: &mut impl AnchorRegisters,
+    ) -> Result<Recovery, AcceptError> {
+        if self.refusal.code() != code || !self.refusal.is_recoverable() {
+            return Err(AcceptError::NotAccepted(Box::new(self.refusal)));
         }
+        Ok(self.recovery.numbered(registers)?)
     }
 }
 
@@ -120,7 +151,13 @@ pub fn decide(keys: &RollbackKeys, stored: &Stored, readings: &Readings) -> Deci
     let volatile = Found::of(keys, Register::Volatile, &readings.volatile);
     let durable = Found::of(keys, Register::Durable, &readings.durable);
     let mut chain = Chain::default();
-    let judged = judge(keys, stored, volatile, durable, &mut chain);
+    let judged = judge(
+        keys,
+        stored,
+        [volatile, durable],
+        readings.generation,
+        &mut chain,
+    );
     let refusal = match judged {
         Ok(Judged::Nothing) => return Decision::FirstStart(FirstStart::new(keys.clone())),
         Ok(Judged::Store(start, Standing::Equal)) => return Decision::Equal(*start),
@@ -184,8 +221,8 @@ impl Found {
 fn judge(
     keys: &RollbackKeys,
     stored: &Stored,
-    volatile: Found,
-    durable: Found,
+    [volatile, durable]: [Found; 2],
+    generation: Generation,
     chain: &mut Chain,
 ) -> Result<Judged, Refusal> {
     for (register, found) in [(Register::Durable, durable), (Register::Volatile, volatile)] {
@@ -210,7 +247,7 @@ fn judge(
         .ok_or(Refusal::AlteredTree {
             epoch: head.epoch(),
         })?;
-    let after_durable = chain.after_durable(durable)?;
+    let after_durable = chain.after_durable(durable, generation)?;
     let (standing, boot) = match volatile {
         Found::Absent | Found::Foreign => {
             return Err(Refusal::VolatileRemoved {
@@ -236,9 +273,11 @@ fn judge(
         durable: durable.anchor(),
         floor: floor(durable.anchor(), after_durable),
         changes_uncovered: changes(after_durable),
+        uncovered_since: oldest_change(after_durable),
         tree,
         leaves,
         boot,
+        recovered: chain.recovered(),
     };
     Ok(Judged::Store(Box::new(start), standing))
 }
@@ -285,7 +324,7 @@ impl Chain {
         self.0.get(next..)
     }
 
-    fn after_durable(&self, durable: Found) -> Result<&[Batch], Refusal> {
+    fn after_durable(&self, durable: Found, generation: Generation) -> Result<&[Batch], Refusal> {
         let head = self.0.last().ok_or(Refusal::MissingChain)?;
         let cleared = Refusal::ClearedTpm {
             epoch: head.epoch(),
@@ -296,9 +335,21 @@ impl Chain {
                 .ok_or_else(|| self.unrelated(head, Register::Durable, anchor)),
             // Only this host's manager defines an index that answers to its authorization
             // value, and only while it sets up or recovers.
-            Found::Unwritten if begins_anew(head) => Ok(self.0.as_slice()),
+            Found::Unwritten if begins_anew(head, generation) => Ok(self.0.as_slice()),
             Found::Unwritten | Found::Absent | Found::Foreign => Err(cleared),
         }
+    }
+
+    fn recovered(&self) -> Option<Recovered> {
+        let is_recovery = |batch: &&Batch| matches!(batch.kind(), Kind::Recovery { .. });
+        self.0
+            .iter()
+            .rev()
+            .find(is_recovery)
+            .map(|batch| Recovered {
+                batch: batch.epoch(),
+                generation: batch.highest(),
+            })
     }
 
     fn after_volatile(&self, anchor: Anchor) -> Result<Standing, Refusal> {
@@ -349,12 +400,17 @@ impl Chain {
     }
 }
 
-/// Whether this batch may stand before a durable register that was never written.
-fn begins_anew(head: &Batch) -> bool {
-    matches!(
-        head.kind(),
-        Kind::First | Kind::Recovery { durable: None, .. }
-    )
+/// Whether this batch may stand before a durable register that was never written: none but the
+/// one that the newest generation was taken for. What an earlier one made is an old store.
+fn begins_anew(head: &Batch, generation: Generation) -> bool {
+    match head.kind() {
+        Kind::First | Kind::Recovery { durable: None, .. } => head.highest() == generation,
+        Kind::Recovery {
+            durable: Some(_), ..
+        }
+        | Kind::Changes
+        | Kind::Start => false,
+    }
 }
 
 /// How many batches of changes may follow the durable register, and what that tells of the boot.
@@ -388,6 +444,16 @@ fn changes(batches: &[Batch]) -> usize {
         .iter()
         .filter(|batch| *batch.kind() == Kind::Changes)
         .count()
+}
+
+/// When the first change that the durable register does not cover was made, by the clock of then:
+/// one that was put back meanwhile makes it look younger by as much.
+fn oldest_change(batches: &[Batch]) -> Option<UnixSeconds> {
+    batches
+        .iter()
+        .filter(|batch| *batch.kind() == Kind::Changes)
+        .map(Batch::time)
+        .next()
 }
 
 /// The last batch that the durable register must not stay behind.

@@ -2,7 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::register::{AnchorRegisters, Contents, Operation, Reading, Register, RegisterError};
+use cert_chain::Generation;
+
+use super::register::{
+    AnchorRegisters, Contents, GenerationError, Operation, Reading, Register, RegisterError,
+};
 
 /// Registers in memory. Clones share them, as handles to one TPM do.
 #[derive(Clone, Debug)]
@@ -14,6 +18,7 @@ pub(crate) struct FakeRegisters {
 struct Tpm {
     volatile: Reading,
     durable: Reading,
+    generation: Generation,
     fuse: Option<Fuse>,
     volatile_writes: u64,
     durable_writes: u64,
@@ -42,6 +47,7 @@ impl FakeRegisters {
             tpm: Arc::new(Mutex::new(Tpm {
                 volatile: Reading::Absent,
                 durable: Reading::Absent,
+                generation: Generation::default(),
                 fuse: None,
                 volatile_writes: 0,
                 durable_writes: 0,
@@ -55,6 +61,7 @@ impl FakeRegisters {
         for register in [Register::Volatile, Register::Durable] {
             copy.set(register, self.peek(register));
         }
+        copy.with(|tpm| tpm.generation = self.with(|tpm| tpm.generation));
         copy
     }
 
@@ -151,5 +158,17 @@ impl AnchorRegisters for FakeRegisters {
             }
         });
         Ok(())
+    }
+
+    fn generation(&mut self) -> Result<Generation, GenerationError> {
+        Ok(self.with(|tpm| tpm.generation))
+    }
+
+    fn new_generation(&mut self, highest: Generation) -> Result<Generation, GenerationError> {
+        let next = |generation: Generation| Generation::new(generation.number() + 1);
+        Ok(self.with(|tpm| {
+            tpm.generation = next(tpm.generation.max(highest));
+            tpm.generation
+        }))
     }
 }

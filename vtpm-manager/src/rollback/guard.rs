@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use cert_chain::{Generation, VrotId};
 
-use super::chain::{Epoch, UnixSeconds};
+use super::chain::{Epoch, PowerLoss, UnixSeconds};
 use super::changes::Changes;
-use super::decision::{Boot, Decision, Readings, Refused, Stored, decide};
+use super::decision::{Boot, Decision, Readings, ReadingsError, Refused, Stored, decide};
 use super::keys::RollbackKeys;
 use super::leaf::Leaf;
 use super::ledger::{CommitError, Ledger};
 use super::policy::{AnchorPolicy, Moment, Window};
-use super::recovery::{Recovery, RecoveryError, RecoveryRecord};
+use super::recovery::{AcceptError, Recovery, RecoveryError, RecoveryRecord};
 use super::refusal::Refusal;
-use super::register::{AnchorRegisters, Contents, Reading, Register, RegisterError};
-use super::start::FirstStartError;
+use super::register::{
+    AnchorRegisters, Contents, GenerationError, Reading, Register, RegisterError,
+};
+use super::start::{FirstStartError, Recovered};
 use crate::store::{Batch, Part, Store, StoreError};
 use crate::vrot::StoredVrot;
 
@@ -42,6 +44,8 @@ pub enum Opening {
         ledger: Box<HostLedger>,
         /// How the host came up.
         boot: Boot,
+        /// A recent recovery, which may be unrecorded.
+        recovered: Option<Recovered>,
     },
     /// Nothing was ever stored here: `host init` comes first.
     Blank,
@@ -60,6 +64,8 @@ pub struct RollbackStatus {
     pub policy: AnchorPolicy,
     /// What a loss of power could cut off now.
     pub window: Window,
+    /// The last start before which batches may have been cut off.
+    pub power_loss: Option<PowerLoss>,
 }
 
 /// Why a guarded store was not opened, set up or recovered.
@@ -69,6 +75,9 @@ pub enum GuardError {
     /// The host was set up before.
     #[error("this host has a store and a rollback anchor already: nothing was changed")]
     NotBlank,
+    /// The generation counter.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
     /// There is nothing to recover from.
     #[error("the store is not refused: there is nothing to recover from, and nothing was changed")]
     NotRefused,
@@ -104,13 +113,14 @@ impl Guard {
             Decision::Refused(refused) => return Ok(Opening::Refused(refused)),
             Decision::Equal(start) | Decision::AheadByChain(start) => start,
         };
-        let boot = start.boot();
+        let (boot, recovered) = (start.boot(), start.recovered());
         let ledger = start.begin(self.registers, self.policy, Moment::now(), |writes| {
             store.commit(&Batch::default().with_evidence(writes.clone()))
         })?;
         Ok(Opening::Opened {
             ledger: Box::new(ledger),
             boot,
+            recovered,
         })
     }
 
@@ -138,12 +148,16 @@ impl Guard {
         let Decision::Refused(refused) = self.decide(store)? else {
             return Err(GuardError::NotRefused);
         };
-        let recovery = refused
-            .accept(accepted)
-            .map_err(|refusal| GuardError::NotAccepted {
-                accepted: accepted.to_owned(),
-                refusal,
-            })?;
+        let recovery =
+            refused
+                .accept(accepted, &mut self.registers)
+                .map_err(|error| match error {
+                    AcceptError::NotAccepted(refusal) => GuardError::NotAccepted {
+                        accepted: accepted.to_owned(),
+                        refusal: *refusal,
+                    },
+                    AcceptError::Generation(error) => GuardError::Generation(error),
+                })?;
         let mut batch = Batch::default();
         let mut leaves = BTreeMap::new();
         for vrot in recovery.raised() {
@@ -185,6 +199,7 @@ impl<R: AnchorRegisters> Ledger<R> {
             time: self.head().time(),
             policy: self.policy(),
             window: self.window(now),
+            power_loss: self.head().power_loss(),
         }
     }
 }
@@ -207,6 +222,14 @@ impl AnchorRegisters for Box<dyn AnchorRegisters + Send> {
 
     fn define(&mut self, register: Register) -> Result<(), RegisterError> {
         self.as_mut().define(register)
+    }
+
+    fn generation(&mut self) -> Result<Generation, GenerationError> {
+        self.as_mut().generation()
+    }
+
+    fn new_generation(&mut self, highest: Generation) -> Result<Generation, GenerationError> {
+        self.as_mut().new_generation(highest)
     }
 }
 
@@ -291,6 +314,15 @@ fn generation_of(vrot: VrotId, record: &[u8]) -> Generation {
     }
 }
 
+impl From<ReadingsError> for GuardError {
+    fn from(error: ReadingsError) -> Self {
+        match error {
+            ReadingsError::Generation(error) => Self::Generation(error),
+            ReadingsError::Register(error) => Self::Register(error),
+        }
+    }
+}
+
 impl From<CommitError<StoreError>> for GuardError {
     fn from(error: CommitError<StoreError>) -> Self {
         match error {
@@ -307,6 +339,7 @@ impl From<FirstStartError<StoreError>> for GuardError {
     fn from(error: FirstStartError<StoreError>) -> Self {
         match error {
             FirstStartError::Store(error) => Self::Store(error),
+            FirstStartError::Generation(error) => Self::Generation(error),
             FirstStartError::Register(error) => Self::Register(error),
         }
     }

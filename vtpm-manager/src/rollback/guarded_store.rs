@@ -17,7 +17,7 @@ use super::fake_registers::{FailedWrite, FakeRegisters, Fuse};
 use super::guard::{Guard, GuardError, Opening, stored};
 use super::keys::RollbackKeys;
 use super::policy::AnchorPolicy;
-use super::register::{AnchorRegisters, CheckpointInterval};
+use super::register::{AnchorRegisters, CheckpointInterval, Contents, Reading, Register};
 use crate::anchor::TrustAnchor;
 use crate::anchor::swtpm::Swtpm;
 use crate::store::{Batch, Cure, EmbeddedStore, Journal, MemoryStore, Part, Store, StoreError};
@@ -86,7 +86,7 @@ fn guard(registers: Box<dyn AnchorRegisters + Send>, policy: AnchorPolicy) -> Gu
 async fn start(store: Arc<dyn Store>, guard: Guard) -> Result<(Journal, Boot)> {
     let journal = Journal::start_locked(Arc::clone(&store))?;
     match guard.open(store.as_ref())? {
-        Opening::Opened { ledger, boot } => {
+        Opening::Opened { ledger, boot, .. } => {
             journal.unlock(*ledger).await?;
             Ok((journal, boot))
         }
@@ -95,7 +95,7 @@ async fn start(store: Arc<dyn Store>, guard: Guard) -> Result<(Journal, Boot)> {
 }
 
 /// A record as the manager writes it.
-fn record(vrot: VrotId, generation: u64) -> Vec<u8> {
+pub(crate) fn record(vrot: VrotId, generation: u64) -> Vec<u8> {
     let mut e = Encoder::new(Vec::new());
     (|| {
         e.array(2)?.u8(1)?.array(2)?.u8(0)?.array(1)?.map(9)?;
@@ -399,15 +399,28 @@ async fn a_recovery_rewrites_what_it_accepts() -> Result<()> {
     assert!(matches!(lazy, Err(GuardError::NotRaised { .. })));
 
     let (ledger, done) = host.guard().recover(&store, "restored-store", rewrite)?;
-    assert_eq!(done.generation, Generation::new(2));
+    // The one that was not carried out has used up a number.
+    assert_eq!(done.generation, Generation::new(3));
     assert_eq!((done.raised.len(), done.lost), (2, vec![broken]));
     drop((ledger, store));
+    // A manager that was killed before it wrote of it finds it in the chain.
+    for reset in [false, true] {
+        if reset {
+            host.registers.reset();
+        }
+        let Opening::Opened { recovered, .. } = host.guard().open(&host.store()?)? else {
+            bail!("not opened");
+        };
+        let recovered = recovered.context("the recovery is forgotten")?;
+        assert_eq!(recovered.generation, done.generation);
+        assert_eq!(recovered.batch.number(), done.batch);
+    }
     let (journal, _) = host.start().await?;
     let kept = journal
         .read(two, Part::Record)
         .await?
         .context("no record")?;
-    assert_eq!(kept, record(two, 2));
+    assert_eq!(kept, record(two, 3));
     assert_eq!(journal.read(broken, Part::Permanent).await?, None);
     drop(journal);
     let again = host
@@ -422,6 +435,65 @@ fn only_a_blank_host_is_set_up() -> Result<()> {
     let host = Host::new()?;
     let again = host.guard().initialise(&host.store()?);
     assert!(matches!(again, Err(GuardError::NotBlank)));
+    Ok(())
+}
+
+const GOLDEN: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/src/rollback/testdata/store_v1"
+);
+
+/// One vRoT of which three states were stored, at a shutdown.
+const GOLDEN_VROT: &str = "01010101-0101-4101-8101-010101010101";
+
+/// A host with the store and the durable register that a manager left when this format was new.
+fn golden_host() -> Result<Host> {
+    let host = Host {
+        folder: tempfile::tempdir()?,
+        registers: FakeRegisters::blank(),
+        policy: AnchorPolicy::default(),
+    };
+    fs::copy(format!("{GOLDEN}.redb"), host.path())?;
+    let durable = hex::decode(fs::read_to_string(format!("{GOLDEN}.durable.hex"))?.trim())?;
+    let durable = Contents::try_from(durable).ok().context("no register")?;
+    host.registers
+        .set(Register::Durable, Reading::Written(durable));
+    host.registers.set(Register::Volatile, Reading::Unwritten);
+    Ok(host)
+}
+
+#[tokio::test]
+async fn a_store_that_an_earlier_program_wrote_opens_and_goes_on() -> Result<()> {
+    let host = golden_host()?;
+    let vrot: VrotId = GOLDEN_VROT.parse()?;
+    let (journal, boot) = host.start().await?;
+    assert_eq!(boot, Boot::AfterShutdown);
+    let kept = journal.read(vrot, Part::Record).await?;
+    assert_eq!(kept, Some(record(vrot, 1)));
+    let state = journal.read(vrot, Part::Permanent).await?;
+    assert_eq!(state.as_deref(), Some(b"state 3".as_slice()));
+    journal.commit(changed(vrot, b"state 4")).await?;
+    drop(journal);
+    assert!(host.start().await.is_ok());
+    Ok(())
+}
+
+/// For a new version of the format: give the files a new number, and keep the old ones.
+#[tokio::test]
+#[ignore = "writes the files that stores in the field stand for"]
+async fn the_golden_store_is_made() -> Result<()> {
+    let host = Host::new()?;
+    let vrot: VrotId = GOLDEN_VROT.parse()?;
+    let (journal, _) = host.start().await?;
+    journal.commit(created(vrot)).await?;
+    journal.commit(changed(vrot, b"state 2")).await?;
+    journal.commit(changed(vrot, b"state 3")).await?;
+    drop(journal);
+    let Reading::Written(durable) = host.registers.peek(Register::Durable) else {
+        bail!("no checkpoint");
+    };
+    fs::copy(host.path(), format!("{GOLDEN}.redb"))?;
+    fs::write(format!("{GOLDEN}.durable.hex"), hex::encode(durable))?;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! and a manager that can be killed between any two writes.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use cert_chain::{Generation, VrotId};
@@ -17,6 +17,7 @@ use super::ledger::{CommitError, Ledger};
 use super::policy::{AnchorPolicy, Moment};
 use super::recovery::RecoveryRecord;
 use super::refusal::Refusal;
+use super::register::AnchorRegisters;
 use crate::store::Part;
 
 /// What is durable on the disk.
@@ -59,6 +60,10 @@ pub(super) struct Host {
     pub(super) policy: AnchorPolicy,
     pub(super) image: Image,
     pub(super) ledger: Option<Ledger<FakeRegisters>>,
+    /// How far this host's clocks are ahead of the machine's.
+    passed: Duration,
+    /// What the clock on the wall shows, if not the same.
+    wall: Option<SystemTime>,
 }
 
 impl Host {
@@ -77,6 +82,32 @@ impl Host {
             policy,
             image: Image::default(),
             ledger: None,
+            passed: Duration::ZERO,
+            wall: None,
+        }
+    }
+
+    /// Time passes.
+    pub(super) fn pass(&mut self, seconds: u64) {
+        self.passed += Duration::from_secs(seconds);
+    }
+
+    /// Somebody puts the clock back.
+    pub(super) fn put_clock_back(&mut self, seconds: u64) {
+        self.passed -= Duration::from_secs(seconds);
+    }
+
+    /// Somebody takes the clock's battery out.
+    pub(super) fn put_clock_back_to_1970(&mut self) {
+        self.wall = Some(SystemTime::UNIX_EPOCH);
+    }
+
+    /// This moment, by the host's clocks.
+    pub(super) fn now(&self) -> Moment {
+        let now = Moment::now();
+        Moment {
+            wall: self.wall.unwrap_or(now.wall + self.passed),
+            monotonic: now.monotonic + self.passed,
         }
     }
 
@@ -84,8 +115,9 @@ impl Host {
         let Decision::FirstStart(first) = self.decide() else {
             bail!("not a first start");
         };
+        let now = self.now();
         let image = &mut self.image;
-        let ledger = first.begin(self.registers.clone(), self.policy, now(), |writes| {
+        let ledger = first.begin(self.registers.clone(), self.policy, now, |writes| {
             write(image, disk, writes, &[])
         })?;
         self.ledger = Some(ledger);
@@ -118,8 +150,9 @@ impl Host {
             }
         };
         let boot = start.boot();
+        let now = self.now();
         let image = &mut self.image;
-        let ledger = start.begin(self.registers.clone(), self.policy, now(), |writes| {
+        let ledger = start.begin(self.registers.clone(), self.policy, now, |writes| {
             write(image, disk, writes, &[])
         })?;
         self.ledger = Some(ledger);
@@ -137,8 +170,12 @@ impl Host {
     }
 
     pub(super) fn commit_on(&mut self, disk: Disk, edits: &[Edit]) -> Result<Epoch> {
+        let now = self.now();
         let ledger = self.ledger.as_mut().context("the manager is down")?;
-        let generation = ledger.next_generation().context("generations end")?;
+        let mut generation = ledger.head().highest();
+        if edits.iter().any(|edit| matches!(edit, Edit::Raise(_))) {
+            generation = self.registers.new_generation(generation)?;
+        }
         let mut changes = Changes::default();
         for edit in edits {
             match edit {
@@ -153,7 +190,7 @@ impl Host {
         }
         let edits: Vec<_> = edits.iter().map(|edit| (edit, generation)).collect();
         let image = &mut self.image;
-        let committed = ledger.commit(&changes, now(), |writes| write(image, disk, writes, &edits));
+        let committed = ledger.commit(&changes, now, |writes| write(image, disk, writes, &edits));
         if let Err(CommitError::Store(_) | CommitError::Unanchored { .. }) = &committed {
             self.kill();
         }
@@ -194,7 +231,7 @@ impl Host {
         let Decision::Refused(refused) = self.decide() else {
             bail!("there is nothing to recover");
         };
-        let recovery = refused.accept(code)?;
+        let recovery = refused.accept(code, &mut self.registers.clone())?;
         let generation = recovery.generation();
         let mut vrots = self.image.vrots.clone();
         vrots.retain(|vrot, _| !recovery.discarded().contains(vrot));
@@ -204,12 +241,13 @@ impl Host {
         let rewritten = (recovery.raised().iter())
             .map(|vrot| (*vrot, vrots.get(vrot).map(StoredVrot::leaf)))
             .collect();
+        let now = self.now();
         let image = &mut self.image;
         let (ledger, record) = recovery.carry_out(
             self.registers.clone(),
             rewritten,
             self.policy,
-            now(),
+            now,
             |writes| {
                 write(image, disk, writes, &[])?;
                 image.vrots = vrots;
@@ -231,20 +269,9 @@ pub(super) struct Died;
 
 const FIRST: Generation = Generation::new(1);
 
-pub(super) fn now() -> Moment {
-    Moment::now()
-}
-
 /// The default policy, and `strict`.
 pub(super) fn policies() -> [AnchorPolicy; 2] {
     [AnchorPolicy::default(), AnchorPolicy::Strict]
-}
-
-pub(super) fn later(moment: Moment, seconds: u64) -> Moment {
-    Moment {
-        monotonic: moment.monotonic + Duration::from_secs(seconds),
-        ..moment
-    }
 }
 
 fn write(

@@ -17,6 +17,9 @@ pub struct Leaf {
     parts: BTreeMap<Part, Digest32>,
 }
 
+/// Version of the stored leaf, its first field; enters the tree with it.
+const VERSION: u8 = 1;
+
 /// Separates a leaf from every other thing hashed with the same first byte.
 const LEAF_DOMAIN: &str = "vrot rollback leaf v1";
 
@@ -93,7 +96,8 @@ impl<C> Encode<C> for Leaf {
         context: &mut C,
     ) -> Result<(), EncodeError<W::Error>> {
         encoder
-            .array(2)?
+            .array(3)?
+            .u8(VERSION)?
             .encode_with(self.generation, context)?
             .map(self.parts.len() as u64)?;
         for (part, digest) in &self.parts {
@@ -107,8 +111,8 @@ impl<'b, C> Decode<'b, C> for Leaf {
     fn decode(decoder: &mut Decoder<'b>, context: &mut C) -> Result<Self, DecodeError> {
         let position = decoder.position();
         let wrong = |text: &'static str| DecodeError::message(text).at(position);
-        if decoder.array()? != Some(2) {
-            return Err(wrong("a leaf has two fields"));
+        if (decoder.array()?, decoder.u8()?) != (Some(3), VERSION) {
+            return Err(wrong("no leaf of version 1"));
         }
         let mut leaf = Self::new(decoder.decode_with(context)?);
         let parts = decoder
@@ -153,6 +157,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use super::*;
+    use crate::rollback::tree::StateTree;
 
     fn leaf() -> Leaf {
         Leaf::new(Generation::new(7))
@@ -164,6 +169,27 @@ mod tests {
     fn a_leaf_survives_the_store() {
         let bytes = minicbor::to_vec(leaf()).unwrap();
         assert_eq!(minicbor::decode::<Leaf>(&bytes).unwrap(), leaf());
+    }
+
+    /// Stores in the field hold leaves like this, and trees over them.
+    #[test]
+    fn version_one_stays_as_it_is() {
+        assert_eq!(
+            hex::encode(minicbor::to_vec(leaf()).unwrap()),
+            include_str!("leaf_v1.hex").trim()
+        );
+        let vrots = [1, 2, 3].map(|byte| VrotId::from_uuid(uuid::Uuid::from_bytes([byte; 16])));
+        assert_eq!(
+            leaf().hash(&vrots[0]).to_string(),
+            include_str!("leaf_hash_v1.hex").trim()
+        );
+        let tree: StateTree = (vrots.iter())
+            .map(|vrot| (vrot, leaf().hash(vrot)))
+            .collect();
+        assert_eq!(
+            tree.root().to_string(),
+            include_str!("tree_root_v1.hex").trim()
+        );
     }
 
     #[test]
@@ -199,7 +225,8 @@ mod tests {
         let digest = Digest32::of(b"");
         let encode = |parts: &[u8]| {
             let mut encoder = Encoder::new(Vec::new());
-            encoder.array(2).unwrap().u64(1).unwrap();
+            encoder.array(3).unwrap().u8(VERSION).unwrap();
+            encoder.u64(1).unwrap();
             encoder.map(parts.len() as u64).unwrap();
             for part in parts {
                 encoder.u8(*part).unwrap().encode(digest).unwrap();

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use cert_chain::{Generation, VrotId};
+use cert_chain::VrotId;
 
-use super::chain::{Batch, BatchFields, Epoch, Kind, Link, Salt, UnixSeconds};
+use super::chain::{Batch, BatchFields, Epoch, Kind, Link, PowerLoss, Salt, UnixSeconds};
 use super::changes::{Changes, Writes};
 use super::keys::RollbackKeys;
 use super::leaf::{Leaf, part_digest, part_name};
@@ -101,7 +101,8 @@ impl<R: AnchorRegisters> Ledger<R> {
         now: Moment,
         store: impl FnOnce(&Writes) -> Result<(), E>,
     ) -> Result<Epoch, CommitError<E>> {
-        self.append(Kind::Changes, changes, now, store)
+        let power_loss = self.head.power_loss();
+        self.append(Kind::Changes, power_loss, changes, now, store)
     }
 
     /// Brings the anchor up to the newest batch. Does nothing where it is there already.
@@ -172,11 +173,6 @@ impl<R: AnchorRegisters> Ledger<R> {
         self.leaves.get(vrot)
     }
 
-    /// The generation for a vRoT that is reset or copied: higher than any on this host before.
-    pub fn next_generation(&self) -> Option<Generation> {
-        self.head.highest().next()
-    }
-
     /// Checks contents that were read from the store against what was committed last: whoever
     /// can write to the disk can also do it while the manager runs.
     pub fn check(
@@ -196,6 +192,7 @@ impl<R: AnchorRegisters> Ledger<R> {
     pub(super) fn append<E>(
         &mut self,
         kind: Kind,
+        power_loss: Option<PowerLoss>,
         changes: &Changes,
         now: Moment,
         store: impl FnOnce(&Writes) -> Result<(), E>,
@@ -229,6 +226,7 @@ impl<R: AnchorRegisters> Ledger<R> {
                 time: UnixSeconds::of(now.wall),
                 salt: Salt::random(),
                 kind,
+                power_loss,
             },
         );
         store(&Writes {

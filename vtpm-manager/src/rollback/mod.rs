@@ -37,7 +37,7 @@ mod contents;
 #[cfg(test)]
 pub(crate) mod fake_registers;
 #[cfg(test)]
-mod guarded_store;
+pub(crate) mod guarded_store;
 #[cfg(test)]
 mod host;
 #[cfg(test)]
@@ -47,7 +47,7 @@ mod scenarios;
 #[cfg(test)]
 mod simulation;
 
-pub use chain::{Batch, Epoch};
+pub use chain::{Batch, Epoch, PowerLoss};
 pub use changes::{Changes, Writes};
 pub use decision::{Boot, Decision, Readings, Refused, Stored, decide};
 pub(crate) use guard::changes_of;
@@ -59,6 +59,7 @@ pub use policy::{AnchorPolicy, Moment, Window};
 pub use recovery::{Recovery, RecoveryError, RecoveryRecord};
 pub use refusal::Refusal;
 pub use register::{
-    AnchorRegisters, CheckpointInterval, Contents, Reading, Register, RegisterError,
+    AnchorRegisters, CheckpointInterval, Contents, GenerationError, Reading, Register,
+    RegisterError,
 };
-pub use start::{FirstStart, FirstStartError, Start};
+pub use start::{FirstStart, FirstStartError, Recovered, Start};

@@ -44,6 +44,14 @@ impl AnchorPolicy {
         }
     }
 
+    /// What the configuration calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Checkpoint(_) => "checkpoint",
+        }
+    }
+
     /// The longest time of which changes can be cut off.
     pub fn limit(self) -> Duration {
         match self {
@@ -66,5 +74,10 @@ impl Moment {
             wall: SystemTime::now(),
             monotonic: Instant::now(),
         }
+    }
+
+    /// The instant this long before; this one, where the clock does not go back so far.
+    pub(super) fn earlier(self, age: Duration) -> Instant {
+        self.monotonic.checked_sub(age).unwrap_or(self.monotonic)
     }
 }

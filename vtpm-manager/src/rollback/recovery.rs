@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cert_chain::{Generation, VrotId};
 use serde::Serialize;
 
-use super::chain::{Batch, BatchFields, Epoch, Kind, Link, Salt, UnixSeconds};
+use super::chain::{Batch, BatchFields, Epoch, Kind, Link, PowerLoss, Salt, UnixSeconds};
 use super::changes::Writes;
 use super::contents::{self, Differences};
 use super::decision::Stored;
@@ -14,7 +14,7 @@ use super::leaf::Leaf;
 use super::ledger::{Ledger, Uncovered, encode_leaf};
 use super::policy::{AnchorPolicy, Moment};
 use super::refusal::Refusal;
-use super::register::{Anchor, AnchorRegisters, Register, RegisterError};
+use super::register::{Anchor, AnchorRegisters, GenerationError, Register, RegisterError};
 use super::tree::StateTree;
 
 /// What accepting the present store means: which vRoTs get a new generation, and which records
@@ -26,13 +26,15 @@ pub struct Recovery {
     finding: String,
     epoch: Epoch,
     previous: Link,
-    highest: Generation,
+    /// Before it is numbered: the highest that store or anchor know of. Then the new one.
+    generation: Generation,
     volatile: Option<Link>,
     durable: Option<Link>,
     contents: BTreeMap<VrotId, Leaf>,
     vanished: BTreeSet<VrotId>,
     raised: BTreeSet<VrotId>,
     discarded: BTreeSet<VrotId>,
+    power_loss: Option<PowerLoss>,
 }
 
 /// What a recovery leaves in the audit log.
@@ -52,6 +54,18 @@ pub struct RecoveryRecord {
     pub discarded: Vec<VrotId>,
     /// vRoTs of which nothing was left, or nothing that can be used.
     pub lost: Vec<VrotId>,
+}
+
+/// Why there is no recovery.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// The TPM gave no generation.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+    /// The operator named something else than was found, or what cannot be accepted.
+    #[error(transparent)]
+    NotAccepted(Box<Refusal>),
 }
 
 /// Why a recovery was not carried out.
@@ -128,7 +142,7 @@ impl Recovery {
             finding: refusal.to_string(),
             epoch: newest.unwrap_or_default().next(),
             previous: head.map_or(Link::NONE, Batch::link),
-            highest,
+            generation: highest,
             volatile: volatile.map(|anchor| anchor.link),
             durable: durable.map(|anchor| anchor.link),
             vanished: (stored.leaves.keys())
@@ -138,7 +152,20 @@ impl Recovery {
             contents: stored.contents.clone(),
             raised,
             discarded,
+            // Where all are raised, verifiers see the new generation instead.
+            power_loss: head.filter(|_| by_record).and_then(Batch::power_loss),
         }
+    }
+
+    /// Takes the new generation. What store and anchor know of is not enough: a store that is
+    /// put back a second time, beside indices that were removed, knows of no recovery of it.
+    /// The TPM's counter does, and goes back for nobody.
+    pub(super) fn numbered(
+        mut self,
+        registers: &mut impl AnchorRegisters,
+    ) -> Result<Self, GenerationError> {
+        self.generation = registers.new_generation(self.generation)?;
+        Ok(self)
     }
 
     /// vRoTs whose state may be older than what a verifier has seen: each gets
@@ -153,10 +180,13 @@ impl Recovery {
     }
 
     /// The new generation of all that are raised: higher than any that this host's store or
-    /// anchor knows of, so that no two histories share one.
+    /// anchor knows of, and than any that an earlier recovery got from this TPM, so that no two
+    /// histories share one.
+    ///
+    /// Another TPM, or this one after `TPM2_Clear`, does not matter here: it does not unseal the
+    /// root secret, so what lies in the store is a foreign store, which nobody can accept.
     pub fn generation(&self) -> Generation {
-        // 64 bits of generations are not used up; see `Anchor::seal`.
-        self.highest.next().unwrap_or(self.highest)
+        self.generation
     }
 
     /// Carries it out. `rewritten` has the new leaf of each raised vRoT, or `None` for one that
@@ -176,7 +206,6 @@ impl Recovery {
         if let Some(vrot) = self.not_as_needed(&rewritten, generation) {
             return Err(RecoveryError::Generation { vrot, generation });
         }
-        let raises = !self.raised.is_empty();
         let record = self.record(&rewritten);
         let mut leaves = self.contents;
         leaves.retain(|vrot, _| !self.discarded.contains(vrot) && !rewritten.contains_key(vrot));
@@ -196,13 +225,14 @@ impl Recovery {
                 epoch: self.epoch,
                 previous: self.previous,
                 root: tree.root(),
-                highest: if raises { generation } else { self.highest },
+                highest: generation,
                 time: UnixSeconds::of(now.wall),
                 salt: Salt::random(),
                 kind: Kind::Recovery {
                     volatile: self.volatile,
                     durable: self.durable,
                 },
+                power_loss: self.power_loss,
             },
         );
         let gone = given_up.iter().chain(&self.discarded);
@@ -256,7 +286,7 @@ impl Recovery {
             accepted: self.code,
             finding: self.finding.clone(),
             batch: self.epoch.number(),
-            generation: self.generation(),
+            generation: self.generation,
             raised: kept,
             discarded: self.discarded.iter().copied().collect(),
             lost: self.vanished.iter().copied().chain(given_up).collect(),

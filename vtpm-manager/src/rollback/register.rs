@@ -26,6 +26,22 @@ pub trait AnchorRegisters: fmt::Debug {
     /// this host's and unwritten afterwards. Does nothing to one that is this host's. Only
     /// `host init` and an operator's recovery may come here.
     fn define(&mut self, register: Register) -> Result<(), RegisterError>;
+
+    /// The newest generation that the TPM's counter has given out; zero before the first.
+    fn generation(&mut self) -> Result<Generation, GenerationError>;
+
+    /// A generation above `highest` that this TPM has never given out before, nor ever will
+    /// again: whatever becomes of the registers or of the counter itself. Each call wears flash.
+    fn new_generation(&mut self, highest: Generation) -> Result<Generation, GenerationError>;
+}
+
+/// The generation counter could not be used. The TPM may come back: nothing is decided by it.
+#[derive(Debug, thiserror::Error)]
+#[error("the TPM's generation counter could not be used: is the TPM there and unlocked?")]
+pub struct GenerationError {
+    /// What the TPM, or the way to it, said.
+    #[source]
+    pub source: Box<dyn Error + Send + Sync>,
 }
 
 /// Which of the two.
@@ -155,8 +171,8 @@ impl Anchor {
             Leave::OneBatch => (ONE_BATCH, 0),
             Leave::Checkpoint(CheckpointInterval(seconds)) => (CHECKPOINT, seconds),
         };
-        // A generation beyond 32 bits cannot come about: each rise is a batch with a flash
-        // write of its own, and flash ends long before.
+        // A generation beyond 32 bits cannot come about: each rise is a step of a counter in
+        // flash, and flash ends long before.
         let highest = u32::try_from(self.highest.number()).unwrap_or(u32::MAX);
         let mut bytes = Vec::with_capacity(CONTENTS);
         bytes.extend([VERSION, leave]);
@@ -225,6 +241,11 @@ impl CheckpointInterval {
     /// An interval of 1 to 65,535 seconds (18 hours).
     pub fn from_secs(seconds: u64) -> Option<Self> {
         u16::try_from(seconds).ok().filter(|s| *s > 0).map(Self)
+    }
+
+    /// The interval in seconds.
+    pub const fn seconds(self) -> u16 {
+        self.0
     }
 
     /// The interval.

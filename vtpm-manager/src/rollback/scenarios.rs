@@ -8,9 +8,9 @@ use cert_chain::{Generation, VrotId};
 use super::chain::Epoch;
 use super::decision::{Boot, Decision};
 use super::fake_registers::{FailedWrite, FakeRegisters, Fuse};
-use super::host::{Disk, Edit, Host, Image, later, now, policies};
+use super::host::{Disk, Edit, Host, Image, policies};
 use super::keys::RollbackKeys;
-use super::policy::AnchorPolicy;
+use super::policy::{AnchorPolicy, Moment};
 use super::refusal::Refusal;
 use super::register::{CheckpointInterval, Reading, Register};
 use crate::store::Part;
@@ -106,6 +106,57 @@ fn after_a_loss_of_power_the_window_is_stated() -> Result<()> {
         assert_eq!(host.start().unwrap(), Boot::AfterPowerLoss { cut_off });
         assert_eq!(host.image.vrots, before.vrots);
     }
+    Ok(())
+}
+
+#[test]
+fn a_loss_of_power_is_told_until_all_have_a_new_generation() -> Result<()> {
+    let (mut host, one, _) = host(checkpoint())?;
+    let told = |host: &Host| host.ledger.as_ref().unwrap().head().power_loss();
+    assert_eq!(told(&host), None);
+    host.commit(&[state(one, 2)])?;
+    host.reboot()?;
+    host.start().unwrap();
+    assert_eq!(told(&host), None, "nothing was cut off by a shutdown");
+    host.commit(&[state(one, 3)])?;
+    host.lose_power();
+    host.start().unwrap();
+    let loss = told(&host).unwrap();
+    assert_eq!(loss.batch, host.ledger.as_ref().unwrap().head().epoch());
+    assert_eq!(loss.window, CheckpointInterval::DEFAULT);
+
+    // Neither batches, nor a crash, nor a shutdown make it undone.
+    host.commit(&[state(one, 4)])?;
+    host.checkpoint()?;
+    host.kill();
+    assert_eq!(host.start().unwrap(), Boot::Continued);
+    host.reboot()?;
+    assert_eq!(host.start().unwrap(), Boot::AfterShutdown);
+    host.commit(&[state(one, 5)])?;
+    assert_eq!(told(&host), Some(loss));
+    let old = host.image.clone();
+
+    // A later one takes its place, also where the clock was put back meanwhile.
+    host.lose_power();
+    host.put_clock_back_to_1970();
+    host.start().unwrap();
+    let later = told(&host).unwrap();
+    assert!(later.batch > loss.batch && later.time >= loss.time);
+
+    host.kill();
+    host.image = old;
+    host.recover("restored-store", Disk::Works)?;
+    assert_eq!(told(&host), None);
+    Ok(())
+}
+
+#[test]
+fn under_strict_no_loss_of_power_is_told() -> Result<()> {
+    let (mut host, one, _) = host(AnchorPolicy::Strict)?;
+    host.commit(&[state(one, 2)])?;
+    host.lose_power();
+    host.start().unwrap();
+    assert_eq!(host.ledger.as_ref().unwrap().head().power_loss(), None);
     Ok(())
 }
 
@@ -504,7 +555,7 @@ fn nothing_is_acknowledged_before_the_anchor_has_it() -> Result<()> {
         changes.put(one, Part::Permanent, b"2");
         let mut stored = 0;
         let mut commit = |ledger: &mut super::Ledger<FakeRegisters>| {
-            ledger.commit(&changes, now(), |_| {
+            ledger.commit(&changes, Moment::now(), |_| {
                 stored += 1;
                 Ok::<_, std::convert::Infallible>(())
             })
@@ -533,7 +584,7 @@ fn a_failed_transaction_leaves_the_ledger_as_it_was() -> Result<()> {
     let before = (ledger.head().clone(), ledger.leaf(&one).cloned());
     let mut changes = super::Changes::default();
     changes.put(one, Part::Permanent, b"2");
-    let failed = ledger.commit(&changes, now(), |_| Err("disk full"));
+    let failed = ledger.commit(&changes, Moment::now(), |_| Err("disk full"));
     assert!(matches!(
         failed,
         Err(super::CommitError::Store("disk full"))
@@ -573,9 +624,10 @@ fn flash_is_written_at_checkpoints_and_never_for_nothing() -> Result<()> {
     host.checkpoint()?;
     host.checkpoint()?;
     assert_eq!(host.registers.durable_writes(), before + 1);
-    // A crash loop wears nothing out.
+    // Nor does a start: this one finds nothing that is not covered.
     for _ in 0..20 {
         host.kill();
+        host.pass(600);
         assert!(host.start().is_ok());
     }
     assert_eq!(host.registers.durable_writes(), before + 1);
@@ -611,34 +663,92 @@ fn a_risen_generation_is_never_cut_off() -> Result<()> {
 fn the_window_opens_with_the_first_change_and_closes_with_the_checkpoint() -> Result<()> {
     let (mut host, one, _) = host(checkpoint())?;
     let ledger = host.ledger.as_ref().unwrap();
-    let closed = ledger.window(now());
+    let closed = ledger.window(host.now());
     assert_eq!((closed.batches, closed.age), (0, None));
     assert_eq!(ledger.checkpoint_due(), None);
 
     host.commit(&[state(one, 2)])?;
     host.commit(&[state(one, 3)])?;
+    let before = host.now().monotonic;
+    host.pass(60);
+    let now = host.now();
     let ledger = host.ledger.as_mut().unwrap();
-    let open = ledger.window(later(now(), 60));
+    let open = ledger.window(now);
     assert_eq!((open.batches, open.limit.as_secs()), (2, 600));
     assert!(open.age.unwrap().as_secs() >= 60);
     let due = ledger.checkpoint_due().unwrap();
-    assert!(due > now().monotonic && due <= later(now(), 600).monotonic);
+    assert!(due > now.monotonic && due <= before + AnchorPolicy::default().limit());
 
     ledger.checkpoint()?;
-    assert_eq!(ledger.window(now()).batches, 0);
+    assert_eq!(ledger.window(now).batches, 0);
     assert_eq!(ledger.checkpoint_due(), None);
     Ok(())
 }
 
 #[test]
-fn the_window_of_batches_that_a_dead_manager_left_open_stays_open() -> Result<()> {
+fn the_window_of_batches_that_a_dead_manager_left_open_keeps_its_age() -> Result<()> {
     let (mut host, one, _) = host(checkpoint())?;
     host.commit(&[state(one, 2)])?;
+    let due = host.ledger.as_ref().unwrap().checkpoint_due().unwrap();
     host.kill();
+    host.pass(400);
     host.start().unwrap();
     let ledger = host.ledger.as_ref().unwrap();
-    assert_eq!(ledger.window(now()).batches, 1);
-    assert!(ledger.checkpoint_due().is_some());
+    let window = ledger.window(host.now());
+    assert_eq!(window.batches, 1);
+    assert!(window.age.unwrap().as_secs() >= 400);
+    assert!(ledger.checkpoint_due().unwrap() <= due);
+    Ok(())
+}
+
+/// A manager that is killed again and again before its checkpoint is due must not put the
+/// checkpoint off for ever: the policy states how old a store a loss of power can bring back.
+#[test]
+fn a_crash_loop_does_not_keep_the_window_open() -> Result<()> {
+    let (mut host, one, _) = host(checkpoint())?;
+    let limit = AnchorPolicy::default().limit();
+    let before = host.registers.durable_writes();
+    let first = host.image.clone();
+    for number in 0..120 {
+        host.commit(&[state(one, number)])?;
+        host.kill();
+        host.pass(30);
+        host.start().unwrap();
+        let age = host.ledger.as_ref().unwrap().window(host.now()).age;
+        assert!(age.is_none_or(|age| age < limit), "{age:?}");
+    }
+    // One hour at one checkpoint every ten minutes; flash is worn no faster than that.
+    let written = host.registers.durable_writes() - before;
+    assert!((5..=6).contains(&written), "{written}");
+    host.lose_power();
+    host.image = first;
+    assert_eq!(host.refusal()?.code(), "restored-store");
+    Ok(())
+}
+
+#[test]
+fn a_start_makes_the_checkpoint_that_a_dead_manager_owed() -> Result<()> {
+    let (mut host, one, _) = host(checkpoint())?;
+    host.commit(&[state(one, 2)])?;
+    let before = host.registers.durable_writes();
+    host.kill();
+    host.pass(601);
+    host.start().unwrap();
+    assert_eq!(host.registers.durable_writes(), before + 1);
+    assert_eq!(host.ledger.as_ref().unwrap().window(host.now()).batches, 0);
+    Ok(())
+}
+
+#[test]
+fn a_batch_from_the_future_says_nothing_of_its_age_and_is_covered_at_once() -> Result<()> {
+    let (mut host, one, _) = host(checkpoint())?;
+    host.pass(3600);
+    host.commit(&[state(one, 2)])?;
+    let before = host.registers.durable_writes();
+    host.kill();
+    host.put_clock_back(3600);
+    host.start().unwrap();
+    assert_eq!(host.registers.durable_writes(), before + 1);
     Ok(())
 }
 
@@ -689,6 +799,59 @@ fn a_recovery_names_what_it_accepts_and_raises_every_generation() -> Result<()> 
         host.image = newest;
         assert!(host.start().is_err());
     }
+    Ok(())
+}
+
+/// The same old store, put back and accepted twice: what it leads to the second time is another
+/// history, although nothing in it, nor in the registers, knows of the first.
+#[test]
+fn a_store_that_is_accepted_twice_gets_two_generations() -> Result<()> {
+    for policy in policies() {
+        let (mut host, one, _) = host(policy)?;
+        let old = host.image.clone();
+        host.commit(&[state(one, 2)])?;
+        host.reboot()?;
+        host.image = old.clone();
+        let first = host.recover("restored-store", Disk::Works)?;
+        host.commit(&[state(one, 3)])?;
+        host.reboot()?;
+        host.image = old;
+        for register in Register::BOTH {
+            host.registers.set(register, Reading::Absent);
+        }
+        let second = host.recover("cleared-tpm", Disk::Works)?;
+        assert!(second.generation > first.generation);
+        assert_eq!(second.raised, first.raised);
+    }
+    Ok(())
+}
+
+/// A recovery that is cut short when both registers are defined, but unwritten, is finished by
+/// the next start; what an earlier recovery of the kind left is not.
+#[test]
+fn an_earlier_recovery_does_not_pass_for_the_one_that_was_cut_short() -> Result<()> {
+    let (mut host, one, _) = host(checkpoint())?;
+    let recover = |host: &mut Host, fuse| -> Result<Image> {
+        host.kill();
+        for register in Register::BOTH {
+            host.registers.set(register, Reading::Absent);
+        }
+        host.registers.set_fuse(fuse);
+        assert_eq!(
+            host.recover("cleared-tpm", Disk::Works).is_err(),
+            fuse.is_some()
+        );
+        host.registers.set_fuse(None);
+        Ok(host.image.clone())
+    };
+    let earlier = recover(&mut host, None)?;
+    host.commit(&[state(one, 2)])?;
+    let write = FailedWrite::Lost;
+    let cut_short = recover(&mut host, Some(Fuse { after: 0, write }))?;
+    host.image = earlier;
+    assert_eq!(host.refusal()?.code(), "cleared-tpm");
+    host.image = cut_short;
+    assert_eq!(host.start().unwrap(), Boot::Unfinished);
     Ok(())
 }
 

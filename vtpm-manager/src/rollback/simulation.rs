@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use cert_chain::{Generation, VrotId};
 
 use super::chain::{Batch, Kind, Link};
+use super::decision::Decision;
 use super::fake_registers::{FailedWrite, Fuse};
 use super::host::{Disk, Edit, Host, Image, policies};
 use super::policy::AnchorPolicy;
@@ -41,6 +42,8 @@ struct World {
     acknowledged: usize,
     /// Whether the disk was meddled with since the manager ran last.
     meddled: bool,
+    /// What the newest recovery left on the disk, if it came so far.
+    unfinished: Option<usize>,
     /// Generations that a verifier may have seen.
     seen: BTreeMap<VrotId, Generation>,
     tally: Tally,
@@ -53,6 +56,7 @@ struct Tally {
     accepted_older: u32,
     refused: BTreeMap<&'static str, u32>,
     recovered: u32,
+    removed: u32,
 }
 
 const HISTORIES: u64 = 150;
@@ -75,9 +79,10 @@ fn exactly_the_allowed_images_are_accepted() -> Result<()> {
     }
     ensure!(tally.accepted > 1000, "{tally:?}");
     ensure!(tally.accepted_older > 20, "{tally:?}");
-    ensure!(tally.recovered > 200, "{tally:?}");
+    ensure!(tally.recovered > 200 && tally.removed > 200, "{tally:?}");
     for code in [
         "altered-tree",
+        "cleared-tpm",
         "missing-records",
         "other-branch",
         "restored-store",
@@ -86,6 +91,7 @@ fn exactly_the_allowed_images_are_accepted() -> Result<()> {
         "swapped-records",
         "truncated-chain",
         "volatile-ahead",
+        "volatile-removed",
     ] {
         ensure!(tally.refused.contains_key(code), "{code} never: {tally:?}");
     }
@@ -104,6 +110,7 @@ impl World {
             current: 0,
             acknowledged: 0,
             meddled: false,
+            unfinished: None,
             seen: BTreeMap::new(),
             tally: Tally::default(),
         };
@@ -168,8 +175,9 @@ impl World {
     }
 
     fn step_stopped(&mut self) -> Result<()> {
-        match self.random.below(8) {
+        match self.random.below(9) {
             0 => self.host.registers.reset(),
+            8 => self.remove_indices(),
             1 | 2 => {
                 let image = self.random.below(self.history.images.len());
                 self.host.image = self.history.images[image].image.clone();
@@ -179,6 +187,17 @@ impl World {
             _ => self.start()?,
         }
         Ok(())
+    }
+
+    /// The owner of the TPM removes one index, or both.
+    fn remove_indices(&mut self) {
+        let which = self.random.below(3);
+        for (number, register) in Register::BOTH.into_iter().enumerate() {
+            if which != number {
+                self.host.registers.set(register, Reading::Absent);
+            }
+        }
+        self.tally.removed += 1;
     }
 
     /// Takes chain, leaves and contents from different images, or mixes vRoTs up.
@@ -230,6 +249,12 @@ impl World {
             Some(image) => self.is_allowed(image)?,
             None => false,
         };
+        if matches!(self.host.decide(), Decision::FirstStart(_)) {
+            // Emptied altogether: waits for `host init`. The operator finds the newest store.
+            ensure!(!allowed, "an empty store is allowed");
+            self.host.image = self.history.images[self.current].image.clone();
+            return Ok(());
+        }
         let before = self.host.image.clone();
         let disk = [Disk::Works, Disk::Works, Disk::Works, Disk::DiesBefore][self.random.below(4)];
         if self.random.below(4) == 0 {
@@ -296,10 +321,12 @@ impl World {
         if self.random.below(3) == 0 {
             self.light_fuse();
         }
+        self.unfinished = None;
         let recovered = self.host.recover(code, disk);
         self.host.registers.set_fuse(None);
         if self.host.image != before {
             self.record(from)?;
+            self.unfinished = Some(self.current);
             self.meddled = true;
         }
         match recovered {
@@ -322,12 +349,20 @@ impl World {
     /// The rule, in terms of which image came from which.
     fn is_allowed(&self, image: usize) -> Result<bool> {
         let (volatile, durable) = self.held()?;
+        let registers = Register::BOTH.map(|register| self.host.registers.peek(register));
+        if registers.contains(&Reading::Absent) {
+            return Ok(false);
+        }
+        // Defined anew by a recovery that was cut short: nothing but that one is finished.
+        if durable.is_none() && self.unfinished != Some(image) {
+            return Ok(false);
+        }
         if let Some(volatile) = volatile {
             let follows = self.history.images[image].from.contains(&volatile);
             return Ok(image == volatile || follows);
         }
         let Some((durable, leave)) = durable else {
-            return Ok(false);
+            return Ok(true);
         };
         let allowed = match leave {
             Leave::Closed => 0,
@@ -464,6 +499,7 @@ impl Tally {
         self.accepted += other.accepted;
         self.accepted_older += other.accepted_older;
         self.recovered += other.recovered;
+        self.removed += other.removed;
         for (code, count) in other.refused {
             *self.refused.entry(code).or_default() += count;
         }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use cert_chain::{Generation, VrotId};
 
-use super::chain::{Batch, BatchFields, Epoch, Kind, Link, Salt, UnixSeconds};
+use super::chain::{Batch, BatchFields, Epoch, Kind, Link, PowerLoss, Salt, UnixSeconds};
 use super::changes::{Changes, Writes};
 use super::decision::Boot;
 use super::keys::RollbackKeys;
 use super::leaf::Leaf;
 use super::ledger::{CommitError, Ledger, Uncovered};
 use super::policy::{AnchorPolicy, Moment};
-use super::register::{Anchor, AnchorRegisters, Register, RegisterError};
+use super::register::{Anchor, AnchorRegisters, GenerationError, Register, RegisterError};
 use super::tree::StateTree;
 
 /// A store that the anchor vouches for. Only [`super::decide`] makes it.
@@ -23,9 +23,21 @@ pub struct Start {
     pub(super) durable: Option<Anchor>,
     pub(super) floor: Epoch,
     pub(super) changes_uncovered: usize,
+    /// When the oldest of them was made.
+    pub(super) uncovered_since: Option<UnixSeconds>,
     pub(super) tree: StateTree,
     pub(super) leaves: BTreeMap<VrotId, Leaf>,
     pub(super) boot: Boot,
+    pub(super) recovered: Option<Recovered>,
+}
+
+/// A recovery that is still in the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// The batch that it is.
+    pub batch: Epoch,
+    /// The generation that it gave out.
+    pub generation: Generation,
 }
 
 /// A host on which there was neither store nor anchor. Only [`super::decide`] makes it, and only
@@ -39,6 +51,9 @@ pub struct FirstStart {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FirstStartError<E> {
+    /// The generation counter.
+    #[error(transparent)]
+    Generation(GenerationError),
     /// A register.
     #[error(transparent)]
     Register(RegisterError),
@@ -53,6 +68,12 @@ impl Start {
         self.boot
     }
 
+    /// The newest recovery, if it is still in the chain: it was not long ago, and may be
+    /// unrecorded.
+    pub fn recovered(&self) -> Option<Recovered> {
+        self.recovered
+    }
+
     /// The newest batch.
     pub fn head(&self) -> &Batch {
         &self.head
@@ -61,6 +82,11 @@ impl Start {
     /// Brings the anchor up to the store. After a TPM reset this commits a batch of its own and
     /// writes both registers: from then on, what another store made of the same past is
     /// another branch.
+    ///
+    /// The age of uncovered batches is that of the batches, not of this process: managers that
+    /// die one after the other do not keep the window open. Where a batch is older than the
+    /// policy allows, or its time lies ahead of the host's clock and so says nothing, a
+    /// checkpoint is made here.
     pub fn begin<R: AnchorRegisters, E>(
         self,
         registers: R,
@@ -69,6 +95,8 @@ impl Start {
         store: impl FnOnce(&Writes) -> Result<(), E>,
     ) -> Result<Ledger<R>, CommitError<E>> {
         let epoch = self.head.epoch();
+        let age = self.uncovered_since.map(|since| since.age_at(now.wall));
+        let is_due = age.is_some_and(|age| age.is_none_or(|age| age >= policy.limit()));
         let mut ledger = Ledger {
             keys: self.keys,
             registers,
@@ -81,17 +109,41 @@ impl Start {
             floor: self.floor,
             uncovered: Uncovered {
                 batches: u64::try_from(self.changes_uncovered).unwrap_or(u64::MAX),
-                since: (self.changes_uncovered > 0).then_some(now.monotonic),
+                since: age.map(|age| now.earlier(age.unwrap_or_default())),
             },
         };
         if ledger.volatile.is_none() {
-            ledger.append(Kind::Start, &Changes::default(), now, store)?;
+            let power_loss = power_loss(self.boot, &ledger.head, now);
+            ledger.append(Kind::Start, power_loss, &Changes::default(), now, store)?;
         } else {
             ledger
                 .settle()
                 .map_err(|source| CommitError::Unanchored { epoch, source })?;
         }
+        if is_due {
+            ledger
+                .checkpoint()
+                .map_err(|source| CommitError::Unanchored { epoch, source })?;
+        }
         Ok(ledger)
+    }
+}
+
+/// What the batch of a start after a TPM reset says of losses of power. Never earlier than the
+/// batch before it, so that a clock that was put back does not make it an old story.
+fn power_loss(boot: Boot, head: &Batch, now: Moment) -> Option<PowerLoss> {
+    match boot {
+        Boot::AfterPowerLoss {
+            cut_off: Some(window),
+        } => Some(PowerLoss {
+            batch: head.epoch().next(),
+            time: UnixSeconds::of(now.wall).max(head.time()),
+            window,
+        }),
+        Boot::AfterPowerLoss { cut_off: None }
+        | Boot::AfterShutdown
+        | Boot::Continued
+        | Boot::Unfinished => head.power_loss(),
     }
 }
 
@@ -114,6 +166,9 @@ impl FirstStart {
                 .define(register)
                 .map_err(FirstStartError::Register)?;
         }
+        let highest = registers
+            .generation()
+            .map_err(FirstStartError::Generation)?;
         let tree = StateTree::default();
         let head = Batch::new(
             &self.keys,
@@ -121,10 +176,11 @@ impl FirstStart {
                 epoch: Epoch::default().next(),
                 previous: Link::NONE,
                 root: tree.root(),
-                highest: Generation::default(),
+                highest,
                 time: UnixSeconds::of(now.wall),
                 salt: Salt::random(),
                 kind: Kind::First,
+                power_loss: None,
             },
         );
         store(&Writes {

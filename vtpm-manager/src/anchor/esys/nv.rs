@@ -1,4 +1,4 @@
-//! NV indices of the rollback registers over ESYS.
+//! NV indices of the rollback registers and of the generation counter over ESYS.
 
 use tss_esapi::Context;
 use tss_esapi::attributes::{
@@ -23,6 +23,7 @@ const DEFINE: Operation = Operation("TPM2_NV_DefineSpace");
 const UNDEFINE: Operation = Operation("TPM2_NV_UndefineSpace");
 const READ: Operation = Operation("TPM2_NV_Read");
 const WRITE: Operation = Operation("TPM2_NV_Write");
+const INCREMENT: Operation = Operation("TPM2_NV_Increment");
 const START: Operation = Operation("TPM2_StartAuthSession");
 
 /// `TPM_RC_HANDLE` (TPM 2.0 Part 2 §6.6.3).
@@ -78,7 +79,7 @@ impl NvMemory for EsysRoot {
 
     fn read(&mut self, index: Index, auth: &[u8; 32]) -> Result<Vec<u8>, HardwareError> {
         let handle = self.open_with(index, auth)?;
-        let size = u16::try_from(Index::SIZE).unwrap_or(u16::MAX);
+        let size = u16::try_from(index.size()).unwrap_or(u16::MAX);
         let contents = self.with_index_auth(|context| {
             checked(
                 READ,
@@ -100,6 +101,16 @@ impl NvMemory for EsysRoot {
             checked(
                 WRITE,
                 context.nv_write(NvAuth::NvIndex(handle), handle, contents.clone(), 0),
+            )
+        })
+    }
+
+    fn increment(&mut self, index: Index, auth: &[u8; 32]) -> Result<(), HardwareError> {
+        let handle = self.open_with(index, auth)?;
+        self.with_index_auth(|context| {
+            checked(
+                INCREMENT,
+                context.nv_increment(NvAuth::NvIndex(handle), handle),
             )
         })
     }
@@ -210,28 +221,29 @@ fn auth_value(operation: Operation, auth: &[u8; 32]) -> Result<Auth, HardwareErr
 /// The public area of an index.
 fn public(index: Index) -> Result<NvPublic, HardwareError> {
     let number = checked(DEFINE, NvIndexTpmHandle::new(index.number()))?;
-    let attributes = checked(DEFINE, attributes(index.0).build())?;
+    let attributes = checked(DEFINE, attributes(index).build())?;
     checked(
         DEFINE,
         NvPublic::builder()
             .with_nv_index(number)
             .with_index_name_algorithm(HashingAlgorithm::Sha256)
             .with_index_attributes(attributes)
-            .with_data_area_size(Index::SIZE)
+            .with_data_area_size(index.size())
             .build(),
     )
 }
 
-fn attributes(register: Register) -> NvIndexAttributesBuilder {
+fn attributes(index: Index) -> NvIndexAttributesBuilder {
     let common = NvIndexAttributes::builder()
-        .with_nv_index_type(NvIndexType::Ordinary)
         .with_auth_read(true)
         .with_auth_write(true)
         // A guess at 256 bits needs no counting, and a lockout would stop every vRoT.
         .with_no_da(true);
-    match register {
-        Register::Volatile => common.with_orderly(true).with_clear_stclear(true),
-        Register::Durable => common,
+    let ordinary = common.with_nv_index_type(NvIndexType::Ordinary);
+    match index {
+        Index::Register(Register::Volatile) => ordinary.with_orderly(true).with_clear_stclear(true),
+        Index::Register(Register::Durable) => ordinary,
+        Index::Generation => common.with_nv_index_type(NvIndexType::Counter),
     }
 }
 
