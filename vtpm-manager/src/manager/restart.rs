@@ -223,7 +223,7 @@ impl End {
 
     /// Tries until it is recorded: a vRoT that is called running and has no backend can neither
     /// be used nor started. False if the manager ends before.
-    async fn is_recorded(mut self, manager: &Weak<Manager>) -> bool {
+    async fn record_at_last(mut self, manager: &Weak<Manager>) -> bool {
         loop {
             let Some(manager) = manager.upgrade() else {
                 return false;
@@ -257,11 +257,13 @@ pub(super) async fn note_endings(
         match ended.ending {
             Ending::Ordered => {}
             Ending::Unnoticed => {
-                tokio::spawn(async move { End::noticed(vrot, ABSENT).is_recorded(&manager).await });
+                tokio::spawn(
+                    async move { End::noticed(vrot, ABSENT).record_at_last(&manager).await },
+                );
             }
             Ending::Unordered { reason } => {
                 tokio::spawn(async move {
-                    if End::noticed(vrot, &reason).is_recorded(&manager).await
+                    if End::noticed(vrot, &reason).record_at_last(&manager).await
                         && let Some(manager) = manager.upgrade()
                     {
                         manager.start_again(vrot).await;
