@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use redb::backends::FileBackend;
 use redb::{BackendError, Builder, Database, StorageBackend};
@@ -27,9 +27,13 @@ pub(super) struct StoreFile(pub(super) PathBuf);
 /// Whether a medium failed to confirm that a write is durable. It may not be, although it can
 /// be read: nothing that was read afterwards proves anything.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Doubt(Arc<AtomicBool>);
+pub(super) struct Doubt {
+    raised: Arc<AtomicBool>,
+    /// How often the medium was asked.
+    syncs: Arc<AtomicU64>,
+}
 
-/// A backend that remembers in [`Doubt`] when a sync failed.
+/// A backend that remembers in [`Doubt`] when a sync failed, and counts them all.
 #[derive(Debug)]
 struct Watched {
     backend: Box<dyn StorageBackend>,
@@ -55,11 +59,15 @@ impl Medium for StoreFile {
 
 impl Doubt {
     pub(super) fn is_raised(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.raised.load(Ordering::Acquire)
     }
 
     pub(super) fn raise(&self) {
-        self.0.store(true, Ordering::Release);
+        self.raised.store(true, Ordering::Release);
+    }
+
+    pub(super) fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
     }
 }
 
@@ -89,6 +97,7 @@ impl StorageBackend for Watched {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.doubt.syncs.fetch_add(1, Ordering::Relaxed);
         self.backend.sync_data().inspect_err(|_| self.doubt.raise())
     }
 
