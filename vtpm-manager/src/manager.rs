@@ -8,6 +8,7 @@ mod registry;
 mod renewal;
 mod restart;
 mod transitions;
+mod workshop;
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -37,6 +38,7 @@ pub use pool::Pool;
 pub use registry::{Registry, Vrot, VrotKey};
 pub use renewal::Renewals;
 pub use transitions::{Launch, Order};
+use workshop::Workshop;
 
 /// All that a running manager consists of.
 #[derive(Debug)]
@@ -50,6 +52,7 @@ pub struct Manager {
     pool: Arc<Pool>,
     renewals: Renewals,
     nursery: Nursery,
+    workshop: Workshop,
     /// Digest of this program.
     program: Digest32,
     ended: mpsc::UnboundedSender<(cert_chain::VrotId, Ended)>,
@@ -125,6 +128,7 @@ impl Manager {
         let manager = Arc::new(Self {
             evidence: HostEvidence::start(anchor, &config.event_log),
             nursery: Nursery::of(&config.backend),
+            workshop: Workshop::default(),
             config,
             host,
             journal,
