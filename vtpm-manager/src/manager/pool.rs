@@ -46,6 +46,8 @@ struct Members {
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// Who takes a member is launching a VM: its successor need not have the processor just then.
 const COURTESY: Duration = Duration::from_millis(250);
+/// Between members that are opened anew, which takes milliseconds each.
+const BREATH: Duration = Duration::from_millis(10);
 /// Members whose certificates are old, or whose backends have ended, are looked for this often.
 const INSPECTION: Duration = Duration::from_secs(5);
 
@@ -115,6 +117,7 @@ pub(super) async fn keep_full(manager: Weak<Manager>) {
             let manager = manager.upgrade()?;
             Some(match manager.tend_pool().await {
                 Ok(Tended::Added) => Pause::Rate(manager.config.pool.pause()),
+                Ok(Tended::Inherited) => Pause::Breath,
                 Ok(Tended::Full) => Pause::Full(Arc::clone(&manager.pool)),
                 Err(error) => {
                     tracing::warn!(error = %WithCauses(&error), "the pool of vRoTs is not filled");
@@ -138,6 +141,8 @@ async fn in_steps<F: Future<Output = Option<Pause>>>(mut step: impl FnMut() -> F
 enum Pause {
     /// One was made, and the next has its time.
     Rate(Duration),
+    /// Next to nothing was done.
+    Breath,
     /// Nothing is to be done until a member is missing.
     Full(Arc<Pool>),
     /// Something is wrong.
@@ -148,6 +153,7 @@ impl Pause {
     async fn pass(self) {
         match self {
             Self::Rate(pause) => sleep(pause).await,
+            Self::Breath => sleep(BREATH).await,
             Self::Full(pool) => {
                 // Either way it is time to look again.
                 let _ = timeout(INSPECTION, pool.changed.notified()).await;
@@ -162,6 +168,8 @@ impl Pause {
 enum Tended {
     /// One more member, or one less that had become too old.
     Added,
+    /// One more of an earlier manager's is ready, or gone. No key was made.
+    Inherited,
     /// There is nothing to do, or nothing can be done yet.
     Full,
 }
@@ -234,7 +242,7 @@ impl Manager {
             && host_certificate.as_deref() == Some(&identity.host_certificate);
         if !fits {
             self.discard(&record).await?;
-            return Ok(Tended::Added);
+            return Ok(Tended::Inherited);
         }
         let backend = self.open_backend(&record, Duty::Manufacture).await?;
         self.add(Product {
@@ -242,7 +250,7 @@ impl Manager {
             backend,
             unsaved: None,
         });
-        Ok(Tended::Added)
+        Ok(Tended::Inherited)
     }
 
     fn add(&self, product: Product) {
