@@ -1,6 +1,9 @@
 //! The part "launch": one after the other, ours and the peer in turn, and once more beside a full
 //! host.
 
+use std::thread;
+use std::time::Duration;
+
 use anyhow::Result;
 
 use super::api::Api;
@@ -15,6 +18,10 @@ use super::samples::Samples;
 
 /// A launch of the peer takes longer than a hundred of ours: it has its turn after so many.
 const TURN: u32 = 3;
+
+/// A manager that has just filled its pool looks once more, and would fill it again at once; after
+/// this time it waits until a launch is over.
+const SETTLING: Duration = Duration::from_millis(300);
 
 /// Launches of one kind.
 #[derive(Default)]
@@ -100,6 +107,7 @@ impl Kind {
         launch: impl FnOnce(&Api) -> Result<Launched>,
     ) -> Result<()> {
         pool.wait_until_full(host.api())?;
+        thread::sleep(SETTLING);
         let before = host.tpm().traffic().signatures;
         let launched = launch(host.api())?;
         self.signatures += host.tpm().traffic().signatures - before;
