@@ -12,7 +12,7 @@ FUZZ_SECONDS ?= 60
 help:
 	@echo 'make demo    the whole chain of trust with a real guest, and three attacks that fail'
 	@echo 'make test    every test, with swtpm, QEMU, OpenSSL and tpm2-tools as peers'
-	@echo 'make bench   figures beside swtpm on this machine, into target/bench.json (about an hour);'
+	@echo 'make bench   figures beside swtpm on this machine, into target/bench.json (about 45 minutes);'
 	@echo '             BENCH_FLAGS="--vrots 20 --skip anchor" for a quick look, --help says more'
 	@echo 'make check   format, lints, documentation, licences, direction of dependencies'
 	@echo 'make fuzz    coverage-guided fuzzing, FUZZ_SECONDS=$(FUZZ_SECONDS) for each target'

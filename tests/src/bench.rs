@@ -1,7 +1,8 @@
 //! `make bench`: what a virtualized root of trust costs, beside swtpm, on this machine.
 //!
 //! Ours and the peer take turns within one run. The physical TPM is swtpm behind
-//! `slow_tpm::SlowTpm`, which signs as slowly as a real part and counts writes to its flash.
+//! `slow_tpm::SlowTpm`, which signs as slowly as a real part and counts writes to its flash. Its
+//! other commands are as fast as swtpm, except for a second measurement of NV writes.
 
 mod anchor;
 mod api;
@@ -35,9 +36,20 @@ use fleet::Fleet;
 use host::BenchHost;
 use launch::Launched;
 use peer::Peer;
+use pool::Pool;
 use report::Report;
 
 pub use arguments::{Arguments, Part};
+
+const FILE: &str = if cfg!(debug_assertions) {
+    "bench-debug.json"
+} else {
+    "bench.json"
+};
+/// How many launches are timed beside a full host.
+const LAUNCHES_BESIDE: u32 = 50;
+/// How many writes of one VM are timed with a slow physical TPM.
+const SLOWED_WRITES: u32 = 100;
 
 /// Measures everything that is asked for, writes the file, prints the table. Fails if anything
 /// could not be measured.
@@ -45,7 +57,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     allow_for(arguments)?;
     let out = match &arguments.out {
         Some(out) => out.clone(),
-        None => target_folder()?.join("bench.json"),
+        None => target_folder()?.join(FILE),
     };
     let begin = Instant::now();
     let run = RunFolder::with_logs(out.with_extension("logs"))?;
@@ -54,6 +66,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let measured = measure(arguments, &run, &disk, &mut report);
     report.part("what follows", measured);
     report.write(&out)?;
+    if cfg!(debug_assertions) {
+        println!("\nTHIS IS A DEBUG BUILD: these figures show only that they can be measured.");
+    }
     println!(
         "\n{}\n{} ({} s; logs in {})",
         report.table(),
@@ -69,24 +84,30 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
     let peer = Peer::create(run, disk)?;
     if arguments.wants(Part::Launch) {
         step("launches one by one");
-        let pool = arguments.pool(1);
+        let pool = Pool::filling(1);
         let host = start_host(arguments, run, disk, "host-1", &pool.settings())?;
         let outcome = launches::measure(report, &host, &pool, &peer, arguments.launches);
-        report.part("launch_p50_ms, launch_p99_ms", outcome);
+        report.part("launch_*, launch_own_vm_*", outcome);
     }
     let count = arguments.count();
     step(&format!("{count} launches at once"));
     let mut host = start_host(arguments, run, disk, "host-2", &policy(arguments))?;
     let launched = launch_fleet(arguments, report, &mut host)?;
     let mut ours = Fleet::attach(launched).context("attaching VMMs to vRoTs")?;
+    if arguments.wants(Part::Launch) {
+        step(&format!("launches beside {count}"));
+        let outcome = launch_beside(arguments, report, &mut host);
+        report.part(&format!("launch_beside_{count}_*"), outcome);
+    }
     step(&format!("{count} swtpm beside them"));
     let mut peers = Fleet::of_peers(&peer, count).context("starting swtpm")?;
 
     if arguments.wants(Part::Memory) {
         step("memory");
-        let outcome = memory::measure(report, &host, &ours, &peers, arguments.rounds);
+        let outcome = memory::measure(report, &host, &mut ours, &mut peers, arguments.rounds);
         report.part("pss_per_vrot_kib", outcome);
     }
+    let busy_since = Instant::now();
     if arguments.wants(Part::Writes) {
         step("durable NV writes of one VM");
         let outcome =
@@ -97,6 +118,20 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
         report.part("nv_writes_per_s, volatile_anchor_writes_per_s", outcome);
     }
     drop(peers);
+    if let Some(command) = arguments.command()
+        && arguments.wants(Part::Writes)
+    {
+        step(&format!(
+            "the same, and each command of the physical TPM takes {} ms",
+            command.as_millis()
+        ));
+        let count = arguments.writes.min(SLOWED_WRITES);
+        let outcome = writes::measure_one_slowed(report, &host, &mut ours, command, count);
+        report.part("nv_write_durable_p50_us_tpm_commands_*", outcome);
+        let window = arguments.window();
+        let outcome = writes::measure_all_slowed(report, &host, &mut ours, window, command);
+        report.part("nv_writes_per_s_tpm_commands_*", outcome);
+    }
     if arguments.wants(Part::Restart) {
         step("the manager is killed under load");
         let outcome = restart::measure(report, &mut host, &mut ours, arguments);
@@ -104,7 +139,7 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
     }
     if arguments.wants(Part::Anchor) {
         step("writes of the physical TPM's flash");
-        let outcome = anchor::measure(report, &host, &mut ours, arguments);
+        let outcome = anchor::measure(report, &host, &mut ours, arguments, busy_since);
         report.part("anchor_writes_per_hour", outcome);
     }
     Ok(())
@@ -128,12 +163,9 @@ fn launch_fleet(
         for launched in launched.drain(..) {
             launch::remove(host.api(), launched)?;
         }
-        let pool = arguments.pool(arguments.vrots);
-        host.restart_with(&(policy(arguments) + &pool.settings()))?;
         println!("   filling a pool of {count}");
-        let outcome = pool
-            .wait_until_full(host.api())
-            .and_then(|()| fleet::storm(host.api(), count, &mut launched));
+        let filled = fill_pool(arguments, host);
+        let outcome = filled.and_then(|()| fleet::storm(host.api(), count, &mut launched));
         let warm = format!("launch_storm_{count}_s");
         match outcome {
             Ok(took) => report.alone(warm, took.as_secs_f64(), "s", count),
@@ -143,6 +175,29 @@ fn launch_fleet(
     }
     fleet::fill(host.api(), count, &mut launched)?;
     Ok(launched)
+}
+
+/// A pool for all, made as fast as possible; from then on it is refilled as the manager does by
+/// itself, which happens beside the storm.
+fn fill_pool(arguments: &Arguments, host: &mut BenchHost) -> Result<()> {
+    for pool in [
+        Pool::filling(arguments.vrots),
+        arguments.pool(arguments.vrots),
+    ] {
+        host.restart_with(&(policy(arguments) + &pool.settings()))?;
+        pool.wait_until_full(host.api())?;
+    }
+    Ok(())
+}
+
+/// Launches from a pool of one, which is gone again afterwards.
+fn launch_beside(arguments: &Arguments, report: &mut Report, host: &mut BenchHost) -> Result<()> {
+    let pool = Pool::filling(1);
+    host.restart_with(&(policy(arguments) + &pool.settings()))?;
+    let count = arguments.launches.min(LAUNCHES_BESIDE);
+    let measured = launches::measure_beside(report, host, &pool, arguments.count(), count);
+    host.restart_with(&policy(arguments))?;
+    measured
 }
 
 fn start_host(

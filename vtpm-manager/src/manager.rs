@@ -9,6 +9,7 @@ mod renewal;
 mod restart;
 mod transitions;
 mod unadopted;
+mod workshop;
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -41,6 +42,8 @@ pub use renewal::Renewals;
 pub use transitions::{Launch, Order};
 pub use unadopted::Unadopted;
 
+use workshop::Workshop;
+
 /// All that a running manager consists of.
 #[derive(Debug)]
 pub struct Manager {
@@ -55,6 +58,7 @@ pub struct Manager {
     pool: Arc<Pool>,
     renewals: Renewals,
     nursery: Nursery,
+    workshop: Workshop,
     /// Digest of this program.
     program: Digest32,
     ended: mpsc::UnboundedSender<(VrotId, Ended)>,
@@ -133,6 +137,7 @@ impl Manager {
             me: Weak::clone(me),
             evidence: HostEvidence::start(anchor, &config.event_log),
             nursery: Nursery::of(&config.backend, config.vmms.clone()),
+            workshop: Workshop::default(),
             config,
             host,
             journal,

@@ -46,6 +46,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// The rollback evidence as it was committed.
     fn evidence(&self) -> Result<StoredEvidence, StoreError>;
+
+    /// How often it asked its disk to make writes durable, since it was opened; 0 without a disk.
+    fn syncs(&self) -> u64 {
+        0
+    }
 }
 
 /// Rollback evidence in a store: what [`crate::rollback::decide`] holds against the anchor.

@@ -8,21 +8,29 @@ use anyhow::{Result, ensure};
 use super::Arguments;
 use super::fleet::Fleet;
 use super::host::BenchHost;
-use super::load::{number, under_load};
+use super::load::{Habit, number, under_load};
 use super::report::Report;
 
-/// Writes are told from each other by time; those of one moment belong together only to us.
+/// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 /// A checkpoint comes with the next batch, and a batch may take its time.
 const SLACK: Duration = Duration::from_secs(60);
 
-/// Waits under load for two checkpoints and takes the time between the first and the last
-/// write; every write of the flash counts, whatever it is for.
+/// Writes of the flash, and the time from the first to the last of them.
+struct Span {
+    writes: usize,
+    time: Duration,
+}
+
+/// Waits under load until two checkpoint intervals lie between a write and a later one, both
+/// after `since`, from when on guests were busy: with the manager's restarts in between, if they
+/// were measured. Every write of the flash counts, whatever it is for.
 pub(super) fn measure(
     report: &mut Report,
     host: &BenchHost,
     ours: &mut Fleet,
     arguments: &Arguments,
+    since: Instant,
 ) -> Result<()> {
     let limit = host.api().metrics()?;
     let limit = limit.value("vrot_rollback_window_limit_seconds")?;
@@ -31,42 +39,89 @@ pub(super) fn measure(
         "the anchor's policy is not one with checkpoints"
     );
     let limit = Duration::from_secs_f64(limit);
-    let deadline = 2 * limit + SLACK;
+    // The first write may take an interval to come.
+    let deadline = 3 * limit + SLACK;
     println!(
-        "   busy until two checkpoints are seen: {} s at most",
-        deadline.as_secs()
+        "   busy until three checkpoints are seen: {} s at most",
+        deadline.saturating_sub(since.elapsed()).as_secs()
     );
-    let (writes, progress) = under_load(&mut ours.vmms, arguments.think(), |progress| {
-        let before = host.tpm().traffic().flash.len();
+    let habit = Habit::Living {
+        think: arguments.think(),
+    };
+    let (span, progress) = under_load(&mut ours.vmms, habit, |progress| {
         let begin = Instant::now();
         loop {
-            thread::sleep(LOOK);
-            let flash = host.tpm().traffic().flash;
-            let writes = flash.get(before..).unwrap_or_default();
-            let span = writes.first().zip(writes.last());
-            let span = span.map_or(Duration::ZERO, |(first, last)| *last - *first);
-            // Two writes of one moment are not two checkpoints.
-            if span >= limit / 2 {
-                return Ok((writes.len(), span));
+            let span = Span::since(since, &host.tpm().traffic().flash);
+            if span.has_two_of(limit) {
+                return Ok(span);
             }
             ensure!(
                 begin.elapsed() < deadline,
                 "{} writes in {} s",
-                writes.len(),
-                begin.elapsed().as_secs()
+                span.writes,
+                since.elapsed().as_secs()
             );
             ensure!(progress.failed() == 0, "commands failed under load");
+            thread::sleep(LOOK);
         }
     })?;
     ensure!(progress.failed() == 0, "commands failed under load");
-    let (count, span) = writes;
-    let intervals = number(count)? - 1.0;
-    ensure!(intervals >= 1.0, "a single write tells no rate");
     let name = match arguments.checkpoint_interval_s {
         None => "anchor_writes_per_hour".to_owned(),
         Some(seconds) => format!("anchor_writes_per_hour_checkpoints_{seconds}_s"),
     };
-    report.alone(name, intervals * 3600.0 / span.as_secs_f64(), "1/h", count);
-    report.alone("anchor_window_s", span.as_secs_f64(), "s", 1);
+    report.alone(name, span.per_hour()?, "1/h", span.intervals());
+    report.alone(
+        "anchor_window_s",
+        span.time.as_secs_f64(),
+        "s",
+        span.intervals(),
+    );
     Ok(())
+}
+
+impl Span {
+    fn since(begin: Instant, flash: &[Instant]) -> Self {
+        let mut busy = flash.iter().filter(|write| **write >= begin);
+        let first = busy.clone().next();
+        let writes = busy.clone().count();
+        let time = first.zip(busy.next_back());
+        Self {
+            writes,
+            time: time.map_or(Duration::ZERO, |(first, last)| *last - *first),
+        }
+    }
+
+    /// Whether it is as long as two of these, less what a write is late by chance.
+    fn has_two_of(&self, interval: Duration) -> bool {
+        self.time >= 2 * interval - interval / 20
+    }
+
+    fn intervals(&self) -> usize {
+        self.writes.saturating_sub(1)
+    }
+
+    fn per_hour(&self) -> Result<f64> {
+        Ok(number(self.intervals())? * 3600.0 / self.time.as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_told_from_the_intervals_of_the_busy_time() -> Result<()> {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let interval = Duration::from_secs(600);
+        let span = Span::since(at(100), &[at(0), at(200), at(800)]);
+        assert!(!span.has_two_of(interval));
+        // One more than there are checkpoints: it counts.
+        let span = Span::since(at(100), &[at(0), at(200), at(800), at(900), at(1400)]);
+        assert!(span.has_two_of(interval));
+        assert_eq!((span.intervals(), span.per_hour()?), (3, 9.0));
+        assert!(!Span::since(at(0), &[]).has_two_of(interval));
+        Ok(())
+    }
 }

@@ -19,7 +19,8 @@ pub struct Arguments {
         value_parser = clap::value_parser!(u32).range(1..=4000))]
     pub vrots: u32,
     /// How many launches are timed one by one.
-    #[arg(long, value_name = "N", default_value_t = 100,
+    /// Each third is followed by one of a VM with a number of its own, and by one of swtpm.
+    #[arg(long, value_name = "N", default_value_t = 300,
         value_parser = clap::value_parser!(u32).range(1..))]
     pub launches: u32,
     /// How many NV writes of one VM are timed.
@@ -38,11 +39,20 @@ pub struct Arguments {
     /// of the physical TPM's flash are counted. Elsewhere guests do not think at all.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 1000)]
     pub think_ms: u64,
-    /// How long a signature of the physical TPM takes at least.
+    /// How long a signature of the physical TPM takes at least. Its other commands are as fast as
+    /// swtpm, except where the next option says otherwise.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 70)]
     pub signature_ms: u64,
-    /// Another rate at which a pool is filled than the manager's own; the storm from a full pool
-    /// has the filling beside it.
+    /// NV writes are measured a second time with a physical TPM whose other commands take so
+    /// long, reads and writes of NV among them; the figures then end in `_tpm_commands_N_ms`. 0
+    /// leaves them out.
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 10)]
+    pub command_ms: u64,
+    /// An answer that took longer across a restart of the manager counts as failed. A vRoT answers
+    /// after 500 ms, durable or not.
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 1000)]
+    pub late_ms: u64,
+    /// Another rate at which the pool is refilled beside a storm than the manager's own.
     #[arg(long, value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..))]
     pub refill_per_minute: Option<u32>,
@@ -53,7 +63,8 @@ pub struct Arguments {
     /// Leaves parts out.
     #[arg(long, value_enum, value_name = "PART", value_delimiter = ',')]
     pub skip: Vec<Part>,
-    /// Where the figures go; `bench.json` in cargo's target folder by default.
+    /// Where the figures go; `bench.json` in cargo's target folder by default, `bench-debug.json`
+    /// for a debug build, whose figures say nothing.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 }
@@ -61,7 +72,7 @@ pub struct Arguments {
 /// A part of the bench.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Part {
-    /// Launches one by one.
+    /// Launches one by one, on an empty host and beside all vRoTs.
     Launch,
     /// All launches at once.
     Storm,
@@ -69,7 +80,8 @@ pub enum Part {
     Memory,
     /// NV writes of one VM and of all.
     Writes,
-    /// Writes of the physical TPM under load; takes two checkpoint intervals.
+    /// Writes of the physical TPM's flash under load; takes two to three checkpoint intervals, of
+    /// which the parts `writes` and `restart` are a part.
     Anchor,
     /// A manager that is killed under load.
     Restart,
@@ -96,7 +108,17 @@ impl Arguments {
         Duration::from_millis(self.signature_ms)
     }
 
-    /// A pool of this size.
+    /// How long the physical TPM's other commands take where that is measured.
+    pub fn command(&self) -> Option<Duration> {
+        (self.command_ms > 0).then(|| Duration::from_millis(self.command_ms))
+    }
+
+    /// From when on an answer is late.
+    pub fn late(&self) -> Duration {
+        Duration::from_millis(self.late_ms)
+    }
+
+    /// A pool of this size, as it is refilled beside a storm.
     pub(super) fn pool(&self, size: u32) -> Pool {
         Pool {
             size,

@@ -17,12 +17,23 @@ pub(super) struct Pool {
     pub(super) refill_per_minute: Option<u32>,
 }
 
+/// As many in a minute as the machine can make.
+const FILLING: u32 = 60_000;
+
 /// Making a large pool takes a while: each member may take seconds, and there is a pause between
 /// them.
 const PATIENCE_FOR_EACH: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Pool {
+    /// One that is filled as fast as possible, where nobody looks at the clock.
+    pub(super) fn filling(size: u32) -> Self {
+        Self {
+            size,
+            refill_per_minute: Some(FILLING),
+        }
+    }
+
     /// The pool's part of the manager's configuration: a table, so it comes last.
     pub(super) fn settings(&self) -> String {
         let refill = self

@@ -7,6 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use super::samples::Samples;
+
 /// All figures of a run, and what could not be measured.
 #[derive(Debug, Default)]
 pub(super) struct Report {
@@ -22,6 +24,8 @@ struct Figure {
     unit: &'static str,
     peer: Option<f64>,
     samples: usize,
+    /// Smallest and largest, of a figure that is the middle of a few.
+    spread: Option<(f64, f64)>,
 }
 
 impl Report {
@@ -39,6 +43,7 @@ impl Report {
             unit,
             peer: None,
             samples: n,
+            spread: None,
         });
     }
 
@@ -57,7 +62,17 @@ impl Report {
             unit,
             peer: Some(peer),
             samples: n,
+            spread: None,
         });
+    }
+
+    /// The figure that was added last is the middle of these, which the table says.
+    pub(super) fn spread(&mut self, of: &Samples) -> Result<()> {
+        let spread = (of.percentile(0)?, of.percentile(100)?);
+        if let Some(figure) = self.figures.last_mut() {
+            figure.spread = Some(spread);
+        }
+        Ok(())
     }
 
     /// Notes that something could not be measured.
@@ -83,18 +98,21 @@ impl Report {
     /// The table.
     pub(super) fn table(&self) -> String {
         let mut text = format!(
-            "{:34} {:>12} {:>12} {:>9} {:>8}  {}\n",
-            "name", "value", "peer", "ratio", "n", "unit"
+            "{:34} {:>12} {:>12} {:>9} {:>8}  {:20} {}\n",
+            "name", "value", "peer", "ratio", "n", "unit", "from … to"
         );
         for figure in &self.figures {
             let peer = figure.peer.map_or("-".to_owned(), readable);
             let ratio = figure
                 .ratio()
                 .map_or("-".to_owned(), |ratio| format!("{ratio:.4}"));
+            let spread = figure.spread.map_or(String::new(), |(from, to)| {
+                format!("{} … {}", readable(from), readable(to))
+            });
             // A String takes every character.
             let _ = writeln!(
                 text,
-                "{:34} {:>12} {peer:>12} {ratio:>9} {:>8}  {}",
+                "{:34} {:>12} {peer:>12} {ratio:>9} {:>8}  {:20} {spread}",
                 figure.name,
                 readable(figure.value),
                 figure.samples,

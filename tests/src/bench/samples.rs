@@ -29,6 +29,16 @@ impl Samples {
         self.0.len()
     }
 
+    /// The values.
+    pub(super) fn into_values(self) -> Vec<f64> {
+        self.0
+    }
+
+    /// How many are above this.
+    pub(super) fn above(&self, limit: f64) -> usize {
+        self.0.iter().filter(|value| **value > limit).count()
+    }
+
     /// The smallest value that so many per cent do not exceed (nearest rank). There is none of
     /// nothing.
     pub(super) fn percentile(&self, per_cent: usize) -> Result<f64> {
@@ -44,6 +54,12 @@ impl Samples {
     /// The middle.
     pub(super) fn median(&self) -> Result<f64> {
         self.percentile(50)
+    }
+}
+
+impl Extend<f64> for Samples {
+    fn extend<I: IntoIterator<Item = f64>>(&mut self, values: I) {
+        self.0.extend(values);
     }
 }
 

@@ -1,5 +1,6 @@
-//! A physical TPM as slow as a real one: passes swtpm's commands on, waits with every signature,
-//! and counts what a real part would write to its flash.
+//! A physical TPM whose signatures are as slow as a real one's: passes swtpm's commands on, waits
+//! with every signature, and counts what a real part would write to its flash. All other commands
+//! are as fast as swtpm, unless [`SlowTpm::slow_down`] says otherwise.
 //!
 //! It knows nothing of the manager: which NV index lives in the TPM's RAM (`ORDERLY`) it learns
 //! from the definitions that go by.
@@ -19,6 +20,7 @@ use anyhow::{Context, Result};
 pub(super) struct SlowTpm {
     socket: PathBuf,
     traffic: Arc<Mutex<Traffic>>,
+    other: Arc<Mutex<Duration>>,
 }
 
 /// What went by so far.
@@ -53,6 +55,7 @@ impl SlowTpm {
     /// Listens at `socket` and `socket.ctrl` for what shall reach the TPM at `tpm`.
     pub(super) fn open(socket: PathBuf, tpm: &Path, signature: Duration) -> Result<Self> {
         let traffic = Arc::new(Mutex::new(Traffic::default()));
+        let other = Arc::<Mutex<Duration>>::default();
         let listen = |path: &Path| {
             UnixListener::bind(path).with_context(|| format!("listening on {}", path.display()))
         };
@@ -61,18 +64,28 @@ impl SlowTpm {
         let way = Way {
             tpm: tpm.to_owned(),
             signature,
+            other: Arc::clone(&other),
             traffic: Arc::clone(&traffic),
             busy: Arc::default(),
         };
         serve(data, move |client| way.pass_commands(client))?;
         let tpm = control_path(tpm);
         serve(control, move |client| pass_control(client, &tpm))?;
-        Ok(Self { socket, traffic })
+        Ok(Self {
+            socket,
+            traffic,
+            other,
+        })
     }
 
     /// How the manager's configuration names it.
     pub(super) fn tcti(&self) -> String {
         format!("swtpm:path={}", self.socket.display())
+    }
+
+    /// From now on every command that is not a signature takes at least so long as well.
+    pub(super) fn slow_down(&self, command: Duration) {
+        *lock(&self.other) = command;
     }
 
     /// What went by so far.
@@ -86,6 +99,7 @@ impl SlowTpm {
 struct Way {
     tpm: PathBuf,
     signature: Duration,
+    other: Arc<Mutex<Duration>>,
     traffic: Arc<Mutex<Traffic>>,
     /// A TPM does one thing at a time.
     busy: Arc<Mutex<()>>,
@@ -100,8 +114,8 @@ impl Way {
                 let mut tpm = UnixStream::connect(&self.tpm)?;
                 tpm.write_all(&command)?;
                 let response = read_frame(&mut tpm)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-                if is_signature(&command) && succeeded(&response) {
-                    thread::sleep(self.signature);
+                if succeeded(&response) {
+                    thread::sleep(self.delay(&command));
                 }
                 response
             };
@@ -111,6 +125,14 @@ impl Way {
             client.write_all(&response)?;
         }
         Ok(())
+    }
+
+    fn delay(&self, command: &[u8]) -> Duration {
+        if is_signature(command) {
+            self.signature
+        } else {
+            *lock(&self.other)
+        }
     }
 }
 

@@ -39,6 +39,8 @@ const SESSIONS: u16 = 0x8002;
 const NV_DEFINE_SPACE: u32 = 0x12a;
 const NV_WRITE: u32 = 0x137;
 const STARTUP: u32 = 0x144;
+/// A vRoT's own command (`vtpm_backend::vendor`): answered at once with a ticket.
+const HOST_EVIDENCE_REQUEST: u32 = 0x2000_5652;
 const OWNER: u32 = 0x4000_0001;
 const PASSWORD: u32 = 0x4000_0009;
 /// An index of a guest's owner, and its contents: what a guest keeps there is small.
@@ -126,7 +128,16 @@ impl Vmm {
         self.execute(&command(SESSIONS, NV_WRITE, &body))
     }
 
-    /// The same; it must succeed.
+    /// Asks the host for evidence. The answer is a ticket; the guest of this file never comes
+    /// back with it.
+    pub(super) fn request_evidence(&mut self) -> io::Result<ResponseCode> {
+        self.written += 1;
+        let digest = self.written.to_be_bytes().repeat(4);
+        let body = [&32u16.to_be_bytes()[..], &digest].concat();
+        self.execute(&command(NO_SESSIONS, HOST_EVIDENCE_REQUEST, &body))
+    }
+
+    /// A write that must succeed.
     pub(super) fn must_write(&mut self) -> Result<()> {
         self.write()?.success("TPM2_NV_Write")
     }

@@ -104,6 +104,11 @@ fn render(manager: &Manager, unadopted: Unadopted) -> String {
         "Time spent waiting for the disk.",
         store.seconds(),
     );
+    text.counter(
+        "vrot_store_syncs_total",
+        "How often the store waited for the disk: at least once in each batch.",
+        manager.journal().store().syncs(),
+    );
     text.gauge(
         "vrot_store_open",
         "1 if the physical TPM vouches for the store, else 0.",

@@ -3,7 +3,7 @@
 use cert_chain::{Generation, Tenant, VmId, VrotId};
 use vtpm_backend::message::{Open, StateKey as BackendKey};
 
-use super::{Manager, ManagerError, blocking};
+use super::{Manager, ManagerError};
 use crate::backend::{Backend, Duty, RuntimeFolder};
 use crate::keys::{Keyring, Purpose, StateKey};
 use crate::manufacture::{ManufactureOrder, manufacture_over};
@@ -26,11 +26,15 @@ pub(super) struct Product {
 
 impl Manager {
     /// Makes a vRoT for a VM. Takes seconds where RSA keys are slow to make.
+    ///
+    /// The process that makes it is not the one that serves it: making keys leaves hundreds of
+    /// KiB of memory written to that a process which only opens the state never touches.
     pub(super) async fn manufacture(
         &self,
         vm: VmId,
         tenant: Tenant,
     ) -> Result<Product, ManagerError> {
+        let place = self.workshop.place().await;
         let (enrolment, signer) = self.host.issuer().await?;
         let keyring = self.host.keyring().await?;
         let vrot = VrotId::random();
@@ -49,49 +53,44 @@ impl Manager {
         };
         let folder = self.folder(vrot);
         let open = self.open_message(vrot, FIRST_GENERATION, &key, None);
-        let backend = Backend::launch(&self.nursery, folder, open, Duty::Manufacture).await?;
-        let mut channel = backend.channel();
+        let maker = Backend::launch(&self.nursery, folder.clone(), open, Duty::Manufacture).await?;
+        let mut channel = maker.channel();
         let ordered = order.clone();
-        let manufactured =
-            blocking(move || manufacture_over(&ordered, &mut channel, &signer)).await;
-        let made = async {
-            let manufactured = manufactured?.map_err(ManagerError::Manufacture)?;
-            let state = backend.take_state().await?.ok_or(ManagerError::NoState)?;
-            let record = VrotRecord {
+        let manufactured = place
+            .work(move || manufacture_over(&ordered, &mut channel, &signer))
+            .await;
+        // Whatever came of it, it has done its work.
+        let ended = maker.stop().await;
+        let manufactured = manufactured?.map_err(ManagerError::Manufacture)?;
+        let state = ended?.state.ok_or(ManagerError::NoState)?;
+        let record = VrotRecord {
+            vrot,
+            vm,
+            tenant,
+            name: None,
+            generation: FIRST_GENERATION,
+            lifecycle: Lifecycle::Manufactured { at: now },
+            state_key: keyring.wrap(vrot, Purpose::State, key.as_ref())?,
+            nv_authority: keyring.wrap(
                 vrot,
-                vm,
-                tenant,
-                name: None,
-                generation: FIRST_GENERATION,
-                lifecycle: Lifecycle::Manufactured { at: now },
-                state_key: keyring.wrap(vrot, Purpose::State, key.as_ref())?,
-                nv_authority: keyring.wrap(
-                    vrot,
-                    Purpose::NvIndices,
-                    manufactured.nv_authority.expose(),
-                )?,
-                identity: Identity::new(
-                    &manufactured,
-                    &order.host_certificate,
-                    order.manager,
-                    order.backend,
-                    now,
-                ),
-            };
-            Ok::<_, ManagerError>((record, state))
+                Purpose::NvIndices,
+                manufactured.nv_authority.expose(),
+            )?,
+            identity: Identity::new(
+                &manufactured,
+                &order.host_certificate,
+                order.manager,
+                order.backend,
+                now,
+            ),
         };
-        match made.await {
-            Ok((record, state)) => Ok(Product {
-                record,
-                backend,
-                unsaved: Some(state),
-            }),
-            Err(error) => {
-                // What was not made to its end is of no use to anybody.
-                let _ = backend.stop().await;
-                Err(error)
-            }
-        }
+        let open = self.open_message(vrot, FIRST_GENERATION, &key, Some(state.clone()));
+        let backend = Backend::launch(&self.nursery, folder, open, Duty::Manufacture).await?;
+        Ok(Product {
+            record,
+            backend,
+            unsaved: Some(state),
+        })
     }
 
     /// Opens a vRoT from the store in a new backend.

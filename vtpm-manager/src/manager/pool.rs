@@ -46,6 +46,8 @@ struct Members {
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// Who takes a member is launching a VM: its successor need not have the processor just then.
 const COURTESY: Duration = Duration::from_millis(250);
+/// Between members that are opened anew, which takes milliseconds each.
+const BREATH: Duration = Duration::from_millis(10);
 /// Members whose certificates are old, or whose backends have ended, are looked for this often.
 const INSPECTION: Duration = Duration::from_secs(5);
 
@@ -116,27 +118,56 @@ fn is_fresh(record: &VrotRecord) -> bool {
 
 /// Keeps the pool full, for as long as the manager lives, at the configured rate.
 pub(super) async fn keep_full(manager: Weak<Manager>) {
-    loop {
-        let Some(manager) = manager.upgrade() else {
-            return;
-        };
-        let pause = match manager.tend_pool().await {
-            Ok(Tended::Added) => manager.config.pool.pause(),
-            Ok(Tended::Full) => {
-                let pool = Arc::clone(&manager.pool);
-                drop(manager);
+    in_steps(move || {
+        let manager = manager.clone();
+        async move {
+            let manager = manager.upgrade()?;
+            Some(match manager.tend_pool().await {
+                Ok(Tended::Added) => Pause::Rate(manager.config.pool.pause()),
+                Ok(Tended::Inherited) => Pause::Breath,
+                Ok(Tended::Full) => Pause::Full(Arc::clone(&manager.pool)),
+                Err(error) => {
+                    tracing::warn!(error = %WithCauses(&error), "the pool of vRoTs is not filled");
+                    Pause::Failed
+                }
+            })
+        }
+    })
+    .await;
+}
+
+/// Takes one step after the other, with a pause after each, until there is none.
+async fn in_steps<F: Future<Output = Option<Pause>>>(mut step: impl FnMut() -> F) {
+    while let Some(pause) = step().await {
+        pause.pass().await;
+    }
+}
+
+/// What lies between two steps.
+#[derive(Debug)]
+enum Pause {
+    /// One was made, and the next has its time.
+    Rate(Duration),
+    /// Next to nothing was done.
+    Breath,
+    /// Nothing is to be done until a member is missing.
+    Full(Arc<Pool>),
+    /// Something is wrong.
+    Failed,
+}
+
+impl Pause {
+    async fn pass(self) {
+        match self {
+            Self::Rate(pause) => sleep(pause).await,
+            Self::Breath => sleep(BREATH).await,
+            Self::Full(pool) => {
                 // Either way it is time to look again.
                 let _ = timeout(INSPECTION, pool.changed.notified()).await;
                 sleep(COURTESY).await;
-                continue;
             }
-            Err(error) => {
-                tracing::warn!(error = %WithCauses(&error), "the pool of vRoTs is not filled");
-                RETRY_PAUSE
-            }
-        };
-        drop(manager);
-        sleep(pause).await;
+            Self::Failed => sleep(RETRY_PAUSE).await,
+        }
     }
 }
 
@@ -144,6 +175,8 @@ pub(super) async fn keep_full(manager: Weak<Manager>) {
 enum Tended {
     /// One more member, or one less that had become too old.
     Added,
+    /// One more of an earlier manager's is ready, or gone. No key was made.
+    Inherited,
     /// There is nothing to do, or nothing can be done yet.
     Full,
 }
@@ -216,7 +249,7 @@ impl Manager {
             && host_certificate.as_deref() == Some(&identity.host_certificate);
         if !fits {
             self.discard(&record).await?;
-            return Ok(Tended::Added);
+            return Ok(Tended::Inherited);
         }
         let backend = self.open_backend(&record, Duty::Manufacture).await?;
         self.add(Product {
@@ -224,7 +257,7 @@ impl Manager {
             backend,
             unsaved: None,
         });
-        Ok(Tended::Added)
+        Ok(Tended::Inherited)
     }
 
     fn add(&self, product: Product) {
@@ -250,5 +283,55 @@ impl Manager {
     /// The vRoTs that wait for a VM.
     pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// Steps that make a vRoT each, unless the pool is found full, in one hour of a clock that
+    /// goes by itself.
+    async fn made_in_an_hour(rate: NonZeroU32, is_full: impl Fn(u32) -> bool) -> u32 {
+        let config = PoolConfig {
+            refill_per_minute: rate,
+            ..PoolConfig::default()
+        };
+        let pool = Arc::new(Pool::default());
+        let (mut steps, mut made) = (0, 0);
+        let tending = in_steps(|| {
+            steps += 1;
+            // Somebody takes members all the time.
+            pool.wake();
+            let pause = if is_full(steps) {
+                Pause::Full(Arc::clone(&pool))
+            } else {
+                made += 1;
+                Pause::Rate(config.pause())
+            };
+            async { Some(pause) }
+        });
+        assert!(timeout(HOUR, tending).await.is_err(), "it has no end");
+        made
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pool_is_filled_no_faster_than_configured_however_fast_it_is_emptied() {
+        for rate in [1, 60, 6000].into_iter().filter_map(NonZeroU32::new) {
+            let made = made_in_an_hour(rate, |_| false).await;
+            let in_turns = made_in_an_hour(rate, |step| step % 2 == 0).await;
+            let rate = rate.get();
+            // The first one needs no pause before it.
+            assert!(made <= rate * 60 + 1, "{made} at {rate} a minute");
+            assert!(made >= rate * 30, "{made} at {rate} a minute");
+            assert!(
+                (1..=made).contains(&in_turns),
+                "{in_turns} at {rate} a minute"
+            );
+        }
     }
 }

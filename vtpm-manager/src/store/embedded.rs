@@ -155,6 +155,10 @@ impl EmbeddedStore {
 }
 
 impl Store for EmbeddedStore {
+    fn syncs(&self) -> u64 {
+        self.doubt.syncs()
+    }
+
     fn vrots(&self) -> Result<Vec<VrotId>, StoreError> {
         self.with(|database| {
             let transaction = database.begin_read().map_err(read)?;
@@ -366,7 +370,9 @@ mod tests {
                 .put(kept, Part::Permanent, b"state".to_vec())
                 .put(deleted, Part::Record, b"other".to_vec()),
         )?;
+        let syncs = store.syncs();
         store.commit(&Batch::default().delete(deleted))?;
+        assert!(store.syncs() > syncs);
         drop(store);
 
         let store = EmbeddedStore::open(&path)?;

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use redb::backends::FileBackend;
 use redb::{BackendError, Builder, Database, StorageBackend};
@@ -28,9 +28,13 @@ pub(super) struct StoreFile(pub(super) PathBuf);
 /// it can be read: nothing that was read afterwards proves anything. A process that opens a file
 /// does not know what an earlier one was told of it, so every store begins in doubt.
 #[derive(Clone, Debug)]
-pub(super) struct Doubt(Arc<AtomicBool>);
+pub(super) struct Doubt {
+    raised: Arc<AtomicBool>,
+    /// How often the medium was asked.
+    syncs: Arc<AtomicU64>,
+}
 
-/// A backend that remembers in [`Doubt`] when a sync failed.
+/// A backend that remembers in [`Doubt`] when a sync failed, and counts them all.
 #[derive(Debug)]
 struct Watched {
     backend: Box<dyn StorageBackend>,
@@ -62,21 +66,28 @@ impl Medium for StoreFile {
 
 impl Default for Doubt {
     fn default() -> Self {
-        Self(Arc::new(AtomicBool::new(true)))
+        Self {
+            raised: Arc::new(AtomicBool::new(true)),
+            syncs: Arc::default(),
+        }
     }
 }
 
 impl Doubt {
     fn settle(&self) {
-        self.0.store(false, Ordering::Release);
+        self.raised.store(false, Ordering::Release);
     }
 
     pub(super) fn is_raised(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.raised.load(Ordering::Acquire)
     }
 
     pub(super) fn raise(&self) {
-        self.0.store(true, Ordering::Release);
+        self.raised.store(true, Ordering::Release);
+    }
+
+    pub(super) fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
     }
 }
 
@@ -164,6 +175,7 @@ impl StorageBackend for Watched {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.doubt.syncs.fetch_add(1, Ordering::Relaxed);
         self.backend.sync_data().inspect_err(|_| self.doubt.raise())
     }
 
