@@ -49,7 +49,10 @@ impl Host {
 
     /// The same, with more lines in the daemon's configuration.
     pub(crate) fn start_with(more: &str) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("vm-").tempdir()?;
+        Self::start_in(tempfile::Builder::new().prefix("vm-").tempdir()?, more)
+    }
+
+    fn start_in(folder: TempDir, more: &str) -> Result<Self> {
         // Other users must get as far as the API's socket.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         manufacture_tpm(folder.path())?;
@@ -76,7 +79,24 @@ impl Host {
 
     /// The same, with more lines in the daemon's configuration.
     pub(crate) fn enrolled_with(more: &str) -> Result<Self> {
-        let host = Self::start_with(more)?;
+        Self::start_with(more)?.enrol()
+    }
+
+    /// The same, with a disk of its own for the manager's state: 16 MiB.
+    pub(crate) fn enrolled_on_small_disk(more: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("vm-").tempdir()?;
+        let state = folder.path().join("state");
+        fs::create_dir(&state)?;
+        tool(&format!(
+            "mount -t tmpfs -o size=16m,mode=700 tmpfs {}",
+            state.display()
+        ))
+        .context("this test mounts a disk: run it as root")?;
+        Self::start_in(folder, more)?.enrol()
+    }
+
+    fn enrol(self) -> Result<Self> {
+        let host = self;
         host.make_issuer()?;
         let operator = host.path("operator.pem");
         host.ctl(["host", "policy", "keygen", "--out", &operator])?;
@@ -202,6 +222,22 @@ impl Host {
         Ok(kill(Pid::from_raw(self.daemon.id().try_into()?), signal)?)
     }
 
+    /// Takes the physical TPM away.
+    pub(crate) fn take_tpm_away(&self) -> Result<()> {
+        tool(&format!(
+            "swtpm_ioctl --unix {} -s",
+            self.path("tpm.sock.ctrl")
+        ))
+    }
+
+    /// Fills the small disk; the file to be removed when there is to be room again.
+    pub(crate) fn fill_disk(&self) -> Result<PathBuf> {
+        let filling = self.folder.path().join("state/filling");
+        let mut file = fs::File::create(&filling)?;
+        while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+        Ok(filling)
+    }
+
     /// Kills every backend of this host.
     pub(crate) fn kill_backends(&self) -> Result<()> {
         kill_processes_in(self.folder.path());
@@ -235,6 +271,8 @@ impl Drop for Host {
             eprintln!("{}", self.log());
         }
         end_processes_of(self.folder.path());
+        // Where it is a disk of its own.
+        let _ = said(Command::new("umount").arg(self.folder.path().join("state")));
     }
 }
 
