@@ -241,13 +241,22 @@ fn a_vrot_that_another_process_serves_is_not_served() -> Result<()> {
     let first = Backend::start_locking(Some(&lock))?;
     let mut manager = first.opened(50, None)?;
     // In a folder of its own, nothing but the kernel knows of the first one.
-    let second = tempfile::tempdir()?;
-    let said = start_in(second.path(), Some(&lock))
-        .stderr(Stdio::piped())
-        .spawn()?
-        .wait_with_output()?;
-    let words = String::from_utf8_lossy(&said.stderr);
-    ensure!(!said.status.success());
+    let folder = tempfile::tempdir()?;
+    let mut refused = start_in(folder.path(), Some(&lock));
+    let process = refused.stderr(Stdio::piped()).spawn()?;
+    let mut second = Backend { process, folder };
+    let deadline = Instant::now() + PATIENCE;
+    let ended = loop {
+        if let Some(status) = second.process.try_wait()? {
+            break status;
+        }
+        ensure!(Instant::now() < deadline, "a second one serves it");
+        thread::sleep(Duration::from_millis(5));
+    };
+    ensure!(!ended.success());
+    let mut words = String::new();
+    let said = second.process.stderr.as_mut().context("its words")?;
+    said.read_to_string(&mut words)?;
     let expected = format!("process {} serves this vRoT", first.process.id());
     ensure!(words.contains(&expected), "{words}");
     ensure!(status(&mut manager)?.vrot == Some(VROT.into()));

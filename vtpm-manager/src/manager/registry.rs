@@ -149,7 +149,9 @@ impl Vrot {
 
     /// How it stands with its backend, if it runs.
     pub fn observed(&self) -> Option<Observed> {
-        self.backend().map(|backend| backend.observed())
+        // One that has ended is kept until that is recorded.
+        let live = self.backend().filter(|backend| !backend.has_ended());
+        live.map(|backend| backend.observed())
     }
 
     /// Whether it may be started again by itself, of so many times in an hour; counts this one.

@@ -61,7 +61,7 @@ impl Manager {
                 let mut end = End::noticed(vrot, None, "no backend of it was found");
                 if let Err(error) = self.note_end(&mut end).await {
                     tracing::error!(%vrot, %error, "its end is not recorded yet");
-                    tokio::spawn(end.into_the_store(Weak::clone(&self.me)));
+                    tokio::spawn(end.record_at_last(Weak::clone(&self.me)));
                 }
             }
         }
@@ -302,7 +302,7 @@ impl End {
 
     /// Tries until it is recorded: a vRoT that is called running and has no backend can neither
     /// be used nor started.
-    async fn into_the_store(mut self, manager: Weak<Manager>) -> Noted {
+    async fn record_at_last(mut self, manager: Weak<Manager>) -> Noted {
         loop {
             let Some(manager) = manager.upgrade() else {
                 return Noted::Nothing;
@@ -326,7 +326,7 @@ impl End {
     /// The same, and then another backend is started, as the policy has it.
     async fn and_again(self, manager: Weak<Manager>) {
         let vrot = self.vrot;
-        if self.into_the_store(Weak::clone(&manager)).await == Noted::Ended
+        if self.record_at_last(Weak::clone(&manager)).await == Noted::Ended
             && let Some(manager) = manager.upgrade()
         {
             manager.start_again(vrot).await;
