@@ -56,7 +56,7 @@ if [ "$tools" = yes ]; then
     program "$(command -v tpm2)" tpm2
     # tpm2-tools is one program under many names.
     for name in tpm2_pcrread tpm2_quote tpm2_nvread tpm2_nvreadpublic tpm2_readpublic \
-                tpm2_getcap tpm2_getrandom tpm2_nvwrite tpm2_nvundefine tpm2_nvdefine \
+                tpm2_getcap tpm2_getrandom tpm2_changeauth tpm2_nvwrite tpm2_nvundefine tpm2_nvdefine \
                 tpm2_pcrextend tpm2_send tpm2_createprimary tpm2_evictcontrol; do
         ln -s tpm2 "$root/usr/bin/$name"
     done

@@ -101,10 +101,8 @@ fn must_be_refused(narrator: &Narrator, command: Tool, expected: &Refusal) -> Re
         status == 1,
         "the attack was not refused (exit status {status}): {said}"
     );
-    let reasons_given = said
-        .get("reasons")
-        .and_then(Value::as_array)
-        .context("reasons")?;
+    let reasons_given = said.get("reasons").and_then(Value::as_array);
+    let reasons_given = reasons_given.context("the device gave no reasons")?;
     ensure!(
         reasons_given.iter().any(|reason| expected.is(reason)),
         "the attack was refused, but not for `{}` ({}): {said:#}",
