@@ -77,9 +77,14 @@ impl ResponseCode {
         (self.0 >> 16) & 0xff == TCTI_LAYER
     }
 
+    /// Whether the software stack refused the TPM's answer, or does not go on since it did.
+    const fn is_refused_answer(self) -> bool {
+        matches!(self.0, RESPONSE_AUTH_FAILED | BAD_SEQUENCE)
+    }
+
     /// What to do about it.
     pub fn disposition(self) -> Disposition {
-        if self.is_transport() {
+        if self.is_transport() || self.is_refused_answer() {
             return Disposition::ConnectionLost;
         }
         match self.without_position() {
@@ -104,6 +109,12 @@ impl ResponseCode {
                 "check that the TPM is there and that this user may open it",
             );
         }
+        if self.is_refused_answer() {
+            return (
+                "the answer is not the TPM's",
+                "something on the way to the TPM changes what passes: examine the host",
+            );
+        }
         for (code, name, remedy) in EXPLANATIONS {
             if *code == self.without_position().0 {
                 return (name, remedy);
@@ -126,6 +137,11 @@ impl fmt::Display for ResponseCode {
 
 /// `TSS2_TCTI_RC_LAYER` (TSS 2.0 Overview table 2).
 const TCTI_LAYER: u32 = 10;
+
+/// `TSS2_ESYS_RC_RSP_AUTH_FAILED`: the HMAC of an answer is wrong.
+const RESPONSE_AUTH_FAILED: u32 = 0x0007_001b;
+/// `TSS2_ESYS_RC_BAD_SEQUENCE`: after such an answer an ESYS context takes no more commands.
+const BAD_SEQUENCE: u32 = 0x0007_0007;
 
 /// `TPM_RC_POLICY`
 const POLICY: ResponseCode = ResponseCode(0x126);
@@ -247,6 +263,15 @@ mod tests {
             ResponseCode::new(0x000b_0922).disposition(),
             Disposition::TryAgain
         );
+    }
+
+    #[test]
+    fn an_answer_with_a_wrong_hmac_ends_the_connection_that_would_be_stuck() {
+        for code in [0x0007_001b, 0x0007_0007] {
+            let code = ResponseCode::new(code);
+            assert_eq!(code.disposition(), Disposition::ConnectionLost);
+            assert!(code.to_string().contains("examine the host"));
+        }
     }
 
     #[test]
