@@ -242,6 +242,27 @@ fn initialising_a_host_twice_changes_nothing() -> Result<()> {
 }
 
 #[test]
+fn initialising_a_host_whose_store_is_refused_fails_and_says_so() -> Result<()> {
+    let mut host = Host::enrolled()?;
+    let copy = |from: &str, to: &str| {
+        let mut cp = std::process::Command::new("cp");
+        let said = said(cp.args(["-a", "--", &host.path(from), &host.path(to)]))?;
+        ensure!(said.status == 0, "{}", said.err);
+        Ok(())
+    };
+    copy("state", "old")?;
+    host.create()?;
+    host.shut_down()?;
+    fs::remove_dir_all(host.path("state"))?;
+    fs::rename(host.path("old"), host.path("state"))?;
+    host.start_again()?;
+    let public = host.path("operator.pem.pub");
+    let refused = host.refused(["host", "init", "--policy-key", &public])?;
+    ensure!(refused.contains("the store is refused"), "{refused}");
+    Ok(())
+}
+
+#[test]
 fn a_host_on_trial_approves_itself_and_says_what_that_is_worth() -> Result<()> {
     let host = prepared()?;
     let said = said(&mut host.vtpmctl(["host", "init", "--trial"]))?;

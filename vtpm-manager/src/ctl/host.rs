@@ -260,6 +260,10 @@ fn describe(host: &HostView) -> String {
             table.row(["operator's key", &keys.policy_key.to_string()]);
         }
     }
+    match &host.event_log.problem {
+        None => table.row(["event log", &host.event_log.path.display().to_string()]),
+        Some(problem) => table.row(["event log", &format!("NO EVIDENCE: {problem}")]),
+    }
     table.row(["store", &host.store.state]);
     if let Some(problem) = &host.store.problem {
         table.row(["", problem]);
