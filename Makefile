@@ -1,23 +1,38 @@
 # The commands of this project. `make help` lists them.
 
-# A Rust toolchain that was installed for this user but is not on the path (as after `sudo`).
-export PATH := $(PATH):$(HOME)/.cargo/bin
+# A Rust toolchain that was installed for this user but is not on the path, as after `sudo`, which
+# also makes HOME that of root: there the toolchain is that of the user who called. CARGO_HOME
+# stays root's, or downloads would leave files of root in the folder of that user.
+CALLER_HOME := $(if $(SUDO_USER),$(shell getent passwd '$(SUDO_USER)' | cut -d: -f6),$(HOME))
+export PATH := $(PATH):$(HOME)/.cargo/bin:$(CALLER_HOME)/.cargo/bin
+ifeq ($(RUSTUP_HOME)$(wildcard $(HOME)/.rustup),)
+ifneq ($(wildcard $(CALLER_HOME)/.rustup),)
+export RUSTUP_HOME := $(CALLER_HOME)/.rustup
+endif
+endif
 # The demo and the scripts name files below it.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 
-.PHONY: help setup demo test bench check fuzz deb
+.PHONY: help root setup demo test bench check fuzz deb
 
 help:
 	@echo 'make demo    the whole chain of trust with a real guest, and three attacks that fail'
-	@echo 'make test    every test, with swtpm, QEMU, OpenSSL and tpm2-tools as peers'
+	@echo 'make test    every test, with swtpm, QEMU, OpenSSL and tpm2-tools as peers; as root'
 	@echo 'make bench   figures beside swtpm on this machine, into target/bench.json (about 45 minutes);'
 	@echo '             BENCH_FLAGS="--vrots 20 --skip anchor" for a quick look, --help says more'
 	@echo 'make check   format, lints, documentation, licences, direction of dependencies'
 	@echo 'make fuzz    coverage-guided fuzzing, FUZZ_SECONDS=$(FUZZ_SECONDS) for each target'
 	@echo 'make deb     Debian packages for hosts, guests and devices, in target/deb'
 	@echo 'make setup   installs missing Debian packages (the others call it)'
+
+# Some tests change users, or make folders of other users.
+root:
+	@[ "$$(id -u)" = 0 ] || { \
+		echo 'make test: some tests change users, so all of them are run as root:' >&2; \
+		echo '    sudo make test' >&2; \
+		exit 1; }
 
 setup:
 	@sh scripts/setup.sh
@@ -27,7 +42,7 @@ demo: setup
 	@$(CARGO) build --locked --bins --workspace
 	@target/debug/demo
 
-test: setup
+test: root setup
 	$(CARGO) build --locked --bins --workspace
 	$(CARGO) test --locked --workspace --no-fail-fast
 

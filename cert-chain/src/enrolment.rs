@@ -2,7 +2,7 @@
 //!
 //! 1. The host sends a [`Request`]: its endorsement key with certificate, its IK, and the key
 //!    that approves its PCR policies.
-//! 2. The issuer checks all of it and answers with a [`Challenge`]: a secret that only the TPM
+//! 2. The issuer checks all of it, also that it accepts that key ([`OperatorKeys`]), and answers with a [`Challenge`]: a secret that only the TPM
 //!    with that endorsement key *and* that IK can read. It keeps a [`PendingEnrolment`].
 //! 3. The host returns the secret in an [`Answer`].
 //! 4. The issuer returns the [`Certificate`] of the IK.
@@ -12,8 +12,10 @@
 
 mod issuer;
 mod message;
+mod operator;
 
 pub use issuer::{EnrolmentError, EnrolmentState, PENDING_LIFETIME, PendingEnrolment};
 pub use message::{
     Answer, Certificate, Challenge, EnrolmentId, MAX_MESSAGE, Message, MessageError, Request,
 };
+pub use operator::OperatorKeys;

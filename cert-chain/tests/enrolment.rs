@@ -8,9 +8,9 @@ use cert_chain::attestation_key::AttestationKeyError;
 use cert_chain::ek_certificate::EkCertificateError;
 use cert_chain::enrolment::{
     Answer, Challenge, EnrolmentError, EnrolmentState, MAX_MESSAGE, Message, MessageError,
-    PENDING_LIFETIME, PendingEnrolment, Request,
+    OperatorKeys, PENDING_LIFETIME, PendingEnrolment, Request,
 };
-use cert_chain::{Issuer, ObjectAttributes, TpmMakerRoots};
+use cert_chain::{Issuer, ObjectAttributes, PublicArea, TpmMakerRoots, TpmName};
 use rcgen::KeyPair;
 use support::{
     ATTESTATION, Maker, NOW, at, now, p256_endorsement_key, request, signing_area, years,
@@ -33,11 +33,22 @@ impl Enrolment {
         }
     }
 
+    /// By an issuer that accepts the request's operator key.
     fn challenge(
         &self,
         request: &Request,
     ) -> Result<(Challenge, PendingEnrolment), EnrolmentError> {
-        self.issuer.challenge(request, &self.roots, now())
+        let operators = operator_of(request).into_iter().collect();
+        self.challenge_of(request, &operators)
+    }
+
+    fn challenge_of(
+        &self,
+        request: &Request,
+        operators: &OperatorKeys,
+    ) -> Result<(Challenge, PendingEnrolment), EnrolmentError> {
+        self.issuer
+            .challenge(request, &self.roots, operators, now())
     }
 
     /// The reason for refusing a good request after this change.
@@ -46,6 +57,11 @@ impl Enrolment {
         change(&mut request);
         self.challenge(&request).unwrap_err()
     }
+}
+
+fn operator_of(request: &Request) -> Option<TpmName> {
+    let area = PublicArea::parse(&request.policy_key).ok()?;
+    Some(area.name())
 }
 
 #[test]
@@ -107,6 +123,31 @@ fn an_identity_key_without_the_operators_policy_is_refused() {
         enrolment.refusal(|r| r.ik = signing_area(&key, password_too, &[9; 32])),
         EnrolmentError::PolicyBypassed
     ));
+}
+
+#[test]
+fn an_identity_key_under_a_strangers_operator_key_is_refused() {
+    let enrolment = Enrolment::new();
+    let good = request(&enrolment.maker);
+    let operators = operator_of(&good).into_iter().collect();
+    enrolment.challenge_of(&good, &operators).unwrap();
+    // Everything about it is in order, but for whose approvals it obeys.
+    let strangers = request(&enrolment.maker);
+    assert!(matches!(
+        enrolment.challenge_of(&strangers, &operators),
+        Err(EnrolmentError::UnknownOperatorKey { found })
+            if Some(&found) == operator_of(&strangers).as_ref()
+    ));
+}
+
+#[test]
+fn an_issuer_that_accepts_no_operator_key_certifies_nothing_and_names_the_remedy() {
+    let enrolment = Enrolment::new();
+    let refused = enrolment
+        .challenge_of(&request(&enrolment.maker), &OperatorKeys::default())
+        .unwrap_err();
+    assert!(matches!(refused, EnrolmentError::NoOperatorKeys));
+    assert!(refused.to_string().contains("issuer operator-key add"));
 }
 
 #[test]

@@ -217,7 +217,8 @@ fn a_host_is_enrolled_and_its_key_signs_only_in_an_approved_state() -> Result<()
     let validity = Validity::starting(real_now(), year)?;
     let issuer = Issuer::create("demo.example".parse()?, validity)?;
     let roots = TpmMakerRoots::from_pem(&tpm.maker_pem()?)?;
-    let (challenge, mut pending) = issuer.challenge(&request, &roots, real_now())?;
+    let operators = [operator.name()].into_iter().collect();
+    let (challenge, mut pending) = issuer.challenge(&request, &roots, &operators, real_now())?;
     let answer = Answer {
         enrolment: challenge.enrolment,
         secret: activate(&tpm, &challenge.credential, "ek.ctx", "ik.ctx")?,

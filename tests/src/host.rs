@@ -114,7 +114,9 @@ impl Host {
     /// Provisions the physical TPM and enrols the host with an issuer, in one go.
     pub fn enrol(&self, issuer: &IssuerFolder) -> Result<()> {
         self.operator_key_command()?.run()?;
+        issuer.accept_operator(&self.operator_public_key())?;
         self.init_command()?.run()?;
+        self.approve_command()?.run()?;
         self.enrol_command(issuer)?.run()?;
         Ok(())
     }
@@ -126,16 +128,36 @@ impl Host {
             .arg(self.operator_key()))
     }
 
-    /// The command that makes the host's keys and approves what the host has booted.
+    /// The command that makes the host's keys.
     pub fn init_command(&self) -> Result<Tool> {
         Ok(self
             .vtpmctl(["host", "init", "--policy-key"])?
+            .arg(self.operator_public_key()))
+    }
+
+    /// The command with which the operator approves what the host has booted. In earnest it is
+    /// two, on two machines, and the values and the approval travel between them as files.
+    pub fn approve_command(&self) -> Result<Tool> {
+        Ok(self
+            .vtpmctl([
+                "host",
+                "policy",
+                "sign",
+                "--from-host",
+                "--approve",
+                "--key",
+            ])?
             .arg(self.operator_key()))
     }
 
-    /// The operator's key; in earnest it is not kept on the host.
+    /// The operator's private key; in earnest it is not on the host's machine.
     pub fn operator_key(&self) -> PathBuf {
         self.folder.join("operator-key.pem")
+    }
+
+    /// The public half of the operator's key.
+    pub fn operator_public_key(&self) -> PathBuf {
+        self.folder.join("operator-key.pem.pub")
     }
 
     /// The command that enrols with a local issuer.

@@ -13,34 +13,51 @@ use crate::workspace_binaries::program;
 pub struct IssuerFolder {
     folder: PathBuf,
     makers: PathBuf,
+    operators: Vec<PathBuf>,
 }
 
 impl IssuerFolder {
-    /// Makes an issuer for a domain that accepts the TPMs of one maker.
+    /// Makes an issuer for a domain that accepts the TPMs of one maker; no operator yet.
     pub fn create(folder: &Path, domain: &str, maker: &TpmMaker) -> Result<Self> {
-        let issuer = Self::prepare(folder, maker)?;
+        let issuer = Self::prepare(folder, maker, &[])?;
         issuer.init_command(domain)?.run()?;
         Ok(issuer)
     }
 
     /// Writes down the makers' certificates, before [`IssuerFolder::init_command`] is run.
-    pub fn prepare(folder: &Path, maker: &TpmMaker) -> Result<Self> {
+    /// `operators` are files with public keys.
+    pub fn prepare(folder: &Path, maker: &TpmMaker, operators: &[PathBuf]) -> Result<Self> {
         let makers = folder.with_extension("tpm-makers.pem");
         std::fs::write(&makers, maker.certificates()?)?;
         Ok(Self {
             folder: folder.to_owned(),
             makers,
+            operators: operators.to_vec(),
         })
     }
 
     /// The command that makes the issuer.
     pub fn init_command(&self, domain: &str) -> Result<Tool> {
-        Ok(Tool::new(program("vtpmctl")?)
+        let mut tool = Tool::new(program("vtpmctl")?)
             .args(["issuer", "init", "--domain", domain])
             .arg("--dir")
             .arg(&self.folder)
             .arg("--tpm-roots")
-            .arg(&self.makers))
+            .arg(&self.makers);
+        if !self.operators.is_empty() {
+            tool = tool.arg("--operator-keys").args(&self.operators);
+        }
+        Ok(tool)
+    }
+
+    /// Accepts the operator with this public key.
+    pub fn accept_operator(&self, public_key: &Path) -> Result<()> {
+        Tool::new(program("vtpmctl")?)
+            .args(["issuer", "operator-key", "add", "--dir"])
+            .arg(&self.folder)
+            .arg(public_key)
+            .run()?;
+        Ok(())
     }
 
     /// The folder.

@@ -7,6 +7,7 @@
 mod caller;
 mod description;
 mod host;
+mod messages;
 mod metrics;
 mod order;
 mod problem;

@@ -5,6 +5,7 @@ mod client;
 mod host;
 mod issuer;
 mod output;
+mod policy;
 mod vrots;
 
 use std::path::{Path, PathBuf};
@@ -65,9 +66,15 @@ pub enum CtlError {
     /// The host is in a state that was not approved.
     #[error(
         "the host's PCRs are not as approved (`vtpmctl host policy show` says which). If the \
-         change is wanted, approve the present values: `vtpmctl host policy sign`"
+         change is wanted, have the operator approve the present values: `vtpmctl host policy sign`"
     )]
     PolicyNotSatisfied,
+    /// The store is refused: no vRoT of this host can be used.
+    #[error("the store is refused. {problem}")]
+    StoreRefused {
+        /// Why, and what to do about it.
+        problem: String,
+    },
     /// What the manager said cannot be understood.
     #[error("the manager's answer cannot be understood: are daemon and vtpmctl of one version?")]
     Response(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -25,6 +25,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::anchor::{AnchorError, SignedQuote, TrustAnchor};
+use crate::causes::WithCauses;
 
 pub use quota::{Quota, Repetition};
 
@@ -303,6 +304,12 @@ fn leaf(
         anchoring: subject.anchoring,
         cut_off: subject.cut_off,
     })
+}
+
+/// Why the host's event log cannot be read, if it cannot. Without it no VM gets evidence.
+pub async fn event_log_problem(path: &Path) -> Option<String> {
+    let error = read_event_log(path).await.err()?;
+    Some(WithCauses(&error).to_string())
 }
 
 /// Reads at most one byte more than can be used. Files in securityfs have no size to ask for.

@@ -1,8 +1,7 @@
 //! The host itself: its keys in the physical TPM, its enrolment, and what both allow.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -16,6 +15,7 @@ use crate::anchor::{
     AnchorError, Approval, HostIkSigner, HostPolicy, HostPublic, POLICY_REF, PolicyKeyPublic,
     TrustAnchor,
 };
+use crate::durable_file;
 use crate::keys::Keyring;
 use crate::timestamp::Timestamp;
 
@@ -26,6 +26,8 @@ pub struct Host {
     certificate_file: PathBuf,
     enrolment: RwLock<Option<Arc<Enrolment>>>,
     keyring: OnceCell<Arc<Keyring>>,
+    /// Set once the host IK has certified the key to which secrets are encrypted.
+    storage_root_key: OnceCell<()>,
 }
 
 /// The host's certificate, checked against its own keys when it was installed.
@@ -117,6 +119,7 @@ impl Host {
             certificate_file: certificate_file.to_owned(),
             enrolment: RwLock::new(enrolment),
             keyring: OnceCell::new(),
+            storage_root_key: OnceCell::new(),
         })
     }
 
@@ -167,13 +170,12 @@ impl Host {
     pub async fn install(&self, message: &Certificate) -> Result<Arc<Enrolment>, HostError> {
         let enrolment = Arc::new(Enrolment::read(message)?);
         belongs(&enrolment, &self.public().await?)?;
-        replace(&self.certificate_file, message.to_json().as_bytes()).map_err(|source| {
-            HostError::File {
+        durable_file::replace(&self.certificate_file, message.to_json().as_bytes(), 0o600)
+            .map_err(|source| HostError::File {
                 path: self.certificate_file.clone(),
                 action: "written",
                 source,
-            }
-        })?;
+            })?;
         let mut installed = self
             .enrolment
             .write()
@@ -190,7 +192,8 @@ impl Host {
             .clone()
     }
 
-    /// What issuing a certificate takes: the host's own, still valid, and its key.
+    /// What issuing a certificate takes: the host's own, still valid, and its key; and that the
+    /// TPM with that key is the one to which all that is secret went.
     pub async fn issuer(&self) -> Result<(Arc<Enrolment>, HostIkSigner), HostError> {
         let enrolment = self.enrolment().ok_or(HostError::NotEnrolled)?;
         let not_after = Timestamp::new(enrolment.certificate.not_after().as_secs());
@@ -199,6 +202,9 @@ impl Host {
         }
         let public = self.public().await?;
         belongs(&enrolment, &public)?;
+        self.storage_root_key
+            .get_or_try_init(|| self.anchor.certify_storage_root_key(&public.ik_public))
+            .await?;
         Ok((enrolment, self.anchor.ik_signer(&public.ik_public)))
     }
 
@@ -244,31 +250,18 @@ fn belongs(enrolment: &Enrolment, host: &HostPublic) -> Result<(), HostError> {
         ("endorsement key", &claims.ek, host.ek_public.name()),
         ("policy key", &claims.policy_key, host.policy_key.name()),
     ] {
-        if *found != own {
-            return Err(HostError::CertificateOfAnother {
-                which,
-                found: found.clone(),
-                own,
-            });
-        }
+        is_own(which, found, own)?;
     }
     Ok(())
 }
 
-/// Replaces a file so that a crash leaves the old one or the new one.
-fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(contents)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    match path.parent() {
-        Some(folder) => fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
+fn is_own(which: &'static str, found: &TpmName, own: TpmName) -> Result<(), HostError> {
+    if *found == own {
+        return Ok(());
     }
+    Err(HostError::CertificateOfAnother {
+        which,
+        found: found.clone(),
+        own,
+    })
 }

@@ -5,24 +5,35 @@
 //! | `issuer-key.pem` | the private key, readable by its owner alone |
 //! | `root.pem` | the root certificate that verifiers trust |
 //! | `tpm-roots.pem` | certificates of the TPM makers that are accepted |
+//! | `operator-keys.pem` | public keys of the operators whose approvals hosts may depend on |
 //! | `pending/<enrolment>.json` | challenges that wait for their answer, or had it |
-//! | `hosts/<label>.json` | who was certified under which name |
+//! | `hosts/<label>.json` | who was certified under which name and which operator key |
+
+mod error;
+mod memory;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cert_chain::enrolment::{
-    Answer, Certificate, Challenge, EnrolmentError, EnrolmentState, PendingEnrolment, Request,
+    Answer, Certificate, Challenge, EnrolmentError, EnrolmentState, OperatorKeys, PendingEnrolment,
+    Request,
 };
-use cert_chain::trust_anchors::TrustAnchorError;
-use cert_chain::{Domain, HostName, IssueError, Issuer, TpmMakerRoots, TpmName, Validity};
+use cert_chain::{Domain, HostName, Issuer, TpmMakerRoots, TpmName, Validity};
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use crate::anchor::PolicyKeyPublic;
+use crate::durable_file;
 use crate::timestamp::Timestamp;
+
+pub use error::IssuerError;
+use memory::Challenged;
+pub use memory::{IssuedHost, ReplacedOperatorKey};
 
 /// An issuer, and what it remembers. While there is one, no other program uses its folder.
 #[derive(Debug)]
@@ -30,113 +41,27 @@ pub struct IssuerFolder {
     folder: PathBuf,
     issuer: Issuer,
     roots: TpmMakerRoots,
+    operators: Vec<PolicyKeyPublic>,
     _lock: Flock<File>,
 }
 
-/// A host that was certified.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IssuedHost {
-    version: u32,
-    /// Its name.
-    pub host: HostName,
-    /// Name of its TPM's endorsement key.
-    pub ek: TpmName,
-    /// Name of the operator's key.
-    pub policy_key: TpmName,
-    /// Who made its TPM.
-    pub maker: String,
-    /// When it was certified last.
-    pub issued_at: Timestamp,
-}
-
-/// Why the issuer did not do what it was asked for.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum IssuerError {
-    /// The folder has an issuer already.
-    #[error(
-        "`{}` has an issuer already: it is not overwritten, because every host it certified \
-         would lose its identity",
-        folder.display()
-    )]
-    Exists {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// The enrolment was refused.
-    #[error(transparent)]
-    Enrolment(#[from] EnrolmentError),
-    /// A file cannot be used.
-    #[error("`{}` cannot be {action}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
-    /// Key or root cannot be made or read.
-    #[error("the issuer in `{}` cannot be used", folder.display())]
-    Issuer {
-        /// The folder.
-        folder: PathBuf,
-        /// Why.
-        #[source]
-        source: IssueError,
-    },
-    /// What the issuer wrote down cannot be read any more.
-    #[error("`{}` is damaged", path.display())]
-    Memory {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// The name belongs to another host.
-    #[error(
-        "`{host}` is the name of the host whose TPM has endorsement key {owner}; the one that \
-         asks has {found}. Choose another name, or remove `{}` to give the name away",
-        file.display()
-    )]
-    NameTaken {
-        /// The name.
-        host: HostName,
-        /// Endorsement key of its owner.
-        owner: TpmName,
-        /// Endorsement key of the host that asks.
-        found: TpmName,
-        /// Where this is written down.
-        file: PathBuf,
-    },
-    /// The TPM makers' certificates cannot be used.
-    #[error("the TPM makers' certificates in `{}` cannot be used", path.display())]
-    TpmRoots {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: TrustAnchorError,
-    },
-    /// No such enrolment.
-    #[error("this issuer has no enrolment {enrolment}: was the challenge made by another one?")]
-    UnknownEnrolment {
-        /// Its number.
-        enrolment: String,
-    },
+/// What to do about a host that was certified under another operator key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperatorKeyChange {
+    /// Refuse it.
+    Refuse,
+    /// Accept it, and write it down.
+    Accept,
 }
 
 /// What hosts get and verifiers need.
 pub const ROOT: &str = "root.pem";
 const KEY: &str = "issuer-key.pem";
 const TPM_ROOTS: &str = "tpm-roots.pem";
+const OPERATOR_KEYS: &str = "operator-keys.pem";
 const PENDING: &str = "pending";
 const HOSTS: &str = "hosts";
 const LOCK: &str = ".lock";
-const VERSION: u32 = 1;
 
 /// How long the root lives: as long as hardware is expected to.
 const ROOT_LIFETIME: Duration = days(3650);
@@ -144,8 +69,15 @@ const ROOT_LIFETIME: Duration = days(3650);
 const HOST_LIFETIME: Duration = days(365);
 
 impl IssuerFolder {
-    /// Makes an issuer for the hosts of a domain whose TPMs come from these makers.
-    pub fn init(folder: &Path, domain: Domain, tpm_roots: &Path) -> Result<Self, IssuerError> {
+    /// Makes an issuer for the hosts of a domain whose TPMs come from these makers, and whose
+    /// operators have the public keys in these files.
+    pub fn init(
+        folder: &Path,
+        domain: Domain,
+        tpm_roots: &Path,
+        operator_keys: &[PathBuf],
+    ) -> Result<Self, IssuerError> {
+        let operators = operators_in(operator_keys)?;
         let roots = read(tpm_roots)?;
         TpmMakerRoots::from_pem(&roots).map_err(|source| IssuerError::TpmRoots {
             path: tpm_roots.to_owned(),
@@ -172,6 +104,7 @@ impl IssuerFolder {
             Validity::starting(Timestamp::now().unix_time(), ROOT_LIFETIME).map_err(refused)?;
         let issuer = Issuer::create(domain, validity).map_err(refused)?;
         write(&folder.join(TPM_ROOTS), roots.as_bytes(), 0o644)?;
+        write_operators(folder, &operators)?;
         write(
             &folder.join(ROOT),
             issuer.certificate_pem().as_bytes(),
@@ -195,10 +128,18 @@ impl IssuerFolder {
         let path = folder.join(TPM_ROOTS);
         let roots = TpmMakerRoots::from_pem(&read(&path)?)
             .map_err(|source| IssuerError::TpmRoots { path, source })?;
+        let path = folder.join(OPERATOR_KEYS);
+        let operators = if path.exists() {
+            operators_in(&[path])?
+        } else {
+            // An issuer of an earlier version, which accepted whatever a host named.
+            Vec::new()
+        };
         Ok(Self {
             folder: folder.to_owned(),
             issuer,
             roots,
+            operators,
             _lock: lock,
         })
     }
@@ -213,82 +154,103 @@ impl IssuerFolder {
         self.folder.join(ROOT)
     }
 
+    /// The keys of the operators whose approvals hosts may depend on.
+    pub fn operator_keys(&self) -> &[PolicyKeyPublic] {
+        &self.operators
+    }
+
+    /// Accepts more operator keys.
+    pub fn add_operator_keys(&mut self, files: &[PathBuf]) -> Result<(), IssuerError> {
+        let mut operators = self.operators.clone();
+        for key in operators_in(files)? {
+            if !operators.contains(&key) {
+                operators.push(key);
+            }
+        }
+        write_operators(&self.folder, &operators)?;
+        self.operators = operators;
+        Ok(())
+    }
+
+    /// Accepts an operator key no more. Hosts that were certified under it keep their
+    /// certificates until those expire.
+    pub fn remove_operator_key(&mut self, operator_key: &TpmName) -> Result<(), IssuerError> {
+        let mut operators = self.operators.clone();
+        operators.retain(|key| key.name() != *operator_key);
+        if operators.len() == self.operators.len() {
+            return Err(IssuerError::UnknownOperatorKey {
+                operator_key: operator_key.clone(),
+            });
+        }
+        write_operators(&self.folder, &operators)?;
+        self.operators = operators;
+        Ok(())
+    }
+
     /// Checks a host's request, and challenges the host to prove that its TPM holds both keys.
     pub fn challenge(
         &self,
         request: &Request,
+        change: OperatorKeyChange,
     ) -> Result<(Challenge, PendingEnrolment), IssuerError> {
-        let (challenge, pending) =
+        let now = Timestamp::now().unix_time();
+        let (challenge, enrolment) =
             self.issuer
-                .challenge(request, &self.roots, Timestamp::now().unix_time())?;
-        self.check_name(&pending)?;
-        self.remember(&pending)?;
-        Ok((challenge, pending))
+                .challenge(request, &self.roots, &self.accepted(), now)?;
+        let file = self.host_file(enrolment.host());
+        let earlier = recall::<IssuedHost>(&file)?;
+        let replaces = match (change, &earlier) {
+            (OperatorKeyChange::Accept, Some(host)) => Some(host.policy_key.clone()),
+            (OperatorKeyChange::Accept, None) | (OperatorKeyChange::Refuse, _) => None,
+        };
+        if let Some(host) = &earlier {
+            host.admits(&enrolment, replaces.as_ref(), &file)?;
+        }
+        let challenged = Challenged {
+            enrolment,
+            replaces,
+        };
+        self.remember(&challenged)?;
+        Ok((challenge, challenged.enrolment))
     }
 
     /// Checks a host's answer, and certifies the host.
     pub fn certify(&self, answer: &Answer) -> Result<Certificate, IssuerError> {
         let path = self.pending(&answer.enrolment.to_string());
-        let json = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(IssuerError::UnknownEnrolment {
-                    enrolment: answer.enrolment.to_string(),
-                });
-            }
-            other => other.map_err(file_error(&path, "read"))?,
-        };
-        let mut pending: PendingEnrolment =
-            serde_json::from_slice(&json).map_err(|source| IssuerError::Memory { path, source })?;
-        self.check_name(&pending)?;
+        let mut challenged: Challenged =
+            recall(&path)?.ok_or_else(|| IssuerError::UnknownEnrolment {
+                enrolment: answer.enrolment.to_string(),
+            })?;
+        // Both may have changed since the challenge.
+        self.accepted().check(challenged.enrolment.policy_key())?;
+        let file = self.host_file(challenged.enrolment.host());
+        let earlier = recall::<IssuedHost>(&file)?;
+        if let Some(host) = &earlier {
+            host.admits(&challenged.enrolment, challenged.replaces.as_ref(), &file)?;
+        }
         let now = Timestamp::now();
         let validity =
             Validity::starting(now.unix_time(), HOST_LIFETIME).map_err(EnrolmentError::Issue)?;
-        let certified = self
-            .issuer
-            .certify(&mut pending, answer, validity, now.unix_time());
+        let certified =
+            self.issuer
+                .certify(&mut challenged.enrolment, answer, validity, now.unix_time());
         // The answer is used up, whatever came of it: before anybody gets the certificate.
-        if *pending.state() == EnrolmentState::Answered {
-            self.remember(&pending)?;
+        if *challenged.enrolment.state() == EnrolmentState::Answered {
+            self.remember(&challenged)?;
         }
         let certificate = certified?;
-        let issued = IssuedHost {
-            version: VERSION,
-            host: pending.host().clone(),
-            ek: pending.ek().clone(),
-            policy_key: pending.policy_key().clone(),
-            maker: pending.maker().to_owned(),
-            issued_at: now,
-        };
-        write(&self.host_file(pending.host()), &json_of(&issued), 0o600)?;
+        let issued = IssuedHost::new(&challenged.enrolment, now, earlier);
+        write(&file, &json_of(&issued), 0o600)?;
         Ok(certificate)
     }
 
-    /// One name for one TPM: otherwise a second host could stand in for the first.
-    fn check_name(&self, pending: &PendingEnrolment) -> Result<(), IssuerError> {
-        let file = self.host_file(pending.host());
-        let json = match fs::read(&file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other.map_err(file_error(&file, "read"))?,
-        };
-        let issued: IssuedHost =
-            serde_json::from_slice(&json).map_err(|source| IssuerError::Memory {
-                path: file.clone(),
-                source,
-            })?;
-        if issued.ek == *pending.ek() {
-            return Ok(());
-        }
-        Err(IssuerError::NameTaken {
-            host: pending.host().clone(),
-            owner: issued.ek,
-            found: pending.ek().clone(),
-            file,
-        })
+    fn accepted(&self) -> OperatorKeys {
+        self.operators.iter().map(PolicyKeyPublic::name).collect()
     }
 
-    fn remember(&self, pending: &PendingEnrolment) -> Result<(), IssuerError> {
-        let path = self.pending(&pending.enrolment().to_string());
-        write(&path, &json_of(pending), 0o600)
+    fn remember(&self, challenged: &Challenged) -> Result<(), IssuerError> {
+        let path = self.pending(&challenged.enrolment.enrolment().to_string());
+        write(&path, &json_of(challenged), 0o600)
     }
 
     fn pending(&self, enrolment: &str) -> PathBuf {
@@ -334,21 +296,40 @@ fn read(path: &Path) -> Result<String, IssuerError> {
     fs::read_to_string(path).map_err(file_error(path, "read"))
 }
 
-/// A crash leaves the old file or the new one.
+/// What was written down under this name, if anything was.
+fn recall<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, IssuerError> {
+    let json = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(file_error(path, "read"))?,
+    };
+    let value = serde_json::from_slice(&json).map_err(|source| IssuerError::Memory {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Some(value))
+}
+
+fn operators_in(files: &[PathBuf]) -> Result<Vec<PolicyKeyPublic>, IssuerError> {
+    let mut operators = Vec::new();
+    for path in files {
+        let keys = PolicyKeyPublic::all_from_pem(&read(path)?).map_err(|source| {
+            IssuerError::OperatorKeys {
+                path: path.clone(),
+                source,
+            }
+        })?;
+        operators.extend(keys);
+    }
+    Ok(operators)
+}
+
+fn write_operators(folder: &Path, operators: &[PolicyKeyPublic]) -> Result<(), IssuerError> {
+    let pem: String = operators.iter().map(PolicyKeyPublic::to_pem).collect();
+    write(&folder.join(OPERATOR_KEYS), pem.as_bytes(), 0o644)
+}
+
 fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), IssuerError> {
-    let temporary = path.with_extension("new");
-    let written = (|| {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(mode)
-            .open(&temporary)?;
-        file.write_all(contents)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
-    written.map_err(file_error(path, "written"))
+    durable_file::replace(path, contents, mode).map_err(file_error(path, "written"))
 }
 
 fn file_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> IssuerError {
@@ -372,7 +353,8 @@ mod tests {
         )?;
         let roots = folder.join("makers.pem");
         fs::write(&roots, maker.certificate_pem())?;
-        let issuer = IssuerFolder::init(&folder.join("issuer"), "demo.example".parse()?, &roots)?;
+        let issuer =
+            IssuerFolder::init(&folder.join("issuer"), "demo.example".parse()?, &roots, &[])?;
         Ok(issuer)
     }
 
@@ -408,6 +390,7 @@ mod tests {
             &folder.path().join("issuer"),
             "demo.example".parse()?,
             &roots,
+            &[],
         );
         assert!(matches!(refused, Err(IssuerError::TpmRoots { .. })));
         assert!(!folder.path().join("issuer").exists());

@@ -14,6 +14,7 @@ pub mod causes;
 pub mod config;
 pub mod ctl;
 pub mod daemon;
+mod durable_file;
 pub mod evidence;
 pub mod host;
 pub mod issuer;

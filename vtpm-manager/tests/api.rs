@@ -72,6 +72,201 @@ fn errors_are_problem_details() -> Result<()> {
 }
 
 #[test]
+fn errors_are_described_as_what_they_are_served_as() -> Result<()> {
+    let host = Host::start()?;
+    let answer = ask(&host.socket(), "GET", "/v1/openapi.json", "")?;
+    let description: Value = serde_json::from_str(&answer.body)?;
+    for (path, methods) in description["paths"].as_object().context("paths")? {
+        for (method, operation) in methods.as_object().context("methods")? {
+            let Some(refusal) = operation["responses"].get("default") else {
+                continue;
+            };
+            let media_types: Vec<&String> = refusal["content"]
+                .as_object()
+                .context("content")?
+                .keys()
+                .collect();
+            assert_eq!(media_types, ["application/problem+json"], "{method} {path}");
+        }
+    }
+    Ok(())
+}
+
+/// The enrolment and the approval of a host, with every body held against its description.
+#[test]
+fn bodies_are_as_they_are_described() -> Result<()> {
+    let host = Host::start()?;
+    host.make_operator_key()?;
+    host.make_issuer()?;
+    let api = Described::of(&host)?;
+    let public = host.path("operator.pem.pub");
+    host.ctl(["host", "init", "--policy-key", &public])?;
+
+    let [pcrs, approval] = ["pcrs.json", "approval.json"].map(|name| host.path(name));
+    let policy = api.get("/v1/host/policy")?;
+    std::fs::write(&pcrs, policy.to_string())?;
+    let key = host.path("operator.pem");
+    host.ctl([
+        "host", "policy", "sign", "--key", &key, "--pcrs", &pcrs, "--out", &approval,
+    ])?;
+    api.post(
+        "/v1/host/policy/approvals",
+        &std::fs::read_to_string(&approval)?,
+    )?;
+
+    let [request, challenge, answer, certificate] =
+        ["1.json", "2.json", "3.json", "4.json"].map(|name| host.path(name));
+    let asked = api.post("/v1/host/enrolment/request", "{\"name\":\"host-1\"}")?;
+    std::fs::write(&request, asked.to_string())?;
+    let issuer = host.path("issuer");
+    host.ctl([
+        "issuer",
+        "challenge",
+        "--dir",
+        &issuer,
+        "--request",
+        &request,
+        "--out",
+        &challenge,
+    ])?;
+    let challenge = std::fs::read_to_string(&challenge)?;
+    let answered = api.post("/v1/host/enrolment/answer", &challenge)?;
+    std::fs::write(&answer, answered.to_string())?;
+    host.ctl([
+        "issuer",
+        "certify",
+        "--dir",
+        &issuer,
+        "--answer",
+        &answer,
+        "--out",
+        &certificate,
+    ])?;
+    let certificate = std::fs::read_to_string(&certificate)?;
+    api.post("/v1/host/enrolment/certificate", &certificate)?;
+
+    let vm = host.create()?;
+    for path in ["/v1/host", "/v1/vrots", "/v1/audit"] {
+        api.get(path)?;
+    }
+    let identity = ask(
+        &host.socket(),
+        "GET",
+        &format!("/v1/vrots/{vm}/identity"),
+        "",
+    )?;
+    api.check("/v1/vrots/{id}/identity", "get", &identity.body)?;
+    // And what is not as described is told apart.
+    ensure!(api.check("/v1/host", "get", "{\"tpm\":1}").is_err());
+    ensure!(
+        api.check_request("/v1/host/policy/approvals", &challenge)
+            .is_err()
+    );
+    Ok(())
+}
+
+/// The API, and what it says about itself.
+struct Described<'a> {
+    host: &'a Host,
+    description: Value,
+}
+
+impl<'a> Described<'a> {
+    fn of(host: &'a Host) -> Result<Self> {
+        let answer = ask(&host.socket(), "GET", "/v1/openapi.json", "")?;
+        Ok(Self {
+            host,
+            description: serde_json::from_str(&answer.body)?,
+        })
+    }
+
+    fn get(&self, path: &str) -> Result<Value> {
+        let answer = ask(&self.host.socket(), "GET", path, "")?;
+        self.check(path, "get", &answer.body)
+    }
+
+    fn post(&self, path: &str, body: &str) -> Result<Value> {
+        self.check_request(path, body)?;
+        let answer = ask(&self.host.socket(), "POST", path, body)?;
+        ensure!(answer.status == 200, "{path}: {}", answer.body);
+        self.check(path, "post", &answer.body)
+    }
+
+    fn check_request(&self, path: &str, body: &str) -> Result<()> {
+        let content = &self.description["paths"][path]["post"]["requestBody"]["content"];
+        let body = serde_json::from_str(body)?;
+        self.is(&body, &content["application/json"]["schema"], path)
+    }
+
+    fn check(&self, path: &str, method: &str, body: &str) -> Result<Value> {
+        let content = &self.description["paths"][path][method]["responses"]["200"]["content"];
+        let body = serde_json::from_str(body)?;
+        self.is(&body, &content["application/json"]["schema"], path)?;
+        Ok(body)
+    }
+
+    /// As much of JSON Schema as the description makes use of.
+    fn is(&self, value: &Value, schema: &Value, at: &str) -> Result<()> {
+        if let Some(reference) = schema["$ref"].as_str() {
+            let name = reference.rsplit('/').next().context("a name")?;
+            let named = &self.description["components"]["schemas"][name];
+            ensure!(named.is_object(), "{at}: nothing is called {name}");
+            return self.is(value, named, at);
+        }
+        if let Some(choices) = schema["oneOf"].as_array() {
+            let fit = choices.iter().filter(|one| self.is(value, one, at).is_ok());
+            ensure!(fit.count() == 1, "{at}: {value} is not one of {schema}");
+            return Ok(());
+        }
+        let types: Vec<&str> = match &schema["type"] {
+            Value::String(one) => vec![one],
+            Value::Array(several) => several.iter().filter_map(Value::as_str).collect(),
+            other => anyhow::bail!("{at}: type {other} in {schema}"),
+        };
+        let found = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(_) => "integer",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        ensure!(types.contains(&found), "{at}: {value} is no {types:?}");
+        // The patterns with a fixed text are those that tell messages apart.
+        if let (Some(text), Some(pattern)) = (value.as_str(), schema["pattern"].as_str())
+            && let Some(literal) = pattern.strip_prefix("^host-")
+        {
+            let literal = format!("host-{}", literal.trim_end_matches('$'));
+            ensure!(text == literal, "{at}: {text} is not {literal}");
+        }
+        for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+            self.is(item, &schema["items"], &format!("{at}[{index}]"))?;
+        }
+        let Some(fields) = value.as_object() else {
+            return Ok(());
+        };
+        for required in schema["required"].as_array().into_iter().flatten() {
+            let name = required.as_str().context("a name")?;
+            ensure!(fields.contains_key(name), "{at}: {name} is missing");
+        }
+        for (name, field) in fields {
+            let at = format!("{at}.{name}");
+            match (
+                schema["properties"].get(name),
+                &schema["additionalProperties"],
+            ) {
+                (Some(property), _) => self.is(field, property, &at)?,
+                (None, Value::Object(_)) => {
+                    self.is(field, &schema["additionalProperties"], &at)?;
+                }
+                (None, _) => anyhow::bail!("{at} is not described"),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
 fn a_request_that_is_too_long_is_refused() -> Result<()> {
     let host = Host::start()?;
     let body = format!("{{\"vm\":\"{}\"}}", "x".repeat(1 << 20));
@@ -182,6 +377,27 @@ fn a_caller_that_says_nothing_does_not_keep_the_manager_from_ending() -> Result<
     host.ctl(["host", "show"])?;
     ensure!(host.shut_down()?.success());
     drop(caller);
+    Ok(())
+}
+
+#[test]
+fn an_event_log_that_cannot_be_read_is_told_at_the_start_and_when_asked() -> Result<()> {
+    let mut host = Host::start()?;
+    assert_eq!(
+        host.json(["host", "show"])?["event_log"]["problem"],
+        Value::Null
+    );
+    host.shut_down()?;
+    std::fs::remove_file(host.path("event-log"))?;
+    host.start_again()?;
+    let said = host.ctl(["host", "show"])?;
+    ensure!(said.contains("NO EVIDENCE"), "{said}");
+    ensure!(said.contains(&host.path("event-log")), "{said}");
+    let log = host.log();
+    ensure!(
+        log.contains("WARN") && log.contains("no VM gets evidence"),
+        "{log}"
+    );
     Ok(())
 }
 

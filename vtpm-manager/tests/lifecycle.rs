@@ -221,7 +221,7 @@ fn nothing_is_created_before_the_host_is_enrolled() -> Result<()> {
     ensure!(refused.contains("vtpmctl host"), "{refused}");
     let refused = host.refused(["host", "policy", "show"])?;
     ensure!(refused.contains("vtpmctl host init"), "{refused}");
-    host.ctl(["host", "init"])?;
+    host.ctl(["host", "init", "--trial"])?;
     let refused = host.refused(create)?;
     ensure!(refused.contains("vtpmctl host enrol"), "{refused}");
     assert_eq!(host.json(["list"])?["vrots"], Value::Array(vec![]));

@@ -10,6 +10,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::message::{Answer, Certificate, Challenge, EnrolmentId, Request};
+use super::operator::OperatorKeys;
 use crate::attestation_key::{AttestationKey, AttestationKeyError};
 use crate::credential::{CredentialError, MAX_SECRET, make_credential};
 use crate::ek_certificate::{CertifiedEndorsementKey, EkCertificateError, TpmMakerRoots};
@@ -89,6 +90,12 @@ pub enum EnrolmentError {
     /// The certificate could not be issued.
     #[error("the certificate could not be issued")]
     Issue(#[source] IssueError),
+    /// The issuer accepts no operator keys at all.
+    #[error(
+        "this issuer accepts no operator keys, so it certifies no host: name them with \
+         `vtpmctl issuer operator-key add`"
+    )]
+    NoOperatorKeys,
     /// One of the public areas cannot be parsed.
     #[error("the host's {which} cannot be read")]
     PublicArea {
@@ -121,6 +128,15 @@ pub enum EnrolmentError {
     /// The stored enrolment was damaged.
     #[error("the stored enrolment is damaged: start again with a new request")]
     Stored,
+    /// The host depends on the approvals of a stranger.
+    #[error(
+        "the host's operator key {found} is none that this issuer accepts: whoever has it approves \
+         what the host boots. If it is an operator's, `vtpmctl issuer operator-key add` accepts it"
+    )]
+    UnknownOperatorKey {
+        /// Name of the operator key.
+        found: TpmName,
+    },
     /// The secret is wrong.
     #[error("the answer is wrong: the host's TPM does not hold both keys")]
     WrongAnswer,
@@ -133,13 +149,15 @@ impl Issuer {
     /// Checks a request and makes the challenge for it.
     ///
     /// Refused are: an endorsement key without a certificate that leads to `roots`, an identity
-    /// key that is no attestation key, and one that could be used without a PCR policy that the
-    /// stated operator key approved. Whether the operator and the name are the right ones is for
-    /// the caller to judge ([`PendingEnrolment::policy_key`], [`PendingEnrolment::host`]).
+    /// key that is no attestation key, and one that could be used without a PCR policy that one of
+    /// the `operators` approved. Whether the name is the right one, and had the same operator
+    /// before, is for the caller to judge ([`PendingEnrolment::host`],
+    /// [`PendingEnrolment::policy_key`]).
     pub fn challenge(
         &self,
         request: &Request,
         roots: &TpmMakerRoots,
+        operators: &OperatorKeys,
         at: UnixTime,
     ) -> Result<(Challenge, PendingEnrolment), EnrolmentError> {
         let host = HostName::new(&request.host, self.domain()).map_err(EnrolmentError::HostName)?;
@@ -152,6 +170,7 @@ impl Issuer {
             .try_into()
             .map_err(EnrolmentError::IdentityKey)?;
         let policy_key = parse(&request.policy_key, "policy key")?.name();
+        operators.check(&policy_key)?;
         check_policy(&ik, &policy_key, &request.policy_ref)?;
 
         let mut id = [0; 16];

@@ -149,9 +149,21 @@ impl BenchHost {
         self.vtpmctl(["host", "policy", "keygen", "--out"])?
             .arg(&operator)
             .run()?;
+        let public = operator.with_extension("pem.pub");
+        issuer.accept_operator(&public)?;
         self.vtpmctl(["host", "init", "--policy-key"])?
-            .arg(&operator)
+            .arg(&public)
             .run()?;
+        self.vtpmctl([
+            "host",
+            "policy",
+            "sign",
+            "--from-host",
+            "--approve",
+            "--key",
+        ])?
+        .arg(&operator)
+        .run()?;
         self.vtpmctl(["host", "enrol", "--name", name, "--issuer"])?
             .arg(issuer.folder())
             .run()?;

@@ -65,15 +65,18 @@ impl Stage {
 
         narrator.step(
             "The host is enrolled with an identity issuer",
-            "The host makes its identity key (IK) in the physical TPM. The issuer checks the TPM\n\
-             maker's certificate and challenges the TPM (TPM2_MakeCredential); only the TPM that\n\
+            "The host makes its identity key (IK) in the physical TPM; it works only while the\n\
+             operator's key approves what the host booted. The issuer checks that key and the TPM\n\
+             maker's certificate, and challenges the TPM (TPM2_MakeCredential); only the TPM that\n\
              holds both keys can answer (TPM2_ActivateCredential). Then it certifies the IK.",
         );
-        let issuer = IssuerFolder::prepare(&run.join("issuer"), &maker)?;
+        narrator.quote(&narrator.run(host.operator_key_command()?)?);
+        let operators = [host.operator_public_key()];
+        let issuer = IssuerFolder::prepare(&run.join("issuer"), &maker, &operators)?;
         narrator.quote(&narrator.run(issuer.init_command(DOMAIN)?)?);
         fs::copy(issuer.root(), output.join("roots.pem")).context("copying the issuer's root")?;
-        narrator.quote(&narrator.run(host.operator_key_command()?)?);
         narrator.quote(&narrator.run(host.init_command()?)?);
+        narrator.quote(&narrator.run(host.approve_command()?)?);
         narrator.quote(&narrator.run(host.enrol_command(&issuer)?)?);
 
         let vm = Uuid::new_v4();

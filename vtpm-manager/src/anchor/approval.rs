@@ -5,34 +5,13 @@
 //! over a `TPM2_PolicyPCR`. So the next software version can be approved before it is installed,
 //! on another machine, and no key has to change.
 
-use std::path::Path;
-
 use cert_chain::policy::{
-    PcrSelection, PcrSelectionError, PcrValues, approval_digest, authorize_digest,
-    pcr_policy_digest,
+    PcrSelection, PcrSelectionError, PcrValues, approval_digest, pcr_policy_digest,
 };
-use cert_chain::{Digest32, ObjectAttributes, PublicArea, TpmName};
-use ring::rand::SystemRandom;
-use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, UnparsedPublicKey,
-};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use zeroize::Zeroizing;
+use cert_chain::{Digest32, TpmName};
+use serde::{Deserialize, Serialize};
 
-use super::template::{EccTemplate, Purpose};
-
-/// The operator's key: it approves PCR values, and nothing else. It belongs on the operator's
-/// machine, not on the host.
-pub struct PolicyKey {
-    pkcs8: Zeroizing<Vec<u8>>,
-    key: EcdsaKeyPair,
-    public: PolicyKeyPublic,
-}
-
-/// The public half of a [`PolicyKey`], as the TPM object that `TPM2_LoadExternal` takes: its
-/// name stands in the policy of host IK and root secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyKeyPublic(PublicArea);
+use super::policy_key::{PolicyKey, PolicyKeyPublic};
 
 /// A statement of the operator: "these PCR values are good".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,21 +35,27 @@ pub struct Approval {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApprovalError {
-    /// The file cannot be read.
-    #[error("`{path}` cannot be read")]
-    File {
-        /// The file.
-        path: String,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
     /// Not a private key as we write it.
-    #[error("the policy key is no PEM file with an ECDSA P-256 key in PKCS #8")]
+    #[error(
+        "this is no PEM file with the operator's private key, an ECDSA P-256 key in PKCS #8, as \
+         `vtpmctl host policy keygen` makes it"
+    )]
     Key,
+    /// A private key where its public half is needed.
+    #[error(
+        "this is a private key, and here its public half is needed: the file that \
+         `vtpmctl host policy keygen` wrote beside it, with the ending .pub"
+    )]
+    PrivateKey,
     /// Not a public area of a policy key.
     #[error("the policy key's public area is refused: it must be that of a P-256 key which signs")]
     PublicKey,
+    /// Not the public key of an operator.
+    #[error(
+        "this is no PEM file with the public key of an operator (`-----BEGIN PUBLIC KEY-----`, \
+         P-256), as `vtpmctl host policy keygen` makes it"
+    )]
+    PublicKeyFile,
     /// Not an approval as we write it.
     #[error("the approval is malformed")]
     Malformed(#[source] serde_json::Error),
@@ -97,135 +82,24 @@ pub enum ApprovalError {
 /// key is none for this one (TPM 2.0 Part 3 §23.16).
 pub const POLICY_REF: &[u8] = b"vrot-host-policy";
 
-/// PEM label of a PKCS #8 key (RFC 7468 §10).
-const PRIVATE_KEY: &str = "PRIVATE KEY";
 const APPROVAL: &str = "host-policy-approval";
 const VERSION: u32 = 1;
 
 impl PolicyKey {
-    /// A new key.
-    pub fn generate() -> Result<Self, ApprovalError> {
-        let document =
-            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
-                .map_err(|_| ApprovalError::Random)?;
-        Self::from_pkcs8(document.as_ref())
-    }
-
-    /// Reads a key from PEM.
-    pub fn from_pem(pem: &str) -> Result<Self, ApprovalError> {
-        let document = pem::parse(pem).map_err(|_| ApprovalError::Key)?;
-        if document.tag() != PRIVATE_KEY {
-            return Err(ApprovalError::Key);
-        }
-        Self::from_pkcs8(&Zeroizing::new(document.into_contents()))
-    }
-
-    /// Reads a key from a PEM file.
-    pub fn load(path: &Path) -> Result<Self, ApprovalError> {
-        let pem = std::fs::read_to_string(path).map_err(|source| ApprovalError::File {
-            path: path.display().to_string(),
-            source,
-        })?;
-        Self::from_pem(&Zeroizing::new(pem))
-    }
-
-    fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, ApprovalError> {
-        let key = EcdsaKeyPair::from_pkcs8(
-            &ECDSA_P256_SHA256_FIXED_SIGNING,
-            pkcs8,
-            &SystemRandom::new(),
-        )
-        .map_err(|_| ApprovalError::Key)?;
-        let public = PolicyKeyPublic::from_point(ring::signature::KeyPair::public_key(&key))?;
-        Ok(Self {
-            pkcs8: Zeroizing::new(pkcs8.to_vec()),
-            key,
-            public,
-        })
-    }
-
-    /// The key as a PEM text, for a file that only the operator can read.
-    pub fn to_pem(&self) -> Zeroizing<String> {
-        let document = pem::Pem::new(PRIVATE_KEY, self.pkcs8.to_vec());
-        let pem = pem::encode_config(
-            &document,
-            pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
-        );
-        Zeroizing::new(pem)
-    }
-
-    /// The public half.
-    pub fn public(&self) -> &PolicyKeyPublic {
-        &self.public
-    }
-
     /// Signs an approval of `pcrs`.
     pub fn approve(&self, label: &str, pcrs: PcrValues) -> Result<Approval, ApprovalError> {
         if pcrs.is_empty() {
             return Err(ApprovalError::NoPcrs);
         }
-        let signature = self
-            .key
-            .sign(&SystemRandom::new(), &signed_message(&pcrs)?)
-            .map_err(|_| ApprovalError::Random)?;
+        let signature = self.sign(&signed_message(&pcrs)?)?;
         Ok(Approval {
             kind: APPROVAL.to_owned(),
             version: VERSION,
             label: label.to_owned(),
-            policy_key: self.public.name(),
+            policy_key: self.public().name(),
             pcrs,
-            signature: signature.as_ref().to_vec(),
+            signature,
         })
-    }
-}
-
-impl PolicyKeyPublic {
-    /// Reads a `TPMT_PUBLIC`.
-    pub fn from_bytes(tpmt_public: &[u8]) -> Result<Self, ApprovalError> {
-        let area = PublicArea::parse(tpmt_public).map_err(|_| ApprovalError::PublicKey)?;
-        // One form only, so that one key has one name.
-        let rebuilt = Self::from_point(area.public_key_bytes())?;
-        if rebuilt.0 == area {
-            Ok(rebuilt)
-        } else {
-            Err(ApprovalError::PublicKey)
-        }
-    }
-
-    /// `point` is an uncompressed SEC 1 point.
-    fn from_point(point: impl AsRef<[u8]>) -> Result<Self, ApprovalError> {
-        let coordinates = point.as_ref().get(1..).unwrap_or_default();
-        let (x, y) = coordinates
-            .split_at_checked(32)
-            .ok_or(ApprovalError::PublicKey)?;
-        let bytes = EccTemplate {
-            // An object that is loaded from outside is none of fixedTPM, fixedParent and
-            // restricted (TPM 2.0 Part 3 §12.3).
-            attributes: ObjectAttributes::USER_WITH_AUTH
-                .with(ObjectAttributes::NO_DA)
-                .with(ObjectAttributes::SIGN),
-            auth_policy: &[],
-            purpose: Purpose::Signing,
-            unique: [x, y],
-        }
-        .to_bytes();
-        let area = PublicArea::parse(&bytes).map_err(|_| ApprovalError::PublicKey)?;
-        Ok(Self(area))
-    }
-
-    /// The marshalled `TPMT_PUBLIC`, e.g. for an enrolment request.
-    pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-
-    /// The key's name.
-    pub fn name(&self) -> TpmName {
-        self.0.name()
-    }
-
-    /// Digest of the policy that host IK and root secret carry.
-    pub fn policy_digest(&self) -> Digest32 {
-        authorize_digest(&self.name(), POLICY_REF)
     }
 }
 
@@ -261,10 +135,7 @@ impl Approval {
         let Ok(message) = signed_message(&self.pcrs) else {
             return false;
         };
-        !self.pcrs.is_empty()
-            && UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.0.public_key_bytes())
-                .verify(&message, &self.signature)
-                .is_ok()
+        !self.pcrs.is_empty() && key.signed(&message, &self.signature)
     }
 
     /// The PCRs it covers.
@@ -293,19 +164,6 @@ fn signed_message(pcrs: &PcrValues) -> Result<Vec<u8>, PcrSelectionError> {
     let mut message = pcr_policy_digest(pcrs)?.as_bytes().to_vec();
     message.extend_from_slice(POLICY_REF);
     Ok(message)
-}
-
-impl Serialize for PolicyKeyPublic {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        hexadecimal::serialize(self.as_bytes(), serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for PolicyKeyPublic {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let bytes = hexadecimal::deserialize(deserializer)?;
-        Self::from_bytes(&bytes).map_err(serde::de::Error::custom)
-    }
 }
 
 pub(super) mod hexadecimal {

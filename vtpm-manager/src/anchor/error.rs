@@ -109,6 +109,19 @@ pub enum AnchorError {
         "this host has no root secret yet: run `vtpmctl host init` once its PCR values are approved"
     )]
     RootSecretMissing,
+    /// The key to which sessions are salted may not be in this TPM.
+    #[error(
+        "the host's identity key does not certify the storage root key {srk}, to which everything \
+         secret was encrypted on its way to the TPM: something between manager and TPM may know it \
+         all. Examine the host; then move its record `{}` away, and make and enrol its keys anew",
+        record.display()
+    )]
+    StorageRootKey {
+        /// Name of the recorded key.
+        srk: TpmName,
+        /// Where the record is.
+        record: PathBuf,
+    },
     /// The owner thread has ended.
     #[error("the thread that owns the TPM has ended: restart the manager and look into its log")]
     Stopped,
@@ -133,6 +146,15 @@ pub enum AnchorError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HardwareError {
+    /// The answer contradicts itself, or what we can compute without the TPM.
+    #[error(
+        "{operation}: what came back is not the TPM's answer to what was sent. Nothing came of it. \
+         Something on the way to the TPM changes what passes: examine the host"
+    )]
+    Altered {
+        /// Which command.
+        operation: Operation,
+    },
     /// The stand-in for a Unix socket could not be set up.
     #[error("{operation}: the connection to swtpm's socket could not be bridged")]
     Bridge {

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::error::{HardwareError, Operation};
 use super::hardware::{Authorization, CertifiedEk, HardwareRoot, SealedBlob, SignedQuote};
 use super::response_code::ResponseCode;
+use super::srk_statement::SrkStatement;
 use super::template::{EccTemplate, Purpose, RESIDENT};
 
 /// What the fake does, shared with the test.
@@ -79,6 +80,23 @@ impl Fake {
 impl HardwareRoot for Fake {
     fn pcr_values(&mut self, _: PcrSelection) -> Result<PcrValues, HardwareError> {
         Ok(self.script().pcrs.clone())
+    }
+
+    fn audited_pcr_values(&mut self, pcrs: PcrSelection) -> Result<PcrValues, HardwareError> {
+        self.pcr_values(pcrs)
+    }
+
+    /// A fake's keys sign nothing.
+    fn certify_storage_root_key(
+        &mut self,
+        nonce: &Digest32,
+        _: &Authorization<'_>,
+    ) -> Result<SrkStatement, HardwareError> {
+        self.act("certify")?;
+        Ok(SrkStatement {
+            attest: nonce.as_bytes().to_vec(),
+            signature: Vec::new(),
+        })
     }
 
     fn storage_root_key(&mut self, _: Option<&TpmName>) -> Result<TpmName, HardwareError> {

@@ -5,9 +5,11 @@ use cert_chain::{AttestationKey, CredentialBlob, Digest32, EndorsementKey, TpmNa
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::approval::{Approval, PolicyKeyPublic, hexadecimal};
+use super::approval::{Approval, hexadecimal};
 use super::error::{HardwareError, Operation};
+use super::policy_key::PolicyKeyPublic;
 use super::rollback_index::NvMemory;
+use super::srk_statement::SrkStatement;
 
 /// A physical TPM with our keys in it.
 ///
@@ -22,8 +24,19 @@ pub(crate) trait HardwareRoot: Send {
         })
     }
 
-    /// Values of PCRs in the SHA-256 bank.
+    /// Values of PCRs in the SHA-256 bank. Nothing shows that the TPM said so: good for a guess
+    /// that the TPM checks.
     fn pcr_values(&mut self, pcrs: PcrSelection) -> Result<PcrValues, HardwareError>;
+
+    /// The same, in a session that shows it: for people to act on.
+    fn audited_pcr_values(&mut self, pcrs: PcrSelection) -> Result<PcrValues, HardwareError>;
+
+    /// Has the host IK certify the storage root key.
+    fn certify_storage_root_key(
+        &mut self,
+        nonce: &Digest32,
+        authorization: &Authorization<'_>,
+    ) -> Result<SrkStatement, HardwareError>;
 
     /// The storage root key: the one that is there, if it is acceptable, or else a new one. A
     /// new one that is not the `recorded` one is named, but not kept: the TPM was cleared, and

@@ -26,18 +26,22 @@ mod hardware;
 mod ik;
 mod leftovers;
 mod owner;
+mod policy_key;
 mod queue;
 mod record;
 mod response_code;
 mod rollback_index;
 mod root_seal;
 mod socket_owner;
+mod srk_statement;
 pub(crate) mod template;
 
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
 pub(crate) mod swtpm;
+#[cfg(test)]
+pub(crate) mod tap;
 #[cfg(test)]
 mod tests;
 
@@ -50,13 +54,14 @@ use cert_chain::{AttestationKey, CredentialBlob, Digest32};
 use tokio::sync::oneshot;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-pub use approval::{Approval, ApprovalError, POLICY_REF, PolicyKey, PolicyKeyPublic};
+pub use approval::{Approval, ApprovalError, POLICY_REF};
 pub use config::{
     AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, IK_HANDLE, SRK_HANDLE, Tcti, TctiError,
 };
 pub use error::{AnchorError, HardwareError, Operation, PcrDifference, PcrList};
 pub use hardware::{HostPublic, SealedBlob, SignedQuote};
 pub use ik::HostIkSigner;
+pub use policy_key::{PolicyKey, PolicyKeyPublic};
 pub use response_code::{Disposition, ResponseCode};
 pub use rollback_index::TpmRegisters;
 
@@ -182,6 +187,16 @@ impl TrustAnchor {
     /// The root secret, unsealed, if this host's IK vouches for it.
     pub async fn root_secret(&self) -> Result<RootSecret, AnchorError> {
         self.ask(Priority::Bulk, Owner::root_secret).await
+    }
+
+    /// Has this host IK certify the storage root key, to which all secrets are encrypted on their
+    /// way to the TPM. `ik` must be known from elsewhere: from the issuer's certificate.
+    pub async fn certify_storage_root_key(&self, ik: &AttestationKey) -> Result<(), AnchorError> {
+        let ik = ik.clone();
+        self.ask(Priority::Bulk, move |owner| {
+            owner.certify_storage_root_key(&ik)
+        })
+        .await
     }
 
     /// The host IK for signing certificates.

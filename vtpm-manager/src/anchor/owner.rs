@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use cert_chain::policy::PcrValues;
-use cert_chain::{CredentialBlob, Digest32};
+use cert_chain::{AttestationKey, CredentialBlob, Digest32};
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-use super::approval::{Approval, PolicyKeyPublic};
+use super::approval::Approval;
 use super::config::AnchorConfig;
 use super::error::{AnchorError, HardwareError, Operation, PcrDifference, PcrList};
 use super::hardware::{Authorization, HardwareRoot, HostPublic, SignedQuote};
+use super::policy_key::PolicyKeyPublic;
 use super::record::Record;
 use super::response_code::Disposition;
 use super::root_seal::{self, RootSeal};
@@ -94,10 +95,38 @@ impl Owner {
         Ok(host)
     }
 
-    /// The present values of the PCRs under policy.
+    /// The present values of the PCRs under policy, for an operator to approve.
     pub(super) fn pcr_values(&mut self) -> Result<PcrValues, AnchorError> {
+        // The session is salted to the recorded key, so there must be one.
+        self.provisioned()?;
+        let pcrs = self.config.policy_pcrs;
+        self.patiently(|root| root.audited_pcr_values(pcrs))
+    }
+
+    /// The same, to choose an approval by. Whether it fits, the TPM checks itself.
+    fn apparent_pcr_values(&mut self) -> Result<PcrValues, AnchorError> {
         let pcrs = self.config.policy_pcrs;
         self.patiently(|root| root.pcr_values(pcrs))
+    }
+
+    /// Makes sure that the recorded storage root key is in the TPM that holds this host IK.
+    pub(super) fn certify_storage_root_key(
+        &mut self,
+        ik: &AttestationKey,
+    ) -> Result<(), AnchorError> {
+        self.host_public()?;
+        let srk = self.provisioned()?.srk.clone();
+        let nonce = Digest32::new(*fresh_secret()?);
+        let statement = self.authorized(|root, authorization| {
+            root.certify_storage_root_key(&nonce, authorization)
+        })?;
+        match statement.verify(ik, &nonce) {
+            Some(resident) if *resident.name() == srk => Ok(()),
+            Some(_) | None => Err(AnchorError::StorageRootKey {
+                srk,
+                record: self.config.record.clone(),
+            }),
+        }
     }
 
     /// Takes up an approval of the operator.
@@ -210,7 +239,7 @@ impl Owner {
         mut command: impl FnMut(&mut dyn HardwareRoot, &Authorization<'_>) -> Result<T, HardwareError>,
     ) -> Result<T, AnchorError> {
         for _ in 0..POLICY_ATTEMPTS {
-            let current = self.pcr_values()?;
+            let current = self.apparent_pcr_values()?;
             let record = self.provisioned()?.clone();
             let approval = matching(&record, &current)?;
             let authorization = Authorization {
@@ -227,7 +256,7 @@ impl Owner {
                     tracing::info!(%error, "a PCR changed while a policy was being satisfied");
                     // The values may be as before: then it is the policy itself that is refused.
                     if error.disposition() == Disposition::PolicyRefused
-                        && self.pcr_values()? == current
+                        && self.apparent_pcr_values()? == current
                     {
                         return Err(AnchorError::Hardware(error));
                     }

@@ -1,16 +1,17 @@
 //! What the anchor remembers between runs: one JSON file, replaced atomically.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use cert_chain::TpmName;
 use serde::{Deserialize, Serialize};
 
-use super::approval::{Approval, PolicyKeyPublic};
+use super::approval::Approval;
 use super::error::AnchorError;
+use super::policy_key::PolicyKeyPublic;
 use super::root_seal::RootSeal;
+use crate::durable_file;
 
 /// The record of a provisioned host.
 ///
@@ -101,18 +102,7 @@ impl Record {
     fn replace(&self, path: &Path) -> io::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
-        let temporary = path.with_extension("new");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        let json = serde_json::to_vec_pretty(self)?;
-        file.write_all(&json)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(folder)?.sync_all()
+        durable_file::replace(path, &serde_json::to_vec_pretty(self)?, 0o600)
     }
 }
 

@@ -81,9 +81,14 @@ impl ResponseCode {
         )
     }
 
+    /// Whether the software stack refused the TPM's answer; it takes no other command afterwards.
+    const fn is_refused_answer(self) -> bool {
+        self.0 == RESPONSE_AUTH_FAILED
+    }
+
     /// What to do about it.
     pub fn disposition(self) -> Disposition {
-        if self.is_transport() {
+        if self.is_transport() || self.is_refused_answer() {
             return Disposition::ConnectionLost;
         }
         match self.without_position() {
@@ -106,6 +111,12 @@ impl ResponseCode {
             return (
                 "no connection",
                 "check that the TPM is there and that this user may open it",
+            );
+        }
+        if self.is_refused_answer() {
+            return (
+                "the answer is not the TPM's",
+                "something on the way to the TPM changes what passes: examine the host",
             );
         }
         for (code, name, remedy) in EXPLANATIONS {
@@ -134,6 +145,9 @@ const SYS_LAYER: u32 = 8;
 const TCTI_LAYER: u32 = 10;
 /// `TSS2_BASE_RC_BAD_SEQUENCE`: after a lost answer the stack takes no other command.
 const BAD_SEQUENCE: u32 = 7;
+
+/// `TSS2_ESYS_RC_RSP_AUTH_FAILED`: the HMAC of an answer is wrong.
+const RESPONSE_AUTH_FAILED: u32 = 0x0007_001b;
 
 /// `TPM_RC_POLICY`
 const POLICY: ResponseCode = ResponseCode(0x126);
@@ -258,6 +272,13 @@ mod tests {
             ResponseCode::new(0x000b_0922).disposition(),
             Disposition::TryAgain
         );
+    }
+
+    #[test]
+    fn an_answer_with_a_wrong_hmac_ends_the_connection_that_would_be_stuck() {
+        let code = ResponseCode::new(0x0007_001b);
+        assert_eq!(code.disposition(), Disposition::ConnectionLost);
+        assert!(code.to_string().contains("examine the host"));
     }
 
     #[test]

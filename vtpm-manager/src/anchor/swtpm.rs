@@ -1,7 +1,7 @@
 //! Test peer: a software TPM of one's own, and the stock tools pointed at it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail};
@@ -162,75 +162,5 @@ impl Drop for Swtpm {
     fn drop(&mut self) {
         // Nothing can be done about a TPM that will not stop; its folder goes away.
         drop(self.switch_off());
-    }
-}
-
-/// The bytes that went by on a TPM's bus.
-pub(crate) struct Tap {
-    seen: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
-    path: PathBuf,
-}
-
-impl Tap {
-    /// Listens at `path` and passes everything on to `tpm`, remembering it. Its threads end
-    /// with the test's process.
-    pub(crate) fn open(path: &Path, tpm: &Path) -> Result<Self> {
-        use std::os::unix::net::{UnixListener, UnixStream};
-        let seen = std::sync::Arc::default();
-        for suffix in ["", ".ctrl"] {
-            let at = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
-            let listener = UnixListener::bind(at(path))?;
-            let tpm = at(tpm);
-            let seen = std::sync::Arc::clone(&seen);
-            std::thread::spawn(move || {
-                for stack in listener.incoming() {
-                    let stack = stack?;
-                    let tpm = UnixStream::connect(&tpm)?;
-                    let (from, to) = (stack.try_clone()?, tpm.try_clone()?);
-                    let there = std::sync::Arc::clone(&seen);
-                    std::thread::spawn(move || copy(from, to, &there));
-                    let back = std::sync::Arc::clone(&seen);
-                    std::thread::spawn(move || copy(tpm, stack, &back));
-                }
-                std::io::Result::Ok(())
-            });
-        }
-        Ok(Self {
-            seen,
-            path: path.to_owned(),
-        })
-    }
-
-    pub(crate) fn tcti(&self) -> Tcti {
-        Tcti::SwtpmPath(self.path.clone())
-    }
-
-    /// Whether these bytes went by.
-    pub(crate) fn saw(&self, bytes: &[u8]) -> bool {
-        self.seen
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .windows(bytes.len())
-            .any(|window| window == bytes)
-    }
-}
-
-fn copy(
-    mut from: std::os::unix::net::UnixStream,
-    mut to: std::os::unix::net::UnixStream,
-    seen: &std::sync::Mutex<Vec<u8>>,
-) -> std::io::Result<()> {
-    use std::io::{Read, Write};
-    let mut buffer = [0; 8192];
-    loop {
-        let length = from.read(&mut buffer)?;
-        let bytes = buffer.get(..length).unwrap_or_default();
-        if bytes.is_empty() {
-            return to.shutdown(std::net::Shutdown::Write);
-        }
-        seen.lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .extend_from_slice(bytes);
-        to.write_all(bytes)?;
     }
 }

@@ -11,15 +11,21 @@ use axum::response::{IntoResponse, Response};
 use cert_chain::enrolment::{Certificate, Challenge, Message};
 use cert_chain::pem;
 
+use super::messages::{
+    HostEnrolmentAnswer, HostEnrolmentCertificate, HostEnrolmentChallenge, HostEnrolmentRequest,
+    HostPolicyApproval,
+};
 use super::order::to_its_end;
-use super::problem::{Body, Problem};
+use super::problem::{Body, PROBLEM_JSON, Problem};
 use super::wire::{
-    ApprovalView, AuditView, DifferenceView, EnrolmentRequest, EnrolmentView, HostKeys, HostView,
-    InitRequest, PolicyView, PowerLossView, RecoverRequest, RecoveryView, StoreView,
+    ApprovalView, AuditView, DifferenceView, EnrolmentRequest, EnrolmentView, EventLogView,
+    HostKeys, HostView, InitRequest, PolicyView, PowerLossView, RecoverRequest, RecoveryView,
+    StoreView,
 };
 use crate::anchor::{AnchorError, Approval, ApprovalStatus, HostPolicy, PolicyKeyPublic};
 use crate::audit::{self, Event};
 use crate::causes::WithCauses;
+use crate::evidence::event_log_problem;
 use crate::host::{Enrolment, HostError};
 use crate::manager::{Manager, ManagerError, Standing};
 use crate::rollback::RecoveryRecord;
@@ -29,7 +35,8 @@ type Managed = State<Arc<Manager>>;
 
 /// Shows the host: its keys, and what the issuer certified.
 #[utoipa::path(get, path = "/v1/host", tag = "host",
-    responses((status = 200, body = HostView), (status = "default", body = Problem)))]
+    responses((status = 200, body = HostView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn show(State(manager): Managed) -> Result<Json<HostView>, Problem> {
     view(&manager).await.map(Json)
 }
@@ -37,7 +44,8 @@ pub(super) async fn show(State(manager): Managed) -> Result<Json<HostView>, Prob
 /// Makes the host's keys in the physical TPM, bound to the operator's key. Doing it again
 /// changes nothing.
 #[utoipa::path(post, path = "/v1/host/init", tag = "host", request_body = InitRequest,
-    responses((status = 200, body = HostView), (status = "default", body = Problem)))]
+    responses((status = 200, body = HostView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn initialise(
     State(manager): Managed,
     Body(request): Body<InitRequest>,
@@ -64,7 +72,8 @@ pub(super) async fn initialise(
 /// Accepts the present store although the physical TPM does not vouch for it. The vRoTs that it
 /// concerns get a new generation, which verifiers see. Recorded in the audit log.
 #[utoipa::path(post, path = "/v1/host/recover", tag = "host", request_body = RecoverRequest,
-    responses((status = 200, body = RecoveryView), (status = "default", body = Problem)))]
+    responses((status = 200, body = RecoveryView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn recover(
     State(manager): Managed,
     Body(request): Body<RecoverRequest>,
@@ -102,14 +111,16 @@ pub(super) async fn store_is_open(
 
 /// Shows what the host's keys are bound to, and whether the host is in that state.
 #[utoipa::path(get, path = "/v1/host/policy", tag = "host",
-    responses((status = 200, body = PolicyView), (status = "default", body = Problem)))]
+    responses((status = 200, body = PolicyView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn policy(State(manager): Managed) -> Result<Json<PolicyView>, Problem> {
     Ok(Json(manager.host().policy().await?.into()))
 }
 
 /// Takes up an operator's signed approval of PCR values (`host-policy-approval`).
-#[utoipa::path(post, path = "/v1/host/policy/approvals", tag = "host", request_body = Object,
-    responses((status = 200, body = PolicyView), (status = "default", body = Problem)))]
+#[utoipa::path(post, path = "/v1/host/policy/approvals", tag = "host", request_body = HostPolicyApproval,
+    responses((status = 200, body = PolicyView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn approve(
     State(manager): Managed,
     message: Bytes,
@@ -135,7 +146,8 @@ pub(super) async fn approve(
 /// First message of an enrolment (`host-enrolment-request`): take it to the issuer.
 #[utoipa::path(post, path = "/v1/host/enrolment/request", tag = "host",
     request_body = EnrolmentRequest,
-    responses((status = 200, body = Object), (status = "default", body = Problem)))]
+    responses((status = 200, body = HostEnrolmentRequest),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn request(
     State(manager): Managed,
     Body(request): Body<EnrolmentRequest>,
@@ -145,16 +157,20 @@ pub(super) async fn request(
 
 /// Third message of an enrolment (`host-enrolment-answer`), for the issuer's challenge
 /// (`host-enrolment-challenge`).
-#[utoipa::path(post, path = "/v1/host/enrolment/answer", tag = "host", request_body = Object,
-    responses((status = 200, body = Object), (status = "default", body = Problem)))]
+#[utoipa::path(post, path = "/v1/host/enrolment/answer", tag = "host",
+    request_body = HostEnrolmentChallenge,
+    responses((status = 200, body = HostEnrolmentAnswer),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn answer(State(manager): Managed, challenge: Bytes) -> Result<Response, Problem> {
     let challenge: Challenge = read(&challenge)?;
     Ok(message(&manager.host().answer(&challenge).await?))
 }
 
 /// Installs the fourth message of an enrolment (`host-enrolment-certificate`).
-#[utoipa::path(post, path = "/v1/host/enrolment/certificate", tag = "host", request_body = Object,
-    responses((status = 200, body = HostView), (status = "default", body = Problem)))]
+#[utoipa::path(post, path = "/v1/host/enrolment/certificate", tag = "host",
+    request_body = HostEnrolmentCertificate,
+    responses((status = 200, body = HostView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn install(
     State(manager): Managed,
     certificate: Bytes,
@@ -171,7 +187,8 @@ pub(super) async fn install(
 
 /// Checks the audit log.
 #[utoipa::path(get, path = "/v1/audit", tag = "host",
-    responses((status = 200, body = AuditView), (status = "default", body = Problem)))]
+    responses((status = 200, body = AuditView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn audit(State(manager): Managed) -> Result<Json<AuditView>, Problem> {
     let log = Arc::clone(manager.audit());
     let checked = tokio::task::spawn_blocking(move || {
@@ -211,6 +228,10 @@ async fn view(manager: &Manager) -> Result<HostView, Problem> {
     Ok(HostView {
         tpm: config.anchor.tpm.to_string(),
         state_dir: config.state_dir.clone(),
+        event_log: EventLogView {
+            path: config.event_log.clone(),
+            problem: event_log_problem(&config.event_log).await,
+        },
         backend_digest: manager.backend_digest().await.ok(),
         manager_digest: manager.program_digest(),
         keys,

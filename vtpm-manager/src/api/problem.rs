@@ -36,6 +36,8 @@ pub struct Problem {
 #[derive(Clone, Debug)]
 pub(super) struct Reason(pub(super) String);
 
+/// Media type of problem details (RFC 9457 §6.1).
+pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 const PREFIX: &str = "urn:vrot:problem:";
 
 impl Problem {
@@ -62,12 +64,11 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let reason = Reason(self.detail.clone());
-        let media_type = [(header::CONTENT_TYPE, "application/problem+json")];
-        let mut response = (status, media_type, Json(self)).into_response();
+        let mut response = (status, Json(self)).into_response();
         // `Json` says application/json.
         response.headers_mut().insert(
             header::CONTENT_TYPE,
-            header::HeaderValue::from_static("application/problem+json"),
+            header::HeaderValue::from_static(PROBLEM_JSON),
         );
         response.extensions_mut().insert(reason);
         response

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::order::transition;
-use super::problem::{Body, Path, Problem, Query};
+use super::problem::{Body, PROBLEM_JSON, Path, Problem, Query};
 use super::wire::{
     BackendView, CreateRequest, IdentityView, KeyView, QemuArguments, TpmDeviceModel, VrotList,
     VrotView,
@@ -23,7 +23,8 @@ type Managed = State<Arc<Manager>>;
 
 /// Lists all vRoTs.
 #[utoipa::path(get, path = "/v1/vrots", tag = "vrots",
-    responses((status = 200, body = VrotList), (status = "default", body = Problem)))]
+    responses((status = 200, body = VrotList),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn list(State(manager): Managed) -> Json<VrotList> {
     let vrots = manager.registry().all();
     Json(VrotList {
@@ -34,7 +35,8 @@ pub(super) async fn list(State(manager): Managed) -> Json<VrotList> {
 /// Gives a VM a vRoT: keys, certificates, state. Takes milliseconds if one is ready, else
 /// seconds.
 #[utoipa::path(post, path = "/v1/vrots", tag = "vrots", request_body = CreateRequest,
-    responses((status = 201, body = VrotView), (status = "default", body = Problem)))]
+    responses((status = 201, body = VrotView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn create(
     State(manager): Managed,
     Body(request): Body<CreateRequest>,
@@ -60,7 +62,8 @@ pub(super) async fn create(
 
 /// Shows one vRoT.
 #[utoipa::path(get, path = "/v1/vrots/{id}", tag = "vrots", params(Id),
-    responses((status = 200, body = VrotView), (status = "default", body = Problem)))]
+    responses((status = 200, body = VrotView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn show(
     State(manager): Managed,
     Path(id): Path<String>,
@@ -71,7 +74,7 @@ pub(super) async fn show(
 
 /// Deletes a vRoT for good: its key is destroyed first, then its state.
 #[utoipa::path(delete, path = "/v1/vrots/{id}", tag = "vrots", params(Id),
-    responses((status = 204), (status = "default", body = Problem)))]
+    responses((status = 204), (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn delete(
     State(manager): Managed,
     Path(id): Path<String>,
@@ -87,7 +90,8 @@ pub(super) async fn delete(
 
 /// Starts a vRoT. When this returns, a VMM can attach.
 #[utoipa::path(post, path = "/v1/vrots/{id}/start", tag = "vrots", params(Id),
-    responses((status = 200, body = VrotView), (status = "default", body = Problem)))]
+    responses((status = 200, body = VrotView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn start(
     State(manager): Managed,
     Path(id): Path<String>,
@@ -103,7 +107,8 @@ pub(super) async fn start(
 
 /// Stops a vRoT. When this returns, its state is durable.
 #[utoipa::path(post, path = "/v1/vrots/{id}/stop", tag = "vrots", params(Id),
-    responses((status = 200, body = VrotView), (status = "default", body = Problem)))]
+    responses((status = 200, body = VrotView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn stop(
     State(manager): Managed,
     Path(id): Path<String>,
@@ -120,7 +125,8 @@ pub(super) async fn stop(
 /// Stops a vRoT and keeps its volatile state. When this returns, all of it is durable. The VM
 /// must be paused.
 #[utoipa::path(post, path = "/v1/vrots/{id}/suspend", tag = "vrots", params(Id),
-    responses((status = 200, body = VrotView), (status = "default", body = Problem)))]
+    responses((status = 200, body = VrotView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn suspend(
     State(manager): Managed,
     Path(id): Path<String>,
@@ -135,7 +141,8 @@ pub(super) async fn suspend(
 
 /// Starts a suspended vRoT as it was. When this returns, a VMM can attach.
 #[utoipa::path(post, path = "/v1/vrots/{id}/resume", tag = "vrots", params(Id),
-    responses((status = 200, body = VrotView), (status = "default", body = Problem)))]
+    responses((status = 200, body = VrotView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn resume(
     State(manager): Managed,
     Path(id): Path<String>,
@@ -151,7 +158,8 @@ pub(super) async fn resume(
 
 /// Keys and certificates of a vRoT, by its own number or its VM's.
 #[utoipa::path(get, path = "/v1/vrots/{id}/identity", tag = "vrots", params(Id),
-    responses((status = 200, body = IdentityView), (status = "default", body = Problem)))]
+    responses((status = 200, body = IdentityView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn identity(
     State(manager): Managed,
     Path(id): Path<String>,
@@ -162,7 +170,8 @@ pub(super) async fn identity(
 
 /// Arguments that attach a vRoT to QEMU.
 #[utoipa::path(get, path = "/v1/vrots/{id}/qemu-args", tag = "vrots", params(Id, Device),
-    responses((status = 200, body = QemuArguments), (status = "default", body = Problem)))]
+    responses((status = 200, body = QemuArguments),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn qemu_arguments(
     State(manager): Managed,
     Path(id): Path<String>,

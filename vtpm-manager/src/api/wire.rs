@@ -15,6 +15,8 @@ pub struct HostView {
     /// How the manager reaches the physical TPM.
     #[schema(example = "device:/dev/tpmrm0")]
     pub tpm: String,
+    /// The log that accounts for the host's PCRs in evidence.
+    pub event_log: EventLogView,
     /// Where the manager keeps what must survive.
     #[schema(value_type = String)]
     pub state_dir: PathBuf,
@@ -30,6 +32,16 @@ pub struct HostView {
     pub enrolment: Option<EnrolmentView>,
     /// Whether the physical TPM vouches for the store.
     pub store: StoreView,
+}
+
+/// The host's event log.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct EventLogView {
+    /// The file.
+    #[schema(value_type = String)]
+    pub path: PathBuf,
+    /// Why it cannot be read: then there is no evidence of this host.
+    pub problem: Option<String>,
 }
 
 /// The store, held against the rollback anchor in the physical TPM.

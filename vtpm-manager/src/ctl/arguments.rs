@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use cert_chain::{Digest32, Domain, Tenant, VmId};
+use cert_chain::{Digest32, Domain, Tenant, TpmName, VmId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::api::wire::TpmDeviceModel;
 use crate::config::DEFAULT_SOCKET;
+use crate::issuer::OperatorKeyChange;
 use crate::manager::VrotKey;
 
 /// Virtualized roots of trust, anchored in this host's physical TPM.
@@ -15,6 +16,7 @@ use crate::manager::VrotKey;
 /// A VM's life:  `create`, `start`, `qemu-args`, `stop`, `delete`.
 /// The identity issuer, a folder on any machine:  `issuer init`, `issuer challenge`,
 /// `issuer certify`.
+/// The operator, on a machine that is no host:  `host policy keygen`, `host policy sign`.
 ///
 /// Exit status: 0 done, 1 refused or failed, 2 bad input.
 #[derive(Debug, Parser)]
@@ -120,16 +122,11 @@ pub(super) struct VrotArgument {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum HostCommand {
-    /// Make the host's keys in the physical TPM, and approve what the host booted.
+    /// Make the host's keys in the physical TPM.
     ///
     /// The keys work only while the host's PCRs have values that the operator's key approved.
-    /// A new operator's key is made if the file does not exist.
-    Init {
-        /// The operator's key. Without it, one is kept in the manager's state folder: good for a
-        /// trial, but a key on the host can approve whatever the host boots.
-        #[arg(long, value_name = "FILE")]
-        policy_key: Option<PathBuf>,
-    },
+    /// That key is elsewhere: the host gets its public half, and waits for an approval.
+    Init(InitArguments),
     /// Show the host's keys and its certificate.
     Show,
     /// Enrol with a local issuer: request, challenge, answer and certificate in one go.
@@ -140,6 +137,8 @@ pub(super) enum HostCommand {
         /// The issuer's folder.
         #[arg(long, value_name = "DIR")]
         issuer: PathBuf,
+        #[command(flatten)]
+        change: OperatorKeyChangeArgument,
     },
     /// Enrolment, first message: what the issuer needs to know of this host.
     Request {
@@ -184,38 +183,85 @@ pub(super) enum HostCommand {
     },
 }
 
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct InitArguments {
+    /// The public half of the operator's key, as `host policy keygen` writes it.
+    #[arg(long, value_name = "FILE")]
+    pub(super) policy_key: Option<PathBuf>,
+    /// Make an operator's key on this host, keep it in the manager's state folder, and approve
+    /// what the host booted. For a trial only: a key on the host can approve whatever it boots.
+    #[arg(long)]
+    pub(super) trial: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
-    /// Make an operator's key. It belongs on the operator's machine.
+    /// Make an operator's key, where it is to stay: not on a host.
     Keygen {
-        /// Where to write it; nothing is overwritten.
+        /// Where to write the private key; nothing is overwritten.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        /// Where to write the public key, which hosts and issuers get; without it, beside the
+        /// private key, with the ending .pub.
+        #[arg(long, value_name = "FILE")]
+        public: Option<PathBuf>,
     },
     /// Show what the host's keys are sealed to, and whether the host is in that state.
     Show,
-    /// Approve PCR values: the host's present ones, or others before an upgrade.
-    Sign {
-        /// The operator's key.
-        #[arg(long, value_name = "FILE")]
-        policy_key: PathBuf,
-        /// A name for what is approved, e.g. the software's version.
-        #[arg(long, default_value = "present values")]
-        label: String,
-        /// Values to approve instead of the present ones: a JSON file `{"0":"HEX",…}`, as in
-        /// `host policy show --output json`.
-        #[arg(long, value_name = "FILE")]
-        pcrs: Option<PathBuf>,
-        /// Write the approval here instead of handing it to the manager.
-        #[arg(long, value_name = "FILE")]
-        out: Option<PathBuf>,
-    },
-    /// Hand an approval that was signed elsewhere to the manager.
+    /// Sign an approval of PCR values, where the operator's key is.
+    Sign(SignArguments),
+    /// Hand an approval to the host's manager.
     Approve {
         /// The approval.
-        #[arg(long, value_name = "FILE")]
+        #[arg(value_name = "FILE")]
         approval: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SignArguments {
+    /// The operator's private key.
+    #[arg(long, value_name = "FILE")]
+    pub(super) key: PathBuf,
+    /// A name for what is approved, e.g. the software's version.
+    #[arg(long, default_value = "present values")]
+    pub(super) label: String,
+    #[command(flatten)]
+    pub(super) values: ValuesArguments,
+    #[command(flatten)]
+    pub(super) destination: DestinationArguments,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct ValuesArguments {
+    /// The values: what `host policy show --output json` printed on the host, or a JSON file
+    /// `{"0":"HEX",…}`.
+    #[arg(long, value_name = "FILE")]
+    pub(super) pcrs: Option<PathBuf>,
+    /// The present values of the host whose manager is at --socket: where key and host are on one
+    /// machine.
+    #[arg(long)]
+    pub(super) from_host: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct DestinationArguments {
+    /// Where to write the approval.
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: Option<PathBuf>,
+    /// Hand it to the manager at --socket at once: where key and host are on one machine.
+    #[arg(long)]
+    pub(super) approve: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OperatorKeyChangeArgument {
+    /// Certify a host under another operator key than before. It is written down.
+    #[arg(long)]
+    pub(super) replace_operator_key: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -231,6 +277,15 @@ pub(super) enum IssuerCommand {
         /// Certificates (PEM) of the TPM makers whose TPMs are accepted.
         #[arg(long, value_name = "PEM")]
         tpm_roots: PathBuf,
+        /// Public keys (PEM) of the operators who approve what hosts boot. Hosts under other keys
+        /// are not certified, and without any, no host is.
+        #[arg(long, value_name = "PEM", num_args = 1..)]
+        operator_keys: Vec<PathBuf>,
+    },
+    /// The operator keys that the issuer accepts.
+    OperatorKey {
+        #[command(subcommand)]
+        command: OperatorKeyCommand,
     },
     /// Check a host's request, and challenge its TPM.
     Challenge {
@@ -243,6 +298,8 @@ pub(super) enum IssuerCommand {
         /// Where to write the challenge.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        #[command(flatten)]
+        change: OperatorKeyChangeArgument,
     },
     /// Check a host's answer, and certify the host.
     Certify {
@@ -259,6 +316,34 @@ pub(super) enum IssuerCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(super) enum OperatorKeyCommand {
+    /// Accept more keys.
+    Add {
+        /// The issuer's folder.
+        #[arg(long = "dir", alias = "directory", value_name = "DIR")]
+        directory: PathBuf,
+        /// Public keys (PEM), as `host policy keygen` writes them.
+        #[arg(value_name = "PEM", required = true)]
+        keys: Vec<PathBuf>,
+    },
+    /// List the keys that are accepted.
+    List {
+        /// The issuer's folder.
+        #[arg(long = "dir", alias = "directory", value_name = "DIR")]
+        directory: PathBuf,
+    },
+    /// Accept a key no more, as when it was stolen. Certificates that hosts have stay valid.
+    Remove {
+        /// The issuer's folder.
+        #[arg(long = "dir", alias = "directory", value_name = "DIR")]
+        directory: PathBuf,
+        /// The key's name.
+        #[arg(value_name = "NAME")]
+        operator_key: TpmName,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
     /// Check that no line was changed, inserted or taken out.
     Verify {
@@ -269,6 +354,16 @@ pub(super) enum AuditCommand {
         #[arg(long, value_name = "HASH")]
         head: Option<Digest32>,
     },
+}
+
+impl OperatorKeyChangeArgument {
+    pub(super) fn change(&self) -> OperatorKeyChange {
+        if self.replace_operator_key {
+            OperatorKeyChange::Accept
+        } else {
+            OperatorKeyChange::Refuse
+        }
+    }
 }
 
 #[cfg(test)]

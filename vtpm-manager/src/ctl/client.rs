@@ -29,6 +29,11 @@ impl Client {
         }
     }
 
+    /// Where the manager listens.
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CtlError> {
         parse(&self.call(Method::GET, path, Bytes::new())?)
     }

@@ -1,45 +1,46 @@
 //! Commands about the host.
 
-use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use cert_chain::Digest32;
 use cert_chain::enrolment::{Answer, Certificate, Challenge, Message, Request};
-use cert_chain::policy::PcrValues;
 
-use super::arguments::{HostCommand, PolicyCommand};
+use super::arguments::{HostCommand, InitArguments};
 use super::client::Client;
 use super::issuer::message;
 use super::output::{Output, Table};
-use super::{CtlError, read, write};
-use crate::anchor::{Approval, PolicyKey};
+use super::{CtlError, policy, write};
+use crate::anchor::PolicyKey;
 use crate::api::wire::{
     AuditView, EnrolmentRequest, HostView, InitRequest, PolicyView, RecoverRequest, RecoveryView,
 };
 use crate::audit;
 use crate::causes::WithCauses;
-use crate::issuer::IssuerFolder;
+use crate::issuer::{IssuerFolder, OperatorKeyChange};
 use crate::timestamp::Timestamp;
 
+pub(super) const HOST: &str = "/v1/host";
 const REQUEST: &str = "/v1/host/enrolment/request";
 const ANSWER: &str = "/v1/host/enrolment/answer";
 const CERTIFICATE: &str = "/v1/host/enrolment/certificate";
 const RECOVER: &str = "/v1/host/recover";
-const POLICY: &str = "/v1/host/policy";
-const APPROVALS: &str = "/v1/host/policy/approvals";
 /// Where `host init` keeps a key for a trial, in the manager's state folder.
 const TRIAL_KEY: &str = "policy-key.pem";
 
 pub(super) fn run(command: &HostCommand, client: &Client, output: &Output) -> Result<(), CtlError> {
     match command {
-        HostCommand::Init { policy_key } => init(policy_key.as_deref(), client, output),
+        HostCommand::Init(arguments) => init(arguments, client, output),
         HostCommand::Show => {
-            let host: HostView = client.get("/v1/host")?;
+            let host: HostView = client.get(HOST)?;
             output.result(&host, || describe(&host));
             Ok(())
         }
-        HostCommand::Enrol { name, issuer } => enrol(name, issuer, client, output),
+        HostCommand::Enrol {
+            name,
+            issuer,
+            change,
+        } => enrol(name, issuer, change.change(), client, output),
         HostCommand::Request { name, out } => {
             let body = EnrolmentRequest { name: name.clone() };
             let request: Vec<u8> = client.post_message(REQUEST, json(&body)?)?;
@@ -65,46 +66,75 @@ pub(super) fn run(command: &HostCommand, client: &Client, output: &Output) -> Re
             }
             recover(accept, client, output)
         }
-        HostCommand::Policy { command } => policy(command, client, output),
+        HostCommand::Policy { command } => policy::run(command, client, output),
     }
 }
 
-/// Keys, and the first approval. A host that was approved before is not approved again.
-fn init(policy_key: Option<&Path>, client: &Client, output: &Output) -> Result<(), CtlError> {
-    let before: HostView = client.get("/v1/host")?;
-    let path = policy_key.map_or_else(|| before.state_dir.join(TRIAL_KEY), Path::to_owned);
-    let key = if path.exists() {
-        PolicyKey::load(&path)?
-    } else {
-        make_key(&path)?
+/// Makes the host's keys. A host that was approved before needs no other approval.
+fn init(arguments: &InitArguments, client: &Client, output: &Output) -> Result<(), CtlError> {
+    let (public, trial) = match &arguments.policy_key {
+        Some(path) => (policy::read_public_key(path)?, None),
+        None => {
+            let key = trial_key(client, output)?;
+            (key.public().clone(), Some(key))
+        }
     };
-    if policy_key.is_none() {
-        output.warn(&format!(
-            "the operator's key is on this host, in `{}`: whoever rules the host can approve what \
-             it boots. For more than a trial, make one elsewhere (`vtpmctl host policy keygen`)",
-            path.display()
-        ));
-    }
     output.progress("making the host's keys in the physical TPM");
     let request = InitRequest {
-        policy_key: hex::encode(key.public().as_bytes()),
+        policy_key: hex::encode(public.as_bytes()),
     };
     let mut host: HostView = client.post("/v1/host/init", &request)?;
-    let policy: PolicyView = client.get(POLICY)?;
-    if policy.approvals.is_empty() {
+    let policy: PolicyView = client.get(policy::POLICY)?;
+    let waits = policy.approvals.is_empty();
+    if let Some(key) = trial.filter(|_| waits) {
         output.progress("approving what the host booted");
         let approval = key.approve("present values at host init", policy.pcrs)?;
-        client.post_message(APPROVALS, approval.to_json())?;
+        client.post_message(policy::APPROVALS, approval.to_json())?;
         // The approval is what opens the store.
-        host = client.get("/v1/host")?;
-    } else if !policy.satisfied {
+        host = client.get(HOST)?;
+    } else if !waits && !policy.satisfied {
         return Err(CtlError::PolicyNotSatisfied);
     }
     output.result(&host, || describe(&host));
-    Ok(())
+    if let Some(path) = arguments.policy_key.as_ref().filter(|_| waits) {
+        output.next(&policy::how_to_approve(client, path));
+    }
+    store_is_not_refused(&host)
 }
 
-fn enrol(name: &str, folder: &Path, client: &Client, output: &Output) -> Result<(), CtlError> {
+/// The operator's key of a host that is on trial; it is made the first time.
+fn trial_key(client: &Client, output: &Output) -> Result<PolicyKey, CtlError> {
+    let host: HostView = client.get(HOST)?;
+    let path = host.state_dir.join(TRIAL_KEY);
+    output.warn(&format!(
+        "the operator's key is on this host, in `{}`: whoever rules the host can approve what \
+         it boots. For more than a trial, make one elsewhere (`vtpmctl host policy keygen`)",
+        path.display()
+    ));
+    if path.exists() {
+        policy::read_key(&path)
+    } else {
+        policy::make_key(&path)
+    }
+}
+
+/// Keys alone make no host: with a store that is refused, no vRoT can be started.
+pub(super) fn store_is_not_refused(host: &HostView) -> Result<(), CtlError> {
+    match &host.store.refusal {
+        None => Ok(()),
+        Some(_) => Err(CtlError::StoreRefused {
+            problem: host.store.problem.clone().unwrap_or_default(),
+        }),
+    }
+}
+
+fn enrol(
+    name: &str,
+    folder: &Path,
+    change: OperatorKeyChange,
+    client: &Client,
+    output: &Output,
+) -> Result<(), CtlError> {
     let issuer = IssuerFolder::open(folder)?;
     let understood = |error: cert_chain::enrolment::MessageError| CtlError::Response(error.into());
     output.progress("1/4 request: endorsement key, its certificate, identity key");
@@ -114,7 +144,7 @@ fn enrol(name: &str, folder: &Path, client: &Client, output: &Output) -> Result<
     let request = client.post_message(REQUEST, json(&body)?)?;
     let request = Request::from_json(&request).map_err(understood)?;
     output.progress("2/4 challenge: a secret that only a TPM with both keys can read");
-    let (challenge, _) = issuer.challenge(&request)?;
+    let (challenge, _) = issuer.challenge(&request, change)?;
     output.progress("3/4 answer: the TPM activates the credential");
     let answer = client.post_message(ANSWER, challenge.to_json())?;
     let answer = Answer::from_json(&answer).map_err(understood)?;
@@ -132,7 +162,7 @@ fn confirm(accept: &str, client: &Client, output: &Output) -> Result<(), CtlErro
             "this is no terminal, so nobody can be asked: add --yes".to_owned(),
         ));
     }
-    let host: HostView = client.get("/v1/host")?;
+    let host: HostView = client.get(HOST)?;
     if let Some(problem) = &host.store.problem {
         output.warn(problem);
     }
@@ -170,66 +200,6 @@ fn recover(accept: &str, client: &Client, output: &Output) -> Result<(), CtlErro
         }
         table.render()
     });
-    Ok(())
-}
-
-fn policy(command: &PolicyCommand, client: &Client, output: &Output) -> Result<(), CtlError> {
-    match command {
-        PolicyCommand::Keygen { out } => {
-            let key = make_key(out)?;
-            let made = serde_json::json!({ "policy_key": key.public().name(), "file": out });
-            output.result(&made, || {
-                format!("operator's key {}\n{}", key.public().name(), out.display())
-            });
-        }
-        PolicyCommand::Show => {
-            let policy: PolicyView = client.get(POLICY)?;
-            output.result(&policy, || describe_policy(&policy));
-        }
-        PolicyCommand::Sign {
-            policy_key,
-            label,
-            pcrs,
-            out,
-        } => {
-            let key = PolicyKey::load(policy_key)?;
-            let values: PcrValues = match pcrs {
-                Some(path) => {
-                    serde_json::from_slice(&read(path)?).map_err(|error| CtlError::Input {
-                        path: path.clone(),
-                        source: error.into(),
-                    })?
-                }
-                None => client.get::<PolicyView>(POLICY)?.pcrs,
-            };
-            let approval = key.approve(label, values)?;
-            match out {
-                Some(out) => {
-                    write(out, approval.to_json().as_bytes())?;
-                    say_written(
-                        output,
-                        "hand it over with `vtpmctl host policy approve`",
-                        out,
-                    );
-                }
-                None => approve(&approval, client, output)?,
-            }
-        }
-        PolicyCommand::Approve { approval } => {
-            let parsed =
-                Approval::from_json(&read(approval)?).map_err(|error| CtlError::Input {
-                    path: approval.clone(),
-                    source: error.into(),
-                })?;
-            approve(&parsed, client, output)?;
-        }
-    }
-    Ok(())
-}
-
-fn approve(approval: &Approval, client: &Client, output: &Output) -> Result<(), CtlError> {
-    let policy: PolicyView = parse(&client.post_message(APPROVALS, approval.to_json())?)?;
-    output.result(&policy, || describe_policy(&policy));
     Ok(())
 }
 
@@ -295,26 +265,6 @@ pub(super) fn verify_audit_log(
     }
 }
 
-/// Makes a key in a file that only its owner can read, and that is not there yet.
-fn make_key(path: &Path) -> Result<PolicyKey, CtlError> {
-    let key = PolicyKey::generate()?;
-    let written = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| {
-            file.write_all(key.to_pem().as_bytes())?;
-            file.sync_all()
-        });
-    written.map_err(|source| CtlError::File {
-        path: path.to_owned(),
-        action: "made",
-        source,
-    })?;
-    Ok(key)
-}
-
 fn describe(host: &HostView) -> String {
     let mut table = Table::default();
     table.row(["physical TPM", &host.tpm]);
@@ -325,6 +275,10 @@ fn describe(host: &HostView) -> String {
             table.row(["identity key (IK)", &keys.ik.to_string()]);
             table.row(["operator's key", &keys.policy_key.to_string()]);
         }
+    }
+    match &host.event_log.problem {
+        None => table.row(["event log", &host.event_log.path.display().to_string()]),
+        Some(problem) => table.row(["event log", &format!("NO EVIDENCE: {problem}")]),
     }
     table.row(["store", &host.store.state]);
     if let Some(problem) = &host.store.problem {
@@ -359,41 +313,7 @@ fn describe(host: &HostView) -> String {
     table.render()
 }
 
-fn describe_policy(policy: &PolicyView) -> String {
-    let mut table = Table::default();
-    table.row(["operator's key", &policy.policy_key.to_string()]);
-    for object in &policy.objects {
-        table.row(["bound to it", object]);
-    }
-    for (pcr, value) in &policy.pcrs {
-        table.row([format!("PCR {pcr} now"), value.to_string()]);
-    }
-    let state = if policy.satisfied {
-        "approved"
-    } else {
-        "NOT APPROVED: keys cannot be used; `vtpmctl host policy sign` approves the present values"
-    };
-    table.row(["state", state]);
-    for approval in &policy.approvals {
-        let differences: Vec<String> = approval
-            .differences
-            .iter()
-            .map(|difference| match difference.approved {
-                Some(approved) => format!("PCR {} is approved as {approved}", difference.pcr),
-                None => format!("PCR {} is not covered", difference.pcr),
-            })
-            .collect();
-        let text = if differences.is_empty() {
-            format!("\"{}\": in force", approval.label)
-        } else {
-            format!("\"{}\": {}", approval.label, differences.join("; "))
-        };
-        table.row(["approval", &text]);
-    }
-    table.render()
-}
-
-fn say_written(output: &Output, what_next: &str, file: &PathBuf) {
+pub(super) fn say_written(output: &Output, what_next: &str, file: &PathBuf) {
     let written = serde_json::json!({ "file": file });
     output.result(&written, || format!("{}\n{what_next}", file.display()));
 }
@@ -402,6 +322,6 @@ fn json(body: &impl serde::Serialize) -> Result<Vec<u8>, CtlError> {
     serde_json::to_vec(body).map_err(|error| CtlError::Response(error.into()))
 }
 
-fn parse<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, CtlError> {
+pub(super) fn parse<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, CtlError> {
     serde_json::from_slice(json).map_err(|error| CtlError::Response(error.into()))
 }

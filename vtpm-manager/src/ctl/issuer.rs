@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use cert_chain::TpmName;
 use cert_chain::enrolment::{Message, MessageError};
 
-use super::arguments::IssuerCommand;
+use super::arguments::{IssuerCommand, OperatorKeyCommand};
 use super::output::{Output, Table};
 use super::{CtlError, read, write};
+use crate::anchor::PolicyKeyPublic;
 use crate::issuer::IssuerFolder;
 
 pub(super) fn run(command: &IssuerCommand, output: &Output) -> Result<(), CtlError> {
@@ -15,25 +17,41 @@ pub(super) fn run(command: &IssuerCommand, output: &Output) -> Result<(), CtlErr
             directory,
             domain,
             tpm_roots,
+            operator_keys,
         } => {
-            let issuer = IssuerFolder::init(directory, domain.clone(), tpm_roots)?;
+            let issuer = IssuerFolder::init(directory, domain.clone(), tpm_roots, operator_keys)?;
             let root = issuer.root();
-            let made = serde_json::json!({ "domain": issuer.domain(), "root": root });
-            output.result(&made, || {
-                format!(
-                    "issuer for hosts in {}\nverifiers trust {}",
-                    issuer.domain(),
-                    root.display()
-                )
+            let made = serde_json::json!({
+                "domain": issuer.domain(),
+                "root": root,
+                "operator_keys": names(&issuer),
             });
+            output.result(&made, || {
+                let mut table = Table::default();
+                table.row(["issuer for hosts in", issuer.domain().as_str()]);
+                table.row(["verifiers trust", &root.display().to_string()]);
+                for name in names(&issuer) {
+                    table.row(["operator's key", &name.to_string()]);
+                }
+                table.render()
+            });
+            if issuer.operator_keys().is_empty() {
+                output.warn(
+                    "no operator key is accepted, so no host is certified yet: name them with \
+                     `vtpmctl issuer operator-key add`",
+                );
+            }
         }
+        IssuerCommand::OperatorKey { command } => operator_key(command, output)?,
         IssuerCommand::Challenge {
             directory,
             request,
             out,
+            change,
         } => {
             let request = message(request)?;
-            let (challenge, pending) = IssuerFolder::open(directory)?.challenge(&request)?;
+            let (challenge, pending) =
+                IssuerFolder::open(directory)?.challenge(&request, change.change())?;
             write(out, challenge.to_json().as_bytes())?;
             let made = serde_json::json!({
                 "enrolment": pending.enrolment(),
@@ -68,6 +86,43 @@ pub(super) fn run(command: &IssuerCommand, output: &Output) -> Result<(), CtlErr
         }
     }
     Ok(())
+}
+
+fn operator_key(command: &OperatorKeyCommand, output: &Output) -> Result<(), CtlError> {
+    let issuer = match command {
+        OperatorKeyCommand::Add { directory, keys } => {
+            let mut issuer = IssuerFolder::open(directory)?;
+            issuer.add_operator_keys(keys)?;
+            issuer
+        }
+        OperatorKeyCommand::List { directory } => IssuerFolder::open(directory)?,
+        OperatorKeyCommand::Remove {
+            directory,
+            operator_key,
+        } => {
+            let mut issuer = IssuerFolder::open(directory)?;
+            issuer.remove_operator_key(operator_key)?;
+            issuer
+        }
+    };
+    let names = names(&issuer);
+    let accepted = serde_json::json!({ "operator_keys": names });
+    output.result(&accepted, || {
+        if names.is_empty() {
+            return "no operator key is accepted, so no host is certified".to_owned();
+        }
+        let lines: Vec<String> = names.iter().map(ToString::to_string).collect();
+        lines.join("\n")
+    });
+    Ok(())
+}
+
+fn names(issuer: &IssuerFolder) -> Vec<TpmName> {
+    issuer
+        .operator_keys()
+        .iter()
+        .map(PolicyKeyPublic::name)
+        .collect()
 }
 
 /// Reads a message of an enrolment from a file.

@@ -48,6 +48,11 @@ impl Output {
         let _ = write!(io::stderr(), "{text}: ");
     }
 
+    /// Says what is to be done next.
+    pub(super) fn next(&self, text: &str) {
+        let _ = writeln!(io::stderr(), "\n{text}");
+    }
+
     /// Says what the user ought to know.
     pub(super) fn warn(&self, text: &str) {
         let _ = writeln!(io::stderr(), "note: {text}");

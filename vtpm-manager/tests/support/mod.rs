@@ -97,10 +97,9 @@ impl Host {
 
     fn enrol(self) -> Result<Self> {
         let host = self;
+        host.make_operator_key()?;
         host.make_issuer()?;
-        let operator = host.path("operator.pem");
-        host.ctl(["host", "policy", "keygen", "--out", &operator])?;
-        host.ctl(["host", "init", "--policy-key", &operator])?;
+        host.initialise()?;
         host.ctl([
             "host",
             "enrol",
@@ -112,7 +111,39 @@ impl Host {
         Ok(host)
     }
 
-    /// An issuer that trusts the maker of this host's TPM.
+    /// An operator's key, `operator.pem` and `operator.pem.pub`.
+    pub(crate) fn make_operator_key(&self) -> Result<()> {
+        let operator = self.path("operator.pem");
+        self.ctl(["host", "policy", "keygen", "--out", &operator])?;
+        Ok(())
+    }
+
+    /// Keys in the physical TPM, and the operator's approval of what the host booted.
+    pub(crate) fn initialise(&self) -> Result<()> {
+        self.ctl([
+            "host",
+            "init",
+            "--policy-key",
+            &self.path("operator.pem.pub"),
+        ])?;
+        self.approve_from_host()
+    }
+
+    /// The operator's approval of the host's present state.
+    pub(crate) fn approve_from_host(&self) -> Result<()> {
+        self.ctl([
+            "host",
+            "policy",
+            "sign",
+            "--from-host",
+            "--approve",
+            "--key",
+            &self.path("operator.pem"),
+        ])?;
+        Ok(())
+    }
+
+    /// An issuer that trusts the maker of this host's TPM and this host's operator.
     pub(crate) fn make_issuer(&self) -> Result<()> {
         self.ctl([
             "issuer",
@@ -123,8 +154,19 @@ impl Host {
             &self.path("issuer"),
             "--tpm-roots",
             &self.path("makers.pem"),
+            "--operator-keys",
+            &self.path("operator.pem.pub"),
         ])
         .map(drop)
+    }
+
+    /// Takes the identity key out of the physical TPM, as its owner can.
+    pub(crate) fn evict_identity_key(&self) -> Result<()> {
+        let tcti = format!("swtpm:path={}", self.path("tpm.sock"));
+        let mut command = Command::new("tpm2_evictcontrol");
+        let said = said(command.args(["-T", &tcti, "-C", "o", "-c", "0x81000100"]))?;
+        ensure!(said.status == 0, "{}", said.err);
+        Ok(())
     }
 
     /// A file of this host.

@@ -31,6 +31,11 @@ const READ_PUBLIC: Operation = Operation("TPM2_ReadPublic");
 const CAPABILITY: Operation = Operation("TPM2_GetCapability");
 const NV_READ: Operation = Operation("TPM2_NV_Read");
 const ACTIVATE: Operation = Operation("TPM2_ActivateCredential");
+/// [`EsysRoot::find_or_make_ik`] comes first.
+const NO_IK: HardwareError = HardwareError::Response {
+    operation: READ_PUBLIC,
+    what: "no host IK",
+};
 const SECRET: Operation = Operation("TPM2_PolicySecret");
 
 /// NV indices of EK certificates (TCG EK Credential Profile 2.5 §2.2.1.4), the shorter key first:
@@ -60,15 +65,14 @@ impl EsysRoot {
             return Ok(srk);
         }
         let srk = match self.persistent(SRK_HANDLE)? {
-            Some(key) => {
-                let area = self.read_public(key)?;
-                if let Some(reason) = unusable_as_srk(&area) {
-                    return Err(occupied(SRK_HANDLE, &area, reason));
-                }
-                key
-            }
+            Some(key) => key,
             None => self.make_persistent(SRK_HANDLE, &template::storage_root_key())?,
         };
+        // Of a new key, too: what was asked for may not be what came back.
+        let area = self.read_public(srk)?;
+        if let Some(reason) = unusable_as_srk(&area) {
+            return Err(occupied(SRK_HANDLE, &area, reason));
+        }
         self.srk = Some(srk);
         Ok(srk)
     }
@@ -85,10 +89,12 @@ impl EsysRoot {
 
     /// The host IK's handle, once [`EsysRoot::find_or_make_ik`] has checked it.
     pub(super) fn ik(&mut self) -> Result<KeyHandle, HardwareError> {
-        self.ik.ok_or(HardwareError::Response {
-            operation: READ_PUBLIC,
-            what: "no host IK",
-        })
+        self.ik.as_ref().map(|(handle, _)| *handle).ok_or(NO_IK)
+    }
+
+    /// The host IK itself, likewise.
+    pub(super) fn ik_public(&self) -> Result<&AttestationKey, HardwareError> {
+        self.ik.as_ref().map(|(_, key)| key).ok_or(NO_IK)
     }
 
     pub(super) fn find_or_make_ik(
@@ -112,7 +118,7 @@ impl EsysRoot {
         }
         let ik = AttestationKey::try_from(area.clone())
             .map_err(|_| occupied(IK_HANDLE, &area, "it is no attestation key"))?;
-        self.ik = Some(key);
+        self.ik = Some((key, ik.clone()));
         Ok(ik)
     }
 
@@ -214,13 +220,14 @@ impl EsysRoot {
 
     pub(super) fn read_public(&mut self, key: KeyHandle) -> Result<PublicArea, HardwareError> {
         let (public, name, _) = checked(READ_PUBLIC, self.context.read_public(key))?;
+        // The stack read the key before: by that public area it salts and authorizes.
+        let stacks = checked(READ_PUBLIC, self.context.tr_get_name(key.into()))?;
         let area = public_area(&public)?;
-        if area.name().as_bytes() == name.value() {
+        if [name.value(), stacks.value()] == [area.name().as_bytes(); 2] {
             Ok(area)
         } else {
-            Err(HardwareError::Response {
+            Err(HardwareError::Altered {
                 operation: READ_PUBLIC,
-                what: "a name that is not that of the public area",
             })
         }
     }

@@ -13,7 +13,23 @@
 //! **Sessions.** Secrets travel only through sessions that are salted to the storage root key
 //! and encrypt parameters, so a listener on the TPM's bus learns nothing (TPM 2.0 Part 1 §19.6,
 //! §21). That the salt goes to the right key follows from the SRK's name, which the anchor
-//! compares with the recorded one before anything else.
+//! compares with the recorded one before anything else, and which the host IK certifies before
+//! the host issues anything ([`super::srk_statement`]).
+//!
+//! **Who sits on the bus can change what passes.** In a session the answer has an HMAC, over which
+//! the stack stumbles. Where there is none, the answer is checked here or matters to nobody:
+//!
+//! | Command | Why a changed answer does no harm |
+//! |---|---|
+//! | `TPM2_Hash` | the digest is computed here as well |
+//! | `TPM2_Sign`, `TPM2_Quote`, `TPM2_Certify` | in a session, and the signature is verified with the host IK |
+//! | `TPM2_ReadPublic`, `TPM2_CreatePrimary` | names: the SRK's is recorded and certified, the IK's is in its certificate, the EK's in its own |
+//! | `TPM2_NV_Read` of a register | in a session for the index's authorization value |
+//! | `TPM2_PCR_Read` | audited where somebody acts on the values; to choose an approval it is a guess, which the TPM checks |
+//! | `TPM2_StartAuthSession`, `TPM2_LoadExternal`, `TPM2_VerifySignature` | without the right one the next command fails |
+//!
+//! An error has no HMAC (Part 1 §18.8), so an interposer can always make a command fail, and a
+//! register look as after a TPM reset.
 
 mod convert;
 mod keys;
@@ -23,14 +39,18 @@ mod session;
 use std::collections::HashMap;
 use std::str::FromStr;
 
+use attestation::quote::{VerifiedQuote, canonical_signature};
 use cert_chain::policy::{PcrSelection, PcrValues};
 use cert_chain::{AttestationKey, CredentialBlob, Digest32, TpmName};
+use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use tss_esapi::Context;
 use tss_esapi::handles::{KeyHandle, NvIndexHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::AuthSession;
-use tss_esapi::structures::{Data, MaxBuffer, Private, Public, SensitiveData, SignatureScheme};
+use tss_esapi::structures::{
+    Data, DigestList, MaxBuffer, PcrSelectionList, Private, Public, SensitiveData, SignatureScheme,
+};
 use tss_esapi::tcti_ldr::{DeviceConfig, NetworkTPMConfig, TctiNameConf};
 use tss_esapi::traits::{Marshall, UnMarshall};
 use tss_esapi::tss2_esys::TPMT_TK_VERIFIED;
@@ -41,16 +61,17 @@ use super::config::Tcti;
 use super::error::{HardwareError, Operation};
 use super::hardware::{Authorization, CertifiedEk, HardwareRoot, SealedBlob, SignedQuote};
 use super::rollback_index::NvMemory;
+use super::srk_statement::SrkStatement;
 
 use convert::{checked, pcr_list};
-use session::Protect;
+use session::{CERTIFY, Protect};
 
 /// A TPM behind an ESYS context.
 struct EsysRoot {
     /// Dropped before the bridge: it flushes what it left in the TPM.
     context: Context,
     srk: Option<KeyHandle>,
-    ik: Option<KeyHandle>,
+    ik: Option<(KeyHandle, AttestationKey)>,
     /// Tickets for signatures that the TPM verified, by signature. They hold until the owner
     /// hierarchy is cleared.
     tickets: HashMap<Digest32, TPMT_TK_VERIFIED>,
@@ -113,25 +134,17 @@ impl HardwareRoot for EsysRoot {
     }
 
     fn pcr_values(&mut self, pcrs: PcrSelection) -> Result<PcrValues, HardwareError> {
-        let mut wanted: Vec<u8> = pcrs.iter().collect();
-        let mut values = PcrValues::new();
-        // A TPM returns as many at a time as it likes, at most eight (Part 3 §22.4).
-        while !wanted.is_empty() {
-            let list = pcr_list(PCR_READ, wanted.iter().copied())?;
-            let (_, selected, digests) = checked(PCR_READ, self.context.pcr_read(list))?;
-            let read = convert::read_values(&selected, &digests)?;
-            let before = wanted.len();
-            wanted.retain(|pcr| !read.contains_key(pcr));
-            if wanted.len() == before {
-                // The TPM has no SHA-256 bank, or does not have the PCR.
-                return Err(HardwareError::Response {
-                    operation: PCR_READ,
-                    what: "no value of the SHA-256 bank",
-                });
-            }
-            values.extend(read);
-        }
-        Ok(values)
+        self.read_pcrs(pcrs, |root, list| {
+            checked(PCR_READ, root.context.pcr_read(list))
+        })
+    }
+
+    fn audited_pcr_values(&mut self, pcrs: PcrSelection) -> Result<PcrValues, HardwareError> {
+        self.read_pcrs(pcrs, |root, list| {
+            root.with_hmac_session(Protect::Audited, |context| {
+                checked(PCR_READ, context.pcr_read(list))
+            })
+        })
     }
 
     fn storage_root_key(&mut self, recorded: Option<&TpmName>) -> Result<TpmName, HardwareError> {
@@ -207,9 +220,29 @@ impl HardwareRoot for EsysRoot {
         let (attest, signature) = self.with_policy(Protect::Nothing, authorization, |context| {
             checked(QUOTE, context.quote(ik, data, SignatureScheme::Null, list))
         })?;
-        Ok(SignedQuote {
+        let quote = SignedQuote {
             attest: checked(QUOTE, attest.marshall())?,
             signature: checked(QUOTE, signature.marshall())?,
+        };
+        // What is wrong is not handed to a guest, who could make nothing of it.
+        if self.is_quote(&quote, qualifying_data, pcrs) {
+            Ok(quote)
+        } else {
+            Err(HardwareError::Altered { operation: QUOTE })
+        }
+    }
+
+    fn certify_storage_root_key(
+        &mut self,
+        nonce: &Digest32,
+        authorization: &Authorization<'_>,
+    ) -> Result<SrkStatement, HardwareError> {
+        let (srk, ik) = (self.srk()?, self.ik()?);
+        let data = checked(CERTIFY, Data::try_from(nonce.as_bytes().to_vec()))?;
+        let (attest, signature) = self.certify_with_policy(srk, ik, data, authorization)?;
+        Ok(SrkStatement {
+            attest: checked(CERTIFY, attest.marshall())?,
+            signature: convert::ecdsa_der(CERTIFY, &signature)?,
         })
     }
 
@@ -232,12 +265,70 @@ impl HardwareRoot for EsysRoot {
             self.context
                 .hash(buffer, HashingAlgorithm::Sha256, Hierarchy::Owner),
         )?;
+        // That answer has no HMAC, and its ticket is good for whatever was hashed: without this,
+        // whoever changes the message on its way has a statement of theirs signed.
+        if digest.value() != Digest32::of(message).as_bytes() {
+            return Err(HardwareError::Altered { operation: HASH });
+        }
         let signature = self.with_policy(Protect::Nothing, authorization, |context| {
             checked(
                 SIGN,
                 context.sign(ik, digest, SignatureScheme::Null, ticket),
             )
         })?;
-        convert::ecdsa_der(SIGN, &signature)
+        let signature = convert::ecdsa_der(SIGN, &signature)?;
+        let key = self.ik_public()?.public_area().public_key_bytes();
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key)
+            .verify(message, &signature)
+            .map_err(|_| HardwareError::Altered { operation: SIGN })?;
+        Ok(signature)
+    }
+}
+
+impl EsysRoot {
+    fn read_pcrs(
+        &mut self,
+        pcrs: PcrSelection,
+        mut read: impl FnMut(
+            &mut Self,
+            PcrSelectionList,
+        ) -> Result<(u32, PcrSelectionList, DigestList), HardwareError>,
+    ) -> Result<PcrValues, HardwareError> {
+        let mut wanted: Vec<u8> = pcrs.iter().collect();
+        let mut values = PcrValues::new();
+        // A TPM returns as many at a time as it likes, at most eight (Part 3 §22.4).
+        while !wanted.is_empty() {
+            let list = pcr_list(PCR_READ, wanted.iter().copied())?;
+            let (_, selected, digests) = read(self, list)?;
+            let found = convert::read_values(&selected, &digests)?;
+            let before = wanted.len();
+            wanted.retain(|pcr| !found.contains_key(pcr));
+            if wanted.len() == before {
+                // The TPM has no SHA-256 bank, or does not have the PCR.
+                return Err(HardwareError::Response {
+                    operation: PCR_READ,
+                    what: "no value of the SHA-256 bank",
+                });
+            }
+            values.extend(found);
+        }
+        Ok(values)
+    }
+
+    fn is_quote(
+        &self,
+        quote: &SignedQuote,
+        qualifying_data: &Digest32,
+        pcrs: PcrSelection,
+    ) -> bool {
+        let Ok(ik) = self.ik_public() else {
+            return false;
+        };
+        canonical_signature(&quote.signature)
+            .and_then(|signature| VerifiedQuote::verify(&quote.attest, &signature, ik))
+            .is_ok_and(|verified| {
+                verified.qualifying_data() == qualifying_data.as_bytes()
+                    && verified.selection() == pcrs
+            })
     }
 }

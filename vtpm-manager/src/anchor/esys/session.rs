@@ -8,7 +8,8 @@ use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::{
-    EccParameter, EccSignature, Name, Nonce, Public, Signature, SymmetricDefinition, VerifiedTicket,
+    Attest, Data, EccParameter, EccSignature, Name, Nonce, Public, Signature, SignatureScheme,
+    SymmetricDefinition, VerifiedTicket,
 };
 use tss_esapi::traits::UnMarshall;
 use tss_esapi::tss2_esys::TPMT_TK_VERIFIED;
@@ -18,21 +19,25 @@ use super::{EsysRoot, HardwareError, Operation};
 use crate::anchor::approval::POLICY_REF;
 use crate::anchor::hardware::Authorization;
 
-/// What a session encrypts.
+/// What a session protects, besides that commands and answers have an HMAC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protect {
     /// The first parameter of the command.
     Request,
     /// The first parameter of the response.
     Response,
-    /// Nothing: what is sent and received is public.
+    /// Nothing: what is sent and received is public, and the session authorizes the command.
     Nothing,
+    /// Nothing, and the command needs no authorization: the session audits it, so that the answer
+    /// has an HMAC like all others.
+    Audited,
 }
 
 const START: Operation = Operation("TPM2_StartAuthSession");
 const AUTHORIZE: Operation = Operation("TPM2_PolicyAuthorize");
 const LOAD_EXTERNAL: Operation = Operation("TPM2_LoadExternal");
 const VERIFY: Operation = Operation("TPM2_VerifySignature");
+pub(super) const CERTIFY: Operation = Operation("TPM2_Certify");
 const FLUSH: Operation = Operation("TPM2_FlushContext");
 
 impl EsysRoot {
@@ -44,6 +49,28 @@ impl EsysRoot {
     ) -> Result<T, HardwareError> {
         self.with_session(SessionType::Hmac, protect, |root, session| {
             root.context.execute_with_session(Some(session), command)
+        })
+    }
+
+    /// Has the host IK certify an object whose ADMIN role needs no more than its empty
+    /// authorization value.
+    pub(super) fn certify_with_policy(
+        &mut self,
+        object: KeyHandle,
+        ik: KeyHandle,
+        nonce: Data,
+        authorization: &Authorization<'_>,
+    ) -> Result<(Attest, Signature), HardwareError> {
+        let ticket = self.ticket(authorization)?;
+        self.with_session(SessionType::Policy, Protect::Nothing, |root, session| {
+            root.satisfy(session, authorization, ticket)?;
+            let sessions = (Some(AuthSession::Password), Some(session), None);
+            root.context.execute_with_sessions(sessions, |context| {
+                checked(
+                    CERTIFY,
+                    context.certify(object.into(), ik, nonce, SignatureScheme::Null),
+                )
+            })
         })
     }
 
@@ -90,6 +117,7 @@ impl EsysRoot {
             .with_continue_session(true)
             .with_decrypt(protect == Protect::Request)
             .with_encrypt(protect == Protect::Response)
+            .with_audit(protect == Protect::Audited)
             .build();
         let result = checked(
             START,

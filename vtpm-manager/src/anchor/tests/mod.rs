@@ -1,5 +1,6 @@
 //! The trust anchor as its users see it.
 
+mod interposer;
 mod patience;
 mod policy;
 mod real_tpm;

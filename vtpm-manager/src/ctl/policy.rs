@@ -1,0 +1,215 @@
+//! The operator's part: keys, and approvals of what hosts boot.
+//!
+//! The operator's private key is read by `host policy sign` alone, on the operator's machine. The
+//! host gets the public half and approvals.
+
+use std::path::{Path, PathBuf};
+
+use cert_chain::policy::PcrValues;
+use zeroize::Zeroizing;
+
+use super::arguments::{PolicyCommand, SignArguments};
+use super::client::Client;
+use super::host::{HOST, parse, store_is_not_refused};
+use super::output::{Output, Table};
+use super::{CtlError, read, write};
+use crate::anchor::{Approval, PolicyKey, PolicyKeyPublic};
+use crate::api::wire::{HostView, PolicyView};
+use crate::config::DEFAULT_SOCKET;
+use crate::durable_file;
+
+pub(super) const POLICY: &str = "/v1/host/policy";
+pub(super) const APPROVALS: &str = "/v1/host/policy/approvals";
+/// Ending of the file with a key's public half.
+const PUBLIC: &str = ".pub";
+
+pub(super) fn run(
+    command: &PolicyCommand,
+    client: &Client,
+    output: &Output,
+) -> Result<(), CtlError> {
+    match command {
+        PolicyCommand::Keygen { out, public } => {
+            let public = match public {
+                Some(path) => path.clone(),
+                None => PathBuf::from(format!("{}{PUBLIC}", out.display())),
+            };
+            keygen(out, &public, output)
+        }
+        PolicyCommand::Show => {
+            let policy: PolicyView = client.get(POLICY)?;
+            output.result(&policy, || describe(&policy));
+            Ok(())
+        }
+        PolicyCommand::Sign(arguments) => sign(arguments, client, output),
+        PolicyCommand::Approve { approval } => {
+            let parsed = Approval::from_json(&read(approval)?)
+                .map_err(|error| not_needed(approval, error.into()))?;
+            approve(&parsed, client, output)
+        }
+    }
+}
+
+fn keygen(out: &Path, public: &Path, output: &Output) -> Result<(), CtlError> {
+    // Before there is a private key without its public half.
+    if public.exists() {
+        return Err(CtlError::File {
+            path: public.to_owned(),
+            action: "made",
+            source: std::io::ErrorKind::AlreadyExists.into(),
+        });
+    }
+    let key = make_key(out)?;
+    durable_file::make(public, key.public().to_pem().as_bytes(), 0o644).map_err(made(public))?;
+    let name = key.public().name();
+    let result = serde_json::json!({ "policy_key": name, "file": out, "public": public });
+    output.result(&result, || {
+        let mut table = Table::default();
+        table.row(["operator's key", &name.to_string()]);
+        table.row(["private, stays here", &out.display().to_string()]);
+        table.row([
+            "public, for hosts and issuers",
+            &public.display().to_string(),
+        ]);
+        table.render()
+    });
+    Ok(())
+}
+
+fn sign(arguments: &SignArguments, client: &Client, output: &Output) -> Result<(), CtlError> {
+    let key = read_key(&arguments.key)?;
+    let values = match &arguments.values.pcrs {
+        Some(path) => values_in(path)?,
+        None => client.get::<PolicyView>(POLICY)?.pcrs,
+    };
+    let approval = key.approve(&arguments.label, values)?;
+    let Some(out) = &arguments.destination.out else {
+        return approve(&approval, client, output);
+    };
+    write(out, approval.to_json().as_bytes())?;
+    let result = serde_json::json!({ "file": out, "pcrs": approval.pcrs });
+    output.result(&result, || {
+        let mut table = Table::default();
+        table.row(["operator's key", &approval.policy_key.to_string()]);
+        for (pcr, value) in &approval.pcrs {
+            table.row([format!("PCR {pcr}"), value.to_string()]);
+        }
+        table.row(["approval", &out.display().to_string()]);
+        table.render()
+    });
+    output.next(&format!(
+        "on the host:  vtpmctl host policy approve {}",
+        out.display()
+    ));
+    Ok(())
+}
+
+fn approve(approval: &Approval, client: &Client, output: &Output) -> Result<(), CtlError> {
+    let policy: PolicyView = parse(&client.post_message(APPROVALS, approval.to_json())?)?;
+    output.result(&policy, || describe(&policy));
+    store_is_not_refused(&client.get::<HostView>(HOST)?)
+}
+
+/// What a host whose operator is elsewhere waits for.
+pub(super) fn how_to_approve(client: &Client, public_key: &Path) -> String {
+    let name = public_key.file_name().unwrap_or_default().to_string_lossy();
+    let private = name.strip_suffix(PUBLIC).unwrap_or("KEY");
+    let mut vtpmctl = "vtpmctl".to_owned();
+    if client.socket() != Path::new(DEFAULT_SOCKET) {
+        vtpmctl.push_str(&format!(" --socket {}", client.socket().display()));
+    }
+    format!(
+        "This host waits for its operator: until what it booted is approved, its keys cannot be \
+         used.\n\
+         on this host               {vtpmctl} host policy show --output json > host-pcrs.json\n\
+         where the private key is   vtpmctl host policy sign --key {private} --pcrs host-pcrs.json \
+         --out approval.json\n\
+         on this host               {vtpmctl} host policy approve approval.json"
+    )
+}
+
+/// Reads a private key; it is never made in place of a missing one.
+pub(super) fn read_key(path: &Path) -> Result<PolicyKey, CtlError> {
+    PolicyKey::from_pem(&text(path)?).map_err(|error| not_needed(path, error.into()))
+}
+
+/// Reads a public key.
+pub(super) fn read_public_key(path: &Path) -> Result<PolicyKeyPublic, CtlError> {
+    PolicyKeyPublic::from_pem(&text(path)?).map_err(|error| not_needed(path, error.into()))
+}
+
+/// Makes a key in a file that only its owner can read, and that is not there yet.
+pub(super) fn make_key(path: &Path) -> Result<PolicyKey, CtlError> {
+    let key = PolicyKey::generate()?;
+    durable_file::make(path, key.to_pem().as_bytes(), 0o600).map_err(made(path))?;
+    Ok(key)
+}
+
+/// PCR values as they are, or as `host policy show --output json` prints them.
+fn values_in(path: &Path) -> Result<PcrValues, CtlError> {
+    let failed = |error: serde_json::Error| not_needed(path, error.into());
+    let mut json: serde_json::Value = serde_json::from_slice(&read(path)?).map_err(failed)?;
+    if let Some(values) = json.get_mut("pcrs") {
+        json = values.take();
+    }
+    serde_json::from_value(json).map_err(failed)
+}
+
+fn text(path: &Path) -> Result<Zeroizing<String>, CtlError> {
+    let text = std::fs::read_to_string(path).map_err(|source| CtlError::File {
+        path: path.to_owned(),
+        action: "read",
+        source,
+    })?;
+    Ok(Zeroizing::new(text))
+}
+
+fn made(path: &Path) -> impl FnOnce(std::io::Error) -> CtlError {
+    let path = path.to_owned();
+    move |source| CtlError::File {
+        path,
+        action: "made",
+        source,
+    }
+}
+
+fn not_needed(path: &Path, source: Box<dyn std::error::Error + Send + Sync>) -> CtlError {
+    CtlError::Input {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn describe(policy: &PolicyView) -> String {
+    let mut table = Table::default();
+    table.row(["operator's key", &policy.policy_key.to_string()]);
+    for object in &policy.objects {
+        table.row(["bound to it", object]);
+    }
+    for (pcr, value) in &policy.pcrs {
+        table.row([format!("PCR {pcr} now"), value.to_string()]);
+    }
+    let state = if policy.satisfied {
+        "approved"
+    } else {
+        "NOT APPROVED: keys cannot be used until `vtpmctl host policy approve` gets an approval"
+    };
+    table.row(["state", state]);
+    for approval in &policy.approvals {
+        let differences: Vec<String> = approval
+            .differences
+            .iter()
+            .map(|difference| match difference.approved {
+                Some(approved) => format!("PCR {} is approved as {approved}", difference.pcr),
+                None => format!("PCR {} is not covered", difference.pcr),
+            })
+            .collect();
+        let text = if differences.is_empty() {
+            format!("\"{}\": in force", approval.label)
+        } else {
+            format!("\"{}\": {}", approval.label, differences.join("; "))
+        };
+        table.row(["approval", &text]);
+    }
+    table.render()
+}

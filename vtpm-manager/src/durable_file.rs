@@ -1,0 +1,80 @@
+//! Small files that must survive a crash: the old contents or the new ones, never a part.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Replaces a file. When this returns, the new contents outlive a loss of power: the folder is
+/// written as well, since a rename that it does not know yet is undone by one.
+pub(crate) fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    // What an earlier attempt left may have another mode, or readers.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(_) | Ok(()) => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&temporary)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    sync_folder_of(path)
+}
+
+/// Makes a file that must not be there yet.
+pub(crate) fn make(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    sync_folder_of(path)
+}
+
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    let folder = match path.parent() {
+        // A bare file name.
+        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+        Some(folder) => folder,
+        None => return Ok(()),
+    };
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_attempt_left_does_not_open_the_new_file_to_others() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("key.pem");
+        let left = folder.path().join("key.new");
+        fs::write(&left, "half")?;
+        fs::set_permissions(&left, fs::Permissions::from_mode(0o644))?;
+        replace(&path, b"whole", 0o600)?;
+        assert_eq!(fs::read(&path)?, b"whole");
+        assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
+        assert!(!left.exists());
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_there_is_not_made_again() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("key.pem");
+        make(&path, b"first", 0o600)?;
+        let again = make(&path, b"second", 0o600);
+        assert!(again.is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists));
+        assert_eq!(fs::read(&path)?, b"first");
+        Ok(())
+    }
+}

@@ -1,0 +1,120 @@
+//! Why the issuer did not do what it was asked for.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use cert_chain::TrustAnchorError;
+use cert_chain::enrolment::EnrolmentError;
+use cert_chain::{HostName, IssueError, TpmName};
+
+use crate::anchor::ApprovalError;
+
+/// Why the issuer did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssuerError {
+    /// The folder has an issuer already.
+    #[error(
+        "`{}` has an issuer already: it is not overwritten, because every host it certified \
+         would lose its identity",
+        folder.display()
+    )]
+    Exists {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The enrolment was refused.
+    #[error(transparent)]
+    Enrolment(#[from] EnrolmentError),
+    /// A file cannot be used.
+    #[error("`{}` cannot be {action}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Key or root cannot be made or read.
+    #[error("the issuer in `{}` cannot be used", folder.display())]
+    Issuer {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: IssueError,
+    },
+    /// What the issuer wrote down cannot be read any more.
+    #[error("`{}` is damaged", path.display())]
+    Memory {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The name belongs to another host.
+    #[error(
+        "`{host}` is the name of the host whose TPM has endorsement key {owner}; the one that \
+         asks has {found}. Choose another name, or remove `{}` to give the name away",
+        file.display()
+    )]
+    NameTaken {
+        /// The name.
+        host: HostName,
+        /// Endorsement key of its owner.
+        owner: TpmName,
+        /// Endorsement key of the host that asks.
+        found: TpmName,
+        /// Where this is written down.
+        file: Box<Path>,
+    },
+    /// The host was certified under another operator's key.
+    #[error(
+        "`{host}` was certified under operator key {recorded}, and now asks under {found}. If its \
+         operator wants that, pass --replace-operator-key; `{}` records it",
+        file.display()
+    )]
+    OperatorKeyChanged {
+        /// The name.
+        host: HostName,
+        /// Operator key of its present certificate.
+        recorded: TpmName,
+        /// Operator key of the host that asks.
+        found: TpmName,
+        /// Where this is written down.
+        file: Box<Path>,
+    },
+    /// Operator keys that cannot be used.
+    #[error("the operator keys in `{}` cannot be used", path.display())]
+    OperatorKeys {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ApprovalError,
+    },
+    /// The TPM makers' certificates cannot be used.
+    #[error("the TPM makers' certificates in `{}` cannot be used", path.display())]
+    TpmRoots {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: TrustAnchorError,
+    },
+    /// No such enrolment.
+    #[error("this issuer has no enrolment {enrolment}: was the challenge made by another one?")]
+    UnknownEnrolment {
+        /// Its number.
+        enrolment: String,
+    },
+    /// No such operator key.
+    #[error("this issuer does not accept operator key {operator_key}: there is nothing to remove")]
+    UnknownOperatorKey {
+        /// Its name.
+        operator_key: TpmName,
+    },
+}
