@@ -7,7 +7,7 @@ use clap::{ArgGroup, Parser};
 
 use crate::engine::Libtpms;
 use crate::managed::ManagerLink;
-use crate::nursery;
+use crate::nursery::{self, Birth};
 use crate::sandbox::{self, Files};
 use crate::server::{Keeper, Server, load_state};
 use crate::sockets::Listener;
@@ -58,8 +58,8 @@ pub const VMM_SOCKET: &str = "control.sock";
 pub fn run(arguments: &Arguments) -> Result<()> {
     match (&arguments.control, &arguments.state, &arguments.runtime) {
         (Some(control), Some(state), _) => stand_alone(control, arguments.data.as_deref(), state),
-        (_, _, Some(runtime)) => managed(runtime),
-        _ if arguments.nursery => nursery::run(managed),
+        (_, _, Some(runtime)) => managed(runtime, || Ok(sandbox::enter(Files::None)?)),
+        _ if arguments.nursery => nursery::run(born),
         _ => anyhow::bail!("give --control with --state, or --runtime, or --nursery"),
     }
 }
@@ -80,14 +80,18 @@ fn stand_alone(control: &Path, data: Option<&Path>, state: &Path) -> Result<()> 
     Ok(server.run()?)
 }
 
-fn managed(runtime: &Path) -> Result<()> {
+fn born(birth: &Birth) -> Result<()> {
+    managed(&birth.runtime, || birth.confine())
+}
+
+fn managed(runtime: &Path, confine: impl FnOnce() -> Result<()>) -> Result<()> {
     let engine = Libtpms::new()?;
     let socket = runtime.join(MANAGER_SOCKET);
     let link = ManagerLink::bind(&socket)
         .with_context(|| format!("{} cannot be listened on", socket.display()))?;
     let mut server = Server::new(engine, Keeper::Manager(Box::new(link)));
     server.listen_for_vmm(listen(&runtime.join(VMM_SOCKET))?);
-    sandbox::enter(Files::None)?;
+    confine()?;
     tracing::info!("waiting for the manager");
     server
         .run()

@@ -4,8 +4,9 @@
 //! through it; [`control`] speaks the TPM emulator protocol of QEMU, cloud-hypervisor and
 //! libvirt; [`server`] is the one loop that serves them; [`stand_alone`] and [`managed`] decide
 //! where state goes; [`message`] is what passes between a backend and its manager; [`sandbox`]
-//! takes away, before the first guest byte, everything that is not needed. [`nursery`] starts
-//! backends as forks of a process that has loaded all of that.
+//! takes away, before the first guest byte, everything that is not needed, [`privileges`] users
+//! and capabilities. [`nursery`] starts backends as forks of a process that has loaded all of
+//! that.
 
 pub mod command;
 pub mod command_line;
@@ -15,6 +16,7 @@ pub mod fuzzing;
 pub mod managed;
 pub mod message;
 pub mod nursery;
+pub mod privileges;
 pub mod sandbox;
 pub mod sealing;
 pub mod server;

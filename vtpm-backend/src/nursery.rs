@@ -2,7 +2,8 @@
 //! a fork: so they share the memory that the loader and the libraries fill at their start, and a
 //! vRoT starts without waiting for them.
 //!
-//! It never sees a key, a state or a guest. It ends with its manager; the backends go on.
+//! It never sees a key, a state or a guest. Of the rights of its manager it keeps the one to give
+//! each backend a user of its own. It ends with its manager; the backends go on.
 
 use std::fs::File;
 use std::io;
@@ -22,6 +23,8 @@ use nix::unistd::{ForkResult, Pid, chdir, dup2_stdin, fork, setsid};
 
 use crate::engine::{Engine, Libtpms};
 use crate::message::{FrameError, receive, send};
+use crate::privileges::{become_user, keep_changing_users};
+use crate::sandbox::{self, Files};
 
 /// To the nursery.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -32,6 +35,10 @@ pub enum ToNursery {
         /// The folder.
         #[n(0)]
         runtime: String,
+        /// The user that the backend becomes; absent if it is to stay the manager's, which must
+        /// not be root then.
+        #[n(1)]
+        uid: Option<u32>,
     },
 }
 
@@ -64,9 +71,30 @@ pub enum FromNursery {
     },
 }
 
+/// A backend that has just been forked.
+#[derive(Debug)]
+pub struct Birth {
+    /// The folder for its sockets.
+    pub runtime: PathBuf,
+    /// The user that it becomes; absent if it is to stay the manager's.
+    pub uid: Option<u32>,
+}
+
+impl Birth {
+    /// Confines the new backend for the rest of its life, with its sockets in place: they are its
+    /// manager's files, which it cannot reach any more itself.
+    pub fn confine(&self) -> Result<()> {
+        become_user(self.uid)?;
+        sandbox::enter(Files::None)?;
+        Ok(())
+    }
+}
+
 /// Serves the manager at standard input, until it is gone. `backend` is what a fork does; it
 /// does not come back.
-pub fn run(backend: fn(&Path) -> Result<()>) -> Result<()> {
+pub fn run(backend: fn(&Birth) -> Result<()>) -> Result<()> {
+    close_inherited()?;
+    keep_changing_users()?;
     warm_up()?;
     let mut manager = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut children = SigSet::empty();
@@ -82,7 +110,7 @@ pub fn run(backend: fn(&Path) -> Result<()>) -> Result<()> {
         if !asked {
             continue;
         }
-        let ToNursery::Bear { runtime } = match receive(&mut manager) {
+        let ToNursery::Bear { runtime, uid } = match receive(&mut manager) {
             Err(FrameError::Io(error)) if is_end(&error) => return Ok(()),
             other => other?,
         };
@@ -90,11 +118,20 @@ pub fn run(backend: fn(&Path) -> Result<()>) -> Result<()> {
             Some(process) => process,
             None => {
                 drop((manager, signals));
-                grow_up(&PathBuf::from(runtime), backend)
+                let runtime = PathBuf::from(runtime);
+                grow_up(&Birth { runtime, uid }, backend)
             }
         };
         send(&mut manager, &answer)?;
     }
+}
+
+/// Who started the manager may have left it something open, which no backend needs to hold.
+#[expect(unsafe_code, reason = "no library closes what nobody owns")]
+fn close_inherited() -> Result<(), nix::errno::Errno> {
+    // SAFETY: nothing in this process owns a descriptor beyond standard error yet.
+    let closed = unsafe { nix::libc::close_range(3, nix::libc::c_uint::MAX, 0) };
+    nix::errno::Errno::result(closed).map(drop)
 }
 
 /// Has the libraries do what they do once, on a TPM that nobody gets.
@@ -135,8 +172,8 @@ fn bear(children: &SigSet) -> Result<Option<FromNursery>> {
 }
 
 /// What a new process does with its life.
-fn grow_up(runtime: &Path, backend: fn(&Path) -> Result<()>) -> ! {
-    let lived = leave_home(runtime).and_then(|()| backend(runtime));
+fn grow_up(birth: &Birth, backend: fn(&Birth) -> Result<()>) -> ! {
+    let lived = leave_home(&birth.runtime).and_then(|()| backend(birth));
     if let Err(error) = lived {
         eprintln!("vtpm-backend: {error:#}");
         exit(1)

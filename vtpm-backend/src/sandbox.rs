@@ -17,6 +17,8 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
+use crate::privileges::{PrivilegeError, give_up_capabilities};
+
 /// Which files remain within reach.
 #[derive(Clone, Copy, Debug)]
 pub enum Files<'p> {
@@ -30,6 +32,9 @@ pub enum Files<'p> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SandboxError {
+    /// Rights cannot be given up.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
     /// The kernel refused a setting.
     #[error("the process cannot be confined: {setting}")]
     Setting {
@@ -56,6 +61,7 @@ pub enum SandboxError {
 /// Confines this process for the rest of its life.
 pub fn enter(files: Files<'_>) -> Result<(), SandboxError> {
     let setting = |setting| move |source| SandboxError::Setting { setting, source };
+    give_up_capabilities()?;
     prctl::set_no_new_privs().map_err(setting("no new privileges"))?;
     prctl::set_dumpable(false).map_err(setting("no core dumps, no tracing"))?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(setting("no core dumps"))?;

@@ -8,6 +8,7 @@ mod folder;
 mod handle;
 mod nursery;
 mod supervisor;
+mod users;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +20,7 @@ pub use folder::{RuntimeFolder, running};
 pub use handle::{Backend, ExecuteChannel};
 pub use nursery::Nursery;
 pub use supervisor::{DURABILITY_DEADLINE, Duty, Ended, Ending, GuestDuty, Observed};
+pub use users::{Isolation, UidRange};
 
 /// Why a backend did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +65,21 @@ pub enum BackendError {
         /// What is wrong.
         #[source]
         source: FrameError,
+    },
+    /// Every backend needs a user of its own, and there are not that many.
+    #[error("all {count} users of `backend_uids` belong to backends: make that range larger")]
+    NoUserLeft {
+        /// How many there are.
+        count: u32,
+    },
+    /// Backends of a manager that is root would be root.
+    #[error(
+        "the manager is root, but lacks {missing} to run backends as users of their own: grant it, \
+         or run the manager as another user"
+    )]
+    Root {
+        /// The capability.
+        missing: String,
     },
     /// The process could not be started.
     #[error("the backend `{}` cannot be started", program.display())]

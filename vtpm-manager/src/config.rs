@@ -11,6 +11,7 @@ use cert_chain::profile::vik::VIK_LIFETIME;
 use serde::Deserialize;
 
 use crate::anchor::{AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, Tcti};
+use crate::backend::UidRange;
 use crate::rollback::{AnchorPolicy, CheckpointInterval};
 
 /// A configuration that makes sense: there is no other way to have one than [`Config::load`].
@@ -26,6 +27,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// The backend program.
     pub backend: PathBuf,
+    /// The users that backends run as.
+    pub backend_uids: UidRange,
     /// The host's event log.
     pub event_log: PathBuf,
     /// Users that may call the API besides root and the manager's own.
@@ -116,6 +119,16 @@ pub enum ConfigError {
         /// Its value.
         value: PathBuf,
     },
+    /// No users that backends could be.
+    #[error(
+        "{}: `backend_uids` are no users, or root is among them: write the first and how many \
+         there are, as in {{ first = 2000000000, count = 65536 }}",
+        config.display()
+    )]
+    BackendUids {
+        /// The configuration.
+        config: PathBuf,
+    },
     /// PCRs that do not exist, or none.
     #[error("{}: `{field}` names no set of PCRs: {reason}", config.display())]
     Pcrs {
@@ -185,6 +198,8 @@ struct File {
     runtime_dir: PathBuf,
     socket: Option<PathBuf>,
     backend: Option<PathBuf>,
+    #[serde(default)]
+    backend_uids: UidRange,
     #[serde(default = "default_event_log")]
     event_log: PathBuf,
     #[serde(default = "default_quoted_pcrs")]
@@ -261,6 +276,11 @@ impl Config {
                 length,
             });
         }
+        if !file.backend_uids.is_sound() {
+            return Err(ConfigError::BackendUids {
+                config: path.to_owned(),
+            });
+        }
         let interval = match file.checkpoint_interval_s {
             None => CheckpointInterval::DEFAULT,
             Some(seconds) => {
@@ -285,6 +305,7 @@ impl Config {
             runtime_dir: file.runtime_dir,
             socket,
             backend,
+            backend_uids: file.backend_uids,
             event_log: file.event_log,
             allowed_uids: file.allowed_uids,
             host_evidence_per_minute: file.host_evidence_per_minute.max(1),
@@ -476,6 +497,10 @@ mod tests {
             (
                 "tpm = \"device:/dev/tpm0\"\npolicy_pcrs = [24]",
                 "policy_pcrs",
+            ),
+            (
+                "tpm = \"device:/dev/tpm0\"\nbackend_uids = { first = 0, count = 9 }",
+                "backend_uids",
             ),
             (&long, "shorter"),
         ] {

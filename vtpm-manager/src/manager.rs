@@ -22,7 +22,7 @@ use tokio::task::spawn_blocking;
 
 use crate::anchor::TrustAnchor;
 use crate::audit::{AuditLog, Event};
-use crate::backend::{Ended, GuestDuty, Nursery};
+use crate::backend::{Ended, GuestDuty, Isolation, Nursery};
 use crate::causes::WithCauses;
 use crate::config::Config;
 use crate::evidence::{HostEvidence, Quota, Subject};
@@ -121,10 +121,11 @@ impl Manager {
         let anchor = blocking(move || TrustAnchor::start(&anchor_config)).await??;
         let host = Host::new(anchor.clone(), &config.host_certificate())?;
         let program = digest_of_file(Path::new("/proc/self/exe")).await?;
+        let isolation = Isolation::of(config.backend_uids, &config.runtime_dir)?;
         let (ended, endings) = mpsc::unbounded_channel();
         let manager = Arc::new(Self {
             evidence: HostEvidence::start(anchor, &config.event_log),
-            nursery: Nursery::of(&config.backend),
+            nursery: Nursery::of(&config.backend, isolation),
             config,
             host,
             journal,
@@ -191,6 +192,11 @@ impl Manager {
     pub async fn backend_digest(&self) -> Result<Digest32, ManagerError> {
         let program = self.nursery.executable().await?;
         digest_of_file(&program).await
+    }
+
+    /// What keeps the backends apart.
+    pub fn isolation(&self) -> &Isolation {
+        self.nursery.isolation()
     }
 
     /// The store's writer.

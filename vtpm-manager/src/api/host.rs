@@ -195,6 +195,7 @@ async fn view(manager: &Manager) -> Result<HostView, Problem> {
         tpm: config.anchor.tpm.to_string(),
         state_dir: config.state_dir.clone(),
         backend_digest: manager.backend_digest().await.ok(),
+        isolation: manager.isolation().name().to_owned(),
         manager_digest: manager.program_digest(),
         keys,
         enrolment: manager.host().enrolment().as_deref().map(Into::into),

@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 
+use crate::backend::Isolation;
 use crate::manager::{Counter, Manager, Standing};
 use crate::rollback::RollbackStatus;
 
@@ -51,6 +52,11 @@ fn render(manager: &Manager, rollback: Option<RollbackStatus>) -> String {
         "vrot_degraded",
         "vRoTs that answered a command before its state was durable.",
         degraded,
+    );
+    text.gauge(
+        "vrot_isolation_degraded",
+        "1 if backends share the manager's user, 0 if each has its own.",
+        u8::from(matches!(manager.isolation(), Isolation::SharedUser)),
     );
     text.head("vrot_events_total", "counter", "What happened to vRoTs.");
     for counter in Counter::ALL {

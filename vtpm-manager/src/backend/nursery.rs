@@ -21,11 +21,13 @@ use vtpm_backend::nursery::{FromNursery, ToNursery};
 use super::BackendError;
 use super::connection::read_frame;
 use super::folder::RuntimeFolder;
+use super::users::Isolation;
 
 /// Starts backends. The process that does it is started with the first of them, and again if it ends.
 #[derive(Debug)]
 pub struct Nursery {
     program: PathBuf,
+    isolation: Isolation,
     line: Mutex<Option<Line>>,
 }
 
@@ -46,6 +48,7 @@ struct Line {
 #[derive(Debug)]
 struct Request {
     runtime: String,
+    uid: Option<u32>,
     born: oneshot::Sender<io::Result<Offspring>>,
 }
 
@@ -56,11 +59,17 @@ const BACKEND_LOG: &str = "VTPM_BACKEND_LOG";
 
 impl Nursery {
     /// Backends of this program.
-    pub fn of(program: &Path) -> Self {
+    pub fn of(program: &Path, isolation: Isolation) -> Self {
         Self {
             program: program.to_owned(),
+            isolation,
             line: Mutex::default(),
         }
+    }
+
+    /// What keeps the backends apart.
+    pub fn isolation(&self) -> &Isolation {
+        &self.isolation
     }
 
     /// The program that backends are: the file that was loaded, wherever it is by now.
@@ -69,12 +78,14 @@ impl Nursery {
         Ok(format!("/proc/{}/exe", line.process).into())
     }
 
-    /// Starts a backend in a folder.
+    /// Starts a backend in a folder that was just made.
     pub(super) async fn bear(&self, folder: &RuntimeFolder) -> Result<Offspring, BackendError> {
+        let uid = self.isolation.user_of(folder)?;
         let line = self.line().await?;
         let (born, birth) = oneshot::channel();
         let request = Request {
             runtime: folder.path().display().to_string(),
+            uid,
             born,
         };
         let gone = || io::Error::other("the process that starts backends has ended");
@@ -163,11 +174,11 @@ async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receive
     loop {
         tokio::select! {
             request = requests.recv() => {
-                let Some(Request { runtime, born }) = request else {
+                let Some(Request { runtime, uid, born }) = request else {
                     break;
                 };
                 waiting.push_back(born);
-                if let Err(error) = ask(&mut writer, runtime).await {
+                if let Err(error) = ask(&mut writer, runtime, uid).await {
                     tracing::error!(%error, "no backend can be started");
                     break;
                 }
@@ -203,8 +214,8 @@ async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receive
     }
 }
 
-async fn ask(writer: &mut OwnedWriteHalf, runtime: String) -> io::Result<()> {
-    let frame = message::encode(&ToNursery::Bear { runtime }).map_err(io::Error::other)?;
+async fn ask(writer: &mut OwnedWriteHalf, runtime: String, uid: Option<u32>) -> io::Result<()> {
+    let frame = message::encode(&ToNursery::Bear { runtime, uid }).map_err(io::Error::other)?;
     writer.write_all(&frame).await
 }
 

@@ -310,6 +310,13 @@ fn describe(host: &HostView) -> String {
             table.row(["operator's key", &keys.policy_key.to_string()]);
         }
     }
+    let isolation = match host.isolation.as_str() {
+        "shared-user" => {
+            "DEGRADED: all backends run as the manager's user (its capabilities are missing)"
+        }
+        other => other,
+    };
+    table.row(["isolation of backends", isolation]);
     table.row(["store", &host.store.state]);
     if let Some(problem) = &host.store.problem {
         table.row(["", problem]);
