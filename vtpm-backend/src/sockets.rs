@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 use nix::cmsg_space;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::message::append;
 
 /// A listening socket that removes its file when it ends.
 #[derive(Debug)]
@@ -23,7 +26,8 @@ pub struct Listener {
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
-    received: Vec<u8>,
+    /// Zeroed as it is used up: keys arrive here.
+    received: Zeroizing<Vec<u8>>,
     /// Since when an incomplete message has been waiting for its rest.
     incomplete_since: Option<Instant>,
     /// A descriptor that came along.
@@ -101,7 +105,7 @@ impl Connection {
         stream.set_nonblocking(true)?;
         Ok(Self {
             stream,
-            received: Vec::new(),
+            received: Zeroizing::default(),
             incomplete_since: None,
             descriptor: None,
         })
@@ -109,7 +113,7 @@ impl Connection {
 
     /// Reads what has arrived, and takes a descriptor that comes along.
     pub fn read(&mut self) -> io::Result<Arrival> {
-        let mut buffer = vec![0; CHUNK];
+        let mut buffer = [0; CHUNK];
         let mut ancillary = cmsg_space!([std::os::fd::RawFd; 1]);
         let (length, descriptors) = {
             let mut slices = [IoSliceMut::new(&mut buffer)];
@@ -145,8 +149,9 @@ impl Connection {
         if length == 0 {
             return Ok(Arrival::End);
         }
-        self.received
-            .extend_from_slice(buffer.get(..length).unwrap_or_default());
+        let arrived = buffer.get_mut(..length).unwrap_or_default();
+        append(&mut self.received, arrived);
+        arrived.zeroize();
         Ok(Arrival::Bytes)
     }
 
@@ -157,7 +162,11 @@ impl Connection {
 
     /// Uses bytes up.
     pub fn consume(&mut self, length: usize) {
-        self.received.drain(..length.min(self.received.len()));
+        let length = length.min(self.received.len());
+        let rest = self.received.len() - length;
+        self.received.copy_within(length.., 0);
+        self.received.get_mut(rest..).unwrap_or_default().zeroize();
+        self.received.truncate(rest);
         self.incomplete_since = None;
     }
 

@@ -102,7 +102,7 @@ impl Nursery {
         let open = Open {
             vrot: [7; 16].into(),
             generation: 1,
-            key: StateKey::new(key),
+            key: StateKey::copied(&key)?,
             permanent: None,
             durability_deadline_ms: 1,
             volatile: None,

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use cert_chain::{Generation, VrotId};
-use vtpm_backend::message::StateKey as BackendKey;
 use vtpm_backend::sealing::{Content, Sealer, SealingError};
 
 use super::{Manager, ManagerError, blocking};
@@ -251,13 +250,7 @@ fn sealed_anew(
     let vrot = record.vrot;
     let key = keyring.state_key(vrot, &record.state_key).ok()?;
     let blob = StateBlob::from_bytes(state).ok()?;
-    let sealer = |generation: Generation| {
-        Sealer::new(
-            &BackendKey::new(*key),
-            *vrot.as_bytes(),
-            generation.number(),
-        )
-    };
+    let sealer = |generation: Generation| Sealer::new(&key, *vrot.as_bytes(), generation.number());
     let sealed = || -> Result<Vec<u8>, SealingError> {
         let state = sealer(record.generation)?.open(Content::Permanent, &blob.sealed)?;
         sealer(generation)?.seal(Content::Permanent, &state)

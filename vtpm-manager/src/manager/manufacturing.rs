@@ -1,11 +1,11 @@
 //! A new vRoT: key, backend, identity.
 
 use cert_chain::{Generation, Tenant, VmId, VrotId};
-use vtpm_backend::message::{Open, StateKey as BackendKey};
+use vtpm_backend::message::{Open, StateKey};
 
 use super::{Manager, ManagerError, blocking};
 use crate::backend::{Backend, DURABILITY_DEADLINE, Duty, RuntimeFolder};
-use crate::keys::{Keyring, Purpose, StateKey};
+use crate::keys::{Keyring, Purpose};
 use crate::manufacture::{ManufactureOrder, manufacture_over};
 use crate::store::{Part, StateBlob};
 use crate::timestamp::Timestamp;
@@ -47,8 +47,9 @@ impl Manager {
             now: now.unix_time(),
             vik_lifetime: self.config.renewal.lifetime,
         };
+        let state_key = keyring.wrap(vrot, Purpose::State, key.as_bytes())?;
         let folder = RuntimeFolder::of(&self.config.runtime_dir, vrot);
-        let open = open_message(vrot, FIRST_GENERATION, &key, None);
+        let open = open_message(vrot, FIRST_GENERATION, key, None);
         let backend = Backend::launch(&self.nursery, folder, open, Duty::Manufacture).await?;
         let mut channel = backend.channel();
         let ordered = order.clone();
@@ -64,7 +65,7 @@ impl Manager {
                 name: None,
                 generation: FIRST_GENERATION,
                 lifecycle: Lifecycle::Manufactured { at: now },
-                state_key: keyring.wrap(vrot, Purpose::State, key.as_ref())?,
+                state_key,
                 nv_authority: keyring.wrap(
                     vrot,
                     Purpose::NvIndices,
@@ -123,7 +124,7 @@ impl Manager {
         };
         let open = Open {
             volatile: volatile.map(Into::into),
-            ..open_message(vrot, record.generation, &key, Some(state))
+            ..open_message(vrot, record.generation, key, Some(state))
         };
         Ok(Backend::launch(&self.nursery, folder, open, duty).await?)
     }
@@ -132,13 +133,13 @@ impl Manager {
 fn open_message(
     vrot: VrotId,
     generation: Generation,
-    key: &StateKey,
+    key: StateKey,
     state: Option<StateBlob>,
 ) -> Open {
     Open {
         vrot: (*vrot.as_bytes()).into(),
         generation: generation.number(),
-        key: BackendKey::new(**key),
+        key,
         permanent: state.map(|state| state.sealed),
         volatile: None,
         durability_deadline_ms: u32::try_from(DURABILITY_DEADLINE.as_millis()).unwrap_or(u32::MAX),
