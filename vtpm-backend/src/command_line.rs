@@ -66,12 +66,16 @@ pub const VMM_SOCKET: &str = "control.sock";
 pub fn run(arguments: &Arguments) -> Result<()> {
     match (&arguments.control, &arguments.state, &arguments.runtime) {
         (Some(control), Some(state), _) => stand_alone(control, arguments.data.as_deref(), state),
-        (_, _, Some(runtime)) => managed(&Birth {
-            runtime: runtime.clone(),
-            lock: arguments.lock.clone(),
-            admission: arguments.admission.clone(),
-        }),
-        _ if arguments.nursery => nursery::run(managed),
+        (_, _, Some(runtime)) => {
+            let birth = Birth {
+                runtime: runtime.clone(),
+                lock: arguments.lock.clone(),
+                admission: arguments.admission.clone(),
+                uid: None,
+            };
+            managed(&birth, || Ok(sandbox::enter(Files::None)?))
+        }
+        _ if arguments.nursery => nursery::run(born),
         _ => anyhow::bail!("give --control with --state, or --runtime, or --nursery"),
     }
 }
@@ -92,11 +96,16 @@ fn stand_alone(control: &Path, data: Option<&Path>, state: &Path) -> Result<()> 
     Ok(server.run()?)
 }
 
-fn managed(birth: &Birth) -> Result<()> {
+fn born(birth: &Birth) -> Result<()> {
+    managed(birth, || birth.confine())
+}
+
+fn managed(birth: &Birth, confine: impl FnOnce() -> Result<()>) -> Result<()> {
     let Birth {
         runtime,
         lock,
         admission,
+        ..
     } = birth;
     // Before it listens: who can be dialled is the only one. Held to the end of the process.
     let _instance = lock.as_deref().map(Instance::take).transpose()?;
@@ -114,7 +123,7 @@ fn managed(birth: &Birth) -> Result<()> {
         })?;
     }
     server.listen_for_vmm(listener, admission.clone());
-    sandbox::enter(Files::None)?;
+    confine()?;
     tracing::info!("waiting for the manager");
     server
         .run()

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use minicbor::bytes::ByteVec;
+use nix::unistd::{Uid, geteuid};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use zeroize::Zeroizing;
 
@@ -18,6 +19,8 @@ use crate::sockets::{Arrival, Connection, Listener, WRITE_DEADLINE};
 /// The manager's end of a backend: listens for it, talks to one at a time.
 pub struct ManagerLink {
     listener: Listener,
+    /// The only user that is let in: the one that this process was when it began to listen.
+    manager: Uid,
     connection: Option<Connection>,
     vrot: Option<OpenVrot>,
     /// Answers that arrived while something else was waited for.
@@ -72,6 +75,7 @@ impl ManagerLink {
     pub fn bind(path: &Path) -> io::Result<Self> {
         Ok(Self {
             listener: Listener::bind(path)?,
+            manager: geteuid(),
             connection: None,
             vrot: None,
             waiting: Vec::new(),
@@ -105,9 +109,8 @@ impl ManagerLink {
             return;
         };
         let uid = connection.peer_uid();
-        let own = nix::unistd::geteuid().as_raw();
         match uid {
-            Ok(uid) if uid == 0 || uid == own => {}
+            Ok(uid) if uid == self.manager.as_raw() => {}
             other => {
                 tracing::warn!(?other, "a stranger at the manager's socket was turned away");
                 return;

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::Zeroizing;
+
+use crate::locked::{Locked, NotLocked};
 
 /// From the manager.
 #[derive(Debug, Encode, Decode)]
@@ -185,10 +187,8 @@ pub struct Status {
     pub protocol: Option<u32>,
 }
 
-/// A key for AES-256-GCM. It is zeroed when dropped and never shown.
-#[derive(Zeroize, ZeroizeOnDrop, Encode, Decode)]
-#[cbor(transparent)]
-pub struct StateKey(#[n(0)] ByteArray<32>);
+/// A key for AES-256-GCM, in locked memory. It is zeroed when dropped and never shown.
+pub struct StateKey(Locked<[u8; STATE_KEY_LENGTH]>);
 
 /// Why a frame was not read or written.
 #[derive(Debug, thiserror::Error)]
@@ -210,6 +210,8 @@ pub enum FrameError {
 
 /// Version of these messages. It changes when one side would misunderstand the other.
 pub const PROTOCOL: u32 = 1;
+/// Length of a [`StateKey`].
+pub const STATE_KEY_LENGTH: usize = 32;
 /// A whole permanent state of libtpms has at most about 200 KiB, a host layer about 300 KiB.
 pub const MAX_FRAME: usize = 1024 * 1024;
 /// What the manager does meanwhile takes some ten milliseconds. Linux gives a TPM up that takes
@@ -220,14 +222,45 @@ pub const MAX_HOLD: Duration = Duration::from_secs(5);
 pub const HEADER: usize = 4;
 
 impl StateKey {
-    /// Takes a key.
-    pub fn new(key: [u8; 32]) -> Self {
-        Self(ByteArray::from(key))
+    /// A key that `fill` writes to where it will lie.
+    pub fn filled(fill: impl FnOnce(&mut [u8; STATE_KEY_LENGTH])) -> Result<Self, NotLocked> {
+        let mut key = Locked::new(|| [0; STATE_KEY_LENGTH])?;
+        fill(&mut key);
+        Ok(Self(key))
+    }
+
+    /// Copies a key.
+    pub fn copied(key: &[u8; STATE_KEY_LENGTH]) -> Result<Self, NotLocked> {
+        Self::filled(|copy| copy.copy_from_slice(key))
     }
 
     /// The key's bytes.
-    pub fn as_bytes(&self) -> &[u8; 32] {
+    pub fn as_bytes(&self) -> &[u8; STATE_KEY_LENGTH] {
         &self.0
+    }
+}
+
+impl<C> Encode<C> for StateKey {
+    fn encode<W: minicbor::encode::Write>(
+        &self,
+        encoder: &mut minicbor::Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        encoder.bytes(self.as_bytes())?.ok()
+    }
+}
+
+/// Straight from the frame to its place.
+impl<'b, C> Decode<'b, C> for StateKey {
+    fn decode(
+        decoder: &mut minicbor::Decoder<'b>,
+        _: &mut C,
+    ) -> Result<Self, minicbor::decode::Error> {
+        let key = decoder
+            .bytes()?
+            .try_into()
+            .map_err(|_| minicbor::decode::Error::message("a state key has another length"))?;
+        Self::copied(key).map_err(minicbor::decode::Error::custom)
     }
 }
 
@@ -246,18 +279,46 @@ impl fmt::Debug for Open {
     }
 }
 
-/// A message with its length in front.
-pub fn encode(message: &impl Encode<()>) -> Result<Vec<u8>, FrameError> {
-    let body = match minicbor::to_vec(message) {
-        Ok(body) => body,
-        Err(error) => unreachable!("a Vec takes every byte: {error}"),
-    };
-    match u32::try_from(body.len()) {
-        Ok(length) if body.len() <= MAX_FRAME => {
-            Ok([length.to_be_bytes().as_slice(), &body].concat())
-        }
-        _ => Err(FrameError::TooLong { length: body.len() }),
+/// A message with its length in front. Keys travel in messages: the frame is zeroed when dropped,
+/// and was never copied.
+pub fn encode(message: &impl Encode<()>) -> Result<Zeroizing<Vec<u8>>, FrameError> {
+    let mut frame = Frame(Zeroizing::new(vec![0; HEADER]));
+    match minicbor::encode(message, &mut frame) {
+        Ok(()) => {}
+        Err(error) => unreachable!("a frame takes every byte: {error}"),
     }
+    let Frame(mut frame) = frame;
+    let body = frame.len() - HEADER;
+    match (u32::try_from(body), frame.first_chunk_mut()) {
+        (Ok(length), Some(header)) if body <= MAX_FRAME => {
+            *header = length.to_be_bytes();
+            Ok(frame)
+        }
+        _ => Err(FrameError::TooLong { length: body }),
+    }
+}
+
+/// Bytes that leave no copy behind when they need more room.
+struct Frame(Zeroizing<Vec<u8>>);
+
+impl minicbor::encode::Write for Frame {
+    type Error = std::convert::Infallible;
+
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
+        append(&mut self.0, bytes);
+        Ok(())
+    }
+}
+
+/// Adds bytes. Where that takes a larger buffer, the old one is zeroed.
+pub(crate) fn append(to: &mut Zeroizing<Vec<u8>>, bytes: &[u8]) {
+    let needed = to.len() + bytes.len();
+    if needed > to.capacity() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(needed.max(2 * to.capacity())));
+        larger.extend_from_slice(to);
+        *to = larger;
+    }
+    to.extend_from_slice(bytes);
 }
 
 /// The length that a frame's header announces.
@@ -289,7 +350,7 @@ pub fn send(stream: &mut impl Write, message: &impl Encode<()>) -> Result<(), Fr
 pub fn receive<T: for<'b> Decode<'b, ()>>(stream: &mut impl Read) -> Result<T, FrameError> {
     let mut header = [0; HEADER];
     stream.read_exact(&mut header)?;
-    let mut body = vec![0; announced(header)?];
+    let mut body = Zeroizing::new(vec![0; announced(header)?]);
     stream.read_exact(&mut body)?;
     decode(&body)
 }
@@ -306,7 +367,7 @@ mod tests {
         let open = Open {
             vrot: ByteArray::from([7; 16]),
             generation: 3,
-            key: StateKey::new([9; 32]),
+            key: StateKey::copied(&[9; 32]).unwrap(),
             permanent: Some(vec![1, 2, 3].into()),
             durability_deadline_ms: 500,
             volatile: None,
@@ -321,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_key_is_never_shown() {
-        let text = format!("{:?}", StateKey::new([9; 32]));
+        let text = format!("{:?}", StateKey::copied(&[9; 32]).unwrap());
         assert_eq!(text, "StateKey");
     }
 

@@ -2,7 +2,8 @@
 //! a fork: so they share the memory that the loader and the libraries fill at their start, and a
 //! vRoT starts without waiting for them.
 //!
-//! It never sees a key, a state or a guest. It ends with its manager; the backends go on.
+//! It never sees a key, a state or a guest. Of the rights of its manager it keeps the one to give
+//! each backend a user of its own. It ends with its manager; the backends go on.
 
 use std::fs::File;
 use std::io;
@@ -23,6 +24,8 @@ use nix::unistd::{ForkResult, Pid, chdir, dup2_stdin, fork, setsid};
 use crate::admission::VmmAdmission;
 use crate::engine::{Engine, Libtpms};
 use crate::message::{FrameError, receive, send};
+use crate::privileges::{become_user, keep_changing_users};
+use crate::sandbox::{self, Files};
 
 /// A backend that has just been forked.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub struct Birth {
     pub lock: Option<PathBuf>,
     /// Whose VMMs it lets in.
     pub admission: VmmAdmission,
+    /// The user that it becomes; absent if it is to stay the manager's.
+    pub uid: Option<u32>,
 }
 
 /// What a backend does with its life.
@@ -53,6 +58,10 @@ pub enum ToNursery {
         /// Whose VMMs it lets in.
         #[n(2)]
         admission: VmmAdmission,
+        /// The user that the backend becomes; absent if it is to stay the manager's, which must
+        /// not be root then.
+        #[n(3)]
+        uid: Option<u32>,
     },
 }
 
@@ -85,9 +94,21 @@ pub enum FromNursery {
     },
 }
 
+impl Birth {
+    /// Confines the new backend for the rest of its life, with its sockets in place: they are its
+    /// manager's files, which it cannot reach any more itself.
+    pub fn confine(&self) -> Result<()> {
+        become_user(self.uid)?;
+        sandbox::enter(Files::None)?;
+        Ok(())
+    }
+}
+
 /// Serves the manager at standard input, until it is gone. `backend` is what a fork does; it
 /// does not come back.
 pub fn run(backend: Service) -> Result<()> {
+    close_inherited()?;
+    keep_changing_users()?;
     warm_up()?;
     let mut manager = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut children = SigSet::empty();
@@ -107,6 +128,7 @@ pub fn run(backend: Service) -> Result<()> {
             runtime,
             lock,
             admission,
+            uid,
         } = match receive(&mut manager) {
             Err(FrameError::Io(error)) if is_end(&error) => return Ok(()),
             other => other?,
@@ -119,12 +141,21 @@ pub fn run(backend: Service) -> Result<()> {
                     runtime: runtime.into(),
                     lock: lock.map(PathBuf::from),
                     admission,
+                    uid,
                 };
                 grow_up(&birth, backend)
             }
         };
         send(&mut manager, &answer)?;
     }
+}
+
+/// Who started the manager may have left it something open, which no backend needs to hold.
+#[expect(unsafe_code, reason = "no library closes what nobody owns")]
+fn close_inherited() -> Result<(), nix::errno::Errno> {
+    // SAFETY: nothing in this process owns a descriptor beyond standard error yet.
+    let closed = unsafe { nix::libc::close_range(3, nix::libc::c_uint::MAX, 0) };
+    nix::errno::Errno::result(closed).map(drop)
 }
 
 /// Has the libraries do what they do once, on a TPM that nobody gets.

@@ -17,6 +17,8 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
+use crate::privileges::{PrivilegeError, give_up_capabilities};
+
 /// Which files remain within reach.
 #[derive(Clone, Copy, Debug)]
 pub enum Files<'p> {
@@ -30,6 +32,9 @@ pub enum Files<'p> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SandboxError {
+    /// Rights cannot be given up.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
     /// The kernel refused a setting.
     #[error("the process cannot be confined: {setting}")]
     Setting {
@@ -56,6 +61,7 @@ pub enum SandboxError {
 /// Confines this process for the rest of its life.
 pub fn enter(files: Files<'_>) -> Result<(), SandboxError> {
     let setting = |setting| move |source| SandboxError::Setting { setting, source };
+    give_up_capabilities()?;
     prctl::set_no_new_privs().map_err(setting("no new privileges"))?;
     prctl::set_dumpable(false).map_err(setting("no core dumps, no tracing"))?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(setting("no core dumps"))?;
@@ -103,6 +109,7 @@ const ALWAYS: &[i64] = &[
     libc_numbers::MREMAP,
     libc_numbers::MPROTECT,
     libc_numbers::MADVISE,
+    libc_numbers::MLOCK,
     libc_numbers::BRK,
     libc_numbers::FUTEX,
     libc_numbers::GETRANDOM,
@@ -209,7 +216,7 @@ mod libc_numbers {
         ACCEPT4 = SYS_accept4, RECVMSG = SYS_recvmsg, RECVFROM = SYS_recvfrom,
         SENDTO = SYS_sendto, SENDMSG = SYS_sendmsg, GETSOCKOPT = SYS_getsockopt,
         FCNTL = SYS_fcntl, IOCTL = SYS_ioctl, MMAP = SYS_mmap, MUNMAP = SYS_munmap,
-        MREMAP = SYS_mremap, MPROTECT = SYS_mprotect, MADVISE = SYS_madvise, BRK = SYS_brk,
+        MREMAP = SYS_mremap, MPROTECT = SYS_mprotect, MADVISE = SYS_madvise, MLOCK = SYS_mlock, BRK = SYS_brk,
         FUTEX = SYS_futex, GETRANDOM = SYS_getrandom, CLOCK_GETTIME = SYS_clock_gettime,
         CLOCK_NANOSLEEP = SYS_clock_nanosleep, NANOSLEEP = SYS_nanosleep, GETPID = SYS_getpid,
         GETTID = SYS_gettid, GETEUID = SYS_geteuid, SCHED_YIELD = SYS_sched_yield,

@@ -9,11 +9,13 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
+use crate::locked::{Locked, NotLocked};
 use crate::message::StateKey;
 
 /// Seals and opens the state of one vRoT in one generation.
 pub struct Sealer {
-    key: LessSafeKey,
+    /// With its key schedule, which ring itself would not zero.
+    key: Locked<LessSafeKey>,
     vrot: [u8; 16],
     generation: u64,
     random: SystemRandom,
@@ -41,6 +43,9 @@ pub enum SealingError {
         "the state does not open: it was altered, or belongs to another vRoT, host or generation"
     )]
     DoesNotOpen,
+    /// There is no place for the key.
+    #[error(transparent)]
+    NotLocked(#[from] NotLocked),
     /// The key is unusable, or the system gave no random numbers.
     #[error("the state could not be sealed")]
     NotSealed,
@@ -51,10 +56,10 @@ const DOMAIN: &str = "vrot state v1";
 impl Sealer {
     /// A sealer for this vRoT and generation.
     pub fn new(key: &StateKey, vrot: [u8; 16], generation: u64) -> Result<Self, SealingError> {
-        let key =
-            UnboundKey::new(&AES_256_GCM, key.as_bytes()).map_err(|_| SealingError::NotSealed)?;
+        let usable = || UnboundKey::new(&AES_256_GCM, key.as_bytes()).map(LessSafeKey::new);
+        let key = Locked::try_new(usable)?.map_err(|_| SealingError::NotSealed)?;
         Ok(Self {
-            key: LessSafeKey::new(key),
+            key,
             vrot,
             generation,
             random: SystemRandom::new(),
@@ -127,7 +132,8 @@ mod tests {
     use super::*;
 
     fn sealer(key: u8, vrot: u8, generation: u64) -> Sealer {
-        Sealer::new(&StateKey::new([key; 32]), [vrot; 16], generation).unwrap()
+        let key = StateKey::copied(&[key; 32]).unwrap();
+        Sealer::new(&key, [vrot; 16], generation).unwrap()
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl<E: Engine> Server<E> {
     /// state.
     pub fn listen_for_vmm(&mut self, listener: Listener, admission: VmmAdmission) {
         self.control_listener = Some(listener);
-        self.admission = admission;
+        self.admission = admission.and_own_user();
     }
 
     /// Where tools on the host send commands without a VMM. They find the TPM switched on and

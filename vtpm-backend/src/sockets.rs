@@ -13,6 +13,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::cmsg_space;
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::message::append;
 
 /// A listening socket that removes its file when it ends.
 #[derive(Debug)]
@@ -25,7 +28,8 @@ pub struct Listener {
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
-    received: Vec<u8>,
+    /// Zeroed as it is used up: keys arrive here.
+    received: Zeroizing<Vec<u8>>,
     /// Since when an incomplete message has been waiting for its rest.
     incomplete_since: Option<Instant>,
     /// A descriptor that came along.
@@ -111,7 +115,7 @@ impl Connection {
         stream.set_nonblocking(true)?;
         Ok(Self {
             stream,
-            received: Vec::new(),
+            received: Zeroizing::default(),
             incomplete_since: None,
             descriptor: None,
         })
@@ -144,8 +148,9 @@ impl Connection {
         if length == 0 {
             return Ok(Arrival::End);
         }
-        self.received
-            .extend_from_slice(buffer.get(..length).unwrap_or_default());
+        let arrived = buffer.get_mut(..length).unwrap_or_default();
+        append(&mut self.received, arrived);
+        arrived.zeroize();
         Ok(Arrival::Bytes)
     }
 
@@ -156,7 +161,11 @@ impl Connection {
 
     /// Uses bytes up.
     pub fn consume(&mut self, length: usize) {
-        self.received.drain(..length.min(self.received.len()));
+        let length = length.min(self.received.len());
+        let rest = self.received.len() - length;
+        self.received.copy_within(length.., 0);
+        self.received.get_mut(rest..).unwrap_or_default().zeroize();
+        self.received.truncate(rest);
         self.incomplete_since = None;
     }
 

@@ -277,19 +277,19 @@ fn state_of_another_vrot_generation_or_key_is_not_opened() -> Result<()> {
     for open in [
         Open {
             vrot: [8; 16].into(),
-            ..good()
+            ..good()?
         },
         Open {
             generation: 2,
-            ..good()
+            ..good()?
         },
         Open {
-            key: StateKey::new([0; 32]),
-            ..good()
+            key: StateKey::copied(&[0; 32])?,
+            ..good()?
         },
         Open {
             permanent: Some(vec![0; 100].into()),
-            ..good()
+            ..good()?
         },
     ] {
         let mut other = Backend::start()?;
@@ -447,7 +447,7 @@ fn a_vmm_that_is_early_waits_for_key_and_state() -> Result<()> {
     let mut manager = backend.connect()?;
     ensure!(!status(&mut manager)?.attached);
     ensure!(!early.is_finished());
-    send(&mut manager, &ToBackend::Open(open(50, None)))?;
+    send(&mut manager, &ToBackend::Open(open(50, None)?))?;
     let mut vmm = early.join().map_err(|_| anyhow::anyhow!("the VMM"))??;
     assert_eq!(vmm.control(&words(&[2, 0]), 4)?, [0; 4]);
     Ok(())
@@ -480,7 +480,7 @@ impl Backend {
     /// A manager that has handed over key and state.
     fn opened(&self, deadline_ms: u32, state: Option<Vec<u8>>) -> Result<UnixStream> {
         let mut manager = self.connect()?;
-        send(&mut manager, &ToBackend::Open(open(deadline_ms, state)))?;
+        send(&mut manager, &ToBackend::Open(open(deadline_ms, state)?))?;
         match receive(&mut manager)? {
             FromBackend::Opened => Ok(manager),
             other => bail!("{other:?}"),
@@ -583,15 +583,15 @@ fn write_until(mut vmm: Vmm, rests: Arc<AtomicBool>) -> thread::JoinHandle<Resul
     })
 }
 
-fn open(durability_deadline_ms: u32, state: Option<Vec<u8>>) -> Open {
-    Open {
+fn open(durability_deadline_ms: u32, state: Option<Vec<u8>>) -> Result<Open> {
+    Ok(Open {
         vrot: VROT.into(),
         generation: 1,
-        key: StateKey::new(KEY),
+        key: StateKey::copied(&KEY)?,
         permanent: state.map(Into::into),
         durability_deadline_ms,
         volatile: None,
-    }
+    })
 }
 
 fn connect_to(socket: &Path) -> Result<UnixStream> {

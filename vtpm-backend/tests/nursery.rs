@@ -2,22 +2,15 @@
 
 mod support;
 
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use support::nursery::{Nursery, own_user};
 use support::{command, with_password};
-use tempfile::TempDir;
 use vtpm_backend::admission::VmmAdmission;
-use vtpm_backend::message::{FromBackend, Open, StateKey, ToBackend, receive, send};
+use vtpm_backend::message::{receive, send};
 use vtpm_backend::nursery::{FromNursery, ToNursery};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const ENDORSEMENT: u32 = 0x4000_000b;
 
 #[test]
@@ -62,6 +55,7 @@ fn a_backend_without_a_folder_ends_and_the_next_one_is_born() -> Result<()> {
             runtime,
             lock: None,
             admission: VmmAdmission::default(),
+            uid: own_user(),
         },
     )?;
     let FromNursery::Born { process: unlucky } = receive(&mut nursery.manager)? else {
@@ -86,101 +80,6 @@ fn a_nursery_ends_with_its_manager_and_backends_go_on() -> Result<()> {
     ensure!(nursery.process.wait()?.success());
     backend.execute(&command(0x17b, &[0, 8]))?;
     Ok(())
-}
-
-struct Nursery {
-    process: Child,
-    manager: UnixStream,
-}
-
-/// A backend with key and state; it ends with the test.
-struct Backend {
-    process: i32,
-    manager: UnixStream,
-    _folder: TempDir,
-}
-
-impl Nursery {
-    fn start() -> Result<Self> {
-        let (manager, theirs) = UnixStream::pair()?;
-        manager.set_read_timeout(Some(PATIENCE))?;
-        let process = Command::new(env!("CARGO_BIN_EXE_vtpm-backend"))
-            .arg("--nursery")
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .spawn()?;
-        Ok(Self { process, manager })
-    }
-
-    fn bear(&mut self) -> Result<Backend> {
-        let folder = tempfile::tempdir()?;
-        let runtime = folder.path().display().to_string();
-        send(
-            &mut self.manager,
-            &ToNursery::Bear {
-                runtime,
-                lock: None,
-                admission: VmmAdmission::default(),
-            },
-        )?;
-        let FromNursery::Born { process } = receive(&mut self.manager)? else {
-            bail!("not born");
-        };
-        let socket = folder.path().join("manager.sock");
-        let deadline = Instant::now() + PATIENCE;
-        let mut manager = loop {
-            match UnixStream::connect(&socket) {
-                Ok(manager) => break manager,
-                Err(error) => ensure!(Instant::now() < deadline, "{error}"),
-            }
-            thread::sleep(Duration::from_millis(2));
-        };
-        manager.set_read_timeout(Some(PATIENCE))?;
-        let open = Open {
-            vrot: [7; 16].into(),
-            generation: 1,
-            key: StateKey::new([9; 32]),
-            permanent: None,
-            durability_deadline_ms: 1,
-            volatile: None,
-        };
-        send(&mut manager, &ToBackend::Open(open))?;
-        ensure!(matches!(receive(&mut manager)?, FromBackend::Opened));
-        Ok(Backend {
-            process,
-            manager,
-            _folder: folder,
-        })
-    }
-}
-
-impl Backend {
-    fn execute(&self, command: &[u8]) -> Result<Vec<u8>> {
-        let mut manager = self.manager.try_clone()?;
-        let command = command.to_vec().into();
-        send(&mut manager, &ToBackend::Execute { id: 1, command })?;
-        loop {
-            match receive(&mut manager).context("the backend has ended")? {
-                FromBackend::Executed { response, .. } => return Ok(response.into()),
-                FromBackend::StateChanged { sequence, .. } => {
-                    send(&mut manager, &ToBackend::Persisted { sequence })?;
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-impl Drop for Backend {
-    fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.process), Signal::SIGKILL);
-    }
-}
-
-impl Drop for Nursery {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 /// TPM2_CreatePrimary of a P-256 storage key from the endorsement seed: the same seed gives the

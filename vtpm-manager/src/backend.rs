@@ -9,6 +9,7 @@ mod handle;
 mod nursery;
 mod process;
 mod supervisor;
+mod users;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub use folder::{RuntimeFolder, running};
 pub use handle::{Backend, ExecuteChannel};
 pub use nursery::{Executable, Nursery};
 pub use supervisor::{Duty, Ended, Ending, GuestDuty, Incarnation, Observed};
+pub use users::{Isolation, UidRange};
 
 /// Why a backend did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +94,21 @@ pub enum BackendError {
         #[source]
         source: std::io::Error,
     },
+    /// Every backend needs a user of its own, and there are not that many.
+    #[error("all {count} users of `backend_uids` belong to backends: make that range larger")]
+    NoUserLeft {
+        /// How many there are.
+        count: u32,
+    },
+    /// Backends of a manager that is root would be root.
+    #[error(
+        "the manager is root, but lacks {missing} to run backends as users of their own: grant it, \
+         or run the manager as another user"
+    )]
+    Root {
+        /// The capability.
+        missing: String,
+    },
     /// The process could not be started.
     #[error("the backend `{}` cannot be started", program.display())]
     Spawn {
@@ -132,8 +149,10 @@ impl BackendError {
             | Self::Ended { .. }
             | Self::Folder { .. }
             | Self::Instance { .. }
+            | Self::NoUserLeft { .. }
             | Self::NotDurable { .. }
             | Self::Process { .. }
+            | Self::Root { .. }
             | Self::Spawn { .. }
             | Self::Stranger { .. } => false,
         }

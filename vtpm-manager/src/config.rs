@@ -13,6 +13,7 @@ use serde::Deserialize;
 use vtpm_backend::admission::VmmAdmission;
 
 use crate::anchor::{AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, Tcti};
+use crate::backend::UidRange;
 use crate::rollback::{AnchorPolicy, CheckpointInterval};
 
 /// A configuration that makes sense: there is no other way to have one than [`Config::load`].
@@ -28,6 +29,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// The backend program.
     pub backend: PathBuf,
+    /// The users that backends run as.
+    pub backend_uids: UidRange,
     /// The host's event log.
     pub event_log: PathBuf,
     /// Users that may call the API besides root and the manager's own.
@@ -145,6 +148,16 @@ pub enum ConfigError {
         /// Its value.
         value: PathBuf,
     },
+    /// No users that backends could be.
+    #[error(
+        "{}: `backend_uids` are no users, or root is among them: write the first and how many \
+         there are, as in {{ first = 2000000000, count = 65536 }}",
+        config.display()
+    )]
+    BackendUids {
+        /// The configuration.
+        config: PathBuf,
+    },
     /// PCRs that do not exist, or none.
     #[error("{}: `{field}` names no set of PCRs: {reason}", config.display())]
     Pcrs {
@@ -221,6 +234,8 @@ struct File {
     runtime_dir: PathBuf,
     socket: Option<PathBuf>,
     backend: Option<PathBuf>,
+    #[serde(default)]
+    backend_uids: UidRange,
     #[serde(default = "default_event_log")]
     event_log: PathBuf,
     #[serde(default = "default_quoted_pcrs")]
@@ -311,6 +326,11 @@ impl Config {
                 length,
             });
         }
+        if !file.backend_uids.is_sound() {
+            return Err(ConfigError::BackendUids {
+                config: path.to_owned(),
+            });
+        }
         let interval = match file.checkpoint_interval_s {
             None => CheckpointInterval::DEFAULT,
             Some(seconds) => {
@@ -344,6 +364,7 @@ impl Config {
             runtime_dir: file.runtime_dir,
             socket,
             backend,
+            backend_uids: file.backend_uids,
             event_log: file.event_log,
             allowed_uids: file.allowed_uids,
             host_evidence_per_minute: file.host_evidence_per_minute.max(1),
@@ -621,6 +642,10 @@ mod tests {
             (
                 "tpm = \"device:/dev/tpm0\"\npolicy_pcrs = [24]",
                 "policy_pcrs",
+            ),
+            (
+                "tpm = \"device:/dev/tpm0\"\nbackend_uids = { first = 0, count = 9 }",
+                "backend_uids",
             ),
             (&long, "shorter"),
         ] {

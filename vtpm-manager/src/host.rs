@@ -16,7 +16,7 @@ use crate::anchor::{
     TrustAnchor,
 };
 use crate::durable_file;
-use crate::keys::Keyring;
+use crate::keys::{KeyError, Keyring};
 use crate::timestamp::Timestamp;
 
 /// The physical TPM, and what this host has become with it.
@@ -62,6 +62,9 @@ pub enum HostError {
     /// The certificate is not that of a host.
     #[error("the certificate is refused")]
     CertificateProfile(#[source] ProfileError),
+    /// The vRoTs' keys cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The certificate's validity is over.
     #[error("this host's certificate expired at {not_after}: enrol it again, `vtpmctl host enrol`")]
     Expired {
@@ -214,7 +217,7 @@ impl Host {
             .keyring
             .get_or_try_init(|| async {
                 let root = self.anchor.root_secret().await?;
-                Ok::<_, HostError>(Arc::new(Keyring::derive(&root)))
+                Ok::<_, HostError>(Arc::new(Keyring::derive(&root)?))
             })
             .await?;
         Ok(Arc::clone(keyring))

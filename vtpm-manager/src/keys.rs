@@ -12,16 +12,15 @@ use minicbor::{Decode, Encode, Encoder};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf;
 use ring::rand::{SecureRandom, SystemRandom};
+use vtpm_backend::locked::{Locked, NotLocked};
+use vtpm_backend::message::StateKey;
 use zeroize::Zeroizing;
 
 use crate::anchor::RootSecret;
 
 /// Wraps and unwraps the secrets of vRoTs. There is one only after the TPM unsealed the root
 /// secret.
-pub struct Keyring(LessSafeKey);
-
-/// The key under which a backend seals a vRoT's state.
-pub type StateKey = Zeroizing<[u8; STATE_KEY_LENGTH]>;
+pub struct Keyring(Locked<LessSafeKey>);
 
 /// A secret as the store keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -49,6 +48,9 @@ pub enum Purpose {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
+    /// There is no place for a key.
+    #[error(transparent)]
+    NotLocked(#[from] NotLocked),
     /// The system gave no random numbers.
     #[error("the operating system gave no random numbers")]
     Random,
@@ -65,34 +67,33 @@ pub enum KeyError {
     },
 }
 
-/// Length of [`StateKey`].
-pub const STATE_KEY_LENGTH: usize = 32;
-
 const SALT: &[u8] = b"vrot manager";
 const WRAPPING_KEY: &[u8] = b"vrot key wrapping key v1";
 const WRAPPED_SECRET: &str = "vrot wrapped secret v1";
 
 impl Keyring {
     /// Derives the wrapping key (HKDF-SHA-256, RFC 5869).
-    pub fn derive(root: &RootSecret) -> Self {
+    pub fn derive(root: &RootSecret) -> Result<Self, KeyError> {
         Self::from_secret(root.expose())
     }
 
-    pub(crate) fn from_secret(secret: &[u8]) -> Self {
-        let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(secret);
-        match extracted.expand(&[WRAPPING_KEY], &AES_256_GCM) {
-            Ok(key) => Self(LessSafeKey::new(UnboundKey::from(key))),
-            // One key of 32 bytes is far below the 255 blocks that RFC 5869 §2.3 allows.
-            Err(error) => unreachable!("HKDF: {error}"),
-        }
+    pub(crate) fn from_secret(secret: &[u8]) -> Result<Self, KeyError> {
+        let derive = || {
+            let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(secret);
+            match extracted.expand(&[WRAPPING_KEY], &AES_256_GCM) {
+                Ok(key) => LessSafeKey::new(UnboundKey::from(key)),
+                // One key of 32 bytes is far below the 255 blocks that RFC 5869 §2.3 allows.
+                Err(error) => unreachable!("HKDF: {error}"),
+            }
+        };
+        Ok(Self(Locked::new(derive)?))
     }
 
     /// A new random state key.
     pub fn generate() -> Result<StateKey, KeyError> {
-        let mut key = Zeroizing::new([0; STATE_KEY_LENGTH]);
-        SystemRandom::new()
-            .fill(key.as_mut())
-            .map_err(|_| KeyError::Random)?;
+        let mut filled = Ok(());
+        let key = StateKey::filled(|key| filled = SystemRandom::new().fill(key))?;
+        filled.map_err(|_| KeyError::Random)?;
         Ok(key)
     }
 
@@ -147,12 +148,11 @@ impl Keyring {
     /// Unwraps a vRoT's state key.
     pub fn state_key(&self, vrot: VrotId, wrapped: &WrappedSecret) -> Result<StateKey, KeyError> {
         let secret = self.unwrap(vrot, Purpose::State, wrapped)?;
-        <[u8; STATE_KEY_LENGTH]>::try_from(secret.as_slice())
-            .map(Zeroizing::new)
-            .map_err(|_| KeyError::Unwrap {
-                vrot,
-                purpose: Purpose::State,
-            })
+        let key = secret.as_slice().try_into().map_err(|_| KeyError::Unwrap {
+            vrot,
+            purpose: Purpose::State,
+        })?;
+        Ok(StateKey::copied(key)?)
     }
 }
 
@@ -194,15 +194,16 @@ mod tests {
 
     #[test]
     fn a_secret_opens_for_its_vrot_and_purpose_on_its_host_only() {
-        let keyring = Keyring::from_secret(&[7; 32]);
+        let keyring = Keyring::from_secret(&[7; 32]).unwrap();
         let vrot = VrotId::random();
         let key = Keyring::generate().unwrap();
-        let wrapped = keyring.wrap(vrot, Purpose::State, key.as_ref()).unwrap();
-        assert_eq!(keyring.state_key(vrot, &wrapped).unwrap(), key);
+        let wrapped = keyring.wrap(vrot, Purpose::State, key.as_bytes()).unwrap();
+        let opened = keyring.state_key(vrot, &wrapped).unwrap();
+        assert_eq!(opened.as_bytes(), key.as_bytes());
 
         assert!(keyring.state_key(VrotId::random(), &wrapped).is_err());
         assert!(keyring.unwrap(vrot, Purpose::NvIndices, &wrapped).is_err());
-        let other = Keyring::from_secret(&[8; 32]);
+        let other = Keyring::from_secret(&[8; 32]).unwrap();
         assert!(other.state_key(vrot, &wrapped).is_err());
         let mut altered = wrapped.clone();
         if let Some(byte) = altered.sealed.first_mut() {
@@ -219,13 +220,16 @@ mod tests {
         let wrapped: WrappedSecret = minicbor::decode(&golden).unwrap();
         assert_eq!(minicbor::to_vec(&wrapped).unwrap(), golden);
         let vrot = VrotId::from_uuid(uuid::Uuid::from_bytes([1; 16]));
-        let keyring = Keyring::from_secret(&[7; 32]);
-        assert_eq!(*keyring.state_key(vrot, &wrapped).unwrap(), [9; 32]);
+        let keyring = Keyring::from_secret(&[7; 32]).unwrap();
+        assert_eq!(
+            keyring.state_key(vrot, &wrapped).unwrap().as_bytes(),
+            &[9; 32]
+        );
     }
 
     #[test]
     fn the_same_secret_is_never_wrapped_to_the_same_bytes() {
-        let keyring = Keyring::from_secret(&[7; 32]);
+        let keyring = Keyring::from_secret(&[7; 32]).unwrap();
         let vrot = VrotId::random();
         let wrap = || keyring.wrap(vrot, Purpose::NvIndices, b"secret").unwrap();
         assert_ne!(wrap(), wrap());
@@ -233,7 +237,7 @@ mod tests {
 
     #[test]
     fn no_secret_shows_in_debug_output() {
-        let keyring = Keyring::from_secret(&[7; 32]);
+        let keyring = Keyring::from_secret(&[7; 32]).unwrap();
         assert_eq!(format!("{keyring:?}"), "Keyring");
     }
 }

@@ -25,7 +25,7 @@ use tokio::task::spawn_blocking;
 
 use crate::anchor::TrustAnchor;
 use crate::audit::{Actor, AuditLog, Event};
-use crate::backend::{Ended, GuestDuty, Nursery, RuntimeFolder};
+use crate::backend::{Ended, GuestDuty, Isolation, Nursery, RuntimeFolder};
 use crate::causes::WithCauses;
 use crate::config::Config;
 use crate::evidence::{HostEvidence, Quota, Subject};
@@ -132,11 +132,12 @@ impl Manager {
         let anchor = blocking(move || TrustAnchor::start(&anchor_config)).await??;
         let host = Host::new(anchor.clone(), &config.host_certificate())?;
         let program = digest_of_file(Path::new("/proc/self/exe")).await?;
+        let isolation = Isolation::of(config.backend_uids, &config.runtime_dir, &config.locks())?;
         let (ended, endings) = mpsc::unbounded_channel();
         let manager = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             evidence: HostEvidence::start(anchor, &config.event_log),
-            nursery: Nursery::of(&config.backend, config.vmms.clone()),
+            nursery: Nursery::of(&config.backend, config.vmms.clone(), isolation),
             workshop: Workshop::default(),
             config,
             host,
@@ -218,6 +219,11 @@ impl Manager {
         let program = self.nursery.executable().await?;
         let digest = (program.digest).get_or_try_init(|| digest_of_file(&program.path));
         digest.await.copied()
+    }
+
+    /// What keeps the backends apart.
+    pub fn isolation(&self) -> &Isolation {
+        self.nursery.isolation()
     }
 
     /// The store's writer.

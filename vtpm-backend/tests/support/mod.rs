@@ -2,6 +2,8 @@
 
 #![expect(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod nursery;
+
 use std::fs;
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::AsRawFd;

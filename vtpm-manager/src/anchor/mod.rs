@@ -52,7 +52,8 @@ use std::thread::{self, JoinHandle};
 use cert_chain::policy::PcrValues;
 use cert_chain::{AttestationKey, CredentialBlob, Digest32};
 use tokio::sync::oneshot;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use vtpm_backend::locked::Locked;
+use zeroize::Zeroizing;
 
 pub use approval::{Approval, ApprovalError, POLICY_REF};
 pub use config::{
@@ -72,9 +73,9 @@ use queue::{Priority, Queue};
 #[derive(Clone)]
 pub struct TrustAnchor(Arc<Handle>);
 
-/// The host's root secret: every vRoT's key is derived from it. Not printable, zeroed on drop.
-#[derive(Zeroize, ZeroizeOnDrop)]
-pub struct RootSecret([u8; ROOT_SECRET_LENGTH]);
+/// The host's root secret: every vRoT's key is derived from it. Not printable, in locked memory,
+/// zeroed on drop.
+pub struct RootSecret(Locked<[u8; ROOT_SECRET_LENGTH]>);
 
 /// What the host's keys are bound to.
 #[derive(Clone, Debug)]
@@ -241,7 +242,10 @@ impl fmt::Debug for TrustAnchor {
 
 impl RootSecret {
     fn from_unsealed(secret: &[u8]) -> Option<Self> {
-        secret.try_into().ok().map(Self)
+        let secret: &[u8; ROOT_SECRET_LENGTH] = secret.try_into().ok()?;
+        let locked = Locked::new(|| *secret);
+        let locked = locked.inspect_err(|error| tracing::error!(%error, "no root secret"));
+        locked.ok().map(Self)
     }
 
     /// The secret itself, for a key derivation function.

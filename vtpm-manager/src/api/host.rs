@@ -233,6 +233,7 @@ async fn view(manager: &Manager) -> Result<HostView, Problem> {
             problem: event_log_problem(&config.event_log).await,
         },
         backend_digest: manager.backend_digest().await.ok(),
+        isolation: manager.isolation().name().to_owned(),
         manager_digest: manager.program_digest(),
         keys,
         enrolment: manager.host().enrolment().as_deref().map(Into::into),

@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 
+use crate::backend::Isolation;
 use crate::manager::{Counter, Manager, Standing, Unadopted};
 
 /// Metrics for Prometheus.
@@ -50,6 +51,11 @@ fn render(manager: &Manager, unadopted: Unadopted) -> String {
         "vrot_unadopted",
         "Backends that go on without a manager, because the store is not open.",
         unadopted.backends,
+    );
+    text.gauge(
+        "vrot_isolation_degraded",
+        "1 if backends share the manager's user, 0 if each has its own.",
+        u8::from(matches!(manager.isolation(), Isolation::SharedUser)),
     );
     text.head("vrot_events_total", "counter", "What happened to vRoTs.");
     for counter in Counter::ALL {

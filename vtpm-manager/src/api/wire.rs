@@ -23,6 +23,9 @@ pub struct HostView {
     /// SHA-256 value of the backend program that `create` and `start` use.
     #[schema(value_type = Option<String>)]
     pub backend_digest: Option<Digest32>,
+    /// What keeps backends apart beside their sandbox: `own-users`, or `shared-user` where the
+    /// manager has no right to give each a user of its own.
+    pub isolation: String,
     /// SHA-256 value of the manager program.
     #[schema(value_type = String)]
     pub manager_digest: Digest32,

@@ -99,8 +99,6 @@ impl Connection {
             vrot: self.vrot,
             source,
         })?;
-        // Keys travel in frames.
-        let frame = zeroize::Zeroizing::new(frame);
         match tokio::time::timeout(WRITE_DEADLINE, self.writer.write_all(&frame)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(io_error(self.vrot, error)),

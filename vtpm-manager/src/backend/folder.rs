@@ -2,16 +2,18 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use cert_chain::VrotId;
+use cert_chain::{Digest32, VrotId};
 use vtpm_backend::instance::{Instance, InstanceError};
 
 use super::BackendError;
 
 /// Where one backend listens, and what it keeps locked while it lives. Only the manager's user
-/// gets in, and, once there is a guest, the group of the VMMs as far as their socket.
+/// gets in, and, once there is a guest, the group of the VMMs as far as their socket; the backend
+/// was in before it became a user of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeFolder {
     vrot: VrotId,
@@ -88,6 +90,27 @@ impl RuntimeFolder {
         }
     }
 
+    /// Notes which user its backend is.
+    pub(super) fn note_user(&self, uid: u32) -> Result<(), BackendError> {
+        fs::write(self.path.join(USER), uid.to_string())
+            .map_err(|source| self.error("written to", source))
+    }
+
+    /// Which user its backend is, if it is another one than the manager's.
+    pub(super) fn user(&self) -> Option<u32> {
+        fs::read_to_string(self.path.join(USER)).ok()?.parse().ok()
+    }
+
+    /// A number that is the same for the same folder, and hardly for another.
+    pub(super) fn number(&self) -> u32 {
+        let name = self.path.file_name().unwrap_or_default();
+        let digest = Digest32::of(name.as_bytes());
+        match digest.as_bytes().first_chunk() {
+            Some(bytes) => u32::from_be_bytes(*bytes),
+            None => 0,
+        }
+    }
+
     /// The vRoT.
     pub fn vrot(&self) -> VrotId {
         self.vrot
@@ -121,6 +144,9 @@ impl RuntimeFolder {
         }
     }
 }
+
+/// The file that says which user a backend is.
+const USER: &str = "uid";
 
 /// The folders that backends were given, of live and of dead ones.
 pub fn running(runtime_dir: &Path, locks: &Path) -> Result<Vec<RuntimeFolder>, BackendError> {

@@ -23,12 +23,14 @@ use super::BackendError;
 use super::connection::read_frame;
 use super::folder::RuntimeFolder;
 use super::process::Process;
+use super::users::Isolation;
 
 /// Starts backends. The process that does it is started with the first of them, and again if it ends.
 #[derive(Debug)]
 pub struct Nursery {
     program: PathBuf,
     admission: VmmAdmission,
+    isolation: Isolation,
     line: Mutex<Option<Line>>,
 }
 
@@ -60,13 +62,19 @@ const QUEUE: usize = 64;
 const BACKEND_LOG: &str = "VTPM_BACKEND_LOG";
 
 impl Nursery {
-    /// Backends of this program, for VMMs of these users.
-    pub fn of(program: &Path, admission: VmmAdmission) -> Self {
+    /// Backends of this program, for VMMs of these users, kept apart like this.
+    pub fn of(program: &Path, admission: VmmAdmission, isolation: Isolation) -> Self {
         Self {
             program: program.to_owned(),
             admission,
+            isolation,
             line: Mutex::default(),
         }
+    }
+
+    /// What keeps the backends apart.
+    pub fn isolation(&self) -> &Isolation {
+        &self.isolation
     }
 
     /// The program that backends are.
@@ -86,8 +94,9 @@ impl Nursery {
             .map_or(Ok(()), |gid| folder.let_group_in(gid))
     }
 
-    /// Starts a backend in a folder.
+    /// Starts a backend in a folder that was just made.
     pub(super) async fn bear(&self, folder: &RuntimeFolder) -> Result<Process, BackendError> {
+        let uid = self.isolation.user_of(folder)?;
         let line = self.line().await?;
         let (born, birth) = oneshot::channel();
         let request = Request {
@@ -95,6 +104,7 @@ impl Nursery {
                 runtime: folder.path().display().to_string(),
                 lock: folder.lock().map(|lock| lock.display().to_string()),
                 admission: self.admission.clone(),
+                uid,
             },
             born,
         };

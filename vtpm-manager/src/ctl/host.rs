@@ -280,6 +280,13 @@ fn describe(host: &HostView) -> String {
         None => table.row(["event log", &host.event_log.path.display().to_string()]),
         Some(problem) => table.row(["event log", &format!("NO EVIDENCE: {problem}")]),
     }
+    let isolation = match host.isolation.as_str() {
+        "shared-user" => {
+            "DEGRADED: all backends run as the manager's user (its capabilities are missing)"
+        }
+        other => other,
+    };
+    table.row(["isolation of backends", isolation]);
     table.row(["store", &host.store.state]);
     if let Some(problem) = &host.store.problem {
         table.row(["", problem]);

@@ -6,7 +6,6 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use cert_chain::{Generation, VrotId};
-use vtpm_backend::message::StateKey as BackendKey;
 use vtpm_backend::sealing::{Content, Sealer, SealingError};
 
 use super::{Manager, ManagerError, blocking};
@@ -301,13 +300,7 @@ fn sealed_anew(
     let vrot = record.vrot;
     let key = keyring.state_key(vrot, &record.state_key).ok()?;
     let blob = StateBlob::from_bytes(state).ok()?;
-    let sealer = |generation: Generation| {
-        Sealer::new(
-            &BackendKey::new(*key),
-            *vrot.as_bytes(),
-            generation.number(),
-        )
-    };
+    let sealer = |generation: Generation| Sealer::new(&key, *vrot.as_bytes(), generation.number());
     let sealed = || -> Result<Vec<u8>, SealingError> {
         let state = sealer(record.generation)?.open(Content::Permanent, &blob.sealed)?;
         sealer(generation)?.seal(Content::Permanent, &state)
@@ -339,7 +332,7 @@ mod tests {
             .put(vrot, Part::Record, suspended.to_bytes())
             .put(vrot, Part::Volatile, b"volatile".to_vec());
         store.commit(&batch)?;
-        let keyring = Arc::new(Keyring::from_secret(&[7; 32]));
+        let keyring = Arc::new(Keyring::from_secret(&[7; 32])?);
         store.commit(&raised(&store, &keyring, vrot, Generation::new(2))?)?;
 
         let bytes = store.read(vrot, Part::Record)?.context("no record")?;

@@ -1,11 +1,11 @@
 //! A new vRoT: key, backend, identity.
 
 use cert_chain::{Generation, Tenant, VmId, VrotId};
-use vtpm_backend::message::{Open, StateKey as BackendKey};
+use vtpm_backend::message::{Open, StateKey};
 
 use super::{Manager, ManagerError};
 use crate::backend::{Backend, Duty, RuntimeFolder};
-use crate::keys::{Keyring, Purpose, StateKey};
+use crate::keys::{Keyring, Purpose};
 use crate::manufacture::{ManufactureOrder, manufacture_over};
 use crate::store::{Part, StateBlob};
 use crate::timestamp::Timestamp;
@@ -51,8 +51,9 @@ impl Manager {
             now: now.unix_time(),
             vik_lifetime: self.config.renewal.lifetime,
         };
+        let state_key = keyring.wrap(vrot, Purpose::State, key.as_bytes())?;
         let folder = self.folder(vrot);
-        let open = self.open_message(vrot, FIRST_GENERATION, &key, None);
+        let open = self.open_message(vrot, FIRST_GENERATION, key, None);
         let maker = Backend::launch(&self.nursery, folder.clone(), open, Duty::Manufacture).await?;
         let mut channel = maker.channel();
         let ordered = order.clone();
@@ -70,7 +71,7 @@ impl Manager {
             name: None,
             generation: FIRST_GENERATION,
             lifecycle: Lifecycle::Manufactured { at: now },
-            state_key: keyring.wrap(vrot, Purpose::State, key.as_ref())?,
+            state_key,
             nv_authority: keyring.wrap(
                 vrot,
                 Purpose::NvIndices,
@@ -84,7 +85,8 @@ impl Manager {
                 now,
             ),
         };
-        let open = self.open_message(vrot, FIRST_GENERATION, &key, Some(state.clone()));
+        let key = keyring.state_key(vrot, &record.state_key)?;
+        let open = self.open_message(vrot, FIRST_GENERATION, key, Some(state.clone()));
         let backend = Backend::launch(&self.nursery, folder, open, Duty::Manufacture).await?;
         Ok(Product {
             record,
@@ -122,7 +124,7 @@ impl Manager {
         };
         let open = Open {
             volatile: volatile.map(Into::into),
-            ..self.open_message(vrot, record.generation, &key, Some(state))
+            ..self.open_message(vrot, record.generation, key, Some(state))
         };
         Ok(Backend::launch(&self.nursery, folder, open, duty).await?)
     }
@@ -131,13 +133,13 @@ impl Manager {
         &self,
         vrot: VrotId,
         generation: Generation,
-        key: &StateKey,
+        key: StateKey,
         state: Option<StateBlob>,
     ) -> Open {
         Open {
             vrot: (*vrot.as_bytes()).into(),
             generation: generation.number(),
-            key: BackendKey::new(**key),
+            key,
             permanent: state.map(|state| state.sealed),
             volatile: None,
             durability_deadline_ms: self.config.durability_deadline_ms,

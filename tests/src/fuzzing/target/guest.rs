@@ -89,7 +89,7 @@ pub(super) const MESSAGE: Target = Target {
         // Without their lengths, which the parser does not see.
         let bodies = to.into_iter().chain(from);
         Ok(bodies
-            .map(|frame| frame.into_iter().skip(4).collect())
+            .map(|frame| frame.iter().skip(4).copied().collect())
             .collect())
     },
 };
