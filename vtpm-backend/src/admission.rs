@@ -11,10 +11,6 @@ pub struct VmmAdmission {
     #[arg(long = "vmm-uid", value_name = "UID", requires = "runtime")]
     #[n(0)]
     pub uids: Vec<u32>,
-    /// Managed: the group, by number, that gets as far as the VMM's socket.
-    #[arg(long = "vmm-gid", value_name = "GID", requires = "runtime")]
-    #[n(1)]
-    pub gid: Option<u32>,
 }
 
 impl VmmAdmission {

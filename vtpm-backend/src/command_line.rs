@@ -114,15 +114,7 @@ fn managed(birth: &Birth, confine: impl FnOnce() -> Result<()>) -> Result<()> {
     let link = ManagerLink::bind(&socket)
         .with_context(|| format!("{} cannot be listened on", socket.display()))?;
     let mut server = Server::new(engine, Keeper::Manager(Box::new(link)));
-    let control = runtime.join(VMM_SOCKET);
-    let listener = listen(&control)?;
-    if let Some(gid) = admission.gid {
-        listener.let_group_in(gid).with_context(|| {
-            let control = control.display();
-            format!("{control} cannot be given to group {gid}: is the manager a member of it?")
-        })?;
-    }
-    server.listen_for_vmm(listener, admission.clone());
+    server.listen_for_vmm(listen(&runtime.join(VMM_SOCKET))?, admission.clone());
     confine()?;
     tracing::info!("waiting for the manager");
     server

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -83,12 +83,6 @@ impl Listener {
             listener,
             path: path.to_owned(),
         })
-    }
-
-    /// Lets members of a group connect, too. The caller must be one of them, or root.
-    pub fn let_group_in(&self, gid: u32) -> io::Result<()> {
-        chown(&self.path, None, Some(gid))?;
-        fs::set_permissions(&self.path, fs::Permissions::from_mode(0o660))
     }
 
     /// The next client, if one waits.

@@ -41,7 +41,7 @@ pub struct Config {
     /// it is answered anyway, and the vRoT is degraded.
     pub durability_deadline_ms: u32,
     /// Whose VMMs may attach besides those of root and of the manager's own user.
-    pub vmms: VmmAdmission,
+    pub vmms: Vmms,
     /// When the durable rollback register is written.
     pub anchor_policy: AnchorPolicy,
     /// The vRoTs made ahead.
@@ -349,7 +349,7 @@ impl Config {
         }
         Ok(Self {
             durability_deadline_ms: milliseconds,
-            vmms: admission(&file.vmm_users, &file.vmm_group, path)?,
+            vmms: vmms(&file.vmm_users, &file.vmm_group, path)?,
             anchor_policy: match file.anchor_policy {
                 PolicyName::Strict => AnchorPolicy::Strict,
                 PolicyName::Checkpoint => AnchorPolicy::Checkpoint(interval),
@@ -413,22 +413,29 @@ impl Default for PoolConfig {
     }
 }
 
+/// VMMs of other users than root and the manager's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vmms {
+    /// Who they are; a backend asks the kernel.
+    pub admission: VmmAdmission,
+    /// The group that gets as far as their socket.
+    pub gid: Option<u32>,
+}
+
 /// The group matters only where there are users to let in.
-fn admission(
-    users: &[NameOrNumber],
-    group: &NameOrNumber,
-    config: &Path,
-) -> Result<VmmAdmission, ConfigError> {
+fn vmms(users: &[NameOrNumber], group: &NameOrNumber, config: &Path) -> Result<Vmms, ConfigError> {
     if users.is_empty() {
-        return Ok(VmmAdmission::default());
+        return Ok(Vmms::default());
     }
     let user = |name: &str| User::from_name(name).ok().flatten();
     let uids = users
         .iter()
         .map(|who| who.number("vmm_users", config, |name| Some(user(name)?.uid.as_raw())));
     let of_group = |name: &str| Some(Group::from_name(name).ok().flatten()?.gid.as_raw());
-    Ok(VmmAdmission {
-        uids: uids.collect::<Result<_, _>>()?,
+    Ok(Vmms {
+        admission: VmmAdmission {
+            uids: uids.collect::<Result<_, _>>()?,
+        },
         gid: Some(group.number("vmm_group", config, of_group)?),
     })
 }
@@ -581,10 +588,12 @@ mod tests {
     #[test]
     fn vmms_of_other_users_are_let_in_by_name_or_number() -> anyhow::Result<()> {
         let with = |lines: &str| parse(&format!("tpm = \"device:/dev/tpmrm0\"\n{lines}"));
-        assert_eq!(with("")?.vmms, VmmAdmission::default());
+        assert_eq!(with("")?.vmms, Vmms::default());
         let some = with("vmm_users = [\"root\", 64055]\nvmm_group = \"root\"")?;
-        let expected = VmmAdmission {
-            uids: vec![0, 64055],
+        let expected = Vmms {
+            admission: VmmAdmission {
+                uids: vec![0, 64055],
+            },
             gid: Some(0),
         };
         assert_eq!(some.vmms, expected);

@@ -55,8 +55,13 @@ impl RuntimeFolder {
 
     /// Lets this group through to the VMM's socket.
     pub fn let_group_in(&self, gid: u32) -> Result<(), BackendError> {
-        chown(&self.path, None, Some(gid))
-            .and_then(|()| fs::set_permissions(&self.path, fs::Permissions::from_mode(0o710)))
+        let let_in = |path: &Path, mode| {
+            chown(path, None, Some(gid))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        };
+        // The folder last: without it the socket is out of reach.
+        let_in(&self.control(), 0o660)
+            .and_then(|()| let_in(&self.path, 0o710))
             .map_err(|source| {
                 let action = "given to `vmm_group`, of which the manager must be a member,";
                 self.error(action, source)

@@ -15,7 +15,6 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::process::{Child, Command};
 use tokio::sync::{Mutex, OnceCell, mpsc, oneshot};
-use vtpm_backend::admission::VmmAdmission;
 use vtpm_backend::message;
 use vtpm_backend::nursery::{FromNursery, ToNursery};
 
@@ -24,12 +23,13 @@ use super::connection::read_frame;
 use super::folder::RuntimeFolder;
 use super::process::Process;
 use super::users::Isolation;
+use crate::config::Vmms;
 
 /// Starts backends. The process that does it is started with the first of them, and again if it ends.
 #[derive(Debug)]
 pub struct Nursery {
     program: PathBuf,
-    admission: VmmAdmission,
+    vmms: Vmms,
     isolation: Isolation,
     line: Mutex<Option<Line>>,
 }
@@ -63,10 +63,10 @@ const BACKEND_LOG: &str = "VTPM_BACKEND_LOG";
 
 impl Nursery {
     /// Backends of this program, for VMMs of these users, kept apart like this.
-    pub fn of(program: &Path, admission: VmmAdmission, isolation: Isolation) -> Self {
+    pub fn of(program: &Path, vmms: Vmms, isolation: Isolation) -> Self {
         Self {
             program: program.to_owned(),
-            admission,
+            vmms,
             isolation,
             line: Mutex::default(),
         }
@@ -89,9 +89,7 @@ impl Nursery {
     /// Lets VMMs of other users as far as a backend's socket, now that it has a guest. Before, and
     /// beside it, nobody is to put anything into a TPM.
     pub(super) fn let_vmms_in(&self, folder: &RuntimeFolder) -> Result<(), BackendError> {
-        self.admission
-            .gid
-            .map_or(Ok(()), |gid| folder.let_group_in(gid))
+        self.vmms.gid.map_or(Ok(()), |gid| folder.let_group_in(gid))
     }
 
     /// Starts a backend in a folder that was just made.
@@ -103,7 +101,7 @@ impl Nursery {
             bear: ToNursery::Bear {
                 runtime: folder.path().display().to_string(),
                 lock: folder.lock().map(|lock| lock.display().to_string()),
-                admission: self.admission.clone(),
+                admission: self.vmms.admission.clone(),
                 uid,
             },
             born,

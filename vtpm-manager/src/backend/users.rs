@@ -148,6 +148,7 @@ fn found(runtime_dir: &Path, locks: &Path) -> Result<HashMap<u32, PathBuf>, Back
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use cert_chain::VrotId;
 
@@ -167,6 +168,7 @@ mod tests {
     }
 
     fn claimed(users: &Users, folder: &RuntimeFolder) -> Result<u32, BackendError> {
+        std::fs::create_dir_all(&users.locks).unwrap();
         folder.create()?;
         users.claim(folder)
     }

@@ -104,6 +104,7 @@ async fn tapped(code: u32) -> Result<Tapped> {
     let public = anchor.provision(key.public()).await?;
     let values = anchor.pcr_values().await?;
     anchor.approve(key.approve("first", values)?).await?;
+    anchor.make_root_secret().await?;
     Ok(Tapped {
         anchor,
         key,
