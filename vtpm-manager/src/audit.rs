@@ -11,6 +11,8 @@
 //! newest hash elsewhere: `vtpmctl audit verify --head` looks for it.
 
 mod actor;
+mod event;
+mod history;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -18,167 +20,19 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use cert_chain::{Digest32, Generation, HostName, Tenant, TpmName, VmId, VrotId};
+use cert_chain::Digest32;
 use serde::{Deserialize, Serialize};
 
-use crate::rollback::{Boot, RecoveryRecord};
 use crate::timestamp::Timestamp;
 
 pub use actor::Actor;
+pub use event::{Event, Words};
 
 /// The log of one manager, open for appending.
 #[derive(Debug)]
 pub struct AuditLog {
     path: PathBuf,
     end: Mutex<End>,
-}
-
-/// What happened.
-#[derive(Clone, Debug, Serialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Event {
-    /// A backend was found running and taken over.
-    BackendAdopted {
-        /// Whose.
-        vrot: VrotId,
-    },
-    /// A backend ended that nobody had stopped.
-    BackendEnded {
-        /// Whose.
-        vrot: VrotId,
-        /// What is known of it.
-        reason: Words,
-    },
-    /// A vRoT's identity key got a new certificate.
-    CertificateRenewed {
-        /// Whose.
-        vrot: VrotId,
-        /// SHA-256 value of the certificate.
-        certificate: Digest32,
-    },
-    /// A vRoT's identity key got no new certificate. It is tried again; while the reason stays
-    /// the same, there is one line.
-    CertificateRenewalFailed {
-        /// Whose.
-        vrot: VrotId,
-        /// Why.
-        reason: Words,
-    },
-    /// The host's keys were made, or found to be there.
-    HostInitialised {
-        /// Name of the operator's key.
-        policy_key: TpmName,
-    },
-    /// The issuer certified the host.
-    HostEnrolled {
-        /// Its name.
-        host: HostName,
-    },
-    /// The manager runs.
-    ManagerStarted {
-        /// Digest of its program.
-        manager: Digest32,
-    },
-    /// The manager ends.
-    ManagerStopped,
-    /// The operator approved PCR values.
-    PolicyApproved {
-        /// The operator's name for them.
-        label: Words,
-    },
-    /// The store holds a recovery of which this log does not tell: the manager that an operator
-    /// had ordered it from ended right after it. What was ordered stands in the line before.
-    RecoveryFound {
-        /// Number of the batch that the recovery is.
-        batch: u64,
-        /// The generation that it gave out.
-        generation: Generation,
-    },
-    /// An operator orders that the present store be accepted.
-    RecoveryOrdered {
-        /// What is to be accepted.
-        accepted: Words,
-    },
-    /// Somebody asked for something and did not get it.
-    Refused {
-        /// The caller's user id.
-        uid: u32,
-        /// What was asked for.
-        request: Words,
-        /// Why it was refused.
-        reason: Words,
-    },
-    /// The physical TPM vouches for the store.
-    StoreOpened {
-        /// Its newest batch.
-        batch: u64,
-        /// How the host came up.
-        boot: Boot,
-    },
-    /// The present store was accepted on an operator's order.
-    StoreRecovered {
-        /// What was done.
-        recovery: RecoveryRecord,
-    },
-    /// The store is not the one that the physical TPM vouches for.
-    StoreRefused {
-        /// Short name of the reason.
-        code: &'static str,
-        /// What was found.
-        finding: Words,
-    },
-    /// A vRoT was manufactured for a VM and got its certificates.
-    VrotCreated {
-        /// Its number.
-        vrot: VrotId,
-        /// The VM.
-        vm: VmId,
-        /// Whose VM it is.
-        tenant: Tenant,
-        /// Its generation.
-        generation: Generation,
-        /// Name of its identity key.
-        vik: TpmName,
-        /// SHA-256 value of the identity key's certificate.
-        certificate: Digest32,
-    },
-    /// A vRoT was made ahead, and its identity key certified. It belongs to no VM yet.
-    VrotManufactured {
-        /// Its number.
-        vrot: VrotId,
-        /// Name of its identity key.
-        vik: TpmName,
-        /// SHA-256 value of the identity key's certificate.
-        certificate: Digest32,
-    },
-    /// A vRoT's key was destroyed.
-    VrotDeleted {
-        /// Its number.
-        vrot: VrotId,
-        /// The VM it belonged to.
-        vm: VmId,
-    },
-    /// A backend serves a vRoT.
-    VrotStarted {
-        /// Its number.
-        vrot: VrotId,
-    },
-    /// A suspended vRoT goes on.
-    VrotResumed {
-        /// Its number.
-        vrot: VrotId,
-    },
-    /// A vRoT was stopped, and its volatile state kept.
-    VrotSuspended {
-        /// Its number.
-        vrot: VrotId,
-    },
-    /// A vRoT was stopped on demand.
-    VrotStopped {
-        /// Its number.
-        vrot: VrotId,
-    },
 }
 
 /// A log without a break.
@@ -247,13 +101,6 @@ const HASH_FIELD: &str = ",\"hash\":\"";
 const MAX_LINE: u64 = 4 * 1024 * 1024;
 /// Lines that wait for a disk: those of a start, with one for each vRoT of a large host.
 const MAX_PENDING: usize = 4096;
-/// Characters of a text that somebody else may have chosen.
-const MAX_WORDS: usize = 512;
-
-/// Text for people, some of it from outside: what is too long is cut off.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Words(String);
 
 #[derive(Debug)]
 struct End {
@@ -282,19 +129,6 @@ struct Entry<'a> {
 struct Links {
     sequence: u64,
     previous: Digest32,
-}
-
-/// Lines that tell of a recovery.
-#[derive(Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-enum Told {
-    RecoveryFound { batch: u64 },
-    StoreRecovered { recovery: ToldRecovery },
-}
-
-#[derive(Deserialize)]
-struct ToldRecovery {
-    batch: u64,
 }
 
 impl AuditLog {
@@ -391,29 +225,6 @@ impl AuditLog {
         Ok(())
     }
 
-    /// Whether a line says that the recovery was carried out, or found, that is this batch of the
-    /// store. Reads the log from the beginning. Blocks.
-    pub fn tells_of_recovery(&self, batch: u64) -> Result<bool, AuditError> {
-        let failed = |source| AuditError::File {
-            path: self.path.clone(),
-            action: "read",
-            source,
-        };
-        for line in BufReader::new(File::open(&self.path).map_err(failed)?).lines() {
-            let line = line.map_err(failed)?;
-            let told = match serde_json::from_str(&line) {
-                Ok(Told::StoreRecovered { recovery }) => recovery.batch,
-                Ok(Told::RecoveryFound { batch }) => batch,
-                // Other events; that the lines are this log's was checked when it was opened.
-                Err(_) => continue,
-            };
-            if told == batch {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// What was written so far.
     pub fn end(&self) -> Verified {
         let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
@@ -453,17 +264,6 @@ impl End {
             self.untidy = None;
         }
         Ok(())
-    }
-}
-
-impl<T: Into<String>> From<T> for Words {
-    fn from(text: T) -> Self {
-        let mut text = text.into();
-        if let Some((end, _)) = text.char_indices().nth(MAX_WORDS) {
-            text.truncate(end);
-            text.push('…');
-        }
-        Self(text)
     }
 }
 
@@ -584,7 +384,12 @@ fn cut_unfinished_line(file: &mut File) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use cert_chain::{Generation, VmId, VrotId};
+
     use super::*;
+    use crate::rollback::{Boot, RecoveryRecord};
 
     fn log_of(count: usize) -> anyhow::Result<(tempfile::TempDir, PathBuf)> {
         let folder = tempfile::tempdir()?;
@@ -720,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_knows_of_which_recoveries_it_tells() -> anyhow::Result<()> {
+    fn a_log_knows_of_which_recoveries_and_deletions_it_tells() -> anyhow::Result<()> {
         let (_folder, path) = log_of(1)?;
         let log = AuditLog::open(&path)?;
         let recovery = RecoveryRecord {
@@ -746,6 +551,9 @@ mod tests {
                 },
             ],
         )?;
+        let (vrot, vm) = (VrotId::random(), VmId::random());
+        log.append(None, &[Event::VrotDeleted { vrot, vm }])?;
+        assert_eq!(log.deleted()?, BTreeSet::from([vrot]));
         let told = [5, 7, 8, 9].map(|batch| log.tells_of_recovery(batch).ok());
         assert_eq!(told, [false, true, false, true].map(Some));
         Ok(())

@@ -1,8 +1,8 @@
 //! The keys of vRoTs, wrapped under a key derived from the host's root secret.
 //!
 //! Each vRoT has a random state key of its own. What the store keeps of it is worthless without
-//! the root secret, which only this host's TPM unseals, and only in an approved state. Deleting
-//! the wrapped key makes every copy of the vRoT's state worthless too.
+//! the root secret, which only this host's TPM unseals, and only in an approved state. Without the
+//! wrapped key every copy of the vRoT's state is worthless too.
 
 use std::fmt;
 

@@ -108,8 +108,14 @@ impl Manager {
             accepted: accepted.as_str().into(),
         })
         .await?;
+        let audit = Arc::clone(&self.audit);
+        let deleted = blocking(move || audit.deleted()).await??;
         let (ledger, recovery) = blocking(move || {
             guard.recover(store.as_ref(), &accepted, |vrot, generation| {
+                // A backup from before its deletion still has its key.
+                if deleted.contains(&vrot) {
+                    return Ok(Batch::default().delete(vrot));
+                }
                 raised(store.as_ref(), &keyring, vrot, generation)
             })
         })

@@ -314,7 +314,8 @@ impl Manager {
         Ok(self.journal.commit(change).await?)
     }
 
-    /// Deletes a vRoT: its key first, so that a crash on the way leaves nothing that opens.
+    /// Deletes a vRoT: its key first, so that a crash on the way leaves nothing in the store that
+    /// opens. A crash after that is finished at the next start.
     pub async fn delete(&self, key: VrotKey) -> Result<(), ManagerError> {
         let vrot = self.registry.find(key)?;
         let _gate = vrot.gate.lock().await;
@@ -322,11 +323,6 @@ impl Manager {
         let record = vrot.record();
         let now = Timestamp::now();
         let deleted = record.lifecycle.delete(now)?;
-        self.record(Event::VrotDeleted {
-            vrot: record.vrot,
-            vm: record.vm,
-        })
-        .await?;
         let tombstone = StoredVrot::Deleted(Tombstone {
             vrot: record.vrot,
             at: now,
@@ -339,6 +335,12 @@ impl Manager {
             ..record.clone()
         });
         self.registry.remove(&vrot);
+        // Not before: by this line a later recovery knows that the vRoT must not come back.
+        self.record(Event::VrotDeleted {
+            vrot: record.vrot,
+            vm: record.vm,
+        })
+        .await?;
         self.journal
             .commit(Batch::default().delete(record.vrot))
             .await?;

@@ -54,7 +54,7 @@ pub enum Lifecycle {
         #[n(1)]
         cause: StopCause,
     },
-    /// Its key is destroyed: no copy of its state can ever be opened again.
+    /// Its key is gone from the store, and with it all that could be done with its state.
     #[n(4)]
     Deleted {
         /// Since when.

@@ -3,9 +3,11 @@
 
 #![expect(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod bus;
 pub(crate) mod http;
 pub(crate) mod identity;
 pub(crate) mod vmm;
+pub(crate) mod writer;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -17,6 +19,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use bus::Bus;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -244,6 +247,22 @@ impl Host {
         let view = self.json(["show", vm])?;
         let control = view["backend"]["control"].as_str();
         Ok(control.context("it does not run")?.into())
+    }
+
+    /// The daemon's process.
+    pub(crate) fn manager(&self) -> Result<i32> {
+        Ok(self.daemon.id().try_into()?)
+    }
+
+    /// Has everything between this host's manager and its TPM pass by somebody.
+    pub(crate) fn put_bus_between(&mut self) -> Result<Bus> {
+        let bus = Bus::between(&self.path("bus.sock"), &self.path("tpm.sock"))?;
+        self.shut_down()?;
+        let config = fs::read_to_string(self.path("config.toml"))?;
+        let config = config.replace(&self.path("tpm.sock"), &self.path("bus.sock"));
+        fs::write(self.path("config.toml"), config)?;
+        self.start_again()?;
+        Ok(bus)
     }
 
     /// Ends the daemon as a crash would.

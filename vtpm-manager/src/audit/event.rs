@@ -1,0 +1,173 @@
+//! What the log tells.
+
+use cert_chain::{Digest32, Generation, HostName, Tenant, TpmName, VmId, VrotId};
+use serde::Serialize;
+
+use crate::rollback::{Boot, RecoveryRecord};
+
+/// What happened.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Event {
+    /// A backend was found running and taken over.
+    BackendAdopted {
+        /// Whose.
+        vrot: VrotId,
+    },
+    /// A backend ended that nobody had stopped.
+    BackendEnded {
+        /// Whose.
+        vrot: VrotId,
+        /// What is known of it.
+        reason: Words,
+    },
+    /// A vRoT's identity key got a new certificate.
+    CertificateRenewed {
+        /// Whose.
+        vrot: VrotId,
+        /// SHA-256 value of the certificate.
+        certificate: Digest32,
+    },
+    /// A vRoT's identity key got no new certificate. It is tried again; while the reason stays
+    /// the same, there is one line.
+    CertificateRenewalFailed {
+        /// Whose.
+        vrot: VrotId,
+        /// Why.
+        reason: Words,
+    },
+    /// The host's keys were made, or found to be there.
+    HostInitialised {
+        /// Name of the operator's key.
+        policy_key: TpmName,
+    },
+    /// The issuer certified the host.
+    HostEnrolled {
+        /// Its name.
+        host: HostName,
+    },
+    /// The manager runs.
+    ManagerStarted {
+        /// Digest of its program.
+        manager: Digest32,
+    },
+    /// The manager ends.
+    ManagerStopped,
+    /// The operator approved PCR values.
+    PolicyApproved {
+        /// The operator's name for them.
+        label: Words,
+    },
+    /// The store holds a recovery of which this log does not tell: the manager that an operator
+    /// had ordered it from ended right after it. What was ordered stands in the line before.
+    RecoveryFound {
+        /// Number of the batch that the recovery is.
+        batch: u64,
+        /// The generation that it gave out.
+        generation: Generation,
+    },
+    /// An operator orders that the present store be accepted.
+    RecoveryOrdered {
+        /// What is to be accepted.
+        accepted: Words,
+    },
+    /// Somebody asked for something and did not get it.
+    Refused {
+        /// The caller's user id.
+        uid: u32,
+        /// What was asked for.
+        request: Words,
+        /// Why it was refused.
+        reason: Words,
+    },
+    /// The physical TPM vouches for the store.
+    StoreOpened {
+        /// Its newest batch.
+        batch: u64,
+        /// How the host came up.
+        boot: Boot,
+    },
+    /// The present store was accepted on an operator's order.
+    StoreRecovered {
+        /// What was done.
+        recovery: RecoveryRecord,
+    },
+    /// The store is not the one that the physical TPM vouches for.
+    StoreRefused {
+        /// Short name of the reason.
+        code: &'static str,
+        /// What was found.
+        finding: Words,
+    },
+    /// A vRoT was manufactured for a VM and got its certificates.
+    VrotCreated {
+        /// Its number.
+        vrot: VrotId,
+        /// The VM.
+        vm: VmId,
+        /// Whose VM it is.
+        tenant: Tenant,
+        /// Its generation.
+        generation: Generation,
+        /// Name of its identity key.
+        vik: TpmName,
+        /// SHA-256 value of the identity key's certificate.
+        certificate: Digest32,
+    },
+    /// A vRoT was made ahead, and its identity key certified. It belongs to no VM yet.
+    VrotManufactured {
+        /// Its number.
+        vrot: VrotId,
+        /// Name of its identity key.
+        vik: TpmName,
+        /// SHA-256 value of the identity key's certificate.
+        certificate: Digest32,
+    },
+    /// A vRoT's key was destroyed.
+    VrotDeleted {
+        /// Its number.
+        vrot: VrotId,
+        /// The VM it belonged to.
+        vm: VmId,
+    },
+    /// A backend serves a vRoT.
+    VrotStarted {
+        /// Its number.
+        vrot: VrotId,
+    },
+    /// A suspended vRoT goes on.
+    VrotResumed {
+        /// Its number.
+        vrot: VrotId,
+    },
+    /// A vRoT was stopped, and its volatile state kept.
+    VrotSuspended {
+        /// Its number.
+        vrot: VrotId,
+    },
+    /// A vRoT was stopped on demand.
+    VrotStopped {
+        /// Its number.
+        vrot: VrotId,
+    },
+}
+
+/// Text for people, some of it from outside: what is too long is cut off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Words(String);
+
+/// Characters of a text that somebody else may have chosen.
+const MAX_WORDS: usize = 512;
+
+impl<T: Into<String>> From<T> for Words {
+    fn from(text: T) -> Self {
+        let mut text = text.into();
+        if let Some((end, _)) = text.char_indices().nth(MAX_WORDS) {
+            text.truncate(end);
+            text.push('…');
+        }
+        Self(text)
+    }
+}

@@ -1,0 +1,147 @@
+//! A guest that writes without a pause, and what must be there of it afterwards.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result, ensure};
+
+use super::Host;
+use super::vmm::{PASSWORD, Vmm, command, nv_read, with_sessions};
+
+/// Longer than any commit, or any restart of the manager: whoever is answered was told that it is
+/// durable.
+pub(crate) const ANSWERS_MEAN_DURABLE: &str =
+    "durability_deadline_ms = 5000\nbackend_restarts_per_hour = 0\n";
+
+const INDEX: u32 = 0x0150_0001;
+const OWNER: u32 = 0x4000_0001;
+
+/// A guest that writes rising numbers into its NV memory.
+pub(crate) struct Writer {
+    done: Arc<AtomicBool>,
+    thread: JoinHandle<Written>,
+}
+
+#[derive(Default)]
+struct Written {
+    /// The last number that was answered.
+    last: u64,
+    error: Option<anyhow::Error>,
+}
+
+impl Writer {
+    pub(crate) fn start(mut vmm: Vmm) -> Self {
+        let done = Arc::new(AtomicBool::new(false));
+        let is_done = Arc::clone(&done);
+        let thread = thread::spawn(move || {
+            let mut written = Written::default();
+            match number(&mut vmm) {
+                Ok(found) => written.last = found,
+                Err(error) => {
+                    written.error = Some(error);
+                    return written;
+                }
+            }
+            while !is_done.load(Ordering::SeqCst) {
+                let next = written.last + 1;
+                if let Err(error) = write(&mut vmm, next) {
+                    written.error = Some(error);
+                    break;
+                }
+                written.last = next;
+            }
+            written
+        });
+        Self { done, thread }
+    }
+
+    /// Waits until the guest's TPM is gone: the last number that was answered.
+    pub(crate) fn end(self) -> Result<u64> {
+        let written = self
+            .thread
+            .join()
+            .map_err(|_| anyhow::anyhow!("the guest"))?;
+        written.error.context("its TPM did not end")?;
+        Ok(written.last)
+    }
+
+    /// Stops the guest: the last number that it wrote. No command may have failed.
+    pub(crate) fn stop(self) -> Result<u64> {
+        self.done.store(true, Ordering::SeqCst);
+        let written = self
+            .thread
+            .join()
+            .map_err(|_| anyhow::anyhow!("the guest"))?;
+        match written.error {
+            None => Ok(written.last),
+            Some(error) => Err(error.context("a command failed")),
+        }
+    }
+}
+
+/// A vRoT with an index in its NV memory; it is stopped.
+pub(crate) fn prepared(host: &Host) -> Result<String> {
+    let vm = host.create()?;
+    host.ctl(["start", &vm])?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    // OWNERWRITE, OWNERREAD, NO_DA; 8 bytes.
+    let public = [
+        &INDEX.to_be_bytes()[..],
+        &[0x00, 0x0b],
+        &0x0202_0002u32.to_be_bytes(),
+        &[0, 0, 0, 8],
+    ]
+    .concat();
+    let length = u16::try_from(public.len())?.to_be_bytes();
+    let define = [
+        &OWNER.to_be_bytes()[..],
+        PASSWORD,
+        &[0, 0],
+        &length,
+        &public,
+    ]
+    .concat();
+    vmm.succeed(&with_sessions(command(0x12a, &define)))?;
+    write(&mut vmm, 0)?;
+    drop(vmm);
+    host.ctl(["stop", &vm])?;
+    Ok(vm)
+}
+
+pub(crate) fn attach(host: &Host, vm: &str) -> Result<Vmm> {
+    host.ctl(["start", vm])?;
+    Vmm::attach(&host.control(vm)?)
+}
+
+/// Starts from what is durable, and stops again.
+pub(crate) fn check(host: &Host, vm: &str, told: u64) -> Result<()> {
+    let mut vmm = attach(host, vm)?;
+    let found = number(&mut vmm)?;
+    drop(vmm);
+    host.ctl(["stop", vm])?;
+    ensure!(found >= told, "told {told}, found {found}");
+    // At most the one that was under way is more.
+    ensure!(found <= told + 1 || told == 0, "told {told}, found {found}");
+    Ok(())
+}
+
+/// TPM2_NV_Write with the owner's empty password.
+fn write(vmm: &mut Vmm, number: u64) -> Result<()> {
+    let parameters = [
+        &OWNER.to_be_bytes()[..],
+        &INDEX.to_be_bytes(),
+        PASSWORD,
+        &[0, 8],
+        &number.to_be_bytes(),
+        &[0, 0],
+    ]
+    .concat();
+    vmm.succeed(&with_sessions(command(0x137, &parameters)))?;
+    Ok(())
+}
+
+fn number(vmm: &mut Vmm) -> Result<u64> {
+    let bytes = nv_read(vmm, INDEX)?;
+    Ok(u64::from_be_bytes(bytes.as_slice().try_into()?))
+}
