@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use support::vmm::{PASSWORD, Vmm, command, with_sessions};
+use support::vmm::{Vmm, command, define_index};
 use support::{Host, said, wait_until};
 
 #[test]
@@ -115,21 +115,4 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.at).status();
     }
-}
-
-/// TPM2_NV_DefineSpace in the owner hierarchy: changes permanent state.
-fn define_index(vmm: &mut Vmm, index: u32) -> Result<()> {
-    let public = [
-        &index.to_be_bytes()[..],
-        &[0x00, 0x0b],
-        // OWNERWRITE, OWNERREAD, NO_DA; 8 bytes.
-        &0x0202_0002u32.to_be_bytes(),
-        &[0, 0, 0, 8],
-    ]
-    .concat();
-    let owner = 0x4000_0001u32.to_be_bytes();
-    let length = u16::try_from(public.len())?.to_be_bytes();
-    let parameters = [&owner[..], PASSWORD, &[0, 0], &length, &public].concat();
-    vmm.succeed(&with_sessions(command(0x12a, &parameters)))?;
-    Ok(())
 }

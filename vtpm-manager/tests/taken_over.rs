@@ -17,7 +17,7 @@ use std::thread;
 use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::vmm::{PASSWORD, Vmm, command, with_sessions};
+use support::vmm::{OWNER, PASSWORD, Vmm, command, define_index, with_sessions};
 use support::{Host, TENANT, wait_until};
 use uuid::Uuid;
 
@@ -218,24 +218,6 @@ impl Writer {
 }
 
 const INDEX: u32 = 0x0150_0001;
-const OWNER: u32 = 0x4000_0001;
-
-/// TPM2_NV_DefineSpace
-fn define_index(vmm: &mut Vmm, index: u32) -> Result<()> {
-    // OWNERWRITE, OWNERREAD, NO_DA; 8 bytes.
-    let public = [
-        &index.to_be_bytes()[..],
-        &[0x00, 0x0b],
-        &0x0202_0002u32.to_be_bytes(),
-        &[0, 0, 0, 8],
-    ]
-    .concat();
-    let length = u16::try_from(public.len())?.to_be_bytes();
-    let owner = OWNER.to_be_bytes();
-    let define = [&owner[..], PASSWORD, &[0, 0], &length, &public].concat();
-    vmm.succeed(&with_sessions(command(0x12a, &define)))?;
-    Ok(())
-}
 
 /// TPM2_NV_UndefineSpace
 fn undefine_index(vmm: &mut Vmm, index: u32) -> Result<()> {

@@ -141,6 +141,26 @@ pub(crate) fn command(code: u32, parameters: &[u8]) -> Vec<u8> {
     .concat()
 }
 
+/// `TPM_RH_OWNER`
+pub(crate) const OWNER: u32 = 0x4000_0001;
+
+/// TPM2_NV_DefineSpace in the owner hierarchy, for eight bytes: changes permanent state.
+pub(crate) fn define_index(vmm: &mut Vmm, index: u32) -> Result<()> {
+    let public = [
+        &index.to_be_bytes()[..],
+        &[0x00, 0x0b],
+        // OWNERWRITE, OWNERREAD, NO_DA.
+        &0x0202_0002u32.to_be_bytes(),
+        &[0, 0, 0, 8],
+    ]
+    .concat();
+    let length = u16::try_from(public.len())?.to_be_bytes();
+    let owner = OWNER.to_be_bytes();
+    let define = [&owner[..], PASSWORD, &[0, 0], &length, &public].concat();
+    vmm.succeed(&with_sessions(command(0x12a, &define)))?;
+    Ok(())
+}
+
 /// Reads a whole index with its own, empty authorization.
 pub(crate) fn nv_read(vmm: &mut Vmm, index: u32) -> Result<Vec<u8>> {
     // TPM2_NV_ReadPublic; the data size is the last field of TPMS_NV_PUBLIC.
@@ -153,7 +173,7 @@ pub(crate) fn nv_read(vmm: &mut Vmm, index: u32) -> Result<Vec<u8>> {
         let offset = u16::try_from(contents.len())?;
         // TPM2_NV_Read with the owner's empty password.
         let parameters = [
-            &0x4000_0001u32.to_be_bytes()[..],
+            &OWNER.to_be_bytes()[..],
             &index.to_be_bytes(),
             PASSWORD,
             &part.to_be_bytes(),

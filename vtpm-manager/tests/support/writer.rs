@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use anyhow::{Context, Result, ensure};
 
 use super::Host;
-use super::vmm::{PASSWORD, Vmm, command, nv_read, with_sessions};
+use super::vmm::{OWNER, PASSWORD, Vmm, command, define_index, nv_read, with_sessions};
 
 /// Longer than any commit, or any restart of the manager: whoever is answered was told that it is
 /// durable.
@@ -15,7 +15,6 @@ pub(crate) const ANSWERS_MEAN_DURABLE: &str =
     "durability_deadline_ms = 5000\nbackend_restarts_per_hour = 0\n";
 
 const INDEX: u32 = 0x0150_0001;
-const OWNER: u32 = 0x4000_0001;
 
 /// A guest that writes rising numbers into its NV memory.
 pub(crate) struct Writer {
@@ -85,24 +84,7 @@ pub(crate) fn prepared(host: &Host) -> Result<String> {
     let vm = host.create()?;
     host.ctl(["start", &vm])?;
     let mut vmm = Vmm::attach(&host.control(&vm)?)?;
-    // OWNERWRITE, OWNERREAD, NO_DA; 8 bytes.
-    let public = [
-        &INDEX.to_be_bytes()[..],
-        &[0x00, 0x0b],
-        &0x0202_0002u32.to_be_bytes(),
-        &[0, 0, 0, 8],
-    ]
-    .concat();
-    let length = u16::try_from(public.len())?.to_be_bytes();
-    let define = [
-        &OWNER.to_be_bytes()[..],
-        PASSWORD,
-        &[0, 0],
-        &length,
-        &public,
-    ]
-    .concat();
-    vmm.succeed(&with_sessions(command(0x12a, &define)))?;
+    define_index(&mut vmm, INDEX)?;
     write(&mut vmm, 0)?;
     drop(vmm);
     host.ctl(["stop", &vm])?;
