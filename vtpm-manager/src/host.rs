@@ -253,18 +253,13 @@ fn belongs(enrolment: &Enrolment, host: &HostPublic) -> Result<(), HostError> {
         ("endorsement key", &claims.ek, host.ek_public.name()),
         ("policy key", &claims.policy_key, host.policy_key.name()),
     ] {
-        is_own(which, found, own)?;
+        if *found != own {
+            return Err(HostError::CertificateOfAnother {
+                which,
+                found: found.clone(),
+                own,
+            });
+        }
     }
     Ok(())
-}
-
-fn is_own(which: &'static str, found: &TpmName, own: TpmName) -> Result<(), HostError> {
-    if *found == own {
-        return Ok(());
-    }
-    Err(HostError::CertificateOfAnother {
-        which,
-        found: found.clone(),
-        own,
-    })
 }

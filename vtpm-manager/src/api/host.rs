@@ -91,7 +91,9 @@ pub(super) async fn store_is_open(
     request: Request,
     next: Next,
 ) -> Response {
-    if request.uri().path().starts_with("/v1/vrots") {
+    let about_vrots = request.uri().path().starts_with("/v1/vrots");
+    // Launches pass here: a task of its own is for who may have to open the store.
+    if about_vrots && !matches!(manager.standing(), Standing::Open { .. }) {
         let ready: Result<(), ManagerError> =
             to_its_end(&manager, |manager| async move { manager.ready().await }).await;
         if let Err(error) = ready {
