@@ -15,7 +15,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -436,30 +435,17 @@ fn tool(line: &str) -> Result<()> {
     Ok(())
 }
 
-/// The backend, freshly built: cargo does not build another package's programs for a test.
-fn backend_program() -> Result<&'static Path> {
-    static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| build_backend().map_err(|error| format!("{error:#}")));
-    program
-        .as_deref()
-        .map_err(|error| anyhow::anyhow!("{error}"))
-}
-
-fn build_backend() -> Result<PathBuf> {
+/// The backend, beside the daemon. Tests build nothing, and cargo does not build another package's
+/// programs for a test: `make test` builds all of them first.
+fn backend_program() -> Result<PathBuf> {
     let daemon = Path::new(env!("CARGO_BIN_EXE_vtpm-managerd"));
-    let profile = daemon.parent().context("programs lie in a folder")?;
-    let target = profile.parent().context("the profile lies in a folder")?;
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .args(["build", "--quiet", "--package", "vtpm-backend", "--bins"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .env("CARGO_TARGET_DIR", target);
-    if profile.ends_with("release") {
-        cargo.arg("--release");
-    }
-    let built = said(&mut cargo)?;
-    ensure!(built.status == 0, "{}", built.err);
-    Ok(profile.join("vtpm-backend"))
+    let backend = daemon.with_file_name("vtpm-backend");
+    ensure!(
+        backend.is_file(),
+        "{} is missing: build the programs first, with `cargo build --workspace --bins`",
+        backend.display()
+    );
+    Ok(backend)
 }
 
 /// Backends and TPM outlive the daemon; none of them outlives the test.
