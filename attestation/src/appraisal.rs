@@ -34,7 +34,7 @@ pub fn appraise(evidence: VerifiedEvidence, policy: &Policy) -> AttestationResul
 
     let mut vm = LayerResult::new();
     check_vm_identity(&mut vm, &evidence, expect);
-    check_anchoring(&mut vm, evidence.leaf(), expect);
+    check_anchoring(&mut vm, evidence.chain().host(), evidence.leaf(), expect);
     check_boot(&mut vm, evidence.layer(Layer::Vm), policy.vm_reference());
     vm.limit_to(&host);
 

@@ -72,10 +72,11 @@ pub enum CutOff {
     /// It may have; the last time is told.
     #[n(1)]
     Possible {
-        /// Number of the first batch that the host's store took afterwards.
+        /// Number of the first batch that the host's store took afterwards. It rises from one
+        /// loss to the next, whatever becomes of the host's clock: this tells them apart.
         #[n(0)]
         batch: u64,
-        /// When that was, by the host's clock, in seconds since 1970.
+        /// When that was, by the host's clock, in seconds since 1970: for people to read.
         #[n(1)]
         time: u64,
         /// What was changed this many seconds before the loss may be missing; nothing older.

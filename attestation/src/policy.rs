@@ -9,7 +9,7 @@
 //! tenant = "acme"                  # vm or tenant, or both
 //! hosts = ["host-1.example.org"]
 //! # anchor = "strict"              # no loss of power may take state back
-//! # power_losses_accepted_until = 1764082213
+//! # power_losses_accepted = { "host-1.example.org" = 17 }
 //!
 //! [freshness]
 //! result_lifetime_s = 300
@@ -24,6 +24,7 @@
 //! digests = ["<64 hexadecimal digits>"]
 //! ```
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,10 +64,12 @@ pub struct Expectation {
     min_generation: u64,
     /// How the host must anchor its vRoTs' state; without this field either way will do.
     pub anchor: Option<ExpectedAnchoring>,
-    /// Losses of power on a host that may have cut off state earn a warning for good. Up to this
-    /// time, in seconds since 1970, the relying party has looked at them and accepts them.
+    /// A loss of power on a host that may have cut off state earns a warning for good. For each
+    /// host, the one that the relying party has looked at and accepts: the number of the first
+    /// batch after it, which the warning names. A host numbers its batches upwards and never
+    /// anew, and its clock plays no part; so any other loss, also a later one, is not accepted.
     #[serde(default)]
-    pub power_losses_accepted_until: u64,
+    pub power_losses_accepted: BTreeMap<HostName, u64>,
 }
 
 /// What a policy can ask of a host's rollback anchor.
@@ -84,6 +87,15 @@ pub enum PolicyError {
     /// Nothing says whose evidence is meant.
     #[error("the policy names neither a VM nor a tenant: set `vm` or `tenant` in [expect]")]
     NoSubject,
+    /// A loss of power is accepted on a host that is not.
+    #[error(
+        "`power_losses_accepted` in [expect] names {host}, which is not among `hosts`: correct \
+         the name, or remove the entry"
+    )]
+    PowerLossElsewhere {
+        /// The host.
+        host: HostName,
+    },
     /// No host is acceptable.
     #[error("the policy names no host: list at least one in `hosts` in [expect]")]
     NoHosts,
@@ -180,6 +192,10 @@ impl Policy {
         }
         if document.expect.hosts.is_empty() {
             return Err(PolicyError::NoHosts);
+        }
+        let accepted = &document.expect.power_losses_accepted;
+        if let Some(host) = (accepted.keys()).find(|host| !document.expect.hosts.contains(host)) {
+            return Err(PolicyError::PowerLossElsewhere { host: host.clone() });
         }
         for (layer, policy) in [("host", &document.host), ("vm", &document.vm)] {
             if !policy.reference.says_what_booted() {

@@ -191,6 +191,11 @@ fn a_pcr_of_which_the_policy_does_not_speak_earns_a_warning() {
     assert_eq!(reasons(&result, Layer::Vm), ["pcr-without-reference"]);
 }
 
+fn accepted(batch: u64) -> String {
+    let (host, _) = host_and_vm();
+    format!("power_losses_accepted = {{ \"{}\" = {batch} }}", host.name)
+}
+
 /// What a policy with these lines under `[expect]` makes of a leaf with this anchor.
 fn anchored(anchoring: Anchoring, cut_off: CutOff, lines: &str) -> AttestationResult {
     let (host, vm) = host_and_vm();
@@ -217,8 +222,14 @@ fn state_that_a_loss_of_power_may_have_cut_off_earns_a_warning_until_it_is_accep
         window_s: 600,
     };
     let checkpoint = Anchoring::Checkpoint(600);
-    for lines in ["", "power_losses_accepted_until = 1_699_999_999"] {
-        let result = anchored(checkpoint, cut_off, lines);
+    // Whatever the clock of the host said: an acceptance names one loss on one host.
+    for lines in [
+        String::new(),
+        accepted(16),
+        accepted(18),
+        "power_losses_accepted = {}".to_owned(),
+    ] {
+        let result = anchored(checkpoint, cut_off, &lines);
         assert_eq!(result.verdict(), Verdict::Warning);
         assert_eq!(reasons(&result, Layer::Vm), ["state-cut-off"]);
         let text = &result.layer(Layer::Vm).reasons()[0].text;
@@ -227,15 +238,37 @@ fn state_that_a_loss_of_power_may_have_cut_off_earns_a_warning_until_it_is_accep
             "{text}"
         );
     }
-    let accepted = "power_losses_accepted_until = 1_700_000_000";
-    assert_eq!(
-        anchored(checkpoint, cut_off, accepted).verdict(),
-        Verdict::Affirming
-    );
-    let claims = anchored(checkpoint, cut_off, accepted).to_json();
+    let result = anchored(checkpoint, cut_off, &accepted(17));
+    assert_eq!(result.verdict(), Verdict::Affirming);
+    let claims = result.to_json();
     assert!(
         claims.to_string().contains("possible before batch 17"),
         "{claims}"
+    );
+}
+
+#[test]
+fn a_second_loss_of_power_is_not_the_accepted_one_wherever_the_clock_was_put() {
+    for time in [0, 1_699_999_999, 1_700_000_000, 1_700_000_001] {
+        let second = CutOff::Possible {
+            batch: 23,
+            time,
+            window_s: 600,
+        };
+        let result = anchored(Anchoring::Checkpoint(600), second, &accepted(17));
+        assert_eq!(reasons(&result, Layer::Vm), ["state-cut-off"]);
+    }
+}
+
+#[test]
+fn a_loss_of_power_is_accepted_on_a_host_of_the_policy_only() {
+    let (host, vm) = host_and_vm();
+    let line = "power_losses_accepted = { \"host-9.example.org\" = 17 }";
+    let text = (host.policy_text(&vm)).replace("[expect]\n", &format!("[expect]\n{line}\n"));
+    let refused = policy(&host, &text);
+    assert!(
+        matches!(&refused, Err(PolicyError::PowerLossElsewhere { host }) if host.to_string() == "host-9.example.org"),
+        "{refused:?}"
     );
 }
 

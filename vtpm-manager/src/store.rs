@@ -51,6 +51,11 @@ pub trait Store: Send + Sync + 'static {
     fn syncs(&self) -> u64 {
         0
     }
+
+    /// Bytes that it wrote to its disk, since it was opened; 0 without a disk.
+    fn written(&self) -> u64 {
+        0
+    }
 }
 
 /// Rollback evidence in a store: what [`crate::rollback::decide`] holds against the anchor.

@@ -1,10 +1,17 @@
 //! Whether the vRoT's state can be an older one than was acknowledged.
 
+use cert_chain::HostName;
+
 use crate::host_leaf::{Anchoring, CutOff, HostLeaf};
 use crate::policy::{Expectation, ExpectedAnchoring};
 use crate::result::{Claim, LayerResult};
 
-pub(super) fn check_anchoring(result: &mut LayerResult, leaf: &HostLeaf, expect: &Expectation) {
+pub(super) fn check_anchoring(
+    result: &mut LayerResult,
+    host: &HostName,
+    leaf: &HostLeaf,
+    expect: &Expectation,
+) {
     match (expect.anchor, leaf.anchoring) {
         (Some(ExpectedAnchoring::Strict), Anchoring::Checkpoint(seconds)) => result.contradict(
             Claim::Configuration,
@@ -21,12 +28,13 @@ pub(super) fn check_anchoring(result: &mut LayerResult, leaf: &HostLeaf, expect:
             batch,
             time,
             window_s,
-        } if time > expect.power_losses_accepted_until => result.warn(
+        } if expect.power_losses_accepted.get(host) != Some(&batch) => result.warn(
             Claim::Configuration,
             "state-cut-off",
             format!(
                 "a loss of power before batch {batch} of the host's store, made {time} s after \
-                 1970, may have cut off the last {window_s} s of the vRoT's state unseen"
+                 1970 by the host's clock, may have cut off the last {window_s} s of the vRoT's \
+                 state unseen; `power_losses_accepted` in the policy can name the batch"
             ),
         ),
         CutOff::Possible { .. } | CutOff::Excluded => {}

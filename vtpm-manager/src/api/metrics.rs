@@ -115,6 +115,11 @@ fn render(manager: &Manager, unadopted: Unadopted) -> String {
         "How often the store waited for the disk: at least once in each batch.",
         manager.journal().store().syncs(),
     );
+    text.counter(
+        "vrot_store_written_bytes_total",
+        "Bytes that the store wrote to its disk.",
+        manager.journal().store().written(),
+    );
     text.gauge(
         "vrot_store_open",
         "1 if the physical TPM vouches for the store, else 0.",
@@ -156,8 +161,13 @@ fn render(manager: &Manager, unadopted: Unadopted) -> String {
         text.labelled("vrot_rollback_policy", &policy, 1);
         let loss = rollback.power_loss;
         text.gauge(
+            "vrot_rollback_power_loss_batch",
+            "The first batch after the last loss of power that may have cut off state; 0 if none. It rises with each such loss.",
+            loss.map_or(0, |loss| loss.batch.number()),
+        );
+        text.gauge(
             "vrot_rollback_power_loss_time_seconds",
-            "The last start after a loss of power that may have cut off state, since 1970; 0 if none.",
+            "When that was by the host's clock, since 1970, for people to read; 0 if none.",
             loss.map_or(0, |loss| loss.time.number()),
         );
         text.gauge(

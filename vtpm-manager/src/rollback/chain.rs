@@ -38,7 +38,7 @@ pub struct Batch {
 pub struct PowerLoss {
     /// The batch that the start made: what may be missing came before it.
     pub batch: Epoch,
-    /// When that was, by the host's clock.
+    /// When that was, by the host's clock: for people to read.
     pub time: UnixSeconds,
     /// Changes made this long before the loss may be missing, and no older ones.
     pub window: CheckpointInterval,
@@ -82,8 +82,8 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Salt([u8; 16]);
 
-/// Seconds since 1970 by the host's clock: for people to read, and to tell when a checkpoint is
-/// due. Whether a store is accepted never depends on it.
+/// Seconds since 1970 by the host's clock: for people to read. Nothing is ordered, accepted or
+/// found to be due by it: it can be put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize)]
 #[cbor(transparent)]
 #[serde(transparent)]
@@ -422,12 +422,6 @@ impl UnixSeconds {
     /// The number.
     pub const fn number(self) -> u64 {
         self.0
-    }
-
-    /// How long ago this was, at most a second too long; `None` where it is yet to come.
-    pub fn age_at(self, now: SystemTime) -> Option<Duration> {
-        let then = UNIX_EPOCH.checked_add(Duration::from_secs(self.0))?;
-        now.duration_since(then).ok()
     }
 }
 

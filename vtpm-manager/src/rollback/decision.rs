@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use cert_chain::{Generation, VrotId};
 use serde::Serialize;
 
-use super::chain::{Batch, BatchError, Epoch, Kind, Link, UnixSeconds};
+use super::chain::{Batch, BatchError, Epoch, Kind, Link};
 use super::contents::{self, Differences};
 use super::keys::RollbackKeys;
 use super::leaf::Leaf;
@@ -273,7 +273,6 @@ fn judge(
         durable: durable.anchor(),
         floor: floor(durable.anchor(), after_durable),
         changes_uncovered: changes(after_durable),
-        uncovered_since: oldest_change(after_durable),
         tree,
         leaves,
         boot,
@@ -444,16 +443,6 @@ fn changes(batches: &[Batch]) -> usize {
         .iter()
         .filter(|batch| *batch.kind() == Kind::Changes)
         .count()
-}
-
-/// When the first change that the durable register does not cover was made, by the clock of then:
-/// one that was put back meanwhile makes it look younger by as much.
-fn oldest_change(batches: &[Batch]) -> Option<UnixSeconds> {
-    batches
-        .iter()
-        .filter(|batch| *batch.kind() == Kind::Changes)
-        .map(Batch::time)
-        .next()
 }
 
 /// The last batch that the durable register must not stay behind.

@@ -92,11 +92,6 @@ impl Host {
         self.passed += Duration::from_secs(seconds);
     }
 
-    /// Somebody puts the clock back.
-    pub(super) fn put_clock_back(&mut self, seconds: u64) {
-        self.passed -= Duration::from_secs(seconds);
-    }
-
     /// Somebody takes the clock's battery out.
     pub(super) fn put_clock_back_to_1970(&mut self) {
         self.wall = Some(SystemTime::UNIX_EPOCH);

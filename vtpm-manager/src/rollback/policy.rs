@@ -29,7 +29,7 @@ pub struct Window {
 /// One moment on two clocks: one to write down, one to measure with.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
-    /// The host's clock, which may jump.
+    /// The host's clock, which may jump: nothing is decided or ordered by it.
     pub wall: SystemTime,
     /// A clock that only goes forward.
     pub monotonic: Instant,
@@ -74,10 +74,5 @@ impl Moment {
             wall: SystemTime::now(),
             monotonic: Instant::now(),
         }
-    }
-
-    /// The instant this long before; this one, where the clock does not go back so far.
-    pub(super) fn earlier(self, age: Duration) -> Instant {
-        self.monotonic.checked_sub(age).unwrap_or(self.monotonic)
     }
 }

@@ -23,8 +23,6 @@ pub struct Start {
     pub(super) durable: Option<Anchor>,
     pub(super) floor: Epoch,
     pub(super) changes_uncovered: usize,
-    /// When the oldest of them was made.
-    pub(super) uncovered_since: Option<UnixSeconds>,
     pub(super) tree: StateTree,
     pub(super) leaves: BTreeMap<VrotId, Leaf>,
     pub(super) boot: Boot,
@@ -83,10 +81,9 @@ impl Start {
     /// writes both registers: from then on, what another store made of the same past is
     /// another branch.
     ///
-    /// The age of uncovered batches is that of the batches, not of this process: managers that
-    /// die one after the other do not keep the window open. Where a batch is older than the
-    /// policy allows, or its time lies ahead of the host's clock and so says nothing, a
-    /// checkpoint is made here.
+    /// What an earlier manager left uncovered is covered here, at the price of one flash write
+    /// for a manager that was killed: how old it is, only a clock could say that can be put
+    /// back, and managers that die one after the other must not keep the window open.
     pub fn begin<R: AnchorRegisters, E>(
         self,
         registers: R,
@@ -95,8 +92,6 @@ impl Start {
         store: impl FnOnce(&Writes) -> Result<(), E>,
     ) -> Result<Ledger<R>, CommitError<E>> {
         let epoch = self.head.epoch();
-        let age = self.uncovered_since.map(|since| since.age_at(now.wall));
-        let is_due = age.is_some_and(|age| age.is_none_or(|age| age >= policy.limit()));
         let mut ledger = Ledger {
             keys: self.keys,
             registers,
@@ -109,7 +104,7 @@ impl Start {
             floor: self.floor,
             uncovered: Uncovered {
                 batches: u64::try_from(self.changes_uncovered).unwrap_or(u64::MAX),
-                since: age.map(|age| now.earlier(age.unwrap_or_default())),
+                since: (self.changes_uncovered > 0).then_some(now.monotonic),
             },
         };
         if ledger.volatile.is_none() {
@@ -120,7 +115,7 @@ impl Start {
                 .settle()
                 .map_err(|source| CommitError::Unanchored { epoch, source })?;
         }
-        if is_due {
+        if ledger.uncovered.batches > 0 {
             ledger
                 .checkpoint()
                 .map_err(|source| CommitError::Unanchored { epoch, source })?;
@@ -129,15 +124,15 @@ impl Start {
     }
 }
 
-/// What the batch of a start after a TPM reset says of losses of power. Never earlier than the
-/// batch before it, so that a clock that was put back does not make it an old story.
+/// What the batch of a start after a TPM reset says of losses of power. Its number tells it from
+/// every other one; its time is for people to read.
 fn power_loss(boot: Boot, head: &Batch, now: Moment) -> Option<PowerLoss> {
     match boot {
         Boot::AfterPowerLoss {
             cut_off: Some(window),
         } => Some(PowerLoss {
             batch: head.epoch().next(),
-            time: UnixSeconds::of(now.wall).max(head.time()),
+            time: UnixSeconds::of(now.wall),
             window,
         }),
         Boot::AfterPowerLoss { cut_off: None }

@@ -159,6 +159,10 @@ impl Store for EmbeddedStore {
         self.doubt.syncs()
     }
 
+    fn written(&self) -> u64 {
+        self.doubt.written()
+    }
+
     fn vrots(&self) -> Result<Vec<VrotId>, StoreError> {
         self.with(|database| {
             let transaction = database.begin_read().map_err(read)?;

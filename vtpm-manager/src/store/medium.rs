@@ -32,6 +32,8 @@ pub(super) struct Doubt {
     raised: Arc<AtomicBool>,
     /// How often the medium was asked.
     syncs: Arc<AtomicU64>,
+    /// Bytes that were written to it.
+    written: Arc<AtomicU64>,
 }
 
 /// A backend that remembers in [`Doubt`] when a sync failed, and counts them all.
@@ -69,6 +71,7 @@ impl Default for Doubt {
         Self {
             raised: Arc::new(AtomicBool::new(true)),
             syncs: Arc::default(),
+            written: Arc::default(),
         }
     }
 }
@@ -88,6 +91,10 @@ impl Doubt {
 
     pub(super) fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 }
 
@@ -180,6 +187,8 @@ impl StorageBackend for Watched {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        self.doubt.written.fetch_add(length, Ordering::Relaxed);
         self.backend.write(offset, data)
     }
 
