@@ -12,7 +12,9 @@ use nix::unistd::{Group, User};
 use serde::Deserialize;
 use vtpm_backend::admission::VmmAdmission;
 
-use crate::anchor::{AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, Tcti};
+use crate::anchor::{
+    AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, Tcti, measures_a_boot,
+};
 use crate::backend::UidRange;
 use crate::rollback::{AnchorPolicy, CheckpointInterval};
 
@@ -356,7 +358,7 @@ impl Config {
             },
             anchor: AnchorConfig {
                 tpm: file.tpm,
-                policy_pcrs: selection(&file.policy_pcrs, "policy_pcrs", path)?,
+                policy_pcrs: policy_selection(&file.policy_pcrs, path)?,
                 quoted_pcrs: selection(&file.quoted_pcrs, "quoted_pcrs", path)?,
                 record: file.state_dir.join("anchor.json"),
             },
@@ -497,6 +499,17 @@ fn selection(pcrs: &[u8], field: &'static str, config: &Path) -> Result<PcrSelec
     }
     PcrSelection::new(pcrs.iter().copied())
         .map_err(|error: PcrSelectionError| refused(error.to_string()))
+}
+
+/// The PCRs under policy, among them some that a boot changes: any program can reset the others.
+fn policy_selection(pcrs: &[u8], config: &Path) -> Result<PcrSelection, ConfigError> {
+    let selection = selection(pcrs, "policy_pcrs", config)?;
+    measures_a_boot(selection).map_err(|error| ConfigError::Pcrs {
+        config: config.to_owned(),
+        field: "policy_pcrs",
+        reason: error.to_string(),
+    })?;
+    Ok(selection)
 }
 
 fn default_state_dir() -> PathBuf {
@@ -650,6 +663,10 @@ mod tests {
             ),
             (
                 "tpm = \"device:/dev/tpm0\"\npolicy_pcrs = [24]",
+                "policy_pcrs",
+            ),
+            (
+                "tpm = \"device:/dev/tpm0\"\npolicy_pcrs = [16, 23]",
                 "policy_pcrs",
             ),
             (

@@ -107,7 +107,16 @@ fn bodies_are_as_they_are_described() -> Result<()> {
     std::fs::write(&pcrs, policy.to_string())?;
     let key = host.path("operator.pem");
     host.ctl([
-        "host", "policy", "sign", "--key", &key, "--pcrs", &pcrs, "--out", &approval,
+        "host",
+        "policy",
+        "sign",
+        "--key",
+        &key,
+        "--pcrs",
+        &pcrs,
+        "--out",
+        &approval,
+        "--accept-unextended",
     ])?;
     api.post(
         "/v1/host/policy/approvals",

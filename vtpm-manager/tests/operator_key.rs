@@ -172,7 +172,16 @@ fn the_private_key_is_nowhere_but_where_it_was_made_and_the_host_is_approved_all
     fs::write(&pcrs, host.json(["host", "policy", "show"])?.to_string())?;
     let key = host.path("operator.pem");
     host.ctl([
-        "host", "policy", "sign", "--key", &key, "--pcrs", &pcrs, "--out", &approval,
+        "host",
+        "policy",
+        "sign",
+        "--key",
+        &key,
+        "--pcrs",
+        &pcrs,
+        "--out",
+        &approval,
+        "--accept-unextended",
     ])?;
     host.ctl(["host", "policy", "approve", &approval])?;
     host.ctl(enrol(&host))?;

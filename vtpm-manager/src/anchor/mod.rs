@@ -18,6 +18,7 @@
 //! certificate, nor open its state, until the operator approves what it booted.
 
 mod approval;
+mod boot_pcrs;
 mod bridge;
 mod config;
 mod error;
@@ -56,6 +57,8 @@ use vtpm_backend::locked::Locked;
 use zeroize::Zeroizing;
 
 pub use approval::{Approval, ApprovalError, POLICY_REF};
+pub(crate) use boot_pcrs::measures_a_boot;
+pub use boot_pcrs::{InsufficientPcrs, RequiredPcrs};
 pub use config::{
     AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, IK_HANDLE, SRK_HANDLE, Tcti, TctiError,
 };
@@ -93,7 +96,7 @@ pub struct HostPolicy {
 /// One approval beside the present state of the host.
 #[derive(Clone, Debug)]
 pub struct ApprovalStatus {
-    /// The operator's name for it.
+    /// What the note in it calls it. The signature does not cover the note.
     pub label: String,
     /// Where the PCRs differ from it; nowhere, if it is in force.
     pub differences: Vec<PcrDifference>,

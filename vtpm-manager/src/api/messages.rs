@@ -108,7 +108,7 @@ pub(super) struct HostPolicyApproval {
     kind: String,
     #[schema(minimum = 1, maximum = 1)]
     version: u64,
-    /// For people: which software this is.
+    /// For people: which software this is. The signature does not cover it.
     label: String,
     /// Name of the key that signed.
     #[schema(pattern = "^([0-9a-f]{2})*$")]

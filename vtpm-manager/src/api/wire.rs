@@ -200,7 +200,7 @@ pub struct PolicyView {
 /// One approval beside the present state of the host.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ApprovalView {
-    /// The operator's name for it.
+    /// What the note in it calls it. The signature does not cover the note.
     pub label: String,
     /// Where the PCRs differ from it; nowhere, if it is in force.
     pub differences: Vec<DifferenceView>,

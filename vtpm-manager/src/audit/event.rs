@@ -56,7 +56,7 @@ pub enum Event {
     ManagerStopped,
     /// The operator approved PCR values.
     PolicyApproved {
-        /// The operator's name for them.
+        /// What the note in the approval calls them. The signature does not cover the note.
         label: Words,
     },
     /// The store holds a recovery of which this log does not tell: the manager that an operator

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use cert_chain::{Digest32, Domain, Tenant, TpmName, VmId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::anchor::RequiredPcrs;
 use crate::api::wire::TpmDeviceModel;
 use crate::config::DEFAULT_SOCKET;
 use crate::issuer::OperatorKeyChange;
@@ -227,6 +228,13 @@ pub(super) struct SignArguments {
     /// A name for what is approved, e.g. the software's version.
     #[arg(long, default_value = "present values")]
     pub(super) label: String,
+    /// The PCRs that the approval must cover, so that it fits one boot only: numbers and ranges.
+    #[arg(long, value_name = "LIST", default_value = "0-7")]
+    pub(super) require_pcrs: RequiredPcrs,
+    /// Approve required PCRs that were never extended, too. Such an approval fits any boot: for
+    /// platforms that measure nothing, as a software TPM without firmware.
+    #[arg(long)]
+    pub(super) accept_unextended: bool,
     #[command(flatten)]
     pub(super) values: ValuesArguments,
     #[command(flatten)]

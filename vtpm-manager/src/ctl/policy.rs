@@ -13,7 +13,7 @@ use super::client::Client;
 use super::host::{HOST, parse, store_is_not_refused};
 use super::output::{Output, Table};
 use super::{CtlError, read, write};
-use crate::anchor::{Approval, PolicyKey, PolicyKeyPublic};
+use crate::anchor::{Approval, InsufficientPcrs, PolicyKey, PolicyKeyPublic};
 use crate::api::wire::{HostView, PolicyView};
 use crate::config::DEFAULT_SOCKET;
 use crate::durable_file;
@@ -82,6 +82,7 @@ fn sign(arguments: &SignArguments, client: &Client, output: &Output) -> Result<(
         Some(path) => values_in(path)?,
         None => client.get::<PolicyView>(POLICY)?.pcrs,
     };
+    sufficient(&values, arguments, output)?;
     let approval = key.approve(&arguments.label, values)?;
     let Some(out) = &arguments.destination.out else {
         return approve(&approval, client, output);
@@ -102,6 +103,28 @@ fn sign(arguments: &SignArguments, client: &Client, output: &Output) -> Result<(
         out.display()
     ));
     Ok(())
+}
+
+/// Whether the values say what the host booted, by what the key's owner requires.
+fn sufficient(
+    values: &PcrValues,
+    arguments: &SignArguments,
+    output: &Output,
+) -> Result<(), CtlError> {
+    let refused = |error: InsufficientPcrs| match &arguments.values.pcrs {
+        Some(path) => not_needed(path, error.into()),
+        None => CtlError::Argument(error.to_string()),
+    };
+    arguments.require_pcrs.check(values).map_err(refused)?;
+    match arguments.require_pcrs.unextended(values) {
+        None => Ok(()),
+        // A host that has the key at hand is on trial: it may have no firmware at all.
+        Some(found) if arguments.accept_unextended || arguments.values.from_host => {
+            output.warn(&found.to_string());
+            Ok(())
+        }
+        Some(found) => Err(refused(found)),
+    }
 }
 
 fn approve(approval: &Approval, client: &Client, output: &Output) -> Result<(), CtlError> {
@@ -205,10 +228,12 @@ fn describe(policy: &PolicyView) -> String {
             })
             .collect();
         let text = if differences.is_empty() {
-            format!("\"{}\": in force", approval.label)
+            "in force".to_owned()
         } else {
-            format!("\"{}\": {}", approval.label, differences.join("; "))
+            differences.join("; ")
         };
+        // The signature covers the values alone.
+        let text = format!("{text} (its unsigned note says \"{}\")", approval.label);
         table.row(["approval", &text]);
     }
     table.render()
