@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use cert_chain::policy::{PcrSelection, PcrValues};
 use cert_chain::{
-    AttestationKey, Digest32, Generation, HostIkSpec, HostName, Issuer, ObjectAttributes,
-    PublicArea, Validity, VikSpec, VmId, VrotId, issue_vik_certificate,
+    AttestationKey, Digest32, Generation, HashAlgorithm, HostIkSpec, HostName, Issuer,
+    ObjectAttributes, PublicArea, Validity, VikSpec, VmId, VrotId, issue_vik_certificate,
 };
 use minicbor::bytes::ByteVec;
 use rcgen::{KeyPair, PublicKeyData, SigningKey};
@@ -236,7 +236,8 @@ impl Host {
 
     /// The text of [`Host::policy`].
     pub fn policy_text(&self, vm: &Vm) -> String {
-        let reference = |log: &[u8]| reference_values(&EventLog::parse(log).unwrap(), BOOT_PCRS);
+        let reference =
+            |log: &[u8]| reference_values(&EventLog::parse(log).unwrap(), BOOT_PCRS).unwrap();
         format!(
             "[trust]\nroots = \"roots.pem\"\n\n[expect]\nvm = \"{}\"\ntenant = \"acme\"\nhosts = [\"{}\"]\n\n{}\n{}",
             vm.vm,
@@ -363,9 +364,10 @@ pub fn event_log(events: &[(u32, u32, &[u8])]) -> Vec<u8> {
 
 /// These PCRs after a boot that left this log.
 pub fn pcrs(log: &[u8], quoted: &[u8]) -> PcrValues {
-    let replayed = EventLog::parse(log).unwrap().replay_sha256();
-    let values = quoted.iter().map(|pcr| (*pcr, replayed.value(*pcr)));
-    values.collect()
+    let replay = EventLog::parse(log).unwrap().replay();
+    let bank = replay.bank(HashAlgorithm::Sha256).unwrap();
+    let value = |pcr: u8| bank.value(pcr).unwrap().sha256().unwrap();
+    quoted.iter().map(|pcr| (*pcr, value(*pcr))).collect()
 }
 
 /// `TPMS_ATTEST` of a quote (TPM 2.0 Part 2 §10.12.8).

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use cert_chain::Digest32;
+use cert_chain::{Digest32, HashAlgorithm};
 use serde::{Deserialize, Deserializer};
 
-use crate::event_log::{Event, EventLog, EventType, HashAlgorithm, PCR_COUNT};
+use crate::event_log::{Event, EventLog, EventType, MissingDigest, PCR_COUNT};
 
 /// The PCRs into which a boot chain measures (PFP §3.3.4; for 11 to 13 the UAPI Group's "Linux TPM
 /// PCR Registry"): firmware, boot loader, kernel, unified kernel images with what is passed to them,
@@ -55,18 +55,56 @@ pub struct EventReference {
     pub optional: bool,
 }
 
+/// Why a log makes no reference values.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReferenceError {
+    /// Nothing was measured into the bank.
+    #[error(
+        "the log tells of no measurement in the {bank} bank (it has {}): anybody could extend that \
+         bank to any value. Activate the bank in the firmware's setup and boot again",
+        banks(found)
+    )]
+    Bank {
+        /// The bank.
+        bank: HashAlgorithm,
+        /// Those that the log tells of.
+        found: Vec<HashAlgorithm>,
+    },
+    /// The log leaves open what a PCR holds.
+    #[error("the log leaves a PCR open, which can have no reference value")]
+    Gap(#[source] MissingDigest),
+}
+
+/// The bank of all reference values.
+const BANK: HashAlgorithm = HashAlgorithm::Sha256;
+
 /// Takes the reference values from the log of a boot that is known to be good: the value of
 /// each selected PCR, and the events that carry firmware, boot loader, kernel and initramfs.
-pub fn reference_values(log: &EventLog, pcrs: impl IntoIterator<Item = u8>) -> ReferenceValues {
-    let replayed = log.replay_sha256();
-    let selected: BTreeSet<u8> = pcrs.into_iter().filter(|pcr| *pcr < PCR_COUNT).collect();
+///
+/// A log that tells of no measurement in the bank makes no reference: the bank's PCRs hold then
+/// what a reset gave them, and anybody can extend them to any value.
+pub fn reference_values(
+    log: &EventLog,
+    pcrs: impl IntoIterator<Item = u8>,
+) -> Result<ReferenceValues, ReferenceError> {
+    let replay = log.replay();
+    let replayed = replay.bank(BANK).ok_or_else(|| ReferenceError::Bank {
+        bank: BANK,
+        found: replay.banks().map(|found| found.bank()).collect(),
+    })?;
+    let mut values = BTreeMap::new();
+    for pcr in pcrs.into_iter().filter(|pcr| *pcr < PCR_COUNT) {
+        let value = replayed.value(pcr).map_err(ReferenceError::Gap)?;
+        values.extend(value.sha256().map(|value| (pcr, vec![value])));
+    }
     let mut events: Vec<EventReference> = Vec::new();
     for event in log.events() {
-        let Some((name, digest)) = nameable(event) else {
+        let Some((pcr, name, digest)) = nameable(event) else {
             continue;
         };
         let known = events.iter_mut().find(|reference| {
-            reference.pcr == event.pcr
+            event.extends(reference.pcr)
                 && reference.event_type == event.event_type
                 && reference.name == name
         });
@@ -75,21 +113,18 @@ pub fn reference_values(log: &EventLog, pcrs: impl IntoIterator<Item = u8>) -> R
             Some(reference) => reference.digests.push(digest),
             None => events.push(EventReference {
                 name,
-                pcr: event.pcr,
+                pcr,
                 event_type: event.event_type,
                 digests: vec![digest],
                 optional: false,
             }),
         }
     }
-    ReferenceValues {
-        pcrs: selected
-            .into_iter()
-            .map(|pcr| (pcr, vec![replayed.value(pcr)]))
-            .collect(),
+    Ok(ReferenceValues {
+        pcrs: values,
         ignored_pcrs: BTreeSet::new(),
         events,
-    }
+    })
 }
 
 impl ReferenceValues {
@@ -194,11 +229,19 @@ impl EventReference {
     }
 }
 
-/// The events that have a name, with their digests.
-fn nameable(event: &Event) -> Option<(String, Digest32)> {
-    let name = event.subject()?;
-    let digest = <[u8; 32]>::try_from(event.digest(HashAlgorithm::Sha256)?).ok()?;
-    Some((name, Digest32::new(digest)))
+/// The events that have a name, with their PCRs and digests.
+fn nameable(event: &Event) -> Option<(u8, String, Digest32)> {
+    let pcr = u8::try_from(event.pcr).ok()?;
+    let digest = event.digest(BANK)?.sha256()?;
+    Some((pcr, event.subject()?, digest))
+}
+
+fn banks(found: &[HashAlgorithm]) -> String {
+    let names: Vec<&str> = found.iter().map(|bank| bank.name()).collect();
+    match names.as_slice() {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    }
 }
 
 fn quoted(digests: &[Digest32]) -> String {

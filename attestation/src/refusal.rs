@@ -6,10 +6,10 @@ use std::fmt;
 use cert_chain::attestation_key::AttestationKeyError;
 use cert_chain::path::ChainError;
 use cert_chain::public_area::PublicAreaError;
-use cert_chain::{HostName, TpmName};
+use cert_chain::{HashAlgorithm, HostName, TpmName};
 
 use crate::binding::Binding;
-use crate::event_log::EventLogError;
+use crate::event_log::{EventLogError, MissingDigest};
 use crate::merkle::PathError;
 use crate::quote::QuoteError;
 
@@ -40,6 +40,25 @@ pub enum Refusal {
     /// The event log is not the one that its layer names.
     #[error("the {0}'s event log was altered: its digest is not the one that goes with the quote")]
     EventLogAltered(Layer),
+    /// The event log tells of nothing that was measured into the quoted bank.
+    #[error(
+        "the {layer}'s event log tells of no measurement in the {bank} bank, which its TPM quoted"
+    )]
+    EventLogBank {
+        /// Whose log.
+        layer: Layer,
+        /// The bank.
+        bank: HashAlgorithm,
+    },
+    /// The event log leaves a PCR open that was quoted.
+    #[error("the {layer}'s event log leaves open what a quoted PCR holds")]
+    EventLogGap {
+        /// Whose log.
+        layer: Layer,
+        /// Which one.
+        #[source]
+        source: MissingDigest,
+    },
     /// The event log cannot be read.
     #[error("the {layer}'s event log cannot be read")]
     EventLogMalformed {
@@ -133,6 +152,8 @@ impl Refusal {
                 _ => "certificate-chain",
             },
             Self::EventLogAltered(_) => "event-log-altered",
+            Self::EventLogBank { .. } => "event-log-bank",
+            Self::EventLogGap { .. } => "event-log-gap",
             Self::EventLogMalformed { .. } => "event-log-malformed",
             Self::EventLogReplay(_) => "event-log-replay",
             Self::HostMismatch { .. } => "host-mismatch",
@@ -182,6 +203,14 @@ impl Refusal {
             }
             Self::HostMismatch { .. } | Self::Request | Self::Inclusion | Self::LeafMismatch(_) => {
                 "treat the answer as relayed or composed from several sources"
+            }
+            Self::EventLogBank { .. } => {
+                "have the firmware measure into this bank (activate it in the firmware's setup), or \
+                 the TPM quote another one"
+            }
+            Self::EventLogGap { .. } => {
+                "leave that PCR out of what is quoted and let the policy ignore it, or have the \
+                 firmware updated: its log lacks a digest"
             }
             _ => "do not trust the service; keep the evidence for whoever runs the host",
         }

@@ -1,7 +1,9 @@
 //! From evidence to verified evidence: signatures first, then what they cover.
 
 use cert_chain::policy::PcrValues;
-use cert_chain::{AttestationKey, Digest32, PublicArea, TrustAnchors, VerifiedVikChain, VikChain};
+use cert_chain::{
+    AttestationKey, Digest32, HashAlgorithm, PublicArea, TrustAnchors, VerifiedVikChain, VikChain,
+};
 use rustls_pki_types::UnixTime;
 use sha2::{Digest, Sha256};
 
@@ -264,14 +266,20 @@ fn check_qualifying_data(
 
 /// Replays the log and compares the outcome with what the TPM quoted.
 fn account_for(layer: Layer, quote: &VerifiedQuote, log: &[u8]) -> Result<VerifiedLayer, Refusal> {
+    const BANK: HashAlgorithm = HashAlgorithm::Sha256;
     let log =
         EventLog::parse(log).map_err(|source| Refusal::EventLogMalformed { layer, source })?;
-    let replayed = log.replay_sha256();
-    let pcrs: PcrValues = quote
-        .selection()
-        .iter()
-        .map(|pcr| (pcr, replayed.value(pcr)))
-        .collect();
+    let replay = log.replay();
+    let replayed = replay
+        .bank(BANK)
+        .ok_or(Refusal::EventLogBank { layer, bank: BANK })?;
+    let mut pcrs = PcrValues::new();
+    for pcr in quote.selection().iter() {
+        let value = replayed
+            .value(pcr)
+            .map_err(|source| Refusal::EventLogGap { layer, source })?;
+        pcrs.extend(value.sha256().map(|value| (pcr, value)));
+    }
     let mut hash = Sha256::new();
     for value in pcrs.values() {
         hash.update(value.as_bytes());

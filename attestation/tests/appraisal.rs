@@ -449,14 +449,14 @@ fn a_policy_that_pins_too_little_is_no_policy() {
 #[test]
 fn reference_values_survive_being_written_and_two_good_boots_may_differ() {
     let (host, mut vm) = host_and_vm();
-    let first = reference_values(&EventLog::parse(&vm.log).unwrap(), BOOT_PCRS);
+    let first = reference_values(&EventLog::parse(&vm.log).unwrap(), BOOT_PCRS).unwrap();
     // Another kernel, no initramfs, and a boot loader before it.
     let other = event_log(&[
         (0, FIRMWARE_BLOB, b"guest firmware"),
         (4, APPLICATION, &image_load_event("shimx64.efi", 1)),
         (4, APPLICATION, &image_load_event("kernel", 1)),
     ]);
-    let second = reference_values(&EventLog::parse(&other).unwrap(), BOOT_PCRS);
+    let second = reference_values(&EventLog::parse(&other).unwrap(), BOOT_PCRS).unwrap();
     let both = first.clone().or(second);
     let text = host
         .policy_text(&vm)

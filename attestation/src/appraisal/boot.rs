@@ -11,10 +11,10 @@
 
 use std::collections::BTreeMap;
 
-use cert_chain::Digest32;
+use cert_chain::{Digest32, HashAlgorithm};
 
 use super::list;
-use crate::event_log::{Event, EventType, HashAlgorithm};
+use crate::event_log::{Event, EventType};
 use crate::reference::{EventReference, ReferenceValues};
 use crate::result::{Claim, LayerResult};
 use crate::verification::VerifiedLayer;
@@ -64,9 +64,9 @@ fn check_pcr(
     let has_events = reference.events.iter().any(|event| event.pcr == pcr);
     let unaccounted = measured_into(layer, pcr).find(|event| {
         let known = |reference: &EventReference| {
-            (reference.pcr, reference.event_type) == (event.pcr, event.event_type)
+            event.extends(reference.pcr) && reference.event_type == event.event_type
         };
-        !event.is_separator() && !reference.events.iter().any(known)
+        !event.is_separator(HashAlgorithm::Sha256) && !reference.events.iter().any(known)
     });
     match unaccounted {
         None => {}
@@ -189,7 +189,7 @@ fn measured_into(layer: &VerifiedLayer, pcr: u8) -> impl Iterator<Item = &Event>
         .log()
         .events()
         .iter()
-        .filter(move |event| event.pcr == pcr && event.is_measured())
+        .filter(move |event| event.extends(pcr))
 }
 
 fn not_quoted(result: &mut LayerResult, pcr: u8) {
@@ -204,8 +204,7 @@ fn not_quoted(result: &mut LayerResult, pcr: u8) {
 }
 
 fn sha256(event: &Event) -> Option<Digest32> {
-    let digest = event.digest(HashAlgorithm::Sha256)?;
-    <[u8; 32]>::try_from(digest).ok().map(Digest32::new)
+    event.digest(HashAlgorithm::Sha256)?.sha256()
 }
 
 /// What goes into a PCR (PFP §3.3.4 "PCR Usage").

@@ -15,7 +15,7 @@ pub struct EventTypeError {
     pub text: String,
 }
 
-const NAMES: [(u32, &str); 36] = [
+const NAMES: [(u32, &str); 39] = [
     (0x0000_0000, "EV_PREBOOT_CERT"),
     (0x0000_0001, "EV_POST_CODE"),
     (0x0000_0002, "EV_UNUSED"),
@@ -52,6 +52,9 @@ const NAMES: [(u32, &str); 36] = [
     (0x8000_0010, "EV_EFI_HCRTM_EVENT"),
     (0x8000_00e0, "EV_EFI_VARIABLE_AUTHORITY"),
     (0x8000_00e1, "EV_EFI_SPDM_FIRMWARE_BLOB"),
+    (0x8000_00e2, "EV_EFI_SPDM_FIRMWARE_CONFIG"),
+    (0x8000_00e3, "EV_EFI_SPDM_DEVICE_POLICY"),
+    (0x8000_00e4, "EV_EFI_SPDM_DEVICE_AUTHORITY"),
 ];
 
 impl EventType {
@@ -59,6 +62,10 @@ impl EventType {
     pub const POST_CODE: Self = Self(0x0000_0001);
     /// Firmware code, with its name.
     pub const POST_CODE2: Self = Self(0x0000_0013);
+    /// A certificate before the boot; no longer in use, and what a blank area looks like.
+    pub const PREBOOT_CERT: Self = Self(0x0000_0000);
+    /// The H-CRTM, which the TPM measured before `TPM2_Startup`.
+    pub const EFI_HCRTM_EVENT: Self = Self(0x8000_0010);
     /// A note that no PCR measured.
     pub const NO_ACTION: Self = Self(0x0000_0003);
     /// The end of a phase.

@@ -4,65 +4,62 @@
 //! A log is hostile input. Everything in it is bounded, and nothing of it counts before a quote
 //! over the replayed values was verified.
 
+mod error;
 mod event_type;
 mod parser;
+mod reader;
 mod replay;
 mod subject;
+#[cfg(any(test, feature = "fixture"))]
+pub mod writer;
 
-use cert_chain::Digest32;
-use serde::Serialize;
+use cert_chain::{HashAlgorithm, HashValue};
 
+pub use error::EventLogError;
 pub use event_type::EventType;
-pub use parser::{EventLogError, MAX_EVENTS, MAX_LOG};
-pub use replay::{BankValues, Replay};
+pub use replay::{BankReplay, MissingDigest, Replay};
+
+/// The longest log that is read. Boot loaders measure each line of their configuration: machines
+/// with many kernels and menus write logs of more than 1 MiB.
+pub const MAX_LOG: usize = 8 * 1024 * 1024;
+/// The most events that are read; in a log of the greatest length they have 128 bytes on average.
+pub const MAX_EVENTS: usize = 65_536;
+/// PCRs of a PC-client TPM (TCG PC Client Platform TPM Profile §4.6).
+pub const PCR_COUNT: u8 = 24;
 
 /// A log that was read completely.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventLog {
     algorithms: Vec<HashAlgorithm>,
     events: Vec<Event>,
-    /// From `StartupLocality`: the first value of PCR 0, which is 0 without such a note.
+    /// From `StartupLocality`.
     startup_locality: Option<u8>,
 }
 
 /// One measurement, or one note in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// The PCR, from 0 to 23.
-    pub pcr: u8,
+    /// The PCR. What was measured has one from 0 to 23; a note can have any number, and often has
+    /// 0xffffffff.
+    pub pcr: u32,
     /// What kind of event it is.
     pub event_type: EventType,
-    /// The digests that were extended, by algorithm.
-    pub digests: Vec<(HashAlgorithm, Vec<u8>)>,
+    /// The digests that were extended, at most one of each bank.
+    pub digests: Vec<HashValue>,
     /// What the log says about it. For most types no PCR measured these bytes.
     pub data: Vec<u8>,
+    /// Where the event starts in its log, in bytes.
+    pub offset: usize,
 }
-
-/// The hash algorithms of PCR banks that can be replayed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HashAlgorithm {
-    /// `TPM_ALG_SHA1`
-    Sha1,
-    /// `TPM_ALG_SHA256`
-    Sha256,
-    /// `TPM_ALG_SHA384`
-    Sha384,
-    /// `TPM_ALG_SHA512`
-    Sha512,
-}
-
-/// PCRs of a PC-client TPM (TCG PC Client Platform TPM Profile §4.6).
-pub const PCR_COUNT: u8 = 24;
 
 impl EventLog {
     /// Reads a log: crypto-agile (`Spec ID Event03`) or, as firmware for TPM 1.2 wrote it, with
-    /// SHA-1 alone.
+    /// SHA-1 alone. What fills the log's area behind the last event, zeros or 0xff, is left out.
     pub fn parse(bytes: &[u8]) -> Result<Self, EventLogError> {
         parser::parse(bytes)
     }
 
-    /// The banks that the log accounts for.
+    /// The banks that the log announces. An event need not have a digest of each.
     pub fn algorithms(&self) -> &[HashAlgorithm] {
         &self.algorithms
     }
@@ -72,25 +69,33 @@ impl EventLog {
         &self.events
     }
 
-    /// The PCR values that the log leads to, in every bank.
+    /// The PCR values that the log leads to, in every bank that it has digests of.
     pub fn replay(&self) -> Replay {
         replay::replay(self)
     }
 
-    /// The PCR values that the log leads to in the SHA-256 bank. Without digests of that bank
-    /// they are those of a TPM that measured nothing.
-    pub fn replay_sha256(&self) -> BankValues<32> {
-        replay::replay_sha256(self)
+    /// The first value of PCR 0 in its last byte (TPM 2.0 Part 1 §34.3, "H-CRTM"): a measured
+    /// H-CRTM leaves 4 whatever the locality of `TPM2_Startup` was; without one it is that locality.
+    fn start_of_pcr_0(&self) -> u8 {
+        const AFTER_HCRTM: u8 = 4;
+        let has_hcrtm = self
+            .events
+            .iter()
+            .any(|event| event.extends(0) && event.event_type == EventType::EFI_HCRTM_EVENT);
+        if has_hcrtm {
+            AFTER_HCRTM
+        } else {
+            self.startup_locality.unwrap_or(0)
+        }
     }
 }
 
 impl Event {
     /// The digest of one bank.
-    pub fn digest(&self, algorithm: HashAlgorithm) -> Option<&[u8]> {
+    pub fn digest(&self, bank: HashAlgorithm) -> Option<&HashValue> {
         self.digests
             .iter()
-            .find(|(of, _)| *of == algorithm)
-            .map(|(_, digest)| digest.as_slice())
+            .find(|digest| digest.algorithm() == bank)
     }
 
     /// Whether the event changed a PCR (`EV_NO_ACTION` never does).
@@ -98,48 +103,20 @@ impl Event {
         self.event_type != EventType::NO_ACTION
     }
 
-    /// Whether the event says only that a phase ended. The digest decides, because an event's
-    /// type is not measured: whoever writes the log can call anything a separator. Firmware
+    /// Whether the event changed this PCR.
+    pub fn extends(&self, pcr: u8) -> bool {
+        self.is_measured() && self.pcr == u32::from(pcr)
+    }
+
+    /// Whether the event says only that a phase ended. Its digest in `bank` decides, because an
+    /// event's type is not measured: whoever writes the log can call anything a separator. Firmware
     /// measures four bytes, all zeros or all ones (PFP §10.4.1, EV_SEPARATOR).
-    pub fn is_separator(&self) -> bool {
+    pub fn is_separator(&self, bank: HashAlgorithm) -> bool {
         self.event_type == EventType::SEPARATOR
-            && self.digest(HashAlgorithm::Sha256).is_some_and(|digest| {
+            && self.digest(bank).is_some_and(|digest| {
                 [[0x00; 4], [0xff; 4]]
                     .iter()
-                    .any(|phase| Digest32::of(phase).as_bytes() == digest)
+                    .any(|phase| bank.hash(&[phase]) == *digest)
             })
-    }
-}
-
-impl HashAlgorithm {
-    /// The algorithm with this `TPM_ALG_ID`.
-    pub fn from_identifier(identifier: u16) -> Option<Self> {
-        match identifier {
-            0x0004 => Some(Self::Sha1),
-            0x000b => Some(Self::Sha256),
-            0x000c => Some(Self::Sha384),
-            0x000d => Some(Self::Sha512),
-            _ => None,
-        }
-    }
-
-    /// Length of a digest in bytes.
-    pub const fn digest_length(self) -> usize {
-        match self {
-            Self::Sha1 => 20,
-            Self::Sha256 => 32,
-            Self::Sha384 => 48,
-            Self::Sha512 => 64,
-        }
-    }
-
-    /// The bank's name as tools write it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Sha1 => "sha1",
-            Self::Sha256 => "sha256",
-            Self::Sha384 => "sha384",
-            Self::Sha512 => "sha512",
-        }
     }
 }

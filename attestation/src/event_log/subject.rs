@@ -128,12 +128,13 @@ const LONGEST_NAME: usize = 64;
 mod tests {
     use super::*;
 
-    fn event(pcr: u8, event_type: EventType, data: &[u8]) -> Event {
+    fn event(pcr: u32, event_type: EventType, data: &[u8]) -> Event {
         Event {
             pcr,
             event_type,
             digests: Vec::new(),
             data: data.to_vec(),
+            offset: 0,
         }
     }
 

@@ -254,7 +254,9 @@ fn print_reference(reference: &Reference) -> Result<Outcome> {
                 LayerName::Host => "host",
                 LayerName::Vm => "vm",
             };
-            reference_values(&load_log(file)?, BOOT_PCRS).to_toml(layer)
+            reference_values(&load_log(file)?, BOOT_PCRS)
+                .with_context(|| format!("{} makes no reference", file.display()))?
+                .to_toml(layer)
         }
         Reference {
             connect: Some(service),
@@ -268,14 +270,15 @@ fn print_reference(reference: &Reference) -> Result<Outcome> {
             let verified = evidence
                 .verify(&nonce, &Binding::None, &anchors, UnixTime::now())
                 .with_context(|| format!("{service} gave no genuine evidence"))?;
-            let of = |layer| -> ReferenceValues {
-                let layer = verified.layer(layer);
-                reference_values(layer.log(), layer.pcrs().keys().copied())
+            let of = |layer| -> Result<ReferenceValues> {
+                let verified = verified.layer(layer);
+                reference_values(verified.log(), verified.pcrs().keys().copied())
+                    .with_context(|| format!("the {layer}'s boot makes no reference"))
             };
             format!(
                 "{}\n{}",
-                of(Layer::Host).to_toml("host"),
-                of(Layer::Vm).to_toml("vm")
+                of(Layer::Host)?.to_toml("host"),
+                of(Layer::Vm)?.to_toml("vm")
             )
         }
         _ => bail!("give --connect with --roots, or --event-log with --layer"),

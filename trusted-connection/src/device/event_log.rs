@@ -3,9 +3,11 @@
 use std::fmt::Write as _;
 
 use attestation::EventLog;
+use attestation::event_log::BankReplay;
 use serde_json::{Map, Value, json};
 
-/// The log and the PCR values that it leads to.
+/// The log and the PCR values that it leads to: `pcrs` has the banks that the log accounts for
+/// completely, `incomplete` those that some event has no digest of, with what is known of them.
 pub fn to_json(log: &EventLog) -> Value {
     let events: Vec<Value> = log
         .events()
@@ -14,9 +16,7 @@ pub fn to_json(log: &EventLog) -> Value {
             let digests: Map<String, Value> = event
                 .digests
                 .iter()
-                .map(|(algorithm, digest)| {
-                    (algorithm.name().to_owned(), hex::encode(digest).into())
-                })
+                .map(|digest| (digest.algorithm().to_string(), digest.to_string().into()))
                 .collect();
             json!({
                 "pcr": event.pcr,
@@ -26,34 +26,58 @@ pub fn to_json(log: &EventLog) -> Value {
             })
         })
         .collect();
-    let pcrs: Map<String, Value> = log
-        .replay()
-        .iter()
-        .map(|(algorithm, values)| {
-            let values: Map<String, Value> = values
-                .iter()
-                .map(|(pcr, value)| (pcr.to_string(), hex::encode(value).into()))
-                .collect();
-            (algorithm.name().to_owned(), values.into())
-        })
-        .collect();
-    json!({ "events": events, "pcrs": pcrs })
+    let mut told = json!({ "events": events });
+    let (mut pcrs, mut incomplete) = (Map::new(), Map::new());
+    for bank in log.replay().banks() {
+        let name = bank.bank().to_string();
+        match bank.first_gap() {
+            None => drop(pcrs.insert(name, values(bank).into())),
+            Some(gap) => drop(incomplete.insert(
+                name,
+                json!({ "reason": gap.to_string(), "pcrs": values(bank) }),
+            )),
+        }
+    }
+    if let Some(told) = told.as_object_mut() {
+        told.insert("pcrs".to_owned(), pcrs.into());
+        if !incomplete.is_empty() {
+            told.insert("incomplete".to_owned(), incomplete.into());
+        }
+    }
+    told
 }
 
 /// The same as a table.
 pub fn to_text(log: &EventLog) -> String {
     let mut text = String::new();
     for event in log.events() {
-        let _ = writeln!(text, "PCR {:2}  {}", event.pcr, event.event_type);
-        for (algorithm, digest) in &event.digests {
-            let _ = writeln!(text, "        {} {}", algorithm.name(), hex::encode(digest));
+        let _ = writeln!(text, "{:8}  {}", place(event.pcr), event.event_type);
+        for digest in &event.digests {
+            let _ = writeln!(text, "          {} {digest}", digest.algorithm());
         }
     }
-    for (algorithm, values) in log.replay() {
-        let _ = writeln!(text, "\n{} after these events:", algorithm.name());
-        for (pcr, value) in values {
-            let _ = writeln!(text, "  {pcr:2}: {}", hex::encode(value));
+    for bank in log.replay().banks() {
+        let _ = writeln!(text, "\n{} after these events:", bank.bank());
+        for (pcr, value) in bank.extended() {
+            let _ = match value {
+                Ok(value) => writeln!(text, "  {pcr:2}: {value}"),
+                Err(gap) => writeln!(text, "  {pcr:2}: unknown: {gap}"),
+            };
         }
     }
     text
+}
+
+fn values(bank: &BankReplay) -> Map<String, Value> {
+    bank.extended()
+        .filter_map(|(pcr, value)| Some((pcr.to_string(), value.ok()?.to_string().into())))
+        .collect()
+}
+
+/// A note can name a PCR that there is not.
+fn place(pcr: u32) -> String {
+    match u8::try_from(pcr) {
+        Ok(pcr) => format!("PCR {pcr:2}"),
+        Err(_) => format!("PCR 0x{pcr:08x}"),
+    }
 }

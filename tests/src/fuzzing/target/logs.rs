@@ -11,7 +11,6 @@ pub(super) const EVENT_LOG: Target = Target {
     run: |input| {
         if let Ok(log) = EventLog::parse(input) {
             let _ = log.replay();
-            let _ = log.replay_sha256();
         }
     },
     seeds: || {
