@@ -150,7 +150,9 @@ impl Manager {
             Launch::Later => backend.take_state().await?,
         };
         self.record_all(events).await?;
-        let mut commit = Batch::default().put(record.vrot, Part::Record, record.to_bytes());
+        let mut commit = Batch::default()
+            .put(record.vrot, Part::Record, record.to_bytes())
+            .changing_ownership();
         if let Some(state) = changed.as_ref().or(unsaved.as_ref()) {
             commit = commit.put(record.vrot, Part::Permanent, state.to_bytes());
         }

@@ -12,6 +12,7 @@ use crate::store::Part;
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     vrots: BTreeMap<VrotId, Change>,
+    pub(super) of_ownership: bool,
 }
 
 /// What happens to one vRoT.
@@ -64,6 +65,11 @@ impl Changes {
     /// vRoT does not come back.
     pub fn delete(&mut self, vrot: VrotId) {
         self.vrots.insert(vrot, Change::Delete);
+    }
+
+    /// A vRoT becomes that of a VM. As with a new vRoT, the durable register follows soon.
+    pub fn change_ownership(&mut self) {
+        self.of_ownership = true;
     }
 
     /// Whether there is nothing to do.

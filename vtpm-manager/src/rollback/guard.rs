@@ -236,6 +236,9 @@ impl AnchorRegisters for Box<dyn AnchorRegisters + Send> {
 /// What a batch of the store changes in the tree.
 pub(crate) fn changes_of(batch: &Batch) -> Changes {
     let mut changes = Changes::default();
+    if batch.changes_ownership() {
+        changes.change_ownership();
+    }
     for (vrot, part, contents) in batch.changes() {
         match (part, contents) {
             (Part::Record, None) => changes.delete(vrot),

@@ -16,12 +16,14 @@ use super::decision::Boot;
 use super::fake_registers::{FailedWrite, FakeRegisters, Fuse};
 use super::guard::{Guard, GuardError, Opening, stored};
 use super::keys::RollbackKeys;
+use super::ledger::SET_INTERVAL;
 use super::policy::AnchorPolicy;
 use super::register::{AnchorRegisters, CheckpointInterval, Contents, Reading, Register};
 use crate::anchor::TrustAnchor;
 use crate::anchor::swtpm::Swtpm;
 use crate::store::{Batch, Cure, EmbeddedStore, Journal, MemoryStore, Part, Store, StoreError};
-use crate::vrot::StoredVrot;
+use crate::timestamp::Timestamp;
+use crate::vrot::{StoredVrot, Tombstone};
 
 /// A host with a store on disk.
 struct Host {
@@ -259,6 +261,56 @@ async fn late_state_of_a_deleted_vrot_fails_alone() -> Result<()> {
     journal.commit(Batch::default().delete(gone)).await?;
     drop(journal);
     assert!(host.start().await.is_ok());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_loss_of_power_does_not_bring_a_deleted_vrot_back_nor_takes_one_from_its_vm() -> Result<()>
+{
+    let mut host = Host::new()?;
+    let vrots = [(); 3].map(|()| VrotId::random());
+    let [buried, removed, given] = vrots;
+    let (journal, _) = host.start().await?;
+    for vrot in &vrots {
+        journal.commit(created(*vrot)).await?;
+    }
+    drop(journal);
+    let tombstone = |vrot| {
+        let tombstone = StoredVrot::Deleted(Tombstone {
+            vrot,
+            at: Timestamp::new(1),
+        });
+        Batch::default().put(vrot, Part::Record, tombstone.to_bytes())
+    };
+    for deletion in [tombstone(buried), Batch::default().delete(removed)] {
+        let before = fs::read(host.path())?;
+        let (journal, _) = host.start().await?;
+        journal.commit(deletion).await?;
+        // The manager is killed: it makes no checkpoint any more.
+        let registers = host.registers.fork();
+        let newest = fs::read(host.path())?;
+        drop(journal);
+        host.registers = registers;
+        host.registers.reset();
+        fs::write(host.path(), before)?;
+        assert_eq!(host.refusal()?, "restored-store");
+        fs::write(host.path(), newest)?;
+        drop(host.start().await?);
+    }
+    let (journal, _) = host.start().await?;
+    let handed_over = Batch::default().put(given, Part::Record, record(given, 1));
+    journal.commit(handed_over.changing_ownership()).await?;
+    let uncovered = |journal: &Journal| {
+        journal
+            .rollback_status()
+            .map(|status| status.window.batches)
+    };
+    assert_ne!(uncovered(&journal), Some(0));
+    let patience = Instant::now() + 3 * SET_INTERVAL;
+    while uncovered(&journal) != Some(0) {
+        assert!(Instant::now() < patience, "no checkpoint");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     Ok(())
 }
 

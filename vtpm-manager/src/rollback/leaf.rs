@@ -68,6 +68,12 @@ impl Leaf {
         Digest32::of(encoder.writer())
     }
 
+    /// Whether the vRoT exists: a deleted one of which something is still stored has no
+    /// generation.
+    pub(super) fn is_living(&self) -> bool {
+        self.generation > Generation::default()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }

@@ -4,7 +4,7 @@
 //! writes. That is what a start may find, and what it may finish.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cert_chain::VrotId;
 
@@ -42,6 +42,17 @@ pub struct Ledger<R> {
 pub(super) struct Uncovered {
     pub(super) batches: u64,
     pub(super) since: Option<Instant>,
+    /// When the first of them was made by which vRoTs were made, or given to VMs.
+    pub(super) set_since: Option<Instant>,
+}
+
+/// What a batch does to the set of vRoTs.
+#[derive(Clone, Copy, Debug)]
+struct SetChange {
+    /// vRoTs are made, or given to VMs.
+    grows: bool,
+    /// vRoTs go.
+    shrinks: bool,
 }
 
 /// Why a batch is not acknowledged.
@@ -90,6 +101,11 @@ pub struct NotCommitted {
 /// Chain records that may pile up before a checkpoint is made early: 45 MB of them, checked in
 /// less than a second at start. At 200 batches a second it is twice the default interval.
 pub const MAX_CHAIN: u64 = 1 << 18;
+
+/// After new vRoTs, or after some were given to VMs, a checkpoint is made within this time, and
+/// not with each: a pool that is filled and a host that starts a thousand VMs share the few
+/// writes of flash that this costs.
+pub const SET_INTERVAL: Duration = Duration::from_secs(10);
 
 impl<R: AnchorRegisters> Ledger<R> {
     /// Commits a batch: `store` writes contents and [`Writes`] in one transaction and returns
@@ -146,7 +162,9 @@ impl<R: AnchorRegisters> Ledger<R> {
         if self.uncovered.batches >= MAX_CHAIN {
             return Some(since);
         }
-        Some(since + self.policy.limit())
+        let due = since + self.policy.limit();
+        let set_due = (self.uncovered.set_since).map(|since| since + SET_INTERVAL);
+        Some(set_due.map_or(due, |set_due| due.min(set_due)))
     }
 
     /// What a loss of power could cut off now.
@@ -236,24 +254,36 @@ impl<R: AnchorRegisters> Ledger<R> {
             prune_below: self.durable.map_or(Epoch::default(), |anchor| anchor.epoch),
         })
         .map_err(CommitError::Store)?;
+        let mut set = SetChange {
+            grows: changes.of_ownership,
+            shrinks: false,
+        };
         for (vrot, leaf) in after {
+            let lived = self.leaves.get(&vrot).is_some_and(Leaf::is_living);
+            let lives = leaf.as_ref().is_some_and(Leaf::is_living);
+            set.grows |= lives && !lived;
+            set.shrinks |= lived && !lives;
             match leaf {
                 Some(leaf) => self.leaves.insert(vrot, leaf),
                 None => self.leaves.remove(&vrot),
             };
         }
-        self.advance(batch, tree, now);
+        self.advance(batch, tree, now, set);
         let epoch = self.head.epoch();
         self.settle()
             .map_err(|source| CommitError::Unanchored { epoch, source })?;
         Ok(epoch)
     }
 
-    fn advance(&mut self, batch: Batch, tree: StateTree, now: Moment) {
-        // A batch that is no mere change, or that raises a generation, is worth a flash write
-        // of its own: it must not be cut off.
-        if *batch.kind() != Kind::Changes || batch.highest() > self.head.highest() {
+    fn advance(&mut self, batch: Batch, tree: StateTree, now: Moment, set: SetChange) {
+        // A batch that is no mere change, that raises a generation, or by which a vRoT goes, is
+        // worth a flash write of its own: it must not be cut off.
+        let is_mere_change = *batch.kind() == Kind::Changes;
+        if !is_mere_change || batch.highest() > self.head.highest() || set.shrinks {
             self.floor = batch.epoch();
+        }
+        if set.grows {
+            self.uncovered.set_since.get_or_insert(now.monotonic);
         }
         self.head = batch;
         self.tree = tree;

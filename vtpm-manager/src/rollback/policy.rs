@@ -10,7 +10,9 @@ pub enum AnchorPolicy {
     /// With every batch, before it is acknowledged: a loss of power cuts off nothing that was
     /// acknowledged, and the TPM's flash wears.
     Strict,
-    /// This long after the first change since the last time, and at shutdown.
+    /// This long after the first change since the last time, sooner where vRoTs were made or
+    /// given to VMs, with each batch by which a vRoT goes or gets a new generation, and at
+    /// shutdown.
     Checkpoint(CheckpointInterval),
 }
 

@@ -10,6 +10,7 @@ use super::decision::{Boot, Decision};
 use super::fake_registers::{FailedWrite, FakeRegisters, Fuse};
 use super::host::{Disk, Edit, Host, Image, policies};
 use super::keys::RollbackKeys;
+use super::ledger::SET_INTERVAL;
 use super::policy::{AnchorPolicy, Moment};
 use super::refusal::Refusal;
 use super::register::{CheckpointInterval, Reading, Register};
@@ -656,6 +657,47 @@ fn a_risen_generation_is_never_cut_off() -> Result<()> {
     host.lose_power();
     host.image = older;
     assert_eq!(host.refusal()?.code(), "restored-store");
+    Ok(())
+}
+
+#[test]
+fn a_deletion_is_in_flash_before_it_is_acknowledged() -> Result<()> {
+    let (mut host, one, two) = host(checkpoint())?;
+    host.checkpoint()?;
+    let before = host.image.clone();
+    let written = host.registers.durable_writes();
+    host.commit(&[Edit::Delete(one), Edit::Delete(two)])?;
+    assert_eq!(host.registers.durable_writes(), written + 1);
+    // What is not there any more costs nothing.
+    host.commit(&[Edit::Delete(one)])?;
+    assert_eq!(host.registers.durable_writes(), written + 1);
+    host.lose_power();
+    host.image = before;
+    assert_eq!(host.refusal()?.code(), "restored-store");
+    Ok(())
+}
+
+#[test]
+fn new_vrots_share_a_checkpoint_that_follows_soon() -> Result<()> {
+    let (mut host, one, _) = host(checkpoint())?;
+    host.checkpoint()?;
+    let written = host.registers.durable_writes();
+    host.commit(&[state(one, 1)])?;
+    let began = host.now().monotonic;
+    for _ in 0..100 {
+        host.commit(&[Edit::Create(VrotId::random())])?;
+    }
+    assert_eq!(host.registers.durable_writes(), written);
+    let now = host.now().monotonic;
+    let ledger = host.ledger.as_mut().unwrap();
+    let due = ledger.checkpoint_due().unwrap();
+    assert!(due >= began + SET_INTERVAL && due <= now + SET_INTERVAL);
+    ledger.checkpoint()?;
+    assert_eq!(host.registers.durable_writes(), written + 1);
+    // Mere changes have their time again.
+    host.commit(&[state(one, 2)])?;
+    let due = host.ledger.as_ref().unwrap().checkpoint_due().unwrap();
+    assert!(due > host.now().monotonic + SET_INTERVAL);
     Ok(())
 }
 

@@ -105,6 +105,7 @@ impl Start {
             uncovered: Uncovered {
                 batches: u64::try_from(self.changes_uncovered).unwrap_or(u64::MAX),
                 since: (self.changes_uncovered > 0).then_some(now.monotonic),
+                set_since: None,
             },
         };
         if ledger.volatile.is_none() {

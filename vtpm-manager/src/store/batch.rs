@@ -11,6 +11,7 @@ use crate::rollback::Writes;
 pub struct Batch {
     changes: BTreeMap<(VrotId, Part), Option<Vec<u8>>>,
     evidence: Option<Writes>,
+    changes_ownership: bool,
 }
 
 /// One of the things that are kept of a vRoT. The numbers stand in the store: never give one
@@ -45,6 +46,19 @@ impl Batch {
     pub fn put(mut self, vrot: VrotId, part: Part, contents: Vec<u8>) -> Self {
         self.changes.insert((vrot, part), Some(contents));
         self
+    }
+
+    /// A vRoT becomes that of a VM by this: after a loss of power it must not be given to another
+    /// one. The physical TPM vouches for that soon, not with each.
+    #[must_use]
+    pub fn changing_ownership(mut self) -> Self {
+        self.changes_ownership = true;
+        self
+    }
+
+    /// Whether a vRoT becomes that of a VM by this.
+    pub fn changes_ownership(&self) -> bool {
+        self.changes_ownership
     }
 
     /// Removes one part.
@@ -84,6 +98,7 @@ impl Batch {
     /// Lets `later` follow.
     pub(super) fn append(&mut self, later: Self) {
         self.changes.extend(later.changes);
+        self.changes_ownership |= later.changes_ownership;
     }
 
     /// The changes; `None` where something goes.
