@@ -13,14 +13,23 @@ use vrot_tests::workspace_binaries::workspace_folder;
 /// Each crate, and which of the others it may depend on. Identity and appraisal are pure and
 /// know nothing of hosts; a vRoT knows nothing of certificates; only the manager and the tests
 /// see several sides.
-const ALLOWED: [(&str, &[&str]); 6] = [
+const ALLOWED: [(&str, &[&str]); 7] = [
+    ("program-output", &[]),
     ("cert-chain", &[]),
     ("attestation", &["cert-chain"]),
-    ("trusted-connection", &["attestation", "cert-chain"]),
-    ("vtpm-backend", &[]),
+    (
+        "trusted-connection",
+        &["attestation", "cert-chain", "program-output"],
+    ),
+    ("vtpm-backend", &["program-output"]),
     (
         "vtpm-manager",
-        &["attestation", "cert-chain", "vtpm-backend"],
+        &[
+            "attestation",
+            "cert-chain",
+            "program-output",
+            "vtpm-backend",
+        ],
     ),
     (
         "vrot-tests",

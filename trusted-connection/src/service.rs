@@ -63,18 +63,19 @@ impl<T: VmTpm + Send + 'static> Service<T> {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => return Err(error),
             };
-            if service.connections.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
-                service.connections.fetch_sub(1, Ordering::AcqRel);
+            let Some(place) = Place::of(&service) else {
                 refuse(stream);
                 continue;
-            }
-            let service = Arc::clone(&service);
-            thread::spawn(move || {
-                if let Err(error) = service.answer(stream) {
+            };
+            // The kernel may have no thread to spare: then the connection is closed with it.
+            let started = thread::Builder::new().spawn(move || {
+                if let Err(error) = place.0.answer(stream) {
                     tracing::info!(%error, "a challenge was not answered");
                 }
-                service.connections.fetch_sub(1, Ordering::AcqRel);
             });
+            if let Err(error) = started {
+                tracing::warn!(%error, "a challenge is not answered");
+            }
         }
     }
 
@@ -119,6 +120,23 @@ impl<T: VmTpm + Send + 'static> Service<T> {
                 Response::Failed(failure)
             }
         })
+    }
+}
+
+/// One of the connections that a service has at a time, given back however it ends.
+struct Place<T>(Arc<Service<T>>);
+
+impl<T> Place<T> {
+    fn of(service: &Arc<Service<T>>) -> Option<Self> {
+        let place = Self(Arc::clone(service));
+        let taken = service.connections.fetch_add(1, Ordering::AcqRel);
+        (taken < MAX_CONNECTIONS).then_some(place)
+    }
+}
+
+impl<T> Drop for Place<T> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Parser};
+use program_output::log;
 
 use crate::admission::VmmAdmission;
 use crate::engine::Libtpms;
@@ -47,7 +48,8 @@ pub struct Arguments {
     nursery: bool,
     #[command(flatten)]
     admission: VmmAdmission,
-    /// What to log to standard error: error, warn, info, debug or trace.
+    /// What to log: error, warn, info, debug or trace. Stand-alone, the log goes to standard error;
+    /// otherwise to the manager.
     #[arg(
         long,
         value_name = "LEVEL",
@@ -61,6 +63,16 @@ pub struct Arguments {
 pub const MANAGER_SOCKET: &str = "manager.sock";
 /// The VMM's socket, in a runtime folder.
 pub const VMM_SOCKET: &str = "control.sock";
+
+impl Arguments {
+    /// How log lines look: those that a manager gets have their time and level from it.
+    pub fn log_format(&self) -> log::Format {
+        match self.control {
+            Some(_) => log::Format::Text,
+            None => log::Format::Bare,
+        }
+    }
+}
 
 /// Serves until the manager ends it, or for good.
 pub fn run(arguments: &Arguments) -> Result<()> {
@@ -87,6 +99,7 @@ fn stand_alone(control: &Path, data: Option<&Path>, state: &Path) -> Result<()> 
     let control = listen(control)?;
     let data = data.map(listen).transpose()?;
     let mut server = Server::new(engine, Keeper::Folder(folder));
+    server.log_to(log::Stderr::at_once().context("there is no standard error to log to")?);
     server.listen_for_vmm(control, VmmAdmission::default());
     if let Some(data) = data {
         server.listen_for_host(data);
@@ -117,8 +130,10 @@ fn managed(birth: &Birth, confine: impl FnOnce() -> Result<()>) -> Result<()> {
     server.listen_for_vmm(listen(&runtime.join(VMM_SOCKET))?, admission.clone());
     confine()?;
     tracing::info!("waiting for the manager");
+    // A confined backend has no standard error any more: what fails is told while the link lives.
     server
         .run()
+        .inspect_err(|error| tracing::error!(%error, "the backend cannot go on"))
         .with_context(|| format!("serving in {}", runtime.display()))
 }
 

@@ -2,20 +2,26 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use program_output::console::{arguments, complain};
+use program_output::log;
 use vtpm_backend::command_line::{Arguments, run};
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_max_level(arguments.log_level)
-        .init();
-    match run(&arguments) {
+    let arguments: Arguments = match arguments() {
+        Ok(arguments) => arguments,
+        Err(end) => return end,
+    };
+    log::start_without_thread(arguments.log_level, arguments.log_format());
+    log::on_panic(|_| {});
+    let ended = run(&arguments);
+    // What was said before there was somebody to say it to.
+    if let Ok(mut stderr) = log::Stderr::at_once() {
+        log::pass_on(&mut |line| stderr.write(line));
+    }
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("vtpm-backend: {error:#}");
+            complain(format_args!("vtpm-backend: {error:#}"));
             ExitCode::FAILURE
         }
     }

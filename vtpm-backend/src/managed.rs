@@ -1,6 +1,8 @@
 //! State goes to the manager: sealed, and each change acknowledged before the guest is
 //! answered, as long as the manager keeps up.
 
+mod logging;
+
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -22,6 +24,8 @@ pub struct ManagerLink {
     /// The only user that is let in: the one that this process was when it began to listen.
     manager: Uid,
     connection: Option<Connection>,
+    /// Whether it has said anything yet.
+    greeted: bool,
     vrot: Option<OpenVrot>,
     /// Answers that arrived while something else was waited for.
     waiting: Vec<ToBackend>,
@@ -77,6 +81,7 @@ impl ManagerLink {
             listener: Listener::bind(path)?,
             manager: geteuid(),
             connection: None,
+            greeted: false,
             vrot: None,
             waiting: Vec::new(),
             lost: false,
@@ -124,6 +129,7 @@ impl ManagerLink {
             return;
         }
         self.connection = Some(connection);
+        self.greeted = false;
         // Before anything that a guest may ask for: evidence says how it stands.
         if self.degraded {
             self.send_status();
@@ -163,6 +169,7 @@ impl ManagerLink {
             match message {
                 Ok((message, length)) => {
                     connection.consume(length);
+                    self.greeted = true;
                     messages.push(message);
                 }
                 Err(error) => {

@@ -130,6 +130,34 @@ pub enum FromBackend {
         #[n(0)]
         volatile: Option<ByteVec>,
     },
+    /// A line of the backend's log.
+    #[n(9)]
+    Log {
+        /// How bad it is.
+        #[n(0)]
+        level: LogLevel,
+        /// What it says.
+        #[n(1)]
+        says: String,
+    },
+}
+
+/// How bad a line of a log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum LogLevel {
+    /// Something failed.
+    #[n(0)]
+    Error,
+    /// Something is not as it should be.
+    #[n(1)]
+    Warn,
+    /// Something happened.
+    #[n(2)]
+    Info,
+    /// A detail.
+    #[n(3)]
+    Debug,
 }
 
 /// Key and state of one vRoT.
@@ -209,7 +237,7 @@ pub enum FrameError {
 }
 
 /// Version of these messages. It changes when one side would misunderstand the other.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// Length of a [`StateKey`].
 pub const STATE_KEY_LENGTH: usize = 32;
 /// A whole permanent state of libtpms has at most about 200 KiB, a host layer about 300 KiB.

@@ -5,8 +5,8 @@
 //! It never sees a key, a state or a guest. Of the rights of its manager it keeps the one to give
 //! each backend a user of its own. It ends with its manager; the backends go on.
 
-use std::fs::File;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,9 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, chdir, dup2_stdin, fork, setsid};
+use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, fork, setsid};
+use program_output::console::complain;
+use program_output::log;
 
 use crate::admission::VmmAdmission;
 use crate::engine::{Engine, Libtpms};
@@ -96,10 +98,16 @@ pub enum FromNursery {
 
 impl Birth {
     /// Confines the new backend for the rest of its life, with its sockets in place: they are its
-    /// manager's files, which it cannot reach any more itself.
+    /// manager's files, which it cannot reach any more itself. Nor does it keep its manager's
+    /// standard error, where it could write what it likes: its log goes over its connection.
     pub fn confine(&self) -> Result<()> {
+        let nowhere = OpenOptions::new().write(true).open("/dev/null")?;
         become_user(self.uid)?;
-        sandbox::enter(Files::None)?;
+        let mut shared = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+        dup2_stderr(nowhere)?;
+        sandbox::enter(Files::None).inspect_err(|error| {
+            let _ = writeln!(shared, "vtpm-backend: {error}");
+        })?;
         Ok(())
     }
 }
@@ -115,7 +123,9 @@ pub fn run(backend: Service) -> Result<()> {
     children.add(Signal::SIGCHLD);
     children.thread_block()?;
     let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let mut stderr = log::Stderr::at_once().context("there is no standard error to log to")?;
     loop {
+        log::pass_on(&mut |line| stderr.write(line));
         let (asked, ended) = wait(&manager, &signals)?;
         if ended {
             while signals.read_signal()?.is_some() {}
@@ -136,7 +146,8 @@ pub fn run(backend: Service) -> Result<()> {
         let answer = match bear(&children)? {
             Some(process) => process,
             None => {
-                drop((manager, signals));
+                drop((manager, signals, stderr));
+                log::forget();
                 let birth = Birth {
                     runtime: runtime.into(),
                     lock: lock.map(PathBuf::from),
@@ -199,7 +210,7 @@ fn bear(children: &SigSet) -> Result<Option<FromNursery>> {
 fn grow_up(birth: &Birth, backend: Service) -> ! {
     let lived = leave_home(&birth.runtime).and_then(|()| backend(birth));
     if let Err(error) = lived {
-        eprintln!("vtpm-backend: {error:#}");
+        complain(format_args!("vtpm-backend: {error:#}"));
         exit(1)
     }
     exit(0)

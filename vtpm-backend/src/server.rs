@@ -2,12 +2,15 @@
 //! after the other, so that the engine never sees two at once.
 
 mod keeping;
+mod logging;
 mod orders;
 mod peers;
 mod readiness;
 
 use std::io;
 use std::time::{Duration, Instant};
+
+use program_output::log;
 
 use crate::admission::VmmAdmission;
 use crate::command::{Command, HEADER};
@@ -45,6 +48,8 @@ pub struct Server<E> {
     host: Option<Connection>,
     /// While the manager has everybody else wait: until when, at the latest.
     held_until: Option<Instant>,
+    /// Where the log goes, unless the manager gets it.
+    stderr: Option<log::Stderr>,
     ended: bool,
 }
 
@@ -67,6 +72,7 @@ impl<E: Engine> Server<E> {
             host_listener: None,
             host: None,
             held_until: None,
+            stderr: None,
             ended: false,
         }
     }
@@ -82,6 +88,11 @@ impl<E: Engine> Server<E> {
     /// started, as a host's firmware would leave it.
     pub fn listen_for_host(&mut self, listener: Listener) {
         self.host_listener = Some(listener);
+    }
+
+    /// Where a stand-alone backend's log goes.
+    pub fn log_to(&mut self, stderr: log::Stderr) {
+        self.stderr = Some(stderr);
     }
 
     /// Serves until the manager ends it.
@@ -126,6 +137,7 @@ impl<E: Engine> Server<E> {
             if ready.is_nothing() {
                 self.retry_saving();
             }
+            self.pass_log_on();
         }
         Ok(())
     }

@@ -209,6 +209,15 @@ impl Connection {
             .map_err(io::Error::from)
     }
 
+    /// Whether something could be written now.
+    pub fn is_writable(&self) -> bool {
+        let mut descriptors = [PollFd::new(self.stream.as_fd(), PollFlags::POLLOUT)];
+        let ready = poll(&mut descriptors, PollTimeout::ZERO);
+        let [stream] = descriptors;
+        let events = stream.revents().unwrap_or(PollFlags::empty());
+        ready.is_ok() && events.contains(PollFlags::POLLOUT)
+    }
+
     /// Waits until something arrives or the deadline passes.
     pub fn wait_readable(&self, deadline: Instant) -> io::Result<bool> {
         let mut descriptors = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];

@@ -10,6 +10,7 @@ mod nursery;
 mod process;
 mod supervisor;
 mod users;
+mod words;
 
 use std::path::PathBuf;
 use std::time::Duration;

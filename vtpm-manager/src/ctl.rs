@@ -11,6 +11,8 @@ mod vrots;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use program_output::console::complain;
+
 use crate::anchor::ApprovalError;
 use crate::api::Problem;
 use crate::causes::WithCauses;
@@ -60,6 +62,9 @@ pub enum CtlError {
     /// The manager refused.
     #[error("{}", .0.detail)]
     Refused(Problem),
+    /// What was done cannot be told.
+    #[error("the result cannot be written to standard output")]
+    Output(#[source] std::io::Error),
     /// The operator's key cannot be made or used.
     #[error(transparent)]
     PolicyKey(#[from] ApprovalError),
@@ -94,11 +99,10 @@ pub enum CtlError {
 
 /// Runs one command: 0 when it is done, 1 when it was refused or failed, 2 for bad input.
 pub fn main(arguments: &Arguments) -> ExitCode {
-    // Readers of our output may close it early, as `head` does; that is no failure of ours.
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("vtpmctl: {}", WithCauses(&error));
+            complain(format_args!("vtpmctl: {}", WithCauses(&error)));
             ExitCode::from(error.exit_code())
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use program_output::log;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -80,9 +81,11 @@ const ENDING: Duration = Duration::from_secs(10);
 /// manager usually grants.
 const LAST_RESORT: Duration = Duration::from_secs(20);
 
-/// Runs the daemon to its end. 0 after a shutdown, 1 after a failure, 2 for a bad configuration.
+/// Runs the daemon to its end. 0 after a shutdown, 1 after a failure, 2 for a bad configuration,
+/// 101 after a panic.
 pub fn main(arguments: &Arguments) -> ExitCode {
-    start_log(arguments.log_format);
+    let _log = start_log(arguments.log_format);
+    log::on_panic(|_| end_at_once());
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -149,13 +152,25 @@ fn end_at_last() {
     });
 }
 
-fn start_log(format: LogFormat) {
+fn start_log(format: LogFormat) -> log::Guard {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => log.with_ansi(false).init(),
-        LogFormat::Json => log.json().init(),
-    }
+    let format = match format {
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Json => log::Format::Json,
+    };
+    log::start(filter, format)
+}
+
+/// Of a program that panicked, by Rust's convention.
+const PANICKED: i32 = 101;
+
+/// A panic, in whichever task or thread, leaves a manager of which nobody knows what it still
+/// does. It ends as if it had been killed, which it is made for: running vRoTs go on, and the next
+/// manager, which the service manager starts, takes them over. Nothing is cleaned up, because that
+/// could wait for what is not there any more.
+#[expect(unsafe_code, reason = "no library ends a process without cleaning up")]
+fn end_at_once() {
+    log::flush();
+    // SAFETY: it ends the process, and touches nothing in it.
+    unsafe { nix::libc::_exit(PANICKED) }
 }

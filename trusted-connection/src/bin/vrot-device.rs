@@ -2,14 +2,18 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use program_output::console::{arguments, complain};
 use trusted_connection::device::command_line::{Arguments, run};
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let arguments: Arguments = match arguments() {
+        Ok(arguments) => arguments,
+        Err(end) => return end,
+    };
+    match run(&arguments) {
         Ok(outcome) => outcome.into(),
         Err(error) => {
-            eprintln!("vrot-device: {error:#}");
+            complain(format_args!("vrot-device: {error:#}"));
             ExitCode::from(2)
         }
     }

@@ -8,6 +8,9 @@ use anyhow::{Context, Result};
 use attestation::BOOT_PCRS;
 use cert_chain::policy::PcrSelection;
 use clap::{Parser, Subcommand};
+use program_output::console::arguments;
+use program_output::log;
+use tracing_subscriber::filter::LevelFilter;
 use trusted_connection::attester::EsysTpm;
 use trusted_connection::service::Service;
 
@@ -45,14 +48,16 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
-    match run(Arguments::parse()) {
+    let arguments: Arguments = match arguments() {
+        Ok(arguments) => arguments,
+        Err(end) => return end,
+    };
+    let _log = log::start(LevelFilter::INFO, log::Format::Text);
+    log::on_panic(|_| {});
+    match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("vrot-service: {error:#}");
+            tracing::error!("vrot-service: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -1,7 +1,7 @@
 //! The commands of `vrot-device`.
 
 use std::fs;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use attestation::{
 };
 use cert_chain::TrustAnchors;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use program_output::console::print;
 use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -307,14 +308,8 @@ fn read_roots(path: &Path) -> Result<String> {
     read_bounded_text(path, MAX_ROOTS).with_context(|| format!("{} cannot be read", path.display()))
 }
 
-/// Prints; a reader that has gone away is no error of ours.
 fn say(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("standard output cannot be written")
-        }
-        _ => Ok(()),
-    }
+    print(text).context("the result cannot be written to standard output")
 }
 
 fn say_json(value: &Value) -> Result<()> {

@@ -79,7 +79,9 @@ impl<E: Engine> Server<E> {
             PollTimeout::try_from(rest).unwrap_or(PollTimeout::ZERO)
         } else if self.has_incomplete() {
             PollTimeout::from(TICK_MS)
-        } else if matches!(&self.keeper, Keeper::Folder(folder) if folder.has_unsaved()) {
+        } else if matches!(&self.keeper, Keeper::Folder(folder) if folder.has_unsaved())
+            || self.has_log_waiting()
+        {
             PollTimeout::from(RETRY_MS)
         } else {
             PollTimeout::NONE

@@ -19,8 +19,8 @@ use super::order::to_its_end;
 use super::problem::{Body, PROBLEM_JSON, Problem};
 use super::wire::{
     ApprovalView, AuditView, DifferenceView, EnrolmentRequest, EnrolmentView, EventLogView,
-    HostKeys, HostView, InitRequest, PolicyView, PowerLossView, RecoverRequest, RecoveryView,
-    StoreView,
+    HostKeys, HostView, InitRequest, LogView, PolicyView, PowerLossView, RecoverRequest,
+    RecoveryView, StoreView,
 };
 use crate::anchor::{AnchorError, Approval, ApprovalStatus, HostPolicy, PolicyKeyPublic};
 use crate::audit::{self, Event};
@@ -227,6 +227,7 @@ async fn view(manager: &Manager) -> Result<HostView, Problem> {
         Err(error) => return Err(error.into()),
     };
     let config = manager.config();
+    let losses = program_output::log::losses();
     Ok(HostView {
         tpm: config.anchor.tpm.to_string(),
         state_dir: config.state_dir.clone(),
@@ -240,6 +241,10 @@ async fn view(manager: &Manager) -> Result<HostView, Problem> {
         keys,
         enrolment: manager.host().enrolment().as_deref().map(Into::into),
         store: store_view(manager).await,
+        log: LogView {
+            lost: losses.lost,
+            left_out: losses.left_out,
+        },
     })
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
+use program_output::log;
 
 use crate::backend::Isolation;
 use crate::manager::{Counter, Manager, Standing, Unadopted};
@@ -205,6 +206,16 @@ fn render(manager: &Manager, unadopted: Unadopted) -> String {
         "Requests for host evidence beyond the quota of a vRoT.",
         evidence.refused(),
     );
+    let missing = log::losses();
+    text.head(
+        "vrot_log_lines_missing_total",
+        "counter",
+        "Lines that the manager's log lacks: it could not be written, or they were too many.",
+    );
+    for (reason, lines) in [("lost", missing.lost), ("left-out", missing.left_out)] {
+        let reason = format!("reason=\"{reason}\"");
+        text.labelled("vrot_log_lines_missing_total", &reason, lines);
+    }
     text.counter(
         "vrot_audit_entries_total",
         "Lines in the audit log.",

@@ -35,6 +35,18 @@ pub struct HostView {
     pub enrolment: Option<EnrolmentView>,
     /// Whether the physical TPM vouches for the store.
     pub store: StoreView,
+    /// What is missing from the manager's log.
+    #[serde(default)]
+    pub log: LogView,
+}
+
+/// Lines that are missing from the manager's log since it was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogView {
+    /// Lines that could not be written, or not as fast as they came.
+    pub lost: u64,
+    /// Lines that were too many of a kind.
+    pub left_out: u64,
 }
 
 /// The host's event log.

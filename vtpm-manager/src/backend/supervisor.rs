@@ -20,6 +20,7 @@ use super::BackendError;
 use super::connection::Connection;
 use super::folder::RuntimeFolder;
 use super::process::Process;
+use super::words;
 use crate::evidence::{HostEvidence, Quota, Repetition, Subject};
 use crate::store::{Batch, Journal, Part, StateBlob, StoreError};
 
@@ -382,6 +383,7 @@ impl Supervisor {
                     return self.connection.send(&go_on).await;
                 }
             }
+            FromBackend::Log { level, says } => words::log(self.folder.vrot(), level, &says),
             FromBackend::Opened | FromBackend::Stopped => {}
         }
         Ok(())

@@ -2,9 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use program_output::console;
 use vtpm_manager::daemon::{self, Arguments};
 
 fn main() -> ExitCode {
-    daemon::main(&Arguments::parse())
+    match console::arguments::<Arguments>() {
+        Ok(arguments) => daemon::main(&arguments),
+        Err(end) => end,
+    }
 }

@@ -2,9 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use program_output::console;
 use vtpm_manager::ctl::{self, Arguments};
 
 fn main() -> ExitCode {
-    ctl::main(&Arguments::parse())
+    match console::arguments::<Arguments>() {
+        Ok(arguments) => ctl::main(&arguments),
+        Err(end) => end,
+    }
 }

@@ -13,7 +13,8 @@ use super::output::{Output, Table};
 use super::{CtlError, policy, write};
 use crate::anchor::PolicyKey;
 use crate::api::wire::{
-    AuditView, EnrolmentRequest, HostView, InitRequest, PolicyView, RecoverRequest, RecoveryView,
+    AuditView, EnrolmentRequest, HostView, InitRequest, LogView, PolicyView, RecoverRequest,
+    RecoveryView,
 };
 use crate::audit;
 use crate::causes::WithCauses;
@@ -33,7 +34,7 @@ pub(super) fn run(command: &HostCommand, client: &Client, output: &Output) -> Re
         HostCommand::Init(arguments) => init(arguments, client, output),
         HostCommand::Show => {
             let host: HostView = client.get(HOST)?;
-            output.result(&host, || describe(&host));
+            output.result(&host, || describe(&host))?;
             Ok(())
         }
         HostCommand::Enrol {
@@ -45,19 +46,17 @@ pub(super) fn run(command: &HostCommand, client: &Client, output: &Output) -> Re
             let body = EnrolmentRequest { name: name.clone() };
             let request: Vec<u8> = client.post_message(REQUEST, json(&body)?)?;
             write(out, &request)?;
-            say_written(output, "take this to the issuer", out);
-            Ok(())
+            say_written(output, "take this to the issuer", out)
         }
         HostCommand::Answer { challenge, out } => {
             let challenge: Challenge = message(challenge)?;
             write(out, &client.post_message(ANSWER, challenge.to_json())?)?;
-            say_written(output, "take this to the issuer", out);
-            Ok(())
+            say_written(output, "take this to the issuer", out)
         }
         HostCommand::Install { certificate } => {
             let certificate: Certificate = message(certificate)?;
             let host: HostView = parse(&client.post_message(CERTIFICATE, certificate.to_json())?)?;
-            output.result(&host, || describe(&host));
+            output.result(&host, || describe(&host))?;
             Ok(())
         }
         HostCommand::Recover { accept, yes } => {
@@ -95,7 +94,7 @@ fn init(arguments: &InitArguments, client: &Client, output: &Output) -> Result<(
     } else if !waits && !policy.satisfied {
         return Err(CtlError::PolicyNotSatisfied);
     }
-    output.result(&host, || describe(&host));
+    output.result(&host, || describe(&host))?;
     if let Some(path) = arguments.policy_key.as_ref().filter(|_| waits) {
         output.next(&policy::how_to_approve(client, path));
     }
@@ -151,7 +150,7 @@ fn enrol(
     output.progress("4/4 certificate");
     let certificate = issuer.certify(&answer)?;
     let host: HostView = parse(&client.post_message(CERTIFICATE, certificate.to_json())?)?;
-    output.result(&host, || describe(&host));
+    output.result(&host, || describe(&host))?;
     Ok(())
 }
 
@@ -199,7 +198,7 @@ fn recover(accept: &str, client: &Client, output: &Output) -> Result<(), CtlErro
             }
         }
         table.render()
-    });
+    })?;
     Ok(())
 }
 
@@ -256,7 +255,7 @@ pub(super) fn verify_audit_log(
                     view.entries,
                     view.head
                 )
-            });
+            })?;
             Ok(())
         }
         Some(problem) => Err(CtlError::LogAltered {
@@ -309,6 +308,11 @@ fn describe(host: &HostView) -> String {
         );
         table.row(["and may have, last", &text]);
     }
+    if host.log != LogView::default() {
+        let LogView { lost, left_out } = host.log;
+        let text = format!("{lost} lines could not be written, {left_out} were too many of a kind");
+        table.row(["missing from the log", &text]);
+    }
     match &host.enrolment {
         None => table.row(["certificate", "none yet: run `vtpmctl host enrol`"]),
         Some(enrolment) => {
@@ -320,9 +324,13 @@ fn describe(host: &HostView) -> String {
     table.render()
 }
 
-pub(super) fn say_written(output: &Output, what_next: &str, file: &PathBuf) {
+pub(super) fn say_written(
+    output: &Output,
+    what_next: &str,
+    file: &PathBuf,
+) -> Result<(), CtlError> {
     let written = serde_json::json!({ "file": file });
-    output.result(&written, || format!("{}\n{what_next}", file.display()));
+    output.result(&written, || format!("{}\n{what_next}", file.display()))
 }
 
 fn json(body: &impl serde::Serialize) -> Result<Vec<u8>, CtlError> {

@@ -34,7 +34,7 @@ pub(super) fn run(command: &IssuerCommand, output: &Output) -> Result<(), CtlErr
                     table.row(["operator's key", &name.to_string()]);
                 }
                 table.render()
-            });
+            })?;
             if issuer.operator_keys().is_empty() {
                 output.warn(
                     "no operator key is accepted, so no host is certified yet: name them with \
@@ -69,7 +69,7 @@ pub(super) fn run(command: &IssuerCommand, output: &Output) -> Result<(), CtlErr
                 table.row(["operator's key", &pending.policy_key().to_string()]);
                 table.row(["challenge", &out.display().to_string()]);
                 table.render()
-            });
+            })?;
         }
         IssuerCommand::Certify {
             directory,
@@ -82,7 +82,7 @@ pub(super) fn run(command: &IssuerCommand, output: &Output) -> Result<(), CtlErr
             let made = serde_json::json!({ "host": certificate.host, "certificate": out });
             output.result(&made, || {
                 format!("certified {}: {}", certificate.host, out.display())
-            });
+            })?;
         }
     }
     Ok(())
@@ -113,7 +113,7 @@ fn operator_key(command: &OperatorKeyCommand, output: &Output) -> Result<(), Ctl
         }
         let lines: Vec<String> = names.iter().map(ToString::to_string).collect();
         lines.join("\n")
-    });
+    })?;
     Ok(())
 }
 

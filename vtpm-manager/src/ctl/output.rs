@@ -2,8 +2,10 @@
 
 use std::io::{self, Write};
 
+use program_output::console::print;
 use serde::Serialize;
 
+use super::CtlError;
 use super::arguments::OutputFormat;
 
 /// Where results go.
@@ -24,16 +26,17 @@ impl Output {
     }
 
     /// Writes a result: as JSON, or as people read it.
-    pub(super) fn result(&self, value: &impl Serialize, people: impl FnOnce() -> String) {
+    pub(super) fn result(
+        &self,
+        value: &impl Serialize,
+        people: impl FnOnce() -> String,
+    ) -> Result<(), CtlError> {
         let text = match self.format {
             OutputFormat::Human => people(),
-            OutputFormat::Json => match serde_json::to_string_pretty(value) {
-                Ok(json) => json,
-                Err(error) => unreachable!("JSON: {error}"),
-            },
+            OutputFormat::Json => serde_json::to_string_pretty(value)
+                .map_err(|error| CtlError::Output(error.into()))?,
         };
-        // A reader that closed the pipe has read what it wanted.
-        let _ = writeln!(io::stdout(), "{}", text.trim_end());
+        print(&format!("{}\n", text.trim_end())).map_err(CtlError::Output)
     }
 
     /// Says what is being done, where that takes time.

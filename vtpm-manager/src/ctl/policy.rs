@@ -38,7 +38,7 @@ pub(super) fn run(
         }
         PolicyCommand::Show => {
             let policy: PolicyView = client.get(POLICY)?;
-            output.result(&policy, || describe(&policy));
+            output.result(&policy, || describe(&policy))?;
             Ok(())
         }
         PolicyCommand::Sign(arguments) => sign(arguments, client, output),
@@ -72,7 +72,7 @@ fn keygen(out: &Path, public: &Path, output: &Output) -> Result<(), CtlError> {
             &public.display().to_string(),
         ]);
         table.render()
-    });
+    })?;
     Ok(())
 }
 
@@ -97,7 +97,7 @@ fn sign(arguments: &SignArguments, client: &Client, output: &Output) -> Result<(
         }
         table.row(["approval", &out.display().to_string()]);
         table.render()
-    });
+    })?;
     output.next(&format!(
         "on the host:  vtpmctl host policy approve {}",
         out.display()
@@ -129,7 +129,7 @@ fn sufficient(
 
 fn approve(approval: &Approval, client: &Client, output: &Output) -> Result<(), CtlError> {
     let policy: PolicyView = parse(&client.post_message(APPROVALS, approval.to_json())?)?;
-    output.result(&policy, || describe(&policy));
+    output.result(&policy, || describe(&policy))?;
     store_is_not_refused(&client.get::<HostView>(HOST)?)
 }
 

@@ -30,49 +30,49 @@ pub(super) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Re
                     "created"
                 };
                 format!("{done}\n{}", details(&vrot))
-            });
+            })?;
         }
         VrotCommand::Start(vrot) => {
             let vrot: VrotView = client.post(&path(vrot.vrot, "/start"), &())?;
-            output.result(&vrot, || format!("started\n{}", details(&vrot)));
+            output.result(&vrot, || format!("started\n{}", details(&vrot)))?;
         }
         VrotCommand::Stop(vrot) => {
             let vrot: VrotView = client.post(&path(vrot.vrot, "/stop"), &())?;
             output.result(&vrot, || {
                 format!("stopped vRoT {} of VM {}", vrot.vrot, vrot.vm)
-            });
+            })?;
         }
         VrotCommand::Suspend(vrot) => {
             let vrot: VrotView = client.post(&path(vrot.vrot, "/suspend"), &())?;
             output.result(&vrot, || {
                 format!("suspended vRoT {} of VM {}", vrot.vrot, vrot.vm)
-            });
+            })?;
         }
         VrotCommand::Resume(vrot) => {
             let vrot: VrotView = client.post(&path(vrot.vrot, "/resume"), &())?;
-            output.result(&vrot, || format!("resumed\n{}", details(&vrot)));
+            output.result(&vrot, || format!("resumed\n{}", details(&vrot)))?;
         }
         VrotCommand::List => {
             let list: VrotList = client.get("/v1/vrots")?;
-            output.result(&list, || table(&list));
+            output.result(&list, || table(&list))?;
         }
         VrotCommand::Show(vrot) => {
             let vrot: VrotView = client.get(&path(vrot.vrot, ""))?;
-            output.result(&vrot, || details(&vrot));
+            output.result(&vrot, || details(&vrot))?;
         }
         VrotCommand::Delete(vrot) => {
             client.delete(&path(vrot.vrot, ""))?;
             let deleted = serde_json::json!({ "deleted": vrot.vrot.to_string() });
-            output.result(&deleted, || format!("deleted {}", vrot.vrot));
+            output.result(&deleted, || format!("deleted {}", vrot.vrot))?;
         }
         VrotCommand::Identity(vrot) => {
             let identity: IdentityView = client.get(&path(vrot.vrot, "/identity"))?;
-            output.result(&identity, || describe(&identity));
+            output.result(&identity, || describe(&identity))?;
         }
         VrotCommand::QemuArgs { vrot, device } => {
             let path = path(vrot.vrot, &format!("/qemu-args?device={}", device.name()));
             let arguments: QemuArguments = client.get(&path)?;
-            output.result(&arguments, || line(&arguments.arguments));
+            output.result(&arguments, || line(&arguments.arguments))?;
         }
     }
     Ok(())

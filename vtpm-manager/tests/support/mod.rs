@@ -317,6 +317,12 @@ impl Host {
         Ok(())
     }
 
+    /// The same, with its log going somewhere else.
+    pub(crate) fn start_again_logging_to(&mut self, log: Stdio) -> Result<()> {
+        self.daemon = start_daemon_logging_to(self.folder.path(), log)?;
+        Ok(())
+    }
+
     /// What the daemon said.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
@@ -361,6 +367,10 @@ fn start_daemon(folder: &Path) -> Result<Child> {
         .create(true)
         .append(true)
         .open(folder.join("daemon.log"))?;
+    start_daemon_logging_to(folder, log.into())
+}
+
+fn start_daemon_logging_to(folder: &Path, log: Stdio) -> Result<Child> {
     let mut daemon = Command::new(env!("CARGO_BIN_EXE_vtpm-managerd"))
         .arg("--config")
         .arg(folder.join("config.toml"))

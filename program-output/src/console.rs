@@ -1,0 +1,43 @@
+//! Standard output and standard error of a command.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// The exit status of a command that was called wrongly.
+const USAGE: u8 = 2;
+
+/// Writes a result to standard output. A reader that closed its end, as `head` does, has read what
+/// it wanted: that is no error. Everything else is, above all a full disk.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// Writes to standard error. If that fails there is nothing left to say it with, and the exit
+/// status tells.
+pub fn complain(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// The arguments of this program; or, where help was asked for or they are wrong, that is said, and
+/// this is how to end.
+pub fn arguments<A: Parser>() -> Result<A, ExitCode> {
+    A::try_parse().map_err(|asked| {
+        if asked.use_stderr() {
+            let _ = asked.print();
+            return ExitCode::from(USAGE);
+        }
+        match asked.print().and_then(|()| io::stdout().flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                complain(format_args!("standard output cannot be written: {error}"));
+                ExitCode::FAILURE
+            }
+            _ => ExitCode::SUCCESS,
+        }
+    })
+}

@@ -1,0 +1,258 @@
+//! How many lines of a kind are written.
+//!
+//! A kind is a place in the program and, where a line names one, a vRoT: so what one guest causes
+//! leaves the lines about all others alone.
+
+use std::collections::HashMap;
+use std::fmt::{self, Debug, Write as _};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::callsite::Identifier;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer};
+
+use super::line::{FOREIGN, NOTICE};
+use super::queue::Queue;
+
+/// So many lines of a kind at once,
+const BURST: u32 = 20;
+/// and then one in this time.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// All lines about vRoTs together: a storm of a thousand starts is written as a whole,
+const BURST_OF_ALL: u32 = 5000;
+/// and then one in this time.
+const INTERVAL_OF_ALL: Duration = Duration::from_millis(50);
+/// Kinds that are remembered. Beyond this number, those about vRoTs share what their place has.
+const MAX_KINDS: usize = 16 * 1024;
+/// Of the name of a vRoT.
+const LONGEST_NAME: usize = 64;
+/// The field that names it.
+const VROT: &str = "vrot";
+
+/// Leaves lines out, and counts them.
+#[derive(Debug)]
+pub(super) struct Limit {
+    queue: Arc<Queue>,
+    kinds: Mutex<Kinds>,
+}
+
+#[derive(Debug)]
+struct Kinds {
+    of_all: Bucket,
+    each: HashMap<(Identifier, String), Bucket>,
+}
+
+/// A token bucket.
+#[derive(Clone, Debug)]
+struct Bucket {
+    tokens: u32,
+    burst: u32,
+    interval: Duration,
+    counted_until: Instant,
+}
+
+impl Limit {
+    pub(super) fn counting_in(queue: Arc<Queue>) -> Self {
+        let kinds = Kinds {
+            of_all: Bucket::full(BURST_OF_ALL, INTERVAL_OF_ALL, Instant::now()),
+            each: HashMap::new(),
+        };
+        Self {
+            queue,
+            kinds: Mutex::new(kinds),
+        }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Limit {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        let metadata = event.metadata();
+        // Who asks for such lines wants all of them; nobody gets them unasked.
+        let asked_for = *metadata.level() > Level::INFO && metadata.target() != FOREIGN;
+        if asked_for || metadata.target() == NOTICE {
+            return true;
+        }
+        let mut vrot = Named(String::new());
+        event.record(&mut vrot);
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let admitted = kinds.admit(metadata.callsite(), vrot.0, Instant::now());
+        drop(kinds);
+        if !admitted {
+            let name = metadata.name();
+            self.queue
+                .leave_out(name.strip_prefix("event ").unwrap_or(name));
+        }
+        admitted
+    }
+}
+
+impl Kinds {
+    fn admit(&mut self, place: Identifier, mut vrot: String, now: Instant) -> bool {
+        if self.each.len() >= MAX_KINDS {
+            self.each.retain(|_, bucket| !bucket.is_full(now));
+            if self.each.len() >= MAX_KINDS {
+                vrot.clear();
+            }
+        }
+        let about_vrot = !vrot.is_empty();
+        let bucket = self
+            .each
+            .entry((place, vrot))
+            .or_insert_with(|| Bucket::full(BURST, INTERVAL, now));
+        // There are not many places: only lines about vRoTs need a bound for all of them.
+        bucket.admit(now) && (!about_vrot || self.of_all.admit(now))
+    }
+}
+
+impl Bucket {
+    fn full(burst: u32, interval: Duration, now: Instant) -> Self {
+        Self {
+            tokens: burst,
+            burst,
+            interval,
+            counted_until: now,
+        }
+    }
+
+    fn earn(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.counted_until);
+        let earned = passed.as_nanos() / self.interval.as_nanos().max(1);
+        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+        self.tokens = self.tokens.saturating_add(earned).min(self.burst);
+        let until = self
+            .counted_until
+            .checked_add(self.interval.saturating_mul(earned));
+        self.counted_until = until.unwrap_or(now);
+    }
+
+    fn admit(&mut self, now: Instant) -> bool {
+        self.earn(now);
+        let left = self.tokens.checked_sub(1);
+        self.tokens = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    fn is_full(&mut self, now: Instant) -> bool {
+        self.earn(now);
+        self.tokens == self.burst
+    }
+}
+
+/// The vRoT that a line names.
+struct Named(String);
+
+impl Visit for Named {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if field.name() == VROT {
+            // It fails where it has enough.
+            let _ = write!(self, "{value:?}");
+        }
+    }
+}
+
+impl fmt::Write for Named {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.0.len().saturating_add(text.len()) > LONGEST_NAME {
+            return Err(fmt::Error);
+        }
+        self.0.push_str(text);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::super::Format;
+    use super::super::line::Lines;
+    use super::super::queue::{Bounds, Passed};
+    use super::*;
+
+    fn lines_of(work: impl FnOnce()) -> (Vec<String>, u64) {
+        let queue = Arc::new(Queue::bounded(Bounds {
+            lines: 99_999,
+            bytes: 99_999_999,
+        }));
+        let log = tracing_subscriber::fmt::layer()
+            .without_time()
+            .with_ansi(false)
+            .with_writer(Lines::to(Arc::clone(&queue), Format::Bare));
+        let subscriber = tracing_subscriber::registry()
+            .with(Limit::counting_in(Arc::clone(&queue)))
+            .with(log);
+        let mut lines = Vec::new();
+        tracing::subscriber::with_default(subscriber, || {
+            work();
+            queue.pass_on(&mut |line| {
+                lines.push(line.text.clone());
+                Passed::Done
+            });
+        });
+        (lines, queue.losses().left_out)
+    }
+
+    #[test]
+    fn what_happens_all_the_time_is_written_a_few_times_and_counted() {
+        let (lines, left_out) = lines_of(|| {
+            for number in 0..1000 {
+                tracing::warn!(number, "a stranger");
+            }
+            tracing::warn!("something else");
+        });
+        let strangers = lines.iter().filter(|line| line.contains("a stranger"));
+        assert_eq!(strangers.count(), 20);
+        assert!(lines.iter().any(|line| line.contains("something else")));
+        let told = lines.iter().find(|line| line.contains("left_out=980"));
+        assert!(
+            told.is_some_and(|told| told.contains("limit.rs")),
+            "{lines:?}"
+        );
+        assert_eq!(left_out, 980);
+    }
+
+    #[test]
+    fn what_one_vrot_causes_leaves_the_lines_about_another_alone() {
+        let (lines, _) = lines_of(|| {
+            for vrot in ["first"; 1000].into_iter().chain(["second"]) {
+                tracing::error!(%vrot, "no evidence");
+            }
+        });
+        assert!(lines.iter().any(|line| line.contains("vrot=second")));
+    }
+
+    #[test]
+    fn all_vrots_together_cannot_write_without_end() {
+        let (lines, left_out) = lines_of(|| {
+            for vrot in 0..20_000u32 {
+                tracing::error!(vrot, "no evidence");
+            }
+        });
+        assert!((5000..6000).contains(&lines.len()), "{}", lines.len());
+        assert!(left_out > 14_000);
+    }
+
+    #[test]
+    fn details_that_somebody_asked_for_are_all_there_unless_they_are_from_elsewhere() {
+        let (lines, left_out) = lines_of(|| {
+            for number in 0..100 {
+                tracing::debug!(number, "our own");
+                tracing::debug!(target: FOREIGN, number, "a backend's");
+            }
+        });
+        let own = lines.iter().filter(|line| line.contains("our own")).count();
+        assert_eq!((own, left_out), (100, 80));
+    }
+
+    #[test]
+    fn a_bucket_fills_again_with_time() {
+        let start = Instant::now();
+        let mut bucket = Bucket::full(3, Duration::from_secs(10), start);
+        assert_eq!((0..9).filter(|_| bucket.admit(start)).count(), 3);
+        let later = start + Duration::from_secs(25);
+        assert_eq!((0..9).filter(|_| bucket.admit(later)).count(), 2);
+        assert!(bucket.admit(later + Duration::from_secs(5)));
+    }
+}
