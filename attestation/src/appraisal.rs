@@ -2,8 +2,7 @@
 
 mod anchoring;
 mod boot;
-
-use cert_chain::Digest32;
+mod listing;
 
 use crate::host_leaf::{Durability, LaunchMeasurement};
 use crate::policy::{Expectation, Policy};
@@ -13,6 +12,7 @@ use crate::verification::VerifiedEvidence;
 
 use anchoring::check_anchoring;
 use boot::check_boot;
+use listing::list;
 
 /// Compares verified evidence with a policy: first the host, then the VM, whose verdict is
 /// never better than its host's.
@@ -20,22 +20,30 @@ use boot::check_boot;
 /// The appraisal is of the time as of which the evidence was verified; the result expires at its
 /// policy's word, and not after the certificates. Evidence that was verified under other roots
 /// than this policy's is contraindicated.
+///
+/// Identities come first. What booted is compared only where host, VM and tenant are those that the
+/// policy is about: reference values say nothing about others.
 pub fn appraise(evidence: VerifiedEvidence, policy: &Policy) -> AttestationResult {
     let expect = policy.expectation();
 
     let mut host = LayerResult::new();
     check_roots(&mut host, &evidence, policy);
     check_host_identity(&mut host, &evidence, expect);
-    check_boot(
-        &mut host,
-        evidence.layer(Layer::Host),
-        policy.host_reference(),
-    );
+    let meant = !host.contradicts(Claim::Identity);
+    if meant {
+        let reference = policy.host_reference();
+        check_boot(&mut host, evidence.layer(Layer::Host), reference);
+    }
 
     let mut vm = LayerResult::new();
     check_vm_identity(&mut vm, &evidence, expect);
+    let meant = meant && !vm.contradicts(Claim::Identity);
+    check_vm_state(&mut vm, &evidence, expect);
     check_anchoring(&mut vm, evidence.chain().host(), evidence.leaf(), expect);
-    check_boot(&mut vm, evidence.layer(Layer::Vm), policy.vm_reference());
+    if meant {
+        let reference = policy.vm_reference();
+        check_boot(&mut vm, evidence.layer(Layer::Vm), reference);
+    }
     vm.limit_to(&host);
 
     AttestationResult::new(evidence, policy, host, vm)
@@ -64,13 +72,12 @@ fn check_host_identity(
     if expect.hosts.contains(host) {
         result.approve(Claim::Identity);
     } else {
-        let listed: Vec<String> = expect.hosts.iter().map(ToString::to_string).collect();
         result.contradict(
             Claim::Identity,
             "host-unexpected",
             format!(
                 "the VM runs on {host}; the policy allows {}",
-                listed.join(", ")
+                list(&expect.hosts)
             ),
         );
     }
@@ -100,6 +107,10 @@ fn check_vm_identity(result: &mut LayerResult, evidence: &VerifiedEvidence, expe
             ),
         );
     }
+}
+
+fn check_vm_state(result: &mut LayerResult, evidence: &VerifiedEvidence, expect: &Expectation) {
+    let leaf = evidence.leaf();
     if leaf.generation < expect.min_generation() {
         result.contradict(
             Claim::Identity,
@@ -140,14 +151,5 @@ fn check_vm_identity(result: &mut LayerResult, evidence: &VerifiedEvidence, expe
                     .to_owned(),
             ),
         }
-    }
-}
-
-fn list(digests: &[Digest32]) -> String {
-    let texts: Vec<String> = digests.iter().map(ToString::to_string).collect();
-    if texts.is_empty() {
-        "none".to_owned()
-    } else {
-        texts.join(" or ")
     }
 }

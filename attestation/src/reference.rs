@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use cert_chain::printable::is_printable;
 use cert_chain::{Digest32, HashAlgorithm};
 use serde::{Deserialize, Deserializer};
 
@@ -200,7 +201,8 @@ impl ReferenceValues {
     pub fn to_toml(&self, layer: &str) -> String {
         let mut text = format!("[{layer}.reference]\n");
         if !self.ignored_pcrs.is_empty() {
-            let _ = writeln!(text, "ignored_pcrs = {:?}", self.ignored_pcrs);
+            let ignored: Vec<u8> = self.ignored_pcrs.iter().copied().collect();
+            let _ = writeln!(text, "ignored_pcrs = {ignored:?}");
         }
         let _ = writeln!(text, "\n[{layer}.reference.pcrs]");
         for (pcr, values) in &self.pcrs {
@@ -210,7 +212,7 @@ impl ReferenceValues {
             let _ = write!(
                 text,
                 "\n[[{layer}.reference.events]]\nname = {}\npcr = {}\ntype = \"{}\"\ndigests = [{}]\n",
-                toml::Value::from(reference.name.as_str()),
+                basic_string(&reference.name),
                 reference.pcr,
                 reference.event_type,
                 quoted(&reference.digests)
@@ -242,6 +244,21 @@ fn banks(found: &[HashAlgorithm]) -> String {
         [] => "none".to_owned(),
         names => names.join(", "),
     }
+}
+
+/// A TOML basic string. Names come from event logs, and policies are read by people: what is not
+/// printable is escaped, which the `toml` library does for control characters alone.
+fn basic_string(text: &str) -> String {
+    let mut string = String::from("\"");
+    for c in text.chars() {
+        let _ = match c {
+            '"' | '\\' => write!(string, "\\{c}"),
+            _ if is_printable(c) => write!(string, "{c}"),
+            _ => write!(string, "\\U{:08x}", u32::from(c)),
+        };
+    }
+    string.push('"');
+    string
 }
 
 fn quoted(digests: &[Digest32]) -> String {

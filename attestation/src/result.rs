@@ -43,6 +43,8 @@ pub struct LayerResult {
     claims: BTreeMap<Claim, Verdict>,
     reasons: Vec<Reason>,
     booted: Vec<(String, Digest32)>,
+    /// Reasons beyond [`MAX_REASONS`]: how many, and the most serious one's verdict.
+    left_out: Option<(usize, Verdict)>,
 }
 
 /// Why a layer's verdict is not affirming.
@@ -56,6 +58,10 @@ pub struct Reason {
     pub text: String,
 }
 
+/// How many reasons a layer's result lists; more are counted. The evidence and the policy decide
+/// how many there are, and neither should decide how long a result is.
+pub const MAX_REASONS: usize = 64;
+
 /// The trustworthiness claims of AR4SI that an appraisal here makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Claim {
@@ -68,9 +74,11 @@ impl AttestationResult {
     pub(crate) fn new(
         evidence: VerifiedEvidence,
         policy: &Policy,
-        host: LayerResult,
-        vm: LayerResult,
+        mut host: LayerResult,
+        mut vm: LayerResult,
     ) -> Self {
+        host.count_what_was_left_out();
+        vm.count_what_was_left_out();
         let at = evidence.verified_at();
         let by_policy = at
             .as_secs()
@@ -127,6 +135,7 @@ impl LayerResult {
             claims: BTreeMap::new(),
             reasons: Vec::new(),
             booted: Vec::new(),
+            left_out: None,
         }
     }
 
@@ -145,6 +154,11 @@ impl LayerResult {
         &self.booted
     }
 
+    /// Whether something contradicts the policy in this respect.
+    pub(crate) fn contradicts(&self, claim: Claim) -> bool {
+        self.claims.get(&claim) == Some(&Verdict::Contraindicated)
+    }
+
     pub(crate) fn approve(&mut self, claim: Claim) {
         self.claims.entry(claim).or_insert(Verdict::Affirming);
     }
@@ -159,6 +173,21 @@ impl LayerResult {
 
     pub(crate) fn contradict(&mut self, claim: Claim, code: &'static str, text: String) {
         self.add(claim, Verdict::Contraindicated, code, text);
+    }
+
+    /// The same where the text is long to make: it is made if the reason is listed.
+    pub(crate) fn contradict_with(
+        &mut self,
+        claim: Claim,
+        code: &'static str,
+        text: impl FnOnce() -> String,
+    ) {
+        let text = if self.reasons.len() < MAX_REASONS {
+            text()
+        } else {
+            String::new()
+        };
+        self.contradict(claim, code, text);
     }
 
     /// A VM on a host that cannot be relied on cannot be relied on.
@@ -180,11 +209,26 @@ impl LayerResult {
         let known = self.claims.entry(claim).or_insert(verdict);
         *known = verdict.max(*known);
         self.verdict = self.verdict.max(verdict);
-        self.reasons.push(Reason {
-            code,
-            verdict,
-            text,
-        });
+        if self.reasons.len() < MAX_REASONS {
+            self.reasons.push(Reason {
+                code,
+                verdict,
+                text,
+            });
+        } else {
+            let (count, worst) = self.left_out.unwrap_or((0, verdict));
+            self.left_out = Some((count.saturating_add(1), worst.max(verdict)));
+        }
+    }
+
+    fn count_what_was_left_out(&mut self) {
+        if let Some((count, verdict)) = self.left_out.take() {
+            self.reasons.push(Reason {
+                code: "reasons-left-out",
+                verdict,
+                text: format!("{count} more reasons are not listed"),
+            });
+        }
     }
 }
 

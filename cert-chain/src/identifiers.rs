@@ -21,7 +21,8 @@ pub struct VmId(Uuid);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VrotId(Uuid);
 
-/// Whose VM it is: 1 to 64 characters out of letters, digits, `.`, `_` and `-`.
+/// Whose VM it is: 1 to 64 characters out of letters, digits, `.`, `_` and `-`, the first of which
+/// is a letter or digit (`.` and `..` would be folders, `-x` an option).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tenant(String);
 
@@ -73,7 +74,10 @@ pub enum IdentifierError {
         value: String,
     },
     /// A tenant name of wrong length or alphabet.
-    #[error("`{value}` is no tenant name: use 1 to {MAX_TENANT} letters, digits, `.`, `_` and `-`")]
+    #[error(
+        "`{value}` is no tenant name: use 1 to {MAX_TENANT} letters, digits, `.`, `_` and `-`, \
+         beginning with a letter or digit"
+    )]
     Tenant {
         /// What was given.
         value: String,
@@ -87,6 +91,12 @@ pub enum IdentifierError {
         length: usize,
         /// The limit that applies to it.
         limit: usize,
+    },
+    /// The nil or the max UUID, which stand for "none" (RFC 9562 §5.9 and §5.10).
+    #[error("`{value}` identifies nothing: use a UUID of the VM's own")]
+    NoUuid {
+        /// What was given.
+        value: String,
     },
     /// Something that is not a hyphenated UUID.
     #[error("`{value}` is no UUID: write it as xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")]
@@ -151,7 +161,13 @@ macro_rules! uuid_identifier {
                 if text.len() != uuid::fmt::Hyphenated::LENGTH {
                     return Err(refused());
                 }
-                Uuid::try_parse(text).map(Self).map_err(|_| refused())
+                let uuid = Uuid::try_parse(text).map_err(|_| refused())?;
+                if uuid.is_nil() || uuid.is_max() {
+                    return Err(IdentifierError::NoUuid {
+                        value: text.to_owned(),
+                    });
+                }
+                Ok(Self(uuid))
             }
         }
 
@@ -169,9 +185,13 @@ macro_rules! uuid_identifier {
             fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, DecodeError> {
                 let position = decoder.position();
                 let bytes = decoder.bytes()?;
-                Uuid::from_slice(bytes)
-                    .map(Self)
-                    .map_err(|_| DecodeError::message("a UUID has 16 bytes").at(position))
+                match Uuid::from_slice(bytes) {
+                    Ok(uuid) if uuid.is_nil() || uuid.is_max() => {
+                        Err(DecodeError::message("this UUID identifies nothing").at(position))
+                    }
+                    Ok(uuid) => Ok(Self(uuid)),
+                    Err(_) => Err(DecodeError::message("a UUID has 16 bytes").at(position)),
+                }
             }
         }
 
@@ -245,7 +265,8 @@ impl FromStr for Tenant {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        if text.is_empty() || text.len() > MAX_TENANT || !text.bytes().all(allowed) {
+        let begins_well = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if !begins_well || text.len() > MAX_TENANT || !text.bytes().all(allowed) {
             return Err(IdentifierError::Tenant {
                 value: text.to_owned(),
             });
@@ -519,7 +540,9 @@ mod tests {
         assert!("t".repeat(64).parse::<Tenant>().is_ok());
         assert!("t".repeat(65).parse::<Tenant>().is_err());
         assert!("".parse::<Tenant>().is_err());
-        assert!("a/b".parse::<Tenant>().is_err());
+        for bad in ["a/b", ".", "..", "-x", "_x", "a\u{202e}b"] {
+            assert!(bad.parse::<Tenant>().is_err(), "{bad}");
+        }
     }
 
     #[test]
@@ -532,6 +555,16 @@ mod tests {
                 .parse::<VmId>()
                 .is_err()
         );
+    }
+
+    #[test]
+    fn a_uuid_that_stands_for_none_identifies_nothing() {
+        for none in [uuid::Uuid::nil(), uuid::Uuid::max()] {
+            let refused = none.to_string().parse::<VmId>();
+            assert!(matches!(refused, Err(IdentifierError::NoUuid { .. })));
+            let cbor = minicbor::to_vec(VmId::from_uuid(none)).unwrap();
+            assert!(minicbor::decode::<VmId>(&cbor).is_err());
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod vrots;
 pub mod wire;
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -89,7 +89,7 @@ fn router(manager: &Arc<Manager>) -> Router {
 }
 
 /// Listens on a socket that anybody may connect to: who is served is decided afterwards, with a
-/// reason. A socket that a dead manager left is replaced.
+/// reason. A socket that a dead manager left is replaced; anything else at that path stays.
 pub async fn listen(path: &Path) -> io::Result<UnixListener> {
     if UnixStream::connect(path).await.is_ok() {
         return Err(io::Error::new(
@@ -97,9 +97,17 @@ pub async fn listen(path: &Path) -> io::Result<UnixListener> {
             "another manager listens there",
         ));
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
+        Ok(_) => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "something is there that is no socket, and it is left alone: move it away, or set \
+                 `socket` to another path",
+            ));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;

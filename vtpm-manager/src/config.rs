@@ -1,10 +1,10 @@
 //! The daemon's configuration: one TOML file, in which nothing unknown is accepted.
 
-use std::fs;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use attestation::file::read_bounded_text;
 use cert_chain::Tenant;
 use cert_chain::policy::{PcrSelection, PcrSelectionError};
 use cert_chain::profile::vik::VIK_LIFETIME;
@@ -150,15 +150,15 @@ pub enum ConfigError {
         /// Its value.
         value: PathBuf,
     },
-    /// No users that backends could be.
-    #[error(
-        "{}: `backend_uids` are no users, or root is among them: write the first and how many \
-         there are, as in {{ first = 2000000000, count = 65536 }}",
-        config.display()
-    )]
-    BackendUids {
+    /// A value that makes no sense, by itself or beside others.
+    #[error("{}: `{field}` {problem}", config.display())]
+    Value {
         /// The configuration.
         config: PathBuf,
+        /// Which entry.
+        field: &'static str,
+        /// What is wrong with it, and what to write instead.
+        problem: String,
     },
     /// PCRs that do not exist, or none.
     #[error("{}: `{field}` names no set of PCRs: {reason}", config.display())]
@@ -191,6 +191,12 @@ pub enum ConfigError {
         source: Box<toml::de::Error>,
     },
 }
+
+/// Some hundred users and tenants fit in.
+const MAX_CONFIG: usize = 1024 * 1024;
+/// More vRoTs than a host runs: each costs a signature of the physical TPM and some processor time
+/// before anybody wants it.
+const MAX_POOL: usize = 10_000;
 
 /// Where the daemon looks without `--config`.
 pub const DEFAULT_CONFIG: &str = "/etc/vtpm-manager/config.toml";
@@ -285,7 +291,7 @@ enum PolicyName {
 impl Config {
     /// Reads and checks a configuration.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        let text = read_bounded_text(path, MAX_CONFIG).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
             source,
         })?;
@@ -297,7 +303,7 @@ impl Config {
             path: path.to_owned(),
             source: Box::new(source),
         })?;
-        let backend = match file.backend {
+        let backend = match file.backend.clone() {
             Some(backend) => backend,
             None => std::env::current_exe()
                 .map_err(ConfigError::OwnProgram)?
@@ -305,6 +311,7 @@ impl Config {
         };
         let socket = file
             .socket
+            .clone()
             .unwrap_or_else(|| file.runtime_dir.join("api.sock"));
         for (field, value) in [
             ("state_dir", &file.state_dir),
@@ -328,11 +335,22 @@ impl Config {
                 length,
             });
         }
-        if !file.backend_uids.is_sound() {
-            return Err(ConfigError::BackendUids {
+        let refused = |field| {
+            move |problem| ConfigError::Value {
                 config: path.to_owned(),
-            });
-        }
+                field,
+                problem,
+            }
+        };
+        let vmms = vmms(&file.vmm_users, &file.vmm_group, path)?;
+        check_apart(&file, &socket).map_err(refused("socket"))?;
+        check_callers(&file.allowed_uids).map_err(refused("allowed_uids"))?;
+        let known = [&file.allowed_uids, &vmms.admission.uids].into_iter();
+        let known: Vec<u32> = known.flatten().copied().chain(vmms.gid).collect();
+        file.backend_uids
+            .check(&known)
+            .map_err(refused("backend_uids"))?;
+        file.pool.check().map_err(refused("pool"))?;
         let interval = match file.checkpoint_interval_s {
             None => CheckpointInterval::DEFAULT,
             Some(seconds) => {
@@ -351,7 +369,7 @@ impl Config {
         }
         Ok(Self {
             durability_deadline_ms: milliseconds,
-            vmms: vmms(&file.vmm_users, &file.vmm_group, path)?,
+            vmms,
             anchor_policy: match file.anchor_policy {
                 PolicyName::Strict => AnchorPolicy::Strict,
                 PolicyName::Checkpoint => AnchorPolicy::Checkpoint(interval),
@@ -397,7 +415,56 @@ impl Config {
     }
 }
 
+/// The socket is not one of the manager's own files, and state that must survive does not lie
+/// where a boot begins with nothing.
+fn check_apart(file: &File, socket: &Path) -> Result<(), String> {
+    if file.state_dir == file.runtime_dir {
+        return Err(format!(
+            "cannot be made: `state_dir` and `runtime_dir` are both {}, and what must survive a \
+             boot cannot lie among what must not: write two folders",
+            file.state_dir.display()
+        ));
+    }
+    if socket.starts_with(&file.state_dir) || *socket == file.runtime_dir {
+        return Err(format!(
+            "is {}: write a path that is neither the runtime folder nor in the state folder",
+            socket.display()
+        ));
+    }
+    Ok(())
+}
+
+fn check_callers(uids: &[u32]) -> Result<(), String> {
+    if uids.contains(&u32::MAX) {
+        return Err(format!(
+            "names {}, which stands for no user (setresuid(2)): leave it out",
+            u32::MAX
+        ));
+    }
+    Ok(())
+}
+
 impl PoolConfig {
+    fn check(&self) -> Result<(), String> {
+        let total = self.size.checked_mul(self.tenants.len());
+        if self.size > MAX_POOL || total.is_none_or(|total| total > MAX_POOL) {
+            return Err(format!(
+                "has a size of {} for each of {} tenants: write at most {MAX_POOL} in all",
+                self.size,
+                self.tenants.len()
+            ));
+        }
+        let twice = self
+            .tenants
+            .iter()
+            .enumerate()
+            .find(|(at, tenant)| self.tenants.iter().take(*at).any(|other| other == *tenant));
+        match twice {
+            Some((_, tenant)) => Err(format!("names the tenant {tenant} twice: name it once")),
+            None => Ok(()),
+        }
+    }
+
     /// Between two vRoTs made ahead.
     pub fn pause(&self) -> Duration {
         Duration::from_secs(60) / self.refill_per_minute.get()
@@ -672,6 +739,46 @@ mod tests {
             (
                 "tpm = \"device:/dev/tpm0\"\nbackend_uids = { first = 0, count = 9 }",
                 "backend_uids",
+            ),
+            // Root's own group and nobody are on every Debian.
+            (
+                "tpm = \"device:/dev/tpm0\"\nbackend_uids = { first = 65000, count = 1000 }",
+                "nobody",
+            ),
+            (
+                "tpm = \"device:/dev/tpm0\"\nbackend_uids = { first = 4000000, count = 10 }\n\
+                 allowed_uids = [4000003]",
+                "4000003",
+            ),
+            (
+                "tpm = \"device:/dev/tpm0\"\nbackend_uids = { first = 4000000, count = 10 }\n\
+                 vmm_users = [7]\nvmm_group = 4000009",
+                "4000009",
+            ),
+            (
+                "tpm = \"device:/dev/tpm0\"\nallowed_uids = [4294967295]",
+                "allowed_uids",
+            ),
+            (
+                "tpm = \"device:/dev/tpm0\"\n[pool]\nsize = 10001\ntenants = [\"a\"]",
+                "at most 10000",
+            ),
+            (
+                "tpm = \"device:/dev/tpm0\"\n[pool]\nsize = 9223372036854775807\n\
+                 tenants = [\"a\", \"b\"]",
+                "at most 10000",
+            ),
+            (
+                "tpm = \"device:/dev/tpm0\"\n[pool]\nsize = 1\ntenants = [\"a\", \"a\"]",
+                "twice",
+            ),
+            (
+                "tpm = \"device:/dev/tpm0\"\nstate_dir = \"/s\"\nruntime_dir = \"/s\"",
+                "two folders",
+            ),
+            (
+                "tpm = \"device:/dev/tpm0\"\nsocket = \"/var/lib/vtpm-manager/store.redb\"",
+                "state folder",
             ),
             (&long, "shorter"),
         ] {

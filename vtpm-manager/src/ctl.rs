@@ -8,9 +8,11 @@ mod output;
 mod policy;
 mod vrots;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use attestation::file::read_bounded;
 use program_output::console::complain;
 
 use crate::anchor::ApprovalError;
@@ -84,10 +86,7 @@ pub enum CtlError {
     #[error("the manager's answer cannot be understood: are daemon and vtpmctl of one version?")]
     Response(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The manager cannot be reached.
-    #[error(
-        "the manager does not answer at `{}`: is vtpm-managerd running? Another socket is given \
-         with --socket", socket.display()
-    )]
+    #[error("the manager cannot be reached at `{}`: {}", socket.display(), why_unreachable(source))]
     Unreachable {
         /// The socket.
         socket: PathBuf,
@@ -131,8 +130,28 @@ impl CtlError {
     }
 }
 
+/// What a failed connection to a Unix socket means here, and what to do (unix(7), connect(2)).
+fn why_unreachable(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::NotFound => {
+            "there is no such socket; start vtpm-managerd, or name its socket with --socket"
+        }
+        ErrorKind::ConnectionRefused => {
+            "nothing listens there; start vtpm-managerd, or name its socket with --socket"
+        }
+        ErrorKind::PermissionDenied => {
+            "this user may not use it; run this as root, or as a user in the socket's group that \
+             the manager's configuration allows (allowed_uids)"
+        }
+        _ => "the operating system refused",
+    }
+}
+
+/// A request has certificates, and the host's PCR values, in some ten kilobytes.
+const MAX_FILE: usize = 1024 * 1024;
+
 fn read(path: &Path) -> Result<Vec<u8>, CtlError> {
-    std::fs::read(path).map_err(|source| CtlError::File {
+    read_bounded(path, MAX_FILE).map_err(|source| CtlError::File {
         path: path.to_owned(),
         action: "read",
         source,

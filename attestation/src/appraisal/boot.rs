@@ -9,26 +9,48 @@
 //! Whoever makes a quote chooses its PCRs. So a PCR that a boot chain uses counts as contradicted
 //! where it was not quoted: leaving it out is no way around what would be found in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cert_chain::{Digest32, HashAlgorithm};
 
-use super::list;
+use super::listing::{list, shortened};
 use crate::event_log::{Event, EventType};
 use crate::reference::{EventReference, ReferenceValues};
 use crate::result::{Claim, LayerResult};
 use crate::verification::VerifiedLayer;
 
+/// A PCR and the type of an event in it: what references speak of.
+type Kind = (u8, EventType);
+
 /// Compares the layer's events, then its PCRs.
+///
+/// Events and references are sorted once, so the time is that of sorting both, not their product:
+/// the events come from whoever is appraised, and there may be tens of thousands of each.
 pub(super) fn check_boot(
     result: &mut LayerResult,
     layer: &VerifiedLayer,
     reference: &ReferenceValues,
 ) {
     result.approve(Claim::Executables);
-    check_events(result, layer, &reference.events);
+    let mut measured: BTreeMap<u8, Vec<&Event>> = BTreeMap::new();
+    for event in layer.log().events() {
+        if let Some(pcr) = event.extended_pcr() {
+            measured.entry(pcr).or_default().push(event);
+        }
+    }
+    let mut references: BTreeMap<Kind, Vec<&EventReference>> = BTreeMap::new();
+    for event in &reference.events {
+        let kind = (event.pcr, event.event_type);
+        references.entry(kind).or_default().push(event);
+    }
+    // What was not quoted is said once, and not for each of its events.
+    let quoted = |(pcr, _): &Kind| layer.pcrs().contains_key(pcr);
+    for (kind, references) in references.iter().filter(|(kind, _)| quoted(kind)) {
+        check_kind(result, events_in(&measured, kind.0), references, *kind);
+    }
     for (pcr, found) in layer.pcrs() {
-        check_pcr(result, layer, reference, *pcr, found);
+        let events = events_in(&measured, *pcr);
+        check_pcr(result, events, reference, &references, *pcr, found);
     }
     for pcr in reference.demanded_pcrs() {
         if !layer.pcrs().contains_key(&pcr) {
@@ -37,10 +59,15 @@ pub(super) fn check_boot(
     }
 }
 
+fn events_in<'e>(measured: &'e BTreeMap<u8, Vec<&'e Event>>, pcr: u8) -> &'e [&'e Event] {
+    measured.get(&pcr).map_or(&[], Vec::as_slice)
+}
+
 fn check_pcr(
     result: &mut LayerResult,
-    layer: &VerifiedLayer,
+    events: &[&Event],
     reference: &ReferenceValues,
+    references: &BTreeMap<Kind, Vec<&EventReference>>,
     pcr: u8,
     found: &Digest32,
 ) {
@@ -61,16 +88,12 @@ fn check_pcr(
     if reference.ignores(pcr) {
         return;
     }
-    let has_events = reference.events.iter().any(|event| event.pcr == pcr);
-    let unaccounted = measured_into(layer, pcr).find(|event| {
-        let known = |reference: &EventReference| {
-            event.extends(reference.pcr) && reference.event_type == event.event_type
-        };
-        !event.is_separator(HashAlgorithm::Sha256) && !reference.events.iter().any(known)
-    });
+    let unaccounted = events
+        .iter()
+        .find(|event| !event.is_separator(HashAlgorithm::Sha256) && !references.contains_key(&(pcr, event.event_type)));
     match unaccounted {
         None => {}
-        Some(event) if has_events => result.warn(
+        Some(event) if references.keys().any(|kind| kind.0 == pcr) => result.warn(
             Claim::Executables,
             "event-without-reference",
             format!(
@@ -92,104 +115,60 @@ fn check_pcr(
     }
 }
 
-fn check_events(result: &mut LayerResult, layer: &VerifiedLayer, references: &[EventReference]) {
-    let mut kinds: BTreeMap<(u8, EventType), Vec<&EventReference>> = BTreeMap::new();
-    for reference in references {
-        kinds
-            .entry((reference.pcr, reference.event_type))
-            .or_default()
-            .push(reference);
-    }
-    for ((pcr, event_type), references) in kinds {
-        // What was not quoted is said once, and not for each of its events.
-        if layer.pcrs().contains_key(&pcr) {
-            let events: Vec<&Event> = measured_into(layer, pcr)
-                .filter(|event| event.event_type == event_type)
-                .collect();
-            check_kind(result, &events, &references, pcr, event_type);
-        }
-    }
-}
-
-/// All events of one type in one PCR, against all references to them.
+/// All events of one kind, among those of its PCR, against all references to them.
 fn check_kind(
     result: &mut LayerResult,
     events: &[&Event],
     references: &[&EventReference],
-    pcr: u8,
-    event_type: EventType,
+    (pcr, event_type): Kind,
 ) {
-    let mut explained: Vec<&str> = Vec::new();
-    for event in events {
+    let mut accepted: BTreeSet<Digest32> = BTreeSet::new();
+    let mut by_name: BTreeMap<&str, Vec<&EventReference>> = BTreeMap::new();
+    for reference in references {
+        accepted.extend(&reference.digests);
+        by_name.entry(&reference.name).or_default().push(reference);
+    }
+    let mut measured: BTreeSet<Digest32> = BTreeSet::new();
+    let mut explained: BTreeSet<&str> = BTreeSet::new();
+    for event in events.iter().filter(|e| e.event_type == event_type) {
         let Some(found) = sha256(event) else { continue };
-        if references
-            .iter()
-            .any(|reference| reference.digests.contains(&found))
-        {
+        measured.insert(found);
+        if accepted.contains(&found) {
             continue;
         }
-        let meant = meant_by(event, references);
-        let names: Vec<&str> = meant.iter().map(|r| r.name.as_str()).collect();
-        let accepted: Vec<Digest32> = meant
-            .iter()
-            .flat_map(|reference| reference.digests.iter().copied())
-            .collect();
-        result.contradict(
-            Claim::Executables,
-            "event-unexpected",
+        // The references that speak of the same thing as the event, going by its name; all of its
+        // kind where the name says nothing.
+        let subject = event.subject();
+        let meant = subject
+            .as_deref()
+            .and_then(|subject| by_name.get(subject))
+            .map_or(references, Vec::as_slice);
+        result.contradict_with(Claim::Executables, "event-unexpected", || {
+            let accepted: Vec<_> = meant.iter().flat_map(|r| &r.digests).collect();
             format!(
                 "{}: found {found}, accepted {} ({event_type} in PCR {pcr})",
-                names.join(" / "),
-                list(&accepted)
-            ),
-        );
-        if let [name] = names.as_slice() {
-            explained.push(name);
+                list(meant.iter().map(|reference| &reference.name)),
+                list(accepted)
+            )
+        });
+        if let [reference] = meant {
+            explained.insert(&reference.name);
         }
     }
     for reference in references {
-        let measured = events
-            .iter()
-            .filter_map(|event| sha256(event))
-            .find(|digest| reference.digests.contains(digest));
-        match measured {
-            Some(digest) => result.booted(&reference.name, digest),
-            None if reference.optional || explained.contains(&reference.name.as_str()) => {}
-            None => result.contradict(
-                Claim::Executables,
-                "event-missing",
+        let found = reference.digests.iter().find(|d| measured.contains(d));
+        match found {
+            Some(digest) => result.booted(&reference.name, *digest),
+            None if reference.optional || explained.contains(reference.name.as_str()) => {}
+            None => result.contradict_with(Claim::Executables, "event-missing", || {
                 format!(
                     "{}: nothing was measured, accepted {} ({event_type} in PCR {pcr})",
-                    reference.name,
+                    shortened(&reference.name),
                     list(&reference.digests)
-                ),
-            ),
+                )
+            }),
         }
     }
-}
-
-/// The references that speak of the same thing as an event, going by its name; all of its kind
-/// where the name says nothing.
-fn meant_by<'r>(event: &Event, references: &[&'r EventReference]) -> Vec<&'r EventReference> {
-    let subject = event.subject();
-    let named: Vec<&EventReference> = references
-        .iter()
-        .copied()
-        .filter(|reference| subject.as_deref() == Some(&reference.name))
-        .collect();
-    if named.is_empty() {
-        references.to_vec()
-    } else {
-        named
-    }
-}
-
-fn measured_into(layer: &VerifiedLayer, pcr: u8) -> impl Iterator<Item = &Event> {
-    layer
-        .log()
-        .events()
-        .iter()
-        .filter(move |event| event.extends(pcr))
 }
 
 fn not_quoted(result: &mut LayerResult, pcr: u8) {

@@ -103,9 +103,14 @@ impl Event {
         self.event_type != EventType::NO_ACTION
     }
 
+    /// The PCR that the event changed, if it changed one.
+    pub fn extended_pcr(&self) -> Option<u8> {
+        u8::try_from(self.pcr).ok().filter(|_| self.is_measured())
+    }
+
     /// Whether the event changed this PCR.
     pub fn extends(&self, pcr: u8) -> bool {
-        self.is_measured() && self.pcr == u32::from(pcr)
+        self.extended_pcr() == Some(pcr)
     }
 
     /// Whether the event says only that a phase ended. Its digest in `bank` decides, because an

@@ -16,7 +16,7 @@ use crate::wire::{Challenge, Failure, Response, WireError};
 #[non_exhaustive]
 pub enum ChallengeError {
     /// No connection.
-    #[error("{service} cannot be reached: is the service running there?")]
+    #[error("{service} cannot be reached: {}", why_unreachable(source))]
     Connect {
         /// Host and port as given.
         service: String,
@@ -99,6 +99,18 @@ fn challenge_within(
             service: service.to_owned(),
             failure,
         }),
+    }
+}
+
+/// What a failed connection means, and what to do (connect(2), getaddrinfo(3)).
+fn why_unreachable(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            "nothing listens there; is the port right, and vrot-service running?"
+        }
+        io::ErrorKind::TimedOut => "no answer; is a firewall in between, or the VM down?",
+        io::ErrorKind::InvalidInput => "write it as HOST:PORT",
+        _ => "look at the name, the network and the VM",
     }
 }
 

@@ -13,9 +13,10 @@ use attestation::file::{read_bounded, read_bounded_text};
 use attestation::policy::MAX_ROOTS;
 use attestation::{
     BOOT_PCRS, Binding, EventLog, Evidence, Layer, Nonce, Policy, ReferenceValues, Verdict,
-    reference_values,
+    VerifiedEvidence, reference_values,
 };
-use cert_chain::TrustAnchors;
+use cert_chain::printable::printable_json;
+use cert_chain::{HostName, Printable, Tenant, TrustAnchors, VmId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use program_output::console::print;
 use rustls_pki_types::UnixTime;
@@ -109,6 +110,16 @@ struct Reference {
     /// Roots that the service's evidence must lead to.
     #[arg(long, value_name = "FILE")]
     roots: Option<PathBuf>,
+    /// The VM that the service must be in. Without it, or the tenant, the values are those of
+    /// whichever VM answered; which one that is stands above them.
+    #[arg(long, value_name = "UUID", requires = "connect")]
+    vm: Option<VmId>,
+    /// The tenant that the VM must belong to.
+    #[arg(long, value_name = "NAME", requires = "connect")]
+    tenant: Option<Tenant>,
+    /// The host that the VM must run on.
+    #[arg(long, value_name = "NAME", requires = "connect")]
+    host: Option<HostName>,
     /// An event log of such a boot, instead of a service.
     #[arg(
         long,
@@ -233,7 +244,8 @@ fn explain(evidence: &Evidence, folder: &Path, json: bool) -> Result<Outcome> {
     } else {
         let mut text = String::from("Nothing was verified. Written:\n");
         for file in files {
-            text.push_str(&format!("  {}\n", file.display()));
+            let file = file.display().to_string();
+            text.push_str(&format!("  {}\n", Printable(&file)));
         }
         text.push_str(&format!(
             "Qualifying data for tpm2_checkquote -q:\n  VM   {}\n  host {}\n",
@@ -271,13 +283,15 @@ fn print_reference(reference: &Reference) -> Result<Outcome> {
             let verified = evidence
                 .verify(&nonce, &Binding::None, &anchors, UnixTime::now())
                 .with_context(|| format!("{service} gave no genuine evidence"))?;
+            reference.check_origin(service, &verified)?;
             let of = |layer| -> Result<ReferenceValues> {
                 let verified = verified.layer(layer);
                 reference_values(verified.log(), verified.pcrs().keys().copied())
                     .with_context(|| format!("the {layer}'s boot makes no reference"))
             };
             format!(
-                "{}\n{}",
+                "{}{}\n{}",
+                origin(&verified),
                 of(Layer::Host)?.to_toml("host"),
                 of(Layer::Vm)?.to_toml("vm")
             )
@@ -286,6 +300,43 @@ fn print_reference(reference: &Reference) -> Result<Outcome> {
     };
     say(&text)?;
     Ok(Outcome::Good)
+}
+
+impl Reference {
+    /// Any VM that the issuer vouches for can answer. Values of another one than was meant are not
+    /// printed.
+    fn check_origin(&self, service: &str, evidence: &VerifiedEvidence) -> Result<()> {
+        let (leaf, host) = (evidence.leaf(), evidence.chain().host());
+        let differs = [
+            self.vm
+                .filter(|vm| *vm != leaf.vm)
+                .map(|vm| format!("it is in VM {}, and {vm} was asked for", leaf.vm)),
+            self.tenant
+                .as_ref()
+                .filter(|tenant| **tenant != leaf.tenant)
+                .map(|tenant| format!("its tenant is {}, and {tenant} was asked for", leaf.tenant)),
+            self.host
+                .as_ref()
+                .filter(|asked| *asked != host)
+                .map(|asked| format!("its host is {host}, and {asked} was asked for")),
+        ];
+        match differs.into_iter().flatten().next() {
+            Some(difference) => bail!("{service} gave genuine evidence, but {difference}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whose boot the values are of, as comments in TOML.
+fn origin(evidence: &VerifiedEvidence) -> String {
+    let (leaf, chain) = (evidence.leaf(), evidence.chain());
+    format!(
+        "# Measured by VM {} of tenant {}\n# on host {}, which {} certified.\n\n",
+        leaf.vm,
+        leaf.tenant,
+        chain.host(),
+        Printable(chain.issuer())
+    )
 }
 
 fn load_policy(path: &Path) -> Result<Policy> {
@@ -313,7 +364,7 @@ fn say(text: &str) -> Result<()> {
 }
 
 fn say_json(value: &Value) -> Result<()> {
-    say(&format!("{value:#}\n"))
+    say(&printable_json(&format!("{value:#}\n")))
 }
 
 fn parse_time(text: &str) -> Result<UnixTime, String> {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use attestation::result::LayerResult;
 use attestation::{AttestationResult, Durability, LaunchMeasurement, Layer, Verdict};
-use cert_chain::TpmName;
+use cert_chain::{Printable, TpmName};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -30,7 +30,7 @@ pub fn draw(judgement: &Judgement, colour: Colour) -> String {
                 "{} The evidence is refused ({}).\n  {}\n  What to do: {}.\n",
                 mark(Verdict::Contraindicated, colour),
                 refusal.code(),
-                refusal.explanation(),
+                Printable(&refusal.explanation()),
                 refusal.remedy()
             );
         }
@@ -55,7 +55,7 @@ fn draw_result(text: &mut String, result: &AttestationResult, colour: Colour) {
         LaunchMeasurement::Measured(digest) => format!("measured by the host: {digest}"),
     };
 
-    let _ = writeln!(text, "{ok} identity issuer  {}", chain.issuer());
+    let _ = writeln!(text, "{ok} identity issuer  {}", Printable(chain.issuer()));
     let _ = writeln!(text, "│  trusted by the policy");
     let _ = writeln!(
         text,
@@ -72,7 +72,7 @@ fn draw_result(text: &mut String, result: &AttestationResult, colour: Colour) {
     ];
     host_facts.extend(booted(host));
     for fact in host_facts {
-        let _ = writeln!(text, "  │  {fact}");
+        let _ = writeln!(text, "  │  {}", Printable(&fact));
     }
     let _ = writeln!(
         text,
@@ -95,7 +95,7 @@ fn draw_result(text: &mut String, result: &AttestationResult, colour: Colour) {
     }
     vm_facts.extend(booted(vm));
     for fact in vm_facts {
-        let _ = writeln!(text, "         {fact}");
+        let _ = writeln!(text, "         {}", Printable(&fact));
     }
     let _ = writeln!(
         text,
@@ -109,7 +109,7 @@ fn draw_result(text: &mut String, result: &AttestationResult, colour: Colour) {
                 text,
                 "{} {name}: {} ({})",
                 mark(reason.verdict, colour),
-                reason.text,
+                Printable(&reason.text),
                 reason.code
             );
         }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use attestation::file::read_bounded_text;
 use caps::{CapSet, Capability};
 use serde::Deserialize;
 use vtpm_backend::privileges::TO_CHANGE_USERS;
@@ -45,12 +46,85 @@ pub struct Users {
 }
 
 impl UidRange {
-    /// Whether all of these are users, and root is none of them.
-    pub fn is_sound(self) -> bool {
+    /// Whether all of these are users that nobody else is: not root, none of `known` (users and
+    /// groups that the configuration names), none that this host's files know, and not the
+    /// manager's own. A backend that shared a user with somebody could be traced and ended by him.
+    ///
+    /// Users of other sources, such as a directory service, are not looked up: that takes a request
+    /// for each number.
+    pub fn check(self, known: &[u32]) -> Result<(), String> {
         // The last number stands for "no user" (setresuid(2)).
-        let end = self.first.checked_add(self.count);
-        self.first > 0 && self.count > 0 && end.is_some()
+        if self.first == 0 || self.count == 0 || self.first.checked_add(self.count).is_none() {
+            return Err(
+                "are no users, or root is among them: write the first and how many there \
+                        are, as in { first = 2000000000, count = 65536 }"
+                    .to_owned(),
+            );
+        }
+        let own = nix::unistd::geteuid().as_raw();
+        let named = known.iter().copied().chain([own]).map(|number| {
+            let user = LocalUser {
+                name: "the configuration or the manager's own user".to_owned(),
+                first: number,
+                count: 1,
+            };
+            (user, "in use")
+        });
+        let local = LOCAL_USERS.into_iter().flat_map(|path| {
+            let users = local_users(Path::new(path)).into_iter();
+            users.map(move |user| (user, path))
+        });
+        match named.chain(local).find(|(user, _)| self.overlaps(user)) {
+            Some((user, place)) => Err(format!(
+                "have {} among them, which is that of {} ({place}): write a range that nobody \
+                 else has",
+                user.first.max(self.first),
+                user.name
+            )),
+            None => Ok(()),
+        }
     }
+
+    fn overlaps(self, user: &LocalUser) -> bool {
+        let end = |first: u32, count: u32| u64::from(first) + u64::from(count);
+        u64::from(self.first) < end(user.first, user.count)
+            && u64::from(user.first) < end(self.first, self.count)
+    }
+}
+
+/// Users and groups (passwd(5), group(5)), and what is set aside for containers (subuid(5)): a
+/// backend's group has the number of its user.
+const LOCAL_USERS: [&str; 4] = ["/etc/passwd", "/etc/group", "/etc/subuid", "/etc/subgid"];
+/// Far more than any of them has.
+const MAX_LOCAL_USERS: usize = 16 * 1024 * 1024;
+
+/// Numbers that somebody has.
+struct LocalUser {
+    name: String,
+    first: u32,
+    count: u32,
+}
+
+/// What stands in one of these files; nothing, where it is missing or has other lines.
+fn local_users(path: &Path) -> Vec<LocalUser> {
+    let text = read_bounded_text(path, MAX_LOCAL_USERS).unwrap_or_default();
+    let user = |line: &str| {
+        let mut fields = line.split(':');
+        let (name, second, third) = (fields.next()?, fields.next()?, fields.next()?);
+        // `name:password:number:…`, or `name:first:count`.
+        let is_range = fields.next().is_none();
+        let (first, count) = if is_range {
+            (second, third)
+        } else {
+            (third, "1")
+        };
+        Some(LocalUser {
+            name: name.to_owned(),
+            first: first.parse().ok()?,
+            count: count.parse().ok()?,
+        })
+    };
+    text.lines().filter_map(user).collect()
 }
 
 impl Default for UidRange {
@@ -219,10 +293,27 @@ mod tests {
     }
 
     #[test]
-    fn root_is_in_no_range() {
-        let sound = |first, count| UidRange { first, count }.is_sound();
-        assert!(UidRange::default().is_sound());
-        assert!(sound(1, 1) && sound(u32::MAX - 1, 1));
+    fn a_range_has_no_user_that_somebody_else_is() {
+        let sound = |first, count| UidRange { first, count }.check(&[7005]).is_ok();
+        assert!(UidRange::default().check(&[]).is_ok());
+        assert!(sound(7000, 5) && sound(7006, 1) && sound(u32::MAX - 1, 1));
         assert!(!sound(0, 10) && !sound(5, 0) && !sound(u32::MAX, 1) && !sound(1, u32::MAX));
+        assert!(
+            !sound(7000, 6) && !sound(7005, 1),
+            "named by the configuration"
+        );
+        assert!(!sound(1, 1) && !sound(65_000, 600), "daemon, nobody");
+    }
+
+    #[test]
+    fn what_is_set_aside_for_containers_is_somebodys() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("subuid");
+        std::fs::write(&path, "ann:100000:65536\n\nnonsense\nbob:165536:x\n")?;
+        let [ann] = local_users(&path).try_into().ok().unwrap();
+        let overlaps = |first| UidRange { first, count: 10 }.overlaps(&ann);
+        assert!(overlaps(99_995) && overlaps(165_535));
+        assert!(!overlaps(99_990) && !overlaps(165_536));
+        Ok(())
     }
 }

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use cert_chain::Printable;
+use cert_chain::printable::{printable_json, printable_lines};
 use program_output::console::print;
 use serde::Serialize;
 
@@ -32,8 +34,9 @@ impl Output {
         people: impl FnOnce() -> String,
     ) -> Result<(), CtlError> {
         let text = match self.format {
-            OutputFormat::Human => people(),
+            OutputFormat::Human => printable_lines(&people()),
             OutputFormat::Json => serde_json::to_string_pretty(value)
+                .map(|json| printable_json(&json))
                 .map_err(|error| CtlError::Output(error.into()))?,
         };
         print(&format!("{}\n", text.trim_end())).map_err(CtlError::Output)
@@ -42,30 +45,31 @@ impl Output {
     /// Says what is being done, where that takes time.
     pub(super) fn progress(&self, text: &str) {
         if self.format == OutputFormat::Human {
-            let _ = writeln!(io::stderr(), "{text} …");
+            let _ = writeln!(io::stderr(), "{} …", printable_lines(text));
         }
     }
 
     /// Asks; the answer is read by who asked.
     pub(super) fn ask(&self, text: &str) {
-        let _ = write!(io::stderr(), "{text}: ");
+        let _ = write!(io::stderr(), "{}: ", printable_lines(text));
     }
 
     /// Says what is to be done next.
     pub(super) fn next(&self, text: &str) {
-        let _ = writeln!(io::stderr(), "\n{text}");
+        let _ = writeln!(io::stderr(), "\n{}", printable_lines(text));
     }
 
     /// Says what the user ought to know.
     pub(super) fn warn(&self, text: &str) {
-        let _ = writeln!(io::stderr(), "note: {text}");
+        let _ = writeln!(io::stderr(), "note: {}", printable_lines(text));
     }
 }
 
 impl Table {
-    /// Adds a line.
-    pub(super) fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
-        self.rows.push(cells.into_iter().map(Into::into).collect());
+    /// Adds a line. What a cell holds stays on that line, whatever it is.
+    pub(super) fn row<S: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = S>) {
+        let shown = |cell: S| Printable(cell.as_ref()).to_string();
+        self.rows.push(cells.into_iter().map(shown).collect());
     }
 
     /// The lines, each column as wide as its widest cell.
@@ -106,6 +110,16 @@ mod tests {
         assert_eq!(
             table.render(),
             "VM    STATE    NAME\n1234  up\nü     stopped  x\n"
+        );
+    }
+
+    #[test]
+    fn a_cell_forges_no_line_and_moves_no_cursor() {
+        let mut table = Table::default();
+        table.row(["maker", "x\nstate  approved\u{1b}[1A\u{202e}"]);
+        assert_eq!(
+            table.render(),
+            "maker  x\\u{a}state  approved\\u{1b}[1A\\u{202e}\n"
         );
     }
 }

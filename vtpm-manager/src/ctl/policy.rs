@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use attestation::file::read_bounded_text;
 use cert_chain::policy::PcrValues;
 use zeroize::Zeroizing;
 
@@ -12,7 +13,7 @@ use super::arguments::{PolicyCommand, SignArguments};
 use super::client::Client;
 use super::host::{HOST, parse, store_is_not_refused};
 use super::output::{Output, Table};
-use super::{CtlError, read, write};
+use super::{CtlError, MAX_FILE, read, write};
 use crate::anchor::{Approval, InsufficientPcrs, PolicyKey, PolicyKeyPublic};
 use crate::api::wire::{HostView, PolicyView};
 use crate::config::DEFAULT_SOCKET;
@@ -179,7 +180,7 @@ fn values_in(path: &Path) -> Result<PcrValues, CtlError> {
 }
 
 fn text(path: &Path) -> Result<Zeroizing<String>, CtlError> {
-    let text = std::fs::read_to_string(path).map_err(|source| CtlError::File {
+    let text = read_bounded_text(path, MAX_FILE).map_err(|source| CtlError::File {
         path: path.to_owned(),
         action: "read",
         source,

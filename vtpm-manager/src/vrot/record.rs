@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use cert_chain::printable::{Printable, is_printable};
 use cert_chain::{
     AttestationKey, Digest32, EndorsementKey, Generation, PublicArea, Tenant, TpmName, VmId, VrotId,
 };
@@ -295,9 +296,10 @@ impl FromStr for VrotName {
         if length == 0
             || length > MAX_NAME
             || text.trim() != text
-            || text.chars().any(char::is_control)
+            || !text.chars().all(is_printable)
         {
-            return Err(VrotNameError(text.chars().take(MAX_NAME).collect()));
+            let start: String = text.chars().take(MAX_NAME).collect();
+            return Err(VrotNameError(Printable(&start).to_string()));
         }
         Ok(Self(text.to_owned()))
     }
@@ -378,7 +380,15 @@ mod tests {
         for good in ["web", "Web server 2", "büro"] {
             assert!(good.parse::<VrotName>().is_ok(), "{good}");
         }
-        for bad in ["", " web", "web\n", &"x".repeat(65)] {
+        for bad in [
+            "",
+            " web",
+            "web\n",
+            "we\u{1b}[2Jb",
+            "we\u{202e}b",
+            "we\u{200b}b",
+            &"x".repeat(65),
+        ] {
             assert!(bad.parse::<VrotName>().is_err(), "{bad}");
         }
     }
