@@ -25,6 +25,7 @@ pub mod quote;
 pub mod reference;
 pub mod refusal;
 pub mod result;
+mod toml_error;
 pub mod verification;
 
 pub use appraisal::appraise;
@@ -38,4 +39,5 @@ pub use qualifying::{RequestDigest, host_qualifying_data, request_digest, vm_qua
 pub use reference::{BOOT_PCRS, ReferenceError, ReferenceValues, reference_values};
 pub use refusal::{Layer, Refusal};
 pub use result::{AttestationResult, Verdict};
+pub use toml_error::TomlError;
 pub use verification::VerifiedEvidence;

@@ -34,6 +34,7 @@ use serde::Deserialize;
 
 use crate::file::read_bounded_text;
 use crate::reference::ReferenceValues;
+use crate::toml_error::TomlError;
 
 /// A policy that pins what evidence must show. One that pins too little cannot be made.
 #[derive(Clone, Debug)]
@@ -127,7 +128,7 @@ pub enum PolicyError {
     },
     /// Not the TOML that a policy is.
     #[error("this is no policy: {0}")]
-    Toml(#[from] Box<toml::de::Error>),
+    Toml(#[from] TomlError),
 }
 
 /// Reference values of thousands of good boots.
@@ -186,7 +187,8 @@ impl Policy {
         text: &str,
         read_roots: impl FnOnce(&Path) -> Result<String, PolicyError>,
     ) -> Result<Self, PolicyError> {
-        let document: Document = toml::from_str(text).map_err(Box::new)?;
+        let document: Document =
+            toml::from_str(text).map_err(|error| TomlError::of(&error, text))?;
         if document.expect.vm.is_none() && document.expect.tenant.is_none() {
             return Err(PolicyError::NoSubject);
         }

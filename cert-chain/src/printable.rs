@@ -19,9 +19,8 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
-/// Text of several lines as people read it: line ends stay, as in a parser's error that shows
-/// the line of a file. What one line says can look like another line of the same text, so this is
-/// for texts that stand alone.
+/// Text of several lines that a program of ours put together: its line ends stay. A part that comes
+/// from elsewhere goes through [`Printable`] before, or it could forge a line.
 pub fn printable_lines(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {

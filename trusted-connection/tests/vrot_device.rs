@@ -12,6 +12,7 @@ use std::process::{Command, Output};
 
 use attestation::Binding;
 use attestation::fixture::{Host, event_log, nonce};
+use cert_chain::printable::is_printable;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -204,4 +205,62 @@ fn what_is_no_event_log_ends_with_2() {
             assert!(output.stdout.is_empty(), "{file}: {output:?}");
         }
     }
+}
+
+/// Text that clears the screen, writes a verdict, turns the reading direction and hides the rest.
+const ESCAPES: &str = "\u{1b}[2J\nverdict: \u{1b}[32maffirming\u{9b}8m\u{202e}\u{200b}";
+
+fn assert_harmless(output: &Output) {
+    for stream in [&output.stdout, &output.stderr] {
+        let text = std::str::from_utf8(stream).unwrap();
+        let shown = text.chars().all(|c| c == '\n' || is_printable(c));
+        assert!(shown, "{text:?}");
+        assert!(!text.contains("\nverdict: affirming"), "{text:?}");
+        assert!(!text.contains("\nverdict: \\u{1b}"), "{text:?}");
+    }
+}
+
+#[test]
+fn what_evidence_policies_and_logs_say_moves_no_cursor_and_forges_no_line() {
+    let given = Given::new();
+    let host = Host::new("host-1");
+    let mut vm = host.vm();
+    // A boot that the policy does not accept, of something whose name has escapes.
+    let policy = host.policy_text(&vm).replace(
+        "name = \"kernel\"",
+        &format!("name = {}", serde_json::to_string(ESCAPES).unwrap()),
+    );
+    assert!(policy.contains("\\u001b"));
+    vm.log = event_log(&[(9, 6, b"other")]);
+    let evidence = host.evidence(&vm, &nonce(), Binding::None);
+    given.write("other.cbor", &evidence.to_cbor());
+    given.write("roots.pem", host.issuer.certificate_pem().as_bytes());
+    given.write("named.toml", policy.as_bytes());
+    given.write("key.toml", format!("[{ESCAPES:?}]\n").as_bytes());
+    given.write("raw.toml", format!("[expect]\n{ESCAPES} = 1\n").as_bytes());
+    let nonce = good_nonce();
+    for (nonce, policy) in [
+        (nonce.as_str(), "named.toml"),
+        (&nonce, "key.toml"),
+        (&nonce, "raw.toml"),
+        (&nonce, ESCAPES),
+        (ESCAPES, "named.toml"),
+    ] {
+        for more in [&[][..], &["--json"]] {
+            let output = given.verify("other.cbor", nonce, policy, more);
+            assert_ne!(status(&output), Some(0));
+            assert_harmless(&output);
+        }
+    }
+    let named = given.verify("other.cbor", &nonce, "named.toml", &[]);
+    let text = String::from_utf8(named.stdout).unwrap();
+    assert!(
+        text.contains(r"\u{1b}[2J\u{a}verdict: \u{1b}[32maffirming"),
+        "{text}"
+    );
+    let json = given.verify("other.cbor", &nonce, "named.toml", &["--json"]);
+    let told = json_of(&json)["reasons"].to_string();
+    assert!(told.contains(r"\u001b[2J\nverdict"), "{told}");
+    assert_harmless(&given.device(&["event-log", ESCAPES]));
+    assert_harmless(&given.device(&["attest", "--connect", ESCAPES, "--policy", "policy.toml"]));
 }

@@ -113,3 +113,23 @@ pub async fn listen(path: &Path) -> io::Result<UnixListener> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
     Ok(listener)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_in_the_place_of_the_socket_is_left_alone() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("precious");
+        std::fs::write(&path, "contents")?;
+        let refused = listen(&path).await.err().map(|error| error.to_string());
+        assert!(refused.is_some_and(|error| error.contains("no socket")));
+        assert_eq!(std::fs::read_to_string(&path)?, "contents");
+
+        std::fs::remove_file(&path)?;
+        drop(listen(&path).await?);
+        listen(&path).await?;
+        Ok(())
+    }
+}

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use attestation::TomlError;
 use attestation::file::read_bounded_text;
 use cert_chain::Tenant;
 use cert_chain::policy::{PcrSelection, PcrSelectionError};
@@ -188,7 +189,7 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
         /// Where and why.
-        source: Box<toml::de::Error>,
+        source: TomlError,
     },
 }
 
@@ -301,7 +302,7 @@ impl Config {
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let file: File = toml::from_str(text).map_err(|source| ConfigError::Toml {
             path: path.to_owned(),
-            source: Box::new(source),
+            source: TomlError::of(&source, text),
         })?;
         let backend = match file.backend.clone() {
             Some(backend) => backend,

@@ -45,13 +45,13 @@ impl Output {
     /// Says what is being done, where that takes time.
     pub(super) fn progress(&self, text: &str) {
         if self.format == OutputFormat::Human {
-            let _ = writeln!(io::stderr(), "{} …", printable_lines(text));
+            let _ = writeln!(io::stderr(), "{} …", Printable(text));
         }
     }
 
     /// Asks; the answer is read by who asked.
     pub(super) fn ask(&self, text: &str) {
-        let _ = write!(io::stderr(), "{}: ", printable_lines(text));
+        let _ = write!(io::stderr(), "{}: ", Printable(text));
     }
 
     /// Says what is to be done next.
@@ -61,7 +61,7 @@ impl Output {
 
     /// Says what the user ought to know.
     pub(super) fn warn(&self, text: &str) {
-        let _ = writeln!(io::stderr(), "note: {}", printable_lines(text));
+        let _ = writeln!(io::stderr(), "note: {}", Printable(text));
     }
 }
 
