@@ -88,9 +88,10 @@ fn check_pcr(
     if reference.ignores(pcr) {
         return;
     }
-    let unaccounted = events
-        .iter()
-        .find(|event| !event.is_separator(HashAlgorithm::Sha256) && !references.contains_key(&(pcr, event.event_type)));
+    let unaccounted = events.iter().find(|event| {
+        !event.is_separator(HashAlgorithm::Sha256)
+            && !references.contains_key(&(pcr, event.event_type))
+    });
     match unaccounted {
         None => {}
         Some(event) if references.keys().any(|kind| kind.0 == pcr) => result.warn(
