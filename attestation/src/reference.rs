@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use cert_chain::printable::is_printable;
 use cert_chain::{Digest32, HashAlgorithm};
+use printable::is_printable;
 use serde::{Deserialize, Deserializer};
 
 use crate::event_log::{Event, EventLog, EventType, MissingDigest, PCR_COUNT};

@@ -530,7 +530,7 @@ fn reference_values_are_the_same_after_they_were_written_as_toml() {
     values.events[0].name = "a \"name\" = \\ \u{1b}[31m\n[x] \u{202e}\u{e0041}".to_owned();
     values.events[0].optional = true;
     let text = values.to_toml("vm");
-    assert_eq!(cert_chain::printable::printable_lines(&text), text);
+    assert_eq!(printable::printable_lines(&text), text);
     let read: toml::Value = toml::from_str(&text).unwrap();
     let read = read["vm"]["reference"].clone();
     let read: attestation::ReferenceValues = read.try_into().unwrap();

@@ -19,7 +19,6 @@ pub mod name;
 pub mod path;
 pub mod pem;
 pub mod policy;
-pub mod printable;
 pub mod profile;
 pub mod public_area;
 pub mod trust_anchors;
@@ -35,7 +34,6 @@ pub use hash::{HashAlgorithm, HashValue};
 pub use identifiers::{Digest32, Domain, Generation, HostName, Tenant, VmId, VrotId};
 pub use name::TpmName;
 pub use path::{ChainError, VerifiedVikChain, VikChain};
-pub use printable::Printable;
 pub use profile::{
     EkSpec, HostIkSpec, IssueError, Issuer, TpmDevice, Validity, VikSpec, issue_ek_certificate,
     issue_vik_certificate,

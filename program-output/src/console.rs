@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use printable::Printable;
 
 /// The exit status of a command that was called wrongly.
 const USAGE: u8 = 2;
@@ -18,10 +19,10 @@ pub fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// Writes to standard error. If that fails there is nothing left to say it with, and the exit
+/// Writes one line to standard error, which repeats nothing that a terminal would obey. If that fails there is nothing left to say it with, and the exit
 /// status tells.
 pub fn complain(text: std::fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", Printable(&text.to_string()));
 }
 
 /// The arguments of this program; or, where help was asked for or they are wrong, that is said, and
@@ -29,7 +30,7 @@ pub fn complain(text: std::fmt::Arguments<'_>) {
 pub fn arguments<A: Parser>() -> Result<A, ExitCode> {
     A::try_parse().map_err(|asked| {
         if asked.use_stderr() {
-            let _ = asked.print();
+            let _ = repeating_harmlessly::<A>(asked).print();
             return ExitCode::from(USAGE);
         }
         match asked.print().and_then(|()| io::stdout().flush()) {
@@ -40,4 +41,11 @@ pub fn arguments<A: Parser>() -> Result<A, ExitCode> {
             _ => ExitCode::SUCCESS,
         }
     })
+}
+
+/// A usage error repeats arguments, which a script may have from elsewhere. The same error about the
+/// same arguments, as [`Printable`] shows them.
+fn repeating_harmlessly<A: Parser>(error: clap::Error) -> clap::Error {
+    let shown = std::env::args_os().map(|a| Printable(&a.to_string_lossy()).to_string());
+    A::try_parse_from(shown).err().unwrap_or(error)
 }

@@ -13,13 +13,14 @@ use vrot_tests::workspace_binaries::workspace_folder;
 /// Each crate, and which of the others it may depend on. Identity and appraisal are pure and
 /// know nothing of hosts; a vRoT knows nothing of certificates; only the manager and the tests
 /// see several sides.
-const ALLOWED: [(&str, &[&str]); 7] = [
-    ("program-output", &[]),
+const ALLOWED: [(&str, &[&str]); 8] = [
+    ("printable", &[]),
+    ("program-output", &["printable"]),
     ("cert-chain", &[]),
-    ("attestation", &["cert-chain"]),
+    ("attestation", &["cert-chain", "printable"]),
     (
         "trusted-connection",
-        &["attestation", "cert-chain", "program-output"],
+        &["attestation", "cert-chain", "printable", "program-output"],
     ),
     ("vtpm-backend", &["program-output"]),
     (
@@ -27,6 +28,7 @@ const ALLOWED: [(&str, &[&str]); 7] = [
         &[
             "attestation",
             "cert-chain",
+            "printable",
             "program-output",
             "vtpm-backend",
         ],

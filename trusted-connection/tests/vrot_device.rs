@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 
 use attestation::Binding;
 use attestation::fixture::{Host, event_log, nonce};
-use cert_chain::printable::is_printable;
+use printable::is_printable;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

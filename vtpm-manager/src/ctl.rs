@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use attestation::file::read_bounded;
-use attestation::file::read_bounded;
 use program_output::console::complain;
 
 use crate::anchor::ApprovalError;

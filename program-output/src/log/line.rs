@@ -1,9 +1,9 @@
 //! A line: bounded, on one line, and without anything that a terminal would obey.
 
-use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
 
+use printable::printable_json;
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -72,7 +72,7 @@ impl<'l> MakeWriter<'l> for Lines {
 impl io::Write for LineWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let said = String::from_utf8_lossy(bytes);
-        let mut text = one_line(said.trim_end_matches('\n'));
+        let mut text = printable_json(&said.trim_end_matches('\n').replace('\n', "\\n"));
         if text.len() > LONGEST {
             text = match self.lines.format {
                 Format::Text | Format::Bare => shortened(&text, LONGEST),
@@ -90,33 +90,6 @@ impl io::Write for LineWriter<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Control characters, line separators and what changes the direction of text or has no width are
-/// written as `\uXXXX`, which JSON reads as the same character.
-fn one_line(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len());
-    for character in text.chars() {
-        if is_visible(character) {
-            clean.push(character);
-        } else {
-            for unit in character.encode_utf16(&mut [0; 2]) {
-                // A String takes every character.
-                let _ = write!(clean, "\\u{unit:04x}");
-            }
-        }
-    }
-    clean
-}
-
-fn is_visible(character: char) -> bool {
-    !(character.is_control()
-        || matches!(character, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{feff}')
-        || ('\u{200b}'..='\u{200f}').contains(&character)
-        || ('\u{2028}'..='\u{202e}').contains(&character)
-        || ('\u{2060}'..='\u{206f}').contains(&character)
-        || ('\u{fff9}'..='\u{fffb}').contains(&character)
-        || ('\u{e0000}'..='\u{e007f}').contains(&character))
 }
 
 /// The beginning, and how much there was.

@@ -15,9 +15,9 @@ use attestation::{
     BOOT_PCRS, Binding, EventLog, Evidence, Layer, Nonce, Policy, ReferenceValues, Verdict,
     VerifiedEvidence, reference_values,
 };
-use cert_chain::printable::printable_json;
-use cert_chain::{HostName, Printable, Tenant, TrustAnchors, VmId};
+use cert_chain::{HostName, Tenant, TrustAnchors, VmId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use printable::{Printable, printable_json};
 use program_output::console::print;
 use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};

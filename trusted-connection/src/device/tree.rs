@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use attestation::result::LayerResult;
 use attestation::{AttestationResult, Durability, LaunchMeasurement, Layer, Verdict};
-use cert_chain::{Printable, TpmName};
+use cert_chain::TpmName;
+use printable::Printable;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 

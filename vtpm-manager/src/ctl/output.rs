@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-use cert_chain::Printable;
-use cert_chain::printable::{printable_json, printable_lines};
+use printable::Printable;
+use printable::{printable_json, printable_lines};
 use program_output::console::print;
 use serde::Serialize;
 

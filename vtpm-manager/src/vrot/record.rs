@@ -3,12 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use cert_chain::printable::{Printable, is_printable};
 use cert_chain::{
     AttestationKey, Digest32, EndorsementKey, Generation, PublicArea, Tenant, TpmName, VmId, VrotId,
 };
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
+use printable::{Printable, is_printable};
 
 use super::lifecycle::Lifecycle;
 use crate::keys::WrappedSecret;
