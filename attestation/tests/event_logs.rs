@@ -4,7 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use attestation::event_log::writer::{LogWriter, replayed};
-use attestation::event_log::{EventLogError, EventType, MAX_EVENTS, MAX_LOG};
+use attestation::event_log::{
+    EventLogError, EventType, LogPart, MAX_EVENTS, MAX_LOG, UserspaceLog, UserspaceLogError,
+};
 use attestation::{BOOT_PCRS, EventLog, ReferenceError, reference_values};
 use cert_chain::HashAlgorithm::{self, Sha1, Sha256, Sha384, Sha512};
 
@@ -403,4 +405,103 @@ fn a_log_makes_no_reference_of_a_bank_that_nothing_was_measured_into() {
     let error = reference_values(&read, BOOT_PCRS).unwrap_err();
     assert!(matches!(error, ReferenceError::Gap(gap) if gap.pcr == 12));
     assert!(reference_values(&read, [0, 4, 7]).is_ok());
+}
+
+/// A record as systemd writes it.
+fn record(pcr: u8, digests: &[(&str, &[u8])], what: &str) -> String {
+    let digests: Vec<String> = digests
+        .iter()
+        .map(|(bank, digest)| {
+            let digest = hex::encode(digest);
+            format!(r#"{{"hashAlg":"{bank}","digest":"{digest}"}}"#)
+        })
+        .collect();
+    let digests = digests.join(",");
+    format!(
+        "\x1e{{\"pcr\":{pcr},\"digests\":[{digests}],\"content_type\":\"systemd\",\
+         \"content\":{{\"eventType\":\"phase\",\"string\":\"{what}\",\"timestamp\":1}}}}\n"
+    )
+}
+
+#[test]
+fn what_the_running_system_measures_goes_on_from_where_the_firmwares_log_ends() {
+    let mut log = booted(LogWriter::crypto_agile(&[Sha256, Sha384]));
+    let firmware = EventLog::parse(log.bytes()).unwrap();
+    let mut text = String::new();
+    for (pcr, what) in [
+        (11, "enter-initrd"),
+        (11, "ready"),
+        (15, "machine-id"),
+        (8, "more"),
+    ] {
+        let (short, long) = ([pcr; 32], [pcr; 48]);
+        log.extend(Sha256, pcr, &short);
+        log.extend(Sha384, pcr, &long);
+        // Of a bank that firmware measured nothing into, or that is not computed here.
+        let digests: [(&str, &[u8]); 4] = [
+            ("sha1", &[9; 20]),
+            ("sha256", &short),
+            ("sha384", &long),
+            ("sm3_256", &[9; 32]),
+        ];
+        text += &record(pcr, &digests, what);
+    }
+    text += "\x1e{\"nv_index\":30474240,\"digests\":[{\"hashAlg\":\"sha256\",\"digest\":\"00\"}]}"
+        .replace("\"00\"", &format!("\"{}\"", "07".repeat(32)))
+        .as_str();
+    let userspace = UserspaceLog::parse(text.as_bytes()).unwrap();
+    assert_eq!(userspace.events().len(), 5);
+    let replay = firmware.replay_with(&userspace);
+    assert_eq!(replay.banks().count(), 2);
+    for bank in [Sha256, Sha384] {
+        for (pcr, value) in log.pcrs(bank) {
+            let found = replay.bank(bank).unwrap().value(pcr).unwrap();
+            assert_eq!(found.as_bytes(), value, "PCR {pcr}");
+        }
+    }
+    assert_eq!(
+        firmware.replay_with(&UserspaceLog::default()),
+        firmware.replay()
+    );
+}
+
+#[test]
+fn a_bank_that_the_running_systems_log_lacks_is_unknown_in_the_pcrs_it_names() {
+    let firmware =
+        EventLog::parse(booted(LogWriter::crypto_agile(&[Sha1, Sha256])).bytes()).unwrap();
+    let text = record(11, &[("sha256", &[1; 32])], "ready");
+    let userspace = UserspaceLog::parse(text.as_bytes()).unwrap();
+    let replay = firmware.replay_with(&userspace);
+    let gap = replay.bank(Sha1).unwrap().value(11).unwrap_err();
+    assert_eq!((gap.log, gap.event), (LogPart::Userspace, 0));
+    assert!(replay.bank(Sha1).unwrap().value(8).is_ok());
+    assert!(replay.bank(Sha256).unwrap().first_gap().is_none());
+}
+
+#[test]
+fn a_running_systems_log_that_is_none_is_refused_with_its_record() {
+    let good = record(11, &[("sha256", &[1; 32])], "ready");
+    let cut = |text: &str| text.get(..text.len() - 20).unwrap().to_owned();
+    for bad in [
+        cut(&good),
+        record(24, &[("sha256", &[1; 32])], "ready"),
+        record(11, &[], "ready"),
+        record(11, &[("sha256", &[1; 31])], "ready"),
+        record(11, &[("sha256", &[1; 32]), ("sha256", &[2; 32])], "ready"),
+        good.replace("\"pcr\":11,", ""),
+        good.replace("\"pcr\":11,", "\"pcr\":11,\"pcr\":12,"),
+        good.replace("\"pcr\":11,", "\"pcr\":11,\"nv_index\":1,"),
+        good.replace("\"pcr\":11,", "\"pcr\":-1,"),
+        "\x1e\n".to_owned(),
+    ] {
+        let error = UserspaceLog::parse(format!("{good}{bad}").as_bytes()).unwrap_err();
+        let place = format!("record 1 (offset {})", good.len());
+        assert!(error.to_string().contains(&place), "{error}");
+    }
+    for bytes in [good.trim_start_matches('\x1e'), "{}", "words"] {
+        let error = UserspaceLog::parse(bytes.as_bytes()).unwrap_err();
+        assert!(matches!(error, UserspaceLogError::Form));
+    }
+    let firmware = booted(LogWriter::crypto_agile(&[Sha256]));
+    assert!(UserspaceLog::parse(firmware.bytes()).is_err());
 }

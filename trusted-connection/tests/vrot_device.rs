@@ -7,11 +7,15 @@
 )]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use attestation::Binding;
+use attestation::event_log::EventType;
+use attestation::event_log::writer::LogWriter;
 use attestation::fixture::{Host, event_log, nonce};
+use cert_chain::HashAlgorithm;
 use printable::is_printable;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -263,4 +267,92 @@ fn what_evidence_policies_and_logs_say_moves_no_cursor_and_forges_no_line() {
     assert!(told.contains(r"\u001b[2J\nverdict"), "{told}");
     assert_harmless(&given.device(&["event-log", ESCAPES]));
     assert_harmless(&given.device(&["attest", "--connect", ESCAPES, "--policy", "policy.toml"]));
+}
+
+/// As the kernel hands it out on machines with oddities: fill behind the last event, and a note
+/// without a PCR.
+#[test]
+fn a_note_without_a_pcr_is_told_as_it_is_and_fill_is_no_event() {
+    let given = Given::new();
+    let mut log = LogWriter::crypto_agile(&[HashAlgorithm::Sha256]);
+    log.note(u32::MAX, b"SP800-155 Event");
+    log.measure(0, EventType::S_CRTM_VERSION, b"firmware");
+    log.raw(&[0xff; 100]);
+    given.write("log", log.bytes());
+    let told = json_of(&given.device(&["event-log", "log", "--json"]));
+    let pcrs: Vec<&Value> = told["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| &e["pcr"])
+        .collect();
+    assert_eq!(pcrs, [&json!(0), &json!(u32::MAX), &json!(0)]);
+    let text = String::from_utf8(given.device(&["event-log", "log"]).stdout).unwrap();
+    assert!(text.contains("PCR 0xffffffff  EV_NO_ACTION"), "{text}");
+}
+
+#[test]
+fn a_bank_that_an_event_lacks_is_told_as_incomplete_with_event_and_offset() {
+    let given = Given::new();
+    let mut log = LogWriter::crypto_agile(&[HashAlgorithm::Sha1, HashAlgorithm::Sha256]);
+    log.measure(0, EventType::S_CRTM_VERSION, b"firmware");
+    let offset = log.bytes().len();
+    log.measure_in(
+        &[HashAlgorithm::Sha256],
+        12,
+        EventType::IPL,
+        b"command line",
+    );
+    given.write("log", log.bytes());
+    let told = json_of(&given.device(&["event-log", "log", "--json"]));
+    let banks: Vec<&String> = told["pcrs"].as_object().unwrap().keys().collect();
+    assert_eq!(banks, ["sha256"]);
+    let reason = told["incomplete"]["sha1"]["reason"].as_str().unwrap();
+    assert!(
+        reason.contains(&format!("event 2 (offset {offset})")),
+        "{reason}"
+    );
+    assert!(told["incomplete"]["sha1"]["pcrs"]["0"].is_string());
+    assert!(told["incomplete"]["sha1"]["pcrs"]["12"].is_null());
+}
+
+#[test]
+fn the_running_systems_log_continues_the_firmwares_unless_it_is_unfinished() {
+    let given = Given::new();
+    let mut log = LogWriter::crypto_agile(&[HashAlgorithm::Sha256]);
+    log.measure(0, EventType::S_CRTM_VERSION, b"firmware");
+    log.extend(HashAlgorithm::Sha256, 11, &[7; 32]);
+    given.write("log", log.bytes());
+    let record = format!(
+        "\x1e{{\"pcr\":11,\"digests\":[{{\"hashAlg\":\"sha256\",\"digest\":\"{}\"}}],\
+         \"content\":{{\"eventType\":\"phase\",\"string\":\"\\u001b[31mready\"}}}}\n",
+        "07".repeat(32)
+    );
+    given.write("userspace", record.as_bytes());
+    let command = ["event-log", "log", "--userspace", "userspace"];
+    let told = json_of(&given.device(&[&command[..], &["--json"]].concat()));
+    let expected = hex::encode(&log.pcrs(HashAlgorithm::Sha256)[&11]);
+    assert_eq!(told["pcrs"]["sha256"]["11"], expected);
+    assert_eq!(told["userspace_events"][0]["type"], "phase");
+    let text = given.device(&command).stdout;
+    assert!(!text.contains(&0x1b), "an escape on the terminal");
+
+    let file = given.folder.path().join("userspace");
+    fs::set_permissions(file, fs::Permissions::from_mode(0o1600)).unwrap();
+    let refused = given.device(&command);
+    assert_eq!(status(&refused), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("sticky bit"));
+}
+
+#[test]
+fn a_bank_that_nothing_was_measured_into_is_no_reference() {
+    let given = Given::new();
+    let mut log = LogWriter::sha1();
+    log.measure(0, EventType::S_CRTM_VERSION, b"firmware");
+    given.write("log", log.bytes());
+    let output = given.device(&["reference", "--event-log", "log", "--layer", "host"]);
+    assert_eq!(status(&output), Some(2));
+    assert!(output.stdout.is_empty());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("sha256") && said.contains("sha1"), "{said}");
 }

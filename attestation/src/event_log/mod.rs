@@ -10,6 +10,7 @@ mod parser;
 mod reader;
 mod replay;
 mod subject;
+mod userspace;
 #[cfg(any(test, feature = "fixture"))]
 pub mod writer;
 
@@ -17,7 +18,8 @@ use cert_chain::{HashAlgorithm, HashValue};
 
 pub use error::EventLogError;
 pub use event_type::EventType;
-pub use replay::{BankReplay, MissingDigest, Replay};
+pub use replay::{BankReplay, LogPart, MissingDigest, Replay};
+pub use userspace::{UserspaceEvent, UserspaceLog, UserspaceLogError};
 
 /// The longest log that is read. Boot loaders measure each line of their configuration: machines
 /// with many kernels and menus write logs of more than 1 MiB.
@@ -71,7 +73,14 @@ impl EventLog {
 
     /// The PCR values that the log leads to, in every bank that it has digests of.
     pub fn replay(&self) -> Replay {
-        replay::replay(self)
+        replay::replay(self, &UserspaceLog::default())
+    }
+
+    /// The PCR values that the log leads to together with what the running system measured after
+    /// it. Banks that only the running system has digests of are left out: what firmware measured
+    /// into them is not known.
+    pub fn replay_with(&self, userspace: &UserspaceLog) -> Replay {
+        replay::replay(self, userspace)
     }
 
     /// The first value of PCR 0 in its last byte (TPM 2.0 Part 1 §34.3, "H-CRTM"): a measured
@@ -105,7 +114,9 @@ impl Event {
 
     /// The PCR that the event changed, if it changed one.
     pub fn extended_pcr(&self) -> Option<u8> {
-        u8::try_from(self.pcr).ok().filter(|_| self.is_measured())
+        u8::try_from(self.pcr)
+            .ok()
+            .filter(|pcr| *pcr < PCR_COUNT && self.is_measured())
     }
 
     /// Whether the event changed this PCR.

@@ -1,10 +1,11 @@
 //! What the PCRs must hold if the log tells the truth.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use cert_chain::{HashAlgorithm, HashValue};
 
-use super::{EventLog, PCR_COUNT};
+use super::{EventLog, UserspaceLog};
 
 /// For each bank that the log has digests of, the values of its PCRs. A bank that nothing was
 /// measured into is not among them: anybody can extend its PCRs to any value.
@@ -22,13 +23,25 @@ pub struct BankReplay {
     extended: BTreeMap<u8, Result<HashValue, MissingDigest>>,
 }
 
+/// One of the two logs of a boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogPart {
+    /// What firmware and boot loader measured.
+    Firmware,
+    /// What the running system measured.
+    Userspace,
+}
+
 /// A measurement of which the log lacks the digest of one bank. The TPM may have extended that
 /// bank or not: what the PCR holds afterwards cannot be known.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "event {event} (offset {offset}) has no {bank} digest, so PCR {pcr} of that bank is unknown"
+    "event {event} (offset {offset}) of {log} has no {bank} digest, so PCR {pcr} of that bank is \
+     unknown"
 )]
 pub struct MissingDigest {
+    /// The log that the event is in.
+    pub log: LogPart,
     /// The bank.
     pub bank: HashAlgorithm,
     /// The PCR that the event names.
@@ -76,7 +89,7 @@ impl BankReplay {
         self.extended
             .values()
             .filter_map(|value| value.err())
-            .min_by_key(|gap| gap.event)
+            .min_by_key(|gap| (gap.log, gap.event))
     }
 
     fn new(bank: HashAlgorithm, start_of_pcr_0: u8) -> Self {
@@ -87,44 +100,59 @@ impl BankReplay {
         }
     }
 
-    fn extend(&mut self, pcr: u8, digest: Result<&HashValue, MissingDigest>) {
-        let start = first_value(self.bank, pcr, self.start_of_pcr_0);
+    fn extend(
+        &mut self,
+        pcr: u8,
+        digest: Option<&HashValue>,
+        (log, event, offset): (LogPart, usize, usize),
+    ) {
+        let bank = self.bank;
+        let start = first_value(bank, pcr, self.start_of_pcr_0);
+        let digest = digest.ok_or(MissingDigest {
+            log,
+            bank,
+            pcr,
+            event,
+            offset,
+        });
         let value = self.extended.entry(pcr).or_insert(Ok(start));
         *value = (*value).and_then(|old| Ok(old.extended(digest?.as_bytes())));
     }
 }
 
-pub(super) fn replay(log: &EventLog) -> Replay {
-    let start_of_pcr_0 = log.start_of_pcr_0();
-    let mut banks: BTreeMap<HashAlgorithm, BankReplay> = log
-        .algorithms()
-        .iter()
-        .map(|bank| (*bank, BankReplay::new(*bank, start_of_pcr_0)))
-        .collect();
-    let mut used = Vec::new();
-    for (number, event) in log.events().iter().enumerate() {
-        let pcr = match u8::try_from(event.pcr) {
-            Ok(pcr) if pcr < PCR_COUNT && event.is_measured() => pcr,
-            _ => continue,
-        };
-        for (bank, replay) in &mut banks {
-            let digest = event.digest(*bank);
-            if digest.is_some() && !used.contains(bank) {
-                used.push(*bank);
-            }
-            replay.extend(
-                pcr,
-                digest.ok_or(MissingDigest {
-                    bank: *bank,
-                    pcr,
-                    event: number,
-                    offset: event.offset,
-                }),
-            );
-        }
+impl fmt::Display for LogPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Firmware => "the firmware's log",
+            Self::Userspace => "the running system's log",
+        })
     }
-    banks.retain(|bank, _| used.contains(bank));
-    Replay { banks }
+}
+
+pub(super) fn replay(log: &EventLog, userspace: &UserspaceLog) -> Replay {
+    let start_of_pcr_0 = log.start_of_pcr_0();
+    let banks = log.algorithms().iter().filter_map(|bank| {
+        let mut replay = BankReplay::new(*bank, start_of_pcr_0);
+        let mut has_digests = false;
+        for (number, event) in log.events().iter().enumerate() {
+            if let Some(pcr) = event.extended_pcr() {
+                let digest = event.digest(*bank);
+                has_digests |= digest.is_some();
+                let place = (LogPart::Firmware, number, event.offset);
+                replay.extend(pcr, digest, place);
+            }
+        }
+        for (number, event) in userspace.events().iter().enumerate() {
+            if let Some(pcr) = event.pcr {
+                let place = (LogPart::Userspace, number, event.offset);
+                replay.extend(pcr, event.digest(*bank), place);
+            }
+        }
+        has_digests.then_some((*bank, replay))
+    });
+    Replay {
+        banks: banks.collect(),
+    }
 }
 
 /// What `TPM2_Startup` gives a PCR (TCG PC Client Platform TPM Profile §4.6.2): zero, all ones for

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::IsTerminal;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use attestation::event_log::MAX_LOG;
+use attestation::event_log::{MAX_LOG, UserspaceLog};
 use attestation::evidence::MAX_EVIDENCE;
 use attestation::file::{read_bounded, read_bounded_text};
 use attestation::policy::MAX_ROOTS;
@@ -94,6 +95,10 @@ enum Command {
     EventLog {
         /// The log, as firmware wrote it.
         file: PathBuf,
+        /// What the running system measured after it: the log that systemd writes to
+        /// /run/log/systemd/tpm2-measure.log.
+        #[arg(long, value_name = "LOG")]
+        userspace: Option<PathBuf>,
         /// Print as JSON.
         #[arg(long)]
         json: bool,
@@ -203,12 +208,17 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
             export,
             json,
         } => explain(&load_evidence(evidence)?, export, *json),
-        Command::EventLog { file, json } => {
+        Command::EventLog {
+            file,
+            userspace,
+            json,
+        } => {
             let log = load_log(file)?;
+            let userspace = userspace.as_deref().map(load_userspace_log).transpose()?;
             if *json {
-                say_json(&event_log::to_json(&log))?;
+                say_json(&event_log::to_json(&log, userspace.as_ref()))?;
             } else {
-                say(&event_log::to_text(&log))?;
+                say(&event_log::to_text(&log, userspace.as_ref()))?;
             }
             Ok(Outcome::Good)
         }
@@ -353,6 +363,23 @@ fn load_log(path: &Path) -> Result<EventLog> {
     let bytes = read_bounded(path, MAX_LOG)
         .with_context(|| format!("{} cannot be read", path.display()))?;
     EventLog::parse(&bytes).with_context(|| format!("{} is no event log", path.display()))
+}
+
+fn load_userspace_log(path: &Path) -> Result<UserspaceLog> {
+    /// systemd sets it before it measures and clears it once the measurement is in the log.
+    const UNFINISHED: u32 = 0o1000;
+    let bytes = read_bounded(path, MAX_LOG)
+        .with_context(|| format!("{} cannot be read", path.display()))?;
+    let mode = fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    if mode & UNFINISHED != 0 {
+        bail!(
+            "{} has its sticky bit set: a measurement was made and not logged, so no PCR that \
+             the running system measures into is known. Boot again",
+            path.display()
+        );
+    }
+    UserspaceLog::parse(&bytes)
+        .with_context(|| format!("{} is no log of a running system", path.display()))
 }
 
 fn read_roots(path: &Path) -> Result<String> {

@@ -3,32 +3,43 @@
 use std::fmt::Write as _;
 
 use attestation::EventLog;
-use attestation::event_log::BankReplay;
+use attestation::event_log::{BankReplay, Replay, UserspaceLog};
+use cert_chain::HashValue;
 use serde_json::{Map, Value, json};
 
 /// The log and the PCR values that it leads to: `pcrs` has the banks that the log accounts for
 /// completely, `incomplete` those that some event has no digest of, with what is known of them.
-pub fn to_json(log: &EventLog) -> Value {
+pub fn to_json(log: &EventLog, userspace: Option<&UserspaceLog>) -> Value {
     let events: Vec<Value> = log
         .events()
         .iter()
         .map(|event| {
-            let digests: Map<String, Value> = event
-                .digests
-                .iter()
-                .map(|digest| (digest.algorithm().to_string(), digest.to_string().into()))
-                .collect();
             json!({
                 "pcr": event.pcr,
                 "type": event.event_type.to_string(),
-                "digests": digests,
+                "digests": digests(&event.digests),
                 "data": hex::encode(&event.data),
             })
         })
         .collect();
     let mut told = json!({ "events": events });
+    if let (Some(userspace), Some(told)) = (userspace, told.as_object_mut()) {
+        let events: Vec<Value> = userspace
+            .events()
+            .iter()
+            .map(|event| {
+                json!({
+                    "pcr": event.pcr,
+                    "type": event.kind,
+                    "digests": digests(&event.digests),
+                    "description": event.description,
+                })
+            })
+            .collect();
+        told.insert("userspace_events".to_owned(), events.into());
+    }
     let (mut pcrs, mut incomplete) = (Map::new(), Map::new());
-    for bank in log.replay().banks() {
+    for bank in replay(log, userspace).banks() {
         let name = bank.bank().to_string();
         match bank.first_gap() {
             None => drop(pcrs.insert(name, values(bank).into())),
@@ -48,7 +59,7 @@ pub fn to_json(log: &EventLog) -> Value {
 }
 
 /// The same as a table.
-pub fn to_text(log: &EventLog) -> String {
+pub fn to_text(log: &EventLog, userspace: Option<&UserspaceLog>) -> String {
     let mut text = String::new();
     for event in log.events() {
         let _ = writeln!(text, "{:8}  {}", place(event.pcr), event.event_type);
@@ -56,7 +67,17 @@ pub fn to_text(log: &EventLog) -> String {
             let _ = writeln!(text, "          {} {digest}", digest.algorithm());
         }
     }
-    for bank in log.replay().banks() {
+    for event in userspace.into_iter().flat_map(UserspaceLog::events) {
+        let place = event
+            .pcr
+            .map_or("NV index".to_owned(), |pcr| place(pcr.into()));
+        // Escaped: the running system can write anything.
+        let _ = writeln!(text, "{place:8}  {:?} {:?}", event.kind, event.description);
+        for digest in &event.digests {
+            let _ = writeln!(text, "          {} {digest}", digest.algorithm());
+        }
+    }
+    for bank in replay(log, userspace).banks() {
         let _ = writeln!(text, "\n{} after these events:", bank.bank());
         for (pcr, value) in bank.extended() {
             let _ = match value {
@@ -66,6 +87,17 @@ pub fn to_text(log: &EventLog) -> String {
         }
     }
     text
+}
+
+fn replay(log: &EventLog, userspace: Option<&UserspaceLog>) -> Replay {
+    userspace.map_or_else(|| log.replay(), |userspace| log.replay_with(userspace))
+}
+
+fn digests(digests: &[HashValue]) -> Map<String, Value> {
+    digests
+        .iter()
+        .map(|digest| (digest.algorithm().to_string(), digest.to_string().into()))
+        .collect()
 }
 
 fn values(bank: &BankReplay) -> Map<String, Value> {
