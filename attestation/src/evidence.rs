@@ -3,6 +3,8 @@
 //! Decoding is bounded and strict: what would be encoded differently is refused, so that one
 //! piece of evidence has one form.
 
+mod shared;
+
 use cert_chain::Digest32;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
@@ -12,6 +14,8 @@ use crate::event_log::MAX_LOG;
 use crate::host_leaf::MAX_LEAF;
 use crate::merkle::MAX_PATH;
 use crate::nonce::Nonce;
+
+pub use shared::SharedHostLayer;
 
 /// Everything a verifier needs about one VM and its host, for one challenge.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -133,10 +137,10 @@ pub enum EvidenceError {
 }
 
 /// Two logs of the largest size, and the rest.
-pub const MAX_EVIDENCE: usize = 2 * MAX_LOG + 64 * 1024;
-/// What one host layer can have: it passes through the vRoT in chunks, and the vRoT keeps it in
-/// memory until the guest has read it.
-pub const MAX_HOST_LAYER: usize = 256 * 1024;
+pub const MAX_EVIDENCE: usize = 2 * MAX_LOG + 128 * 1024;
+/// What one host layer can have: a log of the largest size, and the rest. It passes through the
+/// vRoT in parts.
+pub const MAX_HOST_LAYER: usize = MAX_LOG + 64 * 1024;
 const VERSION: u8 = 1;
 /// A quote has at most a few hundred bytes; so have keys and signatures.
 const MAX_STRUCTURE: usize = 2048;
@@ -174,6 +178,8 @@ impl Evidence {
 }
 
 impl HostLayer {
+    const FIELDS: u64 = 10;
+
     /// The layer as it passes from the host through the vRoT to the guest.
     pub fn to_cbor(&self) -> Vec<u8> {
         encoded(self)

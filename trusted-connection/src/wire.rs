@@ -161,8 +161,15 @@ fn receive<T: for<'b> Decode<'b, ()>>(
         .ok()
         .filter(|size| *size <= limit)
         .ok_or(WireError::TooLong { length, limit })?;
-    let mut body = vec![0; size];
-    stream.read_exact(&mut body)?;
+    // Memory is taken as the bytes come: an announcement alone costs nothing.
+    let mut body = Vec::new();
+    stream
+        .by_ref()
+        .take(u64::from(length))
+        .read_to_end(&mut body)?;
+    if body.len() < size {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
     let mut decoder = minicbor::Decoder::new(&body);
     let message = decoder.decode().map_err(WireError::Cbor)?;
     if decoder.position() == body.len() {

@@ -29,15 +29,16 @@ pub enum ToBackend {
         #[n(0)]
         sequence: u64,
     },
-    /// The answer to a [`FromBackend::HostEvidenceRequested`].
+    /// The answer to a [`FromBackend::HostEvidenceRequested`], which begins at offset 0, or to a
+    /// [`FromBackend::HostEvidenceWanted`].
     #[n(3)]
     HostEvidence {
         /// The request's ticket.
         #[n(0)]
         ticket: u64,
-        /// The host layer in CBOR; absent if the host declines.
+        /// A part of the host layer; absent if the host declines.
         #[n(1)]
-        layer: Option<ByteVec>,
+        part: Option<LayerPart>,
     },
     /// Has the TPM carry out a command, between those of the guest. A TPM that is off is
     /// switched on first.
@@ -140,6 +141,16 @@ pub enum FromBackend {
         #[n(1)]
         says: String,
     },
+    /// The guest reads on: the part of its host layer that begins here.
+    #[n(10)]
+    HostEvidenceWanted {
+        /// The request's ticket.
+        #[n(0)]
+        ticket: u64,
+        /// Where the part begins.
+        #[n(1)]
+        offset: u32,
+    },
 }
 
 /// How bad a line of a log is.
@@ -183,6 +194,21 @@ pub struct Open {
     /// deleting it finds the TPM as it was.
     #[n(5)]
     pub volatile: Option<ByteVec>,
+}
+
+/// Consecutive bytes of a host layer in CBOR, at most [`MAX_PART`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct LayerPart {
+    /// Size of the whole layer.
+    #[n(0)]
+    pub total: u32,
+    /// Where the part begins.
+    #[n(1)]
+    pub offset: u32,
+    /// The part; empty only at the end.
+    #[n(2)]
+    pub bytes: ByteVec,
 }
 
 /// How it stands with a backend.
@@ -237,10 +263,12 @@ pub enum FrameError {
 }
 
 /// Version of these messages. It changes when one side would misunderstand the other.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// Length of a [`StateKey`].
 pub const STATE_KEY_LENGTH: usize = 32;
-/// A whole permanent state of libtpms has at most about 200 KiB, a host layer about 300 KiB.
+/// What a backend keeps of a host layer, and has under way. It takes a guest 32 commands to read.
+pub const MAX_PART: usize = 64 * 1024;
+/// A whole permanent state of libtpms has at most about 200 KiB.
 pub const MAX_FRAME: usize = 1024 * 1024;
 /// What the manager does meanwhile takes some ten milliseconds. Linux gives a TPM up that takes
 /// 750 ms for a short command; but on a host that is so busy, a guest that goes on before its
@@ -248,6 +276,28 @@ pub const MAX_FRAME: usize = 1024 * 1024;
 pub const MAX_HOLD: Duration = Duration::from_secs(5);
 /// Length of what precedes a frame.
 pub const HEADER: usize = 4;
+
+impl LayerPart {
+    /// Whether it lies within its layer, and brings its reader on.
+    pub(crate) fn is_possible(&self) -> bool {
+        let left = self.total.checked_sub(self.offset);
+        let fits = left
+            .and_then(|left| usize::try_from(left).ok())
+            .is_some_and(|left| self.bytes.len() <= left.min(MAX_PART));
+        fits && (!self.bytes.is_empty() || self.offset == self.total)
+    }
+
+    /// Whether it is the whole layer.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.offset == 0 && u32::try_from(self.bytes.len()) == Ok(self.total)
+    }
+
+    /// The bytes from `offset` on, if at least one is here.
+    pub(crate) fn from(&self, offset: u32) -> Option<&[u8]> {
+        let skipped = usize::try_from(offset.checked_sub(self.offset)?).ok()?;
+        self.bytes.get(skipped..).filter(|bytes| !bytes.is_empty())
+    }
+}
 
 impl StateKey {
     /// A key that `fill` writes to where it will lie.

@@ -20,7 +20,7 @@ use crate::message::FromBackend;
 use crate::sockets::{Connection, Listener};
 use crate::stand_alone::StateFolder;
 use crate::vendor::capability::Query;
-use crate::vendor::{Tickets, VendorCommand, read_response, ticket_response};
+use crate::vendor::{Found, Tickets, VendorCommand, read_response, ticket_response};
 
 use peers::{Peer, Vmm, has_stalled};
 
@@ -284,7 +284,17 @@ impl<E: Engine> Server<E> {
                 }
                 ticket_response(ticket)
             }
-            VendorCommand::Read { ticket, offset } => read_response(&self.tickets, ticket, offset),
+            VendorCommand::Read { ticket, offset } => {
+                let found = self.tickets.find(ticket, offset);
+                let response = read_response(found);
+                if found == Found::Elsewhere
+                    && let Keeper::Manager(link) = &mut self.keeper
+                {
+                    link.send(&FromBackend::HostEvidenceWanted { ticket, offset });
+                    self.tickets.asked(ticket);
+                }
+                response
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! the tree's root. A requester gets the quote, its own leaf and the path to the root, and learns
 //! nothing of its neighbours. So the rate of evidence does not depend on how slowly the TPM signs.
 
+mod open_layers;
 mod quota;
 
 use std::future::Future;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use attestation::event_log::MAX_LOG;
+use attestation::evidence::SharedHostLayer;
 use attestation::merkle::Tree;
 use attestation::quote::canonical_signature;
 use attestation::{
@@ -27,6 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::anchor::{AnchorError, SignedQuote, TrustAnchor};
 use crate::causes::WithCauses;
 
+pub use open_layers::OpenLayers;
 pub use quota::{Quota, Repetition};
 
 /// A handle to the service. The service ends with its last handle.
@@ -128,6 +131,7 @@ impl HostEvidence {
             quoter,
             event_log: event_log.to_owned(),
             identity_key: None,
+            log: Arc::default(),
             metrics: Arc::clone(&metrics),
         };
         tokio::spawn(service.run(requests));
@@ -143,7 +147,7 @@ impl HostEvidence {
         subject: &Subject,
         durability: Durability,
         request: RequestDigest,
-    ) -> Result<HostLayer, HostEvidenceError> {
+    ) -> Result<SharedHostLayer, HostEvidenceError> {
         let (answer, answered) = oneshot::channel();
         let leaf = leaf(subject, durability, request)?;
         self.requests
@@ -200,13 +204,15 @@ impl HostQuoter for TrustAnchor {
 
 struct Request {
     leaf: HostLeaf,
-    answer: oneshot::Sender<Result<HostLayer, HostEvidenceError>>,
+    answer: oneshot::Sender<Result<SharedHostLayer, HostEvidenceError>>,
 }
 
 struct Service<Q> {
     quoter: Q,
     event_log: PathBuf,
     identity_key: Option<AttestationKey>,
+    /// The log as it was read last: as long as it is the same, all layers share it.
+    log: Arc<[u8]>,
     metrics: Arc<EvidenceMetrics>,
 }
 
@@ -243,7 +249,10 @@ impl<Q: HostQuoter> Service<Q> {
     }
 
     /// One quote over all leaves, and each leaf's own layer.
-    async fn layers(&mut self, leaves: &[HostLeaf]) -> Result<Vec<HostLayer>, HostEvidenceError> {
+    async fn layers(
+        &mut self,
+        leaves: &[HostLeaf],
+    ) -> Result<Vec<SharedHostLayer>, HostEvidenceError> {
         let identity_key = match &self.identity_key {
             Some(key) => key.clone(),
             None => {
@@ -252,7 +261,10 @@ impl<Q: HostQuoter> Service<Q> {
             }
         };
         let event_log = read_event_log(&self.event_log).await?;
-        let event_log_digest = Digest32::of(&event_log);
+        if *self.log != *event_log {
+            self.log = event_log.into();
+        }
+        let event_log_digest = Digest32::of(&self.log);
         let Some(tree) = Tree::new(leaves.iter().map(HostLeaf::hash).collect()) else {
             return Ok(Vec::new());
         };
@@ -265,17 +277,20 @@ impl<Q: HostQuoter> Service<Q> {
         Ok(leaves
             .iter()
             .enumerate()
-            .map(|(index, leaf)| HostLayer {
-                attest: quote.attest.clone().into(),
-                signature: signature.clone().into(),
-                host_ik_public: identity_key.public_area().as_bytes().to_vec().into(),
-                event_log_digest,
-                event_log: event_log.clone().into(),
-                root,
-                tree_size,
-                index: index as u64,
-                path: tree.path(index).unwrap_or_default(),
-                leaf: leaf.encode().into(),
+            .map(|(index, leaf)| {
+                let layer = HostLayer {
+                    attest: quote.attest.clone().into(),
+                    signature: signature.clone().into(),
+                    host_ik_public: identity_key.public_area().as_bytes().to_vec().into(),
+                    event_log_digest,
+                    event_log: Vec::new().into(),
+                    root,
+                    tree_size,
+                    index: index as u64,
+                    path: tree.path(index).unwrap_or_default(),
+                    leaf: leaf.encode().into(),
+                };
+                SharedHostLayer::new(&layer, Arc::clone(&self.log))
             })
             .collect())
     }
@@ -434,7 +449,8 @@ mod tests {
             .join_all()
             .await
             .into_iter()
-            .collect::<Result<_, _>>()?;
+            .map(|layer| Ok(HostLayer::from_cbor(&layer?.part(0, usize::MAX))?))
+            .collect::<anyhow::Result<_>>()?;
 
         assert_eq!(layers.len(), 50);
         assert!(evidence.metrics().quotes() <= 2);

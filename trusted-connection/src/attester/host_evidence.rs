@@ -10,7 +10,7 @@
 //! these; for them both are also known as `0x5652` and `0x5653`.
 //!
 //! Both have no handles and no sessions. READ answers `TPM_RC_RETRY` until the host is done, and
-//! `TPM_RC_NO_RESULT` if it will not be.
+//! while it fetches a further part; and `TPM_RC_NO_RESULT` if it will not be.
 
 use std::io::{self, Read, Write};
 use std::thread;
@@ -99,6 +99,7 @@ pub fn host_layer(
             Ok(answer) => {
                 let (total, chunk) = read_chunk(&answer)?;
                 layer.extend_from_slice(chunk);
+                wait = FIRST_WAIT;
                 if layer.len() == total {
                     return Ok(layer);
                 }
@@ -240,6 +241,7 @@ mod tests {
             .then(0, &[0, 0, 0, 0, 0, 0, 0, 9])
             .then(RETRY, &[])
             .chunk(6, b"abcd")
+            .then(RETRY, &[])
             .chunk(6, b"ef");
         let (layer, tpm) = ask(tpm);
         assert_eq!(layer.unwrap(), b"abcdef");

@@ -55,9 +55,7 @@ impl<E: Engine> Server<E> {
                 Err(error) => self.fail(error.to_string()),
             },
             ToBackend::Persisted { sequence } => link.persisted(sequence),
-            ToBackend::HostEvidence { ticket, layer } => {
-                self.tickets.answer(ticket, layer.map(Into::into));
-            }
+            ToBackend::HostEvidence { ticket, part } => self.tickets.answer(ticket, part),
             ToBackend::Execute { id, command } => {
                 if !link.is_open() {
                     self.fail("a command came before key and state".to_owned());

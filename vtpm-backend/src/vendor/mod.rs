@@ -19,7 +19,7 @@ mod tickets;
 
 use crate::command::{Command, ResponseCode, response};
 
-pub use tickets::{Layer, Tickets};
+pub use tickets::{Found, Layer, Tickets};
 
 /// `TPMA_CC.V`: a vendor's command.
 pub const VENDOR: u32 = 0x2000_0000;
@@ -91,21 +91,16 @@ pub fn ticket_response(ticket: u64) -> Vec<u8> {
     response(ResponseCode::SUCCESS, &ticket.to_be_bytes())
 }
 
-/// The response to a READ.
-pub fn read_response(tickets: &Tickets, ticket: u64, offset: u32) -> Vec<u8> {
-    let layer = match tickets.layer(ticket) {
-        None => return ResponseCode::VALUE_1.response(),
-        Some(Layer::Pending) => return ResponseCode::RETRY.response(),
-        Some(Layer::Declined) => return ResponseCode::NO_RESULT.response(),
-        Some(Layer::Ready(layer)) => layer,
+/// The response to a READ that finds this.
+pub fn read_response(found: Found<'_>) -> Vec<u8> {
+    let (bytes, total) = match found {
+        Found::NoTicket => return ResponseCode::VALUE_1.response(),
+        Found::NotYet | Found::Elsewhere => return ResponseCode::RETRY.response(),
+        Found::Declined => return ResponseCode::NO_RESULT.response(),
+        Found::BehindEnd => return ResponseCode::VALUE_2.response(),
+        Found::Bytes(bytes, total) => (bytes, total),
     };
-    let rest = usize::try_from(offset)
-        .ok()
-        .and_then(|offset| layer.get(offset..));
-    let (Some(rest), Ok(total)) = (rest, u32::try_from(layer.len())) else {
-        return ResponseCode::VALUE_2.response();
-    };
-    let chunk = rest.get(..MAX_CHUNK).unwrap_or(rest);
+    let chunk = bytes.get(..MAX_CHUNK).unwrap_or(bytes);
     let length = u16::try_from(chunk.len()).unwrap_or(u16::MAX);
     let parameters = [total.to_be_bytes().as_slice(), &length.to_be_bytes(), chunk].concat();
     response(ResponseCode::SUCCESS, &parameters)
@@ -116,6 +111,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use super::*;
+    use crate::message::LayerPart;
 
     fn parsed(
         tag: u16,
@@ -200,20 +196,24 @@ mod tests {
     fn an_answer_is_read_in_chunks_until_its_end() {
         let mut tickets = Tickets::default();
         let ticket = tickets.open();
+        let read = |tickets: &Tickets, ticket, offset| read_response(tickets.find(ticket, offset));
+        assert_eq!(read(&tickets, ticket, 0), ResponseCode::RETRY.response());
+        let part = LayerPart {
+            total: 5000,
+            offset: 0,
+            bytes: vec![5; 3000].into(),
+        };
+        tickets.answer(ticket, Some(part));
+        assert_eq!(read(&tickets, ticket, 0).len(), 10 + 6 + 2048);
+        assert_eq!(read(&tickets, ticket, 2048).len(), 10 + 6 + 952);
+        assert_eq!(read(&tickets, ticket, 3000), ResponseCode::RETRY.response());
+        assert_eq!(read(&tickets, ticket, 5000).len(), 10 + 6);
         assert_eq!(
-            read_response(&tickets, ticket, 0),
-            ResponseCode::RETRY.response()
-        );
-        tickets.answer(ticket, Some(vec![5; 3000]));
-        assert_eq!(read_response(&tickets, ticket, 0).len(), 10 + 6 + 2048);
-        assert_eq!(read_response(&tickets, ticket, 2048).len(), 10 + 6 + 952);
-        assert_eq!(read_response(&tickets, ticket, 3000).len(), 10 + 6);
-        assert_eq!(
-            read_response(&tickets, ticket, 3001),
+            read(&tickets, ticket, 5001),
             ResponseCode::VALUE_2.response()
         );
         assert_eq!(
-            read_response(&tickets, ticket.wrapping_add(1), 0),
+            read(&tickets, ticket.wrapping_add(1), 0),
             ResponseCode::VALUE_1.response()
         );
     }

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use attestation::evidence::SharedHostLayer;
 use attestation::{Durability, RequestDigest};
 use cert_chain::{Digest32, VrotId};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,7 +22,7 @@ use super::connection::Connection;
 use super::folder::RuntimeFolder;
 use super::process::Process;
 use super::words;
-use crate::evidence::{HostEvidence, Quota, Repetition, Subject};
+use crate::evidence::{HostEvidence, OpenLayers, Quota, Repetition, Subject};
 use crate::store::{Batch, Journal, Part, StateBlob, StoreError};
 
 use ending::After;
@@ -147,7 +148,9 @@ pub(super) struct Supervisor {
     unsaved: Option<StateBlob>,
     /// The newest state of a vRoT being manufactured.
     state: Option<StateBlob>,
-    answers: JoinSet<(u64, Option<Vec<u8>>)>,
+    answers: JoinSet<(u64, Option<SharedHostLayer>)>,
+    /// The host layers that the guest may be reading.
+    layers: OpenLayers,
     /// Who waits for the response to a command, by its number.
     executing: BTreeMap<u64, oneshot::Sender<Vec<u8>>>,
     executed: u64,
@@ -175,10 +178,15 @@ type Attempt = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
 
 enum Event {
     Message(FromBackend),
-    ConnectionEnded { reason: Option<String> },
+    ConnectionEnded {
+        reason: Option<String>,
+    },
     Ordered(Order),
     Saved(Result<(), StoreError>),
-    Answer { ticket: u64, layer: Option<Vec<u8>> },
+    Answer {
+        ticket: u64,
+        layer: Option<SharedHostLayer>,
+    },
     StopOverdue,
 }
 
@@ -214,6 +222,7 @@ impl Supervisor {
             unsaved: None,
             state: None,
             answers: JoinSet::new(),
+            layers: OpenLayers::default(),
             executing: BTreeMap::new(),
             executed: 0,
             stop: None,
@@ -291,8 +300,8 @@ impl Supervisor {
                 Event::Ordered(Order::Release) => return Served::Released,
                 Event::Saved(result) => self.saved(result).await,
                 Event::Answer { ticket, layer } => {
-                    let layer = layer.map(Into::into);
-                    let answer = ToBackend::HostEvidence { ticket, layer };
+                    let part = layer.and_then(|layer| self.layers.open(ticket, layer));
+                    let answer = ToBackend::HostEvidence { ticket, part };
                     self.connection.send(&answer).await
                 }
                 Event::StopOverdue => {
@@ -357,6 +366,11 @@ impl Supervisor {
             FromBackend::HostEvidenceRequested { ticket, digest } => {
                 let request = RequestDigest(Digest32::new(digest.into()));
                 return self.request_evidence(ticket, request).await;
+            }
+            FromBackend::HostEvidenceWanted { ticket, offset } => {
+                let part = self.layers.part(ticket, offset);
+                let answer = ToBackend::HostEvidence { ticket, part };
+                return self.connection.send(&answer).await;
             }
             FromBackend::Attachment { attached } => {
                 self.observer
@@ -461,10 +475,7 @@ impl Supervisor {
                 let vrot = self.folder.vrot();
                 tracing::warn!(%vrot, requests, "more requests for host evidence than the quota admits");
             }
-            let refusal = ToBackend::HostEvidence {
-                ticket,
-                layer: None,
-            };
+            let refusal = ToBackend::HostEvidence { ticket, part: None };
             return self.connection.send(&refusal).await;
         };
         let durability = if self.observer.borrow().degraded {
@@ -474,7 +485,7 @@ impl Supervisor {
         };
         self.answers.spawn(async move {
             let layer = evidence.layer(&subject, durability, request).await;
-            let layer = layer.map(|layer| layer.to_cbor()).map_err(|error| {
+            let layer = layer.map_err(|error| {
                 tracing::warn!(vrot = %subject.vrot, %error, "no host evidence");
             });
             (ticket, layer.ok())
