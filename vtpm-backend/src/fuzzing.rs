@@ -27,7 +27,7 @@ pub fn control_channel(bytes: &[u8]) {
         let mut vrot = Vrot {
             engine: &mut engine,
             locality: &mut locality,
-            courier: &Trusting,
+            courier: &mut Trusting,
         };
         let reply = handle(&mut vrot, request.clone());
         assert!(locality <= 4, "locality {locality} after {request:?}");

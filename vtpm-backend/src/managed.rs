@@ -1,21 +1,18 @@
 //! State goes to the manager: sealed, and each change acknowledged before the guest is
 //! answered, as long as the manager keeps up.
 
+mod carrying;
 mod logging;
 
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use minicbor::bytes::ByteVec;
 use nix::unistd::{Uid, geteuid};
-use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use zeroize::Zeroizing;
 
-use crate::control::{Courier, NotCarried, Package};
-use crate::engine::StateKind;
 use crate::message::{self, FromBackend, HEADER, Open, PROTOCOL, Status, ToBackend};
-use crate::sealing::{Content, Sealer, SealingError};
+use crate::sealing::{CarriedId, Content, Sealer, SealingError};
 use crate::sockets::{Arrival, Connection, Listener, WRITE_DEADLINE};
 
 /// The manager's end of a backend: listens for it, talks to one at a time.
@@ -41,6 +38,10 @@ pub struct ManagerLink {
     sent: u64,
     /// The newest state, until it is durable.
     unsaved: Option<Vec<u8>>,
+    /// The volatile state that a VMM carries, while it is of use.
+    carried: Option<CarriedId>,
+    /// Whether the manager was last sent a state that names one that is of no use any more.
+    names_used: bool,
 }
 
 /// State that was opened.
@@ -92,6 +93,8 @@ impl ManagerLink {
             persisted: 0,
             sent: 0,
             unsaved: None,
+            carried: None,
+            names_used: false,
         })
     }
 
@@ -228,15 +231,20 @@ impl ManagerLink {
             return Err(OpenError::Twice);
         }
         let sealer = Sealer::new(&open.key, *open.vrot, open.generation)?;
-        let opened = |content, sealed: &Option<ByteVec>| {
-            let sealed = sealed.as_ref();
-            sealed
-                .map(|sealed| sealer.open(content, sealed))
-                .transpose()
-        };
+        let permanent = open.permanent.as_ref();
+        let permanent = permanent
+            .map(|sealed| sealer.open_permanent(sealed))
+            .transpose()?;
+        let volatile = open.volatile.as_ref();
+        let volatile = volatile
+            .map(|sealed| sealer.open(Content::Volatile, sealed))
+            .transpose()?;
+        // What becomes of a copy is of no consequence for the vRoT's VM.
+        let carried = permanent.as_ref().and_then(|permanent| permanent.carried);
+        self.carried = carried.filter(|_| !open.is_copy);
         let state = OpenedState {
-            permanent: opened(Content::Permanent, &open.permanent)?,
-            volatile: opened(Content::Volatile, &open.volatile)?,
+            permanent: permanent.map(|permanent| permanent.state),
+            volatile,
         };
         self.vrot = Some(OpenVrot {
             id: *open.vrot,
@@ -308,8 +316,9 @@ impl ManagerLink {
         };
         let began = Instant::now();
         let patience = vrot.deadline;
-        match vrot.sealer.seal(Content::Permanent, state) {
+        match vrot.sealer.seal_permanent(state, self.carried) {
             Ok(sealed) => {
+                self.names_used = false;
                 self.pushed += 1;
                 self.unsaved = Some(sealed);
             }
@@ -401,55 +410,5 @@ impl ManagerLink {
             self.sent = self.pushed;
             self.send(&message);
         }
-    }
-}
-
-/// A VMM carries sealed things that are of use to the same vRoT alone, and only while the
-/// permanent state is the one that they were made beside. The permanent state itself stays with
-/// the manager: a VMM that could bring one could bring an old one.
-impl Courier for ManagerLink {
-    fn pack(
-        &self,
-        kind: StateKind,
-        state: Vec<u8>,
-        permanent: &[u8],
-    ) -> Result<Package, NotCarried> {
-        let sealer = &self.vrot.as_ref().ok_or(NotCarried::NotSealed)?.sealer;
-        let beside = digest(&SHA256, permanent);
-        let sealed = match kind {
-            StateKind::Permanent => sealer.seal(Content::CarriedPermanent, beside.as_ref()),
-            StateKind::Volatile | StateKind::SaveState => {
-                let both = Zeroizing::new([beside.as_ref(), &state].concat());
-                sealer.seal(Content::CarriedVolatile, &both)
-            }
-        };
-        sealed
-            .map(Package::Sealed)
-            .map_err(|_| NotCarried::NotSealed)
-    }
-
-    fn unpack(
-        &self,
-        kind: StateKind,
-        carried: Vec<u8>,
-        permanent: &[u8],
-    ) -> Result<Option<Zeroizing<Vec<u8>>>, NotCarried> {
-        let sealer = &self.vrot.as_ref().ok_or(NotCarried::Foreign)?.sealer;
-        let content = match kind {
-            StateKind::Permanent => Content::CarriedPermanent,
-            StateKind::Volatile | StateKind::SaveState => Content::CarriedVolatile,
-        };
-        let opened = sealer.open(content, &carried);
-        let opened = opened.map_err(|_| NotCarried::Foreign)?;
-        let (beside, state) = opened
-            .split_at_checked(SHA256_OUTPUT_LEN)
-            .ok_or(NotCarried::Foreign)?;
-        if beside != digest(&SHA256, permanent).as_ref() {
-            return Err(NotCarried::Outdated);
-        }
-        Ok(match kind {
-            StateKind::Permanent => None,
-            StateKind::Volatile | StateKind::SaveState => Some(state.to_vec().into()),
-        })
     }
 }

@@ -194,6 +194,11 @@ pub struct Open {
     /// deleting it finds the TPM as it was.
     #[n(5)]
     pub volatile: Option<ByteVec>,
+    /// Whether this is a copy that runs beside the vRoT, or in its place, and whose state nobody
+    /// keeps: then it does not matter whether a VMM carries the vRoT's volatile state.
+    #[n(6)]
+    #[cbor(default)]
+    pub is_copy: bool,
 }
 
 /// Consecutive bytes of a host layer in CBOR, at most [`MAX_PART`].
@@ -449,6 +454,7 @@ mod tests {
             permanent: Some(vec![1, 2, 3].into()),
             durability_deadline_ms: 500,
             volatile: None,
+            is_copy: false,
         };
         send(&mut bytes, &ToBackend::Open(open)).unwrap();
         let ToBackend::Open(open) = receive(&mut bytes.as_slice()).unwrap() else {

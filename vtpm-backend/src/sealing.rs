@@ -26,12 +26,26 @@ pub struct Sealer {
 pub enum Content {
     /// The permanent state, for the manager's store.
     Permanent,
+    /// The same, with the name of what a VMM carries.
+    PermanentBesideCarried,
     /// The volatile state of a suspended vRoT, for the manager's store.
     Volatile,
     /// What stands for the permanent state in a VMM's hands.
     CarriedPermanent,
     /// The volatile state in a VMM's hands.
     CarriedVolatile,
+}
+
+/// Names the state that a VMM carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CarriedId([u8; CARRIED_ID_LENGTH]);
+
+/// A permanent state, opened.
+pub struct Permanent {
+    /// As the TPM wrote it.
+    pub state: Zeroizing<Vec<u8>>,
+    /// What a VMM carries, if that belongs to it: the TPM did nothing since.
+    pub carried: Option<CarriedId>,
 }
 
 /// Why a state was not sealed or opened.
@@ -52,6 +66,8 @@ pub enum SealingError {
 }
 
 const DOMAIN: &str = "vrot state v1";
+/// Nobody guesses it, and no two are alike.
+const CARRIED_ID_LENGTH: usize = 16;
 
 impl Sealer {
     /// A sealer for this vRoT and generation.
@@ -110,9 +126,72 @@ impl Sealer {
         Ok(body)
     }
 
+    /// Seals a permanent state, and with it the name of what a VMM carries.
+    pub fn seal_permanent(
+        &self,
+        state: &[u8],
+        carried: Option<CarriedId>,
+    ) -> Result<Vec<u8>, SealingError> {
+        match carried {
+            None => self.seal(Content::Permanent, state),
+            Some(id) => self.seal_named(Content::PermanentBesideCarried, id, state),
+        }
+    }
+
+    /// Opens what [`seal_permanent`](Self::seal_permanent) sealed.
+    pub fn open_permanent(&self, sealed: &[u8]) -> Result<Permanent, SealingError> {
+        match self.open(Content::Permanent, sealed) {
+            Ok(state) => Ok(Permanent {
+                state,
+                carried: None,
+            }),
+            Err(SealingError::DoesNotOpen) => {
+                let (id, state) = self.open_named(Content::PermanentBesideCarried, sealed)?;
+                Ok(Permanent {
+                    state,
+                    carried: Some(id),
+                })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A new name for what a VMM is to carry.
+    pub fn new_carried_id(&self) -> Result<CarriedId, SealingError> {
+        let mut id = CarriedId([0; CARRIED_ID_LENGTH]);
+        self.random
+            .fill(&mut id.0)
+            .map_err(|_| SealingError::NotSealed)?;
+        Ok(id)
+    }
+
+    /// Seals something under a name.
+    pub fn seal_named(
+        &self,
+        content: Content,
+        id: CarriedId,
+        state: &[u8],
+    ) -> Result<Vec<u8>, SealingError> {
+        self.seal(content, &Zeroizing::new([&id.0, state].concat()))
+    }
+
+    /// Opens what [`seal_named`](Self::seal_named) sealed.
+    pub fn open_named(
+        &self,
+        content: Content,
+        sealed: &[u8],
+    ) -> Result<(CarriedId, Zeroizing<Vec<u8>>), SealingError> {
+        let opened = self.open(content, sealed)?;
+        let (id, state) = opened
+            .split_first_chunk()
+            .ok_or(SealingError::DoesNotOpen)?;
+        Ok((CarriedId(*id), state.to_vec().into()))
+    }
+
     fn context(&self, content: Content) -> Vec<u8> {
         let content = match content {
             Content::Permanent => "permanent",
+            Content::PermanentBesideCarried => "permanent beside carried",
             Content::Volatile => "volatile",
             Content::CarriedPermanent => "carried permanent",
             Content::CarriedVolatile => "carried volatile",
@@ -136,6 +215,13 @@ mod tests {
         Sealer::new(&key, [vrot; 16], generation).unwrap()
     }
 
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits = hex.trim().as_bytes().chunks(2);
+        digits
+            .map(|digits| u8::from_str_radix(str::from_utf8(digits).unwrap(), 16).unwrap())
+            .collect()
+    }
+
     #[test]
     fn a_sealed_state_opens_for_its_own_vrot_and_generation_alone() {
         let sealed = sealer(1, 2, 3).seal(Content::Permanent, b"state").unwrap();
@@ -154,20 +240,40 @@ mod tests {
     /// Made by another implementation: stores in the field hold state like this.
     #[test]
     fn a_state_sealed_by_version_one_opens() {
-        let golden: Vec<u8> = include_str!("sealed_state_v1.hex")
-            .trim()
-            .as_bytes()
-            .chunks(2)
-            .map(|digits| u8::from_str_radix(str::from_utf8(digits).unwrap(), 16).unwrap())
-            .collect();
+        let golden = bytes(include_str!("sealed_state_v1.hex"));
         let opened = sealer(1, 2, 3).open(Content::Permanent, &golden).unwrap();
         assert_eq!(**opened, *b"state");
+    }
+
+    /// Made by another implementation, as well.
+    #[test]
+    fn a_state_beside_a_carried_one_sealed_by_version_one_opens() {
+        let golden = include_str!("sealed_state_beside_carried_v1.hex");
+        let opened = sealer(1, 2, 3).open_permanent(&bytes(golden)).unwrap();
+        assert_eq!(**opened.state, *b"state");
+        assert_eq!(opened.carried, Some(CarriedId([0x55; 16])));
+    }
+
+    #[test]
+    fn a_permanent_state_tells_whether_a_vmm_carries_its_volatile_state_and_which() {
+        let sealer = sealer(1, 2, 3);
+        let (first, second) = (
+            sealer.new_carried_id().unwrap(),
+            sealer.new_carried_id().unwrap(),
+        );
+        assert_ne!(first, second);
+        for carried in [None, Some(first), Some(second)] {
+            let sealed = sealer.seal_permanent(b"state", carried).unwrap();
+            let opened = sealer.open_permanent(&sealed).unwrap();
+            assert_eq!((&**opened.state, opened.carried), (&b"state"[..], carried));
+        }
     }
 
     #[test]
     fn a_sealed_state_opens_for_its_purpose_alone() {
         let all = [
             Content::Permanent,
+            Content::PermanentBesideCarried,
             Content::Volatile,
             Content::CarriedPermanent,
             Content::CarriedVolatile,

@@ -1,6 +1,7 @@
 //! The one loop that serves a vRoT: its VMM, its host's tools and its manager, one request
 //! after the other, so that the engine never sees two at once.
 
+mod aside;
 mod keeping;
 mod logging;
 mod orders;
@@ -11,10 +12,11 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use program_output::log;
+use zeroize::Zeroizing;
 
 use crate::admission::VmmAdmission;
 use crate::command::{Command, HEADER};
-use crate::engine::{Engine, StateKind};
+use crate::engine::Engine;
 use crate::managed::ManagerLink;
 use crate::message::FromBackend;
 use crate::sockets::{Connection, Listener};
@@ -22,6 +24,7 @@ use crate::stand_alone::StateFolder;
 use crate::vendor::capability::Query;
 use crate::vendor::{Found, Tickets, VendorCommand, read_response, ticket_response};
 
+use aside::Brought;
 use peers::{Peer, Vmm, has_stalled};
 
 pub use keeping::load_state;
@@ -50,6 +53,10 @@ pub struct Server<E> {
     held_until: Option<Instant>,
     /// Where the log goes, unless the manager gets it.
     stderr: Option<log::Stderr>,
+    /// Whose the volatile state is that the TPM was not switched on with yet.
+    brought: Brought,
+    /// The volatile state that lies in the folder, while the TPM that wrote it did nothing since.
+    stored: Option<Zeroizing<Vec<u8>>>,
     ended: bool,
 }
 
@@ -73,6 +80,8 @@ impl<E: Engine> Server<E> {
             host: None,
             held_until: None,
             stderr: None,
+            brought: Brought::Nothing,
+            stored: None,
             ended: false,
         }
     }
@@ -206,6 +215,7 @@ impl<E: Engine> Server<E> {
     /// The VMM is gone, and its data channel with it: however it ended.
     fn detach_vmm(&mut self) {
         self.vmm = None;
+        self.detached();
         self.note_attachment();
     }
 
@@ -225,11 +235,6 @@ impl<E: Engine> Server<E> {
         if let Keeper::Manager(link) = &mut self.keeper {
             link.set_attached(attached);
         }
-    }
-
-    /// Whether the volatile state of a suspended vRoT waits for its VMM.
-    fn is_suspended(&mut self) -> bool {
-        !self.engine.is_on() && matches!(self.engine.state(StateKind::Volatile), Ok(Some(_)))
     }
 
     /// Tools on the host and the manager expect a TPM that is on and started.
@@ -261,6 +266,7 @@ impl<E: Engine> Server<E> {
             };
         }
         let query = Query::parse(&command);
+        self.go_on();
         let response = self.engine.execute(bytes, self.locality);
         self.save_changes();
         match query {

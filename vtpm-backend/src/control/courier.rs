@@ -5,12 +5,11 @@ use zeroize::Zeroizing;
 use crate::engine::StateKind;
 
 /// Packs state for a VMM and unpacks what a VMM brings.
-///
-/// `permanent` is the permanent state that the vRoT has at that moment.
 pub trait Courier {
-    /// What the VMM is given of a part of the state.
+    /// What the VMM is given of a part of the state. `permanent` is the permanent state that the
+    /// vRoT has at that moment.
     fn pack(
-        &self,
+        &mut self,
         kind: StateKind,
         state: Vec<u8>,
         permanent: &[u8],
@@ -21,7 +20,6 @@ pub trait Courier {
         &self,
         kind: StateKind,
         carried: Vec<u8>,
-        permanent: &[u8],
     ) -> Result<Option<Zeroizing<Vec<u8>>>, NotCarried>;
 }
 
@@ -41,9 +39,15 @@ pub enum NotCarried {
     /// It does not open.
     #[error("it was altered, or belongs to another vRoT or generation")]
     Foreign,
-    /// It does not go with the permanent state.
-    #[error("it belongs to an earlier permanent state: a VM's old state does not come back")]
+    /// The TPM went on since.
+    #[error("it was of use once, until the VM went on: a VM's old state does not come back")]
     Outdated,
+    /// What it has to be recognized by is not on stable storage.
+    #[error(
+        "the manager does not make the vRoT's state durable now; the VM can go on, and be saved \
+         when it does"
+    )]
+    NotDurable,
     /// It could not be sealed.
     #[error("it could not be sealed")]
     NotSealed,
@@ -55,7 +59,7 @@ pub enum NotCarried {
 pub struct Trusting;
 
 impl Courier for Trusting {
-    fn pack(&self, _: StateKind, state: Vec<u8>, _: &[u8]) -> Result<Package, NotCarried> {
+    fn pack(&mut self, _: StateKind, state: Vec<u8>, _: &[u8]) -> Result<Package, NotCarried> {
         Ok(Package::Plain(state))
     }
 
@@ -63,7 +67,6 @@ impl Courier for Trusting {
         &self,
         _: StateKind,
         carried: Vec<u8>,
-        _: &[u8],
     ) -> Result<Option<Zeroizing<Vec<u8>>>, NotCarried> {
         Ok(Some(carried.into()))
     }

@@ -13,7 +13,7 @@ pub struct Vrot<'e, E> {
     /// The locality of the commands on the data channel.
     pub locality: &'e mut u8,
     /// Packs and unpacks the state that the VMM carries.
-    pub courier: &'e dyn Courier,
+    pub courier: &'e mut dyn Courier,
 }
 
 /// What follows from a request.
@@ -78,7 +78,9 @@ pub fn handle<E: Engine>(vrot: &mut Vrot<'_, E>, request: Request) -> Reply {
             engine.cancel();
             words([SUCCESS])
         }
-        Request::StoreVolatile => result(engine.store_volatile()),
+        // Where it goes is for who keeps the state.
+        Request::StoreVolatile if engine.is_on() => words([SUCCESS]),
+        Request::StoreVolatile => result(Err(EngineError::IsOff)),
         Request::ResetEstablished(locality) if locality <= 4 => {
             result(engine.reset_established(locality))
         }
@@ -89,10 +91,13 @@ pub fn handle<E: Engine>(vrot: &mut Vrot<'_, E>, request: Request) -> Reply {
             blob: Blob(blob),
         } => {
             // An empty blob says that there is nothing of this kind.
-            if blob.is_empty() {
+            if !blob.is_empty() {
+                take_state(vrot, kind, blob)
+            } else if kind == StateKind::Volatile && !engine.is_on() {
+                engine.delete_volatile();
                 words([SUCCESS])
             } else {
-                take_state(vrot, kind, blob)
+                words([SUCCESS])
             }
         }
         Request::SetStateBlob { kind: None, .. } => words([BAD_PARAMETER]),
@@ -152,12 +157,6 @@ fn give_state<E: Engine>(vrot: &mut Vrot<'_, E>, kind: Option<StateKind>, offset
     let Some(kind) = kind else {
         return words([NONE_THERE, 0, 0, 0]);
     };
-    if kind == StateKind::Volatile
-        && engine.is_on()
-        && let Err(error) = engine.store_volatile()
-    {
-        return words([error.result(), 0, 0, 0]);
-    }
     let state = match engine.state(kind) {
         Ok(Some(state)) => state,
         Ok(None) => return words([NONE_THERE, 0, 0, 0]),
@@ -190,11 +189,7 @@ fn give_state<E: Engine>(vrot: &mut Vrot<'_, E>, kind: Option<StateKind>, offset
 }
 
 fn take_state<E: Engine>(vrot: &mut Vrot<'_, E>, kind: StateKind, carried: Vec<u8>) -> Vec<u8> {
-    let permanent = match permanent(vrot.engine) {
-        Ok(permanent) => permanent,
-        Err(error) => return words([error.result()]),
-    };
-    match vrot.courier.unpack(kind, carried, &permanent) {
+    match vrot.courier.unpack(kind, carried) {
         Ok(Some(state)) => result(vrot.engine.set_state(kind, &state)),
         Ok(None) => words([SUCCESS]),
         Err(error) => {
@@ -235,7 +230,7 @@ mod tests {
             &mut Vrot {
                 engine,
                 locality: &mut locality,
-                courier: &Trusting,
+                courier: &mut Trusting,
             },
             request,
         )

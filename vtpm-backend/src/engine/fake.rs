@@ -15,6 +15,7 @@ pub(crate) struct FakeEngine {
 impl Engine for FakeEngine {
     fn power_on(&mut self) -> Result<(), EngineError> {
         self.on = true;
+        self.volatile = None;
         Ok(())
     }
 
@@ -63,6 +64,7 @@ impl Engine for FakeEngine {
     fn state(&mut self, kind: StateKind) -> Result<Option<Vec<u8>>, EngineError> {
         Ok(match kind {
             StateKind::Permanent => self.permanent.clone(),
+            StateKind::Volatile if self.on => Some(vec![0]),
             StateKind::Volatile => self.volatile.clone(),
             StateKind::SaveState => None,
         })
@@ -77,11 +79,6 @@ impl Engine for FakeEngine {
             StateKind::Volatile => self.volatile = Some(state.to_vec()),
             StateKind::SaveState => {}
         }
-        Ok(())
-    }
-
-    fn store_volatile(&mut self) -> Result<(), EngineError> {
-        self.volatile = Some(vec![0]);
         Ok(())
     }
 

@@ -243,27 +243,6 @@ impl Engine for Libtpms {
         Ok(())
     }
 
-    fn store_volatile(&mut self) -> Result<(), EngineError> {
-        self.require_on()?;
-        let (mut buffer, mut length) = (ptr::null_mut(), 0);
-        // SAFETY: both pointers are to live variables.
-        check(unsafe { TPMLIB_VolatileAll_Store(&mut buffer, &mut length) })?;
-        let length = usize::try_from(length).unwrap_or(0);
-        if buffer.is_null() {
-            return Err(EngineError::Refused { code: FAIL });
-        }
-        // SAFETY: the library allocated `length` bytes for us, which are freed right after.
-        let state = unsafe {
-            let bytes = slice::from_raw_parts_mut(buffer, length);
-            let copy = Zeroizing::new(bytes.to_vec());
-            bytes.zeroize();
-            TPM_Free(buffer);
-            copy
-        };
-        store().states.insert(StateKind::Volatile, state);
-        Ok(())
-    }
-
     fn delete_volatile(&mut self) {
         store().states.remove(&StateKind::Volatile);
         // The library keeps a copy of what it was given, until it is first used.
@@ -472,7 +451,6 @@ unsafe extern "C" {
         command: *mut c_uchar,
         command_size: u32,
     ) -> TpmResult;
-    fn TPMLIB_VolatileAll_Store(buffer: *mut *mut c_uchar, length: *mut u32) -> TpmResult;
     fn TPMLIB_CancelCommand() -> TpmResult;
     fn TPMLIB_SetBufferSize(wanted: u32, minimum: *mut u32, maximum: *mut u32) -> u32;
     fn TPMLIB_GetState(kind: c_uint, buffer: *mut *mut c_uchar, length: *mut u32) -> TpmResult;

@@ -38,16 +38,15 @@ pub trait Engine {
     /// One step of a measurement by the processor (`_TPM_Hash_Start`, `_Data`, `_End`).
     fn hash(&mut self, step: HashStep<'_>) -> Result<(), EngineError>;
 
-    /// A part of the state, or nothing if there is none.
+    /// A part of the state, or nothing if there is none. Of a TPM that is on: as it is at this
+    /// moment. Of one that is off: what it will be switched on with. Asking leaves nothing behind.
     fn state(&mut self, kind: StateKind) -> Result<Option<Vec<u8>>, EngineError>;
 
-    /// Puts a part of the state in place of what is there; only while the TPM is off.
+    /// Puts a part of the state in place of what is there; only while the TPM is off. A volatile
+    /// state is used up when the TPM is next switched on.
     fn set_state(&mut self, kind: StateKind, state: &[u8]) -> Result<(), EngineError>;
 
-    /// Has a TPM that is on write down its volatile state.
-    fn store_volatile(&mut self) -> Result<(), EngineError>;
-
-    /// Forgets the volatile state.
+    /// Forgets the volatile state that the TPM was to be switched on with.
     fn delete_volatile(&mut self);
 
     /// What the TPM says of itself in JSON, of the parts that `flags` names

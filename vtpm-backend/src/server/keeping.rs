@@ -7,48 +7,55 @@ use crate::control::{Reply, Request};
 use crate::engine::{Engine, StateKind};
 use crate::stand_alone::StateFolder;
 
-/// What a request on the control channel means for a state folder, besides a permanent state that
-/// the TPM itself has changed.
+/// What a request on the control channel means for the state that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Consequence {
     /// Nothing.
     None,
     /// A VMM brought the state of a VM that moved here.
-    StateCame,
-    /// The volatile state is to be there after this process.
+    StateCame(Option<StateKind>),
+    /// The volatile state is to be there for the next VMM, or after this process.
     VolatileStored,
     /// The volatile state was used up, or is to be forgotten.
-    VolatileUsed {
+    SwitchedOn {
         /// Whether the TPM did not need it to begin with.
         deleted: bool,
     },
+    /// The TPM is off.
+    SwitchedOff {
+        /// Whether the VMM is done with it, and not about to switch it on again.
+        for_good: bool,
+    },
+    /// The TPM does something: its volatile state is another one afterwards.
+    GoesOn,
 }
 
 impl Consequence {
     /// Of a request, if it succeeds.
     pub(super) fn of(request: &Request) -> Self {
         match request {
-            Request::SetStateBlob { .. } => Self::StateCame,
+            Request::SetStateBlob { kind, .. } => Self::StateCame(*kind),
             Request::StoreVolatile => Self::VolatileStored,
-            Request::Init { delete_volatile } => Self::VolatileUsed {
+            Request::Init { delete_volatile } => Self::SwitchedOn {
                 deleted: *delete_volatile,
             },
-            Request::GetCapability
-            | Request::Shutdown
-            | Request::GetEstablished
-            | Request::SetLocality(_)
-            | Request::HashStart
+            Request::Stop => Self::SwitchedOff { for_good: false },
+            Request::Shutdown => Self::SwitchedOff { for_good: true },
+            // By the last one a VMM says that the VM goes on here, after its state was taken.
+            Request::HashStart
             | Request::HashData(_)
             | Request::HashEnd
-            | Request::Cancel
             | Request::ResetEstablished(_)
+            | Request::LockStorage => Self::GoesOn,
+            Request::GetCapability
+            | Request::GetEstablished
+            | Request::SetLocality(_)
+            | Request::Cancel
             | Request::GetStateBlob { .. }
-            | Request::Stop
             | Request::GetConfig
             | Request::SetDataFd
             | Request::SetBufferSize { .. }
             | Request::GetInfo { .. }
-            | Request::LockStorage
             | Request::Unknown(_) => Self::None,
         }
     }
@@ -65,6 +72,12 @@ impl<E: Engine> Server<E> {
             }
             (Keeper::Folder(folder), None) => folder.retry(),
             (Keeper::Manager(link), Some(state)) => link.save(&state),
+            (Keeper::Manager(link), None) if link.owes_state() => {
+                match self.engine.state(StateKind::Permanent) {
+                    Ok(state) => link.save(&Zeroizing::new(state.unwrap_or_default())),
+                    Err(error) => tracing::error!(%error, "a state stays unsaved"),
+                }
+            }
             (Keeper::Manager(_), None) => {}
         }
     }
@@ -76,51 +89,35 @@ impl<E: Engine> Server<E> {
         }
     }
 
-    /// Has a folder keep what follows from a request that was carried out. Who brought a state, or
-    /// wants one kept, is told if it could not be written.
-    pub(super) fn keep_in_folder(&mut self, consequence: Consequence, reply: Reply) -> Reply {
+    /// Draws the consequence of a request that was carried out. Who brought a state, or wants one
+    /// kept, is told if it could not be written.
+    pub(super) fn conclude(&mut self, consequence: Consequence, reply: Reply) -> Reply {
         const FAIL: [u8; 4] = [0, 0, 0, 9];
-        let Keeper::Folder(folder) = &mut self.keeper else {
-            return reply;
-        };
-        let succeeded = matches!(&reply, Reply::Answer(answer) if answer.starts_with(&[0; 4]));
-        let mut state = |kind| {
-            let state = self.engine.state(kind).ok().flatten();
-            state.map(Zeroizing::new)
-        };
-        match consequence {
-            Consequence::StateCame if succeeded => {
-                for kind in [StateKind::Permanent, StateKind::Volatile] {
-                    if let Some(state) = state(kind) {
-                        folder.keep(kind, Some(state));
-                    }
-                }
-                self.engine.changed_permanent_state();
+        let succeeded = matches!(
+            &reply,
+            Reply::Answer(answer) | Reply::AnswerAndEnd(answer) if answer.starts_with(&[0; 4])
+        );
+        let is_kept = match consequence {
+            Consequence::StateCame(kind) if succeeded => self.take_over(kind),
+            Consequence::VolatileStored if succeeded => self.store_volatile(),
+            Consequence::SwitchedOn { deleted } if succeeded || deleted => {
+                self.forget_used_volatile();
+                true
             }
-            Consequence::VolatileStored if succeeded => {
-                if let Some(state) = state(StateKind::Volatile) {
-                    folder.keep(StateKind::Volatile, Some(state));
-                }
-            }
-            Consequence::VolatileUsed { deleted } if succeeded || deleted => {
-                folder.keep(StateKind::Volatile, None);
-                return reply;
+            Consequence::SwitchedOff { for_good } => {
+                self.switched_off(for_good);
+                true
             }
             Consequence::None
-            | Consequence::StateCame
+            | Consequence::StateCame(_)
             | Consequence::VolatileStored
-            | Consequence::VolatileUsed { .. } => return reply,
-        }
-        if folder.has_unsaved() {
-            return Reply::Answer(FAIL.to_vec());
-        }
-        reply
-    }
-
-    /// The TPM was switched on by somebody else than a VMM.
-    pub(super) fn forget_used_volatile(&mut self) {
-        if let Keeper::Folder(folder) = &mut self.keeper {
-            folder.keep(StateKind::Volatile, None);
+            | Consequence::SwitchedOn { .. }
+            | Consequence::GoesOn => true,
+        };
+        if is_kept {
+            reply
+        } else {
+            Reply::Answer(FAIL.to_vec())
         }
     }
 }

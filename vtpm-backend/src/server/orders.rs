@@ -61,7 +61,7 @@ impl<E: Engine> Server<E> {
                     self.fail("a command came before key and state".to_owned());
                     return;
                 }
-                let response = if self.is_suspended() {
+                let response = if self.is_put_aside() {
                     // Switched on by anybody but its VMM, the TPM would forget where it was.
                     ResponseCode::RETRY.response()
                 } else {
@@ -108,13 +108,11 @@ impl<E: Engine> Server<E> {
     /// The volatile state, sealed for the manager: of a TPM that is on, or the one with which it
     /// waits for its VMM. Otherwise there is none.
     fn volatile_state(&mut self) -> Option<ByteVec> {
-        if self.engine.is_on()
-            && let Err(error) = self.engine.store_volatile()
-        {
+        let state = self.engine.state(StateKind::Volatile);
+        let state = state.inspect_err(|error| {
             tracing::warn!(%error, "there is no volatile state to suspend");
-            return None;
-        }
-        let state = self.engine.state(StateKind::Volatile).ok().flatten()?;
+        });
+        let state = state.ok().flatten()?;
         match &self.keeper {
             Keeper::Manager(link) => link
                 .seal_volatile(&zeroize::Zeroizing::new(state))

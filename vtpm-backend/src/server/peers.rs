@@ -103,9 +103,12 @@ impl<E: Engine> Server<E> {
             };
             tracing::debug!(?request, "control");
             let consequence = Consequence::of(&request);
-            let courier: &dyn Courier = match &self.keeper {
-                Keeper::Folder(_) => &Trusting,
-                Keeper::Manager(link) => link.as_ref(),
+            if consequence == Consequence::GoesOn {
+                self.go_on();
+            }
+            let courier: &mut dyn Courier = match &mut self.keeper {
+                Keeper::Folder(_) => &mut Trusting,
+                Keeper::Manager(link) => link.as_mut(),
             };
             let mut vrot = Vrot {
                 engine: &mut self.engine,
@@ -114,7 +117,7 @@ impl<E: Engine> Server<E> {
             };
             let reply = handle(&mut vrot, request);
             self.save_changes();
-            let reply = self.keep_in_folder(consequence, reply);
+            let reply = self.conclude(consequence, reply);
             let (answer, goes_on) = match reply {
                 Reply::Answer(answer) => (answer, true),
                 Reply::AnswerAndEnd(answer) => (answer, false),

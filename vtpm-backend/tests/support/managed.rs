@@ -156,6 +156,7 @@ pub(crate) fn open(durability_deadline_ms: u32, state: Option<Vec<u8>>) -> Resul
         permanent: state.map(Into::into),
         durability_deadline_ms,
         volatile: None,
+        is_copy: false,
     })
 }
 

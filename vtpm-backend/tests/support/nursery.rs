@@ -114,6 +114,7 @@ impl Nursery {
             permanent: None,
             durability_deadline_ms: 1,
             volatile: None,
+            is_copy: false,
         };
         send(&mut manager, &ToBackend::Open(open))?;
         ensure!(matches!(receive(&mut manager)?, FromBackend::Opened));

@@ -44,6 +44,11 @@ impl RuntimeFolder {
         }
     }
 
+    /// Whether it is [that of a copy](Self::of_copy).
+    pub fn is_of_copy(&self) -> bool {
+        self.lock.is_none()
+    }
+
     /// Makes the folder. One that is there already may be in use: it is left alone.
     pub fn create(&self) -> Result<(), BackendError> {
         self.unused()?;

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use cert_chain::{Generation, VrotId};
-use vtpm_backend::sealing::{Content, Sealer, SealingError};
+use vtpm_backend::sealing::{Sealer, SealingError};
 
 use super::{Manager, ManagerError, blocking};
 use crate::anchor::AnchorError;
@@ -308,8 +308,9 @@ fn sealed_anew(
     let blob = StateBlob::from_bytes(state).ok()?;
     let sealer = |generation: Generation| Sealer::new(&key, *vrot.as_bytes(), generation.number());
     let sealed = || -> Result<Vec<u8>, SealingError> {
-        let state = sealer(record.generation)?.open(Content::Permanent, &blob.sealed)?;
-        sealer(generation)?.seal(Content::Permanent, &state)
+        let opened = sealer(record.generation)?.open_permanent(&blob.sealed)?;
+        // What a VMM carries is of the generation that was.
+        sealer(generation)?.seal_permanent(&opened.state, None)
     };
     let sealed = sealed().ok()?;
     Some(StateBlob::new(blob.sequence, sealed).to_bytes())

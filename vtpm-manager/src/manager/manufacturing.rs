@@ -124,6 +124,7 @@ impl Manager {
         };
         let open = Open {
             volatile: volatile.map(Into::into),
+            is_copy: folder.is_of_copy(),
             ..self.open_message(vrot, record.generation, key, Some(state))
         };
         Ok(Backend::launch(&self.nursery, folder, open, duty).await?)
@@ -142,6 +143,7 @@ impl Manager {
             key,
             permanent: state.map(|state| state.sealed),
             volatile: None,
+            is_copy: false,
             durability_deadline_ms: self.config.durability_deadline_ms,
         }
     }

@@ -387,9 +387,9 @@ impl Manager {
     }
 }
 
-/// Whether a vRoT waits for its VMM to resume it, or for the guest's firmware to start it. The
-/// manager does neither in their place.
-fn is_not_ready(error: &ManagerError) -> bool {
+/// Whether a vRoT waits for its VMM to resume it or to bring its state, or for the guest's firmware
+/// to start it. The manager does none of these in their place.
+pub(super) fn is_not_ready(error: &ManagerError) -> bool {
     let ManagerError::Manufacture(ManufactureError::Tpm { code, .. }) = error else {
         return false;
     };

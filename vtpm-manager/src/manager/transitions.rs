@@ -9,7 +9,7 @@ use cert_chain::{Digest32, Tenant, VmId, VrotId};
 
 use super::manufacturing::Product;
 use super::registry::{Unsettled, Vrot, VrotKey};
-use super::renewal::Occasion;
+use super::renewal::{Occasion, is_not_ready};
 use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::{Backend, BackendError, Duty, Ended, Ending};
@@ -216,8 +216,14 @@ impl Manager {
         match beginning {
             Beginning::Start => {
                 if self.is_renewal_due(record, now) {
-                    self.renew(record, keyring, backend, now, Occasion::Start)
-                        .await?;
+                    let renewed = self.renew(record, keyring, backend, now, Occasion::Start);
+                    match renewed.await {
+                        // A saved VM is to find its TPM as it was.
+                        Err(error) if is_not_ready(&error) => {
+                            tracing::info!(vrot = %id, "it is renewed once its VM is back");
+                        }
+                        outcome => outcome?,
+                    }
                 }
                 record.lifecycle = record.lifecycle.start(process, now)?;
                 self.record(Event::VrotStarted { vrot: id }).await?;
