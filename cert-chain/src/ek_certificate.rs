@@ -5,12 +5,16 @@ use rsa::pkcs1::DecodeRsaPublicKey;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::certificate::X509Certificate;
+use x509_parser::der_parser::Oid;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+use crate::ek_chain::EkChain;
+use crate::ek_template::EkTemplate;
 use crate::endorsement_key::EndorsementKey;
 use crate::public_area::KeyParameters;
+use crate::signature_algorithms;
 use crate::trust_anchors::{TrustAnchorError, TrustAnchors};
 
 /// Roots and intermediates of the TPM makers that an issuer accepts.
@@ -75,6 +79,26 @@ pub enum EkCertificateError {
         /// First second of its validity.
         not_before: u64,
     },
+    /// A signature by an algorithm that is not supported.
+    #[error(
+        "the EK certificate, or one above it, is signed with {algorithm}, which is not supported \
+         with its issuer's key"
+    )]
+    SignatureAlgorithm {
+        /// Its name, or its object identifier.
+        algorithm: String,
+    },
+    /// A signature that is wrong.
+    #[error(
+        "the EK certificate, or one above it, was not signed by the key of the maker that it names"
+    )]
+    Signature,
+    /// The key's attributes or policy are not those with which TPMs make endorsement keys.
+    #[error(
+        "attributes, policy or parameters of the endorsement key are those of no template of the \
+         TCG's EK Credential Profile: no TPM has a key of that name for this certificate"
+    )]
+    Template,
     /// Longer than NV memory of a TPM holds.
     #[error("an EK certificate of {length} bytes is too long (at most {MAX_EK_CERTIFICATE})")]
     TooLong {
@@ -104,8 +128,10 @@ pub const MAX_EK_CERTIFICATE: usize = 8192;
 impl TpmMakerRoots {
     /// Reads the makers' root and intermediate certificates in PEM. EK certificates are often
     /// issued by an intermediate that TPMs do not carry: list it here as well.
-    pub fn from_pem(pem: &str) -> Result<Self, TrustAnchorError> {
-        TrustAnchors::from_pem(pem).map(Self)
+    ///
+    /// Every certificate of the file is taken, or the file is refused ([`TrustAnchors::from_pem`]).
+    pub fn from_pem(file: &(impl AsRef<[u8]> + ?Sized)) -> Result<Self, TrustAnchorError> {
+        TrustAnchors::from_pem(file).map(Self)
     }
 }
 
@@ -148,9 +174,14 @@ impl CertifiedEndorsementKey {
     /// The validity of the maker's root is not looked at: makers let roots expire whose TPMs are
     /// in use, and certify endorsement keys beyond their own end.
     ///
-    /// `certificate` may be followed by the padding that some TPMs leave in NV memory.
+    /// `certificate` may be followed by the padding that some TPMs leave in NV memory. `chain` is
+    /// what the TPM has beside it; nothing in it is trusted unless `roots` lead there.
+    ///
+    /// The name of the key is established as well: its certificate is for the public key, and the
+    /// rest must be as in a template of the TCG.
     pub fn verify(
         certificate: &[u8],
+        chain: &EkChain,
         key: &EndorsementKey,
         roots: &TpmMakerRoots,
         at: UnixTime,
@@ -162,17 +193,20 @@ impl CertifiedEndorsementKey {
 
         let leaf = EndEntityCert::try_from(&der).map_err(EkCertificateError::Validation)?;
         leaf.verify_for_usage(
-            webpki::ALL_VERIFICATION_ALGS,
+            signature_algorithms::ALL,
             roots.0.as_slice(),
-            &[],
+            chain.certificates(),
             at,
-            KeyUsage::required(EK_PURPOSE_DER),
+            // "If present", because it is asked of those above as well, which have none.
+            KeyUsage::required_if_present(EK_PURPOSE_DER),
             None,
             None,
         )
         .map_err(|error| EkCertificateError::from_validation(error, &issuer))?;
+        check_purpose(parsed)?;
 
         read.is_for(key)?;
+        EkTemplate::of(key.public_area()).ok_or(EkCertificateError::Template)?;
         Ok(Self {
             key: key.clone(),
             issuer,
@@ -211,7 +245,20 @@ impl EkCertificateError {
             E::UnknownIssuer => Self::UnknownMaker {
                 issuer: issuer.to_owned(),
             },
+            E::InvalidSignatureForPublicKey => Self::Signature,
+            E::UnsupportedSignatureAlgorithmContext(context) => {
+                Self::of_algorithm(&context.signature_algorithm_id)
+            }
+            E::UnsupportedSignatureAlgorithmForPublicKeyContext(context) => {
+                Self::of_algorithm(&context.signature_algorithm_id)
+            }
             other => Self::Validation(other),
+        }
+    }
+
+    fn of_algorithm(identifier: &[u8]) -> Self {
+        Self::SignatureAlgorithm {
+            algorithm: signature_algorithms::name(identifier),
         }
     }
 }
@@ -222,6 +269,20 @@ const EK_PURPOSE_DER: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x01];
 const MANUFACTURER: &str = "2.23.133.2.1";
 const MODEL: &str = "2.23.133.2.2";
 const VERSION: &str = "2.23.133.2.3";
+
+/// The certificate itself must be for endorsement keys, in so many words.
+fn check_purpose(certificate: &X509Certificate<'_>) -> Result<(), EkCertificateError> {
+    let purposes = certificate
+        .extended_key_usage()
+        .map_err(|_| EkCertificateError::Malformed)?
+        .ok_or(EkCertificateError::Usage)?;
+    let is_for_eks = |oid: &Oid<'_>| oid.as_bytes() == EK_PURPOSE_DER;
+    if purposes.value.other.iter().any(is_for_eks) {
+        Ok(())
+    } else {
+        Err(EkCertificateError::Usage)
+    }
+}
 
 /// RSA endorsement keys encipher, elliptic-curve ones agree (EK Credential Profile 2.5 §3.2).
 fn check_key_usage(certificate: &X509Certificate<'_>) -> Result<(), EkCertificateError> {

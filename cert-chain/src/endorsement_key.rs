@@ -1,5 +1,6 @@
 //! Endorsement keys: they prove residence in one TPM and open credentials. They sign nothing.
 
+use crate::identifiers::Digest32;
 use crate::name::{NameAlgorithm, TpmName};
 use crate::public_area::{ChildProtection, KeyParameters, KeyScheme, ObjectAttributes, PublicArea};
 
@@ -59,6 +60,11 @@ impl EndorsementKey {
     /// The key's name.
     pub fn name(&self) -> TpmName {
         self.0.name()
+    }
+
+    /// SHA-256 value of the public key alone: of the point, or of the `RSAPublicKey` in DER.
+    pub fn key_digest(&self) -> Digest32 {
+        Digest32::of(self.0.public_key_bytes())
     }
 
     /// The key as an X.509 SubjectPublicKeyInfo in DER.

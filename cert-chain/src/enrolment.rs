@@ -14,7 +14,7 @@ mod issuer;
 mod message;
 mod operator;
 
-pub use issuer::{EnrolmentError, EnrolmentState, PENDING_LIFETIME, PendingEnrolment};
+pub use issuer::{Accepted, EnrolmentError, EnrolmentState, PENDING_LIFETIME, PendingEnrolment};
 pub use message::{
     Answer, Certificate, Challenge, EnrolmentId, MAX_MESSAGE, Message, MessageError, Request,
 };

@@ -11,6 +11,8 @@ pub mod attestation_key;
 pub mod claims;
 pub mod credential;
 pub mod ek_certificate;
+pub mod ek_chain;
+pub mod ek_template;
 pub mod endorsement_key;
 pub mod enrolment;
 pub mod hash;
@@ -24,6 +26,7 @@ pub mod public_area;
 pub mod trust_anchors;
 
 mod hexadecimal;
+mod signature_algorithms;
 
 pub use attestation_key::AttestationKey;
 pub use claims::{HostClaims, VikClaims};

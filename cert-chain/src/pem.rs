@@ -1,4 +1,11 @@
-//! PEM (RFC 7468) of what this crate hands out.
+//! PEM (RFC 7468): what this crate hands out, and files of certificates and keys as people have
+//! them.
+
+mod certificates;
+mod scan;
+
+pub use certificates::{FoundCertificate, certificates};
+pub use scan::{Block, FileError, Place, blocks, only_block};
 
 use pem::{EncodeConfig, LineEnding, Pem};
 

@@ -23,6 +23,10 @@ pub struct PcrSelectionError {
 /// The values of selected PCRs of the SHA-256 bank, by number.
 pub type PcrValues = BTreeMap<u8, Digest32>;
 
+/// The policy reference of a host's `PolicyAuthorize`: an approval for another purpose by the same
+/// operator's key is none for this one (TPM 2.0 Part 3 §23.16).
+pub const HOST_POLICY_REF: &[u8] = b"vrot-host-policy";
+
 /// PCRs of a PC-client TPM (TCG PC Client Platform TPM Profile).
 const PCR_COUNT: u8 = 24;
 /// `TPM_CC_PolicyPCR`

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{TrustAnchor, UnixTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use crate::identifiers::Digest32;
+use crate::pem::{self, FileError, FoundCertificate, Place};
 
 /// The roots a verifier trusts. There is always at least one.
 #[derive(Clone, Debug)]
@@ -30,10 +30,10 @@ pub(crate) struct RootValidity {
 #[non_exhaustive]
 pub enum TrustAnchorError {
     /// A certificate that cannot be a trust anchor.
-    #[error("certificate {position} of the roots cannot be a trust anchor")]
+    #[error("the certificate {place} of the roots cannot be a trust anchor")]
     Certificate {
-        /// Counted from one.
-        position: usize,
+        /// Where it is in the file.
+        place: Place,
         /// Why.
         #[source]
         source: webpki::Error,
@@ -41,12 +41,9 @@ pub enum TrustAnchorError {
     /// No certificate at all.
     #[error("there is no certificate among the roots: give at least one in PEM")]
     Empty,
-    /// Not PEM.
-    #[error("the roots are not PEM: {reason}")]
-    Pem {
-        /// What the PEM parser said.
-        reason: String,
-    },
+    /// The file holds something else than certificates, too.
+    #[error("the roots cannot be read: {0}")]
+    File(#[from] FileError),
     /// More roots than anyone configures.
     #[error("there are more than {MAX_ANCHORS} roots")]
     TooMany,
@@ -56,21 +53,21 @@ pub enum TrustAnchorError {
 const MAX_ANCHORS: usize = 4096;
 
 impl TrustAnchors {
-    /// Reads one or more root certificates in PEM.
-    pub fn from_pem(pem: &str) -> Result<Self, TrustAnchorError> {
+    /// Reads a file of one or more root certificates in PEM; DER is accepted, too. None is passed
+    /// over: a file with anything in it that is not read is refused.
+    pub fn from_pem(file: &(impl AsRef<[u8]> + ?Sized)) -> Result<Self, TrustAnchorError> {
         let (mut anchors, mut validities) = (Vec::new(), Vec::new());
         let mut digests = Vec::new();
-        for (index, certificate) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {
-            if anchors.len() == MAX_ANCHORS {
-                return Err(TrustAnchorError::TooMany);
-            }
-            let certificate = certificate.map_err(|error| TrustAnchorError::Pem {
-                reason: error.to_string(),
-            })?;
-            let unusable = |source| TrustAnchorError::Certificate {
-                position: index + 1,
-                source,
-            };
+        let found = pem::certificates(file.as_ref())?;
+        if found.len() > MAX_ANCHORS {
+            return Err(TrustAnchorError::TooMany);
+        }
+        for FoundCertificate {
+            place,
+            der: certificate,
+        } in found
+        {
+            let unusable = |source| TrustAnchorError::Certificate { place, source };
             let anchor = webpki::anchor_from_trusted_cert(&certificate).map_err(unusable)?;
             anchors.push(anchor.to_owned());
             validities.push(

@@ -7,11 +7,13 @@ mod support;
 use cert_chain::attestation_key::AttestationKeyError;
 use cert_chain::ek_certificate::EkCertificateError;
 use cert_chain::enrolment::{
-    Answer, Challenge, EnrolmentError, EnrolmentState, MAX_MESSAGE, Message, MessageError,
-    OperatorKeys, PENDING_LIFETIME, PendingEnrolment, Request,
+    Accepted, Answer, Certificate, Challenge, EnrolmentError, EnrolmentState, MAX_MESSAGE, Message,
+    MessageError, OperatorKeys, PENDING_LIFETIME, PendingEnrolment, Request,
 };
+use cert_chain::policy::authorize_digest;
 use cert_chain::{Issuer, ObjectAttributes, PublicArea, TpmMakerRoots, TpmName};
 use rcgen::KeyPair;
+use rustls_pki_types::UnixTime;
 use support::{
     ATTESTATION, Maker, NOW, at, now, p256_endorsement_key, request, signing_area, years,
 };
@@ -47,8 +49,26 @@ impl Enrolment {
         request: &Request,
         operators: &OperatorKeys,
     ) -> Result<(Challenge, PendingEnrolment), EnrolmentError> {
-        self.issuer
-            .challenge(request, &self.roots, operators, now())
+        let accepted = Accepted {
+            roots: &self.roots,
+            operators,
+        };
+        self.issuer.challenge(request, accepted, now())
+    }
+
+    /// By an issuer that accepts this operator key.
+    fn certify(
+        &self,
+        pending: &mut PendingEnrolment,
+        answer: &Answer,
+        at: UnixTime,
+    ) -> Result<Certificate, EnrolmentError> {
+        let operators = [pending.policy_key().clone()].into_iter().collect();
+        let accepted = Accepted {
+            roots: &self.roots,
+            operators: &operators,
+        };
+        self.issuer.certify(pending, answer, accepted, years(1), at)
     }
 
     /// The reason for refusing a good request after this change.
@@ -112,7 +132,18 @@ fn an_identity_key_without_the_operators_policy_is_refused() {
     }
     assert!(matches!(
         enrolment.refusal(|r| r.policy_ref.push(0)),
-        EnrolmentError::PolicyMismatch { .. }
+        EnrolmentError::PolicyReference { .. }
+    ));
+    // Under that policy in earnest: the operator's approvals for something else would do.
+    let for_something_else = |r: &mut Request| {
+        r.policy_ref = b"firmware-update".to_vec();
+        let operator = operator_of(r).unwrap();
+        let policy = authorize_digest(&operator, &r.policy_ref);
+        r.ik = signing_area(&key, ATTESTATION, policy.as_bytes());
+    };
+    assert!(matches!(
+        enrolment.refusal(for_something_else),
+        EnrolmentError::PolicyReference { .. }
     ));
     assert!(matches!(
         enrolment.refusal(|r| r.policy_key = signing_area(&key, ObjectAttributes::SIGN, &[])),
@@ -173,6 +204,10 @@ fn an_endorsement_key_that_no_accepted_maker_certified_is_refused() {
         refusal(&|r| r.ek_certificate.push(1)),
         EkCertificateError::Malformed
     ));
+    for chain in [&b"no certificate"[..], &[0xff; 20_000], &[0x30]] {
+        let refused = enrolment.refusal(|r| r.ek_chain = chain.to_vec());
+        assert!(matches!(refused, EnrolmentError::EkChain(_)), "{refused:?}");
+    }
 
     let ek = p256_endorsement_key(&KeyPair::generate().unwrap());
     let certified = |change: &dyn Fn(&mut rcgen::CertificateParams)| {
@@ -205,6 +240,54 @@ fn an_endorsement_key_that_no_accepted_maker_certified_is_refused() {
 }
 
 #[test]
+fn the_name_of_an_endorsement_key_is_the_templates_and_not_the_requests() {
+    let enrolment = Enrolment::new();
+    let good = request(&enrolment.maker);
+    // noDA, and a policy that anybody satisfies: the certificate is for the public key alone.
+    for (position, bit) in [(6, 0x04), (7, 0x40), (10, 0x01)] {
+        let mut stated = good.clone();
+        let byte = stated.ek.get_mut(position).unwrap();
+        *byte ^= bit;
+        let Err(EnrolmentError::EkCertificate(error)) = enrolment.challenge(&stated) else {
+            panic!("byte {position} was not looked at");
+        };
+        assert!(matches!(error, EkCertificateError::Template), "{error:?}");
+    }
+}
+
+#[test]
+fn what_the_issuer_no_longer_accepts_is_not_certified_and_spends_nothing() {
+    let mut enrolment = Enrolment::new();
+    let (_, mut pending) = enrolment.challenge(&request(&enrolment.maker)).unwrap();
+    let answer = Answer {
+        enrolment: pending.enrolment(),
+        secret: vec![0; 32],
+    };
+    let accepted_once = enrolment.roots.clone();
+    let others = Maker::new("Other");
+    enrolment.roots = TpmMakerRoots::from_pem(&others.root_pem()).unwrap();
+    assert!(matches!(
+        enrolment.certify(&mut pending, &answer, now()),
+        Err(EnrolmentError::EkCertificate(
+            EkCertificateError::UnknownMaker { .. }
+        ))
+    ));
+    enrolment.roots = accepted_once;
+    let operators = OperatorKeys::default();
+    let accepted = Accepted {
+        roots: &enrolment.roots,
+        operators: &operators,
+    };
+    assert!(matches!(
+        enrolment
+            .issuer
+            .certify(&mut pending, &answer, accepted, years(1), now()),
+        Err(EnrolmentError::NoOperatorKeys)
+    ));
+    assert!(matches!(pending.state(), EnrolmentState::Waiting(_)));
+}
+
+#[test]
 fn a_wrong_answer_spends_the_enrolment() {
     let enrolment = Enrolment::new();
     let (challenge, mut pending) = enrolment.challenge(&request(&enrolment.maker)).unwrap();
@@ -212,11 +295,7 @@ fn a_wrong_answer_spends_the_enrolment() {
         enrolment: challenge.enrolment,
         secret: vec![0; 32],
     };
-    let mut certify = |answer: &Answer| {
-        enrolment
-            .issuer
-            .certify(&mut pending, answer, years(1), now())
-    };
+    let mut certify = |answer: &Answer| enrolment.certify(&mut pending, answer, now());
     assert!(matches!(certify(&answer), Err(EnrolmentError::WrongAnswer)));
     assert!(matches!(
         certify(&answer),
@@ -238,9 +317,7 @@ fn an_answer_to_another_enrolment_spends_nothing_and_a_late_one_comes_too_late()
         secret: vec![0; 32],
     };
     assert!(matches!(
-        enrolment
-            .issuer
-            .certify(&mut pending, &elsewhere, years(1), now()),
+        enrolment.certify(&mut pending, &elsewhere, now()),
         Err(EnrolmentError::AnotherEnrolment { .. })
     ));
     assert!(matches!(pending.state(), EnrolmentState::Waiting(_)));
@@ -251,9 +328,7 @@ fn an_answer_to_another_enrolment_spends_nothing_and_a_late_one_comes_too_late()
     };
     let too_late = at(NOW + PENDING_LIFETIME.as_secs() + 1);
     assert!(matches!(
-        enrolment
-            .issuer
-            .certify(&mut pending, &answer, years(1), too_late),
+        enrolment.certify(&mut pending, &answer, too_late),
         Err(EnrolmentError::Expired { .. })
     ));
 }

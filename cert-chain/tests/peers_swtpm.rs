@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use cert_chain::enrolment::{Answer, Certificate, EnrolmentError, Message, Request};
-use cert_chain::policy::{approval_digest, authorize_digest, pcr_policy_digest};
+use cert_chain::ek_chain::EkChain;
+use cert_chain::enrolment::{Accepted, Answer, Certificate, EnrolmentError, Message, Request};
+use cert_chain::policy::{HOST_POLICY_REF, approval_digest, authorize_digest, pcr_policy_digest};
 use cert_chain::profile::host_ik::HostCertificate;
 use cert_chain::{
     AttestationKey, CertifiedEndorsementKey, CredentialBlob, Digest32, EndorsementKey, HostIkSpec,
@@ -88,24 +89,44 @@ fn a_real_ek_certificate_leads_to_its_maker_and_to_its_key() -> Result<()> {
     let roots = TpmMakerRoots::from_pem(&tpm.maker_pem()?)?;
     let certificate = tpm.read("ek.crt")?;
 
-    let certified = CertifiedEndorsementKey::verify(&certificate, &ek, &roots, real_now())?;
+    let certified = CertifiedEndorsementKey::verify(
+        &certificate,
+        &EkChain::default(),
+        &ek,
+        &roots,
+        real_now(),
+    )?;
     ensure!(certified.issuer() == "CN=swtpm-localca");
     let make = certified.device().context("no make")?;
     ensure!(make.manufacturer == "id:00001014" && make.model == "swtpm");
 
     let padded = [&certificate[..], &[0xff; 100]].concat();
-    CertifiedEndorsementKey::verify(&padded, &ek, &roots, real_now())?;
+    CertifiedEndorsementKey::verify(&padded, &EkChain::default(), &ek, &roots, real_now())?;
 
     let neighbour = Swtpm::manufacture()?;
     let other_roots = TpmMakerRoots::from_pem(&neighbour.maker_pem()?)?;
     ensure!(
-        CertifiedEndorsementKey::verify(&certificate, &ek, &other_roots, real_now()).is_err(),
+        CertifiedEndorsementKey::verify(
+            &certificate,
+            &EkChain::default(),
+            &ek,
+            &other_roots,
+            real_now()
+        )
+        .is_err(),
         "another maker of the same name"
     );
     neighbour.tool("tpm2_createek -G rsa -c ek.ctx -u ek.pub")?;
     let other = EndorsementKey::try_from(PublicArea::parse(&neighbour.public_area("ek.pub")?)?)?;
     ensure!(
-        CertifiedEndorsementKey::verify(&certificate, &other, &roots, real_now()).is_err(),
+        CertifiedEndorsementKey::verify(
+            &certificate,
+            &EkChain::default(),
+            &other,
+            &roots,
+            real_now()
+        )
+        .is_err(),
         "another TPM's key"
     );
     Ok(())
@@ -187,7 +208,7 @@ fn load_operator(tpm: &Swtpm) -> Result<PublicArea> {
 fn a_host_is_enrolled_and_its_key_signs_only_in_an_approved_state() -> Result<()> {
     let tpm = Swtpm::manufacture()?;
     let operator = load_operator(&tpm)?;
-    let policy_ref = b"vrot".to_vec();
+    let policy_ref = HOST_POLICY_REF.to_vec();
     let policy = authorize_digest(&operator.name(), &policy_ref);
     tpm.write("policy", policy.as_bytes())?;
     tpm.write("policy-ref", &policy_ref)?;
@@ -205,6 +226,7 @@ fn a_host_is_enrolled_and_its_key_signs_only_in_an_approved_state() -> Result<()
     let request = Request {
         host: "host-1".to_owned(),
         ek_certificate: tpm.read("ek.crt")?,
+        ek_chain: Vec::new(),
         ek: tpm.public_area("ek.pub")?,
         ik: tpm.public_area("ik.pub")?,
         policy_key: operator.as_bytes().to_vec(),
@@ -218,18 +240,22 @@ fn a_host_is_enrolled_and_its_key_signs_only_in_an_approved_state() -> Result<()
     let issuer = Issuer::create("demo.example".parse()?, validity)?;
     let roots = TpmMakerRoots::from_pem(&tpm.maker_pem()?)?;
     let operators = [operator.name()].into_iter().collect();
-    let (challenge, mut pending) = issuer.challenge(&request, &roots, &operators, real_now())?;
+    let accepted = Accepted {
+        roots: &roots,
+        operators: &operators,
+    };
+    let (challenge, mut pending) = issuer.challenge(&request, accepted, real_now())?;
     let answer = Answer {
         enrolment: challenge.enrolment,
         secret: activate(&tpm, &challenge.credential, "ek.ctx", "ik.ctx")?,
     };
-    let certificate = issuer.certify(&mut pending, &answer, validity, real_now())?;
+    let certificate = issuer.certify(&mut pending, &answer, accepted, validity, real_now())?;
     let certificate = Certificate::from_json(certificate.to_json().as_bytes())?;
     let host = HostCertificate::read(&certificate.certificate)?;
     ensure!(host.host().to_string() == "host-1.demo.example");
     ensure!(host.claims().policy_key == operator.name());
     ensure!(matches!(
-        issuer.certify(&mut pending, &answer, validity, real_now()),
+        issuer.certify(&mut pending, &answer, accepted, validity, real_now()),
         Err(EnrolmentError::AlreadyAnswered)
     ));
 

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use cert_chain::enrolment::{Answer, Certificate, Challenge, Message, MessageError, Request};
+use cert_chain::policy::HOST_POLICY_REF;
 use cert_chain::profile::ProfileError;
 use cert_chain::profile::host_ik::HostCertificate;
 use cert_chain::{CredentialBlob, HostName, TpmName};
 use tokio::sync::OnceCell;
 
 use crate::anchor::{
-    AnchorError, Approval, HostIkSigner, HostPolicy, HostPublic, POLICY_REF, PolicyKeyPublic,
-    TrustAnchor,
+    AnchorError, Approval, HostIkSigner, HostPolicy, HostPublic, PolicyKeyPublic, TrustAnchor,
 };
 use crate::durable_file;
 use crate::keys::{KeyError, Keyring};
@@ -152,10 +152,11 @@ impl Host {
         Ok(Request {
             host: label,
             ek_certificate: public.ek_certificate,
+            ek_chain: public.ek_chain,
             ek: public.ek_public.public_area().as_bytes().to_vec(),
             ik: public.ik_public.public_area().as_bytes().to_vec(),
             policy_key: public.policy_key.as_bytes().to_vec(),
-            policy_ref: POLICY_REF.to_vec(),
+            policy_ref: HOST_POLICY_REF.to_vec(),
         })
     }
 

@@ -13,14 +13,14 @@ mod error;
 mod memory;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cert_chain::enrolment::{
-    Answer, Certificate, Challenge, EnrolmentError, EnrolmentState, OperatorKeys, PendingEnrolment,
-    Request,
+    Accepted, Answer, Certificate, Challenge, EnrolmentError, EnrolmentState, OperatorKeys,
+    PendingEnrolment, Request,
 };
 use cert_chain::{Domain, HostName, Issuer, TpmMakerRoots, TpmName, Validity};
 use nix::fcntl::{Flock, FlockArg};
@@ -40,7 +40,6 @@ pub use memory::{IssuedHost, ReplacedOperatorKey};
 pub struct IssuerFolder {
     folder: PathBuf,
     issuer: Issuer,
-    roots: TpmMakerRoots,
     operators: Vec<PolicyKeyPublic>,
     _lock: Flock<File>,
 }
@@ -63,6 +62,9 @@ const PENDING: &str = "pending";
 const HOSTS: &str = "hosts";
 const LOCK: &str = ".lock";
 
+/// All makers' roots and intermediates of today have under 1 MiB.
+const MAX_LIST: u64 = 16 * 1024 * 1024;
+
 /// How long the root lives: as long as hardware is expected to.
 const ROOT_LIFETIME: Duration = days(3650);
 /// How long a host's certificate lives.
@@ -78,11 +80,7 @@ impl IssuerFolder {
         operator_keys: &[PathBuf],
     ) -> Result<Self, IssuerError> {
         let operators = operators_in(operator_keys)?;
-        let roots = read(tpm_roots)?;
-        TpmMakerRoots::from_pem(&roots).map_err(|source| IssuerError::TpmRoots {
-            path: tpm_roots.to_owned(),
-            source,
-        })?;
+        let (roots, _) = tpm_roots_in(tpm_roots)?;
         for part in [folder.to_owned(), folder.join(PENDING), folder.join(HOSTS)] {
             DirBuilder::new()
                 .recursive(true)
@@ -103,7 +101,7 @@ impl IssuerFolder {
         let validity =
             Validity::starting(Timestamp::now().unix_time(), ROOT_LIFETIME).map_err(refused)?;
         let issuer = Issuer::create(domain, validity).map_err(refused)?;
-        write(&folder.join(TPM_ROOTS), roots.as_bytes(), 0o644)?;
+        write(&folder.join(TPM_ROOTS), &roots, 0o644)?;
         write_operators(folder, &operators)?;
         write(
             &folder.join(ROOT),
@@ -125,9 +123,8 @@ impl IssuerFolder {
             folder: folder.to_owned(),
             source,
         })?;
-        let path = folder.join(TPM_ROOTS);
-        let roots = TpmMakerRoots::from_pem(&read(&path)?)
-            .map_err(|source| IssuerError::TpmRoots { path, source })?;
+        // Early, so that a mistake in it is told by the first command.
+        tpm_roots_in(&folder.join(TPM_ROOTS))?;
         let path = folder.join(OPERATOR_KEYS);
         let operators = if path.exists() {
             operators_in(&[path])?
@@ -138,7 +135,6 @@ impl IssuerFolder {
         Ok(Self {
             folder: folder.to_owned(),
             issuer,
-            roots,
             operators,
             _lock: lock,
         })
@@ -194,18 +190,19 @@ impl IssuerFolder {
         change: OperatorKeyChange,
     ) -> Result<(Challenge, PendingEnrolment), IssuerError> {
         let now = Timestamp::now().unix_time();
-        let (challenge, enrolment) =
-            self.issuer
-                .challenge(request, &self.roots, &self.accepted(), now)?;
-        let file = self.host_file(enrolment.host());
-        let earlier = recall::<IssuedHost>(&file)?;
-        let replaces = match (change, &earlier) {
-            (OperatorKeyChange::Accept, Some(host)) => Some(host.policy_key.clone()),
+        let roots = self.tpm_roots()?;
+        let operators = self.accepted();
+        let accepted = Accepted {
+            roots: &roots,
+            operators: &operators,
+        };
+        let (challenge, enrolment) = self.issuer.challenge(request, accepted, now)?;
+        let earlier = recall::<IssuedHost>(&self.host_file(enrolment.host()))?;
+        let replaces = match (change, earlier) {
+            (OperatorKeyChange::Accept, Some(host)) => Some(host.policy_key),
             (OperatorKeyChange::Accept, None) | (OperatorKeyChange::Refuse, _) => None,
         };
-        if let Some(host) = &earlier {
-            host.admits(&enrolment, replaces.as_ref(), &file)?;
-        }
+        self.admit(&enrolment, replaces.as_ref())?;
         let challenged = Challenged {
             enrolment,
             replaces,
@@ -221,27 +218,62 @@ impl IssuerFolder {
             recall(&path)?.ok_or_else(|| IssuerError::UnknownEnrolment {
                 enrolment: answer.enrolment.to_string(),
             })?;
-        // Both may have changed since the challenge.
-        self.accepted().check(challenged.enrolment.policy_key())?;
-        let file = self.host_file(challenged.enrolment.host());
-        let earlier = recall::<IssuedHost>(&file)?;
-        if let Some(host) = &earlier {
-            host.admits(&challenged.enrolment, challenged.replaces.as_ref(), &file)?;
-        }
+        // All of it may have changed since the challenge.
+        let roots = self.tpm_roots()?;
+        let operators = self.accepted();
+        let accepted = Accepted {
+            roots: &roots,
+            operators: &operators,
+        };
+        let earlier = self.admit(&challenged.enrolment, challenged.replaces.as_ref())?;
         let now = Timestamp::now();
         let validity =
             Validity::starting(now.unix_time(), HOST_LIFETIME).map_err(EnrolmentError::Issue)?;
-        let certified =
-            self.issuer
-                .certify(&mut challenged.enrolment, answer, validity, now.unix_time());
+        let certified = self.issuer.certify(
+            &mut challenged.enrolment,
+            answer,
+            accepted,
+            validity,
+            now.unix_time(),
+        );
         // The answer is used up, whatever came of it: before anybody gets the certificate.
         if *challenged.enrolment.state() == EnrolmentState::Answered {
             self.remember(&challenged)?;
         }
         let certificate = certified?;
         let issued = IssuedHost::new(&challenged.enrolment, now, earlier);
+        let file = self.host_file(&issued.host);
         write(&file, &json_of(&issued), 0o600)?;
         Ok(certificate)
+    }
+
+    /// Holds an enrolment against what was certified before, and returns that of its own name.
+    fn admit(
+        &self,
+        enrolment: &PendingEnrolment,
+        replaces: Option<&TpmName>,
+    ) -> Result<Option<IssuedHost>, IssuerError> {
+        let own = self.host_file(enrolment.host());
+        let folder = self.folder.join(HOSTS);
+        for entry in fs::read_dir(&folder).map_err(file_error(&folder, "read"))? {
+            let file = entry.map_err(file_error(&folder, "read"))?.path();
+            if file == own || file.extension().is_none_or(|ending| ending != "json") {
+                continue;
+            }
+            if let Some(other) = recall::<IssuedHost>(&file)? {
+                other.is_another(enrolment, &file)?;
+            }
+        }
+        let earlier = recall::<IssuedHost>(&own)?;
+        if let Some(host) = &earlier {
+            host.admits(enrolment, replaces, &own)?;
+        }
+        Ok(earlier)
+    }
+
+    /// The makers, as the file says at the time.
+    fn tpm_roots(&self) -> Result<TpmMakerRoots, IssuerError> {
+        tpm_roots_in(&self.folder.join(TPM_ROOTS)).map(|(_, roots)| roots)
     }
 
     fn accepted(&self) -> OperatorKeys {
@@ -309,10 +341,37 @@ fn recall<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, IssuerError> {
     Ok(Some(value))
 }
 
+/// A list of makers, as it stands in the file and as it is meant.
+fn tpm_roots_in(path: &Path) -> Result<(Vec<u8>, TpmMakerRoots), IssuerError> {
+    let file = read_list(path)?;
+    let roots = TpmMakerRoots::from_pem(&file).map_err(|source| IssuerError::TpmRoots {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok((file, roots))
+}
+
+/// A list that people keep, within a limit.
+fn read_list(path: &Path) -> Result<Vec<u8>, IssuerError> {
+    let read = || {
+        let mut list = Vec::new();
+        File::open(path)?
+            .take(MAX_LIST + 1)
+            .read_to_end(&mut list)?;
+        if list.len() as u64 > MAX_LIST {
+            return Err(io::Error::other(format!(
+                "it has more than {MAX_LIST} bytes"
+            )));
+        }
+        Ok(list)
+    };
+    read().map_err(file_error(path, "read"))
+}
+
 fn operators_in(files: &[PathBuf]) -> Result<Vec<PolicyKeyPublic>, IssuerError> {
     let mut operators = Vec::new();
     for path in files {
-        let keys = PolicyKeyPublic::all_from_pem(&read(path)?).map_err(|source| {
+        let keys = PolicyKeyPublic::all_from_pem(&read_list(path)?).map_err(|source| {
             IssuerError::OperatorKeys {
                 path: path.clone(),
                 source,

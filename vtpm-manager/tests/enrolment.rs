@@ -9,7 +9,7 @@ mod support;
 
 use std::fs;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use support::{DOMAIN, Host};
 
 /// A host with keys, and an issuer.
@@ -114,5 +114,79 @@ fn a_tpm_of_an_unknown_maker_is_not_challenged() -> Result<()> {
     let issuer = first.path("issuer");
     let refused = second.refused(["host", "enrol", "--name", "host-2", "--issuer", &issuer])?;
     ensure!(refused.contains("EK certificate"), "{refused}");
+    Ok(())
+}
+
+#[test]
+fn a_tpm_that_has_a_name_gets_no_second_one_until_the_issuer_gives_the_first_away() -> Result<()> {
+    let host = Host::enrolled()?;
+    let issuer = host.path("issuer");
+    let again = ["host", "enrol", "--name", "host-2", "--issuer", &issuer];
+    let refused = host.refused(again)?;
+    ensure!(
+        refused.contains("has the endorsement key of `host-1.test.example`"),
+        "{refused}"
+    );
+    // Nor does a new identity key in the same TPM, or a record from before keys were noted.
+    let file = host.path("issuer/hosts/host-1.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&file)?)?;
+    for (field, value) in [("ik", None), ("ek_key", None), ("version", Some(1))] {
+        let fields = record.as_object_mut().context("no object")?;
+        match value {
+            None => drop(fields.remove(field)),
+            Some(value) => drop(fields.insert(field.to_owned(), value.into())),
+        }
+    }
+    fs::write(&file, record.to_string())?;
+    ensure!(host.refused(again)?.contains("host-1.test.example"));
+    fs::remove_file(&file)?;
+    host.ctl(again)?;
+    Ok(())
+}
+
+#[test]
+fn a_maker_that_was_removed_after_the_challenge_certifies_nothing() -> Result<()> {
+    let (host, other) = (prepared()?, Host::start()?);
+    let [request, challenge, answer, certificate] =
+        ["1.json", "2.json", "3.json", "4.json"].map(|name| host.path(name));
+    let issuer = host.path("issuer");
+    let roots = host.path("issuer/tpm-roots.pem");
+    host.ctl(["host", "request", "--name", "host-1", "--out", &request])?;
+    host.ctl([
+        "issuer",
+        "challenge",
+        "--dir",
+        &issuer,
+        "--request",
+        &request,
+        "--out",
+        &challenge,
+    ])?;
+    host.ctl([
+        "host",
+        "answer",
+        "--challenge",
+        &challenge,
+        "--out",
+        &answer,
+    ])?;
+    let accepted = fs::read(&roots)?;
+    fs::copy(other.path("makers.pem"), &roots)?;
+    let certify = [
+        "issuer",
+        "certify",
+        "--dir",
+        &issuer,
+        "--answer",
+        &answer,
+        "--out",
+        &certificate,
+    ];
+    let refused = host.refused(certify)?;
+    ensure!(refused.contains("EK certificate"), "{refused}");
+    ensure!(!fs::exists(&certificate)? && !fs::exists(host.path("issuer/hosts/host-1.json"))?);
+    // The answer is not spent: with the maker back, it counts.
+    fs::write(&roots, accepted)?;
+    host.ctl(certify)?;
     Ok(())
 }

@@ -14,11 +14,11 @@ use super::operator::OperatorKeys;
 use crate::attestation_key::{AttestationKey, AttestationKeyError};
 use crate::credential::{CredentialError, MAX_SECRET, make_credential};
 use crate::ek_certificate::{CertifiedEndorsementKey, EkCertificateError, TpmMakerRoots};
+use crate::ek_chain::{EkChain, EkChainError};
 use crate::endorsement_key::{EndorsementKey, EndorsementKeyError};
-use crate::hexadecimal;
 use crate::identifiers::{Digest32, HostName, IdentifierError};
 use crate::name::TpmName;
-use crate::policy::authorize_digest;
+use crate::policy::{HOST_POLICY_REF, authorize_digest};
 use crate::profile::{HostIkSpec, IssueError, Issuer, Validity};
 use crate::public_area::{ObjectAttributes, PublicArea, PublicAreaError};
 
@@ -31,14 +31,34 @@ use crate::public_area::{ObjectAttributes, PublicArea, PublicAreaError};
 pub struct PendingEnrolment {
     enrolment: EnrolmentId,
     host: HostName,
-    #[serde(with = "hexadecimal")]
-    ik: Vec<u8>,
+    ik: TpmName,
     ek: TpmName,
+    ek_key: Digest32,
     policy_key: TpmName,
     maker: String,
+    /// What was asked, to be looked at again before it is granted.
+    request: Request,
     /// Unix time.
     expires_at: u64,
     state: EnrolmentState,
+}
+
+/// What an issuer accepts at the time.
+#[derive(Clone, Copy, Debug)]
+pub struct Accepted<'a> {
+    /// Makers of TPMs.
+    pub roots: &'a TpmMakerRoots,
+    /// Operators.
+    pub operators: &'a OperatorKeys,
+}
+
+/// A host whose request is in order.
+struct Asking {
+    host: HostName,
+    ek: EndorsementKey,
+    ik: AttestationKey,
+    policy_key: TpmName,
+    maker: String,
 }
 
 /// What has become of an enrolment.
@@ -87,6 +107,9 @@ pub enum EnrolmentError {
     /// The IK is no attestation key.
     #[error("the host's identity key is refused")]
     IdentityKey(#[source] AttestationKeyError),
+    /// The TPM's certificates above the endorsement key's cannot be read.
+    #[error("the host's EK certificate chain is refused")]
+    EkChain(#[source] EkChainError),
     /// The certificate could not be issued.
     #[error("the certificate could not be issued")]
     Issue(#[source] IssueError),
@@ -122,6 +145,16 @@ pub enum EnrolmentError {
         /// The policy computed.
         expected: Digest32,
     },
+    /// The IK accepts approvals for another purpose.
+    #[error(
+        "the host's policy reference is {found}: approvals for it are not those of a host's boot, \
+         whose reference is {}",
+        hex::encode(HOST_POLICY_REF)
+    )]
+    PolicyReference {
+        /// The reference found, in hexadecimal.
+        found: String,
+    },
     /// The system gave no random numbers.
     #[error("the operating system gave no random numbers")]
     Random,
@@ -148,30 +181,18 @@ pub const PENDING_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 impl Issuer {
     /// Checks a request and makes the challenge for it.
     ///
-    /// Refused are: an endorsement key without a certificate that leads to `roots`, an identity
-    /// key that is no attestation key, and one that could be used without a PCR policy that one of
-    /// the `operators` approved. Whether the name is the right one, and had the same operator
+    /// Refused are: an endorsement key without a certificate that leads to an accepted maker, an
+    /// identity key that is no attestation key, and one that could be used without a PCR policy that
+    /// an accepted operator approved. Whether the name is the right one, and had the same operator
     /// before, is for the caller to judge ([`PendingEnrolment::host`],
     /// [`PendingEnrolment::policy_key`]).
     pub fn challenge(
         &self,
         request: &Request,
-        roots: &TpmMakerRoots,
-        operators: &OperatorKeys,
+        accepted: Accepted<'_>,
         at: UnixTime,
     ) -> Result<(Challenge, PendingEnrolment), EnrolmentError> {
-        let host = HostName::new(&request.host, self.domain()).map_err(EnrolmentError::HostName)?;
-        let ek: EndorsementKey = parse(&request.ek, "endorsement key")?
-            .try_into()
-            .map_err(EnrolmentError::EndorsementKey)?;
-        let certified = CertifiedEndorsementKey::verify(&request.ek_certificate, &ek, roots, at)
-            .map_err(EnrolmentError::EkCertificate)?;
-        let ik: AttestationKey = parse(&request.ik, "identity key")?
-            .try_into()
-            .map_err(EnrolmentError::IdentityKey)?;
-        let policy_key = parse(&request.policy_key, "policy key")?.name();
-        operators.check(&policy_key)?;
-        check_policy(&ik, &policy_key, &request.policy_ref)?;
+        let asking = self.examine(request, accepted, at)?;
 
         let mut id = [0; 16];
         let mut secret = Zeroizing::new([0; MAX_SECRET]);
@@ -181,12 +202,12 @@ impl Issuer {
             .and_then(|()| random.fill(secret.as_mut()))
             .map_err(|_| EnrolmentError::Random)?;
         let enrolment = EnrolmentId::new(id);
-        let credential = make_credential(&ek, &ik.name(), secret.as_ref())
+        let credential = make_credential(&asking.ek, &asking.ik.name(), secret.as_ref())
             .map_err(EnrolmentError::Credential)?;
 
         let challenge = Challenge {
             enrolment,
-            host: host.clone(),
+            host: asking.host.clone(),
             credential,
         };
         let tag: [u8; 32] = mac(&enrolment, secret.as_ref())
@@ -195,11 +216,13 @@ impl Issuer {
             .into();
         let pending = PendingEnrolment {
             enrolment,
-            host,
-            ik: request.ik.clone(),
-            ek: ek.name(),
-            policy_key,
-            maker: certified.issuer().to_owned(),
+            ik: asking.ik.name(),
+            ek: asking.ek.name(),
+            ek_key: asking.ek.key_digest(),
+            host: asking.host,
+            policy_key: asking.policy_key,
+            maker: asking.maker,
+            request: request.clone(),
             expires_at: at.as_secs().saturating_add(PENDING_LIFETIME.as_secs()),
             state: EnrolmentState::Waiting(Digest32::new(tag)),
         };
@@ -208,11 +231,14 @@ impl Issuer {
 
     /// Checks the answer and certifies the host's IK.
     ///
-    /// `pending` is spent by the first answer that names it, even a wrong one.
+    /// What the issuer accepts may have changed since the challenge, so all of the request is
+    /// looked at again; a refusal for that does not spend `pending`. The first answer that names it
+    /// does, even a wrong one.
     pub fn certify(
         &self,
         pending: &mut PendingEnrolment,
         answer: &Answer,
+        accepted: Accepted<'_>,
         validity: Validity,
         at: UnixTime,
     ) -> Result<Certificate, EnrolmentError> {
@@ -221,6 +247,11 @@ impl Issuer {
                 found: answer.enrolment,
                 expected: pending.enrolment,
             });
+        }
+        let asking = self.examine(&pending.request, accepted, at)?;
+        // Storage is not proof.
+        if asking.host != pending.host || asking.ik.name() != pending.ik {
+            return Err(EnrolmentError::Stored);
         }
         let EnrolmentState::Waiting(tag) =
             std::mem::replace(&mut pending.state, EnrolmentState::Answered)
@@ -237,23 +268,54 @@ impl Issuer {
             .verify_slice(tag.as_bytes())
             .map_err(|_| EnrolmentError::WrongAnswer)?;
 
-        // Checked before it was stored; checked again because storage is not proof.
-        let ik: AttestationKey = parse(&pending.ik, "identity key")?
-            .try_into()
-            .map_err(|_| EnrolmentError::Stored)?;
         let certificate = self
             .certify_host(&HostIkSpec {
-                host: pending.host.clone(),
-                ik,
-                ek: pending.ek.clone(),
-                policy_key: pending.policy_key.clone(),
+                host: asking.host.clone(),
+                ik: asking.ik,
+                ek: asking.ek.name(),
+                policy_key: asking.policy_key,
                 validity,
             })
             .map_err(EnrolmentError::Issue)?;
         Ok(Certificate {
-            host: pending.host.clone(),
+            host: asking.host,
             certificate: certificate.to_vec(),
             root: self.certificate().to_vec(),
+        })
+    }
+
+    /// Everything that can be known of a request without its host's TPM.
+    fn examine(
+        &self,
+        request: &Request,
+        accepted: Accepted<'_>,
+        at: UnixTime,
+    ) -> Result<Asking, EnrolmentError> {
+        let host = HostName::new(&request.host, self.domain()).map_err(EnrolmentError::HostName)?;
+        let ek: EndorsementKey = parse(&request.ek, "endorsement key")?
+            .try_into()
+            .map_err(EnrolmentError::EndorsementKey)?;
+        let chain = EkChain::read(&request.ek_chain).map_err(EnrolmentError::EkChain)?;
+        let certified = CertifiedEndorsementKey::verify(
+            &request.ek_certificate,
+            &chain,
+            &ek,
+            accepted.roots,
+            at,
+        )
+        .map_err(EnrolmentError::EkCertificate)?;
+        let ik: AttestationKey = parse(&request.ik, "identity key")?
+            .try_into()
+            .map_err(EnrolmentError::IdentityKey)?;
+        let policy_key = parse(&request.policy_key, "policy key")?.name();
+        accepted.operators.check(&policy_key)?;
+        check_policy(&ik, &policy_key, &request.policy_ref)?;
+        Ok(Asking {
+            host,
+            ek,
+            ik,
+            policy_key,
+            maker: certified.issuer().to_owned(),
         })
     }
 }
@@ -272,6 +334,16 @@ impl PendingEnrolment {
     /// Name of the host's endorsement key: tells physical TPMs apart.
     pub fn ek(&self) -> &TpmName {
         &self.ek
+    }
+
+    /// SHA-256 value of the endorsement key alone, without the attributes that its name covers.
+    pub fn ek_key(&self) -> &Digest32 {
+        &self.ek_key
+    }
+
+    /// Name of the identity key to be certified.
+    pub fn ik(&self) -> &TpmName {
+        &self.ik
     }
 
     /// Name of the operator key that approves the host's PCR policies.
@@ -304,6 +376,11 @@ fn check_policy(
     policy_key: &TpmName,
     policy_ref: &[u8],
 ) -> Result<(), EnrolmentError> {
+    if policy_ref != HOST_POLICY_REF {
+        return Err(EnrolmentError::PolicyReference {
+            found: hex::encode(policy_ref),
+        });
+    }
     let area = ik.public_area();
     if area.attributes().contains(ObjectAttributes::USER_WITH_AUTH) {
         return Err(EnrolmentError::PolicyBypassed);

@@ -22,6 +22,12 @@ pub struct Request {
     /// The endorsement key's certificate in DER, as read from NV memory.
     #[serde(with = "hexadecimal")]
     pub ek_certificate: Vec<u8>,
+    /// Certificates above it that the TPM has in NV memory, one after the other in DER: what leads
+    /// to the maker's, where the makers publish no more than that ([`EkChain`]). Usually none.
+    ///
+    /// [`EkChain`]: crate::ek_chain::EkChain
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "hexadecimal")]
+    pub ek_chain: Vec<u8>,
     /// The endorsement key.
     #[serde(with = "hexadecimal")]
     pub ek: Vec<u8>,
@@ -31,7 +37,9 @@ pub struct Request {
     /// The operator key whose approvals the IK's `PolicyAuthorize` accepts.
     #[serde(with = "hexadecimal")]
     pub policy_key: Vec<u8>,
-    /// The policy reference of that `PolicyAuthorize`; may be empty.
+    /// The policy reference of that `PolicyAuthorize`: [`HOST_POLICY_REF`].
+    ///
+    /// [`HOST_POLICY_REF`]: crate::policy::HOST_POLICY_REF
     #[serde(with = "hexadecimal")]
     pub policy_ref: Vec<u8>,
 }
@@ -169,7 +177,8 @@ pub enum MessageError {
     },
 }
 
-/// Twice what the longest message, with an EK certificate of 8 KiB in hexadecimal, needs.
+/// More than the longest message needs: an EK certificate of 8 KiB and a chain of 12 KiB, both in
+/// hexadecimal, and four public areas.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
 const VERSION: u64 = 1;

@@ -5,7 +5,6 @@ use rcgen::{
     KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, PublicKeyData,
 };
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use super::fields::{Fields, ProfileError};
@@ -49,8 +48,9 @@ impl Issuer {
         };
         let key =
             KeyPair::from_pem(key).map_err(|error| unreadable(IssuerPart::Key, Box::new(error)))?;
-        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes())
-            .map_err(|error| unreadable(IssuerPart::Certificate, error.to_string().into()))?;
+        let certificate = pem::only_block(certificate.as_bytes())
+            .map_err(|error| unreadable(IssuerPart::Certificate, Box::new(error)))?;
+        let certificate = CertificateDer::from(certificate.contents.to_vec());
         let (domain, subject_public_key_info) = read(&certificate)
             .map_err(|error| unreadable(IssuerPart::Certificate, Box::new(error)))?;
         if subject_public_key_info != key.subject_public_key_info() {

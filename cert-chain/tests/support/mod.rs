@@ -12,7 +12,7 @@ pub(crate) mod swtpm;
 use std::time::Duration;
 
 use cert_chain::enrolment::Request;
-use cert_chain::policy::authorize_digest;
+use cert_chain::policy::{HOST_POLICY_REF, authorize_digest};
 use cert_chain::profile::vik::VIK_LIFETIME;
 use cert_chain::{
     AttestationKey, Digest32, EndorsementKey, Generation, HostIkSpec, HostName, Issuer,
@@ -114,8 +114,14 @@ pub(crate) fn attestation_key(key: &KeyPair) -> AttestationKey {
 /// The symmetric definition of a storage key: AES-128-CFB.
 pub(crate) const AES_128_CFB: [u8; 6] = [0x00, 0x06, 0x00, 0x80, 0x00, 0x43];
 
+/// PolicyA of the TCG's EK Credential Profile.
+pub(crate) const POLICY_A: [u8; 32] = [
+    0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xb3, 0xf8, 0x1a, 0x90, 0xcc, 0x8d, 0x46, 0xa5, 0xd7, 0x24,
+    0xfd, 0x52, 0xd7, 0x6e, 0x06, 0x52, 0x0b, 0x64, 0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14, 0x69, 0xaa,
+];
+
 pub(crate) fn p256_endorsement_key(key: &KeyPair) -> EndorsementKey {
-    let area = p256_area(key, ENDORSEMENT, &[7; 32], &AES_128_CFB, &[0x00, 0x10]);
+    let area = p256_area(key, ENDORSEMENT, &POLICY_A, &AES_128_CFB, &[0x00, 0x10]);
     PublicArea::parse(&area).unwrap().try_into().unwrap()
 }
 
@@ -231,11 +237,12 @@ impl Maker {
 pub(crate) fn request(maker: &Maker) -> Request {
     let ek = p256_endorsement_key(&KeyPair::generate().unwrap());
     let policy_key = signing_area(&KeyPair::generate().unwrap(), ObjectAttributes::SIGN, &[]);
-    let policy_ref = b"vrot".to_vec();
+    let policy_ref = HOST_POLICY_REF.to_vec();
     let policy = authorize_digest(&PublicArea::parse(&policy_key).unwrap().name(), &policy_ref);
     Request {
         host: "host-1".to_owned(),
         ek_certificate: maker.certify(ek.public_area(), |_| ()).to_vec(),
+        ek_chain: Vec::new(),
         ek: ek.public_area().as_bytes().to_vec(),
         ik: signing_area(
             &KeyPair::generate().unwrap(),

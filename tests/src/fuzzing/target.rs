@@ -22,6 +22,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     certificates::CHAIN,
     certificates::EK_CERTIFICATE,
+    certificates::EK_CHAIN,
     certificates::ENROLMENT,
     certificates::HOST_CERTIFICATE,
     certificates::PUBLIC_AREA,

@@ -5,8 +5,9 @@
 //! over a `TPM2_PolicyPCR`. So the next software version can be approved before it is installed,
 //! on another machine, and no key has to change.
 
+use cert_chain::pem::FileError;
 use cert_chain::policy::{
-    PcrSelection, PcrSelectionError, PcrValues, approval_digest, pcr_policy_digest,
+    HOST_POLICY_REF, PcrSelection, PcrSelectionError, PcrValues, approval_digest, pcr_policy_digest,
 };
 use cert_chain::{Digest32, TpmName};
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,9 @@ pub enum ApprovalError {
          `vtpmctl host policy keygen` makes it"
     )]
     Key,
+    /// A file in which not everything can be read.
+    #[error("{0}")]
+    KeyFile(FileError),
     /// A private key where its public half is needed.
     #[error(
         "this is a private key, and here its public half is needed: the file that \
@@ -77,10 +81,6 @@ pub enum ApprovalError {
     #[error("an approval of no PCRs would approve everything")]
     NoPcrs,
 }
-
-/// The policy reference of our `PolicyAuthorize`: an approval for another purpose by the same
-/// key is none for this one (TPM 2.0 Part 3 §23.16).
-pub const POLICY_REF: &[u8] = b"vrot-host-policy";
 
 const APPROVAL: &str = "host-policy-approval";
 const VERSION: u32 = 1;
@@ -150,7 +150,7 @@ impl Approval {
 
     /// What `TPM2_VerifySignature` takes as digest.
     pub(crate) fn signed_digest(&self) -> Result<Digest32, PcrSelectionError> {
-        Ok(approval_digest(&self.policy_digest()?, POLICY_REF))
+        Ok(approval_digest(&self.policy_digest()?, HOST_POLICY_REF))
     }
 
     /// The two scalars of the signature.
@@ -162,7 +162,7 @@ impl Approval {
 /// `approved ‖ policyRef`: its SHA-256 value is what the TPM checks the signature against.
 fn signed_message(pcrs: &PcrValues) -> Result<Vec<u8>, PcrSelectionError> {
     let mut message = pcr_policy_digest(pcrs)?.as_bytes().to_vec();
-    message.extend_from_slice(POLICY_REF);
+    message.extend_from_slice(HOST_POLICY_REF);
     Ok(message)
 }
 

@@ -115,6 +115,7 @@ impl HardwareRoot for Fake {
         Ok(CertifiedEk {
             key: EndorsementKey::try_from(area).map_err(|_| BROKEN)?,
             certificate: b"certificate".to_vec(),
+            chain: Vec::new(),
         })
     }
 

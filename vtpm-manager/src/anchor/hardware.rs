@@ -97,6 +97,8 @@ pub(crate) struct CertifiedEk {
     pub(crate) key: EndorsementKey,
     /// The certificate in DER, as NV memory has it.
     pub(crate) certificate: Vec<u8>,
+    /// Certificates above it, likewise; usually none.
+    pub(crate) chain: Vec<u8>,
 }
 
 /// What a host shows of its keys.
@@ -104,6 +106,8 @@ pub(crate) struct CertifiedEk {
 pub struct HostPublic {
     /// The endorsement key's certificate in DER, as NV memory has it.
     pub ek_certificate: Vec<u8>,
+    /// Certificates above it, one after the other, as NV memory has them; usually none.
+    pub ek_chain: Vec<u8>,
     /// The endorsement key.
     pub ek_public: EndorsementKey,
     /// The host's identity key.

@@ -56,7 +56,7 @@ use tokio::sync::oneshot;
 use vtpm_backend::locked::Locked;
 use zeroize::Zeroizing;
 
-pub use approval::{Approval, ApprovalError, POLICY_REF};
+pub use approval::{Approval, ApprovalError};
 pub(crate) use boot_pcrs::measures_a_boot;
 pub use boot_pcrs::{InsufficientPcrs, RequiredPcrs};
 pub use config::{

@@ -86,6 +86,7 @@ impl Owner {
         let ik_public = self.patiently(|root| root.identity_key(&policy))?;
         let host = HostPublic {
             ek_certificate: ek.certificate,
+            ek_chain: ek.chain,
             ek_public: ek.key,
             ik_public,
             srk_name,

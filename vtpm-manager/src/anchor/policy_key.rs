@@ -1,6 +1,7 @@
 //! The operator's key, and its public half, which hosts and issuers know it by.
 
-use cert_chain::policy::authorize_digest;
+use cert_chain::pem as read_pem;
+use cert_chain::policy::{HOST_POLICY_REF, authorize_digest};
 use cert_chain::{Digest32, ObjectAttributes, PublicArea, TpmName};
 use rcgen::{PKCS_ECDSA_P256_SHA256, PublicKeyData, SubjectPublicKeyInfo};
 use ring::rand::SystemRandom;
@@ -10,7 +11,7 @@ use ring::signature::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::approval::{ApprovalError, POLICY_REF, hexadecimal};
+use super::approval::{ApprovalError, hexadecimal};
 use super::template::{EccTemplate, Purpose};
 
 /// The operator's key: it approves PCR values, and nothing else. It belongs on the operator's
@@ -42,11 +43,11 @@ impl PolicyKey {
 
     /// Reads a key from PEM.
     pub fn from_pem(pem: &str) -> Result<Self, ApprovalError> {
-        let document = pem::parse(pem).map_err(|_| ApprovalError::Key)?;
-        if document.tag() != PRIVATE_KEY {
+        let document = read_pem::only_block(pem.as_bytes()).map_err(ApprovalError::KeyFile)?;
+        if document.label != PRIVATE_KEY {
             return Err(ApprovalError::Key);
         }
-        Self::from_pkcs8(&Zeroizing::new(document.into_contents()))
+        Self::from_pkcs8(&document.contents)
     }
 
     fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, ApprovalError> {
@@ -103,7 +104,7 @@ impl PolicyKeyPublic {
     }
 
     /// Reads the one public key in a PEM text.
-    pub fn from_pem(pem: &str) -> Result<Self, ApprovalError> {
+    pub fn from_pem(pem: impl AsRef<[u8]>) -> Result<Self, ApprovalError> {
         match <[Self; 1]>::try_from(Self::all_from_pem(pem)?) {
             Ok([key]) => Ok(key),
             Err(_) => Err(ApprovalError::PublicKeyFile),
@@ -111,20 +112,18 @@ impl PolicyKeyPublic {
     }
 
     /// Reads all public keys in a PEM text; one that holds anything else is refused.
-    pub fn all_from_pem(pem: &str) -> Result<Vec<Self>, ApprovalError> {
+    pub fn all_from_pem(pem: impl AsRef<[u8]>) -> Result<Vec<Self>, ApprovalError> {
+        let pem = pem.as_ref();
         let mut keys = Vec::new();
-        for block in pem::parse_many(pem).map_err(|_| ApprovalError::PublicKeyFile)? {
-            match block.tag() {
-                PUBLIC_KEY => keys.push(Self::from_spki(block.contents())?),
-                PRIVATE_KEY => {
-                    drop(Zeroizing::new(block.into_contents()));
-                    return Err(ApprovalError::PrivateKey);
-                }
+        for block in read_pem::blocks(pem).map_err(ApprovalError::KeyFile)? {
+            match block.label.as_str() {
+                PUBLIC_KEY => keys.push(Self::from_spki(&block.contents)?),
+                PRIVATE_KEY => return Err(ApprovalError::PrivateKey),
                 _ => return Err(ApprovalError::PublicKeyFile),
             }
         }
         // An empty file says "none", as the issuer writes it down; any other text is no key.
-        if keys.is_empty() && !pem.trim().is_empty() {
+        if keys.is_empty() && !pem.trim_ascii().is_empty() {
             return Err(ApprovalError::PublicKeyFile);
         }
         Ok(keys)
@@ -185,7 +184,7 @@ impl PolicyKeyPublic {
 
     /// Digest of the policy that host IK and root secret carry.
     pub fn policy_digest(&self) -> Digest32 {
-        authorize_digest(&self.name(), POLICY_REF)
+        authorize_digest(&self.name(), HOST_POLICY_REF)
     }
 }
 

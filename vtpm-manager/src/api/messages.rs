@@ -20,6 +20,10 @@ pub(super) struct HostEnrolmentRequest {
     /// The endorsement key's certificate in DER.
     #[schema(pattern = "^([0-9a-f]{2})*$")]
     ek_certificate: String,
+    /// Certificates above it that the TPM has, one after the other in DER; usually none.
+    #[schema(pattern = "^([0-9a-f]{2})*$", required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ek_chain: Option<String>,
     /// `TPMT_PUBLIC` of the endorsement key.
     #[schema(pattern = "^([0-9a-f]{2})*$")]
     ek: String,

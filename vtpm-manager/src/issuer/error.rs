@@ -96,6 +96,23 @@ pub enum IssuerError {
         #[source]
         source: ApprovalError,
     },
+    /// The TPM was certified under another name.
+    #[error(
+        "the host that asks for the name `{host}` has the {which} of `{owner}`: one TPM has one \
+         name. If it is to be renamed, remove `{}`; the certificate under the old name stays valid \
+         until it expires",
+        file.display()
+    )]
+    TpmKnown {
+        /// Which of its keys is known.
+        which: &'static str,
+        /// The name that it has.
+        owner: HostName,
+        /// The name that it asks for.
+        host: Box<HostName>,
+        /// Where this is written down.
+        file: Box<Path>,
+    },
     /// The TPM makers' certificates cannot be used.
     #[error("the TPM makers' certificates in `{}` cannot be used", path.display())]
     TpmRoots {

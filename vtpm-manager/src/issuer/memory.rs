@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use cert_chain::enrolment::PendingEnrolment;
-use cert_chain::{HostName, TpmName};
+use cert_chain::{Digest32, HostName, TpmName};
 use serde::{Deserialize, Serialize};
 
 use super::IssuerError;
@@ -18,6 +18,12 @@ pub struct IssuedHost {
     pub host: HostName,
     /// Name of its TPM's endorsement key.
     pub ek: TpmName,
+    /// SHA-256 value of that key alone; records of version 1 have none.
+    #[serde(default)]
+    pub ek_key: Option<Digest32>,
+    /// Name of its identity key; records of version 1 have none.
+    #[serde(default)]
+    pub ik: Option<TpmName>,
     /// Name of the operator's key.
     pub policy_key: TpmName,
     /// Who made its TPM.
@@ -48,7 +54,7 @@ pub(super) struct Challenged {
     pub(super) replaces: Option<TpmName>,
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 impl IssuedHost {
     /// A host as it is certified now.
@@ -71,11 +77,35 @@ impl IssuedHost {
             version: VERSION,
             host: enrolment.host().clone(),
             ek: enrolment.ek().clone(),
+            ek_key: Some(*enrolment.ek_key()),
+            ik: Some(enrolment.ik().clone()),
             policy_key: enrolment.policy_key().clone(),
             maker: enrolment.maker().to_owned(),
             issued_at,
             replaced,
         }
+    }
+
+    /// One TPM for one name: otherwise a host could stand in for another one. This is the record of
+    /// another name.
+    pub(super) fn is_another(
+        &self,
+        enrolment: &PendingEnrolment,
+        file: &Path,
+    ) -> Result<(), IssuerError> {
+        let same_ek = self.ek == *enrolment.ek() || self.ek_key == Some(*enrolment.ek_key());
+        let same_ik = self.ik.as_ref() == Some(enrolment.ik());
+        let which = match (same_ek, same_ik) {
+            (false, false) => return Ok(()),
+            (true, _) => "endorsement key",
+            (false, true) => "identity key",
+        };
+        Err(IssuerError::TpmKnown {
+            which,
+            owner: self.host.clone(),
+            host: enrolment.host().clone().into(),
+            file: file.into(),
+        })
     }
 
     /// One name for one TPM: otherwise a second host could stand in for the first. And one

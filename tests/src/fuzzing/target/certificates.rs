@@ -7,8 +7,11 @@ use std::time::Duration;
 use anyhow::Result;
 use attestation::fixture::{Host, Vm, now};
 use cert_chain::ek_certificate::EkCertificate;
+use cert_chain::ek_chain::EkChain;
 use cert_chain::enrolment::{Answer, Certificate, Challenge, EnrolmentId, Message, Request};
-use cert_chain::pem::encode_certificate;
+use cert_chain::pem::{
+    FoundCertificate, Place, blocks, certificates, encode_certificate, encode_public_key,
+};
 use cert_chain::profile::host_ik::HostCertificate;
 use cert_chain::profile::vik::VikCertificate;
 use cert_chain::{
@@ -58,7 +61,8 @@ pub(super) const EK_CERTIFICATE: Target = Target {
     run: |input| {
         let Ok(identity) = &*IDENTITY else { return };
         let roots = &identity.makers;
-        let _ = CertifiedEndorsementKey::verify(input, &identity.ek, roots, now());
+        let _ =
+            CertifiedEndorsementKey::verify(input, &EkChain::default(), &identity.ek, roots, now());
         if let Ok(certificate) = EkCertificate::read(input) {
             let _ = certificate.is_for(&identity.ek);
             let _ = certificate.device();
@@ -67,13 +71,31 @@ pub(super) const EK_CERTIFICATE: Target = Target {
     seeds: || Ok(vec![identity()?.ek_certificate.clone()]),
 };
 
-/// Roots in PEM.
+/// What a TPM has above its EK certificate.
+pub(super) const EK_CHAIN: Target = Target {
+    name: "ek-chain",
+    run: |input| {
+        let _ = EkChain::read(input);
+    },
+    seeds: || Ok(vec![identity()?.chain_bytes()]),
+};
+
+/// Roots in PEM and DER, and PEM files of other things.
 pub(super) const ROOTS: Target = Target {
     name: "roots",
     run: |input| {
-        let _ = TrustAnchors::from_pem(&String::from_utf8_lossy(input));
+        let _ = TrustAnchors::from_pem(input);
+        // All of a file is read, or it is refused.
+        if let Ok(found) = certificates(input) {
+            let marks = input
+                .windows(ANY_BEGIN.len())
+                .filter(|window| *window == ANY_BEGIN);
+            let of_pem = |found: &&FoundCertificate| matches!(found.place, Place::Line(_));
+            assert!(marks.count() <= found.iter().filter(of_pem).count());
+        }
+        let _ = blocks(input);
     },
-    seeds: || Ok(vec![identity()?.roots.clone().into_bytes()]),
+    seeds: root_seeds,
 };
 
 /// Enrolment messages in JSON.
@@ -167,6 +189,23 @@ impl Identity {
     }
 }
 
+const ANY_BEGIN: &[u8] = b"-----BEGIN ";
+
+fn root_seeds() -> Result<Vec<Vec<u8>>> {
+    let identity = identity()?;
+    let pem = identity.roots.clone();
+    let joined = [pem.trim_end(), &pem].concat();
+    let older = pem.replace("CERTIFICATE", "X509 CERTIFICATE");
+    let der = &**identity.chain.host_certificate();
+    Ok(vec![
+        pem.clone().into_bytes(),
+        joined.into_bytes(),
+        older.into_bytes(),
+        [pem.as_bytes(), der].concat(),
+        encode_public_key(&identity.ek.subject_public_key_info()).into_bytes(),
+    ])
+}
+
 fn enrolment_seeds() -> Result<Vec<Vec<u8>>> {
     let identity = identity()?;
     let enrolment: EnrolmentId = "07070707070707070707070707070707".parse()?;
@@ -175,6 +214,7 @@ fn enrolment_seeds() -> Result<Vec<Vec<u8>>> {
         Request {
             host: "host-1".to_owned(),
             ek_certificate: identity.chain.host_certificate().to_vec(),
+            ek_chain: identity.chain.host_certificate().to_vec(),
             ek: STORAGE_KEY.to_vec(),
             ik: identity.vik.clone(),
             policy_key: identity.vik.clone(),
@@ -227,7 +267,13 @@ mod tests {
         HostCertificate::read(identity.chain.host_certificate())?;
         VikCertificate::read(identity.chain.vik_certificate(), &identity.host)?;
         let (certificate, makers) = (&identity.ek_certificate, &identity.makers);
-        let key = CertifiedEndorsementKey::verify(certificate, &identity.ek, makers, now())?;
+        let key = CertifiedEndorsementKey::verify(
+            certificate,
+            &EkChain::default(),
+            &identity.ek,
+            makers,
+            now(),
+        )?;
         assert!(key.device().is_some(), "the make is read");
         for seed in enrolment_seeds()? {
             let read = [

@@ -1,62 +1,28 @@
-//! Storage root key, endorsement key and host IK.
+//! Storage root key and host IK.
 
-use cert_chain::{
-    AttestationKey, CredentialBlob, Digest32, EndorsementKey, ObjectAttributes, PublicArea, TpmName,
-};
-use tss_esapi::abstraction::nv;
-use tss_esapi::constants::{CapabilityType, SessionType};
-use tss_esapi::handles::{
-    AuthHandle, KeyHandle, NvIndexHandle, NvIndexTpmHandle, ObjectHandle, PersistentTpmHandle,
-    TpmHandle,
-};
+use cert_chain::{AttestationKey, Digest32, ObjectAttributes, PublicArea, TpmName};
+use tss_esapi::constants::CapabilityType;
+use tss_esapi::handles::{KeyHandle, ObjectHandle, PersistentTpmHandle, TpmHandle};
 use tss_esapi::interface_types::dynamic_handles::Persistent;
-use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth, Provision};
-use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
-use tss_esapi::structures::{CapabilityData, Digest, EncryptedSecret, IdObject, Nonce, Public};
+use tss_esapi::interface_types::resource_handles::{Hierarchy, Provision};
+use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::structures::{CapabilityData, Public};
 use tss_esapi::traits::{Marshall, UnMarshall};
-use zeroize::Zeroizing;
 
 use super::convert::checked;
-use super::session::Protect;
 use super::{EsysRoot, HardwareError, Operation};
 use crate::anchor::config::{IK_HANDLE, SRK_HANDLE};
-use crate::anchor::hardware::CertifiedEk;
-use crate::anchor::template::{
-    self, EccTemplate, Purpose, RESIDENT, endorsement_key_p256, endorsement_key_rsa,
-};
+use crate::anchor::template::{self, EccTemplate, Purpose, RESIDENT};
 
-const CREATE_PRIMARY: Operation = Operation("TPM2_CreatePrimary");
+pub(super) const CREATE_PRIMARY: Operation = Operation("TPM2_CreatePrimary");
 const EVICT: Operation = Operation("TPM2_EvictControl");
 const READ_PUBLIC: Operation = Operation("TPM2_ReadPublic");
-const CAPABILITY: Operation = Operation("TPM2_GetCapability");
-const NV_READ: Operation = Operation("TPM2_NV_Read");
-const ACTIVATE: Operation = Operation("TPM2_ActivateCredential");
+pub(super) const CAPABILITY: Operation = Operation("TPM2_GetCapability");
 /// [`EsysRoot::find_or_make_ik`] comes first.
 const NO_IK: HardwareError = HardwareError::Response {
     operation: READ_PUBLIC,
     what: "no host IK",
 };
-const SECRET: Operation = Operation("TPM2_PolicySecret");
-
-/// NV indices of EK certificates (TCG EK Credential Profile 2.5 §2.2.1.4), the shorter key first:
-/// on hardware it is also the much quicker one.
-const EK_PLACES: [EkPlace; 2] = [
-    EkPlace {
-        certificate: 0x01c0_000a,
-        template: endorsement_key_p256,
-    },
-    EkPlace {
-        certificate: 0x01c0_0002,
-        template: endorsement_key_rsa,
-    },
-];
-
-/// Where an endorsement key's certificate is, and how the key is made.
-#[derive(Clone, Copy)]
-struct EkPlace {
-    certificate: u32,
-    template: fn() -> Vec<u8>,
-}
 
 impl EsysRoot {
     /// The storage root key's handle; the key is made if there is none.
@@ -122,102 +88,6 @@ impl EsysRoot {
         Ok(ik)
     }
 
-    pub(super) fn certified_ek(&mut self) -> Result<CertifiedEk, HardwareError> {
-        let place = self.ek_place()?;
-        let certificate = self.read_index(place.certificate)?;
-        let template = (place.template)();
-        let (handle, public) = self.create_primary(Hierarchy::Endorsement, &template)?;
-        self.flush(handle.into())?;
-        let key = EndorsementKey::try_from(public_area(&public)?).map_err(|_| {
-            HardwareError::Response {
-                operation: CREATE_PRIMARY,
-                what: "an endorsement key",
-            }
-        })?;
-        Ok(CertifiedEk { key, certificate })
-    }
-
-    /// `TPM2_ActivateCredential` with the EK whose certificate we show.
-    pub(super) fn activate(
-        &mut self,
-        ik: KeyHandle,
-        credential: &CredentialBlob,
-    ) -> Result<Zeroizing<Vec<u8>>, HardwareError> {
-        let blob = checked(
-            ACTIVATE,
-            IdObject::try_from(without_length(&credential.id_object)?.to_vec()),
-        )?;
-        let secret = checked(
-            ACTIVATE,
-            EncryptedSecret::try_from(without_length(&credential.encrypted_secret)?.to_vec()),
-        )?;
-        let template = (self.ek_place()?.template)();
-        let (ek, _) = self.create_primary(Hierarchy::Endorsement, &template)?;
-        let opened = self.with_session(SessionType::Hmac, Protect::Response, |root, for_ik| {
-            root.with_session(SessionType::Policy, Protect::Nothing, |root, for_ek| {
-                root.satisfy_ek_policy(for_ek)?;
-                root.context
-                    .execute_with_sessions((Some(for_ik), Some(for_ek), None), |context| {
-                        checked(ACTIVATE, context.activate_credential(ik, ek, blob, secret))
-                    })
-            })
-        });
-        let opened = self.then_flush(ek.into(), opened)?;
-        Ok(Zeroizing::new(opened.value().to_vec()))
-    }
-
-    /// PolicyA of the EK templates (TCG EK Credential Profile 2.5 §B.6.2).
-    fn satisfy_ek_policy(&mut self, session: AuthSession) -> Result<(), HardwareError> {
-        let session = checked(SECRET, PolicySession::try_from(session))?;
-        let secret = self
-            .context
-            .execute_with_session(Some(AuthSession::Password), |context| {
-                context.policy_secret(
-                    session,
-                    AuthHandle::Endorsement,
-                    Nonce::default(),
-                    Digest::default(),
-                    Nonce::default(),
-                    None,
-                )
-            });
-        checked(SECRET, secret).map(drop)
-    }
-
-    /// The first EK that has a certificate.
-    fn ek_place(&mut self) -> Result<EkPlace, HardwareError> {
-        for place in EK_PLACES {
-            if self.exists(place.certificate)? {
-                return Ok(place);
-            }
-        }
-        Err(HardwareError::NoEkCertificate)
-    }
-
-    fn read_index(&mut self, index: u32) -> Result<Vec<u8>, HardwareError> {
-        let handle = checked(NV_READ, NvIndexTpmHandle::new(index))?;
-        let password = Some(AuthSession::Password);
-        // Makers allow the owner, the index's own (empty) authorization, or both.
-        let by_owner = self.context.execute_with_session(password, |context| {
-            nv::read_full(context, NvAuth::Owner, handle)
-        });
-        if let Ok(contents) = by_owner {
-            return Ok(contents);
-        }
-        let object = checked(
-            NV_READ,
-            self.context.tr_from_tpm_public(TpmHandle::NvIndex(handle)),
-        )?;
-        let by_index = self.context.execute_with_session(password, |context| {
-            nv::read_full(
-                context,
-                NvAuth::NvIndex(NvIndexHandle::from(object)),
-                handle,
-            )
-        });
-        checked(NV_READ, by_index)
-    }
-
     pub(super) fn read_public(&mut self, key: KeyHandle) -> Result<PublicArea, HardwareError> {
         let (public, name, _) = checked(READ_PUBLIC, self.context.read_public(key))?;
         // The stack read the key before: by that public area it salts and authorizes.
@@ -246,11 +116,20 @@ impl EsysRoot {
 
     /// Whether an object or index exists. Asked this way because trying to use what is absent
     /// makes the software stack write errors to standard error.
-    fn exists(&mut self, handle: u32) -> Result<bool, HardwareError> {
+    pub(super) fn exists(&mut self, handle: u32) -> Result<bool, HardwareError> {
+        Ok(self.handles_from(handle, 1)?.contains(&handle))
+    }
+
+    /// At most `count` handles of objects and indices of one kind that exist, from `first` on.
+    pub(super) fn handles_from(
+        &mut self,
+        first: u32,
+        count: u32,
+    ) -> Result<Vec<u32>, HardwareError> {
         let (found, _) = checked(
             CAPABILITY,
             self.context
-                .get_capability(CapabilityType::Handles, handle, 1),
+                .get_capability(CapabilityType::Handles, first, count),
         )?;
         let CapabilityData::Handles(handles) = found else {
             return Err(HardwareError::Response {
@@ -258,7 +137,7 @@ impl EsysRoot {
                 what: "something else than handles",
             });
         };
-        Ok(handles.iter().any(|&found| u32::from(found) == handle))
+        Ok(handles.iter().map(|&found| found.into()).collect())
     }
 
     fn make_persistent(
@@ -281,7 +160,7 @@ impl EsysRoot {
             .map(ObjectHandle::into)
     }
 
-    fn create_primary(
+    pub(super) fn create_primary(
         &mut self,
         hierarchy: Hierarchy,
         template: &[u8],
@@ -337,22 +216,10 @@ fn occupied(handle: u32, area: &PublicArea, reason: &'static str) -> HardwareErr
     }
 }
 
-fn public_area(public: &Public) -> Result<PublicArea, HardwareError> {
+pub(super) fn public_area(public: &Public) -> Result<PublicArea, HardwareError> {
     let bytes = checked(READ_PUBLIC, public.marshall())?;
     PublicArea::parse(&bytes).map_err(|_| HardwareError::Response {
         operation: READ_PUBLIC,
         what: "a public area",
     })
-}
-
-/// The content of a TPM2B.
-fn without_length(sized: &[u8]) -> Result<&[u8], HardwareError> {
-    sized
-        .split_first_chunk()
-        .filter(|(length, content)| usize::from(u16::from_be_bytes(**length)) == content.len())
-        .map(|(_, content)| content)
-        .ok_or(HardwareError::Response {
-            operation: ACTIVATE,
-            what: "nothing yet: the challenge is malformed and",
-        })
 }

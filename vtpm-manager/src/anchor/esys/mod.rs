@@ -32,6 +32,7 @@
 //! register look as after a TPM reset.
 
 mod convert;
+mod endorsement;
 mod keys;
 mod nv;
 mod session;

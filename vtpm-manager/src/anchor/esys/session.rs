@@ -1,5 +1,6 @@
 //! Salted sessions, and the policy of host IK and root secret.
 
+use cert_chain::policy::HOST_POLICY_REF;
 use tss_esapi::Context;
 use tss_esapi::attributes::SessionAttributesBuilder;
 use tss_esapi::constants::SessionType;
@@ -16,7 +17,6 @@ use tss_esapi::tss2_esys::TPMT_TK_VERIFIED;
 
 use super::convert::{checked, digest, pcr_digest, pcr_list};
 use super::{EsysRoot, HardwareError, Operation};
-use crate::anchor::approval::POLICY_REF;
 use crate::anchor::hardware::Authorization;
 
 /// What a session protects, besides that commands and answers have an HMAC.
@@ -168,7 +168,7 @@ impl EsysRoot {
             self.context.policy_authorize(
                 session,
                 digest(AUTHORIZE, &approved)?,
-                checked(AUTHORIZE, Nonce::try_from(POLICY_REF.to_vec()))?,
+                checked(AUTHORIZE, Nonce::try_from(HOST_POLICY_REF.to_vec()))?,
                 &checked(AUTHORIZE, Name::try_from(name))?,
                 ticket,
             ),

@@ -2,11 +2,11 @@
 
 use anyhow::{Context, Result};
 use cert_chain::Digest32;
-use cert_chain::policy::{authorize_digest, pcr_policy_digest};
+use cert_chain::policy::{HOST_POLICY_REF, authorize_digest, pcr_policy_digest};
 
 use crate::anchor::fake::Fake;
 use crate::anchor::{
-    AnchorConfig, AnchorError, Approval, POLICY_REF, PolicyKey, PolicyKeyPublic, Tcti, TrustAnchor,
+    AnchorConfig, AnchorError, Approval, PolicyKey, PolicyKeyPublic, Tcti, TrustAnchor,
 };
 
 fn start(fake: &Fake, folder: &tempfile::TempDir) -> Result<TrustAnchor, AnchorError> {
@@ -167,7 +167,7 @@ fn keys_and_approvals_travel_as_files() -> Result<()> {
     assert_eq!(&public, key.public());
     assert_eq!(
         public.policy_digest(),
-        authorize_digest(&key.public().name(), POLICY_REF)
+        authorize_digest(&key.public().name(), HOST_POLICY_REF)
     );
 
     let approval = again.approve("1.0", [(0, Digest32::of(b"0"))].into())?;

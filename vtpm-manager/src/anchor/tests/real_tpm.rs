@@ -1,14 +1,15 @@
 //! The trust anchor over a real TPM implementation, with stock tools as judges.
 
 use anyhow::{Context, Result};
-use cert_chain::enrolment::{Answer, Request};
+use cert_chain::enrolment::{Accepted, Answer, Request};
+use cert_chain::policy::HOST_POLICY_REF;
 use cert_chain::profile::Issuer;
 use cert_chain::{Digest32, ObjectAttributes, TpmMakerRoots, Validity, make_credential};
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls_pki_types::UnixTime;
 
 use crate::anchor::swtpm::Swtpm;
-use crate::anchor::{AnchorError, HostPublic, POLICY_REF, PolicyKey, TrustAnchor};
+use crate::anchor::{AnchorError, HostPublic, PolicyKey, TrustAnchor};
 
 /// Fields in the order in which they must go: the connection before its peer.
 struct Host {
@@ -107,13 +108,18 @@ async fn the_issuer_enrols_the_host() -> Result<()> {
     let request = Request {
         host: "host-1".to_owned(),
         ek_certificate: host.public.ek_certificate.clone(),
+        ek_chain: host.public.ek_chain.clone(),
         ek: host.public.ek_public.public_area().as_bytes().to_vec(),
         ik: host.public.ik_public.public_area().as_bytes().to_vec(),
         policy_key: host.key.public().as_bytes().to_vec(),
-        policy_ref: POLICY_REF.to_vec(),
+        policy_ref: HOST_POLICY_REF.to_vec(),
     };
     let operators = [host.key.public().name()].into_iter().collect();
-    let (challenge, mut pending) = issuer.challenge(&request, &roots, &operators, now)?;
+    let accepted = Accepted {
+        roots: &roots,
+        operators: &operators,
+    };
+    let (challenge, mut pending) = issuer.challenge(&request, accepted, now)?;
     let secret = host
         .anchor
         .activate_credential(&challenge.credential)
@@ -122,7 +128,7 @@ async fn the_issuer_enrols_the_host() -> Result<()> {
         enrolment: challenge.enrolment,
         secret: secret.to_vec(),
     };
-    let certificate = issuer.certify(&mut pending, &answer, validity, now)?;
+    let certificate = issuer.certify(&mut pending, &answer, accepted, validity, now)?;
     assert_eq!(certificate.host.to_string(), "host-1.demo.example");
     Ok(())
 }
