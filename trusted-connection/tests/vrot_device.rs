@@ -356,3 +356,67 @@ fn a_bank_that_nothing_was_measured_into_is_no_reference() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("sha256") && said.contains("sha1"), "{said}");
 }
+
+/// The first and the last second that can be written, what computers count to, and offsets beyond.
+#[test]
+fn evidence_is_judged_as_of_any_time_and_no_time_is_a_panic() {
+    let given = Given::new();
+    let nonce = good_nonce();
+    let judge = |at: &str, more: &[&str]| {
+        let judged = [
+            "verify",
+            "--evidence",
+            "evidence.cbor",
+            "--nonce",
+            &nonce,
+            "--policy",
+            "policy.toml",
+            "--at",
+            at,
+        ];
+        given.device(&[&judged, more].concat())
+    };
+    for (at, seconds) in [
+        ("1970-01-01T00:00:00Z", 0_i64),
+        ("1970-01-01T00:00:01Z", 1),
+        ("2038-01-19T03:14:08Z", 1 << 31),
+        ("2106-02-07T06:28:16Z", 1 << 32),
+        ("9999-12-31T23:59:59Z", 253_402_300_799),
+        ("9999-12-31T23:59:59-23:59", 253_402_387_139),
+    ] {
+        assert_eq!(status(&judge(at, &[])), Some(1), "{at}");
+        let json = judge(at, &["--json"]);
+        assert_eq!(status(&json), Some(1), "{at}");
+        let result: Value = serde_json::from_slice(&json.stdout).unwrap();
+        assert_eq!(result["iat"], seconds, "{at}");
+        assert_eq!(result["verdict"], "contraindicated", "{at}");
+    }
+    for at in [
+        "1969-12-31T23:59:59Z",
+        "0000-01-01T00:00:00Z",
+        "0000-01-01T00:00:00+23:59",
+        "-9999-01-01T00:00:00Z",
+        "10000-01-01T00:00:00Z",
+        "2026-06-01T00:00:00+99:99",
+        "",
+    ] {
+        assert_eq!(status(&judge(at, &[])), Some(2), "{at}");
+    }
+}
+
+#[test]
+fn a_result_may_live_as_long_as_a_number_can_say() {
+    let given = Given::new();
+    let policy = fs::read_to_string(given.folder.path().join("policy.toml")).unwrap();
+    for (lifetime, expected) in [
+        ("0", Some(0)),
+        ("1", Some(0)),
+        (&i64::MAX.to_string(), Some(0)),
+    ] {
+        let text = format!("{policy}\n[freshness]\nresult_lifetime_s = {lifetime}\n");
+        given.write("long.toml", text.as_bytes());
+        let judged = given.verify("evidence.cbor", &good_nonce(), "long.toml", &["--json"]);
+        let said = String::from_utf8_lossy(&judged.stderr);
+        assert_eq!(status(&judged), expected, "{lifetime}: {said}");
+    }
+}

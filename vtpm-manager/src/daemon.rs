@@ -14,6 +14,7 @@ use crate::api;
 use crate::causes::WithCauses;
 use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
 use crate::evidence;
+use crate::fault::Fault;
 use crate::manager::{Manager, ManagerError};
 
 /// Manages the virtualized roots of trust of this host, anchored in its physical TPM.
@@ -85,7 +86,7 @@ const LAST_RESORT: Duration = Duration::from_secs(20);
 /// 101 after a panic.
 pub fn main(arguments: &Arguments) -> ExitCode {
     let _log = start_log(arguments.log_format);
-    log::on_panic(|_| end_at_once());
+    end_on_panic(None);
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -100,6 +101,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), DaemonError> {
     let config = Config::load(&arguments.config)?;
+    end_on_panic(Some(config.runtime_dir.clone()));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -166,11 +168,80 @@ const PANICKED: i32 = 101;
 
 /// A panic, in whichever task or thread, leaves a manager of which nobody knows what it still
 /// does. It ends as if it had been killed, which it is made for: running vRoTs go on, and the next
-/// manager, which the service manager starts, takes them over. Nothing is cleaned up, because that
-/// could wait for what is not there any more.
+/// manager, which the service manager starts, takes them over and tells what happened, if there is
+/// a runtime folder to note it in. Nothing is cleaned up, because that could wait for what is not
+/// there any more.
+fn end_on_panic(runtime_dir: Option<PathBuf>) {
+    log::on_panic(move |place| {
+        if let Some(folder) = &runtime_dir {
+            Fault::note(folder, place);
+        }
+        log::flush();
+        end_at_once(PANICKED);
+    });
+}
+
 #[expect(unsafe_code, reason = "no library ends a process without cleaning up")]
-fn end_at_once() {
-    log::flush();
+fn end_at_once(status: i32) {
     // SAFETY: it ends the process, and touches nothing in it.
-    unsafe { nix::libc::_exit(PANICKED) }
+    unsafe { nix::libc::_exit(status) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+    use std::thread;
+
+    use anyhow::{Context, ensure};
+
+    use super::*;
+
+    /// How this test, run once more, knows that it is the one that panics, and where.
+    const PANIC_IN: &str = "VTPM_MANAGER_TEST_PANIC_IN";
+    const FOLDER: &str = "VTPM_MANAGER_TEST_FOLDER";
+    const NAME: &str =
+        "daemon::tests::a_panic_in_any_task_or_thread_ends_the_daemon_and_is_told_to_the_next";
+
+    #[test]
+    fn a_panic_in_any_task_or_thread_ends_the_daemon_and_is_told_to_the_next() -> anyhow::Result<()>
+    {
+        if let (Some(kind), Some(folder)) = (std::env::var_os(PANIC_IN), std::env::var_os(FOLDER)) {
+            return panic_in(&kind.to_string_lossy(), folder.into());
+        }
+        for kind in ["task", "blocking", "thread", "job"] {
+            let folder = tempfile::tempdir()?;
+            let ended = Command::new(std::env::current_exe()?)
+                .args([NAME, "--exact", "--nocapture"])
+                .env(PANIC_IN, kind)
+                .env(FOLDER, folder.path())
+                .stdin(Stdio::null())
+                .output()?;
+            let said = String::from_utf8(ended.stderr)?;
+            assert_eq!(ended.status.code(), Some(PANICKED), "{kind}: {said}");
+            let out = String::from_utf8(ended.stdout)?;
+            ensure!(!out.contains("test result"), "{kind}: it went on: {out}");
+            ensure!(said.contains("it panicked"), "{kind}: {said}");
+            ensure!(said.contains("injected"), "{kind}: {said}");
+            let fault = Fault::take(folder.path()).context("a note")?;
+            ensure!(fault.place.contains("daemon.rs"), "{fault:?}");
+        }
+        Ok(())
+    }
+
+    /// Panics where a manager works, and waits for what comes of it, but not for ever.
+    fn panic_in(kind: &str, folder: PathBuf) -> anyhow::Result<()> {
+        let _log = start_log(LogFormat::Text);
+        end_on_panic(Some(folder));
+        let fail = || -> () { panic!("injected") };
+        let runtime = tokio::runtime::Runtime::new()?;
+        match kind {
+            "task" => drop(runtime.spawn(async move { fail() })),
+            "blocking" => drop(runtime.spawn_blocking(fail)),
+            "thread" => drop(thread::spawn(fail)),
+            // What somebody waits for, who would take the panic for a failure.
+            _ => drop(runtime.block_on(runtime.spawn(async move { fail() }))),
+        }
+        thread::sleep(Duration::from_secs(30));
+        Ok(())
+    }
 }

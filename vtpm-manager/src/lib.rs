@@ -16,6 +16,7 @@ pub mod ctl;
 pub mod daemon;
 mod durable_file;
 pub mod evidence;
+pub mod fault;
 pub mod host;
 pub mod issuer;
 pub mod keys;

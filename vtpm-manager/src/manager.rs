@@ -29,6 +29,7 @@ use crate::backend::{Ended, GuestDuty, Isolation, Nursery, RuntimeFolder};
 use crate::causes::WithCauses;
 use crate::config::Config;
 use crate::evidence::{HostEvidence, Quota, Subject};
+use crate::fault::Fault;
 use crate::host::Host;
 use crate::rollback::{AnchorPolicy, Boot, PowerLoss};
 use crate::store::{EmbeddedStore, Journal, Store};
@@ -72,6 +73,8 @@ pub struct Manager {
     /// Held by whoever opens, sets up or recovers the store, or looks at backends without it.
     opening: tokio::sync::Mutex<()>,
     unadopted: Mutex<unadopted::Seen>,
+    /// How the last manager ended, if that was by a fault of its own.
+    last_fault: Option<Fault>,
 }
 
 /// What has happened since the manager started.
@@ -121,6 +124,10 @@ impl Manager {
         // Allowed users must get through to the API's socket; each vRoT's folder is the manager's.
         make_folder(&config.runtime_dir, 0o711)?;
         make_folder(&config.locks(), 0o700)?;
+        let last_fault = Fault::take(&config.runtime_dir);
+        if let Some(Fault { time, place }) = &last_fault {
+            tracing::error!(%time, place, "the last manager ended by a fault of its own: report it");
+        }
         // Opened first: it is locked, so a second manager ends here.
         let store_file = config.store();
         let store = blocking(move || EmbeddedStore::open(&store_file)).await??;
@@ -154,6 +161,7 @@ impl Manager {
             initialisation_ordered: AtomicBool::new(false),
             opening: tokio::sync::Mutex::new(()),
             unadopted: Mutex::default(),
+            last_fault,
         });
         manager
             .record_or_keep(vec![Event::ManagerStarted { manager: program }])
@@ -239,6 +247,11 @@ impl Manager {
     /// The audit log.
     pub fn audit(&self) -> &Arc<AuditLog> {
         &self.audit
+    }
+
+    /// How the last manager ended, if that was by a fault of its own.
+    pub fn last_fault(&self) -> Option<&Fault> {
+        self.last_fault.as_ref()
     }
 
     /// What has happened so far.

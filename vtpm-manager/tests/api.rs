@@ -14,8 +14,8 @@ use std::os::unix::process::CommandExt;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use support::Host;
 use support::http::ask;
+use support::{Host, wait_until};
 use vtpm_manager::audit::{AuditLog, Event};
 
 #[test]
@@ -402,12 +402,10 @@ fn an_event_log_that_cannot_be_read_is_told_at_the_start_and_when_asked() -> Res
     let said = host.ctl(["host", "show"])?;
     ensure!(said.contains("NO EVIDENCE"), "{said}");
     ensure!(said.contains(&host.path("event-log")), "{said}");
-    let log = host.log();
-    ensure!(
-        log.contains("WARN") && log.contains("no VM gets evidence"),
-        "{log}"
-    );
-    Ok(())
+    wait_until("the log to tell of it", || {
+        let log = host.log();
+        Ok(log.contains("WARN") && log.contains("no VM gets evidence"))
+    })
 }
 
 #[test]

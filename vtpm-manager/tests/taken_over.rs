@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::vmm::{OWNER, PASSWORD, Vmm, command, define_index, with_sessions};
@@ -33,14 +33,20 @@ fn a_backend_that_gave_its_manager_up_goes_on_as_the_only_one() -> Result<()> {
             host.start_again()?;
         }
         let known = host.log().matches("was dialled again").count();
-        let writer = Writer::start(Vmm::attach(&host.control(&vm)?)?);
+        let vmm = Vmm::attach(&host.control(&vm)?)?;
+        wait_until("manager and VMM to be connected", || {
+            Ok(sockets_of(backend)? >= CONNECTED)
+        })?;
+        let writer = Writer::start(vmm);
         host.signal(Signal::SIGSTOP)?;
         wait_until("the backend to give up", || {
-            Ok(host.log().matches("did not take a message").count() > usize::from(adopted))
+            Ok(sockets_of(backend)? < CONNECTED)
         })?;
         host.signal(Signal::SIGCONT)?;
-        wait_until("the backend to be dialled again", || {
-            Ok(host.log().matches("was dialled again").count() > known)
+        wait_until("the backend to be dialled again, and to say why", || {
+            let log = host.log();
+            Ok(log.matches("was dialled again").count() > known
+                && log.matches("did not take a message").count() > usize::from(adopted))
         })?;
         let mut vmm = writer.end()?;
         assert_eq!(host.backend(&vm)?, backend);
@@ -59,6 +65,19 @@ fn a_backend_that_gave_its_manager_up_goes_on_as_the_only_one() -> Result<()> {
         vmm.succeed(&command(0x169, &index.to_be_bytes()))?;
     }
     Ok(())
+}
+
+/// Where manager and VMM dial in, the manager's connection, and both channels of the VMM.
+const CONNECTED: usize = 5;
+
+/// How many sockets a process holds open; only root may see that.
+fn sockets_of(process: i32) -> Result<usize> {
+    let open = fs::read_dir(format!("/proc/{process}/fd"))
+        .context("this test looks at another user's process: run it as root")?;
+    let targets = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    Ok(targets
+        .filter(|target| target.to_string_lossy().starts_with("socket:"))
+        .count())
 }
 
 #[test]

@@ -43,13 +43,7 @@ impl AttestationResult {
 
     /// The EAR as unsigned JSON claims, with the verdict in a word and the reasons at the top.
     pub fn to_json(&self) -> Value {
-        // The library refuses to write an EAR that expired by this machine's clock, but the
-        // appraisal may have been made as of another time.
-        let mut value = unsigned(Ear {
-            exp: None,
-            ..self.to_ear()
-        });
-        value.insert("exp".to_owned(), json!(seconds(self.expires_at)));
+        let mut value = unsigned(self.to_ear());
         value.insert("verdict".to_owned(), json!(self.verdict()));
         let reasons: Vec<Value> = [("host", &self.host), ("vm", &self.vm)]
             .into_iter()
@@ -239,11 +233,27 @@ fn envelope(nonce: &Nonce, at: UnixTime) -> Ear {
     }
 }
 
+/// The claims. The library writes no EAR of the first second of 1970, which it takes for a time that
+/// was forgotten, nor one that has expired by this machine's clock; but an appraisal may be made as
+/// of any time. So both times are put in afterwards.
 fn unsigned(ear: Ear) -> Map<String, Value> {
-    match serde_json::to_value(ear) {
+    let (iat, exp) = (ear.iat, ear.exp);
+    let accepted = Ear {
+        iat: 1,
+        exp: None,
+        ..ear
+    };
+    // What the library refuses all the same is told with what is known.
+    let mut claims = match serde_json::to_value(accepted) {
         Ok(Value::Object(claims)) => claims,
-        other => unreachable!("an EAR is a JSON object: {other:?}"),
+        Ok(other) => Map::from_iter([("problem".to_owned(), other)]),
+        Err(error) => Map::from_iter([("problem".to_owned(), json!(error.to_string()))]),
+    };
+    claims.insert("iat".to_owned(), json!(iat));
+    if let Some(exp) = exp {
+        claims.insert("exp".to_owned(), json!(exp));
     }
+    claims
 }
 
 fn reason_of(layer: Option<&str>, reason: &Reason) -> Value {

@@ -19,7 +19,7 @@ use super::order::to_its_end;
 use super::problem::{Body, PROBLEM_JSON, Problem};
 use super::wire::{
     ApprovalView, AuditView, DifferenceView, EnrolmentRequest, EnrolmentView, EventLogView,
-    HostKeys, HostView, InitRequest, LogView, PolicyView, PowerLossView, RecoverRequest,
+    FaultView, HostKeys, HostView, InitRequest, LogView, PolicyView, PowerLossView, RecoverRequest,
     RecoveryView, StoreView,
 };
 use crate::anchor::{AnchorError, Approval, ApprovalStatus, HostPolicy, PolicyKeyPublic};
@@ -245,6 +245,10 @@ async fn view(manager: &Manager) -> Result<HostView, Problem> {
             lost: losses.lost,
             left_out: losses.left_out,
         },
+        last_fault: manager.last_fault().map(|fault| FaultView {
+            time: fault.time,
+            place: fault.place.clone(),
+        }),
     })
 }
 

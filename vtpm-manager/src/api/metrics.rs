@@ -206,6 +206,11 @@ fn render(manager: &Manager, unadopted: Unadopted) -> String {
         "Requests for host evidence beyond the quota of a vRoT.",
         evidence.refused(),
     );
+    text.gauge(
+        "vrot_manager_fault_time_seconds",
+        "When the last manager ended by a fault of its own (a panic), since 1970; 0 if it did not.",
+        manager.last_fault().map_or(0, |fault| fault.time.seconds()),
+    );
     let missing = log::losses();
     text.head(
         "vrot_log_lines_missing_total",

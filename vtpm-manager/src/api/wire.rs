@@ -38,6 +38,18 @@ pub struct HostView {
     /// What is missing from the manager's log.
     #[serde(default)]
     pub log: LogView,
+    /// How the last manager ended, if that was by a fault of its own (a panic).
+    pub last_fault: Option<FaultView>,
+}
+
+/// Where and when a manager ended by a fault of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FaultView {
+    /// When, by the host's clock.
+    #[schema(value_type = String)]
+    pub time: Timestamp,
+    /// Where in the manager's sources.
+    pub place: String,
 }
 
 /// Lines that are missing from the manager's log since it was started.

@@ -308,6 +308,10 @@ fn describe(host: &HostView) -> String {
         );
         table.row(["and may have, last", &text]);
     }
+    if let Some(fault) = &host.last_fault {
+        let text = format!("of its own, at {} ({}): report it", fault.time, fault.place);
+        table.row(["the last manager ended by a fault", &text]);
+    }
     if host.log != LogView::default() {
         let LogView { lost, left_out } = host.log;
         let text = format!("{lost} lines could not be written, {left_out} were too many of a kind");
