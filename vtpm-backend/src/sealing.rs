@@ -2,10 +2,14 @@
 //!
 //! AES-256-GCM with a random nonce in front; the additional data are the vRoT's id, what is
 //! sealed and the generation: so a sealed state fits no other vRoT, no other generation and no
-//! other place.
+//! other place. The permanent state is sealed in [pieces].
+
+mod pieces;
 
 use minicbor::bytes::ByteArray;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::error::Unspecified;
+use ring::hmac::{self, HMAC_SHA256};
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
@@ -14,11 +18,17 @@ use crate::message::StateKey;
 
 /// Seals and opens the state of one vRoT in one generation.
 pub struct Sealer {
-    /// With its key schedule, which ring itself would not zero.
-    key: Locked<LessSafeKey>,
+    key: Locked<Keys>,
     vrot: [u8; 16],
     generation: u64,
     random: SystemRandom,
+}
+
+/// With their key schedules, which ring itself would not zero.
+struct Keys {
+    cipher: LessSafeKey,
+    /// From which the nonces of pieces are made.
+    nonces: hmac::Key,
 }
 
 /// What is sealed, and for whom.
@@ -68,11 +78,18 @@ pub enum SealingError {
 const DOMAIN: &str = "vrot state v1";
 /// Nobody guesses it, and no two are alike.
 const CARRIED_ID_LENGTH: usize = 16;
+const NONCE_KEY: &[u8] = b"vrot state nonces v2";
 
 impl Sealer {
     /// A sealer for this vRoT and generation.
     pub fn new(key: &StateKey, vrot: [u8; 16], generation: u64) -> Result<Self, SealingError> {
-        let usable = || UnboundKey::new(&AES_256_GCM, key.as_bytes()).map(LessSafeKey::new);
+        let usable = || {
+            let nonces = hmac::sign(&hmac::Key::new(HMAC_SHA256, key.as_bytes()), NONCE_KEY);
+            Ok::<_, Unspecified>(Keys {
+                cipher: LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_bytes())?),
+                nonces: hmac::Key::new(HMAC_SHA256, nonces.as_ref()),
+            })
+        };
         let key = Locked::try_new(usable)?.map_err(|_| SealingError::NotSealed)?;
         Ok(Self {
             key,
@@ -84,6 +101,17 @@ impl Sealer {
 
     /// Seals a state.
     pub fn seal(&self, content: Content, state: &[u8]) -> Result<Vec<u8>, SealingError> {
+        match content {
+            // It is written again and again.
+            Content::Permanent => self.seal_pieces(content, state),
+            Content::PermanentBesideCarried
+            | Content::Volatile
+            | Content::CarriedPermanent
+            | Content::CarriedVolatile => self.seal_at_once(content, state),
+        }
+    }
+
+    fn seal_at_once(&self, content: Content, state: &[u8]) -> Result<Vec<u8>, SealingError> {
         let mut nonce = [0; NONCE_LEN];
         self.random
             .fill(&mut nonce)
@@ -92,6 +120,7 @@ impl Sealer {
         let mut body = Zeroizing::new(state.to_vec());
         let tag = self
             .key
+            .cipher
             .seal_in_place_separate_tag(
                 Nonce::assume_unique_for_key(nonce),
                 Aad::from(self.context(content)),
@@ -109,21 +138,10 @@ impl Sealer {
         content: Content,
         sealed: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, SealingError> {
-        let (nonce, body) = sealed
-            .split_first_chunk::<NONCE_LEN>()
-            .ok_or(SealingError::DoesNotOpen)?;
-        let mut body = Zeroizing::new(body.to_vec());
-        let length = self
-            .key
-            .open_in_place(
-                Nonce::assume_unique_for_key(*nonce),
-                Aad::from(self.context(content)),
-                &mut body,
-            )
-            .map_err(|_| SealingError::DoesNotOpen)?
-            .len();
-        body.truncate(length);
-        Ok(body)
+        match self.open_pieces(content, sealed) {
+            Some(opened) => opened,
+            None => self.key.open(&self.context(content), sealed),
+        }
     }
 
     /// Seals a permanent state, and with it the name of what a VMM carries.
@@ -189,23 +207,54 @@ impl Sealer {
     }
 
     fn context(&self, content: Content) -> Vec<u8> {
-        let content = match content {
-            Content::Permanent => "permanent",
-            Content::PermanentBesideCarried => "permanent beside carried",
-            Content::Volatile => "volatile",
-            Content::CarriedPermanent => "carried permanent",
-            Content::CarriedVolatile => "carried volatile",
-        };
         let vrot = ByteArray::from(self.vrot);
-        match minicbor::to_vec((DOMAIN, content, vrot, self.generation)) {
-            Ok(context) => context,
-            Err(error) => unreachable!("a Vec takes every byte: {error}"),
+        encoded((DOMAIN, content.name(), vrot, self.generation))
+    }
+}
+
+impl Keys {
+    /// Opens a nonce and what was sealed under it.
+    fn open(&self, context: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealingError> {
+        let (nonce, body) = sealed
+            .split_first_chunk::<NONCE_LEN>()
+            .ok_or(SealingError::DoesNotOpen)?;
+        let mut body = Zeroizing::new(body.to_vec());
+        let length = self
+            .cipher
+            .open_in_place(
+                Nonce::assume_unique_for_key(*nonce),
+                Aad::from(context),
+                &mut body,
+            )
+            .map_err(|_| SealingError::DoesNotOpen)?
+            .len();
+        body.truncate(length);
+        Ok(body)
+    }
+}
+
+impl Content {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Permanent => "permanent",
+            Self::PermanentBesideCarried => "permanent beside carried",
+            Self::Volatile => "volatile",
+            Self::CarriedPermanent => "carried permanent",
+            Self::CarriedVolatile => "carried volatile",
         }
+    }
+}
+
+fn encoded(context: impl minicbor::Encode<()>) -> Vec<u8> {
+    match minicbor::to_vec(context) {
+        Ok(context) => context,
+        Err(error) => unreachable!("a Vec takes every byte: {error}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::indexing_slicing, reason = "a panic is a failed test")]
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use super::*;
@@ -267,6 +316,45 @@ mod tests {
             let opened = sealer.open_permanent(&sealed).unwrap();
             assert_eq!((&**opened.state, opened.carried), (&b"state"[..], carried));
         }
+    }
+
+    /// Made by another implementation: stores in the field hold state like this.
+    #[test]
+    fn a_state_sealed_in_pieces_stays_as_it_is() {
+        let state: Vec<u8> = (0..1500u16).map(|byte| byte.to_be_bytes()[1]).collect();
+        let sealed = sealer(1, 2, 3).seal(Content::Permanent, &state).unwrap();
+        let digits: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digits, include_str!("sealed_state_v2.hex").trim());
+    }
+
+    #[test]
+    fn a_small_change_of_a_large_state_changes_its_piece_and_the_head() {
+        let sealer = sealer(1, 2, 3);
+        let mut state = vec![7; 130_000];
+        let before = sealer.seal(Content::Permanent, &state).unwrap();
+        state[65_000..65_008].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        let after = sealer.seal(Content::Permanent, &state).unwrap();
+        assert_eq!(**sealer.open(Content::Permanent, &after).unwrap(), *state);
+        assert_eq!(before.len(), after.len());
+        let differing = before.iter().zip(&after).filter(|(a, b)| a != b).count();
+        assert!(differing <= 1024 + 36, "{differing}");
+        // A piece of the older one does not pass in the newer one.
+        let changed = before
+            .iter()
+            .zip(&after)
+            .rposition(|(a, b)| a != b)
+            .unwrap();
+        let piece = 36 + (changed - 36) / 1024 * 1024;
+        let mut mixed = after.clone();
+        mixed[piece..piece + 1024].copy_from_slice(&before[piece..piece + 1024]);
+        let refused = Err(SealingError::DoesNotOpen);
+        assert_eq!(sealer.open(Content::Permanent, &mixed), refused);
+        // Nor do equal pieces look alike in two places, or for two vRoTs.
+        let [one, two] = [&before[36..1060], &before[1060..2084]];
+        assert_ne!(one, two);
+        let other = super::tests::sealer(1, 9, 3);
+        let other = other.seal(Content::Permanent, &[7; 130_000]).unwrap();
+        assert_ne!(before[36..1060], other[36..1060]);
     }
 
     #[test]

@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use support::managed::{
-    Backend, PATIENCE, VROT, connect_to, create_rsa_key, define, define_index, define_twenty,
-    has_twenty, open, pushed, start_in, status, status_after_states, told_attachment, told_status,
-    write_until,
+    Backend, OWNER, PATIENCE, VROT, connect_to, create_rsa_key, define, define_index,
+    define_index_of, define_twenty, has_twenty, open, pushed, start_in, status,
+    status_after_states, told_attachment, told_status, write_until,
 };
-use support::{STARTUP, Vmm, command, words};
+use support::{STARTUP, Vmm, command, with_password, words};
 use vtpm_backend::message::{FromBackend, Open, StateKey, ToBackend, receive, send};
 use vtpm_backend::sockets::WRITE_DEADLINE;
 use vtpm_backend::vendor::HOST_EVIDENCE_REQUEST;
@@ -440,5 +440,49 @@ fn a_vmm_that_is_early_waits_for_key_and_state() -> Result<()> {
     send(&mut manager, &ToBackend::Open(open(50, None)?))?;
     let mut vmm = early.join().map_err(|_| anyhow::anyhow!("the VMM"))??;
     assert_eq!(vmm.control(&words(&[2, 0]), 4)?, [0; 4]);
+    Ok(())
+}
+
+/// What a change costs a manager's disk depends on what changed.
+#[test]
+fn of_a_large_state_eight_changed_bytes_change_a_few_pieces() -> Result<()> {
+    const LARGE: std::ops::Range<u32> = 0x0150_0100..0x0150_0128;
+    let backend = Backend::start()?;
+    let mut manager = backend.opened(60_000, None)?;
+    let (newest, states) = mpsc::channel();
+    thread::spawn(move || -> Result<()> {
+        loop {
+            let (sequence, sealed) = pushed(&mut manager)?;
+            newest.send(sealed)?;
+            send(&mut manager, &ToBackend::Persisted { sequence })?;
+        }
+    });
+    let mut vmm = backend.guest()?.wait()?;
+    for index in LARGE {
+        ensure!(define_index_of(&mut vmm, index, 2048)? == 0);
+        for offset in [0u16, 1024] {
+            let data = [&[4, 0][..], &[7; 1024], &offset.to_be_bytes()].concat();
+            nv_write(&mut vmm, index, &data)?;
+        }
+    }
+    let mut before = states.try_iter().last().context("no state")?;
+    ensure!(before.len() > 80_000, "{} bytes", before.len());
+    for number in 0..20u64 {
+        let data = [&[0, 8][..], &number.to_be_bytes(), &[2, 0]].concat();
+        nv_write(&mut vmm, 0x0150_0110, &data)?;
+        let after = states.try_iter().last().context("no state")?;
+        ensure!(after.len() == before.len());
+        let pieces = before.chunks(1024).zip(after.chunks(1024));
+        let changed = pieces.filter(|(a, b)| a != b).count();
+        ensure!((1..=8).contains(&changed), "{changed} pieces changed");
+        before = after;
+    }
+    Ok(())
+}
+
+/// TPM2_NV_Write with the owner's empty password.
+fn nv_write(vmm: &mut Vmm, index: u32, data: &[u8]) -> Result<()> {
+    let response = vmm.execute(&with_password(0x137, &[OWNER, index], data))?;
+    ensure!(response.get(6..10) == Some(&[0; 4]), "{response:02x?}");
     Ok(())
 }

@@ -6,6 +6,7 @@
 
 mod batch;
 mod blob;
+mod blocks;
 mod embedded;
 mod gate;
 mod health;

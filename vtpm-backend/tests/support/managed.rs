@@ -123,10 +123,15 @@ pub(crate) fn define(mut vmm: Vmm) -> thread::JoinHandle<Result<(Vmm, u32)>> {
 }
 
 pub(crate) fn define_index(vmm: &mut Vmm, index: u32) -> Result<u32> {
+    define_index_of(vmm, index, 8)
+}
+
+pub(crate) fn define_index_of(vmm: &mut Vmm, index: u32, size: u16) -> Result<u32> {
     let public = [
         &[0, 0, 0, 14],
         &index.to_be_bytes()[..],
-        &[0, 0x0b, 0x02, 0x02, 0, 0x02, 0, 0, 0, 8],
+        &[0, 0x0b, 0x02, 0x02, 0, 0x02, 0, 0],
+        &size.to_be_bytes(),
     ]
     .concat();
     let response = vmm.execute(&with_password(0x12a, &[OWNER], &public))?;

@@ -5,9 +5,13 @@
 //! | Table | Key | Value |
 //! |---|---|---|
 //! | `meta` | `"format"` | version of this layout |
-//! | `vrots` | 16 bytes of vRoT id, 1 byte of [`Part`] | contents |
+//! | `blocks` | 16 bytes of vRoT id, 1 byte of [`Part`], 2 bytes of number | a block of its contents |
 //! | `chain` | number of a batch | chain record of [`crate::rollback`] |
 //! | `leaves` | 16 bytes of vRoT id | leaf of [`crate::rollback`] |
+//!
+//! Contents are cut into [blocks](super::blocks), and of contents that change, only the blocks
+//! that differ are written. A store of version 1, which had them in one piece in a table `vrots`,
+//! is brought to this form when it is opened.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -21,6 +25,7 @@ use redb::{
 };
 use uuid::Uuid;
 
+use super::blocks;
 use super::medium::{Doubt, Medium, StoreFile, open_database};
 use super::{Batch, Part, Store, StoreError, StoredEvidence};
 use crate::causes::WithCauses;
@@ -50,13 +55,11 @@ struct State {
 }
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const VROTS: TableDefinition<'_, [u8; KEY_LENGTH], &[u8]> = TableDefinition::new("vrots");
 const CHAIN: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("chain");
 const LEAVES: TableDefinition<'_, [u8; ID_LENGTH], &[u8]> = TableDefinition::new("leaves");
 const FORMAT: &str = "format";
-const FORMAT_VERSION: u64 = 1;
+const FORMAT_VERSION: u64 = 2;
 const ID_LENGTH: usize = 16;
-const KEY_LENGTH: usize = ID_LENGTH + 1;
 
 impl EmbeddedStore {
     /// Opens a store, or makes an empty one.
@@ -166,25 +169,16 @@ impl Store for EmbeddedStore {
     fn vrots(&self) -> Result<Vec<VrotId>, StoreError> {
         self.with(|database| {
             let transaction = database.begin_read().map_err(read)?;
-            let table = transaction.open_table(VROTS).map_err(read)?;
-            let mut vrots = Vec::new();
-            for entry in table.iter().map_err(read)? {
-                let (key, _) = entry.map_err(read)?;
-                let vrot = vrot_of(&key.value())?;
-                if vrots.last() != Some(&vrot) {
-                    vrots.push(vrot);
-                }
-            }
-            Ok(vrots)
+            let table = transaction.open_table(blocks::TABLE).map_err(read)?;
+            blocks::vrots(&table).map_err(read)
         })
     }
 
     fn read(&self, vrot: VrotId, part: Part) -> Result<Option<Vec<u8>>, StoreError> {
         self.with(|database| {
             let transaction = database.begin_read().map_err(read)?;
-            let table = transaction.open_table(VROTS).map_err(read)?;
-            let contents = table.get(key(vrot, part)).map_err(read)?;
-            Ok(contents.map(|contents| contents.value().to_vec()))
+            let table = transaction.open_table(blocks::TABLE).map_err(read)?;
+            blocks::read(&table, vrot, part).map_err(read)
         })
     }
 
@@ -233,19 +227,21 @@ fn check_format(database: &Database) -> Result<(), StoreError> {
     match transaction.open_table(META) {
         Ok(table) => {
             let format = table.get(FORMAT).map_err(read)?;
-            return match format.map(|format| format.value()) {
-                Some(FORMAT_VERSION) => Ok(()),
-                _ => Err(StoreError::Foreign { what: "a format" }),
-            };
+            match format.map(|format| format.value()) {
+                Some(FORMAT_VERSION) => return Ok(()),
+                Some(blocks::WITHOUT) => {}
+                _ => return Err(StoreError::Foreign { what: "a format" }),
+            }
         }
         Err(TableError::TableDoesNotExist(_)) => {}
         Err(error) => return Err(read(error)),
     }
-    let transaction = database.begin_write().map_err(write)?;
+    drop(transaction);
+    let transaction = begin(database)?;
     {
         let mut table = transaction.open_table(META).map_err(write)?;
         table.insert(FORMAT, FORMAT_VERSION).map_err(write)?;
-        transaction.open_table(VROTS).map_err(write)?;
+        blocks::make(&transaction).map_err(write)?;
         transaction.open_table(CHAIN).map_err(write)?;
         transaction.open_table(LEAVES).map_err(write)?;
     }
@@ -270,16 +266,13 @@ fn sync(database: &Database) -> Result<(), StoreError> {
 fn write_batch(database: &Database, batch: &Batch) -> Result<(), StoreError> {
     let transaction = begin(database)?;
     {
-        let mut table = transaction.open_table(VROTS).map_err(write)?;
+        let mut table = transaction.open_table(blocks::TABLE).map_err(write)?;
         for (vrot, part, contents) in batch.changes() {
             match contents {
-                Some(contents) => {
-                    table.insert(key(vrot, part), contents).map_err(write)?;
-                }
-                None => {
-                    table.remove(key(vrot, part)).map_err(write)?;
-                }
+                Some(contents) => blocks::write(&mut table, vrot, part, contents),
+                None => blocks::remove(&mut table, vrot, part),
             }
+            .map_err(write)?;
         }
     }
     if let Some(evidence) = batch.evidence() {
@@ -324,22 +317,6 @@ impl fmt::Debug for EmbeddedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EmbeddedStore").finish_non_exhaustive()
     }
-}
-
-/// All parts of a vRoT stand side by side.
-fn key(vrot: VrotId, part: Part) -> [u8; KEY_LENGTH] {
-    let mut key = [0; KEY_LENGTH];
-    let (id, number) = key.split_at_mut(KEY_LENGTH - 1);
-    id.copy_from_slice(vrot.as_bytes());
-    number.fill(part.number());
-    key
-}
-
-fn vrot_of(key: &[u8; KEY_LENGTH]) -> Result<VrotId, StoreError> {
-    key.split_last()
-        .and_then(|(_, id)| Uuid::from_slice(id).ok())
-        .map(VrotId::from_uuid)
-        .ok_or(StoreError::Foreign { what: "a key" })
 }
 
 fn read(error: impl Into<redb::Error>) -> StoreError {

@@ -349,6 +349,7 @@ async fn a_changed_byte_is_refused_or_without_effect() -> Result<()> {
 /// The layout of version 1: stores in the field have it.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const VROTS: TableDefinition<'_, [u8; 17], &[u8]> = TableDefinition::new("vrots");
+const BLOCKS: TableDefinition<'_, [u8; 19], &[u8]> = TableDefinition::new("blocks");
 const CHAIN: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("chain");
 const LEAVES: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("leaves");
 
@@ -396,10 +397,117 @@ fn version_one_of_the_layout_stays_readable() -> Result<()> {
     Ok(())
 }
 
+/// Version 2 of the layout, likewise.
+#[test]
+fn a_store_of_version_two_stays_readable() -> Result<()> {
+    let disk = SimulatedDisk::default();
+    let database = raw_database(&disk, 2)?;
+    let vrot = VrotId::from_uuid(Uuid::from_bytes(*b"a virtual r.o.t."));
+    let transaction = database.begin_write()?;
+    {
+        let mut blocks = transaction.open_table(BLOCKS)?;
+        blocks.insert(b"a virtual r.o.t.\x01\x00\x00", b"record".as_slice())?;
+        blocks.insert(b"a virtual r.o.t.\x02\x00\x00", [7; 1024].as_slice())?;
+        blocks.insert(b"a virtual r.o.t.\x02\x00\x01", b"rest".as_slice())?;
+        transaction.open_table(CHAIN)?;
+        transaction.open_table(LEAVES)?;
+    }
+    transaction.commit()?;
+    drop(database);
+
+    let store = EmbeddedStore::on(disk.clone())?;
+    let read = |part| store.read(vrot, part);
+    assert_eq!(store.vrots()?, [vrot]);
+    assert_eq!(read(Part::Record)?.as_deref(), Some(b"record".as_slice()));
+    let long = [[7; 1024].as_slice(), b"rest"].concat();
+    assert_eq!(read(Part::Permanent)?, Some(long));
+    assert_eq!(read(Part::Saved)?, None);
+
+    // Shorter ones leave nothing of what was there, and empty ones are there.
+    store.commit(&Batch::default().put(vrot, Part::Permanent, vec![8; 1024]))?;
+    assert_eq!(read(Part::Permanent)?, Some(vec![8; 1024]));
+    store.commit(&Batch::default().put(vrot, Part::Permanent, vec![]))?;
+    assert_eq!(read(Part::Permanent)?, Some(vec![]));
+    store.commit(&Batch::default().delete(vrot))?;
+    assert_eq!((read(Part::Permanent)?, store.vrots()?), (None, vec![]));
+    Ok(())
+}
+
+/// The state of a vRoT whose guest filled its NV memory.
+const LARGE: usize = 133_000;
+/// What one batch may write: pages of the database on the way to a few changed blocks, each copied.
+const MOST_WRITTEN: u64 = 64 * 1024;
+
+#[tokio::test]
+async fn what_a_small_change_writes_does_not_depend_on_the_size_of_the_state() -> Result<()> {
+    for others in [0, 200] {
+        let host = Host::set_up()?;
+        let (journal, store) = host.start().await?;
+        for _ in 0..others {
+            let other = VrotId::random();
+            let change = record(other).put(other, Part::Permanent, vec![1; 5000]);
+            journal.commit(change).await?;
+        }
+        let vrot = VrotId::random();
+        let mut state = vec![7; LARGE];
+        journal
+            .commit(record(vrot).put(vrot, Part::Permanent, state.clone()))
+            .await?;
+        let before = store.written();
+        for number in 0..50u8 {
+            // As in a sealed state: its beginning, and a piece.
+            for range in [..36, ..1024].map(|range| range.end) {
+                let at = if range == 36 { 0 } else { LARGE / 2 };
+                state
+                    .get_mut(at..at + range)
+                    .context("within the state")?
+                    .fill(number);
+            }
+            journal
+                .commit(Batch::default().put(vrot, Part::Permanent, state.clone()))
+                .await?;
+        }
+        let written = (store.written() - before) / 50;
+        ensure!(written <= MOST_WRITTEN, "{written} bytes beside {others}");
+        assert_eq!(journal.read(vrot, Part::Permanent).await?, Some(state));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn guests_that_write_without_rest_do_not_make_the_store_grow() -> Result<()> {
+    // How long the chain is, no clock shall say here.
+    let host = Host::set_up_with(AnchorPolicy::Strict)?;
+    let (journal, _) = host.start().await?;
+    let vrots = [(); 4].map(|()| VrotId::random());
+    for vrot in vrots {
+        journal.commit(record(vrot)).await?;
+    }
+    let rounds = |count: u32| {
+        let journal = journal.clone();
+        async move {
+            for number in 0..count {
+                // Some are longer than others, and all of them differ.
+                let length = 4000 + (number as usize * 1777) % 30_000;
+                let state = vec![number.to_be_bytes()[3]; length];
+                for vrot in vrots {
+                    let change = Batch::default().put(vrot, Part::Permanent, state.clone());
+                    journal.commit(change).await?;
+                }
+            }
+            Ok::<_, StoreError>(())
+        }
+    };
+    rounds(800).await?;
+    let length = host.disk.image().len();
+    ensure!(length <= 512 * 1024, "{length} bytes");
+    Ok(())
+}
+
 #[test]
 fn a_store_of_a_newer_version_is_left_alone() -> Result<()> {
     let disk = SimulatedDisk::default();
-    drop(raw_database(&disk, 2)?);
+    drop(raw_database(&disk, 3)?);
     let refused = EmbeddedStore::on(disk).err().context("opened")?;
     assert!(matches!(refused, StoreError::Foreign { .. }), "{refused:?}");
     assert!(refused.to_string().contains("newer version"));
