@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::binding::Binding;
 use crate::event_log::EventLog;
 use crate::evidence::{Evidence, HostLayer, VmLayer};
-use crate::host_leaf::{Anchoring, CutOff, Durability, HostLeaf, LaunchMeasurement};
+use crate::host_leaf::{Anchoring, CutOff, Durability, HostLeaf, LaunchMeasurement, StateLoss};
 use crate::merkle::Tree;
 use crate::nonce::Nonce;
 use crate::policy::Policy;
@@ -180,6 +180,7 @@ impl Host {
             durability: Durability::Durable,
             anchoring: Anchoring::Checkpoint(600),
             cut_off: CutOff::Excluded,
+            state_loss: StateLoss::Excluded,
         }
     }
 

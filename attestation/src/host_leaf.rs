@@ -48,6 +48,9 @@ pub struct HostLeaf {
     /// Whether one may have done so.
     #[n(12)]
     pub cut_off: CutOff,
+    /// Whether the end of its backend may have taken back what its guest was told.
+    #[n(13)]
+    pub state_loss: StateLoss,
 }
 
 /// How often the host has its physical TPM vouch for the newest state, in a form that outlasts a
@@ -82,6 +85,27 @@ pub enum CutOff {
         /// What was changed this many seconds before the loss may be missing; nothing older.
         #[n(2)]
         window_s: u16,
+    },
+}
+
+/// Whether the vRoT may have lost state that its guest was told of: its backend answered a command
+/// before the state was durable ([`Durability::Degraded`]), and ended before it was. It is told
+/// until the vRoT has a new generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum StateLoss {
+    /// No: each of its backends ended with all durable that was answered.
+    #[n(0)]
+    Excluded,
+    /// It may have; the last time is told.
+    #[n(1)]
+    Possible {
+        /// Number of the newest batch of the host's store when it was noted. It never goes back: a
+        /// later loss has a higher one.
+        #[n(0)]
+        batch: u64,
+        /// When that was, by the host's clock, in seconds since 1970.
+        #[n(1)]
+        time: u64,
     },
 }
 
@@ -158,6 +182,10 @@ mod tests {
                 batch: 12,
                 time: 1_700_000_000,
                 window_s: 600,
+            },
+            state_loss: StateLoss::Possible {
+                batch: 13,
+                time: 1_700_000_001,
             },
         };
         let golden = include_str!("host_leaf.hex").trim();

@@ -32,7 +32,7 @@ pub use appraisal::appraise;
 pub use binding::Binding;
 pub use event_log::EventLog;
 pub use evidence::{Evidence, HostLayer, VmLayer};
-pub use host_leaf::{Anchoring, CutOff, Durability, HostLeaf, LaunchMeasurement};
+pub use host_leaf::{Anchoring, CutOff, Durability, HostLeaf, LaunchMeasurement, StateLoss};
 pub use nonce::Nonce;
 pub use policy::Policy;
 pub use qualifying::{RequestDigest, host_qualifying_data, request_digest, vm_qualifying_data};

@@ -10,6 +10,7 @@
 //! hosts = ["host-1.example.org"]
 //! # anchor = "strict"              # no loss of power may take state back
 //! # power_losses_accepted = { "host-1.example.org" = 17 }
+//! # state_losses_accepted = { "03030303-0303-4303-8303-030303030303" = 42 }
 //!
 //! [freshness]
 //! result_lifetime_s = 300
@@ -29,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cert_chain::trust_anchors::TrustAnchorError;
-use cert_chain::{Digest32, Generation, HostName, Tenant, TrustAnchors, VmId};
+use cert_chain::{Digest32, Generation, HostName, Tenant, TrustAnchors, VmId, VrotId};
 use serde::Deserialize;
 
 use crate::file::read_bounded_text;
@@ -71,6 +72,11 @@ pub struct Expectation {
     /// anew, and its clock plays no part; so any other loss, also a later one, is not accepted.
     #[serde(default)]
     pub power_losses_accepted: BTreeMap<HostName, u64>,
+    /// State that a vRoT lost with its backend earns a warning for good. For each vRoT, the loss
+    /// that the relying party has looked at and accepts: the number of the newest batch when it was
+    /// noted, which the warning names. A later loss has a higher one, and is not accepted.
+    #[serde(default)]
+    pub state_losses_accepted: BTreeMap<VrotId, u64>,
 }
 
 /// What a policy can ask of a host's rollback anchor.

@@ -8,9 +8,9 @@ use attestation::policy::PolicyError;
 use attestation::result::{MAX_REASONS, Reason};
 use attestation::{
     Anchoring, AttestationResult, BOOT_PCRS, Binding, CutOff, Durability, EventLog, Evidence,
-    Layer, Policy, Verdict, appraise, reference_values,
+    HostLeaf, Layer, Policy, StateLoss, Verdict, appraise, reference_values,
 };
-use cert_chain::{Digest32, VmId};
+use cert_chain::{Digest32, VmId, VrotId};
 
 const SEPARATOR: u32 = 0x0000_0004;
 const TAG: u32 = 0x0000_0006;
@@ -199,7 +199,21 @@ fn accepted(batch: u64) -> String {
 
 /// What a policy with these lines under `[expect]` makes of a leaf with this anchor.
 fn anchored(anchoring: Anchoring, cut_off: CutOff, lines: &str) -> AttestationResult {
+    stated(
+        |_| lines.to_owned(),
+        |leaf| {
+            (leaf.anchoring, leaf.cut_off) = (anchoring, cut_off);
+        },
+    )
+}
+
+/// What a policy with these lines under `[expect]` makes of a leaf that states this.
+fn stated(
+    lines: impl FnOnce(&Vm) -> String,
+    state: impl FnOnce(&mut HostLeaf),
+) -> AttestationResult {
     let (host, vm) = host_and_vm();
+    let lines = lines(&vm);
     let text = host.policy_text(&vm);
     let policy = policy(
         &host,
@@ -208,7 +222,7 @@ fn anchored(anchoring: Anchoring, cut_off: CutOff, lines: &str) -> AttestationRe
     let policy = policy.unwrap();
     let layer = vm.layer(&host, &nonce(), Binding::None);
     let mut leaf = host.leaf(&vm, &layer);
-    (leaf.anchoring, leaf.cut_off) = (anchoring, cut_off);
+    state(&mut leaf);
     let verified = Evidence::new(layer, host.layer(&[leaf], 0))
         .verify(&nonce(), &Binding::None, policy.anchors(), now())
         .unwrap();
@@ -271,6 +285,44 @@ fn a_loss_of_power_is_accepted_on_a_host_of_the_policy_only() {
         matches!(&refused, Err(PolicyError::PowerLossElsewhere { host }) if host.to_string() == "host-9.example.org"),
         "{refused:?}"
     );
+}
+
+#[test]
+fn state_that_a_vrot_may_have_lost_earns_a_warning_until_it_is_accepted() {
+    let lost = |lines: fn(&Vm) -> String| {
+        stated(lines, |leaf| {
+            leaf.state_loss = StateLoss::Possible {
+                batch: 17,
+                time: 1_700_000_000,
+            };
+        })
+    };
+    // Neither an earlier loss nor a later one, nor one of another vRoT is this one.
+    let unaccepted: [fn(&Vm) -> String; 4] = [
+        |_| String::new(),
+        |vm| format!("state_losses_accepted = {{ \"{}\" = 18 }}", vm.vrot),
+        |vm| format!("state_losses_accepted = {{ \"{}\" = 16 }}", vm.vrot),
+        |_| {
+            format!(
+                "state_losses_accepted = {{ \"{}\" = 17 }}",
+                VrotId::random()
+            )
+        },
+    ];
+    for lines in unaccepted {
+        let result = lost(lines);
+        assert_eq!(result.verdict(), Verdict::Warning);
+        assert_eq!(reasons(&result, Layer::Vm), ["state-lost"]);
+        let text = &result.layer(Layer::Vm).reasons()[0].text;
+        assert!(
+            text.contains("batch 17") && text.contains("1700000000"),
+            "{text}"
+        );
+    }
+    let result = lost(|vm| format!("state_losses_accepted = {{ \"{}\" = 17 }}", vm.vrot));
+    assert_eq!(result.verdict(), Verdict::Affirming);
+    let claims = result.to_json().to_string();
+    assert!(claims.contains("noted after batch 17"), "{claims}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use attestation::fixture::{Host, nonce};
-use attestation::{Anchoring, Binding, CutOff, Durability, Evidence, LaunchMeasurement};
+use attestation::{Anchoring, Binding, CutOff, Durability, Evidence, LaunchMeasurement, StateLoss};
 use cddl::validate_cbor_from_slice;
 use cert_chain::Digest32;
 
@@ -41,6 +41,10 @@ fn every_kind() -> Vec<Evidence> {
         batch: u64::MAX,
         time: 1_700_000_000,
         window_s: 600,
+    };
+    leaf.state_loss = StateLoss::Possible {
+        batch: u64::MAX,
+        time: 1_700_000_000,
     };
     kinds.push(Evidence::new(layer, host.layer(&[leaf], 0)));
     kinds

@@ -120,11 +120,11 @@ fn managed(birth: &Birth, confine: impl FnOnce() -> Result<()>) -> Result<()> {
         admission,
         ..
     } = birth;
-    // Before it listens: who can be dialled is the only one. Held to the end of the process.
-    let _instance = lock.as_deref().map(Instance::take).transpose()?;
+    // Before it listens: who can be dialled is the only one.
+    let instance = lock.as_deref().map(Instance::take).transpose()?;
     let engine = Libtpms::new()?;
     let socket = runtime.join(MANAGER_SOCKET);
-    let link = ManagerLink::bind(&socket)
+    let link = ManagerLink::bind(&socket, instance)
         .with_context(|| format!("{} cannot be listened on", socket.display()))?;
     let mut server = Server::new(engine, Keeper::Manager(Box::new(link)));
     server.listen_for_vmm(listen(&runtime.join(VMM_SOCKET))?, admission.clone());

@@ -1,9 +1,13 @@
 //! One process at a time serves a vRoT. The kernel sees to it, whatever a manager believes: two
 //! live TPMs with one identity key would each go on from the same state.
+//!
+//! The file that it keeps locked says in its first line which process it is, and in the second one
+//! whether it has answered a command whose state is not durable. So whoever finds it dead knows
+//! whether something may be lost, also if no manager was there to be told.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -16,6 +20,8 @@ use nix::fcntl::{Flock, FlockArg};
 pub struct Instance {
     lock: Flock<File>,
     path: PathBuf,
+    /// Where the second line is.
+    second_line: u64,
 }
 
 /// Why a vRoT is not to be served.
@@ -42,6 +48,11 @@ pub enum InstanceError {
 /// A manager that looks whether a vRoT is served has the lock for a moment.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(5);
+/// Second lines, of one length: each is written over the other, which needs no room on the disk.
+const DURABLE: &str = "durable \n";
+const DEGRADED: &str = "degraded\n";
+/// Longer than what any process writes.
+const MAX_LENGTH: u64 = 64;
 
 impl Instance {
     /// Takes the right, to keep it: waits for those who only look.
@@ -71,15 +82,18 @@ impl Instance {
                 .map_err(|source| failed(path, source))?;
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) if is_at(&lock, path) => {
-                    let path = path.to_owned();
-                    return Ok(Self { lock, path });
+                    return Ok(Self {
+                        lock,
+                        path: path.to_owned(),
+                        second_line: 0,
+                    });
                 }
                 // Its last holder removed the file meanwhile: it keeps nobody away any more.
                 Ok(_) => {}
                 Err((mut file, Errno::EWOULDBLOCK)) => {
-                    let mut process = String::new();
                     // Who has just taken it has not signed yet.
-                    let _ = file.read_to_string(&mut process);
+                    let lines = read(&mut file).unwrap_or_default();
+                    let process = lines.lines().next().unwrap_or_default().to_owned();
                     return Err(InstanceError::Taken { process });
                 }
                 Err((_, error)) => return Err(failed(path, error.into())),
@@ -94,10 +108,37 @@ impl Instance {
 
     /// For people and managers who want to know whom to end.
     fn sign(&mut self) -> io::Result<()> {
+        let process = format!("{}\n", std::process::id());
+        self.second_line = process.len() as u64;
         self.lock.set_len(0)?;
         self.lock.rewind()?;
-        write!(self.lock, "{}", std::process::id())
+        // In one write: half of it would be taken for a degraded process.
+        self.lock.write_all((process + DURABLE).as_bytes())
     }
+
+    /// Notes whether a command was answered whose state is not durable. It is there after the end of
+    /// this process, however that comes about, as long as the system goes on.
+    pub fn note(&self, degraded: bool) -> io::Result<()> {
+        let line = if degraded { DEGRADED } else { DURABLE };
+        self.lock.write_all_at(line.as_bytes(), self.second_line)
+    }
+}
+
+/// Whether the process that had the right last may have lost what it had answered: it says that it
+/// was degraded, or does not say that it was not. Meant for when it has ended.
+pub fn may_have_lost(path: &Path) -> Result<bool, InstanceError> {
+    let lines = match File::open(path).and_then(|mut file| read(&mut file)) {
+        // Removed when all was durable, or never signed: then it never had a state.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other.map_err(|source| failed(path, source))?,
+    };
+    Ok(!lines.is_empty() && !lines.ends_with(DURABLE))
+}
+
+fn read(file: &mut File) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    file.take(MAX_LENGTH).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn is_at(file: &File, path: &Path) -> bool {
@@ -117,6 +158,35 @@ fn failed(path: &Path, source: io::Error) -> InstanceError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_finds_a_dead_process_knows_whether_it_was_degraded() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("lock");
+        assert!(!may_have_lost(&path)?, "there was none");
+        drop(Instance::look(&path)?);
+        assert!(!may_have_lost(&path)?, "it never began");
+        let instance = Instance::take(&path)?;
+        assert!(!may_have_lost(&path)?);
+        for degraded in [true, false, true] {
+            instance.note(degraded)?;
+            assert_eq!(may_have_lost(&path)?, degraded);
+        }
+        drop(instance);
+        assert!(may_have_lost(&path)?, "it is known after its end");
+        let next = Instance::take(&path)?;
+        assert!(!may_have_lost(&path)?);
+        let Err(InstanceError::Taken { process }) = Instance::look(&path) else {
+            anyhow::bail!("it is taken");
+        };
+        assert_eq!(process, std::process::id().to_string());
+        drop(next);
+        for unclear in ["4711", "4711\n", "4711\nsomething\n", "\0\0\0\0"] {
+            fs::write(&path, unclear)?;
+            assert!(may_have_lost(&path)?, "{unclear:?}");
+        }
+        Ok(())
+    }
 
     #[test]
     fn a_vrot_is_served_once_and_again_after_that() -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Uid, geteuid};
 use zeroize::Zeroizing;
 
+use crate::instance::Instance;
 use crate::message::{self, FromBackend, HEADER, Open, PROTOCOL, Status, ToBackend};
 use crate::sealing::{CarriedId, Content, Sealer, SealingError};
 use crate::sockets::{Arrival, Connection, Listener, WRITE_DEADLINE};
@@ -24,6 +25,8 @@ pub struct ManagerLink {
     /// Whether it has said anything yet.
     greeted: bool,
     vrot: Option<OpenVrot>,
+    /// The right to serve this vRoT; a copy of one needs none.
+    instance: Option<Instance>,
     /// Answers that arrived while something else was waited for.
     waiting: Vec<ToBackend>,
     /// Whether a manager went away since it was last asked.
@@ -76,14 +79,15 @@ pub enum OpenError {
 }
 
 impl ManagerLink {
-    /// Listens for the manager.
-    pub fn bind(path: &Path) -> io::Result<Self> {
+    /// Listens for the manager, and holds the right to serve a vRoT to the end of the process.
+    pub fn bind(path: &Path, instance: Option<Instance>) -> io::Result<Self> {
         Ok(Self {
             listener: Listener::bind(path)?,
             manager: geteuid(),
             connection: None,
             greeted: false,
             vrot: None,
+            instance,
             waiting: Vec::new(),
             lost: false,
             degraded: false,
@@ -358,9 +362,17 @@ impl ManagerLink {
     }
 
     /// The manager hears of it before the guest is answered, and so before the guest can ask for
-    /// evidence that would say otherwise.
+    /// evidence that would say otherwise. A manager that is not there finds it in the file of this
+    /// instance.
     fn set_degraded(&mut self, degraded: bool) {
         self.degraded = degraded;
+        let noted = self
+            .instance
+            .as_ref()
+            .map(|instance| instance.note(degraded));
+        if let Some(Err(error)) = noted {
+            tracing::error!(%error, degraded, "the file of this instance does not say how it stands");
+        }
         self.send_status();
     }
 

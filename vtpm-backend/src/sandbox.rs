@@ -129,6 +129,9 @@ const ALWAYS: &[i64] = &[
     libc_numbers::EXIT_GROUP,
 ];
 
+/// Into the file that was opened before: whether all that was answered is durable.
+const NO_FILES: &[i64] = &[libc_numbers::PWRITE64];
+
 /// For a state folder.
 const FILES: &[i64] = &[
     libc_numbers::OPENAT,
@@ -145,7 +148,7 @@ const FILES: &[i64] = &[
 
 fn system_calls(files: Files<'_>) -> Result<BpfProgram, SandboxError> {
     let more: &[i64] = match files {
-        Files::None => &[],
+        Files::None => NO_FILES,
         Files::Folder(_) => FILES,
     };
     let mut rules: BTreeMap<_, _> = ALWAYS
@@ -215,7 +218,7 @@ mod libc_numbers {
         READ = SYS_read, WRITE = SYS_write, CLOSE = SYS_close, POLL = SYS_poll, PPOLL = SYS_ppoll,
         ACCEPT4 = SYS_accept4, RECVMSG = SYS_recvmsg, RECVFROM = SYS_recvfrom,
         SENDTO = SYS_sendto, SENDMSG = SYS_sendmsg, GETSOCKOPT = SYS_getsockopt,
-        FCNTL = SYS_fcntl, IOCTL = SYS_ioctl, MMAP = SYS_mmap, MUNMAP = SYS_munmap,
+        PWRITE64 = SYS_pwrite64, FCNTL = SYS_fcntl, IOCTL = SYS_ioctl, MMAP = SYS_mmap, MUNMAP = SYS_munmap,
         MREMAP = SYS_mremap, MPROTECT = SYS_mprotect, MADVISE = SYS_madvise, MLOCK = SYS_mlock, BRK = SYS_brk,
         FUTEX = SYS_futex, GETRANDOM = SYS_getrandom, CLOCK_GETTIME = SYS_clock_gettime,
         CLOCK_NANOSLEEP = SYS_clock_nanosleep, NANOSLEEP = SYS_nanosleep, GETPID = SYS_getpid,

@@ -20,7 +20,7 @@ use vtpm_backend::instance::InstanceError;
 use vtpm_backend::message::{FrameError, PROTOCOL};
 
 pub use folder::{RuntimeFolder, running};
-pub use handle::{Backend, ExecuteChannel};
+pub use handle::{Backend, Dismissed, ExecuteChannel};
 pub use nursery::{Executable, Nursery};
 pub use supervisor::{Duty, Ended, Ending, GuestDuty, Incarnation, Observed};
 pub use users::{Isolation, UidRange};

@@ -19,7 +19,7 @@ use attestation::merkle::Tree;
 use attestation::quote::canonical_signature;
 use attestation::{
     Anchoring, CutOff, Durability, HostLayer, HostLeaf, LaunchMeasurement, RequestDigest,
-    host_qualifying_data,
+    StateLoss, host_qualifying_data,
 };
 use cert_chain::{AttestationKey, Digest32, Generation, Tenant, TpmName, VmId, VrotId};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -58,6 +58,8 @@ pub struct Subject {
     pub anchoring: Anchoring,
     /// Whether a loss of power may have cut off some of it.
     pub cut_off: CutOff,
+    /// Whether the end of a backend may have lost some of it.
+    pub state_loss: StateLoss,
 }
 
 /// What the service has done so far.
@@ -318,6 +320,7 @@ fn leaf(
         durability,
         anchoring: subject.anchoring,
         cut_off: subject.cut_off,
+        state_loss: subject.state_loss,
     })
 }
 
@@ -414,6 +417,7 @@ mod tests {
             eks: vec![],
             anchoring: Anchoring::Strict,
             cut_off: CutOff::Excluded,
+            state_loss: StateLoss::Excluded,
         }
     }
 

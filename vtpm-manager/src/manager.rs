@@ -1,9 +1,12 @@
 //! The manager: every vRoT of this host, and what can be done with them.
 
+mod burials;
 mod error;
 mod guarding;
+mod losses;
 mod manufacturing;
 mod pool;
+mod recorded;
 mod registry;
 mod renewal;
 mod restart;
@@ -35,6 +38,7 @@ use crate::rollback::{AnchorPolicy, Boot, PowerLoss};
 use crate::store::{EmbeddedStore, Journal, Store};
 use crate::vrot::{RecordError, VrotRecord};
 
+pub use burials::Burials;
 pub use error::ManagerError;
 pub use guarding::Standing;
 pub use pool::Pool;
@@ -57,6 +61,7 @@ pub struct Manager {
     audit: Arc<AuditLog>,
     registry: Registry,
     pool: Arc<Pool>,
+    burials: Burials,
     renewals: Renewals,
     nursery: Nursery,
     workshop: Workshop,
@@ -152,6 +157,7 @@ impl Manager {
             audit,
             registry: Registry::default(),
             pool: Arc::new(Pool::default()),
+            burials: Burials::default(),
             renewals: Renewals::default(),
             program,
             ended,
@@ -307,6 +313,7 @@ impl Manager {
                 eks: record.identity.ek_names(vrot)?,
                 anchoring: anchoring(self.config.anchor_policy),
                 cut_off: self.cut_off(),
+                state_loss: losses::stated(record.state_loss),
             },
             quota: Quota::per_minute(self.config.host_evidence_per_minute, Instant::now()),
             ended: self.ended.clone(),

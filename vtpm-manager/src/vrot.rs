@@ -5,5 +5,6 @@ mod record;
 
 pub use lifecycle::{Lifecycle, LifecycleError, StopCause};
 pub use record::{
-    Identity, RecordError, StoredVrot, Tombstone, VrotName, VrotNameError, VrotRecord,
+    Identity, LostState, Owner, RecordError, StoredVrot, Tombstone, VrotName, VrotNameError,
+    VrotRecord,
 };

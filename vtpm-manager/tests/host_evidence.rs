@@ -6,14 +6,12 @@ mod support;
 
 use anyhow::{Result, ensure};
 use attestation::merkle::{leaf_hash, root_from_path};
-use attestation::{Anchoring, CutOff, HostLayer, HostLeaf};
+use attestation::{Anchoring, CutOff, HostLayer, HostLeaf, StateLoss};
 use cert_chain::Digest32;
-use support::vmm::{Vmm, command};
+use support::evidence::evidence;
+use support::vmm::Vmm;
 use support::{Host, TENANT};
 
-const REQUEST: u32 = 0x2000_5652;
-const READ: u32 = 0x2000_5653;
-const RETRY: u32 = 0x922;
 /// `TPM_RC_NO_RESULT`
 const NO_RESULT: u32 = 0x154;
 
@@ -44,6 +42,7 @@ fn a_guest_gets_its_hosts_word_on_its_own_request() -> Result<()> {
     assert_eq!(leaf.eks.len(), 2);
     assert_eq!(leaf.anchoring, Anchoring::Checkpoint(600));
     assert_eq!(leaf.cut_off, CutOff::Excluded);
+    assert_eq!(leaf.state_loss, StateLoss::Excluded);
     Ok(())
 }
 
@@ -65,26 +64,4 @@ fn a_greedy_guest_is_held_to_its_quota() -> Result<()> {
     let mut vmm = Vmm::attach(&host.control(&modest)?)?;
     assert_eq!(evidence(&mut vmm, &digest)?.0, 0);
     Ok(())
-}
-
-/// Response code and evidence, whichever comes first.
-fn evidence(vmm: &mut Vmm, digest: &Digest32) -> Result<(u32, Vec<u8>)> {
-    let request = [&[0, 32], digest.as_bytes().as_slice()].concat();
-    let ticket = vmm.succeed(&command(REQUEST, &request))?;
-    let mut layer = Vec::new();
-    loop {
-        let offset = u32::try_from(layer.len())?;
-        let parameters = [&ticket[..8], &offset.to_be_bytes()].concat();
-        let (code, response) = vmm.execute(&command(READ, &parameters))?;
-        match code {
-            0 => {}
-            RETRY => continue,
-            code => return Ok((code, layer)),
-        }
-        let total = u32::from_be_bytes([response[0], response[1], response[2], response[3]]);
-        layer.extend_from_slice(&response[6..]);
-        if layer.len() >= usize::try_from(total)? {
-            return Ok((0, layer));
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use cert_chain::HostName;
 
-use crate::host_leaf::{Anchoring, CutOff, HostLeaf};
+use crate::host_leaf::{Anchoring, CutOff, HostLeaf, StateLoss};
 use crate::policy::{Expectation, ExpectedAnchoring};
 use crate::result::{Claim, LayerResult};
 
@@ -38,5 +38,22 @@ pub(super) fn check_anchoring(
             ),
         ),
         CutOff::Possible { .. } | CutOff::Excluded => {}
+    }
+    let accepted = expect.state_losses_accepted.get(&leaf.vrot);
+    match leaf.state_loss {
+        StateLoss::Possible { batch, time } if accepted != Some(&batch) => {
+            result.warn(
+                Claim::Configuration,
+                "state-lost",
+                format!(
+                    "a backend of vRoT {} ended after it had answered commands whose state was not \
+                     durable, and what they changed may be gone; noted after batch {batch} of the \
+                     host's store, {time} s after 1970 by the host's clock; \
+                     `state_losses_accepted` in the policy can name the batch",
+                    leaf.vrot
+                ),
+            );
+        }
+        StateLoss::Possible { .. } | StateLoss::Excluded => {}
     }
 }

@@ -10,7 +10,7 @@ use rustls_pki_types::UnixTime;
 use serde_json::{Map, Value, json};
 
 use super::{AttestationResult, Claim, LayerResult, Reason, Verdict};
-use crate::host_leaf::{Anchoring, CutOff, Durability, LaunchMeasurement};
+use crate::host_leaf::{Anchoring, CutOff, Durability, LaunchMeasurement, StateLoss};
 use crate::nonce::Nonce;
 use crate::policy::Policy;
 use crate::refusal::{Layer, Refusal};
@@ -98,6 +98,12 @@ impl AttestationResult {
                 window_s,
             } => format!("possible before batch {batch} at {time}: the last {window_s} s"),
         };
+        let state_loss = match leaf.state_loss {
+            StateLoss::Excluded => "excluded".to_owned(),
+            StateLoss::Possible { batch, time } => {
+                format!("possible, noted after batch {batch} at {time}")
+            }
+        };
         texts([
             ("vm", leaf.vm.to_string()),
             ("vrot", leaf.vrot.to_string()),
@@ -108,6 +114,7 @@ impl AttestationResult {
             ("state", durability.to_owned()),
             ("anchor", anchor),
             ("cut-off", cut_off),
+            ("state-loss", state_loss),
             ("manager", claims.manager.to_string()),
             ("backend", claims.backend.to_string()),
             ("reset-count", clock.reset_count.to_string()),

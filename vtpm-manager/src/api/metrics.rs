@@ -25,9 +25,11 @@ fn render(manager: &Manager, unadopted: Unadopted) -> String {
     let mut text = Text::default();
     let mut states =
         BTreeMap::from(["assigned", "running", "suspended", "stopped"].map(|state| (state, 0)));
-    let (mut attached, mut degraded) = (0, unadopted.degraded);
+    let (mut attached, mut degraded, mut lost) = (0, unadopted.degraded, 0);
     for vrot in manager.registry().all() {
-        *states.entry(vrot.record().lifecycle.name()).or_insert(0) += 1;
+        let record = vrot.record();
+        *states.entry(record.lifecycle.name()).or_insert(0) += 1;
+        lost += u64::from(record.state_loss.is_some());
         if let Some(observed) = vrot.observed() {
             attached += u64::from(observed.attached);
             degraded += u64::from(observed.degraded);
@@ -47,6 +49,16 @@ fn render(manager: &Manager, unadopted: Unadopted) -> String {
         "vrot_degraded",
         "vRoTs that answered a command before its state was durable.",
         degraded,
+    );
+    text.gauge(
+        "vrot_state_lost",
+        "vRoTs that may have lost state with a degraded backend, in their present generation.",
+        lost,
+    );
+    text.gauge(
+        "vrot_deletions_unfinished",
+        "Deleted vRoTs whose line in the audit log, or whose end in the store, is still to come.",
+        manager.burials().unfinished(),
     );
     text.gauge(
         "vrot_unadopted",

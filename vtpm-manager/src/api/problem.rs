@@ -105,6 +105,7 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
             (StatusCode::CONFLICT, "wrong-state")
         }
         ManagerError::UnknownVrot { .. } => (StatusCode::NOT_FOUND, "unknown-vrot"),
+        ManagerError::DeletionUnfinished { .. } => (StatusCode::CONFLICT, "deletion-unfinished"),
         ManagerError::VmTaken { .. } => (StatusCode::CONFLICT, "vm-taken"),
         ManagerError::BeingTakenOver { .. } => {
             (StatusCode::SERVICE_UNAVAILABLE, "being-taken-over")

@@ -12,8 +12,8 @@ use utoipa::IntoParams;
 use super::order::transition;
 use super::problem::{Body, PROBLEM_JSON, Path, Problem, Query};
 use super::wire::{
-    BackendView, CreateRequest, IdentityView, KeyView, QemuArguments, TpmDeviceModel, VrotList,
-    VrotView,
+    BackendView, CreateRequest, IdentityView, KeyView, QemuArguments, StateLossView,
+    TpmDeviceModel, VrotList, VrotView,
 };
 use crate::manager::{Launch, Manager, ManagerError, Order, Vrot, VrotKey};
 use crate::timestamp::Timestamp;
@@ -68,7 +68,7 @@ pub(super) async fn show(
     State(manager): Managed,
     Path(id): Path<String>,
 ) -> Result<Json<VrotView>, Problem> {
-    let vrot = manager.registry().find(key(&id)?)?;
+    let vrot = manager.find(key(&id)?)?;
     Ok(Json(view(&manager, &vrot)))
 }
 
@@ -164,7 +164,7 @@ pub(super) async fn identity(
     State(manager): Managed,
     Path(id): Path<String>,
 ) -> Result<Json<IdentityView>, Problem> {
-    let vrot = manager.registry().find(key(&id)?)?;
+    let vrot = manager.find(key(&id)?)?;
     identity_view(&manager, &vrot).map(Json).map_err(Into::into)
 }
 
@@ -177,7 +177,7 @@ pub(super) async fn qemu_arguments(
     Path(id): Path<String>,
     Query(device): Query<Device>,
 ) -> Result<Json<QemuArguments>, Problem> {
-    let vrot = manager.registry().find(key(&id)?)?.record().vrot;
+    let vrot = manager.find(key(&id)?)?.record().vrot;
     let folder = manager.folder(vrot);
     Ok(Json(QemuArguments {
         arguments: vec![
@@ -239,6 +239,10 @@ fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
             } => Some("its backend ended by itself".to_owned()),
             _ => vrot.note().map(str::to_owned),
         },
+        state_loss: record.state_loss.map(|loss| StateLossView {
+            batch: loss.batch,
+            at: loss.at,
+        }),
         vik: record.identity.vik(record.vrot).map(|vik| vik.name()).ok(),
         vik_not_after: not_after(&record.identity.vik_certificate),
         renewal_problem: manager.renewals().problem(record.vrot),

@@ -287,6 +287,9 @@ pub struct VrotView {
     pub since: Timestamp,
     /// What else there is to say about the state.
     pub note: Option<String>,
+    /// State that its guest was told of and that may have been lost with a backend, until the vRoT
+    /// has a new generation: evidence says so, and a policy accepts it by `batch`.
+    pub state_loss: Option<StateLossView>,
     /// Name of its identity key.
     #[schema(value_type = Option<String>)]
     pub vik: Option<TpmName>,
@@ -297,6 +300,16 @@ pub struct VrotView {
     pub renewal_problem: Option<String>,
     /// Its backend, while it runs.
     pub backend: Option<BackendView>,
+}
+
+/// State that may have been lost with a backend.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+pub struct StateLossView {
+    /// Number of the store's newest batch when it was noted.
+    pub batch: u64,
+    /// When it was noted.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
 }
 
 /// A live backend.

@@ -23,6 +23,11 @@ impl Actor {
         Self(uid)
     }
 
+    /// The user's id.
+    pub fn uid(self) -> u32 {
+        self.0
+    }
+
     /// Whoever ordered what the present task does.
     pub fn current() -> Option<Self> {
         ACTOR.try_with(|actor| *actor).ok()

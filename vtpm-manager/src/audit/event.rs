@@ -4,6 +4,7 @@ use cert_chain::{Digest32, Generation, HostName, Tenant, TpmName, VmId, VrotId};
 use serde::Serialize;
 
 use crate::rollback::{Boot, RecoveryRecord};
+use crate::timestamp::Timestamp;
 
 /// What happened.
 #[derive(Clone, Debug, Serialize)]
@@ -124,12 +125,42 @@ pub enum Event {
         /// SHA-256 value of the identity key's certificate.
         certificate: Digest32,
     },
-    /// A vRoT's key was destroyed.
+    /// A vRoT's key was destroyed. The line may be of a manager that finished what an earlier one,
+    /// which ended meanwhile, had begun.
     VrotDeleted {
         /// Its number.
         vrot: VrotId,
         /// The VM it belonged to.
         vm: VmId,
+        /// Whose VM that was.
+        tenant: Tenant,
+        /// When the key was destroyed.
+        deleted_at: Timestamp,
+    },
+    /// A vRoT that no VM ever had was destroyed, with its key.
+    VrotDiscarded {
+        /// Its number.
+        vrot: VrotId,
+    },
+    /// The store has a vRoT in another state than the lines before tell: what the last of them
+    /// tells of did not become durable, because the manager ended or the store did not take it, or
+    /// a recovery undid it.
+    VrotFound {
+        /// Its number.
+        vrot: VrotId,
+        /// Its state in the store; `absent`, if there is no such vRoT.
+        state: &'static str,
+        /// SHA-256 value of the identity key's certificate in the store.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        certificate: Option<Digest32>,
+    },
+    /// A backend ended after it had answered commands whose state was not durable: what they
+    /// changed may be gone. Evidence of the vRoT says so from now on.
+    StateLost {
+        /// Whose.
+        vrot: VrotId,
+        /// Number of the store's newest batch.
+        batch: u64,
     },
     /// A backend serves a vRoT.
     VrotStarted {

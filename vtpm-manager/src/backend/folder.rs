@@ -1,13 +1,13 @@
 //! A folder of sockets for each running vRoT.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use cert_chain::{Digest32, VrotId};
-use vtpm_backend::instance::{Instance, InstanceError};
+use vtpm_backend::instance::{self, Instance, InstanceError};
 
 use super::BackendError;
 
@@ -73,7 +73,8 @@ impl RuntimeFolder {
             })
     }
 
-    /// Removes the folder with all sockets in it, if no backend lives there any more.
+    /// Removes the folder with all sockets in it, if no backend lives there any more. What the last
+    /// one may have lost is still known, until it is [forgotten](Self::forget_loss).
     pub fn remove(&self) -> Result<(), BackendError> {
         let lock = self.unused()?;
         match fs::remove_dir_all(&self.path) {
@@ -82,9 +83,42 @@ impl RuntimeFolder {
             }
             Ok(()) | Err(_) => {}
         }
+        if self.is_noted_degraded()? {
+            return Ok(());
+        }
         lock.map_or(Ok(()), |lock| {
             lock.remove().map_err(|error| self.lock_error(error))
         })
+    }
+
+    /// Whether the last backend may have lost state that its guest was told of. A live one has lost
+    /// nothing yet: that is an error.
+    pub fn may_have_lost(&self) -> Result<bool, BackendError> {
+        let lost = self.is_noted_degraded()?;
+        if lost {
+            self.unused()?;
+        }
+        Ok(lost)
+    }
+
+    fn is_noted_degraded(&self) -> Result<bool, BackendError> {
+        let lost = self.lock.as_deref().map(instance::may_have_lost);
+        let lost = lost.transpose().map_err(|error| self.lock_error(error))?;
+        Ok(lost.unwrap_or(false))
+    }
+
+    /// What was lost is recorded elsewhere, or of no interest any more.
+    pub fn forget_loss(&self) -> Result<(), BackendError> {
+        let lock = self.unused()?;
+        lock.map_or(Ok(()), |lock| {
+            lock.remove().map_err(|error| self.lock_error(error))
+        })
+    }
+
+    /// Has the disk keep what its backend noted.
+    pub fn sync_note(&self) -> io::Result<()> {
+        let lock = self.lock.as_deref().map(File::open).transpose()?;
+        lock.map_or(Ok(()), |lock| lock.sync_all())
     }
 
     /// The lock, if nobody has it; the kernel gives it back when a backend has ended.
@@ -198,6 +232,28 @@ mod tests {
         folder.remove()?;
         folder.remove()?;
         assert_eq!(running(runtime_dir.path(), locks.path())?, []);
+        assert_eq!(fs::read_dir(locks.path())?.count(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_backend_may_have_lost_is_known_until_it_is_recorded() -> anyhow::Result<()> {
+        let (runtime_dir, locks) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        let folder = RuntimeFolder::of(runtime_dir.path(), locks.path(), VrotId::random());
+        for degraded in [false, true] {
+            folder.create()?;
+            let backend = folder.lock().map(Instance::take).transpose()?;
+            backend
+                .as_ref()
+                .map(|backend| backend.note(degraded))
+                .transpose()?;
+            drop(backend);
+            folder.remove()?;
+            assert!(!folder.path().exists());
+            assert_eq!(folder.may_have_lost()?, degraded);
+        }
+        folder.forget_loss()?;
+        assert!(!folder.may_have_lost()?);
         assert_eq!(fs::read_dir(locks.path())?.count(), 0);
         Ok(())
     }

@@ -29,6 +29,15 @@ pub struct Backend {
     incarnation: Incarnation,
 }
 
+/// What a backend left that was ended without being taken over.
+#[derive(Debug)]
+pub struct Dismissed {
+    /// Its last state.
+    pub state: Option<StateBlob>,
+    /// Whether it had answered a command whose state was not durable; `None` if it did not say.
+    pub was_degraded: Option<bool>,
+}
+
 /// A way to send TPM commands to a live backend, between those of its guest. Blocks.
 #[derive(Debug)]
 pub struct ExecuteChannel {
@@ -145,11 +154,11 @@ impl Backend {
 
     /// Ends a backend of which nothing is known but its folder, as far as it is alive at all.
     /// Returns when it has ended, with the last state that it handed over, if it is one of this
-    /// generation.
+    /// generation. It is not told that this is durable, for that is yet to come.
     pub async fn dismiss(
         folder: &RuntimeFolder,
         generation: Option<Generation>,
-    ) -> Result<Option<StateBlob>, BackendError> {
+    ) -> Result<Dismissed, BackendError> {
         let (mut state, mut told) = (None, None);
         if let Some((mut connection, mut process)) = Connection::to_running(folder).await? {
             let gone = async {
@@ -161,10 +170,9 @@ impl Backend {
                     match message {
                         FromBackend::StateChanged { sequence, sealed } => {
                             state = Some(StateBlob::new(sequence, sealed.into()));
-                            // It waits for this before it ends; a failure shows when it has ended.
-                            let _ = connection.send(&ToBackend::Persisted { sequence }).await;
                         }
-                        FromBackend::Status(status) => told = Some(status),
+                        // Later ones are about what it does on this order.
+                        FromBackend::Status(status) => drop(told.get_or_insert(status)),
                         _ => {}
                     }
                 }
@@ -177,9 +185,12 @@ impl Backend {
         }
         folder.remove()?;
         let vrot = folder.vrot();
-        let fits = matches!((told, generation), (Some(status), Some(generation))
-            if serves(&status, vrot, generation));
-        Ok(state.filter(|_| fits))
+        let fits = matches!((&told, generation), (Some(status), Some(generation))
+            if serves(status, vrot, generation));
+        Ok(Dismissed {
+            state: state.filter(|_| fits),
+            was_degraded: told.map(|status| status.degraded),
+        })
     }
 
     fn supervised(
@@ -238,6 +249,12 @@ impl Backend {
         concluded.map_err(|_| BackendError::NotDurable {
             vrot: self.folder.vrot(),
         })
+    }
+
+    /// Kills a backend that does not do what it is told.
+    pub async fn kill(&self) {
+        // One that has ended needs none.
+        let _ = self.orders.send(Order::Kill).await;
     }
 
     /// Lets a guest that waits go on.

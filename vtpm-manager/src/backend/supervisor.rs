@@ -145,9 +145,14 @@ pub(super) struct Supervisor {
     /// overwrite a newer one.
     saving: Option<Saving>,
     /// The newest state that waits for its turn.
-    unsaved: Option<StateBlob>,
+    unsaved: Option<(u64, StateBlob)>,
+    /// States that the backend pushed so far: by this number they are told apart, whatever numbers
+    /// it gave them.
+    pushed: u64,
     /// The newest state of a vRoT being manufactured.
     state: Option<StateBlob>,
+    /// Whether the backend ended in order, after it had pushed its last state.
+    handed_over: bool,
     answers: JoinSet<(u64, Option<SharedHostLayer>)>,
     /// The host layers that the guest may be reading.
     layers: OpenLayers,
@@ -159,11 +164,13 @@ pub(super) struct Supervisor {
     suspending: Option<oneshot::Sender<Option<Vec<u8>>>>,
     /// Requests for evidence that were refused.
     refusals: Repetition,
-    /// Who waits until all is durable.
-    settling: Option<oneshot::Sender<()>>,
+    /// Who waits until this state, or one after it, is durable. What is pushed after that does not
+    /// matter: a backend that never rests cannot keep its vRoT from being stopped.
+    settling: Option<(u64, oneshot::Sender<()>)>,
 }
 
 struct Saving {
+    number: u64,
     blob: StateBlob,
     attempt: Attempt,
 }
@@ -220,7 +227,9 @@ impl Supervisor {
             observer,
             saving: None,
             unsaved: None,
+            pushed: 0,
             state: None,
+            handed_over: false,
             answers: JoinSet::new(),
             layers: OpenLayers::default(),
             executing: BTreeMap::new(),
@@ -350,6 +359,8 @@ impl Supervisor {
         match message {
             FromBackend::StateChanged { sequence, sealed } => {
                 let blob = StateBlob::new(sequence, sealed.into());
+                self.pushed += 1;
+                let number = self.pushed;
                 match &self.duty {
                     Duty::Manufacture => {
                         self.state = Some(blob);
@@ -358,9 +369,13 @@ impl Supervisor {
                     }
                     Duty::Guest(duty) if self.saving.is_none() => {
                         let attempt = save(duty, &self.folder, &blob, Duration::ZERO);
-                        self.saving = Some(Saving { blob, attempt });
+                        self.saving = Some(Saving {
+                            number,
+                            blob,
+                            attempt,
+                        });
                     }
-                    Duty::Guest(_) => self.unsaved = Some(blob),
+                    Duty::Guest(_) => self.unsaved = Some((number, blob)),
                 }
             }
             FromBackend::HostEvidenceRequested { ticket, digest } => {
@@ -377,7 +392,10 @@ impl Supervisor {
                     .send_modify(|observed| observed.attached = attached);
             }
             FromBackend::Status(status) => {
-                self.observer.send_replace(Observed::told(&status));
+                let before = self.observer.send_replace(Observed::told(&status));
+                if status.degraded && !before.degraded {
+                    self.keep_note();
+                }
             }
             FromBackend::Failed { reason } => {
                 tracing::error!(vrot = %self.folder.vrot(), reason, "the backend failed");
@@ -398,7 +416,8 @@ impl Supervisor {
                 }
             }
             FromBackend::Log { level, says } => words::log(self.folder.vrot(), level, &says),
-            FromBackend::Opened | FromBackend::Stopped => {}
+            FromBackend::Opened => {}
+            FromBackend::Stopped => self.handed_over = true,
         }
         Ok(())
     }
@@ -416,7 +435,8 @@ impl Supervisor {
                     .connection
                     .send(&ToBackend::Persisted { sequence })
                     .await;
-                self.unsaved.take().map(|blob| (blob, Duration::ZERO))
+                settled(&mut self.settling, saving.number);
+                (self.unsaved.take()).map(|(number, blob)| (number, blob, Duration::ZERO))
             }
             Err(StoreError::Closed) => {
                 tracing::error!(vrot = %self.folder.vrot(), "state is not durable: the store is closed");
@@ -428,31 +448,42 @@ impl Supervisor {
                 None
             }
             Err(error) => {
+                // Whether its guest was answered meanwhile, the backend says: it may still wait.
                 tracing::error!(vrot = %self.folder.vrot(), %error, "state is not durable yet");
-                self.observer
-                    .send_modify(|observed| observed.degraded = true);
-                let blob = self.unsaved.take().unwrap_or(saving.blob);
-                Some((blob, RETRY_PAUSE))
+                let newest = self.unsaved.take();
+                let (number, blob) = newest.unwrap_or((saving.number, saving.blob));
+                Some((number, blob, RETRY_PAUSE))
             }
         };
-        self.saving = next.map(|(blob, pause)| Saving {
+        self.saving = next.map(|(number, blob, pause)| Saving {
+            number,
             attempt: save(duty, &self.folder, &blob, pause),
             blob,
         });
-        if self.saving.is_none()
-            && let Some(settling) = self.settling.take()
-        {
-            // Who went away meanwhile does not need it.
-            let _ = settling.send(());
+        if self.saving.is_none() {
+            // Whoever waits still waits for what is not saved any more.
+            self.settling = None;
         }
         outcome
     }
 
     fn settle(&mut self, done: oneshot::Sender<()>) {
-        match self.saving {
-            Some(_) => self.settling = Some(done),
+        let newest = self.unsaved.as_ref().map(|(number, _)| *number);
+        match newest.or(self.saving.as_ref().map(|saving| saving.number)) {
+            Some(number) => self.settling = Some((number, done)),
             None => drop(done.send(())),
         }
+    }
+
+    /// A backend notes for the next manager that it is degraded: should the host lose its power,
+    /// that is known as well. It waits for nothing, as the disk may be what is in the way.
+    fn keep_note(&self) {
+        let folder = self.folder.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = folder.sync_note() {
+                tracing::warn!(vrot = %folder.vrot(), %error, "that it is degraded is not on the disk");
+            }
+        });
     }
 
     async fn request_evidence(
@@ -504,6 +535,14 @@ impl Supervisor {
             // One that has ended is not told, and has the same claim.
             let _ = self.saved(result).await;
         }
+    }
+}
+
+/// Tells who waits for it that this state is durable.
+fn settled(settling: &mut Option<(u64, oneshot::Sender<()>)>, number: u64) {
+    if let Some((_, waiting)) = settling.take_if(|(awaited, _)| *awaited <= number) {
+        // Who went away meanwhile does not need it.
+        let _ = waiting.send(());
     }
 }
 

@@ -114,6 +114,9 @@ fn notes(vrot: &VrotView) -> String {
             notes.push("DEGRADED: state is not durable yet");
         }
     }
+    if vrot.state_loss.is_some() {
+        notes.push("state may be LOST");
+    }
     if vrot.renewal_problem.is_some() {
         notes.push("certificate NOT RENEWED");
     }
@@ -137,6 +140,14 @@ fn details(vrot: &VrotView) -> String {
     }
     if let Some(problem) = &vrot.renewal_problem {
         table.row(["not renewed", problem]);
+    }
+    if let Some(loss) = &vrot.state_loss {
+        let noted = format!(
+            "a backend ended after it had answered commands whose state was not durable: noted at \
+             {} after batch {}",
+            loss.at, loss.batch
+        );
+        table.row(["state lost", &noted]);
     }
     table.row(["state", &format!("{} since {}", vrot.state, vrot.since)]);
     let notes = notes(vrot);

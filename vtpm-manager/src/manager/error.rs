@@ -35,6 +35,15 @@ pub enum ManagerError {
         /// Which.
         vrot: VrotId,
     },
+    /// Its key is destroyed, and the rest of it is still there.
+    #[error(
+        "vRoT {vrot} is deleted: its key is destroyed. What is left of it goes as soon as the audit \
+         log and the store take that; `vtpmctl delete` tries it now, and tells what is in the way"
+    )]
+    DeletionUnfinished {
+        /// Which.
+        vrot: VrotId,
+    },
     /// The TPM is off: it has no state but the permanent one.
     #[error("vRoT {vrot} has no volatile state to keep: its TPM is off; `stop` ends it")]
     NothingToSuspend {

@@ -108,6 +108,7 @@ impl Manager {
             accepted: accepted.as_str().into(),
         })
         .await?;
+        self.record_unfinished_burials(&store).await?;
         let audit = Arc::clone(&self.audit);
         let deleted = blocking(move || audit.deleted()).await??;
         let (ledger, recovery) = blocking(move || {
@@ -129,6 +130,25 @@ impl Manager {
         self.unlock(ledger, Boot::Unfinished).await?;
         recorded?;
         Ok(recovery)
+    }
+
+    /// The lines of deletions that the store has begun: what is accepted goes without them.
+    async fn record_unfinished_burials(&self, store: &Arc<dyn Store>) -> Result<(), ManagerError> {
+        let store = Arc::clone(store);
+        let tombstones = blocking(move || {
+            let mut tombstones = Vec::new();
+            for vrot in store.vrots()? {
+                let record = store.read(vrot, Part::Record)?.unwrap_or_default();
+                if let Ok(StoredVrot::Deleted(tombstone)) = StoredVrot::from_bytes(vrot, &record) {
+                    tombstones.push(tombstone);
+                }
+            }
+            Ok::<_, StoreError>(tombstones)
+        });
+        for tombstone in tombstones.await?? {
+            self.record_burial(&tombstone).await?;
+        }
+        Ok(())
     }
 
     async fn try_to_open(&self) -> Result<(), ManagerError> {
@@ -252,6 +272,9 @@ pub(super) async fn keep_trying(manager: Weak<Manager>) {
         if manager.journal.is_overdue() {
             return;
         }
+        if manager.burials.unfinished() > 0 && matches!(manager.standing(), Standing::Open { .. }) {
+            manager.finish_burials().await;
+        }
         if matches!(manager.standing(), Standing::Held { .. })
             && let Err(error) = manager.open_store().await
         {
@@ -286,6 +309,8 @@ fn raised(
         }
     }
     record.generation = generation;
+    // That was another one's: this one goes on from what is in the store, and says so.
+    record.state_loss = None;
     // What it could have gone on with is given up with its volatile state.
     if let Lifecycle::Suspended { .. } = record.lifecycle {
         record.lifecycle = Lifecycle::Stopped {

@@ -84,6 +84,7 @@ impl Manager {
                 order.backend,
                 now,
             ),
+            state_loss: None,
         };
         let key = keyring.state_key(vrot, &record.state_key)?;
         let open = self.open_message(vrot, FIRST_GENERATION, key, Some(state.clone()));

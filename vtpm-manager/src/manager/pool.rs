@@ -24,7 +24,7 @@ use crate::causes::WithCauses;
 use crate::config::PoolConfig;
 use crate::store::{Batch, Part};
 use crate::timestamp::Timestamp;
-use crate::vrot::{StoredVrot, Tombstone, VrotRecord};
+use crate::vrot::VrotRecord;
 
 /// The vRoTs that wait for a VM.
 #[derive(Debug, Default)]
@@ -195,7 +195,7 @@ impl Manager {
         if let Some(member) = stale {
             // It may have ended by itself: that is one reason to be here.
             let _ = member.backend.stop().await;
-            self.discard(&member.record).await?;
+            self.discard(member.record.vrot, None).await?;
             return Ok(Tended::Added);
         }
         let cold = self.pool.members().cold.pop();
@@ -248,7 +248,7 @@ impl Manager {
             && identity.backend == self.backend_digest().await?
             && host_certificate.as_deref() == Some(&identity.host_certificate);
         if !fits {
-            self.discard(&record).await?;
+            self.discard(record.vrot, None).await?;
             return Ok(Tended::Inherited);
         }
         let backend = self.open_backend(&record, Duty::Manufacture).await?;
@@ -264,20 +264,6 @@ impl Manager {
         let record = &product.record;
         tracing::debug!(vrot = %record.vrot, tenant = %record.tenant, "ready for a VM");
         self.pool.members().ready.push(product);
-    }
-
-    /// Destroys a vRoT that no VM ever had: its key first.
-    pub(super) async fn discard(&self, record: &VrotRecord) -> Result<(), ManagerError> {
-        let tombstone = StoredVrot::Deleted(Tombstone {
-            vrot: record.vrot,
-            at: Timestamp::now(),
-        });
-        let bury = Batch::default().put(record.vrot, Part::Record, tombstone.to_bytes());
-        self.journal.commit(bury).await?;
-        let remove = Batch::default().delete(record.vrot);
-        self.journal.commit(remove).await?;
-        tracing::debug!(vrot = %record.vrot, "a vRoT made ahead is discarded");
-        Ok(())
     }
 
     /// The vRoTs that wait for a VM.

@@ -217,6 +217,13 @@ impl Drop for Reservation<'_> {
     }
 }
 
+impl VrotKey {
+    /// The number.
+    pub(super) fn number(self) -> Uuid {
+        self.0
+    }
+}
+
 impl From<VrotId> for VrotKey {
     fn from(vrot: VrotId) -> Self {
         Self(*vrot.as_uuid())

@@ -227,7 +227,11 @@ impl Manager {
         let keyring = self.host.keyring().await?;
         self.renew(&mut record, &keyring, &backend, now, Occasion::Running)
             .await?;
-        self.commit_record(&record).await?;
+        if let Err(error) = self.commit_record(&record).await {
+            let before = vrot.record();
+            self.record_as_it_was(before.vrot, Some(&before)).await;
+            return Err(error);
+        }
         vrot.set_record(record);
         Ok(())
     }

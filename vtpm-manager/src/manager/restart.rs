@@ -1,5 +1,6 @@
 //! What a manager finds when it starts, and what it notes when a backend ends.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crate::backend::{
     self, Backend, BackendError, Duty, Ended, Ending, Incarnation, RuntimeFolder,
 };
 use crate::causes::WithCauses;
-use crate::store::{Batch, Part};
+use crate::store::Part;
 use crate::timestamp::Timestamp;
 use crate::vrot::{Lifecycle, RecordError, StopCause, StoredVrot};
 
@@ -29,23 +30,23 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 impl Manager {
     /// Reads the records, finishes deletions, and adopts backends that are still running.
     pub(super) async fn take_over(&self) -> Result<(), ManagerError> {
-        let mut waiting = Vec::new();
+        let (mut waiting, mut found) = (Vec::new(), BTreeMap::new());
         for id in self.journal.vrots().await? {
             let record = self.journal.read(id, Part::Record).await?;
             let record = record.ok_or(RecordError::Missing { vrot: id })?;
             match StoredVrot::from_bytes(id, &record)? {
-                StoredVrot::Living(record)
-                    if matches!(record.lifecycle, Lifecycle::Manufactured { .. }) =>
-                {
-                    waiting.push(*record);
-                }
                 StoredVrot::Living(record) => {
-                    self.registry.insert(*record);
+                    found.insert(id, *record);
                 }
-                StoredVrot::Deleted(_) => {
-                    tracing::info!(vrot = %id, "a deletion is finished");
-                    self.journal.commit(Batch::default().delete(id)).await?;
-                }
+                StoredVrot::Deleted(tombstone) => self.burials.found(tombstone),
+            }
+        }
+        self.finish_burials().await;
+        self.record_what_was_found(&found).await?;
+        for record in found.into_values() {
+            match record.lifecycle {
+                Lifecycle::Manufactured { .. } => waiting.push(record),
+                _ => drop(self.registry.insert(record)),
             }
         }
         self.take_over_backends().await?;
@@ -63,6 +64,13 @@ impl Manager {
                     tracing::error!(%vrot, %error, "its end is not recorded yet");
                     tokio::spawn(end.record_at_last(Weak::clone(&self.me)));
                 }
+            }
+        }
+        for vrot in self.registry.all() {
+            let is_over = !matches!(vrot.record().lifecycle, Lifecycle::Running { .. });
+            if is_over && vrot.unsettled().is_none() {
+                let _gate = vrot.gate.lock().await;
+                self.try_to_record_loss(&vrot).await;
             }
         }
         // Last: what failed on the way is done again.
@@ -128,10 +136,12 @@ impl Manager {
         let Some(vrot) = running else {
             // Left from a creation, a start or a stop that never came to its end.
             tracing::warn!(vrot = %id, "a backend that nobody knows is ended");
-            if let Err(error) = Backend::dismiss(&folder, None).await {
-                tracing::error!(vrot = %id, error = %WithCauses(&error), "it may still be there");
+            if let Err(error) = self.end_leftover(&folder, known.as_deref()).await {
+                tracing::error!(vrot = %id, error = %WithCauses(&error), "it may still be there, or its last state is lost");
             }
             if let Some(vrot) = known {
+                let _gate = vrot.gate.lock().await;
+                self.try_to_record_loss(&vrot).await;
                 vrot.set_unsettled(None);
             }
             return;
@@ -154,7 +164,10 @@ impl Manager {
             Ok(Found::Dead) => "it had ended when the manager started".to_owned(),
             Err(error) => {
                 tracing::error!(vrot = %id, error = %WithCauses(&error), "a backend that cannot be taken over is ended");
-                self.end_unknown(&vrot, &folder).await;
+                // If it comes to itself meanwhile, its state is kept.
+                if let Err(error) = self.dismiss(&vrot.record()).await {
+                    tracing::error!(vrot = %id, error = %WithCauses(&error), "it may still be there, or its last state is lost");
+                }
                 WithCauses(&error).to_string()
             }
         };
@@ -185,21 +198,29 @@ impl Manager {
         }
     }
 
-    /// Ends a backend that did not answer. If it comes to itself meanwhile, its state is kept.
-    async fn end_unknown(&self, vrot: &Vrot, folder: &RuntimeFolder) {
-        let record = vrot.record();
-        let kept = match Backend::dismiss(folder, Some(record.generation)).await {
-            Ok(Some(state)) => {
-                let state = state.to_bytes();
-                let change = Batch::default().put(record.vrot, Part::Permanent, state);
-                self.journal.commit(change).await.map_err(Into::into)
+    /// Ends a backend whose vRoT does not run by the store's word. What its guest did after that is
+    /// kept, but not beside a volatile state that was put aside before.
+    async fn end_leftover(
+        &self,
+        folder: &RuntimeFolder,
+        known: Option<&Vrot>,
+    ) -> Result<(), ManagerError> {
+        let record = known.map(Vrot::record);
+        match record {
+            Some(record) if !matches!(record.lifecycle, Lifecycle::Suspended { .. }) => {
+                self.dismiss(&record).await
             }
-            Ok(None) => Ok(()),
-            Err(error) => Err(ManagerError::from(error)),
-        };
-        if let Err(error) = kept {
-            let error = WithCauses(&error);
-            tracing::error!(vrot = %record.vrot, %error, "it may still be there, or its last state is lost");
+            Some(_) => {
+                let dismissed = Backend::dismiss(folder, None).await?;
+                if dismissed.was_degraded == Some(false) {
+                    folder.forget_loss()?;
+                }
+                Ok(())
+            }
+            None => {
+                Backend::dismiss(folder, None).await?;
+                Ok(folder.forget_loss()?)
+            }
         }
     }
 
@@ -240,18 +261,24 @@ impl Manager {
             self.counters.increment(Counter::BackendsEnded);
             end.progress = Progress::Counted;
         }
+        let loss = self.unrecorded_loss(&record)?;
         if end.progress == Progress::Counted {
-            self.record(Event::BackendEnded {
+            let mut events = vec![Event::BackendEnded {
                 vrot: id,
                 reason: end.reason.as_str().into(),
-            })
-            .await?;
+            }];
+            events.extend(loss.map(|loss| loss.event(&record)));
+            self.record_all(events).await?;
             end.progress = Progress::Logged;
         }
+        record.state_loss = loss.or(record.state_loss);
         record.lifecycle = record
             .lifecycle
             .stop(StopCause::BackendEnded, Timestamp::now())?;
         self.commit_record(&record).await?;
+        if let Err(error) = self.folder(id).forget_loss() {
+            tracing::warn!(vrot = %id, %error, "a file is left behind");
+        }
         vrot.set_backend(None);
         vrot.set_record(record);
         Ok(Noted::Ended)

@@ -1,7 +1,8 @@
-//! Create, start, suspend, resume, stop, delete.
+//! Create, start, suspend, resume, stop.
 //!
 //! Each transition holds the vRoT's gate, does what takes time, commits the new record, and only
-//! then lets others see it. What happened is a line in the audit log before the caller is told.
+//! then lets others see it. What happens is a line in the audit log before it does; where the
+//! record is not committed after all, another line says so.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::backend::{Backend, BackendError, Duty, Ended, Ending};
 use crate::keys::Keyring;
 use crate::store::{Batch, Part};
 use crate::timestamp::Timestamp;
-use crate::vrot::{LifecycleError, StopCause, StoredVrot, Tombstone, VrotName, VrotRecord};
+use crate::vrot::{LifecycleError, Owner, StopCause, VrotName, VrotRecord};
 
 /// What is to be created.
 #[derive(Clone, Debug)]
@@ -38,6 +39,13 @@ pub enum Launch {
     Now,
     /// On demand.
     Later,
+}
+
+/// What the audit log says of a creation that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Created,
 }
 
 /// How a vRoT comes up.
@@ -66,15 +74,17 @@ impl Manager {
                 self.manufacture(vm, order.tenant.clone()).await?
             }
         };
-        if let Err(error) = self.hand_over(&order, &mut product).await {
-            // It must not run while the store says that it does not; and nobody else gets it.
-            let _ = product.backend.stop().await;
-            if product.unsaved.is_none()
-                && let Err(error) = self.discard(&product.record).await
-            {
-                let vrot = product.record.vrot;
-                tracing::warn!(%vrot, %error, "a vRoT is left in the store that belongs to no VM");
+        let handed_over = match self.hand_over(&order, &mut product).await {
+            Ok(change) => {
+                let committed = self.journal.commit(change).await;
+                committed.map_err(|error| (Told::Created, error.into()))
             }
+            Err(error) => Err((Told::Nothing, error)),
+        };
+        if let Err((told, error)) = handed_over {
+            // It must not run while the store says that it does not.
+            let _ = product.backend.stop().await;
+            self.undo_creation(&product, told).await;
             return Err(error);
         }
         let Product {
@@ -93,6 +103,20 @@ impl Manager {
         }
         drop(gate);
         Ok(created)
+    }
+
+    /// A vRoT that was not handed over is destroyed: nobody else gets it.
+    async fn undo_creation(&self, product: &Product, told: Told) {
+        let vrot = product.record.vrot;
+        // One that was not made ahead the store never had.
+        if product.unsaved.is_none() {
+            let owner = (told == Told::Created).then(|| Owner::ordered_now(&product.record));
+            if let Err(error) = self.discard(vrot, owner).await {
+                tracing::warn!(%vrot, %error, "a vRoT is left in the store that belongs to no VM");
+            }
+        } else if told == Told::Created {
+            self.record_as_it_was(vrot, None).await;
+        }
     }
 
     /// Gives a vRoT that is started its backend. Its gate must be held.
@@ -114,8 +138,9 @@ impl Manager {
         }
     }
 
-    /// Makes a manufactured vRoT that of a VM, in the store as well.
-    async fn hand_over(&self, order: &Order, product: &mut Product) -> Result<(), ManagerError> {
+    /// Makes a manufactured vRoT that of a VM, and says so in the audit log; what is to change in
+    /// the store.
+    async fn hand_over(&self, order: &Order, product: &mut Product) -> Result<Batch, ManagerError> {
         let now = Timestamp::now();
         let Product {
             record,
@@ -149,14 +174,14 @@ impl Manager {
             }
             Launch::Later => backend.take_state().await?,
         };
-        self.record_all(events).await?;
         let mut commit = Batch::default()
             .put(record.vrot, Part::Record, record.to_bytes())
             .changing_ownership();
         if let Some(state) = changed.as_ref().or(unsaved.as_ref()) {
             commit = commit.put(record.vrot, Part::Permanent, state.to_bytes());
         }
-        Ok(self.journal.commit(commit).await?)
+        self.record_all(events).await?;
+        Ok(commit)
     }
 
     /// Starts a vRoT. Returns when a VMM can attach.
@@ -175,14 +200,16 @@ impl Manager {
         key: VrotKey,
         beginning: Beginning,
     ) -> Result<Arc<Vrot>, ManagerError> {
-        let vrot = self.registry.find(key)?;
+        let vrot = self.find(key)?;
         let gate = vrot.gate.lock().await;
         vrot.check_settled()?;
-        let mut record = vrot.record();
         match beginning {
-            Beginning::Start => record.lifecycle.check_start()?,
-            Beginning::Resume => record.lifecycle.check_resume()?,
+            Beginning::Start => vrot.record().lifecycle.check_start()?,
+            Beginning::Resume => vrot.record().lifecycle.check_resume()?,
         }
+        // The next backend would write over what the last one noted.
+        self.record_loss(&vrot).await?;
+        let mut record = vrot.record();
         let keyring = self.host.keyring().await?;
         let duty = Duty::Guest(self.guest_duty(&record)?);
         let backend = self.open_backend(&record, duty).await?;
@@ -192,6 +219,11 @@ impl Manager {
         if let Err(error) = begun {
             // It must not run while the store says that it does not.
             let _ = backend.stop().await;
+            let before = vrot.record();
+            if record.identity != before.identity {
+                // Of the certificate there is a line.
+                self.record_as_it_was(before.vrot, Some(&before)).await;
+            }
             return Err(error);
         }
         tracing::info!(vrot = %record.vrot, ?beginning, "started");
@@ -213,7 +245,7 @@ impl Manager {
         let now = Timestamp::now();
         let process = backend.observed().process;
         let id = record.vrot;
-        match beginning {
+        let event = match beginning {
             Beginning::Start => {
                 if self.is_renewal_due(record, now) {
                     let renewed = self.renew(record, keyring, backend, now, Occasion::Start);
@@ -226,27 +258,41 @@ impl Manager {
                     }
                 }
                 record.lifecycle = record.lifecycle.start(process, now)?;
-                self.record(Event::VrotStarted { vrot: id }).await?;
+                Event::VrotStarted { vrot: id }
             }
             // A command now would switch the TPM on, and the volatile state would be gone.
             Beginning::Resume => {
                 record.lifecycle = record.lifecycle.resume(process, now)?;
-                self.record(Event::VrotResumed { vrot: id }).await?;
+                Event::VrotResumed { vrot: id }
             }
-        }
+        };
         let change = Batch::default()
             .put(id, Part::Record, record.to_bytes())
             .remove(id, Part::Volatile);
-        self.journal.commit(change).await.inspect_err(|_| {
-            tracing::error!(vrot = %vrot.record().vrot, "not started: the store did not take it");
-        })?;
-        Ok(())
+        self.change(vrot, event, change).await
+    }
+
+    /// Writes the line of a change and makes it durable. Where the store does not take it, another
+    /// line says so.
+    pub(super) async fn change(
+        &self,
+        vrot: &Vrot,
+        event: Event,
+        change: Batch,
+    ) -> Result<(), ManagerError> {
+        self.record(event).await?;
+        let committed = self.journal.commit(change).await;
+        if committed.is_err() {
+            let before = vrot.record();
+            self.record_as_it_was(before.vrot, Some(&before)).await;
+        }
+        Ok(committed?)
     }
 
     /// Stops a vRoT and keeps its volatile state. Returns when all of it is durable. The VM must
     /// be paused: what it does to its TPM meanwhile is lost.
     pub async fn suspend(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
-        let vrot = self.registry.find(key)?;
+        let vrot = self.find(key)?;
         let gate = vrot.gate.lock().await;
         vrot.check_settled()?;
         let mut record = vrot.record();
@@ -255,7 +301,7 @@ impl Manager {
             state: "without a backend",
         })?;
         // It ends only once its state is in the store: it has the only copy until then.
-        if let Err(error) = self.put_aside(&record, &backend).await {
+        if let Err(error) = self.put_aside(&vrot, &record, &backend).await {
             backend.go_on().await;
             return Err(error);
         }
@@ -266,22 +312,27 @@ impl Manager {
         Ok(vrot)
     }
 
-    async fn put_aside(&self, record: &VrotRecord, backend: &Backend) -> Result<(), ManagerError> {
+    async fn put_aside(
+        &self,
+        vrot: &Vrot,
+        record: &VrotRecord,
+        backend: &Backend,
+    ) -> Result<(), ManagerError> {
         let id = record.vrot;
         let volatile = backend.suspend().await?;
         let volatile = volatile.ok_or(ManagerError::NothingToSuspend { vrot: id })?;
         backend.settle().await?;
-        self.record(Event::VrotSuspended { vrot: id }).await?;
         let change = Batch::default()
             .put(id, Part::Record, record.to_bytes())
             .put(id, Part::Volatile, volatile);
-        Ok(self.journal.commit(change).await?)
+        self.change(vrot, Event::VrotSuspended { vrot: id }, change)
+            .await
     }
 
     /// Stops a vRoT. Returns when its state is durable. While it cannot be made durable, nothing
     /// is stopped: the backend has the only copy.
     pub async fn stop(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
-        let vrot = self.registry.find(key)?;
+        let vrot = self.find(key)?;
         let gate = vrot.gate.lock().await;
         vrot.check_settled()?;
         let mut record = vrot.record();
@@ -289,72 +340,43 @@ impl Manager {
             .lifecycle
             .stop(StopCause::Ordered, Timestamp::now())?;
         if vrot.unsettled() == Some(Unsettled::OtherVersion) {
-            // It cannot be asked for more.
-            Backend::dismiss(&self.folder(record.vrot), None).await?;
+            // It has the only copy of what it did not hand over yet: the store must take something.
+            self.commit_record(&vrot.record()).await?;
+            self.dismiss(&record).await?;
             vrot.set_unsettled(None);
         }
         let backend = vrot.backend();
-        if let Some(backend) = &backend {
-            calm(backend).await?;
-        }
-        if let Err(error) = self.commit_stop(&record).await {
+        let calm = match &backend {
+            Some(backend) => calm(backend).await?,
+            None => Calm::Ended,
+        };
+        if let Err(error) = self.commit_stop(&vrot, &record).await {
             if let Some(backend) = &backend {
                 backend.go_on().await;
             }
             return Err(error);
         }
         if let Some(backend) = &backend {
+            if calm == Calm::Silent {
+                backend.kill().await;
+            }
             end(&vrot, backend).await;
         }
         self.counters.increment(Counter::Stopped);
         tracing::info!(vrot = %record.vrot, "stopped");
         vrot.set_record(record);
+        self.try_to_record_loss(&vrot).await;
         drop(gate);
         Ok(vrot)
     }
 
-    async fn commit_stop(&self, record: &VrotRecord) -> Result<(), ManagerError> {
-        self.record(Event::VrotStopped { vrot: record.vrot })
-            .await?;
+    async fn commit_stop(&self, vrot: &Vrot, record: &VrotRecord) -> Result<(), ManagerError> {
+        let id = record.vrot;
         let change = Batch::default()
-            .put(record.vrot, Part::Record, record.to_bytes())
-            .remove(record.vrot, Part::Volatile);
-        Ok(self.journal.commit(change).await?)
-    }
-
-    /// Deletes a vRoT: its key first, so that a crash on the way leaves nothing in the store that
-    /// opens. A crash after that is finished at the next start.
-    pub async fn delete(&self, key: VrotKey) -> Result<(), ManagerError> {
-        let vrot = self.registry.find(key)?;
-        let _gate = vrot.gate.lock().await;
-        vrot.check_settled()?;
-        let record = vrot.record();
-        let now = Timestamp::now();
-        let deleted = record.lifecycle.delete(now)?;
-        let tombstone = StoredVrot::Deleted(Tombstone {
-            vrot: record.vrot,
-            at: now,
-        });
-        let bury = Batch::default().put(record.vrot, Part::Record, tombstone.to_bytes());
-        self.journal.commit(bury).await?;
-        // Whoever waits at the gate must not put the record, with its keys, back.
-        vrot.set_record(VrotRecord {
-            lifecycle: deleted,
-            ..record.clone()
-        });
-        self.registry.remove(&vrot);
-        // Not before: by this line a later recovery knows that the vRoT must not come back.
-        self.record(Event::VrotDeleted {
-            vrot: record.vrot,
-            vm: record.vm,
-        })
-        .await?;
-        self.journal
-            .commit(Batch::default().delete(record.vrot))
-            .await?;
-        self.counters.increment(Counter::Deleted);
-        tracing::info!(vrot = %record.vrot, "deleted");
-        Ok(())
+            .put(id, Part::Record, record.to_bytes())
+            .remove(id, Part::Volatile);
+        self.change(vrot, Event::VrotStopped { vrot: id }, change)
+            .await
     }
 
     pub(super) async fn commit_record(&self, record: &VrotRecord) -> Result<(), ManagerError> {
@@ -363,24 +385,36 @@ impl Manager {
     }
 }
 
-/// Has the guest wait, and everything that it was told be durable. What does not answer, or has
-/// ended, has nothing to say.
-async fn calm(backend: &Backend) -> Result<(), BackendError> {
+/// How a backend is that is about to be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Calm {
+    /// Its guest waits.
+    Waiting,
+    /// It does not answer.
+    Silent,
+    /// It has ended by itself.
+    Ended,
+}
+
+/// Has the guest wait, and everything that it was told be durable. What does not answer has
+/// nothing to say but what it pushed before, and what has ended has nothing to say at all.
+async fn calm(backend: &Backend) -> Result<Calm, BackendError> {
     let calmed = async {
-        match backend.suspend().await {
+        let calm = match backend.suspend().await {
             // The volatile state goes with the backend.
-            Ok(_) | Err(BackendError::Deadline { .. }) => {}
+            Ok(_) => Calm::Waiting,
+            Err(BackendError::Deadline { .. }) => Calm::Silent,
             Err(error) => return Err(error),
-        }
-        backend.settle().await
+        };
+        backend.settle().await.map(|()| calm)
     };
     match calmed.await {
-        Err(BackendError::Ended { .. }) => backend.concluded().await,
+        Err(BackendError::Ended { .. }) => backend.concluded().await.map(|()| Calm::Ended),
         Err(error) => {
             backend.go_on().await;
             Err(error)
         }
-        Ok(()) => Ok(()),
+        calm => calm,
     }
 }
 

@@ -279,6 +279,7 @@ async fn a_loss_of_power_does_not_bring_a_deleted_vrot_back_nor_takes_one_from_i
         let tombstone = StoredVrot::Deleted(Tombstone {
             vrot,
             at: Timestamp::new(1),
+            owner: None,
         });
         Batch::default().put(vrot, Part::Record, tombstone.to_bytes())
     };

@@ -46,6 +46,21 @@ pub struct VrotRecord {
     /// Its keys and certificates.
     #[n(8)]
     pub identity: Identity,
+    /// The last time that a backend may have lost what its guest was told of, in this generation.
+    #[n(9)]
+    pub state_loss: Option<LostState>,
+}
+
+/// When a backend ended after it had answered commands whose state was not durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct LostState {
+    /// Number of the store's newest batch when it was noted.
+    #[n(0)]
+    pub batch: u64,
+    /// When it was noted.
+    #[n(1)]
+    pub at: Timestamp,
 }
 
 /// Keys and certificates of a vRoT, as they were made.
@@ -84,7 +99,8 @@ pub struct Identity {
     pub vik_issued_at: Timestamp,
 }
 
-/// What stays of a vRoT between the destruction of its key and the removal of the rest.
+/// What stays of a vRoT between the destruction of its key and the removal of the rest: all that its
+/// line in the audit log needs.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Tombstone {
@@ -94,6 +110,24 @@ pub struct Tombstone {
     /// When it was deleted.
     #[n(1)]
     pub at: Timestamp,
+    /// Whose it was; absent if no VM ever had it, and in version 1.
+    #[n(2)]
+    pub owner: Option<Owner>,
+}
+
+/// Whose vRoT it was, and who ordered that it be deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Owner {
+    /// The VM that it belonged to.
+    #[n(0)]
+    pub vm: VmId,
+    /// Whose VM that was.
+    #[n(1)]
+    pub tenant: Tenant,
+    /// Number of the user who ordered it.
+    #[n(2)]
+    pub by_uid: Option<u32>,
 }
 
 /// What a record in the store says.
@@ -166,8 +200,12 @@ pub enum RecordError {
     },
 }
 
-/// Version of the record, its first field.
-const VERSION: u8 = 1;
+/// Version of the record, its first field. Version 1 is read as well: it knew of no lost state, and
+/// its tombstones did not say whose vRoT it was. A program that knows only that one must not go on
+/// from the other, for it would forget the one, and finish deletions without their line in the
+/// audit log.
+const VERSION: u8 = 2;
+const FIRST_VERSION: u8 = 1;
 /// What fits into a line of a table.
 const MAX_NAME: usize = 64;
 
@@ -252,7 +290,7 @@ impl StoredVrot {
         let mut decoder = minicbor::Decoder::new(bytes);
         decoder.array().map_err(cbor)?;
         let found = decoder.u8().map_err(cbor)?;
-        if found != VERSION {
+        if !(FIRST_VERSION..=VERSION).contains(&found) {
             return Err(RecordError::Version { vrot, found });
         }
         let versioned: Versioned = minicbor::decode(bytes).map_err(cbor)?;
@@ -348,19 +386,55 @@ mod tests {
                 backend: Digest32::new([13; 32]),
                 vik_issued_at: Timestamp::new(1_700_000_000),
             },
+            state_loss: None,
         }
     }
 
-    /// Version 1, byte for byte: stores in the field hold it. If this fails, the format needs a
-    /// new version beside the old one.
+    /// Version 1, as stores in the field hold it.
     #[test]
     fn version_one_stays_readable() {
         let golden = hex::decode(include_str!("vrot_record_v1.hex").trim()).unwrap();
-        assert_eq!(hex::encode(record().to_bytes()), hex::encode(&golden));
         assert_eq!(
             StoredVrot::from_bytes(record().vrot, &golden).unwrap(),
             StoredVrot::Living(Box::new(record()))
         );
+    }
+
+    /// Version 2, byte for byte: stores in the field hold it. If this fails, the format needs a
+    /// new version beside the old one.
+    #[test]
+    fn version_two_stays_as_it_is() {
+        let record = VrotRecord {
+            state_loss: Some(LostState {
+                batch: 14,
+                at: Timestamp::new(1_700_000_001),
+            }),
+            ..record()
+        };
+        let tombstone = Tombstone {
+            vrot: record.vrot,
+            at: Timestamp::new(1_700_000_002),
+            owner: Some(Owner {
+                vm: record.vm,
+                tenant: record.tenant.clone(),
+                by_uid: Some(1000),
+            }),
+        };
+        let vrot = record.vrot;
+        for (golden, stored) in [
+            (
+                include_str!("vrot_record_v2.hex"),
+                StoredVrot::Living(Box::new(record)),
+            ),
+            (
+                include_str!("tombstone_v2.hex"),
+                StoredVrot::Deleted(tombstone),
+            ),
+        ] {
+            let golden = hex::decode(golden.trim()).unwrap();
+            assert_eq!(hex::encode(stored.to_bytes()), hex::encode(&golden));
+            assert_eq!(StoredVrot::from_bytes(vrot, &golden).unwrap(), stored);
+        }
     }
 
     #[test]
@@ -371,8 +445,8 @@ mod tests {
 
     #[test]
     fn a_version_from_the_future_is_refused_whatever_follows() {
-        let error = StoredVrot::from_bytes(record().vrot, &[0x82, 0x02, 0x01]).unwrap_err();
-        assert!(matches!(error, RecordError::Version { found: 2, .. }));
+        let error = StoredVrot::from_bytes(record().vrot, &[0x82, 0x03, 0x01]).unwrap_err();
+        assert!(matches!(error, RecordError::Version { found: 3, .. }));
     }
 
     #[test]

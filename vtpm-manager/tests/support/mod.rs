@@ -4,6 +4,7 @@
 #![expect(dead_code, reason = "each test file uses its own part")]
 
 pub(crate) mod bus;
+pub(crate) mod evidence;
 pub(crate) mod http;
 pub(crate) mod identity;
 pub(crate) mod vmm;
@@ -321,6 +322,21 @@ impl Host {
     pub(crate) fn start_again_logging_to(&mut self, log: Stdio) -> Result<()> {
         self.daemon = start_daemon_logging_to(self.folder.path(), log)?;
         Ok(())
+    }
+
+    /// The lines of the audit log.
+    pub(crate) fn audit(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(self.path("state/audit.jsonl"))?;
+        let lines = text.lines().map(serde_json::from_str);
+        Ok(lines.collect::<Result<_, _>>()?)
+    }
+
+    /// The value of a metric.
+    pub(crate) fn metric(&self, name: &str) -> Result<f64> {
+        let metrics = http::ask(&self.socket(), "GET", "/metrics", "")?.body;
+        let mut lines = metrics.lines().filter_map(|line| line.split_once(' '));
+        let line = lines.find(|(found, _)| *found == name);
+        Ok(line.with_context(|| format!("no {name}"))?.1.parse()?)
     }
 
     /// What the daemon said.

@@ -23,6 +23,13 @@ pub(super) enum After {
     },
 }
 
+/// What became of the states that a backend had pushed when it ended.
+enum Rest {
+    Durable,
+    GivenUp,
+    LeftToTheNext,
+}
+
 /// It may be at an RSA key, on a busy machine. Who does not answer for so long is of no use to
 /// its guest either, and is ended.
 const REGAIN_DEADLINE: Duration = Duration::from_secs(60);
@@ -111,8 +118,15 @@ impl Supervisor {
     /// vRoT may be started again: a state that is being retried must not overwrite a newer one.
     pub(super) async fn conclude(mut self, reason: Option<String>, status: String) {
         let vrot = self.folder.vrot();
-        if !self.save_the_rest().await {
-            return self.leave_running().await;
+        match self.save_the_rest().await {
+            Rest::LeftToTheNext => return self.leave_running().await,
+            // It may have noted that it was degraded when it ended, and is not any more.
+            Rest::Durable if self.handed_over => {
+                if let Err(error) = self.folder.forget_loss() {
+                    tracing::warn!(%vrot, %error, "it is taken for one that lost state");
+                }
+            }
+            Rest::Durable | Rest::GivenUp => {}
         }
         if let Err(error) = self.folder.remove() {
             tracing::warn!(%vrot, %error, "a folder is left behind");
@@ -142,8 +156,8 @@ impl Supervisor {
         }
     }
 
-    /// Until everything that was pushed is durable; false when the manager ends.
-    async fn save_the_rest(&mut self) -> bool {
+    /// Until everything that was pushed is durable, or nobody waits for it any more.
+    async fn save_the_rest(&mut self) -> Rest {
         let deadline = self
             .stop
             .as_ref()
@@ -165,9 +179,10 @@ impl Supervisor {
                     let vrot = self.folder.vrot();
                     tracing::error!(%vrot, "the store does not take what the TPM left when it was switched off");
                     self.saving = None;
+                    return Rest::GivenUp;
                 }
                 order = self.orders.recv(), if self.stop.is_none() => match order {
-                    Some(Order::Release) | None => return false,
+                    Some(Order::Release) | None => return Rest::LeftToTheNext,
                     Some(Order::Settle(done)) => self.settle(done),
                     // It has ended: who waits for an answer sees that none comes.
                     Some(
@@ -182,6 +197,6 @@ impl Supervisor {
                 },
             }
         }
-        true
+        Rest::Durable
     }
 }

@@ -1,0 +1,230 @@
+//! Deletions: the key goes first, then the audit log says so, then the rest goes.
+//!
+//! A tombstone takes the place of the record and its keys. It stays until the line of the deletion
+//! is in the audit log, whatever ends the manager or keeps the line from being written meanwhile:
+//! by that line a later recovery knows that the vRoT must not come back.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cert_chain::VrotId;
+
+use super::registry::{Vrot, VrotKey};
+use super::{Counter, Manager, ManagerError, blocking};
+use crate::audit::{Actor, Event};
+use crate::causes::WithCauses;
+use crate::store::{Batch, Part};
+use crate::timestamp::Timestamp;
+use crate::vrot::{Owner, StoredVrot, Tombstone, VrotRecord};
+
+/// Deletions that are not finished.
+#[derive(Debug, Default)]
+pub struct Burials {
+    unfinished: Mutex<BTreeMap<VrotId, Burial>>,
+    /// Held by whoever finishes one, so that no line is written twice.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// A deletion that is not finished.
+#[derive(Clone, Debug)]
+struct Burial {
+    tombstone: Tombstone,
+    line: Line,
+}
+
+/// Whether the audit log tells of a deletion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    Missing,
+    Written,
+    /// An earlier manager began the deletion.
+    Unknown,
+}
+
+impl Burials {
+    /// How many there are.
+    pub fn unfinished(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// A tombstone of an earlier manager stands in the store.
+    pub(super) fn found(&self, tombstone: Tombstone) {
+        self.begin(tombstone, Line::Unknown);
+    }
+
+    /// Whether this vRoT's is not finished.
+    pub(super) fn has(&self, vrot: VrotId) -> bool {
+        self.lock().contains_key(&vrot)
+    }
+
+    fn begin(&self, tombstone: Tombstone, line: Line) {
+        self.lock()
+            .entry(tombstone.vrot)
+            .or_insert(Burial { tombstone, line });
+    }
+
+    fn of(&self, key: VrotKey) -> Option<VrotId> {
+        let number = key.number();
+        let is_meant = |tombstone: &&Tombstone| {
+            let vm = tombstone.owner.as_ref().map(|owner| *owner.vm.as_uuid());
+            *tombstone.vrot.as_uuid() == number || vm == Some(number)
+        };
+        let burials = self.lock();
+        let mut tombstones = burials.values().map(|burial| &burial.tombstone);
+        tombstones.find(is_meant).map(|found| found.vrot)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<VrotId, Burial>> {
+        self.unfinished
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Owner {
+    /// Of this vRoT, which whoever ordered what the present task does orders to be deleted.
+    pub(super) fn ordered_now(record: &VrotRecord) -> Self {
+        Self {
+            vm: record.vm,
+            tenant: record.tenant.clone(),
+            by_uid: Actor::current().map(Actor::uid),
+        }
+    }
+}
+
+impl Manager {
+    /// Deletions that are not finished.
+    pub fn burials(&self) -> &Burials {
+        &self.burials
+    }
+
+    /// The vRoT with this number, or of the VM with this number.
+    pub fn find(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
+        self.registry.find(key).map_err(|unknown| {
+            let vrot = self.burials.of(key);
+            vrot.map_or(unknown, |vrot| ManagerError::DeletionUnfinished { vrot })
+        })
+    }
+
+    /// Deletes a vRoT: its key first, so that a crash on the way leaves nothing in the store that
+    /// opens. What is not finished after that is finished at the next order, or by itself. To
+    /// delete what is deleted changes nothing.
+    pub async fn delete(&self, key: VrotKey) -> Result<(), ManagerError> {
+        let vrot = match self.find(key) {
+            Ok(vrot) => vrot,
+            Err(ManagerError::DeletionUnfinished { vrot }) => return self.bury(vrot).await,
+            Err(unknown) => return self.was_deleted(key).await?.then_some(()).ok_or(unknown),
+        };
+        let gate = vrot.gate.lock().await;
+        vrot.check_settled()?;
+        let record = vrot.record();
+        let now = Timestamp::now();
+        let deleted = record.lifecycle.delete(now)?;
+        let owner = Owner::ordered_now(&record);
+        self.destroy_key(record.vrot, now, Some(owner)).await?;
+        // Whoever waits at the gate must not put the record, with its keys, back.
+        vrot.set_record(VrotRecord {
+            lifecycle: deleted,
+            ..record.clone()
+        });
+        self.registry.remove(&vrot);
+        self.counters.increment(Counter::Deleted);
+        tracing::info!(vrot = %record.vrot, "deleted");
+        drop(gate);
+        self.bury(record.vrot).await
+    }
+
+    /// Destroys a vRoT of which the store knows and that is nobody's: its key first.
+    pub(super) async fn discard(
+        &self,
+        vrot: VrotId,
+        owner: Option<Owner>,
+    ) -> Result<(), ManagerError> {
+        self.destroy_key(vrot, Timestamp::now(), owner).await?;
+        self.bury(vrot).await
+    }
+
+    async fn destroy_key(
+        &self,
+        vrot: VrotId,
+        at: Timestamp,
+        owner: Option<Owner>,
+    ) -> Result<(), ManagerError> {
+        let tombstone = Tombstone { vrot, at, owner };
+        let stored = StoredVrot::Deleted(tombstone.clone()).to_bytes();
+        let change = Batch::default().put(vrot, Part::Record, stored);
+        self.journal.commit(change).await?;
+        self.burials.begin(tombstone, Line::Missing);
+        Ok(())
+    }
+
+    /// Writes the line of a deletion, unless it is there, and removes what the store has still.
+    async fn bury(&self, vrot: VrotId) -> Result<(), ManagerError> {
+        let _one_at_a_time = self.burials.turn.lock().await;
+        let Some(burial) = self.burials.lock().get(&vrot).cloned() else {
+            return Ok(());
+        };
+        match burial.line {
+            Line::Missing => self.record_deletion(&burial.tombstone).await?,
+            Line::Unknown => self.record_burial(&burial.tombstone).await?,
+            Line::Written => {}
+        }
+        if let Some(burial) = self.burials.lock().get_mut(&vrot) {
+            burial.line = Line::Written;
+        }
+        self.journal.commit(Batch::default().delete(vrot)).await?;
+        self.burials.lock().remove(&vrot);
+        // What its backends left to be known of it.
+        if let Err(error) = self.folder(vrot).forget_loss() {
+            tracing::warn!(%vrot, %error, "a file is left behind");
+        }
+        Ok(())
+    }
+
+    /// Writes the line of a deletion that an earlier manager began, unless it is there.
+    pub(super) async fn record_burial(&self, tombstone: &Tombstone) -> Result<(), ManagerError> {
+        let audit = Arc::clone(&self.audit);
+        let deleted = blocking(move || audit.deleted()).await??;
+        if deleted.contains(&tombstone.vrot) {
+            return Ok(());
+        }
+        self.record_deletion(tombstone).await
+    }
+
+    async fn record_deletion(&self, tombstone: &Tombstone) -> Result<(), ManagerError> {
+        let vrot = tombstone.vrot;
+        let (by, event) = match &tombstone.owner {
+            Some(owner) => {
+                let event = Event::VrotDeleted {
+                    vrot,
+                    vm: owner.vm,
+                    tenant: owner.tenant.clone(),
+                    deleted_at: tombstone.at,
+                };
+                (owner.by_uid.map(Actor::of_uid), event)
+            }
+            None => (None, Event::VrotDiscarded { vrot }),
+        };
+        let audit = Arc::clone(&self.audit);
+        Ok(blocking(move || audit.append(by, &[event])).await??)
+    }
+
+    /// Finishes what earlier orders, or an earlier manager, did not.
+    pub(super) async fn finish_burials(&self) {
+        let unfinished: Vec<VrotId> = self.burials.lock().keys().copied().collect();
+        for vrot in unfinished {
+            match self.bury(vrot).await {
+                Ok(()) => tracing::info!(%vrot, "a deletion is finished"),
+                Err(error) => {
+                    let error = WithCauses(&error);
+                    tracing::error!(%vrot, %error, "a deletion is not finished: its key is gone, and it is tried again");
+                }
+            }
+        }
+    }
+
+    async fn was_deleted(&self, key: VrotKey) -> Result<bool, ManagerError> {
+        let audit = Arc::clone(&self.audit);
+        Ok(blocking(move || audit.tells_of_deletion(key.number())).await??)
+    }
+}

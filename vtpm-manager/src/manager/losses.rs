@@ -1,0 +1,83 @@
+//! State that a vRoT may have lost with its backend: recorded, so that evidence tells it.
+
+use attestation::StateLoss;
+
+use super::registry::Vrot;
+use super::{Manager, ManagerError};
+use crate::audit::Event;
+use crate::backend::Backend;
+use crate::store::{Batch, Part};
+use crate::timestamp::Timestamp;
+use crate::vrot::{LostState, VrotRecord};
+
+impl Manager {
+    /// What the last backend of a vRoT may have lost, if that is not recorded yet. None of it may
+    /// be live.
+    pub(super) fn unrecorded_loss(
+        &self,
+        record: &VrotRecord,
+    ) -> Result<Option<LostState>, ManagerError> {
+        if !self.folder(record.vrot).may_have_lost()? {
+            return Ok(None);
+        }
+        let status = self.journal.rollback_status();
+        Ok(Some(LostState {
+            batch: status.map_or(0, |status| status.epoch.number()),
+            at: Timestamp::now(),
+        }))
+    }
+
+    /// Records what the last backend of a vRoT may have lost, unless it is recorded. The vRoT's gate
+    /// must be held, and no backend of it may be live.
+    pub(super) async fn record_loss(&self, vrot: &Vrot) -> Result<(), ManagerError> {
+        let mut record = vrot.record();
+        let Some(loss) = self.unrecorded_loss(&record)? else {
+            return Ok(());
+        };
+        self.record(loss.event(&record)).await?;
+        record.state_loss = Some(loss);
+        self.commit_record(&record).await?;
+        self.folder(record.vrot).forget_loss()?;
+        vrot.set_record(record);
+        Ok(())
+    }
+
+    /// The same where it can wait: until the next start of the vRoT at the latest.
+    pub(super) async fn try_to_record_loss(&self, vrot: &Vrot) {
+        if let Err(error) = self.record_loss(vrot).await {
+            tracing::error!(vrot = %vrot.record().vrot, %error, "what was lost is not recorded yet");
+        }
+    }
+
+    /// Ends a backend of an earlier manager that is not taken over, and keeps the state that it
+    /// hands over.
+    pub(super) async fn dismiss(&self, record: &VrotRecord) -> Result<(), ManagerError> {
+        let folder = self.folder(record.vrot);
+        let dismissed = Backend::dismiss(&folder, Some(record.generation)).await?;
+        if let Some(state) = dismissed.state {
+            let change = Batch::default().put(record.vrot, Part::Permanent, state.to_bytes());
+            self.journal.commit(change).await?;
+        } else if dismissed.was_degraded != Some(false) {
+            return Ok(());
+        }
+        Ok(folder.forget_loss()?)
+    }
+}
+
+impl LostState {
+    /// The line about it.
+    pub(super) fn event(self, record: &VrotRecord) -> Event {
+        Event::StateLost {
+            vrot: record.vrot,
+            batch: self.batch,
+        }
+    }
+}
+
+/// What evidence says of it.
+pub(super) fn stated(loss: Option<LostState>) -> StateLoss {
+    loss.map_or(StateLoss::Excluded, |loss| StateLoss::Possible {
+        batch: loss.batch,
+        time: loss.at.seconds(),
+    })
+}
