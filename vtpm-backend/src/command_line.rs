@@ -15,6 +15,7 @@ use crate::sandbox::{self, Files};
 use crate::server::{Keeper, Server, load_state};
 use crate::sockets::Listener;
 use crate::stand_alone::StateFolder;
+use crate::termination::Termination;
 
 /// One virtualized root of trust: a TPM 2.0 for one VM.
 ///
@@ -74,7 +75,7 @@ impl Arguments {
     }
 }
 
-/// Serves until the manager ends it, or for good.
+/// Serves until the manager or a signal (SIGTERM, SIGINT) ends it.
 pub fn run(arguments: &Arguments) -> Result<()> {
     match (&arguments.control, &arguments.state, &arguments.runtime) {
         (Some(control), Some(state), _) => stand_alone(control, arguments.data.as_deref(), state),
@@ -98,7 +99,7 @@ fn stand_alone(control: &Path, data: Option<&Path>, state: &Path) -> Result<()> 
     load_state(&mut engine, &folder)?;
     let control = listen(control)?;
     let data = data.map(listen).transpose()?;
-    let mut server = Server::new(engine, Keeper::Folder(folder));
+    let mut server = Server::new(engine, Keeper::Folder(folder), Termination::watch()?);
     server.log_to(log::Stderr::at_once().context("there is no standard error to log to")?);
     server.listen_for_vmm(control, VmmAdmission::default());
     if let Some(data) = data {
@@ -126,7 +127,8 @@ fn managed(birth: &Birth, confine: impl FnOnce() -> Result<()>) -> Result<()> {
     let socket = runtime.join(MANAGER_SOCKET);
     let link = ManagerLink::bind(&socket, instance)
         .with_context(|| format!("{} cannot be listened on", socket.display()))?;
-    let mut server = Server::new(engine, Keeper::Manager(Box::new(link)));
+    let keeper = Keeper::Manager(Box::new(link));
+    let mut server = Server::new(engine, keeper, Termination::watch()?);
     server.listen_for_vmm(listen(&runtime.join(VMM_SOCKET))?, admission.clone());
     confine()?;
     tracing::info!("waiting for the manager");

@@ -5,20 +5,20 @@
 //! whether it has answered a command whose state is not durable. So whoever finds it dead knows
 //! whether something may be lost, also if no manager was there to be told.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-
 /// The right to serve one vRoT, until it is dropped or the process ends.
+///
+/// The kernel releases the lock when the file is closed. Nothing else is called for that: a
+/// confined backend may call nothing else, and its end must not depend on it.
 #[derive(Debug)]
 pub struct Instance {
-    lock: Flock<File>,
+    lock: File,
     path: PathBuf,
     /// Where the second line is.
     second_line: u64,
@@ -72,7 +72,7 @@ impl Instance {
     /// Takes the right if nobody has it: to see that, or to clean up.
     pub fn look(path: &Path) -> Result<Self, InstanceError> {
         loop {
-            let file = File::options()
+            let mut file = File::options()
                 .read(true)
                 .write(true)
                 .create(true)
@@ -80,23 +80,23 @@ impl Instance {
                 .mode(0o600)
                 .open(path)
                 .map_err(|source| failed(path, source))?;
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) if is_at(&lock, path) => {
+            match file.try_lock() {
+                Ok(()) if is_at(&file, path) => {
                     return Ok(Self {
-                        lock,
+                        lock: file,
                         path: path.to_owned(),
                         second_line: 0,
                     });
                 }
                 // Its last holder removed the file meanwhile: it keeps nobody away any more.
-                Ok(_) => {}
-                Err((mut file, Errno::EWOULDBLOCK)) => {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
                     // Who has just taken it has not signed yet.
                     let lines = read(&mut file).unwrap_or_default();
                     let process = lines.lines().next().unwrap_or_default().to_owned();
                     return Err(InstanceError::Taken { process });
                 }
-                Err((_, error)) => return Err(failed(path, error.into())),
+                Err(TryLockError::Error(error)) => return Err(failed(path, error)),
             }
         }
     }

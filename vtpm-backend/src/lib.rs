@@ -9,6 +9,7 @@
 //! has loaded all of that; [`instance`] keeps a vRoT from running twice.
 
 pub mod admission;
+mod closing;
 pub mod command;
 pub mod command_line;
 pub mod control;
@@ -25,4 +26,5 @@ pub mod sealing;
 pub mod server;
 pub mod sockets;
 pub mod stand_alone;
+pub mod termination;
 pub mod vendor;

@@ -117,9 +117,7 @@ impl ManagerLink {
         let Some(stream) = self.listener.accept() else {
             return;
         };
-        let Ok(connection) = Connection::new(stream) else {
-            return;
-        };
+        let connection = Connection::new(stream);
         let uid = connection.peer_uid();
         match uid {
             Ok(uid) if uid == self.manager.as_raw() => {}

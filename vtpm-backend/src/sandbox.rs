@@ -4,6 +4,7 @@
 //! stand-alone backend's own state folder at most, and otherwise not at all.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
 use landlock::{
@@ -17,6 +18,7 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
+use crate::closing;
 use crate::privileges::{PrivilegeError, give_up_capabilities};
 
 /// Which files remain within reach.
@@ -53,6 +55,9 @@ pub enum SandboxError {
     /// File access cannot be limited.
     #[error("file access cannot be limited")]
     Landlock(#[from] landlock::RulesetError),
+    /// The thread that closes descriptors does not start.
+    #[error("the thread that closes what others handed over does not start")]
+    Thread(#[source] io::Error),
     /// A folder that is to stay within reach cannot be opened.
     #[error("the folder that stays within reach cannot be opened")]
     Folder(#[from] landlock::PathFdError),
@@ -66,8 +71,10 @@ pub fn enter(files: Files<'_>) -> Result<(), SandboxError> {
     prctl::set_dumpable(false).map_err(setting("no core dumps, no tracing"))?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(setting("no core dumps"))?;
     restrict_files(files)?;
+    // It has no more rights than this one from its start, and gets the same filter.
+    closing::start().map_err(SandboxError::Thread)?;
     let filter = system_calls(files)?;
-    seccompiler::apply_filter(&filter)?;
+    seccompiler::apply_filter_all_threads(&filter)?;
     Ok(())
 }
 

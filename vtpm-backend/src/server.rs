@@ -21,6 +21,7 @@ use crate::managed::ManagerLink;
 use crate::message::FromBackend;
 use crate::sockets::{Connection, Listener};
 use crate::stand_alone::StateFolder;
+use crate::termination::Termination;
 use crate::vendor::capability::Query;
 use crate::vendor::{Found, Tickets, VendorCommand, read_response, ticket_response};
 
@@ -57,6 +58,7 @@ pub struct Server<E> {
     brought: Brought,
     /// The volatile state that lies in the folder, while the TPM that wrote it did nothing since.
     stored: Option<Zeroizing<Vec<u8>>>,
+    termination: Termination,
     ended: bool,
 }
 
@@ -67,7 +69,7 @@ const STARTUP_CLEAR: [u8; 12] = [0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x44, 0, 0
 
 impl<E: Engine> Server<E> {
     /// A server for this TPM.
-    pub fn new(engine: E, keeper: Keeper) -> Self {
+    pub fn new(engine: E, keeper: Keeper, termination: Termination) -> Self {
         Self {
             engine,
             keeper,
@@ -82,6 +84,7 @@ impl<E: Engine> Server<E> {
             stderr: None,
             brought: Brought::Nothing,
             stored: None,
+            termination,
             ended: false,
         }
     }
@@ -104,15 +107,19 @@ impl<E: Engine> Server<E> {
         self.stderr = Some(stderr);
     }
 
-    /// Serves until the manager ends it.
+    /// Serves until the manager or a signal ends it.
     pub fn run(&mut self) -> io::Result<()> {
         while !self.ended {
             if self.held_until.is_some_and(|until| until <= Instant::now()) {
                 tracing::warn!("the manager had the guest wait too long: it goes on");
                 self.held_until = None;
             }
-            let held = self.held_until.is_some();
             let ready = self.wait()?;
+            if ready.termination {
+                tracing::info!("told to end by a signal");
+                self.end();
+                break;
+            }
             if ready.manager {
                 self.serve_manager();
             }
@@ -140,7 +147,7 @@ impl<E: Engine> Server<E> {
                 self.accept_host();
             }
             // Who had to wait could not send the rest.
-            if !held {
+            if !ready.held {
                 self.drop_stalled();
             }
             if ready.is_nothing() {
@@ -156,6 +163,24 @@ impl<E: Engine> Server<E> {
         match &self.keeper {
             Keeper::Manager(link) if !link.is_open() => None,
             Keeper::Manager(_) | Keeper::Folder(_) => self.control_listener.as_ref(),
+        }
+    }
+
+    /// A second VMM is told at once that one is attached; but what has no data channel may be a tool
+    /// that sets the locality and goes, and whoever comes next waits for that.
+    fn waiting_vmm(&self) -> Option<&Listener> {
+        match &self.vmm {
+            Some(vmm) if vmm.data.is_none() => None,
+            Some(_) | None => self.vmm_listener(),
+        }
+    }
+
+    /// Tools on the host have their turns one after the other, as with a TPM that has no resource
+    /// manager: the next one waits in the socket's queue, of a length that the kernel limits.
+    fn waiting_host(&self) -> Option<&Listener> {
+        match self.host {
+            Some(_) => None,
+            None => self.host_listener.as_ref(),
         }
     }
 
@@ -194,9 +219,7 @@ impl<E: Engine> Server<E> {
         let Some(stream) = self.vmm_listener().and_then(Listener::accept) else {
             return;
         };
-        let Ok(connection) = Connection::new(stream) else {
-            return;
-        };
+        let connection = Connection::new(stream);
         match connection.peer_uid() {
             Ok(uid) if self.admission.admits(uid) => {}
             other => {
@@ -220,14 +243,9 @@ impl<E: Engine> Server<E> {
     }
 
     fn accept_host(&mut self) {
-        let Some(stream) = self.host_listener.as_ref().and_then(Listener::accept) else {
-            return;
-        };
-        if self.host.is_some() {
-            tracing::warn!("a second client of the data socket was turned away");
-            return;
+        if let Some(stream) = self.waiting_host().and_then(Listener::accept) {
+            self.host = Some(Connection::new(stream));
         }
-        self.host = Connection::new(stream).ok();
     }
 
     fn note_attachment(&mut self) {

@@ -1,9 +1,13 @@
-//! Sockets of the one loop: non-blocking streams with what was read and is yet to be written.
+//! Sockets of the one loop: streams with what was read and is not used up.
+//!
+//! Nothing here waits longer than it says, whatever the other end does. A stream that was handed
+//! over is still in other hands, and so are its properties: each call says for itself that it does
+//! not block, and [`closing`](crate::closing) closes.
 
 use std::fs;
-use std::io::{self, IoSliceMut, Write};
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -12,9 +16,14 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::cmsg_space;
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketType,
+    recvmsg, send,
+};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::closing::Foreign;
 use crate::message::append;
 
 /// A listening socket that removes its file when it ends.
@@ -27,13 +36,25 @@ pub struct Listener {
 /// A connection, with the bytes that have arrived and are not used up.
 #[derive(Debug)]
 pub struct Connection {
-    stream: UnixStream,
+    stream: Foreign,
     /// Zeroed as it is used up: keys arrive here.
     received: Zeroizing<Vec<u8>>,
     /// Since when an incomplete message has been waiting for its rest.
     incomplete_since: Option<Instant>,
     /// A descriptor that came along.
-    descriptor: Option<OwnedFd>,
+    descriptor: Option<Foreign>,
+}
+
+/// Why a descriptor that was handed over is no connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoConnection {
+    /// Not what VMMs hand over. Of others it is not known how long a call takes.
+    #[error("it is not a connected stream of the Unix domain")]
+    NotAStream,
+    /// The kernel does not say what it is.
+    #[error("the kernel does not say what it is")]
+    Unknown(#[from] Errno),
 }
 
 /// What reading brought.
@@ -49,6 +70,10 @@ pub enum Arrival {
 
 /// The most descriptors that the kernel delivers at a time (`SCM_MAX_FD`).
 const SCM_MAX_FD: usize = 253;
+/// Room for all of what may come along with bytes: descriptors, and the sender's credentials, label
+/// and process. Whoever has a stream in hand as well can ask for the last three (`SO_PASSCRED`,
+/// `SO_PASSSEC`, `SO_PASSPIDFD`), and what there is no room for is closed in the middle of a read.
+const ANCILLARY: usize = cmsg_space!(ScmRights(SCM_MAX_FD)) + 8 * 1024;
 /// Read at a time.
 const CHUNK: usize = 16 * 1024;
 /// A peer that does not take an answer for so long is not there.
@@ -104,22 +129,36 @@ impl AsFd for Listener {
 }
 
 impl Connection {
-    /// Takes a stream over.
-    pub fn new(stream: UnixStream) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
-        Ok(Self {
+    /// Takes over a stream that was accepted here.
+    pub fn new(stream: UnixStream) -> Self {
+        Self::over(OwnedFd::from(stream).into())
+    }
+
+    /// Takes over a stream that another process handed over, if it is one.
+    pub fn handed_over(descriptor: Foreign) -> Result<Self, NoConnection> {
+        let is_stream = socket_domain(&descriptor)? == AddressFamily::UNIX
+            && socket_type(&descriptor)? == SocketType::STREAM
+            && !socket_acceptconn(&descriptor)?;
+        match is_stream {
+            true => Ok(Self::over(descriptor)),
+            false => Err(NoConnection::NotAStream),
+        }
+    }
+
+    fn over(stream: Foreign) -> Self {
+        Self {
             stream,
             received: Zeroizing::default(),
             incomplete_since: None,
             descriptor: None,
-        })
+        }
     }
 
     /// Reads what has arrived, and takes a descriptor that comes along: the last one, if there are
     /// several. All others are closed, also those that came with an error.
     pub fn read(&mut self) -> io::Result<Arrival> {
         let mut buffer = vec![0; CHUNK];
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(SCM_MAX_FD))];
+        let mut space = [MaybeUninit::new(0); ANCILLARY];
         // It owns the descriptors that the kernel has put in, also when there was no room for all.
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let message = recvmsg(
@@ -136,9 +175,13 @@ impl Connection {
         };
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                self.descriptor = descriptors.last().or(self.descriptor.take());
+                for descriptor in descriptors {
+                    self.descriptor = Some(descriptor.into());
+                }
             }
         }
+        drop(ancillary);
+        close_process_descriptors(&space);
         if length == 0 {
             return Ok(Arrival::End);
         }
@@ -164,7 +207,7 @@ impl Connection {
     }
 
     /// Takes a descriptor that came along.
-    pub fn take_descriptor(&mut self) -> Option<OwnedFd> {
+    pub fn take_descriptor(&mut self) -> Option<Foreign> {
         self.descriptor.take()
     }
 
@@ -189,14 +232,16 @@ impl Connection {
     pub fn write_until(&mut self, bytes: &[u8], deadline: Instant) -> io::Result<()> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            match self.stream.write(rest) {
+            match send(
+                &self.stream,
+                rest,
+                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+            ) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    wait_writable(&self.stream, deadline)?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(Errno::AGAIN) => wait_writable(&self.stream, deadline)?,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
@@ -237,7 +282,52 @@ fn timeout(deadline: Instant) -> PollTimeout {
     PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
 }
 
-fn wait_writable(stream: &UnixStream, deadline: Instant) -> io::Result<()> {
+/// Closes the descriptors of processes (`SCM_PIDFD`) among what came along: the library that reads
+/// the rest does not know them.
+#[expect(unsafe_code, reason = "no library closes them")]
+fn close_process_descriptors(space: &[MaybeUninit<u8>]) {
+    const SCM_PIDFD: i32 = 4;
+    /// `struct cmsghdr`: a length of 64 bits, level and type.
+    const CONTROL_HEADER: usize = 16;
+    // SAFETY: the whole of it was initialised with zeros.
+    let mut rest = unsafe { &*(std::ptr::from_ref(space) as *const [u8]) };
+    while let Some((header, _)) = rest.split_first_chunk::<CONTROL_HEADER>() {
+        let [
+            l0,
+            l1,
+            l2,
+            l3,
+            l4,
+            l5,
+            l6,
+            l7,
+            v0,
+            v1,
+            v2,
+            v3,
+            t0,
+            t1,
+            t2,
+            t3,
+        ] = *header;
+        let length = usize::from_ne_bytes([l0, l1, l2, l3, l4, l5, l6, l7]);
+        let level = i32::from_ne_bytes([v0, v1, v2, v3]);
+        let kind = i32::from_ne_bytes([t0, t1, t2, t3]);
+        let Some(body) = rest.get(CONTROL_HEADER..length) else {
+            return;
+        };
+        if (level, kind) == (nix::libc::SOL_SOCKET, SCM_PIDFD)
+            && let Some(descriptor) = body.first_chunk().copied().map(RawFd::from_ne_bytes)
+            && descriptor >= 0
+        {
+            // SAFETY: the kernel has put it into this process, and nothing else knows of it.
+            drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
+        }
+        rest = rest.get(length.next_multiple_of(8)..).unwrap_or_default();
+    }
+}
+
+fn wait_writable(stream: &impl AsFd, deadline: Instant) -> io::Result<()> {
     let mut descriptors = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
     match poll(&mut descriptors, timeout(deadline)) {
         Ok(0) => Err(io::ErrorKind::TimedOut.into()),

@@ -5,12 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
 use zeroize::Zeroizing;
 
 use crate::engine::StateKind;
@@ -20,7 +19,8 @@ use crate::engine::StateKind;
 pub struct StateFolder {
     path: PathBuf,
     folder: File,
-    _lock: Flock<File>,
+    /// Released by the kernel when it is closed.
+    _lock: File,
     /// What is to be in the files and is not yet: a state, or nothing at all.
     unsaved: BTreeMap<StateKind, Option<Zeroizing<Vec<u8>>>>,
     /// Whether the last attempt to write failed.
@@ -78,11 +78,15 @@ impl StateFolder {
             .truncate(false)
             .open(&lock_path)
             .map_err(failed(&lock_path, "opened"))?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|_| {
-            StateFolderError::InUse {
-                path: path.to_owned(),
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(StateFolderError::InUse {
+                    path: path.to_owned(),
+                });
             }
-        })?;
+            Err(TryLockError::Error(source)) => return Err(failed(&lock_path, "locked")(source)),
+        }
         let folder = File::open(path).map_err(failed(path, "opened"))?;
         Ok(Self {
             path: path.to_owned(),

@@ -156,6 +156,10 @@ fn a_born_backend_holds_nothing_open_but_its_sockets() -> Result<()> {
         let number: u32 = entry.file_name().to_string_lossy().parse()?;
         let what = fs::read_link(entry.path())?.display().to_string();
         if number > 2 {
+            // Signals that end it arrive at a descriptor.
+            if what == "anon_inode:[signalfd]" {
+                continue;
+            }
             let kind = what.split(':').next().unwrap_or_default();
             ensure!(kind == "socket", "{number} is {what}");
             open.push(number);

@@ -215,12 +215,22 @@ fn descriptors_that_nobody_wants_are_closed() -> Result<()> {
             assert_eq!(vmm.control(rest, 8)?, [0; 8]);
         }
     }
+    let come_to = |emulator: &Emulator, expected: usize| -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let open = open(emulator)?;
+            if open == expected {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{open} are open, not {expected}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
     // The last one is kept for a CMD_SET_DATAFD.
-    assert_eq!(open(&emulator)?, before + 1);
+    come_to(&emulator, before + 1)?;
     drop(vmm);
-    emulator.attach_and_init()?;
-    assert_eq!(open(&emulator)?, before);
-    Ok(())
+    let _vmm = emulator.attach_and_init()?;
+    come_to(&emulator, before)
 }
 
 #[test]
@@ -250,6 +260,59 @@ fn a_second_vmm_is_turned_away_and_the_first_goes_on() -> Result<()> {
     // Once the first one is gone there is room.
     drop(first);
     emulator.attach_and_init()?;
+    Ok(())
+}
+
+#[test]
+fn tools_at_the_data_socket_have_their_turns() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let socket = folder.path().join("data.sock");
+    let mut emulator = Emulator::ours_with_data(folder.path(), &socket)?;
+    // It listens for VMMs last.
+    drop(emulator.connect()?);
+    let connect = || -> Result<UnixStream> {
+        let stream = UnixStream::connect(&socket)?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        Ok(stream)
+    };
+    let get_random = command(0x17b, &[0, 8]);
+    let mut first = connect()?;
+    let mut others = Vec::new();
+    for _ in 0..20 {
+        let mut other = connect()?;
+        other.write_all(&get_random)?;
+        others.push(other);
+    }
+    // Nobody comes between.
+    for _ in 0..5 {
+        first.write_all(&get_random)?;
+        assert_eq!(read_once(&mut first)?.len(), 20);
+        let other = others.first_mut().context("the second")?;
+        other.set_nonblocking(true)?;
+        ensure!(other.read(&mut [0; 20]).is_err(), "it is not its turn");
+        other.set_nonblocking(false)?;
+    }
+    drop(first);
+    for (number, mut other) in others.into_iter().enumerate() {
+        // Some leave without an answer.
+        if number % 3 != 1 {
+            assert_eq!(read_once(&mut other)?.len(), 20, "{number}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn whoever_sets_a_locality_and_goes_keeps_nobody_away() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut emulator = Emulator::ours(folder.path())?;
+    let mut tool = emulator.connect()?;
+    tool.write_all(&words(&[GET_CAPABILITY]))?;
+    assert_eq!(read_once(&mut tool)?.len(), 8);
+    let mut next = emulator.connect()?;
+    next.write_all(&words(&[GET_CAPABILITY]))?;
+    drop(tool);
+    assert_eq!(read_once(&mut next)?.len(), 8);
     Ok(())
 }
 

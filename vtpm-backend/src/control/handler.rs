@@ -173,7 +173,11 @@ fn give_state<E: Engine>(vrot: &mut Vrot<'_, E>, kind: Option<StateKind>, offset
         });
     let (flags, state) = match packed {
         Ok(Package::Plain(state)) => (0, state),
-        Ok(Package::Sealed(state)) => (ENCRYPTED, state),
+        Ok(Package::Sealed(state)) => {
+            // The permanent state stays here, and is to be the one that this goes with.
+            engine.give_away();
+            (ENCRYPTED, state)
+        }
         Err(code) => return words([code, 0, 0, 0]),
     };
     let rest = usize::try_from(offset)

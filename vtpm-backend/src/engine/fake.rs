@@ -23,6 +23,10 @@ impl Engine for FakeEngine {
         self.on = false;
     }
 
+    fn give_away(&mut self) {}
+
+    fn go_on(&mut self) {}
+
     fn is_on(&self) -> bool {
         self.on
     }

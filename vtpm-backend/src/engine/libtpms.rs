@@ -13,12 +13,17 @@ use std::{ptr, slice};
 
 use zeroize::{Zeroize, Zeroizing};
 
+use super::orderly::{Departure, Shutdown};
 use super::{BufferSize, Engine, EngineError, HashStep, StateKind};
 use crate::command::{MAX_COMMAND, ResponseCode};
 
 /// The process's TPM.
 pub struct Libtpms {
     on: bool,
+    departure: Departure,
+    /// The volatile state of a TPM that lost power without being shut down, because that state had
+    /// been given away; and how it is to be shut down if nobody goes on from there.
+    abandoned: Option<(Zeroizing<Vec<u8>>, Shutdown)>,
     buffer_size: BufferSize,
     /// Allocated and grown by the library.
     response: *mut c_uchar,
@@ -64,6 +69,8 @@ impl Libtpms {
         }
         let mut tpm = Self {
             on: false,
+            departure: Departure::SWITCHED_ON,
+            abandoned: None,
             buffer_size: BufferSize {
                 current: 0,
                 minimum: 0,
@@ -75,6 +82,65 @@ impl Libtpms {
         };
         tpm.buffer_size(None);
         Ok(tpm)
+    }
+
+    fn switch_on(&mut self) -> Result<(), EngineError> {
+        let resumes = store().states.contains_key(&StateKind::Volatile);
+        // SAFETY: no arguments; the TPM is off, so no other call is under way.
+        check(unsafe { TPMLIB_MainInit() })?;
+        self.on = true;
+        self.departure = match resumes {
+            true => Departure::Resumed,
+            false => Departure::SWITCHED_ON,
+        };
+        // Loaded once: a second start with the same volatile state would be a replay.
+        store().states.remove(&StateKind::Volatile);
+        Ok(())
+    }
+
+    fn switch_off(&mut self) {
+        // SAFETY: no arguments; the TPM is on.
+        unsafe { TPMLIB_Terminate() };
+        self.on = false;
+    }
+
+    /// Has a TPM that is on prepare for the loss of power.
+    fn shut_down(&mut self) {
+        let Some(shutdown) = self.departure.owed() else {
+            return;
+        };
+        for kind in [shutdown, Shutdown::Clear] {
+            let response = self.execute(&kind.command(), 0);
+            match response.get(6..10) {
+                Some([0, 0, 0, 0]) => return,
+                // TPM_RC_INITIALIZE: nobody started it.
+                Some([0, 0, 1, 0]) => return,
+                code => tracing::warn!(?code, ?kind, "the TPM was not shut down"),
+            }
+        }
+    }
+
+    /// Shuts down a TPM that was left as it is for whoever had its volatile state, and that starts
+    /// here again without it.
+    fn shut_down_abandoned(&mut self) {
+        let Some((volatile, shutdown)) = self.abandoned.take() else {
+            return;
+        };
+        if store().states.contains_key(&StateKind::Volatile) {
+            return;
+        }
+        store().states.insert(StateKind::Volatile, volatile);
+        match self.switch_on() {
+            Ok(()) => {
+                self.departure = Departure::Owed(shutdown);
+                self.shut_down();
+                self.switch_off();
+            }
+            Err(error) => {
+                store().states.remove(&StateKind::Volatile);
+                tracing::warn!(%error, "a TPM whose state was given away was not shut down");
+            }
+        }
     }
 
     fn require_on(&self) -> Result<(), EngineError> {
@@ -104,20 +170,28 @@ impl Drop for Libtpms {
 impl Engine for Libtpms {
     fn power_on(&mut self) -> Result<(), EngineError> {
         self.power_off();
-        // SAFETY: no arguments; the TPM is off, so no other call is under way.
-        check(unsafe { TPMLIB_MainInit() })?;
-        self.on = true;
-        // Loaded once: a second start with the same volatile state would be a replay.
-        store().states.remove(&StateKind::Volatile);
-        Ok(())
+        self.shut_down_abandoned();
+        self.switch_on()
     }
 
     fn power_off(&mut self) {
-        if self.on {
-            // SAFETY: no arguments; the TPM is on.
-            unsafe { TPMLIB_Terminate() };
-            self.on = false;
+        if !self.on {
+            return;
         }
+        if let Departure::GivenAway(shutdown) = self.departure {
+            let state = self.state(StateKind::Volatile).ok().flatten();
+            self.abandoned = state.map(|state| (Zeroizing::new(state), shutdown));
+        }
+        self.shut_down();
+        self.switch_off();
+    }
+
+    fn give_away(&mut self) {
+        self.departure.give_away();
+    }
+
+    fn go_on(&mut self) {
+        self.departure.go_on();
     }
 
     fn is_on(&self) -> bool {
@@ -133,7 +207,7 @@ impl Engine for Libtpms {
         };
         LOCALITY.store(locality, Ordering::Release);
         // The library may write to the command's buffer.
-        let mut command = Zeroizing::new(command.to_vec());
+        let mut buffer = Zeroizing::new(command.to_vec());
         // SAFETY: the command's buffer has `length` bytes; the response's three fields are the
         // library's own from the last call, or null and zero.
         let result = unsafe {
@@ -141,7 +215,7 @@ impl Engine for Libtpms {
                 &mut self.response,
                 &mut self.response_size,
                 &mut self.response_capacity,
-                command.as_mut_ptr(),
+                buffer.as_mut_ptr(),
                 length,
             )
         };
@@ -154,6 +228,7 @@ impl Engine for Libtpms {
         let response = unsafe { slice::from_raw_parts_mut(self.response, size) };
         let copy = response.to_vec();
         response.zeroize();
+        self.departure.note(command, &copy);
         copy
     }
 
@@ -239,6 +314,9 @@ impl Engine for Libtpms {
         // The library parses the state, and stores it through the callbacks when it is good.
         // SAFETY: the buffer has the stated length and is only read.
         check(unsafe { TPMLIB_SetState(library_kind(kind), state.as_ptr(), length) })?;
+        if kind == StateKind::Permanent {
+            self.abandoned = None;
+        }
         store().states.insert(kind, Zeroizing::new(state.to_vec()));
         Ok(())
     }
@@ -336,11 +414,11 @@ extern "C" fn nvram_load(
     let Ok(size) = u32::try_from(state.len()) else {
         return FAIL;
     };
-    // SAFETY: both pointers are the library's out parameters; it frees what is allocated here
-    // with the matching function.
+    // SAFETY: both pointers are the library's out parameters; it frees what is allocated here with
+    // TPM_Free, which is free(). Its TPM_Malloc gives at most 128 KiB, and a full TPM has more.
     unsafe {
-        let mut buffer = ptr::null_mut();
-        if TPM_Malloc(&mut buffer, size) != SUCCESS || buffer.is_null() {
+        let buffer: *mut c_uchar = nix::libc::malloc(state.len()).cast();
+        if buffer.is_null() {
             return FAIL;
         }
         ptr::copy_nonoverlapping(state.as_ptr(), buffer, state.len());
@@ -461,6 +539,5 @@ unsafe extern "C" {
     fn TPM_IO_Hash_Start() -> TpmResult;
     fn TPM_IO_Hash_Data(data: *const c_uchar, length: u32) -> TpmResult;
     fn TPM_IO_Hash_End() -> TpmResult;
-    fn TPM_Malloc(buffer: *mut *mut c_uchar, size: u32) -> TpmResult;
     fn TPM_Free(buffer: *mut c_uchar);
 }

@@ -5,6 +5,7 @@
 
 pub(crate) mod fake;
 mod libtpms;
+mod orderly;
 
 pub use libtpms::Libtpms;
 
@@ -14,8 +15,17 @@ pub trait Engine {
     /// firmware sends `TPM2_Startup`.
     fn power_on(&mut self) -> Result<(), EngineError>;
 
-    /// Switches the TPM off. One that is off stays off.
+    /// Switches the TPM off. One that is off stays off. One that its guest has not shut down, and
+    /// whose volatile state was not given away, is shut down before, which changes its permanent
+    /// state.
     fn power_off(&mut self);
+
+    /// Notes that the volatile state of a TPM that is on was given away, beside the permanent state
+    /// as it is: this is not to change when the TPM is switched off.
+    fn give_away(&mut self);
+
+    /// Notes that the TPM goes on here.
+    fn go_on(&mut self);
 
     /// Whether the TPM is on.
     fn is_on(&self) -> bool;

@@ -27,6 +27,7 @@ impl<E: Engine> Server<E> {
         if !self.engine.is_on() {
             return;
         }
+        self.engine.go_on();
         match &mut self.keeper {
             Keeper::Manager(link) => link.go_on(),
             Keeper::Folder(folder) => {
@@ -90,6 +91,7 @@ impl<E: Engine> Server<E> {
         };
         folder.keep(StateKind::Volatile, Some(state.clone()));
         self.stored = Some(state);
+        self.engine.give_away();
         !folder.has_unsaved()
     }
 
@@ -137,8 +139,11 @@ impl<E: Engine> Server<E> {
     pub(super) fn forget_used_volatile(&mut self) {
         self.brought = Brought::Nothing;
         self.stored = None;
-        if let Keeper::Folder(folder) = &mut self.keeper {
-            folder.keep(StateKind::Volatile, None);
+        match &mut self.keeper {
+            Keeper::Folder(folder) => folder.keep(StateKind::Volatile, None),
+            // As long as the TPM does nothing, it can be brought again.
+            Keeper::Manager(link) if link.is_carried() => self.engine.give_away(),
+            Keeper::Manager(_) => {}
         }
     }
 }

@@ -94,8 +94,8 @@ impl<E: Engine> Server<E> {
         }
     }
 
-    /// Ends on the manager's order: all state is saved before it hears of it.
-    fn end(&mut self) {
+    /// Ends in an orderly way: all state is saved before the manager hears of it.
+    pub(super) fn end(&mut self) {
         self.engine.power_off();
         self.save_changes();
         if let Keeper::Manager(link) = &mut self.keeper {
@@ -113,6 +113,7 @@ impl<E: Engine> Server<E> {
             tracing::warn!(%error, "there is no volatile state to suspend");
         });
         let state = state.ok().flatten()?;
+        self.engine.give_away();
         match &self.keeper {
             Keeper::Manager(link) => link
                 .seal_volatile(&zeroize::Zeroizing::new(state))

@@ -1,7 +1,5 @@
 //! Requests of the VMM, commands of its guest, and commands of tools on the host.
 
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::keeping::Consequence;
@@ -193,16 +191,18 @@ impl<E: Engine> Server<E> {
 fn take_data_fd(vmm: &mut Vmm) -> Vec<u8> {
     const SUCCESS: [u8; 4] = [0; 4];
     const BAD_PARAMETER: [u8; 4] = [0, 0, 0, 3];
-    let taken = vmm
-        .control
-        .take_descriptor()
-        .map(|descriptor: OwnedFd| UnixStream::from(descriptor))
-        .and_then(|stream| Connection::new(stream).ok());
-    match taken {
-        Some(data) => {
+    let Some(descriptor) = vmm.control.take_descriptor() else {
+        tracing::warn!("CMD_SET_DATAFD came without a descriptor");
+        return BAD_PARAMETER.to_vec();
+    };
+    match Connection::handed_over(descriptor) {
+        Ok(data) => {
             vmm.data = Some(data);
             SUCCESS.to_vec()
         }
-        None => BAD_PARAMETER.to_vec(),
+        Err(error) => {
+            tracing::warn!(%error, "the descriptor of CMD_SET_DATAFD is refused");
+            BAD_PARAMETER.to_vec()
+        }
     }
 }

@@ -8,11 +8,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::peers::has_command;
 use super::{Keeper, Server};
+use crate::closing;
 use crate::engine::Engine;
 use crate::sockets::Connection;
 
 /// What can be read from now.
 pub(super) struct Ready {
+    /// Whether everybody but the manager had to wait.
+    pub(super) held: bool,
+    pub(super) termination: bool,
     pub(super) manager: bool,
     pub(super) control_listener: bool,
     pub(super) host_listener: bool,
@@ -24,7 +28,8 @@ pub(super) struct Ready {
 impl Ready {
     /// Whether only time has passed.
     pub(super) fn is_nothing(&self) -> bool {
-        !(self.manager
+        !(self.termination
+            || self.manager
             || self.control_listener
             || self.host_listener
             || self.control
@@ -47,18 +52,22 @@ impl<E: Engine> Server<E> {
         let vmm = self.vmm.as_ref();
         let data = vmm.and_then(|vmm| vmm.data.as_ref());
         let sources = [
+            Some(self.termination.as_fd()),
             manager_listener,
             manager.map(AsFd::as_fd),
-            self.vmm_listener().map(AsFd::as_fd),
-            self.host_listener.as_ref().map(AsFd::as_fd),
+            self.waiting_vmm().map(AsFd::as_fd),
+            self.waiting_host().map(AsFd::as_fd),
             vmm.map(|vmm| vmm.control.as_fd()),
             data.map(AsFd::as_fd),
             self.host.as_ref().map(AsFd::as_fd),
         ];
         // What comes from those that have to wait stays where it is.
-        let held = self.held_until.is_some();
+        let behind = closing::is_behind();
+        let held = behind || self.held_until.is_some();
         let sources = match sources {
-            [listener, manager, ..] if held => [listener, manager, None, None, None, None, None],
+            [end, listener, manager, ..] if held => {
+                [end, listener, manager, None, None, None, None, None]
+            }
             sources => sources,
         };
         let mut polled: Vec<PollFd<'_>> = sources
@@ -73,6 +82,8 @@ impl<E: Engine> Server<E> {
         let (data_waits, host_waits) = (has_command(data), has_command(self.host.as_ref()));
         let timeout = if waiting || data_waits || host_waits {
             PollTimeout::ZERO
+        } else if behind {
+            PollTimeout::from(TICK_MS)
         } else if let Some(until) = self.held_until {
             // Rounded up, so as not to poll in vain.
             let rest = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
@@ -94,6 +105,7 @@ impl<E: Engine> Server<E> {
             .iter()
             .map(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
         let [
+            termination,
             manager_listener,
             manager,
             control_listener,
@@ -103,6 +115,8 @@ impl<E: Engine> Server<E> {
             host,
         ] = sources.map(|source| source.is_some() && readable.next().unwrap_or(false));
         Ok(Ready {
+            held,
+            termination,
             manager: manager_listener || manager || waiting,
             control_listener,
             host_listener,

@@ -10,11 +10,13 @@ use std::io::{IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::unistd::Pid;
 
 /// `TPM2_Startup(TPM_SU_CLEAR)`
 pub(crate) const STARTUP: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, 0];
@@ -39,6 +41,20 @@ impl Emulator {
             Command::new(env!("CARGO_BIN_EXE_vtpm-backend"))
                 .arg("--control")
                 .arg(folder.join("ours.sock"))
+                .arg("--state")
+                .arg(folder.join("ours")),
+            folder.join("ours.sock"),
+        )
+    }
+
+    /// The same, with a socket for commands of tools.
+    pub(crate) fn ours_with_data(folder: &Path, data: &Path) -> Result<Self> {
+        Self::start(
+            Command::new(env!("CARGO_BIN_EXE_vtpm-backend"))
+                .arg("--control")
+                .arg(folder.join("ours.sock"))
+                .arg("--data")
+                .arg(data)
                 .arg("--state")
                 .arg(folder.join("ours")),
             folder.join("ours.sock"),
@@ -101,6 +117,13 @@ impl Emulator {
     /// Whether it still runs.
     pub(crate) fn is_alive(&mut self) -> Result<bool> {
         Ok(self.process.try_wait()?.is_none())
+    }
+
+    /// Has it end by a signal, and waits for that.
+    pub(crate) fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
+        let process = Pid::from_raw(self.id().try_into()?);
+        nix::sys::signal::kill(process, signal)?;
+        Ok(self.process.wait()?)
     }
 
     /// Its process.
@@ -187,7 +210,8 @@ pub(crate) fn with_password(code: u32, handles: &[u32], parameters: &[u8]) -> Ve
     framed(0x8002, code, &body)
 }
 
-fn framed(tag: u16, code: u32, body: &[u8]) -> Vec<u8> {
+/// A command with this tag.
+pub(crate) fn framed(tag: u16, code: u32, body: &[u8]) -> Vec<u8> {
     let size = u32::try_from(10 + body.len()).unwrap_or(u32::MAX);
     [
         &tag.to_be_bytes()[..],
