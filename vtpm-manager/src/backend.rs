@@ -8,6 +8,7 @@ mod folder;
 mod handle;
 mod nursery;
 mod process;
+mod share;
 mod supervisor;
 mod users;
 mod words;
@@ -22,6 +23,7 @@ use vtpm_backend::message::{FrameError, PROTOCOL};
 pub use folder::{RuntimeFolder, running};
 pub use handle::{Backend, Dismissed, ExecuteChannel};
 pub use nursery::{Executable, Nursery};
+pub use share::Share;
 pub use supervisor::{Duty, Ended, Ending, GuestDuty, Incarnation, Observed};
 pub use users::{Isolation, UidRange};
 

@@ -40,6 +40,9 @@ pub struct Config {
     pub allowed_uids: Vec<u32>,
     /// How often one vRoT may ask for host evidence.
     pub host_evidence_per_minute: u32,
+    /// How many changes of one vRoT's state are written in a second at most, after as many at once
+    /// as in ten seconds. Its guest is slowed, for at most half of `durability_deadline_ms` each.
+    pub state_changes_per_second: NonZeroU32,
     /// What a guest's command waits for at most until its state is durable, in milliseconds. Then
     /// it is answered anyway, and the vRoT is degraded.
     pub durability_deadline_ms: u32,
@@ -212,6 +215,8 @@ const DEFAULT_STATE_DIR: &str = "/var/lib/vtpm-manager";
 const DEFAULT_RUNTIME_DIR: &str = "/run/vtpm-manager";
 const DEFAULT_EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
 const BACKEND_PROGRAM: &str = "vtpm-backend";
+/// Four guests that never rest have a disk written at a few megabytes a second.
+const DEFAULT_STATE_CHANGES_PER_SECOND: NonZeroU32 = NonZeroU32::new(25).unwrap();
 /// A guest that is challenged every half second, and some more at times.
 const DEFAULT_HOST_EVIDENCE_PER_MINUTE: u32 = 120;
 
@@ -255,6 +260,8 @@ struct File {
     allowed_uids: Vec<u32>,
     #[serde(default = "default_host_evidence_per_minute")]
     host_evidence_per_minute: u32,
+    #[serde(default = "default_state_changes_per_second")]
+    state_changes_per_second: NonZeroU32,
     #[serde(default = "default_durability_deadline_ms")]
     durability_deadline_ms: u32,
     #[serde(default)]
@@ -389,6 +396,7 @@ impl Config {
             event_log: file.event_log,
             allowed_uids: file.allowed_uids,
             host_evidence_per_minute: file.host_evidence_per_minute.max(1),
+            state_changes_per_second: file.state_changes_per_second,
             pool: file.pool,
             backend_restarts_per_hour: file.backend_restarts_per_hour,
             renewal: renewal(file.vik_lifetime_s, file.vik_renew_after_s, path)?,
@@ -610,6 +618,10 @@ fn default_durability_deadline_ms() -> u32 {
 
 fn default_vmm_group() -> NameOrNumber {
     NameOrNumber::Name(DEFAULT_VMM_GROUP.to_owned())
+}
+
+fn default_state_changes_per_second() -> NonZeroU32 {
+    DEFAULT_STATE_CHANGES_PER_SECOND
 }
 
 fn default_host_evidence_per_minute() -> u32 {

@@ -28,7 +28,7 @@ use tokio::task::spawn_blocking;
 
 use crate::anchor::TrustAnchor;
 use crate::audit::{Actor, AuditLog, Event};
-use crate::backend::{Ended, GuestDuty, Isolation, Nursery, RuntimeFolder};
+use crate::backend::{Ended, GuestDuty, Isolation, Nursery, RuntimeFolder, Share};
 use crate::causes::WithCauses;
 use crate::config::Config;
 use crate::evidence::{HostEvidence, Quota, Subject};
@@ -316,6 +316,11 @@ impl Manager {
                 state_loss: losses::stated(record.state_loss),
             },
             quota: Quota::per_minute(self.config.host_evidence_per_minute, Instant::now()),
+            share: Share::new(
+                self.config.state_changes_per_second,
+                Duration::from_millis(self.config.durability_deadline_ms.into()),
+                Instant::now(),
+            ),
             ended: self.ended.clone(),
         }))
     }

@@ -26,7 +26,7 @@ use cert_chain::VrotId;
 
 use crate::rollback::NotCommitted;
 
-pub use batch::{Batch, Part};
+pub use batch::{Batch, MAX_CONTENTS, Part};
 pub use blob::{StateBlob, StateBlobError};
 pub use embedded::EmbeddedStore;
 pub use health::{Cure, Trouble};
@@ -127,6 +127,17 @@ pub enum StoreError {
          `dmesg`); mount it for writing, and the manager goes on by itself"
     )]
     ReadOnly(#[source] Arc<redb::Error>),
+    /// More than any vRoT has.
+    #[error(
+        "the store does not take {length} bytes of vRoT {vrot}: {MAX_CONTENTS} is the most of one \
+         part, and no TPM has as much"
+    )]
+    TooLarge {
+        /// Whose.
+        vrot: VrotId,
+        /// How many bytes.
+        length: usize,
+    },
     /// The rollback anchor did not take the batch before the manager ended. Nobody was told
     /// that it is durable; the next start settles it.
     #[error("the rollback anchor in the TPM cannot be written: is the TPM there and unlocked?")]

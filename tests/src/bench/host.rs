@@ -68,7 +68,9 @@ impl BenchHost {
         let config = run.join(format!("{name}.toml"));
         let fixed_lines = format!(
             "tpm = \"{}\"\nstate_dir = \"{}\"\nruntime_dir = \"{}\"\nbackend = \"{}\"\n\
-             event_log = \"{}\"\n",
+             event_log = \"{}\"\n\
+             # What the disk can do is measured, not a vRoT's share of it.\n\
+             state_changes_per_second = 100000\n",
             tpm.tcti(),
             folder.join("state").display(),
             runtime.display(),

@@ -114,6 +114,11 @@ fn render(manager: &Manager, unadopted: Unadopted) -> String {
         store.changes(),
     );
     text.counter(
+        "vrot_store_held_back_total",
+        "Changes that waited because their vRoT had used its share of the disk.",
+        store.held_back(),
+    );
+    text.counter(
         "vrot_store_failures_total",
         "Batches that the disk did not take.",
         store.failures(),

@@ -21,9 +21,10 @@ use super::BackendError;
 use super::connection::Connection;
 use super::folder::RuntimeFolder;
 use super::process::Process;
+use super::share::Share;
 use super::words;
 use crate::evidence::{HostEvidence, OpenLayers, Quota, Repetition, Subject};
-use crate::store::{Batch, Journal, Part, StateBlob, StoreError};
+use crate::store::{Batch, Journal, MAX_CONTENTS, Part, StateBlob, StoreError};
 
 use ending::After;
 
@@ -47,6 +48,8 @@ pub struct GuestDuty {
     pub subject: Subject,
     /// How often it may ask.
     pub quota: Quota,
+    /// How often its state is written.
+    pub share: Share,
     /// Who is told when the backend ends by itself.
     pub ended: mpsc::UnboundedSender<(VrotId, Ended)>,
 }
@@ -357,18 +360,25 @@ impl Supervisor {
 
     async fn follow(&mut self, message: FromBackend) -> Result<(), BackendError> {
         match message {
+            FromBackend::StateChanged { sealed, .. } if sealed.len() > MAX_CONTENTS => {
+                // No TPM of ours: whoever took it over wants the host's disk.
+                let (vrot, bytes) = (self.folder.vrot(), sealed.len());
+                tracing::error!(%vrot, bytes, "a state larger than any TPM's: the backend is killed");
+                self.process.kill();
+            }
             FromBackend::StateChanged { sequence, sealed } => {
                 let blob = StateBlob::new(sequence, sealed.into());
                 self.pushed += 1;
                 let number = self.pushed;
-                match &self.duty {
+                match &mut self.duty {
                     Duty::Manufacture => {
                         self.state = Some(blob);
                         let persisted = ToBackend::Persisted { sequence };
                         return self.connection.send(&persisted).await;
                     }
                     Duty::Guest(duty) if self.saving.is_none() => {
-                        let attempt = save(duty, &self.folder, &blob, Duration::ZERO);
+                        let pause = pause(duty);
+                        let attempt = save(duty, &self.folder, &blob, pause);
                         self.saving = Some(Saving {
                             number,
                             blob,
@@ -424,7 +434,7 @@ impl Supervisor {
 
     /// One commit is done: tells the backend, or tries again.
     async fn saved(&mut self, result: Result<(), StoreError>) -> Result<(), BackendError> {
-        let (Some(saving), Duty::Guest(duty)) = (self.saving.take(), &self.duty) else {
+        let (Some(saving), Duty::Guest(duty)) = (self.saving.take(), &mut self.duty) else {
             return Ok(());
         };
         let mut outcome = Ok(());
@@ -436,7 +446,7 @@ impl Supervisor {
                     .send(&ToBackend::Persisted { sequence })
                     .await;
                 settled(&mut self.settling, saving.number);
-                (self.unsaved.take()).map(|(number, blob)| (number, blob, Duration::ZERO))
+                (self.unsaved.take()).map(|(number, blob)| (number, blob, pause(duty)))
             }
             Err(StoreError::Closed) => {
                 tracing::error!(vrot = %self.folder.vrot(), "state is not durable: the store is closed");
@@ -544,6 +554,15 @@ fn settled(settling: &mut Option<(u64, oneshot::Sender<()>)>, number: u64) {
         // Who went away meanwhile does not need it.
         let _ = waiting.send(());
     }
+}
+
+/// What the next change of state has to wait: it may be beyond its vRoT's share of the disk.
+fn pause(duty: &mut GuestDuty) -> Duration {
+    let pause = duty.share.pause(std::time::Instant::now());
+    if !pause.is_zero() {
+        duty.journal.metrics().count_held_back();
+    }
+    pause
 }
 
 fn save(duty: &GuestDuty, folder: &RuntimeFolder, blob: &StateBlob, pause: Duration) -> Attempt {

@@ -30,6 +30,10 @@ pub enum Part {
     Saved = 4,
 }
 
+/// The longest contents of a part, in bytes. A permanent state of libtpms has 200 KiB at most; a
+/// backend that somebody took over could send more.
+pub const MAX_CONTENTS: usize = 512 * 1024;
+
 impl Part {
     /// Every part.
     pub const ALL: [Self; 4] = [Self::Record, Self::Permanent, Self::Volatile, Self::Saved];

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use cert_chain::VrotId;
 
-use super::{Batch, Part, Store, StoreError};
+use super::{Batch, MAX_CONTENTS, Part, Store, StoreError};
 use crate::rollback::{CommitError, HostLedger, Moment, RegisterError, RollbackStatus, changes_of};
 
 /// A store, and whether it may be used.
@@ -135,6 +135,12 @@ impl Key<'_> {
             };
         }
         for (vrot, _, contents) in change.changes() {
+            if let Some(length) = contents
+                .map(<[u8]>::len)
+                .filter(|length| *length > MAX_CONTENTS)
+            {
+                return Err(StoreError::TooLarge { vrot, length });
+            }
             let exists = ledger.leaf(&vrot).is_some()
                 || self.created.contains(&vrot)
                 || created.contains(&vrot);

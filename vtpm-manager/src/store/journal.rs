@@ -33,6 +33,7 @@ pub struct JournalMetrics {
     commits: AtomicU64,
     changes: AtomicU64,
     failures: AtomicU64,
+    held_back: AtomicU64,
     microseconds: AtomicU64,
 }
 
@@ -175,6 +176,16 @@ impl JournalMetrics {
     /// Batches that could not be written.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Changes that waited because their vRoT had used its share of the disk.
+    pub fn held_back(&self) -> u64 {
+        self.held_back.load(Ordering::Relaxed)
+    }
+
+    /// Counts such a change.
+    pub fn count_held_back(&self) {
+        self.held_back.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Time spent committing.
@@ -354,7 +365,7 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::mpsc as blocking;
 
-    use super::super::{MemoryStore, StoredEvidence};
+    use super::super::{MAX_CONTENTS, MemoryStore, StoredEvidence};
     use super::*;
     use crate::rollback::fake_registers::FakeRegisters;
     use crate::rollback::{AnchorPolicy, Guard, RollbackKeys};
@@ -460,6 +471,28 @@ mod tests {
         open.send(true)?;
         journal.commit(change(vrot, b"kept")).await?;
         assert_eq!(journal.metrics().failures(), 1);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_is_larger_than_any_state_is_refused_alone() -> anyhow::Result<()> {
+        let (open, store, journal) = gated().await?;
+        let (large, other) = (VrotId::random(), VrotId::random());
+        let too_large = journal
+            .submit(change(large, &vec![0; MAX_CONTENTS + 1]))
+            .await?;
+        let beside = journal
+            .submit(change(other, &vec![0; MAX_CONTENTS]))
+            .await?;
+        open.send(true)?;
+        open.send(true)?;
+        let refused = too_large.await;
+        assert!(
+            matches!(refused, Err(StoreError::TooLarge { vrot, .. }) if vrot == large),
+            "{refused:?}"
+        );
+        beside.await?;
+        assert_eq!(store.read(large, Part::Record)?, None);
         Ok(())
     }
 
