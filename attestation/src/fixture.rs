@@ -7,18 +7,18 @@
 
 use std::time::Duration;
 
-use cert_chain::policy::{PcrSelection, PcrValues};
 use cert_chain::{
     AttestationKey, Digest32, Generation, HashAlgorithm, HostIkSpec, HostName, Issuer,
-    ObjectAttributes, PublicArea, Validity, VikSpec, VmId, VrotId, issue_vik_certificate,
+    ObjectAttributes, PcrValues, PublicArea, Validity, VikSpec, VmId, VrotId,
+    issue_vik_certificate,
 };
 use minicbor::bytes::ByteVec;
 use rcgen::{KeyPair, PublicKeyData, SigningKey};
 use rustls_pki_types::{CertificateDer, UnixTime};
-use sha2::{Digest, Sha256};
 
 use crate::binding::Binding;
 use crate::event_log::EventLog;
+use crate::event_log::writer::LogWriter;
 use crate::evidence::{Evidence, HostLayer, VmLayer};
 use crate::host_leaf::{Anchoring, CutOff, Durability, HostLeaf, LaunchMeasurement, StateLoss};
 use crate::merkle::Tree;
@@ -51,6 +51,8 @@ pub struct Host {
     pub certificate: CertificateDer<'static>,
     /// The host's event log.
     pub log: Vec<u8>,
+    /// The bank that the host quotes.
+    pub bank: HashAlgorithm,
     /// The PCRs that the host quotes.
     pub quoted: Vec<u8>,
 }
@@ -69,6 +71,8 @@ pub struct Vm {
     pub certificate: CertificateDer<'static>,
     /// The guest's event log.
     pub log: Vec<u8>,
+    /// The bank that the VM quotes.
+    pub bank: HashAlgorithm,
     /// The PCRs that the VM quotes.
     pub quoted: Vec<u8>,
 }
@@ -117,6 +121,7 @@ impl Host {
                 (0, 0x8000_0008, b"host firmware"),
                 (4, 0x8000_0003, b"host boot loader"),
             ]),
+            bank: HashAlgorithm::Sha256,
             quoted: BOOT_PCRS.into(),
         }
     }
@@ -160,6 +165,7 @@ impl Host {
                 (4, 0x0000_0004, &[0; 4]),
                 (9, 0x0000_0006, &initramfs_event()),
             ]),
+            bank: HashAlgorithm::Sha256,
             quoted: BOOT_PCRS.into(),
         }
     }
@@ -202,7 +208,7 @@ impl Host {
             &self.public.name(),
             &event_log_digest,
         );
-        let attest = quote(&pcrs(&self.log, &self.quoted), &qualifying);
+        let attest = quote(&pcrs_of(self.bank, &self.log, &self.quoted), &qualifying);
         HostLayer {
             signature: sign(&self.key, &attest),
             attest: attest.into(),
@@ -237,14 +243,15 @@ impl Host {
 
     /// The text of [`Host::policy`].
     pub fn policy_text(&self, vm: &Vm) -> String {
-        let reference =
-            |log: &[u8]| reference_values(&EventLog::parse(log).unwrap(), BOOT_PCRS).unwrap();
+        let reference = |log: &[u8], bank| {
+            reference_values(&EventLog::parse(log).unwrap(), bank, BOOT_PCRS).unwrap()
+        };
         format!(
             "[trust]\nroots = \"roots.pem\"\n\n[expect]\nvm = \"{}\"\ntenant = \"acme\"\nhosts = [\"{}\"]\n\n{}\n{}",
             vm.vm,
             self.name,
-            reference(&self.log).to_toml("host"),
-            reference(&vm.log).to_toml("vm"),
+            reference(&self.log, self.bank).to_toml("host"),
+            reference(&vm.log, vm.bank).to_toml("vm"),
         )
     }
 }
@@ -254,7 +261,7 @@ impl Vm {
     pub fn layer(&self, host: &Host, nonce: &Nonce, binding: Binding) -> VmLayer {
         let event_log_digest = Digest32::of(&self.log);
         let qualifying = vm_qualifying_data(nonce, &binding, &event_log_digest);
-        let attest = quote(&pcrs(&self.log, &self.quoted), &qualifying);
+        let attest = quote(&pcrs_of(self.bank, &self.log, &self.quoted), &qualifying);
         VmLayer {
             nonce: nonce.clone(),
             binding,
@@ -346,39 +353,47 @@ pub fn endorsement_area(key: &KeyPair) -> Vec<u8> {
 
 /// A crypto-agile log with SHA-256 digests of these events' data: PCR, event type, data.
 pub fn event_log(events: &[(u32, u32, &[u8])]) -> Vec<u8> {
-    let mut header = b"Spec ID Event03\0".to_vec();
-    header.extend([0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 0x0b, 0, 32, 0, 0]);
-    let mut log = [0u32.to_le_bytes(), 3u32.to_le_bytes()].concat();
-    log.extend([0; 20]);
-    log.extend(u32::try_from(header.len()).unwrap().to_le_bytes());
-    log.extend(header);
-    for (pcr, event_type, data) in events {
-        log.extend(pcr.to_le_bytes());
-        log.extend(event_type.to_le_bytes());
-        log.extend([1, 0, 0, 0, 0x0b, 0]);
-        log.extend(Sha256::digest(data));
-        log.extend(u32::try_from(data.len()).unwrap().to_le_bytes());
-        log.extend(*data);
-    }
-    log
+    event_log_in(&[HashAlgorithm::Sha256], events)
 }
 
-/// These PCRs after a boot that left this log.
+/// The same with digests of these banks.
+pub fn event_log_in(banks: &[HashAlgorithm], events: &[(u32, u32, &[u8])]) -> Vec<u8> {
+    let mut log = LogWriter::crypto_agile(banks);
+    for (pcr, event_type, data) in events {
+        let digests: Vec<(u16, Vec<u8>)> = banks
+            .iter()
+            .map(|bank| (bank.identifier(), bank.hash(&[data]).as_bytes().to_vec()))
+            .collect();
+        let event_type = format!("EV_0x{event_type:08x}").parse().unwrap();
+        log.event(*pcr, event_type, &digests, data);
+    }
+    log.bytes().to_vec()
+}
+
+/// These PCRs of the SHA-256 bank after a boot that left this log.
 pub fn pcrs(log: &[u8], quoted: &[u8]) -> PcrValues {
+    pcrs_of(HashAlgorithm::Sha256, log, quoted)
+}
+
+/// These PCRs of a bank after a boot that left this log. Where the log has none of its digests,
+/// they are as after a reset.
+pub fn pcrs_of(bank: HashAlgorithm, log: &[u8], quoted: &[u8]) -> PcrValues {
     let replay = EventLog::parse(log).unwrap().replay();
-    let bank = replay.bank(HashAlgorithm::Sha256).unwrap();
-    let value = |pcr: u8| bank.value(pcr).unwrap().sha256().unwrap();
-    quoted.iter().map(|pcr| (*pcr, value(*pcr))).collect()
+    let mut values = PcrValues::new(bank);
+    for pcr in quoted {
+        let value = replay
+            .bank(bank)
+            .map(|of_bank| of_bank.value(*pcr).unwrap());
+        let value = value.unwrap_or_else(|| bank.filled(0));
+        values.insert(*pcr, value).unwrap();
+    }
+    values
 }
 
 /// `TPMS_ATTEST` of a quote (TPM 2.0 Part 2 §10.12.8).
 pub fn quote(pcrs: &PcrValues, qualifying_data: &Digest32) -> Vec<u8> {
     const GENERATED: u32 = 0xff54_4347;
     const ATTEST_QUOTE: u16 = 0x8018;
-    let mut digest = Sha256::new();
-    for value in pcrs.values() {
-        digest.update(value.as_bytes());
-    }
     let mut attest = GENERATED.to_be_bytes().to_vec();
     attest.extend(ATTEST_QUOTE.to_be_bytes());
     // Qualified name of the signer: 34 bytes that nobody here looks at.
@@ -390,9 +405,9 @@ pub fn quote(pcrs: &PcrValues, qualifying_data: &Digest32) -> Vec<u8> {
     attest.extend(1_000u64.to_be_bytes());
     attest.extend([0, 0, 0, 3, 0, 0, 0, 1, 1]);
     attest.extend(0x2019_1023_0016_3636u64.to_be_bytes());
-    attest.extend(PcrSelection::new(pcrs.keys().copied()).unwrap().to_bytes());
+    attest.extend(pcrs.selection().to_bytes(pcrs.bank()));
     attest.extend([0x00, 0x20]);
-    attest.extend(digest.finalize());
+    attest.extend(pcrs.digest().as_bytes());
     attest
 }
 

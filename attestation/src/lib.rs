@@ -36,7 +36,7 @@ pub use host_leaf::{Anchoring, CutOff, Durability, HostLeaf, LaunchMeasurement, 
 pub use nonce::Nonce;
 pub use policy::Policy;
 pub use qualifying::{RequestDigest, host_qualifying_data, request_digest, vm_qualifying_data};
-pub use reference::{BOOT_PCRS, ReferenceError, ReferenceValues, reference_values};
+pub use reference::{BOOT_PCRS, ReferenceError, ReferenceValues, accounted_bank, reference_values};
 pub use refusal::{Layer, Refusal};
 pub use result::{AttestationResult, Verdict};
 pub use toml_error::TomlError;

@@ -15,14 +15,14 @@
 //! [freshness]
 //! result_lifetime_s = 300
 //!
-//! [host.reference.pcrs]
-//! 0 = ["<64 hexadecimal digits>"]
+//! [host.reference.pcrs]            # each value with its bank; sha256 where none is named
+//! 0 = ["sha256:<64 hexadecimal digits>", "sha384:<96 hexadecimal digits>"]
 //!
 //! [[vm.reference.events]]
 //! name = "kernel"
 //! pcr = 4
 //! type = "EV_EFI_BOOT_SERVICES_APPLICATION"
-//! digests = ["<64 hexadecimal digits>"]
+//! digests = ["sha256:<64 hexadecimal digits>"]
 //! ```
 
 use std::collections::BTreeMap;
@@ -30,7 +30,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cert_chain::trust_anchors::TrustAnchorError;
-use cert_chain::{Digest32, Generation, HostName, Tenant, TrustAnchors, VmId, VrotId};
+use cert_chain::{
+    Digest32, Generation, HashAlgorithm, HostName, Tenant, TrustAnchors, VmId, VrotId,
+};
 use serde::Deserialize;
 
 use crate::file::read_bounded_text;
@@ -132,6 +134,18 @@ pub enum PolicyError {
         #[source]
         source: TrustAnchorError,
     },
+    /// The reference values are those of a bank that nothing was measured into.
+    #[error(
+        "the policy's reference values of PCRs 0 to 7 ({bank}) for the {layer} are those after a \
+         reset: no boot was measured into that bank, and whatever boots without a measurement would \
+         meet them. Take them from a boot that is measured into the bank (`vrot-device reference`)"
+    )]
+    Unextended {
+        /// `host` or `vm`.
+        layer: &'static str,
+        /// The bank.
+        bank: HashAlgorithm,
+    },
     /// Not the TOML that a policy is.
     #[error("this is no policy: {0}")]
     Toml(#[from] TomlError),
@@ -208,6 +222,9 @@ impl Policy {
         for (layer, policy) in [("host", &document.host), ("vm", &document.vm)] {
             if !policy.reference.says_what_booted() {
                 return Err(PolicyError::NoReferenceValues { layer });
+            }
+            if let Some(bank) = policy.reference.unextended_bank() {
+                return Err(PolicyError::Unextended { layer, bank });
             }
         }
         let path = document.trust.roots;

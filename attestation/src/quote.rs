@@ -1,7 +1,7 @@
 //! Quotes: `TPMS_ATTEST` of type quote (TPM 2.0 Part 2 §10.12) and the signature over it.
 
-use cert_chain::policy::PcrSelection;
-use cert_chain::{AttestationKey, Digest32, TpmName};
+use cert_chain::pcr::BANKS;
+use cert_chain::{AttestationKey, Digest32, HashAlgorithm, PcrSelection, TpmName};
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use serde::Serialize;
 use tpm2_protocol::data::{TpmAlgId, TpmsAttest, TpmtSignature, TpmuAttest, TpmuSignature};
@@ -16,6 +16,7 @@ pub struct VerifiedQuote {
     qualifying_data: Vec<u8>,
     clock: ClockInfo,
     firmware_version: u64,
+    bank: HashAlgorithm,
     selection: PcrSelection,
     pcr_digest: Digest32,
 }
@@ -50,8 +51,20 @@ pub enum QuoteError {
     /// The TPM signed something else.
     #[error("the TPM signed a statement that is no quote")]
     NotAQuote,
-    /// The PCRs are not in one SHA-256 bank.
-    #[error("the quote must select PCRs of the SHA-256 bank, and of no other")]
+    /// The PCRs are in several banks, or in none.
+    #[error("the quote must select PCRs of one bank, and not of {banks}")]
+    Banks {
+        /// How many banks it selects.
+        banks: usize,
+    },
+    /// The bank's algorithm is not accepted.
+    #[error("the quote selects PCRs of the {bank} bank: sha256, sha384 or sha512 is needed")]
+    Bank {
+        /// Its name, or the number of its algorithm.
+        bank: String,
+    },
+    /// PCRs that do not exist, or a digest of them that is no SHA-256 value.
+    #[error("the quote's selection of PCRs, or the digest over them, is not as a TPM makes it")]
     Selection,
     /// The signature does not verify.
     #[error("the signature does not verify with the key")]
@@ -131,12 +144,12 @@ impl VerifiedQuote {
             return Err(QuoteError::NotAQuote);
         };
         let [bank] = quote.pcr_select.as_ref() else {
-            return Err(QuoteError::Selection);
+            return Err(QuoteError::Banks {
+                banks: quote.pcr_select.as_ref().len(),
+            });
         };
-        if bank.hash != TpmAlgId::Sha256 {
-            return Err(QuoteError::Selection);
-        }
         let octets: &[u8] = bank.pcr_select.as_ref();
+        let bank = accepted_bank(bank.hash as u16)?;
         let selected = octets.iter().zip(0u8..).flat_map(|(octet, at)| {
             (0..8u8)
                 .filter(move |bit| octet >> bit & 1 == 1)
@@ -156,6 +169,7 @@ impl VerifiedQuote {
                 safe: bool::from(clock.safe),
             },
             firmware_version: attest.firmware_version.value(),
+            bank,
             selection,
             pcr_digest,
         })
@@ -177,15 +191,33 @@ impl VerifiedQuote {
         self.firmware_version
     }
 
-    /// The quoted PCRs of the SHA-256 bank.
+    /// The quoted PCRs' bank.
+    pub fn bank(&self) -> HashAlgorithm {
+        self.bank
+    }
+
+    /// The quoted PCRs.
     pub fn selection(&self) -> PcrSelection {
         self.selection
     }
 
-    /// SHA-256 value over the quoted PCRs' values, in rising order.
+    /// SHA-256 value over the quoted PCRs' values, in rising order: the key's hash algorithm
+    /// decides, not the bank's.
     pub fn pcr_digest(&self) -> &Digest32 {
         &self.pcr_digest
     }
+}
+
+fn accepted_bank(algorithm: u16) -> Result<HashAlgorithm, QuoteError> {
+    let known = HashAlgorithm::from_identifier(algorithm);
+    known
+        .filter(|bank| BANKS.contains(bank))
+        .ok_or_else(|| QuoteError::Bank {
+            bank: known.map_or_else(
+                || format!("0x{algorithm:04x}"),
+                |bank| bank.name().to_owned(),
+            ),
+        })
 }
 
 /// The form in which evidence carries a signature: a `TPMT_SIGNATURE` with ECDSA and SHA-256,

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use cert_chain::{Digest32, HashAlgorithm};
+use cert_chain::pcr::{BANKS, is_unextended};
+use cert_chain::{HashAlgorithm, HashValue, NamedHash, PcrSelection};
 use printable::is_printable;
 use serde::{Deserialize, Deserializer};
 
-use crate::event_log::{Event, EventLog, EventType, MissingDigest, PCR_COUNT};
+use crate::event_log::{BankReplay, Event, EventLog, EventType, MissingDigest, PCR_COUNT, Replay};
 
 /// The PCRs into which a boot chain measures (PFP §3.3.4; for 11 to 13 the UAPI Group's "Linux TPM
 /// PCR Registry"): firmware, boot loader, kernel, unified kernel images with what is passed to them,
@@ -22,9 +23,10 @@ pub const BOOT_PCRS: [u8; 14] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14];
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReferenceValues {
-    /// The acceptable values of each PCR in the SHA-256 bank.
+    /// The acceptable values of each PCR; each names its bank. A quote is of one bank, and only the
+    /// values of that bank count for it.
     #[serde(default, deserialize_with = "pcr_keys")]
-    pub pcrs: BTreeMap<u8, Vec<Digest32>>,
+    pub pcrs: BTreeMap<u8, Vec<HashValue>>,
     /// PCRs that do not matter, for instance because they hold a boot order. They need not be
     /// quoted either.
     #[serde(default)]
@@ -49,8 +51,9 @@ pub struct EventReference {
     /// Its type, by the name that the TCG gives it.
     #[serde(rename = "type", deserialize_with = "event_type")]
     pub event_type: EventType,
-    /// The acceptable SHA-256 values.
-    pub digests: Vec<Digest32>,
+    /// The acceptable digests; each names its bank.
+    #[serde(deserialize_with = "digests")]
+    pub digests: Vec<HashValue>,
     /// Whether a boot without such an event is as good.
     #[serde(default)]
     pub optional: bool,
@@ -62,13 +65,14 @@ pub struct EventReference {
 pub enum ReferenceError {
     /// Nothing was measured into the bank.
     #[error(
-        "the log tells of no measurement in the {bank} bank (it has {}): anybody could extend that \
-         bank to any value. Activate the bank in the firmware's setup and boot again",
+        "the log tells of no firmware's measurement in the {} bank (it has {}): anybody could extend \
+         that bank to any value. Activate the bank in the firmware's setup and boot again",
+        banks(wanted),
         banks(found)
     )]
     Bank {
-        /// The bank.
-        bank: HashAlgorithm,
+        /// The banks that would have done.
+        wanted: Vec<HashAlgorithm>,
         /// Those that the log tells of.
         found: Vec<HashAlgorithm>,
     },
@@ -77,31 +81,33 @@ pub enum ReferenceError {
     Gap(#[source] MissingDigest),
 }
 
-/// The bank of all reference values.
-const BANK: HashAlgorithm = HashAlgorithm::Sha256;
-
 /// Takes the reference values from the log of a boot that is known to be good: the value of
 /// each selected PCR, and the events that carry firmware, boot loader, kernel and initramfs.
 ///
-/// A log that tells of no measurement in the bank makes no reference: the bank's PCRs hold then
-/// what a reset gave them, and anybody can extend them to any value.
+/// They are of one bank. A log that tells of no firmware's measurement in that bank makes no
+/// reference: the firmware's PCRs hold then what a reset gave them, and anybody can extend them to
+/// any value.
 pub fn reference_values(
     log: &EventLog,
+    bank: HashAlgorithm,
     pcrs: impl IntoIterator<Item = u8>,
 ) -> Result<ReferenceValues, ReferenceError> {
     let replay = log.replay();
-    let replayed = replay.bank(BANK).ok_or_else(|| ReferenceError::Bank {
-        bank: BANK,
-        found: replay.banks().map(|found| found.bank()).collect(),
-    })?;
+    let replayed = replay
+        .bank(bank)
+        .filter(|replayed| BANKS.contains(&bank) && is_measured_into(replayed))
+        .ok_or_else(|| ReferenceError::Bank {
+            wanted: vec![bank],
+            found: measured_banks(&replay),
+        })?;
     let mut values = BTreeMap::new();
     for pcr in pcrs.into_iter().filter(|pcr| *pcr < PCR_COUNT) {
         let value = replayed.value(pcr).map_err(ReferenceError::Gap)?;
-        values.extend(value.sha256().map(|value| (pcr, vec![value])));
+        values.insert(pcr, vec![value]);
     }
     let mut events: Vec<EventReference> = Vec::new();
     for event in log.events() {
-        let Some((pcr, name, digest)) = nameable(event) else {
+        let Some((pcr, name, digest)) = nameable(event, bank) else {
             continue;
         };
         let known = events.iter_mut().find(|reference| {
@@ -128,6 +134,48 @@ pub fn reference_values(
     })
 }
 
+/// The first of these banks for which the log tells of the firmware's measurements and accounts for
+/// all of these PCRs: the one that quotes and references are made of.
+pub fn accounted_bank(
+    log: &EventLog,
+    among: &[HashAlgorithm],
+    pcrs: PcrSelection,
+) -> Result<HashAlgorithm, ReferenceError> {
+    let replay = log.replay();
+    let mut gap = None;
+    for bank in among.iter().copied() {
+        let replayed = replay
+            .bank(bank)
+            .filter(|replayed| is_measured_into(replayed));
+        let Some(replayed) = replayed else { continue };
+        match pcrs.iter().find_map(|pcr| replayed.value(pcr).err()) {
+            None => return Ok(bank),
+            Some(missing) => gap = gap.or(Some(missing)),
+        }
+    }
+    Err(match gap {
+        Some(missing) => ReferenceError::Gap(missing),
+        None => ReferenceError::Bank {
+            wanted: among.to_vec(),
+            found: measured_banks(&replay),
+        },
+    })
+}
+
+fn is_measured_into(replayed: &BankReplay) -> bool {
+    PcrSelection::of_firmware().iter().any(|pcr| {
+        // Of a PCR with a gap, too, is known that something was measured into it.
+        replayed
+            .value(pcr)
+            .map_or(true, |value| !is_unextended(value))
+    })
+}
+
+fn measured_banks(replay: &Replay) -> Vec<HashAlgorithm> {
+    let measured = replay.banks().filter(|bank| is_measured_into(bank));
+    measured.map(BankReplay::bank).collect()
+}
+
 impl ReferenceValues {
     /// Whether anything here is demanded of every boot: a value of a PCR that a boot chain uses
     /// (others can be reset by software, TCG PC Client Platform TPM Profile §4.6.2), or an event
@@ -139,6 +187,36 @@ impl ReferenceValues {
             .copied()
             .chain(demanded.map(|event| event.pcr))
             .any(|pcr| BOOT_PCRS.contains(&pcr))
+    }
+
+    /// The banks that anything here is of.
+    pub(crate) fn banks(&self) -> BTreeSet<HashAlgorithm> {
+        let digests = self.events.iter().flat_map(|event| &event.digests);
+        let values = self.pcrs.values().flatten();
+        values.chain(digests).map(HashValue::algorithm).collect()
+    }
+
+    /// A bank of which everything here about the firmware's PCRs is what they hold after a reset:
+    /// whatever boots without a measurement would meet it.
+    pub(crate) fn unextended_bank(&self) -> Option<HashAlgorithm> {
+        let firmware = PcrSelection::of_firmware();
+        let demands_event = |bank: HashAlgorithm| {
+            self.events
+                .iter()
+                .filter(|event| !event.optional && firmware.contains(event.pcr))
+                .any(|event| event.digests.iter().any(|of| of.algorithm() == bank))
+        };
+        BANKS.into_iter().find(|bank| {
+            let of_pcr = |pcr: u8| self.pcrs.get(&pcr).into_iter().flatten();
+            let mut values = firmware
+                .iter()
+                .flat_map(of_pcr)
+                .filter(|value| value.algorithm() == *bank)
+                .peekable();
+            values.peek().is_some()
+                && values.all(|value| is_unextended(*value))
+                && !demands_event(*bank)
+        })
     }
 
     /// Whether the policy says of a PCR that it does not matter. To ignore a PCR and yet list
@@ -232,10 +310,9 @@ impl EventReference {
 }
 
 /// The events that have a name, with their PCRs and digests.
-fn nameable(event: &Event) -> Option<(u8, String, Digest32)> {
+fn nameable(event: &Event, bank: HashAlgorithm) -> Option<(u8, String, HashValue)> {
     let pcr = u8::try_from(event.pcr).ok()?;
-    let digest = event.digest(BANK)?.sha256()?;
-    Some((pcr, event.subject()?, digest))
+    Some((pcr, event.subject()?, *event.digest(bank)?))
 }
 
 fn banks(found: &[HashAlgorithm]) -> String {
@@ -261,10 +338,10 @@ fn basic_string(text: &str) -> String {
     string
 }
 
-fn quoted(digests: &[Digest32]) -> String {
+fn quoted(digests: &[HashValue]) -> String {
     let quoted: Vec<String> = digests
         .iter()
-        .map(|digest| format!("\"{digest}\""))
+        .map(|digest| format!("\"{}\"", NamedHash(*digest)))
         .collect();
     quoted.join(", ")
 }
@@ -272,13 +349,30 @@ fn quoted(digests: &[Digest32]) -> String {
 /// TOML keys are text.
 fn pcr_keys<'de, D: Deserializer<'de>>(
     deserializer: D,
-) -> Result<BTreeMap<u8, Vec<Digest32>>, D::Error> {
-    BTreeMap::<String, Vec<Digest32>>::deserialize(deserializer)?
+) -> Result<BTreeMap<u8, Vec<HashValue>>, D::Error> {
+    BTreeMap::<String, Vec<NamedHash>>::deserialize(deserializer)?
         .into_iter()
         .map(|(key, values)| match key.parse() {
-            Ok(pcr) if pcr < PCR_COUNT => Ok((pcr, values)),
+            Ok(pcr) if pcr < PCR_COUNT => Ok((pcr, accepted(values)?)),
             _ => Err(serde::de::Error::custom(format!(
                 "`{key}` is no PCR: PCRs are numbered 0 to 23"
+            ))),
+        })
+        .collect()
+}
+
+fn digests<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<HashValue>, D::Error> {
+    accepted(Vec::deserialize(deserializer)?)
+}
+
+/// Values of banks that count.
+fn accepted<E: serde::de::Error>(values: Vec<NamedHash>) -> Result<Vec<HashValue>, E> {
+    values
+        .into_iter()
+        .map(|NamedHash(value)| match value.algorithm() {
+            bank if BANKS.contains(&bank) => Ok(value),
+            bank => Err(E::custom(format!(
+                "values of the {bank} bank cannot be relied on: give those of sha256, sha384 or sha512"
             ))),
         })
         .collect()

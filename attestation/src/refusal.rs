@@ -69,8 +69,13 @@ pub enum Refusal {
         source: EventLogError,
     },
     /// The event log does not account for the PCRs that were quoted.
-    #[error("the {0}'s event log does not lead to the PCR values that its TPM quoted")]
-    EventLogReplay(Layer),
+    #[error("the {layer}'s event log does not lead to the PCR values ({bank}) that its TPM quoted")]
+    EventLogReplay {
+        /// Whose log.
+        layer: Layer,
+        /// The quoted bank.
+        bank: HashAlgorithm,
+    },
     /// The host layer is another host's.
     #[error(
         "the host layer was signed by the key {found}, but {host}, which vouches for the VM, has the key {expected}"
@@ -155,7 +160,7 @@ impl Refusal {
             Self::EventLogBank { .. } => "event-log-bank",
             Self::EventLogGap { .. } => "event-log-gap",
             Self::EventLogMalformed { .. } => "event-log-malformed",
-            Self::EventLogReplay(_) => "event-log-replay",
+            Self::EventLogReplay { .. } => "event-log-replay",
             Self::HostMismatch { .. } => "host-mismatch",
             Self::Inclusion => "inclusion",
             Self::InclusionPath(_) => "inclusion-path",

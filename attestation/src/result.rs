@@ -5,7 +5,7 @@ mod ear;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use cert_chain::Digest32;
+use cert_chain::{Digest32, HashValue};
 use rustls_pki_types::UnixTime;
 use serde::Serialize;
 
@@ -42,7 +42,7 @@ pub struct LayerResult {
     verdict: Verdict,
     claims: BTreeMap<Claim, Verdict>,
     reasons: Vec<Reason>,
-    booted: Vec<(String, Digest32)>,
+    booted: Vec<(String, HashValue)>,
     /// Reasons beyond [`MAX_REASONS`]: how many, and the most serious one's verdict.
     left_out: Option<(usize, Verdict)>,
 }
@@ -149,8 +149,8 @@ impl LayerResult {
         &self.reasons
     }
 
-    /// What booted and is known by name, with its SHA-256 value.
-    pub fn boot(&self) -> &[(String, Digest32)] {
+    /// What booted and is known by name, with its digest in the quoted bank.
+    pub fn boot(&self) -> &[(String, HashValue)] {
         &self.booted
     }
 
@@ -163,7 +163,7 @@ impl LayerResult {
         self.claims.entry(claim).or_insert(Verdict::Affirming);
     }
 
-    pub(crate) fn booted(&mut self, name: &str, digest: Digest32) {
+    pub(crate) fn booted(&mut self, name: &str, digest: HashValue) {
         self.booted.push((name.to_owned(), digest));
     }
 

@@ -1,11 +1,10 @@
 //! From evidence to verified evidence: signatures first, then what they cover.
 
-use cert_chain::policy::PcrValues;
 use cert_chain::{
-    AttestationKey, Digest32, HashAlgorithm, PublicArea, TrustAnchors, VerifiedVikChain, VikChain,
+    AttestationKey, Digest32, HashAlgorithm, PcrValues, PublicArea, TrustAnchors, VerifiedVikChain,
+    VikChain,
 };
 use rustls_pki_types::UnixTime;
-use sha2::{Digest, Sha256};
 
 use crate::binding::Binding;
 use crate::event_log::EventLog;
@@ -117,7 +116,12 @@ impl VerifiedLayer {
         &self.log
     }
 
-    /// The quoted PCRs of the SHA-256 bank.
+    /// The bank of the quoted PCRs. Of the log, only its digests are verified.
+    pub fn bank(&self) -> HashAlgorithm {
+        self.pcrs.bank()
+    }
+
+    /// The quoted PCRs.
     pub fn pcrs(&self) -> &PcrValues {
         &self.pcrs
     }
@@ -266,26 +270,29 @@ fn check_qualifying_data(
 
 /// Replays the log and compares the outcome with what the TPM quoted.
 fn account_for(layer: Layer, quote: &VerifiedQuote, log: &[u8]) -> Result<VerifiedLayer, Refusal> {
-    const BANK: HashAlgorithm = HashAlgorithm::Sha256;
     let log =
         EventLog::parse(log).map_err(|source| Refusal::EventLogMalformed { layer, source })?;
     let replay = log.replay();
-    let replayed = replay
-        .bank(BANK)
-        .ok_or(Refusal::EventLogBank { layer, bank: BANK })?;
-    let mut pcrs = PcrValues::new();
+    let replayed = replay.bank(quote.bank()).ok_or(Refusal::EventLogBank {
+        layer,
+        bank: quote.bank(),
+    })?;
+    let mut pcrs = PcrValues::new(quote.bank());
     for pcr in quote.selection().iter() {
         let value = replayed
             .value(pcr)
             .map_err(|source| Refusal::EventLogGap { layer, source })?;
-        pcrs.extend(value.sha256().map(|value| (pcr, value)));
+        let replayed = pcrs.insert(pcr, value);
+        replayed.map_err(|_| Refusal::EventLogReplay {
+            layer,
+            bank: quote.bank(),
+        })?;
     }
-    let mut hash = Sha256::new();
-    for value in pcrs.values() {
-        hash.update(value.as_bytes());
-    }
-    if hash.finalize().as_slice() != quote.pcr_digest().as_bytes() {
-        return Err(Refusal::EventLogReplay(layer));
+    if pcrs.digest() != *quote.pcr_digest() {
+        return Err(Refusal::EventLogReplay {
+            layer,
+            bank: quote.bank(),
+        });
     }
     Ok(VerifiedLayer {
         log,

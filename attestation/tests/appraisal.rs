@@ -10,7 +10,7 @@ use attestation::{
     Anchoring, AttestationResult, BOOT_PCRS, Binding, CutOff, Durability, EventLog, Evidence,
     HostLeaf, Layer, Policy, StateLoss, Verdict, appraise, reference_values,
 };
-use cert_chain::{Digest32, VmId, VrotId};
+use cert_chain::{Digest32, HashAlgorithm, VmId, VrotId};
 
 const SEPARATOR: u32 = 0x0000_0004;
 const TAG: u32 = 0x0000_0006;
@@ -69,7 +69,7 @@ fn a_changed_kernel_is_named_with_what_was_found_and_what_is_accepted() {
     assert_eq!(
         result.layer(Layer::Vm).reasons()[0].text,
         format!(
-            "kernel: found {}, accepted {accepted} (EV_EFI_BOOT_SERVICES_APPLICATION in PCR 4)",
+            "kernel: found {}, accepted {accepted} (EV_EFI_BOOT_SERVICES_APPLICATION in PCR 4, sha256)",
             Digest32::of(&other)
         )
     );
@@ -185,7 +185,10 @@ fn a_pcr_of_which_the_policy_does_not_speak_earns_a_warning() {
         assert_eq!(appraised(&host, &vm, &policy).verdict(), Verdict::Affirming);
     }
     let mut vm = vm;
-    vm.log = event_log(&[(7, 0x8000_0001, b"SecureBoot")]);
+    vm.log = event_log(&[
+        (0, FIRMWARE_BLOB, b"guest firmware"),
+        (7, 0x8000_0001, b"SecureBoot"),
+    ]);
     let policy = policy(&host, &without(&host.policy_text(&vm), "7 = ")).unwrap();
     let result = appraised(&host, &vm, &policy);
     assert_eq!(result.verdict(), Verdict::Warning);
@@ -441,10 +444,10 @@ fn a_pcr_that_the_policy_ignores_need_not_be_quoted_unless_it_lists_events_of_it
 fn a_pcr_that_the_policy_names_must_be_quoted() {
     let (host, vm) = host_and_vm();
     let text = host.policy_text(&vm);
-    let zero = "0".repeat(64);
+    let value = "1".repeat(64);
     let text = text.replace(
         "[vm.reference.pcrs]\n",
-        &format!("[vm.reference.pcrs]\n10 = [\"{zero}\"]\n"),
+        &format!("[vm.reference.pcrs]\n10 = [\"{value}\"]\n"),
     );
     let result = appraised(&host, &vm, &policy(&host, &text).unwrap());
     assert_eq!(reasons(&result, Layer::Vm), ["pcr-not-quoted"]);
@@ -468,10 +471,10 @@ fn a_policy_that_pins_too_little_is_no_policy() {
         policy(&host, anything),
         Err(PolicyError::NoReferenceValues { layer: "host" })
     ));
-    let zero = "0".repeat(64);
+    let value = "1".repeat(64);
     let resettable = anything.replace(
         "[vm.reference]",
-        &format!("pcrs = {{ 0 = [\"{zero}\"] }}\n[vm.reference]\npcrs = {{ 23 = [\"{zero}\"] }}"),
+        &format!("pcrs = {{ 0 = [\"{value}\"] }}\n[vm.reference]\npcrs = {{ 23 = [\"{value}\"] }}"),
     );
     assert!(matches!(
         policy(&host, &resettable),
@@ -480,8 +483,8 @@ fn a_policy_that_pins_too_little_is_no_policy() {
     let optional = anything.replace(
         "[vm.reference]",
         &format!(
-            "pcrs = {{ 0 = [\"{zero}\"] }}\n[[vm.reference.events]]\nname = \"kernel\"\npcr = 4\n\
-             type = \"EV_EFI_BOOT_SERVICES_APPLICATION\"\ndigests = [\"{zero}\"]\noptional = true\n"
+            "pcrs = {{ 0 = [\"{value}\"] }}\n[[vm.reference.events]]\nname = \"kernel\"\npcr = 4\n\
+             type = \"EV_EFI_BOOT_SERVICES_APPLICATION\"\ndigests = [\"{value}\"]\noptional = true\n"
         ),
     );
     assert!(matches!(
@@ -502,14 +505,24 @@ fn a_policy_that_pins_too_little_is_no_policy() {
 #[test]
 fn reference_values_survive_being_written_and_two_good_boots_may_differ() {
     let (host, mut vm) = host_and_vm();
-    let first = reference_values(&EventLog::parse(&vm.log).unwrap(), BOOT_PCRS).unwrap();
+    let first = reference_values(
+        &EventLog::parse(&vm.log).unwrap(),
+        HashAlgorithm::Sha256,
+        BOOT_PCRS,
+    )
+    .unwrap();
     // Another kernel, no initramfs, and a boot loader before it.
     let other = event_log(&[
         (0, FIRMWARE_BLOB, b"guest firmware"),
         (4, APPLICATION, &image_load_event("shimx64.efi", 1)),
         (4, APPLICATION, &image_load_event("kernel", 1)),
     ]);
-    let second = reference_values(&EventLog::parse(&other).unwrap(), BOOT_PCRS).unwrap();
+    let second = reference_values(
+        &EventLog::parse(&other).unwrap(),
+        HashAlgorithm::Sha256,
+        BOOT_PCRS,
+    )
+    .unwrap();
     let both = first.clone().or(second);
     let text = host
         .policy_text(&vm)
@@ -538,10 +551,8 @@ fn many_unexpected_events() -> (Host, Vm, String) {
     let measured: Vec<[u8; 4]> = (0..2_000u32)
         .map(|n| (n + 1_000_000).to_be_bytes())
         .collect();
-    let events: Vec<(u32, u32, &[u8])> = measured
-        .iter()
-        .map(|data| (9, ACTION, data.as_slice()))
-        .collect();
+    let mut events: Vec<(u32, u32, &[u8])> = vec![(0, FIRMWARE_BLOB, b"guest firmware")];
+    events.extend(measured.iter().map(|data| (9, ACTION, data.as_slice())));
     vm.log = event_log(&events);
     (host, vm, text)
 }
@@ -576,7 +587,7 @@ fn what_booted_is_compared_only_for_the_vm_that_the_policy_is_about() {
 fn reference_values_are_the_same_after_they_were_written_as_toml() {
     let (_, vm) = host_and_vm();
     let log = EventLog::parse(&vm.log).unwrap();
-    let mut values = reference_values(&log, [0, 4, 9]).unwrap();
+    let mut values = reference_values(&log, HashAlgorithm::Sha256, [0, 4, 9]).unwrap();
     values.pcrs.remove(&4);
     values.ignored_pcrs = [1, 5].into();
     values.events[0].name = "a \"name\" = \\ \u{1b}[31m\n[x] \u{202e}\u{e0041}".to_owned();

@@ -383,12 +383,13 @@ fn a_stated_length_beyond_the_log_costs_no_memory() {
 #[test]
 fn a_log_makes_no_reference_of_a_bank_that_nothing_was_measured_into() {
     let log = booted(LogWriter::sha1());
-    let error = reference_values(&EventLog::parse(log.bytes()).unwrap(), BOOT_PCRS).unwrap_err();
+    let error =
+        reference_values(&EventLog::parse(log.bytes()).unwrap(), Sha256, BOOT_PCRS).unwrap_err();
     let found = vec![Sha1];
     assert_eq!(
         error,
         ReferenceError::Bank {
-            bank: Sha256,
+            wanted: vec![Sha256],
             found
         }
     );
@@ -396,15 +397,16 @@ fn a_log_makes_no_reference_of_a_bank_that_nothing_was_measured_into() {
 
     let mut log = LogWriter::crypto_agile(&[Sha256]);
     log.note(0, b"something");
-    let error = reference_values(&EventLog::parse(log.bytes()).unwrap(), BOOT_PCRS).unwrap_err();
+    let error =
+        reference_values(&EventLog::parse(log.bytes()).unwrap(), Sha256, BOOT_PCRS).unwrap_err();
     assert!(matches!(error, ReferenceError::Bank { .. }));
 
     let mut log = booted(LogWriter::crypto_agile(&[Sha1, Sha256]));
     log.measure_in(&[Sha1], 12, EventType::IPL, b"by the boot stub");
     let read = EventLog::parse(log.bytes()).unwrap();
-    let error = reference_values(&read, BOOT_PCRS).unwrap_err();
+    let error = reference_values(&read, Sha256, BOOT_PCRS).unwrap_err();
     assert!(matches!(error, ReferenceError::Gap(gap) if gap.pcr == 12));
-    assert!(reference_values(&read, [0, 4, 7]).is_ok());
+    assert!(reference_values(&read, Sha256, [0, 4, 7]).is_ok());
 }
 
 /// A record as systemd writes it.

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use attestation::event_log::EventLogError;
 use attestation::fixture::{Host, nonce, now};
 use attestation::{BOOT_PCRS, Binding, EventLog, Policy, Verdict, appraise, reference_values};
+use cert_chain::HashAlgorithm;
 
 const LOG: &[u8] = include_bytes!("data/ovmf-linux.eventlog");
 const PCRS: &str = include_str!("data/ovmf-linux.pcrs");
@@ -31,7 +32,7 @@ fn the_replay_of_every_bank_gives_the_values_that_the_tpm_had() -> Result<()> {
 
 #[test]
 fn firmware_kernel_initramfs_and_command_line_are_called_by_their_names() -> Result<()> {
-    let reference = reference_values(&log()?, BOOT_PCRS)?;
+    let reference = reference_values(&log()?, HashAlgorithm::Sha256, BOOT_PCRS)?;
     let names: Vec<(u8, &str)> = reference
         .events
         .iter()

@@ -16,9 +16,11 @@ pub mod ek_template;
 pub mod endorsement_key;
 pub mod enrolment;
 pub mod hash;
+pub mod hash_text;
 pub mod identifiers;
 pub mod name;
 pub mod path;
+pub mod pcr;
 pub mod pem;
 pub mod policy;
 pub mod profile;
@@ -34,9 +36,11 @@ pub use credential::{CredentialBlob, make_credential};
 pub use ek_certificate::{CertifiedEndorsementKey, TpmMakerRoots};
 pub use endorsement_key::EndorsementKey;
 pub use hash::{HashAlgorithm, HashValue};
+pub use hash_text::NamedHash;
 pub use identifiers::{Digest32, Domain, Generation, HostName, Tenant, VmId, VrotId};
 pub use name::TpmName;
 pub use path::{ChainError, VerifiedVikChain, VikChain};
+pub use pcr::{PcrSelection, PcrValues};
 pub use profile::{
     EkSpec, HostIkSpec, IssueError, Issuer, TpmDevice, Validity, VikSpec, issue_ek_certificate,
     issue_vik_certificate,

@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,9 +10,9 @@ use cert_chain::enrolment::{Accepted, Answer, Certificate, EnrolmentError, Messa
 use cert_chain::policy::{HOST_POLICY_REF, approval_digest, authorize_digest, pcr_policy_digest};
 use cert_chain::profile::host_ik::HostCertificate;
 use cert_chain::{
-    AttestationKey, CertifiedEndorsementKey, CredentialBlob, Digest32, EndorsementKey, HostIkSpec,
-    HostName, Issuer, PublicArea, TpmMakerRoots, TrustAnchors, Validity, VikChain,
-    issue_vik_certificate, make_credential,
+    AttestationKey, CertifiedEndorsementKey, CredentialBlob, Digest32, EndorsementKey,
+    HashAlgorithm, HashValue, HostIkSpec, HostName, Issuer, PcrValues, PublicArea, TpmMakerRoots,
+    TrustAnchors, Validity, VikChain, issue_vik_certificate, make_credential,
 };
 use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
 use rustls_pki_types::UnixTime;
@@ -204,6 +203,22 @@ fn load_operator(tpm: &Swtpm) -> Result<PublicArea> {
     Ok(area)
 }
 
+/// The policy of PCRs 0 and 7 as they are, which the stock tools compute as well.
+fn approved_policy(tpm: &Swtpm, bank: HashAlgorithm) -> Result<Digest32> {
+    tpm.tool(&format!("tpm2_pcrread {bank}:0,7 -o values"))?;
+    let read = tpm.read("values")?;
+    let mut values = PcrValues::new(bank);
+    for (pcr, value) in [0, 7].into_iter().zip(read.chunks(bank.digest_length())) {
+        values.insert(pcr, HashValue::new(bank, value).context("length")?)?;
+    }
+    let policy = pcr_policy_digest(&values);
+    tpm.tool(&format!(
+        "tpm2_createpolicy --policy-pcr -l {bank}:0,7 -L theirs"
+    ))?;
+    ensure!(tpm.read("theirs")? == policy.as_bytes(), "{bank}");
+    Ok(policy)
+}
+
 #[test]
 fn a_host_is_enrolled_and_its_key_signs_only_in_an_approved_state() -> Result<()> {
     let tpm = Swtpm::manufacture()?;
@@ -261,16 +276,9 @@ fn a_host_is_enrolled_and_its_key_signs_only_in_an_approved_state() -> Result<()
 
     // The operator approves the present state; the certified key quotes in it.
     tpm.tool("tpm2_flushcontext -t")?;
-    tpm.tool("tpm2_pcrread sha256:0,7 -o values")?;
-    let values = tpm.read("values")?;
-    let values: BTreeMap<u8, Digest32> = [0, 7]
-        .into_iter()
-        .zip(values.chunks_exact(32))
-        .map(|(pcr, value)| Ok((pcr, Digest32::new(value.try_into()?))))
-        .collect::<Result<_>>()?;
-    let approved = pcr_policy_digest(&values)?;
-    tpm.tool("tpm2_createpolicy --policy-pcr -l sha256:0,7 -L approved")?;
-    ensure!(tpm.read("approved")? == approved.as_bytes());
+    let approved = approved_policy(&tpm, HashAlgorithm::Sha256)?;
+    ensure!(approved != approved_policy(&tpm, HashAlgorithm::Sha384)?);
+    tpm.write("approved", approved.as_bytes())?;
     let message = [&approved.as_bytes()[..], &policy_ref].concat();
     ensure!(approval_digest(&approved, &policy_ref) == Digest32::of(&message));
     tpm.write("message", &message)?;

@@ -165,7 +165,7 @@ mod tests {
     use std::io::{Read, Write};
 
     use attestation::RequestDigest;
-    use cert_chain::Digest32;
+    use cert_chain::{Digest32, HashAlgorithm, PcrSelection};
 
     use super::*;
     use crate::attester::SignedQuote;
@@ -182,7 +182,15 @@ mod tests {
             unreachable!("there was no challenge")
         }
 
-        fn quote(&mut self, _: &Digest32) -> Result<SignedQuote, AttesterError> {
+        fn quoted(&self) -> PcrSelection {
+            unreachable!("the event log comes first")
+        }
+
+        fn banks(&mut self) -> Result<Vec<HashAlgorithm>, AttesterError> {
+            unreachable!("the event log comes first")
+        }
+
+        fn quote(&mut self, _: HashAlgorithm, _: &Digest32) -> Result<SignedQuote, AttesterError> {
             unreachable!("there was no challenge")
         }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use attestation::TomlError;
 use attestation::file::read_bounded_text;
-use cert_chain::Tenant;
-use cert_chain::policy::{PcrSelection, PcrSelectionError};
+use cert_chain::pcr::{BANKS, PcrSelectionError};
 use cert_chain::profile::vik::VIK_LIFETIME;
+use cert_chain::{HashAlgorithm, PcrSelection, Tenant};
 use nix::unistd::{Group, User};
 use serde::Deserialize;
 use vtpm_backend::admission::VmmAdmission;
@@ -252,6 +252,7 @@ struct File {
     backend_uids: UidRange,
     #[serde(default = "default_event_log")]
     event_log: PathBuf,
+    pcr_bank: Option<HashAlgorithm>,
     #[serde(default = "default_quoted_pcrs")]
     quoted_pcrs: Vec<u8>,
     #[serde(default = "default_policy_pcrs")]
@@ -384,6 +385,7 @@ impl Config {
             },
             anchor: AnchorConfig {
                 tpm: file.tpm,
+                pcr_bank: bank(file.pcr_bank, path)?,
                 policy_pcrs: policy_selection(&file.policy_pcrs, path)?,
                 quoted_pcrs: selection(&file.quoted_pcrs, "quoted_pcrs", path)?,
                 record: file.state_dir.join("anchor.json"),
@@ -588,6 +590,20 @@ fn policy_selection(pcrs: &[u8], config: &Path) -> Result<PcrSelection, ConfigEr
     Ok(selection)
 }
 
+/// The bank that is approved and quoted, if the configuration names one that may be.
+fn bank(named: Option<HashAlgorithm>, config: &Path) -> Result<Option<HashAlgorithm>, ConfigError> {
+    match named.filter(|bank| !BANKS.contains(bank)) {
+        None => Ok(named),
+        Some(bank) => Err(ConfigError::Value {
+            config: config.to_owned(),
+            field: "pcr_bank",
+            problem: format!(
+                "is {bank}, which cannot be relied on: write sha256, sha384 or sha512"
+            ),
+        }),
+    }
+}
+
 fn default_state_dir() -> PathBuf {
     DEFAULT_STATE_DIR.into()
 }
@@ -737,6 +753,11 @@ mod tests {
             ("tpm = \"nonsense\"", "nonsense"),
             ("tpm = \"device:/dev/tpm0\"\nsokcet = \"/x\"", "sokcet"),
             ("tpm = \"device:/dev/tpm0\"\nstate_dir = \"x\"", "absolute"),
+            (
+                "tpm = \"device:/dev/tpm0\"\npcr_bank = \"sha1\"",
+                "sha256, sha384 or sha512",
+            ),
+            ("tpm = \"device:/dev/tpm0\"\npcr_bank = \"sm3\"", "sha384"),
             (
                 "tpm = \"device:/dev/tpm0\"\nquoted_pcrs = []",
                 "quoted_pcrs",

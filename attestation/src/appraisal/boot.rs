@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cert_chain::{Digest32, HashAlgorithm};
+use cert_chain::{HashAlgorithm, HashValue};
 
 use super::listing::{list, shortened};
 use crate::event_log::{Event, EventType};
@@ -22,7 +22,8 @@ use crate::verification::VerifiedLayer;
 /// A PCR and the type of an event in it: what references speak of.
 type Kind = (u8, EventType);
 
-/// Compares the layer's events, then its PCRs.
+/// Compares the layer's events, then its PCRs. Everything is of the quoted bank: of an event, no
+/// other digest is verified.
 ///
 /// Events and references are sorted once, so the time is that of sorting both, not their product:
 /// the events come from whoever is appraised, and there may be tens of thousands of each.
@@ -32,6 +33,10 @@ pub(super) fn check_boot(
     reference: &ReferenceValues,
 ) {
     result.approve(Claim::Executables);
+    if !is_comparable(result, layer, reference) {
+        return;
+    }
+    let bank = layer.bank();
     let mut measured: BTreeMap<u8, Vec<&Event>> = BTreeMap::new();
     for event in layer.log().events() {
         if let Some(pcr) = event.extended_pcr() {
@@ -44,19 +49,56 @@ pub(super) fn check_boot(
         references.entry(kind).or_default().push(event);
     }
     // What was not quoted is said once, and not for each of its events.
-    let quoted = |(pcr, _): &Kind| layer.pcrs().contains_key(pcr);
+    let quoted = |(pcr, _): &Kind| layer.pcrs().get(*pcr).is_some();
     for (kind, references) in references.iter().filter(|(kind, _)| quoted(kind)) {
-        check_kind(result, events_in(&measured, kind.0), references, *kind);
+        let events = events_in(&measured, kind.0);
+        check_kind(result, bank, events, references, *kind);
     }
-    for (pcr, found) in layer.pcrs() {
-        let events = events_in(&measured, *pcr);
-        check_pcr(result, events, reference, &references, *pcr, found);
+    for (pcr, found) in layer.pcrs().iter() {
+        let events = events_in(&measured, pcr);
+        check_pcr(result, events, reference, &references, pcr, found);
     }
     for pcr in reference.demanded_pcrs() {
-        if !layer.pcrs().contains_key(&pcr) {
-            not_quoted(result, pcr);
+        if layer.pcrs().get(pcr).is_none() {
+            not_quoted(result, pcr, bank);
         }
     }
+}
+
+/// Whether the quoted bank tells of the boot, and the policy of the bank. Whoever makes a quote
+/// chooses its bank, too.
+fn is_comparable(
+    result: &mut LayerResult,
+    layer: &VerifiedLayer,
+    reference: &ReferenceValues,
+) -> bool {
+    let bank = layer.bank();
+    if layer.pcrs().are_unextended() {
+        result.contradict(
+            Claim::Executables,
+            "bank-not-extended",
+            format!(
+                "PCRs 0 to 7 ({bank}) are as after a reset: no boot was measured into the bank that \
+                 was quoted, and anybody could extend it to any value"
+            ),
+        );
+        return false;
+    }
+    let known = reference.banks();
+    if known.contains(&bank) {
+        return true;
+    }
+    let known: Vec<&str> = known.iter().map(|bank| bank.name()).collect();
+    result.contradict(
+        Claim::Executables,
+        "bank-without-reference",
+        format!(
+            "PCRs of the {bank} bank were quoted, and the policy has reference values of {} alone: \
+             add those of {bank}, or have the other bank quoted",
+            known.join(" and ")
+        ),
+    );
+    false
 }
 
 fn events_in<'e>(measured: &'e BTreeMap<u8, Vec<&'e Event>>, pcr: u8) -> &'e [&'e Event] {
@@ -69,17 +111,18 @@ fn check_pcr(
     reference: &ReferenceValues,
     references: &BTreeMap<Kind, Vec<&EventReference>>,
     pcr: u8,
-    found: &Digest32,
+    found: HashValue,
 ) {
+    let bank = found.algorithm();
     if let Some(accepted) = reference.pcrs.get(&pcr) {
-        if !accepted.contains(found) {
+        if !accepted.contains(&found) {
             result.contradict(
                 Claim::Executables,
                 "pcr-unexpected",
                 format!(
-                    "PCR {pcr} ({}): found {found}, accepted {}",
-                    measures(pcr),
-                    list(accepted)
+                    "{}: found {found}, accepted {}",
+                    described(pcr, bank),
+                    list(of_bank(bank, accepted))
                 ),
             );
         }
@@ -89,8 +132,7 @@ fn check_pcr(
         return;
     }
     let unaccounted = events.iter().find(|event| {
-        !event.is_separator(HashAlgorithm::Sha256)
-            && !references.contains_key(&(pcr, event.event_type))
+        !event.is_separator(bank) && !references.contains_key(&(pcr, event.event_type))
     });
     match unaccounted {
         None => {}
@@ -98,19 +140,21 @@ fn check_pcr(
             Claim::Executables,
             "event-without-reference",
             format!(
-                "PCR {pcr} ({}): {} with digest {} has no reference; list it under events, or \
-                 give the PCR's value",
-                measures(pcr),
+                "{}: {} with digest {} has no reference; list it under events, or give the PCR's \
+                 value",
+                described(pcr, bank),
                 event.event_type,
-                sha256(event).map_or_else(|| "none".to_owned(), |digest| digest.to_string()),
+                event
+                    .digest(bank)
+                    .map_or_else(|| "none".to_owned(), ToString::to_string),
             ),
         ),
         Some(_) => result.warn(
             Claim::Executables,
             "pcr-without-reference",
             format!(
-                "PCR {pcr} ({}) has no reference value: add one, or list the PCR in ignored_pcrs",
-                measures(pcr)
+                "{} has no reference value: add one, or list the PCR in ignored_pcrs",
+                described(pcr, bank)
             ),
         ),
     }
@@ -119,22 +163,25 @@ fn check_pcr(
 /// All events of one kind, among those of its PCR, against all references to them.
 fn check_kind(
     result: &mut LayerResult,
+    bank: HashAlgorithm,
     events: &[&Event],
     references: &[&EventReference],
     (pcr, event_type): Kind,
 ) {
-    let mut accepted: BTreeSet<Digest32> = BTreeSet::new();
+    let mut accepted: BTreeSet<HashValue> = BTreeSet::new();
     let mut by_name: BTreeMap<&str, Vec<&EventReference>> = BTreeMap::new();
     for reference in references {
         accepted.extend(&reference.digests);
         by_name.entry(&reference.name).or_default().push(reference);
     }
-    let mut measured: BTreeSet<Digest32> = BTreeSet::new();
+    let mut measured: BTreeSet<HashValue> = BTreeSet::new();
     let mut explained: BTreeSet<&str> = BTreeSet::new();
     for event in events.iter().filter(|e| e.event_type == event_type) {
-        let Some(found) = sha256(event) else { continue };
-        measured.insert(found);
-        if accepted.contains(&found) {
+        let Some(found) = event.digest(bank) else {
+            continue;
+        };
+        measured.insert(*found);
+        if accepted.contains(found) {
             continue;
         }
         // The references that speak of the same thing as the event, going by its name; all of its
@@ -145,11 +192,11 @@ fn check_kind(
             .and_then(|subject| by_name.get(subject))
             .map_or(references, Vec::as_slice);
         result.contradict_with(Claim::Executables, "event-unexpected", || {
-            let accepted: Vec<_> = meant.iter().flat_map(|r| &r.digests).collect();
+            let accepted = meant.iter().flat_map(|reference| &reference.digests);
             format!(
-                "{}: found {found}, accepted {} ({event_type} in PCR {pcr})",
+                "{}: found {found}, accepted {} ({event_type} in PCR {pcr}, {bank})",
                 list(meant.iter().map(|reference| &reference.name)),
-                list(accepted)
+                list(of_bank(bank, accepted))
             )
         });
         if let [reference] = meant {
@@ -163,28 +210,39 @@ fn check_kind(
             None if reference.optional || explained.contains(reference.name.as_str()) => {}
             None => result.contradict_with(Claim::Executables, "event-missing", || {
                 format!(
-                    "{}: nothing was measured, accepted {} ({event_type} in PCR {pcr})",
+                    "{}: nothing was measured, accepted {} ({event_type} in PCR {pcr}, {bank})",
                     shortened(&reference.name),
-                    list(&reference.digests)
+                    list(of_bank(bank, &reference.digests))
                 )
             }),
         }
     }
 }
 
-fn not_quoted(result: &mut LayerResult, pcr: u8) {
+fn not_quoted(result: &mut LayerResult, pcr: u8, bank: HashAlgorithm) {
     result.contradict(
         Claim::Executables,
         "pcr-not-quoted",
         format!(
-            "PCR {pcr} ({}) was not quoted: have it quoted, or list it in ignored_pcrs",
-            measures(pcr)
+            "{} was not quoted: have it quoted, or list it in ignored_pcrs",
+            described(pcr, bank)
         ),
     );
 }
 
-fn sha256(event: &Event) -> Option<Digest32> {
-    event.digest(HashAlgorithm::Sha256)?.sha256()
+/// The values of one bank. Those of another do not tell what was expected of this one.
+fn of_bank<'v>(
+    bank: HashAlgorithm,
+    values: impl IntoIterator<Item = &'v HashValue>,
+) -> Vec<&'v HashValue> {
+    values
+        .into_iter()
+        .filter(|value| value.algorithm() == bank)
+        .collect()
+}
+
+fn described(pcr: u8, bank: HashAlgorithm) -> String {
+    format!("PCR {pcr} ({bank}, {})", measures(pcr))
 }
 
 /// What goes into a PCR (PFP §3.3.4 "PCR Usage").

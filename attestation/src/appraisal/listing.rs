@@ -7,8 +7,8 @@ use std::fmt::Display;
 
 /// How many values a reason spells out.
 const SHOWN: usize = 4;
-/// How many characters of each.
-const MAX_VALUE: usize = 80;
+/// How many characters of each: those of a SHA-512 value.
+const MAX_VALUE: usize = 128;
 
 /// The first values of a list, and the number of the others: `a or b or 7 others`.
 pub(super) fn list<T: Display>(
@@ -47,6 +47,6 @@ mod tests {
         assert_eq!(list([1, 2, 3, 4]), "1 or 2 or 3 or 4");
         assert_eq!(list([1, 2, 3, 4, 5]), "1 or 2 or 3 or 4 or 1 other");
         assert_eq!(list(0..1_000_i32), "0 or 1 or 2 or 3 or 996 others");
-        assert_eq!(list(["é".repeat(81)]), format!("{}…", "é".repeat(80)));
+        assert_eq!(list(["é".repeat(129)]), format!("{}…", "é".repeat(128)));
     }
 }

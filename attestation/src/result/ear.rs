@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use cert_chain::Digest32;
+use cert_chain::{Digest32, NamedHash};
 use ear::{Appraisal, Ear, Extensions, RawValue, TrustTier, TrustVector, VerifierID};
 use rustls_pki_types::UnixTime;
 use serde_json::{Map, Value, json};
@@ -59,13 +59,15 @@ impl AttestationResult {
     fn host_claims(&self) -> BTreeMap<String, RawValue> {
         let chain = self.evidence.chain();
         let claims = chain.host_claims();
-        let clock = self.evidence.layer(Layer::Host).clock();
+        let layer = self.evidence.layer(Layer::Host);
+        let clock = layer.clock();
         texts([
             ("name", chain.host().to_string()),
             ("issuer", chain.issuer().to_owned()),
             ("ik", claims.ik.to_string()),
             ("ek", claims.ek.to_string()),
             ("policy-key", claims.policy_key.to_string()),
+            ("pcr-bank", layer.bank().to_string()),
             // Opaque: equal in two results means that the host's TPM was not reset or restarted
             // between them. The counts themselves are obfuscated for a key of the owner's.
             ("boot-cycle", clock.boot_cycle(&claims.ik).to_string()),
@@ -77,7 +79,8 @@ impl AttestationResult {
     fn vm_claims(&self) -> BTreeMap<String, RawValue> {
         let leaf = self.evidence.leaf();
         let claims = self.evidence.chain().claims();
-        let clock = self.evidence.layer(Layer::Vm).clock();
+        let layer = self.evidence.layer(Layer::Vm);
+        let clock = layer.clock();
         let launch = match leaf.launch {
             LaunchMeasurement::NotMeasured => "not measured".to_owned(),
             LaunchMeasurement::Measured(digest) => digest.to_string(),
@@ -110,6 +113,7 @@ impl AttestationResult {
             ("tenant", leaf.tenant.to_string()),
             ("generation", leaf.generation.to_string()),
             ("vik", leaf.vik.to_string()),
+            ("pcr-bank", layer.bank().to_string()),
             ("launch", launch),
             ("state", durability.to_owned()),
             ("anchor", anchor),
@@ -177,7 +181,7 @@ impl LayerResult {
             let booted = self
                 .booted
                 .iter()
-                .map(|(name, digest)| RawValue::String(format!("{name}: {digest}")))
+                .map(|(name, digest)| RawValue::String(format!("{name}: {}", NamedHash(*digest))))
                 .collect();
             appraisal
                 .verifier_claims

@@ -51,6 +51,8 @@ impl Swtpm {
                 "--tpmstate",
                 &state,
                 "--create-ek-cert",
+                "--pcr-banks",
+                "sha256,sha384",
                 "--config",
                 &config,
             ],

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use attestation::RequestDigest;
 use attestation::quote::canonical_signature;
-use cert_chain::Digest32;
-use cert_chain::policy::PcrSelection;
+use cert_chain::pcr::BANKS;
+use cert_chain::{Digest32, HashAlgorithm, PcrSelection};
 use tss_esapi::Context;
 use tss_esapi::abstraction::nv;
+use tss_esapi::constants::CapabilityType;
 use tss_esapi::constants::response_code::Tss2ResponseCodeKind;
 use tss_esapi::handles::{
     KeyHandle, NvIndexHandle, NvIndexTpmHandle, PersistentTpmHandle, TpmHandle,
@@ -19,7 +20,9 @@ use tss_esapi::handles::{
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth};
 use tss_esapi::interface_types::session_handles::AuthSession;
-use tss_esapi::structures::{Data, PcrSelectionList, PcrSlot, Public, SignatureScheme};
+use tss_esapi::structures::{
+    CapabilityData, Data, PcrSelectionList, PcrSlot, Public, SignatureScheme,
+};
 use tss_esapi::tcti_ldr::TctiNameConf;
 use tss_esapi::traits::{Marshall, UnMarshall};
 
@@ -32,6 +35,7 @@ pub struct EsysTpm {
     device: PathBuf,
     vik: KeyHandle,
     quoted: PcrSelection,
+    bank: Option<HashAlgorithm>,
 }
 
 /// Where the vIK is kept, as in other clouds.
@@ -42,9 +46,17 @@ const VIK_TEMPLATE: u32 = 0x01c1_0003;
 /// The certificates above it (TCG EK Credential Profile §2.2.1.5.2).
 const CHAIN: u32 = 0x01c0_0100;
 
+/// More than any TPM has.
+const MAX_BANKS: u32 = 16;
+
 impl EsysTpm {
-    /// Opens the TPM's device. Quotes will be of the PCRs in `quoted`.
-    pub fn open(device: impl Into<PathBuf>, quoted: PcrSelection) -> Result<Self, AttesterError> {
+    /// Opens the TPM's device. Quotes will be of the PCRs in `quoted`, and of `bank`, if one is
+    /// given.
+    pub fn open(
+        device: impl Into<PathBuf>,
+        quoted: PcrSelection,
+        bank: Option<HashAlgorithm>,
+    ) -> Result<Self, AttesterError> {
         const OPERATION: &str = "to be opened";
         let device = device.into();
         let name = format!("device:{}", device.display());
@@ -56,6 +68,7 @@ impl EsysTpm {
             device,
             vik,
             quoted,
+            bank,
         })
     }
 
@@ -82,7 +95,42 @@ impl VmTpm for EsysTpm {
         Ok(certificates)
     }
 
-    fn quote(&mut self, qualifying_data: &Digest32) -> Result<SignedQuote, AttesterError> {
+    fn quoted(&self) -> PcrSelection {
+        self.quoted
+    }
+
+    fn banks(&mut self) -> Result<Vec<HashAlgorithm>, AttesterError> {
+        const OPERATION: &str = "TPM2_GetCapability";
+        let (found, _) = self
+            .context
+            .execute_without_session(|context| {
+                context.get_capability(CapabilityType::AssignedPcr, 0, MAX_BANKS)
+            })
+            .map_err(refused(OPERATION))?;
+        let CapabilityData::AssignedPcr(allocated) = found else {
+            return Ok(Vec::new());
+        };
+        let has = |bank: HashAlgorithm| {
+            allocated.get_selections().iter().any(|selection| {
+                let slots = selection.selected();
+                let pcrs = slots.iter().map(|slot| u32::from(*slot).trailing_zeros());
+                let pcrs: Vec<u32> = pcrs.collect();
+                selection.hashing_algorithm() == stacks(bank)
+                    && self.quoted.iter().all(|pcr| pcrs.contains(&u32::from(pcr)))
+            })
+        };
+        let wanted = |bank: &HashAlgorithm| self.bank.is_none_or(|only| only == *bank);
+        Ok(BANKS
+            .into_iter()
+            .filter(|bank| wanted(bank) && has(*bank))
+            .collect())
+    }
+
+    fn quote(
+        &mut self,
+        bank: HashAlgorithm,
+        qualifying_data: &Digest32,
+    ) -> Result<SignedQuote, AttesterError> {
         const OPERATION: &str = "TPM2_Quote";
         let slots = self
             .quoted
@@ -91,7 +139,7 @@ impl VmTpm for EsysTpm {
             .collect::<Result<Vec<_>, _>>()
             .map_err(refused(OPERATION))?;
         let selection = PcrSelectionList::builder()
-            .with_selection(HashingAlgorithm::Sha256, &slots)
+            .with_selection(stacks(bank), &slots)
             .build()
             .map_err(refused(OPERATION))?;
         let data =
@@ -167,6 +215,16 @@ fn read_nv(context: &mut Context, index: u32) -> Result<Vec<u8>, AttesterError> 
     read(NvAuth::NvIndex(NvIndexHandle::from(own)))
         .or_else(|_| read(NvAuth::Owner))
         .map_err(refused(OPERATION))
+}
+
+/// The software stack's own name of an algorithm.
+fn stacks(algorithm: HashAlgorithm) -> HashingAlgorithm {
+    match algorithm {
+        HashAlgorithm::Sha1 => HashingAlgorithm::Sha1,
+        HashAlgorithm::Sha256 => HashingAlgorithm::Sha256,
+        HashAlgorithm::Sha384 => HashingAlgorithm::Sha384,
+        HashAlgorithm::Sha512 => HashingAlgorithm::Sha512,
+    }
 }
 
 /// Splits certificates that stand one after the other; padding of zeros or ones ends them.

@@ -10,8 +10,11 @@ use attestation::event_log::MAX_LOG;
 use attestation::evidence::{EvidenceError, HostLayer, VmLayer};
 use attestation::file::read_bounded;
 use attestation::quote::QuoteError;
-use attestation::{Binding, Evidence, Nonce, RequestDigest, request_digest, vm_qualifying_data};
-use cert_chain::Digest32;
+use attestation::{
+    Binding, EventLog, Evidence, Nonce, RequestDigest, accounted_bank, request_digest,
+    vm_qualifying_data,
+};
+use cert_chain::{Digest32, HashAlgorithm, PcrSelection};
 
 pub use esys::EsysTpm;
 pub use host_evidence::HostEvidenceError;
@@ -24,11 +27,20 @@ pub trait VmTpm {
     /// The certificates of the vIK and of the host IK in DER.
     fn certificates(&mut self) -> Result<Vec<Vec<u8>>, AttesterError>;
 
-    /// Quotes PCRs of the SHA-256 bank with the vIK: by default all [`BOOT_PCRS`], since a device
-    /// asks for them.
+    /// The PCRs that are quoted: by default all [`BOOT_PCRS`], since a device asks for them.
     ///
     /// [`BOOT_PCRS`]: attestation::BOOT_PCRS
-    fn quote(&mut self, qualifying_data: &Digest32) -> Result<SignedQuote, AttesterError>;
+    fn quoted(&self) -> PcrSelection;
+
+    /// The PCR banks that may be quoted and have these PCRs, the preferred one first.
+    fn banks(&mut self) -> Result<Vec<HashAlgorithm>, AttesterError>;
+
+    /// Quotes [these](VmTpm::quoted) PCRs of a bank with the vIK.
+    fn quote(
+        &mut self,
+        bank: HashAlgorithm,
+        qualifying_data: &Digest32,
+    ) -> Result<SignedQuote, AttesterError>;
 
     /// Has the host answer for a quote: a [`HostLayer`] in CBOR.
     fn host_layer(&mut self, request: &RequestDigest) -> Result<Vec<u8>, AttesterError>;
@@ -53,6 +65,12 @@ pub enum AttesterError {
         /// The NV index.
         index: u32,
     },
+    /// The TPM has no bank to quote.
+    #[error(
+        "the vRoT has no active PCR bank of sha256, sha384 or sha512 with all PCRs to quote, or not \
+         the one that was asked for"
+    )]
+    Bank,
     /// No event log.
     #[error("the event log {} cannot be read: is securityfs mounted?", path.display())]
     EventLog {
@@ -96,7 +114,8 @@ pub fn collect(
     let event_log_digest = Digest32::of(&log);
     let vik_public = tpm.vik_public()?;
     let chain = tpm.certificates()?;
-    let quote = tpm.quote(&vm_qualifying_data(nonce, binding, &event_log_digest))?;
+    let bank = bank_to_quote(tpm, &log)?;
+    let quote = tpm.quote(bank, &vm_qualifying_data(nonce, binding, &event_log_digest))?;
     let request = request_digest(&quote.attest, &quote.signature, nonce);
     let host =
         HostLayer::from_cbor(&tpm.host_layer(&request)?).map_err(AttesterError::HostLayer)?;
@@ -111,4 +130,20 @@ pub fn collect(
         chain: chain.into_iter().map(Into::into).collect(),
     };
     Ok(Evidence::new(vm, host))
+}
+
+/// The first bank that the log accounts for; where it accounts for none, the first at all. What the
+/// log lacks then, the verifier says.
+fn bank_to_quote(tpm: &mut impl VmTpm, log: &[u8]) -> Result<HashAlgorithm, AttesterError> {
+    let banks = tpm.banks()?;
+    let first = banks.first().copied().ok_or(AttesterError::Bank)?;
+    let Ok(log) = EventLog::parse(log) else {
+        return Ok(first);
+    };
+    Ok(
+        accounted_bank(&log, &banks, tpm.quoted()).unwrap_or_else(|error| {
+            tracing::warn!(%error, bank = %first, "the event log accounts for no bank of the vRoT");
+            first
+        }),
+    )
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use attestation::BOOT_PCRS;
-use cert_chain::policy::PcrSelection;
+use cert_chain::{HashAlgorithm, PcrSelection};
 use clap::{Parser, Subcommand};
 use program_output::console::arguments;
 use program_output::log;
@@ -44,6 +44,10 @@ enum Command {
         /// extending after the boot, and have the devices' policies ignore them.
         #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = BOOT_PCRS)]
         quoted_pcrs: Vec<u8>,
+        /// The PCR bank to quote: sha256, sha384 or sha512. Without it the first of these that the
+        /// TPM has and the event log accounts for.
+        #[arg(long, value_name = "BANK")]
+        pcr_bank: Option<HashAlgorithm>,
     },
 }
 
@@ -69,9 +73,10 @@ fn run(arguments: Arguments) -> Result<()> {
         tpm,
         event_log,
         quoted_pcrs,
+        pcr_bank,
     } = arguments.command;
     let quoted = PcrSelection::new(quoted_pcrs).context("--quoted-pcrs cannot be used")?;
-    let vrot = EsysTpm::open(&tpm, quoted).with_context(|| {
+    let vrot = EsysTpm::open(&tpm, quoted, pcr_bank).with_context(|| {
         format!(
             "{} is no vRoT, or may not be used by this user",
             tpm.display()

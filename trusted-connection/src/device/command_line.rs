@@ -14,9 +14,10 @@ use attestation::file::{read_bounded, read_bounded_text};
 use attestation::policy::MAX_ROOTS;
 use attestation::{
     BOOT_PCRS, Binding, EventLog, Evidence, Layer, Nonce, Policy, ReferenceValues, Verdict,
-    VerifiedEvidence, reference_values,
+    VerifiedEvidence, accounted_bank, reference_values,
 };
-use cert_chain::{HostName, Tenant, TrustAnchors, VmId};
+use cert_chain::pcr::BANKS;
+use cert_chain::{HashAlgorithm, HostName, PcrSelection, Tenant, TrustAnchors, VmId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use printable::{Printable, printable_json};
 use program_output::console::print;
@@ -136,6 +137,10 @@ struct Reference {
     /// Which layer of a policy the event log is for.
     #[arg(long)]
     layer: Option<LayerName>,
+    /// The PCR bank of the event log: sha256, sha384 or sha512. Without it the first of these that
+    /// the log accounts for. A service chooses its bank itself.
+    #[arg(long, value_name = "BANK", requires = "event_log")]
+    bank: Option<HashAlgorithm>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -271,13 +276,17 @@ fn print_reference(reference: &Reference) -> Result<Outcome> {
         Reference {
             event_log: Some(file),
             layer: Some(layer),
+            bank,
             ..
         } => {
             let layer = match layer {
                 LayerName::Host => "host",
                 LayerName::Vm => "vm",
             };
-            reference_values(&load_log(file)?, BOOT_PCRS)
+            let log = load_log(file)?;
+            let boot = PcrSelection::new(BOOT_PCRS)?;
+            bank.map_or_else(|| accounted_bank(&log, &BANKS, boot), Ok)
+                .and_then(|bank| reference_values(&log, bank, BOOT_PCRS))
                 .with_context(|| format!("{} makes no reference", file.display()))?
                 .to_toml(layer)
         }
@@ -296,7 +305,7 @@ fn print_reference(reference: &Reference) -> Result<Outcome> {
             reference.check_origin(service, &verified)?;
             let of = |layer| -> Result<ReferenceValues> {
                 let verified = verified.layer(layer);
-                reference_values(verified.log(), verified.pcrs().keys().copied())
+                reference_values(verified.log(), verified.bank(), verified.pcrs().pcrs())
                     .with_context(|| format!("the {layer}'s boot makes no reference"))
             };
             format!(

@@ -70,6 +70,7 @@ fn draw_result(text: &mut String, result: &AttestationResult, colour: Colour) {
             short(&chain.host_claims().ik)
         ),
         format!("endorsement key {}", short(&chain.host_claims().ek)),
+        format!("PCR bank {}", evidence.layer(Layer::Host).bank()),
     ];
     host_facts.extend(booted(host));
     for fact in host_facts {
@@ -90,6 +91,7 @@ fn draw_result(text: &mut String, result: &AttestationResult, colour: Colour) {
     let mut vm_facts = vec![
         format!("tenant {}", leaf.tenant),
         format!("launch {launch}"),
+        format!("PCR bank {}", evidence.layer(Layer::Vm).bank()),
     ];
     if leaf.durability == Durability::Degraded {
         vm_facts.push("state not durable yet".to_owned());

@@ -5,21 +5,22 @@
 //! over a `TPM2_PolicyPCR`. So the next software version can be approved before it is installed,
 //! on another machine, and no key has to change.
 
+use std::collections::BTreeMap;
+
+use cert_chain::pcr::{BANKS, PcrValuesError};
 use cert_chain::pem::FileError;
-use cert_chain::policy::{
-    HOST_POLICY_REF, PcrSelection, PcrSelectionError, PcrValues, approval_digest, pcr_policy_digest,
-};
-use cert_chain::{Digest32, TpmName};
+use cert_chain::policy::{HOST_POLICY_REF, approval_digest, pcr_policy_digest};
+use cert_chain::{Digest32, HashAlgorithm, PcrValues, TpmName};
 use serde::{Deserialize, Serialize};
 
 use super::policy_key::{PolicyKey, PolicyKeyPublic};
 
 /// A statement of the operator: "these PCR values are good".
+///
+/// It speaks of one PCR bank. The signature covers which, as a part of the policy that it approves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "ApprovalFile", into = "ApprovalFile")]
 pub struct Approval {
-    #[serde(rename = "type")]
-    kind: String,
     version: u32,
     /// For people: which software this is. Not covered by the signature.
     pub label: String,
@@ -28,6 +29,22 @@ pub struct Approval {
     /// The values approved.
     pub pcrs: PcrValues,
     /// ECDSA signature, two scalars of 32 bytes.
+    signature: Vec<u8>,
+}
+
+/// An approval as it is written.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ApprovalFile {
+    #[serde(rename = "type")]
+    kind: String,
+    version: u32,
+    label: String,
+    policy_key: TpmName,
+    /// Version 1 knows SHA-256 alone and names no bank.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bank: Option<HashAlgorithm>,
+    pcrs: BTreeMap<u8, String>,
     #[serde(with = "hexadecimal")]
     signature: Vec<u8>,
 }
@@ -63,11 +80,22 @@ pub enum ApprovalError {
     /// Not an approval as we write it.
     #[error("the approval is malformed")]
     Malformed(#[source] serde_json::Error),
-    /// A PCR that does not exist.
-    #[error(transparent)]
-    Selection(#[from] PcrSelectionError),
+    /// The bank is not named, or cannot be relied on.
+    #[error(
+        "an approval names the PCR bank that it is of, in `bank`: sha256, sha384 or sha512{}",
+        found.map(|bank| format!(", and not {bank}")).unwrap_or_default()
+    )]
+    Bank {
+        /// The bank that it names.
+        found: Option<HashAlgorithm>,
+    },
+    /// A PCR that does not exist, or a value of another bank.
+    #[error("the approval's PCR values cannot be used")]
+    Values(#[from] PcrValuesError),
     /// Another kind of file, or a version from the future.
-    #[error("this is `{kind}` in version {version}, `{APPROVAL}` in version {VERSION} is needed")]
+    #[error(
+        "this is `{kind}` in version {version}, `{APPROVAL}` in a version up to {VERSION} is needed"
+    )]
     Type {
         /// What the file says it is.
         kind: String,
@@ -83,17 +111,16 @@ pub enum ApprovalError {
 }
 
 const APPROVAL: &str = "host-policy-approval";
-const VERSION: u32 = 1;
+/// Version 2 names the PCR bank.
+const VERSION: u32 = 2;
+const WITHOUT_BANK: u32 = 1;
 
 impl PolicyKey {
     /// Signs an approval of `pcrs`.
     pub fn approve(&self, label: &str, pcrs: PcrValues) -> Result<Approval, ApprovalError> {
-        if pcrs.is_empty() {
-            return Err(ApprovalError::NoPcrs);
-        }
-        let signature = self.sign(&signed_message(&pcrs)?)?;
+        check(&pcrs)?;
+        let signature = self.sign(&signed_message(&pcrs))?;
         Ok(Approval {
-            kind: APPROVAL.to_owned(),
             version: VERSION,
             label: label.to_owned(),
             policy_key: self.public().name(),
@@ -107,18 +134,8 @@ impl Approval {
     /// Reads an approval as it was written by [`Approval::to_json`]. Its signature is not
     /// checked here: [`Approval::is_signed_by`].
     pub fn from_json(json: &[u8]) -> Result<Self, ApprovalError> {
-        let approval: Self = serde_json::from_slice(json).map_err(ApprovalError::Malformed)?;
-        if approval.kind != APPROVAL || approval.version != VERSION {
-            return Err(ApprovalError::Type {
-                kind: approval.kind,
-                version: approval.version,
-            });
-        }
-        if approval.pcrs.is_empty() {
-            return Err(ApprovalError::NoPcrs);
-        }
-        approval.selection()?;
-        Ok(approval)
+        let file: ApprovalFile = serde_json::from_slice(json).map_err(ApprovalError::Malformed)?;
+        file.try_into()
     }
 
     /// As a JSON text with a line feed at the end.
@@ -132,25 +149,17 @@ impl Approval {
 
     /// Whether `key` signed these values.
     pub fn is_signed_by(&self, key: &PolicyKeyPublic) -> bool {
-        let Ok(message) = signed_message(&self.pcrs) else {
-            return false;
-        };
-        !self.pcrs.is_empty() && key.signed(&message, &self.signature)
-    }
-
-    /// The PCRs it covers.
-    pub fn selection(&self) -> Result<PcrSelection, PcrSelectionError> {
-        PcrSelection::new(self.pcrs.keys().copied())
+        !self.pcrs.is_empty() && key.signed(&signed_message(&self.pcrs), &self.signature)
     }
 
     /// Digest of the approved `TPM2_PolicyPCR`.
-    pub fn policy_digest(&self) -> Result<Digest32, PcrSelectionError> {
+    pub fn policy_digest(&self) -> Digest32 {
         pcr_policy_digest(&self.pcrs)
     }
 
     /// What `TPM2_VerifySignature` takes as digest.
-    pub(crate) fn signed_digest(&self) -> Result<Digest32, PcrSelectionError> {
-        Ok(approval_digest(&self.policy_digest()?, HOST_POLICY_REF))
+    pub(crate) fn signed_digest(&self) -> Digest32 {
+        approval_digest(&self.policy_digest(), HOST_POLICY_REF)
     }
 
     /// The two scalars of the signature.
@@ -160,10 +169,65 @@ impl Approval {
 }
 
 /// `approved ‖ policyRef`: its SHA-256 value is what the TPM checks the signature against.
-fn signed_message(pcrs: &PcrValues) -> Result<Vec<u8>, PcrSelectionError> {
-    let mut message = pcr_policy_digest(pcrs)?.as_bytes().to_vec();
+fn signed_message(pcrs: &PcrValues) -> Vec<u8> {
+    let mut message = pcr_policy_digest(pcrs).as_bytes().to_vec();
     message.extend_from_slice(HOST_POLICY_REF);
-    Ok(message)
+    message
+}
+
+/// What no approval may be of, whatever it is for.
+fn check(pcrs: &PcrValues) -> Result<(), ApprovalError> {
+    if pcrs.is_empty() {
+        return Err(ApprovalError::NoPcrs);
+    }
+    if !BANKS.contains(&pcrs.bank()) {
+        return Err(ApprovalError::Bank {
+            found: Some(pcrs.bank()),
+        });
+    }
+    Ok(())
+}
+
+impl TryFrom<ApprovalFile> for Approval {
+    type Error = ApprovalError;
+
+    fn try_from(file: ApprovalFile) -> Result<Self, ApprovalError> {
+        if file.kind != APPROVAL || !(WITHOUT_BANK..=VERSION).contains(&file.version) {
+            return Err(ApprovalError::Type {
+                kind: file.kind,
+                version: file.version,
+            });
+        }
+        let bank = match (file.version, file.bank) {
+            (WITHOUT_BANK, None) => HashAlgorithm::Sha256,
+            (VERSION, Some(bank)) => bank,
+            (_, found) => return Err(ApprovalError::Bank { found }),
+        };
+        let values = file.pcrs.iter().map(|(pcr, value)| (*pcr, value.as_str()));
+        let pcrs = PcrValues::from_hex(bank, values)?;
+        check(&pcrs)?;
+        Ok(Self {
+            version: file.version,
+            label: file.label,
+            policy_key: file.policy_key,
+            pcrs,
+            signature: file.signature,
+        })
+    }
+}
+
+impl From<Approval> for ApprovalFile {
+    fn from(approval: Approval) -> Self {
+        Self {
+            kind: APPROVAL.to_owned(),
+            version: approval.version,
+            label: approval.label,
+            policy_key: approval.policy_key,
+            bank: (approval.version > WITHOUT_BANK).then_some(approval.pcrs.bank()),
+            pcrs: approval.pcrs.to_hex(),
+            signature: approval.signature,
+        }
+    }
 }
 
 pub(super) mod hexadecimal {

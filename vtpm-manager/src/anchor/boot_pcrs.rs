@@ -6,8 +6,8 @@
 
 use std::str::FromStr;
 
-use cert_chain::Digest32;
-use cert_chain::policy::{PcrSelection, PcrSelectionError, PcrValues};
+use cert_chain::pcr::{PcrSelectionError, is_unextended};
+use cert_chain::{HashAlgorithm, PcrSelection, PcrValues};
 
 use super::config::DEFAULT_POLICY_PCRS;
 use super::error::PcrList;
@@ -55,13 +55,15 @@ pub enum InsufficientPcrs {
     Selection(#[from] PcrSelectionError),
     /// PCRs that the firmware did not extend.
     #[error(
-        "PCRs {unextended} have the value that they have before anything is measured, so the \
+        "PCRs {unextended} ({bank}) have the value that they have before anything is measured, so the \
          approval would fit any boot. If the platform measures nothing, as a software TPM without \
          firmware does, --accept-unextended signs it all the same"
     )]
     Unextended {
         /// Which.
         unextended: PcrList,
+        /// The bank.
+        bank: HashAlgorithm,
     },
 }
 
@@ -69,8 +71,6 @@ pub enum InsufficientPcrs {
 const RESETTABLE: [u8; 2] = [16, 23];
 /// PCRs that only a reset of the platform resets (static root of trust for measurement).
 const STATIC: std::ops::RangeInclusive<u8> = 0..=15;
-/// Largest locality, with which PCR 0 may start (TCG PC Client Platform Firmware Profile §3.3.4).
-const LARGEST_LOCALITY: u8 = 4;
 
 impl RequiredPcrs {
     /// Requires these PCRs.
@@ -86,7 +86,7 @@ impl RequiredPcrs {
     /// Whether all of them are among the values.
     pub fn check(&self, values: &PcrValues) -> Result<(), InsufficientPcrs> {
         let missing = self.0.0.iter().copied();
-        let missing: Vec<u8> = missing.filter(|pcr| !values.contains_key(pcr)).collect();
+        let missing: Vec<u8> = missing.filter(|pcr| values.get(*pcr).is_none()).collect();
         if missing.is_empty() {
             Ok(())
         } else {
@@ -101,10 +101,11 @@ impl RequiredPcrs {
     pub fn unextended(&self, values: &PcrValues) -> Option<InsufficientPcrs> {
         let required = self.0.0.iter().copied();
         let unextended: Vec<u8> = required
-            .filter(|pcr| values.get(pcr).is_some_and(is_initial))
+            .filter(|pcr| values.get(*pcr).is_some_and(is_unextended))
             .collect();
         (!unextended.is_empty()).then_some(InsufficientPcrs::Unextended {
             unextended: PcrList(unextended),
+            bank: values.bank(),
         })
     }
 }
@@ -146,44 +147,39 @@ pub(crate) fn measures_a_boot(selection: PcrSelection) -> Result<(), Insufficien
     }
 }
 
-/// Zeros, perhaps with the locality at which PCR 0 started, or ones (PC Client TPM Profile §4.6.2).
-fn is_initial(value: &Digest32) -> bool {
-    let bytes = value.as_bytes();
-    let Some((&last, rest)) = bytes.split_last() else {
-        return true;
-    };
-    (rest.iter().all(|&byte| byte == 0) && last <= LARGEST_LOCALITY)
-        || bytes.iter().all(|&byte| byte == 0xff)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn values(pcrs: impl IntoIterator<Item = u8>) -> PcrValues {
-        pcrs.into_iter()
-            .map(|pcr| (pcr, Digest32::of(&[pcr])))
-            .collect()
+    fn values_in(
+        bank: HashAlgorithm,
+        pcrs: impl IntoIterator<Item = u8>,
+    ) -> anyhow::Result<PcrValues> {
+        crate::anchor::fake::pcr_values(bank, pcrs)
+    }
+
+    fn values(pcrs: impl IntoIterator<Item = u8>) -> anyhow::Result<PcrValues> {
+        values_in(HashAlgorithm::Sha256, pcrs)
     }
 
     #[test]
     fn an_approval_covers_all_boot_pcrs_unless_the_operator_requires_others() -> anyhow::Result<()>
     {
         let all = RequiredPcrs::default();
-        all.check(&values(0..8))?;
-        all.check(&values(0..16))?;
+        all.check(&values(0..8)?)?;
+        all.check(&values(0..16)?)?;
         for fewer in [vec![16], vec![16, 23], vec![0], vec![0, 1, 2, 3, 4, 5, 6]] {
             assert!(
                 matches!(
-                    all.check(&values(fewer.clone())),
+                    all.check(&values(fewer.clone())?),
                     Err(InsufficientPcrs::Missing { .. })
                 ),
                 "{fewer:?}"
             );
         }
         let own: RequiredPcrs = "0,2,4-7".parse()?;
-        own.check(&values([0, 2, 4, 5, 6, 7]))?;
-        assert!(own.check(&values([0, 2, 4])).is_err());
+        own.check(&values([0, 2, 4, 5, 6, 7])?)?;
+        assert!(own.check(&values([0, 2, 4])?).is_err());
         Ok(())
     }
 
@@ -197,21 +193,21 @@ mod tests {
     #[test]
     fn values_from_before_the_first_measurement_are_found() -> anyhow::Result<()> {
         let required: RequiredPcrs = "0,7".parse()?;
-        let mut measured = values([0, 7, 9]);
-        measured.insert(9, Digest32::new([0; 32]));
-        assert_eq!(
-            required.unextended(&measured),
-            None,
-            "PCR 9 is not required"
-        );
-        let mut locality = [0; 32];
-        locality[31] = 3;
-        for initial in [[0; 32], [0xff; 32], locality] {
-            measured.insert(0, Digest32::new(initial));
-            let found = required.unextended(&measured);
-            assert!(
-                matches!(&found, Some(InsufficientPcrs::Unextended { unextended }) if unextended.0 == [0])
+        for bank in [HashAlgorithm::Sha256, HashAlgorithm::Sha384] {
+            let mut measured = values_in(bank, [0, 7, 9])?;
+            measured.insert(9, bank.filled(0))?;
+            assert_eq!(
+                required.unextended(&measured),
+                None,
+                "PCR 9 is not required"
             );
+            let locality = bank.filled(0).with_last_byte(3);
+            for initial in [bank.filled(0), bank.filled(0xff), locality] {
+                measured.insert(0, initial)?;
+                let found = required.unextended(&measured);
+                let text = found.map(|found| found.to_string()).unwrap_or_default();
+                assert!(text.starts_with(&format!("PCRs 0 ({bank})")), "{text}");
+            }
         }
         Ok(())
     }

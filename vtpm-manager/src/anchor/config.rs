@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use cert_chain::policy::PcrSelection;
+use cert_chain::{HashAlgorithm, PcrSelection};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What the trust anchor needs to know before it starts.
@@ -12,6 +12,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct AnchorConfig {
     /// The way to the TPM.
     pub tpm: Tcti,
+    /// The PCR bank that is approved and quoted. Without one the first of
+    /// [`BANKS`](cert_chain::pcr::BANKS) that is active and has a boot measured into it.
+    pub pcr_bank: Option<HashAlgorithm>,
     /// PCRs whose values an operator approves: the policy of host IK and root secret.
     pub policy_pcrs: PcrSelection,
     /// PCRs in a host quote.
@@ -26,6 +29,7 @@ impl AnchorConfig {
     pub fn new(tpm: Tcti, record: PathBuf) -> Self {
         Self {
             tpm,
+            pcr_bank: None,
             policy_pcrs: selection(DEFAULT_POLICY_PCRS),
             quoted_pcrs: selection(DEFAULT_QUOTED_PCRS),
             record,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use cert_chain::{Digest32, TpmName};
+use cert_chain::{HashAlgorithm, HashValue, TpmName};
 
 use super::response_code::{Disposition, ResponseCode};
 
@@ -20,6 +20,27 @@ pub enum AnchorError {
         /// The key the host was provisioned with.
         policy_key: TpmName,
     },
+    /// An approval of another bank than the host quotes.
+    #[error(
+        "the approval is of PCRs in the {found} bank, and this host goes by its {bank} bank: have \
+         the values of that bank signed, `vtpmctl host policy show`; or set `pcr_bank = \"{found}\"` \
+         in the manager's configuration"
+    )]
+    ApprovalBank {
+        /// The bank in the approval.
+        found: HashAlgorithm,
+        /// The host's.
+        bank: HashAlgorithm,
+    },
+    /// An approval of the state in which a bank is that nothing was measured into.
+    #[error(
+        "the approval is of PCRs 0 to 7 ({bank}) as they are after a reset, and this host has a \
+         boot measured into them: whoever approved that approved nothing that boots here"
+    )]
+    ApprovalUnextended {
+        /// The bank.
+        bank: HashAlgorithm,
+    },
     /// An approval of other PCRs than the host is configured for.
     #[error("the approval is for PCRs {found}, this host's policy is over PCRs {configured}")]
     ApprovalSelection {
@@ -27,6 +48,20 @@ pub enum AnchorError {
         found: PcrList,
         /// PCRs configured.
         configured: PcrList,
+    },
+    /// The bank that would be taken is one that nothing measures into.
+    #[error(
+        "no boot was measured into the TPM's {bank} bank (its PCRs 0 to 7 are as after a reset), but \
+         one into its {extended} bank: whoever gets at the TPM can extend {bank} to any value, so it \
+         is neither approved nor quoted. Have the firmware measure into it, or deactivate it in the \
+         firmware's setup and use a bank that is measured into (sha256, sha384 or sha512; `pcr_bank` \
+         in the manager's configuration)"
+    )]
+    BankUnextended {
+        /// The bank that would be taken.
+        bank: HashAlgorithm,
+        /// One that a boot was measured into.
+        extended: HashAlgorithm,
     },
     /// Too many requests wait for the TPM.
     #[error("{limit} {queue} wait for the TPM already: try again in a moment")]
@@ -41,10 +76,24 @@ pub enum AnchorError {
     Hardware(#[from] HardwareError),
     /// Nothing was approved yet.
     #[error(
-        "no PCR values are approved on this host: sign the present ones with \
+        "no PCR values of the {bank} bank are approved on this host: sign the present ones with \
          `vtpmctl host policy sign`"
     )]
-    NoApproval,
+    NoApproval {
+        /// The host's bank.
+        bank: HashAlgorithm,
+    },
+    /// The TPM has no bank that can be used.
+    #[error(
+        "the TPM has no active {wanted} bank; active are {active}. Activate one in the firmware's \
+         setup, or set `pcr_bank` in the manager's configuration to one that is active"
+    )]
+    NoBank {
+        /// What would do.
+        wanted: BankList,
+        /// What it has.
+        active: BankList,
+    },
     /// The host has no keys of ours yet.
     #[error("this host is not provisioned: run `vtpmctl host init`")]
     NotProvisioned,
@@ -171,6 +220,14 @@ pub enum HardwareError {
          --create-ek-cert`)"
     )]
     NoEkCertificate,
+    /// A PCR that the bank does not have.
+    #[error("the TPM's {bank} bank does not have the PCRs {pcrs}")]
+    NoPcr {
+        /// The bank.
+        bank: HashAlgorithm,
+        /// The PCRs.
+        pcrs: PcrList,
+    },
     /// A persistent handle that we need holds something else.
     #[error(
         "handle 0x{handle:08x} holds {found}: {reason}. Move it with `tpm2_evictcontrol`, or set \
@@ -242,9 +299,23 @@ pub struct PcrDifference {
     /// Which PCR.
     pub pcr: u8,
     /// Its value now.
-    pub found: Digest32,
-    /// The value in the approval; `None` where the approval does not cover the PCR.
-    pub approved: Option<Digest32>,
+    pub found: HashValue,
+    /// The value in the approval; `None` where the approval does not cover the PCR in this bank.
+    pub approved: Option<HashValue>,
+}
+
+/// PCR banks, for messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BankList(pub Vec<HashAlgorithm>);
+
+impl fmt::Display for BankList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.0.iter().map(|bank| bank.name()).collect();
+        match names.as_slice() {
+            [] => f.write_str("none"),
+            names => f.write_str(&names.join(", ")),
+        }
+    }
 }
 
 /// Numbers of PCRs, for messages.
@@ -264,7 +335,8 @@ impl fmt::Display for PcrList {
 
 impl fmt::Display for PcrDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PCR {} is {}", self.pcr, self.found)?;
+        let bank = self.found.algorithm();
+        write!(f, "PCR {} ({bank}) is {}", self.pcr, self.found)?;
         match self.approved {
             Some(approved) => write!(f, ", approved is {approved}"),
             None => write!(f, ", which no approval covers"),

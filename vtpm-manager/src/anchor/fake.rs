@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
-use cert_chain::policy::{PcrSelection, PcrValues};
-use cert_chain::{AttestationKey, CredentialBlob, Digest32, EndorsementKey, PublicArea, TpmName};
+use cert_chain::{
+    AttestationKey, CredentialBlob, Digest32, EndorsementKey, HashAlgorithm, PcrSelection,
+    PcrValues, PublicArea, TpmName,
+};
 use rcgen::PublicKeyData;
 use zeroize::Zeroizing;
 
@@ -41,7 +43,7 @@ impl Fake {
     pub(super) fn new() -> anyhow::Result<Self> {
         Ok(Self(Arc::new(Mutex::new(Script {
             codes: VecDeque::new(),
-            pcrs: (0..8).map(|pcr| (pcr, Digest32::of(&[pcr]))).collect(),
+            pcrs: pcr_values(HashAlgorithm::Sha256, 0..8)?,
             pcrs_then: None,
             done: Vec::new(),
             connections: 0,
@@ -78,12 +80,24 @@ impl Fake {
 }
 
 impl HardwareRoot for Fake {
-    fn pcr_values(&mut self, _: PcrSelection) -> Result<PcrValues, HardwareError> {
+    fn active_banks(&mut self) -> Result<Vec<HashAlgorithm>, HardwareError> {
+        Ok(vec![self.script().pcrs.bank()])
+    }
+
+    fn pcr_values(
+        &mut self,
+        _: HashAlgorithm,
+        _: PcrSelection,
+    ) -> Result<PcrValues, HardwareError> {
         Ok(self.script().pcrs.clone())
     }
 
-    fn audited_pcr_values(&mut self, pcrs: PcrSelection) -> Result<PcrValues, HardwareError> {
-        self.pcr_values(pcrs)
+    fn audited_pcr_values(
+        &mut self,
+        bank: HashAlgorithm,
+        pcrs: PcrSelection,
+    ) -> Result<PcrValues, HardwareError> {
+        self.pcr_values(bank, pcrs)
     }
 
     /// A fake's keys sign nothing.
@@ -162,6 +176,7 @@ impl HardwareRoot for Fake {
     fn quote(
         &mut self,
         qualifying_data: &Digest32,
+        _: HashAlgorithm,
         _: PcrSelection,
         _: &Authorization<'_>,
     ) -> Result<SignedQuote, HardwareError> {
@@ -182,6 +197,18 @@ const BROKEN: HardwareError = HardwareError::Response {
     operation: Operation("fake"),
     what: "a broken fake",
 };
+
+/// Values of these PCRs after some boot.
+pub(super) fn pcr_values(
+    bank: HashAlgorithm,
+    pcrs: impl IntoIterator<Item = u8>,
+) -> anyhow::Result<PcrValues> {
+    let mut values = PcrValues::new(bank);
+    for pcr in pcrs {
+        values.insert(pcr, bank.hash(&[&[pcr]]))?;
+    }
+    Ok(values)
+}
 
 fn public_area(
     attributes: cert_chain::ObjectAttributes,

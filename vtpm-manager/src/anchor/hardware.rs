@@ -1,7 +1,9 @@
 //! What the trust anchor needs from a physical TPM: one narrow, blocking interface.
 
-use cert_chain::policy::{PcrSelection, PcrValues};
-use cert_chain::{AttestationKey, CredentialBlob, Digest32, EndorsementKey, TpmName};
+use cert_chain::{
+    AttestationKey, CredentialBlob, Digest32, EndorsementKey, HashAlgorithm, PcrSelection,
+    PcrValues, TpmName,
+};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -24,12 +26,24 @@ pub(crate) trait HardwareRoot: Send {
         })
     }
 
-    /// Values of PCRs in the SHA-256 bank. Nothing shows that the TPM said so: good for a guess
-    /// that the TPM checks.
-    fn pcr_values(&mut self, pcrs: PcrSelection) -> Result<PcrValues, HardwareError>;
+    /// The active PCR banks: those that have all of the firmware's PCRs. Banks of other algorithms
+    /// than [`HashAlgorithm`] knows are left out.
+    fn active_banks(&mut self) -> Result<Vec<HashAlgorithm>, HardwareError>;
+
+    /// Values of PCRs in one bank. Nothing shows that the TPM said so: good for a guess that the
+    /// TPM checks.
+    fn pcr_values(
+        &mut self,
+        bank: HashAlgorithm,
+        pcrs: PcrSelection,
+    ) -> Result<PcrValues, HardwareError>;
 
     /// The same, in a session that shows it: for people to act on.
-    fn audited_pcr_values(&mut self, pcrs: PcrSelection) -> Result<PcrValues, HardwareError>;
+    fn audited_pcr_values(
+        &mut self,
+        bank: HashAlgorithm,
+        pcrs: PcrSelection,
+    ) -> Result<PcrValues, HardwareError>;
 
     /// Has the host IK certify the storage root key.
     fn certify_storage_root_key(
@@ -65,10 +79,11 @@ pub(crate) trait HardwareRoot: Send {
         credential: &CredentialBlob,
     ) -> Result<Zeroizing<Vec<u8>>, HardwareError>;
 
-    /// A quote by the host IK.
+    /// A quote by the host IK over PCRs of one bank.
     fn quote(
         &mut self,
         qualifying_data: &Digest32,
+        bank: HashAlgorithm,
         pcrs: PcrSelection,
         authorization: &Authorization<'_>,
     ) -> Result<SignedQuote, HardwareError>;

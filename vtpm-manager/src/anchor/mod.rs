@@ -18,6 +18,7 @@
 //! certificate, nor open its state, until the operator approves what it booted.
 
 mod approval;
+mod bank;
 mod boot_pcrs;
 mod bridge;
 mod config;
@@ -50,8 +51,7 @@ use std::fmt;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
-use cert_chain::policy::PcrValues;
-use cert_chain::{AttestationKey, CredentialBlob, Digest32};
+use cert_chain::{AttestationKey, CredentialBlob, Digest32, HashAlgorithm, PcrValues};
 use tokio::sync::oneshot;
 use vtpm_backend::locked::Locked;
 use zeroize::Zeroizing;
@@ -62,7 +62,7 @@ pub use boot_pcrs::{InsufficientPcrs, RequiredPcrs};
 pub use config::{
     AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, IK_HANDLE, SRK_HANDLE, Tcti, TctiError,
 };
-pub use error::{AnchorError, HardwareError, Operation, PcrDifference, PcrList};
+pub use error::{AnchorError, BankList, HardwareError, Operation, PcrDifference, PcrList};
 pub use hardware::{HostPublic, SealedBlob, SignedQuote};
 pub use ik::HostIkSigner;
 pub use policy_key::{PolicyKey, PolicyKeyPublic};
@@ -98,6 +98,8 @@ pub struct HostPolicy {
 pub struct ApprovalStatus {
     /// What the note in it calls it. The signature does not cover the note.
     pub label: String,
+    /// The PCR bank that it is of.
+    pub bank: HashAlgorithm,
     /// Where the PCRs differ from it; nowhere, if it is in force.
     pub differences: Vec<PcrDifference>,
 }

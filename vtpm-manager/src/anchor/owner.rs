@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use cert_chain::policy::PcrValues;
-use cert_chain::{AttestationKey, CredentialBlob, Digest32};
+use cert_chain::{
+    AttestationKey, CredentialBlob, Digest32, HashAlgorithm, PcrSelection, PcrValues,
+};
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
 use super::approval::Approval;
+use super::bank;
 use super::config::AnchorConfig;
 use super::error::{AnchorError, HardwareError, Operation, PcrDifference, PcrList};
 use super::hardware::{Authorization, HardwareRoot, HostPublic, SignedQuote};
@@ -27,6 +29,8 @@ pub(super) struct Owner {
     root: Option<Box<dyn HardwareRoot>>,
     record: Option<Record>,
     host: Option<HostPublic>,
+    /// The bank that approvals and quotes are of.
+    bank: Option<HashAlgorithm>,
 }
 
 /// How often a busy TPM is asked again. With [`FIRST_PAUSE`] doubling each time this waits for
@@ -47,6 +51,7 @@ impl Owner {
             root: None,
             record,
             host: None,
+            bank: None,
         };
         owner.connected()?;
         Ok(owner)
@@ -101,13 +106,33 @@ impl Owner {
         // The session is salted to the recorded key, so there must be one.
         self.provisioned()?;
         let pcrs = self.config.policy_pcrs;
-        self.patiently(|root| root.audited_pcr_values(pcrs))
+        let bank = self.choose_bank(|root, bank, pcrs| root.audited_pcr_values(bank, pcrs))?;
+        self.patiently(|root| root.audited_pcr_values(bank, pcrs))
     }
 
     /// The same, to choose an approval by. Whether it fits, the TPM checks itself.
     fn apparent_pcr_values(&mut self) -> Result<PcrValues, AnchorError> {
         let pcrs = self.config.policy_pcrs;
-        self.patiently(|root| root.pcr_values(pcrs))
+        let bank = self.bank()?;
+        self.patiently(|root| root.pcr_values(bank, pcrs))
+    }
+
+    /// The bank that approvals and quotes are of. Which banks a TPM has, only a reset changes.
+    fn bank(&mut self) -> Result<HashAlgorithm, AnchorError> {
+        match self.bank {
+            Some(bank) => Ok(bank),
+            None => self.choose_bank(|root, bank, pcrs| root.pcr_values(bank, pcrs)),
+        }
+    }
+
+    fn choose_bank(&mut self, mut read: impl ReadPcrs) -> Result<HashAlgorithm, AnchorError> {
+        let active = self.patiently(|root| root.active_banks())?;
+        let bank = bank::choose(self.config.pcr_bank, &active, |bank| {
+            self.patiently(|root| read(root, bank, PcrSelection::of_firmware()))
+                .map(|values| !values.are_unextended())
+        })?;
+        self.bank = Some(bank);
+        Ok(bank)
     }
 
     /// Makes sure that the recorded storage root key is in the TPM that holds this host IK.
@@ -139,11 +164,30 @@ impl Owner {
                 policy_key: record.policy_key.name(),
             });
         }
-        if approval.selection() != Ok(configured) {
+        let bank = self.choose_bank(|root, bank, pcrs| root.pcr_values(bank, pcrs))?;
+        if approval.pcrs.bank() != bank {
+            return Err(AnchorError::ApprovalBank {
+                found: approval.pcrs.bank(),
+                bank,
+            });
+        }
+        if approval.pcrs.selection() != configured {
             return Err(AnchorError::ApprovalSelection {
-                found: PcrList(approval.pcrs.keys().copied().collect()),
+                found: PcrList(approval.pcrs.pcrs().collect()),
                 configured: PcrList(configured.iter().collect()),
             });
+        }
+        if approval.pcrs.are_unextended() {
+            let firmware = PcrSelection::of_firmware();
+            let present = self.patiently(|root| root.pcr_values(bank, firmware))?;
+            if !present.are_unextended() {
+                return Err(AnchorError::ApprovalUnextended { bank });
+            }
+            tracing::warn!(
+                %bank,
+                "no boot was measured into this TPM, and that is what was approved: whatever boots \
+                 without a measurement is approved; good for a trial alone"
+            );
         }
         record.add(approval);
         self.keep(record)
@@ -161,6 +205,7 @@ impl Owner {
                 .iter()
                 .map(|approval| ApprovalStatus {
                     label: approval.label.clone(),
+                    bank: approval.pcrs.bank(),
                     differences: differences(approval, &current),
                 })
                 .collect(),
@@ -182,7 +227,11 @@ impl Owner {
     pub(super) fn quote(&mut self, qualifying_data: &Digest32) -> Result<SignedQuote, AnchorError> {
         self.host_public()?;
         let pcrs = self.config.quoted_pcrs;
-        self.authorized(|root, authorization| root.quote(qualifying_data, pcrs, authorization))
+        self.authorized(|root, authorization| {
+            // The approval is of the host's bank.
+            let bank = authorization.approval.pcrs.bank();
+            root.quote(qualifying_data, bank, pcrs, authorization)
+        })
     }
 
     /// Signs with the host IK.
@@ -304,6 +353,7 @@ impl Owner {
             self.root = None;
             // Another TPM may be there next time.
             self.host = None;
+            self.bank = None;
         }
         Ok(result?)
     }
@@ -332,16 +382,34 @@ impl Owner {
     }
 }
 
+/// Reads PCRs of one bank.
+trait ReadPcrs:
+    FnMut(&mut dyn HardwareRoot, HashAlgorithm, PcrSelection) -> Result<PcrValues, HardwareError>
+{
+}
+
+impl<F> ReadPcrs for F where
+    F: FnMut(
+        &mut dyn HardwareRoot,
+        HashAlgorithm,
+        PcrSelection,
+    ) -> Result<PcrValues, HardwareError>
+{
+}
+
 /// The approval that fits, or how the nearest one does not.
 fn matching<'a>(record: &'a Record, current: &PcrValues) -> Result<&'a Approval, AnchorError> {
     let nearest = record
         .approvals
         .iter()
         .rev()
+        .filter(|approval| approval.pcrs.bank() == current.bank())
         .map(|approval| (differences(approval, current), approval))
         .min_by_key(|(differences, _)| differences.len());
     match nearest {
-        None => Err(AnchorError::NoApproval),
+        None => Err(AnchorError::NoApproval {
+            bank: current.bank(),
+        }),
         Some((differences, approval)) if differences.is_empty() => Ok(approval),
         Some((differences, _)) => Err(AnchorError::PcrsNotApproved { differences }),
     }
@@ -350,8 +418,11 @@ fn matching<'a>(record: &'a Record, current: &PcrValues) -> Result<&'a Approval,
 fn differences(approval: &Approval, current: &PcrValues) -> Vec<PcrDifference> {
     current
         .iter()
-        .filter_map(|(&pcr, &found)| {
-            let approved = approval.pcrs.get(&pcr).copied();
+        .filter_map(|(pcr, found)| {
+            let approved = approval
+                .pcrs
+                .get(pcr)
+                .filter(|approved| approved.algorithm() == found.algorithm());
             (approved != Some(found)).then_some(PcrDifference {
                 pcr,
                 found,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail};
+use cert_chain::{HashAlgorithm, PcrSelection};
 use tempfile::TempDir;
 
 use super::config::{AnchorConfig, Tcti};
@@ -13,12 +14,22 @@ use super::config::{AnchorConfig, Tcti};
 /// in a struct, or after it in a function.
 pub(crate) struct Swtpm {
     folder: TempDir,
+    /// The banks that the firmware of this host measures into.
+    measured: Vec<HashAlgorithm>,
 }
 
 impl Swtpm {
-    /// A host's TPM: with an endorsement key certificate from a maker of its own, and started.
+    /// A host's TPM: with an endorsement key certificate from a maker of its own, started, and with
+    /// a boot measured into its SHA-256 bank.
     pub(crate) fn of_a_host() -> Result<Self> {
-        let tpm = Self::folder()?;
+        Self::with_banks(&[HashAlgorithm::Sha256], &[HashAlgorithm::Sha256])
+    }
+
+    /// The same with these active banks, of which the firmware measures into some.
+    pub(crate) fn with_banks(active: &[HashAlgorithm], measured: &[HashAlgorithm]) -> Result<Self> {
+        let mut tpm = Self::folder()?;
+        tpm.measured = measured.to_vec();
+        let names: Vec<&str> = active.iter().map(|bank| bank.name()).collect();
         let at = |name: &str| tpm.path(name).display().to_string();
         fs::create_dir(tpm.path("maker"))?;
         fs::write(
@@ -43,8 +54,9 @@ impl Swtpm {
             ),
         )?;
         tpm.tool(&format!(
-            "swtpm_setup --tpm2 --tpmstate {} --create-ek-cert --pcr-banks sha256 --config {}",
+            "swtpm_setup --tpm2 --tpmstate {} --create-ek-cert --pcr-banks {} --config {}",
             at("state"),
+            names.join(","),
             at("setup.conf")
         ))?;
         tpm.switch_on()?;
@@ -61,12 +73,30 @@ impl Swtpm {
     fn folder() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         fs::create_dir(folder.path().join("state"))?;
-        Ok(Self { folder })
+        Ok(Self {
+            folder,
+            measured: Vec::new(),
+        })
     }
 
-    /// Starts the TPM as after a reset of the machine.
+    /// Starts the TPM as after a reset of the machine, and measures the boot as its firmware would:
+    /// always the same one.
     pub(crate) fn switch_on(&self) -> Result<()> {
-        self.start("not-need-init,startup-clear")
+        self.switch_on_measuring(&self.measured)
+    }
+
+    /// The same with firmware that measures into these banks.
+    pub(crate) fn switch_on_measuring(&self, banks: &[HashAlgorithm]) -> Result<()> {
+        self.start("not-need-init,startup-clear")?;
+        for bank in banks {
+            let separator = bank.hash(&[&[0; 4]]);
+            let extensions: Vec<String> = PcrSelection::of_firmware()
+                .iter()
+                .map(|pcr| format!("{pcr}:{bank}={separator}"))
+                .collect();
+            self.tool(&format!("tpm2_pcrextend {}", extensions.join(" ")))?;
+        }
+        Ok(())
     }
 
     /// As a daemon it returns when its sockets are listening: no waiting, no sleeping.

@@ -343,7 +343,8 @@ impl From<HostPolicy> for PolicyView {
             ],
             satisfied: policy.is_satisfied(),
             approvals: policy.approvals.into_iter().map(Into::into).collect(),
-            pcrs: policy.current,
+            bank: policy.current.bank(),
+            pcrs: policy.current.to_hex(),
         }
     }
 }
@@ -352,13 +353,14 @@ impl From<ApprovalStatus> for ApprovalView {
     fn from(status: ApprovalStatus) -> Self {
         Self {
             label: status.label,
+            bank: status.bank,
             differences: status
                 .differences
                 .into_iter()
                 .map(|difference| DifferenceView {
                     pcr: difference.pcr,
-                    found: difference.found,
-                    approved: difference.approved,
+                    found: difference.found.to_string(),
+                    approved: difference.approved.map(|approved| approved.to_string()),
                 })
                 .collect(),
         }

@@ -110,13 +110,17 @@ pub(super) struct HostPolicyApproval {
     #[serde(rename = "type")]
     #[schema(pattern = "^host-policy-approval$")]
     kind: String,
-    #[schema(minimum = 1, maximum = 1)]
+    /// Version 1 names no bank, and is of SHA-256.
+    #[schema(minimum = 1, maximum = 2)]
     version: u64,
     /// For people: which software this is. The signature does not cover it.
     label: String,
     /// Name of the key that signed.
     #[schema(pattern = "^([0-9a-f]{2})*$")]
     policy_key: String,
+    /// The PCR bank that the values are of. The signature covers it.
+    #[schema(pattern = "^sha(256|384|512)$")]
+    bank: Option<String>,
     /// The values approved, by number of the PCR.
     pcrs: BTreeMap<String, String>,
     /// ECDSA signature, two scalars of 32 bytes.

@@ -134,7 +134,10 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
 
 fn classify_anchor(error: &AnchorError) -> (StatusCode, &'static str) {
     match error {
-        AnchorError::ApprovalSelection { .. } | AnchorError::ApprovalSignature { .. } => {
+        AnchorError::ApprovalBank { .. }
+        | AnchorError::ApprovalSelection { .. }
+        | AnchorError::ApprovalSignature { .. }
+        | AnchorError::ApprovalUnextended { .. } => {
             (StatusCode::UNPROCESSABLE_ENTITY, "approval-refused")
         }
         AnchorError::Busy { .. } => (StatusCode::SERVICE_UNAVAILABLE, "tpm-busy"),
@@ -145,7 +148,7 @@ fn classify_anchor(error: &AnchorError) -> (StatusCode, &'static str) {
             (StatusCode::CONFLICT, "host-not-initialised")
         }
         AnchorError::RootSecretForeign { .. } => (StatusCode::CONFLICT, "root-secret-foreign"),
-        AnchorError::NoApproval
+        AnchorError::NoApproval { .. }
         | AnchorError::PcrsNotApproved { .. }
         | AnchorError::PcrsUnsteady { .. } => (StatusCode::CONFLICT, "pcrs-not-approved"),
         AnchorError::PolicyKeyMismatch { .. } => (StatusCode::CONFLICT, "another-policy-key"),

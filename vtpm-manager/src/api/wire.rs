@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use cert_chain::{Digest32, Generation, HostName, Tenant, TpmName, VmId, VrotId};
+use cert_chain::pcr::PcrValuesError;
+use cert_chain::{
+    Digest32, Generation, HashAlgorithm, HostName, PcrValues, Tenant, TpmName, VmId, VrotId,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -212,13 +215,24 @@ pub struct PolicyView {
     pub policy_digest: Digest32,
     /// What is bound to it.
     pub objects: Vec<String>,
-    /// Present values of the PCRs that approvals are about.
+    /// The PCR bank that approvals and quotes are of.
+    #[schema(value_type = String)]
+    pub bank: HashAlgorithm,
+    /// Present values of the PCRs that approvals are about, in hexadecimal.
     #[schema(value_type = BTreeMap<String, String>)]
-    pub pcrs: BTreeMap<u8, Digest32>,
+    pub pcrs: BTreeMap<u8, String>,
     /// Whether an approval covers the present values.
     pub satisfied: bool,
     /// What was approved, oldest first.
     pub approvals: Vec<ApprovalView>,
+}
+
+impl PolicyView {
+    /// The present values, as an approval takes them.
+    pub fn values(&self) -> Result<PcrValues, PcrValuesError> {
+        let values = self.pcrs.iter().map(|(pcr, value)| (*pcr, value.as_str()));
+        PcrValues::from_hex(self.bank, values)
+    }
 }
 
 /// One approval beside the present state of the host.
@@ -226,6 +240,9 @@ pub struct PolicyView {
 pub struct ApprovalView {
     /// What the note in it calls it. The signature does not cover the note.
     pub label: String,
+    /// The PCR bank that it is of.
+    #[schema(value_type = String)]
+    pub bank: HashAlgorithm,
     /// Where the PCRs differ from it; nowhere, if it is in force.
     pub differences: Vec<DifferenceView>,
 }
@@ -235,12 +252,10 @@ pub struct ApprovalView {
 pub struct DifferenceView {
     /// Which PCR.
     pub pcr: u8,
-    /// Its value now.
-    #[schema(value_type = String)]
-    pub found: Digest32,
-    /// The value in the approval, if it covers the PCR.
-    #[schema(value_type = Option<String>)]
-    pub approved: Option<Digest32>,
+    /// Its value now, in hexadecimal.
+    pub found: String,
+    /// The value in the approval, if it covers the PCR in this bank.
+    pub approved: Option<String>,
 }
 
 /// What is to be created.

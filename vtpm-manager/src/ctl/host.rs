@@ -87,7 +87,10 @@ fn init(arguments: &InitArguments, client: &Client, output: &Output) -> Result<(
     let waits = policy.approvals.is_empty();
     if let Some(key) = trial.filter(|_| waits) {
         output.progress("approving what the host booted");
-        let approval = key.approve("present values at host init", policy.pcrs)?;
+        let values = policy
+            .values()
+            .map_err(|error| CtlError::Response(error.into()))?;
+        let approval = key.approve("present values at host init", values)?;
         client.post_message(policy::APPROVALS, approval.to_json())?;
         // The approval is what opens the store.
         host = client.get(HOST)?;

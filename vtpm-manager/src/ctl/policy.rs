@@ -3,10 +3,11 @@
 //! The operator's private key is read by `host policy sign` alone, on the operator's machine. The
 //! host gets the public half and approvals.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use attestation::file::read_bounded_text;
-use cert_chain::policy::PcrValues;
+use cert_chain::{HashAlgorithm, PcrValues};
 use zeroize::Zeroizing;
 
 use super::arguments::{PolicyCommand, SignArguments};
@@ -81,7 +82,10 @@ fn sign(arguments: &SignArguments, client: &Client, output: &Output) -> Result<(
     let key = read_key(&arguments.key)?;
     let values = match &arguments.values.pcrs {
         Some(path) => values_in(path)?,
-        None => client.get::<PolicyView>(POLICY)?.pcrs,
+        None => client
+            .get::<PolicyView>(POLICY)?
+            .values()
+            .map_err(|error| CtlError::Response(error.into()))?,
     };
     sufficient(&values, arguments, output)?;
     let approval = key.approve(&arguments.label, values)?;
@@ -89,12 +93,17 @@ fn sign(arguments: &SignArguments, client: &Client, output: &Output) -> Result<(
         return approve(&approval, client, output);
     };
     write(out, approval.to_json().as_bytes())?;
-    let result = serde_json::json!({ "file": out, "pcrs": approval.pcrs });
+    let result = serde_json::json!({
+        "file": out,
+        "bank": approval.pcrs.bank(),
+        "pcrs": approval.pcrs.to_hex(),
+    });
     output.result(&result, || {
         let mut table = Table::default();
         table.row(["operator's key", &approval.policy_key.to_string()]);
-        for (pcr, value) in &approval.pcrs {
-            table.row([format!("PCR {pcr}"), value.to_string()]);
+        let bank = approval.pcrs.bank();
+        for (pcr, value) in approval.pcrs.iter() {
+            table.row([format!("PCR {pcr} ({bank})"), value.to_string()]);
         }
         table.row(["approval", &out.display().to_string()]);
         table.render()
@@ -169,14 +178,21 @@ pub(super) fn make_key(path: &Path) -> Result<PolicyKey, CtlError> {
     Ok(key)
 }
 
-/// PCR values as they are, or as `host policy show --output json` prints them.
+/// PCR values as they are, which are of SHA-256, or as `host policy show --output json` prints
+/// them, with their bank.
 fn values_in(path: &Path) -> Result<PcrValues, CtlError> {
     let failed = |error: serde_json::Error| not_needed(path, error.into());
     let mut json: serde_json::Value = serde_json::from_slice(&read(path)?).map_err(failed)?;
+    let bank = match json.get_mut("bank") {
+        Some(bank) => serde_json::from_value(bank.take()).map_err(failed)?,
+        None => HashAlgorithm::Sha256,
+    };
     if let Some(values) = json.get_mut("pcrs") {
         json = values.take();
     }
-    serde_json::from_value(json).map_err(failed)
+    let values: BTreeMap<u8, String> = serde_json::from_value(json).map_err(failed)?;
+    let values = values.iter().map(|(pcr, value)| (*pcr, value.as_str()));
+    PcrValues::from_hex(bank, values).map_err(|error| not_needed(path, error.into()))
 }
 
 fn text(path: &Path) -> Result<Zeroizing<String>, CtlError> {
@@ -211,7 +227,7 @@ fn describe(policy: &PolicyView) -> String {
         table.row(["bound to it", object]);
     }
     for (pcr, value) in &policy.pcrs {
-        table.row([format!("PCR {pcr} now"), value.to_string()]);
+        table.row([format!("PCR {pcr} ({}) now", policy.bank), value.clone()]);
     }
     let state = if policy.satisfied {
         "approved"
@@ -223,9 +239,12 @@ fn describe(policy: &PolicyView) -> String {
         let differences: Vec<String> = approval
             .differences
             .iter()
-            .map(|difference| match difference.approved {
-                Some(approved) => format!("PCR {} is approved as {approved}", difference.pcr),
-                None => format!("PCR {} is not covered", difference.pcr),
+            .map(|difference| match &difference.approved {
+                Some(approved) => format!(
+                    "PCR {} ({}) is approved as {approved}",
+                    difference.pcr, approval.bank
+                ),
+                None => format!("PCR {} ({}) is not covered", difference.pcr, policy.bank),
             })
             .collect();
         let text = if differences.is_empty() {

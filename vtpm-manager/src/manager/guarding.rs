@@ -87,7 +87,7 @@ impl Manager {
         self.initialisation_ordered.store(true, Ordering::Relaxed);
         match self.open_store().await {
             Err(ManagerError::Host(HostError::Anchor(
-                AnchorError::NoApproval | AnchorError::PcrsNotApproved { .. },
+                AnchorError::NoApproval { .. } | AnchorError::PcrsNotApproved { .. },
             ))) => Ok(()),
             other => other,
         }

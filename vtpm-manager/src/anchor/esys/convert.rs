@@ -1,8 +1,6 @@
 //! Between our types and those of the software stack.
 
-use cert_chain::Digest32;
-use cert_chain::policy::PcrValues;
-use sha2::{Digest as _, Sha256};
+use cert_chain::{Digest32, HashAlgorithm, HashValue, PcrSelection, PcrValues};
 use tss_esapi::attributes::ObjectAttributesBuilder;
 use tss_esapi::constants::response_code::Tss2ResponseCode;
 use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
@@ -36,9 +34,10 @@ fn response_code(error: &tss_esapi::Error) -> Option<ResponseCode> {
     u32::from_str_radix(digits, 16).ok().map(ResponseCode::new)
 }
 
-/// A selection in the SHA-256 bank.
+/// A selection in one bank.
 pub(super) fn pcr_list(
     operation: Operation,
+    bank: HashAlgorithm,
     pcrs: impl Iterator<Item = u8>,
 ) -> Result<PcrSelectionList, HardwareError> {
     let mut slots = Vec::new();
@@ -49,44 +48,61 @@ pub(super) fn pcr_list(
     checked(
         operation,
         PcrSelectionListBuilder::new()
-            .with_selection(HashingAlgorithm::Sha256, &slots)
+            .with_selection(stacks(bank), &slots)
             .build(),
     )
 }
 
 /// The answer to `TPM2_PCR_Read`: digests in the order of the selection that came with them.
+/// They are added to `values`.
 pub(super) fn read_values(
     selected: &PcrSelectionList,
     digests: &DigestList,
-) -> Result<PcrValues, HardwareError> {
-    let mut values = PcrValues::new();
-    let slots = selected
-        .get_selections()
-        .iter()
-        .flat_map(tss_esapi::structures::PcrSelection::selected);
-    for (slot, digest) in slots.zip(digests.value()) {
-        let number = u32::from(slot).trailing_zeros();
-        let value: Option<[u8; 32]> = digest.value().try_into().ok();
-        match (u8::try_from(number), value) {
-            (Ok(number), Some(value)) => values.insert(number, Digest32::new(value)),
-            _ => {
-                return Err(HardwareError::Response {
-                    operation: Operation("TPM2_PCR_Read"),
-                    what: "values of another hash algorithm",
-                });
-            }
-        };
+    values: &mut PcrValues,
+) -> Result<(), HardwareError> {
+    let other = HardwareError::Response {
+        operation: Operation("TPM2_PCR_Read"),
+        what: "values of another hash algorithm",
+    };
+    let slots = selected.get_selections().iter().flat_map(numbers);
+    for (pcr, digest) in slots.zip(digests.value()) {
+        let value = HashValue::new(values.bank(), digest.value());
+        if value.is_none_or(|value| values.insert(pcr, value).is_err()) {
+            return Err(other);
+        }
     }
-    Ok(values)
+    Ok(())
 }
 
-/// The `pcrDigest` of `TPM2_PolicyPCR` (TPM 2.0 Part 3 §23.7): over the values in rising order.
-pub(super) fn pcr_digest(values: &PcrValues) -> Digest32 {
-    let mut hash = Sha256::new();
-    for value in values.values() {
-        hash.update(value.as_bytes());
+/// The banks in an answer to `TPM2_GetCapability` that have all of these PCRs.
+pub(super) fn banks_with(allocated: &PcrSelectionList, pcrs: PcrSelection) -> Vec<HashAlgorithm> {
+    HashAlgorithm::ALL
+        .into_iter()
+        .filter(|bank| {
+            allocated.get_selections().iter().any(|selection| {
+                let has: Vec<u8> = numbers(selection).collect();
+                selection.hashing_algorithm() == stacks(*bank)
+                    && pcrs.iter().all(|pcr| has.contains(&pcr))
+            })
+        })
+        .collect()
+}
+
+fn numbers(selection: &tss_esapi::structures::PcrSelection) -> impl Iterator<Item = u8> {
+    selection
+        .selected()
+        .into_iter()
+        .filter_map(|slot| u8::try_from(u32::from(slot).trailing_zeros()).ok())
+}
+
+/// The software stack's own name of an algorithm.
+fn stacks(algorithm: HashAlgorithm) -> HashingAlgorithm {
+    match algorithm {
+        HashAlgorithm::Sha1 => HashingAlgorithm::Sha1,
+        HashAlgorithm::Sha256 => HashingAlgorithm::Sha256,
+        HashAlgorithm::Sha384 => HashingAlgorithm::Sha384,
+        HashAlgorithm::Sha512 => HashingAlgorithm::Sha512,
     }
-    Digest32::new(hash.finalize().into())
 }
 
 /// A digest for the software stack.
@@ -158,7 +174,11 @@ mod tests {
 
     #[test]
     fn a_selection_names_the_pcrs_it_was_given() -> anyhow::Result<()> {
-        let list = pcr_list(Operation("test"), [0, 9, 23].into_iter())?;
+        let list = pcr_list(
+            Operation("test"),
+            HashAlgorithm::Sha384,
+            [0, 9, 23].into_iter(),
+        )?;
         let numbers: Vec<u32> = list
             .get_selections()
             .iter()
@@ -166,7 +186,19 @@ mod tests {
             .map(|slot| u32::from(slot).trailing_zeros())
             .collect();
         assert_eq!(numbers, [0, 9, 23]);
-        assert!(pcr_list(Operation("test"), std::iter::once(32)).is_err());
+        assert_eq!(
+            banks_with(&list, PcrSelection::new([9, 0])?),
+            [HashAlgorithm::Sha384]
+        );
+        assert!(banks_with(&list, PcrSelection::new([0, 1])?).is_empty());
+        assert!(
+            pcr_list(
+                Operation("test"),
+                HashAlgorithm::Sha256,
+                std::iter::once(32)
+            )
+            .is_err()
+        );
         Ok(())
     }
 }

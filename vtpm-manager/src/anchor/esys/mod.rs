@@ -41,16 +41,19 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use attestation::quote::{VerifiedQuote, canonical_signature};
-use cert_chain::policy::{PcrSelection, PcrValues};
-use cert_chain::{AttestationKey, CredentialBlob, Digest32, TpmName};
+use cert_chain::{
+    AttestationKey, CredentialBlob, Digest32, HashAlgorithm, PcrSelection, PcrValues, TpmName,
+};
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use tss_esapi::Context;
+use tss_esapi::constants::CapabilityType;
 use tss_esapi::handles::{KeyHandle, NvIndexHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{
-    Data, DigestList, MaxBuffer, PcrSelectionList, Private, Public, SensitiveData, SignatureScheme,
+    CapabilityData, Data, DigestList, MaxBuffer, PcrSelectionList, Private, Public, SensitiveData,
+    SignatureScheme,
 };
 use tss_esapi::tcti_ldr::{DeviceConfig, NetworkTPMConfig, TctiNameConf};
 use tss_esapi::traits::{Marshall, UnMarshall};
@@ -59,12 +62,13 @@ use zeroize::Zeroizing;
 
 use super::bridge::Bridge;
 use super::config::Tcti;
-use super::error::{HardwareError, Operation};
+use super::error::{HardwareError, Operation, PcrList};
 use super::hardware::{Authorization, CertifiedEk, HardwareRoot, SealedBlob, SignedQuote};
 use super::rollback_index::NvMemory;
 use super::srk_statement::SrkStatement;
 
 use convert::{checked, pcr_list};
+use keys::CAPABILITY;
 use session::{CERTIFY, Protect};
 
 /// A TPM behind an ESYS context.
@@ -93,6 +97,8 @@ const SIGN: Operation = Operation("TPM2_Sign");
 const HASH: Operation = Operation("TPM2_Hash");
 const CREATE: Operation = Operation("TPM2_Create");
 const LOAD: Operation = Operation("TPM2_Load");
+/// More than any TPM has.
+const MAX_BANKS: u32 = 16;
 const PCR_READ: Operation = Operation("TPM2_PCR_Read");
 
 /// Opens a connection.
@@ -134,14 +140,39 @@ impl HardwareRoot for EsysRoot {
         Ok(self)
     }
 
-    fn pcr_values(&mut self, pcrs: PcrSelection) -> Result<PcrValues, HardwareError> {
-        self.read_pcrs(pcrs, |root, list| {
+    fn active_banks(&mut self) -> Result<Vec<HashAlgorithm>, HardwareError> {
+        let (found, _) = checked(
+            CAPABILITY,
+            self.context
+                .get_capability(CapabilityType::AssignedPcr, 0, MAX_BANKS),
+        )?;
+        match found {
+            CapabilityData::AssignedPcr(allocated) => {
+                Ok(convert::banks_with(&allocated, PcrSelection::of_firmware()))
+            }
+            _ => Err(HardwareError::Response {
+                operation: CAPABILITY,
+                what: "something else than PCR banks",
+            }),
+        }
+    }
+
+    fn pcr_values(
+        &mut self,
+        bank: HashAlgorithm,
+        pcrs: PcrSelection,
+    ) -> Result<PcrValues, HardwareError> {
+        self.read_pcrs(bank, pcrs, |root, list| {
             checked(PCR_READ, root.context.pcr_read(list))
         })
     }
 
-    fn audited_pcr_values(&mut self, pcrs: PcrSelection) -> Result<PcrValues, HardwareError> {
-        self.read_pcrs(pcrs, |root, list| {
+    fn audited_pcr_values(
+        &mut self,
+        bank: HashAlgorithm,
+        pcrs: PcrSelection,
+    ) -> Result<PcrValues, HardwareError> {
+        self.read_pcrs(bank, pcrs, |root, list| {
             root.with_hmac_session(Protect::Audited, |context| {
                 checked(PCR_READ, context.pcr_read(list))
             })
@@ -212,12 +243,13 @@ impl HardwareRoot for EsysRoot {
     fn quote(
         &mut self,
         qualifying_data: &Digest32,
+        bank: HashAlgorithm,
         pcrs: PcrSelection,
         authorization: &Authorization<'_>,
     ) -> Result<SignedQuote, HardwareError> {
         let ik = self.ik()?;
         let data = checked(QUOTE, Data::try_from(qualifying_data.as_bytes().to_vec()))?;
-        let list = pcr_list(QUOTE, pcrs.iter())?;
+        let list = pcr_list(QUOTE, bank, pcrs.iter())?;
         let (attest, signature) = self.with_policy(Protect::Nothing, authorization, |context| {
             checked(QUOTE, context.quote(ik, data, SignatureScheme::Null, list))
         })?;
@@ -226,7 +258,7 @@ impl HardwareRoot for EsysRoot {
             signature: checked(QUOTE, signature.marshall())?,
         };
         // What is wrong is not handed to a guest, who could make nothing of it.
-        if self.is_quote(&quote, qualifying_data, pcrs) {
+        if self.is_quote(&quote, qualifying_data, bank, pcrs) {
             Ok(quote)
         } else {
             Err(HardwareError::Altered { operation: QUOTE })
@@ -289,6 +321,7 @@ impl HardwareRoot for EsysRoot {
 impl EsysRoot {
     fn read_pcrs(
         &mut self,
+        bank: HashAlgorithm,
         pcrs: PcrSelection,
         mut read: impl FnMut(
             &mut Self,
@@ -296,22 +329,20 @@ impl EsysRoot {
         ) -> Result<(u32, PcrSelectionList, DigestList), HardwareError>,
     ) -> Result<PcrValues, HardwareError> {
         let mut wanted: Vec<u8> = pcrs.iter().collect();
-        let mut values = PcrValues::new();
+        let mut values = PcrValues::new(bank);
         // A TPM returns as many at a time as it likes, at most eight (Part 3 §22.4).
         while !wanted.is_empty() {
-            let list = pcr_list(PCR_READ, wanted.iter().copied())?;
+            let list = pcr_list(PCR_READ, bank, wanted.iter().copied())?;
             let (_, selected, digests) = read(self, list)?;
-            let found = convert::read_values(&selected, &digests)?;
+            convert::read_values(&selected, &digests, &mut values)?;
             let before = wanted.len();
-            wanted.retain(|pcr| !found.contains_key(pcr));
+            wanted.retain(|pcr| values.get(*pcr).is_none());
             if wanted.len() == before {
-                // The TPM has no SHA-256 bank, or does not have the PCR.
-                return Err(HardwareError::Response {
-                    operation: PCR_READ,
-                    what: "no value of the SHA-256 bank",
+                return Err(HardwareError::NoPcr {
+                    bank,
+                    pcrs: PcrList(wanted),
                 });
             }
-            values.extend(found);
         }
         Ok(values)
     }
@@ -320,6 +351,7 @@ impl EsysRoot {
         &self,
         quote: &SignedQuote,
         qualifying_data: &Digest32,
+        bank: HashAlgorithm,
         pcrs: PcrSelection,
     ) -> bool {
         let Ok(ik) = self.ik_public() else {
@@ -329,7 +361,7 @@ impl EsysRoot {
             .and_then(|signature| VerifiedQuote::verify(&quote.attest, &signature, ik))
             .is_ok_and(|verified| {
                 verified.qualifying_data() == qualifying_data.as_bytes()
-                    && verified.selection() == pcrs
+                    && (verified.bank(), verified.selection()) == (bank, pcrs)
             })
     }
 }

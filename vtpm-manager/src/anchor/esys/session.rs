@@ -15,7 +15,7 @@ use tss_esapi::structures::{
 use tss_esapi::traits::UnMarshall;
 use tss_esapi::tss2_esys::TPMT_TK_VERIFIED;
 
-use super::convert::{checked, digest, pcr_digest, pcr_list};
+use super::convert::{checked, digest, pcr_list};
 use super::{EsysRoot, HardwareError, Operation};
 use crate::anchor::hardware::Authorization;
 
@@ -155,19 +155,22 @@ impl EsysRoot {
         let approval = authorization.approval;
         let session = checked(AUTHORIZE, PolicySession::try_from(session))?;
         // With the digest given the TPM refuses here if the PCRs differ, not only at the use.
-        let values = digest(Operation::POLICY_PCR, &pcr_digest(&approval.pcrs))?;
-        let pcrs = pcr_list(Operation::POLICY_PCR, approval.pcrs.keys().copied())?;
+        let values = digest(Operation::POLICY_PCR, &approval.pcrs.digest())?;
+        let pcrs = pcr_list(
+            Operation::POLICY_PCR,
+            approval.pcrs.bank(),
+            approval.pcrs.pcrs(),
+        )?;
         checked(
             Operation::POLICY_PCR,
             self.context.policy_pcr(session, values, pcrs),
         )?;
-        let approved = approval.policy_digest().map_err(|_| MALFORMED)?;
         let name = authorization.policy_key.name().as_bytes().to_vec();
         checked(
             AUTHORIZE,
             self.context.policy_authorize(
                 session,
-                digest(AUTHORIZE, &approved)?,
+                digest(AUTHORIZE, &approval.policy_digest())?,
                 checked(AUTHORIZE, Nonce::try_from(HOST_POLICY_REF.to_vec()))?,
                 &checked(AUTHORIZE, Name::try_from(name))?,
                 ticket,
@@ -187,7 +190,7 @@ impl EsysRoot {
         if let Some(ticket) = self.tickets.get(&cached) {
             return checked(VERIFY, VerifiedTicket::try_from(*ticket));
         }
-        let signed = approval.signed_digest().map_err(|_| MALFORMED)?;
+        let signed = approval.signed_digest();
         let scalar = |bytes: &[u8]| checked(VERIFY, EccParameter::try_from(bytes.to_vec()));
         let signature = checked(
             VERIFY,

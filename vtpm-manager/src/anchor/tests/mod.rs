@@ -1,5 +1,6 @@
 //! The trust anchor as its users see it.
 
+mod banks;
 mod interposer;
 mod patience;
 mod policy;

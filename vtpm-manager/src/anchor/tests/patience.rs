@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use anyhow::{Context, Result};
-use cert_chain::Digest32;
+use cert_chain::{Digest32, HashAlgorithm};
 
 use crate::anchor::fake::Fake;
 use crate::anchor::queue::MAX_QUOTES;
@@ -160,7 +160,7 @@ async fn a_policy_refused_with_the_right_pcrs_is_not_blamed_on_them() -> Result<
 async fn a_pcr_that_changes_to_another_approved_value_is_looked_at_anew() -> Result<()> {
     let bench = Bench::new().await?;
     let mut next = bench.anchor.pcr_values().await?;
-    next.insert(4, Digest32::of(b"the next boot loader"));
+    next.insert(4, HashAlgorithm::Sha256.hash(&[b"the next boot loader"]))?;
     bench
         .anchor
         .approve(bench.key.approve("next", next.clone())?)
@@ -309,7 +309,7 @@ async fn a_signer_remembers_why_it_failed() -> Result<()> {
         .fake
         .script()
         .pcrs
-        .insert(4, Digest32::of(b"another boot loader"));
+        .insert(4, HashAlgorithm::Sha256.hash(&[b"another boot loader"]))?;
     let signed = tokio::task::spawn_blocking(move || {
         let failed = rcgen::SigningKey::sign(&signer, b"tbs").is_err();
         (failed, signer.take_failure())
