@@ -6,7 +6,7 @@ set -eu
 
 packages="build-essential pkg-config clang libclang-dev libssl-dev openssl ca-certificates
     libtpms-dev libtss2-dev swtpm swtpm-tools tpm2-tools
-    qemu-system-x86 ovmf busybox-static cpio xz-utils
+    qemu-system-x86 ovmf busybox-static cpio xz-utils faketime
     dpkg-dev systemd"
 
 here=$(cd "$(dirname "$0")/.." && pwd)

@@ -55,7 +55,10 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/vrots/{id}/stop", post(vrots::stop)),
         ("/v1/vrots/{id}/suspend", post(vrots::suspend)),
         ("/v1/vrots/{id}/resume", post(vrots::resume)),
-        ("/v1/vrots/{id}/identity", get(vrots::identity)),
+        (
+            "/v1/vrots/{id}/identity",
+            get(vrots::identity).post(vrots::renew_identity),
+        ),
         ("/v1/vrots/{id}/qemu-args", get(vrots::qemu_arguments)),
         ("/v1/openapi.json", get(description::serve)),
         ("/metrics", get(metrics::serve)),

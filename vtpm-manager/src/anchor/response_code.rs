@@ -30,6 +30,8 @@ impl ResponseCode {
     pub const PCR_CHANGED: Self = Self(0x128);
     /// `TPM_RC_NV_DEFINED`
     pub const NV_DEFINED: Self = Self(0x14c);
+    /// `TPM_RC_NV_UNINITIALIZED`
+    pub const NV_UNINITIALIZED: Self = Self(0x14a);
     /// `TPM_RC_VALUE`
     pub const VALUE: Self = Self(0x084);
     /// `TPM_RC_HANDLE`

@@ -46,6 +46,7 @@ pub(super) async fn serve() -> Json<Document> {
         vrots::suspend,
         vrots::resume,
         vrots::identity,
+        vrots::renew_identity,
         vrots::qemu_arguments,
         serve,
         metrics::serve,

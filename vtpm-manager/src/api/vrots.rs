@@ -168,6 +168,23 @@ pub(super) async fn identity(
     identity_view(&manager, &vrot).map(Json).map_err(Into::into)
 }
 
+/// Renews a vRoT's certificates now, before they are due: beside its guest where it runs, and else
+/// at its next start.
+#[utoipa::path(post, path = "/v1/vrots/{id}/identity", tag = "vrots", params(Id),
+    responses((status = 200, body = IdentityView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
+pub(super) async fn renew_identity(
+    State(manager): Managed,
+    Path(id): Path<String>,
+) -> Result<Json<IdentityView>, Problem> {
+    let key = key(&id)?;
+    let renewed = transition(&manager, move |manager| async move {
+        manager.renew_now(key).await
+    });
+    let vrot = renewed.await?;
+    identity_view(&manager, &vrot).map(Json).map_err(Into::into)
+}
+
 /// Arguments that attach a vRoT to QEMU.
 #[utoipa::path(get, path = "/v1/vrots/{id}/qemu-args", tag = "vrots", params(Id, Device),
     responses((status = 200, body = QemuArguments),

@@ -38,6 +38,13 @@ pub enum Event {
         /// Why.
         reason: Words,
     },
+    /// Certificate indices of a vRoT held something else than the manager had written there.
+    CertificatesRestored {
+        /// Whose.
+        vrot: VrotId,
+        /// Which.
+        indices: Words,
+    },
     /// The host's keys were made, or found to be there.
     HostInitialised {
         /// Name of the operator's key.

@@ -103,7 +103,14 @@ pub(super) enum VrotCommand {
     /// Delete a vRoT for good: its key is destroyed, its state can never be opened again.
     Delete(VrotArgument),
     /// Show a vRoT's keys and certificates.
-    Identity(VrotArgument),
+    Identity {
+        #[command(flatten)]
+        vrot: VrotArgument,
+        /// Renew the certificates first, although they are not due: of a vRoT that runs now, of
+        /// another one when it starts.
+        #[arg(long)]
+        renew: bool,
+    },
     /// Print the arguments that attach a vRoT to QEMU.
     QemuArgs {
         #[command(flatten)]

@@ -65,8 +65,14 @@ pub(super) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Re
             let deleted = serde_json::json!({ "deleted": vrot.vrot.to_string() });
             output.result(&deleted, || format!("deleted {}", vrot.vrot))?;
         }
-        VrotCommand::Identity(vrot) => {
-            let identity: IdentityView = client.get(&path(vrot.vrot, "/identity"))?;
+        VrotCommand::Identity { vrot, renew } => {
+            let path = path(vrot.vrot, "/identity");
+            let identity: IdentityView = if *renew {
+                output.progress("renewing certificates");
+                client.post(&path, &())?
+            } else {
+                client.get(&path)?
+            };
             output.result(&identity, || describe(&identity))?;
         }
         VrotCommand::QemuArgs { vrot, device } => {

@@ -12,15 +12,16 @@ use std::time::{Duration, Instant};
 use cert_chain::{Digest32, Validity, VrotId};
 use tokio::time::{sleep, timeout};
 
-use super::{Manager, ManagerError, Standing, Vrot, blocking};
+use super::{Manager, ManagerError, Standing, Vrot, VrotKey, blocking};
 use crate::anchor::ResponseCode;
 use crate::audit::Event;
 use crate::backend::{Backend, Duty, RuntimeFolder};
 use crate::causes::WithCauses;
 use crate::keys::{KeyError, Keyring, Purpose};
 use crate::manufacture::{
-    Chain, Guest, ManufactureError, ManufactureOrder, NvAuthority, RederivedVik,
-    rederive_vik_from_copy, rederive_vik_over, renew_vik_certificate,
+    Chain, Guest, ManufactureError, ManufactureOrder, NvAuthority, Published, RederivedVik,
+    rederive_vik_from_copy, rederive_vik_over, renew_ek_certificates, renew_vik_certificate,
+    restore,
 };
 use crate::timestamp::Timestamp;
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
@@ -225,7 +226,7 @@ impl Manager {
             return Ok(());
         }
         let keyring = self.host.keyring().await?;
-        self.renew(&mut record, &keyring, &backend, now, Occasion::Running)
+        self.renew_beside_guest(&mut record, &keyring, &backend)
             .await?;
         if let Err(error) = self.commit_record(&record).await {
             let before = vrot.record();
@@ -257,9 +258,15 @@ impl Manager {
         }
     }
 
-    /// Whether a vRoT's certificate should be renewed, and would live longer then.
+    /// Whether a vRoT's certificates should be renewed, and would live longer then.
+    ///
+    /// What is not valid now, at either end of its life, was issued by a clock that has been set
+    /// since, or was not renewed in time. Waiting does not mend that.
     pub(super) fn is_renewal_due(&self, record: &VrotRecord, now: Timestamp) -> bool {
         let identity = &record.identity;
+        if begins_after(&identity.vik_certificate, now) || !has_valid_eks(identity, now) {
+            return true;
+        }
         let due = half_life(identity).min(later(
             identity.vik_issued_at,
             self.config.renewal.after.as_secs(),
@@ -286,15 +293,7 @@ impl Manager {
     ) -> Result<(), ManagerError> {
         let vrot = record.vrot;
         let (enrolment, signer) = self.host.issuer().await?;
-        let authority = keyring.unwrap(vrot, Purpose::NvIndices, &record.nv_authority)?;
-        let authority = authority
-            .as_slice()
-            .try_into()
-            .map(NvAuthority::from_bytes)
-            .map_err(|_| KeyError::Unwrap {
-                vrot,
-                purpose: Purpose::NvIndices,
-            })?;
+        let authority = nv_authority(keyring, record)?;
         let host_certificate = match occasion {
             // A running vRoT has little room for another one: that waits for the next start.
             Occasion::Running if self.lasts(&record.identity.host_certificate, now) => {
@@ -323,21 +322,31 @@ impl Manager {
             vik_lifetime: self.config.renewal.lifetime,
         };
         let vik = self.rederived(record, backend, occasion).await?;
+        let eks = match has_valid_eks(&record.identity, now) {
+            true => None,
+            false => Some((
+                record.identity.ek_rsa(vrot)?,
+                record.identity.ek_p256(vrot)?,
+            )),
+        };
         let mut channel = backend.channel();
         let specification = order.clone();
-        let certificate = blocking(move || {
+        let (certificate, eks) = blocking(move || {
             let kept = (guest, chain);
-            renew_vik_certificate(
-                &specification,
-                &vik,
-                &authority,
-                &mut channel,
-                &signer,
-                kept,
-            )
+            let order = &specification;
+            let vik = renew_vik_certificate(order, &vik, &authority, &mut channel, &signer, kept)?;
+            let eks = eks.map(|(rsa, p256)| {
+                let keys = [&rsa, &p256];
+                renew_ek_certificates(order, keys, &authority, &mut channel, &signer, guest)
+            });
+            Ok((vik, eks.transpose()?))
         })
         .await?
         .map_err(ManagerError::Manufacture)?;
+        if let Some([rsa, p256]) = eks {
+            record.identity.ek_rsa_certificate = rsa.to_vec().into();
+            record.identity.ek_p256_certificate = p256.to_vec().into();
+        }
         record.identity.vik_certificate = certificate.to_vec().into();
         record.identity.host_certificate = order.host_certificate.into();
         record.identity.manager = order.manager;
@@ -351,6 +360,99 @@ impl Manager {
         self.renewals.done.fetch_add(1, Ordering::Relaxed);
         self.renewals.failing().remove(&vrot);
         Ok(())
+    }
+
+    /// Puts back what a guest would find changed in its certificate indices, and says so.
+    pub(super) async fn restore_certificates(
+        &self,
+        record: &VrotRecord,
+        keyring: &Keyring,
+        backend: &Backend,
+        guest: Guest,
+    ) -> Result<(), ManagerError> {
+        let vrot = record.vrot;
+        let authority = nv_authority(keyring, record)?;
+        let identity = &record.identity;
+        let published = Published {
+            ek_rsa_certificate: identity.ek_rsa_certificate.to_vec(),
+            ek_p256_certificate: identity.ek_p256_certificate.to_vec(),
+            host_certificate: identity.host_certificate.to_vec(),
+            vik_certificate: identity.vik_certificate.to_vec(),
+        };
+        let mut channel = backend.channel();
+        let restored = blocking(move || restore(&published, &authority, &mut channel, guest))
+            .await?
+            .map_err(ManagerError::Manufacture)?;
+        if restored.is_empty() {
+            return Ok(());
+        }
+        let indices: Vec<String> = restored
+            .iter()
+            .map(|index| format!("0x{:08x}", index.handle()))
+            .collect();
+        let indices = indices.join(", ");
+        tracing::error!(
+            %vrot,
+            indices,
+            "certificate indices held something else than the manager wrote, and were restored"
+        );
+        self.record(Event::CertificatesRestored {
+            vrot,
+            indices: indices.into(),
+        })
+        .await
+    }
+
+    /// Restores certificates before the guest runs. A vRoT in which that fails is started all the
+    /// same, and the failure is shown.
+    pub(super) async fn look_after_certificates(
+        &self,
+        record: &VrotRecord,
+        keyring: &Keyring,
+        backend: &Backend,
+    ) {
+        let restored = self.restore_certificates(record, keyring, backend, Guest::Absent);
+        if let Err(error) = restored.await {
+            self.note_failure(record.vrot, &error).await;
+        }
+    }
+
+    /// Renews a vRoT's certificates now: beside its guest where it runs, and else at its next
+    /// start.
+    pub async fn renew_now(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
+        let vrot = self.registry.find(key)?;
+        let gate = vrot.gate.lock().await;
+        vrot.check_settled()?;
+        let mut record = vrot.record();
+        match vrot.backend() {
+            Some(backend) if matches!(record.lifecycle, Lifecycle::Running { .. }) => {
+                let keyring = self.host.keyring().await?;
+                self.renew_beside_guest(&mut record, &keyring, &backend)
+                    .await?;
+            }
+            _ => record.identity.vik_issued_at = Timestamp::new(0),
+        }
+        if let Err(error) = self.commit_record(&record).await {
+            let before = vrot.record();
+            self.record_as_it_was(before.vrot, Some(&before)).await;
+            return Err(error);
+        }
+        vrot.set_record(record);
+        drop(gate);
+        Ok(vrot)
+    }
+
+    async fn renew_beside_guest(
+        &self,
+        record: &mut VrotRecord,
+        keyring: &Keyring,
+        backend: &Backend,
+    ) -> Result<(), ManagerError> {
+        let now = Timestamp::now();
+        self.renew(record, keyring, backend, now, Occasion::Running)
+            .await?;
+        self.restore_certificates(record, keyring, backend, Guest::Present)
+            .await
     }
 
     /// Whether a certificate issued now under this one of the host would live its whole life.
@@ -389,6 +491,32 @@ impl Manager {
         };
         rederived?.map_err(ManagerError::Manufacture)
     }
+}
+
+fn nv_authority(keyring: &Keyring, record: &VrotRecord) -> Result<NvAuthority, KeyError> {
+    let (vrot, purpose) = (record.vrot, Purpose::NvIndices);
+    let authority = keyring.unwrap(vrot, purpose, &record.nv_authority)?;
+    let authority = authority.as_slice().try_into().map(NvAuthority::from_bytes);
+    authority.map_err(|_| KeyError::Unwrap { vrot, purpose })
+}
+
+/// Whether a certificate is not valid yet; also one that cannot be read.
+fn begins_after(certificate: &[u8], now: Timestamp) -> bool {
+    Validity::of_certificate(certificate).map_or(true, |validity| {
+        validity.not_before().as_secs() > now.seconds()
+    })
+}
+
+/// Whether the certificates of both endorsement keys are valid.
+fn has_valid_eks(identity: &Identity, now: Timestamp) -> bool {
+    [&identity.ek_rsa_certificate, &identity.ek_p256_certificate]
+        .into_iter()
+        .all(|certificate| {
+            Validity::of_certificate(certificate).is_ok_and(|validity| {
+                (validity.not_before().as_secs()..=validity.not_after().as_secs())
+                    .contains(&now.seconds())
+            })
+        })
 }
 
 /// Whether a vRoT waits for its VMM to resume it or to bring its state, or for the guest's firmware

@@ -148,7 +148,7 @@ impl Manager {
             unsaved,
         } = product;
         let vm = order.vm.unwrap_or(record.vm);
-        if (vm, &order.tenant) != (record.vm, &record.tenant) {
+        if (vm, &order.tenant) != (record.vm, &record.tenant) || self.is_renewal_due(record, now) {
             record.vm = vm;
             record.tenant = order.tenant.clone();
             let keyring = self.host.keyring().await?;
@@ -257,6 +257,7 @@ impl Manager {
                         outcome => outcome?,
                     }
                 }
+                self.look_after_certificates(record, keyring, backend).await;
                 record.lifecycle = record.lifecycle.start(process, now)?;
                 Event::VrotStarted { vrot: id }
             }

@@ -23,6 +23,7 @@ use tpm2_protocol::frame::{
 };
 use tpm2_protocol::{TpmMarshal, TpmUnmarshal, TpmWriter};
 
+use super::bound_session::{self, BoundSession};
 use super::channel::CommandChannel;
 use super::error::ManufactureError;
 use super::layout::{NvIndex, VIK_HANDLE};
@@ -54,8 +55,6 @@ enum Authorization<'a> {
     Empty,
     /// The manager's authorization value.
     Writer(&'a NvAuthority),
-    /// A satisfied policy session.
-    Policy(Handle),
 }
 
 /// Where `TPM2_GetCapability` begins to list loaded sessions (`TPM_HT_LOADED_SESSION`).
@@ -213,13 +212,22 @@ impl<'c> Tpm<'c> {
 
     /// Size of an index.
     pub(super) fn size_of(&mut self, index: NvIndex) -> Result<usize, ManufactureError> {
+        let public = self.read_public(index)?;
+        Ok(public.nv_public.inner.data_size.value().into())
+    }
+
+    /// Name of an index, which changes with its first write.
+    fn name_of(&mut self, index: NvIndex) -> Result<Vec<u8>, ManufactureError> {
+        Ok(self.read_public(index)?.nv_name.to_vec())
+    }
+
+    fn read_public(&mut self, index: NvIndex) -> Result<TpmNvReadPublicResponse, ManufactureError> {
         let operation = Operation("TPM2_NV_ReadPublic");
         let command = TpmNvReadPublicCommand {
             handles: [TpmHandle::new(index.handle())],
         };
         let response = self.send(operation, &command, &[])?;
-        let public: TpmNvReadPublicResponse = unmarshal(operation, &response)?;
-        Ok(public.nv_public.inner.data_size.value().into())
+        unmarshal(operation, &response)
     }
 
     /// Reads a part of an index with the index's own, empty authorization.
@@ -246,27 +254,31 @@ impl<'c> Tpm<'c> {
         index: NvIndex,
         offset: usize,
         chunk: &[u8],
-        session: Handle,
+        session: &mut BoundSession,
     ) -> Result<(), ManufactureError> {
         let operation = Operation("TPM2_NV_Write");
         let handle = TpmHandle::new(index.handle());
+        let name = self.name_of(index)?;
         let command = TpmNvWriteCommand {
             handles: [handle, handle],
             data: Tpm2bMaxNvBuffer::try_from(chunk)
                 .map_err(|_| ManufactureError::Response { operation })?,
             offset: short(operation, offset)?,
         };
-        self.run(operation, &command, &Authorization::Policy(session))
+        self.run_in(operation, &command, session, &[name.clone(), name], None)
     }
 
-    /// A policy session without salt or encryption.
-    pub(super) fn start_policy(&mut self) -> Result<Handle, ManufactureError> {
+    /// A policy session that is bound to [`NvIndex::WRITER`], without salt or encryption.
+    pub(super) fn start_policy(
+        &mut self,
+        authority: &NvAuthority,
+    ) -> Result<BoundSession, ManufactureError> {
         let operation = Operation("TPM2_StartAuthSession");
-        let none = permanent(TpmRh::Null);
+        let writer = TpmHandle::new(NvIndex::WRITER.handle());
+        let nonce_caller = bound_session::nonce()?;
         let command = TpmStartAuthSessionCommand {
-            handles: [none, none],
-            // Any value: without salt and binding it enters no HMAC.
-            nonce_caller: Tpm2bNonce::try_from([0; 16].as_slice())
+            handles: [permanent(TpmRh::Null), writer],
+            nonce_caller: Tpm2bNonce::try_from(nonce_caller.as_slice())
                 .map_err(|_| ManufactureError::Response { operation })?,
             encrypted_salt: Default::default(),
             session_type: TpmSe::Policy,
@@ -276,7 +288,14 @@ impl<'c> Tpm<'c> {
         let response = self.send(operation, &command, &[])?;
         let response: TpmStartAuthSessionResponse = unmarshal(operation, &response)?;
         let [session] = response.handles;
-        Ok(Handle(session.value()))
+        let handle = Handle(session.value());
+        let nonce_tpm = &response.nonce_tpm;
+        Ok(BoundSession::new(
+            handle,
+            authority,
+            &nonce_caller,
+            nonce_tpm,
+        ))
     }
 
     /// Has the guest wait, or lets it go on.
@@ -391,17 +410,57 @@ impl<'c> Tpm<'c> {
     pub(super) fn undefine(
         &mut self,
         index: NvIndex,
-        session: Handle,
+        session: &mut BoundSession,
     ) -> Result<(), ManufactureError> {
         let operation = Operation("TPM2_NV_UndefineSpaceSpecial");
+        let platform = TpmRh::Platform.value().to_be_bytes().to_vec();
+        let names = [self.name_of(index)?, platform];
         let command = TpmNvUndefineSpaceSpecialCommand {
             handles: [TpmHandle::new(index.handle()), permanent(TpmRh::Platform)],
         };
-        let sessions = [
-            Authorization::Policy(session).session(operation)?,
-            Authorization::Empty.session(operation)?,
-        ];
-        self.send(operation, &command, &sessions).map(drop)
+        let platform = Authorization::Empty.session(operation)?;
+        self.run_in(operation, &command, session, &names, Some(platform))
+    }
+
+    /// Runs a command of our own session, which a proof goes with; `names` are those of the
+    /// entities that its handles mean. Only for commands without response parameters.
+    fn run_in(
+        &mut self,
+        operation: Operation,
+        command: &impl TpmFrame,
+        session: &mut BoundSession,
+        names: &[Vec<u8>],
+        second: Option<TpmsAuthCommand>,
+    ) -> Result<(), ManufactureError> {
+        let malformed = || ManufactureError::Response { operation };
+        let mut buffer = zeroize::Zeroizing::new([0; MAX_COMMAND]);
+        let mut writer = TpmWriter::new(buffer.as_mut());
+        tpm_marshal_command(command, TpmSt::NoSessions, &[], &mut writer)
+            .map_err(|_| malformed())?;
+        let plain = writer.as_bytes();
+        // Tag and size come before the code, and a handle for each name after it.
+        let code = plain.get(6..HEADER).ok_or_else(malformed)?;
+        let handles = names.len().saturating_mul(size_of::<u32>());
+        let parameters = plain
+            .get(HEADER.saturating_add(handles)..)
+            .ok_or_else(malformed)?;
+        let proof = session.prove(code, names, parameters)?;
+        let own = TpmsAuthCommand {
+            session_handle: TpmHandle::new(session.handle().0),
+            nonce: Tpm2bNonce::try_from(proof.nonce_caller.as_slice()).map_err(|_| malformed())?,
+            session_attributes: TpmaSession::CONTINUE_SESSION,
+            hmac: Tpm2bAuth::try_from(proof.hmac.as_ref()).map_err(|_| malformed())?,
+        };
+        let sessions: Vec<TpmsAuthCommand> = [own].into_iter().chain(second).collect();
+        let response = self.send(operation, command, &sessions)?;
+        // The size of no parameters, then the first session's nonce.
+        let nonce = response
+            .get(HEADER + size_of::<u32>()..)
+            .and_then(|sessions| sessions.split_first_chunk())
+            .and_then(|(length, rest)| rest.get(..u16::from_be_bytes(*length).into()))
+            .ok_or_else(malformed)?;
+        session.rolled(nonce);
+        Ok(())
     }
 
     fn run(
@@ -496,7 +555,6 @@ impl Authorization<'_> {
                 let secret: &[u8; NV_AUTHORITY_LENGTH] = authority.expose();
                 (TpmRh::Pw.value(), secret)
             }
-            Self::Policy(session) => (session.0, &[]),
         };
         Ok(TpmsAuthCommand {
             session_handle: TpmHandle::new(handle),

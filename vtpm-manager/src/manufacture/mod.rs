@@ -16,11 +16,13 @@
 pub mod channel;
 pub mod layout;
 
+mod bound_session;
 mod command;
 mod error;
 mod nv;
 mod policy;
 mod renewal;
+mod restoration;
 mod session;
 
 use std::fmt;
@@ -47,8 +49,9 @@ pub use error::ManufactureError;
 pub use layout::{NvIndex, VIK_HANDLE};
 pub use renewal::{
     Chain, Guest, RederivedVik, rederive_vik, rederive_vik_from_copy, rederive_vik_over,
-    renew_vik_certificate,
+    renew_ek_certificates, renew_vik_certificate,
 };
+pub use restoration::{Published, restore};
 
 /// What to make.
 #[derive(Clone, Debug)]
@@ -99,6 +102,9 @@ pub struct NvAuthority([u8; NV_AUTHORITY_LENGTH]);
 /// As long as the name algorithm's digest allows (TPM 2.0 Part 2 §10.4).
 pub const NV_AUTHORITY_LENGTH: usize = 32;
 
+const EK_RSA: &str = "RSA endorsement key's";
+const EK_P256: &str = "P-256 endorsement key's";
+
 /// How long an EK certificate lives; it is cut at the end of the host's own certificate.
 pub const EK_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
@@ -145,18 +151,8 @@ pub fn manufacture_over(
     let vik = vik(&mut tpm, Keep::Persistent)?;
 
     let device = device(&mut tpm)?;
-    let ek_certificate = |which, ek: &EndorsementKey| {
-        let spec = EkSpec {
-            vrot: order.vrot,
-            ek: ek.clone(),
-            device,
-            validity: validity(which, order.now, EK_LIFETIME)?,
-        };
-        issue_ek_certificate(&spec, signer, &order.host_certificate)
-            .map_err(|source| ManufactureError::Issue { which, source })
-    };
-    let ek_rsa_certificate = ek_certificate("RSA endorsement key's", &rsa)?;
-    let ek_p256_certificate = ek_certificate("P-256 endorsement key's", &p256)?;
+    let ek_rsa_certificate = issue_ek(order, EK_RSA, &rsa, device, signer)?;
+    let ek_p256_certificate = issue_ek(order, EK_P256, &p256, device, signer)?;
     let vik_certificate = issue_vik_of_usual_length(order, &vik, signer)?;
 
     let authority = NvAuthority::random()?;
@@ -220,6 +216,23 @@ fn endorsement_key(tpm: &mut Tpm<'_>, template: &[u8]) -> Result<EndorsementKey,
     let primary = tpm.create_primary(template)?;
     tpm.flush(primary.handle)?;
     EndorsementKey::try_from(primary.public).map_err(ManufactureError::EndorsementKey)
+}
+
+fn issue_ek(
+    order: &ManufactureOrder,
+    which: &'static str,
+    ek: &EndorsementKey,
+    device: TpmDevice,
+    signer: &impl SigningKey,
+) -> Result<CertificateDer<'static>, ManufactureError> {
+    let spec = EkSpec {
+        vrot: order.vrot,
+        ek: ek.clone(),
+        device,
+        validity: validity(which, order.now, EK_LIFETIME)?,
+    };
+    issue_ek_certificate(&spec, signer, &order.host_certificate)
+        .map_err(|source| ManufactureError::Issue { which, source })
 }
 
 fn issue_vik(

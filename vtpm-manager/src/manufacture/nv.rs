@@ -111,11 +111,11 @@ fn remove(
     authority: &NvAuthority,
     index: NvIndex,
 ) -> Result<(), ManufactureError> {
-    let session = WriterSession::open(tpm)?;
+    let mut session = WriterSession::open(tpm, authority)?;
     let policy = policy()?;
     let removed = tpm
         .satisfy(session.handle(), authority, &policy, Branch::Remove)
-        .and_then(|()| tpm.undefine(index, session.handle()));
+        .and_then(|()| tpm.undefine(index, session.bound()));
     let closed = session.close(tpm);
     removed?;
     closed
@@ -142,12 +142,13 @@ fn write(
     index: NvIndex,
     content: &[u8],
 ) -> Result<(), ManufactureError> {
-    let session = WriterSession::open(tpm)?;
-    let written = write_in(tpm, &session, authority, index, content);
+    let mut session = WriterSession::open(tpm, authority)?;
+    let written =
+        write_in(tpm, &mut session, authority, index, content).and_then(|()| read(tpm, index));
     let closed = session.close(tpm);
-    written?;
+    let written = written?;
     closed?;
-    if read(tpm, index)? == content {
+    if written == content {
         Ok(())
     } else {
         Err(ManufactureError::ReadBack { index })
@@ -156,7 +157,7 @@ fn write(
 
 fn write_in(
     tpm: &mut Tpm<'_>,
-    session: &WriterSession,
+    session: &mut WriterSession,
     authority: &NvAuthority,
     index: NvIndex,
     content: &[u8],
@@ -165,7 +166,7 @@ fn write_in(
     let mut offset = 0;
     for chunk in content.chunks(MAX_CHUNK) {
         tpm.satisfy(session.handle(), authority, &policy, Branch::Write)?;
-        tpm.write(index, offset, chunk, session.handle())?;
+        tpm.write(index, offset, chunk, session.bound())?;
         offset += chunk.len();
     }
     Ok(())

@@ -11,7 +11,7 @@
 
 use std::path::Path;
 
-use cert_chain::{AttestationKey, TpmName};
+use cert_chain::{AttestationKey, EndorsementKey, TpmName};
 use rcgen::SigningKey;
 use rustls_pki_types::CertificateDer;
 
@@ -20,8 +20,13 @@ use super::command::Tpm;
 use super::error::ManufactureError;
 use super::layout::NvIndex;
 use super::{
-    Keep, ManufactureOrder, NvAuthority, connect, issue_vik, issue_vik_of_usual_length, nv, vik,
+    EK_P256, EK_RSA, Keep, ManufactureOrder, NvAuthority, connect, device, issue_ek, issue_vik,
+    issue_vik_of_usual_length, nv, vik,
 };
+
+/// Puts content into an index.
+pub(super) type Put =
+    fn(&mut Tpm<'_>, &NvAuthority, NvIndex, &[u8]) -> Result<(), ManufactureError>;
 
 /// A vIK that was made anew just now, and is the one that was certified before.
 #[derive(Clone, Debug)]
@@ -96,23 +101,12 @@ pub fn renew_vik_certificate(
     (guest, chain): (Guest, Chain),
 ) -> Result<CertificateDer<'static>, ManufactureError> {
     let mut tpm = Tpm::new(channel);
-    let put = match guest {
-        Guest::Absent => nv::republish,
-        Guest::Present => nv::replace,
-    };
+    let put = guest.way_to_put();
     let certificate = match guest {
         Guest::Absent => issue_vik_of_usual_length(order, vik.key(), signer)?,
-        Guest::Present => {
-            let room = tpm.size_of(NvIndex::VIK_CERTIFICATE)?;
-            let mut certificate = issue_vik(order, vik.key(), signer)?;
-            for _ in 1..FITTING_ATTEMPTS {
-                if certificate.len() == room {
-                    break;
-                }
-                certificate = issue_vik(order, vik.key(), signer)?;
-            }
-            certificate
-        }
+        Guest::Present => fitting(&mut tpm, NvIndex::VIK_CERTIFICATE, || {
+            issue_vik(order, vik.key(), signer)
+        })?,
     };
     if chain == Chain::Changed {
         put(
@@ -123,6 +117,62 @@ pub fn renew_vik_certificate(
         )?;
     }
     put(&mut tpm, authority, NvIndex::VIK_CERTIFICATE, &certificate)?;
+    Ok(certificate)
+}
+
+/// Issues new certificates for the endorsement keys, the RSA key's first, and puts them in the old
+/// ones' places. They live as long as the host's own, so this is for those that begin too late or
+/// have ended by a clock that was set right since.
+pub fn renew_ek_certificates(
+    order: &ManufactureOrder,
+    keys: [&EndorsementKey; 2],
+    authority: &NvAuthority,
+    channel: &mut dyn CommandChannel,
+    signer: &impl SigningKey,
+    guest: Guest,
+) -> Result<[CertificateDer<'static>; 2], ManufactureError> {
+    let mut tpm = Tpm::new(channel);
+    let device = device(&mut tpm)?;
+    let mut renewed = |which, index, key| {
+        let issue = || issue_ek(order, which, key, device, signer);
+        let certificate = match guest {
+            Guest::Absent => issue()?,
+            Guest::Present => fitting(&mut tpm, index, issue)?,
+        };
+        guest.way_to_put()(&mut tpm, authority, index, &certificate)?;
+        Ok(certificate)
+    };
+    let [rsa, p256] = keys;
+    Ok([
+        renewed(EK_RSA, NvIndex::EK_RSA_CERTIFICATE, rsa)?,
+        renewed(EK_P256, NvIndex::EK_P256_CERTIFICATE, p256)?,
+    ])
+}
+
+impl Guest {
+    /// How the content of an index is changed beside this guest.
+    pub(super) fn way_to_put(self) -> Put {
+        match self {
+            Self::Absent => nv::republish,
+            Self::Present => nv::replace,
+        }
+    }
+}
+
+/// A certificate as long as its index, if one of that length comes soon.
+fn fitting(
+    tpm: &mut Tpm<'_>,
+    index: NvIndex,
+    issue: impl Fn() -> Result<CertificateDer<'static>, ManufactureError>,
+) -> Result<CertificateDer<'static>, ManufactureError> {
+    let room = tpm.size_of(index)?;
+    let mut certificate = issue()?;
+    for _ in 1..FITTING_ATTEMPTS {
+        if certificate.len() == room {
+            break;
+        }
+        certificate = issue()?;
+    }
     Ok(certificate)
 }
 

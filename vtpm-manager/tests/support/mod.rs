@@ -318,6 +318,19 @@ impl Host {
         Ok(())
     }
 
+    /// The same, with a clock that is ahead, in the notation of libfaketime: `+8h`.
+    pub(crate) fn start_again_with_clock(&mut self, offset: &str) -> Result<()> {
+        self.daemon =
+            start_daemon_with(self.folder.path(), log_of(self.folder.path())?, |daemon| {
+                daemon
+                    .env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1")
+                    .env("FAKETIME", offset)
+                    .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+                    .env("FAKETIME_DISABLE_SHM", "1");
+            })?;
+        Ok(())
+    }
+
     /// The same, with its log going somewhere else.
     pub(crate) fn start_again_logging_to(&mut self, log: Stdio) -> Result<()> {
         self.daemon = start_daemon_logging_to(self.folder.path(), log)?;
@@ -378,21 +391,35 @@ pub(crate) fn wait_until(what: &str, mut is: impl FnMut() -> Result<bool>) -> Re
     Ok(())
 }
 
-fn start_daemon(folder: &Path) -> Result<Child> {
+fn log_of(folder: &Path) -> Result<Stdio> {
     let log = fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(folder.join("daemon.log"))?;
-    start_daemon_logging_to(folder, log.into())
+    Ok(log.into())
+}
+
+fn start_daemon(folder: &Path) -> Result<Child> {
+    start_daemon_with(folder, log_of(folder)?, |_| {})
 }
 
 fn start_daemon_logging_to(folder: &Path, log: Stdio) -> Result<Child> {
-    let mut daemon = Command::new(env!("CARGO_BIN_EXE_vtpm-managerd"))
+    start_daemon_with(folder, log, |_| {})
+}
+
+fn start_daemon_with(
+    folder: &Path,
+    log: Stdio,
+    prepare: impl FnOnce(&mut Command),
+) -> Result<Child> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vtpm-managerd"));
+    command
         .arg("--config")
         .arg(folder.join("config.toml"))
         .stdin(Stdio::null())
-        .stderr(log)
-        .spawn()?;
+        .stderr(log);
+    prepare(&mut command);
+    let mut daemon = command.spawn()?;
     let socket = folder.join("run/api.sock");
     wait_until("the daemon's socket", || {
         if let Some(status) = daemon.try_wait()? {

@@ -2,6 +2,7 @@
 
 mod failures;
 mod guest;
+mod interleaving;
 
 use std::time::Duration;
 

@@ -1,0 +1,69 @@
+//! What a guest finds in the certificate indices, held against what the manager put there.
+//!
+//! Nobody but the manager can write them. Should a fault let somebody, or a state be damaged, the
+//! guest must not be left with what others put there.
+
+use super::channel::CommandChannel;
+use super::command::Tpm;
+use super::error::ManufactureError;
+use super::layout::NvIndex;
+use super::renewal::Guest;
+use super::{NvAuthority, nv, vik_template};
+use crate::anchor::ResponseCode;
+
+/// The certificates of a vRoT, as its record has them, in DER.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// Of the RSA-2048 EK.
+    pub ek_rsa_certificate: Vec<u8>,
+    /// Of the P-256 EK.
+    pub ek_p256_certificate: Vec<u8>,
+    /// Of the host, above all others.
+    pub host_certificate: Vec<u8>,
+    /// Of the vIK.
+    pub vik_certificate: Vec<u8>,
+}
+
+/// Puts back what is not as it should be, and returns the indices where that was so.
+pub fn restore(
+    published: &Published,
+    authority: &NvAuthority,
+    channel: &mut dyn CommandChannel,
+    guest: Guest,
+) -> Result<Vec<NvIndex>, ManufactureError> {
+    let mut tpm = Tpm::new(channel);
+    if guest == Guest::Absent {
+        tpm.start_up()?;
+    }
+    let template = vik_template();
+    let mut restored = Vec::new();
+    for (index, content) in [
+        (NvIndex::EK_RSA_CERTIFICATE, &published.ek_rsa_certificate),
+        (NvIndex::EK_P256_CERTIFICATE, &published.ek_p256_certificate),
+        (NvIndex::CERTIFICATE_CHAIN, &published.host_certificate),
+        (NvIndex::VIK_CERTIFICATE, &published.vik_certificate),
+        (NvIndex::VIK_TEMPLATE, &template),
+    ] {
+        if !holds(&mut tpm, index, content)? {
+            guest.way_to_put()(&mut tpm, authority, index, content)?;
+            restored.push(index);
+        }
+    }
+    Ok(restored)
+}
+
+/// Whether an index has this content, and at most zeros behind it.
+fn holds(tpm: &mut Tpm<'_>, index: NvIndex, content: &[u8]) -> Result<bool, ManufactureError> {
+    match nv::read(tpm, index) {
+        Ok(found) => Ok(found
+            .strip_prefix(content)
+            .is_some_and(|rest| rest.iter().all(|byte| *byte == 0))),
+        Err(ManufactureError::Tpm { code, .. })
+            if [ResponseCode::HANDLE, ResponseCode::NV_UNINITIALIZED]
+                .contains(&code.without_position()) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
