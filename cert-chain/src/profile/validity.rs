@@ -78,3 +78,52 @@ fn unix(date: OffsetDateTime) -> UnixTime {
     let seconds = u64::try_from(date.unix_timestamp()).unwrap_or(0);
     UnixTime::since_unix_epoch(Duration::from_secs(seconds))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Issuer;
+    use crate::{Domain, TrustAnchors};
+
+    /// Where calendars, counters and encodings end.
+    const TIMES: [u64; 12] = [
+        0,
+        1,
+        300,
+        2_524_607_999,
+        2_524_608_000,
+        1 << 31,
+        1 << 32,
+        253_402_300_799,
+        253_402_300_800,
+        1 << 62,
+        i64::MAX as u64,
+        u64::MAX,
+    ];
+
+    #[test]
+    fn a_certificate_of_any_time_is_made_or_refused() -> Result<(), Box<dyn std::error::Error>> {
+        let domain: Domain = "example.org".parse()?;
+        let mut made = 0;
+        for now in TIMES {
+            for lifetime in TIMES {
+                let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+                let Ok(validity) = Validity::starting(now, Duration::from_secs(lifetime)) else {
+                    continue;
+                };
+                let Ok(issuer) = Issuer::create(domain.clone(), validity) else {
+                    continue;
+                };
+                made += 1;
+                // What was made can be read, at whatever time somebody looks at it.
+                let anchors = TrustAnchors::from_pem(&issuer.certificate_pem())?;
+                for at in TIMES {
+                    let at = UnixTime::since_unix_epoch(Duration::from_secs(at));
+                    let _ = anchors.valid_at(at);
+                }
+            }
+        }
+        assert!(made > 20, "{made}");
+        Ok(())
+    }
+}

@@ -37,8 +37,14 @@ pub(crate) struct Emulator {
 impl Emulator {
     /// This backend, on its own.
     pub(crate) fn ours(folder: &Path) -> Result<Self> {
+        Self::ours_logging_to(folder, Stdio::inherit())
+    }
+
+    /// The same, with its log going somewhere else.
+    pub(crate) fn ours_logging_to(folder: &Path, log: Stdio) -> Result<Self> {
         Self::start(
             Command::new(env!("CARGO_BIN_EXE_vtpm-backend"))
+                .stderr(log)
                 .arg("--control")
                 .arg(folder.join("ours.sock"))
                 .arg("--state")
