@@ -13,6 +13,8 @@ use vtpm_backend::message::{FromBackend, ToBackend, receive, send};
 const OWNER: u32 = 0x4000_0001;
 const INDEX: u32 = 0x0150_0000;
 const STORE_VOLATILE: u32 = 10;
+const GET_STATE_BLOB: u32 = 12;
+const SET_STATE_BLOB: u32 = 13;
 const STARTUP_STATE: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, 1];
 const SHUTDOWN_STATE: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x45, 0, 1];
 
@@ -61,18 +63,24 @@ fn no_reset_stop_or_orderly_end_counts_as_a_failed_authorization() -> Result<()>
 
 #[test]
 fn a_manager_that_stops_a_vrot_has_a_state_without_a_failed_authorization() -> Result<()> {
-    for signal in [None, Some(Signal::SIGTERM)] {
+    for way in ["stopped", "paused and stopped", "SIGTERM"] {
         let mut backend = Backend::start()?;
         let mut manager = backend.opened(5, None)?;
         let mut vmm = backend.vmm()?;
         vmm.execute(&STARTUP)?;
         define_protected(&mut vmm)?;
         use_protected(&mut vmm)?;
-        match signal {
-            None => send(&mut manager, &ToBackend::Stop)?,
-            Some(signal) => nix::sys::signal::kill(
+        match way {
+            "stopped" => send(&mut manager, &ToBackend::Stop)?,
+            // What was handed over is for nobody.
+            "paused and stopped" => {
+                send(&mut manager, &ToBackend::Suspend)?;
+                send(&mut manager, &ToBackend::Hold { held: false })?;
+                send(&mut manager, &ToBackend::Stop)?;
+            }
+            _ => nix::sys::signal::kill(
                 nix::unistd::Pid::from_raw(backend.process.id().try_into()?),
-                signal,
+                Signal::SIGTERM,
             )?,
         }
         let mut state = None;
@@ -83,14 +91,14 @@ fn a_manager_that_stops_a_vrot_has_a_state_without_a_failed_authorization() -> R
                 _ => {}
             }
         }
-        ensure!(backend.process.wait()?.success(), "{signal:?}");
+        ensure!(backend.process.wait()?.success(), "{way}");
         let backend = Backend::start()?;
         let mut manager = backend.connect()?;
         let state = state.context("a state")?.to_vec();
         send(&mut manager, &ToBackend::Open(open(5, Some(state))?))?;
         let mut vmm = backend.vmm()?;
         vmm.execute(&STARTUP)?;
-        assert_eq!(failed_authorizations(&mut vmm)?, 0, "{signal:?}");
+        assert_eq!(failed_authorizations(&mut vmm)?, 0, "{way}");
     }
     Ok(())
 }
@@ -157,6 +165,50 @@ fn a_tpm_whose_volatile_state_is_stored_keeps_its_permanent_state() -> Result<()
     }
     ensure!(emulator.end(Signal::SIGTERM)?.success());
     ensure!(std::fs::read(&permanent)? == before, "after the end");
+    Ok(())
+}
+
+/// A VM that is saved and goes on, or whose saved state is given up.
+#[test]
+fn a_tpm_whose_given_away_state_is_not_used_is_shut_down_at_the_next_start() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut emulator = Emulator::ours(folder.path())?;
+    let mut vmm = emulator.attach_and_init()?;
+    vmm.execute(&STARTUP)?;
+    define_protected(&mut vmm)?;
+    for (store, off, init) in [
+        (true, None, 0),
+        (true, Some(STOP), 0),
+        (true, Some(SHUTDOWN), 1),
+        (false, Some(SHUTDOWN), 0),
+    ] {
+        use_protected(&mut vmm)?;
+        if store {
+            assert_eq!(vmm.control(&words(&[STORE_VOLATILE]), 4)?, [0; 4]);
+        } else {
+            let head = vmm.control(&words(&[GET_STATE_BLOB, 1, 2, 0]), 16)?;
+            let length = head.last_chunk().copied().map(u32::from_be_bytes);
+            vmm.answer(usize::try_from(length.context("a length")?)?)?;
+        }
+        if let Some(request) = off {
+            assert_eq!(vmm.control(&words(&[request]), 4)?, [0; 4]);
+        }
+        if off == Some(SHUTDOWN) {
+            vmm = emulator.attach()?;
+        }
+        if init == 1 {
+            // Another VM's start: what was stored is deleted first.
+            let nothing = words(&[SET_STATE_BLOB, 0, 2, 0]);
+            assert_eq!(vmm.control(&nothing, 4)?, [0; 4]);
+        }
+        assert_eq!(vmm.control(&words(&[INIT, init]), 4)?, [0; 4]);
+        assert_eq!(code(&vmm.execute(&STARTUP)?), 0, "{store} {off:?} {init}");
+        assert_eq!(
+            failed_authorizations(&mut vmm)?,
+            0,
+            "{store} {off:?} {init}"
+        );
+    }
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use support::identity::{der, verified};
-use support::vmm::{PASSWORD, Vmm, command, nv_read, with_sessions};
+use support::vmm::{OWNER, PASSWORD, Vmm, command, nv_read, with_sessions};
 use support::{DOMAIN, Host, TENANT, wait_until};
 use uuid::Uuid;
 
@@ -60,6 +60,62 @@ fn a_vrot_is_certified_and_keeps_its_identity_over_a_stop() -> Result<()> {
     assert_ne!(host.json(["identity", &vm])?["vik"], identity["vik"]);
     host.ctl(["audit", "verify"])?;
     Ok(())
+}
+
+#[test]
+fn stops_and_starts_of_a_vrot_with_a_full_tpm_cost_its_owner_no_attempt() -> Result<()> {
+    const PROTECTED: u32 = 0x0150_0000;
+    let host = Host::enrolled()?;
+    let vm = host.create()?;
+    host.ctl(["start", &vm])?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    // TPMA_NV_AUTHWRITE, TPMA_NV_AUTHREAD: not exempt from protection against dictionary attacks.
+    vmm.succeed(&define(PROTECTED, 0x0004_0004, 8))?;
+    let mut index = PROTECTED + 1;
+    // As many as there is room for, which is more than 128 KiB.
+    while vmm.execute(&define(index, 0x0202_0002, 2048))?.0 == 0 {
+        index += 1;
+    }
+    ensure!(index - PROTECTED > 60, "{index:x}");
+    for round in 0..3 {
+        let data = [&[0, 8][..], &[7; 8], &[0, 0]].concat();
+        let write = with_password(0x137, &[PROTECTED, PROTECTED], &data);
+        // TPM_RC_RETRY: the first use since the start is noted in NV memory.
+        if vmm.execute(&write)?.0 == 0x922 {
+            vmm.succeed(&write)?;
+        }
+        host.ctl(["stop", &vm])?;
+        host.ctl(["start", &vm])?;
+        vmm = Vmm::attach(&host.control(&vm)?)?;
+        // TPM_CAP_TPM_PROPERTIES, TPM_PT_LOCKOUT_COUNTER
+        let counter = vmm.succeed(&command(0x17a, &[0, 0, 0, 6, 0, 0, 2, 0x0e, 0, 0, 0, 1]))?;
+        ensure!(counter.ends_with(&[0; 4]), "round {round}: {counter:?}");
+        vmm.succeed(&command(0x169, &(index - 1).to_be_bytes()))?;
+    }
+    Ok(())
+}
+
+/// TPM2_NV_DefineSpace in the owner hierarchy.
+fn define(index: u32, attributes: u32, size: u16) -> Vec<u8> {
+    let area = [
+        &[0, 0, 0, 14][..],
+        &index.to_be_bytes(),
+        &[0, 0x0b],
+        &attributes.to_be_bytes(),
+        &[0, 0],
+        &size.to_be_bytes(),
+    ]
+    .concat();
+    with_password(0x12a, &[OWNER], &area)
+}
+
+/// A command that uses its first handle with an empty password.
+fn with_password(code: u32, handles: &[u32], parameters: &[u8]) -> Vec<u8> {
+    let handles: Vec<u8> = handles.iter().flat_map(|h| h.to_be_bytes()).collect();
+    with_sessions(command(
+        code,
+        &[&handles[..], PASSWORD, parameters].concat(),
+    ))
 }
 
 #[test]

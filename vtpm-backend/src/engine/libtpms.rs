@@ -129,15 +129,15 @@ impl Libtpms {
         if store().states.contains_key(&StateKind::Volatile) {
             return;
         }
-        store().states.insert(StateKind::Volatile, volatile);
-        match self.switch_on() {
+        let restored = self.set_state(StateKind::Volatile, &volatile);
+        match restored.and_then(|()| self.switch_on()) {
             Ok(()) => {
                 self.departure = Departure::Owed(shutdown);
                 self.shut_down();
                 self.switch_off();
             }
             Err(error) => {
-                store().states.remove(&StateKind::Volatile);
+                self.delete_volatile();
                 tracing::warn!(%error, "a TPM whose state was given away was not shut down");
             }
         }

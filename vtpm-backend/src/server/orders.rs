@@ -79,6 +79,9 @@ impl<E: Engine> Server<E> {
                 }
             }
             ToBackend::Hold { held } => {
+                if !held && !self.is_put_aside() {
+                    self.engine.go_on();
+                }
                 self.held_until = held.then(|| Instant::now() + MAX_HOLD);
             }
             ToBackend::Stop => self.end(),

@@ -358,8 +358,12 @@ impl Manager {
             return Err(error);
         }
         if let Some(backend) = &backend {
-            if calm == Calm::Silent {
-                backend.kill().await;
+            match calm {
+                Calm::Silent => backend.kill().await,
+                // Its volatile state goes with it, and is put aside for nobody: the TPM is to be
+                // shut down.
+                Calm::Waiting => backend.go_on().await,
+                Calm::Ended => {}
             }
             end(&vrot, backend).await;
         }
