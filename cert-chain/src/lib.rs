@@ -18,6 +18,7 @@ pub mod enrolment;
 pub mod hash;
 pub mod hash_text;
 pub mod identifiers;
+pub mod json_texts;
 pub mod name;
 pub mod path;
 pub mod pcr;

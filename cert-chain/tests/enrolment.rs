@@ -367,6 +367,42 @@ fn messages_state_type_and_version_and_nothing_unknown() {
 }
 
 #[test]
+fn a_message_with_texts_that_a_terminal_would_obey_is_refused_and_the_field_named() {
+    let json = request(&Maker::new("Maker")).to_json();
+    let escape = "\\u001b[2J\\u001b]52;c;cm0=\\u0007";
+    let deceiving = [escape, "\\u202e", "\u{200b}", "\\r", "\u{9b}2J", "\u{2066}"];
+    for text in deceiving {
+        for (place, with, field) in [
+            ("\"host-1\"", format!("\"host-1{text}\""), "`host`"),
+            ("host-enrolment-request", format!("host{text}"), "`type`"),
+            (
+                "\"version\": 1",
+                format!("\"version\": \"{text}\""),
+                "`version`",
+            ),
+            (
+                "\"host\"",
+                format!("\"{text}\": 1, \"host\""),
+                "the name of a field",
+            ),
+            (
+                "\"host-1\"",
+                format!("[\"a\", {{\"b\": \"{text}\"}}]"),
+                "`b`",
+            ),
+        ] {
+            let changed = json.replacen(place, &with, 1);
+            let error = Request::from_json(changed.as_bytes()).unwrap_err();
+            assert!(
+                matches!(&error, MessageError::Unprintable { field: found } if found == field),
+                "{text:?} in {field}: {error:?}"
+            );
+            assert!(error.to_string().chars().all(|c| !c.is_control()));
+        }
+    }
+}
+
+#[test]
 fn an_answer_does_not_show_its_secret() {
     let enrolment = Enrolment::new();
     let (challenge, pending) = enrolment.challenge(&request(&enrolment.maker)).unwrap();

@@ -16,7 +16,7 @@ use vrot_tests::workspace_binaries::workspace_folder;
 const ALLOWED: [(&str, &[&str]); 8] = [
     ("printable", &[]),
     ("program-output", &["printable"]),
-    ("cert-chain", &[]),
+    ("cert-chain", &["printable"]),
     ("attestation", &["cert-chain", "printable"]),
     (
         "trusted-connection",

@@ -10,6 +10,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use crate::credential::CredentialBlob;
 use crate::hexadecimal;
 use crate::identifiers::{HostName, string_serde};
+use crate::json_texts::unprintable_field;
 
 /// Host to issuer: "certify this key, which lives beside that endorsement key".
 ///
@@ -110,8 +111,12 @@ pub trait Message: Serialize + DeserializeOwned {
         if json.len() > MAX_MESSAGE {
             return Err(MessageError::TooLong { length: json.len() });
         }
+        let json: serde_json::Value = serde_json::from_slice(json).map_err(MessageError::Json)?;
+        if let Some(field) = unprintable_field(&json) {
+            return Err(MessageError::Unprintable { field });
+        }
         let mut object: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_slice(json).map_err(MessageError::Json)?;
+            serde_json::from_value(json).map_err(MessageError::Json)?;
         let kind = object.remove("type");
         let kind = kind.as_ref().and_then(serde_json::Value::as_str);
         if kind != Some(Self::TYPE) {
@@ -166,6 +171,15 @@ pub enum MessageError {
         found: String,
         /// The type needed.
         expected: &'static str,
+    },
+    /// A text that does not show what it is.
+    #[error(
+        "{field} of the message has characters that cannot be seen or that terminals obey: no \
+         genuine message has them"
+    )]
+    Unprintable {
+        /// Where.
+        field: String,
     },
     /// A version this program does not speak.
     #[error(

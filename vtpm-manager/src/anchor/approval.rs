@@ -7,10 +7,12 @@
 
 use std::collections::BTreeMap;
 
+use cert_chain::json_texts::unprintable_field;
 use cert_chain::pcr::{BANKS, PcrValuesError};
 use cert_chain::pem::FileError;
 use cert_chain::policy::{HOST_POLICY_REF, approval_digest, pcr_policy_digest};
 use cert_chain::{Digest32, HashAlgorithm, PcrValues, TpmName};
+use printable::is_printable;
 use serde::{Deserialize, Serialize};
 
 use super::policy_key::{PolicyKey, PolicyKeyPublic};
@@ -59,6 +61,21 @@ pub enum ApprovalError {
          `vtpmctl host policy keygen` makes it"
     )]
     Key,
+    /// A note that cannot be shown.
+    #[error(
+        "the label of an approval has at most {MAX_LABEL} characters, all of them visible and on \
+         one line"
+    )]
+    Label,
+    /// A text that does not show what it is.
+    #[error(
+        "{field} of the approval has characters that cannot be seen or that terminals obey: sign \
+         it again without them"
+    )]
+    Unprintable {
+        /// Where.
+        field: String,
+    },
     /// A file in which not everything can be read.
     #[error("{0}")]
     KeyFile(FileError),
@@ -110,6 +127,8 @@ pub enum ApprovalError {
     NoPcrs,
 }
 
+/// A version, a date, a ticket: not a text.
+const MAX_LABEL: usize = 200;
 const APPROVAL: &str = "host-policy-approval";
 /// Version 2 names the PCR bank.
 const VERSION: u32 = 2;
@@ -119,6 +138,7 @@ impl PolicyKey {
     /// Signs an approval of `pcrs`.
     pub fn approve(&self, label: &str, pcrs: PcrValues) -> Result<Approval, ApprovalError> {
         check(&pcrs)?;
+        check_label(label)?;
         let signature = self.sign(&signed_message(&pcrs))?;
         Ok(Approval {
             version: VERSION,
@@ -134,7 +154,12 @@ impl Approval {
     /// Reads an approval as it was written by [`Approval::to_json`]. Its signature is not
     /// checked here: [`Approval::is_signed_by`].
     pub fn from_json(json: &[u8]) -> Result<Self, ApprovalError> {
+        let texts = serde_json::from_slice(json).map_err(ApprovalError::Malformed)?;
+        if let Some(field) = unprintable_field(&texts) {
+            return Err(ApprovalError::Unprintable { field });
+        }
         let file: ApprovalFile = serde_json::from_slice(json).map_err(ApprovalError::Malformed)?;
+        check_label(&file.label)?;
         file.try_into()
     }
 
@@ -165,6 +190,15 @@ impl Approval {
     /// The two scalars of the signature.
     pub(crate) fn scalars(&self) -> Option<(&[u8], &[u8])> {
         self.signature.split_at_checked(32)
+    }
+}
+
+/// A note is for people: one line that they can read.
+fn check_label(label: &str) -> Result<(), ApprovalError> {
+    if label.chars().all(is_printable) && label.chars().count() <= MAX_LABEL {
+        Ok(())
+    } else {
+        Err(ApprovalError::Label)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod banks;
 mod interposer;
+mod nv_memory;
 mod patience;
 mod policy;
 mod real_tpm;

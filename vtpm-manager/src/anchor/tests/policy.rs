@@ -300,3 +300,50 @@ async fn the_state_before_any_measurement_is_not_approved_where_a_boot_was_measu
     anchor.approve(approval).await?;
     Ok(())
 }
+
+#[test]
+fn a_label_that_a_terminal_would_obey_is_neither_signed_nor_read() -> Result<()> {
+    let key = PolicyKey::generate()?;
+    let values = pcr_values(HashAlgorithm::Sha256, 0..8)?;
+    let approve = |label: &str| key.approve(label, values.clone());
+    let json = approve("release 7")?.to_json();
+    for text in [
+        "\u{1b}[2K\r",
+        "\u{202e}7 esaeler",
+        "a\nstate  approved",
+        "\u{200b}",
+    ] {
+        assert!(approve(text).is_err(), "{text:?}");
+        let changed = json.replace("\"release 7\"", &serde_json::to_string(text)?);
+        let error = Approval::from_json(changed.as_bytes()).err();
+        let error = error.with_context(|| format!("{text:?}"))?.to_string();
+        assert!(error.contains("`label`"), "{error}");
+    }
+    assert!(approve(&"x".repeat(1000)).is_err());
+    Ok(())
+}
+
+#[test]
+fn a_damaged_approval_is_refused_or_reads_as_something_that_is_not_signed() -> Result<()> {
+    let key = PolicyKey::generate()?;
+    let values = pcr_values(HashAlgorithm::Sha256, 0..8)?;
+    let approval = key.approve("release 7", values)?;
+    let json = approval.to_json().into_bytes();
+    for position in 0..json.len() {
+        for change in [0x01, 0x02, 0x08, 0x20, 0x80] {
+            let mut damaged = json.clone();
+            if let Some(byte) = damaged.get_mut(position) {
+                *byte ^= change;
+            }
+            let Ok(read) = Approval::from_json(&damaged) else {
+                continue;
+            };
+            assert!(read.label.chars().all(printable::is_printable));
+            // Nothing but the note can change under the signature.
+            let same = read.pcrs == approval.pcrs;
+            assert!(same || !read.is_signed_by(key.public()), "byte {position}");
+        }
+        let _ = PolicyKeyPublic::all_from_pem(json.get(position..).unwrap_or_default());
+    }
+    Ok(())
+}
