@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use cert_chain::HashAlgorithm;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -37,12 +38,22 @@ impl Host {
     ///
     /// `name` is the host's label in the issuer's domain.
     pub fn start(run: &RunFolder, name: &str, maker: &TpmMaker) -> Result<Self> {
+        Self::start_with(run, name, maker, &[HashAlgorithm::Sha256])
+    }
+
+    /// The same with a TPM that has these PCR banks, and firmware that measures into all of them.
+    pub fn start_with(
+        run: &RunFolder,
+        name: &str,
+        maker: &TpmMaker,
+        banks: &[HashAlgorithm],
+    ) -> Result<Self> {
         let folder = run.join(name);
         fs::create_dir_all(&folder)?;
         let state = folder.join("tpm-state");
-        maker.manufacture(&state)?;
+        maker.manufacture_with(&state, banks)?;
         let tpm = SoftwareTpm::start(run, name, &state)?;
-        let boot_log = HostBootLog::of_debian_server("6.1.0-30-amd64");
+        let boot_log = HostBootLog::in_banks("6.1.0-30-amd64", banks);
         tpm.measure(&boot_log)?;
         Self::on_tpm(run, name, tpm, &boot_log)
     }

@@ -1,23 +1,29 @@
 //! A host's boot log, for a software TPM that no firmware has measured into.
 //!
 //! The log is a real one in form (TCG PC Client Platform Firmware Profile 1.05, clause 10:
-//! crypto-agile, one SHA-256 bank) and says what a server that boots Debian by shim and GRUB
-//! would log. Each digest is also extended into the TPM, so that a replay gives the PCRs.
+//! crypto-agile) and says what a server that boots Debian by shim and GRUB would log. Each digest is also extended into the TPM, so that a replay gives the PCRs.
 
-use sha2::{Digest, Sha256};
+use cert_chain::{HashAlgorithm, HashValue};
 
 /// A log under construction.
 #[derive(Clone, Debug)]
 pub struct HostBootLog {
     bytes: Vec<u8>,
-    measurements: Vec<(u32, [u8; 32])>,
+    banks: Vec<HashAlgorithm>,
+    measurements: Vec<(u32, HashValue)>,
 }
 
 impl HostBootLog {
-    /// The log of a host that booted the given kernel version.
+    /// The log of a host that booted the given kernel version, measured into the SHA-256 bank.
     pub fn of_debian_server(kernel_version: &str) -> Self {
+        Self::in_banks(kernel_version, &[HashAlgorithm::Sha256])
+    }
+
+    /// The same, measured into these banks.
+    pub fn in_banks(kernel_version: &str, banks: &[HashAlgorithm]) -> Self {
         let mut log = Self {
-            bytes: specification_event(),
+            bytes: specification_event(banks),
+            banks: banks.to_vec(),
             measurements: Vec::new(),
         };
         let kernel = format!("/boot/vmlinuz-{kernel_version}");
@@ -69,8 +75,8 @@ impl HostBootLog {
         &self.bytes
     }
 
-    /// What was extended, in order: PCR and SHA-256 digest.
-    pub fn measurements(&self) -> &[(u32, [u8; 32])] {
+    /// What was extended, in order: PCR and digest.
+    pub fn measurements(&self) -> &[(u32, HashValue)] {
         &self.measurements
     }
 
@@ -82,27 +88,32 @@ impl HostBootLog {
     /// An event whose digest is that of something else, for instance of the program it names.
     /// TCG_PCR_EVENT2, clause 10.2.2.
     fn measured(&mut self, pcr: u32, event_type: u32, content: &[u8], data: &[u8]) {
-        let digest: [u8; 32] = Sha256::digest(content).into();
-        self.measurements.push((pcr, digest));
         self.bytes.extend(pcr.to_le_bytes());
         self.bytes.extend(event_type.to_le_bytes());
-        self.bytes.extend(1u32.to_le_bytes());
-        self.bytes.extend(TPM_ALG_SHA256.to_le_bytes());
-        self.bytes.extend(digest);
+        self.bytes.extend(count(&self.banks));
+        for bank in &self.banks {
+            let digest = bank.hash(&[content]);
+            self.measurements.push((pcr, digest));
+            self.bytes.extend(bank.identifier().to_le_bytes());
+            self.bytes.extend(digest.as_bytes());
+        }
         self.bytes.extend(length(data).to_le_bytes());
         self.bytes.extend(data);
     }
 }
 
 /// The first event, TCG_PCR_EVENT with TCG_EfiSpecIDEvent, clause 10.4.5.1: it names the banks.
-fn specification_event() -> Vec<u8> {
+fn specification_event(banks: &[HashAlgorithm]) -> Vec<u8> {
     let mut data = b"Spec ID Event03\0".to_vec();
     data.extend(0u32.to_le_bytes()); // platform class: client
     data.extend([0, 2, 0]); // version 2.0, errata 0
     data.push(2); // uintnSize: 64 bit
-    data.extend(1u32.to_le_bytes());
-    data.extend(TPM_ALG_SHA256.to_le_bytes());
-    data.extend(32u16.to_le_bytes());
+    data.extend(count(banks));
+    for bank in banks {
+        data.extend(bank.identifier().to_le_bytes());
+        let length = u16::try_from(bank.digest_length()).unwrap_or(u16::MAX);
+        data.extend(length.to_le_bytes());
+    }
     data.push(0); // vendor information
 
     let mut event = Vec::new();
@@ -152,11 +163,14 @@ fn utf16(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
+fn count(banks: &[HashAlgorithm]) -> [u8; 4] {
+    u32::try_from(banks.len()).unwrap_or(u32::MAX).to_le_bytes()
+}
+
 fn length(data: &[u8]) -> u32 {
     u32::try_from(data.len()).unwrap_or(u32::MAX)
 }
 
-const TPM_ALG_SHA256: u16 = 0x000b;
 const EV_NO_ACTION: u32 = 0x0000_0003;
 const EV_SEPARATOR: u32 = 0x0000_0004;
 const EV_S_CRTM_VERSION: u32 = 0x0000_0008;

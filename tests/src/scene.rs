@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use cert_chain::HashAlgorithm;
 use uuid::Uuid;
 
 use crate::device::{self, Attestation};
@@ -36,9 +37,14 @@ pub struct Scene {
 impl Scene {
     /// Sets up a host called `host-1` and enrols it.
     pub fn set(name: &str) -> Result<Self> {
+        Self::set_with(name, &[HashAlgorithm::Sha256])
+    }
+
+    /// The same with a TPM that has these PCR banks.
+    pub fn set_with(name: &str, banks: &[HashAlgorithm]) -> Result<Self> {
         let run = RunFolder::create(name)?;
         let maker = TpmMaker::create(&run.join("maker"))?;
-        let host = Host::start(&run, "host-1", &maker)?;
+        let host = Host::start_with(&run, "host-1", &maker, banks)?;
         let issuer = IssuerFolder::create(&run.join("issuer"), DOMAIN, &maker)?;
         host.enrol(&issuer)?;
         Ok(Self {
@@ -106,7 +112,11 @@ pub struct AttestedVm {
 impl AttestedVm {
     /// Sets a scene, boots a VM in it and attests it.
     pub fn start(name: &str) -> Result<Self> {
-        let scene = Scene::set(name)?;
+        Self::start_in(Scene::set(name)?)
+    }
+
+    /// Boots a VM in a scene and attests it.
+    pub fn start_in(scene: Scene) -> Result<Self> {
         let vm = Uuid::new_v4();
         let mut guest = scene.boot(&scene.host, "vm", vm, TpmDevice::Crb)?;
         let folder = scene.run.join("device");

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use cert_chain::HashAlgorithm;
 
 use crate::host_boot_log::HostBootLog;
 use crate::process::Process;
@@ -43,23 +44,29 @@ impl TpmMaker {
             format!(
                 "create_certs_tool = /usr/bin/swtpm_localca\n\
                  create_certs_tool_config = {0}/localca.conf\n\
-                 create_certs_tool_options = {0}/localca.options\n\
-                 active_pcr_banks = sha256\n",
+                 create_certs_tool_options = {0}/localca.options\n",
                 folder.display()
             ),
         )?;
         Ok(Self { folder })
     }
 
-    /// Manufactures a TPM into `state`: endorsement keys, their certificates in its NV memory.
+    /// Manufactures a TPM into `state`: endorsement keys, their certificates in its NV memory, a
+    /// SHA-256 bank.
     pub fn manufacture(&self, state: &Path) -> Result<()> {
+        self.manufacture_with(state, &[HashAlgorithm::Sha256])
+    }
+
+    /// The same with these PCR banks, and no others.
+    pub fn manufacture_with(&self, state: &Path, banks: &[HashAlgorithm]) -> Result<()> {
         fs::create_dir_all(state).with_context(|| format!("creating {}", state.display()))?;
-        self.manufacture_command(state).run()?;
+        self.manufacture_command(state, banks).run()?;
         Ok(())
     }
 
-    /// The command that [`TpmMaker::manufacture`] runs.
-    pub fn manufacture_command(&self, state: &Path) -> Tool {
+    /// The command that [`TpmMaker::manufacture_with`] runs.
+    pub fn manufacture_command(&self, state: &Path, banks: &[HashAlgorithm]) -> Tool {
+        let banks: Vec<&str> = banks.iter().map(|bank| bank.name()).collect();
         Tool::new("swtpm_setup")
             .args([
                 "--tpm2",
@@ -67,7 +74,7 @@ impl TpmMaker {
                 "--create-platform-cert",
                 "--lock-nvram",
             ])
-            .args(["--pcr-banks", "sha256"])
+            .args(["--pcr-banks", &banks.join(",")])
             .arg("--config")
             .arg(self.folder.join("setup.conf"))
             .arg("--tpmstate")
@@ -135,7 +142,7 @@ impl SoftwareTpm {
         let extensions = log
             .measurements()
             .iter()
-            .map(|(pcr, digest)| format!("{pcr}:sha256={}", hex::encode(digest)));
+            .map(|(pcr, digest)| format!("{pcr}:{}={digest}", digest.algorithm()));
         Tool::new("tpm2_pcrextend")
             .args(extensions)
             .env("TPM2TOOLS_TCTI", self.tcti())

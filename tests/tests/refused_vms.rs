@@ -1,5 +1,5 @@
 //! VMs that a device must not affirm although every signature is genuine, identities that
-//! must outlast a restart, and a guest that owns its TPM.
+//! must outlast a restart, a guest that owns its TPM, and a host with another PCR bank.
 
 #![expect(
     clippy::indexing_slicing,
@@ -7,8 +7,10 @@
 )]
 
 use std::fs;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, ensure};
+use cert_chain::HashAlgorithm;
 use uuid::Uuid;
 use vrot_tests::device::{self, Attestation};
 use vrot_tests::guest::{Guest, TpmDevice};
@@ -68,7 +70,7 @@ fn a_vrot_keeps_its_identity_over_a_stop_and_a_start() -> Result<()> {
 /// A guest owns its TPM: what it sets as passwords must not keep it from attesting itself.
 #[test]
 fn a_guest_that_set_its_passwords_attests_as_before() -> Result<()> {
-    let mut attested = AttestedVm::start("passwords")?;
+    let mut attested = on_sha384()?;
     assert_eq!(attested.status, 0, "{:#}", attested.result);
     let mut shell = attested.guest.shell()?;
     for hierarchy in ["o", "e", "l"] {
@@ -83,7 +85,36 @@ fn a_guest_that_set_its_passwords_attests_as_before() -> Result<()> {
     let attest = device::attest_command(attested.guest.service()?, &attested.policy, &keep)?;
     let (status, said) = device::judge(attest)?;
     ensure!(status == 0, "exit status {status}: {said:#}");
-    attested.guest.power_off()
+    Ok(())
+}
+
+/// From the host's physical TPM, which has a SHA-384 bank and no other, to the device's result.
+#[test]
+fn a_vm_on_a_host_whose_tpm_has_sha384_alone_is_affirmed() -> Result<()> {
+    let attested = on_sha384()?;
+    assert_eq!(attested.status, 0, "{:#}", attested.result);
+    assert_eq!(attested.result["verdict"], "affirming");
+    let layer = |name: &str| &attested.result["submods"][name]["ear_attester_claims"]["pcr-bank"];
+    assert_eq!(*layer("host"), "sha384");
+    assert_eq!(*layer("vm"), "sha256");
+    let shown = attested
+        .scene
+        .host
+        .vtpmctl(["host", "policy", "show"])?
+        .text()?;
+    ensure!(shown.contains("PCR 7 (sha384)"), "{shown}");
+    Ok(())
+}
+
+/// A VM on a host whose physical TPM has a SHA-384 bank alone. It is shared by tests that do not
+/// mind what the others do to it.
+fn on_sha384() -> Result<MutexGuard<'static, AttestedVm>> {
+    static VM: LazyLock<Result<Mutex<AttestedVm>>> = LazyLock::new(|| {
+        let scene = Scene::set_with("sha384-host", &[HashAlgorithm::Sha384])?;
+        AttestedVm::start_in(scene).map(Mutex::new)
+    });
+    let vm = VM.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
+    Ok(vm.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// The device's reasons, after it refused.

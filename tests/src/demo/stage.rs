@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use cert_chain::HashAlgorithm;
 use uuid::Uuid;
 
 use crate::accelerator::Accelerator;
@@ -151,7 +152,7 @@ impl Stage {
 fn start_host(narrator: &Narrator, run: &RunFolder, name: &str, maker: &TpmMaker) -> Result<Host> {
     let state = run.join(name).join("tpm-state");
     fs::create_dir_all(&state)?;
-    narrator.run(maker.manufacture_command(&state))?;
+    narrator.run(maker.manufacture_command(&state, &[HashAlgorithm::Sha256]))?;
     let tpm = SoftwareTpm::start(run, name, &state)?;
     let log = HostBootLog::of_debian_server("6.1.0-30-amd64");
     tpm.measure(&log)?;

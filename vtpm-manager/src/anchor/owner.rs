@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cert_chain::pcr::BANKS;
 use cert_chain::{
     AttestationKey, CredentialBlob, Digest32, HashAlgorithm, PcrSelection, PcrValues,
 };
@@ -131,8 +132,28 @@ impl Owner {
             self.patiently(|root| read(root, bank, PcrSelection::of_firmware()))
                 .map(|values| !values.are_unextended())
         })?;
-        self.bank = Some(bank);
+        if self.bank.replace(bank) != Some(bank) {
+            tracing::info!(%bank, "approvals and quotes are of this PCR bank");
+            self.warn_of_blank_banks(bank, &active);
+        }
         Ok(bank)
+    }
+
+    /// Whoever rules the host can extend a bank that nothing measures into to values that an operator
+    /// approved in it for another host.
+    fn warn_of_blank_banks(&mut self, chosen: HashAlgorithm, active: &[HashAlgorithm]) {
+        let firmware = PcrSelection::of_firmware();
+        let others = active.iter().copied().filter(|bank| *bank != chosen);
+        for bank in others.filter(|bank| BANKS.contains(bank)) {
+            let values = self.patiently(|root| root.pcr_values(bank, firmware));
+            if values.is_ok_and(|values| values.are_unextended()) {
+                tracing::warn!(
+                    %bank,
+                    "the firmware does not measure into this active PCR bank: deactivate it in the \
+                     firmware's setup"
+                );
+            }
+        }
     }
 
     /// Makes sure that the recorded storage root key is in the TPM that holds this host IK.
