@@ -64,7 +64,9 @@ fn no_reset_stop_or_orderly_end_counts_as_a_failed_authorization() -> Result<()>
 #[test]
 fn a_manager_that_stops_a_vrot_has_a_state_without_a_failed_authorization() -> Result<()> {
     for way in ["stopped", "paused and stopped", "SIGTERM"] {
-        let mut backend = Backend::start()?;
+        // With its lock, as every vRoT has one: to end must not depend on giving it up.
+        let folder = tempfile::tempdir()?;
+        let mut backend = Backend::start_locking(Some(&folder.path().join("lock")))?;
         let mut manager = backend.opened(5, None)?;
         let mut vmm = backend.vmm()?;
         vmm.execute(&STARTUP)?;
