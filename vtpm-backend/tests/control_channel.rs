@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::{IoSlice, Read, Write};
+use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -311,6 +311,14 @@ fn whoever_sets_a_locality_and_goes_keeps_nobody_away() -> Result<()> {
     assert_eq!(read_once(&mut tool)?.len(), 8);
     let mut next = emulator.connect()?;
     next.write_all(&words(&[GET_CAPABILITY]))?;
+    next.set_read_timeout(Some(Duration::from_millis(300)))?;
+    let waits = next.read(&mut [0; 8]).map_err(|error| error.kind());
+    assert_eq!(
+        waits,
+        Err(ErrorKind::WouldBlock),
+        "neither served nor sent away"
+    );
+    next.set_read_timeout(Some(Duration::from_secs(60)))?;
     drop(tool);
     assert_eq!(read_once(&mut next)?.len(), 8);
     Ok(())
