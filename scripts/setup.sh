@@ -6,7 +6,8 @@ set -eu
 
 packages="build-essential pkg-config clang libclang-dev libssl-dev openssl ca-certificates
     libtpms-dev libtss2-dev swtpm swtpm-tools tpm2-tools
-    qemu-system-x86 ovmf busybox-static cpio xz-utils faketime
+    qemu-system-x86 qemu-utils ovmf busybox-static cpio xz-utils faketime
+    libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
     dpkg-dev systemd"
 
 here=$(cd "$(dirname "$0")/.." && pwd)

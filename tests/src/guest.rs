@@ -51,9 +51,20 @@ impl TpmDevice {
     }
 }
 
+/// What starts a guest's kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firmware {
+    /// UEFI: it hands an event log over.
+    Ovmf,
+    /// BIOS: it measures as well, and is up in a moment.
+    SeaBios,
+}
+
 /// What a guest is made of.
 #[derive(Clone, Debug)]
 pub struct GuestSpec {
+    /// What starts the kernel.
+    pub firmware: Firmware,
     /// The kernel (measured into PCR 4).
     pub kernel: PathBuf,
     /// The initramfs (measured into PCR 9).
@@ -62,17 +73,35 @@ pub struct GuestSpec {
     pub command_line: String,
     /// QEMU's arguments that attach a TPM; empty for a guest without one.
     pub tpm: Vec<OsString>,
+    /// Further arguments of QEMU.
+    pub more: Vec<OsString>,
 }
 
 impl GuestSpec {
     /// An image as it is, without a TPM.
     pub fn new(image: &GuestImage) -> Self {
         Self {
+            firmware: Firmware::Ovmf,
             kernel: image.kernel.clone(),
             initramfs: image.initramfs.clone(),
             command_line: "console=ttyS0 quiet".to_owned(),
             tpm: Vec::new(),
+            more: Vec::new(),
         }
+    }
+
+    /// With a firmware that is up in a moment.
+    #[must_use]
+    pub fn seabios(mut self) -> Self {
+        self.firmware = Firmware::SeaBios;
+        self
+    }
+
+    /// With further arguments of QEMU.
+    #[must_use]
+    pub fn more<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.more.extend(arguments.into_iter().map(Into::into));
+        self
     }
 
     /// With a TPM.
@@ -124,10 +153,7 @@ impl Guest {
         let console = folder.log(&format!("{name}-console.log"));
         let shell = folder.join(format!("{name}.shell"));
         let monitor = folder.join(format!("{name}.monitor"));
-        let variables = folder.join(format!("{name}-variables.fd"));
         fs::write(&console, [])?;
-        fs::copy(firmware("OVMF_VARS_4M.fd")?, &variables)
-            .context("copying the firmware's variables")?;
 
         let mut command = Command::new("qemu-system-x86_64");
         command
@@ -135,16 +161,10 @@ impl Guest {
             .args(["-display", "none", "-name", name])
             .args(["-accel", accelerator.name()])
             .args(["-cpu", accelerator.processor()])
-            .arg("-drive")
-            .arg(format!(
-                "if=pflash,format=raw,unit=0,readonly=on,file={}",
-                firmware("OVMF_CODE_4M.fd")?.display()
-            ))
-            .arg("-drive")
-            .arg(format!(
-                "if=pflash,format=raw,unit=1,file={}",
-                variables.display()
-            ))
+            .args(match spec.firmware {
+                Firmware::Ovmf => ovmf(&folder.join(format!("{name}-variables.fd")))?,
+                Firmware::SeaBios => Vec::new(),
+            })
             .arg("-kernel")
             .arg(&spec.kernel)
             .arg("-initrd")
@@ -167,7 +187,8 @@ impl Guest {
             .args(["-device", "virtio-net-pci,netdev=net0,romfile="])
             .arg("-qmp")
             .arg(format!("unix:{},server=on,wait=off", monitor.display()))
-            .args(&spec.tpm);
+            .args(&spec.tpm)
+            .args(&spec.more);
         let mut process = Process::start(name, command, &folder.log(&format!("{name}-qemu.log")))?;
         let monitor = process.wait_until("QEMU's monitor", START_PATIENCE, || {
             Monitor::connect(&monitor)
@@ -236,12 +257,39 @@ impl Guest {
         self.wait_for_line(READY, BOOT_PATIENCE)
     }
 
+    /// Waits until a machine that was saved goes on.
+    pub fn wait_until_running(&mut self) -> Result<()> {
+        let monitor = &mut self.monitor;
+        self.process
+            .wait_until("the machine to go on", START_PATIENCE, || {
+                Ok((monitor.status()? == "running").then_some(()))
+            })
+    }
+
+    /// The machine's monitor.
+    pub fn monitor(&mut self) -> &mut Monitor {
+        &mut self.monitor
+    }
+
     /// Switches the machine off.
     pub fn power_off(mut self) -> Result<()> {
         self.monitor.quit()?;
         self.process.stop()?;
         Ok(())
     }
+}
+
+/// QEMU's arguments for OVMF, with variables of its own.
+fn ovmf(variables: &Path) -> Result<Vec<String>> {
+    fs::copy(firmware("OVMF_VARS_4M.fd")?, variables)
+        .context("copying the firmware's variables")?;
+    let code = firmware("OVMF_CODE_4M.fd")?;
+    let code = format!(
+        "if=pflash,format=raw,unit=0,readonly=on,file={}",
+        code.display()
+    );
+    let variables = format!("if=pflash,format=raw,unit=1,file={}", variables.display());
+    Ok(["-drive".to_owned(), code, "-drive".to_owned(), variables].into())
 }
 
 fn firmware(name: &str) -> Result<PathBuf> {

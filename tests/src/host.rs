@@ -247,6 +247,14 @@ impl Host {
         self.start_again()
     }
 
+    /// Ends the manager as a crash would, lets something happen without one, and starts it again.
+    pub fn without_manager<T>(&mut self, meanwhile: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.manager.kill()?;
+        let outcome = meanwhile();
+        self.start_again()?;
+        outcome
+    }
+
     fn start_again(&mut self) -> Result<()> {
         self.starts += 1;
         let log = self.log.with_extension(format!("{}.log", self.starts));

@@ -16,6 +16,7 @@ pub mod guest_shell;
 pub mod host;
 pub mod host_boot_log;
 pub mod issuer;
+pub mod libvirt;
 pub mod monitor;
 pub mod narrator;
 pub mod process;

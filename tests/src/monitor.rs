@@ -40,11 +40,7 @@ impl Monitor {
 
     /// The port on this machine behind which the guest's first forwarded port is.
     pub fn forwarded_port(&mut self) -> Result<u16> {
-        let answer = self.execute(
-            "human-monitor-command",
-            json!({"command-line": "info usernet"}),
-        )?;
-        let text = answer.as_str().unwrap_or_default();
+        let text = self.say("info usernet")?;
         text.lines()
             .find(|line| line.contains("HOST_FORWARD"))
             .and_then(|line| line.split_whitespace().nth(3))
@@ -62,6 +58,12 @@ impl Monitor {
     pub fn reset(&mut self) -> Result<()> {
         self.execute("system_reset", json!({}))?;
         Ok(())
+    }
+
+    /// Gives a command in the words of the monitor for people, and yields what it says.
+    pub fn say(&mut self, command: &str) -> Result<String> {
+        let answer = self.execute("human-monitor-command", json!({"command-line": command}))?;
+        Ok(answer.as_str().unwrap_or_default().to_owned())
     }
 
     /// Ends QEMU.
