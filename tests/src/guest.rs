@@ -273,7 +273,11 @@ impl Guest {
 
     /// Switches the machine off.
     pub fn power_off(mut self) -> Result<()> {
-        self.monitor.quit()?;
+        if let Err(error) = self.monitor.quit() {
+            // More to the point, if it is there.
+            self.process.must_run()?;
+            return Err(error);
+        }
         self.process.stop()?;
         Ok(())
     }
