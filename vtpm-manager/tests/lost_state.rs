@@ -16,8 +16,9 @@ use anyhow::{Result, ensure};
 use attestation::StateLoss;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use support::bus::{Step, VOLATILE};
 use support::evidence::leaf;
-use support::vmm::{Vmm, define_index};
+use support::vmm::{Vmm, command, define_index};
 use support::{Host, wait_until};
 
 const AUTOMATIC: &str = "backend_restarts_per_hour = 0\n";
@@ -161,6 +162,32 @@ fn a_backend_that_caught_up_with_its_guest_has_nothing_to_lose() -> Result<()> {
     host.start_again()?;
     has_stopped(&host, &vm)?;
     nothing_is_told(&host, &vm)
+}
+
+#[test]
+fn what_a_guest_did_after_its_vrot_was_stopped_in_the_store_is_kept() -> Result<()> {
+    let mut host = Host::enrolled_with(AUTOMATIC)?;
+    let bus = host.put_bus_between()?;
+    let (vm, mut vmm) = running(&host)?;
+    // The manager ends between the stop's commit and the end of the backend, which goes on.
+    bus.kill_at(Step::AfterWrite(VOLATILE), 0, vec![host.manager()?]);
+    let mut stopping = host.vtpmctl(["stop", &vm]).spawn()?;
+    wait_until("the stop to be in the store", || Ok(bus.has_killed()))?;
+    host.crash()?;
+    stopping.wait()?;
+    write(&mut vmm)?;
+    host.start_again()?;
+    has_stopped(&host, &vm)?;
+    wait_until("its backend to be ended", || {
+        Ok(host.instances_of(&vm)?.is_empty() && host.json(["show", &vm])?["note"].is_null())
+    })?;
+    nothing_is_told(&host, &vm)?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    for index in INDICES {
+        // TPM2_NV_ReadPublic
+        vmm.succeed(&command(0x169, &index.to_be_bytes()))?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -8,7 +8,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -16,6 +15,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use support::bus::{Bus, Step, VOLATILE};
+use support::records::differences;
 use support::vmm::Vmm;
 use support::{Host, TENANT, said, wait_until};
 use uuid::Uuid;
@@ -101,38 +101,6 @@ fn is_deleted(host: &Host, vm: &str, vrot: &Value) -> Result<()> {
     assert_eq!(host.audit()?.len(), lines.len());
     host.refused(["delete", &Uuid::new_v4().to_string()])?;
     Ok(())
-}
-
-/// vRoTs that are otherwise than the last line about them says.
-fn differences(host: &Host) -> Result<Vec<String>> {
-    let mut told = BTreeMap::new();
-    for line in host.audit()? {
-        let state = match line["event"].as_str().unwrap_or_default() {
-            "vrot-created" => "assigned",
-            "vrot-started" | "vrot-resumed" => "running",
-            "vrot-suspended" => "suspended",
-            "vrot-stopped" | "backend-ended" => "stopped",
-            "vrot-deleted" | "vrot-discarded" => "absent",
-            "vrot-found" => line["state"].as_str().unwrap_or_default(),
-            _ => continue,
-        };
-        told.insert(line["vrot"].to_string(), state.to_owned());
-    }
-    told.retain(|_, state| state != "absent");
-    let mut there = BTreeMap::new();
-    for view in host.json(["list"])?["vrots"]
-        .as_array()
-        .into_iter()
-        .flatten()
-    {
-        let state = view["state"].as_str().unwrap_or_default().to_owned();
-        there.insert(view["vrot"].to_string(), state);
-    }
-    let numbers = told.keys().chain(there.keys());
-    let differing = numbers.filter(|number| told.get(*number) != there.get(*number));
-    Ok(differing
-        .map(|number| format!("{number}: {:?}, {:?}", told.get(number), there.get(number)))
-        .collect())
 }
 
 #[test]

@@ -138,6 +138,30 @@ fn what_a_vmm_carries_is_sealed_and_of_use_only_beside_the_same_permanent_state(
     Ok(())
 }
 
+#[test]
+fn a_vrot_that_could_not_be_stopped_goes_on_and_begins_anew_with_the_next_reset() -> Result<()> {
+    let host = Host::enrolled_on_small_disk("")?;
+    let vm = host.create()?;
+    host.ctl(["start", &vm])?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    let at_first = pcr(&mut vmm)?;
+    let filling = host.fill_disk()?;
+    for index in 0x0150_0010..0x0150_0030 {
+        support::vmm::define_index(&mut vmm, index)?;
+    }
+    for order in ["stop", "suspend"] {
+        extend(&mut vmm)?;
+        let before = pcr(&mut vmm)?;
+        host.refused([order, &vm])?;
+        assert_eq!(pcr(&mut vmm)?, before);
+        drop(vmm);
+        vmm = Vmm::attach(&host.control(&vm)?)?;
+        assert_eq!(pcr(&mut vmm)?, at_first, "after a failed {order}");
+    }
+    std::fs::remove_file(filling)?;
+    Ok(())
+}
+
 /// TPM2_PCR_Extend of PCR 16.
 fn extend(vmm: &mut Vmm) -> Result<()> {
     let parameters = [

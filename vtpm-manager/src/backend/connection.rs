@@ -82,7 +82,7 @@ impl Connection {
         Ok(process.map(|process| (Self::new(vrot, stream), process)))
     }
 
-    fn new(vrot: VrotId, stream: UnixStream) -> Self {
+    pub(super) fn new(vrot: VrotId, stream: UnixStream) -> Self {
         let (reader, writer) = stream.into_split();
         let (sender, incoming) = mpsc::channel(QUEUE);
         tokio::spawn(read(reader, sender));

@@ -438,3 +438,115 @@ pub(super) async fn introduced(folder: &RuntimeFolder) -> Result<Option<Found>, 
         sleep(STATUS_PAUSE).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::num::NonZeroU32;
+    use std::os::unix::net::UnixStream;
+    use std::process::{Child, Command};
+    use std::thread;
+    use std::time::Instant;
+
+    use anyhow::{Context, Result};
+    use attestation::{Anchoring, CutOff, StateLoss};
+    use cert_chain::{AttestationKey, Digest32, TpmName, VmId};
+    use vtpm_backend::message;
+
+    use super::*;
+    use crate::anchor::{AnchorError, SignedQuote};
+    use crate::backend::GuestDuty;
+    use crate::backend::share::Share;
+    use crate::evidence::{HostEvidence, HostQuoter, Quota, Subject};
+    use crate::rollback::guarded_store::{journal, record};
+    use crate::store::{Batch, Part};
+
+    /// No test here asks for evidence.
+    struct NoQuoter;
+
+    impl HostQuoter for NoQuoter {
+        async fn identity_key(&self) -> Result<AttestationKey, AnchorError> {
+            Err(AnchorError::Stopped)
+        }
+
+        async fn quote(&self, _: Digest32) -> Result<SignedQuote, AnchorError> {
+            Err(AnchorError::Stopped)
+        }
+    }
+
+    fn name() -> Result<TpmName> {
+        Ok(TpmName::from_bytes(&[&[0, 0x0b], &[6; 32][..]].concat())?)
+    }
+
+    /// Pushes states without end, and does nothing that it is told, for as long as the process
+    /// lives.
+    fn flood(mut manager: UnixStream, mut process: Child) -> Result<()> {
+        for sequence in 1.. {
+            let pushed = FromBackend::StateChanged {
+                sequence,
+                sealed: vec![7; 64].into(),
+            };
+            if process.try_wait()?.is_some()
+                || manager.write_all(&message::encode(&pushed)?).is_err()
+            {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_backend_that_pushes_without_end_cannot_keep_its_vrot_from_being_stopped()
+    -> Result<()> {
+        let folders = tempfile::tempdir()?;
+        let vrot = VrotId::random();
+        let folder = RuntimeFolder::of(folders.path(), folders.path(), vrot);
+        let journal = journal().await?;
+        let created = Batch::default().put(vrot, Part::Record, record(vrot, 1));
+        journal.commit(created).await?;
+        let (ended, _endings) = mpsc::unbounded_channel();
+        let duty = Duty::Guest(Box::new(GuestDuty {
+            journal: journal.clone(),
+            evidence: HostEvidence::start(NoQuoter, folders.path()),
+            subject: Subject {
+                vm: VmId::random(),
+                vrot,
+                tenant: "acme".parse()?,
+                generation: Generation::new(1),
+                vik: name()?,
+                eks: vec![],
+                anchoring: Anchoring::Strict,
+                cut_off: CutOff::Excluded,
+                state_loss: StateLoss::Excluded,
+            },
+            quota: Quota::per_minute(1, Instant::now()),
+            share: Share::new(NonZeroU32::MIN, Duration::from_millis(20), Instant::now()),
+            ended,
+        }));
+        let child = Command::new("sleep").arg("600").spawn()?;
+        let process = Process::found(child.id().try_into()?)?.context("it runs")?;
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let connection = Connection::new(vrot, tokio::net::UnixStream::from_std(ours)?);
+        let backend = Backend::supervised(
+            folder,
+            (connection, process),
+            VecDeque::new(),
+            duty,
+            Observed::default(),
+        );
+        let flood = thread::spawn(move || flood(theirs, child));
+        while journal.read(vrot, Part::Permanent).await?.is_none() {
+            tokio::task::yield_now().await;
+        }
+        // What it had pushed by now is durable, and that is all that its vRoT needs.
+        backend.settle().await?;
+        backend.kill().await;
+        let flooded = tokio::task::spawn_blocking(move || flood.join());
+        flooded.await?.map_err(|_| anyhow::anyhow!("the flood"))??;
+        // Whether it is too late to order it, the supervisor says.
+        let _ = backend.stop().await;
+        assert!(backend.has_ended());
+        Ok(())
+    }
+}

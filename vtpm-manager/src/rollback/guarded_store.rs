@@ -96,6 +96,16 @@ async fn start(store: Arc<dyn Store>, guard: Guard) -> Result<(Journal, Boot)> {
     }
 }
 
+/// A journal that takes changes, for tests of what is above it.
+pub(crate) async fn journal() -> Result<Journal> {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let registers = Box::new(FakeRegisters::blank());
+    let ledger = guard(registers, AnchorPolicy::default()).initialise(store.as_ref())?;
+    let journal = Journal::start_locked(store)?;
+    journal.unlock(ledger).await?;
+    Ok(journal)
+}
+
 /// A record as the manager writes it.
 pub(crate) fn record(vrot: VrotId, generation: u64) -> Vec<u8> {
     let mut e = Encoder::new(Vec::new());

@@ -7,6 +7,7 @@ pub(crate) mod bus;
 pub(crate) mod evidence;
 pub(crate) mod http;
 pub(crate) mod identity;
+pub(crate) mod records;
 pub(crate) mod vmm;
 pub(crate) mod writer;
 
