@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use attestation::evidence::EvidenceError;
@@ -61,6 +62,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// sign before it comes, one of them perhaps a slow chip.
 const EXCHANGE: Duration = Duration::from_secs(60);
 
+/// Between two attempts at a service that is busy.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// 32 random bytes.
 pub fn fresh_nonce() -> Result<Nonce, ChallengeError> {
     let mut bytes = [0; 32];
@@ -81,6 +86,23 @@ fn challenge_within(
     nonce: &Nonce,
 ) -> Result<Vec<u8>, ChallengeError> {
     let deadline = Instant::now() + patience;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match ask(service, nonce, deadline) {
+            // Others ask as well; the next attempt may find room.
+            Err(ChallengeError::Failed {
+                failure: Failure::Busy,
+                ..
+            }) if left(deadline).is_ok_and(|left| left > pause) => {
+                thread::sleep(pause);
+                pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn ask(service: &str, nonce: &Nonce, deadline: Instant) -> Result<Vec<u8>, ChallengeError> {
     let failed = |source: WireError| ChallengeError::Wire {
         service: service.to_owned(),
         source,
@@ -131,7 +153,6 @@ mod tests {
 
     use std::io::{Read, Write};
     use std::net::TcpListener;
-    use std::thread;
 
     use super::*;
 

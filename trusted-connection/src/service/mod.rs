@@ -1,9 +1,12 @@
 //! The service: answers challenges with evidence.
 
+mod peer;
+mod places;
+mod turns;
+
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,8 +17,9 @@ use crate::attester::{self, AttesterError, VmTpm};
 use crate::deadline::{TimedStream, left};
 use crate::wire::{Challenge, Failure, Response, WireError};
 
-/// Challenges that may be under way at once; the TPM answers one after the other anyway.
-const MAX_CONNECTIONS: usize = 16;
+use peer::Peer;
+use places::{Place, Places};
+use turns::Turns;
 
 /// A refusal fits into every socket's buffer.
 const REFUSAL: Duration = Duration::from_millis(100);
@@ -38,7 +42,8 @@ const PATIENCE: Patience = Patience {
 pub struct Service<T> {
     tpm: Mutex<T>,
     event_log: PathBuf,
-    connections: AtomicUsize,
+    places: Arc<Places>,
+    turns: Turns,
     patience: Patience,
 }
 
@@ -48,7 +53,8 @@ impl<T: VmTpm + Send + 'static> Service<T> {
         Self {
             tpm: Mutex::new(tpm),
             event_log,
-            connections: AtomicUsize::new(0),
+            places: Arc::default(),
+            turns: Turns::default(),
             patience: PATIENCE,
         }
     }
@@ -57,19 +63,20 @@ impl<T: VmTpm + Send + 'static> Service<T> {
     pub fn serve(self, listener: &TcpListener) -> io::Result<()> {
         let service = Arc::new(self);
         loop {
-            let stream = match listener.accept() {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match listener.accept() {
+                Ok((stream, address)) => (stream, Peer::from(address.ip())),
                 // The client is gone already: not our problem.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => return Err(error),
             };
-            let Some(place) = Place::of(&service) else {
+            let Some(place) = service.places.take(peer, &stream) else {
                 refuse(stream);
                 continue;
             };
+            let service = Arc::clone(&service);
             // The kernel may have no thread to spare: then the connection is closed with it.
             let started = thread::Builder::new().spawn(move || {
-                if let Err(error) = place.0.answer(stream) {
+                if let Err(error) = service.answer(stream, peer, &place) {
                     tracing::info!(%error, "a challenge was not answered");
                 }
             });
@@ -79,14 +86,15 @@ impl<T: VmTpm + Send + 'static> Service<T> {
         }
     }
 
-    fn answer(&self, stream: TcpStream) -> Result<(), WireError> {
+    fn answer(&self, stream: TcpStream, peer: Peer, place: &Place) -> Result<(), WireError> {
         let begin = Instant::now();
         let mut stream = TimedStream::until(stream, begin + self.patience.challenge);
         let received = Challenge::receive(&mut stream);
+        place.is_no_longer_silent();
         let deadline = begin + self.patience.exchange;
         stream.extend(deadline);
         let response = match received {
-            Ok(challenge) => self.evidence(&challenge, deadline)?,
+            Ok(challenge) => self.evidence(&challenge, peer, deadline)?,
             Err(error @ WireError::Io(_)) => return Err(error),
             Err(error) => {
                 tracing::info!(%error, "not a challenge");
@@ -97,7 +105,15 @@ impl<T: VmTpm + Send + 'static> Service<T> {
     }
 
     /// Evidence for a challenge, unless others took the TPM for so long that its device is gone.
-    fn evidence(&self, challenge: &Challenge, deadline: Instant) -> io::Result<Response> {
+    fn evidence(
+        &self,
+        challenge: &Challenge,
+        peer: Peer,
+        deadline: Instant,
+    ) -> io::Result<Response> {
+        let Some(_turn) = self.turns.wait(peer, deadline) else {
+            return Ok(Response::Failed(Failure::Busy));
+        };
         let mut tpm = self.tpm.lock().unwrap_or_else(PoisonError::into_inner);
         left(deadline)?;
         let collected = attester::collect(
@@ -120,23 +136,6 @@ impl<T: VmTpm + Send + 'static> Service<T> {
                 Response::Failed(failure)
             }
         })
-    }
-}
-
-/// One of the connections that a service has at a time, given back however it ends.
-struct Place<T>(Arc<Service<T>>);
-
-impl<T> Place<T> {
-    fn of(service: &Arc<Service<T>>) -> Option<Self> {
-        let place = Self(Arc::clone(service));
-        let taken = service.connections.fetch_add(1, Ordering::AcqRel);
-        (taken < MAX_CONNECTIONS).then_some(place)
-    }
-}
-
-impl<T> Drop for Place<T> {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -206,6 +205,12 @@ mod tests {
         }
     }
 
+    fn answer(service: &Service<Untouched>, stream: TcpStream) -> Result<(), WireError> {
+        let peer = Peer::from(stream.peer_addr().unwrap().ip());
+        let place = service.places.take(peer, &stream).unwrap();
+        service.answer(stream, peer, &place)
+    }
+
     fn connection() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let device = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -233,7 +238,7 @@ mod tests {
             challenge: Duration::from_millis(200),
             exchange: Duration::from_secs(600),
         };
-        assert!(timed_out(service(patience).answer(ours)));
+        assert!(timed_out(answer(&service(patience), ours)));
         dripping.join().unwrap();
     }
 
@@ -246,7 +251,7 @@ mod tests {
         };
         // No challenge at all, for which there would be an answer.
         device.write_all(&[0xff; 4]).unwrap();
-        assert!(timed_out(service(patience).answer(ours)));
+        assert!(timed_out(answer(&service(patience), ours)));
         assert_eq!(device.read(&mut [0]).unwrap(), 0);
     }
 
@@ -267,7 +272,7 @@ mod tests {
     fn nonsense_is_answered_and_the_tpm_left_alone() {
         let (mut device, ours) = connection();
         device.write_all(&[0xff; 4]).unwrap();
-        service(PATIENCE).answer(ours).unwrap();
+        answer(&service(PATIENCE), ours).unwrap();
         let response = Response::receive(&mut device).unwrap();
         assert_eq!(response, Response::Failed(Failure::Challenge));
     }
