@@ -235,7 +235,7 @@ fn what_evidence_policies_and_logs_say_moves_no_cursor_and_forges_no_line() {
         &format!("name = {}", serde_json::to_string(ESCAPES).unwrap()),
     );
     assert!(policy.contains("\\u001b"));
-    vm.log = event_log(&[(9, 6, b"other")]);
+    vm.log = event_log(&[(0, 0x8000_0008, b"guest firmware"), (9, 6, b"other")]);
     let evidence = host.evidence(&vm, &nonce(), Binding::None);
     given.write("other.cbor", &evidence.to_cbor());
     given.write("roots.pem", host.issuer.certificate_pem().as_bytes());

@@ -4,6 +4,7 @@
 //! own user, and configured users. Errors are problem details (RFC 9457). The description of the
 //! API is served at `/v1/openapi.json`, metrics for Prometheus at `/metrics`.
 
+mod admission;
 mod caller;
 mod description;
 mod host;
@@ -83,7 +84,8 @@ fn router(manager: &Arc<Manager>) -> Router {
             Arc::clone(manager),
             host::store_is_open,
         ))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        // Bodies are read, with their limit, before anything else.
+        .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(
             Doorkeeper::new(Arc::clone(manager)),
             caller::check,

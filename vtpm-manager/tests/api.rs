@@ -8,9 +8,10 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -425,6 +426,29 @@ fn metrics_count_what_happens() -> Result<()> {
             text.lines().any(|other| other == line),
             "{line} is not in:\n{text}"
         );
+    }
+    Ok(())
+}
+
+/// A caller that holds its connection with a body that never ends, as often as it may.
+#[test]
+fn a_body_that_does_not_come_is_given_up_and_others_are_served_meanwhile() -> Result<()> {
+    let host = Host::start()?;
+    let head = "POST /v1/vrots HTTP/1.1\r\nHost: l\r\nContent-Type: application/json\r\n\
+                Content-Length: 1000\r\n\r\n{";
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        let mut stream = UnixStream::connect(host.socket())?;
+        stream.write_all(head.as_bytes())?;
+        held.push(stream);
+    }
+    host.ctl(["host", "show"])?;
+    for mut stream in held {
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response)?;
+        ensure!(response.starts_with("HTTP/1.1 408"), "{response}");
+        ensure!(response.contains("send the request anew"), "{response}");
     }
     Ok(())
 }

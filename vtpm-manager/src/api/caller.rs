@@ -1,24 +1,39 @@
 //! Who calls.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use axum::body::{Body, to_bytes};
 use axum::extract::{Extension, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
+use super::MAX_BODY;
 use super::problem::{Problem, Reason};
 use crate::audit::{Actor, Event};
 use crate::causes::WithCauses;
-use crate::evidence::Quota;
+use crate::evidence::{Quota, Repetition};
 use crate::manager::{Counter, Manager};
 
 /// The user at the other end of a connection, as the kernel tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Caller {
     uid: Option<u32>,
+}
+
+/// What a caller may do, as far as the user decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Root, or the manager's own user.
+    Administrator,
+    /// Named in the configuration.
+    Allowed,
+    /// Anybody else.
+    Stranger,
 }
 
 impl Caller {
@@ -29,37 +44,68 @@ impl Caller {
         }
     }
 
-    /// Whether this user may call: root, the manager's own, and those configured.
-    pub(super) fn is_allowed(self, configured: &[u32]) -> bool {
+    /// What this user may do: root, the manager's own, and those configured may call.
+    pub(super) fn standing(self, configured: &[u32]) -> Standing {
         let own = nix::unistd::geteuid().as_raw();
-        self.uid
-            .is_some_and(|uid| uid == 0 || uid == own || configured.contains(&uid))
+        match self.uid {
+            Some(uid) if uid == 0 || uid == own => Standing::Administrator,
+            Some(uid) if configured.contains(&uid) => Standing::Allowed,
+            _ => Standing::Stranger,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_uid(uid: u32) -> Self {
+        Self { uid: Some(uid) }
     }
 }
 
 /// Who stands at the door of the API.
 pub(super) struct Doorkeeper {
     manager: Arc<Manager>,
-    /// How many refusals of strangers are written down: anybody can come again and again.
-    strangers: Mutex<Quota>,
+    strangers: Mutex<Strangers>,
 }
 
-const STRANGERS_PER_MINUTE: u32 = 60;
+/// How many refusals of strangers are written down, since anybody can come again and again: of
+/// each one a minute, and so many of all of them.
+struct Strangers {
+    each: HashMap<Option<u32>, Repetition>,
+    all: Quota,
+}
+
+/// For a body as a whole; the longest has some ten kilobytes.
+const BODY_DEADLINE: Duration = Duration::from_secs(5);
+const STRANGERS_PER_MINUTE: u32 = 12;
+/// Users that are told apart; somebody can have tens of thousands (subuid(5)).
+const MAX_STRANGERS: usize = 256;
 
 impl Doorkeeper {
     pub(super) fn new(manager: Arc<Manager>) -> Arc<Self> {
         Arc::new(Self {
             manager,
-            strangers: Mutex::new(Quota::per_minute(STRANGERS_PER_MINUTE, Instant::now())),
+            strangers: Mutex::new(Strangers {
+                each: HashMap::new(),
+                all: Quota::per_minute(STRANGERS_PER_MINUTE, Instant::now()),
+            }),
         })
     }
 
-    fn admits_stranger(&self) -> bool {
-        let mut strangers = self
-            .strangers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        strangers.admit(Instant::now())
+    /// How often a stranger came since that was last written down, if it is time to do so.
+    fn count_stranger(&self, caller: Caller) -> Option<u64> {
+        let strangers = self.strangers.lock();
+        let mut strangers = strangers.unwrap_or_else(PoisonError::into_inner);
+        strangers.count(caller, Instant::now())
+    }
+}
+
+impl Strangers {
+    fn count(&mut self, caller: Caller, now: Instant) -> Option<u64> {
+        if self.each.len() >= MAX_STRANGERS && !self.each.contains_key(&caller.uid) {
+            self.each.clear();
+        }
+        let repetition = self.each.entry(caller.uid).or_default();
+        let times = repetition.count(now)?;
+        self.all.admit(now).then_some(times)
     }
 }
 
@@ -73,10 +119,12 @@ pub(super) async fn check(
     let manager = &keeper.manager;
     let method = request.method().clone();
     let what = format!("{method} {}", request.uri().path());
+    let standing = caller.standing(&manager.config().allowed_uids);
     let response = match caller.uid {
-        Some(uid) if caller.is_allowed(&manager.config().allowed_uids) => {
-            Actor::of_uid(uid).orders(next.run(request)).await
-        }
+        Some(uid) if standing != Standing::Stranger => match with_whole_body(request).await {
+            Ok(request) => Actor::of_uid(uid).orders(next.run(request)).await,
+            Err(problem) => problem.into_response(),
+        },
         Some(uid) => stranger(format!(
             "user {uid} may not call the manager: run this as root, or add the user to \
              `allowed_uids` in the configuration"
@@ -88,22 +136,50 @@ pub(super) async fn check(
     tracing::debug!(request = what, status = status.as_u16(), "answered");
     if refused && (method != Method::GET || status == StatusCode::FORBIDDEN) {
         manager.counters().increment(Counter::Refused);
-        if status == StatusCode::FORBIDDEN && !keeper.admits_stranger() {
+        let times = match status {
+            StatusCode::FORBIDDEN => keeper.count_stranger(caller),
+            _ => Some(1),
+        };
+        let Some(times) = times else {
             return response;
-        }
+        };
         let reason = response.extensions().get::<Reason>();
+        let mut reason = reason.map_or_else(|| status.to_string(), |reason| reason.0.clone());
+        if times > 1 {
+            reason = format!("{times} times since the last such line: {reason}");
+        }
         let event = Event::Refused {
             uid: caller.uid.unwrap_or(u32::MAX),
             request: what.into(),
-            reason: reason
-                .map_or_else(|| status.to_string(), |reason| reason.0.clone())
-                .into(),
+            reason: reason.into(),
         };
         if let Err(error) = manager.record(event).await {
             tracing::error!(error = %WithCauses(&error), "a refusal could not be recorded");
         }
     }
     response
+}
+
+/// A request with its body at hand: whoever sends one slowly has so long for all of it, and nothing
+/// is begun before it is there.
+async fn with_whole_body(request: Request) -> Result<Request, Problem> {
+    let (head, body) = request.into_parts();
+    match timeout(BODY_DEADLINE, to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(body)) => Ok(Request::from_parts(head, Body::from(body))),
+        Ok(Err(error)) => Err(Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body",
+            format!("the body cannot be taken, at most {MAX_BODY} bytes are: {error}"),
+        )),
+        Err(_) => Err(Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body-too-slow",
+            format!(
+                "the body was not there within {} s: send the request anew",
+                BODY_DEADLINE.as_secs()
+            ),
+        )),
+    }
 }
 
 fn stranger(detail: String) -> Response {
@@ -115,13 +191,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_stranger_that_comes_all_the_time_makes_one_line_a_minute_and_is_counted() {
+        let start = Instant::now();
+        let mut strangers = Strangers {
+            each: HashMap::new(),
+            all: Quota::per_minute(STRANGERS_PER_MINUTE, start),
+        };
+        let mut lines = |uid, at: Instant| -> Vec<u64> {
+            let caller = Caller::with_uid(uid);
+            (0..1000)
+                .filter_map(|_| strangers.count(caller, at))
+                .collect()
+        };
+        assert_eq!(lines(1000, start), [1]);
+        assert_eq!(lines(1000, start + Duration::from_secs(60)), [1000]);
+        // Nor do many users make many lines.
+        let all: usize = (2000..9000).map(|uid| lines(uid, start).len()).sum();
+        assert!(all <= 12, "{all}");
+    }
+
+    #[test]
     fn only_known_users_are_allowed() {
         let caller = |uid| Caller { uid };
         let own = nix::unistd::geteuid().as_raw();
-        assert!(caller(Some(0)).is_allowed(&[]));
-        assert!(caller(Some(own)).is_allowed(&[]));
-        assert!(caller(Some(4711)).is_allowed(&[4711]));
-        assert!(!caller(Some(4711)).is_allowed(&[4712]));
-        assert!(!caller(None).is_allowed(&[4711]));
+        assert_eq!(caller(Some(0)).standing(&[]), Standing::Administrator);
+        assert_eq!(caller(Some(own)).standing(&[]), Standing::Administrator);
+        assert_eq!(caller(Some(4711)).standing(&[4711]), Standing::Allowed);
+        assert_eq!(caller(Some(4711)).standing(&[4712]), Standing::Stranger);
+        assert_eq!(caller(None).standing(&[4711]), Standing::Stranger);
     }
 }

@@ -6,16 +6,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
+use super::admission::{Admission, Admitted};
 use super::caller::Caller;
+use super::problem::{PROBLEM_JSON, Problem};
 use super::router;
 use crate::manager::Manager;
 
@@ -24,10 +26,9 @@ const HEADER_PATIENCE: Duration = Duration::from_secs(10);
 /// Requests under way at the end are waited for this long; orders that were given are carried out
 /// whether or not anybody hears of it.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
-/// Each launch hook holds one.
-const MAX_CALLERS: usize = 4096;
-/// Strangers are told why they are not served, so many at a time.
-const MAX_STRANGERS: usize = 16;
+/// What is said to a caller for whom there is no room.
+const NO_ROOM: &str = "this user has as many connections as it may have at a time: end some, or \
+                       try again in a moment";
 /// After a connection could not be accepted, e.g. for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -41,8 +42,7 @@ pub async fn serve(
     let door = Door {
         router: router(&manager),
         manager,
-        callers: Arc::new(Semaphore::new(MAX_CALLERS)),
-        strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
+        admission: Arc::default(),
         connections: GracefulShutdown::new(),
     };
     let mut shutdown = pin!(shutdown);
@@ -71,8 +71,7 @@ pub async fn serve(
 struct Door {
     router: Router,
     manager: Arc<Manager>,
-    callers: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
+    admission: Arc<Admission>,
     connections: GracefulShutdown,
 }
 
@@ -80,19 +79,17 @@ impl Door {
     /// Serves a connection in a task of its own, if there is room for one more of its kind.
     fn admit(&self, stream: UnixStream) {
         let caller = Caller::of(&stream);
-        let room = if caller.is_allowed(&self.manager.config().allowed_uids) {
-            &self.callers
-        } else {
-            &self.strangers
-        };
-        let Ok(place) = Arc::clone(room).try_acquire_owned() else {
-            tracing::debug!(?caller, "turned away: there are too many of them");
-            return;
-        };
-        self.attend(stream, caller, place);
+        let standing = caller.standing(&self.manager.config().allowed_uids);
+        match self.admission.admit(caller, standing) {
+            Some(admitted) => self.attend(stream, caller, admitted),
+            None => {
+                tracing::debug!(?caller, "turned away: it has too many connections");
+                turn_away(&stream);
+            }
+        }
     }
 
-    fn attend(&self, stream: UnixStream, caller: Caller, place: OwnedSemaphorePermit) {
+    fn attend(&self, stream: UnixStream, caller: Caller, admitted: Admitted) {
         let service = TowerToHyperService::new(self.router.clone().layer(Extension(caller)));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -103,7 +100,24 @@ impl Door {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, ?caller, "a connection ended early");
             }
-            drop(place);
+            drop(admitted);
         });
     }
+}
+
+/// Says so in one piece, without waiting and without having read anything: it fits into the
+/// buffer of a new connection.
+fn turn_away(stream: &UnixStream) {
+    let problem = Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "too-many-connections",
+        NO_ROOM,
+    );
+    let body = serde_json::to_string(&problem).unwrap_or_default();
+    let response = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: {PROBLEM_JSON}\r\nRetry-After: 1\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let _ = stream.try_write(response.as_bytes());
 }

@@ -1,6 +1,8 @@
 //! A client of the API: one request, one connection.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -19,6 +21,9 @@ pub(super) struct Client {
     socket: PathBuf,
 }
 
+/// How long a place in the daemon's queue is tried for.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 /// A list of ten thousand vRoTs has some 5 MB.
 const MAX_RESPONSE: usize = 64 * 1024 * 1024;
 
@@ -73,6 +78,27 @@ impl Client {
         Err(CtlError::Refused(problem))
     }
 
+    /// A daemon that many connect to at once takes some of them a moment later: then the kernel
+    /// says `EAGAIN` (unix(7)).
+    async fn connect(&self) -> Result<UnixStream, CtlError> {
+        let deadline = Instant::now() + CONNECT_DEADLINE;
+        loop {
+            match UnixStream::connect(&self.socket).await {
+                Err(error)
+                    if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(CONNECT_PAUSE).await;
+                }
+                connected => {
+                    return connected.map_err(|source| CtlError::Unreachable {
+                        socket: self.socket.clone(),
+                        source,
+                    });
+                }
+            }
+        }
+    }
+
     async fn exchange(
         &self,
         method: Method,
@@ -80,13 +106,7 @@ impl Client {
         body: Bytes,
     ) -> Result<(StatusCode, Vec<u8>), CtlError> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| CtlError::Response(error);
-        let stream =
-            UnixStream::connect(&self.socket)
-                .await
-                .map_err(|source| CtlError::Unreachable {
-                    socket: self.socket.clone(),
-                    source,
-                })?;
+        let stream = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| failed(error.into()))?;
