@@ -389,6 +389,7 @@ fn evidence_is_judged_as_of_any_time_and_no_time_is_a_panic() {
         assert_eq!(status(&json), Some(1), "{at}");
         let result: Value = serde_json::from_slice(&json.stdout).unwrap();
         assert_eq!(result["iat"], seconds, "{at}");
+        assert!(result["submods"].is_object(), "{at}: {result}");
         assert_eq!(result["verdict"], "contraindicated", "{at}");
     }
     for at in [

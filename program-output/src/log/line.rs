@@ -140,7 +140,7 @@ mod tests {
         let said = "INFO said=a\nERROR forged\r \u{1b}[2J \u{202e}dlo\u{200b}w \u{9b}1m ü\n";
         assert_eq!(
             written(Format::Text, said),
-            r"INFO said=a\u000aERROR forged\u000d \u001b[2J \u202edlo\u200bw \u009b1m ü"
+            r"INFO said=a\nERROR forged\u000d \u001b[2J \u202edlo\u200bw \u009b1m ü"
         );
     }
 
