@@ -163,9 +163,9 @@ fn of_an_event_only_the_digest_in_the_quoted_bank_counts() {
     let result = appraised(&host, &vm, &policy(&host, &text).unwrap());
     let codes: Vec<&str> = reasons(&result, Layer::Vm).iter().map(|r| r.code).collect();
     assert_eq!(codes, ["event-unexpected"]);
-    let text = &reasons(&result, Layer::Vm)[0].text;
+    let told = &reasons(&result, Layer::Vm)[0].text;
     let found = format!("kernel: found {}", Sha384.hash(&[&evil]));
-    assert!(text.starts_with(&found), "{text}");
+    assert!(told.starts_with(&found), "{told}");
 
     // The same log under a quote of the other bank is the good kernel's.
     vm.bank = Sha256;
