@@ -60,6 +60,9 @@ pub struct VmLayer {
     /// Certificates of the vIK and of the host IK, in this order, in DER.
     #[n(8)]
     pub chain: Vec<ByteVec>,
+    /// The values of the quoted PCRs in rising order: what the quote's digest is of.
+    #[n(9)]
+    pub pcr_values: ByteVec,
 }
 
 /// The host layer: a quote by the host IK over a tree of requests, and the path to one of them.
@@ -96,6 +99,9 @@ pub struct HostLayer {
     /// Our leaf: an encoded [`HostLeaf`](crate::HostLeaf).
     #[n(10)]
     pub leaf: ByteVec,
+    /// The values of the quoted PCRs in rising order: what the quote's digest is of.
+    #[n(11)]
+    pub pcr_values: ByteVec,
 }
 
 /// Why bytes are not evidence.
@@ -141,12 +147,14 @@ pub const MAX_EVIDENCE: usize = 2 * MAX_LOG + 128 * 1024;
 /// What one host layer can have: a log of the largest size, and the rest. It passes through the
 /// vRoT in parts.
 pub const MAX_HOST_LAYER: usize = MAX_LOG + 64 * 1024;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// A quote has at most a few hundred bytes; so have keys and signatures.
 const MAX_STRUCTURE: usize = 2048;
 const MAX_CERTIFICATE: usize = 4096;
 /// Enough to tell "too many certificates" apart from "far too many".
 const MAX_CHAIN: usize = 8;
+/// Twenty-four SHA-512 values.
+const MAX_PCR_VALUES: usize = 24 * 64;
 
 impl Evidence {
     /// Joins the two layers.
@@ -178,7 +186,7 @@ impl Evidence {
 }
 
 impl HostLayer {
-    const FIELDS: u64 = 10;
+    const FIELDS: u64 = 11;
 
     /// The layer as it passes from the host through the vRoT to the guest.
     pub fn to_cbor(&self) -> Vec<u8> {
@@ -197,6 +205,7 @@ impl HostLayer {
         within("the host's signature", self.signature.len(), MAX_STRUCTURE)?;
         within("the host IK", self.host_ik_public.len(), MAX_STRUCTURE)?;
         within("the host's event log", self.event_log.len(), MAX_LOG)?;
+        within("the host's PCRs", self.pcr_values.len(), MAX_PCR_VALUES)?;
         within("the host's leaf", self.leaf.len(), MAX_LEAF)?;
         count("the path", self.path.len(), MAX_PATH, "siblings")
     }
@@ -208,6 +217,7 @@ impl VmLayer {
         within("the VM's signature", self.signature.len(), MAX_STRUCTURE)?;
         within("the vIK", self.vik_public.len(), MAX_STRUCTURE)?;
         within("the VM's event log", self.event_log.len(), MAX_LOG)?;
+        within("the VM's PCRs", self.pcr_values.len(), MAX_PCR_VALUES)?;
         count("the chain", self.chain.len(), MAX_CHAIN, "certificates")?;
         self.chain
             .iter()

@@ -208,7 +208,8 @@ impl Host {
             &self.public.name(),
             &event_log_digest,
         );
-        let attest = quote(&pcrs_of(self.bank, &self.log, &self.quoted), &qualifying);
+        let pcrs = pcrs_of(self.bank, &self.log, &self.quoted);
+        let attest = quote(&pcrs, &qualifying);
         HostLayer {
             signature: sign(&self.key, &attest),
             attest: attest.into(),
@@ -220,6 +221,7 @@ impl Host {
             index: index as u64,
             path: tree.path(index).unwrap(),
             leaf: Vec::new().into(),
+            pcr_values: pcrs.to_bytes().into(),
         }
     }
 
@@ -261,7 +263,8 @@ impl Vm {
     pub fn layer(&self, host: &Host, nonce: &Nonce, binding: Binding) -> VmLayer {
         let event_log_digest = Digest32::of(&self.log);
         let qualifying = vm_qualifying_data(nonce, &binding, &event_log_digest);
-        let attest = quote(&pcrs_of(self.bank, &self.log, &self.quoted), &qualifying);
+        let pcrs = pcrs_of(self.bank, &self.log, &self.quoted);
+        let attest = quote(&pcrs, &qualifying);
         VmLayer {
             nonce: nonce.clone(),
             binding,
@@ -274,6 +277,7 @@ impl Vm {
                 self.certificate.to_vec().into(),
                 host.certificate.to_vec().into(),
             ],
+            pcr_values: pcrs.to_bytes().into(),
         }
     }
 }

@@ -69,12 +69,17 @@ pub enum Refusal {
         source: EventLogError,
     },
     /// The event log does not account for the PCRs that were quoted.
-    #[error("the {layer}'s event log does not lead to the PCR values ({bank}) that its TPM quoted")]
+    #[error(
+        "the {layer}'s event log does not account for what its TPM quoted in {} ({bank})",
+        listed(pcrs)
+    )]
     EventLogReplay {
         /// Whose log.
         layer: Layer,
         /// The quoted bank.
         bank: HashAlgorithm,
+        /// The PCRs that hold something else than the log leads to, in rising order.
+        pcrs: Vec<u8>,
     },
     /// The host layer is another host's.
     #[error(
@@ -124,6 +129,9 @@ pub enum Refusal {
     /// Made for another challenge.
     #[error("the evidence answers another challenge: it is old, or somebody else's")]
     Nonce,
+    /// The PCR values are not those that were quoted.
+    #[error("the {0}'s PCR values are not those that its TPM quoted")]
+    PcrValues(Layer),
     /// The quote covers other data than the evidence shows.
     #[error("the {0}'s quote was made over other data than the evidence shows")]
     QualifyingData(Layer),
@@ -174,6 +182,7 @@ impl Refusal {
             Self::LeafMalformed => "leaf-malformed",
             Self::LeafMismatch(_) => "leaf-mismatch",
             Self::Nonce => "nonce",
+            Self::PcrValues(_) => "pcr-values",
             Self::QualifyingData(_) => "qualifying-data",
             Self::Quote { .. } => "quote",
             Self::Request => "request",
@@ -209,6 +218,10 @@ impl Refusal {
             Self::HostMismatch { .. } | Self::Request | Self::Inclusion | Self::LeafMismatch(_) => {
                 "treat the answer as relayed or composed from several sources"
             }
+            Self::EventLogReplay { .. } => {
+                "if something goes on extending these PCRs after the boot, have them left out of \
+                 what is quoted and let the policy ignore them; otherwise do not trust the service"
+            }
             Self::EventLogBank { .. } => {
                 "have the firmware measure into this bank (activate it in the firmware's setup), or \
                  the TPM quote another one"
@@ -220,6 +233,11 @@ impl Refusal {
             _ => "do not trust the service; keep the evidence for whoever runs the host",
         }
     }
+}
+
+fn listed(pcrs: &[u8]) -> String {
+    let numbers: Vec<String> = pcrs.iter().map(u8::to_string).collect();
+    format!("PCR {}", numbers.join(", "))
 }
 
 impl fmt::Display for Layer {

@@ -67,8 +67,18 @@ impl Evidence {
             nonce: nonce.clone(),
             anchors: *anchors.digest(),
             verified_at: at,
-            vm: account_for(Layer::Vm, &vm_quote, &self.vm.event_log)?,
-            host: account_for(Layer::Host, &host_quote, &self.host.event_log)?,
+            vm: account_for(
+                Layer::Vm,
+                &vm_quote,
+                &self.vm.event_log,
+                &self.vm.pcr_values,
+            )?,
+            host: account_for(
+                Layer::Host,
+                &host_quote,
+                &self.host.event_log,
+                &self.host.pcr_values,
+            )?,
             chain,
             leaf,
         })
@@ -268,30 +278,32 @@ fn check_qualifying_data(
     }
 }
 
-/// Replays the log and compares the outcome with what the TPM quoted.
-fn account_for(layer: Layer, quote: &VerifiedQuote, log: &[u8]) -> Result<VerifiedLayer, Refusal> {
+/// Replays the log and compares the outcome with what the TPM quoted. The quote has a digest of the
+/// PCRs alone, so their values come beside it: they say which PCR it is that differs.
+fn account_for(
+    layer: Layer,
+    quote: &VerifiedQuote,
+    log: &[u8],
+    values: &[u8],
+) -> Result<VerifiedLayer, Refusal> {
+    let bank = quote.bank();
+    let pcrs = PcrValues::from_bytes(bank, quote.selection(), values)
+        .filter(|pcrs| pcrs.digest() == *quote.pcr_digest())
+        .ok_or(Refusal::PcrValues(layer))?;
     let log =
         EventLog::parse(log).map_err(|source| Refusal::EventLogMalformed { layer, source })?;
     let replay = log.replay();
-    let replayed = replay.bank(quote.bank()).ok_or(Refusal::EventLogBank {
-        layer,
-        bank: quote.bank(),
-    })?;
-    let mut pcrs = PcrValues::new(quote.bank());
-    for pcr in quote.selection().iter() {
-        let value = replayed
-            .value(pcr)
-            .map_err(|source| Refusal::EventLogGap { layer, source })?;
-        let replayed = pcrs.insert(pcr, value);
-        replayed.map_err(|_| Refusal::EventLogReplay {
-            layer,
-            bank: quote.bank(),
-        })?;
-    }
-    if pcrs.digest() != *quote.pcr_digest() {
+    let replayed = replay
+        .bank(bank)
+        .ok_or(Refusal::EventLogBank { layer, bank })?;
+    let unaccounted = replayed
+        .unaccounted(pcrs.iter())
+        .map_err(|source| Refusal::EventLogGap { layer, source })?;
+    if !unaccounted.is_empty() {
         return Err(Refusal::EventLogReplay {
             layer,
-            bank: quote.bank(),
+            bank,
+            pcrs: unaccounted,
         });
     }
     Ok(VerifiedLayer {

@@ -71,8 +71,8 @@ fn what_the_code_refuses_is_not_as_described() -> Result<()> {
         *changed.get_mut(position).context("position")? = value;
         Ok(changed)
     };
-    // { 0: 1, 1: { 1: nonce (32 bytes), 2: [0, []], …
-    let layout = [0xa3, 0x00, 0x01, 0x01, 0xa8, 0x01, 0x58, 0x20];
+    // { 0: 2, 1: { 1: nonce (32 bytes), 2: [0, []], …
+    let layout = [0xa3, 0x00, 0x02, 0x01, 0xa9, 0x01, 0x58, 0x20];
     assert!(bytes.starts_with(&layout));
     const BINDING: usize = 8 + 32 + 1;
     assert_eq!(
@@ -80,9 +80,9 @@ fn what_the_code_refuses_is_not_as_described() -> Result<()> {
         Some([0x82, 0, 0x80].as_slice())
     );
     for (what, changed) in [
-        ("another version", with(2, 2)?),
+        ("another version", with(2, 1)?),
         ("another key at the top", with(1, 3)?),
-        ("another key in a layer", with(5, 9)?),
+        ("another key in a layer", with(5, 10)?),
         ("text for a nonce", with(6, 0x78)?),
         ("an unknown binding", with(BINDING + 1, 4)?),
         ("a binding that lacks its digest", with(BINDING + 1, 1)?),

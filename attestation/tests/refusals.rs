@@ -75,25 +75,48 @@ fn pcrs_that_the_log_does_not_account_for_are_refused() {
     // The vIK quotes other PCRs than the log leads to, with correct qualifying data.
     let other = attestation::fixture::pcrs(&event_log(&[(4, 0x8000_0003, b"rootkit")]), &BOOT_PCRS);
     let digest = Digest32::of(&vm.log);
+    let honest = attestation::fixture::pcrs(&vm.log, &BOOT_PCRS);
+    let differing: Vec<u8> = (honest.iter().zip(other.iter()))
+        .filter(|(honest, other)| honest != other)
+        .map(|((pcr, _), _)| pcr)
+        .collect();
+    assert!(!differing.is_empty());
     let attest = quote(
         &other,
         &vm_qualifying_data(&nonce(), &Binding::None, &digest),
     );
     evidence.vm.signature = sign(&vm.key, &attest);
     evidence.vm.attest = attest.into();
+    // Without the values of which it is, or with others.
     let leaf = host.leaf(&vm, &evidence.vm);
-    evidence.host = host.layer(&[leaf], 0);
+    evidence.host = host.layer(std::slice::from_ref(&leaf), 0);
+    let refusal = verify_at(&host, &evidence, now()).unwrap_err();
+    assert!(
+        matches!(refusal, Refusal::PcrValues(Layer::Vm)),
+        "{refusal:?}"
+    );
+    evidence.vm.pcr_values = Vec::new().into();
+    let refusal = verify_at(&host, &evidence, now()).unwrap_err();
+    assert!(
+        matches!(refusal, Refusal::PcrValues(Layer::Vm)),
+        "{refusal:?}"
+    );
+
+    evidence.vm.pcr_values = other.to_bytes().into();
     let refusal = verify_at(&host, &evidence, now()).unwrap_err();
     assert!(
         matches!(
-            refusal,
+            &refusal,
             Refusal::EventLogReplay {
                 layer: Layer::Vm,
+                pcrs,
                 ..
-            }
+            } if *pcrs == differing
         ),
         "{refusal:?}"
     );
+    let said = refusal.explanation();
+    assert!(said.contains(&format!("PCR {}", differing[0])), "{said}");
 
     // And so does the host IK.
     let mut evidence = host.evidence(&vm, &nonce(), Binding::None);
@@ -110,12 +133,19 @@ fn pcrs_that_the_log_does_not_account_for_are_refused() {
     evidence.host.attest = attest.into();
     let refusal = verify_at(&host, &evidence, now()).unwrap_err();
     assert!(
+        matches!(refusal, Refusal::PcrValues(Layer::Host)),
+        "{refusal:?}"
+    );
+    evidence.host.pcr_values = other.to_bytes().into();
+    let refusal = verify_at(&host, &evidence, now()).unwrap_err();
+    assert!(
         matches!(
-            refusal,
+            &refusal,
             Refusal::EventLogReplay {
                 layer: Layer::Host,
+                pcrs,
                 ..
-            }
+            } if !pcrs.is_empty()
         ),
         "{refusal:?}"
     );

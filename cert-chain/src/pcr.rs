@@ -193,6 +193,23 @@ impl PcrValues {
         self.values.is_empty()
     }
 
+    /// The values in rising order, one after the other: what [`PcrValues::digest`] is of.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let values = self.values.values();
+        values.flat_map(|value| value.as_bytes().to_vec()).collect()
+    }
+
+    /// The same in the other direction; `None` if there are not exactly as many bytes.
+    pub fn from_bytes(bank: HashAlgorithm, pcrs: PcrSelection, bytes: &[u8]) -> Option<Self> {
+        let mut all = Self::new(bank);
+        let mut values = bytes.chunks(bank.digest_length());
+        for pcr in pcrs.iter() {
+            let value = HashValue::new(bank, values.next()?)?;
+            all.values.insert(pcr, value);
+        }
+        values.next().is_none().then_some(all)
+    }
+
     /// SHA-256 value over the values in rising order: what `TPM2_PolicyPCR` compares in a session
     /// with SHA-256, and what a key that signs with SHA-256 quotes, whatever the bank (TPM 2.0
     /// Part 3 §18.4.1 and §23.7.1).
@@ -264,6 +281,22 @@ mod tests {
         let zero = HashAlgorithm::Sha384.filled(0);
         assert!(values.insert(24, zero).is_err());
         assert_eq!(values.len(), 1);
+    }
+
+    #[test]
+    fn values_are_read_as_they_are_written_and_no_byte_is_left_over() {
+        let values = values(HashAlgorithm::Sha384, &[(0, 7), (14, 9)]);
+        let (bank, pcrs, bytes) = (values.bank(), values.selection(), values.to_bytes());
+        assert_eq!(
+            PcrValues::from_bytes(bank, pcrs, &bytes),
+            Some(values.clone())
+        );
+        assert_eq!(Digest32::of(&bytes), values.digest());
+        let longer = [bytes.as_slice(), &[0]].concat();
+        let first = |length| bytes.get(..length).unwrap();
+        for wrong in [first(0), first(95), first(48), &longer] {
+            assert_eq!(PcrValues::from_bytes(bank, pcrs, wrong), None);
+        }
     }
 
     #[test]

@@ -292,10 +292,7 @@ fn what_is_installed_works() -> Result<()> {
     }
     for (there, here) in [
         ("device:/dev/tpmrm0", tpm.tcti()),
-        (
-            "/run/credentials/vtpm-managerd.service/event-log",
-            event_log.display().to_string(),
-        ),
+        ("/run/vrot-host/event-log", event_log.display().to_string()),
         ("/var/lib/vtpm-manager", at(&root.join("var"))),
         ("/run/vtpm-manager", at(&run.join("run"))),
         ("/usr/bin/vtpm-backend", at(&bin.join("vtpm-backend"))),

@@ -13,7 +13,6 @@ use tracing_subscriber::EnvFilter;
 use crate::api;
 use crate::causes::WithCauses;
 use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
-use crate::evidence;
 use crate::fault::Fault;
 use crate::manager::{Manager, ManagerError};
 
@@ -113,9 +112,6 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signal)?;
     let path = config.socket.clone();
-    if let Some(problem) = evidence::event_log_problem(&config.event_log).await {
-        tracing::warn!("{problem}: no VM gets evidence of this host. `event_log` names the file");
-    }
     let manager = Manager::open(config).await?;
     let listener = api::listen(&path)
         .await

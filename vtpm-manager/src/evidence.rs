@@ -5,15 +5,15 @@
 //! the tree's root. A requester gets the quote, its own leaf and the path to the root, and learns
 //! nothing of its neighbours. So the rate of evidence does not depend on how slowly the TPM signs.
 
+mod host_log;
 mod open_layers;
 mod quota;
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use attestation::event_log::MAX_LOG;
 use attestation::evidence::SharedHostLayer;
 use attestation::merkle::Tree;
 use attestation::quote::canonical_signature;
@@ -21,14 +21,14 @@ use attestation::{
     Anchoring, CutOff, Durability, HostLayer, HostLeaf, LaunchMeasurement, RequestDigest,
     StateLoss, host_qualifying_data,
 };
-use cert_chain::{AttestationKey, Digest32, Generation, Tenant, TpmName, VmId, VrotId};
+use cert_chain::{AttestationKey, Digest32, Generation, PcrValues, Tenant, TpmName, VmId, VrotId};
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::anchor::{AnchorError, SignedQuote, TrustAnchor};
 use crate::causes::WithCauses;
 
+pub use host_log::{HostLog, HostLogProblem};
 pub use open_layers::OpenLayers;
 pub use quota::{Quota, Repetition};
 
@@ -36,6 +36,7 @@ pub use quota::{Quota, Repetition};
 #[derive(Clone, Debug)]
 pub struct HostEvidence {
     requests: mpsc::Sender<Request>,
+    log: Arc<HostLog>,
     metrics: Arc<EvidenceMetrics>,
 }
 
@@ -81,6 +82,9 @@ pub trait HostQuoter: Send + Sync + 'static {
         &self,
         qualifying_data: Digest32,
     ) -> impl Future<Output = Result<SignedQuote, AnchorError>> + Send;
+
+    /// The PCRs that quotes are of. Nothing shows that the TPM said so: good to warn by.
+    fn quoted_pcrs(&self) -> impl Future<Output = Result<PcrValues, AnchorError>> + Send;
 }
 
 /// Why there is no evidence. Cheap to copy: everybody who had a part in the batch is told.
@@ -94,20 +98,8 @@ pub enum HostEvidenceError {
     #[error("{QUEUE} requests for host evidence wait already")]
     Busy,
     /// The event log cannot be read.
-    #[error("the host's event log `{}` cannot be read", path.display())]
-    EventLog {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Arc<std::io::Error>,
-    },
-    /// The event log is longer than evidence can carry.
-    #[error("the host's event log `{}` has more than {MAX_LOG} bytes", path.display())]
-    EventLogTooLong {
-        /// The file.
-        path: PathBuf,
-    },
+    #[error("there is no event log to give")]
+    EventLog(#[source] HostLogProblem),
     /// The system gave no random numbers.
     #[error("the operating system gave no random numbers")]
     Random,
@@ -129,9 +121,10 @@ impl HostEvidence {
     pub fn start(quoter: impl HostQuoter, event_log: &Path) -> Self {
         let (sender, requests) = mpsc::channel(QUEUE);
         let metrics = Arc::new(EvidenceMetrics::default());
+        let log = Arc::new(HostLog::new(event_log.to_owned()));
         let service = Service {
             quoter,
-            event_log: event_log.to_owned(),
+            file: Arc::clone(&log),
             identity_key: None,
             log: Arc::default(),
             metrics: Arc::clone(&metrics),
@@ -139,6 +132,7 @@ impl HostEvidence {
         tokio::spawn(service.run(requests));
         Self {
             requests: sender,
+            log,
             metrics,
         }
     }
@@ -159,6 +153,11 @@ impl HostEvidence {
                 mpsc::error::TrySendError::Closed(_) => HostEvidenceError::Stopped,
             })?;
         answered.await.unwrap_or(Err(HostEvidenceError::Stopped))
+    }
+
+    /// The host's event log.
+    pub fn log(&self) -> &HostLog {
+        &self.log
     }
 
     /// What the service has done so far.
@@ -202,6 +201,10 @@ impl HostQuoter for TrustAnchor {
     async fn quote(&self, qualifying_data: Digest32) -> Result<SignedQuote, AnchorError> {
         TrustAnchor::quote(self, qualifying_data).await
     }
+
+    async fn quoted_pcrs(&self) -> Result<PcrValues, AnchorError> {
+        TrustAnchor::quoted_pcrs(self).await
+    }
 }
 
 struct Request {
@@ -211,7 +214,7 @@ struct Request {
 
 struct Service<Q> {
     quoter: Q,
-    event_log: PathBuf,
+    file: Arc<HostLog>,
     identity_key: Option<AttestationKey>,
     /// The log as it was read last: as long as it is the same, all layers share it.
     log: Arc<[u8]>,
@@ -220,6 +223,14 @@ struct Service<Q> {
 
 impl<Q: HostQuoter> Service<Q> {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        // Before the first device is shown the log.
+        match self.quoter.quoted_pcrs().await {
+            Ok(pcrs) => drop(self.file.note_pcrs(&pcrs)),
+            Err(error) => {
+                tracing::info!(error = %WithCauses(&error), "the host's PCRs are not known yet");
+            }
+        }
+        tell(self.file.check().await);
         let mut batch = Vec::new();
         while requests.recv_many(&mut batch, MAX_BATCH).await > 0 {
             let (leaves, answers): (Vec<_>, Vec<_>) = batch
@@ -262,9 +273,14 @@ impl<Q: HostQuoter> Service<Q> {
                 self.identity_key.insert(key).clone()
             }
         };
-        let event_log = read_event_log(&self.event_log).await?;
-        if *self.log != *event_log {
-            self.log = event_log.into();
+        let log = self
+            .file
+            .read()
+            .await
+            .map_err(HostEvidenceError::EventLog)?;
+        let is_other_log = *self.log != *log;
+        if is_other_log {
+            self.log = log.into();
         }
         let event_log_digest = Digest32::of(&self.log);
         let Some(tree) = Tree::new(leaves.iter().map(HostLeaf::hash).collect()) else {
@@ -276,6 +292,9 @@ impl<Q: HostQuoter> Service<Q> {
         let quote = self.quoter.quote(qualifying_data).await.map_err(anchor)?;
         let signature =
             canonical_signature(&quote.signature).map_err(|_| HostEvidenceError::Signature)?;
+        if self.file.note_pcrs(&quote.pcrs) || is_other_log {
+            tell(self.file.check_against_pcrs(&self.log));
+        }
         Ok(leaves
             .iter()
             .enumerate()
@@ -291,6 +310,7 @@ impl<Q: HostQuoter> Service<Q> {
                     index: index as u64,
                     path: tree.path(index).unwrap_or_default(),
                     leaf: leaf.encode().into(),
+                    pcr_values: quote.pcrs.to_bytes().into(),
                 };
                 SharedHostLayer::new(&layer, Arc::clone(&self.log))
             })
@@ -324,30 +344,15 @@ fn leaf(
     })
 }
 
-/// Why the host's event log cannot be read, if it cannot. Without it no VM gets evidence.
-pub async fn event_log_problem(path: &Path) -> Option<String> {
-    let error = read_event_log(path).await.err()?;
-    Some(WithCauses(&error).to_string())
-}
-
-/// Reads at most one byte more than can be used. Files in securityfs have no size to ask for.
-async fn read_event_log(path: &Path) -> Result<Vec<u8>, HostEvidenceError> {
-    let failed = |source| HostEvidenceError::EventLog {
-        path: path.to_owned(),
-        source: Arc::new(source),
-    };
-    let file = tokio::fs::File::open(path).await.map_err(failed)?;
-    let mut log = Vec::new();
-    file.take(MAX_LOG as u64 + 1)
-        .read_to_end(&mut log)
-        .await
-        .map_err(failed)?;
-    if log.len() > MAX_LOG {
-        return Err(HostEvidenceError::EventLogTooLong {
-            path: path.to_owned(),
-        });
+/// Says what is wrong with the host's event log before a device refuses a VM for it.
+fn tell(checked: Result<(), HostLogProblem>) {
+    match checked {
+        Ok(()) => tracing::info!("the host's event log accounts for the host's PCRs"),
+        Err(problem) => tracing::warn!(
+            problem = %WithCauses(&problem),
+            "devices refuse every VM of this host"
+        ),
     }
-    Ok(log)
 }
 
 fn anchor(error: AnchorError) -> HostEvidenceError {
@@ -359,7 +364,7 @@ mod tests {
     use std::sync::Mutex;
 
     use attestation::merkle::root_from_path;
-    use cert_chain::PublicArea;
+    use cert_chain::{HashAlgorithm, PublicArea};
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -385,7 +390,12 @@ mod tests {
             Ok(SignedQuote {
                 attest: vec![1],
                 signature: [&[0, 0x18, 0, 0x0b, 0, 1, 7, 0, 1, 9][..]].concat(),
+                pcrs: PcrValues::new(HashAlgorithm::Sha256),
             })
+        }
+
+        async fn quoted_pcrs(&self) -> Result<PcrValues, AnchorError> {
+            Ok(PcrValues::new(HashAlgorithm::Sha256))
         }
     }
 
@@ -496,7 +506,7 @@ mod tests {
         let error = evidence
             .layer(&subject(), Durability::Durable, request(1))
             .await;
-        let error = error.map_or_else(|error| error.to_string(), |_| String::new());
+        let error = error.map_or_else(|error| WithCauses(&error).to_string(), |_| String::new());
         assert!(error.contains("/nonexistent/log"), "{error}");
         assert_eq!(evidence.metrics().failed(), 1);
     }

@@ -14,7 +14,10 @@ use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use attestation::event_log::EventType;
+use attestation::event_log::writer::LogWriter;
+use cert_chain::HashAlgorithm;
+use serde_json::{Value, json};
 use support::http::ask;
 use support::{Host, wait_until};
 use vtpm_manager::audit::{AuditLog, Event};
@@ -391,22 +394,85 @@ fn a_caller_that_says_nothing_does_not_keep_the_manager_from_ending() -> Result<
 }
 
 #[test]
-fn an_event_log_that_cannot_be_read_is_told_at_the_start_and_when_asked() -> Result<()> {
+fn an_event_log_that_is_none_or_does_not_account_for_the_pcrs_is_told_before_a_device_is_shown_it()
+-> Result<()> {
     let mut host = Host::start()?;
+    let file = host.path("event-log");
+    let shut_down = |host: &mut Host| -> Result<()> {
+        host.shut_down()?;
+        Ok(std::fs::write(host.path("daemon.log"), "")?)
+    };
+    // What is wrong, in `host show`, in the log and in the metrics.
+    let told = |host: &Host, what: &str, pcrs: Value| -> Result<()> {
+        wait_until("the event log was compared", || {
+            Ok(host.log().contains("devices refuse every VM"))
+        })?;
+        let shown = host.json(["host", "show"])?;
+        assert_eq!(shown["event_log"]["unaccounted_pcrs"], pcrs);
+        let said = host.ctl(["host", "show"])?;
+        ensure!(said.contains("VMS ARE REFUSED"), "{said}");
+        ensure!(
+            said.contains(what) && said.contains(&host.path("event-log")),
+            "{said}"
+        );
+        let log = host.log();
+        ensure!(log.contains("WARN") && log.contains(what), "{log}");
+        let metrics = ask(&host.socket(), "GET", "/metrics", "")?.body;
+        ensure!(
+            metrics.contains("vrot_host_event_log_usable 0"),
+            "{metrics}"
+        );
+        Ok(())
+    };
+    told(&host, "the log is empty", json!([]))?;
+
+    let mut boot = LogWriter::crypto_agile(&[HashAlgorithm::Sha256]);
+    boot.measure(0, EventType::S_CRTM_VERSION, b"firmware");
+    boot.measure(8, EventType::IPL, b"boot loader");
+    shut_down(&mut host)?;
+    for (pcr, data) in [(0, "firmware"), (8, "boot loader")] {
+        host.extend_pcr(pcr, data.as_bytes())?;
+    }
+    std::fs::write(&file, boot.bytes())?;
+    host.start_again()?;
+    wait_until("the event log was found right", || {
+        Ok(host.log().contains("accounts for the host's PCRs"))
+    })?;
     assert_eq!(
         host.json(["host", "show"])?["event_log"]["problem"],
         Value::Null
     );
-    host.shut_down()?;
-    std::fs::remove_file(host.path("event-log"))?;
+    let metrics = ask(&host.socket(), "GET", "/metrics", "")?.body;
+    ensure!(
+        metrics.contains("vrot_host_event_log_usable 1"),
+        "{metrics}"
+    );
+
+    shut_down(&mut host)?;
+    host.extend_pcr(8, b"what no log tells of")?;
+    host.extend_pcr(14, b"nor of this")?;
     host.start_again()?;
-    let said = host.ctl(["host", "show"])?;
-    ensure!(said.contains("NO EVIDENCE"), "{said}");
-    ensure!(said.contains(&host.path("event-log")), "{said}");
-    wait_until("the log to tell of it", || {
-        let log = host.log();
-        Ok(log.contains("WARN") && log.contains("no VM gets evidence"))
-    })
+    told(&host, "PCR 8, 14", json!([8, 14]))?;
+    let metrics = ask(&host.socket(), "GET", "/metrics", "")?.body;
+    for pcr in [8, 14] {
+        let line = format!("vrot_host_event_log_unaccounted{{pcr=\"{pcr}\"}} 1");
+        ensure!(metrics.contains(&line), "{metrics}");
+    }
+
+    for (contents, what) in [
+        (Some(vec![0; 4096]), "nothing but bytes 0x00"),
+        (Some(b"no log at all".to_vec()), "is no event log"),
+        (None, "cannot be read"),
+    ] {
+        shut_down(&mut host)?;
+        match contents {
+            Some(contents) => std::fs::write(&file, contents)?,
+            None => std::fs::remove_file(&file)?,
+        }
+        host.start_again()?;
+        told(&host, what, json!([]))?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -12,10 +12,7 @@ const SHIPPED: &str = include_str!("../packaging/vrot-host/config.toml");
 fn the_shipped_configuration_is_accepted() -> Result<()> {
     let config = parse(SHIPPED)?;
     assert_eq!(config.anchor.tpm.to_string(), "device:/dev/tpmrm0");
-    assert_eq!(
-        config.event_log,
-        Path::new("/run/credentials/vtpm-managerd.service/event-log")
-    );
+    assert_eq!(config.event_log, Path::new("/run/vrot-host/event-log"));
     Ok(())
 }
 

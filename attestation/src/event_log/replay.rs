@@ -79,6 +79,20 @@ impl BankReplay {
             .unwrap_or_else(|| Ok(untouched()))
     }
 
+    /// The PCRs among these that hold something else than the log leads to, in their order.
+    pub fn unaccounted(
+        &self,
+        found: impl IntoIterator<Item = (u8, HashValue)>,
+    ) -> Result<Vec<u8>, MissingDigest> {
+        let mut others = Vec::new();
+        for (pcr, found) in found {
+            if self.value(pcr)? != found {
+                others.push(pcr);
+            }
+        }
+        Ok(others)
+    }
+
     /// The PCRs that events extend, with their values.
     pub fn extended(&self) -> impl Iterator<Item = (u8, Result<HashValue, MissingDigest>)> {
         self.extended.iter().map(|(pcr, value)| (*pcr, *value))

@@ -33,7 +33,8 @@ impl SharedHostLayer {
             .and_then(|()| after.u8(7)?.u64(layer.tree_size)?.ok())
             .and_then(|()| after.u8(8)?.u64(layer.index)?.ok())
             .and_then(|()| after.u8(9)?.encode(&layer.path)?.ok())
-            .and_then(|()| after.u8(10)?.encode(&layer.leaf)?.ok());
+            .and_then(|()| after.u8(10)?.encode(&layer.leaf)?.ok())
+            .and_then(|()| after.u8(11)?.encode(&layer.pcr_values)?.ok());
         match written {
             Ok(()) => Self {
                 before: encoder.into_writer(),

@@ -38,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     guest::MESSAGE,
     guest::VENDOR_COMMAND,
     logs::EVENT_LOG,
+    logs::USERSPACE_LOG,
 ];
 
 /// The target with a name.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use attestation::RequestDigest;
 use attestation::quote::canonical_signature;
 use cert_chain::pcr::BANKS;
-use cert_chain::{Digest32, HashAlgorithm, PcrSelection};
+use cert_chain::{Digest32, HashAlgorithm, HashValue, PcrSelection, PcrValues};
 use tss_esapi::Context;
 use tss_esapi::abstraction::nv;
 use tss_esapi::constants::CapabilityType;
@@ -21,7 +21,7 @@ use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth};
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{
-    CapabilityData, Data, PcrSelectionList, PcrSlot, Public, SignatureScheme,
+    Attest, AttestInfo, CapabilityData, Data, PcrSelectionList, PcrSlot, Public, SignatureScheme,
 };
 use tss_esapi::tcti_ldr::TctiNameConf;
 use tss_esapi::traits::{Marshall, UnMarshall};
@@ -70,6 +70,39 @@ impl EsysTpm {
             quoted,
             bank,
         })
+    }
+
+    fn read_pcrs(&mut self, bank: HashAlgorithm) -> Result<PcrValues, AttesterError> {
+        const OPERATION: &str = "TPM2_PCR_Read";
+        let mut values = PcrValues::new(bank);
+        let mut wanted: Vec<u8> = self.quoted.iter().collect();
+        // A TPM returns as many at a time as it likes, at most eight (TPM 2.0 Part 3 §22.4).
+        while !wanted.is_empty() {
+            let list = selected(OPERATION, bank, wanted.iter().copied())?;
+            let (_, found, digests) = retrying(|| {
+                self.context
+                    .execute_without_session(|context| context.pcr_read(list.clone()))
+            })
+            .map_err(refused(OPERATION))?;
+            let found = found.get_selections().iter();
+            let slots: Vec<u8> = found
+                .filter(|selection| selection.hashing_algorithm() == stacks(bank))
+                .flat_map(|selection| selection.selected())
+                .filter_map(|slot| u8::try_from(u32::from(slot).trailing_zeros()).ok())
+                .collect();
+            let before = wanted.len();
+            for (pcr, digest) in slots.iter().zip(digests.value()) {
+                let value = HashValue::new(bank, digest.value()).ok_or(AttesterError::Bank)?;
+                values
+                    .insert(*pcr, value)
+                    .map_err(|_| AttesterError::Bank)?;
+                wanted.retain(|wanted| wanted != pcr);
+            }
+            if wanted.len() == before {
+                return Err(AttesterError::Bank);
+            }
+        }
+        Ok(values)
     }
 
     fn read_nv(&mut self, index: u32) -> Result<Vec<u8>, AttesterError> {
@@ -132,31 +165,31 @@ impl VmTpm for EsysTpm {
         qualifying_data: &Digest32,
     ) -> Result<SignedQuote, AttesterError> {
         const OPERATION: &str = "TPM2_Quote";
-        let slots = self
-            .quoted
-            .iter()
-            .map(|pcr| PcrSlot::try_from(1u32 << pcr))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(refused(OPERATION))?;
-        let selection = PcrSelectionList::builder()
-            .with_selection(stacks(bank), &slots)
-            .build()
-            .map_err(refused(OPERATION))?;
+        /// Whatever extends PCRs after the boot does so now and then.
+        const ATTEMPTS: usize = 3;
+        let selection = selected(OPERATION, bank, self.quoted.iter())?;
         let data =
             Data::try_from(qualifying_data.as_bytes().to_vec()).map_err(refused(OPERATION))?;
         let vik = self.vik;
-        let (attest, signature) = retrying(|| {
-            self.context
-                .execute_with_session(Some(AuthSession::Password), |context| {
-                    context.quote(vik, data.clone(), SignatureScheme::Null, selection.clone())
-                })
-        })
-        .map_err(refused(OPERATION))?;
-        let signature = signature.marshall().map_err(refused(OPERATION))?;
-        Ok(SignedQuote {
-            attest: attest.marshall().map_err(refused(OPERATION))?,
-            signature: canonical_signature(&signature).map_err(AttesterError::Signature)?,
-        })
+        for _ in 0..ATTEMPTS {
+            let pcrs = self.read_pcrs(bank)?;
+            let (attest, signature) = retrying(|| {
+                self.context
+                    .execute_with_session(Some(AuthSession::Password), |context| {
+                        context.quote(vik, data.clone(), SignatureScheme::Null, selection.clone())
+                    })
+            })
+            .map_err(refused(OPERATION))?;
+            let signature = signature.marshall().map_err(refused(OPERATION))?;
+            if quotes(&attest, &pcrs) {
+                return Ok(SignedQuote {
+                    attest: attest.marshall().map_err(refused(OPERATION))?,
+                    signature: canonical_signature(&signature).map_err(AttesterError::Signature)?,
+                    pcrs,
+                });
+            }
+        }
+        Err(AttesterError::PcrsChange)
     }
 
     fn host_layer(&mut self, request: &RequestDigest) -> Result<Vec<u8>, AttesterError> {
@@ -215,6 +248,29 @@ fn read_nv(context: &mut Context, index: u32) -> Result<Vec<u8>, AttesterError> 
     read(NvAuth::NvIndex(NvIndexHandle::from(own)))
         .or_else(|_| read(NvAuth::Owner))
         .map_err(refused(OPERATION))
+}
+
+fn selected(
+    operation: &'static str,
+    bank: HashAlgorithm,
+    pcrs: impl Iterator<Item = u8>,
+) -> Result<PcrSelectionList, AttesterError> {
+    let slots = pcrs
+        .map(|pcr| PcrSlot::try_from(1u32 << pcr))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(refused(operation))?;
+    PcrSelectionList::builder()
+        .with_selection(stacks(bank), &slots)
+        .build()
+        .map_err(refused(operation))
+}
+
+/// Whether a quote is of these values.
+fn quotes(attest: &Attest, pcrs: &PcrValues) -> bool {
+    match attest.attested() {
+        AttestInfo::Quote { info } => info.pcr_digest().value() == pcrs.digest().as_bytes(),
+        _ => false,
+    }
 }
 
 /// The software stack's own name of an algorithm.

@@ -14,7 +14,7 @@ use attestation::{
     Binding, EventLog, Evidence, Nonce, RequestDigest, accounted_bank, request_digest,
     vm_qualifying_data,
 };
-use cert_chain::{Digest32, HashAlgorithm, PcrSelection};
+use cert_chain::{Digest32, HashAlgorithm, PcrSelection, PcrValues};
 
 pub use esys::EsysTpm;
 pub use host_evidence::HostEvidenceError;
@@ -53,6 +53,8 @@ pub struct SignedQuote {
     pub attest: Vec<u8>,
     /// Marshalled `TPMT_SIGNATURE`.
     pub signature: Vec<u8>,
+    /// The PCRs that were quoted.
+    pub pcrs: PcrValues,
 }
 
 /// Why there is no evidence.
@@ -86,6 +88,12 @@ pub enum AttesterError {
     /// What the host answered is no host layer.
     #[error("what the host answered is no host layer")]
     HostLayer(#[source] EvidenceError),
+    /// The PCRs do not hold still.
+    #[error(
+        "the vRoT's PCRs change while they are quoted: leave out of --quoted-pcrs what goes on being \
+         extended"
+    )]
+    PcrsChange,
     /// What the TPM returned is no signature of ours.
     #[error("the TPM's signature cannot be used")]
     Signature(#[source] QuoteError),
@@ -128,6 +136,7 @@ pub fn collect(
         event_log_digest,
         event_log: log.into(),
         chain: chain.into_iter().map(Into::into).collect(),
+        pcr_values: quote.pcrs.to_bytes().into(),
     };
     Ok(Evidence::new(vm, host))
 }

@@ -228,6 +228,12 @@ pub enum HardwareError {
         /// The PCRs.
         pcrs: PcrList,
     },
+    /// The PCRs that were read are not those that were quoted just before.
+    #[error(
+        "the host's PCRs changed while they were quoted, or were altered on the way from the TPM: \
+         leave out of `quoted_pcrs` what goes on being extended after the boot"
+    )]
+    PcrsChange,
     /// A persistent handle that we need holds something else.
     #[error(
         "handle 0x{handle:08x} holds {found}: {reason}. Move it with `tpm2_evictcontrol`, or set \

@@ -184,6 +184,7 @@ impl HardwareRoot for Fake {
         Ok(SignedQuote {
             attest: qualifying_data.as_bytes().to_vec(),
             signature: Vec::new(),
+            pcrs: self.script().pcrs.clone(),
         })
     }
 

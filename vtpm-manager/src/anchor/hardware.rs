@@ -140,6 +140,8 @@ pub struct SignedQuote {
     pub attest: Vec<u8>,
     /// Marshalled `TPMT_SIGNATURE`.
     pub signature: Vec<u8>,
+    /// The PCRs that were quoted.
+    pub pcrs: PcrValues,
 }
 
 /// A sealed object outside its TPM: the contents of `TPM2B_PUBLIC` and `TPM2B_PRIVATE`, without

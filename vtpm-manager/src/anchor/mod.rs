@@ -185,6 +185,12 @@ impl TrustAnchor {
             .await
     }
 
+    /// The present values of the PCRs that are quoted. Nothing shows that the TPM said so: good to
+    /// warn by.
+    pub async fn quoted_pcrs(&self) -> Result<PcrValues, AnchorError> {
+        self.ask(Priority::Bulk, Owner::quoted_pcr_values).await
+    }
+
     /// Makes the root secret of a host that has none, which must run as approved.
     pub async fn make_root_secret(&self) -> Result<RootSecret, AnchorError> {
         self.ask(Priority::Bulk, Owner::make_root_secret).await

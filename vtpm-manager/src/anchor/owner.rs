@@ -118,6 +118,13 @@ impl Owner {
         self.patiently(|root| root.pcr_values(bank, pcrs))
     }
 
+    /// The present values of the PCRs that are quoted, to warn by.
+    pub(super) fn quoted_pcr_values(&mut self) -> Result<PcrValues, AnchorError> {
+        let pcrs = self.config.quoted_pcrs;
+        let bank = self.bank()?;
+        self.patiently(|root| root.pcr_values(bank, pcrs))
+    }
+
     /// The bank that approvals and quotes are of. Which banks a TPM has, only a reset changes.
     fn bank(&mut self) -> Result<HashAlgorithm, AnchorError> {
         match self.bank {

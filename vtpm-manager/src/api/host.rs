@@ -25,7 +25,7 @@ use super::wire::{
 use crate::anchor::{AnchorError, Approval, ApprovalStatus, HostPolicy, PolicyKeyPublic};
 use crate::audit::{self, Event};
 use crate::causes::WithCauses;
-use crate::evidence::event_log_problem;
+use crate::evidence::HostLog;
 use crate::host::{Enrolment, HostError};
 use crate::manager::{Manager, ManagerError, Standing};
 use crate::rollback::RecoveryRecord;
@@ -231,10 +231,7 @@ async fn view(manager: &Manager) -> Result<HostView, Problem> {
     Ok(HostView {
         tpm: config.anchor.tpm.to_string(),
         state_dir: config.state_dir.clone(),
-        event_log: EventLogView {
-            path: config.event_log.clone(),
-            problem: event_log_problem(&config.event_log).await,
-        },
+        event_log: event_log_view(manager.evidence().log()).await,
         backend_digest: manager.backend_digest().await.ok(),
         isolation: manager.isolation().name().to_owned(),
         manager_digest: manager.program_digest(),
@@ -250,6 +247,18 @@ async fn view(manager: &Manager) -> Result<HostView, Problem> {
             place: fault.place.clone(),
         }),
     })
+}
+
+async fn event_log_view(log: &HostLog) -> EventLogView {
+    let problem = log.check().await.err();
+    EventLogView {
+        path: log.path().to_owned(),
+        unaccounted_pcrs: problem
+            .as_ref()
+            .map(|problem| problem.pcrs().to_vec())
+            .unwrap_or_default(),
+        problem: problem.map(|problem| WithCauses(&problem).to_string()),
+    }
 }
 
 /// Answers also while nothing else does: this is where people look then.

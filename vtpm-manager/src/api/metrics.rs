@@ -10,6 +10,7 @@ use axum::response::IntoResponse;
 use program_output::log;
 
 use crate::backend::Isolation;
+use crate::evidence::HostLogProblem;
 use crate::manager::{Counter, Manager, Standing, Unadopted};
 
 /// Metrics for Prometheus.
@@ -18,10 +19,15 @@ use crate::manager::{Counter, Manager, Standing, Unadopted};
 pub(super) async fn serve(State(manager): State<Arc<Manager>>) -> impl IntoResponse {
     let media_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     let unadopted = manager.unadopted().await;
-    (media_type, render(&manager, unadopted))
+    let event_log = manager.evidence().log().check().await;
+    (media_type, render(&manager, unadopted, &event_log))
 }
 
-fn render(manager: &Manager, unadopted: Unadopted) -> String {
+fn render(
+    manager: &Manager,
+    unadopted: Unadopted,
+    event_log: &Result<(), HostLogProblem>,
+) -> String {
     let mut text = Text::default();
     let mut states =
         BTreeMap::from(["assigned", "running", "suspended", "stopped"].map(|state| (state, 0)));
@@ -201,6 +207,24 @@ fn render(manager: &Manager, unadopted: Unadopted) -> String {
             &format!("boot=\"{}\"", boot.name()),
             1,
         );
+    }
+    text.gauge(
+        "vrot_host_event_log_usable",
+        "1 if the host's event log accounts for the host's PCRs, 0 if devices refuse every VM of this host.",
+        u8::from(event_log.is_ok()),
+    );
+    text.head(
+        "vrot_host_event_log_unaccounted",
+        "gauge",
+        "Quoted PCRs of the host that its event log does not account for.",
+    );
+    for pcr in event_log
+        .as_ref()
+        .err()
+        .map_or(&[][..], HostLogProblem::pcrs)
+    {
+        let label = format!("pcr=\"{pcr}\"");
+        text.labelled("vrot_host_event_log_unaccounted", &label, 1);
     }
     let evidence = manager.evidence().metrics();
     text.counter(

@@ -70,8 +70,12 @@ pub struct EventLogView {
     /// The file.
     #[schema(value_type = String)]
     pub path: PathBuf,
-    /// Why it cannot be read: then there is no evidence of this host.
+    /// Why devices refuse every VM of this host: the log cannot be read, is none, or does not
+    /// account for the host's PCRs.
     pub problem: Option<String>,
+    /// The quoted PCRs that the log does not account for.
+    #[serde(default)]
+    pub unaccounted_pcrs: Vec<u8>,
 }
 
 /// The store, held against the rollback anchor in the physical TPM.

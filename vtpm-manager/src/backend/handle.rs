@@ -450,7 +450,7 @@ mod tests {
 
     use anyhow::{Context, Result};
     use attestation::{Anchoring, CutOff, StateLoss};
-    use cert_chain::{AttestationKey, Digest32, TpmName, VmId};
+    use cert_chain::{AttestationKey, Digest32, PcrValues, TpmName, VmId};
     use vtpm_backend::message;
 
     use super::*;
@@ -470,6 +470,10 @@ mod tests {
         }
 
         async fn quote(&self, _: Digest32) -> Result<SignedQuote, AnchorError> {
+            Err(AnchorError::Stopped)
+        }
+
+        async fn quoted_pcrs(&self) -> Result<PcrValues, AnchorError> {
             Err(AnchorError::Stopped)
         }
     }

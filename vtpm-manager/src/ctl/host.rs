@@ -280,7 +280,7 @@ fn describe(host: &HostView) -> String {
     }
     match &host.event_log.problem {
         None => table.row(["event log", &host.event_log.path.display().to_string()]),
-        Some(problem) => table.row(["event log", &format!("NO EVIDENCE: {problem}")]),
+        Some(problem) => table.row(["event log", &format!("VMS ARE REFUSED: {problem}")]),
     }
     let isolation = match host.isolation.as_str() {
         "shared-user" => {

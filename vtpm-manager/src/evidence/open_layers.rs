@@ -79,6 +79,7 @@ mod tests {
             index: 0,
             path: Vec::new(),
             leaf: vec![4].into(),
+            pcr_values: Vec::new().into(),
         };
         SharedHostLayer::new(&layer, Arc::clone(log))
     }

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bus::Bus;
+use cert_chain::HashAlgorithm;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -282,6 +283,15 @@ impl Host {
     /// Sends the daemon a signal.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill(Pid::from_raw(self.daemon.id().try_into()?), signal)?)
+    }
+
+    /// Measures data into a PCR of the physical TPM, which the daemon must not be using.
+    pub(crate) fn extend_pcr(&self, pcr: u8, data: &[u8]) -> Result<()> {
+        let digest = hex::encode(HashAlgorithm::Sha256.hash(&[data]).as_bytes());
+        let tpm = self.path("tpm.sock");
+        tool(&format!(
+            "tpm2_pcrextend -T swtpm:path={tpm} {pcr}:sha256={digest}"
+        ))
     }
 
     /// Takes the physical TPM away.

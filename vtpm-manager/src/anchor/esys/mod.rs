@@ -84,6 +84,8 @@ struct EsysRoot {
     nv_indices: HashMap<u32, NvIndexHandle>,
     /// The session in which they are read and written.
     index_session: Option<AuthSession>,
+    /// What was quoted last.
+    quoted: Option<PcrValues>,
     /// Never read: the connection lasts as long as it.
     _bridge: Option<Bridge>,
 }
@@ -131,6 +133,7 @@ pub(super) fn connect(tpm: &Tcti) -> Result<Box<dyn HardwareRoot>, HardwareError
         tickets: HashMap::new(),
         nv_indices: HashMap::new(),
         index_session: None,
+        quoted: None,
         _bridge: bridge,
     }))
 }
@@ -253,16 +256,17 @@ impl HardwareRoot for EsysRoot {
         let (attest, signature) = self.with_policy(Protect::Nothing, authorization, |context| {
             checked(QUOTE, context.quote(ik, data, SignatureScheme::Null, list))
         })?;
-        let quote = SignedQuote {
-            attest: checked(QUOTE, attest.marshall())?,
-            signature: checked(QUOTE, signature.marshall())?,
-        };
+        let attest = checked(QUOTE, attest.marshall())?;
+        let signature = checked(QUOTE, signature.marshall())?;
         // What is wrong is not handed to a guest, who could make nothing of it.
-        if self.is_quote(&quote, qualifying_data, bank, pcrs) {
-            Ok(quote)
-        } else {
-            Err(HardwareError::Altered { operation: QUOTE })
-        }
+        let digest = self
+            .quoted_digest(&attest, &signature, qualifying_data, (bank, pcrs))
+            .ok_or(HardwareError::Altered { operation: QUOTE })?;
+        Ok(SignedQuote {
+            attest,
+            signature,
+            pcrs: self.quoted_values(bank, pcrs, &digest)?,
+        })
     }
 
     fn certify_storage_root_key(
@@ -347,21 +351,39 @@ impl EsysRoot {
         Ok(values)
     }
 
-    fn is_quote(
+    /// The digest of the PCRs in a quote, if it is the one that was asked for.
+    fn quoted_digest(
         &self,
-        quote: &SignedQuote,
+        attest: &[u8],
+        signature: &[u8],
         qualifying_data: &Digest32,
+        quoted: (HashAlgorithm, PcrSelection),
+    ) -> Option<Digest32> {
+        let ik = self.ik_public().ok()?;
+        let signature = canonical_signature(signature).ok()?;
+        let verified = VerifiedQuote::verify(attest, &signature, ik).ok()?;
+        let is_ours = verified.qualifying_data() == qualifying_data.as_bytes()
+            && (verified.bank(), verified.selection()) == quoted;
+        is_ours.then(|| *verified.pcr_digest())
+    }
+
+    /// The values that have this digest. They are read where they are not those of the last quote:
+    /// after the boot they hardly ever change.
+    fn quoted_values(
+        &mut self,
         bank: HashAlgorithm,
         pcrs: PcrSelection,
-    ) -> bool {
-        let Ok(ik) = self.ik_public() else {
-            return false;
+        digest: &Digest32,
+    ) -> Result<PcrValues, HardwareError> {
+        let is_quoted = |values: &PcrValues| values.digest() == *digest;
+        let known = self.quoted.take().filter(is_quoted);
+        let values = match known {
+            Some(known) => known,
+            None => Some(self.pcr_values(bank, pcrs)?)
+                .filter(is_quoted)
+                .ok_or(HardwareError::PcrsChange)?,
         };
-        canonical_signature(&quote.signature)
-            .and_then(|signature| VerifiedQuote::verify(&quote.attest, &signature, ik))
-            .is_ok_and(|verified| {
-                verified.qualifying_data() == qualifying_data.as_bytes()
-                    && (verified.bank(), verified.selection()) == (bank, pcrs)
-            })
+        self.quoted = Some(values.clone());
+        Ok(values)
     }
 }
