@@ -45,6 +45,17 @@ const ALLOWED: [(&str, &[&str]); 8] = [
     ),
 ];
 
+/// Where the sources are; crates nest in these folders.
+const FOLDERS: [&str; 7] = [
+    "program-output",
+    "cert-chain",
+    "attestation",
+    "trusted-connection",
+    "vtpm-backend",
+    "vtpm-manager",
+    "tests",
+];
+
 #[test]
 fn crates_depend_on_each_other_in_one_direction() -> Result<()> {
     let metadata = metadata()?;
@@ -138,8 +149,7 @@ fn licence_expressions_are_read_as_spdx_says() -> Result<()> {
 fn every_test_that_security_names_exists() -> Result<()> {
     let root = workspace_folder()?;
     let mut sources = String::new();
-    for (name, _) in ALLOWED {
-        let folder = if name == "vrot-tests" { "tests" } else { name };
+    for folder in FOLDERS {
         for file in rust_files(&root.join(folder))? {
             sources.push_str(&fs::read_to_string(file)?);
         }
@@ -167,8 +177,7 @@ const MOST_LINES: usize = 600;
 fn no_source_file_has_more_than_600_lines_without_its_tests() -> Result<()> {
     let root = workspace_folder()?;
     let mut wrong = Vec::new();
-    for (name, _) in ALLOWED {
-        let folder = if name == "vrot-tests" { "tests" } else { name };
+    for folder in FOLDERS {
         let files = rust_files(&root.join(folder))?;
         let tests = modules_of_tests(&files)?;
         for file in files.iter().filter(|file| !tests.contains(*file)) {

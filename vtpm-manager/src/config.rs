@@ -1,5 +1,8 @@
 //! The daemon's configuration: one TOML file, in which nothing unknown is accepted.
 
+mod pool;
+mod vmms;
+
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,16 +11,19 @@ use attestation::TomlError;
 use attestation::file::read_bounded_text;
 use cert_chain::pcr::{BANKS, PcrSelectionError};
 use cert_chain::profile::vik::VIK_LIFETIME;
-use cert_chain::{HashAlgorithm, PcrSelection, Tenant};
-use nix::unistd::{Group, User};
+use cert_chain::{HashAlgorithm, PcrSelection};
 use serde::Deserialize;
-use vtpm_backend::admission::VmmAdmission;
 
 use crate::anchor::{
     AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, Tcti, measures_a_boot,
 };
 use crate::backend::UidRange;
 use crate::rollback::{AnchorPolicy, CheckpointInterval};
+
+use vmms::{NameOrNumber, vmms};
+
+pub use pool::PoolConfig;
+pub use vmms::Vmms;
 
 /// A configuration that makes sense: there is no other way to have one than [`Config::load`].
 #[derive(Clone, Debug)]
@@ -65,19 +71,6 @@ pub struct RenewalConfig {
     pub lifetime: Duration,
     /// Its age when it is renewed, at most half of its life.
     pub after: Duration,
-}
-
-/// How many vRoTs are made ahead, and for whom.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PoolConfig {
-    /// How many for each tenant; none, if it is 0.
-    pub size: usize,
-    /// Tenants to whom they are made out. A VM of another tenant gets one of theirs, for the
-    /// price of one signature.
-    pub tenants: Vec<Tenant>,
-    /// How many are made in a minute at most: making keys takes processor time from the VMs.
-    pub refill_per_minute: NonZeroU32,
 }
 
 /// Why a configuration was refused.
@@ -198,9 +191,6 @@ pub enum ConfigError {
 
 /// Some hundred users and tenants fit in.
 const MAX_CONFIG: usize = 1024 * 1024;
-/// More vRoTs than a host runs: each costs a signature of the physical TPM and some processor time
-/// before anybody wants it.
-const MAX_POOL: usize = 10_000;
 
 /// Where the daemon looks without `--config`.
 pub const DEFAULT_CONFIG: &str = "/etc/vtpm-manager/config.toml";
@@ -229,9 +219,6 @@ const DEFAULT_VMM_GROUP: &str = "vrot";
 
 /// Accidents are rare; what ends more often than that has a cause that a restart does not cure.
 const DEFAULT_BACKEND_RESTARTS_PER_HOUR: u32 = 3;
-/// Enough for a busy minute's launches on one host.
-const DEFAULT_POOL_SIZE: usize = 16;
-const DEFAULT_REFILL_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
 
 /// Below this, clocks of verifiers that are a little fast refuse most certificates.
 const SHORTEST_LIFE: u64 = 10 * 60;
@@ -278,14 +265,6 @@ struct File {
     backend_restarts_per_hour: u32,
     vik_lifetime_s: Option<u64>,
     vik_renew_after_s: Option<u64>,
-}
-
-/// A user or a group.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum NameOrNumber {
-    Name(String),
-    Number(u32),
 }
 
 /// Which [`AnchorPolicy`].
@@ -455,90 +434,6 @@ fn check_callers(uids: &[u32]) -> Result<(), String> {
     Ok(())
 }
 
-impl PoolConfig {
-    fn check(&self) -> Result<(), String> {
-        let total = self.size.checked_mul(self.tenants.len());
-        if self.size > MAX_POOL || total.is_none_or(|total| total > MAX_POOL) {
-            return Err(format!(
-                "has a size of {} for each of {} tenants: write at most {MAX_POOL} in all",
-                self.size,
-                self.tenants.len()
-            ));
-        }
-        let twice = self
-            .tenants
-            .iter()
-            .enumerate()
-            .find(|(at, tenant)| self.tenants.iter().take(*at).any(|other| other == *tenant));
-        match twice {
-            Some((_, tenant)) => Err(format!("names the tenant {tenant} twice: name it once")),
-            None => Ok(()),
-        }
-    }
-
-    /// Between two vRoTs made ahead.
-    pub fn pause(&self) -> Duration {
-        Duration::from_secs(60) / self.refill_per_minute.get()
-    }
-}
-
-impl Default for PoolConfig {
-    /// No pool: the manager cannot know its tenants.
-    fn default() -> Self {
-        Self {
-            size: DEFAULT_POOL_SIZE,
-            tenants: Vec::new(),
-            refill_per_minute: DEFAULT_REFILL_PER_MINUTE,
-        }
-    }
-}
-
-/// VMMs of other users than root and the manager's.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Vmms {
-    /// Who they are; a backend asks the kernel.
-    pub admission: VmmAdmission,
-    /// The group that gets as far as their socket.
-    pub gid: Option<u32>,
-}
-
-/// The group matters only where there are users to let in.
-fn vmms(users: &[NameOrNumber], group: &NameOrNumber, config: &Path) -> Result<Vmms, ConfigError> {
-    if users.is_empty() {
-        return Ok(Vmms::default());
-    }
-    let user = |name: &str| User::from_name(name).ok().flatten();
-    let uids = users
-        .iter()
-        .map(|who| who.number("vmm_users", config, |name| Some(user(name)?.uid.as_raw())));
-    let of_group = |name: &str| Some(Group::from_name(name).ok().flatten()?.gid.as_raw());
-    Ok(Vmms {
-        admission: VmmAdmission {
-            uids: uids.collect::<Result<_, _>>()?,
-        },
-        gid: Some(group.number("vmm_group", config, of_group)?),
-    })
-}
-
-impl NameOrNumber {
-    /// Its number; a name is looked up.
-    fn number(
-        &self,
-        field: &'static str,
-        config: &Path,
-        of_name: impl Fn(&str) -> Option<u32>,
-    ) -> Result<u32, ConfigError> {
-        match self {
-            Self::Number(number) => Ok(*number),
-            Self::Name(name) => of_name(name).ok_or_else(|| ConfigError::Nobody {
-                config: config.to_owned(),
-                field,
-                name: name.clone(),
-            }),
-        }
-    }
-}
-
 fn renewal(
     lifetime: Option<u64>,
     after: Option<u64>,
@@ -646,6 +541,8 @@ fn default_host_evidence_per_minute() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use vtpm_backend::admission::VmmAdmission;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Config, ConfigError> {

@@ -1,0 +1,67 @@
+//! Whose VMMs may attach, by the names or numbers of users.
+
+use std::path::Path;
+
+use nix::unistd::{Group, User};
+use serde::Deserialize;
+use vtpm_backend::admission::VmmAdmission;
+
+use super::ConfigError;
+
+/// A user or a group.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum NameOrNumber {
+    Name(String),
+    Number(u32),
+}
+
+/// VMMs of other users than root and the manager's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vmms {
+    /// Who they are; a backend asks the kernel.
+    pub admission: VmmAdmission,
+    /// The group that gets as far as their socket.
+    pub gid: Option<u32>,
+}
+
+/// The group matters only where there are users to let in.
+pub(super) fn vmms(
+    users: &[NameOrNumber],
+    group: &NameOrNumber,
+    config: &Path,
+) -> Result<Vmms, ConfigError> {
+    if users.is_empty() {
+        return Ok(Vmms::default());
+    }
+    let user = |name: &str| User::from_name(name).ok().flatten();
+    let uids = users
+        .iter()
+        .map(|who| who.number("vmm_users", config, |name| Some(user(name)?.uid.as_raw())));
+    let of_group = |name: &str| Some(Group::from_name(name).ok().flatten()?.gid.as_raw());
+    Ok(Vmms {
+        admission: VmmAdmission {
+            uids: uids.collect::<Result<_, _>>()?,
+        },
+        gid: Some(group.number("vmm_group", config, of_group)?),
+    })
+}
+
+impl NameOrNumber {
+    /// Its number; a name is looked up.
+    fn number(
+        &self,
+        field: &'static str,
+        config: &Path,
+        of_name: impl Fn(&str) -> Option<u32>,
+    ) -> Result<u32, ConfigError> {
+        match self {
+            Self::Number(number) => Ok(*number),
+            Self::Name(name) => of_name(name).ok_or_else(|| ConfigError::Nobody {
+                config: config.to_owned(),
+                field,
+                name: name.clone(),
+            }),
+        }
+    }
+}
