@@ -1,6 +1,7 @@
 //! A whole scene for tests: TPM maker, issuer, enrolled host, a booted VM, and a device's policy.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -97,6 +98,8 @@ pub struct AttestedVm {
     pub guest: Guest,
     /// Its id.
     pub vm: Uuid,
+    /// Where its service answers.
+    pub service: SocketAddr,
     /// The device's policy, which accepts it.
     pub policy: PathBuf,
     /// The evidence and its nonce.
@@ -122,11 +125,13 @@ impl AttestedVm {
         let folder = scene.run.join("device");
         let policy = scene.policy_for(&mut guest, vm, &folder)?;
         let attestation = Attestation::in_folder(&folder);
-        let attest = device::attest_command(guest.service()?, &policy, &attestation)?;
+        let service = guest.service()?;
+        let attest = device::attest_command(service, &policy, &attestation)?;
         let (status, result) = device::judge(attest)?;
         Ok(Self {
             guest,
             vm,
+            service,
             policy,
             attestation,
             status,

@@ -56,6 +56,40 @@ fn the_evidence_of_a_real_vm_is_as_described_in_cddl() -> Result<()> {
 }
 
 #[test]
+fn reference_values_are_of_the_vm_that_was_meant_and_say_which_it_is() -> Result<()> {
+    let vm = vm()?;
+    let (host, own) = (format!("host-1.{DOMAIN}"), vm.vm.to_string());
+    let roots = vm.policy.with_file_name("roots.pem");
+    let reference = |option: &str, value: &str| -> Result<Tool> {
+        Ok(device::reference_command(vm.service, &roots)?.args([option, value]))
+    };
+    for (option, value) in [("--vm", &*own), ("--tenant", TENANT), ("--host", &*host)] {
+        let text = reference(option, value)?.text()?;
+        ensure!(text.contains(&format!("# Measured by VM {own} of tenant {TENANT}")));
+        ensure!(
+            text.contains(&format!("# on host {host}, which ")),
+            "{text}"
+        );
+    }
+    let other = uuid::Uuid::new_v4().to_string();
+    for (option, value) in [
+        ("--vm", &*other),
+        ("--tenant", "another"),
+        ("--host", "host-2.demo.example"),
+    ] {
+        let output = reference(option, value)?.outcome()?;
+        assert_eq!(output.status.code(), Some(2), "{option}");
+        ensure!(output.stdout.is_empty());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            said.contains(value) && said.contains("was asked for"),
+            "{said}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn kept_evidence_is_affirmed_offline() -> Result<()> {
     let vm = vm()?;
     let verify = device::verify_command(

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use crate::control::MAX_BLOB;
 use crate::engine::StateKind;
 
 /// A folder with one vRoT's state, locked against a second process.
@@ -54,6 +55,20 @@ pub enum StateFolderError {
 const LOCK: &str = "lock";
 const PERMANENT: &str = "permanent";
 const VOLATILE: &str = "volatile";
+
+/// Reads a state, unless it is longer than any TPM's.
+fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut state = Zeroizing::new(Vec::new());
+    let limit = u64::try_from(MAX_BLOB)
+        .unwrap_or(u64::MAX)
+        .saturating_add(1);
+    File::open(path)?.take(limit).read_to_end(&mut state)?;
+    if state.len() > MAX_BLOB {
+        let message = format!("it has more than {MAX_BLOB} bytes, so it is no state of a TPM");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(state)
+}
 
 impl StateFolder {
     /// Opens the folder, which is created if it does not exist, and locks it.
@@ -104,8 +119,8 @@ impl StateFolder {
             return Ok(None);
         };
         let path = self.path.join(name);
-        match fs::read(&path) {
-            Ok(state) => Ok(Some(Zeroizing::new(state))),
+        match read(&path) {
+            Ok(state) => Ok(Some(state)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(StateFolderError::Io {
                 path,

@@ -1,11 +1,13 @@
 //! The host itself: its keys in the physical TPM, its enrolment, and what both allow.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use cert_chain::enrolment::{Answer, Certificate, Challenge, Message, MessageError, Request};
+use attestation::file::read_bounded;
+use cert_chain::enrolment::{
+    Answer, Certificate, Challenge, MAX_MESSAGE, Message, MessageError, Request,
+};
 use cert_chain::policy::HOST_POLICY_REF;
 use cert_chain::profile::ProfileError;
 use cert_chain::profile::host_ik::HostCertificate;
@@ -99,7 +101,7 @@ pub enum HostError {
 impl Host {
     /// Takes up what an earlier manager left.
     pub fn new(anchor: TrustAnchor, certificate_file: &Path) -> Result<Self, HostError> {
-        let enrolment = match fs::read(certificate_file) {
+        let enrolment = match read_bounded(certificate_file, MAX_MESSAGE) {
             Ok(json) => {
                 let message =
                     Certificate::from_json(&json).map_err(|source| HostError::Message {

@@ -18,6 +18,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use attestation::file::{read_bounded, read_bounded_text};
 use cert_chain::enrolment::{
     Accepted, Answer, Certificate, Challenge, EnrolmentError, EnrolmentState, OperatorKeys,
     PendingEnrolment, Request,
@@ -324,13 +325,16 @@ fn json_of(value: &impl Serialize) -> Vec<u8> {
     }
 }
 
+/// What the issuer writes itself, and operators' keys: some ten kilobytes.
+const MAX_FILE: usize = 1024 * 1024;
+
 fn read(path: &Path) -> Result<String, IssuerError> {
-    fs::read_to_string(path).map_err(file_error(path, "read"))
+    read_bounded_text(path, MAX_FILE).map_err(file_error(path, "read"))
 }
 
 /// What was written down under this name, if anything was.
 fn recall<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, IssuerError> {
-    let json = match fs::read(path) {
+    let json = match read_bounded(path, MAX_FILE) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(file_error(path, "read"))?,
     };

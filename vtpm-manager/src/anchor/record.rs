@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use attestation::file::read_bounded;
 use cert_chain::TpmName;
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +39,7 @@ pub(super) struct Record {
 /// the host may still boot.
 const MAX_APPROVALS: usize = 32;
 /// 32 approvals of 24 PCRs need 80 KiB.
-const MAX_RECORD: u64 = 1024 * 1024;
+const MAX_RECORD: usize = 1024 * 1024;
 
 const TYPE: &str = "vrot-host-anchor";
 const VERSION: u32 = 1;
@@ -70,15 +71,10 @@ impl Record {
             problem: "cannot be read",
             source,
         };
-        match fs::metadata(path) {
+        let bytes = match read_bounded(path, MAX_RECORD) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(error)),
-            Ok(metadata) if metadata.len() > MAX_RECORD => {
-                return Err(failed(io::Error::other("it is too long")));
-            }
-            Ok(_) => {}
-        }
-        let bytes = fs::read(path).map_err(failed)?;
+            other => other.map_err(failed)?,
+        };
         let record: Self =
             serde_json::from_slice(&bytes).map_err(|error| failed(io::Error::other(error)))?;
         if record.kind != TYPE || record.version != VERSION {
