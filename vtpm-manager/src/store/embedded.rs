@@ -9,7 +9,7 @@
 //! | `chain` | number of a batch | chain record of [`crate::rollback`] |
 //! | `leaves` | 16 bytes of vRoT id | leaf of [`crate::rollback`] |
 //!
-//! Contents are cut into [blocks](super::blocks), and of contents that change, only the blocks
+//! Contents are cut into [blocks], and of contents that change, only the blocks
 //! that differ are written. A store of version 1, which had them in one piece in a table `vrots`,
 //! is brought to this form when it is opened.
 
