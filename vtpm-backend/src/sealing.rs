@@ -2,7 +2,7 @@
 //!
 //! AES-256-GCM with a random nonce in front; the additional data are the vRoT's id, what is
 //! sealed and the generation: so a sealed state fits no other vRoT, no other generation and no
-//! other place. The permanent state is sealed in [pieces].
+//! other place. The permanent state is sealed in `pieces`.
 
 mod pieces;
 

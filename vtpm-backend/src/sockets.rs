@@ -2,7 +2,7 @@
 //!
 //! Nothing here waits longer than it says, whatever the other end does. A stream that was handed
 //! over is still in other hands, and so are its properties: each call says for itself that it does
-//! not block, and [`closing`](crate::closing) closes.
+//! not block, and `closing` closes.
 
 use std::fs;
 use std::io::{self, IoSliceMut};
