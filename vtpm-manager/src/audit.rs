@@ -4,28 +4,38 @@
 //! {"sequence":1,"time":"…","event":"vrot-created",…,"previous":"<hash>","hash":"<hash>"}
 //! ```
 //!
-//! Where somebody ordered it, `by_uid` is that user. `hash` is the SHA-256 value of a domain string and of the line up to `,"hash"`. A line that was
-//! changed, inserted or taken out breaks the chain from there on. The chain says nothing about
-//! lines cut off at the end, or about a log that was made anew as a whole. While the manager runs, it
-//! knows the newest hash, and `GET /v1/audit` holds the file against that. Beyond that, keep the
-//! newest hash elsewhere: `vtpmctl audit verify --head` looks for it.
+//! Where somebody ordered it, `by_uid` is that user. `hash` is the SHA-256 value of a domain string
+//! and of the line up to `,"hash"`. A line that was changed, inserted or taken out breaks the chain
+//! from there on. The chain says nothing about lines cut off at the end, or about a log that was
+//! made anew as a whole. While the manager runs, it knows the newest hash, and `GET /v1/audit` holds
+//! the log against that. Beyond that, keep the newest hash elsewhere: `vtpmctl audit verify --head`
+//! looks for it.
+//!
+//! The log is in parts of [`PART_BYTES`]: the chain goes on from the last line of one to the first
+//! of the next. Strung together in their order they are one log. Nothing removes a part: an
+//! operator who does states the hash of the last line that was taken away.
 
 mod actor;
+mod chain;
 mod event;
 mod history;
+mod parts;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cert_chain::Digest32;
-use serde::{Deserialize, Serialize};
 
+use self::chain::{Entry, line};
+use self::parts::{Parts, Rotation};
+use crate::durable_file::sync_folder_of;
 use crate::timestamp::Timestamp;
 
 pub use actor::Actor;
+pub use chain::{Known, Verified, verify};
 pub use event::{Event, Words};
 pub use history::{ABSENT, LastTold};
 
@@ -33,35 +43,96 @@ pub use history::{ABSENT, LastTold};
 #[derive(Debug)]
 pub struct AuditLog {
     path: PathBuf,
+    layout: Layout,
     end: Mutex<End>,
 }
 
-/// A log without a break.
+/// Where a log begins, and how it goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verified {
-    /// Number of lines.
-    pub entries: u64,
-    /// Hash of the last line.
-    pub head: Digest32,
+pub struct Layout {
+    /// As [`Known::from`].
+    pub from: Option<Digest32>,
+    /// What a part does not exceed, unless with lines that were written at once.
+    pub part_bytes: u64,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self {
+            from: None,
+            part_bytes: PART_BYTES,
+        }
+    }
 }
 
 /// What is wrong with a log.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuditError {
+    /// Two parts that do not belong together.
+    #[error(
+        "`{}` does not continue `{}`: lines were cut off there, or one of the two is not the part \
+         that belongs here. Keep all parts as they are, for whoever looks into it, in another \
+         folder; the manager then begins a new log",
+        path.display(), before.display()
+    )]
+    Apart {
+        /// The later part.
+        path: PathBuf,
+        /// The one before.
+        before: PathBuf,
+    },
+    /// It begins behind lines that are not there.
+    #[error(
+        "`{}` goes on from a line with the hash {after}, which is in no part before it{}: put the \
+         parts back that were taken away or, if you archived and checked them, state their last \
+         hash with `audit_begins_after` in the manager's configuration, and with --from",
+        path.display(),
+        stated.map_or_else(String::new, |stated| format!(
+            ", and the hash that was stated as the beginning, {stated}, is in no part at all"
+        ))
+    )]
+    Begins {
+        /// The first part.
+        path: PathBuf,
+        /// What its first line names as previous; zeros, if it is the first of all.
+        after: Digest32,
+        /// What somebody said the log goes on from.
+        stated: Option<Digest32>,
+    },
     /// The chain is broken.
     #[error(
-        "`{}`, line {line}: {problem}: the log was altered here. Keep it as it is, for whoever \
-         looks into it, under another name; the manager then begins a new one",
+        "`{}`, line {line}: {problem}: the log was altered here. Keep all its parts as they are, \
+         for whoever looks into it, in another folder; the manager then begins a new log",
         path.display()
     )]
     Broken {
-        /// The file.
+        /// The part.
         path: PathBuf,
-        /// Counted from one.
+        /// Counted from one in its part.
         line: u64,
         /// How.
         problem: &'static str,
+    },
+    /// A part is not there.
+    #[error(
+        "the part `{}` of the audit log is missing, though `{}` is there: put it back",
+        path.display(), beside.display()
+    )]
+    Missing {
+        /// It.
+        path: PathBuf,
+        /// One that is there.
+        beside: PathBuf,
+    },
+    /// There is no line that goes on from what was taken away.
+    #[error(
+        "`{}` has no line, and the parts before it were taken away: put the last of them back",
+        path.display()
+    )]
+    Nothing {
+        /// The newest part.
+        path: PathBuf,
     },
     /// Whole lines, but not those that were written.
     #[error(
@@ -70,9 +141,9 @@ pub enum AuditError {
         path.display()
     )]
     Replaced {
-        /// The file.
+        /// The newest part.
         path: PathBuf,
-        /// The hash that is not in it.
+        /// The hash that is not in any.
         known: Digest32,
     },
     /// A line that is not written.
@@ -94,10 +165,8 @@ pub enum AuditError {
     },
 }
 
-const DOMAIN: &[u8] = b"vrot audit log v1\0";
-/// What the first line names as previous.
-const BEGINNING: Digest32 = Digest32::new([0; 32]);
-const HASH_FIELD: &str = ",\"hash\":\"";
+/// What a part holds: some 50,000 lines.
+pub const PART_BYTES: u64 = 16 * 1024 * 1024;
 /// Longer than any line that is written here: a recovery names each vRoT of the host.
 const MAX_LINE: u64 = 4 * 1024 * 1024;
 /// Lines that wait for a disk: those of a start, with one for each vRoT of a large host.
@@ -105,36 +174,24 @@ const MAX_PENDING: usize = 4096;
 
 #[derive(Debug)]
 struct End {
+    /// The newest part.
     file: File,
-    /// Set after a failed attempt that could not be taken back: how long the log was before it.
-    untidy: Option<u64>,
+    /// How long it is, as far as it was told to anybody.
+    length: u64,
+    /// The number that it gets when it is full.
+    number: u32,
+    /// Set after a failed attempt that could not be taken back: there is more than `length` in it.
+    untidy: bool,
+    /// The name of the newest part may not be on the disk yet.
+    new_name: bool,
     /// What happened while the disk took nothing, and when: the next lines.
     pending: Vec<(Timestamp, Event)>,
-    entries: u64,
-    head: Digest32,
-}
-
-#[derive(Serialize)]
-struct Entry<'a> {
-    sequence: u64,
-    time: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    by_uid: Option<Actor>,
-    #[serde(flatten)]
-    event: &'a Event,
-    previous: Digest32,
-}
-
-/// What verification looks at; everything else is covered by the hash alone.
-#[derive(Deserialize)]
-struct Links {
-    sequence: u64,
-    previous: Digest32,
+    verified: Verified,
 }
 
 impl AuditLog {
     /// Opens a log, or begins one. A broken log is not continued: that would hide the break.
-    pub fn open(path: &Path) -> Result<Self, AuditError> {
+    pub fn open(path: &Path, layout: Layout) -> Result<Self, AuditError> {
         let failed = |action| {
             move |source| AuditError::File {
                 path: path.to_owned(),
@@ -142,6 +199,12 @@ impl AuditLog {
                 source,
             }
         };
+        match Parts::open(path) {
+            // A new log. That of older parts has a newest one at any time.
+            Err(AuditError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
         let mut file = OpenOptions::new()
             .create(true)
             .read(true)
@@ -156,15 +219,22 @@ impl AuditLog {
                 "the audit log ended in an unfinished line, of which nobody was told; it is removed"
             );
         }
-        let verified = verify(path)?;
+        let known = Known {
+            from: layout.from,
+            head: None,
+        };
+        let verified = verify(path, known)?;
         Ok(Self {
             path: path.to_owned(),
+            layout,
             end: Mutex::new(End {
+                length: file.metadata().map_err(failed("read"))?.len(),
                 file,
-                untidy: None,
+                number: Parts::open(path)?.next_number(),
+                untidy: false,
+                new_name: true,
                 pending: Vec::new(),
-                entries: verified.entries,
-                head: verified.head,
+                verified,
             }),
         })
     }
@@ -172,14 +242,13 @@ impl AuditLog {
     /// Appends a line for each event and returns when they are on the disk. Blocks.
     /// After a failure nothing of it is left in the log.
     pub fn append(&self, by: Option<Actor>, events: &[Event]) -> Result<(), AuditError> {
-        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        self.append_to(&mut end, by, events)
+        self.append_to(&mut self.lock(), by, events)
     }
 
     /// Appends a line for each event that has happened whether it can be written down or not.
     /// Where it cannot, the lines come before the next ones, with the time at which it happened. Blocks.
     pub fn append_or_keep(&self, events: &[Event]) -> Result<(), AuditError> {
-        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut end = self.lock();
         self.append_to(&mut end, None, events).inspect_err(|_| {
             let now = Timestamp::now();
             let room = MAX_PENDING.saturating_sub(end.pending.len());
@@ -194,7 +263,7 @@ impl AuditLog {
         by: Option<Actor>,
         events: &[Event],
     ) -> Result<(), AuditError> {
-        let (mut sequence, mut head) = (end.entries, end.head);
+        let (mut sequence, mut head) = (end.verified.entries, end.verified.head);
         let mut text = String::new();
         let now = Timestamp::now();
         // What waits is what nobody ordered.
@@ -214,154 +283,109 @@ impl AuditLog {
             text.push_str(&line);
             head = hash;
         }
-        end.write(text.as_bytes())
+        let bytes = text.len() as u64;
+        if end.length > 0 && end.length.saturating_add(bytes) > self.layout.part_bytes {
+            self.begin_part(end);
+        }
+        end.write(&self.path, text.as_bytes())
             .map_err(|source| AuditError::File {
                 path: self.path.clone(),
                 action: "written",
                 source,
             })?;
         end.pending.clear();
-        end.entries = sequence;
-        end.head = head;
+        end.verified.entries = sequence;
+        end.verified.head = head;
+        end.verified.bytes += bytes;
         Ok(())
+    }
+
+    /// Where there can be no new part, the present one goes on.
+    fn begin_part(&self, end: &mut End) {
+        let rotation = Rotation::new(&self.path, end.number);
+        let begun = end.tidy_up().and_then(|()| {
+            let next = rotation.make_next()?;
+            rotation.number()?;
+            rotation.replace()?;
+            Ok(next)
+        });
+        match begun {
+            Ok(next) => {
+                end.file = next;
+                end.length = 0;
+                end.number = end.number.saturating_add(1);
+                end.new_name = true;
+                end.verified.parts += 1;
+            }
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                path = %self.path.display(),
+                "the audit log cannot begin a new part: the present one goes on"
+            ),
+        }
     }
 
     /// What was written so far.
     pub fn end(&self) -> Verified {
-        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        Verified {
-            entries: end.entries,
-            head: end.head,
-        }
+        self.lock().verified
     }
 
-    /// Where the log is.
+    /// Checks every line, and that one of them has this hash, which was the newest. Blocks.
+    pub fn check(&self, head: Digest32) -> Result<Verified, AuditError> {
+        let known = Known {
+            from: self.layout.from,
+            head: Some(head),
+        };
+        verify(&self.path, known)
+    }
+
+    /// Where the newest part of the log is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// As [`Known::from`].
+    pub fn from(&self) -> Option<Digest32> {
+        self.layout.from
+    }
+
+    fn lock(&self) -> MutexGuard<'_, End> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl End {
     /// Writes complete lines, or nothing.
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+    fn write(&mut self, path: &Path, lines: &[u8]) -> io::Result<()> {
         self.tidy_up()?;
-        let length = self.file.metadata()?.len();
+        if self.new_name {
+            sync_folder_of(path)?;
+            self.new_name = false;
+        }
         let written = self
             .file
             .write_all(lines)
             .and_then(|()| self.file.sync_data());
-        if written.is_err() {
-            // What was written may be part of a line, or a line that nobody was told of.
-            self.untidy = Some(length);
-            let _ = self.tidy_up();
+        match written {
+            Ok(()) => self.length += lines.len() as u64,
+            Err(_) => {
+                // What was written may be part of a line, or a line that nobody was told of.
+                self.untidy = true;
+                let _ = self.tidy_up();
+            }
         }
         written
     }
 
     /// Takes back what a failed attempt left: nothing may follow it.
     fn tidy_up(&mut self) -> io::Result<()> {
-        if let Some(length) = self.untidy {
-            self.file.set_len(length)?;
-            self.untidy = None;
+        if self.untidy {
+            let length = self.file.metadata()?.len();
+            self.file.set_len(length.min(self.length))?;
+            self.untidy = false;
         }
         Ok(())
     }
-}
-
-/// Checks every line of a log.
-pub fn verify(path: &Path) -> Result<Verified, AuditError> {
-    verify_from(path, |_| {})
-}
-
-/// Checks every line of a log, and that a line with this hash is among them: what was known of the
-/// log earlier is still there, and goes on.
-pub fn verify_beyond(path: &Path, known: Digest32) -> Result<Verified, AuditError> {
-    let mut found = known == BEGINNING;
-    let verified = verify_from(path, |line| found |= line.head == known)?;
-    if !found {
-        return Err(AuditError::Replaced {
-            path: path.to_owned(),
-            known,
-        });
-    }
-    Ok(verified)
-}
-
-fn verify_from(path: &Path, mut each: impl FnMut(&Verified)) -> Result<Verified, AuditError> {
-    let failed = |source| AuditError::File {
-        path: path.to_owned(),
-        action: "read",
-        source,
-    };
-    let broken = |line, problem| AuditError::Broken {
-        path: path.to_owned(),
-        line,
-        problem,
-    };
-    let mut reader = BufReader::new(File::open(path).map_err(failed)?);
-    let mut verified = Verified {
-        entries: 0,
-        head: BEGINNING,
-    };
-    let mut text = Vec::new();
-    loop {
-        text.clear();
-        let number = verified.entries + 1;
-        let length = io::Read::take(&mut reader, MAX_LINE)
-            .read_until(b'\n', &mut text)
-            .map_err(failed)?;
-        if length == 0 {
-            return Ok(verified);
-        }
-        let text = text
-            .strip_suffix(b"\n")
-            .ok_or_else(|| broken(number, "the line does not end"))?;
-        let (body, hash) = split(text).ok_or_else(|| broken(number, "there is no hash"))?;
-        if hash_of(body) != hash {
-            return Err(broken(number, "the hash is not that of the line"));
-        }
-        let links: Links = serde_json::from_slice(text)
-            .map_err(|_| broken(number, "the line is not one of an audit log"))?;
-        if links.previous != verified.head {
-            return Err(broken(number, "it does not continue the line before"));
-        }
-        if links.sequence != number {
-            return Err(broken(number, "the number is not the next one"));
-        }
-        verified = Verified {
-            entries: number,
-            head: hash,
-        };
-        each(&verified);
-    }
-}
-
-/// The line with its line feed, and its hash.
-fn line(entry: &Entry<'_>) -> (String, Digest32) {
-    let mut line = match serde_json::to_string(entry) {
-        Ok(json) => json,
-        // Strings, numbers, and maps with string keys.
-        Err(error) => unreachable!("JSON: {error}"),
-    };
-    line.pop();
-    let hash = hash_of(line.as_bytes());
-    line.push_str(HASH_FIELD);
-    line.push_str(&hash.to_string());
-    line.push_str("\"}\n");
-    (line, hash)
-}
-
-/// Splits a line into what is hashed and the hash.
-fn split(line: &[u8]) -> Option<(&[u8], Digest32)> {
-    let text = line.strip_suffix(b"\"}")?;
-    let (rest, hash) = text.split_at_checked(text.len().checked_sub(64)?)?;
-    let body = rest.strip_suffix(HASH_FIELD.as_bytes())?;
-    let hash = std::str::from_utf8(hash).ok()?.parse().ok()?;
-    Some((body, hash))
-}
-
-fn hash_of(body: &[u8]) -> Digest32 {
-    Digest32::of(&[DOMAIN, body].concat())
 }
 
 /// A crash can leave part of a line, whose event was not acknowledged to anybody.
@@ -392,10 +416,26 @@ mod tests {
     use super::*;
     use crate::rollback::{Boot, RecoveryRecord};
 
+    fn open(path: &Path) -> Result<AuditLog, AuditError> {
+        AuditLog::open(path, Layout::default())
+    }
+
+    fn whole(path: &Path) -> Result<Verified, AuditError> {
+        verify(path, Known::default())
+    }
+
+    fn beyond(path: &Path, head: Digest32) -> Result<Verified, AuditError> {
+        let known = Known {
+            from: None,
+            head: Some(head),
+        };
+        verify(path, known)
+    }
+
     fn log_of(count: usize) -> anyhow::Result<(tempfile::TempDir, PathBuf)> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("audit.jsonl");
-        let log = AuditLog::open(&path)?;
+        let log = open(&path)?;
         for _ in 0..count {
             log.append(
                 None,
@@ -410,11 +450,11 @@ mod tests {
     #[test]
     fn a_log_goes_on_where_it_ended() -> anyhow::Result<()> {
         let (_folder, path) = log_of(3)?;
-        let log = AuditLog::open(&path)?;
-        assert_eq!(log.end(), verify(&path)?);
+        let log = open(&path)?;
+        assert_eq!(log.end(), whole(&path)?);
         log.append(None, &[Event::ManagerStopped])?;
-        assert_eq!(verify(&path)?.entries, 4);
-        assert_eq!(log.end(), verify(&path)?);
+        assert_eq!(whole(&path)?.entries, 4);
+        assert_eq!(log.end(), whole(&path)?);
         Ok(())
     }
 
@@ -428,7 +468,7 @@ mod tests {
                 *byte ^= 1;
             }
             std::fs::write(&path, changed)?;
-            assert!(verify(&path).is_err(), "byte {position}");
+            assert!(whole(&path).is_err(), "byte {position}");
         }
         Ok(())
     }
@@ -451,8 +491,8 @@ mod tests {
                 .map(|line| format!("{line}\n"))
                 .collect();
             std::fs::write(&path, changed)?;
-            assert!(verify(&path).is_err(), "{order:?}");
-            assert!(AuditLog::open(&path).is_err(), "{order:?} is not continued");
+            assert!(whole(&path).is_err(), "{order:?}");
+            assert!(open(&path).is_err(), "{order:?} is not continued");
         }
         Ok(())
     }
@@ -461,22 +501,22 @@ mod tests {
     fn a_log_that_was_cut_off_or_made_anew_as_a_whole_is_told_by_a_hash_kept_elsewhere()
     -> anyhow::Result<()> {
         let (_folder, path) = log_of(2)?;
-        let known = verify(&path)?.head;
+        let known = whole(&path)?.head;
         let genuine = std::fs::read_to_string(&path)?;
-        AuditLog::open(&path)?.append(None, &[Event::ManagerStopped])?;
-        assert_eq!(verify_beyond(&path, known)?.entries, 3);
+        open(&path)?.append(None, &[Event::ManagerStopped])?;
+        assert_eq!(beyond(&path, known)?.entries, 3);
 
         let cut: String = genuine.split_inclusive('\n').take(1).collect();
         std::fs::write(&path, cut)?;
-        verify(&path)?;
+        whole(&path)?;
         assert!(matches!(
-            verify_beyond(&path, known),
+            beyond(&path, known),
             Err(AuditError::Replaced { .. })
         ));
         let (_other, anew) = log_of(3)?;
-        verify(&anew)?;
+        whole(&anew)?;
         assert!(matches!(
-            verify_beyond(&anew, known),
+            beyond(&anew, known),
             Err(AuditError::Replaced { .. })
         ));
         Ok(())
@@ -485,19 +525,15 @@ mod tests {
     #[test]
     fn what_a_failed_attempt_left_is_not_continued() -> anyhow::Result<()> {
         let (_folder, path) = log_of(2)?;
-        let log = AuditLog::open(&path)?;
-        let length = std::fs::metadata(&path)?.len();
+        let log = open(&path)?;
         // As on a disk that became full, and of which not even the rest could be cut off.
         OpenOptions::new()
             .append(true)
             .open(&path)?
             .write_all(b"{\"sequence\":3,\"ti")?;
-        log.end
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .untidy = Some(length);
+        log.lock().untidy = true;
         log.append(None, &[Event::ManagerStopped])?;
-        assert_eq!(verify(&path)?.entries, 3);
+        assert_eq!(whole(&path)?.entries, 3);
         Ok(())
     }
 
@@ -505,9 +541,9 @@ mod tests {
     fn what_happened_while_nothing_could_be_written_comes_before_the_next_line()
     -> anyhow::Result<()> {
         let (_folder, path) = log_of(1)?;
-        let log = AuditLog::open(&path)?;
+        let log = open(&path)?;
         let writable = {
-            let mut end = log.end.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut end = log.lock();
             std::mem::replace(&mut end.file, File::open(&path)?)
         };
         let started = Event::ManagerStarted {
@@ -515,10 +551,10 @@ mod tests {
         };
         assert!(log.append_or_keep(&[started]).is_err());
         assert!(log.append(None, &[Event::ManagerStopped]).is_err());
-        log.end.lock().unwrap_or_else(PoisonError::into_inner).file = writable;
+        log.lock().file = writable;
         let vrot = VrotId::random();
         log.append(None, &[Event::VrotStarted { vrot }])?;
-        assert_eq!(verify(&path)?.entries, 3);
+        assert_eq!(whole(&path)?.entries, 3);
         let text = std::fs::read_to_string(&path)?;
         let kept = text.lines().nth(1).unwrap_or_default();
         assert!(kept.contains("manager-started"), "{text}");
@@ -528,7 +564,7 @@ mod tests {
     #[test]
     fn a_log_knows_of_which_recoveries_and_deletions_it_tells() -> anyhow::Result<()> {
         let (_folder, path) = log_of(1)?;
-        let log = AuditLog::open(&path)?;
+        let log = open(&path)?;
         let recovery = RecoveryRecord {
             accepted: "restored-store",
             finding: "\"event\":\"recovery-found\"".to_owned(),
@@ -573,7 +609,7 @@ mod tests {
     #[test]
     fn the_last_line_about_a_vrot_says_how_it_is() -> anyhow::Result<()> {
         let (_folder, path) = log_of(1)?;
-        let log = AuditLog::open(&path)?;
+        let log = open(&path)?;
         let vrot = VrotId::random();
         let [made, renewed, found] = [1, 2, 3].map(|byte| Digest32::new([byte; 32]));
         let last = || anyhow::Ok(log.last_told()?.remove(&vrot).unwrap_or_default());
@@ -631,7 +667,7 @@ mod tests {
     #[test]
     fn words_from_outside_do_not_break_the_log() -> anyhow::Result<()> {
         let (_folder, path) = log_of(0)?;
-        let log = AuditLog::open(&path)?;
+        let log = open(&path)?;
         log.append(
             None,
             &[Event::Refused {
@@ -640,7 +676,7 @@ mod tests {
                 reason: String::new().into(),
             }],
         )?;
-        assert_eq!(AuditLog::open(&path)?.end().entries, 1);
+        assert_eq!(open(&path)?.end().entries, 1);
         assert!(std::fs::metadata(&path)?.len() < 8192);
         Ok(())
     }
@@ -650,10 +686,10 @@ mod tests {
         let (_folder, path) = log_of(2)?;
         let mut file = OpenOptions::new().append(true).open(&path)?;
         file.write_all(b"{\"sequence\":3,\"ti")?;
-        let log = AuditLog::open(&path)?;
+        let log = open(&path)?;
         assert_eq!(log.end().entries, 2);
         log.append(None, &[Event::ManagerStopped])?;
-        assert_eq!(verify(&path)?.entries, 3);
+        assert_eq!(whole(&path)?.entries, 3);
         Ok(())
     }
 }

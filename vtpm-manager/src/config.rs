@@ -11,7 +11,7 @@ use attestation::TomlError;
 use attestation::file::read_bounded_text;
 use cert_chain::pcr::{BANKS, PcrSelectionError};
 use cert_chain::profile::vik::VIK_LIFETIME;
-use cert_chain::{HashAlgorithm, PcrSelection};
+use cert_chain::{Digest32, HashAlgorithm, PcrSelection};
 use serde::Deserialize;
 
 use crate::anchor::{
@@ -62,6 +62,8 @@ pub struct Config {
     pub backend_restarts_per_hour: u32,
     /// The life of identity keys' certificates.
     pub renewal: RenewalConfig,
+    /// The hash of the last line of the audit log that an operator took away with older parts.
+    pub audit_begins_after: Option<Digest32>,
 }
 
 /// How long the certificate of an identity key lives, and when it gets a successor.
@@ -265,6 +267,7 @@ struct File {
     backend_restarts_per_hour: u32,
     vik_lifetime_s: Option<u64>,
     vik_renew_after_s: Option<u64>,
+    audit_begins_after: Option<Digest32>,
 }
 
 /// Which [`AnchorPolicy`].
@@ -381,6 +384,7 @@ impl Config {
             pool: file.pool,
             backend_restarts_per_hour: file.backend_restarts_per_hour,
             renewal: renewal(file.vik_lifetime_s, file.vik_renew_after_s, path)?,
+            audit_begins_after: file.audit_begins_after,
         })
     }
 
@@ -399,7 +403,7 @@ impl Config {
         self.state_dir.join("host-certificate.json")
     }
 
-    /// The audit log.
+    /// The newest part of the audit log.
     pub fn audit_log(&self) -> PathBuf {
         self.state_dir.join("audit.jsonl")
     }

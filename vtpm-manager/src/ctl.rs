@@ -17,6 +17,7 @@ use program_output::console::complain;
 
 use crate::anchor::ApprovalError;
 use crate::api::Problem;
+use crate::audit::Known;
 use crate::causes::WithCauses;
 use crate::issuer::IssuerError;
 
@@ -114,8 +115,14 @@ fn run(arguments: &Arguments) -> Result<(), CtlError> {
         Command::Host { command } => host::run(command, &client, &output),
         Command::Issuer { command } => issuer::run(command, &output),
         Command::Audit {
-            command: AuditCommand::Verify { log, head },
-        } => host::verify_audit_log(log.as_deref(), *head, &client, &output),
+            command: AuditCommand::Verify { log, from, head },
+        } => {
+            let known = Known {
+                from: *from,
+                head: *head,
+            };
+            host::verify_audit_log(log.as_deref(), known, &client, &output)
+        }
         Command::Vrot(command) => vrots::run(command, &client, &output),
     }
 }

@@ -37,7 +37,8 @@ pub(crate) fn make(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     sync_folder_of(path)
 }
 
-fn sync_folder_of(path: &Path) -> io::Result<()> {
+/// Has the names in the folder of this file outlive a loss of power.
+pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
     let folder = match path.parent() {
         // A bare file name.
         Some(folder) if folder.as_os_str().is_empty() => Path::new("."),

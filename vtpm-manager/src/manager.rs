@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use crate::anchor::TrustAnchor;
-use crate::audit::{Actor, AuditLog, Event};
+use crate::audit::{self, Actor, AuditLog, Event};
 use crate::backend::{Ended, GuestDuty, Isolation, Nursery, RuntimeFolder, Share};
 use crate::causes::WithCauses;
 use crate::config::Config;
@@ -139,7 +139,12 @@ impl Manager {
         let journal = Journal::start_locked(Arc::new(store) as Arc<dyn Store>)
             .map_err(|source| ManagerError::Thread { source })?;
         let audit_file = config.audit_log();
-        let audit = Arc::new(blocking(move || AuditLog::open(&audit_file)).await??);
+        let layout = audit::Layout {
+            from: config.audit_begins_after,
+            ..Default::default()
+        };
+        let audit = blocking(move || AuditLog::open(&audit_file, layout)).await??;
+        let audit = Arc::new(audit);
         let anchor_config = config.anchor.clone();
         let anchor = blocking(move || TrustAnchor::start(&anchor_config)).await??;
         let host = Host::new(anchor.clone(), &config.host_certificate())?;

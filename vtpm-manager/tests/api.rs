@@ -20,7 +20,7 @@ use cert_chain::HashAlgorithm;
 use serde_json::{Value, json};
 use support::http::ask;
 use support::{Host, wait_until};
-use vtpm_manager::audit::{AuditLog, Event};
+use vtpm_manager::audit::{AuditLog, Event, Layout};
 
 #[test]
 fn every_method_of_every_path_is_described_and_no_other() -> Result<()> {
@@ -371,7 +371,7 @@ fn a_log_that_was_made_anew_as_a_whole_is_told_by_the_manager_that_wrote_the_oth
     host.ctl(["audit", "verify"])?;
     let log = host.path("state/audit.jsonl");
     std::fs::remove_file(&log)?;
-    let forged = AuditLog::open(log.as_ref())?;
+    let forged = AuditLog::open(log.as_ref(), Layout::default())?;
     for _ in 0..3 {
         forged.append(None, &[Event::ManagerStopped])?;
     }

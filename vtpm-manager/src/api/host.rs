@@ -23,7 +23,7 @@ use super::wire::{
     RecoveryView, StoreView,
 };
 use crate::anchor::{AnchorError, Approval, ApprovalStatus, HostPolicy, PolicyKeyPublic};
-use crate::audit::{self, Event};
+use crate::audit::Event;
 use crate::causes::WithCauses;
 use crate::evidence::HostLog;
 use crate::host::{Enrolment, HostError};
@@ -195,12 +195,16 @@ pub(super) async fn audit(State(manager): Managed) -> Result<Json<AuditView>, Pr
     let log = Arc::clone(manager.audit());
     let checked = tokio::task::spawn_blocking(move || {
         let end = log.end();
-        // Lines may have been added since.
-        let checked = audit::verify_beyond(log.path(), end.head);
-        let problem = checked.err().map(|error| WithCauses(&error).to_string());
+        let problem = log
+            .check(end.head)
+            .err()
+            .map(|error| WithCauses(&error).to_string());
         AuditView {
             log: log.path().to_owned(),
+            begins_after: log.from(),
             entries: end.entries,
+            parts: end.parts,
+            bytes: end.bytes,
             head: end.head,
             intact: problem.is_none(),
             problem,

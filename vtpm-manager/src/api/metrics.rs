@@ -262,10 +262,21 @@ fn render(
         let reason = format!("reason=\"{reason}\"");
         text.labelled("vrot_log_lines_missing_total", &reason, lines);
     }
+    let audit = manager.audit().end();
     text.counter(
         "vrot_audit_entries_total",
         "Lines in the audit log.",
-        manager.audit().end().entries,
+        audit.entries,
+    );
+    text.gauge(
+        "vrot_audit_bytes",
+        "Size of the audit log in all its parts.",
+        audit.bytes,
+    );
+    text.gauge(
+        "vrot_audit_parts",
+        "Files that the audit log is.",
+        audit.parts,
     );
     text.0
 }

@@ -426,17 +426,25 @@ pub enum TpmDeviceModel {
 /// The audit log.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AuditView {
-    /// The file.
+    /// The file of the newest part.
     #[schema(value_type = String)]
     pub log: PathBuf,
-    /// Number of lines that the manager knows of.
+    /// The hash that the log goes on from, or has in it, if parts of it were taken away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub begins_after: Option<Digest32>,
+    /// Number of lines that the manager knows of, with those of parts that were taken away.
     pub entries: u64,
+    /// Number of files.
+    pub parts: u64,
+    /// Their size.
+    pub bytes: u64,
     /// Hash of the last one. Kept elsewhere, it shows later that nothing was cut off.
     #[schema(value_type = String)]
     pub head: Digest32,
-    /// Whether the file holds exactly these lines, unaltered.
+    /// Whether the files hold exactly these lines, unaltered.
     pub intact: bool,
-    /// What is wrong with it otherwise.
+    /// What is wrong with them otherwise.
     pub problem: Option<String>,
 }
 

@@ -1,13 +1,12 @@
 //! What earlier lines tell the manager.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 
 use cert_chain::{Digest32, VmId, VrotId};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::parts::Parts;
 use super::{AuditError, AuditLog};
 
 /// Lines that are looked for later.
@@ -160,19 +159,14 @@ impl AuditLog {
         Ok(vrots)
     }
 
-    /// That the lines are this log's was checked when it was opened.
+    /// Reads all parts. That the lines are this log's was checked when it was opened.
     fn look_back(&self, mut at: impl FnMut(Told)) -> Result<(), AuditError> {
-        let failed = |source| AuditError::File {
-            path: self.path.clone(),
-            action: "read",
-            source,
-        };
-        for line in BufReader::new(File::open(&self.path).map_err(failed)?).lines() {
+        Parts::open(&self.path)?.each_line(|_, line| {
             // Other events do not fit.
-            if let Ok(told) = serde_json::from_str(&line.map_err(failed)?) {
+            if let Ok(told) = serde_json::from_slice(line) {
                 at(told);
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }

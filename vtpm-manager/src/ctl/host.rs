@@ -16,7 +16,7 @@ use crate::api::wire::{
     AuditView, EnrolmentRequest, HostView, InitRequest, LogView, PolicyView, RecoverRequest,
     RecoveryView,
 };
-use crate::audit;
+use crate::audit::{self, Known};
 use crate::causes::WithCauses;
 use crate::issuer::{IssuerFolder, OperatorKeyChange};
 use crate::timestamp::Timestamp;
@@ -205,17 +205,13 @@ fn recover(accept: &str, client: &Client, output: &Output) -> Result<(), CtlErro
     Ok(())
 }
 
-/// Checks a log in a file, beyond a hash that was its newest one earlier.
-fn check_log(path: &Path, head: Option<Digest32>) -> Result<AuditView, CtlError> {
-    let checked = match head {
-        Some(head) => audit::verify_beyond(path, head),
-        None => audit::verify(path),
-    };
-    let (end, problem) = match checked {
+/// Checks a log in files, and what is known of it.
+fn check_log(path: &Path, known: Known) -> Result<AuditView, CtlError> {
+    let (end, problem) = match audit::verify(path, known) {
         Ok(end) => (Some(end), None),
-        Err(audit::AuditError::File { source, .. }) => {
+        Err(audit::AuditError::File { path, source, .. }) => {
             return Err(CtlError::File {
-                path: path.to_owned(),
+                path,
                 action: "read",
                 source,
             });
@@ -224,7 +220,10 @@ fn check_log(path: &Path, head: Option<Digest32>) -> Result<AuditView, CtlError>
     };
     Ok(AuditView {
         log: path.to_owned(),
+        begins_after: known.from,
         entries: end.map_or(0, |end| end.entries),
+        parts: end.map_or(0, |end| end.parts),
+        bytes: end.map_or(0, |end| end.bytes),
         head: end.map_or(Digest32::new([0; 32]), |end| end.head),
         intact: problem.is_none(),
         problem,
@@ -235,17 +234,19 @@ fn check_log(path: &Path, head: Option<Digest32>) -> Result<AuditView, CtlError>
 /// knows of it.
 pub(super) fn verify_audit_log(
     log: Option<&Path>,
-    head: Option<Digest32>,
+    known: Known,
     client: &Client,
     output: &Output,
 ) -> Result<(), CtlError> {
     let view = match log {
-        Some(path) => check_log(path, head)?,
+        Some(path) => check_log(path, known)?,
         None => {
             let view: AuditView = client.get("/v1/audit")?;
-            match head {
-                Some(_) if view.intact => check_log(&view.log, head)?,
-                _ => view,
+            if view.intact && known != Known::default() {
+                let from = known.from.or(view.begins_after);
+                check_log(&view.log, Known { from, ..known })?
+            } else {
+                view
             }
         }
     };
@@ -253,9 +254,14 @@ pub(super) fn verify_audit_log(
         None => {
             output.result(&view, || {
                 format!(
-                    "{}: {} lines, unaltered\nnewest hash {}",
+                    "{}: {} lines in {}, unaltered\nnewest hash {}",
                     view.log.display(),
                     view.entries,
+                    if view.parts == 1 {
+                        "one part".to_owned()
+                    } else {
+                        format!("{} parts", view.parts)
+                    },
                     view.head
                 )
             })?;
