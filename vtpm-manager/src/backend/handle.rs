@@ -444,7 +444,7 @@ mod tests {
     use std::io::Write;
     use std::num::NonZeroU32;
     use std::os::unix::net::UnixStream;
-    use std::process::{Child, Command};
+    use std::process::{Child, Command, Stdio};
     use std::thread;
     use std::time::Instant;
 
@@ -524,10 +524,13 @@ mod tests {
                 state_loss: StateLoss::Excluded,
             },
             quota: Quota::per_minute(1, Instant::now()),
-            share: Share::new(NonZeroU32::MIN, Duration::from_millis(20), Instant::now()),
+            share: Share::new(NonZeroU32::MIN, Duration::from_millis(200), Instant::now()),
             ended,
         }));
-        let child = Command::new("sleep").arg("600").spawn()?;
+        let child = Command::new("sleep")
+            .arg("60")
+            .stdout(Stdio::null())
+            .spawn()?;
         let process = Process::found(child.id().try_into()?)?.context("it runs")?;
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
@@ -540,7 +543,15 @@ mod tests {
             Observed::default(),
         );
         let flood = thread::spawn(move || flood(theirs, child));
-        while journal.read(vrot, Part::Permanent).await?.is_none() {
+        // Until its burst is over: from then on, one state always waits behind another.
+        let durable = || async {
+            let state = journal.read(vrot, Part::Permanent).await?;
+            let state = state
+                .map(|state| StateBlob::from_bytes(&state))
+                .transpose()?;
+            anyhow::Ok(state.map_or(0, |state| state.sequence))
+        };
+        while durable().await? < 5000 {
             tokio::task::yield_now().await;
         }
         // What it had pushed by now is durable, and that is all that its vRoT needs.
@@ -548,8 +559,7 @@ mod tests {
         backend.kill().await;
         let flooded = tokio::task::spawn_blocking(move || flood.join());
         flooded.await?.map_err(|_| anyhow::anyhow!("the flood"))??;
-        // Whether it is too late to order it, the supervisor says.
-        let _ = backend.stop().await;
+        backend.concluded().await?;
         assert!(backend.has_ended());
         Ok(())
     }
