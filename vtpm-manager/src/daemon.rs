@@ -81,6 +81,9 @@ const ENDING: Duration = Duration::from_secs(10);
 /// manager usually grants.
 const LAST_RESORT: Duration = Duration::from_secs(20);
 
+/// For threads that are at something when all else is done.
+const LAST_THREADS: Duration = Duration::from_secs(10);
+
 /// Runs the daemon to its end. 0 after a shutdown, 1 after a failure, 2 for a bad configuration,
 /// 101 after a panic.
 pub fn main(arguments: &Arguments) -> ExitCode {
@@ -105,7 +108,10 @@ fn run(arguments: &Arguments) -> Result<(), DaemonError> {
         .enable_all()
         .build()
         .map_err(DaemonError::Runtime)?;
-    runtime.block_on(serve(config))
+    let served = runtime.block_on(serve(config));
+    // A thread of ours may wait for somebody who does not answer.
+    runtime.shutdown_timeout(LAST_THREADS);
+    served
 }
 
 async fn serve(config: Config) -> Result<(), DaemonError> {

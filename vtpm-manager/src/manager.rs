@@ -24,7 +24,8 @@ use std::time::{Duration, Instant};
 use attestation::{Anchoring, CutOff};
 use cert_chain::{Digest32, VrotId};
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::timeout;
 
 use crate::anchor::TrustAnchor;
 use crate::audit::{self, Actor, AuditLog, Event};
@@ -122,6 +123,10 @@ impl Counter {
     ];
 }
 
+/// What it takes to part from the backends, all at once: longer than the store takes to give up what
+/// does not become durable.
+const PARTING: Duration = Duration::from_secs(12);
+
 impl Manager {
     /// Opens store, audit log and trust anchor, and takes over what is running.
     pub async fn open(config: Config) -> Result<Arc<Self>, ManagerError> {
@@ -199,11 +204,15 @@ impl Manager {
     /// Ends the manager's work: running vRoTs go on, and what they pushed becomes durable.
     pub async fn close(&self) -> Result<(), ManagerError> {
         self.renewals.close().await;
-        self.pool.close().await;
+        let mut partings = JoinSet::new();
         for vrot in self.registry.all() {
             if let Some(backend) = vrot.backend() {
-                backend.release().await;
+                partings.spawn(async move { backend.release().await });
             }
+        }
+        let parted = async { tokio::join!(self.pool.close(), partings.join_all()) };
+        if timeout(PARTING, parted).await.is_err() {
+            tracing::warn!("a backend is left as it is: it keeps what was not made durable");
         }
         self.record(Event::ManagerStopped).await
     }

@@ -158,6 +158,21 @@ pub enum AnchorError {
         "this host has no root secret yet: run `vtpmctl host init` once its PCR values are approved"
     )]
     RootSecretMissing,
+    /// The TPM takes longer than any TPM needs.
+    #[error(
+        "the physical TPM (`{tpm}`) has not answered for {seconds} s: what was asked of it is given \
+         up. All goes on by itself once it answers. Until then look after it: the kernel's messages \
+         for a chip, the process for a swtpm"
+    )]
+    Silent {
+        /// The TPM, as configured.
+        tpm: String,
+        /// For how long.
+        seconds: u64,
+    },
+    /// Whoever asked for it has given up since.
+    #[error("the TPM answered too late: nothing of it is kept")]
+    TooLate,
     /// The key to which sessions are salted may not be in this TPM.
     #[error(
         "the host's identity key does not certify the storage root key {srk}, to which everything \

@@ -29,6 +29,7 @@ mod ik;
 mod leftovers;
 mod owner;
 mod policy_key;
+mod pulse;
 mod queue;
 mod record;
 mod response_code;
@@ -48,11 +49,14 @@ pub(crate) mod tap;
 mod tests;
 
 use std::fmt;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use cert_chain::{AttestationKey, CredentialBlob, Digest32, HashAlgorithm, PcrValues};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use vtpm_backend::locked::Locked;
 use zeroize::Zeroizing;
 
@@ -70,6 +74,7 @@ pub use response_code::{Disposition, ResponseCode};
 pub use rollback_index::TpmRegisters;
 
 use owner::{Connect, Owner};
+use pulse::{Pulse, Waiting};
 use queue::{Priority, Queue};
 
 /// A handle to the physical TPM. Clones share one connection, which closes with the last one.
@@ -109,7 +114,7 @@ pub const ROOT_SECRET_LENGTH: usize = 32;
 
 impl TrustAnchor {
     /// Connects to the TPM and reads the record of what was provisioned. Blocks for some
-    /// commands' time.
+    /// commands' time; a TPM that does not answer within it is an error.
     pub fn start(config: &AnchorConfig) -> Result<Self, AnchorError> {
         let tpm = config.tpm.clone();
         Self::start_with(config, Box::new(move || esys::connect(&tpm)))
@@ -117,25 +122,33 @@ impl TrustAnchor {
 
     fn start_with(config: &AnchorConfig, connect: Connect) -> Result<Self, AnchorError> {
         let queue = Arc::new(Queue::new());
+        let pulse = Arc::new(Pulse::of(config.tpm.to_string()));
         let (started, start) = mpsc::sync_channel(1);
+        let (alive, ended) = mpsc::channel::<()>();
         let config = config.clone();
-        let served = Arc::clone(&queue);
+        let (served, felt) = (Arc::clone(&queue), Arc::clone(&pulse));
         let thread = thread::Builder::new()
             .name("trust-anchor".to_owned())
-            .spawn(move || match Owner::new(config, connect) {
-                Err(error) => drop(started.send(Err(error))),
-                Ok(mut owner) => {
-                    drop(started.send(Ok(())));
-                    serve(&served, &mut owner);
+            .spawn(move || {
+                let _alive = alive;
+                match Owner::new(config, connect, felt) {
+                    Err(error) => drop(started.send(Err(error))),
+                    Ok(mut owner) => {
+                        drop(started.send(Ok(())));
+                        serve(&served, &mut owner);
+                    }
                 }
             })
             .map_err(|_| AnchorError::Stopped)?;
-        let handle = Handle {
+        let anchor = Self(Arc::new(Handle {
             queue,
+            pulse,
+            known: Mutex::new(None),
             thread: Some(thread),
-        };
-        start.recv().map_err(|_| AnchorError::Stopped)??;
-        Ok(Self(Arc::new(handle)))
+            ended: Mutex::new(ended),
+        }));
+        wait(Waiting::for_a(&anchor.0.pulse)?, &start)?;
+        Ok(anchor)
     }
 
     /// Makes the host's keys, whatever of them is missing, for the operator with this key. Doing
@@ -148,7 +161,31 @@ impl TrustAnchor {
 
     /// The host's keys.
     pub async fn host_public(&self) -> Result<HostPublic, AnchorError> {
-        self.ask(Priority::Bulk, Owner::host_public).await
+        let public = self.ask(Priority::Bulk, Owner::host_public).await?;
+        *(self.0.known.lock()).unwrap_or_else(PoisonError::into_inner) = Some(public.clone());
+        Ok(public)
+    }
+
+    /// The host's keys as the TPM showed them last, if it did. Waits for nothing.
+    pub fn known_public(&self) -> Option<HostPublic> {
+        (self.0.known.lock())
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// How long the TPM has not answered, if that is longer than it may take. Waits for nothing.
+    pub fn silence(&self) -> Option<Duration> {
+        self.0.pulse.silence()
+    }
+
+    /// An error while the TPM does not answer: nothing that needs it is to be begun.
+    pub fn check_answers(&self) -> Result<(), AnchorError> {
+        self.0.pulse.patience().map(drop)
+    }
+
+    /// Requests that were given up because the TPM did not answer.
+    pub fn given_up(&self) -> u64 {
+        self.0.pulse.given_up()
     }
 
     /// Present values of the PCRs under policy: what an operator approves.
@@ -218,30 +255,67 @@ impl TrustAnchor {
 
     /// Signs with the host IK; waits without async.
     fn sign_blocking(&self, message: Vec<u8>) -> Result<Vec<u8>, AnchorError> {
-        let (answer, answered) = mpsc::sync_channel(1);
-        self.0.queue.push(
-            Priority::Bulk,
-            Box::new(move |owner| drop(answer.send(owner.sign(&message)))),
-        )?;
-        answered.recv().map_err(|_| AnchorError::Stopped)?
+        self.ask_blocking(Priority::Bulk, move |owner| owner.sign(&message))
     }
 
+    /// Has the thread that owns the TPM do something, and waits for as long as the TPM answers.
     async fn ask<T: Send + 'static>(
         &self,
         priority: Priority,
         request: impl FnOnce(&mut Owner) -> Result<T, AnchorError> + Send + 'static,
     ) -> Result<T, AnchorError> {
-        let (answer, answered) = oneshot::channel();
+        let (answer, mut answered) = oneshot::channel();
+        let mut waiting = self.order(priority, request, move |done| drop(answer.send(done)))?;
+        loop {
+            if let Ok(answer) = timeout(waiting.patience()?, &mut answered).await {
+                return answer.map_err(|_| AnchorError::Stopped)?;
+            }
+        }
+    }
+
+    /// The same, for threads.
+    fn ask_blocking<T: Send + 'static>(
+        &self,
+        priority: Priority,
+        request: impl FnOnce(&mut Owner) -> Result<T, AnchorError> + Send + 'static,
+    ) -> Result<T, AnchorError> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let waiting = self.order(priority, request, move |done| drop(answer.send(done)))?;
+        wait(waiting, &answered)
+    }
+
+    fn order<T>(
+        &self,
+        priority: Priority,
+        request: impl FnOnce(&mut Owner) -> Result<T, AnchorError> + Send + 'static,
+        answer: impl FnOnce(Result<T, AnchorError>) + Send + 'static,
+    ) -> Result<Waiting, AnchorError> {
+        let waiting = Waiting::for_a(&self.0.pulse)?;
+        let claim = waiting.claim();
         self.0.queue.push(
             priority,
             Box::new(move |owner| {
                 // Nobody waits any more: spare the TPM the work.
-                if !answer.is_closed() {
-                    drop(answer.send(request(owner)));
+                if !claim.is_given_up() {
+                    answer(owner.on_behalf_of(claim, request));
                 }
             }),
         )?;
-        answered.await.map_err(|_| AnchorError::Stopped)?
+        Ok(waiting)
+    }
+}
+
+/// Waits for as long as the TPM answers.
+fn wait<T>(
+    mut waiting: Waiting,
+    answered: &mpsc::Receiver<Result<T, AnchorError>>,
+) -> Result<T, AnchorError> {
+    loop {
+        match answered.recv_timeout(waiting.patience()?) {
+            Ok(answer) => return answer,
+            Err(RecvTimeoutError::Disconnected) => return Err(AnchorError::Stopped),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
     }
 }
 
@@ -284,7 +358,12 @@ type Job = Box<dyn FnOnce(&mut Owner) + Send>;
 
 struct Handle {
     queue: Arc<Queue<Job>>,
+    pulse: Arc<Pulse>,
+    /// The host's keys, as the TPM showed them last.
+    known: Mutex<Option<HostPublic>>,
     thread: Option<JoinHandle<()>>,
+    /// Disconnected when the thread has ended.
+    ended: Mutex<mpsc::Receiver<()>>,
 }
 
 /// Serves requests until the queue is closed.
@@ -295,14 +374,25 @@ fn serve(queue: &Queue<Job>, owner: &mut Owner) {
 }
 
 impl Drop for Handle {
-    /// Waits for the command that the TPM is working on, so that the connection closes in order.
+    /// Waits for the command that the TPM is working on, so that the connection closes in order; not
+    /// for a TPM that does not answer.
     fn drop(&mut self) {
         self.queue.close();
-        if let Some(thread) = self.thread.take()
-            && thread.thread().id() != thread::current().id()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that owns the TPM has panicked");
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        if thread.thread().id() == thread::current().id() {
+            return;
         }
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        while let Ok(patience) = self.pulse.patience() {
+            if ended.recv_timeout(patience) == Err(RecvTimeoutError::Disconnected) {
+                if thread.join().is_err() {
+                    tracing::error!("the thread that owns the TPM has panicked");
+                }
+                return;
+            }
+        }
+        tracing::warn!("the TPM does not answer: the connection to it is not closed in order");
     }
 }

@@ -1,5 +1,6 @@
 //! The one thread's work: choosing an approval, retrying what may be retried, the record.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use cert_chain::pcr::BANKS;
@@ -15,6 +16,7 @@ use super::config::AnchorConfig;
 use super::error::{AnchorError, HardwareError, Operation, PcrDifference, PcrList};
 use super::hardware::{Authorization, HardwareRoot, HostPublic, SignedQuote};
 use super::policy_key::PolicyKeyPublic;
+use super::pulse::{COMMANDS, Claim, KEY, Pulse};
 use super::record::Record;
 use super::response_code::Disposition;
 use super::root_seal::{self, RootSeal};
@@ -32,6 +34,10 @@ pub(super) struct Owner {
     host: Option<HostPublic>,
     /// The bank that approvals and quotes are of.
     bank: Option<HashAlgorithm>,
+    /// Felt by whoever waits.
+    pulse: Arc<Pulse>,
+    /// Of whoever waits for what is being done.
+    claim: Claim,
 }
 
 /// How often a busy TPM is asked again. With [`FIRST_PAUSE`] doubling each time this waits for
@@ -44,7 +50,11 @@ const POLICY_ATTEMPTS: u32 = 5;
 
 impl Owner {
     /// Connects to the TPM and reads the record.
-    pub(super) fn new(config: AnchorConfig, connect: Connect) -> Result<Self, AnchorError> {
+    pub(super) fn new(
+        config: AnchorConfig,
+        connect: Connect,
+        pulse: Arc<Pulse>,
+    ) -> Result<Self, AnchorError> {
         let record = Record::load(&config.record)?;
         let mut owner = Self {
             config,
@@ -53,9 +63,21 @@ impl Owner {
             record,
             host: None,
             bank: None,
+            pulse,
+            claim: Claim::default(),
         };
         owner.connected()?;
         Ok(owner)
+    }
+
+    /// Does something for somebody who may give it up meanwhile: then nothing of it is kept.
+    pub(super) fn on_behalf_of<T>(
+        &mut self,
+        claim: Claim,
+        request: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        self.claim = claim;
+        request(self)
     }
 
     /// Makes what is missing: keys and record. Doing it twice changes nothing.
@@ -73,7 +95,7 @@ impl Owner {
             });
         }
         if self.record.is_none() {
-            let srk = self.patiently(|root| root.storage_root_key(None))?;
+            let srk = self.patiently_within(KEY, |root| root.storage_root_key(None))?;
             self.keep(Record::new(policy_key.clone(), srk))?;
         }
         self.host_public()
@@ -88,8 +110,8 @@ impl Owner {
         let srk_name = record.srk.clone();
         let policy_key = record.policy_key.clone();
         let policy = policy_key.policy_digest();
-        let ek = self.patiently(|root| root.endorsement_key())?;
-        let ik_public = self.patiently(|root| root.identity_key(&policy))?;
+        let ek = self.patiently_within(KEY, |root| root.endorsement_key())?;
+        let ik_public = self.patiently_within(KEY, |root| root.identity_key(&policy))?;
         let host = HostPublic {
             ek_certificate: ek.certificate,
             ek_chain: ek.chain,
@@ -301,6 +323,9 @@ impl Owner {
     }
 
     fn keep(&mut self, record: Record) -> Result<(), AnchorError> {
+        if !self.claim.keep() {
+            return Err(AnchorError::TooLate);
+        }
         record.store(&self.config.record)?;
         self.record = Some(record);
         Ok(())
@@ -351,11 +376,20 @@ impl Owner {
     /// next command connects anew.
     pub(super) fn patiently<T>(
         &mut self,
+        command: impl FnMut(&mut dyn HardwareRoot) -> Result<T, HardwareError>,
+    ) -> Result<T, AnchorError> {
+        self.patiently_within(COMMANDS, command)
+    }
+
+    /// The same with a command for which the TPM may take this long.
+    fn patiently_within<T>(
+        &mut self,
+        allowance: Duration,
         mut command: impl FnMut(&mut dyn HardwareRoot) -> Result<T, HardwareError>,
     ) -> Result<T, AnchorError> {
         let mut pause = FIRST_PAUSE;
         for _ in 1..BUSY_ATTEMPTS {
-            match self.once(&mut command) {
+            match self.once(allowance, &mut command) {
                 Err(AnchorError::Hardware(error))
                     if error.disposition() == Disposition::TryAgain =>
                 {
@@ -366,14 +400,19 @@ impl Owner {
                 other => return other,
             }
         }
-        self.once(&mut command)
+        self.once(allowance, &mut command)
     }
 
     fn once<T>(
         &mut self,
+        allowance: Duration,
         command: &mut impl FnMut(&mut dyn HardwareRoot) -> Result<T, HardwareError>,
     ) -> Result<T, AnchorError> {
-        let result = command(self.connected()?);
+        let pulse = Arc::clone(&self.pulse);
+        let root = self.connected()?;
+        let beat = pulse.begin(allowance);
+        let result = command(root);
+        drop(beat);
         if let Err(error) = &result
             && error.disposition() == Disposition::ConnectionLost
         {
@@ -392,6 +431,7 @@ impl Owner {
         let root = match self.root.take() {
             Some(root) => root,
             None => {
+                let _beat = self.pulse.begin(COMMANDS);
                 let mut root = (self.connect)()?;
                 if let Some(record) = &self.record {
                     let found = root.storage_root_key(Some(&record.srk))?;

@@ -14,8 +14,6 @@
 //! put back: an NV counter begins above the highest value that any counter of its TPM ever had
 //! (TPM 2.0 Part 3, TPM2_NV_Increment), and `TPM2_Clear` changes nothing about that.
 
-use std::sync::mpsc;
-
 use cert_chain::Generation;
 use zeroize::Zeroizing;
 
@@ -243,14 +241,10 @@ impl TpmRegisters {
         &self,
         mut request: impl FnMut(&mut dyn NvMemory) -> Result<T, HardwareError> + Send + 'static,
     ) -> Result<T, AnchorError> {
-        let (answer, answered) = mpsc::sync_channel(1);
-        let job = move |owner: &mut Owner| {
-            let done = owner.patiently(|root: &mut dyn HardwareRoot| request(root.nv_memory()?));
-            drop(answer.send(done));
-        };
-        (self.anchor.0.queue)
-            .push(Priority::Quote, Box::new(job))
-            .and_then(|()| answered.recv().map_err(|_| AnchorError::Stopped)?)
+        self.anchor
+            .ask_blocking(Priority::Quote, move |owner: &mut Owner| {
+                owner.patiently(|root: &mut dyn HardwareRoot| request(root.nv_memory()?))
+            })
     }
 }
 

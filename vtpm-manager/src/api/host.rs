@@ -1,6 +1,7 @@
 //! The host: keys, policy, enrolment, audit log.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -10,6 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use cert_chain::enrolment::{Certificate, Challenge, Message};
 use cert_chain::pem;
+use tokio::time::timeout;
 
 use super::messages::{
     HostEnrolmentAnswer, HostEnrolmentCertificate, HostEnrolmentChallenge, HostEnrolmentRequest,
@@ -32,6 +34,10 @@ use crate::rollback::RecoveryRecord;
 use crate::timestamp::Timestamp;
 
 type Managed = State<Arc<Manager>>;
+
+/// Whoever looks at the host waits no longer than this for its TPM.
+const TPM_PATIENCE: Duration = Duration::from_secs(2);
+const NOT_YET: &str = "the physical TPM is busy, or does not answer: look again in a moment";
 
 /// Shows the host: its keys, and what the issuer certified.
 #[utoipa::path(get, path = "/v1/host", tag = "host",
@@ -219,21 +225,26 @@ pub(super) async fn audit(State(manager): Managed) -> Result<Json<AuditView>, Pr
     })
 }
 
+/// Whoever looks at a host whose TPM does not answer sees what is known, and that.
 async fn view(manager: &Manager) -> Result<HostView, Problem> {
-    let keys = match manager.host().public().await {
-        Ok(public) => Some(HostKeys {
-            ek: public.ek_public.name(),
-            ik: public.ik_public.name(),
-            srk: public.srk_name,
-            policy_key: public.policy_key.name(),
-        }),
-        Err(HostError::Anchor(AnchorError::NotProvisioned)) => None,
-        Err(error) => return Err(error.into()),
+    let known = || manager.host().anchor().known_public();
+    let (public, tpm_problem) = match timeout(TPM_PATIENCE, manager.host().public()).await {
+        Ok(Ok(public)) => (Some(public), None),
+        Ok(Err(HostError::Anchor(AnchorError::NotProvisioned))) => (None, None),
+        Ok(Err(error)) => (known(), Some(WithCauses(&error).to_string())),
+        Err(_) => (known(), Some(NOT_YET.to_owned())),
     };
+    let keys = public.map(|public| HostKeys {
+        ek: public.ek_public.name(),
+        ik: public.ik_public.name(),
+        srk: public.srk_name,
+        policy_key: public.policy_key.name(),
+    });
     let config = manager.config();
     let losses = program_output::log::losses();
     Ok(HostView {
         tpm: config.anchor.tpm.to_string(),
+        tpm_problem,
         state_dir: config.state_dir.clone(),
         event_log: event_log_view(manager.evidence().log()).await,
         backend_digest: manager.backend_digest().await.ok(),

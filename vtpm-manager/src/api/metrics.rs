@@ -149,6 +149,17 @@ fn render(
         "1 if the physical TPM vouches for the store, else 0.",
         u8::from(matches!(manager.standing(), Standing::Open { .. })),
     );
+    let anchor = manager.host().anchor();
+    text.gauge(
+        "vrot_tpm_silent_seconds",
+        "How long the physical TPM has not answered, if that is longer than it may take; 0 if it answers.",
+        anchor.silence().unwrap_or_default().as_secs_f64(),
+    );
+    text.counter(
+        "vrot_tpm_requests_given_up_total",
+        "Requests that were given up because the physical TPM did not answer.",
+        anchor.given_up(),
+    );
     let trouble = manager.journal().trouble();
     text.gauge(
         "vrot_store_stalled_seconds",

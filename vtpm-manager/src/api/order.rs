@@ -47,6 +47,7 @@ where
         let reason = trouble.reason;
         return Err(ManagerError::StoreStalled { reason });
     }
+    manager.host().anchor().check_answers()?;
     let mut task = begin(order(Arc::clone(manager)));
     loop {
         match timeout(PATIENCE, &mut task).await {

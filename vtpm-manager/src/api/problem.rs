@@ -141,6 +141,9 @@ fn classify_anchor(error: &AnchorError) -> (StatusCode, &'static str) {
             (StatusCode::UNPROCESSABLE_ENTITY, "approval-refused")
         }
         AnchorError::Busy { .. } => (StatusCode::SERVICE_UNAVAILABLE, "tpm-busy"),
+        AnchorError::Silent { .. } | AnchorError::TooLate => {
+            (StatusCode::SERVICE_UNAVAILABLE, "tpm-silent")
+        }
         AnchorError::Hardware(HardwareError::NoEkCertificate) => {
             (StatusCode::CONFLICT, "no-ek-certificate")
         }

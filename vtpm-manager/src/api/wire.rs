@@ -18,6 +18,9 @@ pub struct HostView {
     /// How the manager reaches the physical TPM.
     #[schema(example = "device:/dev/tpmrm0")]
     pub tpm: String,
+    /// Why it cannot be used, if it cannot: then the keys are those that it showed before.
+    #[serde(default)]
+    pub tpm_problem: Option<String>,
     /// The log that accounts for the host's PCRs in evidence.
     pub event_log: EventLogView,
     /// Where the manager keeps what must survive.

@@ -27,7 +27,13 @@ pub struct Backend {
     observed: watch::Receiver<Observed>,
     folder: RuntimeFolder,
     incarnation: Incarnation,
+    /// How many orders wait until the backend is used by nobody.
+    waiting: watch::Sender<usize>,
 }
+
+/// An order that waits until a backend is used by nobody. Over when dropped.
+#[derive(Debug)]
+pub struct OrderWaits<'a>(&'a watch::Sender<usize>);
 
 /// What a backend left that was ended without being taken over.
 #[derive(Debug)]
@@ -43,6 +49,9 @@ pub struct Dismissed {
 pub struct ExecuteChannel {
     orders: mpsc::Sender<Order>,
     runtime: tokio::runtime::Handle,
+    /// How many orders wait for whoever uses this.
+    waiting: watch::Receiver<usize>,
+    gave_way: bool,
 }
 
 /// A state with an RSA key in it is opened in milliseconds; making a new one takes seconds on a
@@ -57,6 +66,8 @@ const SETTLE_DEADLINE: Duration = Duration::from_secs(5);
 const MAX_EARLY: usize = 64;
 /// The longest TPM command, on the busiest machine.
 const EXECUTE_DEADLINE: Duration = Duration::from_secs(60);
+/// The same while an order waits for whoever sent the command.
+const GIVING_WAY: Duration = Duration::from_secs(5);
 
 impl Backend {
     /// Starts a backend and opens a vRoT in it. Returns when a VMM can attach.
@@ -209,6 +220,7 @@ impl Backend {
             observed,
             folder,
             incarnation,
+            waiting: watch::Sender::new(0),
         }
     }
 
@@ -219,7 +231,12 @@ impl Backend {
 
     /// Ends the backend. Returns when it is gone and all its state is durable.
     pub async fn stop(&self) -> Result<Ended, BackendError> {
-        self.ask(Order::Stop).await
+        self.stop_within(STOP_DEADLINE).await
+    }
+
+    /// The same with one that is killed if it does not do so within this time.
+    pub async fn stop_within(&self, patience: Duration) -> Result<Ended, BackendError> {
+        self.ask(|done| Order::Stop(done, patience)).await
     }
 
     /// Has the guest wait and brings the volatile state, sealed; `None` if the TPM is off. The
@@ -300,7 +317,15 @@ impl Backend {
         ExecuteChannel {
             orders: self.orders.clone(),
             runtime: tokio::runtime::Handle::current(),
+            waiting: self.waiting.subscribe(),
+            gave_way: false,
         }
+    }
+
+    /// Has whoever sends commands to the backend give it up if it does not answer.
+    pub fn order_waits(&self) -> OrderWaits<'_> {
+        self.waiting.send_modify(|waiting| *waiting += 1);
+        OrderWaits(&self.waiting)
     }
 
     /// Leaves the backend running without a manager. Returns when what it pushed is durable.
@@ -327,8 +352,23 @@ impl Backend {
     }
 }
 
+impl Drop for OrderWaits<'_> {
+    fn drop(&mut self) {
+        self.0
+            .send_modify(|waiting| *waiting = waiting.saturating_sub(1));
+    }
+}
+
 impl CommandChannel for ExecuteChannel {
     fn execute(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        let gave_way = || {
+            let what = "the backend does not answer, and an order waits for it";
+            io::Error::new(io::ErrorKind::TimedOut, what)
+        };
+        if self.gave_way {
+            return Err(gave_way());
+        }
+        let waiting = &mut self.waiting;
         let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the backend has ended");
         let (response, responded) = oneshot::channel();
         let order = Order::Execute {
@@ -340,8 +380,24 @@ impl CommandChannel for ExecuteChannel {
                 self.orders.send(order).await.map_err(|_| gone())?;
                 responded.await.map_err(|_| gone())
             };
-            if let Ok(answer) = timeout(EXECUTE_DEADLINE, answer).await {
-                return answer;
+            let in_the_way = async {
+                while waiting.wait_for(|waiting| *waiting > 0).await.is_ok() {
+                    sleep(GIVING_WAY).await;
+                    if *waiting.borrow() > 0 {
+                        return;
+                    }
+                }
+                // The backend's handle is gone, and with it whoever could wait.
+                std::future::pending().await
+            };
+            tokio::select! {
+                answer = timeout(EXECUTE_DEADLINE, answer) => if let Ok(answer) = answer {
+                    return answer;
+                },
+                () = in_the_way => {
+                    self.gave_way = true;
+                    return Err(gave_way());
+                }
             }
             // Others wait for their turn, and whoever would end this backend waits as well.
             let _ = self.orders.send(Order::Kill).await;

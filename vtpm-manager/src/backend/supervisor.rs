@@ -122,7 +122,8 @@ pub(super) enum Order {
     Release,
     /// From now on there is a guest. The answer is what was kept aside until then.
     Serve(Box<GuestDuty>, oneshot::Sender<Option<StateBlob>>),
-    Stop(oneshot::Sender<Ended>),
+    /// Ends the backend; it is killed if that takes longer than this.
+    Stop(oneshot::Sender<Ended>, Duration),
     /// Ends a backend that does not do what it is told.
     Kill,
     /// Tells when everything that the backend pushed so far is durable.
@@ -284,8 +285,8 @@ impl Supervisor {
                 Event::Ordered(Order::Hold(held)) => {
                     self.connection.send(&ToBackend::Hold { held }).await
                 }
-                Event::Ordered(Order::Stop(done)) => {
-                    self.stop = Some((done, Instant::now() + STOP_DEADLINE));
+                Event::Ordered(Order::Stop(done, patience)) => {
+                    self.stop = Some((done, Instant::now() + patience));
                     self.connection.send(&ToBackend::Stop).await
                 }
                 Event::Ordered(Order::Kill) => {

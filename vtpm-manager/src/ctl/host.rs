@@ -276,7 +276,11 @@ pub(super) fn verify_audit_log(
 fn describe(host: &HostView) -> String {
     let mut table = Table::default();
     table.row(["physical TPM", &host.tpm]);
+    if let Some(problem) = &host.tpm_problem {
+        table.row(["", problem]);
+    }
     match &host.keys {
+        None if host.tpm_problem.is_some() => table.row(["keys", "not known at the moment"]),
         None => table.row(["keys", "none yet: run `vtpmctl host init`"]),
         Some(keys) => {
             table.row(["endorsement key", &keys.ek.to_string()]);

@@ -115,7 +115,7 @@ impl Manager {
             Err(ManagerError::DeletionUnfinished { vrot }) => return self.bury(vrot).await,
             Err(unknown) => return self.was_deleted(key).await?.then_some(()).ok_or(unknown),
         };
-        let gate = vrot.gate.lock().await;
+        let gate = vrot.gate_for_an_order().await;
         vrot.check_settled()?;
         let record = vrot.record();
         let now = Timestamp::now();

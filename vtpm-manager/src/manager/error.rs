@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use cert_chain::{VmId, VrotId};
 
 use super::registry::VrotKey;
-use crate::anchor::AnchorError;
+use crate::anchor::{AnchorError, HostIkSigner};
 use crate::audit::AuditError;
 use crate::backend::BackendError;
 use crate::host::HostError;
@@ -151,4 +151,15 @@ pub enum ManagerError {
         /// The VM.
         vm: VmId,
     },
+}
+
+impl ManagerError {
+    /// Why nothing was manufactured: if the host IK did not sign, what kept it from that.
+    pub(super) fn of_manufacture(error: ManufactureError, signer: &HostIkSigner) -> Self {
+        let unsigned = match &error {
+            ManufactureError::Issue { .. } => signer.take_failure(),
+            _ => None,
+        };
+        unsigned.map_or(Self::Manufacture(error), Self::Anchor)
+    }
 }

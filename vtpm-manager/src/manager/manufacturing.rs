@@ -58,11 +58,14 @@ impl Manager {
         let mut channel = maker.channel();
         let ordered = order.clone();
         let manufactured = place
-            .work(move || manufacture_over(&ordered, &mut channel, &signer))
+            .work(move || {
+                manufacture_over(&ordered, &mut channel, &signer)
+                    .map_err(|error| ManagerError::of_manufacture(error, &signer))
+            })
             .await;
         // Whatever came of it, it has done its work.
         let ended = maker.stop().await;
-        let manufactured = manufactured?.map_err(ManagerError::Manufacture)?;
+        let manufactured = manufactured??;
         let state = ended?.state.ok_or(ManagerError::NoState)?;
         let record = VrotRecord {
             vrot,

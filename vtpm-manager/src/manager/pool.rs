@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use cert_chain::{Digest32, Tenant, VmId, VrotId};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::manufacturing::{FIRST_GENERATION, Product};
@@ -48,6 +49,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(10);
 const COURTESY: Duration = Duration::from_millis(250);
 /// Between members that are opened anew, which takes milliseconds each.
 const BREATH: Duration = Duration::from_millis(10);
+/// A member that does not end is killed: it has no guest, and its state is in the store.
+const CLOSING: Duration = Duration::from_secs(2);
 /// Members whose certificates are old, or whose backends have ended, are looked for this often.
 const INSPECTION: Duration = Duration::from_secs(5);
 
@@ -95,11 +98,15 @@ impl Pool {
     /// Ends the backends of all members: nobody else knows them.
     pub(super) async fn close(&self) {
         let members = std::mem::take(&mut self.members().ready);
+        let mut endings = JoinSet::new();
         for member in members {
-            if let Err(error) = member.backend.stop().await {
-                tracing::debug!(vrot = %member.record.vrot, %error, "was gone already");
-            }
+            endings.spawn(async move {
+                if let Err(error) = member.backend.stop_within(CLOSING).await {
+                    tracing::debug!(vrot = %member.record.vrot, %error, "was gone already");
+                }
+            });
         }
+        endings.join_all().await;
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {

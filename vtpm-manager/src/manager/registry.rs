@@ -139,6 +139,14 @@ impl Vrot {
         }
     }
 
+    /// The gate, for whoever was ordered to change the vRoT: what can be done later gives way to
+    /// that, if the backend keeps it waiting.
+    pub(super) async fn gate_for_an_order(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        let backend = self.backend();
+        let _waiting = backend.as_deref().map(Backend::order_waits);
+        self.gate.lock().await
+    }
+
     /// What the store holds of it.
     pub fn record(&self) -> VrotRecord {
         self.record

@@ -1,15 +1,18 @@
 //! New certificates for identity keys, while their VMs run.
 //!
-//! A certificate is renewed at half of its life at the latest. Renewals happen one at a time, so
-//! that a host full of VMs started together does not keep the physical TPM from quoting; the
-//! half of a life that is left is long enough for all of them, and for many attempts at each.
+//! A certificate is renewed at half of its life at the latest. Renewals begin one after the other,
+//! so that a host full of VMs started together does not keep the physical TPM from quoting; the
+//! half of a life that is left is long enough for all of them, and for many attempts at each. Each
+//! is a task of its own: a vRoT whose backend does not answer keeps the next from its turn for a
+//! moment only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use cert_chain::{Digest32, Validity, VrotId};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::{Manager, ManagerError, Standing, Vrot, VrotKey, blocking};
@@ -29,19 +32,25 @@ use crate::vrot::{Identity, Lifecycle, VrotRecord};
 /// How it stands with the renewal of certificates.
 #[derive(Debug, Default)]
 pub struct Renewals {
-    /// Held by the renewal under way; holds whether there will be another one.
-    turn: tokio::sync::Mutex<Turn>,
+    turns: watch::Sender<Turns>,
     failing: Mutex<BTreeMap<VrotId, Failure>>,
     done: AtomicU64,
     failures: AtomicU64,
 }
 
-/// Whether renewals go on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Turn {
-    #[default]
-    Open,
-    Closed,
+/// The renewals under way.
+#[derive(Debug, Default)]
+struct Turns {
+    vrots: BTreeSet<VrotId>,
+    /// No other one begins.
+    is_closed: bool,
+}
+
+/// One renewal under way. Over when dropped.
+#[derive(Debug)]
+struct Turn {
+    manager: Arc<Manager>,
+    vrot: VrotId,
 }
 
 /// The last attempt at a certificate, which failed.
@@ -72,8 +81,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Before the second attempt; doubled with each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(10 * 60);
-/// A manager that ends waits this long for the renewal under way.
-const CLOSING: Duration = Duration::from_secs(10);
+/// A manager that ends waits this long for the renewals under way.
+const CLOSING: Duration = Duration::from_secs(3);
+/// A renewal that takes longer goes on beside the next.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Each takes a thread while its backend does not answer.
+const MOST_AT_A_TIME: usize = 32;
 
 impl Renewals {
     /// How many certificates were renewed since the manager started.
@@ -100,15 +113,30 @@ impl Renewals {
         failing.get(&vrot)?.reason.clone()
     }
 
-    /// Lets the renewal under way come to its end, and no other begin.
+    /// Lets the renewals under way come to their end, and no other begin.
     pub(super) async fn close(&self) {
-        match timeout(CLOSING, self.turn.lock()).await {
-            Ok(mut turn) => *turn = Turn::Closed,
-            Err(_) => tracing::warn!("a renewal is given up half-way; it will be done again"),
+        self.turns.send_modify(|turns| turns.is_closed = true);
+        let mut turns = self.turns.subscribe();
+        let over = turns.wait_for(|turns| turns.vrots.is_empty());
+        if timeout(CLOSING, over).await.is_err() {
+            tracing::warn!("a renewal is given up half-way; it will be done again");
+        }
+    }
+
+    /// Whether there is room for another renewal, or none will begin any more.
+    fn room(&self) -> Room {
+        let turns = self.turns.borrow();
+        match turns.is_closed {
+            true => Room::Closed,
+            false if turns.vrots.len() >= MOST_AT_A_TIME => Room::None,
+            false => Room::ForOne,
         }
     }
 
     fn may_be_tried(&self, vrot: VrotId) -> bool {
+        if self.turns.borrow().vrots.contains(&vrot) {
+            return false;
+        }
         let failing = self.failing();
         failing
             .get(&vrot)
@@ -141,6 +169,45 @@ impl Renewals {
     }
 }
 
+/// Whether another renewal may begin.
+enum Room {
+    ForOne,
+    None,
+    Closed,
+}
+
+impl Turn {
+    /// None, if no renewal begins any more.
+    fn take(manager: &Arc<Manager>, vrot: VrotId) -> Option<Self> {
+        let is_taken = manager.renewals.turns.send_if_modified(|turns| {
+            // Only whoever waits for all to be over is to be told.
+            !turns.is_closed && turns.vrots.insert(vrot)
+        });
+        is_taken.then(|| Self {
+            manager: Arc::clone(manager),
+            vrot,
+        })
+    }
+
+    /// Renews the certificate, and notes what comes of it.
+    async fn use_up(self, vrot: Arc<Vrot>) {
+        match self.manager.renew_running(&vrot).await {
+            Ok(()) => {
+                self.manager.renewals.failing().remove(&self.vrot);
+            }
+            Err(error) => self.manager.note_failure(self.vrot, &error).await,
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        (self.manager.renewals.turns).send_modify(|turns| {
+            turns.vrots.remove(&self.vrot);
+        });
+    }
+}
+
 /// Renews certificates for as long as the manager lives.
 pub(super) async fn keep_fresh(manager: Weak<Manager>) {
     loop {
@@ -148,7 +215,7 @@ pub(super) async fn keep_fresh(manager: Weak<Manager>) {
             return;
         };
         let pause = match manager.renew_next().await {
-            Step::Renewed => PAUSE,
+            Step::Taken => PAUSE,
             Step::NothingDue => INSPECTION.min(manager.config.renewal.after / 2),
             Step::Closed => return,
         };
@@ -159,8 +226,8 @@ pub(super) async fn keep_fresh(manager: Weak<Manager>) {
 
 /// What one step was.
 enum Step {
-    /// A certificate was renewed, or could not be.
-    Renewed,
+    /// A certificate was renewed, or could not be, or is still being renewed.
+    Taken,
     NothingDue,
     Closed,
 }
@@ -172,26 +239,28 @@ impl Manager {
     }
 
     /// Renews the certificate that has waited longest.
-    async fn renew_next(&self) -> Step {
-        let turn = self.renewals.turn.lock().await;
-        if *turn == Turn::Closed {
-            return Step::Closed;
+    async fn renew_next(self: &Arc<Self>) -> Step {
+        match self.renewals.room() {
+            Room::ForOne => {}
+            Room::None => return Step::Taken,
+            Room::Closed => return Step::Closed,
         }
-        // Without either, nothing can be signed, and whoever asks is told so.
-        if !matches!(self.standing(), Standing::Open { .. }) || self.host.enrolment().is_none() {
+        // Without all of them, nothing can be signed, and whoever asks is told so.
+        if !matches!(self.standing(), Standing::Open { .. })
+            || self.host.enrolment().is_none()
+            || self.host.anchor().silence().is_some()
+        {
             return Step::NothingDue;
         }
         let Some(vrot) = self.most_urgent() else {
             return Step::NothingDue;
         };
-        let id = vrot.record().vrot;
-        match self.renew_running(&vrot).await {
-            Ok(()) => {
-                self.renewals.failing().remove(&id);
-            }
-            Err(error) => self.note_failure(id, &error).await,
-        }
-        Step::Renewed
+        let Some(turn) = Turn::take(self, vrot.record().vrot) else {
+            return Step::Closed;
+        };
+        // If it takes longer, it goes on by itself.
+        let _ = timeout(PATIENCE, tokio::spawn(turn.use_up(vrot))).await;
+        Step::Taken
     }
 
     fn most_urgent(&self) -> Option<Arc<Vrot>> {
@@ -334,15 +403,16 @@ impl Manager {
         let (certificate, eks) = blocking(move || {
             let kept = (guest, chain);
             let order = &specification;
-            let vik = renew_vik_certificate(order, &vik, &authority, &mut channel, &signer, kept)?;
+            let failed = |error| ManagerError::of_manufacture(error, &signer);
+            let vik = renew_vik_certificate(order, &vik, &authority, &mut channel, &signer, kept);
+            let vik = vik.map_err(failed)?;
             let eks = eks.map(|(rsa, p256)| {
                 let keys = [&rsa, &p256];
                 renew_ek_certificates(order, keys, &authority, &mut channel, &signer, guest)
             });
-            Ok((vik, eks.transpose()?))
+            Ok::<_, ManagerError>((vik, eks.transpose().map_err(failed)?))
         })
-        .await?
-        .map_err(ManagerError::Manufacture)?;
+        .await??;
         if let Some([rsa, p256]) = eks {
             record.identity.ek_rsa_certificate = rsa.to_vec().into();
             record.identity.ek_p256_certificate = p256.to_vec().into();
@@ -421,7 +491,7 @@ impl Manager {
     /// start.
     pub async fn renew_now(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
         let vrot = self.registry.find(key)?;
-        let gate = vrot.gate.lock().await;
+        let gate = vrot.gate_for_an_order().await;
         vrot.check_settled()?;
         let mut record = vrot.record();
         match vrot.backend() {

@@ -201,7 +201,7 @@ impl Manager {
         beginning: Beginning,
     ) -> Result<Arc<Vrot>, ManagerError> {
         let vrot = self.find(key)?;
-        let gate = vrot.gate.lock().await;
+        let gate = vrot.gate_for_an_order().await;
         vrot.check_settled()?;
         match beginning {
             Beginning::Start => vrot.record().lifecycle.check_start()?,
@@ -294,7 +294,7 @@ impl Manager {
     /// be paused: what it does to its TPM meanwhile is lost.
     pub async fn suspend(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
         let vrot = self.find(key)?;
-        let gate = vrot.gate.lock().await;
+        let gate = vrot.gate_for_an_order().await;
         vrot.check_settled()?;
         let mut record = vrot.record();
         record.lifecycle = record.lifecycle.suspend(Timestamp::now())?;
@@ -334,7 +334,7 @@ impl Manager {
     /// is stopped: the backend has the only copy.
     pub async fn stop(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
         let vrot = self.find(key)?;
-        let gate = vrot.gate.lock().await;
+        let gate = vrot.gate_for_an_order().await;
         vrot.check_settled()?;
         let mut record = vrot.record();
         record.lifecycle = record
@@ -359,7 +359,13 @@ impl Manager {
         }
         if let Some(backend) = &backend {
             match calm {
-                Calm::Silent => backend.kill().await,
+                Calm::Silent => {
+                    tracing::warn!(
+                        vrot = %record.vrot,
+                        "the backend does not answer and is killed: what its guest did last may be lost"
+                    );
+                    backend.kill().await;
+                }
                 // Its volatile state goes with it, and is put aside for nobody: the TPM is to be
                 // shut down.
                 Calm::Waiting => backend.go_on().await,

@@ -294,6 +294,17 @@ impl Host {
         ))
     }
 
+    /// The process that is the physical TPM.
+    pub(crate) fn tpm(&self) -> Result<i32> {
+        let socket = self.path("tpm.sock");
+        let found = processes_where(|process| {
+            let line = fs::read(process.join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line);
+            line.starts_with("swtpm") && line.contains(&socket)
+        });
+        found.first().copied().context("it does not run")
+    }
+
     /// Takes the physical TPM away.
     pub(crate) fn take_tpm_away(&self) -> Result<()> {
         tool(&format!(

@@ -78,8 +78,8 @@ impl Supervisor {
                     let _ = self.saved(saved).await;
                 }
                 order = self.orders.recv(), if self.stop.is_none() => match order {
-                    Some(Order::Stop(done)) => {
-                        self.stop = Some((done, Instant::now() + STOP_DEADLINE));
+                    Some(Order::Stop(done, patience)) => {
+                        self.stop = Some((done, Instant::now() + patience));
                     }
                     Some(Order::Kill) => break,
                     Some(Order::Settle(done)) => self.settle(done),
@@ -190,7 +190,7 @@ impl Supervisor {
                         | Order::Hold(_)
                         | Order::Kill
                         | Order::Serve(..)
-                        | Order::Stop(_)
+                        | Order::Stop(..)
                         | Order::Suspend(_)
                         | Order::TakeState(_),
                     ) => {}
