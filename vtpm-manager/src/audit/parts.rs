@@ -44,48 +44,37 @@ pub(super) struct Place<'a> {
     pub(super) before: Option<&'a Path>,
 }
 
-/// Rotations of a running manager that one reader may meet with while it looks at the folder.
-const ATTEMPTS: usize = 16;
-
 impl Parts {
     /// Finds the parts of the log whose newest part is at `path`.
     pub(super) fn open(path: &Path) -> Result<Self, AuditError> {
-        let failed = |source| AuditError::File {
-            path: path.to_owned(),
-            action: "read",
-            source,
-        };
-        for _ in 0..ATTEMPTS {
-            let newest = match File::open(path) {
-                Ok(newest) => newest,
-                Err(error) => {
-                    let missing = error.kind() == io::ErrorKind::NotFound;
-                    return Err(match list(path)?.pop() {
-                        Some(last) if missing => AuditError::Missing {
-                            path: path.to_owned(),
-                            beside: last.path,
-                        },
-                        _ => failed(error),
-                    });
-                }
-            };
-            let mut older = list(path)?;
-            let opened = newest.metadata().map_err(failed)?;
-            if !fs::metadata(path).is_ok_and(|now| same(&now, &opened)) {
-                // A running manager has begun the next part.
-                continue;
-            }
-            older.pop_if(|last| fs::metadata(&last.path).is_ok_and(|last| same(&last, &opened)));
-            check_numbers(path, &older)?;
-            return Ok(Self {
-                path: path.to_owned(),
-                older,
-                newest,
-            });
+        match File::open(path) {
+            Ok(newest) => Self::up_to(path, newest),
+            Err(source) => Err(match list(path)?.pop() {
+                Some(last) if source.kind() == io::ErrorKind::NotFound => AuditError::Missing {
+                    path: path.to_owned(),
+                    beside: last.path,
+                },
+                _ => cannot_be_read(path)(source),
+            }),
         }
-        Err(failed(io::Error::other(
-            "it is replaced all the time: is something else than a manager writing here?",
-        )))
+    }
+
+    /// The parts before this one, which was the newest when it was opened. It may have a number by
+    /// now, and others have been begun: a manager may go on meanwhile.
+    fn up_to(path: &Path, newest: File) -> Result<Self, AuditError> {
+        let opened = newest.metadata().map_err(cannot_be_read(path))?;
+        let mut older = list(path)?;
+        let is_opened =
+            |part: &Older| fs::metadata(&part.path).is_ok_and(|part| same(&part, &opened));
+        if let Some(index) = older.iter().rposition(is_opened) {
+            older.truncate(index);
+        }
+        check_numbers(path, &older)?;
+        Ok(Self {
+            path: path.to_owned(),
+            older,
+            newest,
+        })
     }
 
     /// How many files.
@@ -108,12 +97,7 @@ impl Parts {
     ) -> Result<(), AuditError> {
         let mut before = None;
         for Older { path, .. } in &self.older {
-            let failed = |source| AuditError::File {
-                path: path.clone(),
-                action: "read",
-                source,
-            };
-            let file = File::open(path).map_err(failed)?;
+            let file = File::open(path).map_err(cannot_be_read(path))?;
             let lines = lines_of(file, path, before, &mut at)?;
             if lines == 0 {
                 return Err(AuditError::Broken {
@@ -142,12 +126,7 @@ fn lines_of(
     loop {
         text.clear();
         let read = Read::take(&mut reader, MAX_LINE).read_until(b'\n', &mut text);
-        let read = read.map_err(|source| AuditError::File {
-            path: path.to_owned(),
-            action: "read",
-            source,
-        })?;
-        if read == 0 {
+        if read.map_err(cannot_be_read(path))? == 0 {
             return Ok(lines);
         }
         lines += 1;
@@ -215,6 +194,14 @@ impl<'a> Rotation<'a> {
     }
 }
 
+fn cannot_be_read(path: &Path) -> impl Fn(io::Error) -> AuditError {
+    move |source| AuditError::File {
+        path: path.to_owned(),
+        action: "read",
+        source,
+    }
+}
+
 fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -240,14 +227,9 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
 /// The numbered parts that there are, in their order.
 fn list(path: &Path) -> Result<Vec<Older>, AuditError> {
     let folder = folder_of(path);
-    let failed = |source| AuditError::File {
-        path: folder.to_owned(),
-        action: "read",
-        source,
-    };
     let mut parts = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
+    for entry in fs::read_dir(folder).map_err(cannot_be_read(folder))? {
+        let name = entry.map_err(cannot_be_read(folder))?.file_name();
         if let Some(number) = number_in(path, &name) {
             parts.push(Older {
                 number,
@@ -658,6 +640,26 @@ mod tests {
         })?;
         assert_eq!(verify(&path, Known::default())?.parts, 101);
         log.is_whole(&open)
+    }
+
+    #[test]
+    fn parts_that_are_begun_while_somebody_looks_are_not_among_those_seen() -> anyhow::Result<()> {
+        let mut log = Log::of(2)?;
+        let newest = File::open(log.path())?;
+        log.goes_on()?;
+        log.goes_on()?;
+        let parts = Parts::up_to(&log.path(), newest)?;
+        assert_eq!(parts.count(), 2);
+        let mut lines = Vec::new();
+        parts.each_line(|_, line| {
+            lines.extend_from_slice(line);
+            Ok(())
+        })?;
+        assert_eq!(
+            lines,
+            [fs::read(log.part(1))?, fs::read(log.part(2))?].concat()
+        );
+        Ok(())
     }
 
     #[test]
