@@ -1,5 +1,6 @@
 //! The daemon's configuration: one TOML file, in which nothing unknown is accepted.
 
+mod checks;
 mod pool;
 mod vmms;
 
@@ -20,6 +21,7 @@ use crate::anchor::{
 use crate::backend::UidRange;
 use crate::rollback::{AnchorPolicy, CheckpointInterval};
 
+use checks::{check_apart, check_callers, check_evidence, check_folder};
 use vmms::{NameOrNumber, vmms};
 
 pub use pool::PoolConfig;
@@ -286,7 +288,18 @@ impl Config {
             path: path.to_owned(),
             source,
         })?;
-        Self::parse(&text, path)
+        let config = Self::parse(&text, path)?;
+        for (field, folder) in [
+            ("state_dir", &config.state_dir),
+            ("runtime_dir", &config.runtime_dir),
+        ] {
+            check_folder(folder).map_err(|problem| ConfigError::Value {
+                config: path.to_owned(),
+                field,
+                problem,
+            })?;
+        }
+        Ok(config)
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
@@ -334,7 +347,7 @@ impl Config {
             }
         };
         let vmms = vmms(&file.vmm_users, &file.vmm_group, path)?;
-        check_apart(&file, &socket).map_err(refused("socket"))?;
+        check_apart(&file.state_dir, &file.runtime_dir, &socket).map_err(refused("socket"))?;
         check_callers(&file.allowed_uids).map_err(refused("allowed_uids"))?;
         let known = [&file.allowed_uids, &vmms.admission.uids].into_iter();
         let known: Vec<u32> = known.flatten().copied().chain(vmms.gid).collect();
@@ -342,7 +355,16 @@ impl Config {
             .check(&known)
             .map_err(refused("backend_uids"))?;
         file.pool.check().map_err(refused("pool"))?;
+        check_evidence(file.host_evidence_per_minute)
+            .map_err(refused("host_evidence_per_minute"))?;
         let interval = match file.checkpoint_interval_s {
+            Some(_) if matches!(file.anchor_policy, PolicyName::Strict) => {
+                return Err(refused("checkpoint_interval_s")(
+                    "goes with `anchor_policy = \"checkpoint\"`: a strict anchor has no interval, \
+                     so leave it out"
+                        .to_owned(),
+                ));
+            }
             None => CheckpointInterval::DEFAULT,
             Some(seconds) => {
                 CheckpointInterval::from_secs(seconds).ok_or_else(|| ConfigError::Interval {
@@ -379,7 +401,7 @@ impl Config {
             backend_uids: file.backend_uids,
             event_log: file.event_log,
             allowed_uids: file.allowed_uids,
-            host_evidence_per_minute: file.host_evidence_per_minute.max(1),
+            host_evidence_per_minute: file.host_evidence_per_minute,
             state_changes_per_second: file.state_changes_per_second,
             pool: file.pool,
             backend_restarts_per_hour: file.backend_restarts_per_hour,
@@ -407,35 +429,6 @@ impl Config {
     pub fn audit_log(&self) -> PathBuf {
         self.state_dir.join("audit.jsonl")
     }
-}
-
-/// The socket is not one of the manager's own files, and state that must survive does not lie
-/// where a boot begins with nothing.
-fn check_apart(file: &File, socket: &Path) -> Result<(), String> {
-    if file.state_dir == file.runtime_dir {
-        return Err(format!(
-            "cannot be made: `state_dir` and `runtime_dir` are both {}, and what must survive a \
-             boot cannot lie among what must not: write two folders",
-            file.state_dir.display()
-        ));
-    }
-    if socket.starts_with(&file.state_dir) || *socket == file.runtime_dir {
-        return Err(format!(
-            "is {}: write a path that is neither the runtime folder nor in the state folder",
-            socket.display()
-        ));
-    }
-    Ok(())
-}
-
-fn check_callers(uids: &[u32]) -> Result<(), String> {
-    if uids.contains(&u32::MAX) {
-        return Err(format!(
-            "names {}, which stands for no user (setresuid(2)): leave it out",
-            u32::MAX
-        ));
-    }
-    Ok(())
 }
 
 fn renewal(
@@ -545,6 +538,8 @@ fn default_host_evidence_per_minute() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use vtpm_backend::admission::VmmAdmission;
 
     use super::*;
@@ -644,6 +639,37 @@ mod tests {
     }
 
     #[test]
+    fn folders_in_which_others_can_write_are_refused() -> anyhow::Result<()> {
+        let scratch = tempfile::tempdir()?;
+        let (state, run) = (scratch.path().join("state"), scratch.path().join("run"));
+        let path = scratch.path().join("config.toml");
+        std::fs::write(
+            &path,
+            format!(
+                "tpm = \"device:/dev/tpm0\"\nstate_dir = \"{}\"\nruntime_dir = \"{}\"\n",
+                state.display(),
+                run.display()
+            ),
+        )?;
+        assert!(Config::load(&path).is_ok(), "neither is there yet");
+        std::fs::create_dir(&state)?;
+        for (mode, accepted) in [
+            (0o700, true),
+            (0o755, true),
+            (0o775, false),
+            (0o1777, false),
+        ] {
+            std::fs::set_permissions(&state, std::fs::Permissions::from_mode(mode))?;
+            assert_eq!(Config::load(&path).is_ok(), accepted, "{mode:o}");
+        }
+        std::fs::remove_dir(&state)?;
+        std::fs::write(&run, "no folder")?;
+        let refused = Config::load(&path).err().map(|error| error.to_string());
+        assert!(refused.is_some_and(|error| error.contains("runtime_dir")));
+        Ok(())
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let long = format!(
             "tpm = \"device:/dev/tpm0\"\nruntime_dir = \"/{}\"",
@@ -689,6 +715,15 @@ mod tests {
                 "tpm = \"device:/dev/tpm0\"\nbackend_uids = { first = 4000000, count = 10 }\n\
                  vmm_users = [7]\nvmm_group = 4000009",
                 "4000009",
+            ),
+            (
+                "tpm = \"device:/dev/tpm0\"\nhost_evidence_per_minute = 0",
+                "at least 1",
+            ),
+            (
+                "tpm = \"device:/dev/tpm0\"\nanchor_policy = \"strict\"\n\
+                 checkpoint_interval_s = 5",
+                "no interval",
             ),
             (
                 "tpm = \"device:/dev/tpm0\"\nallowed_uids = [4294967295]",
