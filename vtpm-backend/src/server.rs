@@ -58,6 +58,8 @@ pub struct Server<E> {
     brought: Brought,
     /// The volatile state that lies in the folder, while the TPM that wrote it did nothing since.
     stored: Option<Zeroizing<Vec<u8>>>,
+    /// Whether the TPM is on for the manager's commands alone: then nobody has a volatile state in it.
+    on_for_manager: bool,
     termination: Termination,
     ended: bool,
 }
@@ -84,6 +86,7 @@ impl<E: Engine> Server<E> {
             stderr: None,
             brought: Brought::Nothing,
             stored: None,
+            on_for_manager: false,
             termination,
             ended: false,
         }

@@ -65,6 +65,7 @@ impl<E: Engine> Server<E> {
                     // Switched on by anybody but its VMM, the TPM would forget where it was.
                     ResponseCode::RETRY.response()
                 } else {
+                    self.on_for_manager |= !self.engine.is_on();
                     self.start_for_host();
                     match Command::parse(&command) {
                         Ok(_) => self.execute(&command),
@@ -108,9 +109,12 @@ impl<E: Engine> Server<E> {
         self.ended = true;
     }
 
-    /// The volatile state, sealed for the manager: of a TPM that is on, or the one with which it
-    /// waits for its VMM. Otherwise there is none.
+    /// The volatile state, sealed for the manager: of a TPM that is on for its VMM, or the one with
+    /// which it waits for it. Otherwise there is none.
     fn volatile_state(&mut self) -> Option<ByteVec> {
+        if self.on_for_manager {
+            return None;
+        }
         let state = self.engine.state(StateKind::Volatile);
         let state = state.inspect_err(|error| {
             tracing::warn!(%error, "there is no volatile state to suspend");

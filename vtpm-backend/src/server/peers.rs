@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::keeping::Consequence;
 use super::{Keeper, Server};
 use crate::command::length_in_stream;
-use crate::control::{Courier, Reply, RequestStream, Trusting, Vrot, handle};
+use crate::control::{Courier, Reply, Request, RequestStream, Trusting, Vrot, handle};
 use crate::engine::Engine;
 use crate::sockets::{Arrival, Connection};
 
@@ -101,6 +101,9 @@ impl<E: Engine> Server<E> {
             };
             tracing::debug!(?request, "control");
             let consequence = Consequence::of(&request);
+            if let Request::Init { .. } = request {
+                self.on_for_manager = false;
+            }
             if consequence == Consequence::GoesOn {
                 self.go_on();
             }
@@ -175,6 +178,7 @@ impl<E: Engine> Server<E> {
                 .to_vec(),
         );
         connection.consume(length);
+        self.on_for_manager = false;
         if peer == Peer::Host {
             self.start_for_host();
         }
