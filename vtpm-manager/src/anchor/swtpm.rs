@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use cert_chain::{HashAlgorithm, PcrSelection};
@@ -99,15 +100,24 @@ impl Swtpm {
         Ok(())
     }
 
-    /// As a daemon it returns when its sockets are listening: no waiting, no sleeping.
+    /// As a daemon it returns when its sockets are listening. One that was just switched off says so
+    /// before it lets go of its state, so the next one is started again while that is locked.
     fn start(&self, flags: &str) -> Result<()> {
-        self.tool(&format!(
+        let line = format!(
             "swtpm socket --tpm2 --daemon --server type=unixio,path={0} \
              --ctrl type=unixio,path={0}.ctrl --tpmstate dir={1} --flags {flags}",
             self.socket().display(),
             self.path("state").display()
-        ))
-        .map(drop)
+        );
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            match self.tool(&line) {
+                Err(error) if error.to_string().contains("lock") && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                started => return started.map(drop),
+            }
+        }
     }
 
     /// Stops the TPM.
