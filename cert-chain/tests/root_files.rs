@@ -148,3 +148,17 @@ fn trust_settings_of_openssl_are_not_ignored() {
         );
     }
 }
+
+/// END and BEGIN that share their dashes: the second certificate is not passed over.
+#[test]
+fn a_begin_that_lost_its_dashes_to_the_end_before_it_is_refused() {
+    let one = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----";
+    for rest in ["BEGIN CERTIFICATE-----\nMAA=\n", "BEGIN IN text"] {
+        let file = format!("{one}{rest}");
+        assert!(matches!(
+            cert_chain::pem::certificates(file.as_bytes()),
+            Err(cert_chain::pem::FileError::Mark { line: 3 })
+        ));
+    }
+    assert!(cert_chain::pem::certificates(one.as_bytes()).is_ok());
+}

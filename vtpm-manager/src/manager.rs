@@ -10,6 +10,7 @@ mod recorded;
 mod registry;
 mod renewal;
 mod restart;
+mod restoration;
 mod transitions;
 mod unadopted;
 mod workshop;

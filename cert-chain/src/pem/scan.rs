@@ -205,6 +205,10 @@ impl<'a> Scanner<'a> {
             return Err(unterminated());
         }
         self.advance(end.len());
+        // A BEGIN that lost its dashes to this END is one all the same.
+        if self.rest().starts_with(b"BEGIN ") {
+            return Err(FileError::Mark { line: self.line });
+        }
         match decode(body) {
             Some(contents) => Ok(Block {
                 label,

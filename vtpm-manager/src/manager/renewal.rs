@@ -15,16 +15,16 @@ use cert_chain::{Digest32, Validity, VrotId};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::restoration::nv_authority;
 use super::{Manager, ManagerError, Standing, Vrot, VrotKey, blocking};
 use crate::anchor::ResponseCode;
 use crate::audit::Event;
 use crate::backend::{Backend, Duty, RuntimeFolder};
 use crate::causes::WithCauses;
-use crate::keys::{KeyError, Keyring, Purpose};
+use crate::keys::Keyring;
 use crate::manufacture::{
-    Chain, Guest, ManufactureError, ManufactureOrder, NvAuthority, Published, RederivedVik,
-    rederive_vik_from_copy, rederive_vik_over, renew_ek_certificates, renew_vik_certificate,
-    restore,
+    Chain, Guest, ManufactureError, ManufactureOrder, RederivedVik, rederive_vik_from_copy,
+    rederive_vik_over, renew_ek_certificates, renew_vik_certificate,
 };
 use crate::timestamp::Timestamp;
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
@@ -306,7 +306,7 @@ impl Manager {
         Ok(())
     }
 
-    async fn note_failure(&self, vrot: VrotId, error: &ManagerError) {
+    pub(super) async fn note_failure(&self, vrot: VrotId, error: &ManagerError) {
         let longest = self.config.renewal.after;
         if is_not_ready(error) {
             tracing::info!(%vrot, "the guest is on its way up: its certificate is renewed later");
@@ -432,61 +432,6 @@ impl Manager {
         Ok(())
     }
 
-    /// Puts back what a guest would find changed in its certificate indices, and says so.
-    pub(super) async fn restore_certificates(
-        &self,
-        record: &VrotRecord,
-        keyring: &Keyring,
-        backend: &Backend,
-        guest: Guest,
-    ) -> Result<(), ManagerError> {
-        let vrot = record.vrot;
-        let authority = nv_authority(keyring, record)?;
-        let identity = &record.identity;
-        let published = Published {
-            ek_rsa_certificate: identity.ek_rsa_certificate.to_vec(),
-            ek_p256_certificate: identity.ek_p256_certificate.to_vec(),
-            host_certificate: identity.host_certificate.to_vec(),
-            vik_certificate: identity.vik_certificate.to_vec(),
-        };
-        let mut channel = backend.channel();
-        let restored = blocking(move || restore(&published, &authority, &mut channel, guest))
-            .await?
-            .map_err(ManagerError::Manufacture)?;
-        if restored.is_empty() {
-            return Ok(());
-        }
-        let indices: Vec<String> = restored
-            .iter()
-            .map(|index| format!("0x{:08x}", index.handle()))
-            .collect();
-        let indices = indices.join(", ");
-        tracing::error!(
-            %vrot,
-            indices,
-            "certificate indices held something else than the manager wrote, and were restored"
-        );
-        self.record(Event::CertificatesRestored {
-            vrot,
-            indices: indices.into(),
-        })
-        .await
-    }
-
-    /// Restores certificates before the guest runs. A vRoT in which that fails is started all the
-    /// same, and the failure is shown.
-    pub(super) async fn look_after_certificates(
-        &self,
-        record: &VrotRecord,
-        keyring: &Keyring,
-        backend: &Backend,
-    ) {
-        let restored = self.restore_certificates(record, keyring, backend, Guest::Absent);
-        if let Err(error) = restored.await {
-            self.note_failure(record.vrot, &error).await;
-        }
-    }
-
     /// Renews a vRoT's certificates now: beside its guest where it runs, and else at its next
     /// start.
     pub async fn renew_now(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
@@ -561,13 +506,6 @@ impl Manager {
         };
         rederived?.map_err(ManagerError::Manufacture)
     }
-}
-
-fn nv_authority(keyring: &Keyring, record: &VrotRecord) -> Result<NvAuthority, KeyError> {
-    let (vrot, purpose) = (record.vrot, Purpose::NvIndices);
-    let authority = keyring.unwrap(vrot, purpose, &record.nv_authority)?;
-    let authority = authority.as_slice().try_into().map(NvAuthority::from_bytes);
-    authority.map_err(|_| KeyError::Unwrap { vrot, purpose })
 }
 
 /// Whether a certificate is not valid yet; also one that cannot be read.
