@@ -230,6 +230,10 @@ impl<E: Engine> Server<E> {
                 return;
             }
         }
+        // The one before may have gone just before this one came.
+        if self.held_until.is_none() {
+            self.serve_control();
+        }
         if self.vmm.is_some() {
             tracing::warn!("a second VMM was turned away: one is attached");
             return;
