@@ -271,7 +271,15 @@ fn tools_at_the_data_socket_have_their_turns() -> Result<()> {
     // It listens for VMMs last.
     drop(emulator.connect()?);
     let connect = || -> Result<UnixStream> {
-        let stream = UnixStream::connect(&socket)?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let stream = loop {
+            match UnixStream::connect(&socket) {
+                Err(_) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                connected => break connected?,
+            }
+        };
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         Ok(stream)
     };

@@ -108,9 +108,18 @@ impl Emulator {
         }
     }
 
-    /// Attaches as QEMU does, before it sends `CMD_INIT`.
+    /// Attaches as QEMU does, before it sends `CMD_INIT`. While the connection before is being
+    /// ended, the next one can be turned away: it comes again.
     pub(crate) fn attach(&mut self) -> Result<Vmm> {
-        Vmm::over(self.connect()?)
+        let deadline = Instant::now() + Duration::from_secs(2);
+        loop {
+            match Vmm::over(self.connect()?) {
+                Err(_) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                attached => return attached,
+            }
+        }
     }
 
     /// Attaches and switches the TPM on.
