@@ -97,8 +97,9 @@ fn stand_alone(control: &Path, data: Option<&Path>, state: &Path) -> Result<()> 
     let mut engine = Libtpms::new()?;
     let folder = StateFolder::open(state)?;
     load_state(&mut engine, &folder)?;
-    let control = listen(control)?;
+    // The control channel last: whoever finds it there finds both.
     let data = data.map(listen).transpose()?;
+    let control = listen(control)?;
     let mut server = Server::new(engine, Keeper::Folder(folder), Termination::watch()?);
     server.log_to(log::Stderr::at_once().context("there is no standard error to log to")?);
     server.listen_for_vmm(control, VmmAdmission::default());

@@ -7,6 +7,8 @@ pub(crate) mod nursery;
 
 use std::fs;
 use std::io::{IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -108,18 +110,9 @@ impl Emulator {
         }
     }
 
-    /// Attaches as QEMU does, before it sends `CMD_INIT`. While the connection before is being
-    /// ended, the next one can be turned away: it comes again.
+    /// Attaches as QEMU does, before it sends `CMD_INIT`.
     pub(crate) fn attach(&mut self) -> Result<Vmm> {
-        let deadline = Instant::now() + Duration::from_secs(2);
-        loop {
-            match Vmm::over(self.connect()?) {
-                Err(_) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                attached => return attached,
-            }
-        }
+        Vmm::over(self.connect()?)
     }
 
     /// Attaches and switches the TPM on.
@@ -156,15 +149,46 @@ impl Drop for Emulator {
 
 /// Both channels of an attached VMM.
 pub(crate) struct Vmm {
-    pub(crate) control: UnixStream,
+    pub(crate) control: Control,
     pub(crate) data: UnixStream,
+}
+
+/// A control channel whose end is seen at once. Closing alone is not: another test that starts a
+/// program has a copy of every descriptor for a moment, between its fork and its exec.
+pub(crate) struct Control(UnixStream);
+
+impl Deref for Control {
+    type Target = UnixStream;
+
+    fn deref(&self) -> &UnixStream {
+        &self.0
+    }
+}
+
+impl DerefMut for Control {
+    fn deref_mut(&mut self) -> &mut UnixStream {
+        &mut self.0
+    }
+}
+
+impl From<UnixStream> for Control {
+    fn from(stream: UnixStream) -> Self {
+        Self(stream)
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
 }
 
 impl Vmm {
     /// Hands a data descriptor over.
-    pub(crate) fn over(control: UnixStream) -> Result<Self> {
+    pub(crate) fn over(control: impl Into<Control>) -> Result<Self> {
         let (data, theirs) = UnixStream::pair()?;
         data.set_read_timeout(Some(PATIENCE))?;
+        let control = control.into();
         let mut vmm = Self { control, data };
         sendmsg::<()>(
             vmm.control.as_raw_fd(),
