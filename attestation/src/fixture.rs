@@ -16,6 +16,7 @@ use minicbor::bytes::ByteVec;
 use rcgen::{KeyPair, PublicKeyData, SigningKey};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
+use crate::appraisal::appraise;
 use crate::binding::Binding;
 use crate::event_log::EventLog;
 use crate::event_log::writer::LogWriter;
@@ -23,10 +24,11 @@ use crate::evidence::{Evidence, HostLayer, VmLayer};
 use crate::host_leaf::{Anchoring, CutOff, Durability, HostLeaf, LaunchMeasurement, StateLoss};
 use crate::merkle::Tree;
 use crate::nonce::Nonce;
-use crate::policy::Policy;
+use crate::policy::{Policy, PolicyError};
 use crate::qualifying::{host_qualifying_data, request_digest, vm_qualifying_data};
 use crate::quote::canonical_signature;
 use crate::reference::{BOOT_PCRS, reference_values};
+use crate::result::AttestationResult;
 
 /// 2026-06-01T00:00:00Z
 pub const NOW: u64 = 1_780_272_000;
@@ -238,9 +240,21 @@ impl Host {
         Evidence::new(vm_layer, host_layer)
     }
 
+    /// What `policy` makes of genuine evidence of `vm`.
+    pub fn appraise(&self, vm: &Vm, policy: &Policy) -> AttestationResult {
+        let evidence = self.evidence(vm, &nonce(), Binding::None);
+        let verified = evidence.verify(&nonce(), &Binding::None, policy.anchors(), now());
+        appraise(verified.unwrap(), policy)
+    }
+
     /// A policy that accepts exactly `vm` as it booted on this host.
     pub fn policy(&self, vm: &Vm) -> Policy {
-        Policy::parse(&self.policy_text(vm), |_| Ok(self.issuer.certificate_pem())).unwrap()
+        self.read_policy(&self.policy_text(vm)).unwrap()
+    }
+
+    /// Reads a policy whose roots are this host's issuer.
+    pub fn read_policy(&self, text: &str) -> Result<Policy, PolicyError> {
+        Policy::parse(text, |_| Ok(self.issuer.certificate_pem()))
     }
 
     /// The text of [`Host::policy`].

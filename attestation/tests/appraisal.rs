@@ -7,7 +7,7 @@ use attestation::fixture::{Host, Vm, event_log, image_load_event, initramfs_even
 use attestation::policy::PolicyError;
 use attestation::{
     Anchoring, AttestationResult, BOOT_PCRS, Binding, CutOff, Durability, EventLog, Evidence,
-    HostLeaf, Layer, Policy, StateLoss, Verdict, appraise, reference_values,
+    HostLeaf, Layer, StateLoss, Verdict, appraise, reference_values,
 };
 use cert_chain::{Digest32, HashAlgorithm, VmId, VrotId};
 
@@ -23,18 +23,6 @@ fn host_and_vm() -> (Host, Vm) {
     (host, vm)
 }
 
-fn appraised(host: &Host, vm: &Vm, policy: &Policy) -> AttestationResult {
-    let verified = host
-        .evidence(vm, &nonce(), Binding::None)
-        .verify(&nonce(), &Binding::None, policy.anchors(), now())
-        .unwrap();
-    appraise(verified, policy)
-}
-
-fn policy(host: &Host, text: &str) -> Result<Policy, PolicyError> {
-    Policy::parse(text, |_| Ok(host.issuer.certificate_pem()))
-}
-
 fn reasons(result: &AttestationResult, layer: Layer) -> Vec<&'static str> {
     let reasons = result.layer(layer).reasons().iter();
     reasons.map(|reason| reason.code).collect()
@@ -43,7 +31,7 @@ fn reasons(result: &AttestationResult, layer: Layer) -> Vec<&'static str> {
 #[test]
 fn what_the_policy_expects_is_affirmed() {
     let (host, vm) = host_and_vm();
-    let result = appraised(&host, &vm, &host.policy(&vm));
+    let result = host.appraise(&vm, &host.policy(&vm));
     assert_eq!(result.verdict(), Verdict::Affirming);
     assert_eq!(result.expires_at().as_secs(), now().as_secs() + 300);
     let booted = result.layer(Layer::Vm).boot();
@@ -62,7 +50,7 @@ fn a_changed_kernel_is_named_with_what_was_found_and_what_is_accepted() {
         (4, SEPARATOR, &[0; 4]),
         (9, TAG, &initramfs_event()),
     ]);
-    let result = appraised(&host, &vm, &policy);
+    let result = host.appraise(&vm, &policy);
     assert_eq!(result.verdict(), Verdict::Contraindicated);
     assert_eq!(result.layer(Layer::Host).verdict(), Verdict::Affirming);
     assert_eq!(
@@ -88,7 +76,7 @@ fn a_boot_without_the_initramfs_says_so() {
         (4, APPLICATION, &image_load_event("kernel", 14_186_432)),
         (4, SEPARATOR, &[0; 4]),
     ]);
-    let result = appraised(&host, &vm, &policy);
+    let result = host.appraise(&vm, &policy);
     let reason = &result.layer(Layer::Vm).reasons()[0];
     assert_eq!(reason.code, "event-missing");
     assert!(
@@ -117,7 +105,7 @@ fn a_kernel_under_a_false_label_is_not_overlooked_where_events_vouch_for_the_pcr
             (9, TAG, &initramfs_event()),
         ]);
         for text in [&text, &ignoring] {
-            let result = appraised(&host, &vm, &policy(&host, text).unwrap());
+            let result = host.appraise(&vm, &host.read_policy(text).unwrap());
             assert_eq!(result.verdict(), Verdict::Warning);
             assert_eq!(reasons(&result, Layer::Vm), ["event-without-reference"]);
         }
@@ -129,7 +117,7 @@ fn a_vm_is_never_better_than_its_host() {
     let (mut host, vm) = host_and_vm();
     let policy = host.policy(&vm);
     host.log = event_log(&[(0, 0x8000_0008, b"implant")]);
-    let result = appraised(&host, &vm, &policy);
+    let result = host.appraise(&vm, &policy);
     assert_eq!(result.layer(Layer::Vm).verdict(), Verdict::Contraindicated);
     assert_eq!(reasons(&result, Layer::Vm), ["host-limits"]);
 }
@@ -154,8 +142,8 @@ fn another_vm_another_tenant_and_another_host_are_contraindicated() {
             "host-unexpected",
         ),
     ] {
-        let policy = policy(&host, &text.replace(&find, &replace)).unwrap();
-        let result = appraised(&host, &vm, &policy);
+        let policy = host.read_policy(&text.replace(&find, &replace)).unwrap();
+        let result = host.appraise(&vm, &policy);
         assert_eq!(result.verdict(), Verdict::Contraindicated);
         assert_eq!(reasons(&result, layer), [code]);
     }
@@ -170,7 +158,7 @@ fn an_older_generation_and_a_missing_launch_measurement_are_contraindicated() {
         ("launch = []", "launch-not-measured"),
     ] {
         let text = text.replace("tenant = ", &format!("{line}\ntenant = "));
-        let result = appraised(&host, &vm, &policy(&host, &text).unwrap());
+        let result = host.appraise(&vm, &host.read_policy(&text).unwrap());
         assert_eq!(reasons(&result, Layer::Vm), [code]);
     }
 }
@@ -180,16 +168,20 @@ fn a_pcr_of_which_the_policy_does_not_speak_earns_a_warning() {
     let (host, vm) = host_and_vm();
     // Nothing was measured into PCR 14, and PCR 4 is covered by its events.
     for line in ["4 = ", "14 = "] {
-        let policy = policy(&host, &without(&host.policy_text(&vm), line)).unwrap();
-        assert_eq!(appraised(&host, &vm, &policy).verdict(), Verdict::Affirming);
+        let policy = host
+            .read_policy(&without(&host.policy_text(&vm), line))
+            .unwrap();
+        assert_eq!(host.appraise(&vm, &policy).verdict(), Verdict::Affirming);
     }
     let mut vm = vm;
     vm.log = event_log(&[
         (0, FIRMWARE_BLOB, b"guest firmware"),
         (7, 0x8000_0001, b"SecureBoot"),
     ]);
-    let policy = policy(&host, &without(&host.policy_text(&vm), "7 = ")).unwrap();
-    let result = appraised(&host, &vm, &policy);
+    let policy = host
+        .read_policy(&without(&host.policy_text(&vm), "7 = "))
+        .unwrap();
+    let result = host.appraise(&vm, &policy);
     assert_eq!(result.verdict(), Verdict::Warning);
     assert_eq!(reasons(&result, Layer::Vm), ["pcr-without-reference"]);
 }
@@ -217,10 +209,7 @@ fn stated(
     let (host, vm) = host_and_vm();
     let lines = lines(&vm);
     let text = host.policy_text(&vm);
-    let policy = policy(
-        &host,
-        &text.replace("[expect]\n", &format!("[expect]\n{lines}\n")),
-    );
+    let policy = host.read_policy(&text.replace("[expect]\n", &format!("[expect]\n{lines}\n")));
     let policy = policy.unwrap();
     let layer = vm.layer(&host, &nonce(), Binding::None);
     let mut leaf = host.leaf(&vm, &layer);
@@ -282,7 +271,7 @@ fn a_loss_of_power_is_accepted_on_a_host_of_the_policy_only() {
     let (host, vm) = host_and_vm();
     let line = "power_losses_accepted = { \"host-9.example.org\" = 17 }";
     let text = (host.policy_text(&vm)).replace("[expect]\n", &format!("[expect]\n{line}\n"));
-    let refused = policy(&host, &text);
+    let refused = host.read_policy(&text);
     assert!(
         matches!(&refused, Err(PolicyError::PowerLossElsewhere { host }) if host.to_string() == "host-9.example.org"),
         "{refused:?}"
@@ -339,7 +328,10 @@ fn a_policy_can_ask_for_a_strict_anchor() {
     let unknown = host
         .policy_text(&vm)
         .replace("[expect]\n", "[expect]\nanchor = \"lax\"\n");
-    assert!(matches!(policy(&host, &unknown), Err(PolicyError::Toml(_))));
+    assert!(matches!(
+        host.read_policy(&unknown),
+        Err(PolicyError::Toml(_))
+    ));
 }
 
 #[test]
@@ -385,22 +377,24 @@ fn a_pcr_left_out_of_a_quote_is_contraindicated_whatever_the_policy_says_of_it()
     let honest = [host.log.clone(), vm.log.clone()];
     for pcr in BOOT_PCRS {
         // The policy is silent about this PCR, except for events of 0 and 4.
-        let policy = policy(&host, &without(&events_only, &format!("{pcr} = "))).unwrap();
+        let policy = host
+            .read_policy(&without(&events_only, &format!("{pcr} = ")))
+            .unwrap();
         let others: Vec<u8> = BOOT_PCRS.into_iter().filter(|of| *of != pcr).collect();
 
         [host.log, vm.log] = honest.clone();
         vm.log = log(&[(u32::from(pcr), ACTION, b"rootkit")]);
-        let result = appraised(&host, &vm, &policy);
+        let result = host.appraise(&vm, &policy);
         assert_ne!(result.verdict(), Verdict::Affirming, "PCR {pcr}");
         vm.quoted.clone_from(&others);
-        let result = appraised(&host, &vm, &policy);
+        let result = host.appraise(&vm, &policy);
         assert_eq!(result.verdict(), Verdict::Contraindicated, "PCR {pcr}");
         assert!(reasons(&result, Layer::Vm).contains(&"pcr-not-quoted"));
         vm.quoted = BOOT_PCRS.into();
 
         [host.log, vm.log] = honest.clone();
         host.quoted = others;
-        let result = appraised(&host, &vm, &policy);
+        let result = host.appraise(&vm, &policy);
         assert_eq!(result.verdict(), Verdict::Contraindicated, "PCR {pcr}");
         assert_eq!(reasons(&result, Layer::Host), ["pcr-not-quoted"]);
         assert_eq!(reasons(&result, Layer::Vm), ["host-limits"]);
@@ -417,7 +411,7 @@ fn a_quote_of_no_pcr_at_all_is_contraindicated_in_either_layer() {
             Layer::Host => host.quoted.clear(),
             Layer::Vm => vm.quoted.clear(),
         }
-        let result = appraised(&host, &vm, &policy);
+        let result = host.appraise(&vm, &policy);
         let codes = reasons(&result, layer);
         let missing = codes.iter().filter(|code| **code == "pcr-not-quoted");
         assert_eq!(missing.count(), BOOT_PCRS.len(), "{codes:?}");
@@ -434,7 +428,7 @@ fn a_pcr_that_the_policy_ignores_need_not_be_quoted_unless_it_lists_events_of_it
             &format!("[vm.reference]\nignored_pcrs = [{pcr}]\n"),
         );
         vm.quoted = BOOT_PCRS.into_iter().filter(|of| *of != pcr).collect();
-        let result = appraised(&host, &vm, &policy(&host, &text).unwrap());
+        let result = host.appraise(&vm, &host.read_policy(&text).unwrap());
         assert_eq!(reasons(&result, Layer::Vm), reasons_for_it);
     }
 }
@@ -448,7 +442,7 @@ fn a_pcr_that_the_policy_names_must_be_quoted() {
         "[vm.reference.pcrs]\n",
         &format!("[vm.reference.pcrs]\n10 = [\"{value}\"]\n"),
     );
-    let result = appraised(&host, &vm, &policy(&host, &text).unwrap());
+    let result = host.appraise(&vm, &host.read_policy(&text).unwrap());
     assert_eq!(reasons(&result, Layer::Vm), ["pcr-not-quoted"]);
 }
 
@@ -460,14 +454,17 @@ fn a_policy_that_pins_too_little_is_no_policy() {
         .replace(&format!("vm = \"{}\"\n", vm.vm), "")
         .replace("tenant = \"acme\"\n", "");
     assert!(matches!(
-        policy(&host, &nobody),
+        host.read_policy(&nobody),
         Err(PolicyError::NoSubject)
     ));
     let nowhere = text.replace("hosts = [\"host-1.demo.example\"]", "hosts = []");
-    assert!(matches!(policy(&host, &nowhere), Err(PolicyError::NoHosts)));
+    assert!(matches!(
+        host.read_policy(&nowhere),
+        Err(PolicyError::NoHosts)
+    ));
     let anything = "[trust]\nroots = \"r\"\n[expect]\ntenant = \"a\"\nhosts = [\"h.example\"]\n[host.reference]\n[vm.reference]\n";
     assert!(matches!(
-        policy(&host, anything),
+        host.read_policy(anything),
         Err(PolicyError::NoReferenceValues { layer: "host" })
     ));
     let value = "1".repeat(64);
@@ -476,7 +473,7 @@ fn a_policy_that_pins_too_little_is_no_policy() {
         &format!("pcrs = {{ 0 = [\"{value}\"] }}\n[vm.reference]\npcrs = {{ 23 = [\"{value}\"] }}"),
     );
     assert!(matches!(
-        policy(&host, &resettable),
+        host.read_policy(&resettable),
         Err(PolicyError::NoReferenceValues { layer: "vm" })
     ));
     let optional = anything.replace(
@@ -487,18 +484,18 @@ fn a_policy_that_pins_too_little_is_no_policy() {
         ),
     );
     assert!(matches!(
-        policy(&host, &optional),
+        host.read_policy(&optional),
         Err(PolicyError::NoReferenceValues { layer: "vm" })
     ));
     let demanded = optional.replace("optional = true\n", "");
-    assert!(policy(&host, &demanded).is_ok());
+    assert!(host.read_policy(&demanded).is_ok());
     let misspelt = text.replace("tenant", "tennant");
     assert!(matches!(
-        policy(&host, &misspelt),
+        host.read_policy(&misspelt),
         Err(PolicyError::Toml(_))
     ));
     let text = text.replace("[vm.reference.pcrs]\n0 =", "[vm.reference.pcrs]\n24 =");
-    assert!(matches!(policy(&host, &text), Err(PolicyError::Toml(_))));
+    assert!(matches!(host.read_policy(&text), Err(PolicyError::Toml(_))));
 }
 
 #[test]
@@ -526,11 +523,11 @@ fn reference_values_survive_being_written_and_two_good_boots_may_differ() {
     let text = host
         .policy_text(&vm)
         .replace(&first.to_toml("vm"), &both.to_toml("vm"));
-    let policy = policy(&host, &text).unwrap();
+    let policy = host.read_policy(&text).unwrap();
     assert_eq!(policy.vm_reference(), &both);
     for log in [vm.log.clone(), other] {
         vm.log = log;
-        let result = appraised(&host, &vm, &policy);
+        let result = host.appraise(&vm, &policy);
         assert_eq!(reasons(&result, Layer::Vm), [] as [&str; 0]);
         assert_eq!(result.verdict(), Verdict::Affirming);
     }

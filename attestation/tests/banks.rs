@@ -8,11 +8,10 @@ use attestation::event_log::writer::LogWriter;
 use attestation::fixture::{
     Host, Vm, event_log_in, image_load_event, nonce, now, pcrs_of, quote, sign,
 };
-use attestation::policy::PolicyError;
 use attestation::result::Reason;
 use attestation::{
-    AttestationResult, BOOT_PCRS, Binding, EventLog, Layer, Policy, ReferenceError, Refusal,
-    Verdict, VerifiedEvidence, accounted_bank, appraise, reference_values,
+    AttestationResult, BOOT_PCRS, Binding, EventLog, Layer, ReferenceError, Refusal, Verdict,
+    VerifiedEvidence, accounted_bank, reference_values,
 };
 use cert_chain::HashAlgorithm::{self, Sha1, Sha256, Sha384, Sha512};
 use cert_chain::pcr::BANKS;
@@ -53,14 +52,6 @@ fn verified(host: &Host, vm: &Vm) -> Result<VerifiedEvidence, Refusal> {
         .verify(&nonce(), &Binding::None, &anchors, now())
 }
 
-fn appraised(host: &Host, vm: &Vm, policy: &Policy) -> AttestationResult {
-    appraise(verified(host, vm).unwrap(), policy)
-}
-
-fn policy(host: &Host, text: &str) -> Result<Policy, PolicyError> {
-    Policy::parse(text, |_| Ok(host.issuer.certificate_pem()))
-}
-
 fn reasons(result: &AttestationResult, layer: Layer) -> &[Reason] {
     result.layer(layer).reasons()
 }
@@ -73,7 +64,7 @@ fn boot_pcrs() -> PcrSelection {
 fn each_layer_is_appraised_in_the_bank_that_its_tpm_quotes_and_results_name_it() {
     for (host_bank, vm_bank) in [(Sha384, Sha384), (Sha384, Sha256), (Sha256, Sha512)] {
         let (host, vm) = host_and_vm(host_bank, vm_bank);
-        let result = appraised(&host, &vm, &host.policy(&vm));
+        let result = host.appraise(&vm, &host.policy(&vm));
         assert_eq!(result.verdict(), Verdict::Affirming);
         let ear = result.to_json();
         for (layer, bank) in [("host", host_bank), ("vm", vm_bank)] {
@@ -100,7 +91,7 @@ fn what_differs_is_told_with_its_bank() {
             (4, APPLICATION, &image_load_event("kernel", 2)),
         ],
     );
-    let result = appraised(&host, &vm, &policy);
+    let result = host.appraise(&vm, &policy);
     let reasons = reasons(&result, Layer::Vm);
     let other = Sha384.hash(&[&image_load_event("kernel", 2)]);
     let accepted = Sha384.hash(&[&image_load_event("kernel", 1)]);
@@ -160,7 +151,7 @@ fn of_an_event_only_the_digest_in_the_quoted_bank_counts() {
             &format!("sha256:{kernel}")
         ),
     );
-    let result = appraised(&host, &vm, &policy(&host, &text).unwrap());
+    let result = host.appraise(&vm, &host.read_policy(&text).unwrap());
     let codes: Vec<&str> = reasons(&result, Layer::Vm).iter().map(|r| r.code).collect();
     assert_eq!(codes, ["event-unexpected"]);
     let told = &reasons(&result, Layer::Vm)[0].text;
@@ -173,7 +164,7 @@ fn of_an_event_only_the_digest_in_the_quoted_bank_counts() {
         &format!("sha384:{firmware}"),
         &format!("sha256:{}", Sha256.hash(&[b"firmware"])),
     );
-    let result = appraised(&host, &vm, &policy(&host, &text).unwrap());
+    let result = host.appraise(&vm, &host.read_policy(&text).unwrap());
     assert_eq!(result.verdict(), Verdict::Affirming);
 }
 
@@ -182,7 +173,7 @@ fn a_quote_of_a_bank_that_the_policy_does_not_speak_of_is_contraindicated_once()
     let (host, mut vm) = host_and_vm(Sha256, Sha256);
     let policy = host.policy(&vm);
     (vm.log, vm.bank) = (boot(&[Sha384]), Sha384);
-    let result = appraised(&host, &vm, &policy);
+    let result = host.appraise(&vm, &policy);
     let [reason] = reasons(&result, Layer::Vm) else {
         panic!("{:?}", reasons(&result, Layer::Vm));
     };
@@ -201,11 +192,11 @@ fn a_policy_may_have_values_of_several_banks_for_the_same_boot() {
     let text = host
         .policy_text(&vm)
         .replace(&of(Sha256).to_toml("vm"), &both.to_toml("vm"));
-    let policy = policy(&host, &text).unwrap();
+    let policy = host.read_policy(&text).unwrap();
     assert_eq!(policy.vm_reference(), &both);
     for bank in [Sha256, Sha384] {
         vm.bank = bank;
-        let result = appraised(&host, &vm, &policy);
+        let result = host.appraise(&vm, &policy);
         assert_eq!(result.verdict(), Verdict::Affirming, "{bank}");
     }
 }
@@ -232,7 +223,7 @@ fn a_quote_of_a_bank_that_no_boot_was_measured_into_is_never_affirmed() {
          pcrs = {{ 8 = [\"sha384:{value}\"] }}\n"
     )
     .replace(&vm_again.vm.to_string(), &vm.vm.to_string());
-    let result = appraised(&host, &vm, &policy(&host, &text).unwrap());
+    let result = host.appraise(&vm, &host.read_policy(&text).unwrap());
     assert_eq!(reasons(&result, Layer::Vm)[0].code, "bank-not-extended");
     assert_eq!(result.layer(Layer::Vm).verdict(), Verdict::Contraindicated);
 }
@@ -275,7 +266,7 @@ fn a_policy_that_pins_a_bank_nothing_was_measured_into_is_no_policy() {
     let (before, _) = text.split_once("[vm.reference]").unwrap();
     let pinned = |pcrs: &str| {
         let text = format!("{before}[vm.reference]\npcrs = {{ {pcrs} }}\n");
-        policy(&host, &text).map_err(|error| error.to_string())
+        host.read_policy(&text).map_err(|error| error.to_string())
     };
     let value = |bank: HashAlgorithm, byte| format!("{bank}:{}", bank.filled(byte));
     let locality = Sha384.filled(0).with_last_byte(3);

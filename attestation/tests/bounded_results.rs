@@ -3,11 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![expect(clippy::indexing_slicing, reason = "a panic is a failed test")]
 
-use attestation::fixture::{Host, Vm, event_log, nonce, now};
+use attestation::fixture::{Host, Vm, event_log};
 use attestation::result::{MAX_REASONS, Reason};
-use attestation::{
-    AttestationResult, Binding, EventLog, Layer, Policy, Verdict, appraise, reference_values,
-};
+use attestation::{AttestationResult, EventLog, Layer, Verdict, reference_values};
 use cert_chain::{Digest32, HashAlgorithm, VmId};
 
 const ACTION: u32 = 0x8000_0007;
@@ -17,18 +15,6 @@ fn host_and_vm() -> (Host, Vm) {
     let host = Host::new("host-1");
     let vm = host.vm();
     (host, vm)
-}
-
-fn appraised(host: &Host, vm: &Vm, policy: &Policy) -> AttestationResult {
-    let verified = host
-        .evidence(vm, &nonce(), Binding::None)
-        .verify(&nonce(), &Binding::None, policy.anchors(), now())
-        .unwrap();
-    appraise(verified, policy)
-}
-
-fn policy(host: &Host, text: &str) -> Policy {
-    Policy::parse(text, |_| Ok(host.issuer.certificate_pem())).unwrap()
 }
 
 fn reasons(result: &AttestationResult, layer: Layer) -> Vec<&'static str> {
@@ -59,7 +45,7 @@ fn many_unexpected_events() -> (Host, Vm, String) {
 #[test]
 fn a_result_lists_a_few_reasons_and_values_and_counts_the_others() {
     let (host, vm, text) = many_unexpected_events();
-    let result = appraised(&host, &vm, &policy(&host, &text));
+    let result = host.appraise(&vm, &host.read_policy(&text).unwrap());
     assert_eq!(result.verdict(), Verdict::Contraindicated);
     let reasons = result.layer(Layer::Vm).reasons();
     assert!(reasons.len() <= MAX_REASONS + 1, "{}", reasons.len());
@@ -77,7 +63,7 @@ fn a_result_lists_a_few_reasons_and_values_and_counts_the_others() {
 fn what_booted_is_compared_only_for_the_vm_that_the_policy_is_about() {
     let (host, vm, text) = many_unexpected_events();
     let other = text.replace(&vm.vm.to_string(), &VmId::random().to_string());
-    let result = appraised(&host, &vm, &policy(&host, &other));
+    let result = host.appraise(&vm, &host.read_policy(&other).unwrap());
     assert_eq!(reasons(&result, Layer::Vm), ["vm-unexpected"]);
     assert!(result.layer(Layer::Vm).boot().is_empty());
 }

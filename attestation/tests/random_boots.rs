@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use attestation::event_log::writer::{LogWriter, replayed};
 use attestation::event_log::{EventType, UserspaceLog};
 use attestation::fixture::{Host, nonce, now};
-use attestation::{BOOT_PCRS, Binding, EventLog, Policy, Verdict, appraise};
+use attestation::{BOOT_PCRS, Binding, EventLog, Verdict, appraise};
 use cert_chain::HashAlgorithm;
 
 /// SplitMix64: the same boots in every run.
@@ -212,7 +212,7 @@ fn a_random_policy_affirms_exactly_the_boots_that_have_its_pcr_values() {
         });
 
         vm.log = booted.bytes().to_vec();
-        let policy = Policy::parse(&text, |_| Ok(host.issuer.certificate_pem())).unwrap();
+        let policy = host.read_policy(&text).unwrap();
         let evidence = host.evidence(&vm, &nonce(), Binding::None);
         let verified = evidence
             .verify(&nonce(), &Binding::None, policy.anchors(), now())

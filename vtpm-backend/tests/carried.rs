@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use support::managed::{Backend, PATIENCE, connect_to, define_index, open};
-use support::{SHUTDOWN, STARTUP, STOP, Vmm, command, with_password, words};
+use support::{SHUTDOWN, STARTUP, STOP, Vmm, code, command, extend, pcr, words};
 use vtpm_backend::message::{FromBackend, Open, ToBackend, receive, send};
 
 const INIT: u32 = 2;
@@ -361,23 +361,4 @@ fn bring(vmm: &mut Vmm, carried: &Carried) -> Result<bool> {
         [first, second] if first == second => Ok(first),
         _ => bail!("the parts are not of one mind: {taken:?}"),
     }
-}
-
-/// TPM2_PCR_Extend of PCR 16.
-fn extend(vmm: &mut Vmm) -> Result<()> {
-    let digests = [&[0, 0, 0, 1, 0, 0x0b][..], &[7; 32]].concat();
-    ensure!(code(&vmm.execute(&with_password(0x182, &[16], &digests))?) == 0);
-    Ok(())
-}
-
-/// TPM2_PCR_Read of PCR 16.
-fn pcr(vmm: &mut Vmm) -> Result<Vec<u8>> {
-    let response = vmm.execute(&command(0x17e, &[0, 0, 0, 1, 0, 0x0b, 3, 0, 0, 1]))?;
-    let digest = response.last_chunk::<32>().context("a digest")?;
-    Ok(digest.to_vec())
-}
-
-fn code(response: &[u8]) -> u32 {
-    let code = response.get(6..10).and_then(|code| code.try_into().ok());
-    code.map_or(u32::MAX, u32::from_be_bytes)
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use support::{Emulator, INIT, SHUTDOWN, STARTUP, STOP, Vmm, command, with_password, words};
+use support::{Emulator, INIT, SHUTDOWN, STARTUP, STOP, Vmm, code, command, with_password, words};
 
 const GET_CAPABILITY: u32 = 1;
 const GET_ESTABLISHED: u32 = 4;
@@ -512,9 +512,4 @@ fn state_blob(vmm: &mut Vmm, kind: u32) -> Result<Vec<u8>> {
     assert_eq!(head.get(8..12), head.get(12..), "it comes whole");
     let length = head.last_chunk().copied().map(u32::from_be_bytes);
     vmm.answer(usize::try_from(length.context("a length")?)?)
-}
-
-fn code(response: &[u8]) -> u32 {
-    let code = response.get(6..10).and_then(|code| code.try_into().ok());
-    code.map_or(u32::MAX, u32::from_be_bytes)
 }

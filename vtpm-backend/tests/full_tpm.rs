@@ -5,7 +5,7 @@ mod support;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use support::managed::Backend;
-use support::{Emulator, INIT, STARTUP, STOP, Vmm, command, with_password, words};
+use support::{Emulator, INIT, STARTUP, STOP, Vmm, code, command, with_password, words};
 use vtpm_backend::control::MAX_BLOB;
 use vtpm_backend::engine::{Engine, Libtpms, StateKind};
 use vtpm_backend::message::{FromBackend, MAX_FRAME, ToBackend, receive, send};
@@ -148,9 +148,4 @@ fn fill(execute: &mut impl FnMut(&[u8]) -> Result<Vec<u8>>, from: u32, size: u16
         }
     }
     Ok(u32::MAX)
-}
-
-fn code(response: &[u8]) -> u32 {
-    let code = response.get(6..10).and_then(|code| code.try_into().ok());
-    code.map_or(u32::MAX, u32::from_be_bytes)
 }

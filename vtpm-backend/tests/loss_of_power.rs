@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use support::managed::{Backend, open};
 use support::{
-    Emulator, INIT, SHUTDOWN, STARTUP, STOP, Vmm, command, framed, with_password, words,
+    Emulator, INIT, SHUTDOWN, STARTUP, STOP, Vmm, code, command, framed, with_password, words,
 };
 use vtpm_backend::message::{FromBackend, ToBackend, receive, send};
 
@@ -262,9 +262,4 @@ fn failed_authorizations(vmm: &mut Vmm) -> Result<u32> {
 /// The digest at the end of the response to `TPM2_PCR_Read`.
 fn pcr(response: &[u8]) -> Result<[u8; 32]> {
     response.last_chunk().copied().context("a digest")
-}
-
-fn code(response: &[u8]) -> u32 {
-    let code = response.get(6..10).and_then(|code| code.try_into().ok());
-    code.map_or(u32::MAX, u32::from_be_bytes)
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use support::{
-    Emulator, INIT, SHUTDOWN, STARTUP, STOP, Vmm, command, framed, with_password, words,
+    Emulator, INIT, SHUTDOWN, STARTUP, STOP, Vmm, code, command, framed, with_password, words,
 };
 
 const OWNER: u32 = 0x4000_0001;
@@ -325,9 +325,4 @@ fn number(variable: &str, default: u64) -> Result<u64> {
         Ok(value) => value.parse().with_context(|| variable.to_owned()),
         Err(_) => Ok(default),
     }
-}
-
-fn code(response: &[u8]) -> u32 {
-    let code = response.get(6..10).and_then(|code| code.try_into().ok());
-    code.map_or(u32::MAX, u32::from_be_bytes)
 }

@@ -5,7 +5,9 @@ mod support;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use support::{Emulator, INIT, SHUTDOWN, STARTUP, STOP, Vmm, command, with_password, words};
+use support::{
+    Emulator, INIT, SHUTDOWN, STARTUP, STOP, Vmm, code, command, extend, pcr, with_password, words,
+};
 
 const STORE_VOLATILE: u32 = 10;
 const GET_STATE_BLOB: u32 = 12;
@@ -256,20 +258,6 @@ fn bring(vmm: &mut Vmm, parts: &[Vec<u8>]) -> Result<()> {
     Ok(())
 }
 
-/// TPM2_PCR_Extend of PCR 16.
-fn extend(vmm: &mut Vmm) -> Result<()> {
-    let digests = [&[0, 0, 0, 1, 0, 0x0b][..], &[7; 32]].concat();
-    ensure!(code(&vmm.execute(&with_password(0x182, &[16], &digests))?) == 0);
-    Ok(())
-}
-
-/// TPM2_PCR_Read of PCR 16.
-fn pcr(vmm: &mut Vmm) -> Result<Vec<u8>> {
-    let response = vmm.execute(&command(0x17e, &[0, 0, 0, 1, 0, 0x0b, 3, 0, 0, 1]))?;
-    let digest = response.last_chunk::<32>().context("a digest")?;
-    Ok(digest.to_vec())
-}
-
 /// TPM2_NV_DefineSpace: an orderly counter, whose value is in volatile memory for the most part.
 fn define_counter(vmm: &mut Vmm) -> Result<()> {
     const ATTRIBUTES: u32 = 0x0602_0012;
@@ -293,9 +281,4 @@ fn count(vmm: &mut Vmm) -> Result<u64> {
     let response = vmm.execute(&read)?;
     let value = response.get(16..24).context("a value")?;
     Ok(u64::from_be_bytes(value.try_into()?))
-}
-
-fn code(response: &[u8]) -> u32 {
-    let code = response.get(6..10).and_then(|code| code.try_into().ok());
-    code.map_or(u32::MAX, u32::from_be_bytes)
 }

@@ -18,6 +18,7 @@ use attestation::event_log::EventType;
 use attestation::event_log::writer::LogWriter;
 use cert_chain::HashAlgorithm;
 use serde_json::{Value, json};
+use support::enrolment::Files;
 use support::http::ask;
 use support::{Host, wait_until};
 use vtpm_manager::audit::{AuditLog, Event, Layout};
@@ -127,35 +128,15 @@ fn bodies_are_as_they_are_described() -> Result<()> {
         &std::fs::read_to_string(&approval)?,
     )?;
 
-    let [request, challenge, answer, certificate] =
-        ["1.json", "2.json", "3.json", "4.json"].map(|name| host.path(name));
+    let files = Files::of(&host);
     let asked = api.post("/v1/host/enrolment/request", "{\"name\":\"host-1\"}")?;
-    std::fs::write(&request, asked.to_string())?;
-    let issuer = host.path("issuer");
-    host.ctl([
-        "issuer",
-        "challenge",
-        "--dir",
-        &issuer,
-        "--request",
-        &request,
-        "--out",
-        &challenge,
-    ])?;
-    let challenge = std::fs::read_to_string(&challenge)?;
+    std::fs::write(&files.request, asked.to_string())?;
+    host.ctl(files.challenge())?;
+    let challenge = std::fs::read_to_string(&files.challenge)?;
     let answered = api.post("/v1/host/enrolment/answer", &challenge)?;
-    std::fs::write(&answer, answered.to_string())?;
-    host.ctl([
-        "issuer",
-        "certify",
-        "--dir",
-        &issuer,
-        "--answer",
-        &answer,
-        "--out",
-        &certificate,
-    ])?;
-    let certificate = std::fs::read_to_string(&certificate)?;
+    std::fs::write(&files.answer, answered.to_string())?;
+    host.ctl(files.certify())?;
+    let certificate = std::fs::read_to_string(&files.certificate)?;
     api.post("/v1/host/enrolment/certificate", &certificate)?;
 
     let vm = host.create()?;

@@ -10,6 +10,7 @@ mod support;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use support::enrolment::Files;
 use support::{DOMAIN, Host};
 
 /// A host with keys, and an issuer.
@@ -24,44 +25,16 @@ fn prepared() -> Result<Host> {
 #[test]
 fn four_files_make_a_certified_host() -> Result<()> {
     let host = prepared()?;
-    let [request, challenge, answer, certificate] =
-        ["1.json", "2.json", "3.json", "4.json"].map(|name| host.path(name));
-    let issuer = host.path("issuer");
-    host.ctl(["host", "request", "--name", "web-7", "--out", &request])?;
-    host.ctl([
-        "issuer",
-        "challenge",
-        "--dir",
-        &issuer,
-        "--request",
-        &request,
-        "--out",
-        &challenge,
-    ])?;
-    host.ctl([
-        "host",
-        "answer",
-        "--challenge",
-        &challenge,
-        "--out",
-        &answer,
-    ])?;
-    let certify = [
-        "issuer",
-        "certify",
-        "--dir",
-        &issuer,
-        "--answer",
-        &answer,
-        "--out",
-        &certificate,
-    ];
-    host.ctl(certify)?;
-    host.ctl(["host", "install", "--certificate", &certificate])?;
+    let files = Files::of(&host);
+    host.ctl(files.ask("web-7"))?;
+    host.ctl(files.challenge())?;
+    host.ctl(files.answer())?;
+    host.ctl(files.certify())?;
+    host.ctl(["host", "install", "--certificate", &files.certificate])?;
     let enrolment = host.json(["host", "show"])?["enrolment"].clone();
     assert_eq!(enrolment["host"], format!("web-7.{DOMAIN}"));
 
-    let refused = host.refused(certify)?;
+    let refused = host.refused(files.certify())?;
     ensure!(refused.contains("answered before"), "{refused}");
     Ok(())
 }
@@ -147,46 +120,20 @@ fn a_tpm_that_has_a_name_gets_no_second_one_until_the_issuer_gives_the_first_awa
 #[test]
 fn a_maker_that_was_removed_after_the_challenge_certifies_nothing() -> Result<()> {
     let (host, other) = (prepared()?, Host::start()?);
-    let [request, challenge, answer, certificate] =
-        ["1.json", "2.json", "3.json", "4.json"].map(|name| host.path(name));
-    let issuer = host.path("issuer");
+    let files = Files::of(&host);
     let roots = host.path("issuer/tpm-roots.pem");
-    host.ctl(["host", "request", "--name", "host-1", "--out", &request])?;
-    host.ctl([
-        "issuer",
-        "challenge",
-        "--dir",
-        &issuer,
-        "--request",
-        &request,
-        "--out",
-        &challenge,
-    ])?;
-    host.ctl([
-        "host",
-        "answer",
-        "--challenge",
-        &challenge,
-        "--out",
-        &answer,
-    ])?;
+    host.ctl(files.ask("host-1"))?;
+    host.ctl(files.challenge())?;
+    host.ctl(files.answer())?;
     let accepted = fs::read(&roots)?;
     fs::copy(other.path("makers.pem"), &roots)?;
-    let certify = [
-        "issuer",
-        "certify",
-        "--dir",
-        &issuer,
-        "--answer",
-        &answer,
-        "--out",
-        &certificate,
-    ];
-    let refused = host.refused(certify)?;
+    let refused = host.refused(files.certify())?;
     ensure!(refused.contains("EK certificate"), "{refused}");
-    ensure!(!fs::exists(&certificate)? && !fs::exists(host.path("issuer/hosts/host-1.json"))?);
+    ensure!(
+        !fs::exists(&files.certificate)? && !fs::exists(host.path("issuer/hosts/host-1.json"))?
+    );
     // The answer is not spent: with the maker back, it counts.
     fs::write(&roots, accepted)?;
-    host.ctl(certify)?;
+    host.ctl(files.certify())?;
     Ok(())
 }

@@ -80,6 +80,13 @@ fn is_told(host: &mut Host, vm: &str) -> Result<()> {
     Ok(())
 }
 
+/// Its backend is killed before the next manager is there.
+fn ends_without_a_manager(host: &mut Host, vm: &str) -> Result<()> {
+    host.kill_backends()?;
+    host.start_again()?;
+    has_stopped(host, vm)
+}
+
 fn nothing_is_told(host: &Host, vm: &str) -> Result<()> {
     assert!(host.json(["show", vm])?["state_loss"].is_null());
     assert_eq!(host.metric("vrot_state_lost")?, 0.0);
@@ -113,9 +120,7 @@ fn so_it_is_where_no_manager_was_there_to_see_it() -> Result<()> {
     let (vm, mut vmm) = running(&host)?;
     host.crash()?;
     write(&mut vmm)?;
-    host.kill_backends()?;
-    host.start_again()?;
-    has_stopped(&host, &vm)?;
+    ends_without_a_manager(&mut host, &vm)?;
     is_told(&mut host, &vm)
 }
 
@@ -141,9 +146,7 @@ fn the_end_of_a_backend_that_had_nothing_open_is_no_loss() -> Result<()> {
     has_stopped(&host, &vm)?;
     nothing_is_told(&host, &vm)?;
     host.crash()?;
-    host.kill_backends()?;
-    host.start_again()?;
-    has_stopped(&host, &vm)?;
+    ends_without_a_manager(&mut host, &vm)?;
     nothing_is_told(&host, &vm)
 }
 
@@ -158,9 +161,7 @@ fn a_backend_that_caught_up_with_its_guest_has_nothing_to_lose() -> Result<()> {
         Ok(host.json(["show", &vm])?["backend"]["degraded"] == false)
     })?;
     host.crash()?;
-    host.kill_backends()?;
-    host.start_again()?;
-    has_stopped(&host, &vm)?;
+    ends_without_a_manager(&mut host, &vm)?;
     nothing_is_told(&host, &vm)
 }
 

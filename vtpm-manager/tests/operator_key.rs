@@ -13,6 +13,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use support::enrolment::Files;
 use support::{Host, said};
 
 /// A host whose issuer knows its operator; the host has no keys yet.
@@ -104,45 +105,18 @@ fn an_issuer_without_operator_keys_certifies_nothing_until_it_is_told_some() -> 
 fn a_key_that_was_removed_after_the_challenge_certifies_nothing() -> Result<()> {
     let host = prepared()?;
     host.initialise()?;
-    let [request, challenge, answer, certificate] =
-        ["1.json", "2.json", "3.json", "4.json"].map(|name| host.path(name));
+    let files = Files::of(&host);
     let issuer = host.path("issuer");
-    host.ctl(["host", "request", "--name", "host-1", "--out", &request])?;
-    let challenged = [
-        "issuer",
-        "challenge",
-        "--dir",
-        &issuer,
-        "--request",
-        &request,
-        "--out",
-        &challenge,
-    ];
-    let name = host.json(challenged)?["policy_key"]
+    host.ctl(files.ask("host-1"))?;
+    let name = host.json(files.challenge())?["policy_key"]
         .as_str()
         .context("a name")?
         .to_owned();
-    host.ctl([
-        "host",
-        "answer",
-        "--challenge",
-        &challenge,
-        "--out",
-        &answer,
-    ])?;
+    host.ctl(files.answer())?;
     host.ctl(["issuer", "operator-key", "remove", "--dir", &issuer, &name])?;
-    let refused = host.refused([
-        "issuer",
-        "certify",
-        "--dir",
-        &issuer,
-        "--answer",
-        &answer,
-        "--out",
-        &certificate,
-    ])?;
+    let refused = host.refused(files.certify())?;
     ensure!(refused.contains("operator key"), "{refused}");
-    ensure!(!Path::new(&certificate).exists());
+    ensure!(!Path::new(&files.certificate).exists());
     Ok(())
 }
 

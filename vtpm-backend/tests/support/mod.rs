@@ -249,6 +249,26 @@ pub(crate) fn with_password(code: u32, handles: &[u32], parameters: &[u8]) -> Ve
     framed(0x8002, code, &body)
 }
 
+/// The response code of a response.
+pub(crate) fn code(response: &[u8]) -> u32 {
+    let code = response.get(6..10).and_then(|code| code.try_into().ok());
+    code.map_or(u32::MAX, u32::from_be_bytes)
+}
+
+/// TPM2_PCR_Extend of PCR 16.
+pub(crate) fn extend(vmm: &mut Vmm) -> Result<()> {
+    let digests = [&[0, 0, 0, 1, 0, 0x0b][..], &[7; 32]].concat();
+    ensure!(code(&vmm.execute(&with_password(0x182, &[16], &digests))?) == 0);
+    Ok(())
+}
+
+/// TPM2_PCR_Read of PCR 16.
+pub(crate) fn pcr(vmm: &mut Vmm) -> Result<Vec<u8>> {
+    let response = vmm.execute(&command(0x17e, &[0, 0, 0, 1, 0, 0x0b, 3, 0, 0, 1]))?;
+    let digest = response.last_chunk::<32>().context("a digest")?;
+    Ok(digest.to_vec())
+}
+
 /// A command with this tag.
 pub(crate) fn framed(tag: u16, code: u32, body: &[u8]) -> Vec<u8> {
     let size = u32::try_from(10 + body.len()).unwrap_or(u32::MAX);

@@ -57,10 +57,18 @@ pub enum Chain {
     Changed,
 }
 
-/// An ECDSA signature in DER has 70 to 72 bytes, as its scalars happen to be; an index keeps its
-/// size while a guest is there, and some readers refuse a certificate with zeros behind it. At
-/// worst one in four certificates has the length wanted.
-const FITTING_ATTEMPTS: u32 = 16;
+/// An ECDSA signature over P-256 in DER has 70 to 72 bytes, as its scalars happen to be (shorter
+/// ones are rare); an index keeps its size while a guest is there. Two certificates of the same
+/// content differ by this many bytes at most.
+const SIGNATURE_SPREAD: usize = 2;
+
+/// So many certificates are tried for the exact size of the index, because some readers refuse a
+/// certificate with zeros behind it.
+const EXACT_ATTEMPTS: u32 = 32;
+
+/// So many are tried for one that is not longer than the index. At worst one in four is not, so
+/// one renewal in 10^8 fails, and is tried again later.
+const FITTING_ATTEMPTS: u32 = 64;
 
 /// Makes the vIK anew in the vRoT behind the data socket `tpm`.
 pub fn rederive_vik(tpm: &Path, expected: &TpmName) -> Result<RederivedVik, ManufactureError> {
@@ -159,16 +167,26 @@ impl Guest {
     }
 }
 
-/// A certificate as long as its index, if one of that length comes soon.
+/// A certificate that fits its index.
 fn fitting(
     tpm: &mut Tpm<'_>,
     index: NvIndex,
-    issue: impl Fn() -> Result<CertificateDer<'static>, ManufactureError>,
+    issue: impl FnMut() -> Result<CertificateDer<'static>, ManufactureError>,
 ) -> Result<CertificateDer<'static>, ManufactureError> {
-    let room = tpm.size_of(index)?;
+    of_size(tpm.size_of(index)?, issue)
+}
+
+/// A certificate of exactly `room` bytes, or a shorter one if none of that size comes soon. One
+/// that cannot fit, whatever its signature, is returned at once, for the caller to refuse.
+fn of_size(
+    room: usize,
+    mut issue: impl FnMut() -> Result<CertificateDer<'static>, ManufactureError>,
+) -> Result<CertificateDer<'static>, ManufactureError> {
     let mut certificate = issue()?;
-    for _ in 1..FITTING_ATTEMPTS {
-        if certificate.len() == room {
+    for attempt in 1..FITTING_ATTEMPTS {
+        let length = certificate.len();
+        let fits = length == room || (attempt >= EXACT_ATTEMPTS && length < room);
+        if fits || length > room + SIGNATURE_SPREAD {
             break;
         }
         certificate = issue()?;
@@ -185,5 +203,44 @@ fn made_anew(tpm: &mut Tpm<'_>, expected: &TpmName) -> Result<RederivedVik, Manu
             found: vik.name(),
             expected: expected.clone(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Certificates of these sizes, one after another; the last size for ever.
+    fn sized(sizes: &[usize], room: usize) -> Result<(usize, usize), ManufactureError> {
+        let mut issued = 0;
+        let certificate = of_size(room, || {
+            let size = *sizes.get(issued).or(sizes.last()).unwrap_or(&0);
+            issued += 1;
+            Ok(vec![0; size].into())
+        })?;
+        Ok((certificate.len(), issued))
+    }
+
+    #[test]
+    fn a_certificate_that_is_long_by_chance_is_issued_again_until_it_fits()
+    -> Result<(), ManufactureError> {
+        let mut sizes = vec![792; 40];
+        sizes.push(790);
+        assert_eq!(sized(&sizes, 790)?, (790, 41));
+        Ok(())
+    }
+
+    #[test]
+    fn a_certificate_fills_its_index_or_is_shorter_when_none_of_its_size_comes()
+    -> Result<(), ManufactureError> {
+        assert_eq!(sized(&[790, 792, 791], 791)?, (791, 3));
+        assert_eq!(sized(&[790], 791)?, (790, 32));
+        Ok(())
+    }
+
+    #[test]
+    fn no_signature_is_spent_on_a_certificate_that_cannot_fit() -> Result<(), ManufactureError> {
+        assert_eq!(sized(&[801], 790)?, (801, 1));
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@
 #![expect(dead_code, reason = "each test file uses its own part")]
 
 pub(crate) mod bus;
+pub(crate) mod enrolment;
 pub(crate) mod evidence;
 pub(crate) mod http;
 pub(crate) mod identity;
