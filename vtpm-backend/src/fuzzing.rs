@@ -3,9 +3,9 @@
 use crate::command::{Command, length_in_stream};
 use crate::control::{Reply, Request, RequestStream, Trusting, Vrot, handle};
 use crate::engine::fake::FakeEngine;
+use crate::host_commands::VendorCommand;
+use crate::host_commands::capability::Query;
 use crate::message::{FromBackend, ToBackend, decode};
-use crate::vendor::VendorCommand;
-use crate::vendor::capability::Query;
 
 /// Everything that a VMM can do on the control channel of a TPM: the requests, in pieces of as many
 /// bytes as the first byte says, and what is answered.

@@ -1,6 +1,6 @@
 //! One virtualized root of trust (vRoT): a TPM 2.0 in a process of its own.
 //!
-//! [`engine`] is the TPM itself (libtpms); [`vendor`] answers the commands that reach the host
+//! [`engine`] is the TPM itself (libtpms); [`host_commands`] answers the commands that reach the host
 //! through it; [`control`] speaks the TPM emulator protocol of QEMU, cloud-hypervisor and
 //! libvirt; [`server`] is the one loop that serves them; [`stand_alone`] and [`managed`] decide
 //! where state goes; [`message`] is what passes between a backend and its manager, [`locked`] where
@@ -15,6 +15,7 @@ pub mod command_line;
 pub mod control;
 pub mod engine;
 pub mod fuzzing;
+pub mod host_commands;
 pub mod instance;
 pub mod locked;
 pub mod managed;
@@ -27,4 +28,3 @@ pub mod server;
 pub mod sockets;
 pub mod stand_alone;
 pub mod termination;
-pub mod vendor;

@@ -20,9 +20,9 @@ use support::managed::{
     status_after_states, told_attachment, told_status, write_until,
 };
 use support::{STARTUP, Vmm, command, with_password, words};
+use vtpm_backend::host_commands::HOST_EVIDENCE_REQUEST;
 use vtpm_backend::message::{FromBackend, Open, StateKey, ToBackend, receive, send};
 use vtpm_backend::sockets::WRITE_DEADLINE;
-use vtpm_backend::vendor::HOST_EVIDENCE_REQUEST;
 
 #[test]
 fn a_guest_is_answered_when_its_state_is_durable() -> Result<()> {

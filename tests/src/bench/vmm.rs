@@ -39,7 +39,7 @@ const SESSIONS: u16 = 0x8002;
 const NV_DEFINE_SPACE: u32 = 0x12a;
 const NV_WRITE: u32 = 0x137;
 const STARTUP: u32 = 0x144;
-/// A vRoT's own command (`vtpm_backend::vendor`): answered at once with a ticket.
+/// A vRoT's own command (`vtpm_backend::host_commands`): answered at once with a ticket.
 const HOST_EVIDENCE_REQUEST: u32 = 0x2000_5652;
 const OWNER: u32 = 0x4000_0001;
 const PASSWORD: u32 = 0x4000_0009;

@@ -114,7 +114,7 @@ fn capability(capability: u8, property: u32, entry: usize) -> Vec<u8> {
 mod tests {
     use anyhow::Result;
     use vtpm_backend::command::Command;
-    use vtpm_backend::vendor::VendorCommand;
+    use vtpm_backend::host_commands::VendorCommand;
 
     use super::*;
 

@@ -17,13 +17,13 @@ use zeroize::Zeroizing;
 use crate::admission::VmmAdmission;
 use crate::command::{Command, HEADER};
 use crate::engine::Engine;
+use crate::host_commands::capability::Query;
+use crate::host_commands::{Found, Tickets, VendorCommand, read_response, ticket_response};
 use crate::managed::ManagerLink;
 use crate::message::FromBackend;
 use crate::sockets::{Connection, Listener};
 use crate::stand_alone::StateFolder;
 use crate::termination::Termination;
-use crate::vendor::capability::Query;
-use crate::vendor::{Found, Tickets, VendorCommand, read_response, ticket_response};
 
 use aside::Brought;
 use peers::{Peer, Vmm, has_stalled};
