@@ -13,7 +13,9 @@ use vrot_tests::workspace_binaries::workspace_folder;
 /// Each crate, and which of the others it may depend on. Identity and appraisal are pure and
 /// know nothing of hosts; a vRoT knows nothing of certificates; only the manager and the tests
 /// see several sides.
-const ALLOWED: [(&str, &[&str]); 8] = [
+const ALLOWED: [(&str, &[&str]); 10] = [
+    ("durable-file", &[]),
+    ("locked-memory", &[]),
     ("printable", &[]),
     ("program-output", &["printable"]),
     ("cert-chain", &["printable"]),
@@ -22,12 +24,14 @@ const ALLOWED: [(&str, &[&str]); 8] = [
         "trusted-connection",
         &["attestation", "cert-chain", "printable", "program-output"],
     ),
-    ("vtpm-backend", &["program-output"]),
+    ("vtpm-backend", &["locked-memory", "program-output"]),
     (
         "vtpm-manager",
         &[
             "attestation",
             "cert-chain",
+            "durable-file",
+            "locked-memory",
             "printable",
             "program-output",
             "vtpm-backend",
@@ -46,7 +50,9 @@ const ALLOWED: [(&str, &[&str]); 8] = [
 ];
 
 /// Where the sources are; crates nest in these folders.
-const FOLDERS: [&str; 7] = [
+const FOLDERS: [&str; 9] = [
+    "durable-file",
+    "locked-memory",
     "program-output",
     "cert-chain",
     "attestation",

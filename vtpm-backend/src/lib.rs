@@ -3,8 +3,7 @@
 //! [`engine`] is the TPM itself (libtpms); [`host_commands`] answers the commands that reach the host
 //! through it; [`control`] speaks the TPM emulator protocol of QEMU, cloud-hypervisor and
 //! libvirt; [`server`] is the one loop that serves them; [`stand_alone`] and [`managed`] decide
-//! where state goes; [`message`] is what passes between a backend and its manager, [`locked`] where
-//! keys lie; [`sandbox`] takes away, before the first guest byte, everything that is not needed,
+//! where state goes; [`message`] is what passes between a backend and its manager; [`sandbox`] takes away, before the first guest byte, everything that is not needed,
 //! [`privileges`] users and capabilities. [`nursery`] starts backends as forks of a process that
 //! has loaded all of that; [`instance`] keeps a vRoT from running twice.
 
@@ -17,7 +16,6 @@ pub mod engine;
 pub mod fuzzing;
 pub mod host_commands;
 pub mod instance;
-pub mod locked;
 pub mod managed;
 pub mod message;
 pub mod nursery;

@@ -11,7 +11,7 @@ use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode};
 use zeroize::Zeroizing;
 
-use crate::locked::{Locked, NotLocked};
+use locked_memory::{Locked, NotLocked};
 
 /// From the manager.
 #[derive(Debug, Encode, Decode)]

@@ -17,7 +17,6 @@ use tokio::sync::OnceCell;
 use crate::anchor::{
     AnchorError, Approval, HostIkSigner, HostPolicy, HostPublic, PolicyKeyPublic, TrustAnchor,
 };
-use crate::durable_file;
 use crate::keys::{KeyError, Keyring};
 use crate::timestamp::Timestamp;
 

@@ -7,12 +7,12 @@
 use std::fmt;
 
 use cert_chain::VrotId;
+use locked_memory::{Locked, NotLocked};
 use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode, Encoder};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf;
 use ring::rand::{SecureRandom, SystemRandom};
-use vtpm_backend::locked::{Locked, NotLocked};
 use vtpm_backend::message::StateKey;
 use zeroize::Zeroizing;
 

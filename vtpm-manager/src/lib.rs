@@ -14,7 +14,6 @@ pub mod causes;
 pub mod config;
 pub mod ctl;
 pub mod daemon;
-mod durable_file;
 pub mod evidence;
 pub mod fault;
 pub mod host;

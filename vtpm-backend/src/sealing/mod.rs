@@ -13,8 +13,8 @@ use ring::hmac::{self, HMAC_SHA256};
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-use crate::locked::{Locked, NotLocked};
 use crate::message::StateKey;
+use locked_memory::{Locked, NotLocked};
 
 /// Seals and opens the state of one vRoT in one generation.
 pub struct Sealer {

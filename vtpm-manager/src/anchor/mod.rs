@@ -55,9 +55,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use cert_chain::{AttestationKey, CredentialBlob, Digest32, HashAlgorithm, PcrValues};
+use locked_memory::Locked;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use vtpm_backend::locked::Locked;
 use zeroize::Zeroizing;
 
 pub use approval::{Approval, ApprovalError};

@@ -12,7 +12,6 @@ use super::approval::Approval;
 use super::error::AnchorError;
 use super::policy_key::PolicyKeyPublic;
 use super::root_seal::RootSeal;
-use crate::durable_file;
 
 /// The record of a provisioned host.
 ///

@@ -31,8 +31,8 @@ use cert_chain::Digest32;
 
 use self::chain::{Entry, line};
 use self::parts::{Parts, Rotation};
-use crate::durable_file::sync_folder_of;
 use crate::timestamp::Timestamp;
+use durable_file::sync_folder_of;
 
 pub use actor::Actor;
 pub use chain::{Known, Verified, verify};

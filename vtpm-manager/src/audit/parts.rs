@@ -18,7 +18,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{AuditError, MAX_LINE};
-use crate::durable_file::sync_folder_of;
+use durable_file::{folder_of, sync_folder_of};
 
 /// The parts that there were at one moment.
 pub(super) struct Parts {
@@ -199,14 +199,6 @@ fn cannot_be_read(path: &Path) -> impl Fn(io::Error) -> AuditError {
         path: path.to_owned(),
         action: "read",
         source,
-    }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        // A bare file name.
-        _ => Path::new("."),
     }
 }
 

@@ -18,7 +18,6 @@ use super::{CtlError, MAX_FILE, read, write};
 use crate::anchor::{Approval, InsufficientPcrs, PolicyKey, PolicyKeyPublic};
 use crate::api::wire::{HostView, PolicyView};
 use crate::config::DEFAULT_SOCKET;
-use crate::durable_file;
 
 pub(super) const POLICY: &str = "/v1/host/policy";
 pub(super) const APPROVALS: &str = "/v1/host/policy/approvals";

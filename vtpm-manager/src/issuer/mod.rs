@@ -29,7 +29,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::anchor::PolicyKeyPublic;
-use crate::durable_file;
 use crate::timestamp::Timestamp;
 
 pub use error::IssuerError;

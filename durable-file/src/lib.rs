@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// Replaces a file. When this returns, the new contents outlive a loss of power: the folder is
 /// written as well, since a rename that it does not know yet is undone by one.
-pub(crate) fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let temporary = path.with_extension("new");
     // What an earlier attempt left may have another mode, or readers.
     match fs::remove_file(&temporary) {
@@ -26,7 +26,7 @@ pub(crate) fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()>
 }
 
 /// Makes a file that must not be there yet.
-pub(crate) fn make(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+pub fn make(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -38,14 +38,16 @@ pub(crate) fn make(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
 }
 
 /// Has the names in the folder of this file outlive a loss of power.
-pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
-    let folder = match path.parent() {
-        // A bare file name.
-        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
-        Some(folder) => folder,
-        None => return Ok(()),
-    };
-    File::open(folder)?.sync_all()
+pub fn sync_folder_of(path: &Path) -> io::Result<()> {
+    File::open(folder_of(path))?.sync_all()
+}
+
+/// The folder that a file is in; the current one for a bare file name.
+pub fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
 }
 
 #[cfg(test)]
