@@ -61,7 +61,7 @@ impl Caller {
 }
 
 /// Who stands at the door of the API.
-pub(super) struct Doorkeeper {
+pub(super) struct AccessControl {
     manager: Arc<Manager>,
     strangers: Mutex<Strangers>,
 }
@@ -79,7 +79,7 @@ const STRANGERS_PER_MINUTE: u32 = 12;
 /// Users that are told apart; somebody can have tens of thousands (subuid(5)).
 const MAX_STRANGERS: usize = 256;
 
-impl Doorkeeper {
+impl AccessControl {
     pub(super) fn new(manager: Arc<Manager>) -> Arc<Self> {
         Arc::new(Self {
             manager,
@@ -111,12 +111,12 @@ impl Strangers {
 
 /// Turns strangers away, and writes refusals of what would have changed something down.
 pub(super) async fn check(
-    State(keeper): State<Arc<Doorkeeper>>,
+    State(access): State<Arc<AccessControl>>,
     Extension(caller): Extension<Caller>,
     request: Request,
     next: Next,
 ) -> Response {
-    let manager = &keeper.manager;
+    let manager = &access.manager;
     let method = request.method().clone();
     let what = format!("{method} {}", request.uri().path());
     let standing = caller.standing(&manager.config().allowed_uids);
@@ -137,7 +137,7 @@ pub(super) async fn check(
     if refused && (method != Method::GET || status == StatusCode::FORBIDDEN) {
         manager.counters().increment(Counter::Refused);
         let times = match status {
-            StatusCode::FORBIDDEN => keeper.count_stranger(caller),
+            StatusCode::FORBIDDEN => access.count_stranger(caller),
             _ => Some(1),
         };
         let Some(times) = times else {

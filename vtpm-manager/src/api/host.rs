@@ -29,7 +29,7 @@ use crate::audit::Event;
 use crate::causes::WithCauses;
 use crate::evidence::HostLog;
 use crate::host::{Enrolment, HostError};
-use crate::manager::{Manager, ManagerError, Standing};
+use crate::manager::{Manager, ManagerError, StoreState};
 use crate::rollback::RecoveryRecord;
 use crate::timestamp::Timestamp;
 
@@ -99,11 +99,11 @@ pub(super) async fn store_is_open(
 ) -> Response {
     let about_vrots = request.uri().path().starts_with("/v1/vrots");
     // Launches pass here: a task of its own is for who may have to open the store.
-    if about_vrots && !matches!(manager.standing(), Standing::Open { .. }) {
+    if about_vrots && !matches!(manager.store_state(), StoreState::Open { .. }) {
         let ready: Result<(), ManagerError> =
             to_its_end(&manager, |manager| async move { manager.ready().await }).await;
         if let Err(error) = ready {
-            let found = manager.unadopted().await;
+            let found = manager.orphans().await;
             let mut problem = Problem::from(error);
             if found.backends > 0 {
                 let (backends, degraded) = (found.backends, found.degraded);
@@ -278,13 +278,13 @@ async fn event_log_view(log: &HostLog) -> EventLogView {
 
 /// Answers also while nothing else does: this is where people look then.
 async fn store_view(manager: &Manager) -> StoreView {
-    let unadopted = manager.unadopted().await;
+    let orphans = manager.orphans().await;
     let status = manager.journal().rollback_status();
-    let standing = manager.standing();
+    let standing = manager.store_state();
     let (state, problem) = match &standing {
-        Standing::Blank => ("blank", None),
-        Standing::Held { reason } => ("locked", Some(reason.clone())),
-        Standing::Open { .. } => {
+        StoreState::Blank => ("blank", None),
+        StoreState::Unreachable { reason } => ("locked", Some(reason.clone())),
+        StoreState::Open { .. } => {
             let trouble = manager.journal().trouble();
             let problem = trouble.map(|trouble| {
                 let time = trouble.since.elapsed().as_secs();
@@ -295,7 +295,7 @@ async fn store_view(manager: &Manager) -> StoreView {
             });
             ("open", problem)
         }
-        Standing::Refused { refusal } => {
+        StoreState::Refused { refusal } => {
             let text = format!("{refusal}. {}", refusal.last_resort());
             ("refused", Some(text))
         }
@@ -303,7 +303,7 @@ async fn store_view(manager: &Manager) -> StoreView {
     StoreView {
         state: state.to_owned(),
         refusal: match &standing {
-            Standing::Refused { refusal } => Some(refusal.code().to_owned()),
+            StoreState::Refused { refusal } => Some(refusal.code().to_owned()),
             _ => None,
         },
         problem,
@@ -313,8 +313,8 @@ async fn store_view(manager: &Manager) -> StoreView {
         window_age_s: status.map(|status| status.exposure().as_secs()),
         policy: status.map(|status| status.policy.name().to_owned()),
         boot: match standing {
-            Standing::Open { boot } => Some(boot.name().to_owned()),
-            Standing::Blank | Standing::Held { .. } | Standing::Refused { .. } => None,
+            StoreState::Open { boot } => Some(boot.name().to_owned()),
+            StoreState::Blank | StoreState::Unreachable { .. } | StoreState::Refused { .. } => None,
         },
         power_loss: status
             .and_then(|status| status.power_loss)
@@ -323,8 +323,8 @@ async fn store_view(manager: &Manager) -> StoreView {
                 time: loss.time.number(),
                 window_s: loss.window.seconds().into(),
             }),
-        unadopted: unadopted.backends,
-        unadopted_degraded: unadopted.degraded,
+        unadopted: orphans.backends,
+        unadopted_degraded: orphans.degraded,
     }
 }
 

@@ -11,27 +11,23 @@ use program_output::log;
 
 use crate::backend::Isolation;
 use crate::evidence::HostLogProblem;
-use crate::manager::{Counter, Manager, Standing, Unadopted};
+use crate::manager::{Counter, Manager, Orphans, StoreState};
 
 /// Metrics for Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "manager",
     responses((status = 200, content_type = "text/plain", body = String)))]
 pub(super) async fn serve(State(manager): State<Arc<Manager>>) -> impl IntoResponse {
     let media_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    let unadopted = manager.unadopted().await;
+    let orphans = manager.orphans().await;
     let event_log = manager.evidence().log().check().await;
-    (media_type, render(&manager, unadopted, &event_log))
+    (media_type, render(&manager, orphans, &event_log))
 }
 
-fn render(
-    manager: &Manager,
-    unadopted: Unadopted,
-    event_log: &Result<(), HostLogProblem>,
-) -> String {
+fn render(manager: &Manager, orphans: Orphans, event_log: &Result<(), HostLogProblem>) -> String {
     let mut text = Text::default();
     let mut states =
         BTreeMap::from(["assigned", "running", "suspended", "stopped"].map(|state| (state, 0)));
-    let (mut attached, mut degraded, mut lost) = (0, unadopted.degraded, 0);
+    let (mut attached, mut degraded, mut lost) = (0, orphans.degraded, 0);
     for vrot in manager.registry().all() {
         let record = vrot.record();
         *states.entry(record.lifecycle.name()).or_insert(0) += 1;
@@ -69,7 +65,7 @@ fn render(
     text.gauge(
         "vrot_unadopted",
         "Backends that go on without a manager, because the store is not open.",
-        unadopted.backends,
+        orphans.backends,
     );
     text.gauge(
         "vrot_isolation_degraded",
@@ -147,7 +143,7 @@ fn render(
     text.gauge(
         "vrot_store_open",
         "1 if the physical TPM vouches for the store, else 0.",
-        u8::from(matches!(manager.standing(), Standing::Open { .. })),
+        u8::from(matches!(manager.store_state(), StoreState::Open { .. })),
     );
     let anchor = manager.host().anchor();
     text.gauge(
@@ -211,7 +207,7 @@ fn render(
             loss.map_or(0, |loss| loss.window.seconds()),
         );
     }
-    if let Standing::Open { boot } = manager.standing() {
+    if let StoreState::Open { boot } = manager.store_state() {
         text.head("vrot_rollback_boot", "gauge", "How the host came up.");
         text.labelled(
             "vrot_rollback_boot",

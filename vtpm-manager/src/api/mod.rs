@@ -28,7 +28,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::manager::Manager;
 
-use caller::Doorkeeper;
+use caller::AccessControl;
 
 pub use caller::Caller;
 pub use description::description;
@@ -87,7 +87,7 @@ fn router(manager: &Arc<Manager>) -> Router {
         // Bodies are read, with their limit, before anything else.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(
-            Doorkeeper::new(Arc::clone(manager)),
+            AccessControl::new(Arc::clone(manager)),
             caller::check,
         ))
         .with_state(Arc::clone(manager))

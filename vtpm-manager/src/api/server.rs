@@ -39,7 +39,7 @@ pub async fn serve(
     listener: UnixListener,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let door = Door {
+    let acceptor = Acceptor {
         router: router(&manager),
         manager,
         admission: Arc::default(),
@@ -49,7 +49,7 @@ pub async fn serve(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => door.admit(stream),
+                Ok((stream, _)) => acceptor.admit(stream),
                 Err(error) => {
                     tracing::warn!(%error, "a caller could not be let in");
                     sleep(PAUSE).await;
@@ -59,7 +59,7 @@ pub async fn serve(
         }
     }
     drop(listener);
-    if timeout(LAST_PATIENCE, door.connections.shutdown())
+    if timeout(LAST_PATIENCE, acceptor.connections.shutdown())
         .await
         .is_err()
     {
@@ -68,14 +68,14 @@ pub async fn serve(
     Ok(())
 }
 
-struct Door {
+struct Acceptor {
     router: Router,
     manager: Arc<Manager>,
     admission: Arc<Admission>,
     connections: GracefulShutdown,
 }
 
-impl Door {
+impl Acceptor {
     /// Serves a connection in a task of its own, if there is room for one more of its kind.
     fn admit(&self, stream: UnixStream) {
         let caller = Caller::of(&stream);

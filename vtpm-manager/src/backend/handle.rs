@@ -15,7 +15,7 @@ use super::folder::RuntimeFolder;
 use super::nursery::Nursery;
 use super::process::Process;
 use super::supervisor::{
-    Duty, Ended, GuestDuty, Incarnation, Observed, Order, STOP_DEADLINE, Supervisor,
+    Ended, GuestRole, InstanceId, Observed, Order, Role, STOP_DEADLINE, Supervisor,
 };
 use crate::manufacture::CommandChannel;
 use crate::store::StateBlob;
@@ -26,7 +26,7 @@ pub struct Backend {
     orders: mpsc::Sender<Order>,
     observed: watch::Receiver<Observed>,
     folder: RuntimeFolder,
-    incarnation: Incarnation,
+    instance: InstanceId,
     /// How many orders wait until the backend is used by nobody.
     waiting: watch::Sender<usize>,
 }
@@ -75,7 +75,7 @@ impl Backend {
         nursery: &Nursery,
         folder: RuntimeFolder,
         open: Open,
-        duty: Duty,
+        role: Role,
     ) -> Result<Self, BackendError> {
         folder.create()?;
         let mut child = match nursery.bear(&folder).await {
@@ -87,7 +87,7 @@ impl Backend {
         };
         let opened = timeout(OPEN_DEADLINE, opened(&folder, &mut child, open)).await;
         let opened = opened.map(|opened| {
-            if let Duty::Guest(_) = duty {
+            if let Role::Guest(_) = role {
                 nursery.let_vmms_in(&folder)?;
             }
             opened
@@ -99,7 +99,7 @@ impl Backend {
                     ..Observed::default()
                 };
                 let line = (connection, child);
-                Ok(Self::supervised(folder, line, early, duty, observed))
+                Ok(Self::supervised(folder, line, early, role, observed))
             }
             other => {
                 // What did not open is of no use, and must not linger.
@@ -123,7 +123,7 @@ impl Backend {
     pub async fn adopt(
         folder: RuntimeFolder,
         generation: Generation,
-        duty: Duty,
+        role: Role,
         patience: Duration,
     ) -> Result<Option<Self>, BackendError> {
         let found = timeout(patience, introduced(&folder)).await;
@@ -149,7 +149,7 @@ impl Backend {
         // It may have been degraded all the while: evidence must not say otherwise meanwhile.
         let observed = Observed::told(&status);
         let line = (connection, process);
-        let backend = Self::supervised(folder, line, early, duty, observed);
+        let backend = Self::supervised(folder, line, early, role, observed);
         Ok(Some(backend))
     }
 
@@ -208,25 +208,25 @@ impl Backend {
         folder: RuntimeFolder,
         line: (Connection, Process),
         early: VecDeque<FromBackend>,
-        duty: Duty,
+        role: Role,
         at_first: Observed,
     ) -> Self {
-        let incarnation = Incarnation::next();
+        let instance = InstanceId::next();
         let supervised = folder.clone();
         let (orders, observed) =
-            Supervisor::start(supervised, line, early, duty, incarnation, at_first);
+            Supervisor::start(supervised, line, early, role, instance, at_first);
         Self {
             orders,
             observed,
             folder,
-            incarnation,
+            instance,
             waiting: watch::Sender::new(0),
         }
     }
 
     /// Which of all backends it is.
-    pub fn incarnation(&self) -> Incarnation {
-        self.incarnation
+    pub fn instance(&self) -> InstanceId {
+        self.instance
     }
 
     /// Ends the backend. Returns when it is gone and all its state is durable.
@@ -290,9 +290,9 @@ impl Backend {
     pub async fn serve(
         &self,
         nursery: &Nursery,
-        duty: Box<GuestDuty>,
+        role: Box<GuestRole>,
     ) -> Result<Option<StateBlob>, BackendError> {
-        let unsaved = self.ask(|done| Order::Serve(duty, done)).await?;
+        let unsaved = self.ask(|done| Order::Serve(role, done)).await?;
         nursery.let_vmms_in(&self.folder)?;
         Ok(unsaved)
     }
@@ -511,7 +511,7 @@ mod tests {
 
     use super::*;
     use crate::anchor::{AnchorError, SignedQuote};
-    use crate::backend::GuestDuty;
+    use crate::backend::GuestRole;
     use crate::backend::share::Share;
     use crate::evidence::{HostEvidence, HostQuoter, Quota, Subject};
     use crate::rollback::guarded_store::{journal, record};
@@ -565,7 +565,7 @@ mod tests {
         let created = Batch::default().put(vrot, Part::Record, record(vrot, 1));
         journal.commit(created).await?;
         let (ended, _endings) = mpsc::unbounded_channel();
-        let duty = Duty::Guest(Box::new(GuestDuty {
+        let role = Role::Guest(Box::new(GuestRole {
             journal: journal.clone(),
             evidence: HostEvidence::start(NoQuoter, folders.path()),
             subject: Subject {
@@ -595,7 +595,7 @@ mod tests {
             folder,
             (connection, process),
             VecDeque::new(),
-            duty,
+            role,
             Observed::default(),
         );
         let flood = thread::spawn(move || flood(theirs, child));

@@ -24,7 +24,7 @@ pub use folder::{RuntimeFolder, running};
 pub use handle::{Backend, Dismissed, ExecuteChannel};
 pub use nursery::{Executable, Nursery};
 pub use share::Share;
-pub use supervisor::{Duty, Ended, Ending, GuestDuty, Incarnation, Observed};
+pub use supervisor::{Ended, Ending, GuestRole, InstanceId, Observed, Role};
 pub use users::{Isolation, UidRange};
 
 /// Why a backend did not do what it should.

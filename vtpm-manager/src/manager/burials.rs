@@ -21,7 +21,7 @@ use crate::vrot::{Owner, StoredVrot, Tombstone, VrotRecord};
 #[derive(Debug, Default)]
 pub struct Burials {
     unfinished: Mutex<BTreeMap<VrotId, Burial>>,
-    /// Held by whoever finishes one, so that no line is written twice.
+    /// Unreachable by whoever finishes one, so that no line is written twice.
     turn: tokio::sync::Mutex<()>,
 }
 

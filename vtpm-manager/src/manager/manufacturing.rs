@@ -4,7 +4,7 @@ use cert_chain::{Generation, Tenant, VmId, VrotId};
 use vtpm_backend::message::{Open, StateKey};
 
 use super::{Manager, ManagerError};
-use crate::backend::{Backend, Duty, RuntimeFolder};
+use crate::backend::{Backend, Role, RuntimeFolder};
 use crate::keys::{Keyring, Purpose};
 use crate::manufacture::{ManufactureOrder, manufacture_over};
 use crate::store::{Part, StateBlob};
@@ -54,7 +54,7 @@ impl Manager {
         let state_key = keyring.wrap(vrot, Purpose::State, key.as_bytes())?;
         let folder = self.folder(vrot);
         let open = self.open_message(vrot, FIRST_GENERATION, key, None);
-        let maker = Backend::launch(&self.nursery, folder.clone(), open, Duty::Manufacture).await?;
+        let maker = Backend::launch(&self.nursery, folder.clone(), open, Role::Manufacture).await?;
         let mut channel = maker.channel();
         let ordered = order.clone();
         let manufactured = place
@@ -91,7 +91,7 @@ impl Manager {
         };
         let key = keyring.state_key(vrot, &record.state_key)?;
         let open = self.open_message(vrot, FIRST_GENERATION, key, Some(state.clone()));
-        let backend = Backend::launch(&self.nursery, folder, open, Duty::Manufacture).await?;
+        let backend = Backend::launch(&self.nursery, folder, open, Role::Manufacture).await?;
         Ok(Product {
             record,
             backend,
@@ -103,10 +103,10 @@ impl Manager {
     pub(super) async fn open_backend(
         &self,
         record: &VrotRecord,
-        duty: Duty,
+        role: Role,
     ) -> Result<Backend, ManagerError> {
         let folder = self.folder(record.vrot);
-        self.open_backend_in(folder, record, duty).await
+        self.open_backend_in(folder, record, role).await
     }
 
     /// The same, with its sockets in this folder.
@@ -114,7 +114,7 @@ impl Manager {
         &self,
         folder: RuntimeFolder,
         record: &VrotRecord,
-        duty: Duty,
+        role: Role,
     ) -> Result<Backend, ManagerError> {
         let vrot = record.vrot;
         let keyring = self.host.keyring().await?;
@@ -131,7 +131,7 @@ impl Manager {
             is_copy: folder.is_of_copy(),
             ..self.open_message(vrot, record.generation, key, Some(state))
         };
-        Ok(Backend::launch(&self.nursery, folder, open, duty).await?)
+        Ok(Backend::launch(&self.nursery, folder, open, role).await?)
     }
 
     fn open_message(

@@ -2,17 +2,17 @@
 
 mod burials;
 mod error;
-mod guarding;
 mod losses;
 mod manufacturing;
+mod orphans;
 mod pool;
 mod recorded;
 mod registry;
 mod renewal;
 mod restart;
 mod restoration;
+mod store_opening;
 mod transitions;
-mod unadopted;
 mod workshop;
 
 use std::fs::DirBuilder;
@@ -30,7 +30,7 @@ use tokio::time::timeout;
 
 use crate::anchor::TrustAnchor;
 use crate::audit::{self, Actor, AuditLog, Event};
-use crate::backend::{Ended, GuestDuty, Isolation, Nursery, RuntimeFolder, Share};
+use crate::backend::{Ended, GuestRole, Isolation, Nursery, RuntimeFolder, Share};
 use crate::causes::WithCauses;
 use crate::config::Config;
 use crate::evidence::{HostEvidence, Quota, Subject};
@@ -42,12 +42,12 @@ use crate::vrot::{RecordError, VrotRecord};
 
 pub use burials::Burials;
 pub use error::ManagerError;
-pub use guarding::Standing;
+pub use orphans::Orphans;
 pub use pool::Pool;
 pub use registry::{Registry, Vrot, VrotKey};
 pub use renewal::Renewals;
+pub use store_opening::StoreState;
 pub use transitions::{Launch, Order};
-pub use unadopted::Unadopted;
 
 use workshop::Workshop;
 
@@ -72,14 +72,14 @@ pub struct Manager {
     ended: mpsc::UnboundedSender<(VrotId, Ended)>,
     counters: Counters,
     /// Whether the store may be used.
-    standing: RwLock<Standing>,
+    standing: RwLock<StoreState>,
     /// Set once the store's ledger is open: how the host came up, and the last loss of power.
     unlocked: OnceLock<(Boot, Option<PowerLoss>)>,
     /// Whether `host init` was called since the manager started.
     initialisation_ordered: AtomicBool,
-    /// Held by whoever opens, sets up or recovers the store, or looks at backends without it.
+    /// Unreachable by whoever opens, sets up or recovers the store, or looks at backends without it.
     opening: tokio::sync::Mutex<()>,
-    unadopted: Mutex<unadopted::Seen>,
+    orphans: Mutex<orphans::Seen>,
     /// How the last manager ended, if that was by a fault of its own.
     last_fault: Option<Fault>,
 }
@@ -173,11 +173,11 @@ impl Manager {
             program,
             ended,
             counters: Counters::default(),
-            standing: RwLock::new(Standing::Blank),
+            standing: RwLock::new(StoreState::Blank),
             unlocked: OnceLock::new(),
             initialisation_ordered: AtomicBool::new(false),
             opening: tokio::sync::Mutex::new(()),
-            unadopted: Mutex::default(),
+            orphans: Mutex::default(),
             last_fault,
         });
         manager
@@ -190,7 +190,7 @@ impl Manager {
             );
         }
         tokio::spawn(restart::note_endings(Arc::downgrade(&manager), endings));
-        tokio::spawn(guarding::keep_trying(Arc::downgrade(&manager)));
+        tokio::spawn(store_opening::keep_trying(Arc::downgrade(&manager)));
         tokio::spawn(pool::keep_full(Arc::downgrade(&manager)));
         tokio::spawn(renewal::keep_fresh(Arc::downgrade(&manager)));
         Ok(manager)
@@ -314,9 +314,9 @@ impl Manager {
         }
     }
 
-    fn guest_duty(&self, record: &VrotRecord) -> Result<Box<GuestDuty>, RecordError> {
+    fn guest_role(&self, record: &VrotRecord) -> Result<Box<GuestRole>, RecordError> {
         let vrot = record.vrot;
-        Ok(Box::new(GuestDuty {
+        Ok(Box::new(GuestRole {
             journal: self.journal.clone(),
             evidence: self.evidence.clone(),
             subject: Subject {

@@ -18,9 +18,9 @@ use tokio::time::{sleep, timeout};
 
 use super::manufacturing::{FIRST_GENERATION, Product};
 use super::renewal::half_life;
-use super::{Manager, ManagerError, Standing};
+use super::{Manager, ManagerError, StoreState};
 use crate::audit::Event;
-use crate::backend::Duty;
+use crate::backend::Role;
 use crate::causes::WithCauses;
 use crate::config::PoolConfig;
 use crate::store::{Batch, Part};
@@ -191,7 +191,8 @@ enum Tended {
 impl Manager {
     /// One step towards a full pool.
     async fn tend_pool(&self) -> Result<Tended, ManagerError> {
-        if !matches!(self.standing(), Standing::Open { .. }) || self.host.enrolment().is_none() {
+        if !matches!(self.store_state(), StoreState::Open { .. }) || self.host.enrolment().is_none()
+        {
             return Ok(Tended::Full);
         }
         let stale = {
@@ -258,7 +259,7 @@ impl Manager {
             self.discard(record.vrot, None).await?;
             return Ok(Tended::Inherited);
         }
-        let backend = self.open_backend(&record, Duty::Manufacture).await?;
+        let backend = self.open_backend(&record, Role::Manufacture).await?;
         self.add(Product {
             record,
             backend,

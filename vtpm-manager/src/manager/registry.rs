@@ -23,20 +23,20 @@ pub struct Registry {
 /// One vRoT.
 #[derive(Debug)]
 pub struct Vrot {
-    /// Held by whoever changes the vRoT's lifecycle: one transition at a time.
+    /// Unreachable by whoever changes the vRoT's lifecycle: one transition at a time.
     pub(super) gate: tokio::sync::Mutex<()>,
     record: RwLock<VrotRecord>,
     /// The live backend of a running vRoT.
     backend: RwLock<Option<Arc<Backend>>>,
     /// Why it is not known what became of the backend that an earlier manager left.
-    unsettled: Mutex<Option<Unsettled>>,
+    adoption: Mutex<Option<Adoption>>,
     /// When it was started again because its backend had ended by itself.
     restarts: Mutex<Vec<Instant>>,
 }
 
 /// Why a backend that an earlier manager left is neither served nor ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unsettled {
+pub(super) enum Adoption {
     /// It has not answered yet, or has not ended yet.
     Waiting,
     /// It speaks another version of our messages. It serves its guest until it is stopped.
@@ -134,7 +134,7 @@ impl Vrot {
             gate: tokio::sync::Mutex::new(()),
             record: RwLock::new(record),
             backend: RwLock::new(None),
-            unsettled: Mutex::new(None),
+            adoption: Mutex::new(None),
             restarts: Mutex::new(Vec::new()),
         }
     }
@@ -178,19 +178,19 @@ impl Vrot {
     }
 
     /// Why nothing is certain about a backend that an earlier manager left.
-    pub(super) fn unsettled(&self) -> Option<Unsettled> {
-        *(self.unsettled.lock()).unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn adoption(&self) -> Option<Adoption> {
+        *(self.adoption.lock()).unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set_unsettled(&self, unsettled: Option<Unsettled>) {
-        *(self.unsettled.lock()).unwrap_or_else(PoisonError::into_inner) = unsettled;
+    pub(super) fn set_adoption(&self, adoption: Option<Adoption>) {
+        *(self.adoption.lock()).unwrap_or_else(PoisonError::into_inner) = adoption;
     }
 
     /// What is to be known of a backend that an earlier manager left.
     pub fn note(&self) -> Option<&'static str> {
-        self.unsettled().map(|unsettled| match unsettled {
-            Unsettled::Waiting => "its backend has not answered this manager yet",
-            Unsettled::OtherVersion => {
+        self.adoption().map(|adoption| match adoption {
+            Adoption::Waiting => "its backend has not answered this manager yet",
+            Adoption::OtherVersion => {
                 "its backend is of another version: it serves its guest, without evidence, until \
                  the vRoT is stopped"
             }
@@ -199,11 +199,11 @@ impl Vrot {
 
     /// Nothing is changed while another backend of it may be live.
     pub(super) fn check_settled(&self) -> Result<(), ManagerError> {
-        match self.unsettled() {
-            Some(Unsettled::Waiting) => Err(ManagerError::BeingTakenOver {
+        match self.adoption() {
+            Some(Adoption::Waiting) => Err(ManagerError::BeingTakenOver {
                 vrot: self.record().vrot,
             }),
-            Some(Unsettled::OtherVersion) | None => Ok(()),
+            Some(Adoption::OtherVersion) | None => Ok(()),
         }
     }
 

@@ -16,10 +16,10 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::restoration::nv_authority;
-use super::{Manager, ManagerError, Standing, Vrot, VrotKey, blocking};
+use super::{Manager, ManagerError, StoreState, Vrot, VrotKey, blocking};
 use crate::anchor::ResponseCode;
 use crate::audit::Event;
-use crate::backend::{Backend, Duty, RuntimeFolder};
+use crate::backend::{Backend, Role, RuntimeFolder};
 use crate::causes::WithCauses;
 use crate::keys::Keyring;
 use crate::manufacture::{
@@ -246,7 +246,7 @@ impl Manager {
             Room::Closed => return Step::Closed,
         }
         // Without all of them, nothing can be signed, and whoever asks is told so.
-        if !matches!(self.standing(), Standing::Open { .. })
+        if !matches!(self.store_state(), StoreState::Open { .. })
             || self.host.enrolment().is_none()
             || self.host.anchor().silence().is_some()
         {
@@ -492,7 +492,7 @@ impl Manager {
             Occasion::Start | Occasion::Running => {
                 let folder = RuntimeFolder::of_copy(&self.config.runtime_dir, record.vrot);
                 let copy = self
-                    .open_backend_in(folder, record, Duty::Manufacture)
+                    .open_backend_in(folder, record, Role::Manufacture)
                     .await?;
                 let mut channel = copy.channel();
                 let rederived =

@@ -8,12 +8,10 @@ use cert_chain::VrotId;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::registry::{Unsettled, Vrot};
+use super::registry::{Adoption, Vrot};
 use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
-use crate::backend::{
-    self, Backend, BackendError, Duty, Ended, Ending, Incarnation, RuntimeFolder,
-};
+use crate::backend::{self, Backend, BackendError, Ended, Ending, InstanceId, Role, RuntimeFolder};
 use crate::causes::WithCauses;
 use crate::store::Part;
 use crate::timestamp::Timestamp;
@@ -56,7 +54,7 @@ impl Manager {
             let record = vrot.record();
             if matches!(record.lifecycle, Lifecycle::Running { .. })
                 && vrot.backend().is_none()
-                && vrot.unsettled().is_none()
+                && vrot.adoption().is_none()
             {
                 let vrot = record.vrot;
                 let mut end = End::noticed(vrot, None, "no backend of it was found");
@@ -68,7 +66,7 @@ impl Manager {
         }
         for vrot in self.registry.all() {
             let is_over = !matches!(vrot.record().lifecycle, Lifecycle::Running { .. });
-            if is_over && vrot.unsettled().is_none() {
+            if is_over && vrot.adoption().is_none() {
                 let _gate = vrot.gate.lock().await;
                 self.try_to_record_loss(&vrot).await;
             }
@@ -86,12 +84,12 @@ impl Manager {
         let (adopted, mut adoptions) = mpsc::unbounded_channel();
         for folder in backend::running(&self.config.runtime_dir, &self.config.locks())? {
             let known = self.registry.find_vrot(folder.vrot());
-            let is_done = |vrot: &Arc<Vrot>| vrot.backend().is_some() || vrot.unsettled().is_some();
+            let is_done = |vrot: &Arc<Vrot>| vrot.backend().is_some() || vrot.adoption().is_some();
             if known.as_ref().is_some_and(is_done) {
                 continue;
             }
             if let Some(vrot) = &known {
-                vrot.set_unsettled(Some(Unsettled::Waiting));
+                vrot.set_adoption(Some(Adoption::Waiting));
             }
             let Some(manager) = self.me.upgrade() else {
                 return Ok(());
@@ -142,13 +140,13 @@ impl Manager {
             if let Some(vrot) = known {
                 let _gate = vrot.gate.lock().await;
                 self.try_to_record_loss(&vrot).await;
-                vrot.set_unsettled(None);
+                vrot.set_adoption(None);
             }
             return;
         };
         let reason = match self.take_over_backend(&vrot, &folder).await {
             Ok(Found::Adopted) => {
-                vrot.set_unsettled(None);
+                vrot.set_adoption(None);
                 tracing::info!(vrot = %id, "adopted");
                 if adopted.send(id).is_err() {
                     let adopted = vec![Event::BackendAdopted { vrot: id }];
@@ -158,7 +156,7 @@ impl Manager {
             }
             Ok(Found::OtherVersion(error)) => {
                 tracing::error!(vrot = %id, error = %WithCauses(&error), "a backend is left alone");
-                vrot.set_unsettled(Some(Unsettled::OtherVersion));
+                vrot.set_adoption(Some(Adoption::OtherVersion));
                 return;
             }
             Ok(Found::Dead) => "it had ended when the manager started".to_owned(),
@@ -171,7 +169,7 @@ impl Manager {
                 WithCauses(&error).to_string()
             }
         };
-        vrot.set_unsettled(None);
+        vrot.set_adoption(None);
         // It died while its host lived: its VM may be there still.
         let end = End::noticed(id, None, &reason);
         end.and_again(Weak::clone(&self.me)).await;
@@ -183,8 +181,8 @@ impl Manager {
         folder: &RuntimeFolder,
     ) -> Result<Found, ManagerError> {
         let record = vrot.record();
-        let duty = Duty::Guest(self.guest_duty(&record)?);
-        match Backend::adopt(folder.clone(), record.generation, duty, LAST_PATIENCE).await {
+        let role = Role::Guest(self.guest_role(&record)?);
+        match Backend::adopt(folder.clone(), record.generation, role, LAST_PATIENCE).await {
             Ok(Some(backend)) => {
                 vrot.set_backend(Some(backend));
                 Ok(Found::Adopted)
@@ -251,9 +249,9 @@ impl Manager {
         };
         let _gate = vrot.gate.lock().await;
         let mut record = vrot.record();
-        let present = vrot.backend().map(|backend| backend.incarnation());
+        let present = vrot.backend().map(|backend| backend.instance());
         // An end may be heard of late, when it was stopped or another one runs already.
-        if !matches!(record.lifecycle, Lifecycle::Running { .. }) || present != end.incarnation {
+        if !matches!(record.lifecycle, Lifecycle::Running { .. }) || present != end.instance {
             return Ok(Noted::Nothing);
         }
         if end.progress == Progress::Noticed {
@@ -305,7 +303,7 @@ enum Noted {
 struct End {
     vrot: VrotId,
     /// Which backend; none, if there was none since the manager started.
-    incarnation: Option<Incarnation>,
+    instance: Option<InstanceId>,
     reason: String,
     progress: Progress,
 }
@@ -318,10 +316,10 @@ enum Progress {
 }
 
 impl End {
-    fn noticed(vrot: VrotId, incarnation: Option<Incarnation>, reason: &str) -> Self {
+    fn noticed(vrot: VrotId, instance: Option<InstanceId>, reason: &str) -> Self {
         Self {
             vrot,
-            incarnation,
+            instance,
             reason: reason.to_owned(),
             progress: Progress::Noticed,
         }
@@ -370,7 +368,7 @@ pub(super) async fn note_endings(
 ) {
     while let Some((vrot, ended)) = endings.recv().await {
         if let Ending::Unordered { reason } = ended.ending {
-            let end = End::noticed(vrot, Some(ended.incarnation), &reason);
+            let end = End::noticed(vrot, Some(ended.instance), &reason);
             tokio::spawn(end.and_again(Weak::clone(&manager)));
         }
     }

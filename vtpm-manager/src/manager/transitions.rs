@@ -9,11 +9,11 @@ use std::sync::Arc;
 use cert_chain::{Digest32, Tenant, VmId, VrotId};
 
 use super::manufacturing::Product;
-use super::registry::{Unsettled, Vrot, VrotKey};
+use super::registry::{Adoption, Vrot, VrotKey};
 use super::renewal::{Occasion, is_not_ready};
 use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
-use crate::backend::{Backend, BackendError, Duty, Ended, Ending};
+use crate::backend::{Backend, BackendError, Ended, Ending, Role};
 use crate::keys::Keyring;
 use crate::store::{Batch, Part};
 use crate::timestamp::Timestamp;
@@ -122,14 +122,14 @@ impl Manager {
     /// Gives a vRoT that is started its backend. Its gate must be held.
     fn install(&self, vrot: &Vrot, backend: Backend) {
         let id = vrot.record().vrot;
-        let (incarnation, has_ended) = (backend.incarnation(), backend.has_ended());
+        let (instance, has_ended) = (backend.instance(), backend.has_ended());
         vrot.set_backend(Some(backend));
         self.counters.increment(Counter::Started);
         if has_ended {
             // When it said so, nobody could find it under this name.
             let reason = "it ended while it was started".to_owned();
             let ended = Ended {
-                incarnation,
+                instance,
                 ending: Ending::Unordered { reason },
                 state: None,
             };
@@ -169,8 +169,8 @@ impl Manager {
             Launch::Now => {
                 record.lifecycle = record.lifecycle.start(backend.observed().process, now)?;
                 events.push(Event::VrotStarted { vrot: record.vrot });
-                let duty = self.guest_duty(record)?;
-                backend.serve(&self.nursery, duty).await?
+                let role = self.guest_role(record)?;
+                backend.serve(&self.nursery, role).await?
             }
             Launch::Later => backend.take_state().await?,
         };
@@ -211,8 +211,8 @@ impl Manager {
         self.record_loss(&vrot).await?;
         let mut record = vrot.record();
         let keyring = self.host.keyring().await?;
-        let duty = Duty::Guest(self.guest_duty(&record)?);
-        let backend = self.open_backend(&record, duty).await?;
+        let role = Role::Guest(self.guest_role(&record)?);
+        let backend = self.open_backend(&record, role).await?;
         let begun = self
             .begin(&vrot, &mut record, &keyring, &backend, beginning)
             .await;
@@ -340,11 +340,11 @@ impl Manager {
         record.lifecycle = record
             .lifecycle
             .stop(StopCause::Ordered, Timestamp::now())?;
-        if vrot.unsettled() == Some(Unsettled::OtherVersion) {
+        if vrot.adoption() == Some(Adoption::OtherVersion) {
             // It has the only copy of what it did not hand over yet: the store must take something.
             self.commit_record(&vrot.record()).await?;
             self.dismiss(&record).await?;
-            vrot.set_unsettled(None);
+            vrot.set_adoption(None);
         }
         let backend = vrot.backend();
         let calm = match &backend {

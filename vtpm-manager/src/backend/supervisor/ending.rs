@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
 use vtpm_backend::message::ToBackend;
 
-use super::{Duty, Ended, Ending, Observed, Order, STOP_DEADLINE, Supervisor, attempt, far_future};
+use super::{Ended, Ending, Observed, Order, Role, STOP_DEADLINE, Supervisor, attempt, far_future};
 use crate::backend::handle::{Found, introduced};
 
 /// What became of a backend whose connection was over.
@@ -138,21 +138,21 @@ impl Supervisor {
             },
         };
         let ended = Ended {
-            incarnation: self.incarnation,
+            instance: self.instance,
             ending,
             state: self.state.take(),
         };
         // Before anybody is told: whoever is not reached by that finds it closed.
         self.orders.close();
-        match (self.stop, self.duty) {
+        match (self.stop, self.role) {
             (Some((done, _)), _) => {
                 let _ = done.send(ended);
             }
-            (None, Duty::Guest(duty)) => {
+            (None, Role::Guest(role)) => {
                 // Without a manager nobody needs to know.
-                let _ = duty.ended.send((vrot, ended));
+                let _ = role.ended.send((vrot, ended));
             }
-            (None, Duty::Manufacture) => {}
+            (None, Role::Manufacture) => {}
         }
     }
 

@@ -29,17 +29,17 @@ use crate::store::{Batch, Journal, MAX_CONTENTS, Part, StateBlob, StoreError};
 use ending::After;
 
 /// What is done for a backend.
-pub enum Duty {
+pub enum Role {
     /// It is being manufactured, or waits for a VM: state is kept aside, to be committed with the
     /// record.
     Manufacture,
     /// It serves a guest.
-    Guest(Box<GuestDuty>),
+    Guest(Box<GuestRole>),
 }
 
 /// What a backend with a guest needs.
 #[derive(Debug)]
-pub struct GuestDuty {
+pub struct GuestRole {
     /// Where state goes.
     pub journal: Journal,
     /// Where host evidence comes from.
@@ -78,13 +78,13 @@ impl Observed {
 
 /// One backend of all that this manager had: a vRoT has one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Incarnation(u64);
+pub struct InstanceId(u64);
 
 /// How a backend ended.
 #[derive(Debug)]
 pub struct Ended {
     /// Which.
-    pub incarnation: Incarnation,
+    pub instance: InstanceId,
     /// On demand, or not.
     pub ending: Ending,
     /// Its last state, if it was being manufactured and said anything.
@@ -121,7 +121,7 @@ pub(super) enum Order {
     Hold(bool),
     Release,
     /// From now on there is a guest. The answer is what was kept aside until then.
-    Serve(Box<GuestDuty>, oneshot::Sender<Option<StateBlob>>),
+    Serve(Box<GuestRole>, oneshot::Sender<Option<StateBlob>>),
     /// Ends the backend; it is killed if that takes longer than this.
     Stop(oneshot::Sender<Ended>, Duration),
     /// Ends a backend that does not do what it is told.
@@ -139,10 +139,10 @@ pub(super) struct Supervisor {
     folder: RuntimeFolder,
     connection: Connection,
     process: Process,
-    incarnation: Incarnation,
+    instance: InstanceId,
     /// Messages that came before anybody was interested in them.
     early: VecDeque<FromBackend>,
-    duty: Duty,
+    role: Role,
     orders: mpsc::Receiver<Order>,
     observer: watch::Sender<Observed>,
     /// The commit under way. There is one at a time: a state that is being retried must never
@@ -201,7 +201,7 @@ enum Event {
     StopOverdue,
 }
 
-impl Incarnation {
+impl InstanceId {
     pub(super) fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
@@ -214,8 +214,8 @@ impl Supervisor {
         folder: RuntimeFolder,
         (connection, process): (Connection, Process),
         early: VecDeque<FromBackend>,
-        duty: Duty,
-        incarnation: Incarnation,
+        role: Role,
+        instance: InstanceId,
         at_first: Observed,
     ) -> (mpsc::Sender<Order>, watch::Receiver<Observed>) {
         let (orders, received) = mpsc::channel(1);
@@ -224,9 +224,9 @@ impl Supervisor {
             folder,
             connection,
             process,
-            incarnation,
+            instance,
             early,
-            duty,
+            role,
             orders: received,
             observer,
             saving: None,
@@ -301,8 +301,8 @@ impl Supervisor {
                     self.suspending = Some(done);
                     self.connection.send(&ToBackend::Suspend).await
                 }
-                Event::Ordered(Order::Serve(duty, done)) => {
-                    self.duty = Duty::Guest(duty);
+                Event::Ordered(Order::Serve(role, done)) => {
+                    self.role = Role::Guest(role);
                     let _ = done.send(self.state.take());
                     Ok(())
                 }
@@ -371,22 +371,22 @@ impl Supervisor {
                 let blob = StateBlob::new(sequence, sealed.into());
                 self.pushed += 1;
                 let number = self.pushed;
-                match &mut self.duty {
-                    Duty::Manufacture => {
+                match &mut self.role {
+                    Role::Manufacture => {
                         self.state = Some(blob);
                         let persisted = ToBackend::Persisted { sequence };
                         return self.connection.send(&persisted).await;
                     }
-                    Duty::Guest(duty) if self.saving.is_none() => {
-                        let pause = pause(duty);
-                        let attempt = save(duty, &self.folder, &blob, pause);
+                    Role::Guest(role) if self.saving.is_none() => {
+                        let pause = pause(role);
+                        let attempt = save(role, &self.folder, &blob, pause);
                         self.saving = Some(Saving {
                             number,
                             blob,
                             attempt,
                         });
                     }
-                    Duty::Guest(_) => self.unsaved = Some((number, blob)),
+                    Role::Guest(_) => self.unsaved = Some((number, blob)),
                 }
             }
             FromBackend::HostEvidenceRequested { ticket, digest } => {
@@ -435,7 +435,7 @@ impl Supervisor {
 
     /// One commit is done: tells the backend, or tries again.
     async fn saved(&mut self, result: Result<(), StoreError>) -> Result<(), BackendError> {
-        let (Some(saving), Duty::Guest(duty)) = (self.saving.take(), &mut self.duty) else {
+        let (Some(saving), Role::Guest(role)) = (self.saving.take(), &mut self.role) else {
             return Ok(());
         };
         let mut outcome = Ok(());
@@ -447,13 +447,13 @@ impl Supervisor {
                     .send(&ToBackend::Persisted { sequence })
                     .await;
                 settled(&mut self.settling, saving.number);
-                (self.unsaved.take()).map(|(number, blob)| (number, blob, pause(duty)))
+                (self.unsaved.take()).map(|(number, blob)| (number, blob, pause(role)))
             }
             Err(StoreError::Closed) => {
                 tracing::error!(vrot = %self.folder.vrot(), "state is not durable: the store is closed");
                 None
             }
-            Err(error) if duty.journal.is_overdue() => {
+            Err(error) if role.journal.is_overdue() => {
                 tracing::error!(vrot = %self.folder.vrot(), %error,
                     "state is not durable, and the manager ends: the backend keeps it, if it lives");
                 None
@@ -468,7 +468,7 @@ impl Supervisor {
         };
         self.saving = next.map(|(number, blob, pause)| Saving {
             number,
-            attempt: save(duty, &self.folder, &blob, pause),
+            attempt: save(role, &self.folder, &blob, pause),
             blob,
         });
         if self.saving.is_none() {
@@ -502,16 +502,16 @@ impl Supervisor {
         ticket: u64,
         request: RequestDigest,
     ) -> Result<(), BackendError> {
-        let admitted = match &mut self.duty {
-            Duty::Guest(duty) if self.answers.len() < OPEN_REQUESTS => duty
+        let admitted = match &mut self.role {
+            Role::Guest(role) if self.answers.len() < OPEN_REQUESTS => role
                 .quota
                 .admit(std::time::Instant::now())
-                .then(|| (duty.evidence.clone(), duty.subject.clone())),
+                .then(|| (role.evidence.clone(), role.subject.clone())),
             _ => None,
         };
         let Some((evidence, subject)) = admitted else {
-            if let Duty::Guest(duty) = &self.duty {
-                duty.evidence.metrics().count_refusal();
+            if let Role::Guest(role) = &self.role {
+                role.evidence.metrics().count_refusal();
             }
             if let Some(requests) = self.refusals.count(std::time::Instant::now()) {
                 let vrot = self.folder.vrot();
@@ -558,16 +558,16 @@ fn settled(settling: &mut Option<(u64, oneshot::Sender<()>)>, number: u64) {
 }
 
 /// What the next change of state has to wait: it may be beyond its vRoT's share of the disk.
-fn pause(duty: &mut GuestDuty) -> Duration {
-    let pause = duty.share.pause(std::time::Instant::now());
+fn pause(role: &mut GuestRole) -> Duration {
+    let pause = role.share.pause(std::time::Instant::now());
     if !pause.is_zero() {
-        duty.journal.metrics().count_held_back();
+        role.journal.metrics().count_held_back();
     }
     pause
 }
 
-fn save(duty: &GuestDuty, folder: &RuntimeFolder, blob: &StateBlob, pause: Duration) -> Attempt {
-    let journal = duty.journal.clone();
+fn save(role: &GuestRole, folder: &RuntimeFolder, blob: &StateBlob, pause: Duration) -> Attempt {
+    let journal = role.journal.clone();
     let change = Batch::default().put(folder.vrot(), Part::Permanent, blob.to_bytes());
     Box::pin(async move {
         if !pause.is_zero() {

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use super::{Manager, Standing};
+use super::{Manager, StoreState};
 use crate::backend::{self, Backend};
 
 /// Live backends that nobody serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unadopted {
+pub struct Orphans {
     /// How many.
     pub backends: u64,
     /// How many of them say that they answered a command before its state was durable.
@@ -18,7 +18,7 @@ pub struct Unadopted {
 }
 
 /// What was found, and when.
-pub(super) type Seen = Option<(Instant, Unadopted)>;
+pub(super) type Seen = Option<(Instant, Orphans)>;
 
 /// Looking takes the manager's place at each backend for a moment: scrapes do not do it anew.
 const FRESH: Duration = Duration::from_secs(5);
@@ -27,15 +27,12 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 impl Manager {
     /// Who goes on without a manager: nobody, once the store is open.
-    pub async fn unadopted(&self) -> Unadopted {
-        if matches!(self.standing(), Standing::Open { .. }) {
-            return Unadopted::default();
+    pub async fn orphans(&self) -> Orphans {
+        if matches!(self.store_state(), StoreState::Open { .. }) {
+            return Orphans::default();
         }
-        let seen = *self
-            .unadopted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let last = seen.map_or_else(Unadopted::default, |(_, found)| found);
+        let seen = *self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = seen.map_or_else(Orphans::default, |(_, found)| found);
         if seen.is_some_and(|(at, _)| at.elapsed() < FRESH) {
             return last;
         }
@@ -44,27 +41,25 @@ impl Manager {
             return last;
         };
         let found = look(self).await;
-        *self
-            .unadopted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), found));
+        *self.orphans.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((Instant::now(), found));
         found
     }
 }
 
-async fn look(manager: &Manager) -> Unadopted {
+async fn look(manager: &Manager) -> Orphans {
     let folders = match backend::running(&manager.config.runtime_dir, &manager.config.locks()) {
         Ok(folders) => folders,
         Err(error) => {
             tracing::warn!(%error, "nobody knows which backends run");
-            return Unadopted::default();
+            return Orphans::default();
         }
     };
     let mut looks = JoinSet::new();
     for folder in folders {
         looks.spawn(async move { Backend::look(&folder, PATIENCE).await });
     }
-    let mut found = Unadopted::default();
+    let mut found = Orphans::default();
     for status in looks.join_all().await {
         match status {
             Ok(Some(status)) => {

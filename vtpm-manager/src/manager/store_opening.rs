@@ -23,11 +23,11 @@ use crate::vrot::{Lifecycle, StopCause, StoredVrot, VrotRecord};
 
 /// How it stands with the store.
 #[derive(Clone, Debug)]
-pub enum Standing {
+pub enum StoreState {
     /// Nothing was ever stored here.
     Blank,
     /// The root secret, and with it the anchor, is out of reach.
-    Held {
+    Unreachable {
         /// Why.
         reason: String,
     },
@@ -45,7 +45,7 @@ pub enum Standing {
 
 impl Manager {
     /// How it stands with the store.
-    pub fn standing(&self) -> Standing {
+    pub fn store_state(&self) -> StoreState {
         (self.standing.read())
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
@@ -53,10 +53,10 @@ impl Manager {
 
     /// Whether vRoTs can be asked about. A store whose key was out of reach is tried again.
     pub async fn ready(&self) -> Result<(), ManagerError> {
-        match self.standing() {
-            Standing::Blank | Standing::Open { .. } => Ok(()),
-            Standing::Refused { refusal } => Err(ManagerError::StoreRefused { refusal }),
-            Standing::Held { .. } => self.open_store().await,
+        match self.store_state() {
+            StoreState::Blank | StoreState::Open { .. } => Ok(()),
+            StoreState::Refused { refusal } => Err(ManagerError::StoreRefused { refusal }),
+            StoreState::Unreachable { .. } => self.open_store().await,
         }
     }
 
@@ -64,7 +64,7 @@ impl Manager {
     /// nothing is changed, and no vRoT can be started.
     pub async fn open_store(&self) -> Result<(), ManagerError> {
         let _one_at_a_time = self.opening.lock().await;
-        if matches!(self.standing(), Standing::Open { .. }) {
+        if matches!(self.store_state(), StoreState::Open { .. }) {
             return Ok(());
         }
         let opened = match self.unlocked.get() {
@@ -76,7 +76,7 @@ impl Manager {
             && !matches!(error, ManagerError::StoreRefused { .. })
         {
             let reason = WithCauses(error).to_string();
-            self.stands(Standing::Held { reason });
+            self.stands(StoreState::Unreachable { reason });
         }
         opened
     }
@@ -96,7 +96,7 @@ impl Manager {
     /// Accepts the present store, on the order of an operator who names what was found.
     pub async fn recover(&self, accepted: &str) -> Result<RecoveryRecord, ManagerError> {
         let _one_at_a_time = self.opening.lock().await;
-        if !matches!(self.standing(), Standing::Refused { .. }) {
+        if !matches!(self.store_state(), StoreState::Refused { .. }) {
             // Nor is a store that is in use looked at: it changes meanwhile.
             return Err(GuardError::NotRefused.into());
         }
@@ -158,7 +158,7 @@ impl Manager {
                 return Ok(());
             }
             Err(ManagerError::Host(HostError::Anchor(AnchorError::RootSecretMissing))) => {
-                self.stands(Standing::Blank);
+                self.stands(StoreState::Blank);
                 tracing::warn!("this host has no root secret: `vtpmctl host init` makes it");
                 return Ok(());
             }
@@ -181,7 +181,7 @@ impl Manager {
             Opening::Blank => self.set_up().await,
             Opening::Refused(refused) => {
                 let refusal = Box::new(refused.refusal().clone());
-                self.stands(Standing::Refused {
+                self.stands(StoreState::Refused {
                     refusal: refusal.clone(),
                 });
                 self.record_or_keep(vec![Event::StoreRefused {
@@ -211,7 +211,7 @@ impl Manager {
     async fn set_up(&self) -> Result<(), ManagerError> {
         let ordered = &self.initialisation_ordered;
         if !ordered.load(Ordering::Relaxed) {
-            self.stands(Standing::Blank);
+            self.stands(StoreState::Blank);
             tracing::warn!("neither store nor rollback anchor: `vtpmctl host init` makes both");
             return Ok(());
         }
@@ -230,7 +230,7 @@ impl Manager {
 
     async fn serve_store(&self, boot: Boot) -> Result<(), ManagerError> {
         self.take_over().await?;
-        self.stands(Standing::Open { boot });
+        self.stands(StoreState::Open { boot });
         self.pool.wake();
         Ok(())
     }
@@ -256,7 +256,7 @@ impl Manager {
         })
     }
 
-    fn stands(&self, standing: Standing) {
+    fn stands(&self, standing: StoreState) {
         *(self.standing.write()).unwrap_or_else(PoisonError::into_inner) = standing;
     }
 }
@@ -272,10 +272,12 @@ pub(super) async fn keep_trying(manager: Weak<Manager>) {
         if manager.journal.is_overdue() {
             return;
         }
-        if manager.burials.unfinished() > 0 && matches!(manager.standing(), Standing::Open { .. }) {
+        if manager.burials.unfinished() > 0
+            && matches!(manager.store_state(), StoreState::Open { .. })
+        {
             manager.finish_burials().await;
         }
-        if matches!(manager.standing(), Standing::Held { .. })
+        if matches!(manager.store_state(), StoreState::Unreachable { .. })
             && let Err(error) = manager.open_store().await
         {
             tracing::debug!(error = %WithCauses(&error), "the store stays out of reach");
