@@ -562,7 +562,7 @@ mod tests {
         let vrot = VrotId::random();
         let folder = RuntimeFolder::of(folders.path(), folders.path(), vrot);
         let journal = journal().await?;
-        let created = Batch::default().put(vrot, Part::Record, record(vrot, 1));
+        let created = Batch::default().put_record(vrot, Generation::new(1), record(vrot, 1));
         journal.commit(created).await?;
         let (ended, _endings) = mpsc::unbounded_channel();
         let role = Role::Guest(Box::new(GuestRole {

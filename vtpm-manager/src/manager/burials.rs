@@ -13,9 +13,9 @@ use super::registry::{Vrot, VrotKey};
 use super::{Counter, Manager, ManagerError, blocking};
 use crate::audit::{Actor, Event};
 use crate::causes::WithCauses;
-use crate::store::{Batch, Part};
+use crate::store::Batch;
 use crate::timestamp::Timestamp;
-use crate::vrot::{Owner, StoredVrot, Tombstone, VrotRecord};
+use crate::vrot::{Owner, Tombstone, VrotRecord};
 
 /// Deletions that are not finished.
 #[derive(Debug, Default)]
@@ -151,9 +151,7 @@ impl Manager {
         owner: Option<Owner>,
     ) -> Result<(), ManagerError> {
         let tombstone = Tombstone { vrot, at, owner };
-        let stored = StoredVrot::Deleted(tombstone.clone()).to_bytes();
-        let change = Batch::default().put(vrot, Part::Record, stored);
-        self.journal.commit(change).await?;
+        self.journal.commit(tombstone.to_batch()).await?;
         self.burials.begin(tombstone, Line::Missing);
         Ok(())
     }

@@ -23,7 +23,7 @@ use crate::audit::Event;
 use crate::backend::Role;
 use crate::causes::WithCauses;
 use crate::config::PoolConfig;
-use crate::store::{Batch, Part};
+use crate::store::Part;
 use crate::timestamp::Timestamp;
 use crate::vrot::VrotRecord;
 
@@ -234,7 +234,7 @@ impl Manager {
             certificate: Digest32::of(&record.identity.vik_certificate),
         })
         .await?;
-        let mut commit = Batch::default().put(record.vrot, Part::Record, record.to_bytes());
+        let mut commit = record.to_batch();
         if let Some(state) = product.unsaved.take() {
             commit = commit.put(record.vrot, Part::Permanent, state.to_bytes());
         }

@@ -321,7 +321,7 @@ fn raised(
         };
     }
     record.identity.vik_issued_at = Timestamp::new(0);
-    Ok(batch.put(vrot, Part::Record, record.to_bytes()))
+    Ok(batch.followed_by(record.to_batch()))
 }
 
 fn sealed_anew(
@@ -362,9 +362,7 @@ mod tests {
             since: Timestamp::now(),
         };
         assert!(suspended.lifecycle.check_start().is_err());
-        let batch = Batch::default()
-            .put(vrot, Part::Record, suspended.to_bytes())
-            .put(vrot, Part::Volatile, b"volatile".to_vec());
+        let batch = (suspended.to_batch()).put(vrot, Part::Volatile, b"volatile".to_vec());
         store.commit(&batch)?;
         let keyring = Arc::new(Keyring::from_secret(&[7; 32])?);
         store.commit(&raised(&store, &keyring, vrot, Generation::new(2))?)?;

@@ -174,9 +174,7 @@ impl Manager {
             }
             Launch::Later => backend.take_state().await?,
         };
-        let mut commit = Batch::default()
-            .put(record.vrot, Part::Record, record.to_bytes())
-            .changing_ownership();
+        let mut commit = record.to_batch().changing_ownership();
         if let Some(state) = changed.as_ref().or(unsaved.as_ref()) {
             commit = commit.put(record.vrot, Part::Permanent, state.to_bytes());
         }
@@ -267,9 +265,7 @@ impl Manager {
                 Event::VrotResumed { vrot: id }
             }
         };
-        let change = Batch::default()
-            .put(id, Part::Record, record.to_bytes())
-            .remove(id, Part::Volatile);
+        let change = record.to_batch().remove(id, Part::Volatile);
         self.change(vrot, event, change).await
     }
 
@@ -323,9 +319,7 @@ impl Manager {
         let volatile = backend.suspend().await?;
         let volatile = volatile.ok_or(ManagerError::NothingToSuspend { vrot: id })?;
         backend.settle().await?;
-        let change = Batch::default()
-            .put(id, Part::Record, record.to_bytes())
-            .put(id, Part::Volatile, volatile);
+        let change = record.to_batch().put(id, Part::Volatile, volatile);
         self.change(vrot, Event::VrotSuspended { vrot: id }, change)
             .await
     }
@@ -383,16 +377,13 @@ impl Manager {
 
     async fn commit_stop(&self, vrot: &Vrot, record: &VrotRecord) -> Result<(), ManagerError> {
         let id = record.vrot;
-        let change = Batch::default()
-            .put(id, Part::Record, record.to_bytes())
-            .remove(id, Part::Volatile);
+        let change = record.to_batch().remove(id, Part::Volatile);
         self.change(vrot, Event::VrotStopped { vrot: id }, change)
             .await
     }
 
     pub(super) async fn commit_record(&self, record: &VrotRecord) -> Result<(), ManagerError> {
-        let change = Batch::default().put(record.vrot, Part::Record, record.to_bytes());
-        Ok(self.journal.commit(change).await?)
+        Ok(self.journal.commit(record.to_batch()).await?)
     }
 }
 

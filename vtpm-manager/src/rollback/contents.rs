@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cert_chain::{Digest32, VrotId};
 
 use super::decision::{Committed, Stored};
-use super::leaf::Leaf;
+use super::leaf::{Leaf, PartDigests};
 use super::refusal::Refusal;
 use crate::store::Part;
 
@@ -33,13 +33,14 @@ pub(super) fn committed(stored: &Stored) -> Option<Committed> {
 impl Differences {
     pub(super) fn between(
         committed: &BTreeMap<VrotId, Leaf>,
-        found: &BTreeMap<VrotId, Leaf>,
+        found: &BTreeMap<VrotId, PartDigests>,
     ) -> Self {
         let mut differences = Self::default();
         let owners = owners(committed);
         let vrots: BTreeSet<&VrotId> = committed.keys().chain(found.keys()).collect();
         for vrot in vrots {
-            differences.compare(*vrot, committed.get(vrot), found.get(vrot), &owners);
+            let committed = committed.get(vrot).map(Leaf::parts);
+            differences.compare(*vrot, committed, found.get(vrot), &owners);
         }
         differences
     }
@@ -47,17 +48,13 @@ impl Differences {
     fn compare(
         &mut self,
         vrot: VrotId,
-        committed: Option<&Leaf>,
-        found: Option<&Leaf>,
+        committed: Option<&PartDigests>,
+        found: Option<&PartDigests>,
         owners: &BTreeMap<(Part, Digest32), VrotId>,
     ) {
-        if committed == found {
-            return;
-        }
-        let before = (self.swapped.len(), self.stale.len());
-        for part in parts(committed, found) {
-            let expected = committed.and_then(|leaf| leaf.part(part));
-            let there = found.and_then(|leaf| leaf.part(part));
+        for part in Part::ALL {
+            let [expected, there] =
+                [committed, found].map(|parts| parts.and_then(|parts| parts.get(&part)).copied());
             match (expected, there) {
                 _ if expected == there => {}
                 (_, Some(there)) if let Some(owner) = owners.get(&(part, there)) => {
@@ -68,15 +65,6 @@ impl Differences {
                 (Some(_), None) => self.missing.push((vrot, part)),
                 (None, None) => {}
             }
-        }
-        let generations = [committed, found].map(|leaf| leaf.map(Leaf::generation));
-        // A generation stands in the record, so it differs alone only where a record could not
-        // be read.
-        if let [Some(committed), Some(found)] = generations
-            && committed != found
-            && before == (self.swapped.len(), self.stale.len())
-        {
-            self.stale.push((vrot, Part::Record));
         }
     }
 
@@ -121,13 +109,5 @@ fn owners(committed: &BTreeMap<VrotId, Leaf>) -> BTreeMap<(Part, Digest32), Vrot
                 .iter()
                 .map(|(part, digest)| ((*part, *digest), *vrot))
         })
-        .collect()
-}
-
-fn parts(committed: Option<&Leaf>, found: Option<&Leaf>) -> BTreeSet<Part> {
-    [committed, found]
-        .into_iter()
-        .flatten()
-        .flat_map(|leaf| leaf.parts().keys().copied())
         .collect()
 }

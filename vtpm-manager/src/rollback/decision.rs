@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::chain::{Batch, BatchError, Epoch, Kind, Link};
 use super::contents::{self, Differences};
 use super::keys::RollbackKeys;
-use super::leaf::Leaf;
+use super::leaf::{Leaf, PartDigests};
 use super::recovery::{AcceptError, Recovery};
 use super::refusal::Refusal;
 use super::register::{
@@ -52,8 +52,9 @@ pub struct Stored {
     pub chain: Vec<Vec<u8>>,
     /// All leaves.
     pub leaves: BTreeMap<VrotId, Vec<u8>>,
-    /// The contents themselves, hashed anew.
-    pub contents: BTreeMap<VrotId, Leaf>,
+    /// The contents themselves, hashed anew. The generations that records state are not read: a
+    /// record with the digest that was committed states the one that was committed with it.
+    pub contents: BTreeMap<VrotId, PartDigests>,
 }
 
 /// What the TPM holds: the two registers, and the counter of generations.

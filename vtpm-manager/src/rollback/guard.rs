@@ -10,7 +10,7 @@ use super::chain::{Epoch, PowerLoss, UnixSeconds};
 use super::changes::Changes;
 use super::decision::{Boot, Decision, Readings, ReadingsError, Refused, Stored, decide};
 use super::keys::RollbackKeys;
-use super::leaf::Leaf;
+use super::leaf::{Leaf, PartDigests, part_digest};
 use super::ledger::{CommitError, Ledger};
 use super::policy::{AnchorPolicy, Moment, Window};
 use super::recovery::{AcceptError, Recovery, RecoveryError, RecoveryRecord};
@@ -20,7 +20,6 @@ use super::register::{
 };
 use super::start::{FirstStartError, Recovered};
 use crate::store::{Batch, Part, Store, StoreError};
-use crate::vrot::StoredVrot;
 
 /// A ledger over whatever registers the host has.
 pub type HostLedger = Ledger<Box<dyn AnchorRegisters + Send>>;
@@ -243,7 +242,9 @@ pub(crate) fn changes_of(batch: &Batch) -> Changes {
         match (part, contents) {
             (Part::Record, None) => changes.delete(vrot),
             (Part::Record, Some(record)) => {
-                changes.set_generation(vrot, generation_of(vrot, record));
+                if let Some(generation) = batch.generation(vrot) {
+                    changes.set_generation(vrot, generation);
+                }
                 changes.put(vrot, part, record);
             }
             (_, Some(contents)) => changes.put(vrot, part, contents),
@@ -258,7 +259,7 @@ pub(super) fn stored(store: &dyn Store) -> Result<Stored, StoreError> {
     let evidence = store.evidence()?;
     let mut contents = BTreeMap::new();
     for vrot in store.vrots()? {
-        contents.insert(vrot, leaf_of(store, vrot, &Batch::default())?);
+        contents.insert(vrot, digests(store, vrot, &Batch::default())?);
     }
     Ok(Stored {
         chain: evidence.chain,
@@ -267,27 +268,22 @@ pub(super) fn stored(store: &dyn Store) -> Result<Stored, StoreError> {
     })
 }
 
-/// The leaf of a vRoT as the store has it, with the changes of `batch`.
-fn leaf_of(store: &dyn Store, vrot: VrotId, batch: &Batch) -> Result<Leaf, StoreError> {
+/// The digests of a vRoT's parts as the store has them, with the changes of `batch`.
+fn digests(store: &dyn Store, vrot: VrotId, batch: &Batch) -> Result<PartDigests, StoreError> {
     let changed: BTreeMap<Part, Option<&[u8]>> = batch
         .changes()
         .filter(|(of, ..)| *of == vrot)
         .map(|(_, part, contents)| (part, contents))
         .collect();
-    let mut leaf = Leaf::new(Generation::default());
+    let mut digests = PartDigests::new();
     for part in Part::ALL {
-        let contents = match changed.get(&part) {
-            Some(contents) => contents.map(<[u8]>::to_vec),
-            None => store.read(vrot, part)?,
+        let digest = match changed.get(&part) {
+            Some(contents) => contents.map(|contents| part_digest(part, contents)),
+            None => (store.read(vrot, part)?).map(|contents| part_digest(part, &contents)),
         };
-        if let Some(contents) = contents {
-            if part == Part::Record {
-                leaf.set_generation(generation_of(vrot, &contents));
-            }
-            leaf = leaf.with(part, &contents);
-        }
+        digests.extend(digest.map(|digest| (part, digest)));
     }
-    Ok(leaf)
+    Ok(digests)
 }
 
 fn rewritten_leaf(
@@ -298,22 +294,13 @@ fn rewritten_leaf(
 ) -> Result<Option<Leaf>, GuardError> {
     let generation = recovery.generation();
     let only_this = rewritten.changes().all(|(of, ..)| of == vrot);
-    let leaf = leaf_of(store, vrot, rewritten)?;
-    if only_this && leaf.is_empty() {
+    let parts = digests(store, vrot, rewritten)?;
+    if only_this && parts.is_empty() {
         Ok(None)
-    } else if only_this && leaf.generation() == generation {
-        Ok(Some(leaf))
+    } else if only_this && rewritten.generation(vrot) == Some(generation) {
+        Ok(Some(Leaf::over(generation, parts)))
     } else {
         Err(GuardError::NotRaised { vrot, generation })
-    }
-}
-
-/// The generation that a record states. One that is no record, or that of a deleted vRoT,
-/// states none: it counts as zero, at every start as with the commit.
-fn generation_of(vrot: VrotId, record: &[u8]) -> Generation {
-    match StoredVrot::from_bytes(vrot, record) {
-        Ok(StoredVrot::Living(record)) => record.generation,
-        Ok(StoredVrot::Deleted(_)) | Err(_) => Generation::default(),
     }
 }
 

@@ -12,7 +12,7 @@ use super::changes::{Changes, Writes};
 use super::decision::{Boot, Decision, Readings, Refused, Stored, decide};
 use super::fake_registers::FakeRegisters;
 use super::keys::RollbackKeys;
-use super::leaf::Leaf;
+use super::leaf::{Leaf, PartDigests, part_digest};
 use super::ledger::{CommitError, Ledger};
 use super::policy::{AnchorPolicy, Moment};
 use super::recovery::RecoveryRecord;
@@ -31,7 +31,6 @@ pub(super) struct Image {
 /// What is stored of one vRoT.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct StoredVrot {
-    pub(super) generation: Generation,
     pub(super) parts: BTreeMap<Part, Vec<u8>>,
 }
 
@@ -176,11 +175,14 @@ impl Host {
             match edit {
                 Edit::Create(vrot) => {
                     changes.set_generation(*vrot, FIRST);
-                    changes.put(*vrot, Part::Record, vrot.as_bytes());
+                    changes.put(*vrot, Part::Record, &record(*vrot, FIRST));
                 }
                 Edit::Write(vrot, part, contents) => changes.put(*vrot, *part, contents),
                 Edit::Delete(vrot) => changes.delete(*vrot),
-                Edit::Raise(vrot) => changes.set_generation(*vrot, generation),
+                Edit::Raise(vrot) => {
+                    changes.set_generation(*vrot, generation);
+                    changes.put(*vrot, Part::Record, &record(*vrot, generation));
+                }
             }
         }
         let edits: Vec<_> = edits.iter().map(|edit| (edit, generation)).collect();
@@ -231,7 +233,8 @@ impl Host {
         let mut vrots = self.image.vrots.clone();
         vrots.retain(|vrot, _| !recovery.discarded().contains(vrot));
         for vrot in recovery.raised() {
-            vrots.get_mut(vrot).context("no such vRoT")?.generation = generation;
+            let stored = vrots.get_mut(vrot).context("no such vRoT")?;
+            stored.put_record(*vrot, generation);
         }
         let rewritten = (recovery.raised().iter())
             .map(|vrot| (*vrot, vrots.get(vrot).map(StoredVrot::leaf)))
@@ -263,6 +266,14 @@ impl Host {
 pub(super) struct Died;
 
 const FIRST: Generation = Generation::new(1);
+
+fn record(vrot: VrotId, generation: Generation) -> Vec<u8> {
+    [
+        vrot.as_bytes(),
+        generation.number().to_be_bytes().as_slice(),
+    ]
+    .concat()
+}
 
 /// The default policy, and `strict`.
 pub(super) fn policies() -> [AnchorPolicy; 2] {
@@ -301,7 +312,7 @@ impl Image {
             chain: self.chain.values().cloned().collect(),
             leaves: self.leaves.clone(),
             contents: (self.vrots.iter())
-                .map(|(vrot, stored)| (*vrot, stored.leaf()))
+                .map(|(vrot, stored)| (*vrot, stored.digests()))
                 .collect(),
         }
     }
@@ -310,8 +321,7 @@ impl Image {
         match edit {
             Edit::Create(vrot) => {
                 let stored = self.vrots.entry(*vrot).or_default();
-                stored.generation = FIRST;
-                stored.parts.insert(Part::Record, vrot.as_bytes().to_vec());
+                stored.put_record(*vrot, FIRST);
             }
             Edit::Write(vrot, part, contents) => {
                 let stored = self.vrots.entry(*vrot).or_default();
@@ -320,15 +330,35 @@ impl Image {
             Edit::Delete(vrot) => {
                 self.vrots.remove(vrot);
             }
-            Edit::Raise(vrot) => self.vrots.entry(*vrot).or_default().generation = generation,
+            Edit::Raise(vrot) => {
+                let stored = self.vrots.entry(*vrot).or_default();
+                stored.put_record(*vrot, generation);
+            }
         }
     }
 }
 
 impl StoredVrot {
-    fn leaf(&self) -> Leaf {
-        (self.parts.iter()).fold(Leaf::new(self.generation), |leaf, (part, contents)| {
-            leaf.with(*part, contents)
+    /// The generation that the record states; zero without one.
+    pub(super) fn generation(&self) -> Generation {
+        let record = self.parts.get(&Part::Record);
+        let stated = record.and_then(|record| record.last_chunk());
+        stated.map_or(Generation::default(), |bytes| {
+            Generation::new(u64::from_be_bytes(*bytes))
         })
+    }
+
+    pub(super) fn put_record(&mut self, vrot: VrotId, generation: Generation) {
+        self.parts.insert(Part::Record, record(vrot, generation));
+    }
+
+    fn digests(&self) -> PartDigests {
+        (self.parts.iter())
+            .map(|(part, contents)| (*part, part_digest(*part, contents)))
+            .collect()
+    }
+
+    fn leaf(&self) -> Leaf {
+        Leaf::over(self.generation(), self.digests())
     }
 }

@@ -14,8 +14,11 @@ use crate::store::Part;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {
     generation: Generation,
-    parts: BTreeMap<Part, Digest32>,
+    parts: PartDigests,
 }
+
+/// The digest of each part of a vRoT of which anything is stored.
+pub type PartDigests = BTreeMap<Part, Digest32>;
 
 /// Version of the stored leaf, its first field; enters the tree with it.
 const VERSION: u8 = 1;
@@ -32,10 +35,12 @@ const LEAF: u8 = 0x00;
 impl Leaf {
     /// A vRoT of which nothing is stored yet.
     pub fn new(generation: Generation) -> Self {
-        Self {
-            generation,
-            parts: BTreeMap::new(),
-        }
+        Self::over(generation, PartDigests::new())
+    }
+
+    /// A vRoT of which these parts are stored.
+    pub fn over(generation: Generation, parts: PartDigests) -> Self {
+        Self { generation, parts }
     }
 
     /// The same leaf with this part holding `contents`.
@@ -74,10 +79,6 @@ impl Leaf {
         self.generation > Generation::default()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.parts.is_empty()
-    }
-
     pub(super) fn put(&mut self, part: Part, digest: Digest32) {
         self.parts.insert(part, digest);
     }
@@ -90,7 +91,7 @@ impl Leaf {
         self.generation = generation;
     }
 
-    pub(super) fn parts(&self) -> &BTreeMap<Part, Digest32> {
+    pub(super) fn parts(&self) -> &PartDigests {
         &self.parts
     }
 }

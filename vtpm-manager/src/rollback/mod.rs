@@ -53,7 +53,7 @@ pub use decision::{Boot, Decision, Readings, Refused, Stored, decide};
 pub(crate) use guard::changes_of;
 pub use guard::{Guard, GuardError, HostLedger, Opening, RollbackStatus};
 pub use keys::RollbackKeys;
-pub use leaf::Leaf;
+pub use leaf::{Leaf, PartDigests};
 pub use ledger::{CommitError, Ledger, NotCommitted};
 pub use policy::{AnchorPolicy, Moment, Window};
 pub use recovery::{Recovery, RecoveryError, RecoveryRecord};

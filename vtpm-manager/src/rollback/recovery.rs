@@ -30,7 +30,8 @@ pub struct Recovery {
     generation: Generation,
     volatile: Option<Link>,
     durable: Option<Link>,
-    contents: BTreeMap<VrotId, Leaf>,
+    /// The leaves of vRoTs that stay as they are.
+    kept: BTreeMap<VrotId, Leaf>,
     vanished: BTreeSet<VrotId>,
     raised: BTreeSet<VrotId>,
     discarded: BTreeSet<VrotId>,
@@ -89,6 +90,9 @@ pub enum RecoveryError<E> {
     Store(#[source] E),
 }
 
+/// The generation that a new vRoT has.
+const FIRST_GENERATION: Generation = Generation::new(1);
+
 impl Recovery {
     pub(super) fn new(
         keys: RollbackKeys,
@@ -108,7 +112,7 @@ impl Recovery {
                 | Refusal::ReturnedRecords { .. }
                 | Refusal::MissingRecords { .. }
         );
-        let (raised, discarded): (BTreeSet<VrotId>, _) = match &committed {
+        let (raised, discarded): (BTreeSet<VrotId>, BTreeSet<VrotId>) = match &committed {
             Some((_, leaves)) => {
                 let differing = Differences::between(leaves, &stored.contents).vrots();
                 let (known, deleted): (BTreeSet<_>, BTreeSet<_>) = (stored.contents.keys())
@@ -123,16 +127,11 @@ impl Recovery {
             }
             None => (all(), BTreeSet::new()),
         };
-        let in_contents = stored.contents.values().map(Leaf::generation);
-        let in_leaves = (committed.iter())
-            .flat_map(|(_, leaves)| leaves.values())
-            .map(Leaf::generation);
+        // What an unauthenticated record states does not count: each step above it would wear the
+        // TPM's counter. All generations but the first are that counter's, which passes them all.
         let highest = (anchors.clone().map(|anchor| anchor.highest))
             .chain(head.map(Batch::highest))
-            .chain(in_contents)
-            .chain(in_leaves)
-            .max()
-            .unwrap_or_default();
+            .fold(FIRST_GENERATION, Generation::max);
         let newest = (anchors.map(|anchor| anchor.epoch))
             .chain(head.map(Batch::epoch))
             .max();
@@ -149,7 +148,10 @@ impl Recovery {
                 .filter(|vrot| !stored.contents.contains_key(vrot))
                 .copied()
                 .collect(),
-            contents: stored.contents.clone(),
+            kept: (committed.into_iter())
+                .flat_map(|(_, leaves)| leaves)
+                .filter(|(vrot, _)| stored.contents.contains_key(vrot) && !raised.contains(vrot))
+                .collect(),
             raised,
             discarded,
             // Where all are raised, verifiers see the new generation instead.
@@ -207,8 +209,7 @@ impl Recovery {
             return Err(RecoveryError::Generation { vrot, generation });
         }
         let record = self.record(&rewritten);
-        let mut leaves = self.contents;
-        leaves.retain(|vrot, _| !self.discarded.contains(vrot) && !rewritten.contains_key(vrot));
+        let mut leaves = self.kept;
         let given_up: Vec<VrotId> = record.lost.clone();
         leaves.extend((rewritten.into_iter()).filter_map(|(vrot, leaf)| Some((vrot, leaf?))));
         let tree: StateTree = (leaves.iter())

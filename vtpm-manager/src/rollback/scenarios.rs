@@ -8,7 +8,7 @@ use cert_chain::{Generation, VrotId};
 use super::chain::Epoch;
 use super::decision::{Boot, Decision};
 use super::fake_registers::{FailedWrite, FakeRegisters, Fuse};
-use super::host::{Disk, Edit, Host, Image, policies};
+use super::host::{Disk, Edit, Host, Image, StoredVrot, policies};
 use super::keys::RollbackKeys;
 use super::ledger::SET_INTERVAL;
 use super::policy::{AnchorPolicy, Moment};
@@ -313,7 +313,8 @@ fn a_generation_put_back_is_refused() -> Result<()> {
     let (mut host, one, _) = host(checkpoint())?;
     host.commit(&[Edit::Raise(one)])?;
     host.kill();
-    host.image.vrots.get_mut(&one).unwrap().generation = Generation::new(1);
+    let stored = host.image.vrots.get_mut(&one).unwrap();
+    stored.put_record(one, Generation::new(1));
     assert_eq!(host.refusal()?.code(), "stale-records");
     Ok(())
 }
@@ -789,7 +790,7 @@ fn a_recovery_names_what_it_accepts_and_raises_every_generation() -> Result<()> 
         let (mut host, one, two) = host(policy)?;
         let old = host.image.clone();
         host.commit(&[state(one, 2), Edit::Raise(two)])?;
-        let raised = host.image.vrots.get(&two).unwrap().generation;
+        let raised = host.image.vrots.get(&two).unwrap().generation();
         host.reboot()?;
         let newest = host.image.clone();
         host.image = old;
@@ -805,7 +806,7 @@ fn a_recovery_names_what_it_accepts_and_raises_every_generation() -> Result<()> 
         assert!(record.finding.contains("old store"));
         assert!(serde_json::to_string(&record)?.contains(&one.to_string()));
         for stored in host.image.vrots.values() {
-            assert_eq!(stored.generation, record.generation);
+            assert_eq!(stored.generation(), record.generation);
         }
         // From here on the abandoned store is the one that is refused.
         host.commit(&[state(one, 9)])?;
@@ -880,7 +881,7 @@ fn a_recovery_of_records_raises_only_their_vrots() -> Result<()> {
     host.image.vrots.insert(one, old);
     let record = host.recover("stale-records", Disk::Works)?;
     assert_eq!(record.raised, [one]);
-    let generation = |vrot| host.image.vrots.get(&vrot).map(|stored| stored.generation);
+    let generation = |vrot| host.image.vrots.get(&vrot).map(StoredVrot::generation);
     assert_eq!(generation(one), Some(record.generation));
     assert_eq!(generation(two), Some(Generation::new(1)));
     Ok(())

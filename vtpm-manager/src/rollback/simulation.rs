@@ -398,7 +398,7 @@ impl World {
         self.meddled = false;
         for (vrot, stored) in &self.host.image.vrots {
             let seen = self.seen.entry(*vrot).or_default();
-            *seen = stored.generation.max(*seen);
+            *seen = stored.generation().max(*seen);
         }
     }
 

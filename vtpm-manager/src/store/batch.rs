@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cert_chain::VrotId;
+use cert_chain::{Generation, VrotId};
 
 use crate::rollback::Writes;
 
@@ -10,6 +10,8 @@ use crate::rollback::Writes;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     changes: BTreeMap<(VrotId, Part), Option<Vec<u8>>>,
+    /// What the records among the changes state.
+    generations: BTreeMap<VrotId, Generation>,
     evidence: Option<Writes>,
     changes_ownership: bool,
 }
@@ -45,7 +47,15 @@ impl Part {
 }
 
 impl Batch {
-    /// Lets a part hold these contents.
+    /// Sets the record of a vRoT, which states this generation; that of a deleted vRoT states zero.
+    /// This alone brings a vRoT into being.
+    #[must_use]
+    pub fn put_record(mut self, vrot: VrotId, generation: Generation, record: Vec<u8>) -> Self {
+        self.generations.insert(vrot, generation);
+        self.put(vrot, Part::Record, record)
+    }
+
+    /// Sets the contents of a part of a vRoT that exists. Its generation stays as it is.
     #[must_use]
     pub fn put(mut self, vrot: VrotId, part: Part, contents: Vec<u8>) -> Self {
         self.changes.insert((vrot, part), Some(contents));
@@ -102,6 +112,7 @@ impl Batch {
     /// Lets `later` follow.
     pub(super) fn append(&mut self, later: Self) {
         self.changes.extend(later.changes);
+        self.generations.extend(later.generations);
         self.changes_ownership |= later.changes_ownership;
     }
 
@@ -110,6 +121,11 @@ impl Batch {
         self.changes
             .iter()
             .map(|((vrot, part), contents)| (*vrot, *part, contents.as_deref()))
+    }
+
+    /// The generation that a vRoT has by these changes; `None` where they do not set it.
+    pub fn generation(&self, vrot: VrotId) -> Option<Generation> {
+        self.generations.get(&vrot).copied()
     }
 
     /// Number of changes.

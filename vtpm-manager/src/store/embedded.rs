@@ -337,6 +337,8 @@ fn write(error: impl Into<redb::Error>) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use cert_chain::Generation;
+
     use super::*;
 
     #[test]
@@ -347,9 +349,9 @@ mod tests {
         let store = EmbeddedStore::open(&path)?;
         store.commit(
             &Batch::default()
-                .put(kept, Part::Record, b"record".to_vec())
+                .put_record(kept, Generation::new(1), b"record".to_vec())
                 .put(kept, Part::Permanent, b"state".to_vec())
-                .put(deleted, Part::Record, b"other".to_vec()),
+                .put_record(deleted, Generation::new(1), b"other".to_vec()),
         )?;
         let syncs = store.syncs();
         store.commit(&Batch::default().delete(deleted))?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use cert_chain::VrotId;
+use cert_chain::{Generation, VrotId};
 use redb::{Database, TableDefinition};
 use uuid::Uuid;
 
@@ -77,7 +77,7 @@ impl Host {
 }
 
 fn record(vrot: VrotId) -> Batch {
-    Batch::default().put(vrot, Part::Record, b"a record".to_vec())
+    Batch::default().put_record(vrot, Generation::new(1), b"a record".to_vec())
 }
 
 fn state(vrot: VrotId, number: u8) -> Batch {

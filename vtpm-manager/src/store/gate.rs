@@ -129,7 +129,9 @@ impl Key<'_> {
         let (mut created, mut deleted) = (BTreeSet::new(), BTreeSet::new());
         for (vrot, part, contents) in change.changes() {
             match (part, contents) {
-                (Part::Record, Some(_)) => created.insert(vrot),
+                (Part::Record, Some(_)) if change.generation(vrot).is_some() => {
+                    created.insert(vrot)
+                }
                 (Part::Record, None) => deleted.insert(vrot),
                 _ => false,
             };

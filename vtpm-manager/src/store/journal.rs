@@ -365,6 +365,8 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::mpsc as blocking;
 
+    use cert_chain::Generation;
+
     use super::super::{MAX_CONTENTS, MemoryStore, StoredEvidence};
     use super::*;
     use crate::rollback::fake_registers::FakeRegisters;
@@ -418,7 +420,7 @@ mod tests {
 
     fn change(vrot: VrotId, contents: &[u8]) -> Batch {
         Batch::default()
-            .put(vrot, Part::Record, b"record".to_vec())
+            .put_record(vrot, Generation::new(1), b"record".to_vec())
             .put(vrot, Part::Permanent, contents.to_vec())
     }
 

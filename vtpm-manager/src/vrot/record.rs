@@ -13,6 +13,7 @@ use printable::{Printable, is_printable};
 use super::lifecycle::Lifecycle;
 use crate::keys::WrappedSecret;
 use crate::manufacture::Manufactured;
+use crate::store::Batch;
 use crate::timestamp::Timestamp;
 
 /// A vRoT that was not deleted.
@@ -219,9 +220,18 @@ struct Versioned {
 }
 
 impl VrotRecord {
-    /// The record as it is stored.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        StoredVrot::Living(Box::new(self.clone())).to_bytes()
+    /// The change by which the store holds this record.
+    pub fn to_batch(&self) -> Batch {
+        let record = StoredVrot::Living(Box::new(self.clone())).to_bytes();
+        Batch::default().put_record(self.vrot, self.generation, record)
+    }
+}
+
+impl Tombstone {
+    /// The change by which the store holds this in place of the vRoT's record.
+    pub fn to_batch(&self) -> Batch {
+        let record = StoredVrot::Deleted(self.clone()).to_bytes();
+        Batch::default().put_record(self.vrot, Generation::default(), record)
     }
 }
 
@@ -439,7 +449,8 @@ mod tests {
 
     #[test]
     fn a_record_in_anothers_place_is_refused() {
-        let error = StoredVrot::from_bytes(VrotId::random(), &record().to_bytes()).unwrap_err();
+        let bytes = StoredVrot::Living(Box::new(record())).to_bytes();
+        let error = StoredVrot::from_bytes(VrotId::random(), &bytes).unwrap_err();
         assert!(matches!(error, RecordError::Displaced { .. }), "{error}");
     }
 
