@@ -54,6 +54,24 @@ impl EkTemplate {
             .find(|template| area.as_bytes().starts_with(&template.start()))
     }
 
+    /// The `TPMT_PUBLIC` from which a TPM makes the key: `unique` is as many zeros as the key has
+    /// bytes (EK Credential Profile 2.5 annex B.3 and B.4).
+    pub fn to_bytes(self) -> Vec<u8> {
+        let mut bytes = self.start();
+        let unique: &[usize] = match self {
+            Self::L1 => &[256],
+            Self::L2 => &[32, 32],
+            // The high range's templates leave it empty.
+            Self::H1 => &[0],
+            Self::H2 => &[0, 0],
+        };
+        for length in unique {
+            bytes.extend_from_slice(&[(length >> 8) as u8, *length as u8]);
+            bytes.resize(bytes.len() + length, 0);
+        }
+        bytes
+    }
+
     /// Everything of the `TPMT_PUBLIC` but the key itself, which comes last.
     fn start(self) -> Vec<u8> {
         const RSA: [u8; 2] = [0x00, 0x01];
@@ -71,5 +89,23 @@ impl EkTemplate {
         start.extend_from_slice(&policy);
         start.extend_from_slice(parameters);
         start
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    #[test]
+    fn policy_a_is_the_endorsement_hierarchy_s_secret() {
+        // TPM2_PolicySecret with TPM_RH_ENDORSEMENT and an empty reference.
+        let named = Sha256::new()
+            .chain_update([0; 32])
+            .chain_update(0x0000_0151u32.to_be_bytes())
+            .chain_update(0x4000_000bu32.to_be_bytes())
+            .finalize();
+        assert_eq!(Sha256::digest(named).as_slice(), POLICY_A);
     }
 }

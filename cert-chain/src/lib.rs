@@ -17,18 +17,20 @@ pub mod endorsement_key;
 pub mod enrolment;
 pub mod hash;
 pub mod hash_text;
+pub mod hexadecimal;
 pub mod identifiers;
 pub mod json_texts;
 pub mod name;
+pub mod operator;
 pub mod path;
 pub mod pcr;
 pub mod pem;
 pub mod policy;
 pub mod profile;
 pub mod public_area;
+pub mod template;
 pub mod trust_anchors;
 
-mod hexadecimal;
 mod signature_algorithms;
 
 pub use attestation_key::AttestationKey;

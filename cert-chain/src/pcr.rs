@@ -1,6 +1,7 @@
 //! Platform configuration registers: which, and their values in one bank.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use sha2::{Digest, Sha256};
 
@@ -96,6 +97,18 @@ impl PcrSelection {
         (0..PCR_COUNT).filter(move |pcr| self.0 & (1 << pcr) != 0)
     }
 
+    /// Whether no PCR is selected.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Those for which this holds.
+    #[must_use]
+    pub fn filter(self, holds: impl Fn(u8) -> bool) -> Self {
+        let pcrs = self.iter().filter(|pcr| holds(*pcr));
+        Self(pcrs.fold(0, |bits, pcr| bits | 1 << pcr))
+    }
+
     /// Whether the PCR is selected.
     pub fn contains(self, pcr: u8) -> bool {
         pcr < PCR_COUNT && self.0 & (1 << pcr) != 0
@@ -109,6 +122,14 @@ impl PcrSelection {
         bytes.extend_from_slice(&bank.identifier().to_be_bytes());
         bytes.extend_from_slice(&[3, low, middle, high]);
         bytes
+    }
+}
+
+/// The PCRs' numbers, with commas between them.
+impl fmt::Display for PcrSelection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let numbers: Vec<String> = self.iter().map(|pcr| pcr.to_string()).collect();
+        f.write_str(&numbers.join(","))
     }
 }
 

@@ -8,15 +8,14 @@ use attestation::file::read_bounded;
 use cert_chain::enrolment::{
     Answer, Certificate, Challenge, MAX_MESSAGE, Message, MessageError, Request,
 };
+use cert_chain::operator::{Approval, PolicyKeyPublic};
 use cert_chain::policy::HOST_POLICY_REF;
 use cert_chain::profile::ProfileError;
 use cert_chain::profile::host_ik::HostCertificate;
 use cert_chain::{CredentialBlob, HostName, TpmName};
 use tokio::sync::OnceCell;
 
-use crate::anchor::{
-    AnchorError, Approval, HostIkSigner, HostPolicy, HostPublic, PolicyKeyPublic, TrustAnchor,
-};
+use crate::anchor::{AnchorError, HostIkSigner, HostPolicy, HostPublic, TrustAnchor};
 use crate::keys::{KeyError, Keyring};
 use crate::timestamp::Timestamp;
 

@@ -301,7 +301,7 @@ fn another_user_is_turned_away_and_that_is_recorded() -> Result<()> {
 #[test]
 fn an_order_whose_caller_hangs_up_is_carried_out_and_recorded() -> Result<()> {
     let host = Host::start()?;
-    let key = vtpm_manager::anchor::PolicyKey::generate()?;
+    let key = cert_chain::operator::PolicyKey::generate()?;
     let body = format!(
         "{{\"policy_key\":\"{}\"}}",
         hex::encode(key.public().as_bytes())

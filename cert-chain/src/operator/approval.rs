@@ -7,15 +7,15 @@
 
 use std::collections::BTreeMap;
 
-use cert_chain::json_texts::unprintable_field;
-use cert_chain::pcr::{BANKS, PcrValuesError};
-use cert_chain::pem::FileError;
-use cert_chain::policy::{HOST_POLICY_REF, approval_digest, pcr_policy_digest};
-use cert_chain::{Digest32, HashAlgorithm, PcrValues, TpmName};
 use printable::is_printable;
 use serde::{Deserialize, Serialize};
 
-use super::policy_key::{PolicyKey, PolicyKeyPublic};
+use super::error::{APPROVAL, ApprovalError, MAX_LABEL, VERSION};
+use super::key::{PolicyKey, PolicyKeyPublic};
+use crate::json_texts::unprintable_field;
+use crate::pcr::BANKS;
+use crate::policy::{HOST_POLICY_REF, approval_digest, pcr_policy_digest};
+use crate::{Digest32, HashAlgorithm, PcrValues, TpmName, hexadecimal};
 
 /// A statement of the operator: "these PCR values are good".
 ///
@@ -51,87 +51,7 @@ struct ApprovalFile {
     signature: Vec<u8>,
 }
 
-/// Why a key or an approval was refused.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ApprovalError {
-    /// Not a private key as we write it.
-    #[error(
-        "this is no PEM file with the operator's private key, an ECDSA P-256 key in PKCS #8, as \
-         `vtpmctl host policy keygen` makes it"
-    )]
-    Key,
-    /// A note that cannot be shown.
-    #[error(
-        "the label of an approval has at most {MAX_LABEL} characters, all of them visible and on \
-         one line"
-    )]
-    Label,
-    /// A text that does not show what it is.
-    #[error(
-        "{field} of the approval has characters that cannot be seen or that terminals obey: sign \
-         it again without them"
-    )]
-    Unprintable {
-        /// Where.
-        field: String,
-    },
-    /// A file in which not everything can be read.
-    #[error("{0}")]
-    KeyFile(FileError),
-    /// A private key where its public half is needed.
-    #[error(
-        "this is a private key, and here its public half is needed: the file that \
-         `vtpmctl host policy keygen` wrote beside it, with the ending .pub"
-    )]
-    PrivateKey,
-    /// Not a public area of a policy key.
-    #[error("the policy key's public area is refused: it must be that of a P-256 key which signs")]
-    PublicKey,
-    /// Not the public key of an operator.
-    #[error(
-        "this is no PEM file with the public key of an operator (`-----BEGIN PUBLIC KEY-----`, \
-         P-256), as `vtpmctl host policy keygen` makes it"
-    )]
-    PublicKeyFile,
-    /// Not an approval as we write it.
-    #[error("the approval is malformed")]
-    Malformed(#[source] serde_json::Error),
-    /// The bank is not named, or cannot be relied on.
-    #[error(
-        "an approval names the PCR bank that it is of, in `bank`: sha256, sha384 or sha512{}",
-        found.map(|bank| format!(", and not {bank}")).unwrap_or_default()
-    )]
-    Bank {
-        /// The bank that it names.
-        found: Option<HashAlgorithm>,
-    },
-    /// A PCR that does not exist, or a value of another bank.
-    #[error("the approval's PCR values cannot be used")]
-    Values(#[from] PcrValuesError),
-    /// Another kind of file, or a version from the future.
-    #[error(
-        "this is `{kind}` in version {version}, `{APPROVAL}` in a version up to {VERSION} is needed"
-    )]
-    Type {
-        /// What the file says it is.
-        kind: String,
-        /// Its version.
-        version: u32,
-    },
-    /// The system gave no random numbers.
-    #[error("the operating system gave no random numbers")]
-    Random,
-    /// No PCR is named.
-    #[error("an approval of no PCRs would approve everything")]
-    NoPcrs,
-}
-
-/// A version, a date, a ticket: not a text.
-const MAX_LABEL: usize = 200;
-const APPROVAL: &str = "host-policy-approval";
-/// Version 2 names the PCR bank.
-const VERSION: u32 = 2;
+/// The version that names no PCR bank.
 const WITHOUT_BANK: u32 = 1;
 
 impl PolicyKey {
@@ -183,12 +103,12 @@ impl Approval {
     }
 
     /// What `TPM2_VerifySignature` takes as digest.
-    pub(crate) fn signed_digest(&self) -> Digest32 {
+    pub fn signed_digest(&self) -> Digest32 {
         approval_digest(&self.policy_digest(), HOST_POLICY_REF)
     }
 
     /// The two scalars of the signature.
-    pub(crate) fn scalars(&self) -> Option<(&[u8], &[u8])> {
+    pub fn scalars(&self) -> Option<(&[u8], &[u8])> {
         self.signature.split_at_checked(32)
     }
 }
@@ -261,21 +181,5 @@ impl From<Approval> for ApprovalFile {
             pcrs: approval.pcrs.to_hex(),
             signature: approval.signature,
         }
-    }
-}
-
-pub(super) mod hexadecimal {
-    //! Bytes as a hexadecimal string in JSON.
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&hex::encode(bytes))
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Vec<u8>, D::Error> {
-        hex::decode(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }

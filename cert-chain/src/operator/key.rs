@@ -1,8 +1,5 @@
 //! The operator's key, and its public half, which hosts and issuers know it by.
 
-use cert_chain::pem as read_pem;
-use cert_chain::policy::{HOST_POLICY_REF, authorize_digest};
-use cert_chain::{Digest32, ObjectAttributes, PublicArea, TpmName};
 use rcgen::{PKCS_ECDSA_P256_SHA256, PublicKeyData, SubjectPublicKeyInfo};
 use ring::rand::SystemRandom;
 use ring::signature::{
@@ -11,8 +8,11 @@ use ring::signature::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::approval::{ApprovalError, hexadecimal};
-use super::template::{EccTemplate, Purpose};
+use super::ApprovalError;
+use crate::pem as read_pem;
+use crate::policy::{HOST_POLICY_REF, authorize_digest};
+use crate::template::{EccTemplate, Purpose};
+use crate::{Digest32, ObjectAttributes, PublicArea, TpmName, hexadecimal};
 
 /// The operator's key: it approves PCR values, and nothing else. It belongs on the operator's
 /// machine, not on the host.
@@ -131,7 +131,7 @@ impl PolicyKeyPublic {
 
     /// As a PEM text: a SubjectPublicKeyInfo (RFC 7468 §13).
     pub fn to_pem(&self) -> String {
-        cert_chain::pem::encode_public_key(&self.0.subject_public_key_info())
+        read_pem::encode_public_key(&self.0.subject_public_key_info())
     }
 
     /// `spki` is a SubjectPublicKeyInfo in DER.

@@ -1,9 +1,11 @@
 //! The operator of hosts: the key that approves PCR values, and what it signs.
 
-pub mod approval;
-pub mod key;
-pub mod required_pcrs;
+mod approval;
+mod error;
+mod key;
+mod required_pcrs;
 
-pub use approval::{Approval, ApprovalError};
+pub use approval::Approval;
+pub use error::ApprovalError;
 pub use key::{PolicyKey, PolicyKeyPublic};
-pub use required_pcrs::{InsufficientPcrs, RequiredPcrs};
+pub use required_pcrs::{InsufficientPcrs, RequiredPcrs, measures_a_boot};

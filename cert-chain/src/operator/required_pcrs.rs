@@ -6,15 +6,12 @@
 
 use std::str::FromStr;
 
-use cert_chain::pcr::{PcrSelectionError, is_unextended};
-use cert_chain::{HashAlgorithm, PcrSelection, PcrValues};
-
-use super::config::DEFAULT_POLICY_PCRS;
-use super::error::PcrList;
+use crate::pcr::{PcrSelectionError, is_unextended};
+use crate::{HashAlgorithm, PcrSelection, PcrValues};
 
 /// The PCRs that an operator requires to be covered. Each of them measures a boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequiredPcrs(PcrList);
+pub struct RequiredPcrs(PcrSelection);
 
 /// Why values do not say what a host booted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,15 +31,15 @@ pub enum InsufficientPcrs {
     )]
     Missing {
         /// What is not covered.
-        missing: PcrList,
+        missing: PcrSelection,
         /// What is required.
-        required: PcrList,
+        required: PcrSelection,
     },
     /// No PCR of the boot at all.
     #[error("PCRs {found} say nothing of what was booted: name at least one of PCRs 0 to 15")]
     NoBoot {
         /// What was given instead.
-        found: PcrList,
+        found: PcrSelection,
     },
     /// A PCR that anybody can set.
     #[error("PCR {pcr} measures no boot: any program on the host can reset it")]
@@ -61,7 +58,7 @@ pub enum InsufficientPcrs {
     )]
     Unextended {
         /// Which.
-        unextended: PcrList,
+        unextended: PcrSelection,
         /// The bank.
         bank: HashAlgorithm,
     },
@@ -80,31 +77,29 @@ impl RequiredPcrs {
             return Err(InsufficientPcrs::Resettable { pcr });
         }
         measures_a_boot(selection)?;
-        Ok(Self(PcrList(selection.iter().collect())))
+        Ok(Self(selection))
     }
 
     /// Whether all of them are among the values.
     pub fn check(&self, values: &PcrValues) -> Result<(), InsufficientPcrs> {
-        let missing = self.0.0.iter().copied();
-        let missing: Vec<u8> = missing.filter(|pcr| values.get(*pcr).is_none()).collect();
+        let missing = self.0.filter(|pcr| values.get(pcr).is_none());
         if missing.is_empty() {
             Ok(())
         } else {
             Err(InsufficientPcrs::Missing {
-                missing: PcrList(missing),
-                required: self.0.clone(),
+                missing,
+                required: self.0,
             })
         }
     }
 
     /// Which of them were not extended since the platform was reset.
     pub fn unextended(&self, values: &PcrValues) -> Option<InsufficientPcrs> {
-        let required = self.0.0.iter().copied();
-        let unextended: Vec<u8> = required
-            .filter(|pcr| values.get(*pcr).is_some_and(is_unextended))
-            .collect();
+        let unextended = self
+            .0
+            .filter(|pcr| values.get(pcr).is_some_and(is_unextended));
         (!unextended.is_empty()).then_some(InsufficientPcrs::Unextended {
-            unextended: PcrList(unextended),
+            unextended,
             bank: values.bank(),
         })
     }
@@ -113,7 +108,7 @@ impl RequiredPcrs {
 impl Default for RequiredPcrs {
     /// Firmware, its configuration, boot loader and Secure Boot state.
     fn default() -> Self {
-        Self(PcrList(DEFAULT_POLICY_PCRS.to_vec()))
+        Self(PcrSelection::of_firmware())
     }
 }
 
@@ -137,13 +132,11 @@ impl FromStr for RequiredPcrs {
 }
 
 /// Refuses a selection that no boot changes.
-pub(crate) fn measures_a_boot(selection: PcrSelection) -> Result<(), InsufficientPcrs> {
+pub fn measures_a_boot(selection: PcrSelection) -> Result<(), InsufficientPcrs> {
     if selection.iter().any(|pcr| STATIC.contains(&pcr)) {
         Ok(())
     } else {
-        Err(InsufficientPcrs::NoBoot {
-            found: PcrList(selection.iter().collect()),
-        })
+        Err(InsufficientPcrs::NoBoot { found: selection })
     }
 }
 
@@ -155,7 +148,11 @@ mod tests {
         bank: HashAlgorithm,
         pcrs: impl IntoIterator<Item = u8>,
     ) -> anyhow::Result<PcrValues> {
-        crate::anchor::fake::pcr_values(bank, pcrs)
+        let mut values = PcrValues::new(bank);
+        for pcr in pcrs {
+            values.insert(pcr, bank.hash(&[&[pcr]]))?;
+        }
+        Ok(values)
     }
 
     fn values(pcrs: impl IntoIterator<Item = u8>) -> anyhow::Result<PcrValues> {

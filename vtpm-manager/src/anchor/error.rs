@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use cert_chain::{HashAlgorithm, HashValue, TpmName};
+use cert_chain::{HashAlgorithm, HashValue, PcrSelection, TpmName};
 
 use super::response_code::{Disposition, ResponseCode};
 
@@ -45,9 +45,9 @@ pub enum AnchorError {
     #[error("the approval is for PCRs {found}, this host's policy is over PCRs {configured}")]
     ApprovalSelection {
         /// PCRs in the approval.
-        found: PcrList,
+        found: PcrSelection,
         /// PCRs configured.
-        configured: PcrList,
+        configured: PcrSelection,
     },
     /// The bank that would be taken is one that nothing measures into.
     #[error(
@@ -241,7 +241,7 @@ pub enum HardwareError {
         /// The bank.
         bank: HashAlgorithm,
         /// The PCRs.
-        pcrs: PcrList,
+        pcrs: PcrSelection,
     },
     /// The PCRs that were read are not those that were quoted just before.
     #[error(
@@ -336,21 +336,6 @@ impl fmt::Display for BankList {
             [] => f.write_str("none"),
             names => f.write_str(&names.join(", ")),
         }
-    }
-}
-
-/// Numbers of PCRs, for messages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PcrList(pub Vec<u8>);
-
-impl fmt::Display for PcrList {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        for pcr in &self.0 {
-            write!(f, "{separator}{pcr}")?;
-            separator = ",";
-        }
-        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
+use cert_chain::template::{EccTemplate, Purpose, RESIDENT};
 use cert_chain::{
     AttestationKey, CredentialBlob, Digest32, EndorsementKey, HashAlgorithm, PcrSelection,
     PcrValues, PublicArea, TpmName,
@@ -14,7 +15,6 @@ use super::error::{HardwareError, Operation};
 use super::hardware::{Authorization, CertifiedEk, HardwareRoot, SealedBlob, SignedQuote};
 use super::response_code::ResponseCode;
 use super::srk_statement::SrkStatement;
-use super::template::{EccTemplate, Purpose, RESIDENT};
 
 /// What the fake does, shared with the test.
 #[derive(Clone)]

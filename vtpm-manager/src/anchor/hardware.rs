@@ -1,5 +1,7 @@
 //! What the trust anchor needs from a physical TPM: one narrow, blocking interface.
 
+use cert_chain::hexadecimal;
+use cert_chain::operator::{Approval, PolicyKeyPublic};
 use cert_chain::{
     AttestationKey, CredentialBlob, Digest32, EndorsementKey, HashAlgorithm, PcrSelection,
     PcrValues, TpmName,
@@ -7,9 +9,7 @@ use cert_chain::{
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::approval::{Approval, hexadecimal};
 use super::error::{HardwareError, Operation};
-use super::policy_key::PolicyKeyPublic;
 use super::rollback_index::NvMemory;
 use super::srk_statement::SrkStatement;
 

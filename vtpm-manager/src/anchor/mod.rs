@@ -13,13 +13,11 @@
 //! | host IK, restricted P-256 signing key | [`IK_HANDLE`] | `PolicyAuthorize` |
 //! | root secret | sealed under the SRK, kept in the record file, signed by the host IK | `PolicyAuthorize` |
 //!
-//! `PolicyAuthorize` names the operator's key ([`PolicyKey`]), which signs approvals of PCR
+//! `PolicyAuthorize` names the operator's key ([`PolicyKey`](cert_chain::operator::PolicyKey)), which signs approvals of PCR
 //! values ([`Approval`]). A host whose boot was altered can neither sign a quote, nor issue a
 //! certificate, nor open its state, until the operator approves what it booted.
 
-mod approval;
 mod bank;
-mod boot_pcrs;
 mod bridge;
 mod config;
 mod error;
@@ -28,7 +26,6 @@ mod hardware;
 mod ik;
 mod leftovers;
 mod owner;
-mod policy_key;
 mod pulse;
 mod queue;
 mod record;
@@ -37,7 +34,6 @@ mod rollback_index;
 mod root_seal;
 mod socket_owner;
 mod srk_statement;
-pub(crate) mod template;
 
 #[cfg(test)]
 mod fake;
@@ -54,22 +50,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use cert_chain::operator::{Approval, PolicyKeyPublic};
 use cert_chain::{AttestationKey, CredentialBlob, Digest32, HashAlgorithm, PcrValues};
 use locked_memory::Locked;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-pub use approval::{Approval, ApprovalError};
-pub(crate) use boot_pcrs::measures_a_boot;
-pub use boot_pcrs::{InsufficientPcrs, RequiredPcrs};
 pub use config::{
     AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, IK_HANDLE, SRK_HANDLE, Tcti, TctiError,
 };
-pub use error::{AnchorError, BankList, HardwareError, Operation, PcrDifference, PcrList};
+pub use error::{AnchorError, BankList, HardwareError, Operation, PcrDifference};
 pub use hardware::{HostPublic, SealedBlob, SignedQuote};
 pub use ik::HostIkSigner;
-pub use policy_key::{PolicyKey, PolicyKeyPublic};
 pub use response_code::{Disposition, ResponseCode};
 pub use rollback_index::TpmRegisters;
 

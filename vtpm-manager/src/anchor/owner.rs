@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cert_chain::operator::{Approval, PolicyKeyPublic};
 use cert_chain::pcr::BANKS;
 use cert_chain::{
     AttestationKey, CredentialBlob, Digest32, HashAlgorithm, PcrSelection, PcrValues,
@@ -10,12 +11,10 @@ use cert_chain::{
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-use super::approval::Approval;
 use super::bank;
 use super::config::AnchorConfig;
-use super::error::{AnchorError, HardwareError, Operation, PcrDifference, PcrList};
+use super::error::{AnchorError, HardwareError, Operation, PcrDifference};
 use super::hardware::{Authorization, HardwareRoot, HostPublic, SignedQuote};
-use super::policy_key::PolicyKeyPublic;
 use super::pulse::{COMMANDS, Claim, KEY, Pulse};
 use super::record::Record;
 use super::response_code::Disposition;
@@ -223,8 +222,8 @@ impl Owner {
         }
         if approval.pcrs.selection() != configured {
             return Err(AnchorError::ApprovalSelection {
-                found: PcrList(approval.pcrs.pcrs().collect()),
-                configured: PcrList(configured.iter().collect()),
+                found: approval.pcrs.selection(),
+                configured,
             });
         }
         if approval.pcrs.are_unextended() {

@@ -6,11 +6,10 @@ use std::path::Path;
 
 use attestation::file::read_bounded;
 use cert_chain::TpmName;
+use cert_chain::operator::{Approval, PolicyKeyPublic};
 use serde::{Deserialize, Serialize};
 
-use super::approval::Approval;
 use super::error::AnchorError;
-use super::policy_key::PolicyKeyPublic;
 use super::root_seal::RootSeal;
 
 /// The record of a provisioned host.

@@ -7,10 +7,10 @@
 //! nothing is unsealed without that signature.
 
 use cert_chain::AttestationKey;
+use cert_chain::hexadecimal;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 
-use super::approval::hexadecimal;
 use super::hardware::SealedBlob;
 
 /// The root secret as the record keeps it.

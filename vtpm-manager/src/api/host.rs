@@ -10,6 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use cert_chain::enrolment::{Certificate, Challenge, Message};
+use cert_chain::operator::{Approval, PolicyKeyPublic};
 use cert_chain::pem;
 use tokio::time::timeout;
 
@@ -24,7 +25,7 @@ use super::wire::{
     FaultView, HostKeys, HostView, InitRequest, LogView, PolicyView, PowerLossView, RecoverRequest,
     RecoveryView, StoreView,
 };
-use crate::anchor::{AnchorError, Approval, ApprovalStatus, HostPolicy, PolicyKeyPublic};
+use crate::anchor::{AnchorError, ApprovalStatus, HostPolicy};
 use crate::audit::Event;
 use crate::causes::WithCauses;
 use crate::evidence::HostLog;

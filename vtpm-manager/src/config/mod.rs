@@ -10,14 +10,13 @@ use std::time::Duration;
 
 use attestation::TomlError;
 use attestation::file::read_bounded_text;
+use cert_chain::operator::measures_a_boot;
 use cert_chain::pcr::{BANKS, PcrSelectionError};
 use cert_chain::profile::vik::VIK_LIFETIME;
 use cert_chain::{Digest32, HashAlgorithm, PcrSelection};
 use serde::Deserialize;
 
-use crate::anchor::{
-    AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, Tcti, measures_a_boot,
-};
+use crate::anchor::{AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, Tcti};
 use crate::backend::UidRange;
 use crate::rollback::{AnchorPolicy, CheckpointInterval};
 

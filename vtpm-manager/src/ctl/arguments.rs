@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
+use cert_chain::operator::RequiredPcrs;
 use cert_chain::{Digest32, Domain, Tenant, TpmName, VmId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::anchor::RequiredPcrs;
 use crate::api::wire::TpmDeviceModel;
 use crate::config::DEFAULT_SOCKET;
 use crate::issuer::OperatorKeyChange;

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use cert_chain::Digest32;
 use cert_chain::enrolment::{Answer, Certificate, Challenge, Message, Request};
+use cert_chain::operator::PolicyKey;
 
 use super::arguments::{HostCommand, InitArguments};
 use super::client::Client;
 use super::issuer::message;
 use super::output::{Output, Table};
 use super::{CtlError, policy, write};
-use crate::anchor::PolicyKey;
 use crate::api::wire::{
     AuditView, EnrolmentRequest, HostView, InitRequest, LogView, PolicyView, RecoverRequest,
     RecoveryView,

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use cert_chain::TpmName;
 use cert_chain::enrolment::{Message, MessageError};
+use cert_chain::operator::PolicyKeyPublic;
 
 use super::arguments::{IssuerCommand, OperatorKeyCommand};
 use super::output::{Output, Table};
 use super::{CtlError, read, write};
-use crate::anchor::PolicyKeyPublic;
 use crate::issuer::IssuerFolder;
 
 pub(super) fn run(command: &IssuerCommand, output: &Output) -> Result<(), CtlError> {

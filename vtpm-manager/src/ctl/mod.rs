@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use attestation::file::read_bounded;
+use cert_chain::operator::ApprovalError;
 use program_output::console::complain;
 
-use crate::anchor::ApprovalError;
 use crate::api::Problem;
 use crate::audit::Known;
 use crate::causes::WithCauses;

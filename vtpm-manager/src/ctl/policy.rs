@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use attestation::file::read_bounded_text;
+use cert_chain::operator::{Approval, InsufficientPcrs, PolicyKey, PolicyKeyPublic};
 use cert_chain::{HashAlgorithm, PcrValues};
 use zeroize::Zeroizing;
 
@@ -15,7 +16,6 @@ use super::client::Client;
 use super::host::{HOST, parse, store_is_not_refused};
 use super::output::{Output, Table};
 use super::{CtlError, MAX_FILE, read, write};
-use crate::anchor::{Approval, InsufficientPcrs, PolicyKey, PolicyKeyPublic};
 use crate::api::wire::{HostView, PolicyView};
 use crate::config::DEFAULT_SOCKET;
 

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use cert_chain::TrustAnchorError;
 use cert_chain::enrolment::EnrolmentError;
+use cert_chain::operator::ApprovalError;
 use cert_chain::{HostName, IssueError, TpmName};
-
-use crate::anchor::ApprovalError;
 
 /// Why the issuer did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]

@@ -23,12 +23,12 @@ use cert_chain::enrolment::{
     Accepted, Answer, Certificate, Challenge, EnrolmentError, EnrolmentState, OperatorKeys,
     PendingEnrolment, Request,
 };
+use cert_chain::operator::PolicyKeyPublic;
 use cert_chain::{Domain, HostName, Issuer, TpmMakerRoots, TpmName, Validity};
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::anchor::PolicyKeyPublic;
 use crate::timestamp::Timestamp;
 
 pub use error::IssuerError;

@@ -29,6 +29,8 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use cert_chain::ek_template::EkTemplate;
+use cert_chain::template::{EccTemplate, Purpose, RESIDENT};
 use cert_chain::{
     AttestationKey, Digest32, EkSpec, EndorsementKey, Generation, ObjectAttributes, Tenant,
     TpmDevice, Validity, VikSpec, VmId, VrotId, issue_ek_certificate, issue_vik_certificate,
@@ -39,9 +41,6 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::anchor::Operation;
-use crate::anchor::template::{
-    EccTemplate, Purpose, RESIDENT, endorsement_key_p256, endorsement_key_rsa,
-};
 use command::Tpm;
 
 pub use channel::{CommandChannel, TpmSocket};
@@ -146,8 +145,8 @@ pub fn manufacture_over(
     let mut tpm = Tpm::new(channel);
     tpm.start_up()?;
 
-    let rsa = endorsement_key(&mut tpm, &endorsement_key_rsa())?;
-    let p256 = endorsement_key(&mut tpm, &endorsement_key_p256())?;
+    let rsa = endorsement_key(&mut tpm, &EkTemplate::L1.to_bytes())?;
+    let p256 = endorsement_key(&mut tpm, &EkTemplate::L2.to_bytes())?;
     let vik = vik(&mut tpm, Keep::Persistent)?;
 
     let device = device(&mut tpm)?;

@@ -1,6 +1,7 @@
 //! The endorsement key as its maker had it made, its certificates, and what it opens.
 
 use cert_chain::ek_chain::MAX_EK_CHAIN;
+use cert_chain::ek_template::EkTemplate;
 use cert_chain::{CredentialBlob, EndorsementKey};
 use tss_esapi::abstraction::nv;
 use tss_esapi::constants::SessionType;
@@ -18,7 +19,6 @@ use super::keys::{CREATE_PRIMARY, public_area};
 use super::session::Protect;
 use super::{EsysRoot, HardwareError, Operation};
 use crate::anchor::hardware::CertifiedEk;
-use crate::anchor::template::{endorsement_key_p256, endorsement_key_rsa};
 
 const NV_READ: Operation = Operation("TPM2_NV_Read");
 const ACTIVATE: Operation = Operation("TPM2_ActivateCredential");
@@ -31,13 +31,13 @@ const EK_PLACES: [EkPlace; 2] = [
         certificate: 0x01c0_000a,
         nonce: 0x01c0_000b,
         template: 0x01c0_000c,
-        default_template: endorsement_key_p256,
+        default_template: EkTemplate::L2,
     },
     EkPlace {
         certificate: 0x01c0_0002,
         nonce: 0x01c0_0003,
         template: 0x01c0_0004,
-        default_template: endorsement_key_rsa,
+        default_template: EkTemplate::L1,
     },
 ];
 /// NV indices of certificates above those (§2.2.1.5.2), the first and the last.
@@ -51,7 +51,7 @@ struct EkPlace {
     certificate: u32,
     nonce: u32,
     template: u32,
-    default_template: fn() -> Vec<u8>,
+    default_template: EkTemplate,
 }
 
 impl EsysRoot {
@@ -78,7 +78,7 @@ impl EsysRoot {
     /// another one, with what the maker put there to make the key another one (TCG EK Credential
     /// Profile 2.5 §2.2.1.4).
     fn ek_template(&mut self, place: EkPlace) -> Result<Vec<u8>, HardwareError> {
-        let mut template = (place.default_template)();
+        let mut template = place.default_template.to_bytes();
         if self.exists(place.template)? {
             template = self.read_index(place.template)?;
         }

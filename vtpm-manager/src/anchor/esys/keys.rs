@@ -1,5 +1,6 @@
 //! Storage root key and host IK.
 
+use cert_chain::template::{self, EccTemplate, Purpose, RESIDENT};
 use cert_chain::{AttestationKey, Digest32, ObjectAttributes, PublicArea, TpmName};
 use tss_esapi::constants::CapabilityType;
 use tss_esapi::handles::{KeyHandle, ObjectHandle, PersistentTpmHandle, TpmHandle};
@@ -12,7 +13,6 @@ use tss_esapi::traits::{Marshall, UnMarshall};
 use super::convert::checked;
 use super::{EsysRoot, HardwareError, Operation};
 use crate::anchor::config::{IK_HANDLE, SRK_HANDLE};
-use crate::anchor::template::{self, EccTemplate, Purpose, RESIDENT};
 
 pub(super) const CREATE_PRIMARY: Operation = Operation("TPM2_CreatePrimary");
 const EVICT: Operation = Operation("TPM2_EvictControl");

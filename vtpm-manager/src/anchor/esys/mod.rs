@@ -62,7 +62,7 @@ use zeroize::Zeroizing;
 
 use super::bridge::Bridge;
 use super::config::Tcti;
-use super::error::{HardwareError, Operation, PcrList};
+use super::error::{HardwareError, Operation};
 use super::hardware::{Authorization, CertifiedEk, HardwareRoot, SealedBlob, SignedQuote};
 use super::rollback_index::NvMemory;
 use super::srk_statement::SrkStatement;
@@ -332,21 +332,21 @@ impl EsysRoot {
             PcrSelectionList,
         ) -> Result<(u32, PcrSelectionList, DigestList), HardwareError>,
     ) -> Result<PcrValues, HardwareError> {
-        let mut wanted: Vec<u8> = pcrs.iter().collect();
+        let mut wanted = pcrs;
         let mut values = PcrValues::new(bank);
         // A TPM returns as many at a time as it likes, at most eight (Part 3 §22.4).
         while !wanted.is_empty() {
-            let list = pcr_list(PCR_READ, bank, wanted.iter().copied())?;
+            let list = pcr_list(PCR_READ, bank, wanted.iter())?;
             let (_, selected, digests) = read(self, list)?;
             convert::read_values(&selected, &digests, &mut values)?;
-            let before = wanted.len();
-            wanted.retain(|pcr| values.get(*pcr).is_none());
-            if wanted.len() == before {
+            let missing = wanted.filter(|pcr| values.get(pcr).is_none());
+            if missing == wanted {
                 return Err(HardwareError::NoPcr {
                     bank,
-                    pcrs: PcrList(wanted),
+                    pcrs: missing,
                 });
             }
+            wanted = missing;
         }
         Ok(values)
     }

@@ -3,10 +3,11 @@
 
 use anyhow::{Context, Result};
 use cert_chain::HashAlgorithm::{self, Sha1, Sha256, Sha384, Sha512};
+use cert_chain::operator::PolicyKey;
 use cert_chain::{Digest32, PcrSelection};
 
 use crate::anchor::swtpm::Swtpm;
-use crate::anchor::{AnchorError, PolicyKey, TrustAnchor};
+use crate::anchor::{AnchorError, TrustAnchor};
 
 async fn provisioned(
     tpm: &Swtpm,

@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
+use cert_chain::operator::PolicyKey;
 use cert_chain::{Digest32, HashAlgorithm, make_credential};
 use rcgen::SigningKey;
 
 use crate::anchor::swtpm::Swtpm;
 use crate::anchor::tap::{Change, Tap};
-use crate::anchor::{AnchorError, HardwareError, HostPublic, PolicyKey, TrustAnchor};
+use crate::anchor::{AnchorError, HardwareError, HostPublic, TrustAnchor};
 use crate::rollback::{AnchorRegisters, Contents, Reading, Register, RollbackKeys};
 
 /// Command codes (TPM 2.0 Part 2 §6.5.2).

@@ -6,3 +6,4 @@ mod nv_memory;
 mod patience;
 mod policy;
 mod real_tpm;
+mod templates;

@@ -1,12 +1,13 @@
 //! What the maker of a TPM leaves in its NV memory beside the EK certificate.
 
 use anyhow::{Context, Result};
+use cert_chain::ek_template::EkTemplate;
 use cert_chain::make_credential;
+use cert_chain::operator::PolicyKey;
 use cert_chain::pem::certificates;
 
 use crate::anchor::swtpm::Swtpm;
-use crate::anchor::template::{endorsement_key_p256, endorsement_key_rsa};
-use crate::anchor::{HostPublic, PolicyKey, TrustAnchor};
+use crate::anchor::{HostPublic, TrustAnchor};
 
 const NONCE: [u8; 16] = [0x5a; 16];
 
@@ -43,13 +44,8 @@ fn is_made_by(tpm: &Swtpm, options: &str, host: &HostPublic) -> Result<bool> {
 async fn an_endorsement_key_is_made_by_its_makers_template_and_nonce() -> Result<()> {
     // A modulus, or two coordinates with the length of the second one.
     for (algorithm, first_index, default_template, length_of_unique) in [
-        (
-            "rsa",
-            0x01c0_0002,
-            endorsement_key_rsa as fn() -> Vec<u8>,
-            256,
-        ),
-        ("ecc", 0x01c0_000a, endorsement_key_p256, 66),
+        ("rsa", 0x01c0_0002, EkTemplate::L1, 256),
+        ("ecc", 0x01c0_000a, EkTemplate::L2, 66),
     ] {
         let tpm = Swtpm::of_a_host()?;
         let operator = PolicyKey::generate()?;
@@ -65,7 +61,7 @@ async fn an_endorsement_key_is_made_by_its_makers_template_and_nonce() -> Result
         // The same in so many words: a template with the nonce at the start of `unique`.
         let undefine = |index: u32| tpm.tool(&format!("tpm2_nvundefine 0x{index:08x} -C o"));
         undefine(first_index + 1)?;
-        let mut template = default_template();
+        let mut template = default_template.to_bytes();
         let unique = template.len() - length_of_unique;
         template.splice(unique..unique + NONCE.len(), NONCE);
         define(&tpm, first_index + 2, &template)?;
@@ -73,7 +69,7 @@ async fn an_endorsement_key_is_made_by_its_makers_template_and_nonce() -> Result
         assert_eq!(by_template.ek_public, with_nonce.ek_public);
 
         // noDA besides.
-        let mut template = default_template();
+        let mut template = default_template.to_bytes();
         *template.get_mut(6).context("attributes")? |= 0x04;
         undefine(first_index + 2)?;
         define(&tpm, first_index + 2, &template)?;

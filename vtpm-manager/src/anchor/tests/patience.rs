@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use anyhow::{Context, Result};
+use cert_chain::operator::PolicyKey;
 use cert_chain::{Digest32, HashAlgorithm};
 
 use crate::anchor::fake::Fake;
 use crate::anchor::queue::MAX_QUOTES;
-use crate::anchor::{AnchorConfig, AnchorError, HardwareError, PolicyKey, Tcti, TrustAnchor};
+use crate::anchor::{AnchorConfig, AnchorError, HardwareError, Tcti, TrustAnchor};
 
 const RETRY: u32 = 0x922;
 const PCR_CHANGED: u32 = 0x128;

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use cert_chain::enrolment::{Accepted, Answer, Request};
+use cert_chain::operator::PolicyKey;
 use cert_chain::policy::HOST_POLICY_REF;
 use cert_chain::profile::Issuer;
 use cert_chain::{Digest32, ObjectAttributes, TpmMakerRoots, Validity, make_credential};
@@ -9,7 +10,7 @@ use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls_pki_types::UnixTime;
 
 use crate::anchor::swtpm::Swtpm;
-use crate::anchor::{AnchorError, HostPublic, PolicyKey, TrustAnchor};
+use crate::anchor::{AnchorError, HostPublic, TrustAnchor};
 
 /// Fields in the order in which they must go: the connection before its peer.
 struct Host {

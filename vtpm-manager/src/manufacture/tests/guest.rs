@@ -1,12 +1,13 @@
 //! What a guest finds in its vRoT, and what it cannot do to it.
 
 use anyhow::{Context, Result};
+use cert_chain::operator::PolicyKey;
 use cert_chain::{HostName, VikChain};
 use rustls_pki_types::UnixTime;
 
 use super::{Guest, Host};
+use crate::anchor::TrustAnchor;
 use crate::anchor::swtpm::Swtpm;
-use crate::anchor::{PolicyKey, TrustAnchor};
 use crate::manufacture::{
     Chain, CommandChannel, Guest as Occupant, ManufactureError, NvAuthority, TpmSocket,
     manufacture, rederive_vik, rederive_vik_over, renew_vik_certificate, vik_template,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use cert_chain::profile::vik::VIK_LIFETIME;
 use cert_chain::profile::{HostIkSpec, Issuer};
+use cert_chain::template::{EccTemplate, Purpose, RESIDENT};
 use cert_chain::{
     AttestationKey, Digest32, Generation, ObjectAttributes, PublicArea, TrustAnchors, Validity,
     VmId, VrotId,
@@ -18,7 +19,6 @@ use rustls_pki_types::UnixTime;
 
 use super::{ManufactureOrder, Manufactured, manufacture};
 use crate::anchor::swtpm::Swtpm;
-use crate::anchor::template::{EccTemplate, Purpose, RESIDENT};
 
 /// A host whose identity key is in a file, for tests that are not about the physical TPM.
 struct Host {
