@@ -6,16 +6,15 @@
     reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
 )]
 
-mod support;
-
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use support::vmm::{Vmm, command, define_index};
-use support::{Host, said, wait_until};
+
+use crate::support::vmm::{Vmm, command, define_index};
+use crate::support::{Host, said, wait_until};
 
 #[test]
 fn on_a_full_disk_no_vrot_is_stopped_and_all_go_on_when_there_is_room() -> Result<()> {

@@ -5,8 +5,6 @@
     reason = "what a JSON value lacks is null, which no test expects"
 )]
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -18,10 +16,11 @@ use attestation::event_log::EventType;
 use attestation::event_log::writer::LogWriter;
 use cert_chain::HashAlgorithm;
 use serde_json::{Value, json};
-use support::enrolment::Files;
-use support::http::ask;
-use support::{Host, wait_until};
 use vtpm_manager::audit::{AuditLog, Event, Layout};
+
+use crate::support::enrolment::Files;
+use crate::support::http::ask;
+use crate::support::{Host, wait_until};
 
 #[test]
 fn every_method_of_every_path_is_described_and_no_other() -> Result<()> {
@@ -283,7 +282,7 @@ fn another_user_is_turned_away_and_that_is_recorded() -> Result<()> {
     // A copy where everybody gets to it.
     let program = host.path("vtpmctl");
     std::fs::copy(env!("CARGO_BIN_EXE_vtpmctl"), &program)?;
-    let said = support::said(
+    let said = crate::support::said(
         std::process::Command::new(program)
             .arg("--socket")
             .arg(host.socket())
@@ -315,9 +314,9 @@ fn an_order_whose_caller_hangs_up_is_carried_out_and_recorded() -> Result<()> {
     )?;
     // It has begun: this is written before the keys are made.
     let record = host.path("state/anchor.json");
-    support::wait_until("a record", || Ok(std::fs::exists(&record)?))?;
+    crate::support::wait_until("a record", || Ok(std::fs::exists(&record)?))?;
     drop(caller);
-    support::wait_until("a line about the initialisation", || {
+    crate::support::wait_until("a line about the initialisation", || {
         let log = std::fs::read_to_string(host.path("state/audit.jsonl"))?;
         Ok(log.contains("\"event\":\"host-initialised\""))
     })

@@ -7,8 +7,6 @@
     reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
 )]
 
-mod support;
-
 use std::thread;
 use std::time::Duration;
 
@@ -16,10 +14,11 @@ use anyhow::{Result, ensure};
 use attestation::StateLoss;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::bus::{Step, VOLATILE};
-use support::evidence::leaf;
-use support::vmm::{Vmm, command, define_index};
-use support::{Host, wait_until};
+
+use crate::support::bus::{Step, VOLATILE};
+use crate::support::evidence::leaf;
+use crate::support::vmm::{Vmm, command, define_index};
+use crate::support::{Host, wait_until};
 
 const AUTOMATIC: &str = "backend_restarts_per_hour = 0\n";
 const INDICES: std::ops::Range<u32> = 0x0150_0000..0x0150_0004;

@@ -6,15 +6,14 @@
     reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
 )]
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use support::writer::{ANSWERS_MEAN_DURABLE, Writer, attach, check, prepared};
-use support::{Host, wait_until};
+
+use crate::support::writer::{ANSWERS_MEAN_DURABLE, Writer, attach, check, prepared};
+use crate::support::{Host, wait_until};
 
 /// Longer than a guest waits for its manager.
 const AWAY: Duration = Duration::from_millis(800);

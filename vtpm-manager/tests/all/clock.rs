@@ -5,15 +5,14 @@
     reason = "what a JSON value lacks is a failed test"
 )]
 
-mod support;
-
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use cert_chain::Validity;
 use serde_json::Value;
-use support::identity::{der, verified};
-use support::{Host, wait_until};
+
+use crate::support::identity::{der, verified};
+use crate::support::{Host, wait_until};
 
 /// Whether all certificates of an identity are valid now.
 fn is_valid(identity: &Value) -> Result<bool> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use vtpm_manager::config::Config;
 
-const SHIPPED: &str = include_str!("../packaging/vrot-host/config.toml");
+const SHIPPED: &str = include_str!("../../packaging/vrot-host/config.toml");
 
 #[test]
 fn the_shipped_configuration_is_accepted() -> Result<()> {

@@ -5,8 +5,6 @@
     reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
 )]
 
-mod support;
-
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -14,8 +12,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use support::{Host, said};
 use vtpm_manager::audit::{AuditLog, Event, Known, Layout, verify};
+
+use crate::support::{Host, said};
 
 /// A part for each line.
 const SMALL: Layout = Layout {

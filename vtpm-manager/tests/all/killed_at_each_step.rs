@@ -6,12 +6,11 @@
     reason = "what a JSON value lacks is null, which no test expects"
 )]
 
-mod support;
-
 use anyhow::Result;
-use support::bus::{Bus, DURABLE, Step, VOLATILE};
-use support::writer::{ANSWERS_MEAN_DURABLE, Writer, attach, check, prepared};
-use support::{Host, wait_until};
+
+use crate::support::bus::{Bus, DURABLE, Step, VOLATILE};
+use crate::support::writer::{ANSWERS_MEAN_DURABLE, Writer, attach, check, prepared};
+use crate::support::{Host, wait_until};
 
 /// Who dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

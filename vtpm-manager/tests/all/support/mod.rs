@@ -1,8 +1,6 @@
 //! A host of one's own for each test: a software TPM as the physical one, an issuer that trusts
 //! its maker, and the daemon on top. Everything ends with the test.
 
-#![expect(dead_code, reason = "each test file uses its own part")]
-
 pub(crate) mod bus;
 pub(crate) mod enrolment;
 pub(crate) mod evidence;

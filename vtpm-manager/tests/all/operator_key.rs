@@ -5,16 +5,15 @@
     reason = "what a JSON value lacks is null, which no test expects"
 )]
 
-mod support;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use support::enrolment::Files;
-use support::{Host, said};
+
+use crate::support::enrolment::Files;
+use crate::support::{Host, said};
 
 /// A host whose issuer knows its operator; the host has no keys yet.
 fn prepared() -> Result<Host> {

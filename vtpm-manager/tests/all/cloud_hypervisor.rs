@@ -5,8 +5,6 @@
     reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
 )]
 
-mod support;
-
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -16,8 +14,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use support::vmm::{PASSWORD, command, with_sessions};
-use support::{Host, wait_until};
+
+use crate::support::vmm::{PASSWORD, command, with_sessions};
+use crate::support::{Host, wait_until};
 
 /// What cloud-hypervisor waits for a response.
 const COMMAND_TIMEOUT: Duration = Duration::from_millis(100);

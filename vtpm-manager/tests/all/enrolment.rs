@@ -5,13 +5,12 @@
     reason = "what a JSON value lacks is null, which no test expects"
 )]
 
-mod support;
-
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use support::enrolment::Files;
-use support::{DOMAIN, Host};
+
+use crate::support::enrolment::Files;
+use crate::support::{DOMAIN, Host};
 
 /// A host with keys, and an issuer.
 fn prepared() -> Result<Host> {
@@ -44,7 +43,8 @@ fn a_message_in_the_wrong_place_is_bad_input() -> Result<()> {
     let host = prepared()?;
     let request = host.path("request");
     host.ctl(["host", "request", "--name", "host-1", "--out", &request])?;
-    let said = support::said(&mut host.vtpmctl(["host", "install", "--certificate", &request]))?;
+    let said =
+        crate::support::said(&mut host.vtpmctl(["host", "install", "--certificate", &request]))?;
     assert_eq!(said.status, 2, "{}", said.err);
     ensure!(said.err.contains("host-enrolment-request"), "{}", said.err);
     Ok(())

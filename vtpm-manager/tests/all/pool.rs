@@ -5,17 +5,16 @@
     reason = "what a JSON value lacks is null, which no test expects"
 )]
 
-mod support;
-
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use support::http::ask;
-use support::identity::{der, verified};
-use support::vmm::{Vmm, nv_read};
-use support::{Host, TENANT, wait_until};
 use uuid::Uuid;
+
+use crate::support::http::ask;
+use crate::support::identity::{der, verified};
+use crate::support::vmm::{Vmm, nv_read};
+use crate::support::{Host, TENANT, wait_until};
 
 const POOL: &str = "[pool]\nsize = 2\ntenants = [\"acme\"]\nrefill_per_minute = 6000\n";
 

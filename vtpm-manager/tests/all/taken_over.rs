@@ -7,8 +7,6 @@
     reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
 )]
 
-mod support;
-
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,9 +15,10 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::vmm::{OWNER, PASSWORD, Vmm, command, define_index, with_sessions};
-use support::{Host, TENANT, wait_until};
 use uuid::Uuid;
+
+use crate::support::vmm::{OWNER, PASSWORD, Vmm, command, define_index, with_sessions};
+use crate::support::{Host, TENANT, wait_until};
 
 #[test]
 fn a_backend_that_gave_its_manager_up_goes_on_as_the_only_one() -> Result<()> {
@@ -178,12 +177,12 @@ fn a_backend_that_dies_while_its_vrot_is_created_is_not_taken_for_a_live_one() -
             while !until.load(Ordering::SeqCst) {
                 let lines = fs::read_to_string(&audit).unwrap_or_default();
                 if lines.matches("vrot-started").count() > known {
-                    support::kill_processes_in(runtime.as_ref());
+                    crate::support::kill_processes_in(runtime.as_ref());
                     return;
                 }
             }
         });
-        let created = support::said(
+        let created = crate::support::said(
             &mut host.vtpmctl(["create", "--vm", &vm, "--tenant", TENANT, "--start"]),
         )?;
         done.store(true, Ordering::SeqCst);

@@ -5,18 +5,17 @@
     reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
 )]
 
-mod support;
-
 use std::fs;
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use support::identity::{der, verified};
-use support::vmm::{OWNER, PASSWORD, Vmm, command, nv_read, with_sessions};
-use support::{DOMAIN, Host, TENANT, wait_until};
 use uuid::Uuid;
+
+use crate::support::identity::{der, verified};
+use crate::support::vmm::{OWNER, PASSWORD, Vmm, command, nv_read, with_sessions};
+use crate::support::{DOMAIN, Host, TENANT, wait_until};
 
 #[test]
 fn a_vrot_is_certified_and_keeps_its_identity_over_a_stop() -> Result<()> {
@@ -300,7 +299,7 @@ fn a_vrot_starts_again_after_its_host_lost_everything_but_the_state_folder() -> 
 #[test]
 fn a_second_manager_does_not_get_the_store() -> Result<()> {
     let host = Host::start()?;
-    let second = support::said(
+    let second = crate::support::said(
         std::process::Command::new(env!("CARGO_BIN_EXE_vtpm-managerd"))
             .arg("--config")
             .arg(host.path("config.toml")),

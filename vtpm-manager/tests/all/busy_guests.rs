@@ -5,15 +5,14 @@
     reason = "what a JSON value lacks is null, which no test expects"
 )]
 
-mod support;
-
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use support::http::ask;
-use support::writer::{Writer, attach, prepared};
-use support::{Host, wait_until};
+
+use crate::support::http::ask;
+use crate::support::writer::{Writer, attach, prepared};
+use crate::support::{Host, wait_until};
 
 const BUSY: usize = 4;
 /// Changes of one vRoT in a second, after ten times as many.

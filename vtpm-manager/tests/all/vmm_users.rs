@@ -5,8 +5,6 @@
     reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
 )]
 
-mod support;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -14,8 +12,9 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use support::vmm::Vmm;
-use support::{Host, said, wait_until};
+
+use crate::support::vmm::Vmm;
+use crate::support::{Host, said, wait_until};
 
 /// Users and groups that nobody is.
 const LISTED: u32 = 54_001;

@@ -5,11 +5,10 @@
     reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
 )]
 
-mod support;
-
 use anyhow::{Result, ensure};
-use support::Host;
-use support::vmm::{Attach, PASSWORD, Vmm, command, with_sessions};
+
+use crate::support::Host;
+use crate::support::vmm::{Attach, PASSWORD, Vmm, command, with_sessions};
 
 const PERMANENT: u32 = 1;
 const VOLATILE: u32 = 2;
@@ -147,7 +146,7 @@ fn a_vrot_that_could_not_be_stopped_goes_on_and_begins_anew_with_the_next_reset(
     let at_first = pcr(&mut vmm)?;
     let filling = host.fill_disk()?;
     for index in 0x0150_0010..0x0150_0030 {
-        support::vmm::define_index(&mut vmm, index)?;
+        crate::support::vmm::define_index(&mut vmm, index)?;
     }
     for order in ["stop", "suspend"] {
         extend(&mut vmm)?;

@@ -5,16 +5,15 @@
     reason = "what a JSON value or a response lacks is a failed test"
 )]
 
-mod support;
-
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use support::http::ask;
-use support::identity::{der, verified};
-use support::vmm::{Attach, PASSWORD, Vmm, command, nv_read, with_sessions};
-use support::{Host, wait_until};
+
+use crate::support::http::ask;
+use crate::support::identity::{der, verified};
+use crate::support::vmm::{Attach, PASSWORD, Vmm, command, nv_read, with_sessions};
+use crate::support::{Host, wait_until};
 
 const SOON: &str = "vik_renew_after_s = 1\n";
 const VIK_CERTIFICATE: u32 = 0x01c1_0002;

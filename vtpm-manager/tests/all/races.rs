@@ -6,8 +6,6 @@
     reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
 )]
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,10 +16,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use support::records::differences;
-use support::vmm::{Vmm, define_index};
-use support::{Host, TENANT, http, wait_until};
 use uuid::Uuid;
+
+use crate::support::records::differences;
+use crate::support::vmm::{Vmm, define_index};
+use crate::support::{Host, TENANT, http, wait_until};
 
 const CALLERS: u64 = 5;
 const ORDERS: u32 = 15;

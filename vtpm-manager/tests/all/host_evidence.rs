@@ -2,15 +2,14 @@
 
 #![expect(clippy::indexing_slicing, reason = "a panic is a failed test")]
 
-mod support;
-
 use anyhow::{Result, ensure};
 use attestation::merkle::{leaf_hash, root_from_path};
 use attestation::{Anchoring, CutOff, HostLayer, HostLeaf, StateLoss};
 use cert_chain::Digest32;
-use support::evidence::evidence;
-use support::vmm::Vmm;
-use support::{Host, TENANT};
+
+use crate::support::evidence::evidence;
+use crate::support::vmm::Vmm;
+use crate::support::{Host, TENANT};
 
 /// `TPM_RC_NO_RESULT`
 const NO_RESULT: u32 = 0x154;

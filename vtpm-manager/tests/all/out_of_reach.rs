@@ -6,11 +6,10 @@
     reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
 )]
 
-mod support;
-
 use anyhow::{Result, ensure};
-use support::vmm::Vmm;
-use support::{Host, wait_until};
+
+use crate::support::vmm::Vmm;
+use crate::support::{Host, wait_until};
 
 /// Switching the TPM on changes its permanent state.
 fn use_tpm(host: &Host, vm: &str) -> Result<Vmm> {
@@ -18,7 +17,7 @@ fn use_tpm(host: &Host, vm: &str) -> Result<Vmm> {
 }
 
 fn metric(host: &Host, name: &str) -> Result<Option<String>> {
-    let metrics = support::http::ask(&host.socket(), "GET", "/metrics", "")?.body;
+    let metrics = crate::support::http::ask(&host.socket(), "GET", "/metrics", "")?.body;
     let line = metrics.lines().find(|line| line.starts_with(name));
     Ok(line.map(ToOwned::to_owned))
 }

@@ -6,8 +6,6 @@
     reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
 )]
 
-mod support;
-
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -19,9 +17,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
-use support::http::ask;
-use support::vmm::{Vmm, define_index};
-use support::{Host, TENANT, wait_until};
+
+use crate::support::http::ask;
+use crate::support::vmm::{Vmm, define_index};
+use crate::support::{Host, TENANT, wait_until};
 
 /// A vRoT with its guest at work.
 fn started(host: &Host) -> Result<(String, Vmm)> {

@@ -6,16 +6,15 @@
     reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
 )]
 
-mod support;
-
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::vmm::Vmm;
-use support::{Host, Said, TENANT, wait_until};
+
+use crate::support::vmm::Vmm;
+use crate::support::{Host, Said, TENANT, wait_until};
 
 const RENEWED_AT_ONCE: &str = "vik_renew_after_s = 1\nbackend_restarts_per_hour = 0\n";
 const RENEWALS: &str = "vrot_certificate_renewals_total";

@@ -6,19 +6,18 @@
     reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
 )]
 
-mod support;
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use support::bus::{Bus, Step, VOLATILE};
-use support::records::differences;
-use support::vmm::Vmm;
-use support::{Host, TENANT, said, wait_until};
 use uuid::Uuid;
+
+use crate::support::bus::{Bus, Step, VOLATILE};
+use crate::support::records::differences;
+use crate::support::vmm::Vmm;
+use crate::support::{Host, TENANT, said, wait_until};
 
 const CONFIGURATION: &str = "backend_restarts_per_hour = 0\n";
 

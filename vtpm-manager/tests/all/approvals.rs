@@ -5,13 +5,12 @@
     reason = "what a JSON value lacks is null, which no test expects"
 )]
 
-mod support;
-
 use std::fs;
 
 use anyhow::{Result, ensure};
 use serde_json::{Map, Value, json};
-use support::{Host, said};
+
+use crate::support::{Host, said};
 
 /// PCR values of a boot: SHA-256 digests of nothing in particular.
 fn measured(pcrs: impl IntoIterator<Item = u8>) -> Map<String, Value> {

@@ -1,0 +1,30 @@
+//! The manager, its command line and its issuer as processes, with swtpm as the physical TPM. One
+//! binary, so that the tests run beside each other on all processors: each test has a host of its
+//! own, and none of them changes this process (its environment, users, limits or folder).
+
+mod api;
+mod approvals;
+mod audit_parts;
+mod busy_guests;
+mod clock;
+mod cloud_hypervisor;
+mod enrolment;
+mod full_disk;
+mod host_evidence;
+mod hung_peers;
+mod killed;
+mod killed_at_each_step;
+mod lifecycle;
+mod log;
+mod lost_state;
+mod operator_key;
+mod out_of_reach;
+mod pool;
+mod races;
+mod recorded;
+mod renewal;
+mod shipped_configuration;
+mod support;
+mod suspension;
+mod taken_over;
+mod vmm_users;
