@@ -1,10 +1,5 @@
 //! What an operator's key signs, and how a host shows what was signed.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects"
-)]
-
 use std::fs;
 
 use anyhow::{Result, ensure};

@@ -1,10 +1,5 @@
 //! The audit log in parts, with the daemon and the command line, and on a full disk.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
-)]
-
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,5 @@
 //! Guests that write without rest have their share of the disk, and others theirs.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects"
-)]
-
 use std::thread;
 use std::time::{Duration, Instant};
 

@@ -1,10 +1,5 @@
 //! A host whose clock is wrong for a while, and what certificates come out of that.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is a failed test"
-)]
-
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};

@@ -1,10 +1,5 @@
 //! Enrolment with files, as between machines that do not reach each other.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects"
-)]
-
 use std::fs;
 
 use anyhow::{Context, Result, ensure};

@@ -1,11 +1,6 @@
 //! While the disk is full, a vRoT is stopped only if nothing is lost by it: its backend may have
 //! the only copy of its state.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
-)]
-
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;

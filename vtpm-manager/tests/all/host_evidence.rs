@@ -1,7 +1,5 @@
 //! Host evidence, from a guest's vendor command to the physical TPM and back.
 
-#![expect(clippy::indexing_slicing, reason = "a panic is a failed test")]
-
 use anyhow::{Result, ensure};
 use attestation::merkle::{leaf_hash, root_from_path};
 use attestation::{Anchoring, CutOff, HostLayer, HostLeaf, StateLoss};

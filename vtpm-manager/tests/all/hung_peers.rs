@@ -1,11 +1,6 @@
 //! Peers that hang, neither gone nor answering: backends and the physical TPM, stopped in the middle
 //! of whatever they do. Nobody waits for them but who needs them, and that not for ever.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
-)]
-
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 

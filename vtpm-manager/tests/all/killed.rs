@@ -1,11 +1,6 @@
 //! Manager, backend or both are killed while a guest writes: what the guest was told is durable
 //! is there afterwards.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
-)]
-
 use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;

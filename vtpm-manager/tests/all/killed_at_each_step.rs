@@ -1,11 +1,6 @@
 //! Manager, backend or both are killed at each step of a commit: what a guest was told is there
 //! afterwards, and the store is accepted.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects"
-)]
-
 use anyhow::Result;
 
 use crate::support::bus::{Bus, DURABLE, Step, VOLATILE};

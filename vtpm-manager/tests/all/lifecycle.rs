@@ -1,10 +1,5 @@
 //! A vRoT's life on a real host: daemon, command line, backend, and swtpm as the physical TPM.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
-)]
-
 use std::fs;
 
 use anyhow::{Result, ensure};

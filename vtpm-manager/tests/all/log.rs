@@ -1,11 +1,6 @@
 //! A log changes nothing of what is served: whoever does not read it, whatever disk it is on, and
 //! however much somebody gives it to write.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
-)]
-
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;

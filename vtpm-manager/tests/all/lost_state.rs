@@ -2,11 +2,6 @@
 //! operators and the audit log are told, until the vRoT has a new generation. One that had nothing
 //! open is no reason to warn.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
-)]
-
 use std::thread;
 use std::time::Duration;
 

@@ -1,10 +1,5 @@
 //! vRoTs that are made ahead.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects"
-)]
-
 use std::fs;
 
 use anyhow::{Context, Result, ensure};

@@ -1,11 +1,6 @@
 //! Many callers order at once and at random, and the manager is killed among them: log, store and
 //! processes say the same afterwards, and no vRoT lives twice.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
-)]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

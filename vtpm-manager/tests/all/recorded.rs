@@ -1,11 +1,6 @@
 //! What happens to a vRoT, and what the audit log says of it, are the same: whenever the manager is
 //! killed, and while the log cannot be written.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
-)]
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

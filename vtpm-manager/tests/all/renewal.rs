@@ -1,10 +1,5 @@
 //! Certificates of identity keys, renewed while guests run, and whatever guests do about it.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value or a response lacks is a failed test"
-)]
-
 use std::fs;
 
 use anyhow::{Context, Result, ensure};

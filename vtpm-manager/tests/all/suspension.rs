@@ -1,10 +1,5 @@
 //! A vRoT whose VM is paused, saved and goes on.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
-)]
-
 use anyhow::{Result, ensure};
 
 use crate::support::Host;

@@ -2,11 +2,6 @@
 //! of what can happen to a connection, a folder or a process brings that about; and what hangs
 //! keeps nobody else waiting.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
-)]
-
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

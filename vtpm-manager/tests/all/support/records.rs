@@ -1,10 +1,5 @@
 //! What the audit log tells of each vRoT, beside what the store has.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects"
-)]
-
 use std::collections::BTreeMap;
 
 use anyhow::Result;
