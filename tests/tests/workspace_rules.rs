@@ -13,18 +13,28 @@ use vrot_tests::workspace_binaries::workspace_folder;
 /// Each crate, and which of the others it may depend on. Identity and appraisal are pure and
 /// know nothing of hosts; a vRoT knows nothing of certificates; only the manager and the tests
 /// see several sides.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 11] = [
     ("durable-file", &[]),
     ("locked-memory", &[]),
+    ("tpm-wire", &[]),
     ("printable", &[]),
     ("program-output", &["printable"]),
     ("cert-chain", &["printable"]),
     ("attestation", &["cert-chain", "printable"]),
     (
         "trusted-connection",
-        &["attestation", "cert-chain", "printable", "program-output"],
+        &[
+            "attestation",
+            "cert-chain",
+            "printable",
+            "program-output",
+            "tpm-wire",
+        ],
     ),
-    ("vtpm-backend", &["locked-memory", "program-output"]),
+    (
+        "vtpm-backend",
+        &["locked-memory", "program-output", "tpm-wire"],
+    ),
     (
         "vtpm-manager",
         &[
@@ -34,6 +44,7 @@ const ALLOWED: [(&str, &[&str]); 10] = [
             "locked-memory",
             "printable",
             "program-output",
+            "tpm-wire",
             "vtpm-backend",
         ],
     ),
@@ -42,6 +53,7 @@ const ALLOWED: [(&str, &[&str]); 10] = [
         &[
             "attestation",
             "cert-chain",
+            "tpm-wire",
             "trusted-connection",
             "vtpm-backend",
             "vtpm-manager",
@@ -50,7 +62,8 @@ const ALLOWED: [(&str, &[&str]); 10] = [
 ];
 
 /// Where the sources are; crates nest in these folders.
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 10] = [
+    "tpm-wire",
     "durable-file",
     "locked-memory",
     "program-output",

@@ -1,6 +1,7 @@
 //! Entry points for fuzzers: everything that reads bytes of a guest, a VMM or a manager.
 
-use crate::command::{Command, length_in_stream};
+use tpm_wire::{Command, length_in_stream};
+
 use crate::control::{Reply, Request, RequestStream, Trusting, Vrot, handle};
 use crate::engine::fake::FakeEngine;
 use crate::host_commands::VendorCommand;

@@ -9,7 +9,6 @@
 
 pub mod admission;
 mod closing;
-pub mod command;
 pub mod command_line;
 pub mod control;
 pub mod engine;

@@ -5,9 +5,8 @@ mod support;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use support::managed::{Backend, open};
-use support::{
-    Emulator, INIT, SHUTDOWN, STARTUP, STOP, Vmm, code, command, framed, with_password, words,
-};
+use support::{Emulator, INIT, SHUTDOWN, STARTUP, STOP, Vmm, code, command, with_password, words};
+use tpm_wire::{SESSIONS, frame};
 use vtpm_backend::message::{FromBackend, ToBackend, receive, send};
 
 const OWNER: u32 = 0x4000_0001;
@@ -237,7 +236,7 @@ fn use_protected(vmm: &mut Vmm) -> Result<()> {
         &[0, 0],
     ]
     .concat();
-    let write = framed(0x8002, 0x137, &write);
+    let write = frame(SESSIONS, 0x137, &write);
     let mut response = vmm.execute(&write)?;
     // TPM_RC_RETRY: the first use since the start is noted in NV memory.
     if code(&response) == 0x922 {

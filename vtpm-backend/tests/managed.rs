@@ -20,7 +20,7 @@ use support::managed::{
     status_after_states, told_attachment, told_status, write_until,
 };
 use support::{STARTUP, Vmm, command, with_password, words};
-use vtpm_backend::host_commands::HOST_EVIDENCE_REQUEST;
+use tpm_wire::host_commands::HOST_EVIDENCE_REQUEST;
 use vtpm_backend::message::{FromBackend, Open, StateKey, ToBackend, receive, send};
 use vtpm_backend::sockets::WRITE_DEADLINE;
 

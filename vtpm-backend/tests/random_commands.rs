@@ -11,9 +11,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use support::{
-    Emulator, INIT, SHUTDOWN, STARTUP, STOP, Vmm, code, command, framed, with_password, words,
-};
+use support::{Emulator, INIT, SHUTDOWN, STARTUP, STOP, Vmm, code, command, with_password, words};
+use tpm_wire::host_commands::{HOST_EVIDENCE_READ, HOST_EVIDENCE_REQUEST};
+use tpm_wire::{HEADER, Header, frame};
 
 const OWNER: u32 = 0x4000_0001;
 const NULL: u32 = 0x4000_0007;
@@ -180,8 +180,8 @@ fn corpus() -> Vec<Vec<u8>> {
         command(0x143, &[1]),
         command(0x181, &[]),
         command(0x17c, &[]),
-        command(0x2000_5652, &[7; 34]),
-        command(0x2000_5653, &[0; 12]),
+        command(HOST_EVIDENCE_REQUEST, &[7; 34]),
+        command(HOST_EVIDENCE_READ, &[0; 12]),
         // Sessions: a policy, and what is done with it.
         command(
             0x176,
@@ -313,10 +313,9 @@ impl Random {
             }
         }
         // Tag and code stay what they became.
-        let part = |range: std::ops::Range<usize>| command.get(range).unwrap_or_default().to_vec();
-        let tag = <[u8; 2]>::try_from(part(0..2)).map_or(0, u16::from_be_bytes);
-        let code = <[u8; 4]>::try_from(part(6..10)).map_or(0, u32::from_be_bytes);
-        framed(tag, code, command.get(10..).unwrap_or_default())
+        let (tag, code) =
+            Header::parse(&command).map_or((0, 0), |header| (header.tag, header.code));
+        frame(tag, code, command.get(HEADER..).unwrap_or_default())
     }
 }
 

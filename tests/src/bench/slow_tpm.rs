@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use tpm_wire::{HEADER, Header, ResponseCode, SESSIONS, read_frame};
 
 /// The proxy. Its threads end with the process.
 #[derive(Clone, Debug)]
@@ -35,8 +36,6 @@ pub(super) struct Traffic {
     orderly: BTreeSet<u32>,
 }
 
-/// Tag, size, code (TPM 2.0 Part 1 §18).
-const HEADER: usize = 10;
 /// The largest command or response of libtpms has 4096 bytes.
 const MAX_FRAME: usize = 8192;
 /// `TPM2_Certify`, `_CertifyCreation`, `_GetTime`, `_Quote`, `_Sign`, `_NV_Certify`,
@@ -49,7 +48,6 @@ const NV_DEFINE_SPACE: u32 = 0x12a;
 const OTHER_FLASH: [u32; 2] = [0x120, 0x122];
 /// `TPMA_NV_ORDERLY` (TPM 2.0 Part 2 §13.4).
 const ORDERLY: u32 = 1 << 26;
-const SESSIONS: [u8; 2] = [0x80, 0x02];
 
 impl SlowTpm {
     /// Listens at `socket` and `socket.ctrl` for what shall reach the TPM at `tpm`.
@@ -107,13 +105,14 @@ struct Way {
 
 impl Way {
     fn pass_commands(&self, mut client: UnixStream) -> io::Result<()> {
-        while let Some(command) = read_frame(&mut client)? {
+        while let Some(command) = read_frame(&mut client, MAX_FRAME)? {
             let response = {
                 let _busy = lock(&self.busy);
                 // swtpm serves one connection at a time; a client may keep its own open.
                 let mut tpm = UnixStream::connect(&self.tpm)?;
                 tpm.write_all(&command)?;
-                let response = read_frame(&mut tpm)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+                let response =
+                    read_frame(&mut tpm, MAX_FRAME)?.ok_or(io::ErrorKind::UnexpectedEof)?;
                 if succeeded(&response) {
                     thread::sleep(self.delay(&command));
                 }
@@ -165,7 +164,7 @@ impl Traffic {
 /// handle, authorization area, TPM2B_AUTH, TPM2B_NV_PUBLIC. Only the first of these parameters
 /// can be encrypted, and an encrypted one keeps its length.
 fn definition(command: &[u8]) -> Option<(u32, u32)> {
-    let sessions = command.get(..2)? == SESSIONS;
+    let sessions = Header::parse(command)?.tag == SESSIONS;
     let area = HEADER + 4;
     let parameters = if sessions {
         area + 4 + usize::try_from(number(command, area)?).ok()?
@@ -184,12 +183,12 @@ fn is_signature(command: &[u8]) -> bool {
 }
 
 fn succeeded(response: &[u8]) -> bool {
-    code(response) == Some(0)
+    code(response).is_some_and(|code| ResponseCode::new(code).is_success())
 }
 
 /// The command's or the response's code.
 fn code(frame: &[u8]) -> Option<u32> {
-    number(frame, 6)
+    Header::parse(frame).map(|header| header.code)
 }
 
 fn number(frame: &[u8], at: usize) -> Option<u32> {
@@ -239,21 +238,6 @@ fn pass_control(mut client: UnixStream, tpm: &Path) -> io::Result<()> {
     }
 }
 
-fn read_frame(from: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
-    let mut frame = vec![0; HEADER];
-    match from.read_exact(&mut frame) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
-    }
-    let size = number(&frame, 2)
-        .and_then(|size| usize::try_from(size).ok())
-        .filter(|size| (HEADER..=MAX_FRAME).contains(size))
-        .ok_or_else(|| io::Error::other("a frame of impossible size"))?;
-    frame.resize(size, 0);
-    from.read_exact(frame.get_mut(HEADER..).unwrap_or_default())?;
-    Ok(Some(frame))
-}
-
 fn control_path(socket: &Path) -> PathBuf {
     let mut control = socket.as_os_str().to_owned();
     control.push(".ctrl");
@@ -267,17 +251,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use tpm_wire::frame;
+
     use super::*;
 
     fn framed(code: u32, body: &[u8]) -> Vec<u8> {
-        let size = u32::try_from(HEADER + body.len()).unwrap_or_default();
-        [
-            &SESSIONS[..],
-            &size.to_be_bytes(),
-            &code.to_be_bytes(),
-            body,
-        ]
-        .concat()
+        frame(SESSIONS, code, body)
     }
 
     fn define(index: u32, attributes: u32) -> Vec<u8> {

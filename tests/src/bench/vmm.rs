@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use tpm_wire::host_commands::HOST_EVIDENCE_REQUEST;
+use tpm_wire::{MAX_SIZE, NO_SESSIONS, Response, ResponseCode, SESSIONS, frame, read_frame};
 
 /// A control channel that answers.
 #[derive(Debug)]
@@ -22,25 +24,15 @@ pub(super) struct Vmm {
     written: u64,
 }
 
-/// How a TPM command ended that the TPM answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ResponseCode(u32);
-
 const CMD_GET_CAPABILITY: u32 = 1;
 const CMD_INIT: u32 = 2;
 const CMD_SET_DATAFD: u32 = 0x10;
 /// Nobody waits longer than a guest's driver does (Linux: two minutes for the slowest command).
 const PATIENCE: Duration = Duration::from_secs(120);
-const HEADER: usize = 10;
-const MAX_RESPONSE: usize = 8192;
 
-const NO_SESSIONS: u16 = 0x8001;
-const SESSIONS: u16 = 0x8002;
 const NV_DEFINE_SPACE: u32 = 0x12a;
 const NV_WRITE: u32 = 0x137;
 const STARTUP: u32 = 0x144;
-/// A vRoT's own command (`vtpm_backend::host_commands`): answered at once with a ticket.
-const HOST_EVIDENCE_REQUEST: u32 = 0x2000_5652;
 const OWNER: u32 = 0x4000_0001;
 const PASSWORD: u32 = 0x4000_0009;
 /// An index of a guest's owner, and its contents: what a guest keeps there is small.
@@ -81,7 +73,7 @@ impl Control {
             written: 0,
         };
         let clear = 0u16.to_be_bytes();
-        vmm.succeed("TPM2_Startup", &command(NO_SESSIONS, STARTUP, &clear))?;
+        vmm.succeed("TPM2_Startup", &frame(NO_SESSIONS, STARTUP, &clear))?;
         Ok(vmm)
     }
 
@@ -108,7 +100,7 @@ impl Vmm {
         let no_auth = 0u16.to_be_bytes();
         let parameters = [&no_auth[..], &size, &public].concat();
         let body = [&OWNER.to_be_bytes()[..], &password(), &parameters].concat();
-        let define = command(SESSIONS, NV_DEFINE_SPACE, &body);
+        let define = frame(SESSIONS, NV_DEFINE_SPACE, &body);
         self.succeed("TPM2_NV_DefineSpace", &define)
     }
 
@@ -125,66 +117,41 @@ impl Vmm {
             &0u16.to_be_bytes(), // offset
         ]
         .concat();
-        self.execute(&command(SESSIONS, NV_WRITE, &body))
+        self.execute(&frame(SESSIONS, NV_WRITE, &body))
     }
 
-    /// Asks the host for evidence. The answer is a ticket; the guest of this file never comes
+    /// Asks the host for evidence, which a vRoT answers at once. The answer is a ticket; the guest of this file never comes
     /// back with it.
     pub(super) fn request_evidence(&mut self) -> io::Result<ResponseCode> {
         self.written += 1;
         let digest = self.written.to_be_bytes().repeat(4);
         let body = [&32u16.to_be_bytes()[..], &digest].concat();
-        self.execute(&command(NO_SESSIONS, HOST_EVIDENCE_REQUEST, &body))
+        self.execute(&frame(NO_SESSIONS, HOST_EVIDENCE_REQUEST, &body))
     }
 
     /// A write that must succeed.
     pub(super) fn must_write(&mut self) -> Result<()> {
-        self.write()?.success("TPM2_NV_Write")
+        success(self.write()?, "TPM2_NV_Write")
     }
 
     fn succeed(&mut self, name: &str, command: &[u8]) -> Result<()> {
-        self.execute(command)
-            .with_context(|| name.to_owned())?
-            .success(name)
+        success(
+            self.execute(command).with_context(|| name.to_owned())?,
+            name,
+        )
     }
 
     fn execute(&mut self, command: &[u8]) -> io::Result<ResponseCode> {
         self.data.write_all(command)?;
-        let mut header = [0; HEADER];
-        self.data.read_exact(&mut header)?;
-        let [_, _, a, b, c, d, code @ ..] = header;
-        let size = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-        if !(HEADER..=MAX_RESPONSE).contains(&size) {
-            return Err(io::Error::other("a response of impossible size"));
-        }
-        let mut rest = vec![0; size - HEADER];
-        self.data.read_exact(&mut rest)?;
-        Ok(ResponseCode(u32::from_be_bytes(code)))
+        let response = read_frame(&mut self.data, MAX_SIZE)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let response = Response::parse(&response).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(response.code())
     }
 }
 
-impl ResponseCode {
-    /// Whether the command succeeded.
-    pub(super) fn is_success(self) -> bool {
-        self.0 == 0
-    }
-
-    fn success(self, name: &str) -> Result<()> {
-        ensure!(self.is_success(), "{name}: response code 0x{:x}", self.0);
-        Ok(())
-    }
-}
-
-fn command(tag: u16, code: u32, body: &[u8]) -> Vec<u8> {
-    // A command of this file is some dozens of bytes long.
-    let size = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
-    [
-        &tag.to_be_bytes()[..],
-        &size.to_be_bytes(),
-        &code.to_be_bytes(),
-        body,
-    ]
-    .concat()
+fn success(code: ResponseCode, name: &str) -> Result<()> {
+    ensure!(code.is_success(), "{name}: response code {code}");
+    Ok(())
 }
 
 /// The authorization area with the empty password.

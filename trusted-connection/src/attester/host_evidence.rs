@@ -1,16 +1,8 @@
-//! Asking the host through the vRoT: two vendor commands, so that a guest needs neither a
-//! network nor an agent to reach its host.
-//!
-//! | Command | Code | Parameters | Answer |
-//! |---|---|---|---|
-//! | HOST_EVIDENCE_REQUEST | `0x20005652` | `TPM2B_DIGEST` request | `UINT64` ticket |
-//! | HOST_EVIDENCE_READ | `0x20005653` | `UINT64` ticket, `UINT32` offset | `UINT32` total size, `TPM2B` chunk |
+//! Asking the host through the vRoT, with two commands of its own ([`tpm_wire::host_commands`]), so
+//! that a guest needs neither a network nor an agent to reach its host.
 //!
 //! Kernels that find commands by the lower half of their codes alone (Linux 6.1, for one) refuse
-//! these; for them both are also known as `0x5652` and `0x5653`.
-//!
-//! Both have no handles and no sessions. READ answers `TPM_RC_RETRY` until the host is done, and
-//! while it fetches a further part; and `TPM_RC_NO_RESULT` if it will not be.
+//! these; they are asked for the same commands without the vendor bit.
 
 use std::io::{self, Read, Write};
 use std::thread;
@@ -18,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use attestation::RequestDigest;
 use attestation::evidence::MAX_HOST_LAYER;
+use tpm_wire::host_commands::{HOST_EVIDENCE_READ, HOST_EVIDENCE_REQUEST, VENDOR};
+use tpm_wire::{MAX_SIZE, NO_SESSIONS, Response, ResponseCode, frame};
 
 /// Why the host gave no evidence.
 #[derive(Debug, thiserror::Error)]
@@ -39,30 +33,19 @@ pub enum HostEvidenceError {
         size: u32,
     },
     /// The TPM refused the command.
-    #[error("the TPM refused the command with response code 0x{code:03x}: is it a vRoT?")]
+    #[error("the TPM refused the command with response code 0x{:03x}: is it a vRoT?", code.raw())]
     Refused {
         /// `TPM_RC`.
-        code: u32,
+        code: ResponseCode,
     },
     /// The host took too long.
     #[error("the host did not answer within {} s", .0.as_secs())]
     Timeout(Duration),
 }
 
-const NO_SESSIONS: u16 = 0x8001;
-const REQUEST: u32 = 0x2000_5652;
-const READ: u32 = 0x2000_5653;
-const SUCCESS: u32 = 0;
-/// The vendor bit of a command code.
-const VENDOR: u32 = 0x2000_0000;
 /// What the kernel's resource manager answers for a command that it does not find in the TPM's
 /// list: its own layer number and `TPM_RC_COMMAND_CODE`.
-const UNKNOWN_TO_KERNEL: u32 = 0x000b_0143;
-const RETRY: u32 = 0x922;
-const NO_RESULT: u32 = 0x154;
-/// A response has at most as many bytes (`TPM_PT_MAX_RESPONSE_SIZE`).
-const MAX_RESPONSE: usize = 4096;
-const HEADER: usize = 10;
+const UNKNOWN_TO_KERNEL: ResponseCode = ResponseCode::new(0x000b_0143);
 /// A physical TPM signs in 25 to 600 ms, and others may be before us.
 const DEADLINE: Duration = Duration::from_secs(30);
 const FIRST_WAIT: Duration = Duration::from_millis(2);
@@ -77,14 +60,14 @@ pub fn host_layer(
     let deadline = Instant::now() + DEADLINE;
     let digest = request.0;
     let parameters = [&[0, 32], digest.as_bytes().as_slice()].concat();
-    let (answer, read) = match execute(tpm, REQUEST, &parameters) {
+    let (answer, read) = match execute(tpm, HOST_EVIDENCE_REQUEST, &parameters) {
         Err(HostEvidenceError::Refused {
             code: UNKNOWN_TO_KERNEL,
         }) => (
-            execute(tpm, REQUEST & !VENDOR, &parameters)?,
-            READ & !VENDOR,
+            execute(tpm, HOST_EVIDENCE_REQUEST & !VENDOR, &parameters)?,
+            HOST_EVIDENCE_READ & !VENDOR,
         ),
-        answer => (answer?, READ),
+        answer => (answer?, HOST_EVIDENCE_READ),
     };
     let ticket: [u8; 8] = answer
         .as_slice()
@@ -107,14 +90,18 @@ pub fn host_layer(
                     return Err(HostEvidenceError::Malformed);
                 }
             }
-            Err(HostEvidenceError::Refused { code: RETRY }) => {
+            Err(HostEvidenceError::Refused {
+                code: ResponseCode::RETRY,
+            }) => {
                 if Instant::now() >= deadline {
                     return Err(HostEvidenceError::Timeout(DEADLINE));
                 }
                 thread::sleep(wait);
                 wait = (wait * 2).min(LONGEST_WAIT);
             }
-            Err(HostEvidenceError::Refused { code: NO_RESULT }) => {
+            Err(HostEvidenceError::Refused {
+                code: ResponseCode::NO_RESULT,
+            }) => {
                 return Err(HostEvidenceError::Declined);
             }
             Err(error) => return Err(error),
@@ -142,29 +129,13 @@ fn execute(
     code: u32,
     parameters: &[u8],
 ) -> Result<Vec<u8>, HostEvidenceError> {
-    let size =
-        u32::try_from(HEADER + parameters.len()).map_err(|_| HostEvidenceError::Malformed)?;
-    let command = [
-        NO_SESSIONS.to_be_bytes().as_slice(),
-        &size.to_be_bytes(),
-        &code.to_be_bytes(),
-        parameters,
-    ]
-    .concat();
-    tpm.write_all(&command)?;
-    let mut response = vec![0; MAX_RESPONSE];
+    tpm.write_all(&frame(NO_SESSIONS, code, parameters))?;
+    let mut response = vec![0; MAX_SIZE];
     let length = tpm.read(&mut response)?;
     response.truncate(length);
-    let malformed = || HostEvidenceError::Malformed;
-    let (header, body) = response
-        .split_first_chunk::<HEADER>()
-        .ok_or_else(malformed)?;
-    let [_, _, s0, s1, s2, s3, c0, c1, c2, c3] = *header;
-    if usize::try_from(u32::from_be_bytes([s0, s1, s2, s3])).ok() != Some(length) {
-        return Err(malformed());
-    }
-    match u32::from_be_bytes([c0, c1, c2, c3]) {
-        SUCCESS => Ok(body.to_vec()),
+    let response = Response::parse(&response).ok_or(HostEvidenceError::Malformed)?;
+    match response.code() {
+        ResponseCode::SUCCESS => Ok(response.body().to_vec()),
         code => Err(HostEvidenceError::Refused { code }),
     }
 }
@@ -176,8 +147,12 @@ mod tests {
     use std::collections::VecDeque;
 
     use cert_chain::Digest32;
+    use tpm_wire::response;
 
     use super::*;
+
+    /// `TPM_RC_COMMAND_CODE`
+    const COMMAND_CODE: ResponseCode = ResponseCode::new(0x143);
 
     /// Answers each command with the next of its prepared responses.
     #[derive(Default)]
@@ -187,24 +162,15 @@ mod tests {
     }
 
     impl Prepared {
-        fn then(mut self, code: u32, body: &[u8]) -> Self {
-            let size = u32::try_from(HEADER + body.len()).unwrap();
-            self.responses.push_back(
-                [
-                    NO_SESSIONS.to_be_bytes().as_slice(),
-                    &size.to_be_bytes(),
-                    &code.to_be_bytes(),
-                    body,
-                ]
-                .concat(),
-            );
+        fn then(mut self, code: ResponseCode, body: &[u8]) -> Self {
+            self.responses.push_back(response(code, body));
             self
         }
 
         fn chunk(self, total: u32, chunk: &[u8]) -> Self {
             let length = u16::try_from(chunk.len()).unwrap().to_be_bytes();
             self.then(
-                0,
+                ResponseCode::SUCCESS,
                 &[total.to_be_bytes().as_slice(), &length, chunk].concat(),
             )
         }
@@ -238,10 +204,10 @@ mod tests {
     #[test]
     fn the_layer_is_read_chunk_by_chunk_once_the_host_is_done() {
         let tpm = Prepared::default()
-            .then(0, &[0, 0, 0, 0, 0, 0, 0, 9])
-            .then(RETRY, &[])
+            .then(ResponseCode::SUCCESS, &[0, 0, 0, 0, 0, 0, 0, 9])
+            .then(ResponseCode::RETRY, &[])
             .chunk(6, b"abcd")
-            .then(RETRY, &[])
+            .then(ResponseCode::RETRY, &[])
             .chunk(6, b"ef");
         let (layer, tpm) = ask(tpm);
         assert_eq!(layer.unwrap(), b"abcdef");
@@ -251,12 +217,14 @@ mod tests {
 
     #[test]
     fn a_host_that_declines_and_a_tpm_that_is_no_vrot_are_told_apart() {
-        let declined = Prepared::default().then(0, &[0; 8]).then(NO_RESULT, &[]);
+        let declined = Prepared::default()
+            .then(ResponseCode::SUCCESS, &[0; 8])
+            .then(ResponseCode::NO_RESULT, &[]);
         assert!(matches!(ask(declined).0, Err(HostEvidenceError::Declined)));
-        let ordinary = Prepared::default().then(0x143, &[]);
+        let ordinary = Prepared::default().then(COMMAND_CODE, &[]);
         assert!(matches!(
             ask(ordinary).0,
-            Err(HostEvidenceError::Refused { code: 0x143 })
+            Err(HostEvidenceError::Refused { code: COMMAND_CODE })
         ));
     }
 
@@ -264,7 +232,7 @@ mod tests {
     fn an_old_kernel_is_asked_without_the_vendor_bit() {
         let tpm = Prepared::default()
             .then(UNKNOWN_TO_KERNEL, &[])
-            .then(0, &[0; 8])
+            .then(ResponseCode::SUCCESS, &[0; 8])
             .chunk(2, b"ab");
         let (layer, tpm) = ask(tpm);
         assert_eq!(layer.unwrap(), b"ab");
@@ -281,11 +249,17 @@ mod tests {
 
     #[test]
     fn impossible_answers_are_refused() {
-        let endless = Prepared::default().then(0, &[0; 8]).chunk(4, b"");
+        let endless = Prepared::default()
+            .then(ResponseCode::SUCCESS, &[0; 8])
+            .chunk(4, b"");
         assert!(matches!(ask(endless).0, Err(HostEvidenceError::Malformed)));
-        let too_much = Prepared::default().then(0, &[0; 8]).chunk(1, b"ab");
+        let too_much = Prepared::default()
+            .then(ResponseCode::SUCCESS, &[0; 8])
+            .chunk(1, b"ab");
         assert!(matches!(ask(too_much).0, Err(HostEvidenceError::Malformed)));
-        let huge = Prepared::default().then(0, &[0; 8]).chunk(u32::MAX, b"a");
+        let huge = Prepared::default()
+            .then(ResponseCode::SUCCESS, &[0; 8])
+            .chunk(u32::MAX, b"a");
         assert!(matches!(
             ask(huge).0,
             Err(HostEvidenceError::TooLong { size: u32::MAX })

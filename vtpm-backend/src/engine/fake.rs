@@ -1,7 +1,8 @@
 //! An engine that only remembers, for tests of what surrounds it, and for fuzzers.
 
+use tpm_wire::ResponseCode;
+
 use super::{BufferSize, Engine, EngineError, HashStep, StateKind};
-use crate::command::ResponseCode;
 
 #[derive(Debug, Default)]
 pub(crate) struct FakeEngine {

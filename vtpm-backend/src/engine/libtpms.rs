@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{ptr, slice};
 
+use tpm_wire::{MAX_SIZE, ResponseCode};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::orderly::{Departure, Shutdown};
 use super::{BufferSize, Engine, EngineError, HashStep, StateKind};
-use crate::command::{MAX_COMMAND, ResponseCode};
 
 /// The process's TPM.
 pub struct Libtpms {
@@ -220,7 +220,7 @@ impl Engine for Libtpms {
             )
         };
         let size = usize::try_from(self.response_size).unwrap_or(0);
-        if result != SUCCESS || self.response.is_null() || size == 0 || size > MAX_COMMAND {
+        if result != SUCCESS || self.response.is_null() || size == 0 || size > MAX_SIZE {
             tracing::error!(result, size, "the TPM library failed at a command");
             return ResponseCode::FAILURE.response();
         }

@@ -5,7 +5,7 @@
 //! §19.8.6): after a few resets of a VM that would lock its owner out. So a TPM that was not shut
 //! down by its guest is shut down before it loses power.
 
-use crate::command::Command;
+use tpm_wire::{Command, Header, ResponseCode};
 
 /// How it stands with a TPM that is on, should it lose power now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,8 @@ impl Departure {
         let Ok(command) = Command::parse(command) else {
             return;
         };
-        let succeeded = response.get(6..10) == Some(&[0; 4]);
+        let succeeded = Header::parse(response)
+            .is_some_and(|header| ResponseCode::new(header.code).is_success());
         *self = match command.code() {
             // The only parameter comes last, with sessions and without.
             CC_SHUTDOWN if succeeded => Self::Prepared(match command.parameters() {

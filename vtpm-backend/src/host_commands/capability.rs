@@ -3,8 +3,8 @@
 //! The kernel reads `TPM_PT_TOTAL_COMMANDS`, then that many entries of `TPM_CAP_COMMANDS`, and
 //! takes the TPM for broken if it gets another number: both are patched, or neither.
 
-use super::{HOST_EVIDENCE_READ, HOST_EVIDENCE_REQUEST, VENDOR};
-use crate::command::{Command, HEADER, ResponseCode, response};
+use tpm_wire::host_commands::{HOST_EVIDENCE_READ, HOST_EVIDENCE_REQUEST, VENDOR};
+use tpm_wire::{Command, Response, ResponseCode, response};
 
 /// `TPM_CC_GetCapability`
 const GET_CAPABILITY: u32 = 0x0000_017a;
@@ -111,11 +111,8 @@ struct List<'b> {
 
 impl<'b> List<'b> {
     fn parse(answer: &'b [u8], expected: u32, entry: usize) -> Option<Self> {
-        let code = answer.get(6..HEADER)?;
-        if code != ResponseCode::SUCCESS.0.to_be_bytes() {
-            return None;
-        }
-        let (more, rest) = answer.get(HEADER..)?.split_first()?;
+        let answer = Response::parse(answer).filter(|answer| answer.code().is_success())?;
+        let (more, rest) = answer.body().split_first()?;
         let (capability, rest) = rest.split_first_chunk()?;
         let (count, entries) = rest.split_first_chunk()?;
         let count = usize::try_from(u32::from_be_bytes(*count)).ok()?;

@@ -1,32 +1,16 @@
 //! What a vRoT answers itself, before the engine sees it: the two commands that reach the host,
 //! and the capabilities that make them known.
 //!
-//! | Command | Code | Parameters | Answer |
-//! |---|---|---|---|
-//! | HOST_EVIDENCE_REQUEST | `0x20005652` | `TPM2B_DIGEST` request | `UINT64` ticket |
-//! | HOST_EVIDENCE_READ | `0x20005653` | `UINT64` ticket, `UINT32` offset | `UINT32` total size, `TPM2B` chunk |
-//!
-//! Linux 6.1 (`tpm2_find_cc`) finds commands by the lower half of their codes alone, and would
-//! never find a vendor's. So both are also known without the vendor bit, as `0x5652` and `0x5653`: the
-//! TCG assigns nothing near.
-//!
-//! Neither blocks, because a VMM may give up on a TPM after a tenth of a second. Neither has
-//! handles, because the kernel's resource manager demands long commands of those that do. An
-//! ordinary kernel learns both from the patched list of commands and lets them through.
+//! [`tpm_wire::host_commands`] describes both. An ordinary kernel learns them from the patched list of
+//! commands and lets them through.
 
 pub mod capability;
 mod tickets;
 
-use crate::command::{Command, ResponseCode, response};
+use tpm_wire::host_commands::{HOST_EVIDENCE_READ, HOST_EVIDENCE_REQUEST, VENDOR};
+use tpm_wire::{Command, ResponseCode, response};
 
 pub use tickets::{Found, Layer, Tickets};
-
-/// `TPMA_CC.V`: a vendor's command.
-pub const VENDOR: u32 = 0x2000_0000;
-/// `HOST_EVIDENCE_REQUEST`
-pub const HOST_EVIDENCE_REQUEST: u32 = 0x2000_5652;
-/// `HOST_EVIDENCE_READ`
-pub const HOST_EVIDENCE_READ: u32 = 0x2000_5653;
 
 /// The most that one READ returns: it fits every buffer that a VMM offers (3,968 bytes).
 const MAX_CHUNK: usize = 2048;
@@ -69,7 +53,7 @@ impl VendorCommand {
                 .try_into()
                 .map(|digest| Self::Request { digest })
                 .map_err(|_| ResponseCode::COMMAND_SIZE),
-            Some(_) => Err(ResponseCode::SIZE_1),
+            Some(_) => Err(ResponseCode::SIZE.of_parameter(1)),
             None => Err(ResponseCode::COMMAND_SIZE),
         }
     }
@@ -94,10 +78,10 @@ pub fn ticket_response(ticket: u64) -> Vec<u8> {
 /// The response to a READ that finds this.
 pub fn read_response(found: Found<'_>) -> Vec<u8> {
     let (bytes, total) = match found {
-        Found::NoTicket => return ResponseCode::VALUE_1.response(),
+        Found::NoTicket => return ResponseCode::VALUE.of_parameter(1).response(),
         Found::NotYet | Found::Elsewhere => return ResponseCode::RETRY.response(),
         Found::Declined => return ResponseCode::NO_RESULT.response(),
-        Found::BehindEnd => return ResponseCode::VALUE_2.response(),
+        Found::BehindEnd => return ResponseCode::VALUE.of_parameter(2).response(),
         Found::Bytes(bytes, total) => (bytes, total),
     };
     let chunk = bytes.get(..MAX_CHUNK).unwrap_or(bytes);
@@ -110,6 +94,8 @@ pub fn read_response(found: Found<'_>) -> Vec<u8> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+    use tpm_wire::frame;
+
     use super::*;
     use crate::message::LayerPart;
 
@@ -118,8 +104,7 @@ mod tests {
         code: u32,
         parameters: &[u8],
     ) -> Option<Result<VendorCommand, ResponseCode>> {
-        let mut bytes = response(ResponseCode(code), parameters);
-        bytes.splice(..2, tag.to_be_bytes());
+        let bytes = frame(tag, code, parameters);
         VendorCommand::parse(&Command::parse(&bytes).unwrap())
     }
 
@@ -167,7 +152,7 @@ mod tests {
                 0x8001,
                 HOST_EVIDENCE_REQUEST,
                 &[0, 31, 1],
-                ResponseCode::SIZE_1,
+                ResponseCode::SIZE.of_parameter(1),
             ),
             (
                 0x8001,
@@ -210,11 +195,11 @@ mod tests {
         assert_eq!(read(&tickets, ticket, 5000).len(), 10 + 6);
         assert_eq!(
             read(&tickets, ticket, 5001),
-            ResponseCode::VALUE_2.response()
+            ResponseCode::VALUE.of_parameter(2).response()
         );
         assert_eq!(
             read(&tickets, ticket.wrapping_add(1), 0),
-            ResponseCode::VALUE_1.response()
+            ResponseCode::VALUE.of_parameter(1).response()
         );
     }
 }

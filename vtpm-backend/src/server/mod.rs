@@ -12,10 +12,10 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use program_output::log;
+use tpm_wire::Command;
 use zeroize::Zeroizing;
 
 use crate::admission::VmmAdmission;
-use crate::command::{Command, HEADER};
 use crate::engine::Engine;
 use crate::host_commands::capability::Query;
 use crate::host_commands::{Found, Tickets, VendorCommand, read_response, ticket_response};
@@ -295,7 +295,7 @@ impl<E: Engine> Server<E> {
         let response = self.engine.execute(bytes, self.locality);
         self.save_changes();
         match query {
-            Some(query) if response.len() > HEADER => query.patch(response),
+            Some(query) => query.patch(response),
             _ => response,
         }
     }

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use minicbor::bytes::ByteVec;
+use tpm_wire::{Command, ResponseCode};
 
 use super::{Keeper, Server};
-use crate::command::{Command, ResponseCode};
 use crate::engine::{Engine, StateKind};
 use crate::message::{FromBackend, MAX_HOLD, ToBackend};
 

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use tpm_wire::length_in_stream;
+
 use super::keeping::Consequence;
 use super::{Keeper, Server};
-use crate::command::length_in_stream;
 use crate::control::{Courier, Reply, Request, RequestStream, Trusting, Vrot, handle};
 use crate::engine::Engine;
 use crate::sockets::{Arrival, Connection};

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use vtpm_backend::message::{FromBackend, Open, StateKey, Status, ToBackend, receive, send};
 
-use super::{STARTUP, Vmm, command, with_password, words};
+use super::{STARTUP, Vmm, code, command, with_password, words};
 
 pub(crate) const VROT: [u8; 16] = [7; 16];
 pub(crate) const KEY: [u8; 32] = [9; 32];
@@ -135,8 +135,7 @@ pub(crate) fn define_index_of(vmm: &mut Vmm, index: u32, size: u16) -> Result<u3
     ]
     .concat();
     let response = vmm.execute(&with_password(0x12a, &[OWNER], &public))?;
-    let code = response.get(6..10).context("a response code")?;
-    Ok(u32::from_be_bytes(code.try_into()?))
+    Ok(code(&response))
 }
 
 /// TPM2_NV_Write to what [`define`] made, again and again.

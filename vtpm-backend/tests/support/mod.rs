@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
+use tpm_wire::{MAX_SIZE, NO_SESSIONS, Response, SESSIONS, frame, read_frame};
 
 /// `TPM2_Startup(TPM_SU_CLEAR)`
 pub(crate) const STARTUP: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, 0];
@@ -217,14 +218,7 @@ impl Vmm {
     /// Has a command carried out: the whole response.
     pub(crate) fn execute(&mut self, command: &[u8]) -> Result<Vec<u8>> {
         self.data.write_all(command)?;
-        let mut response = vec![0; 10];
-        self.data.read_exact(&mut response)?;
-        let size = response.get(2..6).context("a size")?;
-        let size = u32::from_be_bytes(size.try_into()?);
-        let mut rest = vec![0; usize::try_from(size)?.checked_sub(10).context("a size")?];
-        self.data.read_exact(&mut rest)?;
-        response.extend(rest);
-        Ok(response)
+        read_frame(&mut self.data, MAX_SIZE)?.context("the TPM is gone")
     }
 }
 
@@ -235,7 +229,7 @@ pub(crate) fn words(words: &[u32]) -> Vec<u8> {
 
 /// A command without sessions.
 pub(crate) fn command(code: u32, parameters: &[u8]) -> Vec<u8> {
-    framed(0x8001, code, parameters)
+    frame(NO_SESSIONS, code, parameters)
 }
 
 /// A command whose one handle or hierarchy is used with an empty password.
@@ -246,13 +240,12 @@ pub(crate) fn with_password(code: u32, handles: &[u32], parameters: &[u8]) -> Ve
         body.extend([0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0]);
     }
     body.extend_from_slice(parameters);
-    framed(0x8002, code, &body)
+    frame(SESSIONS, code, &body)
 }
 
 /// The response code of a response.
 pub(crate) fn code(response: &[u8]) -> u32 {
-    let code = response.get(6..10).and_then(|code| code.try_into().ok());
-    code.map_or(u32::MAX, u32::from_be_bytes)
+    Response::parse(response).map_or(u32::MAX, |response| response.code().raw())
 }
 
 /// TPM2_PCR_Extend of PCR 16.
@@ -267,16 +260,4 @@ pub(crate) fn pcr(vmm: &mut Vmm) -> Result<Vec<u8>> {
     let response = vmm.execute(&command(0x17e, &[0, 0, 0, 1, 0, 0x0b, 3, 0, 0, 1]))?;
     let digest = response.last_chunk::<32>().context("a digest")?;
     Ok(digest.to_vec())
-}
-
-/// A command with this tag.
-pub(crate) fn framed(tag: u16, code: u32, body: &[u8]) -> Vec<u8> {
-    let size = u32::try_from(10 + body.len()).unwrap_or(u32::MAX);
-    [
-        &tag.to_be_bytes()[..],
-        &size.to_be_bytes(),
-        &code.to_be_bytes(),
-        body,
-    ]
-    .concat()
 }

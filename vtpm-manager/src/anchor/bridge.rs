@@ -15,6 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
+use tpm_wire::read_frame;
 
 use super::{leftovers, socket_owner};
 
@@ -31,8 +32,6 @@ const ATTEMPTS: u32 = 16;
 const BUFFER: usize = 8192;
 /// The software stack connects when it has something to send; who sends nothing is cut off.
 const SILENCE: Duration = Duration::from_secs(10);
-/// Tag, size and code (TPM 2.0 Part 1 §18).
-const HEADER: usize = 10;
 
 impl Bridge {
     /// Bridges to the data socket `path` and to the control socket `path.ctrl`.
@@ -158,7 +157,7 @@ fn only_this_user(stream: TcpStream) -> io::Result<TcpStream> {
 fn pass_command(stack: &mut TcpStream, path: &Path) -> io::Result<()> {
     stack.set_nodelay(true)?;
     // Some connections are opened only to see whether that works.
-    let Some(command) = read_frame(stack)? else {
+    let Some(command) = read_frame(stack, BUFFER)? else {
         return Ok(());
     };
     stack.write_all(&exchange(path, &command)?)?;
@@ -169,7 +168,7 @@ fn pass_command(stack: &mut TcpStream, path: &Path) -> io::Result<()> {
 fn exchange(path: &Path, command: &[u8]) -> io::Result<Vec<u8>> {
     let mut tpm = UnixStream::connect(path)?;
     tpm.write_all(command)?;
-    Ok(read_frame(&mut tpm)?.ok_or(io::ErrorKind::UnexpectedEof)?)
+    Ok(read_frame(&mut tpm, BUFFER)?.ok_or(io::ErrorKind::UnexpectedEof)?)
 }
 
 /// Passes one control request and its response; each fits into one read.
@@ -183,25 +182,6 @@ fn pass_control(stack: &mut TcpStream, path: &Path) -> io::Result<()> {
     stack.shutdown(Shutdown::Both)
 }
 
-/// Reads one command or response; `None` at the end of the stream.
-fn read_frame(from: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
-    let mut frame = vec![0; HEADER];
-    match from.read_exact(&mut frame) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
-    }
-    let size = frame
-        .get(2..6)
-        .and_then(|size| size.try_into().ok())
-        .map(u32::from_be_bytes)
-        .and_then(|size| usize::try_from(size).ok())
-        .filter(|size| (HEADER..=BUFFER).contains(size))
-        .ok_or_else(|| io::Error::other("a frame of impossible size"))?;
-    frame.resize(size, 0);
-    from.read_exact(frame.get_mut(HEADER..).unwrap_or_default())?;
-    Ok(Some(frame))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,20 +191,6 @@ mod tests {
         let (listener, _control) = listeners()?;
         let _client = TcpStream::connect(listener.local_addr()?)?;
         only_this_user(listener.accept()?.0).map(drop)
-    }
-
-    #[test]
-    fn frames_keep_their_bounds() -> io::Result<()> {
-        let command = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, 0];
-        let two = [command, command].concat();
-        let mut from = two.as_slice();
-        assert_eq!(read_frame(&mut from)?.as_deref(), Some(&command[..]));
-        assert_eq!(read_frame(&mut from)?.as_deref(), Some(&command[..]));
-        assert_eq!(read_frame(&mut from)?, None);
-
-        let mut endless = &[0x80, 1, 0xff, 0xff, 0xff, 0xff, 0, 0, 1, 0x44][..];
-        assert!(read_frame(&mut endless).is_err());
-        Ok(())
     }
 
     #[test]

@@ -4,8 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use cert_chain::{HashAlgorithm, HashValue, PcrSelection, TpmName};
-
-use super::response_code::{Disposition, ResponseCode};
+use tpm_wire::{Disposition, Operation, ResponseCode};
 
 /// Why the trust anchor did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -295,23 +294,6 @@ pub enum HardwareError {
         /// What one `TPM2_Hash` takes.
         limit: usize,
     },
-}
-
-/// A TPM command, as errors name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Operation(pub &'static str);
-
-impl Operation {
-    /// `TPM2_PolicyPCR`
-    pub const POLICY_PCR: Self = Self("TPM2_PolicyPCR");
-    /// `TPM2_Unseal`
-    pub const UNSEAL: Self = Self("TPM2_Unseal");
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
 }
 
 /// One PCR that has another value than approved.

@@ -9,11 +9,11 @@ use cert_chain::{
     PcrValues, PublicArea, TpmName,
 };
 use rcgen::PublicKeyData;
+use tpm_wire::{Operation, ResponseCode};
 use zeroize::Zeroizing;
 
-use super::error::{HardwareError, Operation};
+use super::error::HardwareError;
 use super::hardware::{Authorization, CertifiedEk, HardwareRoot, SealedBlob, SignedQuote};
-use super::response_code::ResponseCode;
 use super::srk_statement::SrkStatement;
 
 /// What the fake does, shared with the test.

@@ -7,9 +7,10 @@ use cert_chain::{
     PcrValues, TpmName,
 };
 use serde::{Deserialize, Serialize};
+use tpm_wire::Operation;
 use zeroize::Zeroizing;
 
-use super::error::{HardwareError, Operation};
+use super::error::HardwareError;
 use super::rollback_index::NvMemory;
 use super::srk_statement::SrkStatement;
 

@@ -5,6 +5,8 @@
 
 use std::io;
 
+use tpm_wire::{NO_SESSIONS, Response, frame};
+
 /// Flushes all sessions and transient objects. `exchange` sends a command and brings the response.
 /// Only for a TPM that nobody else uses.
 pub(super) fn flush(mut exchange: impl FnMut(&[u8]) -> io::Result<Vec<u8>>) -> io::Result<()> {
@@ -26,9 +28,8 @@ const SAVED_SESSIONS: u32 = 0x0300_0000;
 const TRANSIENT_OBJECTS: u32 = 0x8000_0000;
 /// More than any software TPM has slots.
 const MOST: u32 = 64;
-/// Tag, size and code; in a response, more-data flag, capability and number of handles follow.
-const HEADER: usize = 10;
-const BEFORE_HANDLES: usize = HEADER + 1 + 4 + 4;
+/// More-data flag, capability and number of handles, at the beginning of a response's body.
+const BEFORE_HANDLES: usize = 1 + 4 + 4;
 
 /// `TPM2_GetCapability(TPM_CAP_HANDLES)`
 fn get_handles(first: u32) -> Vec<u8> {
@@ -44,19 +45,14 @@ fn flush_context(handle: u32) -> Vec<u8> {
 }
 
 fn command(code: u32, words: &[u32]) -> Vec<u8> {
-    const NO_SESSIONS: [u8; 2] = [0x80, 0x01];
-    let size = u32::try_from(HEADER + 4 * words.len()).unwrap_or(u32::MAX);
-    let mut bytes = NO_SESSIONS.to_vec();
-    for word in [&[size, code], words].concat() {
-        bytes.extend(word.to_be_bytes());
-    }
-    bytes
+    let words: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+    frame(NO_SESSIONS, code, &words)
 }
 
 /// The handles in a response; none in one that says that the TPM is not started.
 fn handles(response: &[u8]) -> Vec<u32> {
-    let succeeded = response.get(6..HEADER) == Some(&[0; 4]);
-    let list = response.get(BEFORE_HANDLES..).filter(|_| succeeded);
+    let response = Response::parse(response).filter(|response| response.code().is_success());
+    let list = response.and_then(|response| response.body().get(BEFORE_HANDLES..));
     let (handles, _) = list.unwrap_or_default().as_chunks::<4>();
     handles.iter().copied().map(u32::from_be_bytes).collect()
 }

@@ -29,7 +29,6 @@ mod owner;
 mod pulse;
 mod queue;
 mod record;
-mod response_code;
 mod rollback_index;
 mod root_seal;
 mod socket_owner;
@@ -60,10 +59,9 @@ use zeroize::Zeroizing;
 pub use config::{
     AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, IK_HANDLE, SRK_HANDLE, Tcti, TctiError,
 };
-pub use error::{AnchorError, BankList, HardwareError, Operation, PcrDifference};
+pub use error::{AnchorError, BankList, HardwareError, PcrDifference};
 pub use hardware::{HostPublic, SealedBlob, SignedQuote};
 pub use ik::HostIkSigner;
-pub use response_code::{Disposition, ResponseCode};
 pub use rollback_index::TpmRegisters;
 
 use owner::{Connect, Owner};

@@ -9,15 +9,15 @@ use cert_chain::{
     AttestationKey, CredentialBlob, Digest32, HashAlgorithm, PcrSelection, PcrValues,
 };
 use ring::rand::{SecureRandom, SystemRandom};
+use tpm_wire::{Disposition, Operation};
 use zeroize::Zeroizing;
 
 use super::bank;
 use super::config::AnchorConfig;
-use super::error::{AnchorError, HardwareError, Operation, PcrDifference};
+use super::error::{AnchorError, HardwareError, PcrDifference};
 use super::hardware::{Authorization, HardwareRoot, HostPublic, SignedQuote};
 use super::pulse::{COMMANDS, Claim, KEY, Pulse};
 use super::record::Record;
-use super::response_code::Disposition;
 use super::root_seal::{self, RootSeal};
 use super::{ApprovalStatus, HostPolicy, ROOT_SECRET_LENGTH, RootSecret};
 

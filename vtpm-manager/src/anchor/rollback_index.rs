@@ -15,12 +15,12 @@
 //! (TPM 2.0 Part 3, TPM2_NV_Increment), and `TPM2_Clear` changes nothing about that.
 
 use cert_chain::Generation;
+use tpm_wire::ResponseCode;
 use zeroize::Zeroizing;
 
-use super::error::{self, AnchorError, HardwareError};
+use super::error::{AnchorError, HardwareError};
 use super::hardware::HardwareRoot;
 use super::queue::Priority;
-use super::response_code::ResponseCode;
 use super::{Owner, TrustAnchor};
 use crate::rollback::register::{CONTENTS, Operation};
 use crate::rollback::{
@@ -94,13 +94,7 @@ const VOLATILE_INDEX: u32 = 0x0180_5652;
 const DURABLE_INDEX: u32 = 0x0180_5653;
 const GENERATION_INDEX: u32 = 0x0180_5654;
 
-const READ_COUNTER: error::Operation = error::Operation("TPM2_NV_Read");
-
-/// Nobody has written the index (TPM 2.0 Part 2 §6.6.3).
-const NV_UNINITIALIZED: ResponseCode = ResponseCode::new(0x14a);
-/// Another authorization value, with and without counting the failure.
-const AUTH_FAIL: ResponseCode = ResponseCode::new(0x08e);
-const BAD_AUTH: ResponseCode = ResponseCode::new(0x0a2);
+const READ_COUNTER: tpm_wire::Operation = tpm_wire::Operation("TPM2_NV_Read");
 
 impl TrustAnchor {
     /// The rollback registers of this host.
@@ -204,12 +198,14 @@ impl TpmRegisters {
             match memory.read(index, &auth) {
                 Ok(contents) => Ok(Held::Written(contents)),
                 Err(HardwareError::Tpm { code, .. })
-                    if code.without_position() == NV_UNINITIALIZED =>
+                    if code.without_position() == ResponseCode::NV_UNINITIALIZED =>
                 {
                     Ok(Held::Unwritten)
                 }
                 Err(HardwareError::Tpm { code, .. })
-                    if [AUTH_FAIL, BAD_AUTH].contains(&code.without_position()) =>
+                    // Another authorization value, with and without counting the failure.
+                    if [ResponseCode::AUTH_FAIL, ResponseCode::BAD_AUTH]
+                        .contains(&code.without_position()) =>
                 {
                     Ok(Held::Foreign)
                 }

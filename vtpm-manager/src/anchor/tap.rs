@@ -1,6 +1,6 @@
 //! Test peer: somebody on the TPM's bus, who listens, and changes what passes.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Result;
+use tpm_wire::{MAX_SIZE, read_frame};
 
 use super::config::Tcti;
 
@@ -91,27 +92,20 @@ fn relay(
     seen: &Mutex<Vec<u8>>,
 ) -> io::Result<()> {
     loop {
-        let sent = read_frame(&mut stack)?;
+        let sent = next_frame(&mut stack)?;
         let mut command = sent.clone();
         lock(change).command(&mut command);
         lock(seen).extend_from_slice(&command);
         tpm.write_all(&command)?;
-        let mut response = read_frame(&mut tpm)?;
+        let mut response = next_frame(&mut tpm)?;
         lock(seen).extend_from_slice(&response);
         lock(change).response(&sent, &mut response);
         stack.write_all(&response)?;
     }
 }
 
-/// Tag, size, code; then as many bytes as the size says (TPM 2.0 Part 1 §16).
-fn read_frame(from: &mut UnixStream) -> io::Result<Vec<u8>> {
-    let mut frame = vec![0; 10];
-    from.read_exact(&mut frame)?;
-    let size = frame.get(2..6).and_then(|size| size.try_into().ok());
-    let size = u32::from_be_bytes(size.unwrap_or_default());
-    frame.resize(usize::try_from(size).unwrap_or(10).max(10), 0);
-    from.read_exact(frame.get_mut(10..).unwrap_or_default())?;
-    Ok(frame)
+fn next_frame(from: &mut UnixStream) -> io::Result<Vec<u8>> {
+    Ok(read_frame(from, MAX_SIZE)?.ok_or(io::ErrorKind::UnexpectedEof)?)
 }
 
 fn copy(mut from: UnixStream, mut to: UnixStream) -> io::Result<()> {

@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use cert_chain::{Digest32, Validity, VrotId};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+use tpm_wire::ResponseCode;
 
 use super::restoration::nv_authority;
 use super::{Manager, ManagerError, StoreState, Vrot, VrotKey, blocking};
-use crate::anchor::ResponseCode;
 use crate::audit::Event;
 use crate::backend::{Backend, Role, RuntimeFolder};
 use crate::causes::WithCauses;

@@ -1,9 +1,11 @@
 //! A way to send commands to one vRoT.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
+
+use tpm_wire::{MAX_SIZE, read_frame};
 
 /// Takes a TPM command and returns the response.
 ///
@@ -28,10 +30,6 @@ pub struct TpmSocket {
 
 /// Making an RSA key takes a second on a busy machine; a minute says that nobody answers.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Tag, size and code (TPM 2.0 Part 1 §18).
-const HEADER: usize = 10;
-/// `TPM_PT_MAX_RESPONSE_SIZE` of libtpms.
-const MAX_RESPONSE: usize = 4096;
 
 impl TpmSocket {
     /// Connects to the data socket.
@@ -46,19 +44,7 @@ impl TpmSocket {
 impl CommandChannel for TpmSocket {
     fn execute(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
         self.stream.write_all(command)?;
-        let mut response = vec![0; HEADER];
-        self.stream.read_exact(&mut response)?;
-        let size = response
-            .get(2..6)
-            .and_then(|size| size.try_into().ok())
-            .map(u32::from_be_bytes)
-            .and_then(|size| usize::try_from(size).ok())
-            .filter(|size| (HEADER..=MAX_RESPONSE).contains(size))
-            .ok_or_else(|| io::Error::other("the response has an impossible size"))?;
-        response.resize(size, 0);
-        self.stream
-            .read_exact(response.get_mut(HEADER..).unwrap_or_default())?;
-        Ok(response)
+        Ok(read_frame(&mut self.stream, MAX_SIZE)?.ok_or(io::ErrorKind::UnexpectedEof)?)
     }
 }
 

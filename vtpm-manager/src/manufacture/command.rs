@@ -6,6 +6,9 @@
 use std::time::Duration;
 
 use cert_chain::PublicArea;
+use tpm_wire::{
+    Disposition, HEADER, MAX_SIZE, NO_SESSIONS, Operation, Response, ResponseCode, frame,
+};
 use tpm2_protocol::basic::{TpmHandle, TpmInt32, TpmUint16, TpmUint32};
 use tpm2_protocol::data::{
     Tpm2bAuth, Tpm2bDigest, Tpm2bMaxNvBuffer, Tpm2bNonce, Tpm2bNvPublic, Tpm2bPublic, TpmAlgId,
@@ -29,7 +32,6 @@ use super::error::ManufactureError;
 use super::layout::{NvIndex, VIK_HANDLE};
 use super::policy::{Branch, PublicationPolicy};
 use super::{NV_AUTHORITY_LENGTH, NvAuthority};
-use crate::anchor::{Disposition, Operation, ResponseCode};
 
 /// A vRoT to which commands can be sent.
 pub(super) struct Tpm<'c> {
@@ -59,14 +61,9 @@ enum Authorization<'a> {
 
 /// Where `TPM2_GetCapability` begins to list loaded sessions (`TPM_HT_LOADED_SESSION`).
 const LOADED_SESSION_FIRST: u32 = 0x0200_0000;
-const TPM_ST_NO_SESSIONS: u16 = 0x8001;
 const TPM_CC_CONTEXT_LOAD: u32 = 0x0000_0161;
 /// Longest chunk of one `TPM2_NV_Read` or `TPM2_NV_Write` (`TPM_PT_NV_BUFFER_MAX` of libtpms).
 pub(super) const MAX_CHUNK: usize = 1024;
-/// `TPM_PT_MAX_COMMAND_SIZE` of libtpms.
-const MAX_COMMAND: usize = 4096;
-/// Tag, size and code (TPM 2.0 Part 1 §18).
-const HEADER: usize = 10;
 /// A guest may hold the vRoT busy, or all of its slots: half a second, then somebody else
 /// decides when to come again.
 const BUSY_ATTEMPTS: u32 = 7;
@@ -154,7 +151,7 @@ impl<'c> Tpm<'c> {
         };
         let response: TpmCreatePrimaryResponse =
             self.ask(operation, &command, &Authorization::Empty)?;
-        let mut buffer = [0; MAX_COMMAND];
+        let mut buffer = [0; MAX_SIZE];
         let mut writer = TpmWriter::new(&mut buffer);
         response
             .out_public
@@ -347,15 +344,7 @@ impl<'c> Tpm<'c> {
     /// Puts a session back into a slot.
     pub(super) fn load_session(&mut self, saved: &SavedSession) -> Result<(), ManufactureError> {
         let operation = Operation("TPM2_ContextLoad");
-        let size = u32::try_from(HEADER + saved.0.len())
-            .map_err(|_| ManufactureError::Response { operation })?;
-        let command = [
-            &TPM_ST_NO_SESSIONS.to_be_bytes()[..],
-            &size.to_be_bytes(),
-            &TPM_CC_CONTEXT_LOAD.to_be_bytes(),
-            &saved.0,
-        ]
-        .concat();
+        let command = frame(NO_SESSIONS, TPM_CC_CONTEXT_LOAD, &saved.0);
         self.exchange_patiently(operation, &command).map(drop)
     }
 
@@ -433,7 +422,7 @@ impl<'c> Tpm<'c> {
         second: Option<TpmsAuthCommand>,
     ) -> Result<(), ManufactureError> {
         let malformed = || ManufactureError::Response { operation };
-        let mut buffer = zeroize::Zeroizing::new([0; MAX_COMMAND]);
+        let mut buffer = zeroize::Zeroizing::new([0; MAX_SIZE]);
         let mut writer = TpmWriter::new(buffer.as_mut());
         tpm_marshal_command(command, TpmSt::NoSessions, &[], &mut writer)
             .map_err(|_| malformed())?;
@@ -491,7 +480,7 @@ impl<'c> Tpm<'c> {
         command: &impl TpmFrame,
         sessions: &[TpmsAuthCommand],
     ) -> Result<Vec<u8>, ManufactureError> {
-        let mut buffer = zeroize::Zeroizing::new([0; MAX_COMMAND]);
+        let mut buffer = zeroize::Zeroizing::new([0; MAX_SIZE]);
         let mut writer = TpmWriter::new(buffer.as_mut());
         let tag = if sessions.is_empty() {
             TpmSt::NoSessions
@@ -532,17 +521,12 @@ impl<'c> Tpm<'c> {
             .channel
             .execute(command)
             .map_err(|source| ManufactureError::Connection { operation, source })?;
-        let code = response
-            .get(6..HEADER)
-            .and_then(|code| code.try_into().ok())
-            .map(u32::from_be_bytes);
-        match code {
-            Some(0) => Ok(response),
-            Some(code) => Err(ManufactureError::Tpm {
-                operation,
-                code: ResponseCode::new(code),
-            }),
-            None => Err(ManufactureError::Response { operation }),
+        let malformed = ManufactureError::Response { operation };
+        let code = Response::parse(&response).ok_or(malformed)?.code();
+        if code.is_success() {
+            Ok(response)
+        } else {
+            Err(ManufactureError::Tpm { operation, code })
         }
     }
 }

@@ -38,9 +38,9 @@ use cert_chain::{
 use rcgen::SigningKey;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls_pki_types::{CertificateDer, UnixTime};
+use tpm_wire::Operation;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::anchor::Operation;
 use command::Tpm;
 
 pub use channel::{CommandChannel, TpmSocket};

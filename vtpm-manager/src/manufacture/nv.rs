@@ -1,5 +1,6 @@
 //! Indices that everybody in the guest may read, and only the manager may write.
 
+use tpm_wire::{Operation, ResponseCode};
 use tpm2_protocol::basic::{TpmHandle, TpmUint16};
 use tpm2_protocol::data::{Tpm2bDigest, TpmAlgId, TpmaNv, TpmsNvPublic};
 
@@ -9,7 +10,6 @@ use super::error::ManufactureError;
 use super::layout::{MAX_INDEX, NvIndex};
 use super::policy::{Branch, PublicationPolicy};
 use super::session::WriterSession;
-use crate::anchor::{Operation, ResponseCode};
 
 /// Readable with any of three authorizations; written under the policy only; never deleted.
 fn published() -> TpmaNv {

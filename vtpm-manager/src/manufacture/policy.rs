@@ -5,11 +5,11 @@
 //! demands it (TPM 2.0 Part 3 §31.5).
 
 use sha2::{Digest, Sha256};
+use tpm_wire::Operation;
 use tpm2_protocol::data::TpmsNvPublic;
 use tpm2_protocol::{TpmMarshal, TpmWriter};
 
 use super::error::ManufactureError;
-use crate::anchor::Operation;
 
 /// `TPM2_PolicyOR` of a way to write and a way to remove.
 pub(super) struct PublicationPolicy {

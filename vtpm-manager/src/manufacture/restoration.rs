@@ -3,13 +3,14 @@
 //! Nobody but the manager can write them. Should a fault let somebody, or a state be damaged, the
 //! guest must not be left with what others put there.
 
+use tpm_wire::ResponseCode;
+
 use super::channel::CommandChannel;
 use super::command::Tpm;
 use super::error::ManufactureError;
 use super::layout::NvIndex;
 use super::renewal::Guest;
 use super::{NvAuthority, nv, vik_template};
-use crate::anchor::ResponseCode;
 
 /// The certificates of a vRoT, as its record has them, in DER.
 #[derive(Clone, Debug)]

@@ -9,11 +9,12 @@
 //! A guest that has begun as many sessions as a TPM can number, loaded or not, gets no new
 //! certificate until it ends one.
 
+use tpm_wire::ResponseCode;
+
 use super::NvAuthority;
 use super::bound_session::BoundSession;
 use super::command::{Handle, SavedSession, Tpm};
 use super::error::ManufactureError;
-use crate::anchor::ResponseCode;
 
 /// A policy session of the manager's, to be closed in any case. Between both the guest waits: what
 /// the manager does in it is one sequence.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use tpm_wire::Response;
 
 use crate::support::vmm::{PASSWORD, command, with_sessions};
 use crate::support::{Host, wait_until};
@@ -128,6 +129,5 @@ fn define(index: u8) -> Vec<u8> {
 }
 
 fn code(response: &[u8]) -> Option<u32> {
-    let code = response.get(6..10)?.try_into().ok()?;
-    Some(u32::from_be_bytes(code))
+    Some(Response::parse(response)?.code().raw())
 }

@@ -10,6 +10,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tpm_wire::host_commands::HOST_EVIDENCE_REQUEST;
 use uuid::Uuid;
 
 use crate::support::vmm::{OWNER, PASSWORD, Vmm, command, define_index, with_sessions};
@@ -213,7 +214,7 @@ impl Writer {
                 // all of these.
                 for _ in 0..64 {
                     let digest = [&[0, 32][..], &[7; 32]].concat();
-                    vmm.succeed(&command(0x2000_5652, &digest))?;
+                    vmm.succeed(&command(HOST_EVIDENCE_REQUEST, &digest))?;
                 }
             }
             Ok(vmm)

@@ -113,7 +113,7 @@ fn capability(capability: u8, property: u32, entry: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use anyhow::Result;
-    use vtpm_backend::command::Command;
+    use tpm_wire::Command;
     use vtpm_backend::host_commands::VendorCommand;
 
     use super::*;

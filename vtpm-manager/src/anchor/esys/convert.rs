@@ -1,6 +1,7 @@
 //! Between our types and those of the software stack.
 
 use cert_chain::{Digest32, HashAlgorithm, HashValue, PcrSelection, PcrValues};
+use tpm_wire::{Operation, ResponseCode};
 use tss_esapi::attributes::ObjectAttributesBuilder;
 use tss_esapi::constants::response_code::Tss2ResponseCode;
 use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
@@ -9,8 +10,7 @@ use tss_esapi::structures::{
     Public, PublicBuilder, PublicKeyedHashParameters, Signature,
 };
 
-use crate::anchor::error::{HardwareError, Operation};
-use crate::anchor::response_code::ResponseCode;
+use crate::anchor::error::HardwareError;
 
 /// Names the command that failed.
 pub(super) fn checked<T>(

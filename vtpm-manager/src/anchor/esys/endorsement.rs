@@ -3,6 +3,7 @@
 use cert_chain::ek_chain::MAX_EK_CHAIN;
 use cert_chain::ek_template::EkTemplate;
 use cert_chain::{CredentialBlob, EndorsementKey};
+use tpm_wire::Operation;
 use tss_esapi::abstraction::nv;
 use tss_esapi::constants::SessionType;
 use tss_esapi::handles::{AuthHandle, KeyHandle, NvIndexHandle, NvIndexTpmHandle, TpmHandle};
@@ -17,7 +18,7 @@ use zeroize::Zeroizing;
 use super::convert::checked;
 use super::keys::{CREATE_PRIMARY, public_area};
 use super::session::Protect;
-use super::{EsysRoot, HardwareError, Operation};
+use super::{EsysRoot, HardwareError};
 use crate::anchor::hardware::CertifiedEk;
 
 const NV_READ: Operation = Operation("TPM2_NV_Read");

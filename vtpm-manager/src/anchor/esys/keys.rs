@@ -2,6 +2,7 @@
 
 use cert_chain::template::{self, EccTemplate, Purpose, RESIDENT};
 use cert_chain::{AttestationKey, Digest32, ObjectAttributes, PublicArea, TpmName};
+use tpm_wire::Operation;
 use tss_esapi::constants::CapabilityType;
 use tss_esapi::handles::{KeyHandle, ObjectHandle, PersistentTpmHandle, TpmHandle};
 use tss_esapi::interface_types::dynamic_handles::Persistent;
@@ -11,7 +12,7 @@ use tss_esapi::structures::{CapabilityData, Public};
 use tss_esapi::traits::{Marshall, UnMarshall};
 
 use super::convert::checked;
-use super::{EsysRoot, HardwareError, Operation};
+use super::{EsysRoot, HardwareError};
 use crate::anchor::config::{IK_HANDLE, SRK_HANDLE};
 
 pub(super) const CREATE_PRIMARY: Operation = Operation("TPM2_CreatePrimary");

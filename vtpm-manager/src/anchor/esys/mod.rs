@@ -45,6 +45,7 @@ use cert_chain::{
     AttestationKey, CredentialBlob, Digest32, HashAlgorithm, PcrSelection, PcrValues, TpmName,
 };
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use tpm_wire::Operation;
 use tss_esapi::Context;
 use tss_esapi::constants::CapabilityType;
 use tss_esapi::handles::{KeyHandle, NvIndexHandle};
@@ -62,7 +63,7 @@ use zeroize::Zeroizing;
 
 use super::bridge::Bridge;
 use super::config::Tcti;
-use super::error::{HardwareError, Operation};
+use super::error::HardwareError;
 use super::hardware::{Authorization, CertifiedEk, HardwareRoot, SealedBlob, SignedQuote};
 use super::rollback_index::NvMemory;
 use super::srk_statement::SrkStatement;

@@ -1,5 +1,6 @@
 //! NV indices of the rollback registers and of the generation counter over ESYS.
 
+use tpm_wire::{Disposition, Operation, ResponseCode};
 use tss_esapi::Context;
 use tss_esapi::attributes::{
     NvIndexAttributes, NvIndexAttributesBuilder, SessionAttributesBuilder,
@@ -13,8 +14,7 @@ use tss_esapi::structures::{Auth, MaxNvBuffer, NvPublic, SymmetricDefinition};
 
 use super::convert::checked;
 use super::session::Protect;
-use super::{EsysRoot, HardwareError, Operation};
-use crate::anchor::response_code::{Disposition, ResponseCode};
+use super::{EsysRoot, HardwareError};
 use crate::anchor::rollback_index::{Defined, Index, NvMemory};
 use crate::rollback::{Contents, Register};
 
@@ -26,16 +26,15 @@ const WRITE: Operation = Operation("TPM2_NV_Write");
 const INCREMENT: Operation = Operation("TPM2_NV_Increment");
 const START: Operation = Operation("TPM2_StartAuthSession");
 
-/// `TPM_RC_HANDLE` (TPM 2.0 Part 2 §6.6.3).
-const NO_SUCH_INDEX: ResponseCode = ResponseCode::new(0x08b);
-
 impl NvMemory for EsysRoot {
     fn find(&mut self, index: Index) -> Result<Defined, HardwareError> {
         // Whoever asks wants to know what is there now.
         self.forget(index)?;
         let handle = match self.open(index) {
             Ok(handle) => handle,
-            Err(HardwareError::Tpm { code, .. }) if code.without_position() == NO_SUCH_INDEX => {
+            Err(HardwareError::Tpm { code, .. })
+                if code.without_position() == ResponseCode::HANDLE =>
+            {
                 return Ok(Defined::Nothing);
             }
             Err(error) => return Err(error),

@@ -1,6 +1,7 @@
 //! Salted sessions, and the policy of host IK and root secret.
 
 use cert_chain::policy::HOST_POLICY_REF;
+use tpm_wire::Operation;
 use tss_esapi::Context;
 use tss_esapi::attributes::SessionAttributesBuilder;
 use tss_esapi::constants::SessionType;
@@ -16,7 +17,7 @@ use tss_esapi::traits::UnMarshall;
 use tss_esapi::tss2_esys::TPMT_TK_VERIFIED;
 
 use super::convert::{checked, digest, pcr_list};
-use super::{EsysRoot, HardwareError, Operation};
+use super::{EsysRoot, HardwareError};
 use crate::anchor::hardware::Authorization;
 
 /// What a session protects, besides that commands and answers have an HMAC.

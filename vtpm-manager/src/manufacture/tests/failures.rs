@@ -3,6 +3,7 @@
 use std::io;
 
 use anyhow::{Context, Result};
+use tpm_wire::Header;
 
 use super::Host;
 use crate::anchor::swtpm::Swtpm;
@@ -18,11 +19,9 @@ struct Tampered<F> {
 
 impl<F: FnMut(u32, &mut Vec<u8>) -> io::Result<()>> CommandChannel for Tampered<F> {
     fn execute(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
-        let code = command
-            .get(6..10)
-            .and_then(|code| code.try_into().ok())
-            .map(u32::from_be_bytes)
-            .ok_or(io::ErrorKind::InvalidInput)?;
+        let code = Header::parse(command)
+            .ok_or(io::ErrorKind::InvalidInput)?
+            .code;
         let mut response = self.tpm.execute(command)?;
         (self.tamper)(code, &mut response)?;
         Ok(response)

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use cert_chain::operator::PolicyKey;
 use cert_chain::{HostName, VikChain};
 use rustls_pki_types::UnixTime;
+use tpm_wire::Response;
 
 use super::{Guest, Host};
 use crate::anchor::TrustAnchor;
@@ -152,9 +153,9 @@ fn undefine_by_platform(guest: &Guest, index: &str) -> Result<u32> {
     command.extend_from_slice(&index.to_be_bytes());
     command.extend_from_slice(&[0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 1, 0, 0]);
     let response = TpmSocket::connect(&guest.tpm.socket())?.execute(&command)?;
-    let code = response.get(6..10).context("code")?;
-    // Without the number of the parameter: TPM_RC_ATTRIBUTES is 0x082.
-    Ok(u32::from_be_bytes(code.try_into()?) & 0xbf)
+    let response = Response::parse(&response).context("a response")?;
+    // TPM_RC_ATTRIBUTES is 0x082.
+    Ok(response.code().without_position().raw())
 }
 
 #[test]

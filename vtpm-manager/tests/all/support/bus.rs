@@ -2,7 +2,7 @@
 //! to know of it: each batch is written to the store, then to the rollback registers, then
 //! acknowledged, and the writes to the registers pass by here.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,6 +13,7 @@ use anyhow::Result;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tpm_wire::{Header, MAX_SIZE, read_frame};
 
 /// The rollback registers' NV indices.
 pub(crate) const VOLATILE: u32 = 0x0180_5652;
@@ -108,7 +109,7 @@ fn serve(
 
 fn pass_commands(mut manager: UnixStream, tpm: &str, plan: &Mutex<Plan>) -> io::Result<()> {
     loop {
-        let command = frame(&mut manager)?;
+        let command = next_frame(&mut manager)?;
         let register = written_register(&command);
         if let Some(register) = register {
             lock(plan).passes(Step::BeforeWrite(register));
@@ -119,7 +120,7 @@ fn pass_commands(mut manager: UnixStream, tpm: &str, plan: &Mutex<Plan>) -> io::
         // One connection each: swtpm serves one at a time, and a killed manager leaves its own.
         let mut tpm = UnixStream::connect(tpm)?;
         tpm.write_all(&command)?;
-        let response = frame(&mut tpm)?;
+        let response = next_frame(&mut tpm)?;
         if let Some(register) = register {
             lock(plan).passes(Step::AfterWrite(register));
         }
@@ -146,24 +147,13 @@ fn pass_all(manager: UnixStream, tpm: &str) -> io::Result<()> {
     io::copy(&mut &tpm, &mut &manager).map(drop)
 }
 
-/// A command or response: its length is in the header (TPM 2.0 Part 1 §18).
-fn frame(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
-    let mut frame = vec![0; 10];
-    stream.read_exact(&mut frame)?;
-    let length = word(&frame, 2).unwrap_or_default();
-    frame.resize(
-        usize::try_from(length)
-            .unwrap_or(usize::MAX)
-            .clamp(10, 4096),
-        0,
-    );
-    stream.read_exact(frame.get_mut(10..).unwrap_or_default())?;
-    Ok(frame)
+fn next_frame(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+    Ok(read_frame(stream, MAX_SIZE)?.ok_or(io::ErrorKind::UnexpectedEof)?)
 }
 
 /// The index that a TPM2_NV_Write writes: its second handle.
 fn written_register(command: &[u8]) -> Option<u32> {
-    (word(command, 6) == Some(NV_WRITE))
+    (Header::parse(command)?.code == NV_WRITE)
         .then(|| word(command, 14))
         .flatten()
 }

@@ -3,22 +3,23 @@
 use anyhow::{Result, ensure};
 use attestation::{HostLayer, HostLeaf};
 use cert_chain::Digest32;
+use tpm_wire::ResponseCode;
+use tpm_wire::host_commands::{HOST_EVIDENCE_READ, HOST_EVIDENCE_REQUEST};
 
 use super::vmm::{Vmm, command};
 
-const REQUEST: u32 = 0x2000_5652;
-const READ: u32 = 0x2000_5653;
-const RETRY: u32 = 0x922;
+/// `TPM_RC_RETRY`
+const RETRY: u32 = ResponseCode::RETRY.raw();
 
 /// Response code and evidence, whichever comes first.
 pub(crate) fn evidence(vmm: &mut Vmm, digest: &Digest32) -> Result<(u32, Vec<u8>)> {
     let request = [&[0, 32], digest.as_bytes().as_slice()].concat();
-    let ticket = vmm.succeed(&command(REQUEST, &request))?;
+    let ticket = vmm.succeed(&command(HOST_EVIDENCE_REQUEST, &request))?;
     let mut layer = Vec::new();
     loop {
         let offset = u32::try_from(layer.len())?;
         let parameters = [&ticket[..8], &offset.to_be_bytes()].concat();
-        let (code, response) = vmm.execute(&command(READ, &parameters))?;
+        let (code, response) = vmm.execute(&command(HOST_EVIDENCE_READ, &parameters))?;
         match code {
             0 => {}
             RETRY => continue,

@@ -6,8 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use tpm_wire::{MAX_SIZE, NO_SESSIONS, Response, frame, read_frame};
 
 /// An attached VMM with a guest that sends TPM commands.
 pub(crate) struct Vmm {
@@ -22,7 +23,6 @@ const CMD_STOP: u32 = 0xe;
 const CMD_SET_DATAFD: u32 = 0x10;
 /// `TPM2_Startup(TPM_SU_CLEAR)`
 const STARTUP: &str = "80010000000c000001440000";
-const HEADER: usize = 10;
 
 /// How a guest begins.
 #[derive(Clone, Copy)]
@@ -112,13 +112,9 @@ impl Vmm {
     /// Sends a command; response code, and the response without its header.
     pub(crate) fn execute(&mut self, command: &[u8]) -> Result<(u32, Vec<u8>)> {
         self.data.write_all(command)?;
-        let mut header = [0; HEADER];
-        self.data.read_exact(&mut header)?;
-        let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | u32::from(*byte));
-        let size = usize::try_from(number(&header[2..6]))?;
-        let mut rest = vec![0; size - HEADER];
-        self.data.read_exact(&mut rest)?;
-        Ok((number(&header[6..]), rest))
+        let response = read_frame(&mut self.data, MAX_SIZE)?.context("the TPM is gone")?;
+        let response = Response::parse(&response).context("no response")?;
+        Ok((response.code().raw(), response.body().to_vec()))
     }
 
     fn result(&mut self) -> Result<()> {
@@ -131,14 +127,7 @@ impl Vmm {
 
 /// A command without sessions.
 pub(crate) fn command(code: u32, parameters: &[u8]) -> Vec<u8> {
-    let size = u32::try_from(HEADER + parameters.len()).unwrap_or(u32::MAX);
-    [
-        &[0x80, 0x01],
-        &size.to_be_bytes()[..],
-        &code.to_be_bytes(),
-        parameters,
-    ]
-    .concat()
+    frame(NO_SESSIONS, code, parameters)
 }
 
 /// `TPM_RH_OWNER`

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A response code that is not success (TPM 2.0 Part 2 §6.6, TSS 2.0 Overview §3.3).
+/// A response code (TPM 2.0 Part 2 §6.6, TSS 2.0 Overview §3.3).
 ///
 /// The upper 16 bits say which layer of the software stack spoke; zero is the TPM itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,20 +24,36 @@ pub enum Disposition {
 }
 
 impl ResponseCode {
-    /// `TPM_RC_INITIALIZE`
-    pub const INITIALIZE: Self = Self(0x100);
-    /// `TPM_RC_PCR_CHANGED`
-    pub const PCR_CHANGED: Self = Self(0x128);
-    /// `TPM_RC_NV_DEFINED`
-    pub const NV_DEFINED: Self = Self(0x14c);
-    /// `TPM_RC_NV_UNINITIALIZED`
-    pub const NV_UNINITIALIZED: Self = Self(0x14a);
+    /// `TPM_RC_SUCCESS`
+    pub const SUCCESS: Self = Self(0);
     /// `TPM_RC_VALUE`
     pub const VALUE: Self = Self(0x084);
     /// `TPM_RC_HANDLE`
     pub const HANDLE: Self = Self(0x08b);
+    /// `TPM_RC_AUTH_FAIL`
+    pub const AUTH_FAIL: Self = Self(0x08e);
+    /// `TPM_RC_SIZE`
+    pub const SIZE: Self = Self(0x095);
     /// `TPM_RC_POLICY_FAIL`
     pub const POLICY_FAIL: Self = Self(0x09d);
+    /// `TPM_RC_BAD_AUTH`
+    pub const BAD_AUTH: Self = Self(0x0a2);
+    /// `TPM_RC_INITIALIZE`
+    pub const INITIALIZE: Self = Self(0x100);
+    /// `TPM_RC_FAILURE`: the TPM is not in a state to answer.
+    pub const FAILURE: Self = Self(0x101);
+    /// `TPM_RC_PCR_CHANGED`
+    pub const PCR_CHANGED: Self = Self(0x128);
+    /// `TPM_RC_COMMAND_SIZE`
+    pub const COMMAND_SIZE: Self = Self(0x142);
+    /// `TPM_RC_AUTH_CONTEXT`: a session where none is allowed.
+    pub const AUTH_CONTEXT: Self = Self(0x145);
+    /// `TPM_RC_NV_UNINITIALIZED`
+    pub const NV_UNINITIALIZED: Self = Self(0x14a);
+    /// `TPM_RC_NV_DEFINED`
+    pub const NV_DEFINED: Self = Self(0x14c);
+    /// `TPM_RC_NO_RESULT`
+    pub const NO_RESULT: Self = Self(0x154);
     /// `TPM_RC_SESSION_MEMORY`
     pub const SESSION_MEMORY: Self = Self(0x903);
     /// `TPM_RC_YIELDED`
@@ -63,6 +79,11 @@ impl ResponseCode {
         self.0
     }
 
+    /// Whether the command was carried out.
+    pub const fn is_success(self) -> bool {
+        self.0 == Self::SUCCESS.0
+    }
+
     /// The TPM's code without the number of the handle, session or parameter it is about
     /// (TPM 2.0 Part 2 §6.6.2: bit 7 marks format one, whose bits 6 and 8 to 11 tell which).
     pub const fn without_position(self) -> Self {
@@ -72,6 +93,12 @@ impl ResponseCode {
         } else {
             Self(code)
         }
+    }
+
+    /// The code with the number of the parameter that it is about, from 1 to 15.
+    #[must_use]
+    pub const fn of_parameter(self, number: u32) -> Self {
+        Self(self.0 | 0x040 | (number << 8))
     }
 
     /// Whether the code tells of the connection, not of a TPM: it comes from the transmission
@@ -248,6 +275,10 @@ mod tests {
         assert_eq!(
             ResponseCode::new(0x2c4).without_position(),
             ResponseCode::VALUE
+        );
+        assert_eq!(
+            ResponseCode::VALUE.of_parameter(2),
+            ResponseCode::new(0x2c4)
         );
         assert_eq!(
             ResponseCode::new(0x99d).disposition(),
