@@ -21,6 +21,7 @@ pub mod issuer;
 pub mod keys;
 pub mod manager;
 pub mod manufacture;
+pub mod registers;
 pub mod rollback;
 pub mod store;
 pub mod timestamp;

@@ -11,7 +11,7 @@ use tpm_wire::Operation;
 use zeroize::Zeroizing;
 
 use super::error::HardwareError;
-use super::rollback_index::NvMemory;
+use super::nv::NvMemory;
 use super::srk_statement::SrkStatement;
 
 /// A physical TPM with our keys in it.

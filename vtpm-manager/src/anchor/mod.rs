@@ -25,11 +25,12 @@ mod esys;
 mod hardware;
 mod ik;
 mod leftovers;
+mod nv;
+mod nv_index;
 mod owner;
 mod pulse;
 mod queue;
 mod record;
-mod rollback_index;
 mod root_seal;
 mod socket_owner;
 mod srk_statement;
@@ -62,7 +63,8 @@ pub use config::{
 pub use error::{AnchorError, BankList, HardwareError, PcrDifference};
 pub use hardware::{HostPublic, SealedBlob, SignedQuote};
 pub use ik::HostIkSigner;
-pub use rollback_index::TpmRegisters;
+pub use nv::{REGISTER_SIZE, Retention};
+pub use nv_index::{Held, NvAuth, NvCounter, NvRegister};
 
 use owner::{Connect, Owner};
 use pulse::{Pulse, Waiting};

@@ -14,6 +14,7 @@ use crate::audit::Event;
 use crate::causes::WithCauses;
 use crate::host::HostError;
 use crate::keys::Keyring;
+use crate::registers::TpmRegisters;
 use crate::rollback::{
     Boot, Guard, GuardError, HostLedger, Opening, Recovered, RecoveryRecord, Refusal, RollbackKeys,
 };
@@ -250,7 +251,7 @@ impl Manager {
         let root = root.map_err(HostError::from)?;
         let keys = RollbackKeys::derive(root.expose());
         Ok(Guard {
-            registers: Box::new(anchor.rollback_registers(keys.clone())),
+            registers: Box::new(TpmRegisters::new(anchor, &keys)),
             keys,
             policy: self.config.anchor_policy,
         })

@@ -21,6 +21,7 @@ use super::policy::AnchorPolicy;
 use super::register::{AnchorRegisters, CheckpointInterval, Contents, Reading, Register};
 use crate::anchor::TrustAnchor;
 use crate::anchor::swtpm::Swtpm;
+use crate::registers::TpmRegisters;
 use crate::store::{Batch, Cure, EmbeddedStore, Journal, MemoryStore, Part, Store, StoreError};
 use crate::vrot::StoredVrot;
 
@@ -585,7 +586,7 @@ fn a_real_tpm_tells_an_old_store_from_the_newest_over_a_reset() -> Result<()> {
     let path = tpm.path("store");
     let guard = || -> Result<Guard> {
         let keys = RollbackKeys::derive(&[7; 32]);
-        let registers = TrustAnchor::start(&tpm.config())?.rollback_registers(keys);
+        let registers = TpmRegisters::new(&TrustAnchor::start(&tpm.config())?, &keys);
         Ok(guard(Box::new(registers), AnchorPolicy::default()))
     };
     let open = |path: &Path| -> Result<Opening> { Ok(guard()?.open(&EmbeddedStore::open(path)?)?) };

@@ -65,7 +65,7 @@ use super::bridge::Bridge;
 use super::config::Tcti;
 use super::error::HardwareError;
 use super::hardware::{Authorization, CertifiedEk, HardwareRoot, SealedBlob, SignedQuote};
-use super::rollback_index::NvMemory;
+use super::nv::NvMemory;
 use super::srk_statement::SrkStatement;
 
 use convert::{checked, pcr_list};

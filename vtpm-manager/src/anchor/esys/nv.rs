@@ -15,8 +15,7 @@ use tss_esapi::structures::{Auth, MaxNvBuffer, NvPublic, SymmetricDefinition};
 use super::convert::checked;
 use super::session::Protect;
 use super::{EsysRoot, HardwareError};
-use crate::anchor::rollback_index::{Defined, Index, NvMemory};
-use crate::rollback::{Contents, Register};
+use crate::anchor::nv::{Defined, Index, NvMemory, REGISTER_SIZE, Retention};
 
 const READ_PUBLIC: Operation = Operation("TPM2_NV_ReadPublic");
 const DEFINE: Operation = Operation("TPM2_NV_DefineSpace");
@@ -92,7 +91,7 @@ impl NvMemory for EsysRoot {
         &mut self,
         index: Index,
         auth: &[u8; 32],
-        contents: &Contents,
+        contents: &[u8; REGISTER_SIZE],
     ) -> Result<(), HardwareError> {
         let handle = self.open_with(index, auth)?;
         let contents = checked(WRITE, MaxNvBuffer::try_from(contents.to_vec()))?;
@@ -240,9 +239,11 @@ fn attributes(index: Index) -> NvIndexAttributesBuilder {
         .with_no_da(true);
     let ordinary = common.with_nv_index_type(NvIndexType::Ordinary);
     match index {
-        Index::Register(Register::Volatile) => ordinary.with_orderly(true).with_clear_stclear(true),
-        Index::Register(Register::Durable) => ordinary,
-        Index::Generation => common.with_nv_index_type(NvIndexType::Counter),
+        Index::Register(Retention::Volatile) => {
+            ordinary.with_orderly(true).with_clear_stclear(true)
+        }
+        Index::Register(Retention::Durable) => ordinary,
+        Index::Counter => common.with_nv_index_type(NvIndexType::Counter),
     }
 }
 

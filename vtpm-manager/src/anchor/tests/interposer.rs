@@ -9,8 +9,9 @@ use rcgen::SigningKey;
 
 use crate::anchor::swtpm::Swtpm;
 use crate::anchor::tap::{Change, Tap};
-use crate::anchor::{AnchorError, HardwareError, HostPublic, TrustAnchor};
-use crate::rollback::{AnchorRegisters, Contents, Reading, Register, RollbackKeys};
+use crate::anchor::{
+    AnchorError, HardwareError, Held, HostPublic, NvAuth, REGISTER_SIZE, Retention, TrustAnchor,
+};
 
 /// Command codes (TPM 2.0 Part 2 §6.5.2).
 const HASH: u32 = 0x17d;
@@ -206,13 +207,13 @@ async fn a_register_changed_on_the_bus_is_not_believed() -> Result<()> {
     let interposer = host.interposer.clone();
     let anchor = host.anchor.clone();
     tokio::task::spawn_blocking(move || {
-        let mut registers = anchor.rollback_registers(RollbackKeys::derive(&[7; 32]));
-        registers.define(Register::Durable)?;
-        let contents: Contents = [9; size_of::<Contents>()];
-        registers.write(Register::Durable, &contents)?;
-        ensure!(registers.read(Register::Durable)? == Reading::Written(contents));
+        let register = anchor.register(Retention::Durable, NvAuth::new([7; 32]));
+        register.define()?;
+        let contents = [9; REGISTER_SIZE];
+        register.write(&contents)?;
+        ensure!(register.read()? == Held::Written(contents));
         interposer.replace(&[9; 8], &[8; 8]);
-        ensure!(registers.read(Register::Durable).is_err());
+        ensure!(register.read().is_err());
         ensure!(interposer.changed() >= 1);
         Ok(())
     })

@@ -2,6 +2,7 @@
 
 mod banks;
 mod interposer;
+mod nv_indices;
 mod nv_memory;
 mod patience;
 mod policy;
