@@ -31,6 +31,8 @@ pub mod public_area;
 pub mod template;
 pub mod trust_anchors;
 
+#[cfg(feature = "schema")]
+mod schema;
 mod signature_algorithms;
 
 pub use attestation_key::AttestationKey;

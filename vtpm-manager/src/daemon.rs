@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_types::WithCauses;
 use clap::{Parser, ValueEnum};
 use program_output::log;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::api;
-use crate::causes::WithCauses;
 use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
 use crate::fault::Fault;
 use crate::manager::{Manager, ManagerError};

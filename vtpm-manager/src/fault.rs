@@ -6,7 +6,7 @@ use std::path::Path;
 use attestation::file::read_bounded_text;
 use serde::{Deserialize, Serialize};
 
-use crate::timestamp::Timestamp;
+use api_types::Timestamp;
 
 /// Where and when a manager panicked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

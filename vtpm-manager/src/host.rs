@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use api_types::Timestamp;
 use attestation::file::read_bounded;
 use cert_chain::enrolment::{
     Answer, Certificate, Challenge, MAX_MESSAGE, Message, MessageError, Request,
@@ -17,7 +18,6 @@ use tokio::sync::OnceCell;
 
 use crate::anchor::{AnchorError, HostIkSigner, HostPolicy, HostPublic, TrustAnchor};
 use crate::keys::{KeyError, Keyring};
-use crate::timestamp::Timestamp;
 
 /// The physical TPM, and what this host has become with it.
 #[derive(Debug)]

@@ -6,11 +6,19 @@
 //! socket ([`api`]). `vtpmctl` ([`ctl`]) is a client of that; its `issuer` commands are the
 //! identity issuer ([`issuer`]).
 
+pub mod causes {
+    //! [`WithCauses`] under its earlier name.
+    pub use api_types::WithCauses;
+}
+pub mod timestamp {
+    //! [`Timestamp`] under its earlier name.
+    pub use api_types::Timestamp;
+}
+
 pub mod anchor;
 pub mod api;
 pub mod audit;
 pub mod backend;
-pub mod causes;
 pub mod config;
 pub mod ctl;
 pub mod daemon;
@@ -24,5 +32,4 @@ pub mod manufacture;
 pub mod registers;
 pub mod rollback;
 pub mod store;
-pub mod timestamp;
 pub mod vrot;

@@ -8,7 +8,6 @@ use tpm_wire::{Disposition, Operation, ResponseCode};
 
 /// Why the trust anchor did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum AnchorError {
     /// An approval that the policy key did not sign.
     #[error(
@@ -207,7 +206,6 @@ pub enum AnchorError {
 
 /// Why the hardware root did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum HardwareError {
     /// The answer contradicts itself, or what we can compute without the TPM.
     #[error(

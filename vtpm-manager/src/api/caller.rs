@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use api_types::WithCauses;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Extension, Request, State};
 use axum::http::{Method, StatusCode};
@@ -13,9 +14,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::MAX_BODY;
-use super::problem::{Problem, Reason};
+use super::problem::{ProblemResponse, Reason};
 use crate::audit::{Actor, Event};
-use crate::causes::WithCauses;
 use crate::evidence::{Quota, Repetition};
 use crate::manager::{Counter, Manager};
 
@@ -162,16 +162,16 @@ pub(super) async fn check(
 
 /// A request with its body at hand: whoever sends one slowly has so long for all of it, and nothing
 /// is begun before it is there.
-async fn with_whole_body(request: Request) -> Result<Request, Problem> {
+async fn with_whole_body(request: Request) -> Result<Request, ProblemResponse> {
     let (head, body) = request.into_parts();
     match timeout(BODY_DEADLINE, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(body)) => Ok(Request::from_parts(head, Body::from(body))),
-        Ok(Err(error)) => Err(Problem::new(
+        Ok(Err(error)) => Err(ProblemResponse::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "body",
             format!("the body cannot be taken, at most {MAX_BODY} bytes are: {error}"),
         )),
-        Err(_) => Err(Problem::new(
+        Err(_) => Err(ProblemResponse::new(
             StatusCode::REQUEST_TIMEOUT,
             "body-too-slow",
             format!(
@@ -183,7 +183,7 @@ async fn with_whole_body(request: Request) -> Result<Request, Problem> {
 }
 
 fn stranger(detail: String) -> Response {
-    Problem::new(StatusCode::FORBIDDEN, "caller-not-allowed", detail).into_response()
+    ProblemResponse::new(StatusCode::FORBIDDEN, "caller-not-allowed", detail).into_response()
 }
 
 #[cfg(test)]

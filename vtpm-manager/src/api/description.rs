@@ -1,11 +1,10 @@
 //! The API's description in OpenAPI.
 
+use api_types::{Problem, wire};
 use axum::Json;
 use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
 
-use super::problem::Problem;
-use super::wire;
 use super::{host, metrics, vrots};
 
 /// What `GET /v1/openapi.json` serves.

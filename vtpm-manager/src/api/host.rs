@@ -3,6 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_types::wire::{
+    ApprovalView, AuditView, DifferenceView, EnrolmentRequest, EnrolmentView, EventLogView,
+    FaultView, HostKeys, HostView, InitRequest, LogView, PolicyView, PowerLossView, RecoverRequest,
+    RecoveryView, StoreView,
+};
+use api_types::{PROBLEM_JSON, Problem};
+use api_types::{Timestamp, WithCauses};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Request, State};
@@ -19,20 +26,13 @@ use super::messages::{
     HostPolicyApproval,
 };
 use super::order::to_its_end;
-use super::problem::{Body, PROBLEM_JSON, Problem};
-use super::wire::{
-    ApprovalView, AuditView, DifferenceView, EnrolmentRequest, EnrolmentView, EventLogView,
-    FaultView, HostKeys, HostView, InitRequest, LogView, PolicyView, PowerLossView, RecoverRequest,
-    RecoveryView, StoreView,
-};
+use super::problem::{Body, ProblemResponse};
 use crate::anchor::{AnchorError, ApprovalStatus, HostPolicy};
 use crate::audit::Event;
-use crate::causes::WithCauses;
 use crate::evidence::HostLog;
 use crate::host::{Enrolment, HostError};
 use crate::manager::{Manager, ManagerError, StoreState};
 use crate::rollback::RecoveryRecord;
-use crate::timestamp::Timestamp;
 
 type Managed = State<Arc<Manager>>;
 
@@ -44,7 +44,7 @@ const NOT_YET: &str = "the physical TPM is busy, or does not answer: look again 
 #[utoipa::path(get, path = "/v1/host", tag = "host",
     responses((status = 200, body = HostView),
         (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
-pub(super) async fn show(State(manager): Managed) -> Result<Json<HostView>, Problem> {
+pub(super) async fn show(State(manager): Managed) -> Result<Json<HostView>, ProblemResponse> {
     view(&manager).await.map(Json)
 }
 
@@ -56,11 +56,11 @@ pub(super) async fn show(State(manager): Managed) -> Result<Json<HostView>, Prob
 pub(super) async fn initialise(
     State(manager): Managed,
     Body(request): Body<InitRequest>,
-) -> Result<Json<HostView>, Problem> {
+) -> Result<Json<HostView>, ProblemResponse> {
     let policy_key = hex::decode(&request.policy_key)
-        .map_err(|error| Problem::bad_request(format!("policy_key: {error}")))?;
+        .map_err(|error| ProblemResponse::bad_request(format!("policy_key: {error}")))?;
     let policy_key = PolicyKeyPublic::from_bytes(&policy_key)
-        .map_err(|error| Problem::bad_request(WithCauses(&error).to_string()))?;
+        .map_err(|error| ProblemResponse::bad_request(WithCauses(&error).to_string()))?;
     to_its_end(&manager, move |manager| async move {
         let provisioned = manager.host().public().await.is_ok();
         manager.host().initialise(&policy_key).await?;
@@ -84,7 +84,7 @@ pub(super) async fn initialise(
 pub(super) async fn recover(
     State(manager): Managed,
     Body(request): Body<RecoverRequest>,
-) -> Result<Json<RecoveryView>, Problem> {
+) -> Result<Json<RecoveryView>, ProblemResponse> {
     let recovered: Result<_, ManagerError> = to_its_end(&manager, move |manager| async move {
         manager.recover(&request.accept).await
     })
@@ -105,10 +105,10 @@ pub(super) async fn store_is_open(
             to_its_end(&manager, |manager| async move { manager.ready().await }).await;
         if let Err(error) = ready {
             let found = manager.orphans().await;
-            let mut problem = Problem::from(error);
+            let mut problem = ProblemResponse::from(error);
             if found.backends > 0 {
                 let (backends, degraded) = (found.backends, found.degraded);
-                problem.detail += &format!(
+                problem.0.detail += &format!(
                     ". {backends} backends go on without a manager, {degraded} of them degraded"
                 );
             }
@@ -122,7 +122,7 @@ pub(super) async fn store_is_open(
 #[utoipa::path(get, path = "/v1/host/policy", tag = "host",
     responses((status = 200, body = PolicyView),
         (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
-pub(super) async fn policy(State(manager): Managed) -> Result<Json<PolicyView>, Problem> {
+pub(super) async fn policy(State(manager): Managed) -> Result<Json<PolicyView>, ProblemResponse> {
     Ok(Json(manager.host().policy().await?.into()))
 }
 
@@ -133,9 +133,9 @@ pub(super) async fn policy(State(manager): Managed) -> Result<Json<PolicyView>, 
 pub(super) async fn approve(
     State(manager): Managed,
     message: Bytes,
-) -> Result<Json<PolicyView>, Problem> {
+) -> Result<Json<PolicyView>, ProblemResponse> {
     let approval = Approval::from_json(&message)
-        .map_err(|error| Problem::bad_request(WithCauses(&error).to_string()))?;
+        .map_err(|error| ProblemResponse::bad_request(WithCauses(&error).to_string()))?;
     let label = approval.label.clone();
     to_its_end(&manager, move |manager| async move {
         manager.host().approve(approval).await?;
@@ -160,7 +160,7 @@ pub(super) async fn approve(
 pub(super) async fn request(
     State(manager): Managed,
     Body(request): Body<EnrolmentRequest>,
-) -> Result<Response, Problem> {
+) -> Result<Response, ProblemResponse> {
     Ok(message(&manager.host().request(request.name).await?))
 }
 
@@ -170,7 +170,10 @@ pub(super) async fn request(
     request_body = HostEnrolmentChallenge,
     responses((status = 200, body = HostEnrolmentAnswer),
         (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
-pub(super) async fn answer(State(manager): Managed, challenge: Bytes) -> Result<Response, Problem> {
+pub(super) async fn answer(
+    State(manager): Managed,
+    challenge: Bytes,
+) -> Result<Response, ProblemResponse> {
     let challenge: Challenge = read(&challenge)?;
     Ok(message(&manager.host().answer(&challenge).await?))
 }
@@ -183,7 +186,7 @@ pub(super) async fn answer(State(manager): Managed, challenge: Bytes) -> Result<
 pub(super) async fn install(
     State(manager): Managed,
     certificate: Bytes,
-) -> Result<Json<HostView>, Problem> {
+) -> Result<Json<HostView>, ProblemResponse> {
     let certificate: Certificate = read(&certificate)?;
     to_its_end(&manager, move |manager| async move {
         let enrolment = manager.host().install(&certificate).await?;
@@ -198,7 +201,7 @@ pub(super) async fn install(
 #[utoipa::path(get, path = "/v1/audit", tag = "host",
     responses((status = 200, body = AuditView),
         (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
-pub(super) async fn audit(State(manager): Managed) -> Result<Json<AuditView>, Problem> {
+pub(super) async fn audit(State(manager): Managed) -> Result<Json<AuditView>, ProblemResponse> {
     let log = Arc::clone(manager.audit());
     let checked = tokio::task::spawn_blocking(move || {
         let end = log.end();
@@ -218,7 +221,7 @@ pub(super) async fn audit(State(manager): Managed) -> Result<Json<AuditView>, Pr
         }
     });
     checked.await.map(Json).map_err(|error| {
-        Problem::new(
+        ProblemResponse::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
             error.to_string(),
@@ -227,7 +230,7 @@ pub(super) async fn audit(State(manager): Managed) -> Result<Json<AuditView>, Pr
 }
 
 /// Whoever looks at a host whose TPM does not answer sees what is known, and that.
-async fn view(manager: &Manager) -> Result<HostView, Problem> {
+async fn view(manager: &Manager) -> Result<HostView, ProblemResponse> {
     let known = || manager.host().anchor().known_public();
     let (public, tpm_problem) = match timeout(TPM_PATIENCE, manager.host().public()).await {
         Ok(Ok(public)) => (Some(public), None),
@@ -392,8 +395,8 @@ impl From<ApprovalStatus> for ApprovalView {
     }
 }
 
-fn read<M: Message>(json: &[u8]) -> Result<M, Problem> {
-    M::from_json(json).map_err(|error| Problem::bad_request(WithCauses(&error).to_string()))
+fn read<M: Message>(json: &[u8]) -> Result<M, ProblemResponse> {
+    M::from_json(json).map_err(|error| ProblemResponse::bad_request(WithCauses(&error).to_string()))
 }
 
 fn message(message: &impl Message) -> Response {

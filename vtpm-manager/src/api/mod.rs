@@ -14,7 +14,6 @@ mod order;
 mod problem;
 mod server;
 mod vrots;
-pub mod wire;
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -32,7 +31,6 @@ use caller::AccessControl;
 
 pub use caller::Caller;
 pub use description::description;
-pub use problem::Problem;
 pub use server::serve;
 
 /// The longest request is an enrolment message.

@@ -1,5 +1,7 @@
 //! Errors as problem details (RFC 9457).
 
+use api_types::WithCauses;
+use api_types::{PROBLEM_JSON, Problem};
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -7,64 +9,42 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, extract};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::anchor::{AnchorError, HardwareError};
 use crate::backend::BackendError;
-use crate::causes::WithCauses;
 use crate::host::HostError;
 use crate::manager::ManagerError;
 use crate::rollback::GuardError;
 use crate::store::StoreError;
 
-/// Why a request was refused or failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Problem {
-    /// `urn:vrot:problem:` and a code that stays the same.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The status in words.
-    pub title: String,
-    /// The HTTP status.
-    pub status: u16,
-    /// What is wrong and what to do about it.
-    pub detail: String,
-}
+/// A problem as the answer to a request.
+#[derive(Clone, Debug)]
+pub(super) struct ProblemResponse(pub(super) Problem);
+
+const INTERNAL: (StatusCode, &str) = (StatusCode::INTERNAL_SERVER_ERROR, "internal");
 
 /// Rides along with a response, for the audit log.
 #[derive(Clone, Debug)]
 pub(super) struct Reason(pub(super) String);
 
-/// Media type of problem details (RFC 9457 §6.1).
-pub(super) const PROBLEM_JSON: &str = "application/problem+json";
-const PREFIX: &str = "urn:vrot:problem:";
-
-impl Problem {
+impl ProblemResponse {
     pub(super) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
-        Self {
-            kind: format!("{PREFIX}{code}"),
-            title: status.canonical_reason().unwrap_or("Error").to_owned(),
-            status: status.as_u16(),
-            detail: detail.into(),
-        }
+        let title = status.canonical_reason().unwrap_or("Error");
+        Self(Problem::new(status.as_u16(), title, code, detail))
     }
 
     pub(super) fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad-request", detail)
     }
-
-    /// The code without its prefix.
-    pub fn code(&self) -> &str {
-        self.kind.strip_prefix(PREFIX).unwrap_or(&self.kind)
-    }
 }
 
-impl IntoResponse for Problem {
+impl IntoResponse for ProblemResponse {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let reason = Reason(self.detail.clone());
-        let mut response = (status, Json(self)).into_response();
+        let Self(problem) = self;
+        let status =
+            StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let reason = Reason(problem.detail.clone());
+        let mut response = (status, Json(problem)).into_response();
         // `Json` says application/json.
         response.headers_mut().insert(
             header::CONTENT_TYPE,
@@ -75,7 +55,7 @@ impl IntoResponse for Problem {
     }
 }
 
-impl From<ManagerError> for Problem {
+impl From<ManagerError> for ProblemResponse {
     fn from(error: ManagerError) -> Self {
         let (status, code) = classify(&error);
         if status.is_server_error() {
@@ -85,50 +65,104 @@ impl From<ManagerError> for Problem {
     }
 }
 
-impl From<HostError> for Problem {
+impl From<HostError> for ProblemResponse {
     fn from(error: HostError) -> Self {
         ManagerError::from(error).into()
     }
 }
 
+// What becomes of each error is said for each: a new one does not compile without a decision.
+
 fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
     match error {
-        ManagerError::Anchor(error) | ManagerError::Host(HostError::Anchor(error)) => {
-            classify_anchor(error)
-        }
-        ManagerError::Host(
-            HostError::CertificateOfAnother { .. } | HostError::CertificateProfile(_),
-        ) => (StatusCode::UNPROCESSABLE_ENTITY, "certificate-refused"),
-        ManagerError::Host(HostError::Expired { .. }) => (StatusCode::CONFLICT, "host-expired"),
-        ManagerError::Host(HostError::NotEnrolled) => (StatusCode::CONFLICT, "host-not-enrolled"),
-        ManagerError::Lifecycle(_) | ManagerError::NothingToSuspend { .. } => {
-            (StatusCode::CONFLICT, "wrong-state")
-        }
-        ManagerError::UnknownVrot { .. } => (StatusCode::NOT_FOUND, "unknown-vrot"),
-        ManagerError::DeletionUnfinished { .. } => (StatusCode::CONFLICT, "deletion-unfinished"),
-        ManagerError::VmTaken { .. } => (StatusCode::CONFLICT, "vm-taken"),
+        ManagerError::Anchor(error) => classify_anchor(error),
+        ManagerError::Backend(error) => classify_backend(error),
+        ManagerError::Host(error) => classify_host(error),
+        ManagerError::Rollback(error) => classify_rollback(error),
+        ManagerError::Store(error) => classify_store(error),
         ManagerError::BeingTakenOver { .. } => {
             (StatusCode::SERVICE_UNAVAILABLE, "being-taken-over")
         }
-        ManagerError::Backend(BackendError::Instance { .. }) => {
-            (StatusCode::CONFLICT, "live-elsewhere")
-        }
-        ManagerError::Backend(BackendError::NotDurable { .. }) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "not-durable")
-        }
-        ManagerError::Backend(_) => (StatusCode::INTERNAL_SERVER_ERROR, "backend-failed"),
+        ManagerError::DeletionUnfinished { .. } => (StatusCode::CONFLICT, "deletion-unfinished"),
         ManagerError::Key(_) => (StatusCode::INTERNAL_SERVER_ERROR, "key-refused"),
-        ManagerError::Rollback(
-            GuardError::NotAccepted { .. } | GuardError::NotRefused | GuardError::NotBlank,
-        ) => (StatusCode::CONFLICT, "not-recovered"),
+        ManagerError::Lifecycle(_) | ManagerError::NothingToSuspend { .. } => {
+            (StatusCode::CONFLICT, "wrong-state")
+        }
+        ManagerError::StateMissing { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "store-failed"),
+        ManagerError::StoreRefused { .. } => (StatusCode::CONFLICT, "store-refused"),
         ManagerError::StoreStalled { .. } => (StatusCode::SERVICE_UNAVAILABLE, "store-stalled"),
         ManagerError::Unfinished { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unfinished"),
-        ManagerError::StoreRefused { .. } => (StatusCode::CONFLICT, "store-refused"),
-        ManagerError::Store(StoreError::Locked) => (StatusCode::CONFLICT, "store-locked"),
-        ManagerError::Store(_) | ManagerError::StateMissing { .. } => {
-            (StatusCode::INTERNAL_SERVER_ERROR, "store-failed")
+        ManagerError::UnknownVrot { .. } => (StatusCode::NOT_FOUND, "unknown-vrot"),
+        ManagerError::VmTaken { .. } => (StatusCode::CONFLICT, "vm-taken"),
+        ManagerError::Audit(_)
+        | ManagerError::Folder { .. }
+        | ManagerError::Manufacture(_)
+        | ManagerError::NoState
+        | ManagerError::Program { .. }
+        | ManagerError::Record(_)
+        | ManagerError::State(_)
+        | ManagerError::Task { .. }
+        | ManagerError::Thread { .. } => INTERNAL,
+    }
+}
+
+fn classify_host(error: &HostError) -> (StatusCode, &'static str) {
+    match error {
+        HostError::Anchor(error) => classify_anchor(error),
+        HostError::CertificateOfAnother { .. } | HostError::CertificateProfile(_) => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "certificate-refused")
         }
-        _ => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        HostError::Expired { .. } => (StatusCode::CONFLICT, "host-expired"),
+        HostError::NotEnrolled => (StatusCode::CONFLICT, "host-not-enrolled"),
+        HostError::File { .. } | HostError::Key(_) | HostError::Message { .. } => INTERNAL,
+    }
+}
+
+fn classify_backend(error: &BackendError) -> (StatusCode, &'static str) {
+    match error {
+        BackendError::Instance { .. } => (StatusCode::CONFLICT, "live-elsewhere"),
+        BackendError::NotDurable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not-durable"),
+        BackendError::Deadline { .. }
+        | BackendError::Ended { .. }
+        | BackendError::Folder { .. }
+        | BackendError::Frame { .. }
+        | BackendError::NoUserLeft { .. }
+        | BackendError::Process { .. }
+        | BackendError::Root { .. }
+        | BackendError::Spawn { .. }
+        | BackendError::Stranger { .. }
+        | BackendError::Version { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "backend-failed"),
+    }
+}
+
+fn classify_rollback(error: &GuardError) -> (StatusCode, &'static str) {
+    match error {
+        GuardError::NotAccepted { .. } | GuardError::NotBlank | GuardError::NotRefused => {
+            (StatusCode::CONFLICT, "not-recovered")
+        }
+        GuardError::Generation(_)
+        | GuardError::NotRaised { .. }
+        | GuardError::Register(_)
+        | GuardError::Store(_) => INTERNAL,
+    }
+}
+
+fn classify_store(error: &StoreError) -> (StatusCode, &'static str) {
+    match error {
+        StoreError::Locked => (StatusCode::CONFLICT, "store-locked"),
+        StoreError::Altered(_)
+        | StoreError::Closed
+        | StoreError::Foreign { .. }
+        | StoreError::Full(_)
+        | StoreError::Open { .. }
+        | StoreError::Overtaken
+        | StoreError::Read(_)
+        | StoreError::ReadOnly(_)
+        | StoreError::TooLarge { .. }
+        | StoreError::Unanchored
+        | StoreError::Unconfirmed
+        | StoreError::UnknownVrot { .. }
+        | StoreError::Write(_) => (StatusCode::INTERNAL_SERVER_ERROR, "store-failed"),
     }
 }
 
@@ -156,7 +190,22 @@ fn classify_anchor(error: &AnchorError) -> (StatusCode, &'static str) {
         | AnchorError::PcrsUnsteady { .. } => (StatusCode::CONFLICT, "pcrs-not-approved"),
         AnchorError::PolicyKeyMismatch { .. } => (StatusCode::CONFLICT, "another-policy-key"),
         AnchorError::TpmReplaced { .. } => (StatusCode::CONFLICT, "tpm-replaced"),
-        _ => (StatusCode::INTERNAL_SERVER_ERROR, "tpm-failed"),
+        AnchorError::Hardware(
+            HardwareError::Altered { .. }
+            | HardwareError::Bridge { .. }
+            | HardwareError::NoPcr { .. }
+            | HardwareError::Occupied { .. }
+            | HardwareError::PcrsChange
+            | HardwareError::Response { .. }
+            | HardwareError::Stack { .. }
+            | HardwareError::TooLong { .. }
+            | HardwareError::Tpm { .. },
+        )
+        | AnchorError::BankUnextended { .. }
+        | AnchorError::NoBank { .. }
+        | AnchorError::Record { .. }
+        | AnchorError::StorageRootKey { .. }
+        | AnchorError::Stopped => (StatusCode::INTERNAL_SERVER_ERROR, "tpm-failed"),
     }
 }
 
@@ -164,14 +213,14 @@ fn classify_anchor(error: &AnchorError) -> (StatusCode, &'static str) {
 pub(super) struct Body<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
-    type Rejection = Problem;
+    type Rejection = ProblemResponse;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, ProblemResponse> {
         Json::from_request(request, state)
             .await
             .map(|Json(body)| Self(body))
             .map_err(|rejection: JsonRejection| {
-                Problem::new(rejection.status(), "bad-request", rejection.body_text())
+                ProblemResponse::new(rejection.status(), "bad-request", rejection.body_text())
             })
     }
 }
@@ -180,13 +229,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 pub(super) struct Path<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
-    type Rejection = Problem;
+    type Rejection = ProblemResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
         extract::Path::from_request_parts(parts, state)
             .await
             .map(|extract::Path(part)| Self(part))
-            .map_err(|rejection: PathRejection| Problem::bad_request(rejection.body_text()))
+            .map_err(|rejection: PathRejection| ProblemResponse::bad_request(rejection.body_text()))
     }
 }
 
@@ -194,18 +243,20 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
 pub(super) struct Query<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
-    type Rejection = Problem;
+    type Rejection = ProblemResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
         extract::Query::from_request_parts(parts, state)
             .await
             .map(|extract::Query(query)| Self(query))
-            .map_err(|rejection: QueryRejection| Problem::bad_request(rejection.body_text()))
+            .map_err(|rejection: QueryRejection| {
+                ProblemResponse::bad_request(rejection.body_text())
+            })
     }
 }
 
-pub(super) async fn no_such_path(uri: Uri) -> Problem {
-    Problem::new(
+pub(super) async fn no_such_path(uri: Uri) -> ProblemResponse {
+    ProblemResponse::new(
         StatusCode::NOT_FOUND,
         "unknown-path",
         format!(
@@ -215,8 +266,8 @@ pub(super) async fn no_such_path(uri: Uri) -> Problem {
     )
 }
 
-pub(super) async fn no_such_method(uri: Uri) -> Problem {
-    Problem::new(
+pub(super) async fn no_such_method(uri: Uri) -> ProblemResponse {
+    ProblemResponse::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "unknown-method",
         format!("{} does not take this method", uri.path()),

@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_types::PROBLEM_JSON;
 use axum::http::StatusCode;
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
@@ -17,7 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use super::admission::{Admission, Admitted};
 use super::caller::Caller;
-use super::problem::{PROBLEM_JSON, Problem};
+use super::problem::ProblemResponse;
 use super::router;
 use crate::manager::Manager;
 
@@ -108,7 +109,7 @@ impl Acceptor {
 /// Says so in one piece, without waiting and without having read anything: it fits into the
 /// buffer of a new connection.
 fn turn_away(stream: &UnixStream) {
-    let problem = Problem::new(
+    let ProblemResponse(problem) = ProblemResponse::new(
         StatusCode::SERVICE_UNAVAILABLE,
         "too-many-connections",
         NO_ROOM,

@@ -2,6 +2,12 @@
 
 use std::sync::Arc;
 
+use api_types::wire::{
+    BackendView, CreateRequest, IdentityView, KeyView, QemuArguments, StateLossView,
+    TpmDeviceModel, VrotList, VrotView,
+};
+use api_types::{PROBLEM_JSON, Problem};
+use api_types::{Timestamp, VrotKey};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -10,13 +16,8 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::order::transition;
-use super::problem::{Body, PROBLEM_JSON, Path, Problem, Query};
-use super::wire::{
-    BackendView, CreateRequest, IdentityView, KeyView, QemuArguments, StateLossView,
-    TpmDeviceModel, VrotList, VrotView,
-};
-use crate::manager::{Launch, Manager, ManagerError, Order, Vrot, VrotKey};
-use crate::timestamp::Timestamp;
+use super::problem::{Body, Path, ProblemResponse, Query};
+use crate::manager::{Launch, Manager, ManagerError, Order, Vrot};
 use crate::vrot::{Lifecycle, StopCause};
 
 type Managed = State<Arc<Manager>>;
@@ -40,12 +41,12 @@ pub(super) async fn list(State(manager): Managed) -> Json<VrotList> {
 pub(super) async fn create(
     State(manager): Managed,
     Body(request): Body<CreateRequest>,
-) -> Result<(StatusCode, Json<VrotView>), Problem> {
+) -> Result<(StatusCode, Json<VrotView>), ProblemResponse> {
     let name = request.name.as_deref().map(str::parse).transpose();
     let order = Order {
         vm: request.vm,
         tenant: request.tenant,
-        name: name.map_err(|error| Problem::bad_request(format!("name: {error}")))?,
+        name: name.map_err(|error| ProblemResponse::bad_request(format!("name: {error}")))?,
         launch: if request.start {
             Launch::Now
         } else {
@@ -67,7 +68,7 @@ pub(super) async fn create(
 pub(super) async fn show(
     State(manager): Managed,
     Path(id): Path<String>,
-) -> Result<Json<VrotView>, Problem> {
+) -> Result<Json<VrotView>, ProblemResponse> {
     let vrot = manager.find(key(&id)?)?;
     Ok(Json(view(&manager, &vrot)))
 }
@@ -78,7 +79,7 @@ pub(super) async fn show(
 pub(super) async fn delete(
     State(manager): Managed,
     Path(id): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, ProblemResponse> {
     let key = key(&id)?;
     transition(
         &manager,
@@ -95,7 +96,7 @@ pub(super) async fn delete(
 pub(super) async fn start(
     State(manager): Managed,
     Path(id): Path<String>,
-) -> Result<Json<VrotView>, Problem> {
+) -> Result<Json<VrotView>, ProblemResponse> {
     let key = key(&id)?;
     let started = transition(
         &manager,
@@ -112,7 +113,7 @@ pub(super) async fn start(
 pub(super) async fn stop(
     State(manager): Managed,
     Path(id): Path<String>,
-) -> Result<Json<VrotView>, Problem> {
+) -> Result<Json<VrotView>, ProblemResponse> {
     let key = key(&id)?;
     let stopped = transition(
         &manager,
@@ -130,7 +131,7 @@ pub(super) async fn stop(
 pub(super) async fn suspend(
     State(manager): Managed,
     Path(id): Path<String>,
-) -> Result<Json<VrotView>, Problem> {
+) -> Result<Json<VrotView>, ProblemResponse> {
     let key = key(&id)?;
     let suspended = transition(&manager, move |manager| async move {
         manager.suspend(key).await
@@ -146,7 +147,7 @@ pub(super) async fn suspend(
 pub(super) async fn resume(
     State(manager): Managed,
     Path(id): Path<String>,
-) -> Result<Json<VrotView>, Problem> {
+) -> Result<Json<VrotView>, ProblemResponse> {
     let key = key(&id)?;
     let resumed = transition(
         &manager,
@@ -163,7 +164,7 @@ pub(super) async fn resume(
 pub(super) async fn identity(
     State(manager): Managed,
     Path(id): Path<String>,
-) -> Result<Json<IdentityView>, Problem> {
+) -> Result<Json<IdentityView>, ProblemResponse> {
     let vrot = manager.find(key(&id)?)?;
     identity_view(&manager, &vrot).map(Json).map_err(Into::into)
 }
@@ -176,7 +177,7 @@ pub(super) async fn identity(
 pub(super) async fn renew_identity(
     State(manager): Managed,
     Path(id): Path<String>,
-) -> Result<Json<IdentityView>, Problem> {
+) -> Result<Json<IdentityView>, ProblemResponse> {
     let key = key(&id)?;
     let renewed = transition(&manager, move |manager| async move {
         manager.renew_now(key).await
@@ -193,7 +194,7 @@ pub(super) async fn qemu_arguments(
     State(manager): Managed,
     Path(id): Path<String>,
     Query(device): Query<Device>,
-) -> Result<Json<QemuArguments>, Problem> {
+) -> Result<Json<QemuArguments>, ProblemResponse> {
     let vrot = manager.find(key(&id)?)?.record().vrot;
     let folder = manager.folder(vrot);
     Ok(Json(QemuArguments {
@@ -233,9 +234,9 @@ pub(super) struct Device {
     device: TpmDeviceModel,
 }
 
-fn key(id: &str) -> Result<VrotKey, Problem> {
+fn key(id: &str) -> Result<VrotKey, ProblemResponse> {
     id.parse()
-        .map_err(|error| Problem::bad_request(format!("{error}")))
+        .map_err(|error| ProblemResponse::bad_request(format!("{error}")))
 }
 
 fn view(manager: &Manager, vrot: &Vrot) -> VrotView {

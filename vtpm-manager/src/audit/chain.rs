@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use api_types::Timestamp;
 use cert_chain::Digest32;
 use serde::{Deserialize, Serialize};
 
 use super::parts::Parts;
 use super::{Actor, AuditError, Event};
-use crate::timestamp::Timestamp;
 
 /// A log without a break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,10 +1,10 @@
 //! What the log tells.
 
+use api_types::Timestamp;
 use cert_chain::{Digest32, Generation, HostName, Tenant, TpmName, VmId, VrotId};
 use serde::Serialize;
 
 use crate::rollback::{Boot, RecoveryRecord};
-use crate::timestamp::Timestamp;
 
 /// What happened.
 #[derive(Clone, Debug, Serialize)]

@@ -27,12 +27,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use api_types::Timestamp;
 use cert_chain::Digest32;
+use durable_file::sync_folder_of;
 
 use self::chain::{Entry, line};
 use self::parts::{Parts, Rotation};
-use crate::timestamp::Timestamp;
-use durable_file::sync_folder_of;
 
 pub use actor::Actor;
 pub use chain::{Known, Verified, verify};

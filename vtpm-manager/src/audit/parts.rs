@@ -17,8 +17,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{AuditError, MAX_LINE};
 use durable_file::{folder_of, sync_folder_of};
+
+use super::{AuditError, MAX_LINE};
 
 /// The parts that there were at one moment.
 pub(super) struct Parts {
@@ -306,7 +307,7 @@ mod tests {
                 vrot,
                 vm: VmId::random(),
                 tenant: "acme".parse()?,
-                deleted_at: crate::timestamp::Timestamp::now(),
+                deleted_at: api_types::Timestamp::now(),
             };
             log.append(None, &[deleted])?;
             self.vrots.push(vrot);

@@ -197,8 +197,6 @@ const MAX_CONFIG: usize = 1024 * 1024;
 
 /// Where the daemon looks without `--config`.
 pub const DEFAULT_CONFIG: &str = "/etc/vtpm-manager/config.toml";
-/// Where `vtpmctl` looks without `--socket`.
-pub const DEFAULT_SOCKET: &str = "/run/vtpm-manager/api.sock";
 
 /// `sun_path` of unix(7) has 108 bytes with a terminating zero; the longest name below it is
 /// `/<vRoT id>/tpm.sock.ctrl`.
@@ -628,7 +626,7 @@ mod tests {
     #[test]
     fn a_tpm_is_all_that_must_be_configured() -> anyhow::Result<()> {
         let config = parse("tpm = \"device:/dev/tpmrm0\"")?;
-        assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
+        assert_eq!(config.socket, Path::new(api_types::DEFAULT_SOCKET));
         assert_eq!(
             config.store(),
             Path::new("/var/lib/vtpm-manager/store.redb")

@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
+use api_types::wire::TpmDeviceModel;
+use api_types::{DEFAULT_SOCKET, VrotKey};
 use cert_chain::operator::RequiredPcrs;
 use cert_chain::{Digest32, Domain, Tenant, TpmName, VmId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::api::wire::TpmDeviceModel;
-use crate::config::DEFAULT_SOCKET;
 use crate::issuer::OperatorKeyChange;
-use crate::manager::VrotKey;
 
 /// Virtualized roots of trust, anchored in this host's physical TPM.
 ///
@@ -117,8 +116,18 @@ pub(super) enum VrotCommand {
         vrot: VrotArgument,
         /// The interface that the guest sees.
         #[arg(long, value_enum, default_value_t)]
-        device: TpmDeviceModel,
+        device: Device,
     },
+}
+
+/// How the guest sees its TPM.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum Device {
+    /// Command response buffer.
+    #[default]
+    TpmCrb,
+    /// TPM interface specification (FIFO).
+    TpmTis,
 }
 
 #[derive(Debug, Args)]
@@ -374,6 +383,15 @@ pub(super) enum AuditCommand {
         #[arg(long, value_name = "HASH")]
         head: Option<Digest32>,
     },
+}
+
+impl From<Device> for TpmDeviceModel {
+    fn from(device: Device) -> Self {
+        match device {
+            Device::TpmCrb => Self::TpmCrb,
+            Device::TpmTis => Self::TpmTis,
+        }
+    }
 }
 
 impl OperatorKeyChangeArgument {

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use api_types::Problem;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode, header};
@@ -13,7 +14,6 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::CtlError;
-use crate::api::Problem;
 
 /// Reaches the manager at its socket.
 #[derive(Clone, Debug)]

@@ -3,6 +3,11 @@
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
+use api_types::wire::{
+    AuditView, EnrolmentRequest, HostView, InitRequest, LogView, PolicyView, RecoverRequest,
+    RecoveryView,
+};
+use api_types::{Timestamp, WithCauses};
 use cert_chain::Digest32;
 use cert_chain::enrolment::{Answer, Certificate, Challenge, Message, Request};
 use cert_chain::operator::PolicyKey;
@@ -12,14 +17,8 @@ use super::client::Client;
 use super::issuer::message;
 use super::output::{Output, Table};
 use super::{CtlError, policy, write};
-use crate::api::wire::{
-    AuditView, EnrolmentRequest, HostView, InitRequest, LogView, PolicyView, RecoverRequest,
-    RecoveryView,
-};
 use crate::audit::{self, Known};
-use crate::causes::WithCauses;
 use crate::issuer::{IssuerFolder, OperatorKeyChange};
-use crate::timestamp::Timestamp;
 
 pub(super) const HOST: &str = "/v1/host";
 const REQUEST: &str = "/v1/host/enrolment/request";

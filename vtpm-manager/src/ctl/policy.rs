@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use api_types::DEFAULT_SOCKET;
+use api_types::wire::{HostView, PolicyView};
 use attestation::file::read_bounded_text;
 use cert_chain::operator::{Approval, InsufficientPcrs, PolicyKey, PolicyKeyPublic};
 use cert_chain::{HashAlgorithm, PcrValues};
@@ -16,8 +18,6 @@ use super::client::Client;
 use super::host::{HOST, parse, store_is_not_refused};
 use super::output::{Output, Table};
 use super::{CtlError, MAX_FILE, read, write};
-use crate::api::wire::{HostView, PolicyView};
-use crate::config::DEFAULT_SOCKET;
 
 pub(super) const POLICY: &str = "/v1/host/policy";
 pub(super) const APPROVALS: &str = "/v1/host/policy/approvals";

@@ -1,11 +1,14 @@
 //! Commands about vRoTs.
 
+use api_types::VrotKey;
+use api_types::wire::{
+    CreateRequest, IdentityView, KeyView, QemuArguments, TpmDeviceModel, VrotList, VrotView,
+};
+
 use super::CtlError;
 use super::arguments::VrotCommand;
 use super::client::Client;
 use super::output::{Output, Table};
-use crate::api::wire::{CreateRequest, IdentityView, KeyView, QemuArguments, VrotList, VrotView};
-use crate::manager::VrotKey;
 
 pub(super) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Result<(), CtlError> {
     match command {
@@ -76,7 +79,8 @@ pub(super) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Re
             output.result(&identity, || describe(&identity))?;
         }
         VrotCommand::QemuArgs { vrot, device } => {
-            let path = path(vrot.vrot, &format!("/qemu-args?device={}", device.name()));
+            let device = TpmDeviceModel::from(*device).name();
+            let path = path(vrot.vrot, &format!("/qemu-args?device={device}"));
             let arguments: QemuArguments = client.get(&path)?;
             output.result(&arguments, || line(&arguments.arguments))?;
         }

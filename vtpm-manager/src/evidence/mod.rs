@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use api_types::WithCauses;
 use attestation::evidence::SharedHostLayer;
 use attestation::merkle::Tree;
 use attestation::quote::canonical_signature;
@@ -26,7 +27,6 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::anchor::{AnchorError, SignedQuote, TrustAnchor};
-use crate::causes::WithCauses;
 
 pub use host_log::{HostLog, HostLogProblem};
 pub use open_layers::OpenLayers;

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
+use api_types::Timestamp;
 use cert_chain::enrolment::PendingEnrolment;
 use cert_chain::{Digest32, HostName, TpmName};
 use serde::{Deserialize, Serialize};
 
 use super::IssuerError;
-use crate::timestamp::Timestamp;
 
 /// A host that was certified.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,6 +18,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use api_types::Timestamp;
 use attestation::file::{read_bounded, read_bounded_text};
 use cert_chain::enrolment::{
     Accepted, Answer, Certificate, Challenge, EnrolmentError, EnrolmentState, OperatorKeys,
@@ -28,8 +29,6 @@ use cert_chain::{Domain, HostName, Issuer, TpmMakerRoots, TpmName, Validity};
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-
-use crate::timestamp::Timestamp;
 
 pub use error::IssuerError;
 use memory::Challenged;

@@ -7,14 +7,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use api_types::{Timestamp, VrotKey, WithCauses};
 use cert_chain::VrotId;
 
-use super::registry::{Vrot, VrotKey};
+use super::registry::Vrot;
 use super::{Counter, Manager, ManagerError, blocking};
 use crate::audit::{Actor, Event};
-use crate::causes::WithCauses;
 use crate::store::Batch;
-use crate::timestamp::Timestamp;
 use crate::vrot::{Owner, Tombstone, VrotRecord};
 
 /// Deletions that are not finished.

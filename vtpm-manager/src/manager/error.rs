@@ -3,9 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use api_types::VrotKey;
 use cert_chain::{VmId, VrotId};
 
-use super::registry::VrotKey;
 use crate::anchor::{AnchorError, HostIkSigner};
 use crate::audit::AuditError;
 use crate::backend::BackendError;

@@ -1,5 +1,6 @@
 //! State that a vRoT may have lost with its backend: recorded, so that evidence tells it.
 
+use api_types::Timestamp;
 use attestation::StateLoss;
 
 use super::registry::Vrot;
@@ -7,7 +8,6 @@ use super::{Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::Backend;
 use crate::store::{Batch, Part};
-use crate::timestamp::Timestamp;
 use crate::vrot::{LostState, VrotRecord};
 
 impl Manager {

@@ -1,5 +1,6 @@
 //! A new vRoT: key, backend, identity.
 
+use api_types::Timestamp;
 use cert_chain::{Generation, Tenant, VmId, VrotId};
 use vtpm_backend::message::{Open, StateKey};
 
@@ -8,7 +9,6 @@ use crate::backend::{Backend, Role, RuntimeFolder};
 use crate::keys::{Keyring, Purpose};
 use crate::manufacture::{ManufactureOrder, manufacture_over};
 use crate::store::{Part, StateBlob};
-use crate::timestamp::Timestamp;
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
 
 /// A vRoT's first generation; sanctioned restores and copies count on from it.

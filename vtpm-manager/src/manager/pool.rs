@@ -11,6 +11,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use api_types::{Timestamp, WithCauses};
 use cert_chain::{Digest32, Tenant, VmId, VrotId};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -21,10 +22,8 @@ use super::renewal::half_life;
 use super::{Manager, ManagerError, StoreState};
 use crate::audit::Event;
 use crate::backend::Role;
-use crate::causes::WithCauses;
 use crate::config::PoolConfig;
 use crate::store::Part;
-use crate::timestamp::Timestamp;
 use crate::vrot::VrotRecord;
 
 /// The vRoTs that wait for a VM.

@@ -1,14 +1,11 @@
 //! Which vRoTs there are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use cert_chain::identifiers::IdentifierError;
+use api_types::VrotKey;
 use cert_chain::{VmId, VrotId};
-use uuid::Uuid;
 
 use super::ManagerError;
 use crate::backend::{Backend, Observed};
@@ -43,10 +40,6 @@ pub(super) enum Adoption {
     OtherVersion,
 }
 
-/// Number of a vRoT or of the VM it belongs to: people know the one, programs often the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VrotKey(Uuid);
-
 /// The claim on a VM while its vRoT is being made. Given up when dropped.
 pub(super) struct Reservation<'a> {
     registry: &'a Registry,
@@ -66,8 +59,8 @@ impl Registry {
     /// The vRoT with this number, or of the VM with this number.
     pub fn find(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
         let entries = self.entries();
-        let by_vm = entries.vms.get(&VmId::from_uuid(key.0)).copied();
-        let vrot = by_vm.unwrap_or(VrotId::from_uuid(key.0));
+        let by_vm = entries.vms.get(&VmId::from_uuid(key.number())).copied();
+        let vrot = by_vm.unwrap_or(VrotId::from_uuid(key.number()));
         entries
             .vrots
             .get(&vrot)
@@ -222,33 +215,6 @@ impl Vrot {
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         self.registry.entries().reserved.remove(&self.vm);
-    }
-}
-
-impl VrotKey {
-    /// The number.
-    pub(super) fn number(self) -> Uuid {
-        self.0
-    }
-}
-
-impl From<VrotId> for VrotKey {
-    fn from(vrot: VrotId) -> Self {
-        Self(*vrot.as_uuid())
-    }
-}
-
-impl FromStr for VrotKey {
-    type Err = IdentifierError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(*text.parse::<VrotId>()?.as_uuid()))
-    }
-}
-
-impl fmt::Display for VrotKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        VrotId::from_uuid(self.0).fmt(f)
     }
 }
 

@@ -11,22 +11,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use api_types::{Timestamp, VrotKey, WithCauses};
 use cert_chain::{Digest32, Validity, VrotId};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tpm_wire::ResponseCode;
 
 use super::restoration::nv_authority;
-use super::{Manager, ManagerError, StoreState, Vrot, VrotKey, blocking};
+use super::{Manager, ManagerError, StoreState, Vrot, blocking};
 use crate::audit::Event;
 use crate::backend::{Backend, Role, RuntimeFolder};
-use crate::causes::WithCauses;
 use crate::keys::Keyring;
 use crate::manufacture::{
     Chain, Guest, ManufactureError, ManufactureOrder, RederivedVik, rederive_vik_from_copy,
     rederive_vik_over, renew_ek_certificates, renew_vik_certificate,
 };
-use crate::timestamp::Timestamp;
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
 
 /// How it stands with the renewal of certificates.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use api_types::{Timestamp, WithCauses};
 use cert_chain::VrotId;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -12,9 +13,7 @@ use super::registry::{Adoption, Vrot};
 use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::{self, Backend, BackendError, Ended, Ending, InstanceId, Role, RuntimeFolder};
-use crate::causes::WithCauses;
 use crate::store::Part;
-use crate::timestamp::Timestamp;
 use crate::vrot::{Lifecycle, RecordError, StopCause, StoredVrot};
 
 /// A backend that is found running answers between two TPM commands. The manager does not wait

@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
+use api_types::{Timestamp, WithCauses};
 use cert_chain::{Generation, VrotId};
 use vtpm_backend::sealing::{Sealer, SealingError};
 
 use super::{Manager, ManagerError, blocking};
 use crate::anchor::AnchorError;
 use crate::audit::Event;
-use crate::causes::WithCauses;
 use crate::host::HostError;
 use crate::keys::Keyring;
 use crate::registers::TpmRegisters;
@@ -19,7 +19,6 @@ use crate::rollback::{
     Boot, Guard, GuardError, HostLedger, Opening, Recovered, RecoveryRecord, Refusal, RollbackKeys,
 };
 use crate::store::{Batch, Part, StateBlob, Store, StoreError};
-use crate::timestamp::Timestamp;
 use crate::vrot::{Lifecycle, StopCause, StoredVrot, VrotRecord};
 
 /// How it stands with the store.

@@ -6,17 +6,17 @@
 
 use std::sync::Arc;
 
+use api_types::{Timestamp, VrotKey};
 use cert_chain::{Digest32, Tenant, VmId, VrotId};
 
 use super::manufacturing::Product;
-use super::registry::{Adoption, Vrot, VrotKey};
+use super::registry::{Adoption, Vrot};
 use super::renewal::{Occasion, is_not_ready};
 use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::{Backend, BackendError, Ended, Ending, Role};
 use crate::keys::Keyring;
 use crate::store::{Batch, Part};
-use crate::timestamp::Timestamp;
 use crate::vrot::{LifecycleError, Owner, StopCause, VrotName, VrotRecord};
 
 /// What is to be created.

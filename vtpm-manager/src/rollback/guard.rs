@@ -69,7 +69,6 @@ pub struct RollbackStatus {
 
 /// Why a guarded store was not opened, set up or recovered.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum GuardError {
     /// The host was set up before.
     #[error("this host has a store and a rollback anchor already: nothing was changed")]

@@ -18,6 +18,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use api_types::WithCauses;
 use cert_chain::VrotId;
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError,
@@ -28,7 +29,6 @@ use uuid::Uuid;
 use super::blocks;
 use super::medium::{Doubt, Medium, StoreFile, open_database};
 use super::{Batch, Part, Store, StoreError, StoredEvidence};
-use crate::causes::WithCauses;
 use crate::rollback::Writes;
 
 /// A store in one file. Only one process can have it open.

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::causes::WithCauses;
+use api_types::WithCauses;
 
 /// Why nothing becomes durable at the moment.
 #[derive(Clone, Debug)]

@@ -71,7 +71,6 @@ pub struct StoredEvidence {
 /// Why the store did not do what it was asked for. Cheap to copy: one failed commit is told to
 /// everybody who had a part in it.
 #[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum StoreError {
     /// Contents are not what was committed last.
     #[error(transparent)]

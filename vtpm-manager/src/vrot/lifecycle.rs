@@ -15,7 +15,7 @@ use std::fmt;
 
 use minicbor::{Decode, Encode};
 
-use crate::timestamp::Timestamp;
+use api_types::Timestamp;
 
 /// Where a vRoT is in its life, since when, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]

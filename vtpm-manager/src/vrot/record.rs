@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use api_types::Timestamp;
 use cert_chain::{
     AttestationKey, Digest32, EndorsementKey, Generation, PublicArea, Tenant, TpmName, VmId, VrotId,
 };
@@ -14,7 +15,6 @@ use super::lifecycle::Lifecycle;
 use crate::keys::WrappedSecret;
 use crate::manufacture::Manufactured;
 use crate::store::Batch;
-use crate::timestamp::Timestamp;
 
 /// A vRoT that was not deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]

@@ -8,15 +8,15 @@ use cert_chain::{
     Digest32, Generation, HashAlgorithm, HostName, PcrValues, Tenant, TpmName, VmId, VrotId,
 };
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::timestamp::Timestamp;
 
 /// The host and what it has become.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct HostView {
     /// How the manager reaches the physical TPM.
-    #[schema(example = "device:/dev/tpmrm0")]
+    #[cfg_attr(feature = "schema", schema(example = "device:/dev/tpmrm0"))]
     pub tpm: String,
     /// Why it cannot be used, if it cannot: then the keys are those that it showed before.
     #[serde(default)]
@@ -24,16 +24,14 @@ pub struct HostView {
     /// The log that accounts for the host's PCRs in evidence.
     pub event_log: EventLogView,
     /// Where the manager keeps what must survive.
-    #[schema(value_type = String)]
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub state_dir: PathBuf,
     /// SHA-256 value of the backend program that `create` and `start` use.
-    #[schema(value_type = Option<String>)]
     pub backend_digest: Option<Digest32>,
     /// What keeps backends apart beside their sandbox: `own-users`, or `shared-user` where the
     /// manager has no right to give each a user of its own.
     pub isolation: String,
     /// SHA-256 value of the manager program.
-    #[schema(value_type = String)]
     pub manager_digest: Digest32,
     /// The keys in the physical TPM; absent before `POST /v1/host/init`.
     pub keys: Option<HostKeys>,
@@ -49,17 +47,18 @@ pub struct HostView {
 }
 
 /// Where and when a manager ended by a fault of its own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FaultView {
     /// When, by the host's clock.
-    #[schema(value_type = String)]
     pub time: Timestamp,
     /// Where in the manager's sources.
     pub place: String,
 }
 
 /// Lines that are missing from the manager's log since it was started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct LogView {
     /// Lines that could not be written, or not as fast as they came.
     pub lost: u64,
@@ -68,10 +67,11 @@ pub struct LogView {
 }
 
 /// The host's event log.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct EventLogView {
     /// The file.
-    #[schema(value_type = String)]
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub path: PathBuf,
     /// Why devices refuse every VM of this host: the log cannot be read, is none, or does not
     /// account for the host's PCRs.
@@ -82,7 +82,8 @@ pub struct EventLogView {
 }
 
 /// The store, held against the rollback anchor in the physical TPM.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct StoreView {
     /// `blank`, `open`, `locked` (the root secret is out of reach) or `refused`.
     pub state: String,
@@ -115,7 +116,8 @@ pub struct StoreView {
 }
 
 /// A loss of power that may have cut off the newest state unseen.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PowerLossView {
     /// Number of the first batch afterwards.
     pub batch: u64,
@@ -126,16 +128,18 @@ pub struct PowerLossView {
 }
 
 /// Accepts a store that was refused.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RecoverRequest {
     /// Short name of the refusal, as the host shows it.
-    #[schema(example = "restored-store")]
+    #[cfg_attr(feature = "schema", schema(example = "restored-store"))]
     pub accept: String,
 }
 
 /// What a recovery did.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct RecoveryView {
     /// What was accepted.
     pub accepted: String,
@@ -144,49 +148,40 @@ pub struct RecoveryView {
     /// Number of the batch that the recovery is.
     pub batch: u64,
     /// The generation that the vRoTs have from now on.
-    #[schema(value_type = u64)]
     pub generation: Generation,
     /// vRoTs that have it.
-    #[schema(value_type = Vec<String>)]
     pub raised: Vec<VrotId>,
     /// Deleted vRoTs whose records had come back, and went.
-    #[schema(value_type = Vec<String>)]
     pub discarded: Vec<VrotId>,
     /// vRoTs of which nothing usable was left.
-    #[schema(value_type = Vec<String>)]
     pub lost: Vec<VrotId>,
 }
 
 /// Names (nameAlg ‖ digest, in hexadecimal) of the host's keys.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct HostKeys {
     /// Endorsement key.
-    #[schema(value_type = String)]
     pub ek: TpmName,
     /// Identity key.
-    #[schema(value_type = String)]
     pub ik: TpmName,
     /// Storage root key.
-    #[schema(value_type = String)]
     pub srk: TpmName,
     /// The operator's key.
-    #[schema(value_type = String)]
     pub policy_key: TpmName,
 }
 
 /// The host's certificate.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct EnrolmentView {
     /// The name that the issuer gave the host.
-    #[schema(value_type = String, example = "host-1.demo.example")]
     pub host: HostName,
     /// Who issued it.
     pub issuer: String,
     /// First second of its validity.
-    #[schema(value_type = String, format = DateTime)]
     pub not_before: Timestamp,
     /// Last second of its validity.
-    #[schema(value_type = String, format = DateTime)]
     pub not_after: Timestamp,
     /// The certificate.
     pub certificate_pem: String,
@@ -195,7 +190,8 @@ pub struct EnrolmentView {
 }
 
 /// Begins a host's life.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct InitRequest {
     /// `TPMT_PUBLIC` of the operator's key, in hexadecimal.
@@ -203,30 +199,28 @@ pub struct InitRequest {
 }
 
 /// Begins an enrolment.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EnrolmentRequest {
     /// The label that the host asks for; the issuer adds its domain.
-    #[schema(example = "host-1")]
+    #[cfg_attr(feature = "schema", schema(example = "host-1"))]
     pub name: String,
 }
 
 /// What the host's keys are bound to.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PolicyView {
     /// Name of the key whose approvals count.
-    #[schema(value_type = String)]
     pub policy_key: TpmName,
     /// Digest of the `PolicyAuthorize` that the objects below carry.
-    #[schema(value_type = String)]
     pub policy_digest: Digest32,
     /// What is bound to it.
     pub objects: Vec<String>,
     /// The PCR bank that approvals and quotes are of.
-    #[schema(value_type = String)]
     pub bank: HashAlgorithm,
     /// Present values of the PCRs that approvals are about, in hexadecimal.
-    #[schema(value_type = BTreeMap<String, String>)]
     pub pcrs: BTreeMap<u8, String>,
     /// Whether an approval covers the present values.
     pub satisfied: bool,
@@ -243,19 +237,20 @@ impl PolicyView {
 }
 
 /// One approval beside the present state of the host.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ApprovalView {
     /// What the note in it calls it. The signature does not cover the note.
     pub label: String,
     /// The PCR bank that it is of.
-    #[schema(value_type = String)]
     pub bank: HashAlgorithm,
     /// Where the PCRs differ from it; nowhere, if it is in force.
     pub differences: Vec<DifferenceView>,
 }
 
 /// One PCR that has another value than approved.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct DifferenceView {
     /// Which PCR.
     pub pcr: u8,
@@ -266,16 +261,15 @@ pub struct DifferenceView {
 }
 
 /// What is to be created.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateRequest {
     /// The VM. Without it the manager chooses the number, which a vRoT of the pool is certified
     /// for already: nothing launches faster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = Uuid)]
     pub vm: Option<VmId>,
     /// Whose VM it is.
-    #[schema(value_type = String, example = "acme")]
     pub tenant: Tenant,
     /// What people call it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -286,26 +280,22 @@ pub struct CreateRequest {
 }
 
 /// One vRoT.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct VrotView {
     /// Its number.
-    #[schema(value_type = String, format = Uuid)]
     pub vrot: VrotId,
     /// The VM that it belongs to.
-    #[schema(value_type = String, format = Uuid)]
     pub vm: VmId,
     /// Whose VM that is.
-    #[schema(value_type = String)]
     pub tenant: Tenant,
     /// What people call it.
     pub name: Option<String>,
     /// Rises with each sanctioned restore or copy.
-    #[schema(value_type = u64)]
     pub generation: Generation,
     /// Where in its life it is: `assigned`, `running`, `suspended` or `stopped`.
     pub state: String,
     /// Since when.
-    #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
     /// What else there is to say about the state.
     pub note: Option<String>,
@@ -313,10 +303,8 @@ pub struct VrotView {
     /// has a new generation: evidence says so, and a policy accepts it by `batch`.
     pub state_loss: Option<StateLossView>,
     /// Name of its identity key.
-    #[schema(value_type = Option<String>)]
     pub vik: Option<TpmName>,
     /// Last second of the identity key's certificate.
-    #[schema(value_type = Option<String>, format = DateTime)]
     pub vik_not_after: Option<Timestamp>,
     /// Why the last attempt to renew that certificate failed, until one succeeds.
     pub renewal_problem: Option<String>,
@@ -325,22 +313,23 @@ pub struct VrotView {
 }
 
 /// State that may have been lost with a backend.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct StateLossView {
     /// Number of the store's newest batch when it was noted.
     pub batch: u64,
     /// When it was noted.
-    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
 }
 
 /// A live backend.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct BackendView {
     /// Its process.
     pub process: u32,
     /// Where a VMM attaches (TPM emulator protocol).
-    #[schema(value_type = String)]
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub control: PathBuf,
     /// Whether one is attached.
     pub attached: bool,
@@ -349,29 +338,26 @@ pub struct BackendView {
 }
 
 /// All vRoTs of the host.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct VrotList {
     /// In the order of their numbers.
     pub vrots: Vec<VrotView>,
 }
 
 /// Keys and certificates of a vRoT.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct IdentityView {
     /// Its number.
-    #[schema(value_type = String, format = Uuid)]
     pub vrot: VrotId,
     /// The VM that it belongs to.
-    #[schema(value_type = String, format = Uuid)]
     pub vm: VmId,
     /// Whose VM that is.
-    #[schema(value_type = String)]
     pub tenant: Tenant,
     /// Its generation.
-    #[schema(value_type = u64)]
     pub generation: Generation,
     /// The host that certified it.
-    #[schema(value_type = Option<String>)]
     pub host: Option<HostName>,
     /// Its identity key.
     pub vik: KeyView,
@@ -380,20 +366,18 @@ pub struct IdentityView {
     /// Its P-256 endorsement key.
     pub ek_p256: KeyView,
     /// SHA-256 value of the manager program that certified the identity key.
-    #[schema(value_type = String)]
     pub manager_digest: Digest32,
     /// SHA-256 value of the backend program at that time.
-    #[schema(value_type = String)]
     pub backend_digest: Digest32,
     /// The host's certificate, which issued the others. The issuer's root is not part of it.
     pub chain_pem: String,
 }
 
 /// One key and its certificate.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct KeyView {
     /// The TPM's name of the key.
-    #[schema(value_type = String)]
     pub name: TpmName,
     /// The public key.
     pub public_key_pem: String,
@@ -402,21 +386,20 @@ pub struct KeyView {
     /// Its certificate.
     pub certificate_pem: String,
     /// Last second of the certificate.
-    #[schema(value_type = Option<String>, format = DateTime)]
     pub not_after: Option<Timestamp>,
 }
 
 /// Arguments that attach a vRoT to QEMU.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct QemuArguments {
     /// To be passed to QEMU one by one.
     pub arguments: Vec<String>,
 }
 
 /// How the guest sees its TPM.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum TpmDeviceModel {
     /// Command response buffer.
@@ -427,14 +410,14 @@ pub enum TpmDeviceModel {
 }
 
 /// The audit log.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct AuditView {
     /// The file of the newest part.
-    #[schema(value_type = String)]
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub log: PathBuf,
     /// The hash that the log goes on from, or has in it, if parts of it were taken away.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
     pub begins_after: Option<Digest32>,
     /// Number of lines that the manager knows of, with those of parts that were taken away.
     pub entries: u64,
@@ -443,7 +426,6 @@ pub struct AuditView {
     /// Their size.
     pub bytes: u64,
     /// Hash of the last one. Kept elsewhere, it shows later that nothing was cut off.
-    #[schema(value_type = String)]
     pub head: Digest32,
     /// Whether the files hold exactly these lines, unaltered.
     pub intact: bool,

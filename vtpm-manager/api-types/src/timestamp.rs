@@ -12,6 +12,7 @@ use time::format_description::well_known::Rfc3339;
 /// Seconds since 1970 by the host's clock; shown as in RFC 3339. No security decision rests on
 /// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(value_type = String, format = DateTime))]
 #[cbor(transparent)]
 pub struct Timestamp(#[n(0)] u64);
 

@@ -1,0 +1,20 @@
+//! What the manager of a host's vRoTs and its clients have in common: the JSON of the API
+//! ([`wire`]), its errors ([`Problem`]), how a vRoT is named in it ([`VrotKey`]), points in time,
+//! and errors as they are shown to people.
+//!
+//! Nothing here reaches a TPM, a store or a network, so that a client needs none of their
+//! libraries.
+
+mod causes;
+mod problem;
+mod timestamp;
+mod vrot_key;
+pub mod wire;
+
+pub use causes::WithCauses;
+pub use problem::{PROBLEM_JSON, Problem};
+pub use timestamp::Timestamp;
+pub use vrot_key::VrotKey;
+
+/// Where the manager listens, and clients look, unless something else is configured.
+pub const DEFAULT_SOCKET: &str = "/run/vtpm-manager/api.sock";
