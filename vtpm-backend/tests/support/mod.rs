@@ -1,7 +1,5 @@
 //! TPM emulators as a VMM sees them: this backend, and swtpm as the measure.
 
-#![expect(dead_code, reason = "each test file uses its own part")]
-
 pub(crate) mod managed;
 pub(crate) mod nursery;
 

@@ -1,0 +1,16 @@
+//! Evidence, event logs and results, as a verifier meets them. One binary, so that the tests run
+//! beside each other on all processors.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![expect(clippy::indexing_slicing, reason = "a panic is a failed test")]
+
+mod appraisal;
+mod banks;
+mod bounded_results;
+mod description;
+mod event_logs;
+mod random_boots;
+mod real_boot;
+mod refusals;
+mod refused_identities;
+mod results;

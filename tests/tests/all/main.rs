@@ -1,0 +1,19 @@
+//! The whole of it: programs of several crates, real machines and others' tools. One binary, so that
+//! the tests run beside each other on all processors, and those that only look at a machine share
+//! it.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
+)]
+
+mod attested_vm;
+mod bench_smoke;
+mod fuzz_smoke;
+mod output;
+mod package;
+mod peers;
+mod refused_vms;
+mod restored_store;
+mod saved_vms;
+mod stand_alone_backend;

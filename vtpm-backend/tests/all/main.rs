@@ -1,0 +1,20 @@
+//! A backend as a process, with swtpm as the measure. One binary, so that the tests run beside each
+//! other on all processors: each test has processes and folders of its own, and what has to be
+//! tried from inside a confined process is tried by this program run once more.
+
+mod born_backend;
+mod carried;
+mod control_channel;
+mod differential;
+mod full_tpm;
+mod key_memory;
+mod log;
+mod loss_of_power;
+mod managed;
+mod nursery;
+mod random_commands;
+mod sandbox;
+mod volatile_state;
+
+#[path = "../support/mod.rs"]
+mod support;
