@@ -4,7 +4,7 @@
 # is missing.
 set -eu
 
-packages="build-essential pkg-config clang libclang-dev libssl-dev openssl ca-certificates
+packages="build-essential pkg-config openssl ca-certificates
     libtpms-dev libtss2-dev swtpm swtpm-tools tpm2-tools
     qemu-system-x86 qemu-utils ovmf busybox-static cpio xz-utils faketime
     libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients

@@ -9,6 +9,7 @@ pub mod bench;
 pub mod deadline;
 pub mod demo;
 pub mod device;
+pub mod format_judge;
 pub mod fuzzing;
 pub mod guest;
 pub mod guest_image;

@@ -104,9 +104,88 @@ fn crates_depend_on_each_other_in_one_direction() -> Result<()> {
     Ok(())
 }
 
+/// Crates that judge what others claim to be.
+const VERIFIERS: [&str; 2] = ["attestation", "cert-chain"];
+
+/// Libraries that open connections, or serve those that do. The device's own connection is one of
+/// the standard library's.
+const NETWORK: [&str; 10] = [
+    "curl",
+    "h2",
+    "hyper",
+    "mio",
+    "native-tls",
+    "reqwest",
+    "rustls",
+    "socket2",
+    "tokio",
+    "ureq",
+];
+
+#[test]
+fn no_build_of_a_verifier_has_a_network_or_a_foreign_library() -> Result<()> {
+    let metadata = metadata()?;
+    let mut wrong = Vec::new();
+    for verifier in VERIFIERS {
+        let build = build_of(verifier, &metadata)?;
+        ensure!(
+            build.iter().any(|package| package["name"] == "ring"),
+            "what {verifier} is built of was not found"
+        );
+        for package in build {
+            let name = package["name"].as_str().context("a name")?;
+            // OpenSSL, a TPM software stack, libtpms. `ring` builds its own.
+            let links = package["links"].as_str().unwrap_or_default();
+            if !links.is_empty() && name != "ring" {
+                wrong.push(format!("{verifier} links {links} through {name}"));
+            }
+            if NETWORK.contains(&name) {
+                wrong.push(format!("{verifier} is built with {name}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// The packages that a crate is built of, those of build scripts and procedural macros included,
+/// those of tests not.
+fn build_of<'a>(root: &str, metadata: &'a Value) -> Result<Vec<&'a Value>> {
+    let by_id: BTreeMap<&str, &Value> = packages(metadata)
+        .filter_map(|package| Some((package["id"].as_str()?, package)))
+        .collect();
+    let nodes: BTreeMap<&str, &Value> = metadata
+        .pointer("/resolve/nodes")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|node| Some((node["id"].as_str()?, node)))
+        .collect();
+    let root = by_id.iter().find(|(_, package)| package["name"] == root);
+    let mut found = BTreeSet::new();
+    let mut open = vec![*root.context("the crate is in the workspace")?.0];
+    while let Some(id) = open.pop() {
+        if !found.insert(id) {
+            continue;
+        }
+        let node = nodes.get(id).context("a package is resolved")?;
+        for dependency in node["deps"].as_array().into_iter().flatten() {
+            let mut kinds = dependency["dep_kinds"].as_array().into_iter().flatten();
+            if kinds.any(|kind| kind["kind"] != "dev") {
+                open.push(dependency["pkg"].as_str().context("a package's id")?);
+            }
+        }
+    }
+    Ok(found
+        .iter()
+        .filter_map(|id| by_id.get(id).copied())
+        .collect())
+}
+
 #[test]
 fn every_dependency_has_an_allowed_licence_and_comes_from_the_registry() -> Result<()> {
     let metadata = metadata()?;
+    let judge = metadata_in(&workspace_folder()?.join("tests/formats"))?;
     let deny: toml::Table = fs::read_to_string(workspace_folder()?.join("deny.toml"))?.parse()?;
     let licences = deny
         .get("licenses")
@@ -120,7 +199,7 @@ fn every_dependency_has_an_allowed_licence_and_comes_from_the_registry() -> Resu
         .filter_map(|entry| Some((entry.get("crate")?.as_str()?, strings(entry.get("allow")))))
         .collect();
     let mut wrong = Vec::new();
-    for package in packages(&metadata) {
+    for package in packages(&metadata).chain(packages(&judge)) {
         let name = package["name"].as_str().context("a name")?;
         let licence = package["license"].as_str().unwrap_or_default();
         let excepted = match exceptions.get(name) {
@@ -239,10 +318,14 @@ fn modules_of_tests(files: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
 }
 
 fn metadata() -> Result<Value> {
+    metadata_in(&workspace_folder()?)
+}
+
+fn metadata_in(folder: &Path) -> Result<Value> {
     let output = Tool::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
         .args(["metadata", "--locked", "--format-version", "1"])
         .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
-        .folder(&workspace_folder()?)
+        .folder(folder)
         .run()?;
     Ok(serde_json::from_slice(&output)?)
 }

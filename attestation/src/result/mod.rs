@@ -1,5 +1,6 @@
 //! Attestation results: a verdict with its reasons, for people and, as EAR, for programs.
 
+mod claims;
 mod ear;
 
 use std::collections::BTreeMap;

@@ -7,8 +7,8 @@
 mod appraisal;
 mod banks;
 mod bounded_results;
-mod description;
 mod event_logs;
+mod golden_results;
 mod random_boots;
 mod real_boot;
 mod refusals;

@@ -5,7 +5,6 @@ use std::time::Duration;
 use attestation::fixture::{Host, NOW, Vm, nonce, now};
 use attestation::{AttestationResult, Binding, Layer, Nonce, Policy, Verdict, appraise};
 use cert_chain::TrustAnchors;
-use ear::Ear;
 use rustls_pki_types::UnixTime;
 
 fn host_and_vm() -> (Host, Vm) {
@@ -47,7 +46,7 @@ fn the_result_is_an_ear_with_a_submodule_for_each_layer() {
 }
 
 #[test]
-fn refused_evidence_gets_an_ear_too_and_a_reader_of_ears_reads_it() {
+fn refused_evidence_gets_an_ear_too() {
     let (host, vm) = host_and_vm();
     let policy = host.policy(&vm);
     let fresh = Nonce::new([1; 32]).unwrap();
@@ -56,13 +55,12 @@ fn refused_evidence_gets_an_ear_too_and_a_reader_of_ears_reads_it() {
         .verify(&fresh, &Binding::None, policy.anchors(), now())
         .unwrap_err();
     let json = refusal.to_json(&policy, &fresh, now());
-    let ear: Ear = serde_json::from_str(&json.to_string()).unwrap();
-    assert_eq!(ear.status, Some(ear::TrustTier::Contraindicated));
-    assert_eq!(ear.iat, i64::try_from(NOW).unwrap());
+    assert_eq!(json["iat"], NOW);
     for layer in ["host", "vm"] {
-        let appraisal = &ear.submods[layer];
-        assert_eq!(appraisal.status, ear::TrustTier::Contraindicated);
-        assert_eq!(appraisal.trust_vector.instance_identity.value(), 99);
+        let appraisal = &json["submods"][layer];
+        assert_eq!(appraisal["ear_status"], "contraindicated");
+        let vector = &appraisal["ear_trustworthiness_vector"];
+        assert_eq!(vector["instance-identity"], 99);
     }
     assert_eq!(json["ear_status"], "contraindicated");
     assert_eq!(json["verdict"], "contraindicated");

@@ -14,6 +14,7 @@ use attestation::{
 use cert_chain::{Digest32, PublicArea};
 use rustls_pki_types::UnixTime;
 use vrot_tests::device::{self, Attestation};
+use vrot_tests::format_judge::{described, understood_ear};
 use vrot_tests::guest_shell::GuestShell;
 use vrot_tests::scene::{AttestedVm, DOMAIN, TENANT};
 use vrot_tests::tool::Tool;
@@ -41,12 +42,24 @@ fn a_device_affirms_a_genuine_vm_on_its_host() -> Result<()> {
 fn the_evidence_of_a_real_vm_is_as_described_in_cddl() -> Result<()> {
     let description = include_str!("../../../attestation/evidence.cddl");
     let evidence = fs::read(&vm()?.attestation.evidence)?;
-    let check = |bytes: &[u8]| cddl::validate_cbor_from_slice(description, bytes, None);
-    check(&evidence).map_err(|error| anyhow::anyhow!("{error}"))?;
+    described(description, &evidence)?.map_err(|fault| anyhow::anyhow!(fault))?;
     let mut longer = evidence;
     longer.push(0);
     longer.remove(0);
-    ensure!(check(&longer).is_err(), "anything is as described");
+    ensure!(
+        described(description, &longer)?.is_err(),
+        "anything is as described"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_result_of_a_real_vm_is_an_ear_to_another_library() -> Result<()> {
+    let result = &vm()?.result;
+    let at = result["iat"].as_u64().context("a time")?;
+    let understood = understood_ear(result, at)?;
+    assert_eq!(understood["ear_status"], "affirming");
+    assert_eq!(understood["submods"], result["submods"]);
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 
 mod attested_vm;
 mod bench_smoke;
+mod formats;
 mod fuzz_smoke;
 mod output;
 mod package;

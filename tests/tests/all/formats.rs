@@ -1,15 +1,19 @@
-//! `evidence.cddl` describes the evidence that the code makes, and nothing that the code refuses.
+//! Our formats as other libraries read them: `evidence.cddl` describes the evidence that the code
+//! makes, and nothing that the code refuses; results are EATs.
 
 use anyhow::{Context, Result, anyhow};
-use attestation::fixture::{Host, nonce};
-use attestation::{Anchoring, Binding, CutOff, Durability, Evidence, LaunchMeasurement, StateLoss};
-use cddl::validate_cbor_from_slice;
+use attestation::fixture::{Host, NOW, event_log, nonce, now};
+use attestation::{
+    Anchoring, Binding, CutOff, Durability, Evidence, LaunchMeasurement, Nonce, StateLoss,
+};
 use cert_chain::Digest32;
+use serde_json::Value;
+use vrot_tests::format_judge::{described, understood_ear};
 
-const DESCRIPTION: &str = include_str!("../../evidence.cddl");
+const DESCRIPTION: &str = include_str!("../../../attestation/evidence.cddl");
 
 fn check(description: &str, bytes: &[u8]) -> Result<()> {
-    validate_cbor_from_slice(description, bytes, None).map_err(|error| anyhow!("{error}"))
+    described(description, bytes)?.map_err(|fault| anyhow!(fault))
 }
 
 /// The description with another of its rules at the top: the first rule is what is validated.
@@ -88,12 +92,60 @@ fn what_the_code_refuses_is_not_as_described() -> Result<()> {
         ("a binding that lacks its digest", with(BINDING + 1, 1)?),
     ] {
         assert!(Evidence::from_cbor(&changed).is_err(), "{what} was decoded");
-        assert!(check(DESCRIPTION, &changed).is_err(), "{what} is described");
+        assert!(
+            described(DESCRIPTION, &changed)?.is_err(),
+            "{what} is described"
+        );
     }
     // The rules that are checked on their own are the ones meant, and a leaf is looked into.
-    assert!(check(&description_of("host-leaf"), &evidence.host.to_cbor()).is_err());
+    assert!(described(&description_of("host-leaf"), &evidence.host.to_cbor())?.is_err());
     let mut hollow = evidence;
     hollow.host.leaf = vec![0xa0].into();
-    assert!(check(DESCRIPTION, &hollow.to_cbor()).is_err());
+    assert!(described(DESCRIPTION, &hollow.to_cbor())?.is_err());
+    Ok(())
+}
+
+/// Of each claim that the draft knows, the reader understands what was said.
+fn check_ear(json: &Value, at: u64) -> Result<()> {
+    let mut claims = json.clone();
+    let map = claims.as_object_mut().context("an object")?;
+    for ours in ["verdict", "reasons", "refusal"] {
+        map.remove(ours);
+    }
+    assert_eq!(understood_ear(json, at)?, claims);
+    Ok(())
+}
+
+#[test]
+fn results_of_every_verdict_are_ears_to_another_library() -> Result<()> {
+    let host = Host::new("host-1");
+    let mut vm = host.vm();
+    let policy = host.policy(&vm);
+    let affirming = host.appraise(&vm, &policy).to_json();
+    assert_eq!(affirming["ear_status"], "affirming");
+    check_ear(&affirming, NOW)?;
+
+    vm.log = event_log(&[(4, 0x8000_0003, b"another boot loader")]);
+    let contraindicated = host.appraise(&vm, &policy).to_json();
+    assert_eq!(contraindicated["ear_status"], "contraindicated");
+    check_ear(&contraindicated, NOW)?;
+
+    let fresh = Nonce::new([1; 32])?;
+    let refusal = host
+        .evidence(&vm, &nonce(), Binding::None)
+        .verify(&fresh, &Binding::None, policy.anchors(), now())
+        .err()
+        .context("evidence for another nonce is refused")?;
+    check_ear(&refusal.to_json(&policy, &fresh, now()), NOW)?;
+
+    // The reader looks at what it reads: a tier that there is not, or a whole that is better than
+    // its parts, is no EAR.
+    let mut better = contraindicated.clone();
+    better["ear_status"] = "affirming".into();
+    let mut unknown = contraindicated;
+    unknown["ear_status"] = "splendid".into();
+    for wrong in [better, unknown] {
+        assert!(understood_ear(&wrong, NOW).is_err(), "{wrong:#}");
+    }
     Ok(())
 }
