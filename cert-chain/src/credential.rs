@@ -6,7 +6,7 @@
 
 use aes::Aes128;
 use cfb_mode::cipher::{AsyncStreamCipher, KeyIvInit};
-use hmac::{Hmac, Mac};
+use hmac::Mac;
 use ring::agreement::{ECDH_P256, EphemeralPrivateKey, UnparsedPublicKey, agree_ephemeral};
 use ring::rand::{SecureRandom, SystemRandom};
 use rsa::pkcs1::DecodeRsaPublicKey;
@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::endorsement_key::EndorsementKey;
 use crate::hexadecimal;
+use crate::kdf::{first_bytes, kdfa, keyed};
 use crate::name::TpmName;
 use crate::public_area::KeyParameters;
 
@@ -134,30 +135,17 @@ fn coordinates(point: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// TPM 2.0 Part 1 §24.4: encrypt, then authenticate together with the name.
 fn protect(seed: &Seed, name: &TpmName, secret: &[u8]) -> Vec<u8> {
-    let storage: Zeroizing<[u8; 16]> = kdfa(seed, STORAGE, name.as_bytes());
+    let storage: Zeroizing<[u8; 16]> = kdfa(seed.as_ref(), STORAGE, name.as_bytes());
     let mut identity = tpm2b(secret);
     // A fresh seed makes a fresh key, so the initialisation vector is zero.
     cfb_mode::Encryptor::<Aes128>::new((&*storage).into(), &[0; 16].into()).encrypt(&mut identity);
 
-    let integrity: Zeroizing<[u8; 32]> = kdfa(seed, INTEGRITY, &[]);
+    let integrity: Zeroizing<[u8; 32]> = kdfa(seed.as_ref(), INTEGRITY, &[]);
     let mut mac = keyed(integrity.as_ref());
     mac.update(&identity);
     mac.update(name.as_bytes());
     let tag = mac.finalize().into_bytes();
     [tpm2b(&tag), identity].concat()
-}
-
-/// KDFa (TPM 2.0 Part 1 §11.4.10): SP 800-108 in counter mode with HMAC-SHA-256. One round is
-/// enough for every key used here; the second context (`contextV`) is always empty.
-fn kdfa<const N: usize>(key: &Seed, label: &str, context: &[u8]) -> Zeroizing<[u8; N]> {
-    const { assert!(N <= 32, "one round of HMAC-SHA-256") };
-    let mut mac = keyed(key.as_ref());
-    mac.update(&1u32.to_be_bytes());
-    mac.update(label.as_bytes());
-    mac.update(&[0]);
-    mac.update(context);
-    mac.update(&bits::<N>());
-    first_bytes(&mac.finalize().into_bytes())
 }
 
 /// KDFe (TPM 2.0 Part 1 §11.4.10): SP 800-56A concatenation KDF with SHA-256.
@@ -170,29 +158,6 @@ fn kdfe(shared_x: &[u8], label: &str, party_u: &[u8], party_v: &[u8]) -> Seed {
     hash.update(party_u);
     hash.update(party_v);
     first_bytes(&hash.finalize())
-}
-
-fn keyed(key: &[u8]) -> Hmac<Sha256> {
-    match Hmac::new_from_slice(key) {
-        Ok(mac) => mac,
-        // HMAC is defined for keys of every length (RFC 2104 §2).
-        Err(error) => unreachable!("HMAC key: {error}"),
-    }
-}
-
-/// The key length in bits, as the KDF's last input.
-const fn bits<const N: usize>() -> [u8; 4] {
-    #[expect(clippy::cast_possible_truncation, reason = "N is at most 32")]
-    let bits = (N * 8) as u32;
-    bits.to_be_bytes()
-}
-
-fn first_bytes<const N: usize>(digest: &[u8]) -> Zeroizing<[u8; N]> {
-    let mut key = Zeroizing::new([0; N]);
-    for (to, from) in key.iter_mut().zip(digest) {
-        *to = *from;
-    }
-    key
 }
 
 /// Every buffer here is far below 64 KiB: secrets, digests, coordinates, one RSA block.

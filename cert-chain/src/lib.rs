@@ -20,6 +20,7 @@ pub mod hash_text;
 pub mod hexadecimal;
 pub mod identifiers;
 pub mod json_texts;
+pub mod kdf;
 pub mod name;
 pub mod operator;
 pub mod path;

@@ -1,22 +1,34 @@
 //! A new vRoT: key, backend, identity.
 
+use std::sync::Arc;
+
 use api_types::Timestamp;
 use cert_chain::{Generation, Tenant, VmId, VrotId};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use vtpm_backend::message::{Open, StateKey};
 
-use super::{Manager, ManagerError};
+use super::{Manager, ManagerError, blocking};
 use crate::backend::{Backend, Role, RuntimeFolder};
 use crate::keys::{Keyring, Purpose};
-use crate::manufacture::{ManufactureOrder, manufacture_over};
+use crate::manufacture::{CertifiedSubject, ManufactureOrder, manufacture_over};
 use crate::store::{Part, StateBlob};
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
 
 /// A vRoT's first generation; sanctioned restores and copies count on from it.
 pub(super) const FIRST_GENERATION: Generation = Generation::new(1);
 
-/// A manufactured vRoT that belongs to no VM yet.
+/// How many vRoTs are in manufacture at a time. Each holds a thread of those that also wait for
+/// disk and TPM on behalf of all others. The physical TPM makes one signature at a time, three for
+/// each vRoT, and so a few keep it busy.
+pub(super) const AT_A_TIME: usize = 8;
+
+/// The right to manufacture one vRoT. It is an error only once the semaphore is closed, which does
+/// not happen.
+type Permit = Result<OwnedSemaphorePermit, AcquireError>;
+
+/// A vRoT that was just made or waits in the pool; it belongs to no VM yet.
 #[derive(Debug)]
-pub(super) struct Product {
+pub(super) struct ManufacturedVrot {
     pub(super) record: VrotRecord,
     /// It listens, but serves nobody.
     pub(super) backend: Backend,
@@ -33,44 +45,40 @@ impl Manager {
         &self,
         vm: VmId,
         tenant: Tenant,
-    ) -> Result<Product, ManagerError> {
-        let place = self.workshop.place().await;
+    ) -> Result<ManufacturedVrot, ManagerError> {
+        let permit = Arc::clone(&self.manufacturing).acquire_owned().await;
         let (enrolment, signer) = self.host.issuer().await?;
         let keyring = self.host.keyring().await?;
         let vrot = VrotId::random();
         let key = Keyring::generate()?;
         let now = Timestamp::now();
-        let order = ManufactureOrder {
+        let subject = CertifiedSubject {
             vm,
             vrot,
-            tenant: tenant.clone(),
+            tenant,
             generation: FIRST_GENERATION,
-            manager: self.program,
-            backend: self.backend_digest().await?,
-            host_certificate: enrolment.certificate.der().to_vec(),
-            now: now.unix_time(),
-            vik_lifetime: self.config.renewal.lifetime,
         };
+        let host_certificate = enrolment.certificate.der();
+        let order = self.order(subject, host_certificate, now).await?;
         let state_key = keyring.wrap(vrot, Purpose::State, key.as_bytes())?;
         let folder = self.folder(vrot);
         let open = self.open_message(vrot, FIRST_GENERATION, key, None);
         let maker = Backend::launch(&self.nursery, folder.clone(), open, Role::Manufacture).await?;
         let mut channel = maker.channel();
         let ordered = order.clone();
-        let manufactured = place
-            .work(move || {
-                manufacture_over(&ordered, &mut channel, &signer)
-                    .map_err(|error| ManagerError::of_manufacture(error, &signer))
-            })
-            .await;
+        let manufactured = blocking_with(permit, move || {
+            manufacture_over(&ordered, &mut channel, &signer)
+                .map_err(|error| ManagerError::of_manufacture(error, &signer))
+        })
+        .await;
         // Whatever came of it, it has done its work.
         let ended = maker.stop().await;
         let manufactured = manufactured??;
         let state = ended?.state.ok_or(ManagerError::NoState)?;
         let record = VrotRecord {
             vrot,
-            vm,
-            tenant,
+            vm: order.subject.vm,
+            tenant: order.subject.tenant,
             name: None,
             generation: FIRST_GENERATION,
             lifecycle: Lifecycle::Manufactured { at: now },
@@ -92,10 +100,28 @@ impl Manager {
         let key = keyring.state_key(vrot, &record.state_key)?;
         let open = self.open_message(vrot, FIRST_GENERATION, key, Some(state.clone()));
         let backend = Backend::launch(&self.nursery, folder, open, Role::Manufacture).await?;
-        Ok(Product {
+        Ok(ManufacturedVrot {
             record,
             backend,
             unsaved: Some(state),
+        })
+    }
+
+    /// What the certificates of this vRoT are to say if they are issued now under this certificate
+    /// of the host.
+    pub(super) async fn order(
+        &self,
+        subject: CertifiedSubject,
+        host_certificate: &[u8],
+        now: Timestamp,
+    ) -> Result<ManufactureOrder, ManagerError> {
+        Ok(ManufactureOrder {
+            subject,
+            manager: self.program,
+            backend: self.backend_digest().await?,
+            host_certificate: host_certificate.to_vec(),
+            now: now.unix_time(),
+            vik_lifetime: self.config.renewal.lifetime,
         })
     }
 
@@ -150,5 +176,71 @@ impl Manager {
             is_copy: false,
             durability_deadline_ms: self.config.durability_deadline_ms,
         }
+    }
+}
+
+/// Runs what blocks, and gives the permit back when that is over, even if the caller does not wait
+/// for it any more.
+async fn blocking_with<T: Send + 'static>(
+    permit: Permit,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ManagerError> {
+    blocking(move || {
+        let done = work();
+        drop(permit);
+        done
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use anyhow::{Context, Result};
+    use tokio::runtime::Builder;
+    use tokio::sync::Semaphore;
+    use tokio::task::JoinSet;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// For a test that has failed: a thread that is never free.
+    const NEVER: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn many_vrots_in_the_making_leave_threads_for_everybody_else() -> Result<()> {
+        let threads = AT_A_TIME + 1;
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(threads)
+            .build()?;
+        runtime.block_on(async {
+            let permits = Arc::new(Semaphore::new(AT_A_TIME));
+            let (finish, unfinished) = channel::<()>();
+            let unfinished = Arc::new(Mutex::new(unfinished));
+            let mut orders = JoinSet::new();
+            for _ in 0..3 * threads {
+                let (permits, unfinished) = (Arc::clone(&permits), Arc::clone(&unfinished));
+                orders.spawn(async move {
+                    let permit = permits.acquire_owned().await;
+                    let manufactured =
+                        move || unfinished.lock().is_ok_and(|line| line.recv().is_err());
+                    blocking_with(permit, manufactured).await
+                });
+            }
+            // Every order has been looked at once before this.
+            tokio::task::yield_now().await;
+            let served = timeout(NEVER, blocking(|| "served")).await;
+            // Before any check, because the runtime waits for its threads at its end.
+            drop(finish);
+            let served = served.context("no thread was free while vRoTs were made")?;
+            assert_eq!(served?, "served");
+            let made = orders.join_all().await;
+            assert!(made.into_iter().all(|made| matches!(made, Ok(true))));
+            anyhow::Ok(())
+        })
     }
 }

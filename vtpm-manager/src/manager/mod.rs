@@ -13,7 +13,6 @@ mod restart;
 mod restoration;
 mod store_opening;
 mod transitions;
-mod workshop;
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -25,7 +24,7 @@ use std::time::{Duration, Instant};
 use api_types::WithCauses;
 use attestation::{Anchoring, CutOff};
 use cert_chain::{Digest32, VrotId};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
@@ -49,8 +48,6 @@ pub use renewal::Renewals;
 pub use store_opening::StoreState;
 pub use transitions::{Launch, Order};
 
-use workshop::Workshop;
-
 /// All that a running manager consists of.
 #[derive(Debug)]
 pub struct Manager {
@@ -66,7 +63,8 @@ pub struct Manager {
     burials: Burials,
     renewals: Renewals,
     nursery: Nursery,
-    workshop: Workshop,
+    /// One permit for each vRoT that may be in manufacture at the same time.
+    manufacturing: Arc<Semaphore>,
     /// Digest of this program.
     program: Digest32,
     ended: mpsc::UnboundedSender<(VrotId, Ended)>,
@@ -161,7 +159,7 @@ impl Manager {
             me: Weak::clone(me),
             evidence: HostEvidence::start(anchor, &config.event_log),
             nursery: Nursery::of(&config.backend, config.vmms.clone(), isolation),
-            workshop: Workshop::default(),
+            manufacturing: Arc::new(Semaphore::new(manufacturing::AT_A_TIME)),
             config,
             host,
             journal,

@@ -17,8 +17,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::manufacturing::{FIRST_GENERATION, Product};
-use super::renewal::half_life;
+use super::manufacturing::{FIRST_GENERATION, ManufacturedVrot};
+use super::renewal::is_fresh;
 use super::{Manager, ManagerError, StoreState};
 use crate::audit::Event;
 use crate::backend::Role;
@@ -37,7 +37,7 @@ pub struct Pool {
 #[derive(Debug, Default)]
 struct Members {
     /// Their backends run, their state is in the store.
-    ready: Vec<Product>,
+    ready: Vec<ManufacturedVrot>,
     /// Found in the store; their backends do not run yet.
     cold: Vec<VrotRecord>,
 }
@@ -61,15 +61,15 @@ impl Pool {
 
     /// How many of those are made out to a tenant.
     pub fn ready_for(&self, tenant: &Tenant) -> usize {
-        let made_out = |member: &&Product| member.record.tenant == *tenant;
+        let made_out = |member: &&ManufacturedVrot| member.record.tenant == *tenant;
         self.members().ready.iter().filter(made_out).count()
     }
 
     /// A member, of this tenant if there is one. None, if the pool is empty.
-    pub(super) fn take(&self, tenant: &Tenant) -> Option<Product> {
+    pub(super) fn take(&self, tenant: &Tenant) -> Option<ManufacturedVrot> {
         let mut members = self.members();
         let ready = &members.ready;
-        let fitting = |one: &Product| one.record.tenant == *tenant && is_usable(one);
+        let fitting = |one: &ManufacturedVrot| one.record.tenant == *tenant && is_usable(one);
         let position =
             (ready.iter().position(fitting)).or_else(|| ready.iter().position(is_usable))?;
         self.changed.notify_one();
@@ -113,13 +113,8 @@ impl Pool {
     }
 }
 
-fn is_usable(member: &Product) -> bool {
-    is_fresh(&member.record) && !member.backend.has_ended()
-}
-
-/// Whether the certificate has most of its life before it.
-fn is_fresh(record: &VrotRecord) -> bool {
-    Timestamp::now() < half_life(&record.identity)
+fn is_usable(member: &ManufacturedVrot) -> bool {
+    is_fresh(&member.record.identity, Timestamp::now()) && !member.backend.has_ended()
 }
 
 /// Keeps the pool full, for as long as the manager lives, at the configured rate.
@@ -225,7 +220,7 @@ impl Manager {
     }
 
     /// Puts a new member into the store.
-    async fn keep(&self, product: &mut Product) -> Result<(), ManagerError> {
+    async fn keep(&self, product: &mut ManufacturedVrot) -> Result<(), ManagerError> {
         let record = &product.record;
         self.record(Event::VrotManufactured {
             vrot: record.vrot,
@@ -248,7 +243,7 @@ impl Manager {
             .enrolment()
             .map(|enrolment| enrolment.certificate.der().to_vec());
         let fits = record.generation == FIRST_GENERATION
-            && is_fresh(&record)
+            && is_fresh(identity, Timestamp::now())
             && self.config.pool.tenants.contains(&record.tenant)
             && self.pool.ready_for(&record.tenant) < self.config.pool.size
             && identity.manager == self.program
@@ -259,7 +254,7 @@ impl Manager {
             return Ok(Tended::Inherited);
         }
         let backend = self.open_backend(&record, Role::Manufacture).await?;
-        self.add(Product {
+        self.add(ManufacturedVrot {
             record,
             backend,
             unsaved: None,
@@ -267,7 +262,7 @@ impl Manager {
         Ok(Tended::Inherited)
     }
 
-    fn add(&self, product: Product) {
+    fn add(&self, product: ManufacturedVrot) {
         let record = &product.record;
         tracing::debug!(vrot = %record.vrot, tenant = %record.tenant, "ready for a VM");
         self.pool.members().ready.push(product);

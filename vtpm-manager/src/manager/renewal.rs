@@ -7,6 +7,7 @@
 //! moment only.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -23,8 +24,8 @@ use crate::audit::Event;
 use crate::backend::{Backend, Role, RuntimeFolder};
 use crate::keys::Keyring;
 use crate::manufacture::{
-    Chain, Guest, ManufactureError, ManufactureOrder, RederivedVik, rederive_vik_from_copy,
-    rederive_vik_over, renew_ek_certificates, renew_vik_certificate,
+    Chain, Guest, ManufactureError, RederivedVik, rederive_vik_from_copy, rederive_vik_over,
+    renew_ek_certificates, renew_vik_certificate,
 };
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
 
@@ -61,10 +62,10 @@ struct Failure {
     again: Instant,
 }
 
-/// When a certificate is renewed.
+/// When a certificate is issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Occasion {
-    /// Before the vRoT has its first guest: the vRoT itself makes the key anew.
+pub(super) enum CertificateStep {
+    /// Before the vRoT has its first guest: the vRoT itself makes the key anew. It is no renewal.
     First,
     /// At a start, before the guest runs. From here on a copy of the vRoT makes the key anew,
     /// for its owner may have set passwords.
@@ -130,6 +131,12 @@ impl Renewals {
             false if turns.vrots.len() >= MOST_AT_A_TIME => Room::None,
             false => Room::ForOne,
         }
+    }
+
+    /// Notes that a certificate was renewed and is durable.
+    pub(super) fn succeeded(&self, vrot: VrotId) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        self.failing().remove(&vrot);
     }
 
     fn may_be_tried(&self, vrot: VrotId) -> bool {
@@ -283,26 +290,16 @@ impl Manager {
 
     async fn renew_running(&self, vrot: &Vrot) -> Result<(), ManagerError> {
         let _gate = vrot.gate.lock().await;
-        let mut record = vrot.record();
-        let now = Timestamp::now();
+        let record = vrot.record();
         let Some(backend) = vrot.backend() else {
             return Ok(());
         };
         if !matches!(record.lifecycle, Lifecycle::Running { .. })
-            || !self.is_renewal_due(&record, now)
+            || !self.is_renewal_due(&record, Timestamp::now())
         {
             return Ok(());
         }
-        let keyring = self.host.keyring().await?;
-        self.renew_beside_guest(&mut record, &keyring, &backend)
-            .await?;
-        if let Err(error) = self.commit_record(&record).await {
-            let before = vrot.record();
-            self.record_as_it_was(before.vrot, Some(&before)).await;
-            return Err(error);
-        }
-        vrot.set_record(record);
-        Ok(())
+        self.renew_beside_guest(vrot, &backend).await
     }
 
     pub(super) async fn note_failure(&self, vrot: VrotId, error: &ManagerError) {
@@ -332,10 +329,13 @@ impl Manager {
     /// since, or was not renewed in time. Waiting does not mend that.
     pub(super) fn is_renewal_due(&self, record: &VrotRecord, now: Timestamp) -> bool {
         let identity = &record.identity;
-        if begins_after(&identity.vik_certificate, now) || !has_valid_eks(identity, now) {
+        let Some(life) = &life(&identity.vik_certificate) else {
+            return true;
+        };
+        if *life.start() > now.seconds() || !has_valid_eks(identity, now) {
             return true;
         }
-        let due = half_life(identity).min(later(
+        let due = half_life(identity, life).min(later(
             identity.vik_issued_at,
             self.config.renewal.after.as_secs(),
         ));
@@ -345,26 +345,27 @@ impl Manager {
         // One that ends with the host's own certificate waits for the host to get a new one.
         let ends_with_host = self.host.enrolment().is_some_and(|enrolment| {
             enrolment.certificate.der()[..] == identity.host_certificate[..]
-                && not_after(identity) == Some(enrolment.certificate.not_after().as_secs())
+                && *life.end() == enrolment.certificate.not_after().as_secs()
         });
         !ends_with_host || identity.vik_issued_at == Timestamp::new(0)
     }
 
-    /// A new vIK certificate in the old one's place. The record is changed, but not committed.
-    pub(super) async fn renew(
+    /// A new vIK certificate in the old one's place. The record is changed, but not committed; the
+    /// caller writes the line that is returned together with what else happens.
+    pub(super) async fn certify(
         &self,
         record: &mut VrotRecord,
         keyring: &Keyring,
         backend: &Backend,
         now: Timestamp,
-        occasion: Occasion,
-    ) -> Result<(), ManagerError> {
+        step: CertificateStep,
+    ) -> Result<Event, ManagerError> {
         let vrot = record.vrot;
         let (enrolment, signer) = self.host.issuer().await?;
         let authority = nv_authority(keyring, record)?;
-        let host_certificate = match occasion {
+        let host_certificate = match step {
             // A running vRoT has little room for another one: that waits for the next start.
-            Occasion::Running if self.lasts(&record.identity.host_certificate, now) => {
+            CertificateStep::Running if self.lasts(&record.identity.host_certificate, now) => {
                 &record.identity.host_certificate[..]
             }
             _ => enrolment.certificate.der(),
@@ -374,22 +375,12 @@ impl Manager {
         } else {
             Chain::Changed
         };
-        let guest = match occasion {
-            Occasion::First | Occasion::Start => Guest::Absent,
-            Occasion::Running => Guest::Present,
+        let guest = match step {
+            CertificateStep::First | CertificateStep::Start => Guest::Absent,
+            CertificateStep::Running => Guest::Present,
         };
-        let order = ManufactureOrder {
-            vm: record.vm,
-            vrot,
-            tenant: record.tenant.clone(),
-            generation: record.generation,
-            manager: self.program,
-            backend: self.backend_digest().await?,
-            host_certificate: host_certificate.to_vec(),
-            now: now.unix_time(),
-            vik_lifetime: self.config.renewal.lifetime,
-        };
-        let vik = self.rederived(record, backend, occasion).await?;
+        let order = self.order(record.subject(), host_certificate, now).await?;
+        let vik = self.rederived(record, backend, step).await?;
         let eks = match has_valid_eks(&record.identity, now) {
             true => None,
             false => Some((
@@ -421,14 +412,10 @@ impl Manager {
         record.identity.manager = order.manager;
         record.identity.backend = order.backend;
         record.identity.vik_issued_at = now;
-        self.record(Event::CertificateRenewed {
+        Ok(Event::CertificateRenewed {
             vrot,
             certificate: Digest32::of(&certificate),
         })
-        .await?;
-        self.renewals.done.fetch_add(1, Ordering::Relaxed);
-        self.renewals.failing().remove(&vrot);
-        Ok(())
     }
 
     /// Renews a vRoT's certificates now: beside its guest where it runs, and else at its next
@@ -440,55 +427,62 @@ impl Manager {
         let mut record = vrot.record();
         match vrot.backend() {
             Some(backend) if matches!(record.lifecycle, Lifecycle::Running { .. }) => {
-                let keyring = self.host.keyring().await?;
-                self.renew_beside_guest(&mut record, &keyring, &backend)
-                    .await?;
+                self.renew_beside_guest(&vrot, &backend).await?;
             }
-            _ => record.identity.vik_issued_at = Timestamp::new(0),
+            _ => {
+                record.identity.vik_issued_at = Timestamp::new(0);
+                self.commit_record(&record).await?;
+                vrot.set_record(record);
+            }
         }
-        if let Err(error) = self.commit_record(&record).await {
-            let before = vrot.record();
-            self.record_as_it_was(before.vrot, Some(&before)).await;
-            return Err(error);
-        }
-        vrot.set_record(record);
         drop(gate);
         Ok(vrot)
     }
 
-    async fn renew_beside_guest(
-        &self,
-        record: &mut VrotRecord,
-        keyring: &Keyring,
-        backend: &Backend,
-    ) -> Result<(), ManagerError> {
-        let now = Timestamp::now();
-        self.renew(record, keyring, backend, now, Occasion::Running)
+    /// Renews the certificates of a running vRoT and commits them. Its gate must be held.
+    async fn renew_beside_guest(&self, vrot: &Vrot, backend: &Backend) -> Result<(), ManagerError> {
+        let keyring = self.host.keyring().await?;
+        let before = vrot.record();
+        let mut record = before.clone();
+        let (now, step) = (Timestamp::now(), CertificateStep::Running);
+        let renewed = self
+            .certify(&mut record, &keyring, backend, now, step)
             .await?;
-        self.restore_certificates(record, keyring, backend, Guest::Present)
-            .await
+        self.record(renewed).await?;
+        let restored = self.restore_certificates(&record, &keyring, backend, Guest::Present);
+        let committed = match restored.await {
+            Ok(()) => self.commit_record(&record).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = committed {
+            // The line above tells of a certificate that the store does not have.
+            self.record_as_it_was(before.vrot, Some(&before)).await;
+            return Err(error);
+        }
+        vrot.set_record(record);
+        self.renewals.succeeded(before.vrot);
+        Ok(())
     }
 
     /// Whether a certificate issued now under this one of the host would live its whole life.
     fn lasts(&self, host_certificate: &[u8], now: Timestamp) -> bool {
         let end = later(now, self.config.renewal.lifetime.as_secs()).seconds();
-        Validity::of_certificate(host_certificate)
-            .is_ok_and(|validity| validity.not_after().as_secs() >= end)
+        life(host_certificate).is_some_and(|life| *life.end() >= end)
     }
 
     async fn rederived(
         &self,
         record: &VrotRecord,
         backend: &Backend,
-        occasion: Occasion,
+        step: CertificateStep,
     ) -> Result<RederivedVik, ManagerError> {
         let expected = record.identity.vik(record.vrot)?.name();
-        let rederived = match occasion {
-            Occasion::First => {
+        let rederived = match step {
+            CertificateStep::First => {
                 let mut channel = backend.channel();
                 blocking(move || rederive_vik_over(&mut channel, &expected)).await
             }
-            Occasion::Start | Occasion::Running => {
+            CertificateStep::Start | CertificateStep::Running => {
                 let folder = RuntimeFolder::of_copy(&self.config.runtime_dir, record.vrot);
                 let copy = self
                     .open_backend_in(folder, record, Role::Manufacture)
@@ -507,23 +501,17 @@ impl Manager {
     }
 }
 
-/// Whether a certificate is not valid yet; also one that cannot be read.
-fn begins_after(certificate: &[u8], now: Timestamp) -> bool {
-    Validity::of_certificate(certificate).map_or(true, |validity| {
-        validity.not_before().as_secs() > now.seconds()
-    })
+/// First and last second of a certificate; none, if it cannot be read.
+fn life(certificate: &[u8]) -> Option<RangeInclusive<u64>> {
+    let validity = Validity::of_certificate(certificate).ok()?;
+    Some(validity.not_before().as_secs()..=validity.not_after().as_secs())
 }
 
 /// Whether the certificates of both endorsement keys are valid.
 fn has_valid_eks(identity: &Identity, now: Timestamp) -> bool {
     [&identity.ek_rsa_certificate, &identity.ek_p256_certificate]
         .into_iter()
-        .all(|certificate| {
-            Validity::of_certificate(certificate).is_ok_and(|validity| {
-                (validity.not_before().as_secs()..=validity.not_after().as_secs())
-                    .contains(&now.seconds())
-            })
-        })
+        .all(|certificate| life(certificate).is_some_and(|life| life.contains(&now.seconds())))
 }
 
 /// Whether a vRoT waits for its VMM to resume it or to bring its state, or for the guest's firmware
@@ -535,16 +523,15 @@ pub(super) fn is_not_ready(error: &ManagerError) -> bool {
     matches!(*code, ResponseCode::RETRY | ResponseCode::INITIALIZE)
 }
 
-/// When half of a certificate's life is over; long ago, if it cannot be read.
-pub(super) fn half_life(identity: &Identity) -> Timestamp {
-    let issued = identity.vik_issued_at;
-    let end = not_after(identity).unwrap_or(0);
-    later(issued, end.saturating_sub(issued.seconds()) / 2)
+/// Whether the vIK's certificate has most of its life before it.
+pub(super) fn is_fresh(identity: &Identity, now: Timestamp) -> bool {
+    life(&identity.vik_certificate).is_some_and(|life| now < half_life(identity, &life))
 }
 
-fn not_after(identity: &Identity) -> Option<u64> {
-    let validity = Validity::of_certificate(&identity.vik_certificate).ok()?;
-    Some(validity.not_after().as_secs())
+/// When half of the life of the vIK's certificate is over.
+fn half_life(identity: &Identity, life: &RangeInclusive<u64>) -> Timestamp {
+    let issued = identity.vik_issued_at;
+    later(issued, life.end().saturating_sub(issued.seconds()) / 2)
 }
 
 fn later(at: Timestamp, seconds: u64) -> Timestamp {

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use api_types::{Timestamp, VrotKey};
 use cert_chain::{Digest32, Tenant, VmId, VrotId};
 
-use super::manufacturing::Product;
+use super::manufacturing::ManufacturedVrot;
 use super::registry::{Adoption, Vrot};
-use super::renewal::{Occasion, is_not_ready};
+use super::renewal::{CertificateStep, is_not_ready};
 use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::{Backend, BackendError, Ended, Ending, Role};
@@ -87,7 +87,7 @@ impl Manager {
             self.undo_creation(&product, told).await;
             return Err(error);
         }
-        let Product {
+        let ManufacturedVrot {
             record, backend, ..
         } = product;
         tracing::info!(vrot = %record.vrot, vm = %record.vm, "created");
@@ -106,7 +106,7 @@ impl Manager {
     }
 
     /// A vRoT that was not handed over is destroyed: nobody else gets it.
-    async fn undo_creation(&self, product: &Product, told: Told) {
+    async fn undo_creation(&self, product: &ManufacturedVrot, told: Told) {
         let vrot = product.record.vrot;
         // One that was not made ahead the store never had.
         if product.unsaved.is_none() {
@@ -140,9 +140,13 @@ impl Manager {
 
     /// Makes a manufactured vRoT that of a VM, and says so in the audit log; what is to change in
     /// the store.
-    async fn hand_over(&self, order: &Order, product: &mut Product) -> Result<Batch, ManagerError> {
+    async fn hand_over(
+        &self,
+        order: &Order,
+        product: &mut ManufacturedVrot,
+    ) -> Result<Batch, ManagerError> {
         let now = Timestamp::now();
-        let Product {
+        let ManufacturedVrot {
             record,
             backend,
             unsaved,
@@ -152,7 +156,8 @@ impl Manager {
             record.vm = vm;
             record.tenant = order.tenant.clone();
             let keyring = self.host.keyring().await?;
-            self.renew(record, &keyring, backend, now, Occasion::First)
+            // The line of its creation tells of this certificate.
+            self.certify(record, &keyring, backend, now, CertificateStep::First)
                 .await?;
         }
         record.name = order.name.clone();
@@ -217,11 +222,6 @@ impl Manager {
         if let Err(error) = begun {
             // It must not run while the store says that it does not.
             let _ = backend.stop().await;
-            let before = vrot.record();
-            if record.identity != before.identity {
-                // Of the certificate there is a line.
-                self.record_as_it_was(before.vrot, Some(&before)).await;
-            }
             return Err(error);
         }
         tracing::info!(vrot = %record.vrot, ?beginning, "started");
@@ -243,41 +243,47 @@ impl Manager {
         let now = Timestamp::now();
         let process = backend.observed().process;
         let id = record.vrot;
-        let event = match beginning {
+        let mut events = Vec::new();
+        match beginning {
             Beginning::Start => {
                 if self.is_renewal_due(record, now) {
-                    let renewed = self.renew(record, keyring, backend, now, Occasion::Start);
-                    match renewed.await {
+                    let step = CertificateStep::Start;
+                    match self.certify(record, keyring, backend, now, step).await {
                         // A saved VM is to find its TPM as it was.
                         Err(error) if is_not_ready(&error) => {
                             tracing::info!(vrot = %id, "it is renewed once its VM is back");
                         }
-                        outcome => outcome?,
+                        certified => events.push(certified?),
                     }
                 }
                 self.look_after_certificates(record, keyring, backend).await;
                 record.lifecycle = record.lifecycle.start(process, now)?;
-                Event::VrotStarted { vrot: id }
+                events.push(Event::VrotStarted { vrot: id });
             }
             // A command now would switch the TPM on, and the volatile state would be gone.
             Beginning::Resume => {
                 record.lifecycle = record.lifecycle.resume(process, now)?;
-                Event::VrotResumed { vrot: id }
+                events.push(Event::VrotResumed { vrot: id });
             }
-        };
+        }
         let change = record.to_batch().remove(id, Part::Volatile);
-        self.change(vrot, event, change).await
+        let renewed = events.len() > 1;
+        self.change(vrot, events, change).await?;
+        if renewed {
+            self.renewals.succeeded(id);
+        }
+        Ok(())
     }
 
-    /// Writes the line of a change and makes it durable. Where the store does not take it, another
+    /// Writes the lines of a change and makes it durable. Where the store does not take it, another
     /// line says so.
     pub(super) async fn change(
         &self,
         vrot: &Vrot,
-        event: Event,
+        events: Vec<Event>,
         change: Batch,
     ) -> Result<(), ManagerError> {
-        self.record(event).await?;
+        self.record_all(events).await?;
         let committed = self.journal.commit(change).await;
         if committed.is_err() {
             let before = vrot.record();
@@ -320,7 +326,7 @@ impl Manager {
         let volatile = volatile.ok_or(ManagerError::NothingToSuspend { vrot: id })?;
         backend.settle().await?;
         let change = record.to_batch().put(id, Part::Volatile, volatile);
-        self.change(vrot, Event::VrotSuspended { vrot: id }, change)
+        self.change(vrot, vec![Event::VrotSuspended { vrot: id }], change)
             .await
     }
 
@@ -378,7 +384,7 @@ impl Manager {
     async fn commit_stop(&self, vrot: &Vrot, record: &VrotRecord) -> Result<(), ManagerError> {
         let id = record.vrot;
         let change = record.to_batch().remove(id, Part::Volatile);
-        self.change(vrot, Event::VrotStopped { vrot: id }, change)
+        self.change(vrot, vec![Event::VrotStopped { vrot: id }], change)
             .await
     }
 

@@ -7,9 +7,11 @@
 //! value, which the guest does not know, and each use takes an HMAC under it (TPM 2.0 Part 1
 //! §19.6.8 and §19.6.10).
 
+use cert_chain::kdf::kdfa;
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use super::NvAuthority;
 use super::command::Handle;
@@ -35,7 +37,7 @@ pub(super) type Nonce = [u8; 16];
 /// `continueSession` alone (TPM 2.0 Part 2 §8.4).
 pub(super) const CONTINUE: u8 = 0x01;
 /// The label of a session's key (TPM 2.0 Part 1 §19.6.8).
-const LABEL: &[u8] = b"ATH\0";
+const LABEL: &str = "ATH";
 
 /// A fresh nonce.
 pub(super) fn nonce() -> Result<Nonce, ManufactureError> {
@@ -54,18 +56,8 @@ impl BoundSession {
         nonce_caller: &Nonce,
         nonce_tpm: &[u8],
     ) -> Self {
-        // KDFa (TPM 2.0 Part 1 §11.4.10.2): one block is as long as the key.
-        let bits: u32 = 256;
-        let block = [
-            &1_u32.to_be_bytes()[..],
-            LABEL,
-            nonce_tpm,
-            nonce_caller,
-            &bits.to_be_bytes(),
-        ]
-        .concat();
-        let secret = hmac::Key::new(hmac::HMAC_SHA256, authority.expose());
-        let key = hmac::sign(&secret, &block);
+        let nonces = [nonce_tpm, nonce_caller].concat();
+        let key: Zeroizing<[u8; 32]> = kdfa(authority.expose(), LABEL, &nonces);
         Self {
             handle,
             key: hmac::Key::new(hmac::HMAC_SHA256, key.as_ref()),

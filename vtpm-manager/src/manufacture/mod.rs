@@ -52,9 +52,9 @@ pub use renewal::{
 };
 pub use restoration::{Published, restore};
 
-/// What to make.
-#[derive(Clone, Debug)]
-pub struct ManufactureOrder {
+/// What certificates say of a vRoT besides its keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertifiedSubject {
     /// The VM the vRoT is for.
     pub vm: VmId,
     /// The vRoT.
@@ -63,6 +63,13 @@ pub struct ManufactureOrder {
     pub tenant: Tenant,
     /// Which of the lineage's identities this is.
     pub generation: Generation,
+}
+
+/// What to make.
+#[derive(Clone, Debug)]
+pub struct ManufactureOrder {
+    /// Whose certificates.
+    pub subject: CertifiedSubject,
     /// Digest of the manager program.
     pub manager: Digest32,
     /// Digest of the backend program.
@@ -225,7 +232,7 @@ fn issue_ek(
     signer: &impl SigningKey,
 ) -> Result<CertificateDer<'static>, ManufactureError> {
     let spec = EkSpec {
-        vrot: order.vrot,
+        vrot: order.subject.vrot,
         ek: ek.clone(),
         device,
         validity: validity(which, order.now, EK_LIFETIME)?,
@@ -240,11 +247,17 @@ fn issue_vik(
     signer: &impl SigningKey,
 ) -> Result<CertificateDer<'static>, ManufactureError> {
     let which = "identity key's";
+    let CertifiedSubject {
+        vm,
+        vrot,
+        tenant,
+        generation,
+    } = order.subject.clone();
     let spec = VikSpec {
-        vm: order.vm,
-        vrot: order.vrot,
-        tenant: order.tenant.clone(),
-        generation: order.generation,
+        vm,
+        vrot,
+        tenant,
+        generation,
         manager: order.manager,
         backend: order.backend,
         vik: vik.clone(),

@@ -13,7 +13,7 @@ use printable::{Printable, is_printable};
 
 use super::lifecycle::Lifecycle;
 use crate::keys::WrappedSecret;
-use crate::manufacture::Manufactured;
+use crate::manufacture::{CertifiedSubject, Manufactured};
 use crate::store::Batch;
 
 /// A vRoT that was not deleted.
@@ -220,6 +220,16 @@ struct Versioned {
 }
 
 impl VrotRecord {
+    /// What its certificates say of it.
+    pub fn subject(&self) -> CertifiedSubject {
+        CertifiedSubject {
+            vm: self.vm,
+            vrot: self.vrot,
+            tenant: self.tenant.clone(),
+            generation: self.generation,
+        }
+    }
+
     /// The change by which the store holds this record.
     pub fn to_batch(&self) -> Batch {
         let record = StoredVrot::Living(Box::new(self.clone())).to_bytes();

@@ -1,14 +1,17 @@
 //! Certificates of identity keys, renewed while guests run, and whatever guests do about it.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::support::http::ask;
 use crate::support::identity::{der, verified};
 use crate::support::vmm::{Attach, PASSWORD, Vmm, command, nv_read, with_sessions};
-use crate::support::{Host, wait_until};
+use crate::support::{Host, said, wait_until};
 
 const SOON: &str = "vik_renew_after_s = 1\n";
 const VIK_CERTIFICATE: u32 = 0x01c1_0002;
@@ -242,8 +245,73 @@ fn a_resumed_vrot_is_left_alone_until_its_vmm_is_there() -> Result<()> {
     Ok(())
 }
 
+/// The guest hides the platform's indices again and again, so that a renewal fails at any step of
+/// it, and at times when its line is written.
+#[test]
+fn a_renewal_that_fails_after_its_line_was_written_is_corrected_by_another_line() -> Result<()> {
+    let (host, vm) = running_with("")?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let guest = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                vmm.succeed(&show_platform_indices(false))?;
+                vmm.succeed(&show_platform_indices(true))?;
+            }
+            anyhow::Ok(())
+        });
+        let mut succeeded = 0;
+        let corrected = wait_until("a renewal that fails after its line", || {
+            ensure!(!guest.is_finished(), "the guest failed");
+            let renewed = said(&mut host.vtpmctl(["identity", &vm, "--renew"]))?.status == 0;
+            succeeded += usize::from(renewed);
+            let certificate = der(&host.json(["identity", &vm])?["vik"]["certificate_pem"])?;
+            let last = last_certificate_told(&host)?;
+            // A panic here would leave the guest at work for ever.
+            let found = hex::encode(Sha256::digest(&certificate));
+            ensure!(last == found, "told of {last}, found {found}");
+            Ok(lines(&host, "certificate-renewed")? > succeeded)
+        });
+        is_over.store(true, Ordering::Relaxed);
+        let guest = guest.join().map_err(|_| anyhow::anyhow!("a panic"))?;
+        corrected.and(guest)
+    })
+}
+
+/// The last certificate of the only vRoT's identity key of which the audit log tells.
+fn last_certificate_told(host: &Host) -> Result<String> {
+    let lines = host.audit()?;
+    let mut certificates = lines.iter().filter_map(|line| line["certificate"].as_str());
+    Ok(certificates
+        .next_back()
+        .context("a certificate")?
+        .to_owned())
+}
+
+fn lines(host: &Host, event: &str) -> Result<usize> {
+    let lines = host.audit()?;
+    Ok(lines.iter().filter(|line| line["event"] == event).count())
+}
+
+/// `TPM2_HierarchyControl` of the platform, for `TPM_RH_PLATFORM_NV`.
+fn show_platform_indices(shown: bool) -> Vec<u8> {
+    let indices = 0x4000_000d_u32.to_be_bytes();
+    let parameters = [
+        &PLATFORM.to_be_bytes()[..],
+        PASSWORD,
+        &indices,
+        &[u8::from(shown)],
+    ]
+    .concat();
+    with_sessions(command(0x121, &parameters))
+}
+
 fn running() -> Result<(Host, String)> {
-    let host = Host::enrolled_with(SOON)?;
+    running_with(SOON)
+}
+
+fn running_with(configuration: &str) -> Result<(Host, String)> {
+    let host = Host::enrolled_with(configuration)?;
     let vm = host.create()?;
     host.ctl(["start", &vm])?;
     Ok((host, vm))

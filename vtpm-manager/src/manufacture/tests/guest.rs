@@ -101,8 +101,8 @@ fn the_certificates_lead_to_the_issuer_and_name_vm_and_host() -> Result<()> {
     let chain =
         VikChain::from_der_list(&[guest.tpm.read("vik.crt")?, guest.tpm.read("chain.crt")?])?;
     let verified = chain.verify(&guest.host.roots, UnixTime::now())?;
-    assert_eq!(verified.claims().vm, guest.order.vm);
-    assert_eq!(verified.claims().vrot, guest.order.vrot);
+    assert_eq!(verified.claims().vm, guest.order.subject.vm);
+    assert_eq!(verified.claims().vrot, guest.order.subject.vrot);
     assert_eq!(verified.claims().vik, guest.made.vik.name());
     assert_eq!(verified.host(), &"host-1.demo.example".parse::<HostName>()?);
     Ok(())
@@ -263,7 +263,7 @@ async fn a_host_ik_in_a_physical_tpm_signs_all_of_it() -> Result<()> {
 fn a_longer_certificate_gets_room_before_there_is_a_guest_and_not_beside_it() -> Result<()> {
     let guest = Guest::new()?;
     let mut order = guest.order.clone();
-    order.tenant = "t".repeat(64).parse()?;
+    order.subject.tenant = "t".repeat(64).parse()?;
     let mut channel = TpmSocket::connect(&guest.tpm.socket())?;
     let vik = rederive_vik_over(&mut channel, &guest.made.vik.name())?;
     let mut renew = |order: &_, occupant| {

@@ -17,7 +17,7 @@ use cert_chain::{
 use rcgen::{KeyPair, PublicKeyData};
 use rustls_pki_types::UnixTime;
 
-use super::{ManufactureOrder, Manufactured, manufacture};
+use super::{CertifiedSubject, ManufactureOrder, Manufactured, manufacture};
 use crate::anchor::swtpm::Swtpm;
 
 /// A host whose identity key is in a file, for tests that are not about the physical TPM.
@@ -69,10 +69,12 @@ impl Host {
 
     fn order(&self) -> Result<ManufactureOrder> {
         Ok(ManufactureOrder {
-            vm: VmId::random(),
-            vrot: VrotId::random(),
-            tenant: "tenant".parse()?,
-            generation: Generation::new(1),
+            subject: CertifiedSubject {
+                vm: VmId::random(),
+                vrot: VrotId::random(),
+                tenant: "tenant".parse()?,
+                generation: Generation::new(1),
+            },
             manager: Digest32::of(b"manager"),
             backend: Digest32::of(b"backend"),
             host_certificate: self.certificate.clone(),
