@@ -35,7 +35,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "vtpm-backend",
         &["locked-memory", "program-output", "tpm-wire"],
     ),
-    ("api-types", &["cert-chain"]),
+    ("api-types", &["cert-chain", "durable-file"]),
     (
         "vtpm-manager",
         &[

@@ -1,10 +1,12 @@
 //! What the manager of a host's vRoTs and its clients have in common: the JSON of the API
 //! ([`wire`]), its errors ([`Problem`]), how a vRoT is named in it ([`VrotKey`]), points in time,
-//! and errors as they are shown to people.
+//! errors as they are shown to people, and
+//! the format of the audit log with its verification ([`audit`]).
 //!
 //! Nothing here reaches a TPM, a store or a network, so that a client needs none of their
 //! libraries.
 
+pub mod audit;
 mod causes;
 mod problem;
 mod timestamp;

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use api_types::audit::Parts;
 use cert_chain::{Digest32, VmId, VrotId};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::parts::Parts;
 use super::{AuditError, AuditLog};
 
 /// Lines that are looked for later.
@@ -161,12 +161,13 @@ impl AuditLog {
 
     /// Reads all parts. That the lines are this log's was checked when it was opened.
     fn look_back(&self, mut at: impl FnMut(Told)) -> Result<(), AuditError> {
-        Parts::open(&self.path)?.each_line(|_, line| {
+        Parts::open(self.path())?.each_line(|_, line| {
             // Other events do not fit.
             if let Ok(told) = serde_json::from_slice(line) {
                 at(told);
             }
             Ok(())
-        })
+        })?;
+        Ok(())
     }
 }

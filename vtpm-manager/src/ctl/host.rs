@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
+use api_types::audit::{Known, LogError, verify};
 use api_types::wire::{
     AuditView, EnrolmentRequest, HostView, InitRequest, LogView, PolicyView, RecoverRequest,
     RecoveryView,
@@ -17,7 +18,6 @@ use super::client::Client;
 use super::issuer::message;
 use super::output::{Output, Table};
 use super::{CtlError, policy, write};
-use crate::audit::{self, Known};
 use crate::issuer::{IssuerFolder, OperatorKeyChange};
 
 pub(super) const HOST: &str = "/v1/host";
@@ -206,9 +206,9 @@ fn recover(accept: &str, client: &Client, output: &Output) -> Result<(), CtlErro
 
 /// Checks a log in files, and what is known of it.
 fn check_log(path: &Path, known: Known) -> Result<AuditView, CtlError> {
-    let (end, problem) = match audit::verify(path, known) {
+    let (end, problem) = match verify(path, known) {
         Ok(end) => (Some(end), None),
-        Err(audit::AuditError::File { path, source, .. }) => {
+        Err(LogError::File { path, source, .. }) => {
             return Err(CtlError::File {
                 path,
                 action: "read",

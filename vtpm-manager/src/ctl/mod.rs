@@ -12,12 +12,12 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use api_types::audit::Known;
 use api_types::{Problem, WithCauses};
 use attestation::file::read_bounded;
 use cert_chain::operator::ApprovalError;
 use program_output::console::complain;
 
-use crate::audit::Known;
 use crate::issuer::IssuerError;
 
 pub use arguments::Arguments;

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use api_types::audit::{Known, verify};
 use serde_json::Value;
-use vtpm_manager::audit::{AuditLog, Event, Known, Layout, verify};
+use vtpm_manager::audit::{AuditLog, Event, Layout};
 
 use crate::support::{Host, said};
 

@@ -1,13 +1,13 @@
-//! The chain that the lines are: how one is written, and how all are checked.
+//! The chain that the lines are: what one looks like, and how all are checked.
 
 use std::path::{Path, PathBuf};
 
-use api_types::Timestamp;
 use cert_chain::Digest32;
 use serde::{Deserialize, Serialize};
 
+use super::LogError;
 use super::parts::Parts;
-use super::{Actor, AuditError, Event};
+use crate::Timestamp;
 
 /// A log without a break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,15 +38,21 @@ const DOMAIN: &[u8] = b"vrot audit log v1\0";
 const BEGINNING: Digest32 = Digest32::new([0; 32]);
 const HASH_FIELD: &str = ",\"hash\":\"";
 
-#[derive(Serialize)]
-pub(super) struct Entry<'a> {
-    pub(super) sequence: u64,
-    pub(super) time: Timestamp,
+/// One line, before it is written.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Entry<'a, E> {
+    /// Its number, counted from one.
+    pub sequence: u64,
+    /// When it happened.
+    pub time: Timestamp,
+    /// The user who ordered it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) by_uid: Option<Actor>,
+    pub by_uid: Option<u32>,
+    /// What happened: an object, whose fields stand in the line.
     #[serde(flatten)]
-    pub(super) event: &'a Event,
-    pub(super) previous: Digest32,
+    pub event: &'a E,
+    /// Hash of the line before.
+    pub previous: Digest32,
 }
 
 /// What verification looks at; everything else is covered by the hash alone.
@@ -57,8 +63,13 @@ struct Links {
 }
 
 /// Checks every line of a log, in all its parts, and that it holds what is known of it. Blocks.
-pub fn verify(path: &Path, known: Known) -> Result<Verified, AuditError> {
-    let parts = Parts::open(path)?;
+pub fn verify(path: &Path, known: Known) -> Result<Verified, LogError> {
+    verify_parts(Parts::open(path)?, known)
+}
+
+/// The same for a log whose parts were found before.
+pub fn verify_parts(parts: Parts, known: Known) -> Result<Verified, LogError> {
+    let path = parts.path().to_owned();
     let from = known.from.unwrap_or(BEGINNING);
     let mut from_found = false;
     let mut head_found = known.head.is_none_or(|head| head == BEGINNING);
@@ -71,7 +82,7 @@ pub fn verify(path: &Path, known: Known) -> Result<Verified, AuditError> {
         bytes: 0,
     };
     parts.each_line(|place, text| {
-        let broken = |problem| AuditError::Broken {
+        let broken = |problem| LogError::Broken {
             path: place.path.to_owned(),
             line: place.line,
             problem,
@@ -97,7 +108,7 @@ pub fn verify(path: &Path, known: Known) -> Result<Verified, AuditError> {
             head_found |= known.head == Some(links.previous);
         } else if links.previous != verified.head {
             return Err(match place.before {
-                Some(before) if place.line == 1 => AuditError::Apart {
+                Some(before) if place.line == 1 => LogError::Apart {
                     path: place.path.to_owned(),
                     before: before.to_owned(),
                 },
@@ -113,38 +124,35 @@ pub fn verify(path: &Path, known: Known) -> Result<Verified, AuditError> {
         Ok(())
     })?;
     match begins {
-        Some((path, after)) if !from_found => Err(AuditError::Begins {
+        Some((path, after)) if !from_found => Err(LogError::Begins {
             path,
             after,
             stated: known.from,
         }),
         // Which number the next line has to have cannot be told.
-        None if from != BEGINNING => Err(AuditError::Nothing {
-            path: path.to_owned(),
-        }),
+        None if from != BEGINNING => Err(LogError::Nothing { path }),
         _ => match known.head {
-            Some(known) if !head_found => Err(AuditError::Replaced {
-                path: path.to_owned(),
-                known,
-            }),
+            Some(known) if !head_found => Err(LogError::Replaced { path, known }),
             _ => Ok(verified),
         },
     }
 }
 
-/// The line with its line feed, and its hash.
-pub(super) fn line(entry: &Entry<'_>) -> (String, Digest32) {
-    let mut line = match serde_json::to_string(entry) {
-        Ok(json) => json,
-        // Strings, numbers, and maps with string keys.
-        Err(error) => unreachable!("JSON: {error}"),
-    };
-    line.pop();
-    let hash = hash_of(line.as_bytes());
-    line.push_str(HASH_FIELD);
-    line.push_str(&hash.to_string());
-    line.push_str("\"}\n");
-    (line, hash)
+impl<E: Serialize> Entry<'_, E> {
+    /// The line with its line feed, and its hash.
+    pub fn line(&self) -> (String, Digest32) {
+        let mut line = match serde_json::to_string(self) {
+            Ok(json) => json,
+            // Strings, numbers, and maps with string keys.
+            Err(error) => unreachable!("JSON: {error}"),
+        };
+        line.pop();
+        let hash = hash_of(line.as_bytes());
+        line.push_str(HASH_FIELD);
+        line.push_str(&hash.to_string());
+        line.push_str("\"}\n");
+        (line, hash)
+    }
 }
 
 /// Splits a line into what is hashed and the hash.
