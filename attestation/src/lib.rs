@@ -13,7 +13,6 @@ pub mod appraisal;
 pub mod binding;
 pub mod event_log;
 pub mod evidence;
-pub mod file;
 #[cfg(feature = "fixture")]
 pub mod fixture;
 pub mod host_leaf;

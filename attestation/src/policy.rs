@@ -35,7 +35,6 @@ use cert_chain::{
 };
 use serde::Deserialize;
 
-use crate::file::read_bounded_text;
 use crate::reference::ReferenceValues;
 use crate::toml_error::TomlError;
 
@@ -195,13 +194,6 @@ impl Default for Freshness {
 }
 
 impl Policy {
-    /// Reads a policy and the roots that it names, relative to its own folder.
-    pub fn load(path: &Path) -> Result<Self, PolicyError> {
-        let text = read(path, MAX_POLICY)?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        Self::parse(&text, |roots| read(&folder.join(roots), MAX_ROOTS))
-    }
-
     /// Reads a policy; `read_roots` delivers the PEM text of the roots that it names.
     pub fn parse(
         text: &str,
@@ -279,11 +271,4 @@ impl Expectation {
     pub fn min_generation(&self) -> Generation {
         Generation::new(self.min_generation)
     }
-}
-
-fn read(path: &Path, limit: usize) -> Result<String, PolicyError> {
-    read_bounded_text(path, limit).map_err(|source| PolicyError::Read {
-        path: path.to_owned(),
-        source,
-    })
 }

@@ -14,6 +14,7 @@ use vrot_tests::workspace_binaries::workspace_folder;
 /// know nothing of hosts; a vRoT knows nothing of certificates; only the manager and the tests
 /// see several sides.
 const ALLOWED: &[(&str, &[&str])] = &[
+    ("bounded-file", &[]),
     ("durable-file", &[]),
     ("locked-memory", &[]),
     ("tpm-wire", &[]),
@@ -25,6 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "trusted-connection",
         &[
             "attestation",
+            "bounded-file",
             "cert-chain",
             "printable",
             "program-output",
@@ -41,6 +43,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "api-types",
             "attestation",
+            "bounded-file",
             "cert-chain",
             "durable-file",
             "locked-memory",
@@ -65,6 +68,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 
 /// Where the sources are; crates nest in these folders.
 const FOLDERS: &[&str] = &[
+    "bounded-file",
     "tpm-wire",
     "durable-file",
     "locked-memory",
@@ -97,6 +101,36 @@ fn crates_depend_on_each_other_in_one_direction() -> Result<()> {
             // A crate that names itself switches on a feature of its own for its tests.
             if on != name && members.contains(on) && !allowed.contains(&on) {
                 wrong.push(format!("{name} must not depend on {on}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// What the pure crates must not use: their results depend on their arguments alone. (Random numbers
+/// for keys come through `ring`.)
+const IMPURE: [&str; 8] = [
+    "std::env",
+    "std::fs",
+    "std::net",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "Instant",
+    "SystemTime",
+];
+
+#[test]
+fn identity_and_appraisal_use_no_file_no_network_and_no_clock() -> Result<()> {
+    let root = workspace_folder()?;
+    let mut wrong = Vec::new();
+    for folder in ["cert-chain/src", "attestation/src"] {
+        for file in rust_files(&root.join(folder))? {
+            let text = fs::read_to_string(&file)?;
+            let code = without_unit_tests(&text);
+            for word in IMPURE.iter().filter(|word| code.contains(**word)) {
+                wrong.push(format!("{} uses {word}", file.display()));
             }
         }
     }
@@ -282,10 +316,7 @@ fn no_source_file_has_more_than_600_lines_without_its_tests() -> Result<()> {
         let tests = modules_of_tests(&files)?;
         for file in files.iter().filter(|file| !tests.contains(*file)) {
             let text = fs::read_to_string(file)?;
-            let code = text
-                .split_once("\n#[cfg(test)]\nmod tests {")
-                .map_or(text.as_str(), |(code, _)| code);
-            let lines = code.lines().count();
+            let lines = without_unit_tests(&text).lines().count();
             if lines > MOST_LINES {
                 wrong.push(format!("{}: {lines} lines", file.display()));
             }
@@ -293,6 +324,12 @@ fn no_source_file_has_more_than_600_lines_without_its_tests() -> Result<()> {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
+}
+
+/// A source up to its unit tests.
+fn without_unit_tests(text: &str) -> &str {
+    text.split_once("\n#[cfg(test)]\nmod tests {")
+        .map_or(text, |(code, _)| code)
 }
 
 /// Files that hold nothing but tests: their parent declares them for tests only.

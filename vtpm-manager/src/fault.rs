@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use attestation::file::read_bounded_text;
+use bounded_file::read_bounded_text;
 use serde::{Deserialize, Serialize};
 
 use api_types::Timestamp;

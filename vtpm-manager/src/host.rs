@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use api_types::Timestamp;
-use attestation::file::read_bounded;
+use bounded_file::read_bounded;
 use cert_chain::enrolment::{
     Answer, Certificate, Challenge, MAX_MESSAGE, Message, MessageError, Request,
 };

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use attestation::event_log::MAX_LOG;
 use attestation::evidence::{EvidenceError, HostLayer, VmLayer};
-use attestation::file::read_bounded;
 use attestation::quote::QuoteError;
 use attestation::{
     Binding, EventLog, Evidence, Nonce, RequestDigest, accounted_bank, request_digest,
     vm_qualifying_data,
 };
+use bounded_file::read_bounded;
 use cert_chain::{Digest32, HashAlgorithm, PcrSelection, PcrValues};
 
 pub use esys::EsysTpm;

@@ -10,12 +10,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use attestation::event_log::{MAX_LOG, UserspaceLog};
 use attestation::evidence::MAX_EVIDENCE;
-use attestation::file::{read_bounded, read_bounded_text};
 use attestation::policy::MAX_ROOTS;
 use attestation::{
     BOOT_PCRS, Binding, EventLog, Evidence, Layer, Nonce, Policy, ReferenceValues, Verdict,
     VerifiedEvidence, accounted_bank, reference_values,
 };
+use bounded_file::{read_bounded, read_bounded_text};
 use cert_chain::pcr::BANKS;
 use cert_chain::{HashAlgorithm, HostName, PcrSelection, Tenant, TrustAnchors, VmId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -29,7 +29,7 @@ use time::format_description::well_known::Rfc3339;
 use super::challenge::{challenge, fresh_nonce};
 use super::judgement::Judgement;
 use super::tree::{Colour, draw};
-use super::{event_log, export};
+use super::{event_log, export, policy_file};
 
 /// Challenges a service in a VM, verifies its evidence and appraises it with a policy.
 ///
@@ -359,7 +359,7 @@ fn origin(evidence: &VerifiedEvidence) -> String {
 }
 
 fn load_policy(path: &Path) -> Result<Policy> {
-    Policy::load(path).with_context(|| format!("the policy {} cannot be used", path.display()))
+    policy_file::load(path).with_context(|| format!("the policy {} cannot be used", path.display()))
 }
 
 fn load_evidence(path: &Path) -> Result<Evidence> {

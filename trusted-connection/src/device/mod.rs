@@ -5,6 +5,7 @@ pub mod command_line;
 pub mod event_log;
 pub mod export;
 pub mod judgement;
+pub mod policy_file;
 pub mod tree;
 
 pub use challenge::{ChallengeError, challenge};

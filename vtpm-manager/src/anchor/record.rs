@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use attestation::file::read_bounded;
+use bounded_file::read_bounded;
 use cert_chain::TpmName;
 use cert_chain::operator::{Approval, PolicyKeyPublic};
 use serde::{Deserialize, Serialize};

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use attestation::file::read_bounded_text;
+use bounded_file::read_bounded_text;
 use caps::{CapSet, Capability};
 use serde::Deserialize;
 use vtpm_backend::privileges::TO_CHANGE_USERS;

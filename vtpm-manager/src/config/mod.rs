@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use attestation::TomlError;
-use attestation::file::read_bounded_text;
+use bounded_file::read_bounded_text;
 use cert_chain::operator::measures_a_boot;
 use cert_chain::pcr::{BANKS, PcrSelectionError};
 use cert_chain::profile::vik::VIK_LIFETIME;

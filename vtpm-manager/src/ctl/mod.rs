@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use api_types::audit::Known;
 use api_types::{Problem, WithCauses};
-use attestation::file::read_bounded;
+use bounded_file::read_bounded;
 use cert_chain::operator::ApprovalError;
 use program_output::console::complain;
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use api_types::DEFAULT_SOCKET;
 use api_types::wire::{HostView, PolicyView};
-use attestation::file::read_bounded_text;
+use bounded_file::read_bounded_text;
 use cert_chain::operator::{Approval, InsufficientPcrs, PolicyKey, PolicyKeyPublic};
 use cert_chain::{HashAlgorithm, PcrValues};
 use zeroize::Zeroizing;

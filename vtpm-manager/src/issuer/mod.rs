@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use api_types::Timestamp;
-use attestation::file::{read_bounded, read_bounded_text};
+use bounded_file::{read_bounded, read_bounded_text};
 use cert_chain::enrolment::{
     Accepted, Answer, Certificate, Challenge, EnrolmentError, EnrolmentState, OperatorKeys,
     PendingEnrolment, Request,

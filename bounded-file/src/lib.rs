@@ -1,4 +1,4 @@
-//! Files that somebody else may have written.
+//! Reading files that somebody else may have written.
 
 use std::fs::File;
 use std::io::{self, Read};
