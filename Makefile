@@ -59,7 +59,7 @@ check: setup
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked $(JUDGE) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items
-	$(CARGO) test --quiet --locked -p vrot-tests --test workspace_rules
+	$(CARGO) test --quiet --locked --workspace --test workspace_rules
 	sh scripts/deny.sh
 
 fuzz: setup

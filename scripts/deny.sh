@@ -2,7 +2,7 @@
 # cargo-deny, where it is installed: licences, banned and duplicate crates, sources; and known
 # vulnerabilities where its database can be had (it is fetched from the network).
 #
-# Licences and sources are also checked by tests/tests/workspace_rules.rs against the same
+# Licences and sources are also checked by tests/support/tests/workspace_rules.rs against the same
 # deny.toml, on every machine.
 set -eu
 

@@ -4,11 +4,11 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::Result;
+use test_support::programs::target_folder;
+use test_support::run_folder::RunFolder;
 
 use crate::guest::{Guest, GuestSpec, READY};
 use crate::guest_image::{Contents, GuestImage};
-use crate::run_folder::RunFolder;
-use crate::workspace_binaries::target_folder;
 
 /// How QEMU executes the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

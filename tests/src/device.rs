@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use test_support::programs::program;
+use test_support::tool::Tool;
 use uuid::Uuid;
-
-use crate::tool::Tool;
-use crate::workspace_binaries::program;
 
 /// Where a device keeps what one attestation left.
 #[derive(Clone, Debug)]

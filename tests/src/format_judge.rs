@@ -5,9 +5,8 @@ use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-
-use crate::tool::Tool;
-use crate::workspace_binaries::program;
+use test_support::programs::program;
+use test_support::tool::Tool;
 
 /// How a judge's "no" reads.
 pub type Judgement = std::result::Result<(), String>;

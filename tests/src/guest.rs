@@ -8,14 +8,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use test_support::deadline::wait_for;
+use test_support::process::{Process, tail};
+use test_support::run_folder::RunFolder;
 
 use crate::accelerator::Accelerator;
-use crate::deadline::wait_for;
 use crate::guest_image::GuestImage;
 use crate::guest_shell::GuestShell;
 use crate::monitor::Monitor;
-use crate::process::{Process, tail};
-use crate::run_folder::RunFolder;
 
 /// What `/init` says when everything is started.
 pub const READY: &str = "vrot-guest: ready";

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
-
-use crate::tool::Tool;
-use crate::workspace_binaries::{self, program};
+use test_support::programs::{self, program};
+use test_support::tool::Tool;
 
 /// What a guest boots.
 #[derive(Clone, Debug)]
@@ -33,10 +32,10 @@ impl GuestImage {
     /// Builds the image, or finds it built: the recipe is quick and gives the same bytes for the
     /// same inputs, so it simply runs each time.
     pub fn build(contents: Contents) -> Result<Self> {
-        let folder = workspace_binaries::target_folder()?.join("images");
+        let folder = programs::target_folder()?.join("images");
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let _lock = exclusive(&folder)?;
-        let recipe = workspace_binaries::workspace_folder()?.join("images");
+        let recipe = programs::workspace_folder()?.join("images");
         let kernel = folder.join("kernel");
         Tool::new(recipe.join("kernel.sh")).arg(&kernel).run()?;
 

@@ -9,16 +9,16 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use cert_chain::HashAlgorithm;
 use serde_json::Value;
+use test_support::process::Process;
+use test_support::programs::program;
+use test_support::run_folder::RunFolder;
+use test_support::software_tpm::{MadeTpm, SoftwareTpm};
+use test_support::tool::Tool;
 use uuid::Uuid;
 
 use crate::guest::TpmDevice;
 use crate::host_boot_log::HostBootLog;
 use crate::issuer::IssuerFolder;
-use crate::process::Process;
-use crate::run_folder::RunFolder;
-use crate::software_tpm::{SoftwareTpm, TpmMaker};
-use crate::tool::Tool;
-use crate::workspace_binaries::program;
 
 /// A running host.
 #[derive(Debug)]
@@ -34,27 +34,21 @@ pub struct Host {
 }
 
 impl Host {
-    /// Manufactures a host's TPM, measures a boot into it and starts the manager.
+    /// Gives a host a TPM that was made, measures a boot into all of its PCR banks and starts the
+    /// manager.
     ///
     /// `name` is the host's label in the issuer's domain.
-    pub fn start(run: &RunFolder, name: &str, maker: &TpmMaker) -> Result<Self> {
-        Self::start_with(run, name, maker, &[HashAlgorithm::Sha256])
-    }
-
-    /// The same with a TPM that has these PCR banks, and firmware that measures into all of them.
-    pub fn start_with(
+    pub fn start(
         run: &RunFolder,
         name: &str,
-        maker: &TpmMaker,
+        made: &MadeTpm,
         banks: &[HashAlgorithm],
     ) -> Result<Self> {
-        let folder = run.join(name);
-        fs::create_dir_all(&folder)?;
-        let state = folder.join("tpm-state");
-        maker.manufacture_with(&state, banks)?;
-        let tpm = SoftwareTpm::start(run, name, &state)?;
+        let state = run.join(name).join("tpm-state");
+        made.copy_to(&state)?;
+        let tpm = switch_on(run, name, &state)?;
         let boot_log = HostBootLog::in_banks("6.1.0-30-amd64", banks);
-        tpm.measure(&boot_log)?;
+        boot_log.measure_into(&tpm)?;
         Self::on_tpm(run, name, tpm, &boot_log)
     }
 
@@ -261,6 +255,16 @@ impl Host {
         self.manager = start_manager(&self.name, &self.config, &self.folder, &log)?;
         Ok(())
     }
+}
+
+/// Switches the TPM of a host on that was manufactured into `state`.
+pub fn switch_on(run: &RunFolder, name: &str, state: &Path) -> Result<SoftwareTpm> {
+    SoftwareTpm::start(
+        name,
+        state,
+        &run.join(format!("{name}.tpm")),
+        &run.log(&format!("{name}-swtpm.log")),
+    )
 }
 
 fn start_manager(name: &str, config: &Path, folder: &Path, log: &Path) -> Result<Process> {

@@ -3,7 +3,9 @@
 //! The log is a real one in form (TCG PC Client Platform Firmware Profile 1.05, clause 10:
 //! crypto-agile) and says what a server that boots Debian by shim and GRUB would log. Each digest is also extended into the TPM, so that a replay gives the PCRs.
 
+use anyhow::Result;
 use cert_chain::{HashAlgorithm, HashValue};
+use test_support::software_tpm::SoftwareTpm;
 
 /// A log under construction.
 #[derive(Clone, Debug)]
@@ -73,6 +75,12 @@ impl HostBootLog {
     /// The log as the kernel would hand it out.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Extends it into a TPM, as the host's firmware and boot loader would.
+    pub fn measure_into(&self, tpm: &SoftwareTpm) -> Result<()> {
+        let extensions = self.measurements.iter();
+        tpm.extend(extensions.map(|(pcr, digest)| format!("{pcr}:{}={digest}", digest.algorithm())))
     }
 
     /// What was extended, in order: PCR and digest.

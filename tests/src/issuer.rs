@@ -3,10 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-
-use crate::software_tpm::TpmMaker;
-use crate::tool::Tool;
-use crate::workspace_binaries::program;
+use test_support::programs::program;
+use test_support::tool::Tool;
 
 /// An issuer's folder: its key, its root certificate, and the TPM makers it trusts.
 #[derive(Clone, Debug)]
@@ -17,21 +15,22 @@ pub struct IssuerFolder {
 }
 
 impl IssuerFolder {
-    /// Makes an issuer for a domain that accepts the TPMs of one maker; no operator yet.
-    pub fn create(folder: &Path, domain: &str, maker: &TpmMaker) -> Result<Self> {
-        let issuer = Self::prepare(folder, maker, &[])?;
+    /// Makes an issuer for a domain that accepts the TPMs of the makers with these certificates; no
+    /// operator yet.
+    pub fn create(folder: &Path, domain: &str, makers: &str) -> Result<Self> {
+        let issuer = Self::prepare(folder, makers, &[])?;
         issuer.init_command(domain)?.run()?;
         Ok(issuer)
     }
 
     /// Writes down the makers' certificates, before [`IssuerFolder::init_command`] is run.
     /// `operators` are files with public keys.
-    pub fn prepare(folder: &Path, maker: &TpmMaker, operators: &[PathBuf]) -> Result<Self> {
-        let makers = folder.with_extension("tpm-makers.pem");
-        std::fs::write(&makers, maker.certificates()?)?;
+    pub fn prepare(folder: &Path, makers: &str, operators: &[PathBuf]) -> Result<Self> {
+        let file = folder.with_extension("tpm-makers.pem");
+        std::fs::write(&file, makers)?;
         Ok(Self {
             folder: folder.to_owned(),
-            makers,
+            makers: file,
             operators: operators.to_vec(),
         })
     }

@@ -1,12 +1,11 @@
 //! The harness: starts the project's programs and real peers (swtpm as the physical TPM, QEMU
 //! with a Debian kernel) and watches over them, for the end-to-end tests and for the demo.
 //!
-//! Each test owns its peers, its sockets and its folder ([`run_folder::RunFolder`]); everything
+//! Each test owns its peers, its sockets and its folder ([`test_support::run_folder::RunFolder`]); everything
 //! a run started ends with it, also when the test process is killed.
 
 pub mod accelerator;
 pub mod bench;
-pub mod deadline;
 pub mod demo;
 pub mod device;
 pub mod format_judge;
@@ -20,9 +19,4 @@ pub mod issuer;
 pub mod libvirt;
 pub mod monitor;
 pub mod narrator;
-pub mod process;
-pub mod run_folder;
 pub mod scene;
-pub mod software_tpm;
-pub mod tool;
-pub mod workspace_binaries;

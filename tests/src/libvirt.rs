@@ -4,15 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use test_support::deadline::wait_for;
+use test_support::process::tail;
+use test_support::run_folder::RunFolder;
+use test_support::tool::Tool;
 use uuid::Uuid;
 
-use crate::deadline::wait_for;
 use crate::guest::READY;
 use crate::guest_image::GuestImage;
 use crate::guest_shell::GuestShell;
-use crate::process::tail;
-use crate::run_folder::RunFolder;
-use crate::tool::Tool;
 
 /// The driver, embedded in each `virsh` that is run.
 #[derive(Debug)]

@@ -4,8 +4,7 @@ use std::io::{self, Write};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-
-use crate::tool::Tool;
+use test_support::tool::Tool;
 
 /// Tells a person what happens.
 #[derive(Debug)]

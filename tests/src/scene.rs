@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use cert_chain::HashAlgorithm;
+use test_support::run_folder::RunFolder;
+use test_support::software_tpm::MadeTpm;
 use uuid::Uuid;
 
 use crate::device::{self, Attestation};
@@ -13,8 +15,6 @@ use crate::guest::{Guest, GuestSpec, TpmDevice};
 use crate::guest_image::{Contents, GuestImage};
 use crate::host::Host;
 use crate::issuer::IssuerFolder;
-use crate::run_folder::RunFolder;
-use crate::software_tpm::TpmMaker;
 
 /// The issuer's domain in every scene.
 pub const DOMAIN: &str = "test.example";
@@ -29,8 +29,6 @@ pub struct Scene {
     pub host: Host,
     /// The issuer that enrolled it.
     pub issuer: IssuerFolder,
-    /// Who made its TPM.
-    pub maker: TpmMaker,
     /// The run's folder.
     pub run: RunFolder,
 }
@@ -44,21 +42,20 @@ impl Scene {
     /// The same with a TPM that has these PCR banks.
     pub fn set_with(name: &str, banks: &[HashAlgorithm]) -> Result<Self> {
         let run = RunFolder::create(name)?;
-        let maker = TpmMaker::create(&run.join("maker"))?;
-        let host = Host::start_with(&run, "host-1", &maker, banks)?;
-        let issuer = IssuerFolder::create(&run.join("issuer"), DOMAIN, &maker)?;
+        let names: Vec<&str> = banks.iter().map(|bank| bank.name()).collect();
+        let made = MadeTpm::first(&names)?;
+        let host = Host::start(&run, "host-1", &made, banks)?;
+        let makers = made.maker_certificates()?;
+        let issuer = IssuerFolder::create(&run.join("issuer"), DOMAIN, &makers)?;
         host.enrol(&issuer)?;
-        Ok(Self {
-            host,
-            issuer,
-            maker,
-            run,
-        })
+        Ok(Self { host, issuer, run })
     }
 
-    /// A second host of the same issuer.
+    /// A second host of the same issuer, with another TPM of the same maker.
     pub fn another_host(&self, name: &str) -> Result<Host> {
-        let host = Host::start(&self.run, name, &self.maker)?;
+        let banks = [HashAlgorithm::Sha256];
+        let made = MadeTpm::second(&[HashAlgorithm::Sha256.name()])?;
+        let host = Host::start(&self.run, name, &made, &banks)?;
         host.enrol(&self.issuer)?;
         Ok(host)
     }

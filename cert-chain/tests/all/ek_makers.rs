@@ -9,6 +9,7 @@ use cert_chain::ek_chain::EkChain;
 use cert_chain::{CertifiedEndorsementKey, EndorsementKey, TpmMakerRoots};
 use rcgen::KeyPair;
 use rustls_pki_types::UnixTime;
+use test_support::tool::Tool;
 
 use crate::support::p256_endorsement_key;
 
@@ -88,8 +89,8 @@ impl Maker {
 }
 
 fn run(folder: &Path, line: &str) -> Result<()> {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    crate::support::swtpm::run("openssl", &words, folder, "")
+    let openssl = Tool::new("openssl").args(line.split_whitespace());
+    openssl.folder(folder).run().map(drop)
 }
 
 fn curve(name: &str) -> String {

@@ -8,6 +8,7 @@ use cert_chain::pem::encode_certificate;
 use cert_chain::{EkSpec, EndorsementKey, PublicArea, TpmDevice, VrotId, issue_ek_certificate};
 use rcgen::KeyPair;
 use rsa::rand_core::OsRng;
+use test_support::tool::Tool;
 
 use crate::support::{ENDORSEMENT, Tree, now, vik_spec, years};
 
@@ -16,23 +17,13 @@ fn verify(folder: &Path, tree: &Tree, leaf: &[u8], host: &[u8]) -> Result<()> {
     fs::write(folder.join("root.pem"), tree.issuer.certificate_pem())?;
     fs::write(folder.join("host.pem"), encode_certificate(host))?;
     fs::write(folder.join("leaf.pem"), encode_certificate(leaf))?;
-    crate::support::swtpm::run(
-        "openssl",
-        &[
-            "verify",
-            "-x509_strict",
-            "-check_ss_sig",
-            "-attime",
-            &now().as_secs().to_string(),
-            "-CAfile",
-            "root.pem",
-            "-untrusted",
-            "host.pem",
-            "leaf.pem",
-        ],
-        folder,
-        "",
-    )
+    Tool::new("openssl")
+        .args(["verify", "-x509_strict", "-check_ss_sig", "-attime"])
+        .arg(now().as_secs().to_string())
+        .args(["-CAfile", "root.pem", "-untrusted", "host.pem", "leaf.pem"])
+        .folder(folder)
+        .run()
+        .map(drop)
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn real_now() -> UnixTime {
 
 #[test]
 fn a_tpm_opens_our_credential_for_the_named_key_only() -> Result<()> {
-    let tpm = Swtpm::manufacture()?;
+    let tpm = Swtpm::manufactured()?;
     for algorithm in ["rsa", "ecc"] {
         tpm.tool(&format!("tpm2_createek -G {algorithm} -c ek.ctx -u ek.pub"))?;
         tpm.tool("tpm2_createak -C ek.ctx -G ecc -g sha256 -s ecdsa -c ak.ctx -u ak.pub")?;
@@ -69,7 +69,7 @@ fn a_tpm_opens_our_credential_for_the_named_key_only() -> Result<()> {
 
 #[test]
 fn names_are_those_the_tpm_computes() -> Result<()> {
-    let tpm = Swtpm::manufacture()?;
+    let tpm = Swtpm::manufactured()?;
     tpm.tool("tpm2_createek -G rsa -c ek.ctx -u ek.pub")?;
     tpm.tool("tpm2_readpublic -c ek.ctx -n ek.name -f der -o ek.der")?;
     let area = PublicArea::parse(&tpm.public_area("ek.pub")?)?;
@@ -80,7 +80,7 @@ fn names_are_those_the_tpm_computes() -> Result<()> {
 
 #[test]
 fn a_real_ek_certificate_leads_to_its_maker_and_to_its_key() -> Result<()> {
-    let tpm = Swtpm::manufacture()?;
+    let tpm = Swtpm::manufactured()?;
     tpm.tool("tpm2_nvread 0x01c00002 -o ek.crt")?;
     tpm.tool("tpm2_createek -G rsa -c ek.ctx -u ek.pub")?;
     let ek = EndorsementKey::try_from(PublicArea::parse(&tpm.public_area("ek.pub")?)?)?;
@@ -101,7 +101,7 @@ fn a_real_ek_certificate_leads_to_its_maker_and_to_its_key() -> Result<()> {
     let padded = [&certificate[..], &[0xff; 100]].concat();
     CertifiedEndorsementKey::verify(&padded, &EkChain::default(), &ek, &roots, real_now())?;
 
-    let neighbour = Swtpm::manufacture()?;
+    let neighbour = Swtpm::of_another_maker()?;
     let other_roots = TpmMakerRoots::from_pem(&neighbour.maker_pem()?)?;
     ensure!(
         CertifiedEndorsementKey::verify(
@@ -163,7 +163,7 @@ impl SigningKey for TpmSigner<'_> {
 
 #[test]
 fn a_restricted_key_in_a_tpm_issues_certificates_with_the_longest_names() -> Result<()> {
-    let tpm = Swtpm::manufacture()?;
+    let tpm = Swtpm::manufactured()?;
     tpm.tool(
         "tpm2_createprimary -C o -G ecc256:ecdsa-sha256:null -c ik.ctx \
          -a fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|sign",
@@ -220,7 +220,7 @@ fn approved_policy(tpm: &Swtpm, bank: HashAlgorithm) -> Result<Digest32> {
 
 #[test]
 fn a_host_is_enrolled_and_its_key_signs_only_in_an_approved_state() -> Result<()> {
-    let tpm = Swtpm::manufacture()?;
+    let tpm = Swtpm::manufactured()?;
     let operator = load_operator(&tpm)?;
     let policy_ref = HOST_POLICY_REF.to_vec();
     let policy = authorize_digest(&operator.name(), &policy_ref);

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tempfile::TempDir;
-
-use crate::workspace_binaries::target_folder;
+use test_support::programs::target_folder;
 
 /// The folder; it goes away with this value, or, if the run is killed, with the next run.
 #[derive(Debug)]

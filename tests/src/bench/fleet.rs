@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::Pid;
+use test_support::process::Process;
 
 use super::api::Api;
 use super::launch::{Launched, launch, must_be_complete};
 use super::peer::{self, Peer};
 use super::vmm::{Control, Vmm};
-use crate::process::Process;
 
 /// Guests with their TPMs.
 #[derive(Debug, Default)]

@@ -7,18 +7,20 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use cert_chain::HashAlgorithm;
+use test_support::deadline::wait_for;
+use test_support::process::Process;
+use test_support::programs::program;
+use test_support::run_folder::RunFolder;
+use test_support::software_tpm::{SoftwareTpm, TpmMaker};
+use test_support::tool::Tool;
 
 use super::api::Api;
 use super::disk::Disk;
 use super::slow_tpm::SlowTpm;
-use crate::deadline::wait_for;
+use crate::host::switch_on;
 use crate::host_boot_log::HostBootLog;
 use crate::issuer::IssuerFolder;
-use crate::process::Process;
-use crate::run_folder::RunFolder;
-use crate::software_tpm::{SoftwareTpm, TpmMaker};
-use crate::tool::Tool;
-use crate::workspace_binaries::program;
 
 /// An enrolled host whose manager runs.
 #[derive(Debug)]
@@ -51,10 +53,10 @@ impl BenchHost {
         fs::create_dir_all(&folder)?;
         let maker = TpmMaker::create(&folder.join("tpm-maker"))?;
         let state = folder.join("tpm-state");
-        maker.manufacture(&state)?;
-        let swtpm = SoftwareTpm::start(run, name, &state)?;
+        maker.manufacture(&state, &[HashAlgorithm::Sha256.name()])?;
+        let swtpm = switch_on(run, name, &state)?;
         let boot_log = HostBootLog::of_debian_server("6.1.0-30-amd64");
-        swtpm.measure(&boot_log)?;
+        boot_log.measure_into(&swtpm)?;
         fs::write(folder.join("event-log"), boot_log.bytes())?;
         let upstream = swtpm.tcti();
         let upstream = upstream.strip_prefix("swtpm:path=").context("a socket")?;
@@ -92,7 +94,7 @@ impl BenchHost {
             starts: 1,
         };
         host.wait_for_api()?;
-        host.enrol(name, &folder, &maker)?;
+        host.enrol(name, &folder, &maker.certificates()?)?;
         Ok(host)
     }
 
@@ -145,8 +147,8 @@ impl BenchHost {
         })
     }
 
-    fn enrol(&self, name: &str, folder: &Path, maker: &TpmMaker) -> Result<()> {
-        let issuer = IssuerFolder::create(&folder.join("issuer"), DOMAIN, maker)?;
+    fn enrol(&self, name: &str, folder: &Path, makers: &str) -> Result<()> {
+        let issuer = IssuerFolder::create(&folder.join("issuer"), DOMAIN, makers)?;
         let operator = folder.join("operator-key.pem");
         self.vtpmctl(["host", "policy", "keygen", "--out"])?
             .arg(&operator)

@@ -28,9 +28,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use test_support::programs::target_folder;
+use test_support::run_folder::RunFolder;
 
-use crate::run_folder::RunFolder;
-use crate::workspace_binaries::target_folder;
 use disk::Disk;
 use fleet::Fleet;
 use host::BenchHost;

@@ -2,19 +2,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
+use test_support::process::Process;
+use test_support::run_folder::RunFolder;
+use test_support::software_tpm::{TpmMaker, emulator_command};
+use test_support::tool::Tool;
 
 use super::disk::Disk;
 use super::vmm::Control;
-use crate::process::Process;
-use crate::run_folder::RunFolder;
-use crate::software_tpm::TpmMaker;
-use crate::tool::Tool;
 
 /// A workshop that makes and starts swtpm instances.
 #[derive(Debug)]
@@ -99,12 +98,7 @@ impl<'a> Peer<'a> {
 
     fn run_since(&self, name: &str, state: &Path, begin: Instant) -> Result<PeerTpm> {
         let socket = self.run.join("peer").join(name);
-        let mut command = Command::new("swtpm");
-        command
-            .args(["socket", "--tpm2", "--tpmstate"])
-            .arg(format!("dir={}", state.display()))
-            .arg("--ctrl")
-            .arg(format!("type=unixio,path={}", socket.display()));
+        let command = emulator_command(state, &socket);
         let log = self.run.join("peer").join(format!("{name}.log"));
         let mut process = Process::start("swtpm", command, &log)?;
         loop {

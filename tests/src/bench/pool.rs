@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use test_support::deadline::wait_for;
 
 use super::api::Api;
 use super::launch::TENANT;
-use crate::deadline::wait_for;
 
 /// A pool of a manager's configuration.
 #[derive(Clone, Copy, Debug)]

@@ -4,13 +4,13 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use test_support::tool::Tool;
 use uuid::Uuid;
 
 use super::stage::{Stage, TENANT};
 use crate::device::{self, Attestation};
 use crate::guest::{Guest, GuestSpec, TpmDevice};
 use crate::narrator::Narrator;
-use crate::tool::Tool;
 
 /// Evidence that answers another nonce.
 pub(super) fn stale_nonce(narrator: &Narrator, stage: &Stage) -> Result<()> {

@@ -7,10 +7,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use test_support::programs::target_folder;
 
 use crate::device;
 use crate::narrator::Narrator;
-use crate::workspace_binaries::target_folder;
 
 use stage::Stage;
 

@@ -5,18 +5,18 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use cert_chain::HashAlgorithm;
+use test_support::run_folder::RunFolder;
+use test_support::software_tpm::TpmMaker;
 use uuid::Uuid;
 
 use crate::accelerator::Accelerator;
 use crate::device::{self, Attestation};
 use crate::guest::{Guest, GuestSpec, TpmDevice};
 use crate::guest_image::{Contents, GuestImage};
-use crate::host::Host;
+use crate::host::{Host, switch_on};
 use crate::host_boot_log::HostBootLog;
 use crate::issuer::IssuerFolder;
 use crate::narrator::Narrator;
-use crate::run_folder::RunFolder;
-use crate::software_tpm::{SoftwareTpm, TpmMaker};
 
 /// Everything that plays a part.
 pub(super) struct Stage {
@@ -73,7 +73,8 @@ impl Stage {
         );
         narrator.quote(&narrator.run(host.operator_key_command()?)?);
         let operators = [host.operator_public_key()];
-        let issuer = IssuerFolder::prepare(&run.join("issuer"), &maker, &operators)?;
+        let issuer =
+            IssuerFolder::prepare(&run.join("issuer"), &maker.certificates()?, &operators)?;
         narrator.quote(&narrator.run(issuer.init_command(DOMAIN)?)?);
         fs::copy(issuer.root(), output.join("roots.pem")).context("copying the issuer's root")?;
         narrator.quote(&narrator.run(host.init_command()?)?);
@@ -152,10 +153,10 @@ impl Stage {
 fn start_host(narrator: &Narrator, run: &RunFolder, name: &str, maker: &TpmMaker) -> Result<Host> {
     let state = run.join(name).join("tpm-state");
     fs::create_dir_all(&state)?;
-    narrator.run(maker.manufacture_command(&state, &[HashAlgorithm::Sha256]))?;
-    let tpm = SoftwareTpm::start(run, name, &state)?;
+    narrator.run(maker.manufacture_command(&state, &[HashAlgorithm::Sha256.name()]))?;
+    let tpm = switch_on(run, name, &state)?;
     let log = HostBootLog::of_debian_server("6.1.0-30-amd64");
-    tpm.measure(&log)?;
+    log.measure_into(&tpm)?;
     narrator.note(&format!(
         "{name}: {} events measured, TPM at {}",
         log.measurements().len(),

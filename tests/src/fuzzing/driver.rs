@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
+use test_support::programs::target_folder;
 
 use super::mutation::{Random, mutate};
 use super::target::Target;
-use crate::workspace_binaries::target_folder;
 
 /// Runs a target on its seeds, then on changed ones until the time is over; fails on a panic and
 /// on an input that takes unreasonably long. The input is left in `target/fuzz/`.

@@ -13,11 +13,11 @@ use attestation::{
 };
 use cert_chain::{Digest32, PublicArea};
 use rustls_pki_types::UnixTime;
+use test_support::tool::Tool;
 use vrot_tests::device::{self, Attestation};
 use vrot_tests::format_judge::{described, understood_ear};
 use vrot_tests::guest_shell::GuestShell;
 use vrot_tests::scene::{AttestedVm, DOMAIN, TENANT};
-use vrot_tests::tool::Tool;
 
 static VM: LazyLock<Result<AttestedVm>> = LazyLock::new(|| AttestedVm::start("attested-vm"));
 
@@ -257,7 +257,7 @@ fn tpm2_eventlog_replays_the_exported_logs_to_our_values() -> Result<()> {
     for layer in ["vm", "host"] {
         let log = export.join(format!("{layer}-eventlog.bin"));
         let theirs = Tool::new("tpm2_eventlog").arg(&log).text()?;
-        let ours = Tool::new(vrot_tests::workspace_binaries::program("vrot-device")?)
+        let ours = Tool::new(test_support::programs::program("vrot-device")?)
             .arg("event-log")
             .arg(&log)
             .arg("--json")

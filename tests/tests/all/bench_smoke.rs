@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use vrot_tests::tool::Tool;
+use test_support::tool::Tool;
 
 /// Every part, on two vRoTs.
 const EXPECTED: [&str; 35] = [

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
-use vrot_tests::deadline::wait_for;
-use vrot_tests::workspace_binaries::program;
+use test_support::deadline::wait_for;
+use test_support::programs::program;
 
 const PROGRAMS: [&str; 5] = [
     "vtpm-managerd",

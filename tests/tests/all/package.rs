@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use vrot_tests::process::Process;
-use vrot_tests::run_folder::RunFolder;
-use vrot_tests::software_tpm::{SoftwareTpm, TpmMaker};
-use vrot_tests::tool::Tool;
-use vrot_tests::workspace_binaries::{program, target_folder, workspace_folder};
+use test_support::process::Process;
+use test_support::programs::{program, target_folder, workspace_folder};
+use test_support::run_folder::RunFolder;
+use test_support::software_tpm::MadeTpm;
+use test_support::tool::Tool;
+use vrot_tests::host::switch_on;
 
 const PACKAGES: [&str; 3] = ["vrot-host", "vrot-guest", "vrot-device"];
 
@@ -276,8 +277,8 @@ fn what_is_installed_works() -> Result<()> {
     }
 
     let tpm_state = run.join("tpm-state");
-    TpmMaker::create(&run.join("maker"))?.manufacture(&tpm_state)?;
-    let tpm = SoftwareTpm::start(&run, "host", &tpm_state)?;
+    MadeTpm::first(&["sha256"])?.copy_to(&tpm_state)?;
+    let tpm = switch_on(&run, "host", &tpm_state)?;
     let event_log = run.join("event-log");
     fs::write(&event_log, [])?;
     // The shipped configuration with all its entries, in another place.

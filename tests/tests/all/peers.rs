@@ -3,22 +3,22 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
+use test_support::process::Process;
+use test_support::run_folder::RunFolder;
+use test_support::software_tpm::{MadeTpm, emulator_command};
+use test_support::tool::Tool;
 use vrot_tests::guest::{Guest, GuestSpec, TpmDevice};
 use vrot_tests::guest_image::{Contents, GuestImage};
+use vrot_tests::host::switch_on;
 use vrot_tests::host_boot_log::HostBootLog;
-use vrot_tests::process::Process;
-use vrot_tests::run_folder::RunFolder;
-use vrot_tests::software_tpm::{SoftwareTpm, TpmMaker};
-use vrot_tests::tool::Tool;
 
 #[test]
 fn stock_tools_replay_the_host_boot_log_to_the_pcr_values() -> Result<()> {
     let folder = RunFolder::create("host-boot-log")?;
-    let maker = TpmMaker::create(&folder.join("maker"))?;
-    maker.manufacture(&folder.join("state"))?;
-    let tpm = SoftwareTpm::start(&folder, "host", &folder.join("state"))?;
+    MadeTpm::first(&["sha256"])?.copy_to(&folder.join("state"))?;
+    let tpm = switch_on(&folder, "host", &folder.join("state"))?;
     let log = HostBootLog::of_debian_server("6.1.0-1-amd64");
-    tpm.measure(&log)?;
+    log.measure_into(&tpm)?;
 
     let file = folder.join("log");
     fs::write(&file, log.bytes())?;
@@ -45,12 +45,7 @@ fn a_guest_boots_measured_on_swtpm() -> Result<()> {
     let state = folder.join("state");
     fs::create_dir(&state)?;
     let control = folder.join("control");
-    let mut command = std::process::Command::new("swtpm");
-    command
-        .args(["socket", "--tpm2", "--tpmstate"])
-        .arg(format!("dir={}", state.display()))
-        .arg("--ctrl")
-        .arg(format!("type=unixio,path={}", control.display()));
+    let command = emulator_command(&state, &control);
     let mut tpm = Process::start("swtpm", command, &folder.log("swtpm.log"))?;
     tpm.wait_until("its socket", std::time::Duration::from_secs(10), || {
         Ok(control.exists().then_some(()))

@@ -7,18 +7,18 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use test_support::deadline::wait_for;
+use test_support::process::{Process, tail};
+use test_support::programs::program;
+use test_support::run_folder::RunFolder;
+use test_support::tool::Tool;
 use uuid::Uuid;
 use vrot_tests::accelerator::Accelerator;
-use vrot_tests::deadline::wait_for;
 use vrot_tests::guest::{Guest, GuestSpec, TpmDevice};
 use vrot_tests::guest_image::{Contents, GuestImage};
 use vrot_tests::guest_shell::GuestShell;
 use vrot_tests::libvirt::Libvirt;
-use vrot_tests::process::{Process, tail};
-use vrot_tests::run_folder::RunFolder;
 use vrot_tests::scene::{Scene, TENANT};
-use vrot_tests::tool::Tool;
-use vrot_tests::workspace_binaries::program;
 
 /// What a guest sees of its TPM: PCR 16 and what it wrote to NV memory.
 type Seen = (String, String);

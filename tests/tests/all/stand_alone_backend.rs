@@ -6,12 +6,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use test_support::process::Process;
+use test_support::programs::program;
+use test_support::run_folder::RunFolder;
+use test_support::tool::Tool;
 use vrot_tests::guest::{Guest, GuestSpec, TpmDevice};
 use vrot_tests::guest_image::{Contents, GuestImage};
-use vrot_tests::process::Process;
-use vrot_tests::run_folder::RunFolder;
-use vrot_tests::tool::Tool;
-use vrot_tests::workspace_binaries::program;
 
 /// A running backend.
 struct Backend {

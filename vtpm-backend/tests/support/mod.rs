@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
+use test_support::software_tpm::emulator_command;
 use tpm_wire::{MAX_SIZE, NO_SESSIONS, Response, SESSIONS, frame, read_frame};
 
 /// `TPM2_Startup(TPM_SU_CLEAR)`
@@ -73,14 +74,7 @@ impl Emulator {
         let state = folder.join("swtpm");
         fs::create_dir_all(&state)?;
         let control = folder.join("swtpm.sock");
-        Self::start(
-            Command::new("swtpm")
-                .args(["socket", "--tpm2", "--tpmstate"])
-                .arg(format!("dir={}", state.display()))
-                .arg("--ctrl")
-                .arg(format!("type=unixio,path={}", control.display())),
-            control,
-        )
+        Self::start(&mut emulator_command(&state, &control), control)
     }
 
     fn start(command: &mut Command, control: PathBuf) -> Result<Self> {

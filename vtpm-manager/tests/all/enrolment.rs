@@ -9,7 +9,15 @@ use crate::support::{DOMAIN, Host};
 
 /// A host with keys, and an issuer.
 fn prepared() -> Result<Host> {
-    let host = Host::start()?;
+    prepare(Host::start()?)
+}
+
+/// The same with a TPM of another maker.
+fn prepared_elsewhere() -> Result<Host> {
+    prepare(Host::start_on_another_makers_tpm()?)
+}
+
+fn prepare(host: Host) -> Result<Host> {
     host.make_operator_key()?;
     host.make_issuer()?;
     host.initialise()?;
@@ -47,7 +55,7 @@ fn a_message_in_the_wrong_place_is_bad_input() -> Result<()> {
 
 #[test]
 fn another_hosts_certificate_is_not_installed() -> Result<()> {
-    let (first, second) = (Host::enrolled()?, prepared()?);
+    let (first, second) = (Host::enrolled()?, prepared_elsewhere()?);
     let request = second.path("request");
     second.ctl(["host", "request", "--name", "host-2", "--out", &request])?;
     let foreign = first.path("state/host-certificate.json");
@@ -62,7 +70,7 @@ fn another_hosts_certificate_is_not_installed() -> Result<()> {
 
 #[test]
 fn a_name_is_not_given_to_a_second_tpm() -> Result<()> {
-    let (first, second) = (Host::enrolled()?, prepared()?);
+    let (first, second) = (Host::enrolled()?, prepared_elsewhere()?);
     // The first host's issuer accepts the second one's TPM, too.
     let roots = first.path("issuer/tpm-roots.pem");
     let makers = [fs::read(&roots)?, fs::read(second.path("makers.pem"))?].concat();
@@ -78,7 +86,7 @@ fn a_name_is_not_given_to_a_second_tpm() -> Result<()> {
 
 #[test]
 fn a_tpm_of_an_unknown_maker_is_not_challenged() -> Result<()> {
-    let (first, second) = (Host::enrolled()?, prepared()?);
+    let (first, second) = (Host::enrolled()?, prepared_elsewhere()?);
     let issuer = first.path("issuer");
     let refused = second.refused(["host", "enrol", "--name", "host-2", "--issuer", &issuer])?;
     ensure!(refused.contains("EK certificate"), "{refused}");
@@ -114,7 +122,7 @@ fn a_tpm_that_has_a_name_gets_no_second_one_until_the_issuer_gives_the_first_awa
 
 #[test]
 fn a_maker_that_was_removed_after_the_challenge_certifies_nothing() -> Result<()> {
-    let (host, other) = (prepared()?, Host::start()?);
+    let (host, other) = (prepared()?, Host::start_on_another_makers_tpm()?);
     let files = Files::of(&host);
     let roots = host.path("issuer/tpm-roots.pem");
     host.ctl(files.ask("host-1"))?;

@@ -1,87 +1,45 @@
-//! A software TPM of one's own, with an EK certificate from a maker of one's own.
+//! A software TPM of one's own, with an EK certificate from a maker, and the stock tools pointed at
+//! it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tempfile::TempDir;
+use test_support::software_tpm::{MadeTpm, SoftwareTpm};
+use test_support::tool::Tool;
 
-/// A running swtpm and the stock tools pointed at it. It stops when dropped.
+const BANKS: &[&str] = &["sha256", "sha384"];
+
+/// A running swtpm with a folder beside it. It stops when dropped.
 pub(crate) struct Swtpm {
+    tpm: SoftwareTpm,
+    made: MadeTpm,
     folder: TempDir,
 }
 
 impl Swtpm {
-    /// Manufactures a TPM with `swtpm_setup` and `swtpm_localca` and starts it.
-    pub(crate) fn manufacture() -> Result<Self> {
-        let tpm = Self {
-            folder: tempfile::tempdir()?,
-        };
-        let at = |name: &str| tpm.path(name).display().to_string();
-        fs::create_dir(tpm.path("state"))?;
-        fs::create_dir(tpm.path("maker"))?;
-        fs::write(
-            tpm.path("localca.conf"),
-            format!(
-                "statedir = {0}\nsigningkey = {0}/signkey.pem\nissuercert = {0}/issuercert.pem\n\
-                 certserial = {0}/certserial\n",
-                at("maker")
-            ),
-        )?;
-        fs::write(
-            tpm.path("localca.options"),
-            "--platform-manufacturer Test\n--platform-version 1\n--platform-model Test\n",
-        )?;
-        fs::write(
-            tpm.path("setup.conf"),
-            format!(
-                "create_certs_tool = swtpm_localca\ncreate_certs_tool_config = {}\n\
-                 create_certs_tool_options = {}\n",
-                at("localca.conf"),
-                at("localca.options")
-            ),
-        )?;
-        let state = at("state");
-        let config = at("setup.conf");
-        tpm.run(
-            "swtpm_setup",
-            &[
-                "--tpm2",
-                "--tpmstate",
-                &state,
-                "--create-ek-cert",
-                "--pcr-banks",
-                "sha256,sha384",
-                "--config",
-                &config,
-            ],
-        )?;
-        // As a daemon it returns when its sockets are listening: no waiting, no sleeping.
-        tpm.run(
-            "swtpm",
-            &[
-                "socket",
-                "--tpm2",
-                "--daemon",
-                "--server",
-                &format!("type=unixio,path={}", at("tpm")),
-                "--ctrl",
-                &format!("type=unixio,path={}", at("tpm.ctrl")),
-                "--tpmstate",
-                &format!("dir={state}"),
-                "--flags",
-                "not-need-init,startup-clear",
-            ],
-        )?;
-        Ok(tpm)
+    /// A manufactured TPM, started.
+    pub(crate) fn manufactured() -> Result<Self> {
+        Self::start(MadeTpm::first(BANKS)?)
+    }
+
+    /// One of another maker.
+    pub(crate) fn of_another_maker() -> Result<Self> {
+        Self::start(MadeTpm::of_another_maker(BANKS)?)
+    }
+
+    fn start(made: MadeTpm) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let at = |name: &str| folder.path().join(name);
+        made.copy_to(&at("state"))?;
+        let tpm = SoftwareTpm::start("the TPM", &at("state"), &at("tpm"), &at("log"))?;
+        Ok(Self { tpm, made, folder })
     }
 
     /// Root and intermediate certificate of the TPM's maker.
     pub(crate) fn maker_pem(&self) -> Result<String> {
-        let root = fs::read_to_string(self.path("maker/swtpm-localca-rootca-cert.pem"))?;
-        let issuer = fs::read_to_string(self.path("maker/issuercert.pem"))?;
-        Ok(root + &issuer)
+        self.made.maker_certificates()
     }
 
     /// A file in the test's own folder.
@@ -107,42 +65,12 @@ impl Swtpm {
     pub(crate) fn tool(&self, line: &str) -> Result<()> {
         let mut words = line.split_whitespace();
         let program = words.next().context("no program")?;
-        self.run(program, &words.collect::<Vec<_>>())
+        Tool::new(program)
+            .args(words)
+            .folder(self.folder.path())
+            .env("TPM2TOOLS_TCTI", self.tpm.tcti())
+            .env("TSS2_LOG", "all+none")
+            .run()?;
+        Ok(())
     }
-
-    fn run(&self, program: &str, arguments: &[&str]) -> Result<()> {
-        run(program, arguments, self.folder.path(), &self.tcti())
-    }
-
-    fn tcti(&self) -> String {
-        format!("swtpm:path={}", self.path("tpm").display())
-    }
-}
-
-impl Drop for Swtpm {
-    fn drop(&mut self) {
-        let control = self.path("tpm.ctrl").display().to_string();
-        // Nothing can be done about a TPM that will not stop; its folder goes away.
-        let _ = self.run("swtpm_ioctl", &["--unix", &control, "-s"]);
-    }
-}
-
-/// Runs a program to its end; its output becomes the error where it fails.
-pub(crate) fn run(program: &str, arguments: &[&str], folder: &Path, tcti: &str) -> Result<()> {
-    let output = Command::new(program)
-        .args(arguments)
-        .current_dir(folder)
-        .env("TPM2TOOLS_TCTI", tcti)
-        .env("TSS2_LOG", "all+none")
-        .output()
-        .with_context(|| format!("{program} is missing: install it"))?;
-    if !output.status.success() {
-        bail!(
-            "{program} {arguments:?}: {}\n{}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    Ok(())
 }

@@ -25,15 +25,19 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
+use test_support::software_tpm::{MadeTpm, SoftwareTpm};
 use uuid::Uuid;
 
 pub(crate) const DOMAIN: &str = "test.example";
 pub(crate) const TENANT: &str = "acme";
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The PCR banks of a host's physical TPM.
+const BANKS: &[&str] = &["sha256"];
 
 /// A host whose daemon runs.
 pub(crate) struct Host {
     daemon: Child,
+    tpm: SoftwareTpm,
     // Last: it holds the sockets of all the others.
     folder: TempDir,
 }
@@ -46,20 +50,26 @@ pub(crate) struct Said {
 }
 
 impl Host {
-    /// A host with a manufactured TPM and a running daemon, and nothing else.
+    /// A host with a manufactured TPM and a running daemon, and nothing else. All hosts have copies
+    /// of one TPM.
     pub(crate) fn start() -> Result<Self> {
         Self::start_with("")
     }
 
-    /// The same, with more lines in the daemon's configuration.
-    pub(crate) fn start_with(more: &str) -> Result<Self> {
-        Self::start_in(tempfile::Builder::new().prefix("vm-").tempdir()?, more)
+    /// The same with a TPM of another maker.
+    pub(crate) fn start_on_another_makers_tpm() -> Result<Self> {
+        Self::start_in(new_folder()?, &MadeTpm::of_another_maker(BANKS)?, "")
     }
 
-    fn start_in(folder: TempDir, more: &str) -> Result<Self> {
+    /// The same, with more lines in the daemon's configuration.
+    pub(crate) fn start_with(more: &str) -> Result<Self> {
+        Self::start_in(new_folder()?, &MadeTpm::first(BANKS)?, more)
+    }
+
+    fn start_in(folder: TempDir, made: &MadeTpm, more: &str) -> Result<Self> {
         // Other users must get as far as the API's socket.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-        manufacture_tpm(folder.path())?;
+        let tpm = switch_on(folder.path(), made)?;
         fs::write(folder.path().join("event-log"), [])?;
         let at = |name: &str| folder.path().join(name).display().to_string();
         let config = format!(
@@ -73,7 +83,11 @@ impl Host {
         );
         fs::write(folder.path().join("config.toml"), config)?;
         let daemon = start_daemon(folder.path())?;
-        Ok(Self { daemon, folder })
+        Ok(Self {
+            daemon,
+            tpm,
+            folder,
+        })
     }
 
     /// A host with keys, an approval and a certificate.
@@ -88,7 +102,7 @@ impl Host {
 
     /// The same, with a disk of its own for the manager's state: 16 MiB.
     pub(crate) fn enrolled_on_small_disk(more: &str) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("vm-").tempdir()?;
+        let folder = new_folder()?;
         let state = folder.path().join("state");
         fs::create_dir(&state)?;
         tool(&format!(
@@ -96,7 +110,7 @@ impl Host {
             state.display()
         ))
         .context("this test mounts a disk: run it as root")?;
-        Self::start_in(folder, more)?.enrol()
+        Self::start_in(folder, &MadeTpm::first(BANKS)?, more)?.enrol()
     }
 
     fn enrol(self) -> Result<Self> {
@@ -295,13 +309,7 @@ impl Host {
 
     /// The process that is the physical TPM.
     pub(crate) fn tpm(&self) -> Result<i32> {
-        let socket = self.path("tpm.sock");
-        let found = processes_where(|process| {
-            let line = fs::read(process.join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line);
-            line.starts_with("swtpm") && line.contains(&socket)
-        });
-        found.first().copied().context("it does not run")
+        Ok(self.tpm.id().try_into()?)
     }
 
     /// Takes the physical TPM away.
@@ -392,6 +400,10 @@ impl Drop for Host {
     }
 }
 
+fn new_folder() -> Result<TempDir> {
+    Ok(tempfile::Builder::new().prefix("vm-").tempdir()?)
+}
+
 /// Runs a command to its end.
 pub(crate) fn said(command: &mut Command) -> Result<Said> {
     let output = command.stdin(Stdio::null()).output()?;
@@ -454,50 +466,17 @@ fn start_daemon_with(
     Ok(daemon)
 }
 
-/// A TPM with an EK certificate from a maker of its own, switched on.
-fn manufacture_tpm(folder: &Path) -> Result<()> {
-    let at = |name: &str| folder.join(name).display().to_string();
-    fs::create_dir(folder.join("maker"))?;
-    fs::create_dir(folder.join("tpm"))?;
-    fs::write(
-        folder.join("localca.conf"),
-        format!(
-            "statedir = {0}\nsigningkey = {0}/signkey.pem\nissuercert = {0}/issuercert.pem\n\
-             certserial = {0}/certserial\n",
-            at("maker")
-        ),
-    )?;
-    fs::write(
-        folder.join("localca.options"),
-        "--platform-manufacturer Test\n--platform-version 1\n--platform-model Test\n",
-    )?;
-    fs::write(
-        folder.join("setup.conf"),
-        format!(
-            "create_certs_tool = swtpm_localca\ncreate_certs_tool_config = {}\n\
-             create_certs_tool_options = {}\n",
-            at("localca.conf"),
-            at("localca.options")
-        ),
-    )?;
-    tool(&format!(
-        "swtpm_setup --tpm2 --tpmstate {} --create-ek-cert --pcr-banks sha256 --config {}",
-        at("tpm"),
-        at("setup.conf")
-    ))?;
-    let makers = [
-        fs::read(folder.join("maker/swtpm-localca-rootca-cert.pem"))?,
-        fs::read(folder.join("maker/issuercert.pem"))?,
-    ];
-    fs::write(folder.join("makers.pem"), makers.concat())?;
-    // As a daemon it returns when its sockets are listening.
-    tool(&format!(
-        "swtpm socket --tpm2 --daemon --server type=unixio,path={0} \
-         --ctrl type=unixio,path={0}.ctrl --tpmstate dir={1} \
-         --flags not-need-init,startup-clear",
-        at("tpm.sock"),
-        at("tpm")
-    ))
+/// The host's physical TPM, switched on, and the certificates of its maker, `makers.pem`.
+fn switch_on(folder: &Path, made: &MadeTpm) -> Result<SoftwareTpm> {
+    let state = folder.join("tpm");
+    made.copy_to(&state)?;
+    fs::write(folder.join("makers.pem"), made.maker_certificates()?)?;
+    SoftwareTpm::start(
+        "the host's TPM",
+        &state,
+        &folder.join("tpm.sock"),
+        &folder.join("tpm.log"),
+    )
 }
 
 fn tool(line: &str) -> Result<()> {

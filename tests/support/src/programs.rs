@@ -22,9 +22,9 @@ pub fn program(name: &str) -> Result<PathBuf> {
 
 /// The workspace's root folder.
 pub fn workspace_folder() -> Result<PathBuf> {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = tests.parent().context("the tests lie in the workspace")?;
-    Ok(root.to_owned())
+    let support = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = support.ancestors().nth(2);
+    Ok(root.context("this lies in the workspace")?.to_owned())
 }
 
 /// Cargo's target folder.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use vrot_tests::tool::Tool;
-use vrot_tests::workspace_binaries::workspace_folder;
+use test_support::programs::workspace_folder;
+use test_support::tool::Tool;
 
 /// Each crate, and which of the others it may depend on. Identity and appraisal are pure and
 /// know nothing of hosts; a vRoT knows nothing of certificates; only the manager and the tests
@@ -58,13 +58,23 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "attestation",
             "cert-chain",
+            "test-support",
             "tpm-wire",
             "trusted-connection",
             "vtpm-backend",
             "vtpm-manager",
         ],
     ),
+    (TEST_SUPPORT, &[]),
 ];
+
+/// What the tests of every crate may use, and its programs may not.
+const TEST_SUPPORT: &str = "test-support";
+
+/// Integration tests that are programs of their own beside the one of their crate. The runner starts
+/// one program after the other, so each that stands apart leaves processors idle; it says in its
+/// first lines why it does.
+const APART: [(&str, &str); 1] = [("vtpm-backend", "foreign_descriptors")];
 
 /// Where the sources are; crates nest in these folders.
 const FOLDERS: &[&str] = &[
@@ -99,7 +109,8 @@ fn crates_depend_on_each_other_in_one_direction() -> Result<()> {
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
             let on = dependency["name"].as_str().context("a name")?;
             // A crate that names itself switches on a feature of its own for its tests.
-            if on != name && members.contains(on) && !allowed.contains(&on) {
+            let for_tests = on == TEST_SUPPORT && dependency["kind"] == "dev";
+            if on != name && members.contains(on) && !allowed.contains(&on) && !for_tests {
                 wrong.push(format!("{name} must not depend on {on}"));
             }
         }
@@ -214,6 +225,26 @@ fn build_of<'a>(root: &str, metadata: &'a Value) -> Result<Vec<&'a Value>> {
         .iter()
         .filter_map(|id| by_id.get(id).copied())
         .collect())
+}
+
+#[test]
+fn a_crate_has_one_program_of_integration_tests() -> Result<()> {
+    let metadata = metadata()?;
+    let mut wrong = Vec::new();
+    for package in packages(&metadata).filter(|package| package["source"].is_null()) {
+        let name = package["name"].as_str().context("a name")?;
+        let targets = package["targets"].as_array().into_iter().flatten();
+        let tests: Vec<&str> = targets
+            .filter(|target| target["kind"] == serde_json::json!(["test"]))
+            .filter_map(|target| target["name"].as_str())
+            .filter(|test| !APART.contains(&(name, test)))
+            .collect();
+        if tests.len() > 1 {
+            wrong.push(format!("{name}: {}", tests.join(", ")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
 }
 
 #[test]

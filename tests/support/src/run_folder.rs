@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::workspace_binaries;
+use crate::programs;
 
 /// A folder for the sockets, states and files of one run, and one for its logs.
 ///
@@ -28,9 +28,7 @@ pub struct RunFolder {
 impl RunFolder {
     /// A new folder; `name` is where the logs go, below `target/run-logs`.
     pub fn create(name: &str) -> Result<Self> {
-        let logs = workspace_binaries::target_folder()?
-            .join("run-logs")
-            .join(name);
+        let logs = programs::target_folder()?.join("run-logs").join(name);
         Self::with_logs(logs)
     }
 
@@ -52,7 +50,7 @@ impl RunFolder {
         let janitor = Command::new("sh")
             .arg("-c")
             .arg(JANITOR)
-            .arg(&path)
+            .env("FOLDER", &path)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -96,24 +94,25 @@ impl Drop for RunFolder {
     }
 }
 
-/// `$0` is the run's folder. A first, polite signal lets programs stop their own children.
+/// `$FOLDER` is the run's folder; on its own command line, it would take its helpers for users. A
+/// first, polite signal lets programs stop their own children.
 const JANITOR: &str = r#"
 cat > /dev/null
 users() {
-    for process in /proc/[0-9]*; do
-        number=${process#/proc/}
-        [ "$number" = "$$" ] && continue
-        if { tr '\0' '\n' < "$process/cmdline"; readlink "$process/cwd"; } 2> /dev/null |
-            grep -qF "$1"; then echo "$number"; fi
-    done
+    { printf '%s\n' "$FOLDER" | grep -lsF -f - /proc/[0-9]*/cmdline
+      find /proc/[0-9]* -maxdepth 1 -name cwd -printf '%p %l\n' 2> /dev/null |
+          while read -r file home; do
+              case $home in "$FOLDER"*) echo "$file" ;; esac
+          done
+    } | cut -d / -f 3
 }
-for number in $(users "$0"); do kill "$number" 2> /dev/null; done
+for number in $(users); do kill "$number" 2> /dev/null; done
 for pause in 1 2 3 4 5 6 7 8 9 10; do
-    [ -z "$(users "$0")" ] && break
+    [ -z "$(users)" ] && break
     sleep 0.1
 done
-for number in $(users "$0"); do kill -9 "$number" 2> /dev/null; done
-rm -rf "$0"
+for number in $(users); do kill -9 "$number" 2> /dev/null; done
+rm -rf "$FOLDER"
 "#;
 
 #[cfg(test)]

@@ -86,6 +86,11 @@ impl Process {
         Ok(self.child.wait()?)
     }
 
+    /// Waits for a program that is about to end by itself.
+    pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
+        wait_for(&self.name, patience, || Ok(self.child.try_wait()?))
+    }
+
     /// Ends the program at once, as a crash would.
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
