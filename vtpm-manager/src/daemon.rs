@@ -8,13 +8,15 @@ use std::time::Duration;
 use api_types::WithCauses;
 use clap::{Parser, ValueEnum};
 use program_output::log;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::api;
+use crate::api::{self, Api};
 use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
 use crate::fault::Fault;
-use crate::manager::{Manager, ManagerError};
+use crate::manager::{Manager, ManagerError, Startup};
 
 /// Manages the virtualized roots of trust of this host, anchored in its physical TPM.
 ///
@@ -54,9 +56,6 @@ pub enum DaemonError {
     /// The runtime could not be started.
     #[error("the asynchronous runtime cannot be started")]
     Runtime(#[source] std::io::Error),
-    /// Serving the API failed.
-    #[error("the API failed")]
-    Serve(#[source] std::io::Error),
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for")]
     Signal(#[source] std::io::Error),
@@ -115,35 +114,91 @@ fn run(arguments: &Arguments) -> Result<(), DaemonError> {
 }
 
 async fn serve(config: Config) -> Result<(), DaemonError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signal)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signal)?;
+    let ending = ending_on_signals()?;
     let path = config.socket.clone();
-    let manager = Manager::open(config).await?;
+    let startup = Startup::begin(config).await?;
     let listener = api::listen(&path)
         .await
         .map_err(|source| DaemonError::Socket {
             path: path.clone(),
             source,
         })?;
-    tracing::info!(socket = %path.display(), vrots = manager.registry().all().len(), "ready");
-    let ending = Arc::clone(&manager);
-    let shutdown = async move {
+    let api = Arc::new(Api::of_starting(&startup));
+    let server = tokio::spawn({
+        let (api, ending) = (Arc::clone(&api), ending.clone());
+        async move { api.serve(listener, ending).await }
+    });
+    tracing::info!(socket = %path.display(), "listening, and opening the store");
+    notify(&[NotifyState::Ready, NotifyState::Status("opening the store")]);
+    let served = open_and_serve(startup, &api, &ending).await;
+    notify(&[NotifyState::Stopping]);
+    ending.cancel();
+    if let Err(error) = server.await {
+        tracing::error!(%error, "the API ended early");
+    }
+    if let Err(error) = std::fs::remove_file(&path) {
+        tracing::warn!(%error, "the API's socket is left behind");
+    }
+    match served? {
+        Some(manager) => Ok(manager.close().await?),
+        None => Ok(()),
+    }
+}
+
+/// Serves until `ending` is cancelled; the manager, if there is one by then.
+async fn open_and_serve(
+    startup: Startup,
+    api: &Api,
+    ending: &CancellationToken,
+) -> Result<Option<Arc<Manager>>, DaemonError> {
+    let Some(opened) = ending.run_until_cancelled(startup.open()).await else {
+        end_at_last();
+        return Ok(None);
+    };
+    let manager = opened?;
+    api.serve_from(&manager);
+    if ending
+        .run_until_cancelled(manager.start_serving())
+        .await
+        .is_some()
+    {
+        let vrots = manager.registry().all().len();
+        tracing::info!(vrots, "ready");
+        let store = if manager.store_state().is_open() {
+            "serving"
+        } else {
+            "serving, but the store is not open: `vtpmctl host show` tells why"
+        };
+        notify(&[NotifyState::Status(store)]);
+        ending.cancelled().await;
+    }
+    manager.end_within(ENDING);
+    end_at_last();
+    Ok(Some(manager))
+}
+
+/// Tells a service manager, if there is one, how it stands (sd_notify(3)).
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "the service manager is not told how it stands");
+    }
+}
+
+/// Cancelled when somebody asks the daemon to end.
+fn ending_on_signals() -> Result<CancellationToken, DaemonError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signal)?;
+    let ending = CancellationToken::new();
+    let ends = ending.clone();
+    tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         tracing::info!("shutting down; running vRoTs go on");
-        ending.end_within(ENDING);
-        end_at_last();
-    };
-    api::serve(Arc::clone(&manager), listener, shutdown)
-        .await
-        .map_err(DaemonError::Serve)?;
-    if let Err(error) = std::fs::remove_file(&path) {
-        tracing::warn!(%error, "the API's socket is left behind");
-    }
-    manager.close().await?;
-    Ok(())
+        ends.cancel();
+    });
+    Ok(ending)
 }
 
 /// A TPM that does not even refuse, or a disk that hangs, keeps a thread of ours. Nothing that

@@ -1,7 +1,6 @@
 //! The host whose figures are taken: its physical TPM is slow, its state lies on a real disk.
 
 use std::fs;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -142,8 +141,11 @@ impl BenchHost {
 
     fn wait_for_api(&mut self) -> Result<()> {
         let api = self.api.clone();
-        self.manager.wait_until("the API's socket", START, || {
-            Ok(UnixStream::connect(api.socket()).ok().map(drop))
+        self.manager.wait_until("the manager to serve", START, || {
+            // One that does not answer yet has not opened its store either.
+            let metrics = api.metrics().ok();
+            let opening = metrics.and_then(|metrics| metrics.find("vrot_store_opening"));
+            Ok((opening == Some(0.0)).then_some(()))
         })
     }
 

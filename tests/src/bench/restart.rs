@@ -30,6 +30,7 @@ pub(super) fn measure(
     arguments: &Arguments,
 ) -> Result<()> {
     let count = number(ours.count())?;
+    let mut answers = Samples::default();
     let mut adoptions = Samples::default();
     let mut recoveries = Samples::default();
     let mut times = Samples::default();
@@ -39,53 +40,59 @@ pub(super) fn measure(
         think: arguments.think(),
     };
     for _ in 0..arguments.rounds {
-        let ((adopted, durable), progress) = under_load(&mut ours.vmms, habit, |progress| {
-            thread::sleep(AROUND);
-            let begin = Instant::now();
-            host.crash()?;
-            let mut wait = |what: &str, is: &dyn Fn(&Metrics) -> bool| {
-                loop {
-                    // A manager that does not answer yet has adopted nobody.
-                    if let Ok(metrics) = host.api().metrics() {
-                        let now = metrics.find("vrot_degraded").unwrap_or_default();
-                        degraded = degraded.max(now);
-                        if is(&metrics) {
-                            break;
+        let ((first, adopted, durable), progress) =
+            under_load(&mut ours.vmms, habit, |progress| {
+                thread::sleep(AROUND);
+                let begin = Instant::now();
+                host.crash()?;
+                let mut first = None;
+                let mut wait = |what: &str, is: &dyn Fn(&Metrics) -> bool| {
+                    loop {
+                        // A manager that does not answer yet has adopted nobody.
+                        if let Ok(metrics) = host.api().metrics() {
+                            first.get_or_insert_with(|| begin.elapsed());
+                            let now = metrics.find("vrot_degraded").unwrap_or_default();
+                            degraded = degraded.max(now);
+                            if is(&metrics) {
+                                break;
+                            }
                         }
+                        host.must_run()?;
+                        ensure!(
+                            begin.elapsed() < PATIENCE,
+                            "after {} s not all vRoTs were {what}",
+                            PATIENCE.as_secs()
+                        );
+                        thread::sleep(PAUSE);
                     }
-                    host.must_run()?;
-                    ensure!(
-                        begin.elapsed() < PATIENCE,
-                        "after {} s not all vRoTs were {what}",
-                        PATIENCE.as_secs()
-                    );
-                    thread::sleep(PAUSE);
-                }
-                Ok(begin.elapsed())
-            };
-            let adopted = wait("adopted", &|metrics| {
-                metrics.find("vrot_vrots{state=\"running\"}") == Some(count)
-                    && metrics.find("vrot_attached") == Some(count)
+                    Ok(begin.elapsed())
+                };
+                let adopted = wait("adopted", &|metrics| {
+                    metrics.find("vrot_vrots{state=\"running\"}") == Some(count)
+                        && metrics.find("vrot_attached") == Some(count)
+                })?;
+                // What guests were told meanwhile is durable as well.
+                let durable = wait("durable again", &|metrics| {
+                    metrics.find("vrot_degraded") == Some(0.0)
+                })?;
+                // The new manager serves: guests are answered again.
+                let answered = progress.succeeded();
+                thread::sleep(AROUND);
+                ensure!(
+                    progress.succeeded() > answered,
+                    "no guest was answered after the restart"
+                );
+                Ok((first.unwrap_or(adopted), adopted, durable))
             })?;
-            // What guests were told meanwhile is durable as well.
-            let durable = wait("durable again", &|metrics| {
-                metrics.find("vrot_degraded") == Some(0.0)
-            })?;
-            // The new manager serves: guests are answered again.
-            let answered = progress.succeeded();
-            thread::sleep(AROUND);
-            ensure!(
-                progress.succeeded() > answered,
-                "no guest was answered after the restart"
-            );
-            Ok((adopted, durable))
-        })?;
+        answers.add(first.as_secs_f64());
         adoptions.add(adopted.as_secs_f64());
         recoveries.add(durable.as_secs_f64());
         failed += progress.failed();
         times.extend(progress.into_times().into_values());
     }
     let n = adoptions.count();
+    report.alone("manager_answers_s", answers.median()?, "s", n);
+    report.spread(&answers)?;
     report.alone("manager_restart_s", adoptions.median()?, "s", n);
     report.spread(&adoptions)?;
     report.alone(

@@ -14,7 +14,7 @@ mod vrot_key;
 pub mod wire;
 
 pub use causes::WithCauses;
-pub use problem::{PROBLEM_JSON, Problem};
+pub use problem::{OPENING, PROBLEM_JSON, Problem};
 pub use timestamp::Timestamp;
 pub use vrot_key::VrotKey;
 

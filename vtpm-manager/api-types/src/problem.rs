@@ -21,6 +21,10 @@ pub struct Problem {
 pub const PROBLEM_JSON: &str = "application/problem+json";
 const PREFIX: &str = "urn:vrot:problem:";
 
+/// Code of the problem that the manager was just started and is opening its store: the request is
+/// to be sent again.
+pub const OPENING: &str = "opening";
+
 impl Problem {
     /// A problem with this code, under this HTTP status.
     pub fn new(status: u16, title: &str, code: &str, detail: impl Into<String>) -> Self {
@@ -30,5 +34,10 @@ impl Problem {
             status,
             detail: detail.into(),
         }
+    }
+
+    /// The code without its prefix.
+    pub fn code(&self) -> &str {
+        self.kind.strip_prefix(PREFIX).unwrap_or(&self.kind)
     }
 }

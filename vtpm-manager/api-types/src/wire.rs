@@ -33,9 +33,10 @@ pub struct HostView {
     pub isolation: String,
     /// SHA-256 value of the manager program.
     pub manager_digest: Digest32,
-    /// The keys in the physical TPM; absent before `POST /v1/host/init`.
+    /// The keys in the physical TPM; absent before `POST /v1/host/init`, and while they are not
+    /// known (`tpm_problem`).
     pub keys: Option<HostKeys>,
-    /// What the issuer certified; absent before the host is enrolled.
+    /// What the issuer certified; absent before the host is enrolled, and while the manager starts.
     pub enrolment: Option<EnrolmentView>,
     /// Whether the physical TPM vouches for the store.
     pub store: StoreView,
@@ -76,6 +77,9 @@ pub struct EventLogView {
     /// Why devices refuse every VM of this host: the log cannot be read, is none, or does not
     /// account for the host's PCRs.
     pub problem: Option<String>,
+    /// Why it is not known yet whether it accounts for them, if it is not.
+    #[serde(default)]
+    pub unchecked: Option<String>,
     /// The quoted PCRs that the log does not account for.
     #[serde(default)]
     pub unaccounted_pcrs: Vec<u8>,
@@ -85,7 +89,8 @@ pub struct EventLogView {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct StoreView {
-    /// `blank`, `open`, `locked` (the root secret is out of reach) or `refused`.
+    /// `opening` (the manager has just started), `blank`, `open`, `locked` (the root secret is out of
+    /// reach) or `refused`.
     pub state: String,
     /// Short name of the refusal: what `POST /v1/host/recover` accepts.
     pub refusal: Option<String>,

@@ -17,7 +17,7 @@ use super::MAX_BODY;
 use super::problem::{ProblemResponse, Reason};
 use crate::audit::{Actor, Event};
 use crate::evidence::{Quota, Repetition};
-use crate::manager::{Counter, Manager};
+use crate::manager::{Counter, Manager, Startup};
 
 /// The user at the other end of a connection, as the kernel tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,7 +62,9 @@ impl Caller {
 
 /// Who stands at the door of the API.
 pub(super) struct AccessControl {
-    manager: Arc<Manager>,
+    allowed_uids: Vec<u32>,
+    /// Where refusals are written down, once there is a manager: before, nothing can be changed.
+    manager: Option<Arc<Manager>>,
     strangers: Mutex<Strangers>,
 }
 
@@ -80,8 +82,19 @@ const STRANGERS_PER_MINUTE: u32 = 12;
 const MAX_STRANGERS: usize = 256;
 
 impl AccessControl {
-    pub(super) fn new(manager: Arc<Manager>) -> Arc<Self> {
+    /// Of a manager that serves.
+    pub(super) fn of(manager: &Arc<Manager>) -> Arc<Self> {
+        Self::new(&manager.config().allowed_uids, Some(Arc::clone(manager)))
+    }
+
+    /// Of a manager that starts.
+    pub(super) fn of_starting(startup: &Startup) -> Arc<Self> {
+        Self::new(&startup.config().allowed_uids, None)
+    }
+
+    fn new(allowed_uids: &[u32], manager: Option<Arc<Manager>>) -> Arc<Self> {
         Arc::new(Self {
+            allowed_uids: allowed_uids.to_owned(),
             manager,
             strangers: Mutex::new(Strangers {
                 each: HashMap::new(),
@@ -116,10 +129,9 @@ pub(super) async fn check(
     request: Request,
     next: Next,
 ) -> Response {
-    let manager = &access.manager;
     let method = request.method().clone();
     let what = format!("{method} {}", request.uri().path());
-    let standing = caller.standing(&manager.config().allowed_uids);
+    let standing = caller.standing(&access.allowed_uids);
     let response = match caller.uid {
         Some(uid) if standing != Standing::Stranger => match with_whole_body(request).await {
             Ok(request) => Actor::of_uid(uid).orders(next.run(request)).await,
@@ -135,29 +147,47 @@ pub(super) async fn check(
     let refused = status.is_client_error() || status.is_server_error();
     tracing::debug!(request = what, status = status.as_u16(), "answered");
     if refused && (method != Method::GET || status == StatusCode::FORBIDDEN) {
+        let reason = response.extensions().get::<Reason>().cloned();
+        access.refused(caller, what, status, reason).await;
+    }
+    response
+}
+
+impl AccessControl {
+    /// Writes a refusal down. That the manager is not ready yet is none: the request is to be sent
+    /// again.
+    async fn refused(
+        &self,
+        caller: Caller,
+        request: String,
+        status: StatusCode,
+        reason: Option<Reason>,
+    ) {
+        let is_opening = reason.as_ref().is_some_and(Reason::is_opening);
+        let (Some(manager), false) = (&self.manager, is_opening) else {
+            return;
+        };
         manager.counters().increment(Counter::Refused);
         let times = match status {
-            StatusCode::FORBIDDEN => access.count_stranger(caller),
+            StatusCode::FORBIDDEN => self.count_stranger(caller),
             _ => Some(1),
         };
         let Some(times) = times else {
-            return response;
+            return;
         };
-        let reason = response.extensions().get::<Reason>();
-        let mut reason = reason.map_or_else(|| status.to_string(), |reason| reason.0.clone());
+        let mut reason = reason.map_or_else(|| status.to_string(), |reason| reason.detail);
         if times > 1 {
             reason = format!("{times} times since the last such line: {reason}");
         }
         let event = Event::Refused {
             uid: caller.uid.unwrap_or(u32::MAX),
-            request: what.into(),
+            request: request.into(),
             reason: reason.into(),
         };
         if let Err(error) = manager.record(event).await {
             tracing::error!(error = %WithCauses(&error), "a refusal could not be recorded");
         }
     }
-    response
 }
 
 /// A request with its body at hand: whoever sends one slowly has so long for all of it, and nothing

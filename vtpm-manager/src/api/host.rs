@@ -30,8 +30,9 @@ use super::problem::{Body, ProblemResponse};
 use crate::anchor::{AnchorError, ApprovalStatus, HostPolicy};
 use crate::audit::Event;
 use crate::evidence::HostLog;
+use crate::fault::Fault;
 use crate::host::{Enrolment, HostError};
-use crate::manager::{Manager, ManagerError, StoreState};
+use crate::manager::{Manager, ManagerError, StoreState, StoreStatus};
 use crate::rollback::RecoveryRecord;
 
 type Managed = State<Arc<Manager>>;
@@ -39,6 +40,9 @@ type Managed = State<Arc<Manager>>;
 /// Whoever looks at the host waits no longer than this for its TPM.
 const TPM_PATIENCE: Duration = Duration::from_secs(2);
 const NOT_YET: &str = "the physical TPM is busy, or does not answer: look again in a moment";
+const BEING_OPENED: &str = "the manager has just started: its files are opened, and the store is held against the physical \
+     TPM";
+const TAKEN_OVER: &str = "the physical TPM vouches for the store; what runs is being taken over";
 
 /// Shows the host: its keys, and what the issuer certified.
 #[utoipa::path(get, path = "/v1/host", tag = "host",
@@ -100,7 +104,7 @@ pub(super) async fn store_is_open(
 ) -> Response {
     let about_vrots = request.uri().path().starts_with("/v1/vrots");
     // Launches pass here: a task of its own is for who may have to open the store.
-    if about_vrots && !matches!(manager.store_state(), StoreState::Open { .. }) {
+    if about_vrots && !manager.store_state().is_open() {
         let ready: Result<(), ManagerError> =
             to_its_end(&manager, |manager| async move { manager.ready().await }).await;
         if let Err(error) = ready {
@@ -245,7 +249,6 @@ async fn view(manager: &Manager) -> Result<HostView, ProblemResponse> {
         policy_key: public.policy_key.name(),
     });
     let config = manager.config();
-    let losses = program_output::log::losses();
     Ok(HostView {
         tpm: config.anchor.tpm.to_string(),
         tpm_problem,
@@ -256,22 +259,25 @@ async fn view(manager: &Manager) -> Result<HostView, ProblemResponse> {
         manager_digest: manager.program_digest(),
         keys,
         enrolment: manager.host().enrolment().as_deref().map(Into::into),
-        store: store_view(manager).await,
-        log: LogView {
-            lost: losses.lost,
-            left_out: losses.left_out,
-        },
-        last_fault: manager.last_fault().map(|fault| FaultView {
-            time: fault.time,
-            place: fault.place.clone(),
-        }),
+        store: store_view(&manager.store_status().await),
+        log: log_view(),
+        last_fault: manager.last_fault().map(fault_view),
     })
+}
+
+pub(super) fn log_view() -> LogView {
+    let losses = program_output::log::losses();
+    LogView {
+        lost: losses.lost,
+        left_out: losses.left_out,
+    }
 }
 
 async fn event_log_view(log: &HostLog) -> EventLogView {
     let problem = log.check().await.err();
     EventLogView {
         path: log.path().to_owned(),
+        unchecked: None,
         unaccounted_pcrs: problem
             .as_ref()
             .map(|problem| problem.pcrs().to_vec())
@@ -280,17 +286,15 @@ async fn event_log_view(log: &HostLog) -> EventLogView {
     }
 }
 
-/// Answers also while nothing else does: this is where people look then.
-async fn store_view(manager: &Manager) -> StoreView {
-    let orphans = manager.orphans().await;
-    let status = manager.journal().rollback_status();
-    let standing = manager.store_state();
-    let (state, problem) = match &standing {
+/// Also what people see while nothing else answers.
+pub(super) fn store_view(status: &StoreStatus) -> StoreView {
+    let (state, problem) = match &status.state {
         StoreState::Blank => ("blank", None),
-        StoreState::Unreachable { reason } => ("locked", Some(reason.clone())),
-        StoreState::Open { .. } => {
-            let trouble = manager.journal().trouble();
-            let problem = trouble.map(|trouble| {
+        StoreState::Opening { vouched: None } => ("opening", Some(BEING_OPENED.to_owned())),
+        StoreState::Opening { vouched: Some(_) } => ("opening", Some(TAKEN_OVER.to_owned())),
+        StoreState::Unreachable { reason, .. } => ("locked", Some(reason.clone())),
+        StoreState::Open(_) => {
+            let problem = status.trouble.as_ref().map(|trouble| {
                 let time = trouble.since.elapsed().as_secs();
                 format!(
                     "nothing has become durable for {time} s: {}",
@@ -304,31 +308,36 @@ async fn store_view(manager: &Manager) -> StoreView {
             ("refused", Some(text))
         }
     };
+    let rollback = status.rollback.as_ref();
     StoreView {
         state: state.to_owned(),
-        refusal: match &standing {
+        refusal: match &status.state {
             StoreState::Refused { refusal } => Some(refusal.code().to_owned()),
             _ => None,
         },
         problem,
-        batch: status.map(|status| status.epoch.number()),
-        uncovered_batches: status.map(|status| status.window.batches),
-        window_s: status.map(|status| status.window.limit.as_secs()),
-        window_age_s: status.map(|status| status.exposure().as_secs()),
-        policy: status.map(|status| status.policy.name().to_owned()),
-        boot: match standing {
-            StoreState::Open { boot } => Some(boot.name().to_owned()),
-            StoreState::Blank | StoreState::Unreachable { .. } | StoreState::Refused { .. } => None,
-        },
-        power_loss: status
+        batch: rollback.map(|status| status.epoch.number()),
+        uncovered_batches: rollback.map(|status| status.window.batches),
+        window_s: rollback.map(|status| status.window.limit.as_secs()),
+        window_age_s: rollback.map(|status| status.exposure().as_secs()),
+        policy: rollback.map(|status| status.policy.name().to_owned()),
+        boot: (status.state.vouched()).map(|vouched| vouched.boot.name().to_owned()),
+        power_loss: rollback
             .and_then(|status| status.power_loss)
             .map(|loss| PowerLossView {
                 batch: loss.batch.number(),
                 time: loss.time.number(),
                 window_s: loss.window.seconds().into(),
             }),
-        unadopted: orphans.backends,
-        unadopted_degraded: orphans.degraded,
+        unadopted: status.orphans.backends,
+        unadopted_degraded: status.orphans.degraded,
+    }
+}
+
+pub(super) fn fault_view(fault: &Fault) -> FaultView {
+    FaultView {
+        time: fault.time,
+        place: fault.place.clone(),
     }
 }
 

@@ -13,6 +13,7 @@ mod metrics;
 mod order;
 mod problem;
 mod server;
+mod starting;
 mod vrots;
 
 use std::io;
@@ -31,7 +32,7 @@ use caller::AccessControl;
 
 pub use caller::Caller;
 pub use description::description;
-pub use server::serve;
+pub use server::Api;
 
 /// The longest request is an enrolment message.
 const MAX_BODY: usize = cert_chain::enrolment::MAX_MESSAGE;
@@ -85,7 +86,7 @@ fn router(manager: &Arc<Manager>) -> Router {
         // Bodies are read, with their limit, before anything else.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(
-            AccessControl::new(Arc::clone(manager)),
+            AccessControl::of(manager),
             caller::check,
         ))
         .with_state(Arc::clone(manager))

@@ -1,7 +1,7 @@
 //! Errors as problem details (RFC 9457).
 
 use api_types::WithCauses;
-use api_types::{PROBLEM_JSON, Problem};
+use api_types::{OPENING, PROBLEM_JSON, Problem};
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -25,7 +25,21 @@ const INTERNAL: (StatusCode, &str) = (StatusCode::INTERNAL_SERVER_ERROR, "intern
 
 /// Rides along with a response, for the audit log.
 #[derive(Clone, Debug)]
-pub(super) struct Reason(pub(super) String);
+pub(super) struct Reason {
+    code: String,
+    /// What is wrong and what to do about it.
+    pub(super) detail: String,
+}
+
+/// When a request that came at a bad moment is to be sent again, in seconds.
+const RETRY_AFTER: u64 = 1;
+
+impl Reason {
+    /// Whether the manager was just started, and nothing was refused.
+    pub(super) fn is_opening(&self) -> bool {
+        self.code == OPENING
+    }
+}
 
 impl ProblemResponse {
     pub(super) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
@@ -43,13 +57,22 @@ impl IntoResponse for ProblemResponse {
         let Self(problem) = self;
         let status =
             StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let reason = Reason(problem.detail.clone());
+        let reason = Reason {
+            code: problem.code().to_owned(),
+            detail: problem.detail.clone(),
+        };
         let mut response = (status, Json(problem)).into_response();
         // `Json` says application/json.
         response.headers_mut().insert(
             header::CONTENT_TYPE,
             header::HeaderValue::from_static(PROBLEM_JSON),
         );
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            let retry_after = header::HeaderValue::from(RETRY_AFTER);
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, retry_after);
+        }
         response.extensions_mut().insert(reason);
         response
     }
@@ -58,7 +81,7 @@ impl IntoResponse for ProblemResponse {
 impl From<ManagerError> for ProblemResponse {
     fn from(error: ManagerError) -> Self {
         let (status, code) = classify(&error);
-        if status.is_server_error() {
+        if status.is_server_error() && code != OPENING {
             tracing::error!(error = %WithCauses(&error), "a request failed");
         }
         Self::new(status, code, WithCauses(&error).to_string())
@@ -89,12 +112,15 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
             (StatusCode::CONFLICT, "wrong-state")
         }
         ManagerError::StateMissing { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "store-failed"),
+        ManagerError::StoreOpening => (StatusCode::SERVICE_UNAVAILABLE, OPENING),
         ManagerError::StoreRefused { .. } => (StatusCode::CONFLICT, "store-refused"),
         ManagerError::StoreStalled { .. } => (StatusCode::SERVICE_UNAVAILABLE, "store-stalled"),
         ManagerError::Unfinished { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unfinished"),
         ManagerError::UnknownVrot { .. } => (StatusCode::NOT_FOUND, "unknown-vrot"),
         ManagerError::VmTaken { .. } => (StatusCode::CONFLICT, "vm-taken"),
-        ManagerError::Audit(_)
+        ManagerError::AnotherManager { .. }
+        | ManagerError::Audit(_)
+        | ManagerError::Claim { .. }
         | ManagerError::Folder { .. }
         | ManagerError::Manufacture(_)
         | ManagerError::NoState

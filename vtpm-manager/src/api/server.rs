@@ -1,26 +1,27 @@
 //! Connections: who gets one, and for how long.
 
-use std::future::Future;
-use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::PROBLEM_JSON;
-use axum::http::StatusCode;
-use axum::{Extension, Router};
+use axum::Router;
+use axum::http::{Request, StatusCode};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, Admitted};
 use super::caller::Caller;
 use super::problem::ProblemResponse;
-use super::router;
-use crate::manager::Manager;
+use super::{router, starting};
+use crate::manager::{Manager, Startup};
 
 /// Who does not say within this time what he wants is disconnected.
 const HEADER_PATIENCE: Duration = Duration::from_secs(10);
@@ -33,56 +34,63 @@ const NO_ROOM: &str = "this user has as many connections as it may have at a tim
 /// After a connection could not be accepted, e.g. for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the API until `shutdown` is ready and the requests under way are answered, or were waited
-/// for long enough.
-pub async fn serve(
-    manager: Arc<Manager>,
-    listener: UnixListener,
-    shutdown: impl Future<Output = ()>,
-) -> io::Result<()> {
-    let acceptor = Acceptor {
-        router: router(&manager),
-        manager,
-        admission: Arc::default(),
-        connections: GracefulShutdown::new(),
-    };
-    let mut shutdown = pin!(shutdown);
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => acceptor.admit(stream),
-                Err(error) => {
-                    tracing::warn!(%error, "a caller could not be let in");
-                    sleep(PAUSE).await;
-                }
-            },
-            () = &mut shutdown => break,
+/// The API of a manager that starts and then serves.
+#[derive(Debug)]
+pub struct Api {
+    /// What answers the next request, on whichever connection it comes.
+    router: watch::Sender<Router>,
+    allowed_uids: Vec<u32>,
+    admission: Arc<Admission>,
+}
+
+impl Api {
+    /// Answers "opening" to nearly everything.
+    pub fn of_starting(startup: &Startup) -> Self {
+        Self {
+            router: watch::Sender::new(starting::router(startup)),
+            allowed_uids: startup.config().allowed_uids.clone(),
+            admission: Arc::default(),
         }
     }
-    drop(listener);
-    if timeout(LAST_PATIENCE, acceptor.connections.shutdown())
-        .await
-        .is_err()
-    {
-        tracing::warn!("a caller kept its connection to the end: it is cut off");
+
+    /// From the next request on, this manager answers.
+    pub fn serve_from(&self, manager: &Arc<Manager>) {
+        drop(self.router.send_replace(router(manager)));
     }
-    Ok(())
-}
 
-struct Acceptor {
-    router: Router,
-    manager: Arc<Manager>,
-    admission: Arc<Admission>,
-    connections: GracefulShutdown,
-}
+    /// Serves until `ending` is cancelled and the requests under way are answered, or were waited
+    /// for long enough.
+    pub async fn serve(&self, listener: UnixListener, ending: CancellationToken) {
+        let connections = GracefulShutdown::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => self.admit(stream, &connections),
+                    Err(error) => {
+                        tracing::warn!(%error, "a caller could not be let in");
+                        sleep(PAUSE).await;
+                    }
+                },
+                () = ending.cancelled() => break,
+            }
+        }
+        drop(listener);
+        if timeout(LAST_PATIENCE, connections.shutdown())
+            .await
+            .is_err()
+        {
+            tracing::warn!("a caller kept its connection to the end: it is cut off");
+        }
+    }
 
-impl Acceptor {
     /// Serves a connection in a task of its own, if there is room for one more of its kind.
-    fn admit(&self, stream: UnixStream) {
+    fn admit(&self, stream: UnixStream, connections: &GracefulShutdown) {
         let caller = Caller::of(&stream);
-        let standing = caller.standing(&self.manager.config().allowed_uids);
-        match self.admission.admit(caller, standing) {
-            Some(admitted) => self.attend(stream, caller, admitted),
+        match self
+            .admission
+            .admit(caller, caller.standing(&self.allowed_uids))
+        {
+            Some(admitted) => self.attend(stream, caller, admitted, connections),
             None => {
                 tracing::debug!(?caller, "turned away: it has too many connections");
                 turn_away(&stream);
@@ -90,13 +98,24 @@ impl Acceptor {
         }
     }
 
-    fn attend(&self, stream: UnixStream, caller: Caller, admitted: Admitted) {
-        let service = TowerToHyperService::new(self.router.clone().layer(Extension(caller)));
+    fn attend(
+        &self,
+        stream: UnixStream,
+        caller: Caller,
+        admitted: Admitted,
+        connections: &GracefulShutdown,
+    ) {
+        let router = self.router.subscribe();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(caller);
+            let router = router.borrow().clone();
+            TowerToHyperService::new(router).call(request)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_PATIENCE)
             .serve_connection(TokioIo::new(stream), service);
-        let connection = self.connections.watch(connection);
+        let connection = connections.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, ?caller, "a connection ended early");

@@ -4,14 +4,16 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use api_types::Problem;
+use api_types::{OPENING, Problem};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use program_output::console::complain;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::time::sleep;
 
 use super::CtlError;
 
@@ -24,6 +26,11 @@ pub(super) struct Client {
 /// How long a place in the daemon's queue is tried for.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
+/// How long a manager that was just started is waited for: a thousand vRoTs and a slow TPM take
+/// seconds.
+const OPENING_DEADLINE: Duration = Duration::from_secs(120);
+/// Shorter than what `Retry-After` can say: a launch waits for it.
+const OPENING_PAUSE: Duration = Duration::from_millis(200);
 /// A list of ten thousand vRoTs has some 5 MB.
 const MAX_RESPONSE: usize = 64 * 1024 * 1024;
 
@@ -70,12 +77,36 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|error| CtlError::Response(error.into()))?;
-        let (status, body) = runtime.block_on(self.exchange(method, path, body))?;
-        if status.is_success() {
-            return Ok(body);
+        runtime.block_on(self.call_patiently(method, path, body))
+    }
+
+    /// A manager that was just started is asked again, for a while, until it has opened its store.
+    async fn call_patiently(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Vec<u8>, CtlError> {
+        let begun = Instant::now();
+        let mut is_told = false;
+        loop {
+            let exchange = self.exchange(method.clone(), path, body.clone());
+            let (status, body) = exchange.await?;
+            if status.is_success() {
+                return Ok(body);
+            }
+            let problem: Problem = parse(&body)?;
+            if problem.code() != OPENING || begun.elapsed() > OPENING_DEADLINE {
+                return Err(CtlError::Refused(problem));
+            }
+            if !is_told {
+                complain(format_args!(
+                    "vtpmctl: the manager is opening its store: waiting …"
+                ));
+                is_told = true;
+            }
+            sleep(OPENING_PAUSE).await;
         }
-        let problem: Problem = parse(&body)?;
-        Err(CtlError::Refused(problem))
     }
 
     /// A daemon that many connect to at once takes some of them a moment later: then the kernel
@@ -87,7 +118,7 @@ impl Client {
                 Err(error)
                     if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline =>
                 {
-                    tokio::time::sleep(CONNECT_PAUSE).await;
+                    sleep(CONNECT_PAUSE).await;
                 }
                 connected => {
                     return connected.map_err(|source| CtlError::Unreachable {

@@ -287,9 +287,13 @@ fn describe(host: &HostView) -> String {
             table.row(["operator's key", &keys.policy_key.to_string()]);
         }
     }
-    match &host.event_log.problem {
-        None => table.row(["event log", &host.event_log.path.display().to_string()]),
-        Some(problem) => table.row(["event log", &format!("VMS ARE REFUSED: {problem}")]),
+    match (&host.event_log.problem, &host.event_log.unchecked) {
+        (None, Some(unchecked)) => {
+            let path = host.event_log.path.display();
+            table.row(["event log", &format!("{path}, unchecked: {unchecked}")]);
+        }
+        (None, None) => table.row(["event log", &host.event_log.path.display().to_string()]),
+        (Some(problem), _) => table.row(["event log", &format!("VMS ARE REFUSED: {problem}")]),
     }
     let isolation = match host.isolation.as_str() {
         "shared-user" => {
@@ -330,6 +334,9 @@ fn describe(host: &HostView) -> String {
         table.row(["missing from the log", &text]);
     }
     match &host.enrolment {
+        None if host.store.state == "opening" => {
+            table.row(["certificate", "not known at the moment"]);
+        }
         None => table.row(["certificate", "none yet: run `vtpmctl host enrol`"]),
         Some(enrolment) => {
             table.row(["host", &enrolment.host.to_string()]);

@@ -20,7 +20,7 @@ use crate::vrot::{Owner, Tombstone, VrotRecord};
 #[derive(Debug, Default)]
 pub struct Burials {
     unfinished: Mutex<BTreeMap<VrotId, Burial>>,
-    /// Unreachable by whoever finishes one, so that no line is written twice.
+    /// Held by whoever finishes one, so that no line is written twice.
     turn: tokio::sync::Mutex<()>,
 }
 

@@ -23,6 +23,16 @@ pub enum ManagerError {
     /// The trust anchor could not be started.
     #[error(transparent)]
     Anchor(#[from] AnchorError),
+    /// Somebody has the state folder.
+    #[error(
+        "another manager has the state in `{}`: end it first, or give this one a `state_dir` of its \
+         own",
+        path.display()
+    )]
+    AnotherManager {
+        /// The folder.
+        path: PathBuf,
+    },
     /// What happened could not be written down, so it must not happen.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -34,6 +44,15 @@ pub enum ManagerError {
     BeingTakenOver {
         /// Which.
         vrot: VrotId,
+    },
+    /// The state folder cannot be locked.
+    #[error("the state folder `{}` cannot be locked", path.display())]
+    Claim {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// Its key is destroyed, and the rest of it is still there.
     #[error(
@@ -119,6 +138,12 @@ pub enum ManagerError {
         /// What the store waits for.
         reason: String,
     },
+    /// The manager has just started.
+    #[error(
+        "the manager has just started and is opening its store: it is held against the physical \
+         TPM, and what runs is taken over. Try again in a moment"
+    )]
+    StoreOpening,
     /// The store is not the one that the physical TPM vouches for.
     #[error("the store is refused: {refusal}. {}", refusal.last_resort())]
     StoreRefused {

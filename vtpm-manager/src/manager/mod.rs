@@ -11,14 +11,16 @@ mod registry;
 mod renewal;
 mod restart;
 mod restoration;
+mod startup;
+mod status;
 mod store_opening;
+mod store_state;
 mod transitions;
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use api_types::WithCauses;
@@ -28,15 +30,14 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
-use crate::anchor::TrustAnchor;
-use crate::audit::{self, Actor, AuditLog, Event};
+use crate::audit::{Actor, AuditLog, Event};
 use crate::backend::{Ended, GuestRole, Isolation, Nursery, RuntimeFolder, Share};
 use crate::config::Config;
 use crate::evidence::{HostEvidence, Quota, Subject};
 use crate::fault::Fault;
 use crate::host::Host;
-use crate::rollback::{AnchorPolicy, Boot, PowerLoss};
-use crate::store::{EmbeddedStore, Journal, Store};
+use crate::rollback::AnchorPolicy;
+use crate::store::Journal;
 use crate::vrot::{RecordError, VrotRecord};
 
 pub use burials::Burials;
@@ -45,8 +46,15 @@ pub use orphans::Orphans;
 pub use pool::Pool;
 pub use registry::{Registry, Vrot};
 pub use renewal::Renewals;
-pub use store_opening::StoreState;
+pub use startup::Startup;
+pub use status::{
+    EvidenceStatus, RenewalStatus, Serving, Status, StoreStatus, TpmStatus, WriterStatus,
+};
+pub use store_state::{StoreState, Vouched};
 pub use transitions::{Launch, Order};
+
+use startup::Opened;
+use store_state::StoreGate;
 
 /// All that a running manager consists of.
 #[derive(Debug)]
@@ -69,17 +77,12 @@ pub struct Manager {
     program: Digest32,
     ended: mpsc::UnboundedSender<(VrotId, Ended)>,
     counters: Counters,
-    /// Whether the store may be used.
-    standing: RwLock<StoreState>,
-    /// Set once the store's ledger is open: how the host came up, and the last loss of power.
-    unlocked: OnceLock<(Boot, Option<PowerLoss>)>,
-    /// Whether `host init` was called since the manager started.
-    initialisation_ordered: AtomicBool,
-    /// Unreachable by whoever opens, sets up or recovers the store, or looks at backends without it.
-    opening: tokio::sync::Mutex<()>,
+    store: StoreGate,
     orphans: Mutex<orphans::Seen>,
     /// How the last manager ended, if that was by a fault of its own.
     last_fault: Option<Fault>,
+    /// The state folder, locked.
+    _claim: File,
 }
 
 /// What has happened since the manager started.
@@ -127,33 +130,20 @@ impl Counter {
 const PARTING: Duration = Duration::from_secs(12);
 
 impl Manager {
-    /// Opens store, audit log and trust anchor, and takes over what is running.
-    pub async fn open(config: Config) -> Result<Arc<Self>, ManagerError> {
-        make_folder(&config.state_dir, 0o700)?;
-        // Allowed users must get through to the API's socket; each vRoT's folder is the manager's.
-        make_folder(&config.runtime_dir, 0o711)?;
-        make_folder(&config.locks(), 0o700)?;
-        let last_fault = Fault::take(&config.runtime_dir);
-        if let Some(Fault { time, place }) = &last_fault {
-            tracing::error!(%time, place, "the last manager ended by a fault of its own: report it");
-        }
-        // Opened first: it is locked, so a second manager ends here.
-        let store_file = config.store();
-        let store = blocking(move || EmbeddedStore::open(&store_file)).await??;
-        let journal = Journal::start_locked(Arc::new(store) as Arc<dyn Store>)
-            .map_err(|source| ManagerError::Thread { source })?;
-        let audit_file = config.audit_log();
-        let layout = audit::Layout {
-            from: config.audit_begins_after,
-            ..Default::default()
-        };
-        let audit = blocking(move || AuditLog::open(&audit_file, layout)).await??;
-        let audit = Arc::new(audit);
-        let anchor_config = config.anchor.clone();
-        let anchor = blocking(move || TrustAnchor::start(&anchor_config)).await??;
-        let host = Host::new(anchor.clone(), &config.host_certificate())?;
-        let program = digest_of_file(Path::new("/proc/self/exe")).await?;
-        let isolation = Isolation::of(config.backend_uids, &config.runtime_dir, &config.locks())?;
+    fn new(startup: Startup, opened: Opened) -> Arc<Self> {
+        let Startup {
+            config,
+            isolation,
+            program,
+            last_fault,
+            claim,
+        } = startup;
+        let Opened {
+            journal,
+            audit,
+            anchor,
+            host,
+        } = opened;
         let (ended, endings) = mpsc::unbounded_channel();
         let manager = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
@@ -171,27 +161,31 @@ impl Manager {
             program,
             ended,
             counters: Counters::default(),
-            standing: RwLock::new(StoreState::Blank),
-            unlocked: OnceLock::new(),
-            initialisation_ordered: AtomicBool::new(false),
-            opening: tokio::sync::Mutex::new(()),
+            store: StoreGate::new(),
             orphans: Mutex::default(),
             last_fault,
+            _claim: claim,
         });
+        tokio::spawn(restart::note_endings(Arc::downgrade(&manager), endings));
         manager
-            .record_or_keep(vec![Event::ManagerStarted { manager: program }])
-            .await;
-        if let Err(error) = manager.open_store().await {
+    }
+
+    /// Opens the store and takes over what is running, and from then on does what has to be done
+    /// without an order. Returns when the store was looked at: it is open, or is tried again.
+    pub async fn start_serving(self: &Arc<Self>) {
+        let started = Event::ManagerStarted {
+            manager: self.program,
+        };
+        self.record_or_keep(vec![started]).await;
+        if let Err(error) = self.open_store().await {
             tracing::error!(
                 error = %WithCauses(&error),
                 "no vRoT can be created or started; running ones go on, degraded"
             );
         }
-        tokio::spawn(restart::note_endings(Arc::downgrade(&manager), endings));
-        tokio::spawn(store_opening::keep_trying(Arc::downgrade(&manager)));
-        tokio::spawn(pool::keep_full(Arc::downgrade(&manager)));
-        tokio::spawn(renewal::keep_fresh(Arc::downgrade(&manager)));
-        Ok(manager)
+        tokio::spawn(store_opening::keep_trying(Arc::downgrade(self)));
+        tokio::spawn(pool::keep_full(Arc::downgrade(self)));
+        tokio::spawn(renewal::keep_fresh(Arc::downgrade(self)));
     }
 
     /// The manager is about to end: what disk and TPM do not take within this time is given up,
@@ -302,14 +296,12 @@ impl Manager {
 
     /// No guest is served before the store is open, and while it is, nothing changes here.
     fn cut_off(&self) -> CutOff {
-        match self.unlocked.get() {
-            Some((_, Some(loss))) => CutOff::Possible {
-                batch: loss.batch.number(),
-                time: loss.time.number(),
-                window_s: loss.window.seconds(),
-            },
-            Some((_, None)) | None => CutOff::Excluded,
-        }
+        let power_loss = self.store.vouched().and_then(|vouched| vouched.power_loss);
+        power_loss.map_or(CutOff::Excluded, |loss| CutOff::Possible {
+            batch: loss.batch.number(),
+            time: loss.time.number(),
+            window_s: loss.window.seconds(),
+        })
     }
 
     fn guest_role(&self, record: &VrotRecord) -> Result<Box<GuestRole>, RecordError> {
@@ -376,18 +368,6 @@ async fn blocking<T: Send + 'static>(
     spawn_blocking(work)
         .await
         .map_err(|source| ManagerError::Task { source })
-}
-
-/// Makes a folder with this mode; one that exists keeps its own.
-fn make_folder(path: &Path, mode: u32) -> Result<(), ManagerError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(|source| ManagerError::Folder {
-            path: path.to_owned(),
-            source,
-        })
 }
 
 async fn digest_of_file(path: &Path) -> Result<Digest32, ManagerError> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use super::{Manager, StoreState};
+use super::Manager;
 use crate::backend::{self, Backend};
 
 /// Live backends that nobody serves.
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_millis(300);
 impl Manager {
     /// Who goes on without a manager: nobody, once the store is open.
     pub async fn orphans(&self) -> Orphans {
-        if matches!(self.store_state(), StoreState::Open { .. }) {
+        if self.store.is_open() {
             return Orphans::default();
         }
         let seen = *self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
@@ -37,7 +37,7 @@ impl Manager {
             return last;
         }
         // Who opens the store is about to adopt them, and would find the place taken.
-        let Ok(_not_opened_meanwhile) = self.opening.try_lock() else {
+        let Ok(_not_opened_meanwhile) = self.store.try_turn() else {
             return last;
         };
         let found = look(self).await;

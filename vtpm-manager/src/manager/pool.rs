@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use super::manufacturing::{FIRST_GENERATION, ManufacturedVrot};
 use super::renewal::is_fresh;
-use super::{Manager, ManagerError, StoreState};
+use super::{Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::Role;
 use crate::config::PoolConfig;
@@ -190,8 +190,7 @@ enum Tended {
 impl Manager {
     /// One step towards a full pool.
     async fn tend_pool(&self) -> Result<Tended, ManagerError> {
-        if !matches!(self.store_state(), StoreState::Open { .. }) || self.host.enrolment().is_none()
-        {
+        if !self.store.is_open() || self.host.enrolment().is_none() {
             return Ok(Tended::Full);
         }
         let stale = {

@@ -20,7 +20,7 @@ pub struct Registry {
 /// One vRoT.
 #[derive(Debug)]
 pub struct Vrot {
-    /// Unreachable by whoever changes the vRoT's lifecycle: one transition at a time.
+    /// Held by whoever changes the vRoT's lifecycle: one transition at a time.
     pub(super) gate: tokio::sync::Mutex<()>,
     record: RwLock<VrotRecord>,
     /// The live backend of a running vRoT.

@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use tpm_wire::ResponseCode;
 
 use super::restoration::nv_authority;
-use super::{Manager, ManagerError, StoreState, Vrot, blocking};
+use super::{Manager, ManagerError, Vrot, blocking};
 use crate::audit::Event;
 use crate::backend::{Backend, Role, RuntimeFolder};
 use crate::keys::Keyring;
@@ -252,7 +252,7 @@ impl Manager {
             Room::Closed => return Step::Closed,
         }
         // Without all of them, nothing can be signed, and whoever asks is told so.
-        if !matches!(self.store_state(), StoreState::Open { .. })
+        if !self.store.is_open()
             || self.host.enrolment().is_none()
             || self.host.anchor().silence().is_some()
         {

@@ -1,14 +1,14 @@
 //! Whether the store may be used: what the physical TPM says of it, and what an operator does
 //! about a refusal.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use api_types::{Timestamp, WithCauses};
 use cert_chain::{Generation, VrotId};
 use vtpm_backend::sealing::{Sealer, SealingError};
 
+use super::store_state::{Initialisation, StoreState, Turn, Vouched};
 use super::{Manager, ManagerError, blocking};
 use crate::anchor::AnchorError;
 use crate::audit::Event;
@@ -16,45 +16,22 @@ use crate::host::HostError;
 use crate::keys::Keyring;
 use crate::registers::TpmRegisters;
 use crate::rollback::{
-    Boot, Guard, GuardError, HostLedger, Opening, Recovered, RecoveryRecord, Refusal, RollbackKeys,
+    Boot, Guard, GuardError, HostLedger, Opening, Recovered, RecoveryRecord, RollbackKeys,
 };
 use crate::store::{Batch, Part, StateBlob, Store, StoreError};
 use crate::vrot::{Lifecycle, StopCause, StoredVrot, VrotRecord};
 
-/// How it stands with the store.
-#[derive(Clone, Debug)]
-pub enum StoreState {
-    /// Nothing was ever stored here.
-    Blank,
-    /// The root secret, and with it the anchor, is out of reach.
-    Unreachable {
-        /// Why.
-        reason: String,
-    },
-    /// The physical TPM vouches for it.
-    Open {
-        /// How the host came up.
-        boot: Boot,
-    },
-    /// It is not the one that the physical TPM vouches for.
-    Refused {
-        /// What was found.
-        refusal: Box<Refusal>,
-    },
-}
-
 impl Manager {
-    /// How it stands with the store.
+    /// Whether the store may be used.
     pub fn store_state(&self) -> StoreState {
-        (self.standing.read())
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.store.state()
     }
 
-    /// Whether vRoTs can be asked about. A store whose key was out of reach is tried again.
+    /// Whether vRoTs can be asked about. A store that was out of reach is tried again.
     pub async fn ready(&self) -> Result<(), ManagerError> {
-        match self.store_state() {
-            StoreState::Blank | StoreState::Open { .. } => Ok(()),
+        match self.store.state() {
+            StoreState::Blank | StoreState::Open(_) => Ok(()),
+            StoreState::Opening { .. } => Err(ManagerError::StoreOpening),
             StoreState::Refused { refusal } => Err(ManagerError::StoreRefused { refusal }),
             StoreState::Unreachable { .. } => self.open_store().await,
         }
@@ -63,20 +40,22 @@ impl Manager {
     /// Holds the store against the anchor, and takes over what is in it if they agree. Else
     /// nothing is changed, and no vRoT can be started.
     pub async fn open_store(&self) -> Result<(), ManagerError> {
-        let _one_at_a_time = self.opening.lock().await;
-        if matches!(self.store_state(), StoreState::Open { .. }) {
-            return Ok(());
-        }
-        let opened = match self.unlocked.get() {
+        self.open_store_in(&self.store.turn().await).await
+    }
+
+    async fn open_store_in(&self, turn: &Turn<'_>) -> Result<(), ManagerError> {
+        let opened = match turn.state() {
+            StoreState::Open(_) => return Ok(()),
             // A store is held against the anchor once: from then on, its ledger knows better.
-            Some((boot, _)) => self.serve_store(*boot).await,
-            None => self.try_to_open().await,
+            state => match state.vouched() {
+                Some(vouched) => self.serve_store(turn, vouched).await,
+                None => self.try_to_open(turn).await,
+            },
         };
         if let Err(error) = &opened
             && !matches!(error, ManagerError::StoreRefused { .. })
         {
-            let reason = WithCauses(error).to_string();
-            self.stands(StoreState::Unreachable { reason });
+            turn.failed(error);
         }
         opened
     }
@@ -84,8 +63,9 @@ impl Manager {
     /// Sets the store up, where nothing is stored yet: part of `host init`. A host whose PCRs
     /// are not approved yet is left as it is; the approval does it then.
     pub async fn initialise_store(&self) -> Result<(), ManagerError> {
-        self.initialisation_ordered.store(true, Ordering::Relaxed);
-        match self.open_store().await {
+        let mut turn = self.store.turn().await;
+        turn.order_initialisation();
+        match self.open_store_in(&turn).await {
             Err(ManagerError::Host(HostError::Anchor(
                 AnchorError::NoApproval { .. } | AnchorError::PcrsNotApproved { .. },
             ))) => Ok(()),
@@ -95,12 +75,12 @@ impl Manager {
 
     /// Accepts the present store, on the order of an operator who names what was found.
     pub async fn recover(&self, accepted: &str) -> Result<RecoveryRecord, ManagerError> {
-        let _one_at_a_time = self.opening.lock().await;
-        if !matches!(self.store_state(), StoreState::Refused { .. }) {
+        let turn = self.store.turn().await;
+        if !matches!(turn.state(), StoreState::Refused { .. }) {
             // Nor is a store that is in use looked at: it changes meanwhile.
             return Err(GuardError::NotRefused.into());
         }
-        let guard = self.guard().await?;
+        let guard = self.guard(&turn).await?;
         let keyring = self.host.keyring().await?;
         let store = self.journal.store();
         let accepted = accepted.to_owned();
@@ -127,7 +107,7 @@ impl Manager {
                 recovery: recovery.clone(),
             })
             .await;
-        self.unlock(ledger, Boot::Unfinished).await?;
+        self.unlock(&turn, ledger, Boot::Unfinished).await?;
         recorded?;
         Ok(recovery)
     }
@@ -151,14 +131,15 @@ impl Manager {
         Ok(())
     }
 
-    async fn try_to_open(&self) -> Result<(), ManagerError> {
-        let guard = match self.guard().await {
+    async fn try_to_open(&self, turn: &Turn<'_>) -> Result<(), ManagerError> {
+        let guard = match self.guard(turn).await {
             Err(ManagerError::Host(HostError::Anchor(AnchorError::NotProvisioned))) => {
+                turn.set(StoreState::Blank);
                 tracing::info!("this host is not provisioned: waiting for `vtpmctl host init`");
                 return Ok(());
             }
             Err(ManagerError::Host(HostError::Anchor(AnchorError::RootSecretMissing))) => {
-                self.stands(StoreState::Blank);
+                turn.set(StoreState::Blank);
                 tracing::warn!("this host has no root secret: `vtpmctl host init` makes it");
                 return Ok(());
             }
@@ -176,12 +157,12 @@ impl Manager {
                 self.note_unrecorded(recovered).await?;
                 self.record_or_keep(vec![Event::StoreOpened { batch, boot }])
                     .await;
-                self.unlock(*ledger, boot).await
+                self.unlock(turn, *ledger, boot).await
             }
-            Opening::Blank => self.set_up().await,
+            Opening::Blank => self.set_up(turn).await,
             Opening::Refused(refused) => {
                 let refusal = Box::new(refused.refusal().clone());
-                self.stands(StoreState::Refused {
+                turn.set(StoreState::Refused {
                     refusal: refusal.clone(),
                 });
                 self.record_or_keep(vec![Event::StoreRefused {
@@ -208,40 +189,48 @@ impl Manager {
             .await
     }
 
-    async fn set_up(&self) -> Result<(), ManagerError> {
-        let ordered = &self.initialisation_ordered;
-        if !ordered.load(Ordering::Relaxed) {
-            self.stands(StoreState::Blank);
+    async fn set_up(&self, turn: &Turn<'_>) -> Result<(), ManagerError> {
+        if turn.initialisation() == Initialisation::NotOrdered {
+            turn.set(StoreState::Blank);
             tracing::warn!("neither store nor rollback anchor: `vtpmctl host init` makes both");
             return Ok(());
         }
-        let guard = self.guard().await?;
+        let guard = self.guard(turn).await?;
         let store = self.journal.store();
         let ledger = blocking(move || guard.initialise(store.as_ref())).await??;
-        self.unlock(ledger, Boot::Unfinished).await
+        self.unlock(turn, ledger, Boot::Unfinished).await
     }
 
-    async fn unlock(&self, ledger: HostLedger, boot: Boot) -> Result<(), ManagerError> {
+    async fn unlock(
+        &self,
+        turn: &Turn<'_>,
+        ledger: HostLedger,
+        boot: Boot,
+    ) -> Result<(), ManagerError> {
         let power_loss = ledger.head().power_loss();
         self.journal.unlock(ledger).await?;
-        let (boot, _) = *self.unlocked.get_or_init(|| (boot, power_loss));
-        self.serve_store(boot).await
+        let vouched = Vouched { boot, power_loss };
+        turn.set(StoreState::Opening {
+            vouched: Some(vouched),
+        });
+        let served = self.serve_store(turn, vouched).await;
+        served.inspect_err(|error| turn.failed(error))
     }
 
-    async fn serve_store(&self, boot: Boot) -> Result<(), ManagerError> {
+    async fn serve_store(&self, turn: &Turn<'_>, vouched: Vouched) -> Result<(), ManagerError> {
         self.take_over().await?;
-        self.stands(StoreState::Open { boot });
+        turn.set(StoreState::Open(vouched));
         self.pool.wake();
         Ok(())
     }
 
     /// Unseals the root secret, so a host whose boot was altered is told so here.
-    async fn guard(&self) -> Result<Guard, ManagerError> {
+    async fn guard(&self, turn: &Turn<'_>) -> Result<Guard, ManagerError> {
         let anchor = self.host.anchor();
         let root = match anchor.root_secret().await {
             // Only on order: a host that lost its root secret must not go on with another one.
             Err(AnchorError::RootSecretMissing)
-                if self.initialisation_ordered.load(Ordering::Relaxed) =>
+                if turn.initialisation() == Initialisation::Ordered =>
             {
                 anchor.make_root_secret().await
             }
@@ -254,10 +243,6 @@ impl Manager {
             keys,
             policy: self.config.anchor_policy,
         })
-    }
-
-    fn stands(&self, standing: StoreState) {
-        *(self.standing.write()).unwrap_or_else(PoisonError::into_inner) = standing;
     }
 }
 
@@ -272,9 +257,7 @@ pub(super) async fn keep_trying(manager: Weak<Manager>) {
         if manager.journal.is_overdue() {
             return;
         }
-        if manager.burials.unfinished() > 0
-            && matches!(manager.store_state(), StoreState::Open { .. })
-        {
+        if manager.burials.unfinished() > 0 && manager.store.is_open() {
             manager.finish_burials().await;
         }
         if matches!(manager.store_state(), StoreState::Unreachable { .. })

@@ -300,8 +300,26 @@ fn a_second_manager_does_not_get_the_store() -> Result<()> {
             .arg(host.path("config.toml")),
     )?;
     assert_eq!(second.status, 1);
-    ensure!(second.err.contains("store"), "{}", second.err);
+    ensure!(
+        second.err.contains("another manager has the state"),
+        "{}",
+        second.err
+    );
     host.ctl(["list"])?;
+    // Nor does one that would listen elsewhere.
+    let config = std::fs::read_to_string(host.path("config.toml"))?;
+    let other = host.path("other.sock");
+    std::fs::write(
+        host.path("other.toml"),
+        format!("socket = \"{other}\"\n{config}"),
+    )?;
+    let second = crate::support::said(
+        std::process::Command::new(env!("CARGO_BIN_EXE_vtpm-managerd"))
+            .arg("--config")
+            .arg(host.path("other.toml")),
+    )?;
+    assert_eq!(second.status, 1);
+    ensure!(!std::path::Path::new(&other).exists(), "it listened");
     Ok(())
 }
 

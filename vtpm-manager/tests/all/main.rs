@@ -22,6 +22,7 @@ mod killed_at_each_step;
 mod lifecycle;
 mod log;
 mod lost_state;
+mod opening;
 mod operator_key;
 mod out_of_reach;
 mod pool;

@@ -360,6 +360,17 @@ impl Host {
         Ok(())
     }
 
+    /// The same, without waiting for more than that somebody listens.
+    pub(crate) fn begin_again(&mut self) -> Result<()> {
+        let folder = self.folder.path();
+        let daemon = daemon_in(folder).stderr(log_of(folder)?).spawn()?;
+        let socket = self.socket();
+        self.daemon = wait_for_daemon(daemon, folder, "the daemon's socket", || {
+            UnixStream::connect(&socket).is_ok()
+        })?;
+        Ok(())
+    }
+
     /// The same, with its log going somewhere else.
     pub(crate) fn start_again_logging_to(&mut self, log: Stdio) -> Result<()> {
         self.daemon = start_daemon_logging_to(self.folder.path(), log)?;
@@ -432,6 +443,15 @@ fn log_of(folder: &Path) -> Result<Stdio> {
     Ok(log.into())
 }
 
+fn daemon_in(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vtpm-managerd"));
+    command
+        .arg("--config")
+        .arg(folder.join("config.toml"))
+        .stdin(Stdio::null());
+    command
+}
+
 fn start_daemon(folder: &Path) -> Result<Child> {
     start_daemon_with(folder, log_of(folder)?, |_| {})
 }
@@ -445,25 +465,37 @@ fn start_daemon_with(
     log: Stdio,
     prepare: impl FnOnce(&mut Command),
 ) -> Result<Child> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vtpm-managerd"));
-    command
-        .arg("--config")
-        .arg(folder.join("config.toml"))
-        .stdin(Stdio::null())
-        .stderr(log);
+    let mut command = daemon_in(folder);
+    command.stderr(log);
     prepare(&mut command);
-    let mut daemon = command.spawn()?;
-    let socket = folder.join("run/api.sock");
-    wait_until("the daemon's socket", || {
+    wait_for_daemon(command.spawn()?, folder, "the daemon to serve", || {
+        is_serving(&folder.join("run/api.sock"))
+    })
+}
+
+/// Waits for a daemon that was just started, which must not end meanwhile.
+fn wait_for_daemon(
+    mut daemon: Child,
+    folder: &Path,
+    what: &str,
+    mut is: impl FnMut() -> bool,
+) -> Result<Child> {
+    wait_until(what, || {
         if let Some(status) = daemon.try_wait()? {
             bail!(
                 "the daemon ended with {status}: {}",
                 fs::read_to_string(folder.join("daemon.log"))?
             );
         }
-        Ok(UnixStream::connect(&socket).is_ok())
+        Ok(is())
     })?;
     Ok(daemon)
+}
+
+/// Whether a manager answers there and has looked at its store.
+fn is_serving(socket: &Path) -> bool {
+    let metrics = http::ask(socket, "GET", "/metrics", "");
+    metrics.is_ok_and(|metrics| (metrics.body.lines()).any(|line| line == "vrot_store_opening 0"))
 }
 
 /// The host's physical TPM, switched on, and the certificates of its maker, `makers.pem`.
