@@ -13,7 +13,7 @@ use std::ptr::NonNull;
 use nix::errno::Errno;
 use nix::libc::c_void;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 /// A value in locked memory.
 pub struct Locked<T> {
@@ -85,6 +85,17 @@ fn fill<T, E>(at: NonNull<T>, make: impl FnOnce() -> Result<T, E>) -> Result<(),
 pub fn wipe_stack() {
     let mut left_behind = [0u8; STACK];
     left_behind.zeroize();
+}
+
+/// Adds bytes. Where that takes a larger buffer, the old one is zeroed.
+pub fn append(to: &mut Zeroizing<Vec<u8>>, bytes: &[u8]) {
+    let needed = to.len() + bytes.len();
+    if needed > to.capacity() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(needed.max(2 * to.capacity())));
+        larger.extend_from_slice(to);
+        *to = larger;
+    }
+    to.extend_from_slice(bytes);
 }
 
 impl<T> Deref for Locked<T> {

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use backend_link::admission::VmmAdmission;
+use backend_link::instance::Instance;
+use backend_link::runtime_folder::{MANAGER_SOCKET, VMM_SOCKET};
 use clap::{ArgGroup, Parser};
 use program_output::log;
 
-use crate::admission::VmmAdmission;
 use crate::engine::Libtpms;
-use crate::instance::Instance;
 use crate::managed::ManagerLink;
 use crate::nursery::{self, Birth};
 use crate::sandbox::{self, Files};
@@ -47,8 +48,10 @@ pub struct Arguments {
     /// (a socket) ends.
     #[arg(long)]
     nursery: bool,
-    #[command(flatten)]
-    admission: VmmAdmission,
+    /// Managed: a user, by number, whose VMMs may attach besides those of root and of the
+    /// manager's user. May be given more than once.
+    #[arg(long = "vmm-uid", value_name = "UID", requires = "runtime")]
+    vmm_uids: Vec<u32>,
     /// What to log: error, warn, info, debug or trace. Stand-alone, the log goes to standard error;
     /// otherwise to the manager.
     #[arg(
@@ -59,11 +62,6 @@ pub struct Arguments {
     )]
     pub log_level: tracing_subscriber::filter::LevelFilter,
 }
-
-/// The manager's socket, in a runtime folder.
-pub const MANAGER_SOCKET: &str = "manager.sock";
-/// The VMM's socket, in a runtime folder.
-pub const VMM_SOCKET: &str = "control.sock";
 
 impl Arguments {
     /// How log lines look: those that a manager gets have their time and level from it.
@@ -83,7 +81,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             let birth = Birth {
                 runtime: runtime.clone(),
                 lock: arguments.lock.clone(),
-                admission: arguments.admission.clone(),
+                admission: VmmAdmission {
+                    uids: arguments.vmm_uids.clone(),
+                },
                 uid: None,
             };
             managed(&birth, || Ok(sandbox::enter(Files::None)?))

@@ -6,7 +6,8 @@ use crate::control::{Reply, Request, RequestStream, Trusting, Vrot, handle};
 use crate::engine::fake::FakeEngine;
 use crate::host_commands::VendorCommand;
 use crate::host_commands::capability::Query;
-use crate::message::{FromBackend, ToBackend, decode};
+use backend_link::frame::decode;
+use backend_link::message::{FromBackend, ToBackend};
 
 /// Everything that a VMM can do on the control channel of a TPM: the requests, in pieces of as many
 /// bytes as the first byte says, and what is answered.

@@ -3,24 +3,21 @@
 //! [`engine`] is the TPM itself (libtpms); [`host_commands`] answers the commands that reach the host
 //! through it; [`control`] speaks the TPM emulator protocol of QEMU, cloud-hypervisor and
 //! libvirt; [`server`] is the one loop that serves them; [`stand_alone`] and [`managed`] decide
-//! where state goes; [`message`] is what passes between a backend and its manager; [`sandbox`] takes away, before the first guest byte, everything that is not needed,
-//! [`privileges`] users and capabilities. [`nursery`] starts backends as forks of a process that
-//! has loaded all of that; [`instance`] keeps a vRoT from running twice.
+//! where state goes; [`sandbox`] takes away, before the first guest byte, everything that is not
+//! needed, [`privileges`] users and capabilities. [`nursery`] starts backends as forks of a process
+//! that has loaded all of that. What passes between a backend and its manager, and the form in which
+//! state leaves, is in the crate `backend-link`, which the manager has as well.
 
-pub mod admission;
 mod closing;
 pub mod command_line;
 pub mod control;
 pub mod engine;
 pub mod fuzzing;
 pub mod host_commands;
-pub mod instance;
 pub mod managed;
-pub mod message;
 pub mod nursery;
 pub mod privileges;
 pub mod sandbox;
-pub mod sealing;
 pub mod server;
 pub mod sockets;
 pub mod stand_alone;

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::exit;
 
 use anyhow::{Context, Result};
-use minicbor::{Decode, Encode};
+use backend_link::admission::VmmAdmission;
+use backend_link::frame::{FrameError, receive, send};
+use backend_link::zygote::{FromZygote, ToZygote};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
@@ -23,9 +25,7 @@ use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, fork, setsid}
 use program_output::console::complain;
 use program_output::log;
 
-use crate::admission::VmmAdmission;
 use crate::engine::{Engine, Libtpms};
-use crate::message::{FrameError, receive, send};
 use crate::privileges::{become_user, keep_changing_users};
 use crate::sandbox::{self, Files};
 
@@ -44,57 +44,6 @@ pub struct Birth {
 
 /// What a backend does with its life.
 pub type Service = fn(&Birth) -> Result<()>;
-
-/// To the nursery.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub enum ToNursery {
-    /// A backend for this runtime folder. Requests are answered in their order.
-    #[n(0)]
-    Bear {
-        /// The folder.
-        #[n(0)]
-        runtime: String,
-        /// What it locks for its life; nothing, for a copy that runs beside its vRoT.
-        #[n(1)]
-        lock: Option<String>,
-        /// Whose VMMs it lets in.
-        #[n(2)]
-        admission: VmmAdmission,
-        /// The user that the backend becomes; absent if it is to stay the manager's, which must
-        /// not be root then.
-        #[n(3)]
-        uid: Option<u32>,
-    },
-}
-
-/// From the nursery.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub enum FromNursery {
-    /// There is a backend.
-    #[n(0)]
-    Born {
-        /// Its process.
-        #[n(0)]
-        process: i32,
-    },
-    /// There is none.
-    #[n(1)]
-    NotBorn {
-        /// Why.
-        #[n(0)]
-        reason: String,
-    },
-    /// A backend has ended.
-    #[n(2)]
-    Ended {
-        /// Its process.
-        #[n(0)]
-        process: i32,
-        /// How, in words.
-        #[n(1)]
-        status: String,
-    },
-}
 
 impl Birth {
     /// Confines the new backend for the rest of its life, with its sockets in place: they are its
@@ -134,7 +83,7 @@ pub fn run(backend: Service) -> Result<()> {
         if !asked {
             continue;
         }
-        let ToNursery::Bear {
+        let ToZygote::Spawn {
             runtime,
             lock,
             admission,
@@ -190,17 +139,17 @@ fn wait(manager: &UnixStream, signals: &SignalFd) -> Result<(bool, bool)> {
 
 /// In the nursery: what is to be answered. In the new process: nothing.
 #[expect(unsafe_code, reason = "a fork is what this is for")]
-fn bear(children: &SigSet) -> Result<Option<FromNursery>> {
+fn bear(children: &SigSet) -> Result<Option<FromZygote>> {
     // SAFETY: this process has one thread, so that nothing is left half done in the new one.
     match unsafe { fork() } {
-        Ok(ForkResult::Parent { child }) => Ok(Some(FromNursery::Born {
+        Ok(ForkResult::Parent { child }) => Ok(Some(FromZygote::Spawned {
             process: child.as_raw(),
         })),
         Ok(ForkResult::Child) => {
             children.thread_unblock()?;
             Ok(None)
         }
-        Err(error) => Ok(Some(FromNursery::NotBorn {
+        Err(error) => Ok(Some(FromZygote::NotSpawned {
             reason: error.to_string(),
         })),
     }
@@ -241,7 +190,7 @@ fn report_ends(manager: &mut UnixStream) -> Result<()> {
             Err(error) => return Err(error.into()),
         };
         let process = process.as_raw();
-        send(manager, &FromNursery::Ended { process, status })?;
+        send(manager, &FromZygote::Ended { process, status })?;
     }
 }
 

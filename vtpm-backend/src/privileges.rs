@@ -1,5 +1,6 @@
 //! Users and capabilities: a backend has a user of its own and no capability.
 
+use backend_link::zygote::TO_CHANGE_USERS;
 use caps::errors::CapsError;
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
@@ -31,9 +32,6 @@ pub enum PrivilegeError {
         source: Errno,
     },
 }
-
-/// What it takes to give another process a user of its own.
-pub const TO_CHANGE_USERS: [Capability; 2] = [Capability::CAP_SETGID, Capability::CAP_SETUID];
 
 /// Becomes this user for good, in the group of the same number and no other. Without one, stays
 /// the present user, unless that is root.

@@ -24,7 +24,7 @@ use rustix::net::{
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::closing::Foreign;
-use crate::message::append;
+use locked_memory::append;
 
 /// A listening socket that removes its file when it ends.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use backend_link::StateKey;
 use cert_chain::VrotId;
 use locked_memory::{Locked, NotLocked};
 use minicbor::bytes::{ByteArray, ByteVec};
@@ -13,7 +14,6 @@ use minicbor::{Decode, Encode, Encoder};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf;
 use ring::rand::{SecureRandom, SystemRandom};
-use vtpm_backend::message::StateKey;
 use zeroize::Zeroizing;
 
 use crate::anchor::RootSecret;

@@ -11,8 +11,8 @@ use test_support::programs::workspace_folder;
 use test_support::tool::Tool;
 
 /// Each crate, and which of the others it may depend on. Identity and appraisal are pure and
-/// know nothing of hosts; a vRoT knows nothing of certificates; only the manager and the tests
-/// see several sides.
+/// know nothing of hosts; a vRoT knows nothing of certificates, and its manager nothing of its
+/// engine; only the manager and the tests see several sides.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("bounded-file", &[]),
     ("durable-file", &[]),
@@ -33,9 +33,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tpm-wire",
         ],
     ),
+    ("backend-link", &["locked-memory"]),
     (
         "vtpm-backend",
-        &["locked-memory", "program-output", "tpm-wire"],
+        &[
+            "backend-link",
+            "locked-memory",
+            "program-output",
+            "tpm-wire",
+        ],
     ),
     ("api-types", &["cert-chain", "durable-file"]),
     (
@@ -43,6 +49,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "api-types",
             "attestation",
+            "backend-link",
             "bounded-file",
             "cert-chain",
             "durable-file",
@@ -50,13 +57,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "printable",
             "program-output",
             "tpm-wire",
-            "vtpm-backend",
         ],
     ),
     (
         "vrot-tests",
         &[
             "attestation",
+            "backend-link",
             "cert-chain",
             "test-support",
             "tpm-wire",

@@ -97,7 +97,7 @@ mod tests {
     use tpm_wire::frame;
 
     use super::*;
-    use crate::message::LayerPart;
+    use backend_link::message::LayerPart;
 
     fn parsed(
         tag: u16,

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::message::LayerPart;
+use backend_link::message::LayerPart;
 
 /// The open requests of one vRoT, oldest first. A guest that opens more loses its oldest.
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::ManagerLink;
 use crate::control::{Courier, NotCarried, Package};
 use crate::engine::StateKind;
-use crate::sealing::Content;
+use backend_link::sealing::Content;
 
 impl ManagerLink {
     /// Whether a VMM carries the volatile state, and the TPM did nothing since.

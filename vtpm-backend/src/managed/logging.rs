@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
+use backend_link::frame;
 use program_output::log::{self, Line, Passed};
 
 use super::ManagerLink;
-use crate::message::{self, FromBackend, LogLevel};
+use backend_link::message::{FromBackend, LogLevel};
 
 impl ManagerLink {
     /// Whether there is a manager that the log can be told to. One that dials in hears first how
@@ -32,10 +33,10 @@ impl ManagerLink {
             return Passed::Later;
         }
         let message = FromBackend::Log {
-            level: LogLevel::of(line.level),
+            level: level_of(line.level),
             says: line.text.clone(),
         };
-        let Ok(frame) = message::encode(&message) else {
+        let Ok(frame) = frame::encode(&message) else {
             return Passed::Lost;
         };
         if connection.write_until(&frame, Instant::now()).is_err() {
@@ -47,13 +48,11 @@ impl ManagerLink {
     }
 }
 
-impl LogLevel {
-    fn of(level: tracing::Level) -> Self {
-        match level {
-            tracing::Level::ERROR => Self::Error,
-            tracing::Level::WARN => Self::Warn,
-            tracing::Level::INFO => Self::Info,
-            _ => Self::Debug,
-        }
+fn level_of(level: tracing::Level) -> LogLevel {
+    match level {
+        tracing::Level::ERROR => LogLevel::Error,
+        tracing::Level::WARN => LogLevel::Warn,
+        tracing::Level::INFO => LogLevel::Info,
+        _ => LogLevel::Debug,
     }
 }

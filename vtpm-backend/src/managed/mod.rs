@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Uid, geteuid};
 use zeroize::Zeroizing;
 
-use crate::instance::Instance;
-use crate::message::{self, FromBackend, HEADER, Open, PROTOCOL, Status, ToBackend};
-use crate::sealing::{CarriedId, Content, Sealer, SealingError};
 use crate::sockets::{Arrival, Connection, Listener, WRITE_DEADLINE};
+use backend_link::frame::{self, HEADER};
+use backend_link::instance::Instance;
+use backend_link::message::{FromBackend, Open, PROTOCOL, Status, ToBackend};
+use backend_link::sealing::{CarriedId, Content, Sealer, SealingError};
 
 /// The manager's end of a backend: listens for it, talks to one at a time.
 pub struct ManagerLink {
@@ -165,9 +166,9 @@ impl ManagerLink {
             }
         }
         while let Some((header, rest)) = connection.received().split_first_chunk::<HEADER>() {
-            let message = match message::announced(*header) {
+            let message = match frame::announced(*header) {
                 Ok(length) if rest.len() < length => break,
-                Ok(length) => message::decode(rest.get(..length).unwrap_or_default())
+                Ok(length) => frame::decode(rest.get(..length).unwrap_or_default())
                     .map(|message| (message, HEADER + length)),
                 Err(error) => Err(error),
             };
@@ -215,7 +216,7 @@ impl ManagerLink {
         let Some(connection) = &mut self.connection else {
             return;
         };
-        let sent = message::encode(message)
+        let sent = frame::encode(message)
             .map_err(|error| error.to_string())
             .and_then(|bytes| {
                 let written = connection.write_until(&bytes, Instant::now() + patience);

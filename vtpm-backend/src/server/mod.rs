@@ -15,15 +15,15 @@ use program_output::log;
 use tpm_wire::Command;
 use zeroize::Zeroizing;
 
-use crate::admission::VmmAdmission;
 use crate::engine::Engine;
 use crate::host_commands::capability::Query;
 use crate::host_commands::{Found, Tickets, VendorCommand, read_response, ticket_response};
 use crate::managed::ManagerLink;
-use crate::message::FromBackend;
 use crate::sockets::{Connection, Listener};
 use crate::stand_alone::StateFolder;
 use crate::termination::Termination;
+use backend_link::admission::VmmAdmission;
+use backend_link::message::FromBackend;
 
 use aside::Brought;
 use peers::{Peer, Vmm, has_stalled};
@@ -96,7 +96,9 @@ impl<E: Engine> Server<E> {
     /// state.
     pub fn listen_for_vmm(&mut self, listener: Listener, admission: VmmAdmission) {
         self.control_listener = Some(listener);
-        self.admission = admission.and_own_user();
+        self.admission = admission;
+        // That of the manager, where the backend becomes another one.
+        self.admission.uids.push(nix::unistd::geteuid().as_raw());
     }
 
     /// Where tools on the host send commands without a VMM. They find the TPM switched on and

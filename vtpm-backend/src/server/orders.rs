@@ -7,7 +7,7 @@ use tpm_wire::{Command, ResponseCode};
 
 use super::{Keeper, Server};
 use crate::engine::{Engine, StateKind};
-use crate::message::{FromBackend, MAX_HOLD, ToBackend};
+use backend_link::message::{FromBackend, MAX_HOLD, ToBackend};
 
 /// A guest that was suspended waits for its end, and not for ever.
 const LONGEST_SUSPENSION: Duration = Duration::from_secs(60 * 60);

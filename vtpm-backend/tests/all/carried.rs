@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use vtpm_backend::message::{FromBackend, Open, ToBackend, receive, send};
+use backend_link::frame::{receive, send};
+use backend_link::message::{FromBackend, Open, ToBackend};
 
 use crate::support::managed::{Backend, PATIENCE, connect_to, define_index, open};
 use crate::support::{SHUTDOWN, STARTUP, STOP, Vmm, code, command, extend, pcr, words};

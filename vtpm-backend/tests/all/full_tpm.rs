@@ -1,10 +1,11 @@
 //! Whatever a guest can put into its TPM, the TPM can be started with it again.
 
 use anyhow::{Context, Result, ensure};
+use backend_link::frame::{MAX_FRAME, receive, send};
+use backend_link::message::{FromBackend, ToBackend};
 use nix::sys::signal::Signal;
 use vtpm_backend::control::MAX_BLOB;
 use vtpm_backend::engine::{Engine, Libtpms, StateKind};
-use vtpm_backend::message::{FromBackend, MAX_FRAME, ToBackend, receive, send};
 
 use crate::support::managed::Backend;
 use crate::support::{Emulator, INIT, STARTUP, STOP, Vmm, code, command, with_password, words};

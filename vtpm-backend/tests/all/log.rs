@@ -8,10 +8,11 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use backend_link::frame::{receive, send};
+use backend_link::message::{FromBackend, ToBackend};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
-use vtpm_backend::message::{FromBackend, ToBackend, receive, send};
 
 use crate::support::managed::Backend;
 use crate::support::{Emulator, STARTUP, Vmm};

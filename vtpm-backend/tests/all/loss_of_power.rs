@@ -1,9 +1,10 @@
 //! A TPM loses power in an orderly way whatever ends it: its guest is not locked out by that.
 
 use anyhow::{Context, Result, bail, ensure};
+use backend_link::frame::{receive, send};
+use backend_link::message::{FromBackend, ToBackend};
 use nix::sys::signal::Signal;
 use tpm_wire::{SESSIONS, frame};
-use vtpm_backend::message::{FromBackend, ToBackend, receive, send};
 
 use crate::support::managed::{Backend, open};
 use crate::support::{

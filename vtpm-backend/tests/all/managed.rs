@@ -12,8 +12,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use backend_link::StateKey;
+use backend_link::frame::{receive, send};
+use backend_link::message::{FromBackend, Open, ToBackend};
 use tpm_wire::host_commands::HOST_EVIDENCE_REQUEST;
-use vtpm_backend::message::{FromBackend, Open, StateKey, ToBackend, receive, send};
 use vtpm_backend::sockets::WRITE_DEADLINE;
 
 use crate::support::managed::{

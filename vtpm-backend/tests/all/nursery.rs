@@ -1,11 +1,11 @@
 //! Backends that are forks of one process: alike, and yet each a TPM of its own.
 
 use anyhow::{Result, bail, ensure};
+use backend_link::admission::VmmAdmission;
+use backend_link::frame::{receive, send};
+use backend_link::zygote::{FromZygote, ToZygote};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use vtpm_backend::admission::VmmAdmission;
-use vtpm_backend::message::{receive, send};
-use vtpm_backend::nursery::{FromNursery, ToNursery};
 
 use crate::support::nursery::{Nursery, own_user};
 use crate::support::{command, with_password};
@@ -34,7 +34,7 @@ fn the_end_of_a_backend_is_told_with_its_cause() -> Result<()> {
     let (killed, other) = (nursery.bear()?, nursery.bear()?);
     kill(Pid::from_raw(killed.process), Signal::SIGKILL)?;
     match receive(&mut nursery.manager)? {
-        FromNursery::Ended { process, status } => {
+        FromZygote::Ended { process, status } => {
             ensure!(process == killed.process);
             ensure!(status.contains("SIGKILL"), "{status}");
         }
@@ -50,18 +50,18 @@ fn a_backend_without_a_folder_ends_and_the_next_one_is_born() -> Result<()> {
     let runtime = "/nonexistent/folder".to_owned();
     send(
         &mut nursery.manager,
-        &ToNursery::Bear {
+        &ToZygote::Spawn {
             runtime,
             lock: None,
             admission: VmmAdmission::default(),
             uid: own_user(),
         },
     )?;
-    let FromNursery::Born { process: unlucky } = receive(&mut nursery.manager)? else {
+    let FromZygote::Spawned { process: unlucky } = receive(&mut nursery.manager)? else {
         bail!("not born");
     };
     match receive(&mut nursery.manager)? {
-        FromNursery::Ended { process, status } => {
+        FromZygote::Ended { process, status } => {
             ensure!(process == unlucky);
             ensure!(status == "exit status: 1", "{status}");
         }

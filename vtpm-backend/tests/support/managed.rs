@@ -9,7 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use vtpm_backend::message::{FromBackend, Open, StateKey, Status, ToBackend, receive, send};
+use backend_link::StateKey;
+use backend_link::frame::{receive, send};
+use backend_link::message::{FromBackend, Open, Status, ToBackend};
 
 use super::{STARTUP, Vmm, code, command, with_password, words};
 

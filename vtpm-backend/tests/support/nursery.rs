@@ -9,11 +9,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use backend_link::StateKey;
+use backend_link::frame::{receive, send};
+use backend_link::message::{FromBackend, Open, ToBackend};
+use backend_link::zygote::{FromZygote, ToZygote};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-use vtpm_backend::message::{FromBackend, Open, StateKey, ToBackend, receive, send};
-use vtpm_backend::nursery::{FromNursery, ToNursery};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Users that only these tests have: a hundred for each process.
@@ -63,15 +65,15 @@ impl Nursery {
         let runtime = folder.display().to_string();
         send(
             &mut self.manager,
-            &ToNursery::Bear {
+            &ToZygote::Spawn {
                 runtime,
                 lock: None,
-                admission: vtpm_backend::admission::VmmAdmission::default(),
+                admission: backend_link::admission::VmmAdmission::default(),
                 uid,
             },
         )?;
         match receive(&mut self.manager)? {
-            FromNursery::Born { process } => Ok(process),
+            FromZygote::Spawned { process } => Ok(process),
             other => bail!("{other:?}"),
         }
     }
@@ -80,8 +82,8 @@ impl Nursery {
     pub(crate) fn end_of(&mut self, born: i32) -> Result<String> {
         loop {
             match receive(&mut self.manager)? {
-                FromNursery::Ended { process, status } if process == born => return Ok(status),
-                FromNursery::Ended { .. } => {}
+                FromZygote::Ended { process, status } if process == born => return Ok(status),
+                FromZygote::Ended { .. } => {}
                 other => bail!("{other:?}"),
             }
         }

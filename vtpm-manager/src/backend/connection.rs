@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use backend_link::frame::{self, FrameError, HEADER};
+use backend_link::message::{FromBackend, ToBackend};
 use cert_chain::VrotId;
 use minicbor::Decode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,7 +12,6 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use vtpm_backend::message::{self, FrameError, FromBackend, HEADER, ToBackend};
 
 use super::BackendError;
 use super::folder::RuntimeFolder;
@@ -95,7 +96,7 @@ impl Connection {
 
     /// Sends a message.
     pub(super) async fn send(&mut self, message: &ToBackend) -> Result<(), BackendError> {
-        let frame = message::encode(message).map_err(|source| BackendError::Frame {
+        let frame = frame::encode(message).map_err(|source| BackendError::Frame {
             vrot: self.vrot,
             source,
         })?;
@@ -150,9 +151,9 @@ pub(super) async fn read_frame<T: for<'b> Decode<'b, ()>>(
         return Ok(None);
     }
     reader.read_exact(rest).await?;
-    let mut body = vec![0; message::announced(header)?];
+    let mut body = vec![0; frame::announced(header)?];
     reader.read_exact(&mut body).await?;
-    message::decode(&body).map(Some)
+    frame::decode(&body).map(Some)
 }
 
 /// No socket, or one that nobody listens on: yet, or any more.

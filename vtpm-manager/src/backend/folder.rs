@@ -6,8 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use backend_link::instance::{self, Instance, InstanceError};
+use backend_link::runtime_folder::{MANAGER_SOCKET, VMM_SOCKET};
 use cert_chain::{Digest32, VrotId};
-use vtpm_backend::instance::{self, Instance, InstanceError};
 
 use super::BackendError;
 
@@ -172,12 +173,12 @@ impl RuntimeFolder {
 
     /// Where the VMM attaches (TPM emulator protocol).
     pub fn control(&self) -> PathBuf {
-        self.path.join("control.sock")
+        self.path.join(VMM_SOCKET)
     }
 
     /// Where the manager dials.
     pub fn manager(&self) -> PathBuf {
-        self.path.join("manager.sock")
+        self.path.join(MANAGER_SOCKET)
     }
 
     fn error(&self, action: &'static str, source: io::Error) -> BackendError {

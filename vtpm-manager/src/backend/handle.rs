@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
+use backend_link::message::{FromBackend, Open, PROTOCOL, Status, ToBackend};
 use cert_chain::{Generation, VrotId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
-use vtpm_backend::message::{FromBackend, Open, PROTOCOL, Status, ToBackend};
 
 use super::BackendError;
 use super::connection::Connection;
@@ -506,8 +506,8 @@ mod tests {
 
     use anyhow::{Context, Result};
     use attestation::{Anchoring, CutOff, StateLoss};
+    use backend_link::frame;
     use cert_chain::{AttestationKey, Digest32, PcrValues, TpmName, VmId};
-    use vtpm_backend::message;
 
     use super::*;
     use crate::anchor::{AnchorError, SignedQuote};
@@ -546,8 +546,7 @@ mod tests {
                 sequence,
                 sealed: vec![7; 64].into(),
             };
-            if process.try_wait()?.is_some()
-                || manager.write_all(&message::encode(&pushed)?).is_err()
+            if process.try_wait()?.is_some() || manager.write_all(&frame::encode(&pushed)?).is_err()
             {
                 return Ok(());
             }

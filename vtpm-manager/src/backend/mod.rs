@@ -16,9 +16,10 @@ mod words;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use backend_link::frame::FrameError;
+use backend_link::instance::InstanceError;
+use backend_link::message::PROTOCOL;
 use cert_chain::VrotId;
-use vtpm_backend::instance::InstanceError;
-use vtpm_backend::message::{FrameError, PROTOCOL};
 
 pub use folder::{RuntimeFolder, running};
 pub use handle::{Backend, Dismissed, ExecuteChannel};

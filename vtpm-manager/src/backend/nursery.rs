@@ -1,5 +1,5 @@
 //! Where backends come from: a process of the backend's program that forks one for each vRoT
-//! (`vtpm_backend::nursery`).
+//! ([`backend_link::zygote`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
+use backend_link::frame;
+use backend_link::zygote::{FromZygote, ToZygote};
 use cert_chain::Digest32;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::process::{Child, Command};
 use tokio::sync::{Mutex, OnceCell, mpsc, oneshot};
-use vtpm_backend::message;
-use vtpm_backend::nursery::{FromNursery, ToNursery};
 
 use super::BackendError;
 use super::connection::read_frame;
@@ -52,7 +52,7 @@ struct Line {
 
 #[derive(Debug)]
 struct Request {
-    bear: ToNursery,
+    bear: ToZygote,
     born: oneshot::Sender<io::Result<Process>>,
 }
 
@@ -98,7 +98,7 @@ impl Nursery {
         let line = self.line().await?;
         let (born, birth) = oneshot::channel();
         let request = Request {
-            bear: ToNursery::Bear {
+            bear: ToZygote::Spawn {
                 runtime: folder.path().display().to_string(),
                 lock: folder.lock().map(|lock| lock.display().to_string()),
                 admission: self.vmms.admission.clone(),
@@ -183,7 +183,7 @@ async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receive
                 }
             }
             message = messages.recv() => match message {
-                Some(FromNursery::Born { process }) => {
+                Some(FromZygote::Spawned { process }) => {
                     let (ends, ended) = oneshot::channel();
                     alive.insert(process, ends);
                     let born = Process::born(process, ended).and_then(|born| {
@@ -191,10 +191,10 @@ async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receive
                     });
                     answer(&mut waiting, born);
                 }
-                Some(FromNursery::NotBorn { reason }) => {
+                Some(FromZygote::NotSpawned { reason }) => {
                     answer(&mut waiting, Err(io::Error::other(reason)));
                 }
-                Some(FromNursery::Ended { process, status }) => {
+                Some(FromZygote::Ended { process, status }) => {
                     if let Some(ends) = alive.remove(&process) {
                         // Who let it go does not want to know.
                         let _ = ends.send(status);
@@ -211,8 +211,8 @@ async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receive
     }
 }
 
-async fn ask(writer: &mut OwnedWriteHalf, bear: &ToNursery) -> io::Result<()> {
-    let frame = message::encode(bear).map_err(io::Error::other)?;
+async fn ask(writer: &mut OwnedWriteHalf, bear: &ToZygote) -> io::Result<()> {
+    let frame = frame::encode(bear).map_err(io::Error::other)?;
     writer.write_all(&frame).await
 }
 

@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use backend_link::zygote::TO_CHANGE_USERS;
 use bounded_file::read_bounded_text;
 use caps::{CapSet, Capability};
 use serde::Deserialize;
-use vtpm_backend::privileges::TO_CHANGE_USERS;
 
 use super::BackendError;
 use super::folder::{RuntimeFolder, running};

@@ -537,7 +537,7 @@ fn default_host_evidence_per_minute() -> u32 {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use vtpm_backend::admission::VmmAdmission;
+    use backend_link::admission::VmmAdmission;
 
     use super::*;
 

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use backend_link::admission::VmmAdmission;
 use nix::unistd::{Group, User};
 use serde::Deserialize;
-use vtpm_backend::admission::VmmAdmission;
 
 use super::ConfigError;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use attestation::evidence::SharedHostLayer;
-use vtpm_backend::message::{LayerPart, MAX_PART};
+use backend_link::message::{LayerPart, MAX_PART};
 
 /// Layers by ticket. What they share, the host's event log, is in memory once for all vRoTs.
 #[derive(Debug, Default)]

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use api_types::Timestamp;
+use backend_link::StateKey;
+use backend_link::message::Open;
 use cert_chain::{Generation, Tenant, VmId, VrotId};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
-use vtpm_backend::message::{Open, StateKey};
 
 use super::{Manager, ManagerError, blocking};
 use crate::backend::{Backend, Role, RuntimeFolder};

@@ -5,8 +5,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use api_types::{Timestamp, WithCauses};
+use backend_link::sealing::{Sealer, SealingError};
 use cert_chain::{Generation, VrotId};
-use vtpm_backend::sealing::{Sealer, SealingError};
 
 use super::store_state::{Initialisation, StoreState, Turn, Vouched};
 use super::{Manager, ManagerError, blocking};

@@ -1,7 +1,8 @@
 //! What a guest, a VMM or a manager sends to a vRoT's backend.
 
+use backend_link::frame::encode;
+use backend_link::message::{FromBackend, ToBackend};
 use vtpm_backend::fuzzing;
-use vtpm_backend::message::{FromBackend, ToBackend, encode};
 
 use super::Target;
 

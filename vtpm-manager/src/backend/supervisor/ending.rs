@@ -3,9 +3,9 @@
 
 use std::future::pending;
 
+use backend_link::message::ToBackend;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
-use vtpm_backend::message::ToBackend;
 
 use super::{Ended, Ending, Observed, Order, Role, STOP_DEADLINE, Supervisor, attempt, far_future};
 use crate::backend::handle::{Found, introduced};

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use attestation::evidence::SharedHostLayer;
 use attestation::{Durability, RequestDigest};
+use backend_link::message::{FromBackend, Status, ToBackend};
 use cert_chain::{Digest32, VrotId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
-use vtpm_backend::message::{FromBackend, Status, ToBackend};
 
 use super::BackendError;
 use super::connection::Connection;

@@ -15,6 +15,7 @@
 //! Key-Wrap Problem", EUROCRYPT 2006). What that shows is which pieces two states of one vRoT in
 //! one generation have in common.
 
+use locked_memory::append;
 use minicbor::bytes::ByteArray;
 use ring::aead::{Aad, NONCE_LEN, Nonce};
 use ring::digest::{SHA256, digest};
@@ -22,7 +23,6 @@ use ring::hmac;
 use zeroize::Zeroizing;
 
 use super::{Content, Keys, Sealer, SealingError, encoded};
-use crate::message::append;
 
 const MARK: &[u8; 8] = b"vrotsea2";
 const TAG_LEN: usize = 16;

@@ -6,6 +6,7 @@
 
 mod pieces;
 
+use locked_memory::{Locked, NotLocked};
 use minicbor::bytes::ByteArray;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::error::Unspecified;
@@ -13,8 +14,7 @@ use ring::hmac::{self, HMAC_SHA256};
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-use crate::message::StateKey;
-use locked_memory::{Locked, NotLocked};
+use crate::state_key::StateKey;
 
 /// Seals and opens the state of one vRoT in one generation.
 pub struct Sealer {

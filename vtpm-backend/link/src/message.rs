@@ -1,17 +1,14 @@
 //! What passes between a backend and its manager.
 //!
-//! The backend listens, the manager dials: so a restarted manager finds its backends again. A
-//! frame is a length (32 bits, big endian) and so many bytes of CBOR, at most [`MAX_FRAME`].
+//! The backend listens, the manager dials: so a restarted manager finds its backends again.
 
 use std::fmt;
-use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode};
-use zeroize::Zeroizing;
 
-use locked_memory::{Locked, NotLocked};
+use crate::state_key::StateKey;
 
 /// From the manager.
 #[derive(Debug, Encode, Decode)]
@@ -246,45 +243,17 @@ pub struct Status {
     pub protocol: Option<u32>,
 }
 
-/// A key for AES-256-GCM, in locked memory. It is zeroed when dropped and never shown.
-pub struct StateKey(Locked<[u8; STATE_KEY_LENGTH]>);
-
-/// Why a frame was not read or written.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum FrameError {
-    /// Not the CBOR that was agreed on.
-    #[error("a frame that is no message: {0}")]
-    Cbor(minicbor::decode::Error),
-    /// The connection failed.
-    #[error("the connection between manager and backend failed")]
-    Io(#[from] io::Error),
-    /// Longer than any message.
-    #[error("a frame of {length} bytes; at most {MAX_FRAME} are accepted")]
-    TooLong {
-        /// Announced length.
-        length: usize,
-    },
-}
-
 /// Version of these messages. It changes when one side would misunderstand the other.
 pub const PROTOCOL: u32 = 3;
-/// Length of a [`StateKey`].
-pub const STATE_KEY_LENGTH: usize = 32;
 /// What a backend keeps of a host layer, and has under way. It takes a guest 32 commands to read.
 pub const MAX_PART: usize = 64 * 1024;
-/// A whole permanent state of libtpms has at most about 200 KiB.
-pub const MAX_FRAME: usize = 1024 * 1024;
 /// What the manager does meanwhile takes some ten milliseconds. Linux gives a TPM up that takes
 /// 750 ms for a short command; but on a host that is so busy, a guest that goes on before its
 /// sessions are back is worse off than one that waits.
 pub const MAX_HOLD: Duration = Duration::from_secs(5);
-/// Length of what precedes a frame.
-pub const HEADER: usize = 4;
-
 impl LayerPart {
     /// Whether it lies within its layer, and brings its reader on.
-    pub(crate) fn is_possible(&self) -> bool {
+    pub fn is_possible(&self) -> bool {
         let left = self.total.checked_sub(self.offset);
         let fits = left
             .and_then(|left| usize::try_from(left).ok())
@@ -293,63 +262,14 @@ impl LayerPart {
     }
 
     /// Whether it is the whole layer.
-    pub(crate) fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         self.offset == 0 && u32::try_from(self.bytes.len()) == Ok(self.total)
     }
 
     /// The bytes from `offset` on, if at least one is here.
-    pub(crate) fn from(&self, offset: u32) -> Option<&[u8]> {
+    pub fn from(&self, offset: u32) -> Option<&[u8]> {
         let skipped = usize::try_from(offset.checked_sub(self.offset)?).ok()?;
         self.bytes.get(skipped..).filter(|bytes| !bytes.is_empty())
-    }
-}
-
-impl StateKey {
-    /// A key that `fill` writes to where it will lie.
-    pub fn filled(fill: impl FnOnce(&mut [u8; STATE_KEY_LENGTH])) -> Result<Self, NotLocked> {
-        let mut key = Locked::new(|| [0; STATE_KEY_LENGTH])?;
-        fill(&mut key);
-        Ok(Self(key))
-    }
-
-    /// Copies a key.
-    pub fn copied(key: &[u8; STATE_KEY_LENGTH]) -> Result<Self, NotLocked> {
-        Self::filled(|copy| copy.copy_from_slice(key))
-    }
-
-    /// The key's bytes.
-    pub fn as_bytes(&self) -> &[u8; STATE_KEY_LENGTH] {
-        &self.0
-    }
-}
-
-impl<C> Encode<C> for StateKey {
-    fn encode<W: minicbor::encode::Write>(
-        &self,
-        encoder: &mut minicbor::Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), minicbor::encode::Error<W::Error>> {
-        encoder.bytes(self.as_bytes())?.ok()
-    }
-}
-
-/// Straight from the frame to its place.
-impl<'b, C> Decode<'b, C> for StateKey {
-    fn decode(
-        decoder: &mut minicbor::Decoder<'b>,
-        _: &mut C,
-    ) -> Result<Self, minicbor::decode::Error> {
-        let key = decoder
-            .bytes()?
-            .try_into()
-            .map_err(|_| minicbor::decode::Error::message("a state key has another length"))?;
-        Self::copied(key).map_err(minicbor::decode::Error::custom)
-    }
-}
-
-impl fmt::Debug for StateKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("StateKey")
     }
 }
 
@@ -359,126 +279,5 @@ impl fmt::Debug for Open {
             .field("vrot", &self.vrot)
             .field("generation", &self.generation)
             .finish_non_exhaustive()
-    }
-}
-
-/// A message with its length in front. Keys travel in messages: the frame is zeroed when dropped,
-/// and was never copied.
-pub fn encode(message: &impl Encode<()>) -> Result<Zeroizing<Vec<u8>>, FrameError> {
-    let mut frame = Frame(Zeroizing::new(vec![0; HEADER]));
-    match minicbor::encode(message, &mut frame) {
-        Ok(()) => {}
-        Err(error) => unreachable!("a frame takes every byte: {error}"),
-    }
-    let Frame(mut frame) = frame;
-    let body = frame.len() - HEADER;
-    match (u32::try_from(body), frame.first_chunk_mut()) {
-        (Ok(length), Some(header)) if body <= MAX_FRAME => {
-            *header = length.to_be_bytes();
-            Ok(frame)
-        }
-        _ => Err(FrameError::TooLong { length: body }),
-    }
-}
-
-/// Bytes that leave no copy behind when they need more room.
-struct Frame(Zeroizing<Vec<u8>>);
-
-impl minicbor::encode::Write for Frame {
-    type Error = std::convert::Infallible;
-
-    fn write_all(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
-        append(&mut self.0, bytes);
-        Ok(())
-    }
-}
-
-/// Adds bytes. Where that takes a larger buffer, the old one is zeroed.
-pub(crate) fn append(to: &mut Zeroizing<Vec<u8>>, bytes: &[u8]) {
-    let needed = to.len() + bytes.len();
-    if needed > to.capacity() {
-        let mut larger = Zeroizing::new(Vec::with_capacity(needed.max(2 * to.capacity())));
-        larger.extend_from_slice(to);
-        *to = larger;
-    }
-    to.extend_from_slice(bytes);
-}
-
-/// The length that a frame's header announces.
-pub fn announced(header: [u8; HEADER]) -> Result<usize, FrameError> {
-    match usize::try_from(u32::from_be_bytes(header)) {
-        Ok(length) if length <= MAX_FRAME => Ok(length),
-        Ok(length) => Err(FrameError::TooLong { length }),
-        Err(_) => Err(FrameError::TooLong { length: usize::MAX }),
-    }
-}
-
-/// Reads the body of a frame; all of it must be the message.
-pub fn decode<T: for<'b> Decode<'b, ()>>(body: &[u8]) -> Result<T, FrameError> {
-    let mut decoder = minicbor::Decoder::new(body);
-    let message = decoder.decode().map_err(FrameError::Cbor)?;
-    if decoder.position() == body.len() {
-        return Ok(message);
-    }
-    let trailing = minicbor::decode::Error::message("bytes follow the message");
-    Err(FrameError::Cbor(trailing))
-}
-
-/// Writes a message to a blocking stream.
-pub fn send(stream: &mut impl Write, message: &impl Encode<()>) -> Result<(), FrameError> {
-    Ok(stream.write_all(&encode(message)?)?)
-}
-
-/// Reads a message from a blocking stream.
-pub fn receive<T: for<'b> Decode<'b, ()>>(stream: &mut impl Read) -> Result<T, FrameError> {
-    let mut header = [0; HEADER];
-    stream.read_exact(&mut header)?;
-    let mut body = Zeroizing::new(vec![0; announced(header)?]);
-    stream.read_exact(&mut body)?;
-    decode(&body)
-}
-
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
-    use super::*;
-
-    #[test]
-    fn messages_arrive_as_they_were_sent() {
-        let mut bytes = Vec::new();
-        let open = Open {
-            vrot: ByteArray::from([7; 16]),
-            generation: 3,
-            key: StateKey::copied(&[9; 32]).unwrap(),
-            permanent: Some(vec![1, 2, 3].into()),
-            durability_deadline_ms: 500,
-            volatile: None,
-            is_copy: false,
-        };
-        send(&mut bytes, &ToBackend::Open(open)).unwrap();
-        let ToBackend::Open(open) = receive(&mut bytes.as_slice()).unwrap() else {
-            unreachable!("sent an Open");
-        };
-        assert_eq!(open.key.as_bytes(), &[9; 32]);
-        assert_eq!(open.generation, 3);
-    }
-
-    #[test]
-    fn a_key_is_never_shown() {
-        let text = format!("{:?}", StateKey::copied(&[9; 32]).unwrap());
-        assert_eq!(text, "StateKey");
-    }
-
-    #[test]
-    fn long_frames_and_trailing_bytes_are_refused() {
-        let header = [0xff; 4];
-        assert!(matches!(announced(header), Err(FrameError::TooLong { .. })));
-        let mut body = minicbor::to_vec(ToBackend::Hello).unwrap();
-        body.push(0);
-        assert!(matches!(
-            decode::<ToBackend>(&body),
-            Err(FrameError::Cbor(_))
-        ));
     }
 }

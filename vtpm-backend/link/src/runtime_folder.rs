@@ -1,0 +1,6 @@
+//! What is in the runtime folder of a backend.
+
+/// The socket that the manager dials.
+pub const MANAGER_SOCKET: &str = "manager.sock";
+/// The socket to which the VMM attaches (TPM emulator protocol).
+pub const VMM_SOCKET: &str = "control.sock";
