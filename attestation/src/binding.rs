@@ -5,31 +5,47 @@ use std::fmt;
 use cert_chain::Digest32;
 use minicbor::{Decode, Encode};
 
-/// What evidence is bound to. The verifier says what it expects; anything else is refused, so
-/// evidence made for one purpose cannot be presented for another.
+/// What evidence is bound to. It stands in the evidence as the attester computed it, and a verifier
+/// holds it against a [`Purpose`], so evidence made for one purpose cannot be presented for another.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Binding {
     /// Nothing but the challenge.
     #[n(0)]
     None,
-    /// A TLS session, by a value exported from it (RFC 9266).
+    /// A connection, as [`ConnectionFacts`](crate::connection::ConnectionFacts) tell it from others.
     #[n(1)]
-    TlsExporter(#[n(0)] Digest32),
-    /// A public key, by the SHA-256 value of its SubjectPublicKeyInfo.
-    #[n(2)]
-    Key(#[n(0)] Digest32),
-    /// A document, by its SHA-256 value.
-    #[n(3)]
-    Document(#[n(0)] Digest32),
+    Connection(#[n(0)] Digest32),
+}
+
+/// What a verifier asks evidence for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To answer a challenge that was sent in the clear. It says nothing about any connection.
+    Challenge,
+    /// To attest one end of a connection.
+    Connection {
+        /// The binding that the verifier computed from its own end.
+        binding: Binding,
+        /// SHA-256 of the SubjectPublicKeyInfo with which that end authenticated itself.
+        key: Digest32,
+    },
+}
+
+impl Purpose {
+    /// What evidence for this purpose is bound to.
+    pub fn binding(&self) -> &Binding {
+        match self {
+            Self::Challenge => &Binding::None,
+            Self::Connection { binding, .. } => binding,
+        }
+    }
 }
 
 impl fmt::Display for Binding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::None => f.write_str("a challenge alone"),
-            Self::TlsExporter(value) => write!(f, "the TLS session {value}"),
-            Self::Key(digest) => write!(f, "the key {digest}"),
-            Self::Document(digest) => write!(f, "the document {digest}"),
+            Self::Connection(value) => write!(f, "the connection {value}"),
         }
     }
 }

@@ -17,7 +17,8 @@ use rcgen::{KeyPair, PublicKeyData, SigningKey};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::appraisal::appraise;
-use crate::binding::Binding;
+use crate::binding::{Binding, Purpose};
+use crate::certification::TlsKeyStatement;
 use crate::event_log::EventLog;
 use crate::event_log::writer::LogWriter;
 use crate::evidence::{Evidence, HostLayer, VmLayer};
@@ -25,7 +26,9 @@ use crate::host_leaf::{Anchoring, CutOff, Durability, HostLeaf, LaunchMeasuremen
 use crate::merkle::Tree;
 use crate::nonce::Nonce;
 use crate::policy::{Policy, PolicyError};
-use crate::qualifying::{host_qualifying_data, request_digest, vm_qualifying_data};
+use crate::qualifying::{
+    host_qualifying_data, request_digest, vm_qualifying_data, vm_request_leaf,
+};
 use crate::quote::canonical_signature;
 use crate::reference::{BOOT_PCRS, reference_values};
 use crate::result::AttestationResult;
@@ -37,6 +40,12 @@ pub const ATTESTATION: ObjectAttributes = ObjectAttributes::FIXED_TPM
     .with(ObjectAttributes::FIXED_PARENT)
     .with(ObjectAttributes::SENSITIVE_DATA_ORIGIN)
     .with(ObjectAttributes::RESTRICTED)
+    .with(ObjectAttributes::SIGN);
+
+/// What a TPM sets for a TLS key of its own.
+pub const TLS: ObjectAttributes = ObjectAttributes::FIXED_TPM
+    .with(ObjectAttributes::FIXED_PARENT)
+    .with(ObjectAttributes::SENSITIVE_DATA_ORIGIN)
     .with(ObjectAttributes::SIGN);
 
 /// An issuer with one host.
@@ -71,6 +80,8 @@ pub struct Vm {
     pub public: Vec<u8>,
     /// The vIK's certificate.
     pub certificate: CertificateDer<'static>,
+    /// The private part of the TLS key.
+    pub tls_key: KeyPair,
     /// The guest's event log.
     pub log: Vec<u8>,
     /// The bank that the VM quotes.
@@ -161,6 +172,7 @@ impl Host {
             key,
             public,
             certificate,
+            tls_key: KeyPair::generate().unwrap(),
             log: event_log(&[
                 (0, 0x8000_0008, b"guest firmware"),
                 (4, 0x8000_0003, &image_load_event("kernel", 14_186_432)),
@@ -184,7 +196,7 @@ impl Host {
             vik: vik.clone(),
             eks: vec![vik],
             launch: LaunchMeasurement::NotMeasured,
-            request: request_digest(&layer.attest, &layer.signature, &layer.nonce),
+            request: request_digest(&layer.attest, &layer.signature),
             durability: Durability::Durable,
             anchoring: Anchoring::Checkpoint(600),
             cut_off: CutOff::Excluded,
@@ -243,7 +255,7 @@ impl Host {
     /// What `policy` makes of genuine evidence of `vm`.
     pub fn appraise(&self, vm: &Vm, policy: &Policy) -> AttestationResult {
         let evidence = self.evidence(vm, &nonce(), Binding::None);
-        let verified = evidence.verify(&nonce(), &Binding::None, policy.anchors(), now());
+        let verified = evidence.verify(&nonce(), &Purpose::Challenge, policy.anchors(), now());
         appraise(verified.unwrap(), policy)
     }
 
@@ -273,15 +285,45 @@ impl Host {
 }
 
 impl Vm {
-    /// The VM layer for a challenge.
+    /// The VM layer for a challenge, with a TLS key if it is for a connection. Its quote answers two
+    /// other requests as well.
     pub fn layer(&self, host: &Host, nonce: &Nonce, binding: Binding) -> VmLayer {
+        let tls_key = match binding {
+            Binding::None => None,
+            Binding::Connection(_) => Some(self.tls_key_statement()),
+        };
+        self.layer_with(host, nonce, binding, tls_key)
+    }
+
+    /// The same with this statement about a TLS key, or none.
+    pub fn layer_with(
+        &self,
+        host: &Host,
+        nonce: &Nonce,
+        binding: Binding,
+        tls_key: Option<TlsKeyStatement>,
+    ) -> VmLayer {
         let event_log_digest = Digest32::of(&self.log);
-        let qualifying = vm_qualifying_data(nonce, &binding, &event_log_digest);
+        let digest = tls_key.as_ref().map(TlsKeyStatement::digest);
+        let leaf = |salt, digest| vm_request_leaf(salt, nonce, &binding, digest);
+        let salt = Digest32::of(b"this");
+        let leaves = vec![
+            leaf(&Digest32::of(b"left"), None),
+            leaf(&salt, digest.as_ref()),
+            leaf(&Digest32::of(b"right"), None),
+        ];
+        let tree = Tree::new(leaves).unwrap();
+        let qualifying = vm_qualifying_data(&tree.root(), tree.size(), &event_log_digest);
         let pcrs = pcrs_of(self.bank, &self.log, &self.quoted);
         let attest = quote(&pcrs, &qualifying);
         VmLayer {
             nonce: nonce.clone(),
             binding,
+            salt,
+            tree_size: tree.size(),
+            index: 1,
+            path: tree.path(1).unwrap(),
+            tls_key,
             signature: sign(&self.key, &attest),
             attest: attest.into(),
             vik_public: self.public.clone().into(),
@@ -292,6 +334,23 @@ impl Vm {
                 host.certificate.to_vec().into(),
             ],
             pcr_values: pcrs.to_bytes().into(),
+        }
+    }
+}
+
+impl Vm {
+    /// What the vIK says about the TLS key.
+    pub fn tls_key_statement(&self) -> TlsKeyStatement {
+        self.statement_about(signing_area(&self.tls_key, TLS))
+    }
+
+    /// What the vIK says about a key with this public area.
+    pub fn statement_about(&self, public: Vec<u8>) -> TlsKeyStatement {
+        let attest = certification(&public);
+        TlsKeyStatement {
+            public: public.into(),
+            signature: sign(&self.key, &attest),
+            attest: attest.into(),
         }
     }
 }
@@ -408,21 +467,38 @@ pub fn pcrs_of(bank: HashAlgorithm, log: &[u8], quoted: &[u8]) -> PcrValues {
     values
 }
 
-/// `TPMS_ATTEST` of a quote (TPM 2.0 Part 2 §10.12.8).
-pub fn quote(pcrs: &PcrValues, qualifying_data: &Digest32) -> Vec<u8> {
+/// `TPMS_ATTEST` of a key's certification (TPM 2.0 Part 2 §10.12.3).
+pub fn certification(public: &[u8]) -> Vec<u8> {
+    let name = PublicArea::parse(public).unwrap().name();
+    let mut attest = statement(0x8017, &[]);
+    // Name and qualified name, of which nobody here looks at the second.
+    for _ in 0..2 {
+        attest.extend(u16::try_from(name.as_bytes().len()).unwrap().to_be_bytes());
+        attest.extend(name.as_bytes());
+    }
+    attest
+}
+
+/// What statements of all kinds begin with.
+fn statement(kind: u16, qualifying_data: &[u8]) -> Vec<u8> {
     const GENERATED: u32 = 0xff54_4347;
-    const ATTEST_QUOTE: u16 = 0x8018;
     let mut attest = GENERATED.to_be_bytes().to_vec();
-    attest.extend(ATTEST_QUOTE.to_be_bytes());
+    attest.extend(kind.to_be_bytes());
     // Qualified name of the signer: 34 bytes that nobody here looks at.
     attest.extend([0x00, 0x22, 0x00, 0x0b]);
     attest.extend([0x77; 32]);
-    attest.extend([0x00, 0x20]);
-    attest.extend(qualifying_data.as_bytes());
+    attest.extend(u16::try_from(qualifying_data.len()).unwrap().to_be_bytes());
+    attest.extend(qualifying_data);
     // Clock, reset count, restart count, safe; firmware version.
     attest.extend(1_000u64.to_be_bytes());
     attest.extend([0, 0, 0, 3, 0, 0, 0, 1, 1]);
     attest.extend(0x2019_1023_0016_3636u64.to_be_bytes());
+    attest
+}
+
+/// `TPMS_ATTEST` of a quote (TPM 2.0 Part 2 §10.12.8).
+pub fn quote(pcrs: &PcrValues, qualifying_data: &Digest32) -> Vec<u8> {
+    let mut attest = statement(0x8018, qualifying_data.as_bytes());
     attest.extend(pcrs.selection().to_bytes(pcrs.bank()));
     attest.extend([0x00, 0x20]);
     attest.extend(pcrs.digest().as_bytes());

@@ -11,6 +11,8 @@
 
 pub mod appraisal;
 pub mod binding;
+pub mod certification;
+pub mod connection;
 pub mod event_log;
 pub mod evidence;
 #[cfg(feature = "fixture")]
@@ -28,13 +30,16 @@ mod toml_error;
 pub mod verification;
 
 pub use appraisal::appraise;
-pub use binding::Binding;
+pub use binding::{Binding, Purpose};
+pub use certification::TlsKeyStatement;
 pub use event_log::EventLog;
 pub use evidence::{Evidence, HostLayer, VmLayer};
 pub use host_leaf::{Anchoring, CutOff, Durability, HostLeaf, LaunchMeasurement, StateLoss};
 pub use nonce::Nonce;
 pub use policy::Policy;
-pub use qualifying::{RequestDigest, host_qualifying_data, request_digest, vm_qualifying_data};
+pub use qualifying::{
+    RequestDigest, host_qualifying_data, request_digest, vm_qualifying_data, vm_request_leaf,
+};
 pub use reference::{BOOT_PCRS, ReferenceError, ReferenceValues, accounted_bank, reference_values};
 pub use refusal::{Layer, Refusal};
 pub use result::{AttestationResult, Verdict};

@@ -9,43 +9,67 @@ use cert_chain::{Digest32, TpmName};
 use minicbor::{Decode, Encode, Encoder};
 
 use crate::binding::Binding;
+use crate::merkle;
 use crate::nonce::Nonce;
 
-/// All that a guest hands to its host when it asks for a host layer: a digest over the VM's
-/// quote, its signature and the challenge.
+/// All that a guest hands to its host when it asks for a host layer: a digest over the VM's quote
+/// and its signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(transparent)]
 pub struct RequestDigest(#[n(0)] pub Digest32);
 
-const VM_QUOTE: &str = "vrot vm quote v1";
-const HOST_REQUEST: &str = "vrot host evidence request v1";
+const VM_REQUEST: &str = "vrot vm request v1";
+const VM_QUOTE: &str = "vrot vm quote v2";
+const HOST_REQUEST: &str = "vrot host evidence request v2";
 const HOST_QUOTE: &str = "vrot host quote v1";
 
-/// Qualifying data of the vIK's quote: challenge, purpose and the event log that goes with it.
-/// The log is covered as a whole, because most of what it says is not what a PCR measured.
-pub fn vm_qualifying_data(nonce: &Nonce, binding: &Binding, event_log: &Digest32) -> Digest32 {
+/// The leaf of one request for evidence in the tree that the VM's quote covers: challenge and
+/// purpose, the statement about the key that authenticates the connection, and a salt, so that who
+/// sees the leaf's neighbours learns nothing of it.
+pub fn vm_request_leaf(
+    salt: &Digest32,
+    nonce: &Nonce,
+    binding: &Binding,
+    tls_key: Option<&Digest32>,
+) -> Digest32 {
+    merkle::leaf_hash(&encoded(|encoder| {
+        encoder
+            .array(5)?
+            .str(VM_REQUEST)?
+            .encode(salt)?
+            .encode(nonce)?
+            .encode(binding)?
+            .encode(tls_key)?
+            .ok()
+    }))
+}
+
+/// Qualifying data of the vIK's quote: the tree of all requests that it answers, and the event log
+/// that goes with it. The log is covered as a whole, because most of what it says is not what a PCR
+/// measured.
+pub fn vm_qualifying_data(root: &Digest32, tree_size: u64, event_log: &Digest32) -> Digest32 {
     digest(|encoder| {
         encoder
             .array(4)?
             .str(VM_QUOTE)?
-            .encode(nonce)?
-            .encode(binding)?
+            .encode(root)?
+            .u64(tree_size)?
             .encode(event_log)?
             .ok()
     })
 }
 
-/// What the host layer is asked for: this quote, under this signature, for this challenge.
+/// What the host layer is asked for: this quote, under this signature. The quote covers all
+/// challenges that it answers.
 ///
 /// `attest` is the marshalled `TPMS_ATTEST`, `signature` the marshalled `TPMT_SIGNATURE`.
-pub fn request_digest(attest: &[u8], signature: &[u8], nonce: &Nonce) -> RequestDigest {
+pub fn request_digest(attest: &[u8], signature: &[u8]) -> RequestDigest {
     RequestDigest(digest(|encoder| {
         encoder
-            .array(4)?
+            .array(3)?
             .str(HOST_REQUEST)?
             .encode(Digest32::of(attest))?
             .encode(Digest32::of(signature))?
-            .encode(nonce)?
             .ok()
     }))
 }
@@ -73,9 +97,16 @@ pub fn host_qualifying_data(
 fn digest(
     write: impl FnOnce(&mut Encoder<Vec<u8>>) -> Result<(), minicbor::encode::Error<Infallible>>,
 ) -> Digest32 {
+    Digest32::of(&encoded(write))
+}
+
+/// What is written, as bytes.
+pub(crate) fn encoded(
+    write: impl FnOnce(&mut Encoder<Vec<u8>>) -> Result<(), minicbor::encode::Error<Infallible>>,
+) -> Vec<u8> {
     let mut encoder = Encoder::new(Vec::new());
     match write(&mut encoder) {
-        Ok(()) => Digest32::of(&encoder.into_writer()),
+        Ok(()) => encoder.into_writer(),
         Err(error) => unreachable!("a Vec takes every byte: {error}"),
     }
 }
@@ -91,34 +122,35 @@ mod tests {
     }
 
     #[test]
+    fn a_request_s_leaf_depends_on_every_input() {
+        let digest = Digest32::of(b"x");
+        let other = Digest32::of(b"y");
+        let base = vm_request_leaf(&digest, &nonce(1), &Binding::None, None);
+        let connection = Binding::Connection(digest);
+        for changed in [
+            vm_request_leaf(&other, &nonce(1), &Binding::None, None),
+            vm_request_leaf(&digest, &nonce(2), &Binding::None, None),
+            vm_request_leaf(&digest, &nonce(1), &connection, None),
+            vm_request_leaf(&digest, &nonce(1), &Binding::None, Some(&digest)),
+            vm_request_leaf(&digest, &nonce(1), &Binding::None, Some(&other)),
+        ] {
+            assert_ne!(changed, base);
+        }
+    }
+
+    #[test]
     fn qualifying_data_depend_on_every_input() {
-        let log = Digest32::of(b"log");
-        let base = vm_qualifying_data(&nonce(1), &Binding::None, &log);
-        assert_ne!(base, vm_qualifying_data(&nonce(2), &Binding::None, &log));
-        assert_ne!(
-            base,
-            vm_qualifying_data(&nonce(1), &Binding::Key(log), &log)
-        );
-        assert_ne!(
-            base,
-            vm_qualifying_data(&nonce(1), &Binding::None, &Digest32::of(b"other"))
-        );
+        let (root, log) = (Digest32::of(b"root"), Digest32::of(b"log"));
+        let base = vm_qualifying_data(&root, 2, &log);
+        assert_ne!(base, vm_qualifying_data(&log, 2, &log));
+        assert_ne!(base, vm_qualifying_data(&root, 3, &log));
+        assert_ne!(base, vm_qualifying_data(&root, 2, &root));
     }
 
     #[test]
     fn a_request_digest_depends_on_every_input() {
-        let base = request_digest(b"quote", b"signature", &nonce(1));
-        assert_ne!(base, request_digest(b"other", b"signature", &nonce(1)));
-        assert_ne!(base, request_digest(b"quote", b"other", &nonce(1)));
-        assert_ne!(base, request_digest(b"quote", b"signature", &nonce(2)));
-    }
-
-    #[test]
-    fn equal_digests_for_two_purposes_are_kept_apart() {
-        let digest = Digest32::of(b"x");
-        assert_ne!(
-            vm_qualifying_data(&nonce(1), &Binding::Key(digest), &digest),
-            vm_qualifying_data(&nonce(1), &Binding::Document(digest), &digest)
-        );
+        let base = request_digest(b"quote", b"signature");
+        assert_ne!(base, request_digest(b"other", b"signature"));
+        assert_ne!(base, request_digest(b"quote", b"other"));
     }
 }

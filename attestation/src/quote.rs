@@ -123,14 +123,7 @@ impl VerifiedQuote {
         signature: &[u8],
         key: &AttestationKey,
     ) -> Result<Self, QuoteError> {
-        let signature = fixed_signature(signature)?;
-        UnparsedPublicKey::new(
-            &ECDSA_P256_SHA256_FIXED,
-            key.public_area().public_key_bytes(),
-        )
-        .verify(attest, &signature)
-        .map_err(|_| QuoteError::Signature)?;
-        Self::read(attest)
+        Self::read(verify_signature(attest, signature, key)?)
     }
 
     fn read(attest: &[u8]) -> Result<Self, QuoteError> {
@@ -206,6 +199,22 @@ impl VerifiedQuote {
     pub fn pcr_digest(&self) -> &Digest32 {
         &self.pcr_digest
     }
+}
+
+/// Statements of TPMs are read only once their signature is verified.
+pub(crate) fn verify_signature<'a>(
+    attest: &'a [u8],
+    signature: &[u8],
+    key: &AttestationKey,
+) -> Result<&'a [u8], QuoteError> {
+    let signature = fixed_signature(signature)?;
+    UnparsedPublicKey::new(
+        &ECDSA_P256_SHA256_FIXED,
+        key.public_area().public_key_bytes(),
+    )
+    .verify(attest, &signature)
+    .map_err(|_| QuoteError::Signature)?;
+    Ok(attest)
 }
 
 fn accepted_bank(algorithm: u16) -> Result<HashAlgorithm, QuoteError> {

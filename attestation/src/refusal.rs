@@ -9,6 +9,7 @@ use cert_chain::public_area::PublicAreaError;
 use cert_chain::{HashAlgorithm, HostName, TpmName};
 
 use crate::binding::Binding;
+use crate::certification::CertificationError;
 use crate::event_log::{EventLogError, MissingDigest};
 use crate::merkle::PathError;
 use crate::quote::QuoteError;
@@ -144,6 +145,20 @@ pub enum Refusal {
         #[source]
         source: QuoteError,
     },
+    /// The path in the VM layer cannot belong to the request.
+    #[error("the VM's quote comes with an impossible path to this challenge")]
+    RequestPath(#[source] PathError),
+    /// The key that authenticates the connection is not shown to be the VM's.
+    #[error(
+        "the key with which the service authenticates itself is not shown to be in the VM's TPM"
+    )]
+    TlsKey(#[source] CertificationError),
+    /// The connection has another key.
+    #[error("the connection was authenticated with another key than the VM's TPM has")]
+    TlsKeyMismatch,
+    /// Evidence for a connection without a word about its key.
+    #[error("the evidence says nothing about the key with which the connection was authenticated")]
+    TlsKeyMissing,
     /// The host layer answers another request.
     #[error("the host layer was made for another quote of the VM")]
     Request,
@@ -186,6 +201,10 @@ impl Refusal {
             Self::QualifyingData(_) => "qualifying-data",
             Self::Quote { .. } => "quote",
             Self::Request => "request",
+            Self::RequestPath(_) => "request-path",
+            Self::TlsKey(_) => "tls-key",
+            Self::TlsKeyMismatch => "tls-key-mismatch",
+            Self::TlsKeyMissing => "tls-key-missing",
         }
     }
 
@@ -205,7 +224,9 @@ impl Refusal {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Nonce => "send a new challenge and appraise only the answer to it",
-            Self::Binding { .. } => "ask the service for evidence with the binding you expect",
+            Self::Binding { .. } => {
+                "treat the answer as relayed: it was made for another connection, or for none"
+            }
             Self::Chain(ChainError::Expired { .. } | ChainError::NotYetValid { .. }) => {
                 "compare the clocks of device and host; the host renews certificates by itself"
             }
@@ -215,7 +236,11 @@ impl Refusal {
             Self::Chain(ChainError::RootExpired { .. } | ChainError::RootNotYetValid { .. }) => {
                 "compare the device's clock, and replace the issuer's root among the policy's roots"
             }
-            Self::HostMismatch { .. } | Self::Request | Self::Inclusion | Self::LeafMismatch(_) => {
+            Self::HostMismatch { .. }
+            | Self::Request
+            | Self::Inclusion
+            | Self::LeafMismatch(_)
+            | Self::TlsKeyMismatch => {
                 "treat the answer as relayed or composed from several sources"
             }
             Self::EventLogReplay { .. } => {

@@ -6,7 +6,7 @@ use cert_chain::{
 };
 use rustls_pki_types::UnixTime;
 
-use crate::binding::Binding;
+use crate::binding::{Binding, Purpose};
 use crate::event_log::EventLog;
 use crate::evidence::{Evidence, HostLayer, VmLayer};
 use crate::host_leaf::{HostLeaf, MAX_EKS};
@@ -48,19 +48,22 @@ pub struct VerifiedLayer {
 
 impl Evidence {
     /// Verifies everything that can be verified without a policy: that the certificates lead to
-    /// `anchors` as of `at`, that the VM's quote answers `nonce` for `binding`, that the host's
+    /// `anchors` as of `at`, that the VM's quote answers `nonce` for `purpose`, that the host's
     /// quote was made over it by the host that the certificates name, and that both event logs
-    /// account for the quoted PCRs.
+    /// account for the quoted PCRs. Evidence for a connection has to be of the VM whose TPM has the
+    /// key of that connection.
     pub fn verify(
         &self,
         nonce: &Nonce,
-        binding: &Binding,
+        purpose: &Purpose,
         anchors: &TrustAnchors,
         at: UnixTime,
     ) -> Result<VerifiedEvidence, Refusal> {
-        check_purpose(&self.vm, nonce, binding)?;
+        check_purpose(&self.vm, nonce, purpose.binding())?;
         let chain = verify_chain(&self.vm, anchors, at)?;
-        let vm_quote = verify_vm_quote(&self.vm, &chain)?;
+        let vik = verify_vik(&self.vm, &chain)?;
+        let vm_quote = verify_vm_quote(&self.vm, &vik)?;
+        verify_tls_key(&self.vm, &vik, purpose)?;
         let host_quote = verify_host_quote(&self.host, &chain)?;
         let leaf = verify_leaf(&self.host, &self.vm, &chain)?;
         Ok(VerifiedEvidence {
@@ -172,16 +175,41 @@ fn verify_chain(
         .map_err(Refusal::Chain)
 }
 
-fn verify_vm_quote(vm: &VmLayer, chain: &VerifiedVikChain) -> Result<VerifiedQuote, Refusal> {
+fn verify_vik(vm: &VmLayer, chain: &VerifiedVikChain) -> Result<AttestationKey, Refusal> {
     let vik = read_key(Layer::Vm, &vm.vik_public)?;
     if vik.name() != chain.claims().vik || vik.subject_public_key_info() != chain.vik_spki() {
         return Err(Refusal::KeyMismatch(Layer::Vm));
     }
-    let quote = verify_quote(Layer::Vm, &vm.attest, &vm.signature, &vik)?;
+    Ok(vik)
+}
+
+fn verify_vm_quote(vm: &VmLayer, vik: &AttestationKey) -> Result<VerifiedQuote, Refusal> {
+    let quote = verify_quote(Layer::Vm, &vm.attest, &vm.signature, vik)?;
     check_log_digest(Layer::Vm, &vm.event_log, &vm.event_log_digest)?;
-    let expected = vm_qualifying_data(&vm.nonce, &vm.binding, &vm.event_log_digest);
+    let root = vm.request_root().map_err(Refusal::RequestPath)?;
+    let expected = vm_qualifying_data(&root, vm.tree_size, &vm.event_log_digest);
     check_qualifying_data(Layer::Vm, &quote, &expected)?;
     Ok(quote)
+}
+
+/// A statement that is there is verified, whatever the purpose; a connection has to have one.
+fn verify_tls_key(vm: &VmLayer, vik: &AttestationKey, purpose: &Purpose) -> Result<(), Refusal> {
+    let certified = vm
+        .tls_key
+        .as_ref()
+        .map(|statement| statement.verify(vik).map_err(Refusal::TlsKey))
+        .transpose()?;
+    match (purpose, certified) {
+        (Purpose::Challenge, _) => Ok(()),
+        (Purpose::Connection { .. }, None) => Err(Refusal::TlsKeyMissing),
+        (Purpose::Connection { key, .. }, Some(certified)) => {
+            if Digest32::of(&certified.subject_public_key_info()) == *key {
+                Ok(())
+            } else {
+                Err(Refusal::TlsKeyMismatch)
+            }
+        }
+    }
 }
 
 fn verify_host_quote(host: &HostLayer, chain: &VerifiedVikChain) -> Result<VerifiedQuote, Refusal> {
@@ -224,7 +252,7 @@ fn verify_leaf(
     if leaf.encode() != **host.leaf || leaf.eks.len() > MAX_EKS {
         return Err(Refusal::LeafMalformed);
     }
-    if leaf.request != request_digest(&vm.attest, &vm.signature, &vm.nonce) {
+    if leaf.request != request_digest(&vm.attest, &vm.signature) {
         return Err(Refusal::Request);
     }
     let claims = chain.claims();

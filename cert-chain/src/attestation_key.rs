@@ -35,6 +35,9 @@ pub enum AttestationKeyError {
     /// `restricted` is clear.
     #[error("the key is not restricted: it would sign a forged quote")]
     NotRestricted,
+    /// `restricted` is set.
+    #[error("the key is restricted: it is an attestation key, which signs nothing else")]
+    Restricted,
     /// `sensitiveDataOrigin` is clear.
     #[error("the key was not made by the TPM (sensitiveDataOrigin is clear)")]
     NotSensitiveDataOrigin,
@@ -75,47 +78,66 @@ impl TryFrom<PublicArea> for AttestationKey {
     type Error = AttestationKeyError;
 
     fn try_from(area: PublicArea) -> Result<Self, Self::Error> {
-        use AttestationKeyError as E;
-        let attributes = area.attributes();
-        let has = |attribute| attributes.contains(attribute);
-
         // The most telling answer first: an EK is refused as a decrypting key.
-        if has(ObjectAttributes::DECRYPT) {
-            return Err(E::Decrypts);
-        }
-        for (attribute, missing) in [
-            (ObjectAttributes::SIGN, E::NotSigning),
-            (ObjectAttributes::RESTRICTED, E::NotRestricted),
-            (ObjectAttributes::FIXED_TPM, E::NotFixedTpm),
-            (ObjectAttributes::FIXED_PARENT, E::NotFixedParent),
-            (
-                ObjectAttributes::SENSITIVE_DATA_ORIGIN,
-                E::NotSensitiveDataOrigin,
-            ),
-        ] {
-            if !has(attribute) {
-                return Err(missing);
-            }
-        }
-        if has(ObjectAttributes::X509_SIGN) {
-            return Err(E::X509Sign);
-        }
-        if area.name_algorithm() != NameAlgorithm::Sha256 {
-            return Err(E::NameAlgorithm);
-        }
-        let KeyParameters::P256 { scheme, protection } = *area.parameters() else {
-            return Err(E::NotP256);
-        };
-        let ecdsa_sha256 = KeyScheme::Fixed {
-            scheme: ECDSA,
-            hash: Some(SHA256),
-        };
-        if scheme != ecdsa_sha256 {
-            return Err(E::Scheme);
-        }
-        if protection != ChildProtection::None {
-            return Err(E::ProtectsChildren);
-        }
+        check_signing_key(&area, Some(AttestationKeyError::NotRestricted), None)?;
         Ok(Self(area))
     }
+}
+
+/// What every signing key here has: ECDSA with SHA-256 on P-256, made in and bound to one TPM.
+/// `clear` and `set` are the errors for a `restricted` attribute that is clear or set.
+pub(crate) fn check_signing_key(
+    area: &PublicArea,
+    clear: Option<AttestationKeyError>,
+    set: Option<AttestationKeyError>,
+) -> Result<(), AttestationKeyError> {
+    use AttestationKeyError as E;
+    let attributes = area.attributes();
+    let has = |attribute| attributes.contains(attribute);
+    if has(ObjectAttributes::DECRYPT) {
+        return Err(E::Decrypts);
+    }
+    let restriction = if has(ObjectAttributes::RESTRICTED) {
+        set
+    } else {
+        clear
+    };
+    if !has(ObjectAttributes::SIGN) {
+        return Err(E::NotSigning);
+    }
+    if let Some(error) = restriction {
+        return Err(error);
+    }
+    for (attribute, missing) in [
+        (ObjectAttributes::FIXED_TPM, E::NotFixedTpm),
+        (ObjectAttributes::FIXED_PARENT, E::NotFixedParent),
+        (
+            ObjectAttributes::SENSITIVE_DATA_ORIGIN,
+            E::NotSensitiveDataOrigin,
+        ),
+    ] {
+        if !has(attribute) {
+            return Err(missing);
+        }
+    }
+    if has(ObjectAttributes::X509_SIGN) {
+        return Err(E::X509Sign);
+    }
+    if area.name_algorithm() != NameAlgorithm::Sha256 {
+        return Err(E::NameAlgorithm);
+    }
+    let KeyParameters::P256 { scheme, protection } = *area.parameters() else {
+        return Err(E::NotP256);
+    };
+    let ecdsa_sha256 = KeyScheme::Fixed {
+        scheme: ECDSA,
+        hash: Some(SHA256),
+    };
+    if scheme != ecdsa_sha256 {
+        return Err(E::Scheme);
+    }
+    if protection != ChildProtection::None {
+        return Err(E::ProtectsChildren);
+    }
+    Ok(())
 }

@@ -30,6 +30,7 @@ pub mod policy;
 pub mod profile;
 pub mod public_area;
 pub mod template;
+pub mod tls_key;
 pub mod trust_anchors;
 
 #[cfg(feature = "schema")]
@@ -52,4 +53,5 @@ pub use profile::{
     issue_vik_certificate,
 };
 pub use public_area::{ObjectAttributes, PublicArea};
+pub use tls_key::TlsKey;
 pub use trust_anchors::{TrustAnchorError, TrustAnchors};

@@ -6,12 +6,13 @@
 
 use std::io::{self, Read, Write};
 
+use attestation::Nonce;
 use attestation::evidence::MAX_EVIDENCE;
-use attestation::{Binding, Nonce};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
-/// What a device asks for.
+/// What a device asks for. Nothing in it says what the evidence shall be bound to: an attester that
+/// signed what its caller names would sign for whoever stands in between.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Challenge {
@@ -21,9 +22,6 @@ pub struct Challenge {
     /// Fresh random bytes.
     #[n(1)]
     pub nonce: Nonce,
-    /// What the evidence shall be for.
-    #[n(2)]
-    pub binding: Binding,
 }
 
 /// What a service answers.
@@ -81,19 +79,18 @@ pub enum WireError {
     },
 }
 
-const VERSION: u8 = 1;
-/// A challenge is a nonce and a digest.
+const VERSION: u8 = 2;
+/// A challenge is little more than a nonce.
 pub const MAX_CHALLENGE: usize = 256;
 /// Evidence and its frame.
 pub const MAX_RESPONSE: usize = MAX_EVIDENCE + 64;
 
 impl Challenge {
-    /// A challenge for evidence with this binding.
-    pub fn new(nonce: Nonce, binding: Binding) -> Self {
+    /// A challenge.
+    pub fn new(nonce: Nonce) -> Self {
         Self {
             version: VERSION,
             nonce,
-            binding,
         }
     }
 
@@ -187,7 +184,7 @@ mod tests {
     use super::*;
 
     fn challenge() -> Challenge {
-        Challenge::new(Nonce::new([7; 32]).unwrap(), Binding::None)
+        Challenge::new(Nonce::new([7; 32]).unwrap())
     }
 
     #[test]
@@ -219,12 +216,12 @@ mod tests {
     #[test]
     fn another_version_and_trailing_bytes_are_refused() {
         let mut other = challenge();
-        other.version = 2;
+        other.version = 1;
         let mut bytes = Vec::new();
         other.send(&mut bytes).unwrap();
         assert!(matches!(
             Challenge::receive(&mut bytes.as_slice()),
-            Err(WireError::Version { found: 2 })
+            Err(WireError::Version { found: 1 })
         ));
         let mut body = minicbor::to_vec(challenge()).unwrap();
         body.push(0);

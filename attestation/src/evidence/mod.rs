@@ -10,10 +10,12 @@ use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
 use crate::binding::Binding;
+use crate::certification::TlsKeyStatement;
 use crate::event_log::MAX_LOG;
 use crate::host_leaf::MAX_LEAF;
-use crate::merkle::MAX_PATH;
+use crate::merkle::{MAX_PATH, PathError, root_from_path};
 use crate::nonce::Nonce;
+use crate::qualifying::vm_request_leaf;
 
 pub use shared::SharedHostLayer;
 
@@ -63,6 +65,22 @@ pub struct VmLayer {
     /// The values of the quoted PCRs in rising order: what the quote's digest is of.
     #[n(9)]
     pub pcr_values: ByteVec,
+    /// Keeps this request's leaf from being guessed at.
+    #[n(10)]
+    pub salt: Digest32,
+    /// Number of requests that the quote answers.
+    #[n(11)]
+    pub tree_size: u64,
+    /// Number of this one, from zero.
+    #[n(12)]
+    pub index: u64,
+    /// Siblings on the way from this request's leaf to the root of their tree, nearest first.
+    #[n(13)]
+    pub path: Vec<Digest32>,
+    /// The key with which the VM's service authenticates itself in TLS: evidence for a connection
+    /// has one.
+    #[n(14)]
+    pub tls_key: Option<TlsKeyStatement>,
 }
 
 /// The host layer: a quote by the host IK over a tree of requests, and the path to one of them.
@@ -212,12 +230,29 @@ impl HostLayer {
 }
 
 impl VmLayer {
+    /// The leaf of this request in the tree that the quote covers.
+    pub fn request_leaf(&self) -> Digest32 {
+        let tls_key = self.tls_key.as_ref().map(TlsKeyStatement::digest);
+        vm_request_leaf(&self.salt, &self.nonce, &self.binding, tls_key.as_ref())
+    }
+
+    /// The root of that tree, if the path can be one of this leaf.
+    pub fn request_root(&self) -> Result<Digest32, PathError> {
+        root_from_path(self.request_leaf(), self.index, self.tree_size, &self.path)
+    }
+
     fn check_lengths(&self) -> Result<(), EvidenceError> {
         within("the VM's quote", self.attest.len(), MAX_STRUCTURE)?;
         within("the VM's signature", self.signature.len(), MAX_STRUCTURE)?;
         within("the vIK", self.vik_public.len(), MAX_STRUCTURE)?;
         within("the VM's event log", self.event_log.len(), MAX_LOG)?;
         within("the VM's PCRs", self.pcr_values.len(), MAX_PCR_VALUES)?;
+        count("the VM's path", self.path.len(), MAX_PATH, "siblings")?;
+        if let Some(key) = &self.tls_key {
+            within("the TLS key", key.public.len(), MAX_STRUCTURE)?;
+            within("the TLS key's statement", key.attest.len(), MAX_STRUCTURE)?;
+            within("its signature", key.signature.len(), MAX_STRUCTURE)?;
+        }
         count("the chain", self.chain.len(), MAX_CHAIN, "certificates")?;
         self.chain
             .iter()

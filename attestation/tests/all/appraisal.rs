@@ -4,7 +4,7 @@ use attestation::fixture::{Host, Vm, event_log, image_load_event, initramfs_even
 use attestation::policy::PolicyError;
 use attestation::{
     Anchoring, AttestationResult, BOOT_PCRS, Binding, CutOff, Durability, EventLog, Evidence,
-    HostLeaf, Layer, StateLoss, Verdict, appraise, reference_values,
+    HostLeaf, Layer, Purpose, StateLoss, Verdict, appraise, reference_values,
 };
 use cert_chain::{Digest32, HashAlgorithm, VmId, VrotId};
 
@@ -212,7 +212,7 @@ fn stated(
     let mut leaf = host.leaf(&vm, &layer);
     state(&mut leaf);
     let verified = Evidence::new(layer, host.layer(&[leaf], 0))
-        .verify(&nonce(), &Binding::None, policy.anchors(), now())
+        .verify(&nonce(), &Purpose::Challenge, policy.anchors(), now())
         .unwrap();
     appraise(verified, &policy)
 }
@@ -339,7 +339,7 @@ fn a_vrot_whose_state_is_not_durable_earns_a_warning() {
     let mut leaf = host.leaf(&vm, &layer);
     leaf.durability = Durability::Degraded;
     let verified = Evidence::new(layer, host.layer(&[leaf], 0))
-        .verify(&nonce(), &Binding::None, policy.anchors(), now())
+        .verify(&nonce(), &Purpose::Challenge, policy.anchors(), now())
         .unwrap();
     let result = appraise(verified, &policy);
     assert_eq!(result.verdict(), Verdict::Warning);

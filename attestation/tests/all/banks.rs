@@ -7,8 +7,8 @@ use attestation::fixture::{
 };
 use attestation::result::Reason;
 use attestation::{
-    AttestationResult, BOOT_PCRS, Binding, EventLog, Layer, ReferenceError, Refusal, Verdict,
-    VerifiedEvidence, accounted_bank, reference_values,
+    AttestationResult, BOOT_PCRS, Binding, EventLog, Layer, Purpose, ReferenceError, Refusal,
+    Verdict, VerifiedEvidence, accounted_bank, reference_values,
 };
 use cert_chain::HashAlgorithm::{self, Sha1, Sha256, Sha384, Sha512};
 use cert_chain::pcr::BANKS;
@@ -45,8 +45,12 @@ fn anchors(host: &Host) -> TrustAnchors {
 
 fn verified(host: &Host, vm: &Vm) -> Result<VerifiedEvidence, Refusal> {
     let anchors = anchors(host);
-    host.evidence(vm, &nonce(), Binding::None)
-        .verify(&nonce(), &Binding::None, &anchors, now())
+    host.evidence(vm, &nonce(), Binding::None).verify(
+        &nonce(),
+        &Purpose::Challenge,
+        &anchors,
+        now(),
+    )
 }
 
 fn reasons(result: &AttestationResult, layer: Layer) -> &[Reason] {
@@ -234,7 +238,7 @@ fn a_quote_of_a_weak_or_of_no_single_bank_is_refused_by_name() {
         evidence.vm.signature = sign(&vm.key, &attest);
         evidence.vm.attest = attest.into();
         let refusal = evidence
-            .verify(&nonce(), &Binding::None, &anchors, now())
+            .verify(&nonce(), &Purpose::Challenge, &anchors, now())
             .unwrap_err();
         assert_eq!(refusal.code(), "quote");
         refusal.explanation()

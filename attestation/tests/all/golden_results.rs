@@ -3,7 +3,7 @@
 use attestation::fixture::{Host, Vm, event_log, nonce, now};
 use attestation::{
     Anchoring, AttestationResult, Binding, CutOff, Durability, Evidence, LaunchMeasurement, Layer,
-    Nonce, Policy, StateLoss, appraise,
+    Nonce, Policy, Purpose, StateLoss, appraise,
 };
 use cert_chain::Digest32;
 use serde_json::Value;
@@ -26,7 +26,7 @@ fn frozen(json: &Value, host: &Host, vm: &Vm, policy: &Policy) -> String {
 }
 
 fn appraised(evidence: &Evidence, policy: &Policy) -> AttestationResult {
-    let verified = evidence.verify(&nonce(), &Binding::None, policy.anchors(), now());
+    let verified = evidence.verify(&nonce(), &Purpose::Challenge, policy.anchors(), now());
     appraise(verified.unwrap(), policy)
 }
 
@@ -91,7 +91,7 @@ fn results_have_the_json_that_they_always_had() {
     let fresh = Nonce::new([1; 32]).unwrap();
     let evidence = host.evidence(&vm, &nonce(), Binding::None);
     let refusal = evidence
-        .verify(&fresh, &Binding::None, policy.anchors(), now())
+        .verify(&fresh, &Purpose::Challenge, policy.anchors(), now())
         .unwrap_err();
     check(
         &frozen(

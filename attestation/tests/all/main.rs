@@ -7,6 +7,7 @@
 mod appraisal;
 mod banks;
 mod bounded_results;
+mod connection_binding;
 mod event_logs;
 mod golden_results;
 mod random_boots;

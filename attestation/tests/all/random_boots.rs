@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use attestation::event_log::writer::{LogWriter, replayed};
 use attestation::event_log::{EventType, UserspaceLog};
 use attestation::fixture::{Host, nonce, now};
-use attestation::{BOOT_PCRS, Binding, EventLog, Verdict, appraise};
+use attestation::{BOOT_PCRS, Binding, EventLog, Purpose, Verdict, appraise};
 use cert_chain::HashAlgorithm;
 
 /// SplitMix64: the same boots in every run.
@@ -213,7 +213,7 @@ fn a_random_policy_affirms_exactly_the_boots_that_have_its_pcr_values() {
         let policy = host.read_policy(&text).unwrap();
         let evidence = host.evidence(&vm, &nonce(), Binding::None);
         let verified = evidence
-            .verify(&nonce(), &Binding::None, policy.anchors(), now())
+            .verify(&nonce(), &Purpose::Challenge, policy.anchors(), now())
             .unwrap();
         let verdict = appraise(verified, &policy).verdict();
         assert_eq!(

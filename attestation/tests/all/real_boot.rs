@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use attestation::event_log::EventLogError;
 use attestation::fixture::{Host, nonce, now};
-use attestation::{BOOT_PCRS, Binding, EventLog, Verdict, appraise, reference_values};
+use attestation::{BOOT_PCRS, Binding, EventLog, Purpose, Verdict, appraise, reference_values};
 use cert_chain::HashAlgorithm;
 
 const LOG: &[u8] = include_bytes!("data/ovmf-linux.eventlog");
@@ -85,7 +85,7 @@ fn golden_values_affirm_the_boot_they_were_taken_from_by_pcrs_or_by_events_alone
     let evidence = host.evidence(&vm, &nonce(), Binding::None);
     for text in [by_pcrs, by_events] {
         let policy = host.read_policy(&text)?;
-        let verified = evidence.verify(&nonce(), &Binding::None, policy.anchors(), now())?;
+        let verified = evidence.verify(&nonce(), &Purpose::Challenge, policy.anchors(), now())?;
         let result = appraise(verified, &policy);
         assert_eq!(result.verdict(), Verdict::Affirming, "{}", result.to_json());
     }

@@ -1,13 +1,19 @@
 //! What evidence is refused for: each lie has its own reason.
 
 use attestation::evidence::MAX_EVIDENCE;
-use attestation::fixture::{Host, Vm, event_log, nonce, now, quote, sign};
+use attestation::fixture::{
+    ATTESTATION, Host, TLS, Vm, event_log, nonce, now, quote, sign, signing_area,
+};
 use attestation::merkle::{Tree, leaf_hash};
 use attestation::qualifying::{host_qualifying_data, vm_qualifying_data};
 use attestation::{
-    BOOT_PCRS, Binding, EventLog, Evidence, HostLeaf, Layer, Nonce, Refusal, VerifiedEvidence,
+    BOOT_PCRS, Binding, EventLog, Evidence, HostLeaf, Layer, Nonce, Purpose, Refusal,
+    TlsKeyStatement, VerifiedEvidence,
 };
-use cert_chain::{Digest32, Generation, HashAlgorithm, TpmName, TrustAnchors, VmId, VrotId};
+use cert_chain::{
+    Digest32, Generation, HashAlgorithm, ObjectAttributes, PublicArea, TpmName, TrustAnchors, VmId,
+    VrotId,
+};
 use rustls_pki_types::UnixTime;
 
 fn host_and_vm() -> (Host, Vm) {
@@ -21,7 +27,7 @@ fn anchors(host: &Host) -> TrustAnchors {
 }
 
 fn verify_at(host: &Host, evidence: &Evidence, at: UnixTime) -> Result<VerifiedEvidence, Refusal> {
-    evidence.verify(&nonce(), &Binding::None, &anchors(host), at)
+    evidence.verify(&nonce(), &Purpose::Challenge, &anchors(host), at)
 }
 
 fn code_of(host: &Host, evidence: &Evidence) -> &'static str {
@@ -55,7 +61,7 @@ fn evidence_for_another_nonce_is_refused() {
 #[test]
 fn evidence_for_another_purpose_is_refused() {
     let (host, vm) = host_and_vm();
-    let binding = Binding::Key(Digest32::of(b"key"));
+    let binding = Binding::Connection(Digest32::of(b"another"));
     let mut evidence = host.evidence(&vm, &nonce(), binding.clone());
     let refusal = verify_at(&host, &evidence, now()).unwrap_err();
     assert_eq!(refusal.code(), "binding");
@@ -80,7 +86,11 @@ fn pcrs_that_the_log_does_not_account_for_are_refused() {
     assert!(!differing.is_empty());
     let attest = quote(
         &other,
-        &vm_qualifying_data(&nonce(), &Binding::None, &digest),
+        &vm_qualifying_data(
+            &evidence.vm.request_root().unwrap(),
+            evidence.vm.tree_size,
+            &digest,
+        ),
     );
     evidence.vm.signature = sign(&vm.key, &attest);
     evidence.vm.attest = attest.into();
@@ -285,18 +295,25 @@ fn a_signed_statement_that_is_no_quote_is_refused() {
 #[test]
 fn no_changed_byte_goes_unseen() {
     let (host, vm) = host_and_vm();
-    let evidence = host.evidence(&vm, &nonce(), Binding::None).to_cbor();
     let anchors = anchors(&host);
-    for position in 0..evidence.len() {
-        for flip in [0x01, 0x80, 0xff] {
-            let mut changed = evidence.clone();
-            changed[position] ^= flip;
-            if let Ok(decoded) = Evidence::from_cbor(&changed) {
-                let verified = decoded.verify(&nonce(), &Binding::None, &anchors, now());
-                assert!(
-                    verified.is_err(),
-                    "byte {position} changed by {flip:#x} was not seen"
-                );
+    let connection = Purpose::Connection {
+        binding: connection(),
+        key: Digest32::of(&spki(&signing_area(&vm.tls_key, TLS))),
+    };
+    for purpose in [Purpose::Challenge, connection] {
+        let evidence = host.evidence(&vm, &nonce(), purpose.binding().clone());
+        let evidence = evidence.to_cbor();
+        for position in 0..evidence.len() {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut changed = evidence.clone();
+                changed[position] ^= flip;
+                if let Ok(decoded) = Evidence::from_cbor(&changed) {
+                    let verified = decoded.verify(&nonce(), &purpose, &anchors, now());
+                    assert!(
+                        verified.is_err(),
+                        "byte {position} changed by {flip:#x} was not seen"
+                    );
+                }
             }
         }
     }
@@ -357,4 +374,116 @@ fn the_fixture_quotes_what_it_logs() {
     let replay = log.replay();
     let bank = replay.bank(HashAlgorithm::Sha256).unwrap();
     assert_eq!(bank.value(4).unwrap(), pcrs.get(4).unwrap());
+}
+
+/// Evidence of one end of a connection that was authenticated with this key.
+fn for_connection(
+    host: &Host,
+    evidence: &Evidence,
+    key: &[u8],
+) -> Result<VerifiedEvidence, Refusal> {
+    let purpose = Purpose::Connection {
+        binding: connection(),
+        key: Digest32::of(key),
+    };
+    evidence.verify(&nonce(), &purpose, &anchors(host), now())
+}
+
+fn connection() -> Binding {
+    Binding::Connection(Digest32::of(b"this connection"))
+}
+
+fn spki(public: &[u8]) -> Vec<u8> {
+    PublicArea::parse(public).unwrap().subject_public_key_info()
+}
+
+#[test]
+fn a_connection_is_of_the_vm_whose_tpm_has_its_key() {
+    let (host, vm) = host_and_vm();
+    let evidence = host.evidence(&vm, &nonce(), connection());
+    let evidence = Evidence::from_cbor(&evidence.to_cbor()).unwrap();
+    let key = spki(&signing_area(&vm.tls_key, TLS));
+    assert!(for_connection(&host, &evidence, &key).is_ok());
+    // A middlebox that has a key of its own, and forwards all else.
+    let other = spki(&signing_area(&vm.key, TLS));
+    let refusal = for_connection(&host, &evidence, &other).unwrap_err();
+    assert_eq!(refusal.code(), "tls-key-mismatch");
+    // The same for a challenge in the clear, and the other way round.
+    assert_eq!(code_of(&host, &evidence), "binding");
+    let challenge = host.evidence(&vm, &nonce(), Binding::None);
+    let refusal = for_connection(&host, &challenge, &key).unwrap_err();
+    assert_eq!(refusal.code(), "binding");
+}
+
+#[test]
+fn a_connection_key_that_is_not_shown_to_live_in_the_vms_tpm_alone_is_refused() {
+    let (host, vm) = host_and_vm();
+    let neighbour = host.vm();
+    let without =
+        |attribute: ObjectAttributes| ObjectAttributes::from_bits(TLS.bits() & !attribute.bits());
+    let area = |attributes| signing_area(&vm.tls_key, attributes);
+    let altered = TlsKeyStatement {
+        public: signing_area(&neighbour.tls_key, TLS).into(),
+        ..vm.tls_key_statement()
+    };
+    let quoted = TlsKeyStatement {
+        attest: host.evidence(&vm, &nonce(), connection()).vm.attest,
+        signature: host.evidence(&vm, &nonce(), connection()).vm.signature,
+        ..vm.tls_key_statement()
+    };
+    let cases = [
+        (
+            "imported",
+            vm.statement_about(area(without(ObjectAttributes::SENSITIVE_DATA_ORIGIN))),
+        ),
+        (
+            "movable",
+            vm.statement_about(area(without(ObjectAttributes::FIXED_TPM))),
+        ),
+        (
+            "of a movable parent",
+            vm.statement_about(area(without(ObjectAttributes::FIXED_PARENT))),
+        ),
+        (
+            "no signing key",
+            vm.statement_about(area(without(ObjectAttributes::SIGN))),
+        ),
+        ("an attestation key", vm.statement_about(area(ATTESTATION))),
+        ("of another TPM", neighbour.tls_key_statement()),
+        ("not the certified one", altered),
+        ("quoted instead of certified", quoted),
+    ];
+    for (case, statement) in cases {
+        let key = spki(&statement.public);
+        let layer = vm.layer_with(&host, &nonce(), connection(), Some(statement));
+        let leaf = host.leaf(&vm, &layer);
+        let evidence = Evidence::new(layer, host.layer(&[leaf], 0));
+        let refusal = for_connection(&host, &evidence, &key).unwrap_err();
+        assert!(
+            matches!(refusal.code(), "tls-key" | "quote"),
+            "{case}: {refusal:?}"
+        );
+    }
+    let layer = vm.layer_with(&host, &nonce(), connection(), None);
+    let leaf = host.leaf(&vm, &layer);
+    let evidence = Evidence::new(layer, host.layer(&[leaf], 0));
+    let key = spki(&signing_area(&vm.tls_key, TLS));
+    let refusal = for_connection(&host, &evidence, &key).unwrap_err();
+    assert_eq!(refusal.code(), "tls-key-missing");
+}
+
+#[test]
+fn another_request_under_the_same_quote_is_not_this_one() {
+    let (host, vm) = host_and_vm();
+    let mut evidence = host.evidence(&vm, &nonce(), Binding::None);
+    evidence.vm.index = 0;
+    assert_eq!(code_of(&host, &evidence), "qualifying-data");
+    evidence.vm.index = 3;
+    assert_eq!(code_of(&host, &evidence), "request-path");
+    let mut evidence = host.evidence(&vm, &nonce(), Binding::None);
+    evidence.vm.path.pop();
+    assert_eq!(code_of(&host, &evidence), "request-path");
+    let mut evidence = host.evidence(&vm, &nonce(), Binding::None);
+    evidence.vm.salt = Digest32::of(b"left");
+    assert_eq!(code_of(&host, &evidence), "qualifying-data");
 }

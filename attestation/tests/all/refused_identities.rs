@@ -6,7 +6,7 @@ use attestation::fixture::{
     ATTESTATION, Host, NOW, Vm, certificate_for_another_key, endorsement_area, nonce, now,
     signing_area,
 };
-use attestation::{Binding, Evidence, Layer, Refusal, VerifiedEvidence};
+use attestation::{Binding, Evidence, Layer, Purpose, Refusal, VerifiedEvidence};
 use cert_chain::{ChainError, HostIkSpec, Issuer, ObjectAttributes, TrustAnchors, Validity};
 use rustls_pki_types::UnixTime;
 
@@ -21,7 +21,7 @@ fn anchors(host: &Host) -> TrustAnchors {
 }
 
 fn verify_at(host: &Host, evidence: &Evidence, at: UnixTime) -> Result<VerifiedEvidence, Refusal> {
-    evidence.verify(&nonce(), &Binding::None, &anchors(host), at)
+    evidence.verify(&nonce(), &Purpose::Challenge, &anchors(host), at)
 }
 
 fn code_of(host: &Host, evidence: &Evidence) -> &'static str {
@@ -104,7 +104,7 @@ fn a_root_that_expired_or_is_not_valid_yet_is_refused_unless_its_successor_is_tr
     let verify = |roots: &str, hours: u64| {
         let anchors = TrustAnchors::from_pem(roots).unwrap();
         let at = seconds(NOW + hours * 3600);
-        evidence.verify(&nonce(), &Binding::None, &anchors, at)
+        evidence.verify(&nonce(), &Purpose::Challenge, &anchors, at)
     };
     for (number, refused, accepted, code) in [
         (0, 11, 13, "root-not-yet-valid"),

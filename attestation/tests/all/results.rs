@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use attestation::fixture::{Host, NOW, Vm, nonce, now};
-use attestation::{AttestationResult, Binding, Layer, Nonce, Policy, Verdict, appraise};
+use attestation::{AttestationResult, Binding, Layer, Nonce, Policy, Purpose, Verdict, appraise};
 use cert_chain::TrustAnchors;
 use rustls_pki_types::UnixTime;
 
@@ -16,7 +16,7 @@ fn host_and_vm() -> (Host, Vm) {
 fn appraised(host: &Host, vm: &Vm, policy: &Policy, at: UnixTime) -> AttestationResult {
     let verified = host
         .evidence(vm, &nonce(), Binding::None)
-        .verify(&nonce(), &Binding::None, policy.anchors(), at)
+        .verify(&nonce(), &Purpose::Challenge, policy.anchors(), at)
         .unwrap();
     appraise(verified, policy)
 }
@@ -52,7 +52,7 @@ fn refused_evidence_gets_an_ear_too() {
     let fresh = Nonce::new([1; 32]).unwrap();
     let refusal = host
         .evidence(&vm, &nonce(), Binding::None)
-        .verify(&fresh, &Binding::None, policy.anchors(), now())
+        .verify(&fresh, &Purpose::Challenge, policy.anchors(), now())
         .unwrap_err();
     let json = refusal.to_json(&policy, &fresh, now());
     assert_eq!(json["iat"], NOW);
@@ -90,7 +90,7 @@ fn evidence_that_was_verified_under_other_roots_than_the_policys_is_contraindica
         .evidence(&vm, &nonce(), Binding::None)
         .verify(
             &nonce(),
-            &Binding::None,
+            &Purpose::Challenge,
             &TrustAnchors::from_pem(&more).unwrap(),
             now(),
         )

@@ -5,11 +5,13 @@
 //! | [issuer root](issuer) | `O=<domain>, CN=…` | itself | CA, path length 1 | keyCertSign, cRLSign |
 //! | [host IK](host_ik) | `CN=<host>.<domain>` | root | CA, path length 0 | keyCertSign, digitalSignature |
 //! | [vIK](vik) | `CN=vRoT <id>` | host IK | no CA | digitalSignature |
+//! | [vRoT TLS key](tls) | `CN=vRoT <id>` | host IK | no CA | digitalSignature |
 //! | [vRoT EK](ek) | empty | host IK | no CA | keyEncipherment or keyAgreement |
 
 pub mod ek;
 pub mod host_ik;
 pub mod issuer;
+pub mod tls;
 pub mod validity;
 pub mod vik;
 
@@ -20,6 +22,7 @@ pub use ek::{EkSpec, TpmDevice, issue_ek_certificate};
 pub use host_ik::HostIkSpec;
 pub use issuer::Issuer;
 pub use signing::MAX_TBS;
+pub use tls::{TlsSpec, issue_tls_certificate};
 pub use validity::Validity;
 pub use vik::{VikSpec, issue_vik_certificate};
 

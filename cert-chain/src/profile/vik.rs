@@ -77,14 +77,7 @@ fn params(spec: &VikSpec, host: &HostCertificate) -> Result<CertificateParams, I
     };
     let mut params = CertificateParams::default();
     params.serial_number = Some(serial_number()?);
-    params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, common_name(&spec.vrot));
-    params.subject_alt_names = vec![
-        SanType::URI(ascii(vm_uri(&spec.vm))?),
-        SanType::DnsName(ascii(host.host().vrot_name(&spec.vrot))?),
-    ];
+    vrot_names(&mut params, &spec.vm, &spec.vrot, host)?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(AIK_PURPOSE.to_vec())];
@@ -92,6 +85,24 @@ fn params(spec: &VikSpec, host: &HostCertificate) -> Result<CertificateParams, I
     params.custom_extensions = vec![claims.extension()];
     spec.validity.within(host.not_after())?.apply(&mut params);
     Ok(params)
+}
+
+/// The names by which certificates of a vRoT's keys call it.
+pub(super) fn vrot_names(
+    params: &mut CertificateParams,
+    vm: &VmId,
+    vrot: &VrotId,
+    host: &HostCertificate,
+) -> Result<(), IssueError> {
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name(vrot));
+    params.subject_alt_names = vec![
+        SanType::URI(ascii(vm_uri(vm))?),
+        SanType::DnsName(ascii(host.host().vrot_name(vrot))?),
+    ];
+    Ok(())
 }
 
 /// A vIK's certificate, read and found to follow the profile for a vRoT on a given host. Its

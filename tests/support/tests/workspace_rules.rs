@@ -22,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("program-output", &["printable"]),
     ("cert-chain", &["printable"]),
     ("attestation", &["cert-chain", "printable"]),
+    ("attested-tls", &["attestation", "cert-chain"]),
     (
         "trusted-connection",
         &[

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 use attestation::{
-    Binding, Evidence, Nonce, Policy, Verdict, appraise, host_qualifying_data, vm_qualifying_data,
+    Evidence, Nonce, Policy, Purpose, Verdict, appraise, host_qualifying_data, vm_qualifying_data,
 };
 use cert_chain::{Digest32, PublicArea};
 use rustls_pki_types::UnixTime;
@@ -132,7 +132,7 @@ fn every_changed_byte_of_the_evidence_keeps_it_from_being_affirmed() -> Result<(
     let verdict = |bytes: &[u8]| -> Option<Verdict> {
         let evidence = Evidence::from_cbor(bytes).ok()?;
         let verified = evidence
-            .verify(&nonce, &Binding::None, policy.anchors(), at)
+            .verify(&nonce, &Purpose::Challenge, policy.anchors(), at)
             .ok()?;
         Some(appraise(verified, &policy).verdict())
     };
@@ -217,9 +217,10 @@ fn tpm2_checkquote_accepts_both_quotes_and_no_other_qualifier() -> Result<()> {
     let evidence = Evidence::from_cbor(&fs::read(&vm.attestation.evidence)?)?;
     let nonce = Nonce::new(hex::decode(vm.attestation.nonce()?)?)?;
     let host_ik = PublicArea::parse(&evidence.host.host_ik_public)?.name();
+    assert_eq!(evidence.vm.nonce, nonce);
     let vm_qualifier = vm_qualifying_data(
-        &nonce,
-        &Binding::None,
+        &evidence.vm.request_root()?,
+        evidence.vm.tree_size,
         &Digest32::of(&evidence.vm.event_log),
     );
     let host_qualifier = host_qualifying_data(

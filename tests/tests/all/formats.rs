@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, anyhow};
 use attestation::fixture::{Host, NOW, event_log, nonce, now};
 use attestation::{
-    Anchoring, Binding, CutOff, Durability, Evidence, LaunchMeasurement, Nonce, StateLoss,
+    Anchoring, Binding, CutOff, Durability, Evidence, LaunchMeasurement, Nonce, Purpose, StateLoss,
 };
 use cert_chain::Digest32;
 use serde_json::Value;
@@ -25,15 +25,10 @@ fn every_kind() -> Vec<Evidence> {
     let host = Host::new("host-1");
     let vm = host.vm();
     let digest = Digest32::of(b"what the evidence is for");
-    let mut kinds: Vec<Evidence> = [
-        Binding::None,
-        Binding::TlsExporter(digest),
-        Binding::Key(digest),
-        Binding::Document(digest),
-    ]
-    .into_iter()
-    .map(|binding| host.evidence(&vm, &nonce(), binding))
-    .collect();
+    let mut kinds: Vec<Evidence> = [Binding::None, Binding::Connection(digest)]
+        .into_iter()
+        .map(|binding| host.evidence(&vm, &nonce(), binding))
+        .collect();
     // A tree of one leaf, of a measured VM with no endorsement keys.
     let layer = vm.layer(&host, &nonce(), Binding::None);
     let mut leaf = host.leaf(&vm, &layer);
@@ -76,7 +71,7 @@ fn what_the_code_refuses_is_not_as_described() -> Result<()> {
         Ok(changed)
     };
     // { 0: 2, 1: { 1: nonce (32 bytes), 2: [0, []], …
-    let layout = [0xa3, 0x00, 0x02, 0x01, 0xa9, 0x01, 0x58, 0x20];
+    let layout = [0xa3, 0x00, 0x02, 0x01, 0xad, 0x01, 0x58, 0x20];
     assert!(bytes.starts_with(&layout));
     const BINDING: usize = 8 + 32 + 1;
     assert_eq!(
@@ -86,7 +81,7 @@ fn what_the_code_refuses_is_not_as_described() -> Result<()> {
     for (what, changed) in [
         ("another version", with(2, 1)?),
         ("another key at the top", with(1, 3)?),
-        ("another key in a layer", with(5, 10)?),
+        ("another key in a layer", with(5, 15)?),
         ("text for a nonce", with(6, 0x78)?),
         ("an unknown binding", with(BINDING + 1, 4)?),
         ("a binding that lacks its digest", with(BINDING + 1, 1)?),
@@ -133,7 +128,7 @@ fn results_of_every_verdict_are_ears_to_another_library() -> Result<()> {
     let fresh = Nonce::new([1; 32])?;
     let refusal = host
         .evidence(&vm, &nonce(), Binding::None)
-        .verify(&fresh, &Binding::None, policy.anchors(), now())
+        .verify(&fresh, &Purpose::Challenge, policy.anchors(), now())
         .err()
         .context("evidence for another nonce is refused")?;
     check_ear(&refusal.to_json(&policy, &fresh, now()), NOW)?;

@@ -11,10 +11,12 @@ use attestation::evidence::{EvidenceError, HostLayer, VmLayer};
 use attestation::quote::QuoteError;
 use attestation::{
     Binding, EventLog, Evidence, Nonce, RequestDigest, accounted_bank, request_digest,
-    vm_qualifying_data,
+    vm_qualifying_data, vm_request_leaf,
 };
 use bounded_file::read_bounded;
 use cert_chain::{Digest32, HashAlgorithm, PcrSelection, PcrValues};
+
+use ring::rand::{SecureRandom, SystemRandom};
 
 pub use esys::EsysTpm;
 pub use host_evidence::HostEvidenceError;
@@ -94,6 +96,9 @@ pub enum AttesterError {
          extended"
     )]
     PcrsChange,
+    /// The system gave no random numbers.
+    #[error("the operating system gave no random numbers")]
+    Random,
     /// What the TPM returned is no signature of ours.
     #[error("the TPM's signature cannot be used")]
     Signature(#[source] QuoteError),
@@ -108,12 +113,12 @@ pub enum AttesterError {
     },
 }
 
-/// Makes evidence: first the VM's quote, then the host's over it.
+/// Makes evidence for a challenge that came in the clear, which is bound to nothing: first the VM's
+/// quote, then the host's over it.
 pub fn collect(
     tpm: &mut impl VmTpm,
     event_log: &Path,
     nonce: &Nonce,
-    binding: &Binding,
 ) -> Result<Evidence, AttesterError> {
     let log = read_bounded(event_log, MAX_LOG).map_err(|source| AttesterError::EventLog {
         path: event_log.to_owned(),
@@ -123,13 +128,15 @@ pub fn collect(
     let vik_public = tpm.vik_public()?;
     let chain = tpm.certificates()?;
     let bank = bank_to_quote(tpm, &log)?;
-    let quote = tpm.quote(bank, &vm_qualifying_data(nonce, binding, &event_log_digest))?;
-    let request = request_digest(&quote.attest, &quote.signature, nonce);
+    let salt = random_salt()?;
+    let root = vm_request_leaf(&salt, nonce, &Binding::None, None);
+    let quote = tpm.quote(bank, &vm_qualifying_data(&root, 1, &event_log_digest))?;
+    let request = request_digest(&quote.attest, &quote.signature);
     let host =
         HostLayer::from_cbor(&tpm.host_layer(&request)?).map_err(AttesterError::HostLayer)?;
     let vm = VmLayer {
         nonce: nonce.clone(),
-        binding: binding.clone(),
+        binding: Binding::None,
         attest: quote.attest.into(),
         signature: quote.signature.into(),
         vik_public: vik_public.into(),
@@ -137,8 +144,21 @@ pub fn collect(
         event_log: log.into(),
         chain: chain.into_iter().map(Into::into).collect(),
         pcr_values: quote.pcrs.to_bytes().into(),
+        salt,
+        tree_size: 1,
+        index: 0,
+        path: Vec::new(),
+        tls_key: None,
     };
     Ok(Evidence::new(vm, host))
+}
+
+fn random_salt() -> Result<Digest32, AttesterError> {
+    let mut salt = [0; 32];
+    SystemRandom::new()
+        .fill(&mut salt)
+        .map_err(|_| AttesterError::Random)?;
+    Ok(Digest32::new(salt))
 }
 
 /// The first bank that the log accounts for; where it accounts for none, the first at all. What the

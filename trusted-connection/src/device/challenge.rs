@@ -5,8 +5,8 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use attestation::Nonce;
 use attestation::evidence::EvidenceError;
-use attestation::{Binding, Nonce};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::deadline::{TimedStream, left};
@@ -112,7 +112,7 @@ fn ask(service: &str, nonce: &Nonce, deadline: Instant) -> Result<Vec<u8>, Chall
         source,
     })?;
     let mut stream = TimedStream::until(stream, deadline);
-    Challenge::new(nonce.clone(), Binding::None)
+    Challenge::new(nonce.clone())
         .send(&mut stream)
         .map_err(failed)?;
     match Response::receive(&mut stream).map_err(failed)? {

@@ -12,7 +12,7 @@ use attestation::event_log::{MAX_LOG, UserspaceLog};
 use attestation::evidence::MAX_EVIDENCE;
 use attestation::policy::MAX_ROOTS;
 use attestation::{
-    BOOT_PCRS, Binding, EventLog, Evidence, Layer, Nonce, Policy, ReferenceValues, Verdict,
+    BOOT_PCRS, EventLog, Evidence, Layer, Nonce, Policy, Purpose, ReferenceValues, Verdict,
     VerifiedEvidence, accounted_bank, reference_values,
 };
 use bounded_file::{read_bounded, read_bounded_text};
@@ -300,7 +300,7 @@ fn print_reference(reference: &Reference) -> Result<Outcome> {
             let nonce = fresh_nonce()?;
             let evidence = Evidence::from_cbor(&challenge(service, &nonce)?)?;
             let verified = evidence
-                .verify(&nonce, &Binding::None, &anchors, UnixTime::now())
+                .verify(&nonce, &Purpose::Challenge, &anchors, UnixTime::now())
                 .with_context(|| format!("{service} gave no genuine evidence"))?;
             reference.check_origin(service, &verified)?;
             let of = |layer| -> Result<ReferenceValues> {

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use attestation::merkle::PathError;
 use attestation::{Evidence, host_qualifying_data, vm_qualifying_data};
 use cert_chain::public_area::PublicAreaError;
 use cert_chain::{Digest32, PublicArea, pem};
@@ -32,6 +33,9 @@ pub enum ExportError {
         #[source]
         source: PublicAreaError,
     },
+    /// The VM layer names a path that leads nowhere.
+    #[error("the evidence has an impossible path from its challenge to the VM's quote")]
+    Path(#[source] PathError),
     /// A file cannot be written.
     #[error("{} cannot be written", path.display())]
     Write {
@@ -90,7 +94,12 @@ pub fn qualifying_data(evidence: &Evidence) -> Result<QualifyingData, ExportErro
     let (vm, host) = (&evidence.vm, &evidence.host);
     let ik = read_key("host IK", &host.host_ik_public)?.name();
     Ok(QualifyingData {
-        vm: vm_qualifying_data(&vm.nonce, &vm.binding, &Digest32::of(&vm.event_log)).to_string(),
+        vm: vm_qualifying_data(
+            &vm.request_root().map_err(ExportError::Path)?,
+            vm.tree_size,
+            &Digest32::of(&vm.event_log),
+        )
+        .to_string(),
         host: host_qualifying_data(
             &host.root,
             host.tree_size,

@@ -1,7 +1,7 @@
 //! What a device makes of evidence: a result, or the reason why it proves nothing.
 
 use attestation::{
-    AttestationResult, Binding, Evidence, Nonce, Policy, Refusal, Verdict, appraise,
+    AttestationResult, Evidence, Nonce, Policy, Purpose, Refusal, Verdict, appraise,
 };
 use rustls_pki_types::UnixTime;
 use serde_json::Value;
@@ -27,7 +27,7 @@ pub enum Judgement {
 impl Judgement {
     /// Verifies the evidence as an answer to `nonce` and appraises it with `policy`.
     pub fn of(evidence: &Evidence, nonce: &Nonce, policy: &Policy, at: UnixTime) -> Self {
-        match evidence.verify(nonce, &Binding::None, policy.anchors(), at) {
+        match evidence.verify(nonce, &Purpose::Challenge, policy.anchors(), at) {
             Ok(verified) => Self::Appraised(appraise(verified, policy)),
             Err(refusal) => Self::Refused {
                 ear: refusal.to_json(policy, nonce, at),

@@ -116,12 +116,7 @@ impl<T: VmTpm + Send + 'static> Service<T> {
         };
         let mut tpm = self.tpm.lock().unwrap_or_else(PoisonError::into_inner);
         left(deadline)?;
-        let collected = attester::collect(
-            &mut *tpm,
-            &self.event_log,
-            &challenge.nonce,
-            &challenge.binding,
-        );
+        let collected = attester::collect(&mut *tpm, &self.event_log, &challenge.nonce);
         Ok(match collected {
             Ok(evidence) => {
                 tracing::info!(nonce = %challenge.nonce, "a challenge was answered");
@@ -259,8 +254,7 @@ mod tests {
     fn a_log_that_does_not_end_is_not_read_to_its_end() {
         let nonce = attestation::Nonce::new([7; 32]).unwrap();
         let endless = std::path::Path::new("/dev/zero");
-        let collected =
-            attester::collect(&mut Untouched, endless, &nonce, &attestation::Binding::None);
+        let collected = attester::collect(&mut Untouched, endless, &nonce);
         assert!(matches!(
             collected,
             Err(AttesterError::EventLog { source, .. })

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use attestation::fixture::{Host, nonce, now};
-use attestation::{Binding, Evidence, HostLayer, HostLeaf, Policy, Verdict, appraise};
+use attestation::{Binding, Evidence, HostLayer, HostLeaf, Policy, Purpose, Verdict, appraise};
 
 use super::Target;
 
@@ -16,7 +16,7 @@ pub(super) const EVIDENCE: Target = Target {
         };
         let scene = &*SCENE;
         let anchors = scene.policy.anchors();
-        let Ok(verified) = evidence.verify(&nonce(), &Binding::None, anchors, now()) else {
+        let Ok(verified) = evidence.verify(&nonce(), &Purpose::Challenge, anchors, now()) else {
             return;
         };
         assert!(
@@ -91,7 +91,7 @@ mod tests {
     fn the_seed_is_verified_and_affirmed() -> anyhow::Result<()> {
         let evidence = Evidence::from_cbor(&SCENE.evidence)?;
         let policy = Policy::parse(&SCENE.policy_text, |_| Ok(SCENE.roots.clone()))?;
-        let verified = evidence.verify(&nonce(), &Binding::None, policy.anchors(), now())?;
+        let verified = evidence.verify(&nonce(), &Purpose::Challenge, policy.anchors(), now())?;
         assert_eq!(appraise(verified, &policy).verdict(), Verdict::Affirming);
         Ok(())
     }

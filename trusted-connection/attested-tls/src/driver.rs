@@ -1,0 +1,530 @@
+//! The task that owns one connection: it moves frames in both directions, and keeps both ends'
+//! attestation in force.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use attestation::connection::Role;
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{sleep_until, timeout};
+use tokio_rustls::TlsStream;
+
+use crate::buffers::Buffers;
+use crate::error::{CloseReason, ConnectionError, ProtocolError, Stage};
+use crate::facts::Handshaken;
+use crate::frame::{self, Frame};
+use crate::message::{Demand, Hello, MAX_ANSWER, MAX_SHORT, Message, Request, VERSION};
+use crate::parties::{Appraisal, Attester, EvidenceFuture, EvidenceRefused};
+use crate::rounds::{Demanded, Demanding};
+
+/// One connection after its handshake.
+pub(crate) struct Driver<IO, R> {
+    pub(crate) tls: Tls<IO>,
+    pub(crate) handshaken: Handshaken,
+    pub(crate) buffers: Arc<Buffers>,
+    pub(crate) attester: Arc<dyn Attester>,
+    pub(crate) ours: Ours<R>,
+    pub(crate) opened: oneshot::Sender<()>,
+    /// Until when both ends have to have what they demand.
+    pub(crate) attested_by: Instant,
+    /// How long the peer may leave bytes untaken.
+    pub(crate) sending: Duration,
+}
+
+/// What this end demands, and where its appraisals go.
+pub(crate) enum Ours<R> {
+    Nothing,
+    Evidence {
+        demanding: Demanding<R>,
+        appraisals: watch::Sender<Option<R>>,
+    },
+}
+
+/// The TLS connection, which both directions and the exporter need.
+pub(crate) struct Tls<IO>(Mutex<TlsStream<IO>>);
+
+/// Bytes that are read at once.
+const READ: usize = 64 * 1024;
+/// How long the peer may take to end its side once both have sent all data.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a word about the end may take.
+const LAST_WORD: Duration = Duration::from_secs(1);
+/// Control messages that were read and not handled yet.
+const INBOX: usize = 2;
+
+impl<IO, R> Driver<IO, R>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send,
+    R: Clone + Send + Sync + 'static,
+{
+    /// Serves the connection to its end.
+    pub(crate) async fn run(self) -> Result<(), Arc<ConnectionError>> {
+        let Self {
+            tls,
+            handshaken,
+            buffers,
+            attester,
+            ours,
+            opened,
+            attested_by,
+            sending,
+        } = self;
+        let (inbox, messages) = mpsc::channel(INBOX);
+        let gate = Gate::default();
+        let mut control = Control {
+            tls: &tls,
+            handshaken: &handshaken,
+            buffers: &buffers,
+            attester: &*attester,
+            ours,
+            theirs: None,
+            making: None,
+            judging: None,
+            gate: &gate,
+            opened: Some(opened),
+            attested_by,
+        };
+        let parted = Notify::new();
+        let outcome = tokio::try_join!(
+            async {
+                tokio::select! {
+                    read = read(&tls, &buffers, &gate, inbox) => read,
+                    () = farewell(&parted) => Ok(()),
+                }
+            },
+            write(&tls, &buffers, sending, &parted),
+            control.run(messages),
+        );
+        let outcome = match outcome {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let error = Arc::new(error);
+                tracing::info!(error = %with_causes(&error), "an attested connection ended");
+                tls.last_word(error.to_tell()).await;
+                Err(error)
+            }
+        };
+        buffers.finish(outcome.as_ref().err().cloned());
+        outcome
+    }
+}
+
+/// Whether data may pass, and how long a control message may be just now.
+#[derive(Debug)]
+struct Gate(Mutex<GateState>);
+
+#[derive(Clone, Copy, Debug)]
+struct GateState {
+    data: bool,
+    message_limit: usize,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(Mutex::new(GateState {
+            data: false,
+            message_limit: MAX_SHORT,
+        }))
+    }
+}
+
+impl Gate {
+    fn get(&self) -> GateState {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, state: GateState) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+}
+
+/// Takes frames off the connection until the peer ends it.
+async fn read<IO: AsyncRead + AsyncWrite + Unpin>(
+    tls: &Tls<IO>,
+    buffers: &Buffers,
+    gate: &Gate,
+    inbox: mpsc::Sender<Received>,
+) -> Result<(), ConnectionError> {
+    let mut from = tls;
+    let mut received = BytesMut::with_capacity(READ);
+    let mut message = Vec::new();
+    loop {
+        while let Some(frame) = Frame::take(&mut received)? {
+            match frame {
+                Frame::Data(_) | Frame::End if !gate.get().data => {
+                    return Err(ProtocolError::EarlyData.into());
+                }
+                Frame::Data(data) => buffers.receive(data)?,
+                Frame::End => buffers.receive_end()?,
+                Frame::Window(taken) => buffers.receive_window(taken)?,
+                Frame::ControlPart(part) => collect(&mut message, &part, gate)?,
+                Frame::ControlEnd(part) => {
+                    collect(&mut message, &part, gate)?;
+                    let whole = Message::from_bytes(&std::mem::take(&mut message))?;
+                    // What follows a message is read in the light of it. If nobody handles it any
+                    // more, that has an error of its own.
+                    let (handled, is_handled) = oneshot::channel();
+                    if inbox.send((whole, handled)).await.is_ok() {
+                        let _ = is_handled.await;
+                    }
+                }
+                Frame::Close(CloseReason::Done) if buffers.is_done() => return Ok(()),
+                Frame::Close(reason) => return Err(ConnectionError::ClosedByPeer(reason)),
+            }
+        }
+        received.reserve(READ / 2);
+        if from.read_buf(&mut received).await? == 0 {
+            return Err(ProtocolError::Truncated.into());
+        }
+    }
+}
+
+fn collect(message: &mut Vec<u8>, part: &[u8], gate: &Gate) -> Result<(), ProtocolError> {
+    let limit = gate.get().message_limit;
+    if message.len() + part.len() > limit {
+        return Err(ProtocolError::MessageTooLong { limit });
+    }
+    message.extend_from_slice(part);
+    Ok(())
+}
+
+/// Sends what there is to send until both directions have ended.
+async fn write<IO: AsyncRead + AsyncWrite + Unpin>(
+    tls: &Tls<IO>,
+    buffers: &Buffers,
+    sending: Duration,
+    parted: &Notify,
+) -> Result<(), ConnectionError> {
+    let mut out = tls;
+    while let Some(outgoing) = poll_fn(|cx| poll_outgoing(buffers, cx)).await? {
+        let sent = async {
+            for bytes in &outgoing.bytes {
+                out.write_all(bytes).await?;
+            }
+            out.flush().await
+        };
+        timeout(sending, sent)
+            .await
+            .map_err(|_| ConnectionError::TooSlow(Stage::Sending))??;
+        if outgoing.end {
+            buffers.end_was_sent();
+        }
+    }
+    tls.last_word(Some(CloseReason::Done)).await;
+    parted.notify_one();
+    Ok(())
+}
+
+/// How long the peer's own last word is waited for. Closing before it was read would reset the
+/// connection, and the peer could lose the end of our data.
+async fn farewell(parted: &Notify) {
+    parted.notified().await;
+    tokio::time::sleep(FAREWELL).await;
+}
+
+fn poll_outgoing(
+    buffers: &Buffers,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Option<crate::buffers::Outgoing>, ConnectionError>> {
+    match buffers.poll_outgoing(cx) {
+        Poll::Pending if buffers.is_abandoned() => Poll::Ready(Err(ConnectionError::Abandoned)),
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(outgoing) => Poll::Ready(Ok(outgoing)),
+    }
+}
+
+/// A message, and who waits until it was handled.
+type Received = (Message, oneshot::Sender<()>);
+
+type Judged<R> = tokio::task::JoinHandle<Result<Appraisal<R>, EvidenceRefused>>;
+
+/// The attestation of both ends.
+struct Control<'a, IO, R> {
+    tls: &'a Tls<IO>,
+    handshaken: &'a Handshaken,
+    buffers: &'a Buffers,
+    attester: &'a dyn Attester,
+    ours: Ours<R>,
+    theirs: Option<Demanded>,
+    making: Option<EvidenceFuture>,
+    judging: Option<Judged<R>>,
+    gate: &'a Gate,
+    opened: Option<oneshot::Sender<()>>,
+    attested_by: Instant,
+}
+
+impl<IO, R> Control<'_, IO, R>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    R: Clone + Send + Sync + 'static,
+{
+    async fn run(&mut self, mut messages: mpsc::Receiver<Received>) -> Result<(), ConnectionError> {
+        self.send(Message::Hello(Hello {
+            version: VERSION,
+            demand: match &self.ours {
+                Ours::Nothing => Demand::Nothing,
+                Ours::Evidence { demanding, .. } => demanding.verifier().demand(),
+            },
+        }));
+        loop {
+            self.ask_if_due()?;
+            self.open_if_done()?;
+            let wake_at = self.next_time();
+            tokio::select! {
+                message = messages.recv() => match message {
+                    Some((message, handled)) => {
+                        self.handle(message)?;
+                        self.open_if_done()?;
+                        let _ = handled.send(());
+                    }
+                    // The peer has ended its side.
+                    None => return Ok(()),
+                },
+                evidence = made(&mut self.making) => {
+                    self.making = None;
+                    if let Some(theirs) = &mut self.theirs {
+                        let answer = theirs.answer(evidence, Instant::now());
+                        self.send(Message::Answer(answer));
+                    }
+                }
+                judged = judged(&mut self.judging) => {
+                    self.judging = None;
+                    self.judge(judged?)?;
+                }
+                () = sleep_until(wake_at.into()) => {}
+            }
+        }
+    }
+
+    fn send(&self, message: Message) {
+        self.buffers.send_control(message.to_bytes());
+    }
+
+    fn ask_if_due(&mut self) -> Result<(), ConnectionError> {
+        let Ours::Evidence { demanding, .. } = &mut self.ours else {
+            return Ok(());
+        };
+        if let Some(request) = demanding.due(Instant::now())? {
+            self.send(Message::Request(request));
+        }
+        Ok(())
+    }
+
+    /// Lets data pass once both ends have what they demand.
+    fn open_if_done(&mut self) -> Result<(), ConnectionError> {
+        let now = Instant::now();
+        let (met, message_limit) = match &self.ours {
+            Ours::Nothing => (true, MAX_SHORT),
+            Ours::Evidence { demanding, .. } if demanding.expects_evidence() => {
+                (demanding.is_met(now), MAX_ANSWER)
+            }
+            Ours::Evidence { demanding, .. } => (demanding.is_met(now), MAX_SHORT),
+        };
+        self.gate.set(GateState {
+            data: met && self.theirs.is_some(),
+            message_limit,
+        });
+        if self.opened.is_some() && met && self.theirs.as_ref().is_some_and(Demanded::is_met) {
+            if let Some(opened) = self.opened.take() {
+                // A caller that has gone drops its end of the buffers, too.
+                let _ = opened.send(());
+            }
+        } else if self.opened.is_some() && now >= self.attested_by {
+            return Err(ConnectionError::TooSlow(Stage::Attestation));
+        }
+        Ok(())
+    }
+
+    fn next_time(&self) -> Instant {
+        let mut times = Vec::new();
+        if self.opened.is_some() {
+            times.push(self.attested_by);
+        }
+        if let Ours::Evidence { demanding, .. } = &self.ours {
+            times.extend(demanding.next_time());
+        }
+        times
+            .into_iter()
+            .min()
+            .unwrap_or_else(|| Instant::now() + IDLE)
+    }
+
+    fn handle(&mut self, message: Message) -> Result<(), ConnectionError> {
+        let now = Instant::now();
+        let name = message.name();
+        match (message, &mut self.theirs) {
+            (Message::Hello(hello), theirs @ None) => {
+                tracing::debug!(demand = ?hello.demand, "the peer's demand");
+                *theirs = Some(Demanded::new(hello.demand));
+                Ok(())
+            }
+            (Message::Request(request), Some(theirs)) => {
+                theirs.asked(&request, now)?;
+                let demand = theirs.demand().clone();
+                let binding = self.binding(self.handshaken.role, &request)?;
+                let evidence = self.attester.evidence(&demand, request.nonce, binding);
+                self.making = Some(evidence);
+                Ok(())
+            }
+            (Message::Answer(answer), Some(_)) => {
+                let Ours::Evidence { demanding, .. } = &mut self.ours else {
+                    return Err(ProtocolError::OutOfTurn(name).into());
+                };
+                if let Some((request, evidence)) = demanding.answered(answer, now)? {
+                    let verifier = Arc::clone(demanding.verifier());
+                    let binding = self.binding(self.handshaken.peer_role(), &request)?;
+                    let peer = self.handshaken.peer.clone();
+                    self.judging = Some(tokio::task::spawn_blocking(move || {
+                        verifier.appraise(&evidence, &request.nonce, &binding, &peer)
+                    }));
+                }
+                Ok(())
+            }
+            (Message::Accepted(accepted), Some(theirs)) => {
+                theirs.peer_accepts(&accepted)?;
+                tracing::debug!(valid_for_ms = accepted.valid_for_ms, "the peer accepts us");
+                Ok(())
+            }
+            _ => Err(ProtocolError::OutOfTurn(name).into()),
+        }
+    }
+
+    fn judge(
+        &mut self,
+        judged: Result<Appraisal<R>, EvidenceRefused>,
+    ) -> Result<(), ConnectionError> {
+        let appraisal = judged.map_err(ConnectionError::Refused)?;
+        let Ours::Evidence {
+            demanding,
+            appraisals,
+        } = &mut self.ours
+        else {
+            return Ok(());
+        };
+        let accepted = demanding.accepted(&appraisal, Instant::now());
+        appraisals.send_replace(Some(appraisal.result));
+        if let Some(accepted) = accepted {
+            self.send(Message::Accepted(accepted));
+        }
+        Ok(())
+    }
+
+    fn binding(
+        &self,
+        attester: Role,
+        request: &Request,
+    ) -> Result<attestation::Binding, ConnectionError> {
+        self.handshaken
+            .binding(attester, request, |label, context| {
+                self.tls.export(label, context)
+            })
+            .map_err(ConnectionError::Tls)
+    }
+}
+
+/// Nothing has to be done before a message comes.
+const IDLE: Duration = Duration::from_secs(3600);
+
+async fn made(making: &mut Option<EvidenceFuture>) -> Result<Vec<u8>, crate::parties::NoEvidence> {
+    match making {
+        Some(evidence) => evidence.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn judged<R>(
+    judging: &mut Option<Judged<R>>,
+) -> Result<Result<Appraisal<R>, EvidenceRefused>, ConnectionError> {
+    match judging {
+        Some(judging) => judging
+            .await
+            .map_err(|error| ConnectionError::Io(io::Error::other(error))),
+        None => std::future::pending().await,
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Tls<IO> {
+    pub(crate) fn new(stream: TlsStream<IO>) -> Self {
+        Self(Mutex::new(stream))
+    }
+
+    /// Says why the connection ends, if that can be said, and ends this side of it.
+    async fn last_word(&self, reason: Option<CloseReason>) {
+        let mut out = self;
+        let said = async {
+            if let Some(reason) = reason {
+                let mut frame = BytesMut::new();
+                frame::put_close(&mut frame, reason);
+                out.write_all(&frame).await?;
+            }
+            out.shutdown().await
+        };
+        // The peer may be gone, and then nobody is left to be told.
+        let _ = timeout(LAST_WORD, said).await;
+    }
+
+    fn export(&self, label: &[u8], context: &[u8]) -> Result<[u8; 32], rustls::Error> {
+        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*stream {
+            TlsStream::Client(stream) => {
+                let connection = stream.get_ref().1;
+                connection.export_keying_material([0; 32], label, Some(context))
+            }
+            TlsStream::Server(stream) => {
+                let connection = stream.get_ref().1;
+                connection.export_keying_material([0; 32], label, Some(context))
+            }
+        }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(Pin<&mut TlsStream<IO>>) -> T) -> T {
+        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        act(Pin::new(&mut *stream))
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for &Tls<IO> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_read(cx, buffer))
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for &Tls<IO> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.with(|stream| stream.poll_write(cx, data))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_shutdown(cx))
+    }
+}
+
+/// An error with everything that caused it.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,31 @@
+//! TLS 1.3 connections whose ends attest themselves before the first byte of data.
+//!
+//! After the handshake each end may demand evidence of the other. The evidence is bound to this very
+//! connection ([`attestation::ConnectionFacts`]), and the data stream exists only together with the
+//! appraisal of it: [`connect`] and [`accept`] return both or neither. An appraisal has an end; before
+//! that the peer is asked again while data flows, and a connection whose peer cannot be appraised
+//! anew is closed.
+//!
+//! What evidence is made of, and how it is judged, is not this crate's business: an [`Attester`] makes
+//! it and a [`Verifier`] judges it. `docs/connection.md` draws the protocol.
+
+mod buffers;
+mod driver;
+mod end;
+mod error;
+mod facts;
+mod frame;
+mod message;
+mod parties;
+mod rounds;
+mod stream;
+pub mod tls;
+
+pub use end::{Attested, Deadlines, accept, connect};
+pub use error::{CloseReason, ConnectionError, ProtocolError, Stage, TlsFault};
+pub use message::{Demand, Format};
+pub use parties::{
+    Appraisal, Attester, Demands, EvidenceFuture, EvidenceRefused, NoDemand, NoEvidence, Peer,
+    Unattested, Verifier,
+};
+pub use stream::AttestedStream;

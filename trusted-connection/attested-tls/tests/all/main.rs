@@ -1,0 +1,9 @@
+//! Attested connections between two ends of this crate, and beside peers that do as they like.
+
+#![expect(clippy::indexing_slicing, reason = "a panic is a failed test")]
+
+mod attestation_in_force;
+mod data;
+mod hostile_peers;
+mod relays;
+mod support;
