@@ -3,8 +3,7 @@
 //! `vtpm-managerd` owns the physical TPM ([`anchor`]), keeps one virtualized root of trust (vRoT)
 //! for each VM ([`vrot`]), spawns and serves their backends ([`backend`]), guards their state
 //! ([`store`], [`keys`]), vouches for them ([`manufacture`], [`evidence`]) and answers on a Unix
-//! socket ([`api`]). `vtpmctl` ([`ctl`]) is a client of that; its `issuer` commands are the
-//! identity issuer ([`issuer`]).
+//! socket ([`api`]), whose client `vtpmctl` is.
 
 pub mod causes {
     //! [`WithCauses`] under its earlier name.
@@ -20,12 +19,10 @@ pub mod api;
 pub mod audit;
 pub mod backend;
 pub mod config;
-pub mod ctl;
 pub mod daemon;
 pub mod evidence;
 pub mod fault;
 pub mod host;
-pub mod issuer;
 pub mod keys;
 pub mod manager;
 pub mod manufacture;

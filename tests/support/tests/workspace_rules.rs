@@ -36,6 +36,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("backend-link", &["locked-memory"]),
     (
+        "vtpmctl",
+        &[
+            "api-types",
+            "bounded-file",
+            "cert-chain",
+            "durable-file",
+            "printable",
+            "program-output",
+        ],
+    ),
+    (
         "vtpm-backend",
         &[
             "backend-link",
@@ -195,6 +206,29 @@ fn no_build_of_a_verifier_has_a_network_or_a_foreign_library() -> Result<()> {
             if NETWORK.contains(&name) {
                 wrong.push(format!("{verifier} is built with {name}"));
             }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// What the manager needs, and no machine of an operator or an issuer has.
+const OF_HOSTS: [&str; 5] = ["axum", "redb", "tss-esapi", "vtpm-backend", "vtpm-manager"];
+
+#[test]
+fn the_command_line_is_built_without_tpm_stack_store_and_server() -> Result<()> {
+    let metadata = metadata()?;
+    let build = build_of("vtpmctl", &metadata)?;
+    ensure!(
+        build.iter().any(|package| package["name"] == "hyper"),
+        "what vtpmctl is built of was not found"
+    );
+    let mut wrong = Vec::new();
+    for package in build {
+        let name = package["name"].as_str().context("a name")?;
+        let links = package["links"].as_str().unwrap_or_default();
+        if OF_HOSTS.contains(&name) || (!links.is_empty() && name != "ring") {
+            wrong.push(format!("vtpmctl is built with {name}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -276,7 +276,7 @@ fn another_user_is_turned_away_and_that_is_recorded() -> Result<()> {
     let host = Host::start()?;
     // A copy where everybody gets to it.
     let program = host.path("vtpmctl");
-    std::fs::copy(env!("CARGO_BIN_EXE_vtpmctl"), &program)?;
+    std::fs::copy(crate::support::program("vtpmctl")?, &program)?;
     let said = crate::support::said(
         std::process::Command::new(program)
             .arg("--socket")

@@ -78,9 +78,10 @@ impl Host {
             at("tpm.sock"),
             at("state"),
             at("run"),
-            backend_program()?.display(),
+            program("vtpm-backend")?.display(),
             at("event-log"),
         );
+        program("vtpmctl")?;
         fs::write(folder.path().join("config.toml"), config)?;
         let daemon = start_daemon(folder.path())?;
         Ok(Self {
@@ -202,7 +203,7 @@ impl Host {
         &self,
         arguments: impl IntoIterator<Item = A>,
     ) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vtpmctl"));
+        let mut command = Command::new(beside_daemon("vtpmctl"));
         command.arg("--socket").arg(self.socket()).args(arguments);
         command
     }
@@ -520,17 +521,20 @@ fn tool(line: &str) -> Result<()> {
     Ok(())
 }
 
-/// The backend, beside the daemon. Tests build nothing, and cargo does not build another package's
-/// programs for a test: `make test` builds all of them first.
-fn backend_program() -> Result<PathBuf> {
-    let daemon = Path::new(env!("CARGO_BIN_EXE_vtpm-managerd"));
-    let backend = daemon.with_file_name("vtpm-backend");
+/// A program of another package, beside the daemon. Tests build nothing, and cargo does not build
+/// another package's programs for a test: `make test` builds all of them first.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
+    let program = beside_daemon(name);
     ensure!(
-        backend.is_file(),
+        program.is_file(),
         "{} is missing: build the programs first, with `cargo build --workspace --bins`",
-        backend.display()
+        program.display()
     );
-    Ok(backend)
+    Ok(program)
+}
+
+fn beside_daemon(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_vtpm-managerd")).with_file_name(name)
 }
 
 /// Backends and TPM outlive the daemon; none of them outlives the test.

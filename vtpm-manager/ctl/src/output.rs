@@ -7,28 +7,28 @@ use printable::{printable_json, printable_lines};
 use program_output::console::print;
 use serde::Serialize;
 
-use super::CtlError;
-use super::arguments::OutputFormat;
+use crate::arguments::OutputFormat;
+use crate::error::CtlError;
 
 /// Where results go.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Output {
+pub(crate) struct Output {
     format: OutputFormat,
 }
 
 /// Lines of cells; the widest cell of a column makes its width.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Output {
-    pub(super) fn new(format: OutputFormat) -> Self {
+    pub(crate) fn new(format: OutputFormat) -> Self {
         Self { format }
     }
 
     /// Writes a result: as JSON, or as people read it.
-    pub(super) fn result(
+    pub(crate) fn result(
         &self,
         value: &impl Serialize,
         people: impl FnOnce() -> String,
@@ -43,37 +43,37 @@ impl Output {
     }
 
     /// Says what is being done, where that takes time.
-    pub(super) fn progress(&self, text: &str) {
+    pub(crate) fn progress(&self, text: &str) {
         if self.format == OutputFormat::Human {
             let _ = writeln!(io::stderr(), "{} …", Printable(text));
         }
     }
 
     /// Asks; the answer is read by who asked.
-    pub(super) fn ask(&self, text: &str) {
+    pub(crate) fn ask(&self, text: &str) {
         let _ = write!(io::stderr(), "{}: ", Printable(text));
     }
 
     /// Says what is to be done next.
-    pub(super) fn next(&self, text: &str) {
+    pub(crate) fn next(&self, text: &str) {
         let _ = writeln!(io::stderr(), "\n{}", printable_lines(text));
     }
 
     /// Says what the user ought to know.
-    pub(super) fn warn(&self, text: &str) {
+    pub(crate) fn warn(&self, text: &str) {
         let _ = writeln!(io::stderr(), "note: {}", Printable(text));
     }
 }
 
 impl Table {
     /// Adds a line. What a cell holds stays on that line, whatever it is.
-    pub(super) fn row<S: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = S>) {
+    pub(crate) fn row<S: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = S>) {
         let shown = |cell: S| Printable(cell.as_ref()).to_string();
         self.rows.push(cells.into_iter().map(shown).collect());
     }
 
     /// The lines, each column as wide as its widest cell.
-    pub(super) fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let mut widths: Vec<usize> = Vec::new();
         for row in &self.rows {
             for (column, cell) in row.iter().enumerate() {

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use api_types::wire::HostView;
 use api_types::{OPENING, Problem};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -15,14 +16,16 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::sleep;
 
-use super::CtlError;
+use crate::error::CtlError;
 
 /// Reaches the manager at its socket.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     socket: PathBuf,
 }
 
+/// Where the host is.
+pub(crate) const HOST: &str = "/v1/host";
 /// How long a place in the daemon's queue is tried for.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
@@ -35,26 +38,26 @@ const OPENING_PAUSE: Duration = Duration::from_millis(200);
 const MAX_RESPONSE: usize = 64 * 1024 * 1024;
 
 impl Client {
-    pub(super) fn new(socket: &Path) -> Self {
+    pub(crate) fn new(socket: &Path) -> Self {
         Self {
             socket: socket.to_owned(),
         }
     }
 
     /// Where the manager listens.
-    pub(super) fn socket(&self) -> &Path {
+    pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
 
-    pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CtlError> {
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CtlError> {
         parse(&self.call(Method::GET, path, Bytes::new())?)
     }
 
-    pub(super) fn delete(&self, path: &str) -> Result<(), CtlError> {
+    pub(crate) fn delete(&self, path: &str) -> Result<(), CtlError> {
         self.call(Method::DELETE, path, Bytes::new()).map(drop)
     }
 
-    pub(super) fn post<T: DeserializeOwned>(
+    pub(crate) fn post<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
@@ -64,7 +67,7 @@ impl Client {
     }
 
     /// Posts JSON as it is, and returns the answer as it is.
-    pub(super) fn post_message(
+    pub(crate) fn post_message(
         &self,
         path: &str,
         json: impl Into<Vec<u8>>,
@@ -163,6 +166,17 @@ impl Client {
     }
 }
 
-fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, CtlError> {
+/// Reads an answer.
+pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, CtlError> {
     serde_json::from_slice(json).map_err(|error| CtlError::Response(error.into()))
+}
+
+/// Keys alone make no host: with a store that is refused, no vRoT can be started.
+pub(crate) fn store_is_not_refused(host: &HostView) -> Result<(), CtlError> {
+    match &host.store.refusal {
+        None => Ok(()),
+        Some(_) => Err(CtlError::StoreRefused {
+            problem: host.store.problem.clone().unwrap_or_default(),
+        }),
+    }
 }

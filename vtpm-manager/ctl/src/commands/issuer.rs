@@ -1,17 +1,16 @@
 //! Commands of the identity issuer.
 
-use std::path::Path;
-
 use cert_chain::TpmName;
-use cert_chain::enrolment::{Message, MessageError};
+use cert_chain::enrolment::Message;
 use cert_chain::operator::PolicyKeyPublic;
 
-use super::arguments::{IssuerCommand, OperatorKeyCommand};
-use super::output::{Output, Table};
-use super::{CtlError, read, write};
+use crate::arguments::{IssuerCommand, OperatorKeyCommand};
+use crate::error::CtlError;
+use crate::files::{read_message, write};
 use crate::issuer::IssuerFolder;
+use crate::output::{Output, Table};
 
-pub(super) fn run(command: &IssuerCommand, output: &Output) -> Result<(), CtlError> {
+pub(crate) fn run(command: &IssuerCommand, output: &Output) -> Result<(), CtlError> {
     match command {
         IssuerCommand::Init {
             directory,
@@ -49,7 +48,7 @@ pub(super) fn run(command: &IssuerCommand, output: &Output) -> Result<(), CtlErr
             out,
             change,
         } => {
-            let request = message(request)?;
+            let request = read_message(request)?;
             let (challenge, pending) =
                 IssuerFolder::open(directory)?.challenge(&request, change.change())?;
             write(out, challenge.to_json().as_bytes())?;
@@ -76,7 +75,7 @@ pub(super) fn run(command: &IssuerCommand, output: &Output) -> Result<(), CtlErr
             answer,
             out,
         } => {
-            let answer = message(answer)?;
+            let answer = read_message(answer)?;
             let certificate = IssuerFolder::open(directory)?.certify(&answer)?;
             write(out, certificate.to_json().as_bytes())?;
             let made = serde_json::json!({ "host": certificate.host, "certificate": out });
@@ -123,12 +122,4 @@ fn names(issuer: &IssuerFolder) -> Vec<TpmName> {
         .iter()
         .map(PolicyKeyPublic::name)
         .collect()
-}
-
-/// Reads a message of an enrolment from a file.
-pub(super) fn message<M: Message>(path: &Path) -> Result<M, CtlError> {
-    M::from_json(&read(path)?).map_err(|source: MessageError| CtlError::Input {
-        path: path.to_owned(),
-        source: source.into(),
-    })
 }

@@ -21,11 +21,11 @@ use crate::issuer::OperatorKeyChange;
 /// Exit status: 0 done, 1 refused or failed, 2 bad input.
 #[derive(Debug, Parser)]
 #[command(name = "vtpmctl", version, verbatim_doc_comment)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Where the manager listens.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, global = true,
         env = "VTPM_MANAGER_SOCKET")]
-    pub(super) socket: PathBuf,
+    pub(crate) socket: PathBuf,
     /// How results are written. Progress and errors go to standard error.
     #[arg(
         long,
@@ -34,14 +34,14 @@ pub struct Arguments {
         default_value_t,
         global = true
     )]
-    pub(super) output: OutputFormat,
+    pub(crate) output: OutputFormat,
     #[command(subcommand)]
-    pub(super) command: Command,
+    pub(crate) command: Command,
 }
 
 /// The form of results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum OutputFormat {
+pub(crate) enum OutputFormat {
     /// For people.
     #[default]
     Human,
@@ -50,7 +50,7 @@ pub(super) enum OutputFormat {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(crate) enum Command {
     #[command(flatten)]
     Vrot(VrotCommand),
     /// The host: its keys, its policy, its enrolment.
@@ -71,7 +71,7 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum VrotCommand {
+pub(crate) enum VrotCommand {
     /// Manufacture a vRoT for a VM: keys, certificates, state.
     Create {
         /// The VM's UUID; the manager chooses one if it is left out.
@@ -122,7 +122,7 @@ pub(super) enum VrotCommand {
 
 /// How the guest sees its TPM.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(super) enum Device {
+pub(crate) enum Device {
     /// Command response buffer.
     #[default]
     TpmCrb,
@@ -131,14 +131,14 @@ pub(super) enum Device {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct VrotArgument {
+pub(crate) struct VrotArgument {
     /// UUID of the VM, or of the vRoT.
     #[arg(value_name = "VM")]
-    pub(super) vrot: VrotKey,
+    pub(crate) vrot: VrotKey,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum HostCommand {
+pub(crate) enum HostCommand {
     /// Make the host's keys in the physical TPM.
     ///
     /// The keys work only while the host's PCRs have values that the operator's key approved.
@@ -202,18 +202,18 @@ pub(super) enum HostCommand {
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-pub(super) struct InitArguments {
+pub(crate) struct InitArguments {
     /// The public half of the operator's key, as `host policy keygen` writes it.
     #[arg(long, value_name = "FILE")]
-    pub(super) policy_key: Option<PathBuf>,
+    pub(crate) policy_key: Option<PathBuf>,
     /// Make an operator's key on this host, keep it in the manager's state folder, and approve
     /// what the host booted. For a trial only: a key on the host can approve whatever it boots.
     #[arg(long)]
-    pub(super) trial: bool,
+    pub(crate) trial: bool,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum PolicyCommand {
+pub(crate) enum PolicyCommand {
     /// Make an operator's key, where it is to stay: not on a host.
     Keygen {
         /// Where to write the private key; nothing is overwritten.
@@ -237,59 +237,59 @@ pub(super) enum PolicyCommand {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct SignArguments {
+pub(crate) struct SignArguments {
     /// The operator's private key.
     #[arg(long, value_name = "FILE")]
-    pub(super) key: PathBuf,
+    pub(crate) key: PathBuf,
     /// A name for what is approved, e.g. the software's version.
     #[arg(long, default_value = "present values")]
-    pub(super) label: String,
+    pub(crate) label: String,
     /// The PCRs that the approval must cover, so that it fits one boot only: numbers and ranges.
     #[arg(long, value_name = "LIST", default_value = "0-7")]
-    pub(super) require_pcrs: RequiredPcrs,
+    pub(crate) require_pcrs: RequiredPcrs,
     /// Approve required PCRs that were never extended, too. Such an approval fits any boot: for
     /// platforms that measure nothing, as a software TPM without firmware.
     #[arg(long)]
-    pub(super) accept_unextended: bool,
+    pub(crate) accept_unextended: bool,
     #[command(flatten)]
-    pub(super) values: ValuesArguments,
+    pub(crate) values: ValuesArguments,
     #[command(flatten)]
-    pub(super) destination: DestinationArguments,
+    pub(crate) destination: DestinationArguments,
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-pub(super) struct ValuesArguments {
+pub(crate) struct ValuesArguments {
     /// The values: what `host policy show --output json` printed on the host, or a JSON file
     /// `{"0":"HEX",…}`.
     #[arg(long, value_name = "FILE")]
-    pub(super) pcrs: Option<PathBuf>,
+    pub(crate) pcrs: Option<PathBuf>,
     /// The present values of the host whose manager is at --socket: where key and host are on one
     /// machine.
     #[arg(long)]
-    pub(super) from_host: bool,
+    pub(crate) from_host: bool,
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-pub(super) struct DestinationArguments {
+pub(crate) struct DestinationArguments {
     /// Where to write the approval.
     #[arg(long, value_name = "FILE")]
-    pub(super) out: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
     /// Hand it to the manager at --socket at once: where key and host are on one machine.
     #[arg(long)]
-    pub(super) approve: bool,
+    pub(crate) approve: bool,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct OperatorKeyChangeArgument {
+pub(crate) struct OperatorKeyChangeArgument {
     /// Certify a host under another operator key than before. It is written down.
     #[arg(long)]
-    pub(super) replace_operator_key: bool,
+    pub(crate) replace_operator_key: bool,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum IssuerCommand {
+pub(crate) enum IssuerCommand {
     /// Make an issuer: a key and a root certificate.
     Init {
         /// The issuer's folder.
@@ -340,7 +340,7 @@ pub(super) enum IssuerCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum OperatorKeyCommand {
+pub(crate) enum OperatorKeyCommand {
     /// Accept more keys.
     Add {
         /// The issuer's folder.
@@ -368,7 +368,7 @@ pub(super) enum OperatorKeyCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum AuditCommand {
+pub(crate) enum AuditCommand {
     /// Check that no line was changed, inserted or taken out.
     Verify {
         /// The newest part of a log, with the older ones beside it; without it, the manager checks
@@ -395,7 +395,7 @@ impl From<Device> for TpmDeviceModel {
 }
 
 impl OperatorKeyChangeArgument {
-    pub(super) fn change(&self) -> OperatorKeyChange {
+    pub(crate) fn change(&self) -> OperatorKeyChange {
         if self.replace_operator_key {
             OperatorKeyChange::Accept
         } else {

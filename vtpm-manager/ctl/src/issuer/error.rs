@@ -11,7 +11,7 @@ use cert_chain::{HostName, IssueError, TpmName};
 /// Why the issuer did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum IssuerError {
+pub(crate) enum IssuerError {
     /// The folder has an issuer already.
     #[error(
         "`{}` has an issuer already: it is not overwritten, because every host it certified \

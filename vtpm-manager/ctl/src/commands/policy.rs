@@ -8,23 +8,21 @@ use std::path::{Path, PathBuf};
 
 use api_types::DEFAULT_SOCKET;
 use api_types::wire::{HostView, PolicyView};
-use bounded_file::read_bounded_text;
 use cert_chain::operator::{Approval, InsufficientPcrs, PolicyKey, PolicyKeyPublic};
 use cert_chain::{HashAlgorithm, PcrValues};
-use zeroize::Zeroizing;
 
-use super::arguments::{PolicyCommand, SignArguments};
-use super::client::Client;
-use super::host::{HOST, parse, store_is_not_refused};
-use super::output::{Output, Table};
-use super::{CtlError, MAX_FILE, read, write};
+use crate::arguments::{PolicyCommand, SignArguments};
+use crate::client::{Client, HOST, parse, store_is_not_refused};
+use crate::error::CtlError;
+use crate::files::{make, not_needed, read, read_secret_text, write};
+use crate::output::{Output, Table};
 
-pub(super) const POLICY: &str = "/v1/host/policy";
-pub(super) const APPROVALS: &str = "/v1/host/policy/approvals";
+pub(crate) const POLICY: &str = "/v1/host/policy";
+pub(crate) const APPROVALS: &str = "/v1/host/policy/approvals";
 /// Ending of the file with a key's public half.
 const PUBLIC: &str = ".pub";
 
-pub(super) fn run(
+pub(crate) fn run(
     command: &PolicyCommand,
     client: &Client,
     output: &Output,
@@ -61,7 +59,7 @@ fn keygen(out: &Path, public: &Path, output: &Output) -> Result<(), CtlError> {
         });
     }
     let key = make_key(out)?;
-    durable_file::make(public, key.public().to_pem().as_bytes(), 0o644).map_err(made(public))?;
+    make(public, key.public().to_pem().as_bytes(), 0o644)?;
     let name = key.public().name();
     let result = serde_json::json!({ "policy_key": name, "file": out, "public": public });
     output.result(&result, || {
@@ -143,7 +141,7 @@ fn approve(approval: &Approval, client: &Client, output: &Output) -> Result<(), 
 }
 
 /// What a host whose operator is elsewhere waits for.
-pub(super) fn how_to_approve(client: &Client, public_key: &Path) -> String {
+pub(crate) fn how_to_approve(client: &Client, public_key: &Path) -> String {
     let name = public_key.file_name().unwrap_or_default().to_string_lossy();
     let private = name.strip_suffix(PUBLIC).unwrap_or("KEY");
     let mut vtpmctl = "vtpmctl".to_owned();
@@ -161,19 +159,20 @@ pub(super) fn how_to_approve(client: &Client, public_key: &Path) -> String {
 }
 
 /// Reads a private key; it is never made in place of a missing one.
-pub(super) fn read_key(path: &Path) -> Result<PolicyKey, CtlError> {
-    PolicyKey::from_pem(&text(path)?).map_err(|error| not_needed(path, error.into()))
+pub(crate) fn read_key(path: &Path) -> Result<PolicyKey, CtlError> {
+    PolicyKey::from_pem(&read_secret_text(path)?).map_err(|error| not_needed(path, error.into()))
 }
 
 /// Reads a public key.
-pub(super) fn read_public_key(path: &Path) -> Result<PolicyKeyPublic, CtlError> {
-    PolicyKeyPublic::from_pem(&text(path)?).map_err(|error| not_needed(path, error.into()))
+pub(crate) fn read_public_key(path: &Path) -> Result<PolicyKeyPublic, CtlError> {
+    PolicyKeyPublic::from_pem(&read_secret_text(path)?)
+        .map_err(|error| not_needed(path, error.into()))
 }
 
 /// Makes a key in a file that only its owner can read, and that is not there yet.
-pub(super) fn make_key(path: &Path) -> Result<PolicyKey, CtlError> {
+pub(crate) fn make_key(path: &Path) -> Result<PolicyKey, CtlError> {
     let key = PolicyKey::generate()?;
-    durable_file::make(path, key.to_pem().as_bytes(), 0o600).map_err(made(path))?;
+    make(path, key.to_pem().as_bytes(), 0o600)?;
     Ok(key)
 }
 
@@ -192,31 +191,6 @@ fn values_in(path: &Path) -> Result<PcrValues, CtlError> {
     let values: BTreeMap<u8, String> = serde_json::from_value(json).map_err(failed)?;
     let values = values.iter().map(|(pcr, value)| (*pcr, value.as_str()));
     PcrValues::from_hex(bank, values).map_err(|error| not_needed(path, error.into()))
-}
-
-fn text(path: &Path) -> Result<Zeroizing<String>, CtlError> {
-    let text = read_bounded_text(path, MAX_FILE).map_err(|source| CtlError::File {
-        path: path.to_owned(),
-        action: "read",
-        source,
-    })?;
-    Ok(Zeroizing::new(text))
-}
-
-fn made(path: &Path) -> impl FnOnce(std::io::Error) -> CtlError {
-    let path = path.to_owned();
-    move |source| CtlError::File {
-        path,
-        action: "made",
-        source,
-    }
-}
-
-fn not_needed(path: &Path, source: Box<dyn std::error::Error + Send + Sync>) -> CtlError {
-    CtlError::Input {
-        path: path.to_owned(),
-        source,
-    }
 }
 
 fn describe(policy: &PolicyView) -> String {

@@ -5,12 +5,12 @@ use api_types::wire::{
     CreateRequest, IdentityView, KeyView, QemuArguments, TpmDeviceModel, VrotList, VrotView,
 };
 
-use super::CtlError;
-use super::arguments::VrotCommand;
-use super::client::Client;
-use super::output::{Output, Table};
+use crate::arguments::VrotCommand;
+use crate::client::Client;
+use crate::error::CtlError;
+use crate::output::{Output, Table};
 
-pub(super) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Result<(), CtlError> {
+pub(crate) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Result<(), CtlError> {
     match command {
         VrotCommand::Create {
             vm,

@@ -7,12 +7,12 @@ use cert_chain::enrolment::PendingEnrolment;
 use cert_chain::{Digest32, HostName, TpmName};
 use serde::{Deserialize, Serialize};
 
-use super::IssuerError;
+use super::error::IssuerError;
 
 /// A host that was certified.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct IssuedHost {
+pub(crate) struct IssuedHost {
     version: u32,
     /// Its name.
     pub host: HostName,
@@ -38,7 +38,7 @@ pub struct IssuedHost {
 /// An operator key that a host does not depend on any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ReplacedOperatorKey {
+pub(crate) struct ReplacedOperatorKey {
     /// Its name.
     pub policy_key: TpmName,
     /// When the host was certified under another one.

@@ -1,34 +1,16 @@
-//! `vtpmctl`: the manager's command line, and the identity issuer's.
-
-mod arguments;
-mod client;
-mod host;
-mod issuer;
-mod output;
-mod policy;
-mod vrots;
+//! Why a command failed.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::path::PathBuf;
 
-use api_types::audit::Known;
-use api_types::{Problem, WithCauses};
-use bounded_file::read_bounded;
+use api_types::Problem;
 use cert_chain::operator::ApprovalError;
-use program_output::console::complain;
 
 use crate::issuer::IssuerError;
 
-pub use arguments::Arguments;
-use arguments::{AuditCommand, Command};
-use client::Client;
-use output::Output;
-
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CtlError {
+pub(crate) enum CtlError {
     /// A file that was given cannot be used.
     #[error("`{}` cannot be {action}", path.display())]
     File {
@@ -96,38 +78,9 @@ pub enum CtlError {
     },
 }
 
-/// Runs one command: 0 when it is done, 1 when it was refused or failed, 2 for bad input.
-pub fn main(arguments: &Arguments) -> ExitCode {
-    match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(format_args!("vtpmctl: {}", WithCauses(&error)));
-            ExitCode::from(error.exit_code())
-        }
-    }
-}
-
-fn run(arguments: &Arguments) -> Result<(), CtlError> {
-    let client = Client::new(&arguments.socket);
-    let output = Output::new(arguments.output);
-    match &arguments.command {
-        Command::Host { command } => host::run(command, &client, &output),
-        Command::Issuer { command } => issuer::run(command, &output),
-        Command::Audit {
-            command: AuditCommand::Verify { log, from, head },
-        } => {
-            let known = Known {
-                from: *from,
-                head: *head,
-            };
-            host::verify_audit_log(log.as_deref(), known, &client, &output)
-        }
-        Command::Vrot(command) => vrots::run(command, &client, &output),
-    }
-}
-
 impl CtlError {
-    fn exit_code(&self) -> u8 {
+    /// The exit status: 2 for bad input, 1 for everything else.
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Argument(_) | Self::File { .. } | Self::Input { .. } => 2,
             Self::Refused(problem) if problem.status == 400 => 2,
@@ -151,23 +104,4 @@ fn why_unreachable(error: &std::io::Error) -> &'static str {
         }
         _ => "the operating system refused",
     }
-}
-
-/// A request has certificates, and the host's PCR values, in some ten kilobytes.
-const MAX_FILE: usize = 1024 * 1024;
-
-fn read(path: &Path) -> Result<Vec<u8>, CtlError> {
-    read_bounded(path, MAX_FILE).map_err(|source| CtlError::File {
-        path: path.to_owned(),
-        action: "read",
-        source,
-    })
-}
-
-fn write(path: &Path, contents: &[u8]) -> Result<(), CtlError> {
-    std::fs::write(path, contents).map_err(|source| CtlError::File {
-        path: path.to_owned(),
-        action: "written",
-        source,
-    })
 }

@@ -1,42 +1,29 @@
-//! The identity issuer as a folder: no daemon, no network.
-//!
-//! | File | What |
-//! |---|---|
-//! | `issuer-key.pem` | the private key, readable by its owner alone |
-//! | `root.pem` | the root certificate that verifiers trust |
-//! | `tpm-roots.pem` | certificates of the TPM makers that are accepted |
-//! | `operator-keys.pem` | public keys of the operators whose approvals hosts may depend on |
-//! | `pending/<enrolment>.json` | challenges that wait for their answer, or had it |
-//! | `hosts/<label>.json` | who was certified under which name and which operator key |
+//! An issuer: what it does for hosts.
 
-mod error;
-mod memory;
-
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use api_types::Timestamp;
-use bounded_file::{read_bounded, read_bounded_text};
 use cert_chain::enrolment::{
     Accepted, Answer, Certificate, Challenge, EnrolmentError, EnrolmentState, OperatorKeys,
     PendingEnrolment, Request,
 };
 use cert_chain::operator::PolicyKeyPublic;
 use cert_chain::{Domain, HostName, Issuer, TpmMakerRoots, TpmName, Validity};
-use nix::fcntl::{Flock, FlockArg};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use nix::fcntl::Flock;
+use zeroize::Zeroizing;
 
-pub use error::IssuerError;
-use memory::Challenged;
-pub use memory::{IssuedHost, ReplacedOperatorKey};
+use super::error::IssuerError;
+use super::files::{
+    file_error, lock, operators_in, read, recall, remember, tpm_roots_in, write, write_operators,
+};
+use super::memory::{Challenged, IssuedHost};
 
 /// An issuer, and what it remembers. While there is one, no other program uses its folder.
 #[derive(Debug)]
-pub struct IssuerFolder {
+pub(crate) struct IssuerFolder {
     folder: PathBuf,
     issuer: Issuer,
     operators: Vec<PolicyKeyPublic>,
@@ -45,7 +32,7 @@ pub struct IssuerFolder {
 
 /// What to do about a host that was certified under another operator key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OperatorKeyChange {
+pub(crate) enum OperatorKeyChange {
     /// Refuse it.
     Refuse,
     /// Accept it, and write it down.
@@ -53,16 +40,12 @@ pub enum OperatorKeyChange {
 }
 
 /// What hosts get and verifiers need.
-pub const ROOT: &str = "root.pem";
+pub(crate) const ROOT: &str = "root.pem";
 const KEY: &str = "issuer-key.pem";
 const TPM_ROOTS: &str = "tpm-roots.pem";
 const OPERATOR_KEYS: &str = "operator-keys.pem";
 const PENDING: &str = "pending";
 const HOSTS: &str = "hosts";
-const LOCK: &str = ".lock";
-
-/// All makers' roots and intermediates of today have under 1 MiB.
-const MAX_LIST: u64 = 16 * 1024 * 1024;
 
 /// How long the root lives: as long as hardware is expected to.
 const ROOT_LIFETIME: Duration = days(3650);
@@ -72,7 +55,7 @@ const HOST_LIFETIME: Duration = days(365);
 impl IssuerFolder {
     /// Makes an issuer for the hosts of a domain whose TPMs come from these makers, and whose
     /// operators have the public keys in these files.
-    pub fn init(
+    pub(crate) fn init(
         folder: &Path,
         domain: Domain,
         tpm_roots: &Path,
@@ -101,7 +84,7 @@ impl IssuerFolder {
             Validity::starting(Timestamp::now().unix_time(), ROOT_LIFETIME).map_err(refused)?;
         let issuer = Issuer::create(domain, validity).map_err(refused)?;
         write(&folder.join(TPM_ROOTS), &roots, 0o644)?;
-        write_operators(folder, &operators)?;
+        write_operators(&folder.join(OPERATOR_KEYS), &operators)?;
         write(
             &folder.join(ROOT),
             issuer.certificate_pem().as_bytes(),
@@ -114,9 +97,9 @@ impl IssuerFolder {
     }
 
     /// Opens an issuer.
-    pub fn open(folder: &Path) -> Result<Self, IssuerError> {
+    pub(crate) fn open(folder: &Path) -> Result<Self, IssuerError> {
         let lock = lock(folder)?;
-        let key = zeroize::Zeroizing::new(read(&folder.join(KEY))?);
+        let key = Zeroizing::new(read(&folder.join(KEY))?);
         let root = read(&folder.join(ROOT))?;
         let issuer = Issuer::from_pem(&key, &root).map_err(|source| IssuerError::Issuer {
             folder: folder.to_owned(),
@@ -140,36 +123,39 @@ impl IssuerFolder {
     }
 
     /// The domain in which it names hosts.
-    pub fn domain(&self) -> &Domain {
+    pub(crate) fn domain(&self) -> &Domain {
         self.issuer.domain()
     }
 
     /// Where the root certificate is.
-    pub fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.folder.join(ROOT)
     }
 
     /// The keys of the operators whose approvals hosts may depend on.
-    pub fn operator_keys(&self) -> &[PolicyKeyPublic] {
+    pub(crate) fn operator_keys(&self) -> &[PolicyKeyPublic] {
         &self.operators
     }
 
     /// Accepts more operator keys.
-    pub fn add_operator_keys(&mut self, files: &[PathBuf]) -> Result<(), IssuerError> {
+    pub(crate) fn add_operator_keys(&mut self, files: &[PathBuf]) -> Result<(), IssuerError> {
         let mut operators = self.operators.clone();
         for key in operators_in(files)? {
             if !operators.contains(&key) {
                 operators.push(key);
             }
         }
-        write_operators(&self.folder, &operators)?;
+        write_operators(&self.folder.join(OPERATOR_KEYS), &operators)?;
         self.operators = operators;
         Ok(())
     }
 
     /// Accepts an operator key no more. Hosts that were certified under it keep their
     /// certificates until those expire.
-    pub fn remove_operator_key(&mut self, operator_key: &TpmName) -> Result<(), IssuerError> {
+    pub(crate) fn remove_operator_key(
+        &mut self,
+        operator_key: &TpmName,
+    ) -> Result<(), IssuerError> {
         let mut operators = self.operators.clone();
         operators.retain(|key| key.name() != *operator_key);
         if operators.len() == self.operators.len() {
@@ -177,13 +163,13 @@ impl IssuerFolder {
                 operator_key: operator_key.clone(),
             });
         }
-        write_operators(&self.folder, &operators)?;
+        write_operators(&self.folder.join(OPERATOR_KEYS), &operators)?;
         self.operators = operators;
         Ok(())
     }
 
     /// Checks a host's request, and challenges the host to prove that its TPM holds both keys.
-    pub fn challenge(
+    pub(crate) fn challenge(
         &self,
         request: &Request,
         change: OperatorKeyChange,
@@ -211,7 +197,7 @@ impl IssuerFolder {
     }
 
     /// Checks a host's answer, and certifies the host.
-    pub fn certify(&self, answer: &Answer) -> Result<Certificate, IssuerError> {
+    pub(crate) fn certify(&self, answer: &Answer) -> Result<Certificate, IssuerError> {
         let path = self.pending(&answer.enrolment.to_string());
         let mut challenged: Challenged =
             recall(&path)?.ok_or_else(|| IssuerError::UnknownEnrolment {
@@ -242,7 +228,7 @@ impl IssuerFolder {
         let certificate = certified?;
         let issued = IssuedHost::new(&challenged.enrolment, now, earlier);
         let file = self.host_file(&issued.host);
-        write(&file, &json_of(&issued), 0o600)?;
+        remember(&file, &issued)?;
         Ok(certificate)
     }
 
@@ -281,7 +267,7 @@ impl IssuerFolder {
 
     fn remember(&self, challenged: &Challenged) -> Result<(), IssuerError> {
         let path = self.pending(&challenged.enrolment.enrolment().to_string());
-        write(&path, &json_of(challenged), 0o600)
+        remember(&path, challenged)
     }
 
     fn pending(&self, enrolment: &str) -> PathBuf {
@@ -297,109 +283,6 @@ impl IssuerFolder {
 
 const fn days(number: u64) -> Duration {
     Duration::from_secs(number * 24 * 60 * 60)
-}
-
-fn lock(folder: &Path) -> Result<Flock<File>, IssuerError> {
-    let path = folder.join(LOCK);
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(file_error(
-            &path,
-            "opened: is there an issuer (`vtpmctl issuer init`)",
-        ))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, error)| file_error(&path, "locked")(error.into()))
-}
-
-fn json_of(value: &impl Serialize) -> Vec<u8> {
-    match serde_json::to_vec_pretty(value) {
-        Ok(json) => json,
-        // Strings, numbers, and maps with string keys.
-        Err(error) => unreachable!("JSON: {error}"),
-    }
-}
-
-/// What the issuer writes itself, and operators' keys: some ten kilobytes.
-const MAX_FILE: usize = 1024 * 1024;
-
-fn read(path: &Path) -> Result<String, IssuerError> {
-    read_bounded_text(path, MAX_FILE).map_err(file_error(path, "read"))
-}
-
-/// What was written down under this name, if anything was.
-fn recall<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, IssuerError> {
-    let json = match read_bounded(path, MAX_FILE) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(file_error(path, "read"))?,
-    };
-    let value = serde_json::from_slice(&json).map_err(|source| IssuerError::Memory {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(Some(value))
-}
-
-/// A list of makers, as it stands in the file and as it is meant.
-fn tpm_roots_in(path: &Path) -> Result<(Vec<u8>, TpmMakerRoots), IssuerError> {
-    let file = read_list(path)?;
-    let roots = TpmMakerRoots::from_pem(&file).map_err(|source| IssuerError::TpmRoots {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok((file, roots))
-}
-
-/// A list that people keep, within a limit.
-fn read_list(path: &Path) -> Result<Vec<u8>, IssuerError> {
-    let read = || {
-        let mut list = Vec::new();
-        File::open(path)?
-            .take(MAX_LIST + 1)
-            .read_to_end(&mut list)?;
-        if list.len() as u64 > MAX_LIST {
-            return Err(io::Error::other(format!(
-                "it has more than {MAX_LIST} bytes"
-            )));
-        }
-        Ok(list)
-    };
-    read().map_err(file_error(path, "read"))
-}
-
-fn operators_in(files: &[PathBuf]) -> Result<Vec<PolicyKeyPublic>, IssuerError> {
-    let mut operators = Vec::new();
-    for path in files {
-        let keys = PolicyKeyPublic::all_from_pem(&read_list(path)?).map_err(|source| {
-            IssuerError::OperatorKeys {
-                path: path.clone(),
-                source,
-            }
-        })?;
-        operators.extend(keys);
-    }
-    Ok(operators)
-}
-
-fn write_operators(folder: &Path, operators: &[PolicyKeyPublic]) -> Result<(), IssuerError> {
-    let pem: String = operators.iter().map(PolicyKeyPublic::to_pem).collect();
-    write(&folder.join(OPERATOR_KEYS), pem.as_bytes(), 0o644)
-}
-
-fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), IssuerError> {
-    durable_file::replace(path, contents, mode).map_err(file_error(path, "written"))
-}
-
-fn file_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> IssuerError {
-    let path = path.to_owned();
-    move |source| IssuerError::File {
-        path,
-        action,
-        source,
-    }
 }
 
 #[cfg(test)]

@@ -3,24 +3,22 @@
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
-use api_types::audit::{Known, LogError, verify};
+use api_types::Timestamp;
 use api_types::wire::{
-    AuditView, EnrolmentRequest, HostView, InitRequest, LogView, PolicyView, RecoverRequest,
-    RecoveryView,
+    EnrolmentRequest, HostView, InitRequest, LogView, PolicyView, RecoverRequest, RecoveryView,
 };
-use api_types::{Timestamp, WithCauses};
-use cert_chain::Digest32;
 use cert_chain::enrolment::{Answer, Certificate, Challenge, Message, Request};
 use cert_chain::operator::PolicyKey;
 
-use super::arguments::{HostCommand, InitArguments};
-use super::client::Client;
-use super::issuer::message;
-use super::output::{Output, Table};
-use super::{CtlError, policy, write};
+use crate::arguments::{HostCommand, InitArguments};
+use crate::client::{Client, HOST, parse, store_is_not_refused};
+use crate::error::CtlError;
+use crate::files::{read_message, write};
 use crate::issuer::{IssuerFolder, OperatorKeyChange};
+use crate::output::{Output, Table};
 
-pub(super) const HOST: &str = "/v1/host";
+use super::policy;
+
 const REQUEST: &str = "/v1/host/enrolment/request";
 const ANSWER: &str = "/v1/host/enrolment/answer";
 const CERTIFICATE: &str = "/v1/host/enrolment/certificate";
@@ -28,7 +26,7 @@ const RECOVER: &str = "/v1/host/recover";
 /// Where `host init` keeps a key for a trial, in the manager's state folder.
 const TRIAL_KEY: &str = "policy-key.pem";
 
-pub(super) fn run(command: &HostCommand, client: &Client, output: &Output) -> Result<(), CtlError> {
+pub(crate) fn run(command: &HostCommand, client: &Client, output: &Output) -> Result<(), CtlError> {
     match command {
         HostCommand::Init(arguments) => init(arguments, client, output),
         HostCommand::Show => {
@@ -48,12 +46,12 @@ pub(super) fn run(command: &HostCommand, client: &Client, output: &Output) -> Re
             say_written(output, "take this to the issuer", out)
         }
         HostCommand::Answer { challenge, out } => {
-            let challenge: Challenge = message(challenge)?;
+            let challenge: Challenge = read_message(challenge)?;
             write(out, &client.post_message(ANSWER, challenge.to_json())?)?;
             say_written(output, "take this to the issuer", out)
         }
         HostCommand::Install { certificate } => {
-            let certificate: Certificate = message(certificate)?;
+            let certificate: Certificate = read_message(certificate)?;
             let host: HostView = parse(&client.post_message(CERTIFICATE, certificate.to_json())?)?;
             output.result(&host, || describe(&host))?;
             Ok(())
@@ -116,16 +114,6 @@ fn trial_key(client: &Client, output: &Output) -> Result<PolicyKey, CtlError> {
         policy::read_key(&path)
     } else {
         policy::make_key(&path)
-    }
-}
-
-/// Keys alone make no host: with a store that is refused, no vRoT can be started.
-pub(super) fn store_is_not_refused(host: &HostView) -> Result<(), CtlError> {
-    match &host.store.refusal {
-        None => Ok(()),
-        Some(_) => Err(CtlError::StoreRefused {
-            problem: host.store.problem.clone().unwrap_or_default(),
-        }),
     }
 }
 
@@ -204,74 +192,6 @@ fn recover(accept: &str, client: &Client, output: &Output) -> Result<(), CtlErro
     Ok(())
 }
 
-/// Checks a log in files, and what is known of it.
-fn check_log(path: &Path, known: Known) -> Result<AuditView, CtlError> {
-    let (end, problem) = match verify(path, known) {
-        Ok(end) => (Some(end), None),
-        Err(LogError::File { path, source, .. }) => {
-            return Err(CtlError::File {
-                path,
-                action: "read",
-                source,
-            });
-        }
-        Err(error) => (None, Some(WithCauses(&error).to_string())),
-    };
-    Ok(AuditView {
-        log: path.to_owned(),
-        begins_after: known.from,
-        entries: end.map_or(0, |end| end.entries),
-        parts: end.map_or(0, |end| end.parts),
-        bytes: end.map_or(0, |end| end.bytes),
-        head: end.map_or(Digest32::new([0; 32]), |end| end.head),
-        intact: problem.is_none(),
-        problem,
-    })
-}
-
-/// Verifies a log: the given file, or the manager's own, which the manager holds against what it
-/// knows of it.
-pub(super) fn verify_audit_log(
-    log: Option<&Path>,
-    known: Known,
-    client: &Client,
-    output: &Output,
-) -> Result<(), CtlError> {
-    let view = match log {
-        Some(path) => check_log(path, known)?,
-        None => {
-            let view: AuditView = client.get("/v1/audit")?;
-            if view.intact && known != Known::default() {
-                let from = known.from.or(view.begins_after);
-                check_log(&view.log, Known { from, ..known })?
-            } else {
-                view
-            }
-        }
-    };
-    match &view.problem {
-        None => {
-            output.result(&view, || {
-                format!(
-                    "{}: {} lines in {}, unaltered\nnewest hash {}",
-                    view.log.display(),
-                    view.entries,
-                    if view.parts == 1 {
-                        "one part".to_owned()
-                    } else {
-                        format!("{} parts", view.parts)
-                    },
-                    view.head
-                )
-            })?;
-            Ok(())
-        }
-        Some(problem) => Err(CtlError::LogAltered {
-            problem: problem.clone(),
-        }),
-    }
-}
-
 fn describe(host: &HostView) -> String {
     let mut table = Table::default();
     table.row(["physical TPM", &host.tpm]);
@@ -347,7 +267,7 @@ fn describe(host: &HostView) -> String {
     table.render()
 }
 
-pub(super) fn say_written(
+pub(crate) fn say_written(
     output: &Output,
     what_next: &str,
     file: &PathBuf,
@@ -358,8 +278,4 @@ pub(super) fn say_written(
 
 fn json(body: &impl serde::Serialize) -> Result<Vec<u8>, CtlError> {
     serde_json::to_vec(body).map_err(|error| CtlError::Response(error.into()))
-}
-
-pub(super) fn parse<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, CtlError> {
-    serde_json::from_slice(json).map_err(|error| CtlError::Response(error.into()))
 }

@@ -1,0 +1,77 @@
+//! The audit log: verified in files, or by the manager.
+
+use std::path::Path;
+
+use api_types::WithCauses;
+use api_types::audit::{Known, LogError, verify};
+use api_types::wire::AuditView;
+
+use crate::arguments::AuditCommand;
+use crate::client::Client;
+use crate::error::CtlError;
+use crate::output::Output;
+
+pub(crate) fn run(
+    command: &AuditCommand,
+    client: &Client,
+    output: &Output,
+) -> Result<(), CtlError> {
+    let AuditCommand::Verify { log, from, head } = command;
+    let known = Known {
+        from: *from,
+        head: *head,
+    };
+    let view = match log {
+        Some(path) => check_files(path, known)?,
+        None => check_own(known, client)?,
+    };
+    output.result(&view, || {
+        let parts = match view.parts {
+            1 => "one part".to_owned(),
+            parts => format!("{parts} parts"),
+        };
+        format!(
+            "{}: {} lines in {parts}, unaltered\nnewest hash {}",
+            view.log.display(),
+            view.entries,
+            view.head
+        )
+    })
+}
+
+/// The manager's own log, which it holds against what it knows of it.
+fn check_own(known: Known, client: &Client) -> Result<AuditView, CtlError> {
+    let view: AuditView = client.get("/v1/audit")?;
+    if let Some(problem) = view.problem {
+        return Err(CtlError::LogAltered { problem });
+    }
+    if known == Known::default() {
+        return Ok(view);
+    }
+    let from = known.from.or(view.begins_after);
+    check_files(&view.log, Known { from, ..known })
+}
+
+/// A log in files, and what is known of it.
+fn check_files(path: &Path, known: Known) -> Result<AuditView, CtlError> {
+    let end = verify(path, known).map_err(|error| match error {
+        LogError::File { path, source, .. } => CtlError::File {
+            path,
+            action: "read",
+            source,
+        },
+        altered => CtlError::LogAltered {
+            problem: WithCauses(&altered).to_string(),
+        },
+    })?;
+    Ok(AuditView {
+        log: path.to_owned(),
+        begins_after: known.from,
+        entries: end.entries,
+        parts: end.parts,
+        bytes: end.bytes,
+        head: end.head,
+        intact: true,
+        problem: None,
+    })
+}

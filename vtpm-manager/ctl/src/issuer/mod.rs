@@ -1,0 +1,18 @@
+//! The identity issuer as a folder: no daemon, no network.
+//!
+//! | File | What |
+//! |---|---|
+//! | `issuer-key.pem` | the private key, readable by its owner alone |
+//! | `root.pem` | the root certificate that verifiers trust |
+//! | `tpm-roots.pem` | certificates of the TPM makers that are accepted |
+//! | `operator-keys.pem` | public keys of the operators whose approvals hosts may depend on |
+//! | `pending/<enrolment>.json` | challenges that wait for their answer, or had it |
+//! | `hosts/<label>.json` | who was certified under which name and which operator key |
+
+mod error;
+mod files;
+mod folder;
+mod memory;
+
+pub(crate) use error::IssuerError;
+pub(crate) use folder::{IssuerFolder, OperatorKeyChange};

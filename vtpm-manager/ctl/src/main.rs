@@ -1,0 +1,31 @@
+//! The command line of the manager, of the identity issuer and of the operator.
+
+mod arguments;
+mod client;
+mod commands;
+mod error;
+mod files;
+mod issuer;
+mod output;
+
+use std::process::ExitCode;
+
+use api_types::WithCauses;
+use program_output::console::{self, complain};
+
+use arguments::Arguments;
+
+/// Runs one command: 0 when it is done, 1 when it was refused or failed, 2 for bad input.
+fn main() -> ExitCode {
+    let arguments = match console::arguments::<Arguments>() {
+        Ok(arguments) => arguments,
+        Err(end) => return end,
+    };
+    match commands::run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(format_args!("vtpmctl: {}", WithCauses(&error)));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
