@@ -37,7 +37,7 @@ if [ -z "$programs" ]; then
     flags="--remap-path-prefix=$root=/vrot --remap-path-prefix=$cargo_home=/cargo"
     (cd "$root" && RUSTFLAGS="${RUSTFLAGS:-} $flags" CARGO_TARGET_DIR="$build" \
         "$cargo" build --locked --release --bins \
-        -p vtpm-manager -p vtpm-backend -p trusted-connection)
+        -p vtpm-manager -p vtpm-backend -p vrot-device -p vrot-service)
     programs=$build/release
 fi
 
@@ -163,7 +163,7 @@ program vrot-service vrot-guest
 put 0644 "$packaging/vrot-guest/vrot-service.default" vrot-guest etc/default/vrot-service
 put 0644 "$packaging/vrot-guest/vrot-service.service" vrot-guest \
     usr/lib/systemd/system/vrot-service.service
-finish vrot-guest trusted-connection
+finish vrot-guest vrot-service
 
 program vrot-device vrot-device
-finish vrot-device trusted-connection
+finish vrot-device vrot-device

@@ -1,12 +1,5 @@
-//! Both ends of a trusted connection: the service in a VM, which attests itself, and the device,
-//! which challenges it and decides.
-//!
-//! [`attester`] makes evidence with the VM's vRoT; [`service`] answers challenges with it;
-//! [`wire`] is how the two ends talk, and
-//! [`deadline`] for how long; [`device`] challenges, verifies, appraises and explains.
+//! A connection between a device and a service in a VM: [`wire`] is how the two ends talk, and
+//! [`deadline`] for how long. The ends are the crates `vrot-device` and `vrot-service`.
 
-pub mod attester;
 pub mod deadline;
-pub mod device;
-pub mod service;
 pub mod wire;

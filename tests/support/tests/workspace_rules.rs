@@ -23,15 +23,27 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("cert-chain", &["printable"]),
     ("attestation", &["cert-chain", "printable"]),
     ("attested-tls", &["attestation", "cert-chain"]),
+    ("trusted-connection", &["attestation"]),
     (
-        "trusted-connection",
+        "vrot-device",
         &[
             "attestation",
             "bounded-file",
             "cert-chain",
             "printable",
             "program-output",
+            "trusted-connection",
+        ],
+    ),
+    (
+        "vrot-service",
+        &[
+            "attestation",
+            "bounded-file",
+            "cert-chain",
+            "program-output",
             "tpm-wire",
+            "trusted-connection",
         ],
     ),
     ("backend-link", &["locked-memory"]),
@@ -169,7 +181,7 @@ fn identity_and_appraisal_use_no_file_no_network_and_no_clock() -> Result<()> {
 }
 
 /// Crates that judge what others claim to be.
-const VERIFIERS: [&str; 2] = ["attestation", "cert-chain"];
+const VERIFIERS: [&str; 3] = ["attestation", "cert-chain", "vrot-device"];
 
 /// Libraries that open connections, or serve those that do. The device's own connection is one of
 /// the standard library's.

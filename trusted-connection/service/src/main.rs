@@ -11,8 +11,8 @@ use clap::{Parser, Subcommand};
 use program_output::console::arguments;
 use program_output::log;
 use tracing_subscriber::filter::LevelFilter;
-use trusted_connection::attester::EsysTpm;
-use trusted_connection::service::Service;
+use vrot_service::attester::EsysTpm;
+use vrot_service::service::Service;
 
 /// Attests this VM: which one it is, what booted in it, on which host it runs and what booted
 /// there.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::peer::Peer;
+use crate::peer::Peer;
 
 /// All connections; each has a thread.
 const MAX_CONNECTIONS: usize = 64;

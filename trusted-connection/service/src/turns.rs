@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::peer::Peer;
+use crate::peer::Peer;
 
 /// Peers of which it is known when they were served.
 const MAX_KNOWN: usize = 1024;

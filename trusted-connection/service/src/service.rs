@@ -1,9 +1,5 @@
 //! The service: answers challenges with evidence.
 
-mod peer;
-mod places;
-mod turns;
-
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -12,14 +8,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use minicbor::bytes::ByteVec;
+use trusted_connection::deadline::{TimedStream, left};
+use trusted_connection::wire::{Challenge, Failure, Response, WireError};
 
 use crate::attester::{self, AttesterError, VmTpm};
-use crate::deadline::{TimedStream, left};
-use crate::wire::{Challenge, Failure, Response, WireError};
-
-use peer::Peer;
-use places::{Place, Places};
-use turns::Turns;
+use crate::peer::Peer;
+use crate::places::{Place, Places};
+use crate::turns::Turns;
 
 /// A refusal fits into every socket's buffer.
 const REFUSAL: Duration = Duration::from_millis(100);

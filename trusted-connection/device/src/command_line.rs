@@ -26,10 +26,10 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::challenge::{challenge, fresh_nonce};
-use super::judgement::Judgement;
-use super::tree::{Colour, draw};
-use super::{event_log, export, policy_file};
+use crate::challenge::{challenge, fresh_nonce};
+use crate::judgement::Judgement;
+use crate::tree::{Colour, draw};
+use crate::{event_log, export, policy_file};
 
 /// Challenges a service in a VM, verifies its evidence and appraises it with a policy.
 ///

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use program_output::console::{arguments, complain};
-use trusted_connection::device::command_line::{Arguments, run};
+use vrot_device::command_line::{Arguments, run};
 
 fn main() -> ExitCode {
     let arguments: Arguments = match arguments() {

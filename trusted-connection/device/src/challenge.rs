@@ -9,8 +9,8 @@ use attestation::Nonce;
 use attestation::evidence::EvidenceError;
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::deadline::{TimedStream, left};
-use crate::wire::{Challenge, Failure, Response, WireError};
+use trusted_connection::deadline::{TimedStream, left};
+use trusted_connection::wire::{Challenge, Failure, Response, WireError};
 
 /// Why a challenge brought no evidence.
 #[derive(Debug, thiserror::Error)]

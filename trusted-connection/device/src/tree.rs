@@ -9,7 +9,7 @@ use printable::Printable;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::judgement::Judgement;
+use crate::judgement::Judgement;
 
 /// Whether the text may carry colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,8 @@
+//! The service in a VM: [`attester`] makes evidence with the VM's vRoT and its host, [`service`]
+//! answers challenges with it.
+
+pub mod attester;
+mod peer;
+mod places;
+pub mod service;
+mod turns;
