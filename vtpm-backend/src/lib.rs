@@ -12,6 +12,7 @@ mod closing;
 pub mod command_line;
 pub mod control;
 pub mod engine;
+#[cfg(feature = "testing")]
 pub mod fuzzing;
 pub mod host_commands;
 pub mod managed;

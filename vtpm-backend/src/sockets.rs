@@ -287,37 +287,16 @@ fn timeout(deadline: Instant) -> PollTimeout {
 #[expect(unsafe_code, reason = "no library closes them")]
 fn close_process_descriptors(space: &[MaybeUninit<u8>]) {
     const SCM_PIDFD: i32 = 4;
-    /// `struct cmsghdr`: a length of 64 bits, level and type.
-    const CONTROL_HEADER: usize = 16;
     // SAFETY: the whole of it was initialised with zeros.
-    let mut rest = unsafe { &*(std::ptr::from_ref(space) as *const [u8]) };
-    while let Some((header, _)) = rest.split_first_chunk::<CONTROL_HEADER>() {
-        let [
-            l0,
-            l1,
-            l2,
-            l3,
-            l4,
-            l5,
-            l6,
-            l7,
-            v0,
-            v1,
-            v2,
-            v3,
-            t0,
-            t1,
-            t2,
-            t3,
-        ] = *header;
-        let length = usize::from_ne_bytes([l0, l1, l2, l3, l4, l5, l6, l7]);
-        let level = i32::from_ne_bytes([v0, v1, v2, v3]);
-        let kind = i32::from_ne_bytes([t0, t1, t2, t3]);
-        let Some(body) = rest.get(CONTROL_HEADER..length) else {
-            return;
-        };
+    let bytes = unsafe { &*(std::ptr::from_ref(space) as *const [u8]) };
+    // The kernel was given what is aligned of it.
+    let skipped = space
+        .as_ptr()
+        .align_offset(align_of::<nix::libc::cmsghdr>());
+    let mut rest = bytes.get(skipped..).unwrap_or_default();
+    while let Some((level, kind, length, content)) = control_message(rest) {
         if (level, kind) == (nix::libc::SOL_SOCKET, SCM_PIDFD)
-            && let Some(descriptor) = body.first_chunk().copied().map(RawFd::from_ne_bytes)
+            && let Some(descriptor) = content.first_chunk().copied().map(RawFd::from_ne_bytes)
             && descriptor >= 0
         {
             // SAFETY: the kernel has put it into this process, and nothing else knows of it.
@@ -327,11 +306,66 @@ fn close_process_descriptors(space: &[MaybeUninit<u8>]) {
     }
 }
 
+/// The first of some control messages (`struct cmsghdr`: a length of 64 bits, level, type, content):
+/// level, type, length of the whole, content.
+fn control_message(bytes: &[u8]) -> Option<(i32, i32, usize, &[u8])> {
+    const HEADER: usize = size_of::<nix::libc::cmsghdr>();
+    let (length, rest) = bytes.split_first_chunk()?;
+    let (level, rest) = rest.split_first_chunk()?;
+    let (kind, _) = rest.split_first_chunk()?;
+    let length = usize::from_ne_bytes(*length);
+    let content = bytes.get(HEADER..length)?;
+    Some((
+        i32::from_ne_bytes(*level),
+        i32::from_ne_bytes(*kind),
+        length,
+        content,
+    ))
+}
+
 fn wait_writable(stream: &impl AsFd, deadline: Instant) -> io::Result<()> {
     let mut descriptors = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
     match poll(&mut descriptors, timeout(deadline)) {
         Ok(0) => Err(io::ErrorKind::TimedOut.into()),
         Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::io::Read;
+    use std::os::fd::IntoRawFd;
+
+    use super::*;
+
+    /// Where the kernel puts the first header, if the space for it begins anywhere.
+    #[repr(align(8))]
+    struct Aligned([MaybeUninit<u8>; 64]);
+
+    #[test]
+    fn a_process_descriptor_is_closed_wherever_the_space_for_it_begins() {
+        for skipped in 0..8 {
+            let (mut read, write) = io::pipe().unwrap();
+            let mut aligned = Aligned([MaybeUninit::new(0); 64]);
+            let first = if skipped == 0 { 0 } else { 8 };
+            let header = [
+                20u64.to_ne_bytes().as_slice(),
+                &nix::libc::SOL_SOCKET.to_ne_bytes(),
+                &4i32.to_ne_bytes(),
+                &write.into_raw_fd().to_ne_bytes(),
+            ]
+            .concat();
+            for (place, byte) in aligned.0.iter_mut().skip(first).zip(header) {
+                place.write(byte);
+            }
+            close_process_descriptors(aligned.0.get(skipped..).unwrap());
+            let flags = nix::fcntl::OFlag::O_NONBLOCK;
+            nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(flags)).unwrap();
+            // The end, once nobody can write.
+            assert_eq!(read.read(&mut [0]).ok(), Some(0), "{skipped} bytes skipped");
+        }
     }
 }

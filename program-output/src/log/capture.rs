@@ -15,21 +15,17 @@ const LONGEST: usize = 1000;
 /// Keeps standard error for the log alone, and puts a pipe in its place. If that is not possible,
 /// it stays as it is.
 pub(super) fn take_over_standard_error() -> (Stderr, Option<File>) {
-    let taken = || -> io::Result<(File, File)> {
-        let own = File::from(io::stderr().as_fd().try_clone_to_owned()?);
-        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-        dup2_stderr(write)?;
-        Ok((own, File::from(read)))
+    let Ok(own) = io::stderr().as_fd().try_clone_to_owned() else {
+        return (Stderr::nowhere(), None);
     };
-    if let Ok((own, read)) = taken() {
-        return (Stderr::waiting(own), Some(read));
-    }
-    let same = io::stderr().as_fd().try_clone_to_owned();
-    let stderr = same.map_or_else(
-        |_| Stderr::nowhere(),
-        |same| Stderr::waiting(File::from(same)),
-    );
-    (stderr, None)
+    (Stderr::waiting(own.into()), put_pipe_in_place().ok())
+}
+
+/// What is written to standard error from now on can be read from what this returns.
+fn put_pipe_in_place() -> io::Result<File> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    dup2_stderr(write)?;
+    Ok(File::from(read))
 }
 
 /// Logs line by line what comes, until nobody can write there any more.

@@ -40,7 +40,7 @@ pub enum Format {
 /// than a second.
 #[derive(Debug)]
 #[must_use = "the last lines are written when it is dropped"]
-pub struct Guard(Arc<Queue>);
+pub struct Guard(());
 
 static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
@@ -77,7 +77,7 @@ pub fn start(filter: impl Layer<Registry> + Send + Sync, format: Format) -> Guar
             .name("standard-error".to_owned())
             .spawn(move || capture::log_lines(captured));
     }
-    Guard(queue)
+    Guard(())
 }
 
 /// Keeps what passes `filter` until it is [passed on](pass_on).
@@ -161,6 +161,6 @@ pub fn on_panic(then: impl Fn(&str) + Send + Sync + 'static) {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.0.wait_until_empty(Instant::now() + ENDING);
+        flush();
     }
 }

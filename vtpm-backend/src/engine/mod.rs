@@ -3,6 +3,7 @@
 //! Nothing here fails toward the guest: what goes wrong inside becomes a logged TPM response
 //! code.
 
+#[cfg(any(test, feature = "testing"))]
 pub(crate) mod fake;
 mod libtpms;
 mod orderly;

@@ -6,7 +6,7 @@
 
 use zeroize::Zeroizing;
 
-use super::{Keeper, Server};
+use super::Server;
 use crate::engine::{Engine, StateKind};
 
 /// Whether a volatile state was brought that the TPM was not switched on with yet.
@@ -28,21 +28,14 @@ impl<E: Engine> Server<E> {
             return;
         }
         self.engine.go_on();
-        match &mut self.keeper {
-            Keeper::Manager(link) => link.go_on(),
-            Keeper::Folder(folder) => {
-                self.stored = None;
-                folder.keep(StateKind::Volatile, None);
-            }
-        }
+        self.stored = None;
+        self.keeper.forget_volatile();
     }
 
     /// Whether the volatile state was put aside, and the TPM did nothing since: whoever has it go
     /// on, but for its VMM, would take it away from that.
     pub(super) fn is_put_aside(&mut self) -> bool {
-        if let Keeper::Manager(link) = &self.keeper
-            && link.is_carried()
-        {
+        if self.keeper.is_carried() {
             return true;
         }
         !self.engine.is_on() && matches!(self.engine.state(StateKind::Volatile), Ok(Some(_)))
@@ -59,7 +52,7 @@ impl<E: Engine> Server<E> {
             _ => {}
         }
         self.stored = None;
-        let Keeper::Folder(folder) = &mut self.keeper else {
+        let Some(folder) = self.keeper.folder_mut() else {
             return true;
         };
         for kind in [StateKind::Permanent, StateKind::Volatile] {
@@ -74,7 +67,7 @@ impl<E: Engine> Server<E> {
 
     /// Keeps the volatile state of a TPM that is on; false if it could not be written.
     pub(super) fn store_volatile(&mut self) -> bool {
-        let Keeper::Folder(folder) = &mut self.keeper else {
+        let Some(folder) = self.keeper.folder_mut() else {
             tracing::warn!(
                 "the VMM asks for the volatile state to be kept: with a manager, `vtpmctl suspend` \
                  does that"
@@ -112,21 +105,18 @@ impl<E: Engine> Server<E> {
 
     /// The VMM is gone.
     pub(super) fn detached(&mut self) {
-        match &self.keeper {
-            Keeper::Manager(link) => {
-                // Its VM is saved: what the next VMM tries before it brings the state is for no
-                // TPM.
-                if link.is_carried() {
-                    self.engine.power_off();
-                }
-                if self.brought != Brought::Nothing {
-                    self.forget_brought();
-                }
-            }
-            Keeper::Folder(_) if self.brought == Brought::ByVmm => {
+        if self.keeper.manager().is_none() {
+            if self.brought == Brought::ByVmm {
                 self.brought = Brought::ByOneThatLeft;
             }
-            Keeper::Folder(_) => {}
+            return;
+        }
+        // Its VM is saved: what the next VMM tries before it brings the state is for no TPM.
+        if self.keeper.is_carried() {
+            self.engine.power_off();
+        }
+        if self.brought != Brought::Nothing {
+            self.forget_brought();
         }
     }
 
@@ -139,11 +129,11 @@ impl<E: Engine> Server<E> {
     pub(super) fn forget_used_volatile(&mut self) {
         self.brought = Brought::Nothing;
         self.stored = None;
-        match &mut self.keeper {
-            Keeper::Folder(folder) => folder.keep(StateKind::Volatile, None),
+        if let Some(folder) = self.keeper.folder_mut() {
+            folder.keep(StateKind::Volatile, None);
+        } else if self.keeper.is_carried() {
             // As long as the TPM does nothing, it can be brought again.
-            Keeper::Manager(link) if link.is_carried() => self.engine.give_away(),
-            Keeper::Manager(_) => {}
+            self.engine.give_away();
         }
     }
 }

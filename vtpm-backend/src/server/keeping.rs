@@ -1,8 +1,6 @@
 //! What of the state is kept, where it goes, and when.
 
-use zeroize::Zeroizing;
-
-use super::{Keeper, Server};
+use super::Server;
 use crate::control::{Reply, Request};
 use crate::engine::{Engine, StateKind};
 use crate::stand_alone::StateFolder;
@@ -62,33 +60,6 @@ impl Consequence {
 }
 
 impl<E: Engine> Server<E> {
-    /// Has changed state saved before anybody sees the response, and what could not be saved
-    /// before.
-    pub(super) fn save_changes(&mut self) {
-        let changed = self.engine.changed_permanent_state().map(Zeroizing::new);
-        match (&mut self.keeper, changed) {
-            (Keeper::Folder(folder), Some(state)) => {
-                folder.keep(StateKind::Permanent, Some(state));
-            }
-            (Keeper::Folder(folder), None) => folder.retry(),
-            (Keeper::Manager(link), Some(state)) => link.save(&state),
-            (Keeper::Manager(link), None) if link.owes_state() => {
-                match self.engine.state(StateKind::Permanent) {
-                    Ok(state) => link.save(&Zeroizing::new(state.unwrap_or_default())),
-                    Err(error) => tracing::error!(%error, "a state stays unsaved"),
-                }
-            }
-            (Keeper::Manager(_), None) => {}
-        }
-    }
-
-    /// Tries to save what could not be saved before.
-    pub(super) fn retry_saving(&mut self) {
-        if let Keeper::Folder(folder) = &mut self.keeper {
-            folder.retry();
-        }
-    }
-
     /// Draws the consequence of a request that was carried out. Who brought a state, or wants one
     /// kept, is told if it could not be written.
     pub(super) fn conclude(&mut self, consequence: Consequence, reply: Reply) -> Reply {

@@ -2,24 +2,19 @@
 
 use program_output::log;
 
-use super::{Keeper, Server};
+use super::Server;
+use crate::managed::ManagerLink;
 
 impl<E> Server<E> {
     /// Hands on what there is to say, as far as it is taken.
     pub(super) fn pass_log_on(&mut self) {
-        match (&mut self.keeper, &mut self.stderr) {
-            (Keeper::Manager(link), _) => link.pass_log_on(),
-            (Keeper::Folder(_), Some(stderr)) => log::pass_on(&mut |line| stderr.write(line)),
-            (Keeper::Folder(_), None) => {}
-        }
+        self.keeper.pass_log_on(self.stderr.as_mut());
     }
 
     /// Whether something waits to be said, and there is somebody to say it to.
     pub(super) fn has_log_waiting(&self) -> bool {
-        let has_reader = match &self.keeper {
-            Keeper::Manager(link) => link.takes_log(),
-            Keeper::Folder(_) => self.stderr.is_some(),
-        };
+        let manager = self.keeper.manager();
+        let has_reader = manager.map_or(self.stderr.is_some(), ManagerLink::takes_log);
         has_reader && log::is_waiting()
     }
 }

@@ -2,6 +2,7 @@
 //! after the other, so that the engine never sees two at once.
 
 mod aside;
+mod keeper;
 mod keeping;
 mod logging;
 mod orders;
@@ -18,9 +19,7 @@ use zeroize::Zeroizing;
 use crate::engine::Engine;
 use crate::host_commands::capability::Query;
 use crate::host_commands::{Found, Tickets, VendorCommand, read_response, ticket_response};
-use crate::managed::ManagerLink;
 use crate::sockets::{Connection, Listener};
-use crate::stand_alone::StateFolder;
 use crate::termination::Termination;
 use backend_link::admission::VmmAdmission;
 use backend_link::message::FromBackend;
@@ -28,15 +27,8 @@ use backend_link::message::FromBackend;
 use aside::Brought;
 use peers::{Peer, Vmm, has_stalled};
 
+pub use keeper::Keeper;
 pub use keeping::load_state;
-
-/// Where state goes, and who can be asked for evidence.
-pub enum Keeper {
-    /// A folder; there is no host to ask.
-    Folder(StateFolder),
-    /// The manager.
-    Manager(Box<ManagerLink>),
-}
 
 /// A vRoT and everybody who talks to it.
 pub struct Server<E> {
@@ -127,6 +119,12 @@ impl<E: Engine> Server<E> {
             }
             if ready.manager {
                 self.serve_manager();
+                // What it asked for holds from now on, also for a command that came at the same
+                // time.
+                if self.ended || self.held_until.is_some() {
+                    self.pass_log_on();
+                    continue;
+                }
             }
             if ready.control {
                 self.serve_control();
@@ -156,7 +154,7 @@ impl<E: Engine> Server<E> {
                 self.drop_stalled();
             }
             if ready.is_nothing() {
-                self.retry_saving();
+                self.keeper.retry();
             }
             self.pass_log_on();
         }
@@ -165,10 +163,8 @@ impl<E: Engine> Server<E> {
 
     /// Without key and state there is no TPM to attach to: a VMM that is early waits.
     fn vmm_listener(&self) -> Option<&Listener> {
-        match &self.keeper {
-            Keeper::Manager(link) if !link.is_open() => None,
-            Keeper::Manager(_) | Keeper::Folder(_) => self.control_listener.as_ref(),
-        }
+        let listener = self.control_listener.as_ref();
+        listener.filter(|_| self.keeper.has_state())
     }
 
     /// A second VMM is told at once that one is attached; but what has no data channel may be a tool
@@ -233,9 +229,7 @@ impl<E: Engine> Server<E> {
             }
         }
         // The one before may have gone just before this one came.
-        if self.held_until.is_none() {
-            self.serve_control();
-        }
+        self.serve_control();
         if self.vmm.is_some() {
             tracing::warn!("a second VMM was turned away: one is attached");
             return;
@@ -259,7 +253,7 @@ impl<E: Engine> Server<E> {
 
     fn note_attachment(&mut self) {
         let attached = self.vmm.is_some();
-        if let Keeper::Manager(link) = &mut self.keeper {
+        if let Some(link) = self.keeper.manager_mut() {
             link.set_attached(attached);
         }
     }
@@ -275,7 +269,7 @@ impl<E: Engine> Server<E> {
         }
         self.forget_used_volatile();
         self.engine.execute(&STARTUP_CLEAR, 0);
-        self.save_changes();
+        self.keeper.save(&mut self.engine);
     }
 
     /// Carries out one command; always gives a response.
@@ -295,7 +289,7 @@ impl<E: Engine> Server<E> {
         let query = Query::parse(&command);
         self.go_on();
         let response = self.engine.execute(bytes, self.locality);
-        self.save_changes();
+        self.keeper.save(&mut self.engine);
         match query {
             Some(query) => query.patch(response),
             _ => response,
@@ -306,24 +300,17 @@ impl<E: Engine> Server<E> {
         match command {
             VendorCommand::Request { digest } => {
                 let ticket = self.tickets.open();
-                match &mut self.keeper {
-                    Keeper::Manager(link) if link.is_connected() => {
-                        link.send(&FromBackend::HostEvidenceRequested {
-                            ticket,
-                            digest: digest.into(),
-                        });
-                    }
-                    Keeper::Manager(_) | Keeper::Folder(_) => self.tickets.answer(ticket, None),
+                if !self.keeper.request_evidence(ticket, digest) {
+                    self.tickets.answer(ticket, None);
                 }
                 ticket_response(ticket)
             }
             VendorCommand::Read { ticket, offset } => {
                 let found = self.tickets.find(ticket, offset);
                 let response = read_response(found);
-                if found == Found::Elsewhere
-                    && let Keeper::Manager(link) = &mut self.keeper
-                {
-                    link.send(&FromBackend::HostEvidenceWanted { ticket, offset });
+                if found == Found::Elsewhere {
+                    let wanted = FromBackend::HostEvidenceWanted { ticket, offset };
+                    self.keeper.send(&wanted);
                     self.tickets.asked(ticket);
                 }
                 response

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use minicbor::bytes::ByteVec;
 use tpm_wire::{Command, ResponseCode};
 
-use super::{Keeper, Server};
+use super::Server;
 use crate::engine::{Engine, StateKind};
 use backend_link::message::{FromBackend, MAX_HOLD, ToBackend};
 
@@ -14,7 +14,7 @@ const LONGEST_SUSPENSION: Duration = Duration::from_secs(60 * 60);
 
 impl<E: Engine> Server<E> {
     pub(super) fn serve_manager(&mut self) {
-        let Keeper::Manager(link) = &mut self.keeper else {
+        let Some(link) = self.keeper.manager_mut() else {
             return;
         };
         // Before anybody is accepted: a manager that was restarted may have ended its old
@@ -31,7 +31,7 @@ impl<E: Engine> Server<E> {
     }
 
     fn follow(&mut self, message: ToBackend) {
-        let Keeper::Manager(link) = &mut self.keeper else {
+        let Some(link) = self.keeper.manager_mut() else {
             return;
         };
         match message {
@@ -72,12 +72,8 @@ impl<E: Engine> Server<E> {
                         Err(_) => ResponseCode::COMMAND_SIZE.response(),
                     }
                 };
-                if let Keeper::Manager(link) = &mut self.keeper {
-                    link.send(&FromBackend::Executed {
-                        id,
-                        response: response.into(),
-                    });
-                }
+                let response = response.into();
+                self.keeper.send(&FromBackend::Executed { id, response });
             }
             ToBackend::Hold { held } => {
                 if !held && !self.is_put_aside() {
@@ -90,7 +86,7 @@ impl<E: Engine> Server<E> {
                 let volatile = self.volatile_state();
                 // What the guest did from now on would not be in it.
                 self.held_until = Some(Instant::now() + LONGEST_SUSPENSION);
-                if let Keeper::Manager(link) = &mut self.keeper {
+                if let Some(link) = self.keeper.manager_mut() {
                     link.push_rest();
                     link.send(&FromBackend::Suspended { volatile });
                 }
@@ -101,8 +97,8 @@ impl<E: Engine> Server<E> {
     /// Ends in an orderly way: all state is saved before the manager hears of it.
     pub(super) fn end(&mut self) {
         self.engine.power_off();
-        self.save_changes();
-        if let Keeper::Manager(link) = &mut self.keeper {
+        self.keeper.save(&mut self.engine);
+        if let Some(link) = self.keeper.manager_mut() {
             link.push_rest();
             link.send(&FromBackend::Stopped);
         }
@@ -121,20 +117,15 @@ impl<E: Engine> Server<E> {
         });
         let state = state.ok().flatten()?;
         self.engine.give_away();
-        match &self.keeper {
-            Keeper::Manager(link) => link
-                .seal_volatile(&zeroize::Zeroizing::new(state))
-                .map(Into::into),
-            Keeper::Folder(_) => None,
-        }
+        let state = zeroize::Zeroizing::new(state);
+        let sealed = self.keeper.manager()?.seal_volatile(&state)?;
+        Some(sealed.into())
     }
 
     /// A vRoT that cannot be opened is of no use: it says why, and ends.
     fn fail(&mut self, reason: String) {
         tracing::error!(reason, "the backend ends");
-        if let Keeper::Manager(link) = &mut self.keeper {
-            link.send(&FromBackend::Failed { reason });
-        }
+        self.keeper.send(&FromBackend::Failed { reason });
         self.ended = true;
     }
 }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use tpm_wire::length_in_stream;
 
+use super::Server;
 use super::keeping::Consequence;
-use super::{Keeper, Server};
 use crate::control::{Courier, Reply, Request, RequestStream, Trusting, Vrot, handle};
 use crate::engine::Engine;
 use crate::sockets::{Arrival, Connection};
@@ -108,9 +108,9 @@ impl<E: Engine> Server<E> {
             if consequence == Consequence::GoesOn {
                 self.go_on();
             }
-            let courier: &mut dyn Courier = match &mut self.keeper {
-                Keeper::Folder(_) => &mut Trusting,
-                Keeper::Manager(link) => link.as_mut(),
+            let courier: &mut dyn Courier = match self.keeper.manager_mut() {
+                Some(link) => link,
+                None => &mut Trusting,
             };
             let mut vrot = Vrot {
                 engine: &mut self.engine,
@@ -118,7 +118,7 @@ impl<E: Engine> Server<E> {
                 courier,
             };
             let reply = handle(&mut vrot, request);
-            self.save_changes();
+            self.keeper.save(&mut self.engine);
             let reply = self.conclude(consequence, reply);
             let (answer, goes_on) = match reply {
                 Reply::Answer(answer) => (answer, true),

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::Server;
 use super::peers::has_command;
-use super::{Keeper, Server};
 use crate::closing;
 use crate::engine::Engine;
+use crate::managed::ManagerLink;
 use crate::sockets::Connection;
 
 /// What can be read from now.
@@ -45,16 +46,13 @@ const RETRY_MS: u16 = 1000;
 
 impl<E: Engine> Server<E> {
     pub(super) fn wait(&self) -> io::Result<Ready> {
-        let (manager_listener, manager) = match &self.keeper {
-            Keeper::Folder(_) => (None, None),
-            Keeper::Manager(link) => (Some(link.listener().as_fd()), link.connection()),
-        };
+        let [manager_listener, manager] = self.keeper.sockets();
         let vmm = self.vmm.as_ref();
         let data = vmm.and_then(|vmm| vmm.data.as_ref());
         let sources = [
             Some(self.termination.as_fd()),
             manager_listener,
-            manager.map(AsFd::as_fd),
+            manager,
             self.waiting_vmm().map(AsFd::as_fd),
             self.waiting_host().map(AsFd::as_fd),
             vmm.map(|vmm| vmm.control.as_fd()),
@@ -75,7 +73,8 @@ impl<E: Engine> Server<E> {
             .flatten()
             .map(|source| PollFd::new(*source, PollFlags::POLLIN))
             .collect();
-        let waiting = matches!(&self.keeper, Keeper::Manager(link) if link.has_waiting());
+        let manager = self.keeper.manager();
+        let waiting = manager.is_some_and(ManagerLink::has_waiting);
         // A command that has arrived makes its socket readable no more.
         let has_command =
             |connection: Option<&Connection>| !held && connection.is_some_and(has_command);
@@ -90,9 +89,7 @@ impl<E: Engine> Server<E> {
             PollTimeout::try_from(rest).unwrap_or(PollTimeout::ZERO)
         } else if self.has_incomplete() {
             PollTimeout::from(TICK_MS)
-        } else if matches!(&self.keeper, Keeper::Folder(folder) if folder.has_unsaved())
-            || self.has_log_waiting()
-        {
+        } else if self.keeper.wants_retry() || self.has_log_waiting() {
             PollTimeout::from(RETRY_MS)
         } else {
             PollTimeout::NONE

@@ -2,7 +2,7 @@
 //! that it is degraded.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -15,6 +15,9 @@ use anyhow::{Context, Result, bail, ensure};
 use backend_link::StateKey;
 use backend_link::frame::{receive, send};
 use backend_link::message::{FromBackend, Open, ToBackend};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use tpm_wire::host_commands::HOST_EVIDENCE_REQUEST;
 use vtpm_backend::sockets::WRITE_DEADLINE;
 
@@ -166,6 +169,49 @@ fn a_guest_that_is_suspended_waits_until_its_manager_lets_it_go_on_or_is_gone() 
     ensure!(!guest.is_finished(), "it went on");
     drop(manager);
     guest.join().map_err(|_| anyhow::anyhow!("the guest"))?
+}
+
+#[test]
+fn what_the_manager_asks_for_holds_before_a_command_that_came_at_the_same_time() -> Result<()> {
+    for asked in [
+        ToBackend::Hold { held: true },
+        ToBackend::Suspend,
+        ToBackend::Stop,
+    ] {
+        let mut backend = Backend::start()?;
+        let mut manager = backend.opened(5, None)?;
+        let mut vmm = backend.guest()?.wait()?;
+        // Both are there when the backend looks next.
+        let process = Pid::from_raw(backend.process.id().try_into()?);
+        kill(process, Signal::SIGSTOP)?;
+        waitpid(process, Some(WaitPidFlag::WUNTRACED))?;
+        send(&mut manager, &asked)?;
+        // TPM2_GetRandom
+        vmm.data.write_all(&command(0x17b, &[0, 8]))?;
+        kill(process, Signal::SIGCONT)?;
+        let ends = matches!(asked, ToBackend::Stop);
+        if ends {
+            backend.process.wait()?;
+        } else {
+            // When it has answered twice, the turn is over in which it looked at both.
+            for turn in [1, 2] {
+                let command = command(0x17b, &[0, 8]).into();
+                send(&mut manager, &ToBackend::Execute { id: turn, command })?;
+                while !matches!(receive(&mut manager)?, FromBackend::Executed { id, .. } if id == turn)
+                {
+                }
+            }
+        }
+        vmm.data.set_nonblocking(true)?;
+        let answer = vmm.data.read(&mut [0; 64]).map_err(|error| error.kind());
+        let is_unanswered = match answer {
+            Ok(0) | Err(ErrorKind::ConnectionReset) => ends,
+            Err(ErrorKind::WouldBlock) => !ends,
+            _ => false,
+        };
+        ensure!(is_unanswered, "{asked:?}: {answer:?}");
+    }
+    Ok(())
 }
 
 #[test]
