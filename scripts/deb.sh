@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the Debian packages vrot-host, vrot-guest and vrot-device, for the release of Debian (or
-# its like) and the architecture that this runs on.
+# Builds the Debian packages vrot-host, vrot-operator, vrot-guest and vrot-device, for the release
+# of Debian (or its like) and the architecture that this runs on.
 #
 #   scripts/deb.sh [FOLDER]
 #
@@ -37,7 +37,7 @@ if [ -z "$programs" ]; then
     flags="--remap-path-prefix=$root=/vrot --remap-path-prefix=$cargo_home=/cargo"
     (cd "$root" && RUSTFLAGS="${RUSTFLAGS:-} $flags" CARGO_TARGET_DIR="$build" \
         "$cargo" build --locked --release --bins \
-        -p vtpm-manager -p vtpm-backend -p vrot-device -p vrot-service)
+        -p vtpm-manager -p vtpmctl -p vtpm-backend -p vrot-device -p vrot-service)
     programs=$build/release
 fi
 
@@ -147,7 +147,7 @@ finish() {
         "$output/${package}_${version}_${architecture}.deb"
 }
 
-for name in vtpm-managerd vtpmctl vtpm-backend; do
+for name in vtpm-managerd vtpm-backend; do
     program "$name" vrot-host
 done
 put 0644 "$packaging/vrot-host/config.toml" vrot-host etc/vtpm-manager/config.toml
@@ -158,6 +158,9 @@ put 0644 "$packaging/vrot-host/vtpm-manager.sysusers" vrot-host \
 put 0644 "$packaging/vrot-host/vtpm-manager.tmpfiles" vrot-host \
     usr/lib/tmpfiles.d/vtpm-manager.conf
 finish vrot-host vtpm-manager vtpm-backend
+
+program vtpmctl vrot-operator
+finish vrot-operator vtpmctl
 
 program vrot-service vrot-guest
 put 0644 "$packaging/vrot-guest/vrot-service.default" vrot-guest etc/default/vrot-service

@@ -19,22 +19,22 @@ use test_support::software_tpm::MadeTpm;
 use test_support::tool::Tool;
 use vrot_tests::host::switch_on;
 
-const PACKAGES: [&str; 3] = ["vrot-host", "vrot-guest", "vrot-device"];
+const PACKAGES: [&str; 4] = ["vrot-host", "vrot-operator", "vrot-guest", "vrot-device"];
 
 /// Everything beside the documents, as `mode path`.
-const CONTENTS: [(&str, &[&str]); 3] = [
+const CONTENTS: [(&str, &[&str]); 4] = [
     (
         "vrot-host",
         &[
             "-rw-r--r-- /etc/vtpm-manager/config.toml",
             "-rwxr-xr-x /usr/bin/vtpm-backend",
             "-rwxr-xr-x /usr/bin/vtpm-managerd",
-            "-rwxr-xr-x /usr/bin/vtpmctl",
             "-rw-r--r-- /usr/lib/systemd/system/vtpm-managerd.service",
             "-rw-r--r-- /usr/lib/sysusers.d/vtpm-manager.conf",
             "-rw-r--r-- /usr/lib/tmpfiles.d/vtpm-manager.conf",
         ],
     ),
+    ("vrot-operator", &["-rwxr-xr-x /usr/bin/vtpmctl"]),
     (
         "vrot-guest",
         &[
@@ -99,9 +99,11 @@ fn packages_say_what_they_need_and_what_is_the_administrators() -> Result<()> {
                 "libtss2-tcti-device0",
                 "systemd",
                 "tpm-udev",
+                "vrot-operator",
             ]
             .as_slice(),
         ),
+        ("vrot-operator", &["libc6"]),
         (
             "vrot-guest",
             &["libtss2-esys", "libtss2-tcti-device0", "tpm-udev"],
@@ -126,6 +128,11 @@ fn packages_say_what_they_need_and_what_is_the_administrators() -> Result<()> {
                 depends.split(", ").any(|one| one.starts_with(need)),
                 "{package} does not depend on {need}: {depends}"
             );
+        }
+        // Neither an issuer nor a device has a TPM of its own, or a service of ours.
+        let bare = ["vrot-operator", "vrot-device"].contains(&package);
+        for foreign in ["tss2", "tpm", "systemd"] {
+            ensure!(!bare || !depends.contains(foreign), "{package}: {depends}");
         }
         ensure!(
             package != "vrot-device" || !depends.contains("libt"),
@@ -167,6 +174,7 @@ fn the_licences_of_all_linked_libraries_go_along() -> Result<()> {
     let installed = tempfile::tempdir()?;
     for (package, library) in [
         ("vrot-host", "tokio 1."),
+        ("vrot-operator", "hyper 1."),
         ("vrot-guest", "minicbor 2."),
         ("vrot-device", "rustls-webpki 0."),
     ] {
