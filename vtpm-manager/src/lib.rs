@@ -22,11 +22,21 @@ pub mod config;
 pub mod daemon;
 pub mod evidence;
 pub mod fault;
+#[cfg(test)]
+mod guarded_by_tpm;
 pub mod host;
 pub mod keys;
 pub mod manager;
 pub mod manufacture;
 pub mod registers;
-pub mod rollback;
-pub mod store;
+/// The guarded state's upper floors.
+pub mod rollback {
+    pub use guarded_state::journal::{Guard, GuardError, Opening};
+    pub use guarded_state::ledger::*;
+}
+/// The guarded state as the manager uses it.
+pub mod store {
+    pub use guarded_state::disk::*;
+    pub use guarded_state::journal::{Commit, Journal, JournalMetrics, RetriedBy, Stall};
+}
 pub mod vrot;

@@ -68,6 +68,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("api-types", &["cert-chain", "durable-file"]),
+    // Neither the physical TPM nor the network, nor what a record says.
+    ("guarded-state", &["cert-chain"]),
     (
         "vtpm-manager",
         &[
@@ -77,6 +79,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "bounded-file",
             "cert-chain",
             "durable-file",
+            "guarded-state",
             "locked-memory",
             "printable",
             "program-output",

@@ -93,7 +93,7 @@ pub(super) async fn recover(
         manager.recover(&request.accept).await
     })
     .await;
-    Ok(Json(recovered?.into()))
+    Ok(Json(recovery_view(recovered?)))
 }
 
 /// Answers nothing about vRoTs from a store that the physical TPM does not vouch for.
@@ -294,11 +294,11 @@ pub(super) fn store_view(status: &StoreStatus) -> StoreView {
         StoreState::Opening { vouched: Some(_) } => ("opening", Some(TAKEN_OVER.to_owned())),
         StoreState::Unreachable { reason, .. } => ("locked", Some(reason.clone())),
         StoreState::Open(_) => {
-            let problem = status.trouble.as_ref().map(|trouble| {
-                let time = trouble.since.elapsed().as_secs();
+            let problem = status.stall.as_ref().map(|stall| {
+                let time = stall.since.elapsed().as_secs();
                 format!(
                     "nothing has become durable for {time} s: {}",
-                    trouble.reason
+                    WithCauses(&*stall.error)
                 )
             });
             ("open", problem)
@@ -341,17 +341,15 @@ pub(super) fn fault_view(fault: &Fault) -> FaultView {
     }
 }
 
-impl From<RecoveryRecord> for RecoveryView {
-    fn from(record: RecoveryRecord) -> Self {
-        Self {
-            accepted: record.accepted.to_owned(),
-            finding: record.finding,
-            batch: record.batch,
-            generation: record.generation,
-            raised: record.raised,
-            discarded: record.discarded,
-            lost: record.lost,
-        }
+fn recovery_view(record: RecoveryRecord) -> RecoveryView {
+    RecoveryView {
+        accepted: record.accepted.to_owned(),
+        finding: record.finding,
+        batch: record.batch,
+        generation: record.generation,
+        raised: record.raised,
+        discarded: record.discarded,
+        lost: record.lost,
     }
 }
 

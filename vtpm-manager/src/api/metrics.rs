@@ -169,7 +169,7 @@ fn store(text: &mut Text, serving: &Serving, store: &StoreStatus) {
     text.gauge(
         "vrot_store_stalled_seconds",
         "Time since when nothing became durable although something should; 0 if all is well.",
-        (store.trouble.as_ref()).map_or(0.0, |trouble| trouble.since.elapsed().as_secs_f64()),
+        (store.stall.as_ref()).map_or(0.0, |stall| stall.since.elapsed().as_secs_f64()),
     );
     if let Some(status) = &store.rollback {
         rollback(text, status);

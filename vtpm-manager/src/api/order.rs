@@ -8,8 +8,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::audit::Actor;
+use crate::causes::WithCauses;
 use crate::manager::{Manager, ManagerError};
-use crate::store::Cure;
+use crate::store::RetriedBy;
 
 /// How long a client waits before it is told that nothing becomes durable.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -41,10 +42,10 @@ where
     F: Future<Output = Result<T, ManagerError>> + Send + 'static,
 {
     let journal = manager.journal();
-    if let Some(trouble) = journal.trouble()
-        && trouble.cure == Cure::WriterTries
+    if let Some(stall) = journal.stall()
+        && stall.retried_by == RetriedBy::Writer
     {
-        let reason = trouble.reason;
+        let reason = WithCauses(&*stall.error).to_string();
         return Err(ManagerError::StoreStalled { reason });
     }
     manager.host().anchor().check_answers()?;
@@ -53,8 +54,8 @@ where
         match timeout(PATIENCE, &mut task).await {
             Ok(ended) => return ended.map_err(|source| ManagerError::Task { source })?,
             Err(_) => {
-                if let Some(trouble) = journal.trouble() {
-                    let reason = trouble.reason;
+                if let Some(stall) = journal.stall() {
+                    let reason = WithCauses(&*stall.error).to_string();
                     return Err(ManagerError::Unfinished { reason });
                 }
             }

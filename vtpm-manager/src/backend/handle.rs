@@ -508,13 +508,13 @@ mod tests {
     use attestation::{Anchoring, CutOff, StateLoss};
     use backend_link::frame;
     use cert_chain::{AttestationKey, Digest32, PcrValues, TpmName, VmId};
+    use guarded_state::testing::journal;
 
     use super::*;
     use crate::anchor::{AnchorError, SignedQuote};
     use crate::backend::GuestRole;
     use crate::backend::share::Share;
     use crate::evidence::{HostEvidence, HostQuoter, Quota, Subject};
-    use crate::rollback::guarded_store::{journal, record};
     use crate::store::{Batch, Part};
 
     /// No test here asks for evidence.
@@ -561,7 +561,7 @@ mod tests {
         let vrot = VrotId::random();
         let folder = RuntimeFolder::of(folders.path(), folders.path(), vrot);
         let journal = journal().await?;
-        let created = Batch::default().put_record(vrot, Generation::new(1), record(vrot, 1));
+        let created = Batch::default().put_record(vrot, Generation::new(1), b"a record".to_vec());
         journal.commit(created).await?;
         let (ended, _endings) = mpsc::unbounded_channel();
         let role = Role::Guest(Box::new(GuestRole {

@@ -10,7 +10,7 @@ use crate::backend::Isolation;
 use crate::evidence::HostLogProblem;
 use crate::fault::Fault;
 use crate::rollback::RollbackStatus;
-use crate::store::Trouble;
+use crate::store::Stall;
 
 /// How it stands with a manager that starts or serves.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub struct StoreStatus {
     /// How it stands with the rollback anchor; none while the store is locked.
     pub rollback: Option<RollbackStatus>,
     /// Why nothing becomes durable at the moment, if that is so.
-    pub trouble: Option<Trouble>,
+    pub stall: Option<Stall>,
     /// Backends that go on without a manager, because the store is not open.
     pub orphans: Orphans,
 }
@@ -130,7 +130,7 @@ impl Startup {
             store: StoreStatus {
                 state: StoreState::Opening { vouched: None },
                 rollback: None,
-                trouble: None,
+                stall: None,
                 orphans: Orphans::default(),
             },
             serving: None,
@@ -157,7 +157,7 @@ impl Manager {
             orphans: self.orphans().await,
             state: self.store.state(),
             rollback: self.journal.rollback_status(),
-            trouble: self.journal.trouble(),
+            stall: self.journal.stall(),
         }
     }
 

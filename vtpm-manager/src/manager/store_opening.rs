@@ -329,18 +329,16 @@ fn sealed_anew(
 #[cfg(test)]
 mod tests {
     use anyhow::{Context, Result};
+    use guarded_state::testing::MemoryStore;
 
     use super::*;
-    use crate::rollback::guarded_store::record;
-    use crate::store::MemoryStore;
+    use crate::vrot::example;
 
     #[test]
     fn a_suspended_vrot_in_a_new_generation_can_be_started() -> Result<()> {
-        let (store, vrot) = (MemoryStore::default(), VrotId::random());
-        let StoredVrot::Living(mut suspended) = StoredVrot::from_bytes(vrot, &record(vrot, 1))?
-        else {
-            anyhow::bail!("a tombstone");
-        };
+        let store = MemoryStore::default();
+        let mut suspended = example();
+        let vrot = suspended.vrot;
         suspended.lifecycle = Lifecycle::Suspended {
             since: Timestamp::now(),
         };

@@ -8,3 +8,6 @@ pub use record::{
     Identity, LostState, Owner, RecordError, StoredVrot, Tombstone, VrotName, VrotNameError,
     VrotRecord,
 };
+
+#[cfg(test)]
+pub(crate) use record::tests::record as example;

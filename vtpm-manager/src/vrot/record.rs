@@ -370,12 +370,12 @@ impl fmt::Display for VrotName {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use super::*;
 
-    fn record() -> VrotRecord {
+    pub(crate) fn record() -> VrotRecord {
         let vrot = "00000000-0000-4000-8000-000000000001".parse().unwrap();
         let wrapped = |byte: u8| -> WrappedSecret {
             let mut bytes = vec![0x82, 0x4c];
