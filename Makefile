@@ -58,6 +58,7 @@ check: setup
 	$(CARGO) fmt --all --check $(JUDGE)
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked $(JUDGE) -- -D warnings
+	$(CARGO) clippy --locked -p trust-anchor --lib --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items
 	$(CARGO) test --quiet --locked --workspace --test workspace_rules
 	sh scripts/deny.sh

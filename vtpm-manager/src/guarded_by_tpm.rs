@@ -9,9 +9,9 @@ use cert_chain::{Generation, VrotId};
 use guarded_state::disk::{Batch, EmbeddedStore, Part};
 use guarded_state::journal::{Guard, Journal, Opening};
 use guarded_state::ledger::{AnchorPolicy, Boot, RollbackKeys};
+use test_support::Swtpm;
+use trust_anchor::{AnchorConfig, TrustAnchor};
 
-use crate::anchor::TrustAnchor;
-use crate::anchor::swtpm::Swtpm;
 use crate::registers::TpmRegisters;
 
 fn created(vrot: VrotId) -> Batch {
@@ -31,7 +31,8 @@ fn a_real_tpm_tells_an_old_store_from_the_newest_over_a_reset() -> Result<()> {
     let path = tpm.path("store");
     let guard = || -> Result<Guard> {
         let keys = RollbackKeys::derive(&[7; 32]);
-        let registers = TpmRegisters::new(&TrustAnchor::start(&tpm.config())?, &keys);
+        let config = AnchorConfig::new(tpm.tcti().parse()?, tpm.path("anchor.json"));
+        let registers = TpmRegisters::new(&TrustAnchor::start(&config)?, &keys);
         Ok(Guard {
             registers: Box::new(registers),
             keys,

@@ -15,8 +15,8 @@ use cert_chain::profile::ProfileError;
 use cert_chain::profile::host_ik::HostCertificate;
 use cert_chain::{CredentialBlob, HostName, TpmName};
 use tokio::sync::OnceCell;
+use trust_anchor::{AnchorError, HostIkSigner, HostPolicy, HostPublic, TrustAnchor};
 
-use crate::anchor::{AnchorError, HostIkSigner, HostPolicy, HostPublic, TrustAnchor};
 use crate::keys::{KeyError, Keyring};
 
 /// The physical TPM, and what this host has become with it.
@@ -218,7 +218,7 @@ impl Host {
             .keyring
             .get_or_try_init(|| async {
                 let root = self.anchor.root_secret().await?;
-                Ok::<_, HostError>(Arc::new(Keyring::derive(&root)?))
+                Ok::<_, HostError>(Arc::new(Keyring::derive(root.expose())?))
             })
             .await?;
         Ok(Arc::clone(keyring))

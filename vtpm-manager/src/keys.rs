@@ -16,8 +16,6 @@ use ring::hkdf;
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-use crate::anchor::RootSecret;
-
 /// Wraps and unwraps the secrets of vRoTs. There is one only after the TPM unsealed the root
 /// secret.
 pub struct Keyring(Locked<LessSafeKey>);
@@ -73,13 +71,9 @@ const WRAPPED_SECRET: &str = "vrot wrapped secret v1";
 
 impl Keyring {
     /// Derives the wrapping key (HKDF-SHA-256, RFC 5869).
-    pub fn derive(root: &RootSecret) -> Result<Self, KeyError> {
-        Self::from_secret(root.expose())
-    }
-
-    pub(crate) fn from_secret(secret: &[u8]) -> Result<Self, KeyError> {
+    pub fn derive(root_secret: &[u8; 32]) -> Result<Self, KeyError> {
         let derive = || {
-            let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(secret);
+            let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(root_secret);
             match extracted.expand(&[WRAPPING_KEY], &AES_256_GCM) {
                 Ok(key) => LessSafeKey::new(UnboundKey::from(key)),
                 // One key of 32 bytes is far below the 255 blocks that RFC 5869 §2.3 allows.
@@ -194,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_secret_opens_for_its_vrot_and_purpose_on_its_host_only() {
-        let keyring = Keyring::from_secret(&[7; 32]).unwrap();
+        let keyring = Keyring::derive(&[7; 32]).unwrap();
         let vrot = VrotId::random();
         let key = Keyring::generate().unwrap();
         let wrapped = keyring.wrap(vrot, Purpose::State, key.as_bytes()).unwrap();
@@ -203,7 +197,7 @@ mod tests {
 
         assert!(keyring.state_key(VrotId::random(), &wrapped).is_err());
         assert!(keyring.unwrap(vrot, Purpose::NvIndices, &wrapped).is_err());
-        let other = Keyring::from_secret(&[8; 32]).unwrap();
+        let other = Keyring::derive(&[8; 32]).unwrap();
         assert!(other.state_key(vrot, &wrapped).is_err());
         let mut altered = wrapped.clone();
         if let Some(byte) = altered.sealed.first_mut() {
@@ -220,7 +214,7 @@ mod tests {
         let wrapped: WrappedSecret = minicbor::decode(&golden).unwrap();
         assert_eq!(minicbor::to_vec(&wrapped).unwrap(), golden);
         let vrot = VrotId::from_uuid(uuid::Uuid::from_bytes([1; 16]));
-        let keyring = Keyring::from_secret(&[7; 32]).unwrap();
+        let keyring = Keyring::derive(&[7; 32]).unwrap();
         assert_eq!(
             keyring.state_key(vrot, &wrapped).unwrap().as_bytes(),
             &[9; 32]
@@ -229,7 +223,7 @@ mod tests {
 
     #[test]
     fn the_same_secret_is_never_wrapped_to_the_same_bytes() {
-        let keyring = Keyring::from_secret(&[7; 32]).unwrap();
+        let keyring = Keyring::derive(&[7; 32]).unwrap();
         let vrot = VrotId::random();
         let wrap = || keyring.wrap(vrot, Purpose::NvIndices, b"secret").unwrap();
         assert_ne!(wrap(), wrap());
@@ -237,7 +231,7 @@ mod tests {
 
     #[test]
     fn no_secret_shows_in_debug_output() {
-        let keyring = Keyring::from_secret(&[7; 32]).unwrap();
+        let keyring = Keyring::derive(&[7; 32]).unwrap();
         assert_eq!(format!("{keyring:?}"), "Keyring");
     }
 }

@@ -1,6 +1,6 @@
 //! The vRoT manager of a host.
 //!
-//! `vtpm-managerd` owns the physical TPM ([`anchor`]), keeps one virtualized root of trust (vRoT)
+//! `vtpm-managerd` owns the physical TPM ([`trust_anchor`]), keeps one virtualized root of trust (vRoT)
 //! for each VM ([`vrot`]), spawns and serves their backends ([`backend`]), guards their state
 //! ([`store`], [`keys`]), vouches for them ([`manufacture`], [`evidence`]) and answers on a Unix
 //! socket ([`api`]), whose client `vtpmctl` is.
@@ -14,7 +14,6 @@ pub mod timestamp {
     pub use api_types::Timestamp;
 }
 
-pub mod anchor;
 pub mod api;
 pub mod audit;
 pub mod backend;

@@ -1,10 +1,10 @@
 //! The rollback registers in the physical TPM: joins the trust anchor with the store's ledger.
 
 use cert_chain::Generation;
-
-use crate::anchor::{
+use trust_anchor::{
     AnchorError, Held, NvCounter, NvRegister, REGISTER_SIZE, Retention, TrustAnchor,
 };
+
 use crate::rollback::register::{CONTENTS, Operation};
 use crate::rollback::{
     AnchorRegisters, Contents, GenerationError, Reading, Register, RegisterError, RollbackKeys,
@@ -97,13 +97,17 @@ mod tests {
     use anyhow::{Context, Result};
 
     use super::*;
-    use crate::anchor::swtpm::Swtpm;
+    use test_support::Swtpm;
+    use trust_anchor::AnchorConfig;
 
     #[test]
     fn each_register_is_its_own_index_and_an_error_names_it() -> Result<()> {
         let tpm = Swtpm::blank()?;
         tpm.tool("tpm2_startup -c")?;
-        let anchor = TrustAnchor::start(&tpm.config())?;
+        let anchor = TrustAnchor::start(&AnchorConfig::new(
+            tpm.tcti().parse()?,
+            tpm.path("anchor.json"),
+        ))?;
         let mut registers = TpmRegisters::new(&anchor, &RollbackKeys::derive(&[7; 32]));
         for register in Register::BOTH {
             let error = registers.write(register, &[1; CONTENTS]).err();
@@ -119,7 +123,10 @@ mod tests {
 
         tpm.switch_off()?;
         tpm.switch_on()?;
-        let anchor = TrustAnchor::start(&tpm.config())?;
+        let anchor = TrustAnchor::start(&AnchorConfig::new(
+            tpm.tcti().parse()?,
+            tpm.path("anchor.json"),
+        ))?;
         let mut registers = TpmRegisters::new(&anchor, &RollbackKeys::derive(&[7; 32]));
         assert_eq!(registers.read(Register::Volatile)?, Reading::Unwritten);
         assert_eq!(

@@ -8,4 +8,7 @@ pub mod process;
 pub mod programs;
 pub mod run_folder;
 pub mod software_tpm;
+mod swtpm;
 pub mod tool;
+
+pub use swtpm::Swtpm;

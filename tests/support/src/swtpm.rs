@@ -1,4 +1,4 @@
-//! Test peer: a software TPM of one's own, and the stock tools pointed at it.
+//! A software TPM of one's own in a folder of its own, and the stock tools pointed at it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,66 +6,53 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use cert_chain::{HashAlgorithm, PcrSelection};
+use ring::digest;
 use tempfile::TempDir;
 
-use super::config::{AnchorConfig, Tcti};
+use crate::software_tpm::MadeTpm;
 
-/// A running swtpm. It stops when dropped; whoever has a connection to it must come before it
+/// A running swtpm. It stops when dropped; whatever has a connection to it must come before it
 /// in a struct, or after it in a function.
-pub(crate) struct Swtpm {
+pub struct Swtpm {
     folder: TempDir,
     /// The banks that the firmware of this host measures into.
-    measured: Vec<HashAlgorithm>,
+    measured: Vec<String>,
+    /// Where it was made.
+    made: Option<MadeTpm>,
 }
 
+/// PCRs that every firmware measures into (TCG PC Client Platform Firmware Profile §3.3.4).
+const FIRMWARE_PCRS: std::ops::RangeInclusive<u8> = 0..=7;
+
 impl Swtpm {
-    /// A host's TPM: with an endorsement key certificate from a maker of its own, started, and with
-    /// a boot measured into its SHA-256 bank.
-    pub(crate) fn of_a_host() -> Result<Self> {
-        Self::with_banks(&[HashAlgorithm::Sha256], &[HashAlgorithm::Sha256])
+    /// A host's TPM: with an endorsement key certificate from a maker, started, and with a boot
+    /// measured into its SHA-256 bank.
+    pub fn of_a_host() -> Result<Self> {
+        Self::with_banks(&["sha256"], &["sha256"])
     }
 
     /// The same with these active banks, of which the firmware measures into some.
-    pub(crate) fn with_banks(active: &[HashAlgorithm], measured: &[HashAlgorithm]) -> Result<Self> {
+    pub fn with_banks(active: &[&str], measured: &[&str]) -> Result<Self> {
+        Self::copy_of(MadeTpm::first(active)?, measured)
+    }
+
+    /// The TPM of another host: those of [`Swtpm::of_a_host`] are copies of one and have the same
+    /// keys.
+    pub fn of_another_host() -> Result<Self> {
+        Self::copy_of(MadeTpm::second(&["sha256"])?, &["sha256"])
+    }
+
+    fn copy_of(made: MadeTpm, measured: &[&str]) -> Result<Self> {
         let mut tpm = Self::folder()?;
-        tpm.measured = measured.to_vec();
-        let names: Vec<&str> = active.iter().map(|bank| bank.name()).collect();
-        let at = |name: &str| tpm.path(name).display().to_string();
-        fs::create_dir(tpm.path("maker"))?;
-        fs::write(
-            tpm.path("localca.conf"),
-            format!(
-                "statedir = {0}\nsigningkey = {0}/signkey.pem\nissuercert = {0}/issuercert.pem\n\
-                 certserial = {0}/certserial\n",
-                at("maker")
-            ),
-        )?;
-        fs::write(
-            tpm.path("localca.options"),
-            "--platform-manufacturer Test\n--platform-version 1\n--platform-model Test\n",
-        )?;
-        fs::write(
-            tpm.path("setup.conf"),
-            format!(
-                "create_certs_tool = swtpm_localca\ncreate_certs_tool_config = {}\n\
-                 create_certs_tool_options = {}\n",
-                at("localca.conf"),
-                at("localca.options")
-            ),
-        )?;
-        tpm.tool(&format!(
-            "swtpm_setup --tpm2 --tpmstate {} --create-ek-cert --pcr-banks {} --config {}",
-            at("state"),
-            names.join(","),
-            at("setup.conf")
-        ))?;
+        made.copy_to(&tpm.path("state"))?;
+        tpm.measured = measured.iter().map(|bank| (*bank).to_owned()).collect();
+        tpm.made = Some(made);
         tpm.switch_on()?;
         Ok(tpm)
     }
 
     /// A TPM as it leaves the factory's press: no keys, no certificates, not started.
-    pub(crate) fn blank() -> Result<Self> {
+    pub fn blank() -> Result<Self> {
         let tpm = Self::folder()?;
         tpm.start("not-need-init")?;
         Ok(tpm)
@@ -77,22 +64,23 @@ impl Swtpm {
         Ok(Self {
             folder,
             measured: Vec::new(),
+            made: None,
         })
     }
 
     /// Starts the TPM as after a reset of the machine, and measures the boot as its firmware would:
     /// always the same one.
-    pub(crate) fn switch_on(&self) -> Result<()> {
-        self.switch_on_measuring(&self.measured)
+    pub fn switch_on(&self) -> Result<()> {
+        let measured: Vec<&str> = self.measured.iter().map(String::as_str).collect();
+        self.switch_on_measuring(&measured)
     }
 
     /// The same with firmware that measures into these banks.
-    pub(crate) fn switch_on_measuring(&self, banks: &[HashAlgorithm]) -> Result<()> {
+    pub fn switch_on_measuring(&self, banks: &[&str]) -> Result<()> {
         self.start("not-need-init,startup-clear")?;
         for bank in banks {
-            let separator = bank.hash(&[&[0; 4]]);
-            let extensions: Vec<String> = PcrSelection::of_firmware()
-                .iter()
+            let separator = separator(bank)?;
+            let extensions: Vec<String> = FIRMWARE_PCRS
                 .map(|pcr| format!("{pcr}:{bank}={separator}"))
                 .collect();
             self.tool(&format!("tpm2_pcrextend {}", extensions.join(" ")))?;
@@ -121,7 +109,7 @@ impl Swtpm {
     }
 
     /// Stops the TPM.
-    pub(crate) fn switch_off(&self) -> Result<()> {
+    pub fn switch_off(&self) -> Result<()> {
         self.tool(&format!(
             "swtpm_ioctl --unix {}.ctrl -s",
             self.socket().display()
@@ -129,39 +117,41 @@ impl Swtpm {
         .map(drop)
     }
 
+    /// The TPM, in the words of `TPM2TOOLS_TCTI`.
+    pub fn tcti(&self) -> String {
+        format!("swtpm:path={}", self.socket().display())
+    }
+
     /// The data socket.
-    pub(crate) fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.path("tpm")
     }
 
-    /// A configuration for this TPM, with the record beside it.
-    pub(crate) fn config(&self) -> AnchorConfig {
-        AnchorConfig::new(Tcti::SwtpmPath(self.socket()), self.path("anchor.json"))
-    }
-
     /// Root and intermediate certificate of the TPM's maker.
-    pub(crate) fn maker_pem(&self) -> Result<String> {
-        let root = fs::read_to_string(self.path("maker/swtpm-localca-rootca-cert.pem"))?;
-        let issuer = fs::read_to_string(self.path("maker/issuercert.pem"))?;
-        Ok(root + &issuer)
+    pub fn maker_pem(&self) -> Result<String> {
+        let made = self.made.as_ref();
+        made.context("a blank TPM has no maker")?
+            .maker_certificates()
     }
 
     /// A file in the test's own folder.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>> {
+    /// The contents of such a file.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         fs::read(self.path(name)).with_context(|| name.to_owned())
     }
 
-    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> Result<()> {
+    /// Makes or replaces such a file.
+    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> Result<()> {
         fs::write(self.path(name), contents).with_context(|| name.to_owned())
     }
 
     /// Runs a line such as `tpm2_nvread 0x01c00002 -o ek.crt` in the test's folder; gives what
     /// it printed.
-    pub(crate) fn tool(&self, line: &str) -> Result<String> {
+    pub fn tool(&self, line: &str) -> Result<String> {
         let output = self.run(line)?;
         if !output.status.success() {
             bail!(
@@ -175,7 +165,7 @@ impl Swtpm {
     }
 
     /// Runs a line that must fail; gives what it complained.
-    pub(crate) fn tool_fails(&self, line: &str) -> Result<String> {
+    pub fn tool_fails(&self, line: &str) -> Result<String> {
         let output = self.run(line)?;
         if output.status.success() {
             bail!("{line}: succeeded, and should not have");
@@ -189,10 +179,7 @@ impl Swtpm {
         Command::new(program)
             .args(words)
             .current_dir(self.folder.path())
-            .env(
-                "TPM2TOOLS_TCTI",
-                format!("swtpm:path={}", self.socket().display()),
-            )
+            .env("TPM2TOOLS_TCTI", self.tcti())
             .output()
             .with_context(|| format!("{program} is missing: install it"))
     }
@@ -203,4 +190,21 @@ impl Drop for Swtpm {
         // Nothing can be done about a TPM that will not stop; its folder goes away.
         drop(self.switch_off());
     }
+}
+
+/// Digest of a separator event (TCG PC Client Platform Firmware Profile §10.4.1), in hexadecimal.
+fn separator(bank: &str) -> Result<String> {
+    let algorithm = match bank {
+        "sha1" => &digest::SHA1_FOR_LEGACY_USE_ONLY,
+        "sha256" => &digest::SHA256,
+        "sha384" => &digest::SHA384,
+        "sha512" => &digest::SHA512,
+        other => bail!("no bank {other}"),
+    };
+    let digest = digest::digest(algorithm, &[0; 4]);
+    Ok(digest
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }

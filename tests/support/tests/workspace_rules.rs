@@ -71,6 +71,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Neither the physical TPM nor the network, nor what a record says.
     ("guarded-state", &["cert-chain"]),
     (
+        "trust-anchor",
+        &[
+            "attestation",
+            "bounded-file",
+            "cert-chain",
+            "durable-file",
+            "locked-memory",
+            "tpm-wire",
+        ],
+    ),
+    (
         "vtpm-manager",
         &[
             "api-types",
@@ -84,6 +95,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "printable",
             "program-output",
             "tpm-wire",
+            "trust-anchor",
         ],
     ),
     (

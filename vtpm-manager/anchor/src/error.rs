@@ -3,8 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use cert_chain::{HashAlgorithm, HashValue, PcrSelection, TpmName};
+use cert_chain::{HashAlgorithm, PcrSelection, TpmName};
 use tpm_wire::{Disposition, Operation, ResponseCode};
+
+use super::policy::PcrDifference;
 
 /// Why the trust anchor did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -225,6 +227,12 @@ pub enum HardwareError {
         #[source]
         source: std::io::Error,
     },
+    /// A software TPM's Unix socket, in a build that cannot use it.
+    #[error(
+        "`swtpm:path=SOCKET` needs a build with the feature `software-tpm`: set `tpm` to \
+         `device:/dev/tpmrm0`, or to `swtpm:host=HOST,port=PORT`"
+    )]
+    NoUnixSockets,
     /// The endorsement key has no certificate in NV memory.
     #[error(
         "the TPM has no endorsement key certificate at NV index 0x01c0000a or 0x01c00002: the \
@@ -294,17 +302,6 @@ pub enum HardwareError {
     },
 }
 
-/// One PCR that has another value than approved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PcrDifference {
-    /// Which PCR.
-    pub pcr: u8,
-    /// Its value now.
-    pub found: HashValue,
-    /// The value in the approval; `None` where the approval does not cover the PCR in this bank.
-    pub approved: Option<HashValue>,
-}
-
 /// PCR banks, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BankList(pub Vec<HashAlgorithm>);
@@ -315,17 +312,6 @@ impl fmt::Display for BankList {
         match names.as_slice() {
             [] => f.write_str("none"),
             names => f.write_str(&names.join(", ")),
-        }
-    }
-}
-
-impl fmt::Display for PcrDifference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bank = self.found.algorithm();
-        write!(f, "PCR {} ({bank}) is {}", self.pcr, self.found)?;
-        match self.approved {
-            Some(approved) => write!(f, ", approved is {approved}"),
-            None => write!(f, ", which no approval covers"),
         }
     }
 }

@@ -11,14 +11,14 @@ use tpm_wire::Operation;
 use zeroize::Zeroizing;
 
 use super::error::HardwareError;
-use super::nv::NvMemory;
-use super::srk_statement::SrkStatement;
+pub use super::nv::{Defined, Index, NvMemory};
+pub use super::srk_statement::SrkStatement;
 
 /// A physical TPM with our keys in it.
 ///
-/// Implemented over ESYS ([`super::esys`]) and, for tests, by a fake. Nothing here retries:
-/// that is the caller's business, which tells errors apart by [`HardwareError::disposition`].
-pub(crate) trait HardwareRoot: Send {
+/// Implemented over ESYS, the Enhanced System API of the TCG's software stack. An implementation
+/// does not retry: the caller does, by [`HardwareError::disposition`].
+pub trait HardwareRoot: Send {
     /// NV memory, for the rollback registers.
     fn nv_memory(&mut self) -> Result<&mut dyn NvMemory, HardwareError> {
         Err(HardwareError::Response {
@@ -99,22 +99,22 @@ pub(crate) trait HardwareRoot: Send {
 
 /// What satisfies the policy of host IK and root secret.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Authorization<'a> {
+pub struct Authorization<'a> {
     /// The operator's key.
-    pub(crate) policy_key: &'a PolicyKeyPublic,
+    pub policy_key: &'a PolicyKeyPublic,
     /// The approval that fits the PCRs.
-    pub(crate) approval: &'a Approval,
+    pub approval: &'a Approval,
 }
 
 /// An endorsement key and its certificate, which nobody has verified yet.
 #[derive(Clone, Debug)]
-pub(crate) struct CertifiedEk {
+pub struct CertifiedEk {
     /// The key, made anew from its template.
-    pub(crate) key: EndorsementKey,
+    pub key: EndorsementKey,
     /// The certificate in DER, as NV memory has it.
-    pub(crate) certificate: Vec<u8>,
+    pub certificate: Vec<u8>,
     /// Certificates above it, likewise; usually none.
-    pub(crate) chain: Vec<u8>,
+    pub chain: Vec<u8>,
 }
 
 /// What a host shows of its keys.

@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use cert_chain::AttestationKey;
 use rcgen::{PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm, SigningKey};
 
-use super::TrustAnchor;
 use super::error::AnchorError;
+use super::trust_anchor::TrustAnchor;
 
 /// Signs certificates with the host IK in the physical TPM.
 ///
@@ -17,6 +17,13 @@ pub struct HostIkSigner {
     anchor: TrustAnchor,
     ik: AttestationKey,
     failure: Mutex<Option<AnchorError>>,
+}
+
+impl TrustAnchor {
+    /// The host IK for signing certificates.
+    pub fn ik_signer(&self, ik: &AttestationKey) -> HostIkSigner {
+        HostIkSigner::new(self.clone(), ik.clone())
+    }
 }
 
 impl HostIkSigner {

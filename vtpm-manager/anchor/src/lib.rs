@@ -1,4 +1,4 @@
-//! The trust anchor: the physical TPM, in the hands of one thread.
+//! The trust anchor of a host: the physical TPM, in the hands of one thread.
 //!
 //! An ESYS context needs `&mut`, so one owner thread holds it; [`TrustAnchor`] is a handle to
 //! that thread's queue. Quotes go before bulk work, a busy TPM is asked again, and the thread
@@ -18,374 +18,39 @@
 //! certificate, nor open its state, until the operator approves what it booted.
 
 mod bank;
+#[cfg(feature = "software-tpm")]
 mod bridge;
 mod config;
 mod error;
 mod esys;
-mod hardware;
+pub mod hardware;
 mod ik;
+#[cfg(feature = "software-tpm")]
 mod leftovers;
 mod nv;
 mod nv_index;
 mod owner;
+mod policy;
 mod pulse;
 mod queue;
 mod record;
 mod root_seal;
+mod root_secret;
+#[cfg(feature = "software-tpm")]
 mod socket_owner;
 mod srk_statement;
-
-#[cfg(test)]
-mod fake;
-#[cfg(test)]
-pub(crate) mod swtpm;
-#[cfg(test)]
-pub(crate) mod tap;
-#[cfg(test)]
-mod tests;
-
-use std::fmt;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
-
-use cert_chain::operator::{Approval, PolicyKeyPublic};
-use cert_chain::{AttestationKey, CredentialBlob, Digest32, HashAlgorithm, PcrValues};
-use locked_memory::Locked;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
-use zeroize::Zeroizing;
+mod trust_anchor;
 
 pub use config::{
     AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, IK_HANDLE, SRK_HANDLE, Tcti, TctiError,
 };
-pub use error::{AnchorError, BankList, HardwareError, PcrDifference};
+pub use error::{AnchorError, BankList, HardwareError};
 pub use hardware::{HostPublic, SealedBlob, SignedQuote};
 pub use ik::HostIkSigner;
 pub use nv::{REGISTER_SIZE, Retention};
 pub use nv_index::{Held, NvAuth, NvCounter, NvRegister};
-
-use owner::{Connect, Owner};
-use pulse::{Pulse, Waiting};
-use queue::{Priority, Queue};
-
-/// A handle to the physical TPM. Clones share one connection, which closes with the last one.
-#[derive(Clone)]
-pub struct TrustAnchor(Arc<Handle>);
-
-/// The host's root secret: every vRoT's key is derived from it. Not printable, in locked memory,
-/// zeroed on drop.
-pub struct RootSecret(Locked<[u8; ROOT_SECRET_LENGTH]>);
-
-/// What the host's keys are bound to.
-#[derive(Clone, Debug)]
-pub struct HostPolicy {
-    /// The key whose approvals count.
-    pub policy_key: PolicyKeyPublic,
-    /// Digest of `PolicyAuthorize` for that key.
-    pub policy_digest: Digest32,
-    /// Present values of the PCRs under policy.
-    pub current: PcrValues,
-    /// What was approved, oldest first.
-    pub approvals: Vec<ApprovalStatus>,
-}
-
-/// One approval beside the present state of the host.
-#[derive(Clone, Debug)]
-pub struct ApprovalStatus {
-    /// What the note in it calls it. The signature does not cover the note.
-    pub label: String,
-    /// The PCR bank that it is of.
-    pub bank: HashAlgorithm,
-    /// Where the PCRs differ from it; nowhere, if it is in force.
-    pub differences: Vec<PcrDifference>,
-}
-
-/// Length of [`RootSecret`].
-pub const ROOT_SECRET_LENGTH: usize = 32;
-
-impl TrustAnchor {
-    /// Connects to the TPM and reads the record of what was provisioned. Blocks for some
-    /// commands' time; a TPM that does not answer within it is an error.
-    pub fn start(config: &AnchorConfig) -> Result<Self, AnchorError> {
-        let tpm = config.tpm.clone();
-        Self::start_with(config, Box::new(move || esys::connect(&tpm)))
-    }
-
-    fn start_with(config: &AnchorConfig, connect: Connect) -> Result<Self, AnchorError> {
-        let queue = Arc::new(Queue::new());
-        let pulse = Arc::new(Pulse::of(config.tpm.to_string()));
-        let (started, start) = mpsc::sync_channel(1);
-        let (alive, ended) = mpsc::channel::<()>();
-        let config = config.clone();
-        let (served, felt) = (Arc::clone(&queue), Arc::clone(&pulse));
-        let thread = thread::Builder::new()
-            .name("trust-anchor".to_owned())
-            .spawn(move || {
-                let _alive = alive;
-                match Owner::new(config, connect, felt) {
-                    Err(error) => drop(started.send(Err(error))),
-                    Ok(mut owner) => {
-                        drop(started.send(Ok(())));
-                        serve(&served, &mut owner);
-                    }
-                }
-            })
-            .map_err(|_| AnchorError::Stopped)?;
-        let anchor = Self(Arc::new(Handle {
-            queue,
-            pulse,
-            known: Mutex::new(None),
-            thread: Some(thread),
-            ended: Mutex::new(ended),
-        }));
-        wait(Waiting::for_a(&anchor.0.pulse)?, &start)?;
-        Ok(anchor)
-    }
-
-    /// Makes the host's keys, whatever of them is missing, for the operator with this key. Doing
-    /// it again changes nothing; another operator's key is refused.
-    pub async fn provision(&self, policy_key: &PolicyKeyPublic) -> Result<HostPublic, AnchorError> {
-        let policy_key = policy_key.clone();
-        self.ask(Priority::Bulk, move |owner| owner.provision(&policy_key))
-            .await
-    }
-
-    /// The host's keys.
-    pub async fn host_public(&self) -> Result<HostPublic, AnchorError> {
-        let public = self.ask(Priority::Bulk, Owner::host_public).await?;
-        *(self.0.known.lock()).unwrap_or_else(PoisonError::into_inner) = Some(public.clone());
-        Ok(public)
-    }
-
-    /// The host's keys as the TPM showed them last, if it did. Waits for nothing.
-    pub fn known_public(&self) -> Option<HostPublic> {
-        (self.0.known.lock())
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// How long the TPM has not answered, if that is longer than it may take. Waits for nothing.
-    pub fn silence(&self) -> Option<Duration> {
-        self.0.pulse.silence()
-    }
-
-    /// An error while the TPM does not answer: nothing that needs it is to be begun.
-    pub fn check_answers(&self) -> Result<(), AnchorError> {
-        self.0.pulse.patience().map(drop)
-    }
-
-    /// Requests that were given up because the TPM did not answer.
-    pub fn given_up(&self) -> u64 {
-        self.0.pulse.given_up()
-    }
-
-    /// Present values of the PCRs under policy: what an operator approves.
-    pub async fn pcr_values(&self) -> Result<PcrValues, AnchorError> {
-        self.ask(Priority::Bulk, Owner::pcr_values).await
-    }
-
-    /// Takes up an operator's approval, after checking its signature, and keeps it.
-    pub async fn approve(&self, approval: Approval) -> Result<(), AnchorError> {
-        self.ask(Priority::Bulk, move |owner| owner.approve(approval))
-            .await
-    }
-
-    /// What the host's keys are bound to, and whether the host is in that state.
-    pub async fn policy(&self) -> Result<HostPolicy, AnchorError> {
-        self.ask(Priority::Bulk, Owner::policy).await
-    }
-
-    /// `TPM2_ActivateCredential` for the EK and the host IK: the secret in the credential.
-    pub async fn activate_credential(
-        &self,
-        credential: &CredentialBlob,
-    ) -> Result<Zeroizing<Vec<u8>>, AnchorError> {
-        let credential = credential.clone();
-        self.ask(Priority::Bulk, move |owner| {
-            owner.activate_credential(&credential)
-        })
-        .await
-    }
-
-    /// A quote by the host IK over the configured PCRs, with this qualifying data.
-    pub async fn quote(&self, qualifying_data: Digest32) -> Result<SignedQuote, AnchorError> {
-        self.ask(Priority::Quote, move |owner| owner.quote(&qualifying_data))
-            .await
-    }
-
-    /// The present values of the PCRs that are quoted. Nothing shows that the TPM said so: good to
-    /// warn by.
-    pub async fn quoted_pcrs(&self) -> Result<PcrValues, AnchorError> {
-        self.ask(Priority::Bulk, Owner::quoted_pcr_values).await
-    }
-
-    /// Makes the root secret of a host that has none, which must run as approved.
-    pub async fn make_root_secret(&self) -> Result<RootSecret, AnchorError> {
-        self.ask(Priority::Bulk, Owner::make_root_secret).await
-    }
-
-    /// The root secret, unsealed, if this host's IK vouches for it.
-    pub async fn root_secret(&self) -> Result<RootSecret, AnchorError> {
-        self.ask(Priority::Bulk, Owner::root_secret).await
-    }
-
-    /// Has this host IK certify the storage root key, to which all secrets are encrypted on their
-    /// way to the TPM. `ik` must be known from elsewhere: from the issuer's certificate.
-    pub async fn certify_storage_root_key(&self, ik: &AttestationKey) -> Result<(), AnchorError> {
-        let ik = ik.clone();
-        self.ask(Priority::Bulk, move |owner| {
-            owner.certify_storage_root_key(&ik)
-        })
-        .await
-    }
-
-    /// The host IK for signing certificates.
-    pub fn ik_signer(&self, ik: &AttestationKey) -> HostIkSigner {
-        HostIkSigner::new(self.clone(), ik.clone())
-    }
-
-    /// Signs with the host IK; waits without async.
-    fn sign_blocking(&self, message: Vec<u8>) -> Result<Vec<u8>, AnchorError> {
-        self.ask_blocking(Priority::Bulk, move |owner| owner.sign(&message))
-    }
-
-    /// Has the thread that owns the TPM do something, and waits for as long as the TPM answers.
-    async fn ask<T: Send + 'static>(
-        &self,
-        priority: Priority,
-        request: impl FnOnce(&mut Owner) -> Result<T, AnchorError> + Send + 'static,
-    ) -> Result<T, AnchorError> {
-        let (answer, mut answered) = oneshot::channel();
-        let mut waiting = self.order(priority, request, move |done| drop(answer.send(done)))?;
-        loop {
-            if let Ok(answer) = timeout(waiting.patience()?, &mut answered).await {
-                return answer.map_err(|_| AnchorError::Stopped)?;
-            }
-        }
-    }
-
-    /// The same, for threads.
-    fn ask_blocking<T: Send + 'static>(
-        &self,
-        priority: Priority,
-        request: impl FnOnce(&mut Owner) -> Result<T, AnchorError> + Send + 'static,
-    ) -> Result<T, AnchorError> {
-        let (answer, answered) = mpsc::sync_channel(1);
-        let waiting = self.order(priority, request, move |done| drop(answer.send(done)))?;
-        wait(waiting, &answered)
-    }
-
-    fn order<T>(
-        &self,
-        priority: Priority,
-        request: impl FnOnce(&mut Owner) -> Result<T, AnchorError> + Send + 'static,
-        answer: impl FnOnce(Result<T, AnchorError>) + Send + 'static,
-    ) -> Result<Waiting, AnchorError> {
-        let waiting = Waiting::for_a(&self.0.pulse)?;
-        let claim = waiting.claim();
-        self.0.queue.push(
-            priority,
-            Box::new(move |owner| {
-                // Nobody waits any more: spare the TPM the work.
-                if !claim.is_given_up() {
-                    answer(owner.on_behalf_of(claim, request));
-                }
-            }),
-        )?;
-        Ok(waiting)
-    }
-}
-
-/// Waits for as long as the TPM answers.
-fn wait<T>(
-    mut waiting: Waiting,
-    answered: &mpsc::Receiver<Result<T, AnchorError>>,
-) -> Result<T, AnchorError> {
-    loop {
-        match answered.recv_timeout(waiting.patience()?) {
-            Ok(answer) => return answer,
-            Err(RecvTimeoutError::Disconnected) => return Err(AnchorError::Stopped),
-            Err(RecvTimeoutError::Timeout) => {}
-        }
-    }
-}
-
-impl fmt::Debug for TrustAnchor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TrustAnchor").finish_non_exhaustive()
-    }
-}
-
-impl RootSecret {
-    fn from_unsealed(secret: &[u8]) -> Option<Self> {
-        let secret: &[u8; ROOT_SECRET_LENGTH] = secret.try_into().ok()?;
-        let locked = Locked::new(|| *secret);
-        let locked = locked.inspect_err(|error| tracing::error!(%error, "no root secret"));
-        locked.ok().map(Self)
-    }
-
-    /// The secret itself, for a key derivation function.
-    pub fn expose(&self) -> &[u8; ROOT_SECRET_LENGTH] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for RootSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RootSecret")
-    }
-}
-
-impl HostPolicy {
-    /// Whether an approval covers the present state.
-    pub fn is_satisfied(&self) -> bool {
-        self.approvals
-            .iter()
-            .any(|approval| approval.differences.is_empty())
-    }
-}
-
-type Job = Box<dyn FnOnce(&mut Owner) + Send>;
-
-struct Handle {
-    queue: Arc<Queue<Job>>,
-    pulse: Arc<Pulse>,
-    /// The host's keys, as the TPM showed them last.
-    known: Mutex<Option<HostPublic>>,
-    thread: Option<JoinHandle<()>>,
-    /// Disconnected when the thread has ended.
-    ended: Mutex<mpsc::Receiver<()>>,
-}
-
-/// Serves requests until the queue is closed.
-fn serve(queue: &Queue<Job>, owner: &mut Owner) {
-    while let Some(job) = queue.next() {
-        job(owner);
-    }
-}
-
-impl Drop for Handle {
-    /// Waits for the command that the TPM is working on, so that the connection closes in order; not
-    /// for a TPM that does not answer.
-    fn drop(&mut self) {
-        self.queue.close();
-        let Some(thread) = self.thread.take() else {
-            return;
-        };
-        if thread.thread().id() == thread::current().id() {
-            return;
-        }
-        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
-        while let Ok(patience) = self.pulse.patience() {
-            if ended.recv_timeout(patience) == Err(RecvTimeoutError::Disconnected) {
-                if thread.join().is_err() {
-                    tracing::error!("the thread that owns the TPM has panicked");
-                }
-                return;
-            }
-        }
-        tracing::warn!("the TPM does not answer: the connection to it is not closed in order");
-    }
-}
+pub use owner::Connect;
+pub use policy::{ApprovalStatus, HostPolicy, PcrDifference};
+pub use queue::{MAX_BULK, MAX_QUOTES};
+pub use root_secret::{ROOT_SECRET_LENGTH, RootSecret};
+pub use trust_anchor::TrustAnchor;

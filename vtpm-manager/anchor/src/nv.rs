@@ -3,7 +3,7 @@
 use super::error::HardwareError;
 
 /// NV memory. The authorization value is that of the index.
-pub(crate) trait NvMemory {
+pub trait NvMemory {
     /// What is defined under the index's number.
     fn find(&mut self, index: Index) -> Result<Defined, HardwareError>;
 
@@ -30,7 +30,7 @@ pub(crate) trait NvMemory {
 
 /// An NV index of this program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Index {
+pub enum Index {
     /// A register.
     Register(Retention),
     /// The counter.
@@ -49,7 +49,7 @@ pub enum Retention {
 
 /// What is defined under an index's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Defined {
+pub enum Defined {
     /// Nothing.
     Nothing,
     /// An index of other size, type, attributes or policy.
@@ -69,7 +69,7 @@ const COUNTER_INDEX: u32 = 0x0180_5654;
 
 impl Index {
     /// The index's number.
-    pub(crate) fn number(self) -> u32 {
+    pub fn number(self) -> u32 {
         match self {
             Self::Register(Retention::Volatile) => VOLATILE_INDEX,
             Self::Register(Retention::Durable) => DURABLE_INDEX,
@@ -78,7 +78,7 @@ impl Index {
     }
 
     /// Size of its contents; that of a counter is given (TPM 2.0 Part 2 §13.4).
-    pub(crate) fn size(self) -> usize {
+    pub fn size(self) -> usize {
         match self {
             Self::Register(_) => REGISTER_SIZE,
             Self::Counter => size_of::<u64>(),

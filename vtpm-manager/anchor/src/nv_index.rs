@@ -19,8 +19,9 @@ use zeroize::Zeroizing;
 use super::error::{AnchorError, HardwareError};
 use super::hardware::HardwareRoot;
 use super::nv::{Defined, Index, NvMemory, REGISTER_SIZE, Retention};
+use super::owner::Owner;
 use super::queue::Priority;
-use super::{Owner, TrustAnchor};
+use super::trust_anchor::TrustAnchor;
 
 /// Authorization value of an NV index.
 pub type NvAuth = Zeroizing<[u8; 32]>;

@@ -14,15 +14,16 @@ use zeroize::Zeroizing;
 
 use super::bank;
 use super::config::AnchorConfig;
-use super::error::{AnchorError, HardwareError, PcrDifference};
+use super::error::{AnchorError, HardwareError};
 use super::hardware::{Authorization, HardwareRoot, HostPublic, SignedQuote};
+use super::policy::{ApprovalStatus, HostPolicy, PcrDifference};
 use super::pulse::{COMMANDS, Claim, KEY, Pulse};
 use super::record::Record;
 use super::root_seal::{self, RootSeal};
-use super::{ApprovalStatus, HostPolicy, ROOT_SECRET_LENGTH, RootSecret};
+use super::root_secret::{ROOT_SECRET_LENGTH, RootSecret};
 
 /// Opens a connection to the TPM.
-pub(super) type Connect = Box<dyn FnMut() -> Result<Box<dyn HardwareRoot>, HardwareError> + Send>;
+pub type Connect = Box<dyn FnMut() -> Result<Box<dyn HardwareRoot>, HardwareError> + Send>;
 
 /// Holds the only connection to the TPM.
 pub(super) struct Owner {

@@ -4,6 +4,7 @@
 //! piece of bulk work gets its turn, so that neither starves.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::error::AnchorError;
@@ -32,9 +33,9 @@ struct State<J> {
 
 /// One host quote serves all requests that came while the previous one was made: more than a
 /// few waiting is a fault of the caller.
-pub(super) const MAX_QUOTES: usize = 64;
+pub const MAX_QUOTES: usize = 64;
 /// A certificate takes up to 200 ms in a slow TPM: this is some three minutes of work.
-pub(super) const MAX_BULK: usize = 1024;
+pub const MAX_BULK: usize = 1024;
 /// With quotes alone waiting, bulk work still gets a ninth of the TPM.
 pub(super) const QUOTES_IN_A_ROW: u32 = 8;
 
@@ -70,14 +71,11 @@ impl<J> Queue<J> {
         Ok(())
     }
 
-    /// The next request; waits for one. `None` once the queue is closed: what still waited is
-    /// dropped, and its askers learn that nobody answers.
+    /// The next request; waits for one. `None` once the queue is closed.
     pub(super) fn next(&self) -> Option<J> {
         let mut state = self.lock();
         loop {
             if state.closed {
-                state.quotes.clear();
-                state.bulk.clear();
                 return None;
             }
             if let Some(job) = state.take() {
@@ -90,13 +88,17 @@ impl<J> Queue<J> {
         }
     }
 
-    /// Ends the queue.
+    /// Ends the queue: what still waits is dropped, and its askers learn that it is not answered.
     pub(super) fn close(&self) {
-        self.lock().closed = true;
+        let mut state = self.lock();
+        state.closed = true;
+        let dropped = (mem::take(&mut state.quotes), mem::take(&mut state.bulk));
+        drop(state);
         self.changed.notify_all();
+        drop(dropped);
     }
 
-    #[cfg(test)]
+    /// How many requests wait.
     pub(super) fn waiting(&self) -> usize {
         let state = self.lock();
         state.quotes.len() + state.bulk.len()

@@ -16,11 +16,11 @@ use tpm2_protocol::data::{TpmsAttest, TpmuAttest};
 
 /// What the TPM signed. Nothing of it was looked at.
 #[derive(Clone, Debug)]
-pub(crate) struct SrkStatement {
+pub struct SrkStatement {
     /// Marshalled `TPMS_ATTEST`.
-    pub(crate) attest: Vec<u8>,
+    pub attest: Vec<u8>,
     /// ECDSA signature in DER.
-    pub(crate) signature: Vec<u8>,
+    pub signature: Vec<u8>,
 }
 
 /// A key that was in the TPM of a host IK when a nonce was fresh.

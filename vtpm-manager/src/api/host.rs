@@ -20,6 +20,7 @@ use cert_chain::enrolment::{Certificate, Challenge, Message};
 use cert_chain::operator::{Approval, PolicyKeyPublic};
 use cert_chain::pem;
 use tokio::time::timeout;
+use trust_anchor::{AnchorError, ApprovalStatus, HostPolicy};
 
 use super::messages::{
     HostEnrolmentAnswer, HostEnrolmentCertificate, HostEnrolmentChallenge, HostEnrolmentRequest,
@@ -27,7 +28,6 @@ use super::messages::{
 };
 use super::order::to_its_end;
 use super::problem::{Body, ProblemResponse};
-use crate::anchor::{AnchorError, ApprovalStatus, HostPolicy};
 use crate::audit::Event;
 use crate::evidence::HostLog;
 use crate::fault::Fault;
@@ -127,7 +127,7 @@ pub(super) async fn store_is_open(
     responses((status = 200, body = PolicyView),
         (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn policy(State(manager): Managed) -> Result<Json<PolicyView>, ProblemResponse> {
-    Ok(Json(manager.host().policy().await?.into()))
+    Ok(Json(policy_view(manager.host().policy().await?)))
 }
 
 /// Takes up an operator's signed approval of PCR values (`host-policy-approval`).
@@ -151,7 +151,7 @@ pub(super) async fn approve(
         if let Err(error) = manager.open_store().await {
             tracing::error!(error = %WithCauses(&error), "the store stays locked");
         }
-        Ok(Json(manager.host().policy().await?.into()))
+        Ok(Json(policy_view(manager.host().policy().await?)))
     })
     .await
 }
@@ -367,38 +367,34 @@ impl From<&Enrolment> for EnrolmentView {
     }
 }
 
-impl From<HostPolicy> for PolicyView {
-    fn from(policy: HostPolicy) -> Self {
-        Self {
-            policy_key: policy.policy_key.name(),
-            policy_digest: policy.policy_digest,
-            objects: vec![
-                "host IK (quotes, certificates)".to_owned(),
-                "root secret (keys of all vRoTs)".to_owned(),
-            ],
-            satisfied: policy.is_satisfied(),
-            approvals: policy.approvals.into_iter().map(Into::into).collect(),
-            bank: policy.current.bank(),
-            pcrs: policy.current.to_hex(),
-        }
+fn policy_view(policy: HostPolicy) -> PolicyView {
+    PolicyView {
+        policy_key: policy.policy_key.name(),
+        policy_digest: policy.policy_digest,
+        objects: vec![
+            "host IK (quotes, certificates)".to_owned(),
+            "root secret (keys of all vRoTs)".to_owned(),
+        ],
+        satisfied: policy.is_satisfied(),
+        approvals: policy.approvals.into_iter().map(approval_view).collect(),
+        bank: policy.current.bank(),
+        pcrs: policy.current.to_hex(),
     }
 }
 
-impl From<ApprovalStatus> for ApprovalView {
-    fn from(status: ApprovalStatus) -> Self {
-        Self {
-            label: status.label,
-            bank: status.bank,
-            differences: status
-                .differences
-                .into_iter()
-                .map(|difference| DifferenceView {
-                    pcr: difference.pcr,
-                    found: difference.found.to_string(),
-                    approved: difference.approved.map(|approved| approved.to_string()),
-                })
-                .collect(),
-        }
+fn approval_view(status: ApprovalStatus) -> ApprovalView {
+    ApprovalView {
+        label: status.label,
+        bank: status.bank,
+        differences: status
+            .differences
+            .into_iter()
+            .map(|difference| DifferenceView {
+                pcr: difference.pcr,
+                found: difference.found.to_string(),
+                approved: difference.approved.map(|approved| approved.to_string()),
+            })
+            .collect(),
     }
 }
 

@@ -9,8 +9,8 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, extract};
 use serde::de::DeserializeOwned;
+use trust_anchor::{AnchorError, HardwareError};
 
-use crate::anchor::{AnchorError, HardwareError};
 use crate::backend::BackendError;
 use crate::host::HostError;
 use crate::manager::ManagerError;
@@ -220,6 +220,7 @@ fn classify_anchor(error: &AnchorError) -> (StatusCode, &'static str) {
             HardwareError::Altered { .. }
             | HardwareError::Bridge { .. }
             | HardwareError::NoPcr { .. }
+            | HardwareError::NoUnixSockets
             | HardwareError::Occupied { .. }
             | HardwareError::PcrsChange
             | HardwareError::Response { .. }

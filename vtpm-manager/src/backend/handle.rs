@@ -511,11 +511,11 @@ mod tests {
     use guarded_state::testing::journal;
 
     use super::*;
-    use crate::anchor::{AnchorError, SignedQuote};
     use crate::backend::GuestRole;
     use crate::backend::share::Share;
     use crate::evidence::{HostEvidence, HostQuoter, Quota, Subject};
     use crate::store::{Batch, Part};
+    use trust_anchor::{AnchorError, SignedQuote};
 
     /// No test here asks for evidence.
     struct NoQuoter;

@@ -15,8 +15,8 @@ use cert_chain::pcr::{BANKS, PcrSelectionError};
 use cert_chain::profile::vik::VIK_LIFETIME;
 use cert_chain::{Digest32, HashAlgorithm, PcrSelection};
 use serde::Deserialize;
+use trust_anchor::{AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, Tcti};
 
-use crate::anchor::{AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, Tcti};
 use crate::backend::UidRange;
 use crate::rollback::{AnchorPolicy, CheckpointInterval};
 

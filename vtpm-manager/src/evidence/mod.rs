@@ -26,7 +26,7 @@ use cert_chain::{AttestationKey, Digest32, Generation, PcrValues, Tenant, TpmNam
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::anchor::{AnchorError, SignedQuote, TrustAnchor};
+use trust_anchor::{AnchorError, SignedQuote, TrustAnchor};
 
 pub use host_log::{HostLog, HostLogProblem};
 pub use open_layers::OpenLayers;

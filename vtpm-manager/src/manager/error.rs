@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use api_types::VrotKey;
 use cert_chain::{VmId, VrotId};
+use trust_anchor::{AnchorError, HostIkSigner};
 
-use crate::anchor::{AnchorError, HostIkSigner};
 use crate::audit::AuditError;
 use crate::backend::BackendError;
 use crate::host::HostError;

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cert_chain::Digest32;
+use trust_anchor::TrustAnchor;
 
 use super::{Manager, ManagerError, blocking, digest_of_file};
-use crate::anchor::TrustAnchor;
 use crate::audit::{self, AuditLog};
 use crate::backend::Isolation;
 use crate::config::Config;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use api_types::{Timestamp, WithCauses};
 use backend_link::sealing::{Sealer, SealingError};
 use cert_chain::{Generation, VrotId};
+use trust_anchor::AnchorError;
 
 use super::store_state::{Initialisation, StoreState, Turn, Vouched};
 use super::{Manager, ManagerError, blocking};
-use crate::anchor::AnchorError;
 use crate::audit::Event;
 use crate::host::HostError;
 use crate::keys::Keyring;
@@ -345,7 +345,7 @@ mod tests {
         assert!(suspended.lifecycle.check_start().is_err());
         let batch = (suspended.to_batch()).put(vrot, Part::Volatile, b"volatile".to_vec());
         store.commit(&batch)?;
-        let keyring = Arc::new(Keyring::from_secret(&[7; 32])?);
+        let keyring = Arc::new(Keyring::derive(&[7; 32])?);
         store.commit(&raised(&store, &keyring, vrot, Generation::new(2))?)?;
 
         let bytes = store.read(vrot, Part::Record)?.context("no record")?;

@@ -10,7 +10,7 @@ use tss_esapi::structures::{
     Public, PublicBuilder, PublicKeyedHashParameters, Signature,
 };
 
-use crate::anchor::error::HardwareError;
+use crate::error::HardwareError;
 
 /// Names the command that failed.
 pub(super) fn checked<T>(

@@ -17,9 +17,10 @@ use zeroize::Zeroizing;
 
 use super::convert::checked;
 use super::keys::{CREATE_PRIMARY, public_area};
+use super::root::EsysRoot;
 use super::session::Protect;
-use super::{EsysRoot, HardwareError};
-use crate::anchor::hardware::CertifiedEk;
+use crate::error::HardwareError;
+use crate::hardware::CertifiedEk;
 
 const NV_READ: Operation = Operation("TPM2_NV_Read");
 const ACTIVATE: Operation = Operation("TPM2_ActivateCredential");

@@ -12,8 +12,9 @@ use tss_esapi::structures::{CapabilityData, Public};
 use tss_esapi::traits::{Marshall, UnMarshall};
 
 use super::convert::checked;
-use super::{EsysRoot, HardwareError};
-use crate::anchor::config::{IK_HANDLE, SRK_HANDLE};
+use super::root::EsysRoot;
+use crate::config::{IK_HANDLE, SRK_HANDLE};
+use crate::error::HardwareError;
 
 pub(super) const CREATE_PRIMARY: Operation = Operation("TPM2_CreatePrimary");
 const EVICT: Operation = Operation("TPM2_EvictControl");

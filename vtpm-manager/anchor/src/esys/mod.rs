@@ -14,7 +14,7 @@
 //! and encrypt parameters, so a listener on the TPM's bus learns nothing (TPM 2.0 Part 1 §19.6,
 //! §21). That the salt goes to the right key follows from the SRK's name, which the anchor
 //! compares with the recorded one before anything else, and which the host IK certifies before
-//! the host issues anything ([`super::srk_statement`]).
+//! the host issues anything ([`crate::srk_statement`]).
 //!
 //! **Who sits on the bus can change what passes.** In a session the answer has an HMAC, over which
 //! the stack stumbles. Where there is none, the answer is checked here or matters to nobody:
@@ -35,10 +35,8 @@ mod convert;
 mod endorsement;
 mod keys;
 mod nv;
+mod root;
 mod session;
-
-use std::collections::HashMap;
-use std::str::FromStr;
 
 use attestation::quote::{VerifiedQuote, canonical_signature};
 use cert_chain::{
@@ -46,55 +44,30 @@ use cert_chain::{
 };
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use tpm_wire::Operation;
-use tss_esapi::Context;
 use tss_esapi::constants::CapabilityType;
-use tss_esapi::handles::{KeyHandle, NvIndexHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
-use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{
     CapabilityData, Data, DigestList, MaxBuffer, PcrSelectionList, Private, Public, SensitiveData,
     SignatureScheme,
 };
-use tss_esapi::tcti_ldr::{DeviceConfig, NetworkTPMConfig, TctiNameConf};
 use tss_esapi::traits::{Marshall, UnMarshall};
-use tss_esapi::tss2_esys::TPMT_TK_VERIFIED;
 use zeroize::Zeroizing;
 
-use super::bridge::Bridge;
-use super::config::Tcti;
-use super::error::HardwareError;
-use super::hardware::{Authorization, CertifiedEk, HardwareRoot, SealedBlob, SignedQuote};
-use super::nv::NvMemory;
-use super::srk_statement::SrkStatement;
+use crate::config::Tcti;
+use crate::error::HardwareError;
+use crate::hardware::{Authorization, CertifiedEk, HardwareRoot, SealedBlob, SignedQuote};
+use crate::nv::NvMemory;
+use crate::srk_statement::SrkStatement;
 
 use convert::{checked, pcr_list};
 use keys::CAPABILITY;
+use root::EsysRoot;
 use session::{CERTIFY, Protect};
-
-/// A TPM behind an ESYS context.
-struct EsysRoot {
-    /// Dropped before the bridge: it flushes what it left in the TPM.
-    context: Context,
-    srk: Option<KeyHandle>,
-    ik: Option<(KeyHandle, AttestationKey)>,
-    /// Tickets for signatures that the TPM verified, by signature. They hold until the owner
-    /// hierarchy is cleared.
-    tickets: HashMap<Digest32, TPMT_TK_VERIFIED>,
-    /// Handles of the rollback registers' indices, by number.
-    nv_indices: HashMap<u32, NvIndexHandle>,
-    /// The session in which they are read and written.
-    index_session: Option<AuthSession>,
-    /// What was quoted last.
-    quoted: Option<PcrValues>,
-    /// Never read: the connection lasts as long as it.
-    _bridge: Option<Bridge>,
-}
 
 /// What one `TPM2_Hash` takes (`TPM_PT_INPUT_BUFFER` of every known TPM).
 const MAX_MESSAGE: usize = cert_chain::profile::MAX_TBS;
 
-const CONNECT: Operation = Operation("connecting to the TPM");
 const QUOTE: Operation = Operation("TPM2_Quote");
 const SIGN: Operation = Operation("TPM2_Sign");
 const HASH: Operation = Operation("TPM2_Hash");
@@ -105,38 +78,8 @@ const MAX_BANKS: u32 = 16;
 const PCR_READ: Operation = Operation("TPM2_PCR_Read");
 
 /// Opens a connection.
-pub(super) fn connect(tpm: &Tcti) -> Result<Box<dyn HardwareRoot>, HardwareError> {
-    let mut bridge = None;
-    let name = match tpm {
-        Tcti::Device(path) => {
-            DeviceConfig::from_str(&path.to_string_lossy()).map(TctiNameConf::Device)
-        }
-        Tcti::SwtpmTcp { host, port } => {
-            NetworkTPMConfig::from_str(&format!("host={host},port={port}")).map(TctiNameConf::Swtpm)
-        }
-        Tcti::SwtpmPath(path) => {
-            let opened = Bridge::open(path).map_err(|source| HardwareError::Bridge {
-                operation: CONNECT,
-                source,
-            })?;
-            let address = opened.address();
-            bridge = Some(opened);
-            NetworkTPMConfig::from_str(&format!("host={},port={}", address.ip(), address.port()))
-                .map(TctiNameConf::Swtpm)
-        }
-    };
-    let name = checked(CONNECT, name)?;
-    let context = checked(CONNECT, Context::new(name))?;
-    Ok(Box::new(EsysRoot {
-        context,
-        srk: None,
-        ik: None,
-        tickets: HashMap::new(),
-        nv_indices: HashMap::new(),
-        index_session: None,
-        quoted: None,
-        _bridge: bridge,
-    }))
+pub(crate) fn connect(tpm: &Tcti) -> Result<Box<dyn HardwareRoot>, HardwareError> {
+    Ok(Box::new(EsysRoot::connect(tpm)?))
 }
 
 impl HardwareRoot for EsysRoot {

@@ -13,9 +13,10 @@ use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{Auth, MaxNvBuffer, NvPublic, SymmetricDefinition};
 
 use super::convert::checked;
+use super::root::EsysRoot;
 use super::session::Protect;
-use super::{EsysRoot, HardwareError};
-use crate::anchor::nv::{Defined, Index, NvMemory, REGISTER_SIZE, Retention};
+use crate::error::HardwareError;
+use crate::nv::{Defined, Index, NvMemory, REGISTER_SIZE, Retention};
 
 const READ_PUBLIC: Operation = Operation("TPM2_NV_ReadPublic");
 const DEFINE: Operation = Operation("TPM2_NV_DefineSpace");

@@ -17,8 +17,9 @@ use tss_esapi::traits::UnMarshall;
 use tss_esapi::tss2_esys::TPMT_TK_VERIFIED;
 
 use super::convert::{checked, digest, pcr_list};
-use super::{EsysRoot, HardwareError};
-use crate::anchor::hardware::Authorization;
+use super::root::EsysRoot;
+use crate::error::HardwareError;
+use crate::hardware::Authorization;
 
 /// What a session protects, besides that commands and answers have an HMAC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,15 +5,16 @@ use anyhow::{Context, Result};
 use cert_chain::HashAlgorithm::{self, Sha1, Sha256, Sha384, Sha512};
 use cert_chain::operator::PolicyKey;
 use cert_chain::{Digest32, PcrSelection};
+use test_support::Swtpm;
+use trust_anchor::{AnchorError, TrustAnchor};
 
-use crate::anchor::swtpm::Swtpm;
-use crate::anchor::{AnchorError, TrustAnchor};
+use crate::config;
 
 async fn provisioned(
     tpm: &Swtpm,
     configured: Option<HashAlgorithm>,
 ) -> Result<(TrustAnchor, PolicyKey)> {
-    let mut config = tpm.config();
+    let mut config = config(tpm);
     config.pcr_bank = configured;
     let anchor = TrustAnchor::start(&config)?;
     let key = PolicyKey::generate()?;
@@ -25,7 +26,7 @@ async fn provisioned(
 async fn a_tpm_without_a_sha256_bank_is_approved_and_quotes_in_the_bank_that_it_has() -> Result<()>
 {
     for bank in [Sha384, Sha512] {
-        let tpm = Swtpm::with_banks(&[bank], &[bank])?;
+        let tpm = with_banks(&[bank], &[bank])?;
         let (anchor, key) = provisioned(&tpm, None).await?;
         let values = anchor.pcr_values().await?;
         assert_eq!(values.bank(), bank);
@@ -51,7 +52,7 @@ async fn a_tpm_without_a_sha256_bank_is_approved_and_quotes_in_the_bank_that_it_
         // The same boot again opens the same secret; another one does not.
         tpm.switch_off()?;
         tpm.switch_on()?;
-        let anchor = TrustAnchor::start(&tpm.config())?;
+        let anchor = TrustAnchor::start(&config(&tpm))?;
         assert_eq!(anchor.root_secret().await?.expose(), secret.expose());
         let other = bank.hash(&[b"another boot loader"]);
         tpm.tool(&format!("tpm2_pcrextend 4:{bank}={other}"))?;
@@ -75,7 +76,7 @@ async fn of_several_banks_the_first_that_the_firmware_measures_into_is_taken() -
             Sha512,
         ),
     ] {
-        let tpm = Swtpm::with_banks(active, measured)?;
+        let tpm = with_banks(active, measured)?;
         let (anchor, key) = provisioned(&tpm, configured).await?;
         let values = anchor.pcr_values().await?;
         assert_eq!(values.bank(), taken, "{active:?} {measured:?}");
@@ -92,7 +93,7 @@ async fn a_bank_that_nothing_was_measured_into_is_neither_approved_nor_quoted() 
         (&[Sha1, Sha256][..], Sha1, None),
         (&[Sha256, Sha384], Sha384, Some(Sha256)),
     ] {
-        let tpm = Swtpm::with_banks(active, &[measured])?;
+        let tpm = with_banks(active, &[measured])?;
         let (anchor, _) = provisioned(&tpm, configured).await?;
         for refusal in [
             anchor.pcr_values().await.err(),
@@ -112,7 +113,7 @@ async fn a_bank_that_nothing_was_measured_into_is_neither_approved_nor_quoted() 
 
 #[tokio::test]
 async fn a_tpm_without_any_usable_bank_is_told_what_it_has() -> Result<()> {
-    let tpm = Swtpm::with_banks(&[Sha1], &[Sha1])?;
+    let tpm = with_banks(&[Sha1], &[Sha1])?;
     let (anchor, _) = provisioned(&tpm, None).await?;
     let error = anchor.pcr_values().await.err().context("read")?;
     let text = error.to_string();
@@ -125,7 +126,7 @@ async fn a_tpm_without_any_usable_bank_is_told_what_it_has() -> Result<()> {
 #[tokio::test]
 async fn an_approval_of_one_bank_opens_nothing_where_only_the_other_is_measured() -> Result<()> {
     let both = &[Sha256, Sha384];
-    let tpm = Swtpm::with_banks(both, both)?;
+    let tpm = with_banks(both, both)?;
     let (anchor, key) = provisioned(&tpm, None).await?;
     let values = anchor.pcr_values().await?;
     anchor.approve(key.approve("sha256", values)?).await?;
@@ -133,8 +134,8 @@ async fn an_approval_of_one_bank_opens_nothing_where_only_the_other_is_measured(
     drop(anchor);
 
     tpm.switch_off()?;
-    tpm.switch_on_measuring(&[Sha384])?;
-    let anchor = TrustAnchor::start(&tpm.config())?;
+    tpm.switch_on_measuring(&[Sha384.name()])?;
+    let anchor = TrustAnchor::start(&config(&tpm))?;
     let error = anchor.root_secret().await.err().context("opened")?;
     assert!(
         matches!(error, AnchorError::NoApproval { bank: Sha384 }),
@@ -148,4 +149,11 @@ async fn an_approval_of_one_bank_opens_nothing_where_only_the_other_is_measured(
     let all = PcrSelection::of_firmware().iter().count();
     assert_eq!(approval.differences.len(), all);
     Ok(())
+}
+
+/// A host's TPM with these active banks, of which the firmware measures into some.
+fn with_banks(active: &[HashAlgorithm], measured: &[HashAlgorithm]) -> Result<Swtpm> {
+    let names =
+        |banks: &[HashAlgorithm]| -> Vec<&str> { banks.iter().map(|bank| bank.name()).collect() };
+    Swtpm::with_banks(&names(active), &names(measured))
 }

@@ -12,35 +12,38 @@ use rcgen::PublicKeyData;
 use tpm_wire::{Operation, ResponseCode};
 use zeroize::Zeroizing;
 
-use super::error::HardwareError;
-use super::hardware::{Authorization, CertifiedEk, HardwareRoot, SealedBlob, SignedQuote};
-use super::srk_statement::SrkStatement;
+use trust_anchor::HardwareError;
+use trust_anchor::hardware::{
+    Authorization, CertifiedEk, HardwareRoot, SealedBlob, SignedQuote, SrkStatement,
+};
 
 /// What the fake does, shared with the test.
 #[derive(Clone)]
-pub(super) struct Fake(Arc<Mutex<Script>>);
+pub(crate) struct Fake(Arc<Mutex<Script>>);
 
-pub(super) struct Script {
+pub(crate) struct Script {
     /// Errors that the next authorized commands answer with, one each.
-    pub(super) codes: VecDeque<u32>,
+    pub(crate) codes: VecDeque<u32>,
     /// The PCRs.
-    pub(super) pcrs: PcrValues,
+    pub(crate) pcrs: PcrValues,
     /// What the PCRs become during the next authorized command.
-    pub(super) pcrs_then: Option<PcrValues>,
+    pub(crate) pcrs_then: Option<PcrValues>,
     /// What was done, by name.
-    pub(super) done: Vec<&'static str>,
+    pub(crate) done: Vec<&'static str>,
     /// Connections made.
-    pub(super) connections: u32,
+    pub(crate) connections: u32,
     /// The storage root key's name.
-    pub(super) srk: TpmName,
+    pub(crate) srk: TpmName,
     /// The host IK.
-    pub(super) ik: rcgen::KeyPair,
+    pub(crate) ik: rcgen::KeyPair,
+    /// The next authorized command panics.
+    pub(crate) panics: bool,
     /// Each authorized command says that it has begun, and waits for a word.
-    pub(super) gate: Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>,
+    pub(crate) gate: Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>,
 }
 
 impl Fake {
-    pub(super) fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         Ok(Self(Arc::new(Mutex::new(Script {
             codes: VecDeque::new(),
             pcrs: pcr_values(HashAlgorithm::Sha256, 0..8)?,
@@ -49,12 +52,18 @@ impl Fake {
             connections: 0,
             srk: format!("000b{}", "5".repeat(64)).parse()?,
             ik: rcgen::KeyPair::generate()?,
+            panics: false,
             gate: None,
         }))))
     }
 
-    pub(super) fn script(&self) -> MutexGuard<'_, Script> {
+    pub(crate) fn script(&self) -> MutexGuard<'_, Script> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many hold it.
+    pub(crate) fn holders(&self) -> usize {
+        Arc::strong_count(&self.0)
     }
 
     /// An authorized command: waits at the gate, then answers as scripted.
@@ -65,6 +74,7 @@ impl Fake {
             let _ = go_on.recv();
         }
         let mut script = self.script();
+        assert!(!script.panics, "a panic that the test asked for");
         script.done.push(name);
         if let Some(pcrs) = script.pcrs_then.take() {
             script.pcrs = pcrs;
@@ -200,7 +210,7 @@ const BROKEN: HardwareError = HardwareError::Response {
 };
 
 /// Values of these PCRs after some boot.
-pub(super) fn pcr_values(
+pub(crate) fn pcr_values(
     bank: HashAlgorithm,
     pcrs: impl IntoIterator<Item = u8>,
 ) -> anyhow::Result<PcrValues> {

@@ -6,12 +6,13 @@ use anyhow::{Context, Result, ensure};
 use cert_chain::operator::PolicyKey;
 use cert_chain::{Digest32, HashAlgorithm, make_credential};
 use rcgen::SigningKey;
-
-use crate::anchor::swtpm::Swtpm;
-use crate::anchor::tap::{Change, Tap};
-use crate::anchor::{
+use test_support::Swtpm;
+use trust_anchor::{
     AnchorError, HardwareError, Held, HostPublic, NvAuth, REGISTER_SIZE, Retention, TrustAnchor,
 };
+
+use crate::config;
+use crate::tap::{Change, Tap};
 
 /// Command codes (TPM 2.0 Part 2 §6.5.2).
 const HASH: u32 = 0x17d;
@@ -99,7 +100,7 @@ async fn tapped(code: u32) -> Result<Tapped> {
     let tpm = Swtpm::of_a_host()?;
     let interposer = Interposer::new(code);
     let tap = Tap::changing(&tpm.path("tap"), &tpm.socket(), interposer.clone())?;
-    let mut config = tpm.config();
+    let mut config = config(&tpm);
     config.tpm = tap.tcti();
     let anchor = TrustAnchor::start(&config)?;
     let key = PolicyKey::generate()?;
@@ -120,7 +121,7 @@ async fn tapped(code: u32) -> Result<Tapped> {
 async fn secrets_are_not_seen_on_the_bus() -> Result<()> {
     let tpm = Swtpm::of_a_host()?;
     let tap = Tap::open(&tpm.path("tap"), &tpm.socket())?;
-    let mut config = tpm.config();
+    let mut config = config(&tpm);
     config.tpm = tap.tcti();
     let anchor = TrustAnchor::start(&config)?;
     let key = PolicyKey::generate()?;
@@ -232,7 +233,7 @@ async fn another_storage_root_key_is_not_slipped_in_for_the_stack_alone() -> Res
     tpm.tool("tpm2_flushcontext -t")?;
     let swap = Swap::default();
     let tap = Tap::changing(&tpm.path("tap"), &tpm.socket(), swap)?;
-    let mut config = tpm.config();
+    let mut config = config(&tpm);
     config.tpm = tap.tcti();
     let anchor = TrustAnchor::start(&config)?;
     let error = anchor

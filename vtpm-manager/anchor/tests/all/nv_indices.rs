@@ -1,9 +1,10 @@
 //! Registers and counter in a real (software) TPM: what a reset leaves, and what others can do.
 
 use anyhow::Result;
+use test_support::Swtpm;
+use trust_anchor::{Held, NvAuth, NvCounter, NvRegister, REGISTER_SIZE, Retention, TrustAnchor};
 
-use crate::anchor::swtpm::Swtpm;
-use crate::anchor::{Held, NvAuth, NvCounter, NvRegister, REGISTER_SIZE, Retention, TrustAnchor};
+use crate::config;
 
 /// Numbers of the indices, which hosts in the field have.
 const VOLATILE: u32 = 0x0180_5652;
@@ -37,7 +38,7 @@ impl Host {
 
     /// For somebody whose authorization values are made from this.
     fn indices_of(&self, seed: u8) -> Result<Indices> {
-        let anchor = TrustAnchor::start(&self.tpm.config())?;
+        let anchor = TrustAnchor::start(&config(&self.tpm))?;
         let auth = |number: u8| NvAuth::new([seed.wrapping_add(number); 32]);
         Ok(Indices {
             volatile: anchor.register(Retention::Volatile, auth(0)),

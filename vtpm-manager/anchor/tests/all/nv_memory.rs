@@ -5,9 +5,10 @@ use cert_chain::ek_template::EkTemplate;
 use cert_chain::make_credential;
 use cert_chain::operator::PolicyKey;
 use cert_chain::pem::certificates;
+use test_support::Swtpm;
+use trust_anchor::{HostPublic, TrustAnchor};
 
-use crate::anchor::swtpm::Swtpm;
-use crate::anchor::{HostPublic, TrustAnchor};
+use crate::config;
 
 const NONCE: [u8; 16] = [0x5a; 16];
 
@@ -23,7 +24,7 @@ fn define(tpm: &Swtpm, index: u32, contents: &[u8]) -> Result<()> {
 
 /// The host's keys, after its EK has opened a credential for its IK.
 async fn host_of(tpm: &Swtpm, operator: &PolicyKey) -> Result<HostPublic> {
-    let anchor = TrustAnchor::start(&tpm.config())?;
+    let anchor = TrustAnchor::start(&config(tpm))?;
     let host = anchor.provision(operator.public()).await?;
     let credential = make_credential(&host.ek_public, &host.ik_public.name(), b"secret")?;
     let opened = anchor.activate_credential(&credential).await?;

@@ -6,10 +6,10 @@ use std::sync::mpsc;
 use anyhow::{Context, Result};
 use cert_chain::operator::PolicyKey;
 use cert_chain::{Digest32, HashAlgorithm};
+use trust_anchor::MAX_QUOTES;
+use trust_anchor::{AnchorConfig, AnchorError, HardwareError, Tcti, TrustAnchor};
 
-use crate::anchor::fake::Fake;
-use crate::anchor::queue::MAX_QUOTES;
-use crate::anchor::{AnchorConfig, AnchorError, HardwareError, Tcti, TrustAnchor};
+use crate::fake::Fake;
 
 const RETRY: u32 = 0x922;
 const PCR_CHANGED: u32 = 0x128;
@@ -65,7 +65,7 @@ impl Bench {
 fn start(fake: &Fake, folder: &Path) -> Result<TrustAnchor, AnchorError> {
     let config = AnchorConfig::new(Tcti::Device("fake".into()), folder.join("anchor.json"));
     let fake = fake.clone();
-    TrustAnchor::start_with(
+    TrustAnchor::over(
         &config,
         Box::new(move || {
             fake.script().connections += 1;
@@ -217,14 +217,14 @@ async fn quotes_overtake_bulk_work() -> Result<()> {
         .collect();
     begun.recv()?;
     // One certificate is being signed; wait until the other two are in the queue.
-    while bench.anchor.0.queue.waiting() < 2 {
+    while bench.anchor.waiting() < 2 {
         tokio::task::yield_now().await;
     }
     let quote = tokio::spawn({
         let anchor = bench.anchor.clone();
         async move { anchor.quote(nothing()).await }
     });
-    while bench.anchor.0.queue.waiting() < 3 {
+    while bench.anchor.waiting() < 3 {
         tokio::task::yield_now().await;
     }
     drop(go_on);
@@ -251,7 +251,7 @@ async fn too_many_requests_are_refused_and_forgotten_ones_are_not_served() -> Re
         let anchor = bench.anchor.clone();
         waiting.spawn(async move { anchor.quote(nothing()).await });
     }
-    while bench.anchor.0.queue.waiting() < MAX_QUOTES {
+    while bench.anchor.waiting() < MAX_QUOTES {
         tokio::task::yield_now().await;
     }
     let error = bench
@@ -277,27 +277,34 @@ async fn too_many_requests_are_refused_and_forgotten_ones_are_not_served() -> Re
 #[tokio::test]
 async fn the_thread_ends_with_the_last_handle() -> Result<()> {
     let bench = Bench::new().await?;
-    let queue = std::sync::Arc::downgrade(&bench.anchor.0.queue);
+    assert!(bench.fake.holders() > 1);
     let other = bench.anchor.clone();
     drop(bench.anchor);
     other.quote(nothing()).await?;
     drop(other);
-    // The thread held the queue as well: it was joined.
-    assert!(queue.upgrade().is_none());
+    // The thread had the connection: it was joined.
+    assert_eq!(bench.fake.holders(), 1);
     drop(bench.key);
     Ok(())
 }
 
 #[tokio::test]
-async fn whoever_waits_when_it_ends_is_told() -> Result<()> {
+async fn all_who_wait_learn_that_the_thread_has_panicked() -> Result<()> {
     let bench = Bench::new().await?;
-    bench.anchor.0.queue.close();
-    assert!(matches!(
-        bench.anchor.quote(nothing()).await,
-        Err(AnchorError::Stopped)
-    ));
-    let ik = bench.anchor.host_public().await;
-    assert!(matches!(ik, Err(AnchorError::Stopped)));
+    let (begun, go_on) = bench.gate();
+    bench.fake.script().panics = true;
+    let asked = |anchor: TrustAnchor| tokio::spawn(async move { anchor.quote(nothing()).await });
+    let served = asked(bench.anchor.clone());
+    tokio::task::spawn_blocking(move || begun.recv()).await??;
+    let queued = asked(bench.anchor.clone());
+    while bench.anchor.waiting() < 1 {
+        tokio::task::yield_now().await;
+    }
+    drop(go_on);
+    assert!(matches!(served.await?, Err(AnchorError::Stopped)));
+    assert!(matches!(queued.await?, Err(AnchorError::Stopped)));
+    let later = bench.anchor.quote(nothing()).await;
+    assert!(matches!(later, Err(AnchorError::Stopped)));
     Ok(())
 }
 

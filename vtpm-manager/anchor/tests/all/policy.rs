@@ -3,14 +3,14 @@
 use anyhow::{Context, Result};
 use cert_chain::operator::{Approval, PolicyKey};
 use cert_chain::{HashAlgorithm, PcrValues};
+use trust_anchor::{AnchorConfig, AnchorError, Tcti, TrustAnchor};
 
-use crate::anchor::fake::{Fake, pcr_values};
-use crate::anchor::{AnchorConfig, AnchorError, Tcti, TrustAnchor};
+use crate::fake::{Fake, pcr_values};
 
 fn start(fake: &Fake, folder: &tempfile::TempDir) -> Result<TrustAnchor, AnchorError> {
     let record = folder.path().join("anchor.json");
     let fake = fake.clone();
-    TrustAnchor::start_with(
+    TrustAnchor::over(
         &AnchorConfig::new(Tcti::Device("fake".into()), record),
         Box::new(move || Ok(Box::new(fake.clone()))),
     )

@@ -8,9 +8,10 @@ use cert_chain::profile::Issuer;
 use cert_chain::{Digest32, ObjectAttributes, TpmMakerRoots, Validity, make_credential};
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls_pki_types::UnixTime;
+use test_support::Swtpm;
+use trust_anchor::{AnchorError, HostPublic, TrustAnchor};
 
-use crate::anchor::swtpm::Swtpm;
-use crate::anchor::{AnchorError, HostPublic, TrustAnchor};
+use crate::config;
 
 /// Fields in the order in which they must go: the connection before its peer.
 struct Host {
@@ -24,7 +25,7 @@ impl Host {
     /// Provisioned, and approved as it stands.
     async fn new() -> Result<Self> {
         let tpm = Swtpm::of_a_host()?;
-        let anchor = TrustAnchor::start(&tpm.config())?;
+        let anchor = TrustAnchor::start(&config(&tpm))?;
         let key = PolicyKey::generate()?;
         let public = anchor.provision(key.public()).await?;
         anchor
@@ -87,7 +88,7 @@ async fn provisioning_twice_changes_nothing() -> Result<()> {
     let host = Host::new().await?;
     let secret = host.anchor.root_secret().await?;
     let record = host.tpm.read("anchor.json")?;
-    let config = host.tpm.config();
+    let config = config(&host.tpm);
     drop(host.anchor);
 
     let anchor = TrustAnchor::start(&config)?;
@@ -150,7 +151,7 @@ async fn a_certificate_of_a_p256_ek_is_preferred_and_its_credential_opened() -> 
     tpm.write("p256.crt", b"a certificate")?;
     tpm.tool("tpm2_nvdefine -C p 0x01c0000a -s 13 -a ownerread|authread|ppwrite|no_da|platformcreate|ppread")?;
     tpm.tool("tpm2_nvwrite -C p 0x01c0000a -i p256.crt")?;
-    let anchor = TrustAnchor::start(&tpm.config())?;
+    let anchor = TrustAnchor::start(&config(&tpm))?;
     let key = PolicyKey::generate()?;
     let public = anchor.provision(key.public()).await?;
     assert_eq!(public.ek_certificate, b"a certificate");
@@ -170,7 +171,7 @@ async fn a_certificate_of_a_p256_ek_is_preferred_and_its_credential_opened() -> 
 async fn a_tpm_without_an_ek_certificate_is_refused() -> Result<()> {
     let tpm = Swtpm::blank()?;
     tpm.tool("tpm2_startup -c")?;
-    let anchor = TrustAnchor::start(&tpm.config())?;
+    let anchor = TrustAnchor::start(&config(&tpm))?;
     let error = anchor
         .provision(PolicyKey::generate()?.public())
         .await
@@ -300,10 +301,10 @@ async fn an_extend_while_keys_are_in_use_is_survived() -> Result<()> {
 #[tokio::test]
 async fn a_record_on_another_host_opens_nothing() -> Result<()> {
     let host = Host::new().await?;
-    let other = Swtpm::of_a_host()?;
+    let other = Swtpm::of_another_host()?;
     other.write("anchor.json", host.tpm.read("anchor.json")?)?;
     assert!(matches!(
-        TrustAnchor::start(&other.config()),
+        TrustAnchor::start(&config(&other)),
         Err(AnchorError::TpmReplaced { .. })
     ));
     Ok(())
@@ -314,7 +315,7 @@ async fn a_record_on_another_host_opens_nothing() -> Result<()> {
 #[tokio::test]
 async fn a_root_secret_that_somebody_put_there_is_refused_in_an_approved_boot_too() -> Result<()> {
     let host = Host::new().await?;
-    let config = host.tpm.config();
+    let config = config(&host.tpm);
     drop(host.anchor);
     let policy = host.key.public().policy_digest();
     host.tpm
@@ -366,7 +367,7 @@ async fn a_root_secret_that_somebody_put_there_is_refused_in_an_approved_boot_to
 #[tokio::test]
 async fn a_cleared_tpm_is_told_apart() -> Result<()> {
     let host = Host::new().await?;
-    let config = host.tpm.config();
+    let config = config(&host.tpm);
     drop(host.anchor);
     host.tpm.tool("tpm2_clear -c p")?;
     assert!(matches!(
@@ -381,7 +382,7 @@ async fn a_cleared_tpm_is_told_apart() -> Result<()> {
 #[tokio::test]
 async fn persistent_keys_that_somebody_removed_come_back() -> Result<()> {
     let host = Host::new().await?;
-    let config = host.tpm.config();
+    let config = config(&host.tpm);
     drop(host.anchor);
     host.tpm.tool("tpm2_evictcontrol -C o -c 0x81000001")?;
     host.tpm.tool("tpm2_evictcontrol -C o -c 0x81000100")?;
@@ -403,7 +404,7 @@ async fn a_key_that_needs_no_policy_is_no_host_ik() -> Result<()> {
     )?;
     tpm.tool("tpm2_evictcontrol -C o -c weak.ctx 0x81000100")?;
     tpm.tool("tpm2_flushcontext -t")?;
-    let anchor = TrustAnchor::start(&tpm.config())?;
+    let anchor = TrustAnchor::start(&config(&tpm))?;
     let error = anchor.provision(key.public()).await.err();
     let text = error.context("accepted")?.to_string();
     assert!(text.contains("userWithAuth"), "{text}");
@@ -452,7 +453,7 @@ async fn handles_with_other_things_in_them_are_left_alone() -> Result<()> {
     tpm.tool("tpm2_createprimary -C o -G ecc -c other.ctx")?;
     tpm.tool("tpm2_evictcontrol -C o -c other.ctx 0x81000100")?;
     tpm.tool("tpm2_flushcontext -t")?;
-    let anchor = TrustAnchor::start(&tpm.config())?;
+    let anchor = TrustAnchor::start(&config(&tpm))?;
     let error = anchor
         .provision(PolicyKey::generate()?.public())
         .await
@@ -471,7 +472,7 @@ async fn a_storage_root_key_that_is_there_is_used() -> Result<()> {
     tpm.tool("tpm2_evictcontrol -C o -c srk.ctx 0x81000001")?;
     tpm.tool("tpm2_flushcontext -t")?;
     tpm.tool("tpm2_readpublic -c 0x81000001 -n srk.name")?;
-    let anchor = TrustAnchor::start(&tpm.config())?;
+    let anchor = TrustAnchor::start(&config(&tpm))?;
     let key = PolicyKey::generate()?;
     let public = anchor.provision(key.public()).await?;
     assert_eq!(tpm.read("srk.name")?, public.srk_name.as_bytes());

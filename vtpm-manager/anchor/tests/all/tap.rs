@@ -10,7 +10,7 @@ use std::thread;
 use anyhow::Result;
 use tpm_wire::{MAX_SIZE, read_frame};
 
-use super::config::Tcti;
+use trust_anchor::Tcti;
 
 /// The bytes that went by.
 pub(crate) struct Tap {

@@ -3,10 +3,10 @@
 use std::io;
 
 use anyhow::{Context, Result};
+use test_support::Swtpm;
 use tpm_wire::Header;
 
 use super::Host;
-use crate::anchor::swtpm::Swtpm;
 use crate::manufacture::{
     CommandChannel, ManufactureError, TpmSocket, manufacture, manufacture_over,
 };

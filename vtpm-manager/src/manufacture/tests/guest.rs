@@ -4,11 +4,11 @@ use anyhow::{Context, Result};
 use cert_chain::operator::PolicyKey;
 use cert_chain::{HostName, VikChain};
 use rustls_pki_types::UnixTime;
+use test_support::Swtpm;
 use tpm_wire::Response;
+use trust_anchor::{AnchorConfig, TrustAnchor};
 
 use super::{Guest, Host};
-use crate::anchor::TrustAnchor;
-use crate::anchor::swtpm::Swtpm;
 use crate::manufacture::{
     Chain, CommandChannel, Guest as Occupant, ManufactureError, NvAuthority, TpmSocket,
     manufacture, rederive_vik, rederive_vik_over, renew_vik_certificate, vik_template,
@@ -240,7 +240,10 @@ fn the_identity_outlives_power_cycles() -> Result<()> {
 #[tokio::test]
 async fn a_host_ik_in_a_physical_tpm_signs_all_of_it() -> Result<()> {
     let physical = Swtpm::of_a_host()?;
-    let anchor = TrustAnchor::start(&physical.config())?;
+    let anchor = TrustAnchor::start(&AnchorConfig::new(
+        physical.tcti().parse()?,
+        physical.path("anchor.json"),
+    ))?;
     let key = PolicyKey::generate()?;
     let public = anchor.provision(key.public()).await?;
     anchor

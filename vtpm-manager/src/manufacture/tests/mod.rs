@@ -16,9 +16,9 @@ use cert_chain::{
 };
 use rcgen::{KeyPair, PublicKeyData};
 use rustls_pki_types::UnixTime;
+use test_support::Swtpm;
 
 use super::{CertifiedSubject, ManufactureOrder, Manufactured, manufacture};
-use crate::anchor::swtpm::Swtpm;
 
 /// A host whose identity key is in a file, for tests that are not about the physical TPM.
 struct Host {
