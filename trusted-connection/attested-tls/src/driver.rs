@@ -16,11 +16,13 @@ use tokio::time::{sleep_until, timeout};
 use tokio_rustls::TlsStream;
 
 use crate::buffers::Buffers;
-use crate::error::{CloseReason, ConnectionError, ProtocolError, Stage};
+use crate::error::{
+    CloseReason, ConnectionError, EvidenceRefused, NoEvidence, ProtocolError, Stage,
+};
 use crate::facts::Handshaken;
 use crate::frame::{self, Frame};
 use crate::message::{Demand, Hello, MAX_ANSWER, MAX_SHORT, Message, Request, VERSION};
-use crate::parties::{Appraisal, Attester, EvidenceFuture, EvidenceRefused};
+use crate::parties::{Appraisal, Attester, EvidenceFuture};
 use crate::rounds::{Demanded, Demanding};
 
 /// One connection after its handshake.
@@ -431,7 +433,7 @@ where
 /// Nothing has to be done before a message comes.
 const IDLE: Duration = Duration::from_secs(3600);
 
-async fn made(making: &mut Option<EvidenceFuture>) -> Result<Vec<u8>, crate::parties::NoEvidence> {
+async fn made(making: &mut Option<EvidenceFuture>) -> Result<Vec<u8>, NoEvidence> {
     match making {
         Some(evidence) => evidence.await,
         None => std::future::pending().await,

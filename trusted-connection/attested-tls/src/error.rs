@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::parties::{EvidenceRefused, NoEvidence};
+use minicbor::{Decode, Encode};
 
 /// Why a connection was not made, or ended other than by its ends' will.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,40 @@ pub enum ConnectionError {
     /// The system gave no random numbers.
     #[error("the operating system gave no random numbers")]
     Random,
+}
+
+/// Why there is no evidence. Details stay in the attester's own log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, thiserror::Error)]
+#[cbor(index_only)]
+pub enum NoEvidence {
+    /// This end has no root of trust.
+    #[n(0)]
+    #[error("it has no root of trust")]
+    NoRootOfTrust,
+    /// Not in a form that was asked for.
+    #[n(1)]
+    #[error("it has none in a form that was asked for")]
+    Format,
+    /// The TPM did not do its part.
+    #[n(2)]
+    #[error("its TPM did not do its part (see its log)")]
+    Tpm,
+    /// The host below it did not do its part.
+    #[n(3)]
+    #[error("its host did not do its part (see its log)")]
+    Host,
+    /// Too many requests at once.
+    #[n(4)]
+    #[error("it has too many requests; try again")]
+    Busy,
+}
+
+/// Evidence was refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct EvidenceRefused {
+    /// Why, for this end's log.
+    pub reason: String,
 }
 
 /// What a handshake must not give.

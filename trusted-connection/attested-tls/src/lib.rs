@@ -22,10 +22,11 @@ mod stream;
 pub mod tls;
 
 pub use end::{Attested, Deadlines, accept, connect};
-pub use error::{CloseReason, ConnectionError, ProtocolError, Stage, TlsFault};
+pub use error::{
+    CloseReason, ConnectionError, EvidenceRefused, NoEvidence, ProtocolError, Stage, TlsFault,
+};
 pub use message::{Demand, Format};
 pub use parties::{
-    Appraisal, Attester, Demands, EvidenceFuture, EvidenceRefused, NoDemand, NoEvidence, Peer,
-    Unattested, Verifier,
+    Appraisal, Attester, Demands, EvidenceFuture, NoDemand, Peer, Unattested, Verifier,
 };
 pub use stream::AttestedStream;

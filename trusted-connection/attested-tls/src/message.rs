@@ -6,8 +6,7 @@ use cert_chain::Digest32;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
-use crate::error::ProtocolError;
-use crate::parties::NoEvidence;
+use crate::error::{NoEvidence, ProtocolError};
 
 /// A control message.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]

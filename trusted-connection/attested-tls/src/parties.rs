@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use attestation::connection::{EndIdentity, TlsParameters};
 use attestation::{Binding, Nonce};
-use minicbor::{Decode, Encode};
 use rustls_pki_types::CertificateDer;
 
+use crate::error::{EvidenceRefused, NoEvidence};
 use crate::message::Demand;
 
 /// Evidence on its way.
@@ -26,32 +26,6 @@ pub trait Attester: Send + Sync + 'static {
 /// An end that has no evidence to show.
 #[derive(Clone, Copy, Debug)]
 pub struct Unattested;
-
-/// Why there is no evidence. Details stay in the attester's own log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, thiserror::Error)]
-#[cbor(index_only)]
-pub enum NoEvidence {
-    /// This end has no root of trust.
-    #[n(0)]
-    #[error("it has no root of trust")]
-    NoRootOfTrust,
-    /// Not in a form that was asked for.
-    #[n(1)]
-    #[error("it has none in a form that was asked for")]
-    Format,
-    /// The TPM did not do its part.
-    #[n(2)]
-    #[error("its TPM did not do its part (see its log)")]
-    Tpm,
-    /// The host below it did not do its part.
-    #[n(3)]
-    #[error("its host did not do its part (see its log)")]
-    Host,
-    /// Too many requests at once.
-    #[n(4)]
-    #[error("it has too many requests; try again")]
-    Busy,
-}
 
 /// Judges the evidence of a peer.
 pub trait Verifier: Send + Sync + 'static {
@@ -83,14 +57,6 @@ pub struct Appraisal<R> {
     pub result: R,
     /// For how long.
     pub valid_for: Duration,
-}
-
-/// Evidence was refused.
-#[derive(Debug, thiserror::Error)]
-#[error("{reason}")]
-pub struct EvidenceRefused {
-    /// Why, for this end's log.
-    pub reason: String,
 }
 
 /// The other end, as the handshake authenticated it.

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use attestation::Nonce;
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::error::{ConnectionError, ProtocolError};
+use crate::error::{ConnectionError, NoEvidence, ProtocolError};
 use crate::message::{Accepted, Answer, Content, Demand, Request};
-use crate::parties::{Appraisal, NoEvidence, Verifier};
+use crate::parties::{Appraisal, Verifier};
 
 /// Evidence is not asked for again sooner after an answer than this.
 pub(crate) const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
