@@ -5,4 +5,3 @@ pub mod attester;
 mod peer;
 mod places;
 pub mod service;
-mod turns;

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use attestation::BOOT_PCRS;
@@ -11,7 +12,8 @@ use clap::{Parser, Subcommand};
 use program_output::console::arguments;
 use program_output::log;
 use tracing_subscriber::filter::LevelFilter;
-use vrot_service::attester::EsysTpm;
+use vrot_service::attester::batches::Batches;
+use vrot_service::attester::esys::{EsysTpm, HostThroughTpm};
 use vrot_service::service::Service;
 
 /// Attests this VM: which one it is, what booted in it, on which host it runs and what booted
@@ -84,7 +86,10 @@ fn run(arguments: Arguments) -> Result<()> {
     })?;
     let listener =
         TcpListener::bind(listen).with_context(|| format!("{listen} cannot be listened on"))?;
+    let host = Arc::new(HostThroughTpm::new(&tpm));
+    let batches = Batches::start(vrot, host, event_log)
+        .context("no thread can be started for the vRoT's quotes")?;
     tracing::info!(%listen, "answering challenges");
-    Service::new(vrot, event_log).serve(&listener)?;
+    Service::new(batches).serve(&listener)?;
     Ok(())
 }

@@ -2,19 +2,21 @@
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use attestation::Binding;
 use minicbor::bytes::ByteVec;
 use trusted_connection::deadline::{TimedStream, left};
 use trusted_connection::wire::{Challenge, Failure, Response, WireError};
 
-use crate::attester::{self, AttesterError, VmTpm};
+use crate::attester::AttesterError;
+use crate::attester::batches::Batches;
+use crate::attester::quoting::EvidenceRequest;
 use crate::peer::Peer;
 use crate::places::{Place, Places};
-use crate::turns::Turns;
 
 /// A refusal fits into every socket's buffer.
 const REFUSAL: Duration = Duration::from_millis(100);
@@ -33,23 +35,19 @@ const PATIENCE: Patience = Patience {
     exchange: Duration::from_secs(60),
 };
 
-/// Answers challenges with one VM's TPM.
-pub struct Service<T> {
-    tpm: Mutex<T>,
-    event_log: PathBuf,
+/// Answers challenges that come in the clear with evidence of one VM.
+pub struct Service {
+    batches: Batches,
     places: Arc<Places>,
-    turns: Turns,
     patience: Patience,
 }
 
-impl<T: VmTpm + Send + 'static> Service<T> {
-    /// A service that attests with this TPM and this event log.
-    pub fn new(tpm: T, event_log: PathBuf) -> Self {
+impl Service {
+    /// A service that gets evidence from this attester.
+    pub fn new(batches: Batches) -> Self {
         Self {
-            tpm: Mutex::new(tpm),
-            event_log,
+            batches,
             places: Arc::default(),
-            turns: Turns::default(),
             patience: PATIENCE,
         }
     }
@@ -71,7 +69,7 @@ impl<T: VmTpm + Send + 'static> Service<T> {
             let service = Arc::clone(&service);
             // The kernel may have no thread to spare: then the connection is closed with it.
             let started = thread::Builder::new().spawn(move || {
-                if let Err(error) = service.answer(stream, peer, &place) {
+                if let Err(error) = service.answer(stream, &place) {
                     tracing::info!(%error, "a challenge was not answered");
                 }
             });
@@ -81,7 +79,7 @@ impl<T: VmTpm + Send + 'static> Service<T> {
         }
     }
 
-    fn answer(&self, stream: TcpStream, peer: Peer, place: &Place) -> Result<(), WireError> {
+    fn answer(&self, stream: TcpStream, place: &Place) -> Result<(), WireError> {
         let begin = Instant::now();
         let mut stream = TimedStream::until(stream, begin + self.patience.challenge);
         let received = Challenge::receive(&mut stream);
@@ -89,7 +87,7 @@ impl<T: VmTpm + Send + 'static> Service<T> {
         let deadline = begin + self.patience.exchange;
         stream.extend(deadline);
         let response = match received {
-            Ok(challenge) => self.evidence(&challenge, peer, deadline)?,
+            Ok(challenge) => self.evidence(challenge, deadline)?,
             Err(error @ WireError::Io(_)) => return Err(error),
             Err(error) => {
                 tracing::info!(%error, "not a challenge");
@@ -99,32 +97,31 @@ impl<T: VmTpm + Send + 'static> Service<T> {
         response.send(&mut stream)
     }
 
-    /// Evidence for a challenge, unless others took the TPM for so long that its device is gone.
-    fn evidence(
-        &self,
-        challenge: &Challenge,
-        peer: Peer,
-        deadline: Instant,
-    ) -> io::Result<Response> {
-        let Some(_turn) = self.turns.wait(peer, deadline) else {
-            return Ok(Response::Failed(Failure::Busy));
+    /// Evidence for a challenge, unless that takes so long that its device is gone.
+    fn evidence(&self, challenge: Challenge, deadline: Instant) -> io::Result<Response> {
+        let (sender, receiver) = sync_channel(1);
+        let request = EvidenceRequest {
+            nonce: challenge.nonce,
+            // Whoever asks in the clear may be a relay, whose own connection is nobody else's matter.
+            binding: Binding::None,
+            tls_key: None,
         };
-        let mut tpm = self.tpm.lock().unwrap_or_else(PoisonError::into_inner);
-        left(deadline)?;
-        let collected = attester::collect(&mut *tpm, &self.event_log, &challenge.nonce);
-        Ok(match collected {
-            Ok(evidence) => {
-                tracing::info!(nonce = %challenge.nonce, "a challenge was answered");
-                Response::Evidence(ByteVec::from(evidence.to_cbor()))
-            }
-            Err(error) => {
-                let failure = match error {
+        // Who does not wait any more drops the receiver, and needs no answer.
+        let reply = move |outcome| drop(sender.send(outcome));
+        if self.batches.request(request, reply).is_err() {
+            return Ok(Response::Failed(Failure::Busy));
+        }
+        Ok(match receiver.recv_timeout(left(deadline)?) {
+            Ok(Ok(evidence)) => Response::Evidence(ByteVec::from(evidence)),
+            Ok(Err(error)) => {
+                tracing::error!(error = %chain(&*error), "no evidence");
+                Response::Failed(match *error {
                     AttesterError::Host(_) | AttesterError::HostLayer(_) => Failure::Host,
                     _ => Failure::Tpm,
-                };
-                tracing::error!(error = %chain(&error), "no evidence");
-                Response::Failed(failure)
+                })
             }
+            Err(RecvTimeoutError::Timeout) => Response::Failed(Failure::Busy),
+            Err(RecvTimeoutError::Disconnected) => Response::Failed(Failure::Host),
         })
     }
 }
@@ -157,7 +154,8 @@ mod tests {
     use cert_chain::{Digest32, HashAlgorithm, PcrSelection};
 
     use super::*;
-    use crate::attester::SignedQuote;
+    use crate::attester::quoting::Quoted;
+    use crate::attester::{Host, HostEvidenceError, SignedQuote, VmTpm};
 
     /// Nobody gets as far as this TPM.
     struct Untouched;
@@ -182,23 +180,26 @@ mod tests {
         fn quote(&mut self, _: HashAlgorithm, _: &Digest32) -> Result<SignedQuote, AttesterError> {
             unreachable!("there was no challenge")
         }
+    }
 
-        fn host_layer(&mut self, _: &RequestDigest) -> Result<Vec<u8>, AttesterError> {
+    impl Host for Untouched {
+        fn layer(&self, _: &RequestDigest) -> Result<Vec<u8>, HostEvidenceError> {
             unreachable!("there was no challenge")
         }
     }
 
-    fn service(patience: Patience) -> Service<Untouched> {
+    fn service(patience: Patience) -> Service {
+        let batches = Batches::start(Untouched, Arc::new(Untouched), "".into()).unwrap();
         Service {
             patience,
-            ..Service::new(Untouched, PathBuf::new())
+            ..Service::new(batches)
         }
     }
 
-    fn answer(service: &Service<Untouched>, stream: TcpStream) -> Result<(), WireError> {
+    fn answer(service: &Service, stream: TcpStream) -> Result<(), WireError> {
         let peer = Peer::from(stream.peer_addr().unwrap().ip());
         let place = service.places.take(peer, &stream).unwrap();
-        service.answer(stream, peer, &place)
+        service.answer(stream, &place)
     }
 
     fn connection() -> (TcpStream, TcpStream) {
@@ -247,9 +248,13 @@ mod tests {
 
     #[test]
     fn a_log_that_does_not_end_is_not_read_to_its_end() {
-        let nonce = attestation::Nonce::new([7; 32]).unwrap();
+        let request = EvidenceRequest {
+            nonce: attestation::Nonce::new([7; 32]).unwrap(),
+            binding: Binding::None,
+            tls_key: None,
+        };
         let endless = std::path::Path::new("/dev/zero");
-        let collected = attester::collect(&mut Untouched, endless, &nonce);
+        let collected = Quoted::new(&mut Untouched, endless, vec![request]);
         assert!(matches!(
             collected,
             Err(AttesterError::EventLog { source, .. })

@@ -1,7 +1,7 @@
 //! The VM's TPM over the TCG software stack (`tss-esapi`), and raw for the vendor commands.
 
 use std::fs::{File, OpenOptions};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
@@ -27,12 +27,11 @@ use tss_esapi::tcti_ldr::TctiNameConf;
 use tss_esapi::traits::{Marshall, UnMarshall};
 
 use super::host_evidence::{self, HostEvidenceError};
-use super::{AttesterError, SignedQuote, VmTpm};
+use super::{AttesterError, Host, SignedQuote, VmTpm};
 
 /// A vRoT as its guest sees it: `/dev/tpmrm0`.
 pub struct EsysTpm {
     context: Context,
-    device: PathBuf,
     vik: KeyHandle,
     quoted: PcrSelection,
     bank: Option<HashAlgorithm>,
@@ -53,19 +52,17 @@ impl EsysTpm {
     /// Opens the TPM's device. Quotes will be of the PCRs in `quoted`, and of `bank`, if one is
     /// given.
     pub fn open(
-        device: impl Into<PathBuf>,
+        device: &Path,
         quoted: PcrSelection,
         bank: Option<HashAlgorithm>,
     ) -> Result<Self, AttesterError> {
         const OPERATION: &str = "to be opened";
-        let device = device.into();
         let name = format!("device:{}", device.display());
         let name = TctiNameConf::from_str(&name).map_err(refused(OPERATION))?;
         let mut context = Context::new(name).map_err(refused(OPERATION))?;
         let vik = load_vik(&mut context)?;
         Ok(Self {
             context,
-            device,
             vik,
             quoted,
             bank,
@@ -191,16 +188,32 @@ impl VmTpm for EsysTpm {
         }
         Err(AttesterError::PcrsChange)
     }
+}
 
-    fn host_layer(&mut self, request: &RequestDigest) -> Result<Vec<u8>, AttesterError> {
+/// The host, reached through the device of the VM's TPM.
+#[derive(Clone, Debug)]
+pub struct HostThroughTpm {
+    device: PathBuf,
+}
+
+impl HostThroughTpm {
+    /// The host below the VM with this TPM.
+    pub fn new(device: impl Into<PathBuf>) -> Self {
+        Self {
+            device: device.into(),
+        }
+    }
+}
+
+impl Host for HostThroughTpm {
+    fn layer(&self, request: &RequestDigest) -> Result<Vec<u8>, HostEvidenceError> {
         // The TSS sends no commands that it does not know; the resource manager lets a second
         // client in.
         let mut device: File = OpenOptions::new()
             .read(true)
             .write(true)
-            .open(&self.device)
-            .map_err(HostEvidenceError::Io)?;
-        Ok(host_evidence::host_layer(&mut device, request)?)
+            .open(&self.device)?;
+        host_evidence::host_layer(&mut device, request)
     }
 }
 

@@ -1,27 +1,23 @@
-//! The attester in the VM: evidence for a challenge, with the VM's vRoT and its host.
+//! The attester in the VM: evidence for challenges, with the VM's vRoT and its host. All challenges that
+//! wait share one quote of the vRoT and one request to the host ([`batches`]).
 
+pub mod batches;
 pub mod esys;
 pub mod host_evidence;
+pub mod quoting;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use attestation::event_log::MAX_LOG;
-use attestation::evidence::{EvidenceError, HostLayer, VmLayer};
+use attestation::RequestDigest;
+use attestation::evidence::EvidenceError;
 use attestation::quote::QuoteError;
-use attestation::{
-    Binding, EventLog, Evidence, Nonce, RequestDigest, accounted_bank, request_digest,
-    vm_qualifying_data, vm_request_leaf,
-};
-use bounded_file::read_bounded;
 use cert_chain::{Digest32, HashAlgorithm, PcrSelection, PcrValues};
-
-use ring::rand::{SecureRandom, SystemRandom};
 
 pub use esys::EsysTpm;
 pub use host_evidence::HostEvidenceError;
 
-/// The VM's TPM, and through it the host.
+/// The VM's TPM.
 pub trait VmTpm {
     /// The vIK as `TPMT_PUBLIC`.
     fn vik_public(&mut self) -> Result<Vec<u8>, AttesterError>;
@@ -43,9 +39,13 @@ pub trait VmTpm {
         bank: HashAlgorithm,
         qualifying_data: &Digest32,
     ) -> Result<SignedQuote, AttesterError>;
+}
 
-    /// Has the host answer for a quote: a [`HostLayer`] in CBOR.
-    fn host_layer(&mut self, request: &RequestDigest) -> Result<Vec<u8>, AttesterError>;
+/// The host below the VM.
+pub trait Host: Send + Sync {
+    /// Has the host answer for a quote: a [`HostLayer`](attestation::HostLayer) in CBOR. It takes as
+    /// long as a physical TPM needs to sign, and several may be asked for at a time.
+    fn layer(&self, request: &RequestDigest) -> Result<Vec<u8>, HostEvidenceError>;
 }
 
 /// A quote as it travels.
@@ -75,6 +75,9 @@ pub enum AttesterError {
          the one that was asked for"
     )]
     Bank,
+    /// Nothing was asked for.
+    #[error("no evidence was asked for")]
+    NoRequest,
     /// No event log.
     #[error("the event log {} cannot be read: is securityfs mounted?", path.display())]
     EventLog {
@@ -111,68 +114,4 @@ pub enum AttesterError {
         #[source]
         source: tss_esapi::Error,
     },
-}
-
-/// Makes evidence for a challenge that came in the clear, which is bound to nothing: first the VM's
-/// quote, then the host's over it.
-pub fn collect(
-    tpm: &mut impl VmTpm,
-    event_log: &Path,
-    nonce: &Nonce,
-) -> Result<Evidence, AttesterError> {
-    let log = read_bounded(event_log, MAX_LOG).map_err(|source| AttesterError::EventLog {
-        path: event_log.to_owned(),
-        source,
-    })?;
-    let event_log_digest = Digest32::of(&log);
-    let vik_public = tpm.vik_public()?;
-    let chain = tpm.certificates()?;
-    let bank = bank_to_quote(tpm, &log)?;
-    let salt = random_salt()?;
-    let root = vm_request_leaf(&salt, nonce, &Binding::None, None);
-    let quote = tpm.quote(bank, &vm_qualifying_data(&root, 1, &event_log_digest))?;
-    let request = request_digest(&quote.attest, &quote.signature);
-    let host =
-        HostLayer::from_cbor(&tpm.host_layer(&request)?).map_err(AttesterError::HostLayer)?;
-    let vm = VmLayer {
-        nonce: nonce.clone(),
-        binding: Binding::None,
-        attest: quote.attest.into(),
-        signature: quote.signature.into(),
-        vik_public: vik_public.into(),
-        event_log_digest,
-        event_log: log.into(),
-        chain: chain.into_iter().map(Into::into).collect(),
-        pcr_values: quote.pcrs.to_bytes().into(),
-        salt,
-        tree_size: 1,
-        index: 0,
-        path: Vec::new(),
-        tls_key: None,
-    };
-    Ok(Evidence::new(vm, host))
-}
-
-fn random_salt() -> Result<Digest32, AttesterError> {
-    let mut salt = [0; 32];
-    SystemRandom::new()
-        .fill(&mut salt)
-        .map_err(|_| AttesterError::Random)?;
-    Ok(Digest32::new(salt))
-}
-
-/// The first bank that the log accounts for; where it accounts for none, the first at all. What the
-/// log lacks then, the verifier says.
-fn bank_to_quote(tpm: &mut impl VmTpm, log: &[u8]) -> Result<HashAlgorithm, AttesterError> {
-    let banks = tpm.banks()?;
-    let first = banks.first().copied().ok_or(AttesterError::Bank)?;
-    let Ok(log) = EventLog::parse(log) else {
-        return Ok(first);
-    };
-    Ok(
-        accounted_bank(&log, &banks, tpm.quoted()).unwrap_or_else(|error| {
-            tracing::warn!(%error, bank = %first, "the event log accounts for no bank of the vRoT");
-            first
-        }),
-    )
 }

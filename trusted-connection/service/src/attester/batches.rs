@@ -1,0 +1,363 @@
+//! Who owns the vRoT, and in what order challenges get to it.
+//!
+//! One thread quotes. While the host signs, which takes as long as its physical TPM needs, the vRoT is
+//! free, and all challenges that come meanwhile go under the next quote: so no number of challenges
+//! keeps another one waiting for more than a quote and a signature.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::{io, thread};
+
+use super::quoting::{EvidenceRequest, Quoted};
+use super::{AttesterError, Host, VmTpm};
+
+/// Evidence in CBOR, or why there is none: the same reason for all that were asked for at a time.
+pub type Outcome = Result<Vec<u8>, Arc<AttesterError>>;
+
+/// Challenges on their way to a vRoT. The thread behind it ends when this is dropped.
+#[derive(Debug)]
+pub struct Batches {
+    jobs: SyncSender<Job>,
+}
+
+/// More requests wait than there is room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many requests for evidence wait already")]
+pub struct Full;
+
+struct Job {
+    request: EvidenceRequest,
+    reply: Box<dyn FnOnce(Outcome) + Send>,
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job")
+            .field("request", &self.request)
+            .finish()
+    }
+}
+
+/// Requests that wait.
+const MAX_WAITING: usize = 4096;
+/// Requests under one quote. Each gets a copy of both logs.
+const MAX_BATCH: usize = 512;
+/// So many requests of one vRoT the host has open at a time.
+const MAX_OPEN: usize = 4;
+
+impl Batches {
+    /// Begins to take requests.
+    pub fn start(
+        tpm: impl VmTpm + Send + 'static,
+        host: Arc<dyn Host>,
+        event_log: PathBuf,
+    ) -> io::Result<Self> {
+        let (jobs, waiting) = sync_channel(MAX_WAITING);
+        thread::Builder::new()
+            .name("quotes".to_owned())
+            .spawn(move || quote_while_asked(tpm, host, event_log, waiting))?;
+        Ok(Self { jobs })
+    }
+
+    /// Asks for evidence; `reply` gets it, on a thread of this attester's.
+    pub fn request(
+        &self,
+        request: EvidenceRequest,
+        reply: impl FnOnce(Outcome) + Send + 'static,
+    ) -> Result<(), Full> {
+        let job = Job {
+            request,
+            reply: Box::new(reply),
+        };
+        match self.jobs.try_send(job) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Full),
+        }
+    }
+}
+
+fn quote_while_asked(
+    mut tpm: impl VmTpm,
+    host: Arc<dyn Host>,
+    event_log: PathBuf,
+    waiting: Receiver<Job>,
+) {
+    let open = Arc::<Open>::default();
+    while let Ok(first) = waiting.recv() {
+        let place = Open::place(&open);
+        let mut jobs = vec![first];
+        while jobs.len() < MAX_BATCH
+            && let Ok(job) = waiting.try_recv()
+        {
+            jobs.push(job);
+        }
+        let (requests, replies): (Vec<_>, Vec<_>) =
+            jobs.into_iter().map(|job| (job.request, job.reply)).unzip();
+        let answer = match Quoted::new(&mut tpm, &event_log, requests) {
+            Ok(quoted) => Answer {
+                quoted,
+                replies,
+                _place: place,
+            },
+            Err(error) => {
+                refuse(replies, error);
+                continue;
+            }
+        };
+        let host = Arc::clone(&host);
+        let (hand_over, handed) = sync_channel(1);
+        let started = thread::Builder::new()
+            .name("host evidence".to_owned())
+            .spawn(move || {
+                if let Ok(answer) = handed.recv() {
+                    Answer::fetch(answer, &*host);
+                }
+            });
+        if let Err(error) = started {
+            tracing::warn!(%error, "the host is not asked: no thread can be started");
+        }
+        // Without a thread, the replies are dropped, and who waits for them is told by that.
+        let _ = hand_over.send(answer);
+    }
+}
+
+/// A quote, and who waits for what the host says about it.
+struct Answer {
+    quoted: Quoted,
+    replies: Vec<Box<dyn FnOnce(Outcome) + Send>>,
+    _place: Place,
+}
+
+impl Answer {
+    fn fetch(self, host: &dyn Host) {
+        let evidence = host
+            .layer(&self.quoted.request)
+            .map_err(AttesterError::Host)
+            .and_then(|layer| self.quoted.complete(&layer));
+        match evidence {
+            Ok(evidence) => {
+                for (evidence, reply) in evidence.iter().zip(self.replies) {
+                    reply(Ok(evidence.to_cbor()));
+                }
+            }
+            Err(error) => refuse(self.replies, error),
+        }
+    }
+}
+
+fn refuse(replies: Vec<Box<dyn FnOnce(Outcome) + Send>>, error: AttesterError) {
+    let error = Arc::new(error);
+    for reply in replies {
+        reply(Err(Arc::clone(&error)));
+    }
+}
+
+/// How many requests the host has open.
+#[derive(Debug, Default)]
+struct Open {
+    count: Mutex<usize>,
+    changed: Condvar,
+}
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+struct Place(Arc<Open>);
+
+impl Open {
+    fn place(open: &Arc<Self>) -> Place {
+        let mut count = open.count();
+        while *count >= MAX_OPEN {
+            let waited = open.changed.wait(count);
+            count = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        *count += 1;
+        Place(Arc::clone(open))
+    }
+
+    fn count(&self) -> MutexGuard<'_, usize> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *self.0.count() -= 1;
+        self.0.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::collections::BTreeSet;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use attestation::fixture::{self, Host as FixtureHost, Vm, nonce, now};
+    use attestation::merkle::leaf_hash;
+    use attestation::{
+        Anchoring, Binding, CutOff, Durability, Evidence, HostLeaf, LaunchMeasurement, Nonce,
+        Purpose, RequestDigest, StateLoss,
+    };
+    use cert_chain::{Digest32, Generation, HashAlgorithm, PcrSelection, PublicArea, TrustAnchors};
+
+    use super::*;
+    use crate::attester::{HostEvidenceError, SignedQuote};
+
+    /// A vRoT and a host whose keys are in software, and whose physical TPM is slow.
+    struct Parties {
+        host: FixtureHost,
+        vm: Vm,
+        quotes: AtomicUsize,
+        layers: AtomicUsize,
+        open: AtomicUsize,
+        declines: bool,
+    }
+
+    impl Parties {
+        fn new(declines: bool) -> Arc<Self> {
+            let host = FixtureHost::new("host-1");
+            Arc::new(Self {
+                vm: host.vm(),
+                host,
+                quotes: AtomicUsize::new(0),
+                layers: AtomicUsize::new(0),
+                open: AtomicUsize::new(0),
+                declines,
+            })
+        }
+
+        fn start(self: &Arc<Self>, folder: &tempfile::TempDir) -> Batches {
+            let log = folder.path().join("log");
+            std::fs::write(&log, &self.vm.log).unwrap();
+            Batches::start(Guest(self.clone()), self.clone(), log).unwrap()
+        }
+    }
+
+    struct Guest(Arc<Parties>);
+
+    impl VmTpm for Guest {
+        fn vik_public(&mut self) -> Result<Vec<u8>, AttesterError> {
+            Ok(self.0.vm.public.clone())
+        }
+
+        fn certificates(&mut self) -> Result<Vec<Vec<u8>>, AttesterError> {
+            Ok(vec![
+                self.0.vm.certificate.to_vec(),
+                self.0.host.certificate.to_vec(),
+            ])
+        }
+
+        fn quoted(&self) -> PcrSelection {
+            PcrSelection::new(self.0.vm.quoted.iter().copied()).unwrap()
+        }
+
+        fn banks(&mut self) -> Result<Vec<HashAlgorithm>, AttesterError> {
+            Ok(vec![HashAlgorithm::Sha256])
+        }
+
+        fn quote(
+            &mut self,
+            bank: HashAlgorithm,
+            qualifying_data: &Digest32,
+        ) -> Result<SignedQuote, AttesterError> {
+            self.0.quotes.fetch_add(1, Ordering::SeqCst);
+            let pcrs = fixture::pcrs_of(bank, &self.0.vm.log, &self.0.vm.quoted);
+            let attest = fixture::quote(&pcrs, qualifying_data);
+            let signature = fixture::sign(&self.0.vm.key, &attest).to_vec();
+            Ok(SignedQuote {
+                attest,
+                signature,
+                pcrs,
+            })
+        }
+    }
+
+    impl Host for Parties {
+        fn layer(&self, request: &RequestDigest) -> Result<Vec<u8>, HostEvidenceError> {
+            let open = self.open.fetch_add(1, Ordering::SeqCst) + 1;
+            assert!(open <= MAX_OPEN, "{open} requests are open");
+            thread::sleep(Duration::from_millis(30));
+            self.open.fetch_sub(1, Ordering::SeqCst);
+            self.layers.fetch_add(1, Ordering::SeqCst);
+            if self.declines {
+                return Err(HostEvidenceError::Declined);
+            }
+            let vik = PublicArea::parse(&self.vm.public).unwrap().name();
+            let leaf = HostLeaf {
+                salt: leaf_hash(b"salt"),
+                vm: self.vm.vm,
+                vrot: self.vm.vrot,
+                tenant: "acme".parse().unwrap(),
+                generation: Generation::new(1),
+                vik: vik.clone(),
+                eks: vec![vik],
+                launch: LaunchMeasurement::NotMeasured,
+                request: *request,
+                durability: Durability::Durable,
+                anchoring: Anchoring::Strict,
+                cut_off: CutOff::Excluded,
+                state_loss: StateLoss::Excluded,
+            };
+            Ok(self.host.layer(&[leaf], 0).to_cbor())
+        }
+    }
+
+    fn challenge(byte: u8) -> EvidenceRequest {
+        EvidenceRequest {
+            nonce: Nonce::new([byte; 32]).unwrap(),
+            binding: Binding::None,
+            tls_key: None,
+        }
+    }
+
+    #[test]
+    fn challenges_that_wait_share_quotes_and_each_gets_evidence_of_its_own() {
+        let parties = Parties::new(false);
+        let folder = tempfile::tempdir().unwrap();
+        let batches = parties.start(&folder);
+        let (sender, receiver) = mpsc::channel();
+        for byte in 0..150 {
+            let sender = sender.clone();
+            let reply = move |outcome| sender.send((byte, outcome)).unwrap();
+            batches.request(challenge(byte), reply).unwrap();
+        }
+        let anchors = TrustAnchors::from_pem(&parties.host.issuer.certificate_pem()).unwrap();
+        let mut salts = BTreeSet::new();
+        for (byte, outcome) in receiver.iter().take(150) {
+            let evidence = Evidence::from_cbor(&outcome.unwrap()).unwrap();
+            let own = challenge(byte).nonce;
+            let verify =
+                |nonce: &Nonce| evidence.verify(nonce, &Purpose::Challenge, &anchors, now());
+            verify(&own).unwrap();
+            assert_eq!(verify(&nonce()).unwrap_err().code(), "nonce");
+            assert!(salts.insert(evidence.vm.salt));
+        }
+        let quotes = parties.quotes.load(Ordering::SeqCst);
+        assert!(quotes < 20, "{quotes} quotes for 150 challenges");
+        assert_eq!(parties.layers.load(Ordering::SeqCst), quotes);
+    }
+
+    #[test]
+    fn a_host_that_declines_is_told_to_everybody_who_waits() {
+        let parties = Parties::new(true);
+        let folder = tempfile::tempdir().unwrap();
+        let batches = parties.start(&folder);
+        let (sender, receiver) = mpsc::channel();
+        for byte in 0..20 {
+            let sender = sender.clone();
+            let reply = move |outcome| sender.send(outcome).unwrap();
+            batches.request(challenge(byte), reply).unwrap();
+        }
+        for outcome in receiver.iter().take(20) {
+            let error = outcome.unwrap_err();
+            assert!(matches!(
+                *error,
+                AttesterError::Host(HostEvidenceError::Declined)
+            ));
+        }
+    }
+}
