@@ -11,6 +11,7 @@ mod attested_vm;
 mod bench_smoke;
 mod formats;
 mod fuzz_smoke;
+mod measured;
 mod output;
 mod package;
 mod peers;

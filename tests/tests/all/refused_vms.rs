@@ -6,10 +6,13 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, ensure};
 use cert_chain::HashAlgorithm;
+use serde_json::Value;
 use uuid::Uuid;
 use vrot_tests::device::{self, Attestation};
 use vrot_tests::guest::{Guest, TpmDevice};
 use vrot_tests::scene::{AttestedVm, Scene, TENANT};
+
+use crate::measured::measured;
 
 #[test]
 fn a_changed_boot_or_another_host_is_contraindicated() -> Result<()> {
@@ -45,21 +48,53 @@ fn a_changed_boot_or_another_host_is_contraindicated() -> Result<()> {
 
 #[test]
 fn a_vrot_keeps_its_identity_over_a_stop_and_a_start() -> Result<()> {
-    let scene = Scene::set("identity")?;
-    let vm = Uuid::new_v4();
-    scene.host.create(vm, TENANT)?;
-    let before = scene.host.identity(vm)?;
-    scene.host.start_vrot(vm)?;
-    scene.host.stop_vrot(vm)?;
-    scene.host.start_vrot(vm)?;
-    assert_eq!(scene.host.identity(vm)?["vik"], before["vik"]);
-
-    // And the guest behind the older interface sees the same vRoT.
-    let spec = scene.spec(&scene.host, vm, TpmDevice::Tis)?;
-    let guest = Guest::boot(&scene.run, "tis", &spec)?;
-    let mut shell = guest.shell()?;
+    let started = started_again()?;
+    assert_eq!(
+        started.scene.host.identity(started.vm)?["vik"],
+        started.identity["vik"]
+    );
+    // And the guest sees the same vRoT.
+    let mut shell = started.guest.shell()?;
     ensure!(!shell.run("tpm2_nvread 0x01C10002")?.is_empty());
-    guest.power_off()
+    Ok(())
+}
+
+#[test]
+fn a_guest_boots_measured_with_tpm_tis() -> Result<()> {
+    let started = started_again()?;
+    measured(&started.guest, &started.scene.run).map(drop)
+}
+
+/// A VM behind the older interface, whose vRoT was stopped and started again before it booted.
+struct StartedAgain {
+    guest: Guest,
+    vm: Uuid,
+    /// The identity before.
+    identity: Value,
+    scene: Scene,
+}
+
+/// It is shared by tests that only look at it, one after the other.
+fn started_again() -> Result<MutexGuard<'static, StartedAgain>> {
+    static VM: LazyLock<Result<Mutex<StartedAgain>>> = LazyLock::new(|| {
+        let scene = Scene::set("identity")?;
+        let vm = Uuid::new_v4();
+        scene.host.create(vm, TENANT)?;
+        let identity = scene.host.identity(vm)?;
+        scene.host.start_vrot(vm)?;
+        scene.host.stop_vrot(vm)?;
+        scene.host.start_vrot(vm)?;
+        let spec = scene.spec(&scene.host, vm, TpmDevice::Tis)?;
+        let guest = Guest::boot(&scene.run, "tis", &spec)?;
+        Ok(Mutex::new(StartedAgain {
+            guest,
+            vm,
+            identity,
+            scene,
+        }))
+    });
+    let vm = VM.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
+    Ok(vm.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// A guest owns its TPM: what it sets as passwords must not keep it from attesting itself.
