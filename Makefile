@@ -45,10 +45,17 @@ demo: setup
 	@$(CARGO) build --locked --bins --workspace
 	@target/debug/demo
 
+# Libraries and integration tests: programs have no tests of their own, and each would be linked once
+# more for them.
+TESTS := --locked --workspace --lib --test '*'
+
+# Tests wait for disks, deadlines and machines more than they compute.
+test: export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 test: root setup
+	$(CARGO) test $(TESTS) --no-run
 	$(CARGO) build --locked --bins --workspace
 	$(CARGO) build --locked $(JUDGE)
-	$(CARGO) test --locked --workspace --no-fail-fast
+	$(CARGO) test $(TESTS) --no-fail-fast
 
 bench: setup
 	$(CARGO) build --locked --release --bins --workspace

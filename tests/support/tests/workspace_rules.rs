@@ -316,6 +316,44 @@ fn a_crate_has_one_program_of_integration_tests() -> Result<()> {
     Ok(())
 }
 
+/// `make test` runs the tests of libraries and integration tests.
+#[test]
+fn no_program_and_no_comment_holds_a_test_that_would_not_be_run() -> Result<()> {
+    let metadata = metadata()?;
+    let mut wrong = Vec::new();
+    for package in packages(&metadata).filter(|package| package["source"].is_null()) {
+        for target in package["targets"].as_array().into_iter().flatten() {
+            let root = target["src_path"].as_str().context("a path")?;
+            if target["kind"] == serde_json::json!(["bin"]) {
+                let text = fs::read_to_string(root)?;
+                let mut lines = text.lines().map(str::trim_start);
+                if lines.any(|line| line.starts_with("mod ") || line.starts_with("#[cfg(test)]")) {
+                    wrong.push(format!("{root}: a module; the library is its place"));
+                }
+            }
+        }
+    }
+    let root = workspace_folder()?;
+    for folder in FOLDERS {
+        for file in rust_files(&root.join(folder))? {
+            let text = fs::read_to_string(&file)?;
+            let fences = text
+                .lines()
+                .filter_map(|line| line.trim_start().strip_prefix("//"))
+                .filter_map(|line| line.get(1..)?.trim_start().strip_prefix("```"));
+            // The first of two opens a block: one without a language is Rust, and a test.
+            if fences
+                .step_by(2)
+                .any(|tag| tag.is_empty() || tag.starts_with("rust"))
+            {
+                wrong.push(format!("{}: a code block that is Rust", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
 #[test]
 fn every_dependency_has_an_allowed_licence_and_comes_from_the_registry() -> Result<()> {
     let metadata = metadata()?;
