@@ -10,7 +10,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::message::{Answer, Certificate, Challenge, EnrolmentId, Request};
-use super::operator::OperatorKeys;
+use super::operator::{OperatorKeyError, OperatorKeys};
 use crate::attestation_key::{AttestationKey, AttestationKeyError};
 use crate::credential::{CredentialError, MAX_SECRET, make_credential};
 use crate::ek_certificate::{CertifiedEndorsementKey, EkCertificateError, TpmMakerRoots};
@@ -113,12 +113,9 @@ pub enum EnrolmentError {
     /// The certificate could not be issued.
     #[error("the certificate could not be issued")]
     Issue(#[source] IssueError),
-    /// The issuer accepts no operator keys at all.
-    #[error(
-        "this issuer accepts no operator keys, so it certifies no host: name them with \
-         `vtpmctl issuer operator-key add`"
-    )]
-    NoOperatorKeys,
+    /// The issuer does not accept the host's operator key.
+    #[error(transparent)]
+    OperatorKey(#[from] OperatorKeyError),
     /// One of the public areas cannot be parsed.
     #[error("the host's {which} cannot be read")]
     PublicArea {
@@ -161,15 +158,6 @@ pub enum EnrolmentError {
     /// The stored enrolment was damaged.
     #[error("the stored enrolment is damaged: start again with a new request")]
     Stored,
-    /// The host depends on the approvals of a stranger.
-    #[error(
-        "the host's operator key {found} is none that this issuer accepts: whoever has it approves \
-         what the host boots. If it is an operator's, `vtpmctl issuer operator-key add` accepts it"
-    )]
-    UnknownOperatorKey {
-        /// Name of the operator key.
-        found: TpmName,
-    },
     /// The secret is wrong.
     #[error("the answer is wrong: the host's TPM does not hold both keys")]
     WrongAnswer,

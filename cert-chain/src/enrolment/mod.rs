@@ -18,4 +18,4 @@ pub use issuer::{Accepted, EnrolmentError, EnrolmentState, PENDING_LIFETIME, Pen
 pub use message::{
     Answer, Certificate, Challenge, EnrolmentId, MAX_MESSAGE, Message, MessageError, Request,
 };
-pub use operator::OperatorKeys;
+pub use operator::{OperatorKeyError, OperatorKeys};

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use super::issuer::EnrolmentError;
 use crate::name::TpmName;
 
 /// Names of the operator keys that an issuer accepts.
@@ -13,16 +12,37 @@ use crate::name::TpmName;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OperatorKeys(BTreeSet<TpmName>);
 
+/// Why an issuer does not accept a host's operator key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperatorKeyError {
+    /// The issuer accepts no operator keys at all.
+    #[error(
+        "this issuer accepts no operator keys, so it certifies no host: name them with \
+         `vtpmctl issuer operator-key add`"
+    )]
+    NoneAccepted,
+    /// The host depends on the approvals of a stranger.
+    #[error(
+        "the host's operator key {found} is none that this issuer accepts: whoever has it approves \
+         what the host boots. If it is an operator's, `vtpmctl issuer operator-key add` accepts it"
+    )]
+    Unknown {
+        /// Name of the operator key.
+        found: TpmName,
+    },
+}
+
 impl OperatorKeys {
     /// Refuses a key that is not among them.
-    pub fn check(&self, policy_key: &TpmName) -> Result<(), EnrolmentError> {
+    pub fn check(&self, policy_key: &TpmName) -> Result<(), OperatorKeyError> {
         if self.0.is_empty() {
-            return Err(EnrolmentError::NoOperatorKeys);
+            return Err(OperatorKeyError::NoneAccepted);
         }
         if self.0.contains(policy_key) {
             Ok(())
         } else {
-            Err(EnrolmentError::UnknownOperatorKey {
+            Err(OperatorKeyError::Unknown {
                 found: policy_key.clone(),
             })
         }

@@ -13,7 +13,8 @@ use yasna::models::ObjectIdentifier;
 use yasna::{DERWriter, Tag};
 
 use super::host_ik::HostCertificate;
-use super::signing::{serial_number, sign_under_host};
+use super::serial_number::serial_number;
+use super::signing::sign_under_host;
 use super::{IssueError, Validity};
 use crate::endorsement_key::EndorsementKey;
 use crate::identifiers::VrotId;

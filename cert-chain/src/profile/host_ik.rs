@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::extensions::GeneralName;
 
 use super::fields::{Fields, ProfileError};
-use super::signing::serial_number;
+use super::serial_number::serial_number;
 use super::{IssueError, Validity};
 use crate::attestation_key::AttestationKey;
 use crate::claims::HostClaims;

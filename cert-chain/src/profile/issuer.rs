@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::fields::{Fields, ProfileError};
 use super::host_ik::{self, HostIkSpec, every_ip_address};
-use super::signing::serial_number;
+use super::serial_number::serial_number;
 use super::{IssueError, IssuerPart, Validity};
 use crate::identifiers::Domain;
 use crate::pem;

@@ -16,6 +16,7 @@ pub mod validity;
 pub mod vik;
 
 mod fields;
+mod serial_number;
 mod signing;
 
 pub use ek::{EkSpec, TpmDevice, issue_ek_certificate};

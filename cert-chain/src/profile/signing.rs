@@ -3,10 +3,8 @@
 use std::cell::Cell;
 
 use rcgen::{
-    CertificateParams, PKCS_ECDSA_P256_SHA256, PublicKeyData, SerialNumber, SignatureAlgorithm,
-    SigningKey,
+    CertificateParams, PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm, SigningKey,
 };
-use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls_pki_types::CertificateDer;
 
@@ -18,9 +16,6 @@ use super::host_ik::HostCertificate;
 /// Such a key signs only what the TPM hashed itself (TPM 2.0 Part 3 §20.2, the ticket), and one
 /// `TPM2_Hash` takes `TPM_PT_INPUT_BUFFER` bytes, which is 1,024 on every known TPM.
 pub const MAX_TBS: usize = 1024;
-
-/// Bytes of a random serial number; RFC 5280 §4.1.2.2 allows 20.
-const SERIAL_LENGTH: usize = 16;
 
 /// Issues a certificate for `subject` under the host's certificate.
 pub(super) fn sign_under_host(
@@ -44,19 +39,6 @@ pub(super) fn sign_under_host(
         Ok(certificate) => Ok(certificate.into()),
         Err(error) => Err(signer.refusal.take().unwrap_or(IssueError::Signing(error))),
     }
-}
-
-/// A random serial number: positive, not zero, and of fixed length.
-pub(super) fn serial_number() -> Result<SerialNumber, IssueError> {
-    let mut serial = [0; SERIAL_LENGTH];
-    SystemRandom::new()
-        .fill(&mut serial)
-        .map_err(|_| IssueError::Random)?;
-    // Top bit clear: positive. Next bit set: same length for every certificate.
-    if let Some(first) = serial.first_mut() {
-        *first = (*first & 0x7f) | 0x40;
-    }
-    Ok(SerialNumber::from_slice(&serial))
 }
 
 /// Refuses what a restricted TPM key could not sign before the TPM is asked, and checks what

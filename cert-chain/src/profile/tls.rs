@@ -9,7 +9,8 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, S
 use rustls_pki_types::CertificateDer;
 
 use super::host_ik::HostCertificate;
-use super::signing::{serial_number, sign_under_host};
+use super::serial_number::serial_number;
+use super::signing::sign_under_host;
 use super::vik::vrot_names;
 use super::{IssueError, Validity};
 use crate::identifiers::{VmId, VrotId};

@@ -15,7 +15,8 @@ use x509_parser::extensions::GeneralName;
 
 use super::fields::{Fields, ProfileError};
 use super::host_ik::HostCertificate;
-use super::signing::{serial_number, sign_under_host};
+use super::serial_number::serial_number;
+use super::signing::sign_under_host;
 use super::{IssueError, Validity};
 use crate::attestation_key::AttestationKey;
 use crate::claims::VikClaims;

@@ -4,7 +4,7 @@ use cert_chain::attestation_key::AttestationKeyError;
 use cert_chain::ek_certificate::EkCertificateError;
 use cert_chain::enrolment::{
     Accepted, Answer, Certificate, Challenge, EnrolmentError, EnrolmentState, MAX_MESSAGE, Message,
-    MessageError, OperatorKeys, PENDING_LIFETIME, PendingEnrolment, Request,
+    MessageError, OperatorKeyError, OperatorKeys, PENDING_LIFETIME, PendingEnrolment, Request,
 };
 use cert_chain::policy::authorize_digest;
 use cert_chain::{Issuer, ObjectAttributes, PublicArea, TpmMakerRoots, TpmName};
@@ -163,7 +163,7 @@ fn an_identity_key_under_a_strangers_operator_key_is_refused() {
     let strangers = request(&enrolment.maker);
     assert!(matches!(
         enrolment.challenge_of(&strangers, &operators),
-        Err(EnrolmentError::UnknownOperatorKey { found })
+        Err(EnrolmentError::OperatorKey(OperatorKeyError::Unknown { found }))
             if Some(&found) == operator_of(&strangers).as_ref()
     ));
 }
@@ -174,7 +174,10 @@ fn an_issuer_that_accepts_no_operator_key_certifies_nothing_and_names_the_remedy
     let refused = enrolment
         .challenge_of(&request(&enrolment.maker), &OperatorKeys::default())
         .unwrap_err();
-    assert!(matches!(refused, EnrolmentError::NoOperatorKeys));
+    assert!(matches!(
+        refused,
+        EnrolmentError::OperatorKey(OperatorKeyError::NoneAccepted)
+    ));
     assert!(refused.to_string().contains("issuer operator-key add"));
 }
 
@@ -279,7 +282,7 @@ fn what_the_issuer_no_longer_accepts_is_not_certified_and_spends_nothing() {
         enrolment
             .issuer
             .certify(&mut pending, &answer, accepted, years(1), now()),
-        Err(EnrolmentError::NoOperatorKeys)
+        Err(EnrolmentError::OperatorKey(OperatorKeyError::NoneAccepted))
     ));
     assert!(matches!(pending.state(), EnrolmentState::Waiting(_)));
 }
