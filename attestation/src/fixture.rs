@@ -455,12 +455,10 @@ pub fn pcrs(log: &[u8], quoted: &[u8]) -> PcrValues {
 /// These PCRs of a bank after a boot that left this log. Where the log has none of its digests,
 /// they are as after a reset.
 pub fn pcrs_of(bank: HashAlgorithm, log: &[u8], quoted: &[u8]) -> PcrValues {
-    let replay = EventLog::parse(log).unwrap().replay();
+    let replay = EventLog::parse(log).unwrap().replay_bank(bank);
     let mut values = PcrValues::new(bank);
     for pcr in quoted {
-        let value = replay
-            .bank(bank)
-            .map(|of_bank| of_bank.value(*pcr).unwrap());
+        let value = replay.as_ref().map(|of_bank| of_bank.value(*pcr).unwrap());
         let value = value.unwrap_or_else(|| bank.filled(0));
         values.insert(*pcr, value).unwrap();
     }

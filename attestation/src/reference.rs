@@ -92,13 +92,12 @@ pub fn reference_values(
     bank: HashAlgorithm,
     pcrs: impl IntoIterator<Item = u8>,
 ) -> Result<ReferenceValues, ReferenceError> {
-    let replay = log.replay();
-    let replayed = replay
-        .bank(bank)
+    let replayed = log
+        .replay_bank(bank)
         .filter(|replayed| BANKS.contains(&bank) && is_measured_into(replayed))
         .ok_or_else(|| ReferenceError::Bank {
             wanted: vec![bank],
-            found: measured_banks(&replay),
+            found: measured_banks(&log.replay()),
         })?;
     let mut values = BTreeMap::new();
     for pcr in pcrs.into_iter().filter(|pcr| *pcr < PCR_COUNT) {
@@ -141,12 +140,9 @@ pub fn accounted_bank(
     among: &[HashAlgorithm],
     pcrs: PcrSelection,
 ) -> Result<HashAlgorithm, ReferenceError> {
-    let replay = log.replay();
     let mut gap = None;
     for bank in among.iter().copied() {
-        let replayed = replay
-            .bank(bank)
-            .filter(|replayed| is_measured_into(replayed));
+        let replayed = log.replay_bank(bank).filter(is_measured_into);
         let Some(replayed) = replayed else { continue };
         match pcrs.iter().find_map(|pcr| replayed.value(pcr).err()) {
             None => return Ok(bank),
@@ -157,7 +153,7 @@ pub fn accounted_bank(
         Some(missing) => ReferenceError::Gap(missing),
         None => ReferenceError::Bank {
             wanted: among.to_vec(),
-            found: measured_banks(&replay),
+            found: measured_banks(&log.replay()),
         },
     })
 }

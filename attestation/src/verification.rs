@@ -320,9 +320,8 @@ fn account_for(
         .ok_or(Refusal::PcrValues(layer))?;
     let log =
         EventLog::parse(log).map_err(|source| Refusal::EventLogMalformed { layer, source })?;
-    let replay = log.replay();
-    let replayed = replay
-        .bank(bank)
+    let replayed = log
+        .replay_bank(bank)
         .ok_or(Refusal::EventLogBank { layer, bank })?;
     let unaccounted = replayed
         .unaccounted(pcrs.iter())

@@ -26,8 +26,7 @@ pub use userspace::{UserspaceEvent, UserspaceLog, UserspaceLogError};
 pub const MAX_LOG: usize = 8 * 1024 * 1024;
 /// The most events that are read; in a log of the greatest length they have 128 bytes on average.
 pub const MAX_EVENTS: usize = 65_536;
-/// PCRs of a PC-client TPM (TCG PC Client Platform TPM Profile §4.6).
-pub const PCR_COUNT: u8 = 24;
+pub use cert_chain::pcr::PCR_COUNT;
 
 /// A log that was read completely.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +73,12 @@ impl EventLog {
     /// The PCR values that the log leads to, in every bank that it has digests of.
     pub fn replay(&self) -> Replay {
         replay::replay(self, &UserspaceLog::default())
+    }
+
+    /// The same for one bank: `None` if the log accounts for nothing in it.
+    pub fn replay_bank(&self, bank: HashAlgorithm) -> Option<BankReplay> {
+        let known = self.algorithms().contains(&bank);
+        known.then(|| replay::replay_bank(self, &UserspaceLog::default(), bank))?
     }
 
     /// The PCR values that the log leads to together with what the running system measured after

@@ -144,29 +144,37 @@ impl fmt::Display for LogPart {
 }
 
 pub(super) fn replay(log: &EventLog, userspace: &UserspaceLog) -> Replay {
-    let start_of_pcr_0 = log.start_of_pcr_0();
-    let banks = log.algorithms().iter().filter_map(|bank| {
-        let mut replay = BankReplay::new(*bank, start_of_pcr_0);
-        let mut has_digests = false;
-        for (number, event) in log.events().iter().enumerate() {
-            if let Some(pcr) = event.extended_pcr() {
-                let digest = event.digest(*bank);
-                has_digests |= digest.is_some();
-                let place = (LogPart::Firmware, number, event.offset);
-                replay.extend(pcr, digest, place);
-            }
-        }
-        for (number, event) in userspace.events().iter().enumerate() {
-            if let Some(pcr) = event.pcr {
-                let place = (LogPart::Userspace, number, event.offset);
-                replay.extend(pcr, event.digest(*bank), place);
-            }
-        }
-        has_digests.then_some((*bank, replay))
-    });
+    let banks = log.algorithms().iter();
     Replay {
-        banks: banks.collect(),
+        banks: banks
+            .filter_map(|bank| Some((*bank, replay_bank(log, userspace, *bank)?)))
+            .collect(),
     }
+}
+
+/// One bank; `None` if firmware measured nothing into it.
+pub(super) fn replay_bank(
+    log: &EventLog,
+    userspace: &UserspaceLog,
+    bank: HashAlgorithm,
+) -> Option<BankReplay> {
+    let mut replay = BankReplay::new(bank, log.start_of_pcr_0());
+    let mut has_digests = false;
+    for (number, event) in log.events().iter().enumerate() {
+        if let Some(pcr) = event.extended_pcr() {
+            let digest = event.digest(bank);
+            has_digests |= digest.is_some();
+            let place = (LogPart::Firmware, number, event.offset);
+            replay.extend(pcr, digest, place);
+        }
+    }
+    for (number, event) in userspace.events().iter().enumerate() {
+        if let Some(pcr) = event.pcr {
+            let place = (LogPart::Userspace, number, event.offset);
+            replay.extend(pcr, event.digest(bank), place);
+        }
+    }
+    has_digests.then_some(replay)
 }
 
 /// What `TPM2_Startup` gives a PCR (TCG PC Client Platform TPM Profile §4.6.2): zero, all ones for

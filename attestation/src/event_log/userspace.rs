@@ -6,6 +6,7 @@
 //! of the boot into PCR 11, the machine's identity and its file systems into PCR 15, and more; only
 //! with both logs do these PCRs have known values.
 
+use cert_chain::hash_text::from_hex;
 use cert_chain::{HashAlgorithm, HashValue};
 use serde::Deserialize;
 
@@ -182,9 +183,8 @@ fn read(record: usize, offset: usize, text: &[u8]) -> Result<UserspaceEvent, Use
         let Ok(bank) = digest.hash_alg.parse() else {
             continue;
         };
-        let value = hex::decode(&digest.digest)
+        let value = from_hex(bank, &digest.digest)
             .ok()
-            .and_then(|value| HashValue::new(bank, &value))
             .filter(|_| digests.iter().all(|other| other.algorithm() != bank))
             .ok_or(UserspaceLogError::Digest {
                 record,

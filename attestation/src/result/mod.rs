@@ -169,11 +169,11 @@ impl LayerResult {
     }
 
     pub(crate) fn warn(&mut self, claim: Claim, code: &'static str, text: String) {
-        self.add(claim, Verdict::Warning, code, text);
+        self.add(claim, Verdict::Warning, code, || text);
     }
 
     pub(crate) fn contradict(&mut self, claim: Claim, code: &'static str, text: String) {
-        self.add(claim, Verdict::Contraindicated, code, text);
+        self.contradict_with(claim, code, || text);
     }
 
     /// The same where the text is long to make: it is made if the reason is listed.
@@ -183,12 +183,7 @@ impl LayerResult {
         code: &'static str,
         text: impl FnOnce() -> String,
     ) {
-        let text = if self.reasons.len() < MAX_REASONS {
-            text()
-        } else {
-            String::new()
-        };
-        self.contradict(claim, code, text);
+        self.add(claim, Verdict::Contraindicated, code, text);
     }
 
     /// A VM on a host that cannot be relied on cannot be relied on.
@@ -206,7 +201,13 @@ impl LayerResult {
         }
     }
 
-    fn add(&mut self, claim: Claim, verdict: Verdict, code: &'static str, text: String) {
+    fn add(
+        &mut self,
+        claim: Claim,
+        verdict: Verdict,
+        code: &'static str,
+        text: impl FnOnce() -> String,
+    ) {
         let known = self.claims.entry(claim).or_insert(verdict);
         *known = verdict.max(*known);
         self.verdict = self.verdict.max(verdict);
@@ -214,7 +215,7 @@ impl LayerResult {
             self.reasons.push(Reason {
                 code,
                 verdict,
-                text,
+                text: text(),
             });
         } else {
             let (count, worst) = self.left_out.unwrap_or((0, verdict));
