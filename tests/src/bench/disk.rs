@@ -31,6 +31,8 @@ const LOCK: &str = "in-use";
 /// One page, as a store's smallest commit.
 const PAGE: usize = 4096;
 const PAGES: u64 = 64;
+/// From one written page to the next; odd, so that all pages have their turn.
+const APART: u64 = 5;
 
 impl Disk {
     /// An empty folder below cargo's target folder.
@@ -83,12 +85,19 @@ impl BareFile {
     /// Writes a page and waits for the disk (`fdatasync`, the cheaper kind, as the store does);
     /// how long that took.
     pub(super) fn write(&mut self) -> Result<Duration> {
-        self.written = self.written.wrapping_add(1);
-        let page = u64::from(self.written) % PAGES;
+        self.write_pages(1)
+    }
+
+    /// The same for so many pages that do not lie side by side.
+    pub(super) fn write_pages(&mut self, count: u64) -> Result<Duration> {
         let begin = Instant::now();
-        self.file
-            .seek(SeekFrom::Start(page * u64::try_from(PAGE)?))?;
-        self.file.write_all(&[self.written; PAGE])?;
+        for _ in 0..count {
+            self.written = self.written.wrapping_add(1);
+            let page = u64::from(self.written) * APART % PAGES;
+            self.file
+                .seek(SeekFrom::Start(page * u64::try_from(PAGE)?))?;
+            self.file.write_all(&[self.written; PAGE])?;
+        }
         self.file.sync_data()?;
         Ok(begin.elapsed())
     }
@@ -103,6 +112,11 @@ impl BareFile {
         }
         Ok(count / begin.elapsed().as_secs_f64())
     }
+}
+
+/// So many bytes in whole pages.
+pub(super) fn pages(bytes: f64) -> u64 {
+    (bytes / PAGE as f64).ceil() as u64
 }
 
 fn remove_those_left_behind(target: &Path) -> Result<()> {

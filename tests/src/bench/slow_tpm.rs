@@ -33,6 +33,8 @@ pub(super) struct Traffic {
     pub(super) flash: Vec<Instant>,
     /// Writes to orderly indices.
     pub(super) ram: u64,
+    /// How long the last of them took, from the command's arrival to the response's departure.
+    last_ram: Duration,
     orderly: BTreeSet<u32>,
 }
 
@@ -86,6 +88,11 @@ impl SlowTpm {
         *lock(&self.other) = command;
     }
 
+    /// How long the last write to an orderly index took.
+    pub(super) fn last_ram(&self) -> Duration {
+        lock(&self.traffic).last_ram
+    }
+
     /// What went by so far.
     pub(super) fn traffic(&self) -> Traffic {
         lock(&self.traffic).clone()
@@ -106,6 +113,7 @@ struct Way {
 impl Way {
     fn pass_commands(&self, mut client: UnixStream) -> io::Result<()> {
         while let Some(command) = read_frame(&mut client, MAX_FRAME)? {
+            let begin = Instant::now();
             let response = {
                 let _busy = lock(&self.busy);
                 // swtpm serves one connection at a time; a client may keep its own open.
@@ -119,7 +127,7 @@ impl Way {
                 response
             };
             if succeeded(&response) {
-                lock(&self.traffic).note(&command);
+                lock(&self.traffic).note(&command, begin.elapsed());
             }
             client.write_all(&response)?;
         }
@@ -136,14 +144,17 @@ impl Way {
 }
 
 impl Traffic {
-    /// Notes a command that succeeded.
-    fn note(&mut self, command: &[u8]) {
+    /// Notes a command that succeeded, and how long it took.
+    fn note(&mut self, command: &[u8], took: Duration) {
         let Some(code) = code(command) else { return };
         if SIGNATURES.contains(&code) {
             self.signatures += 1;
         } else if NV_WRITES.contains(&code) {
             match number(command, HEADER + 4) {
-                Some(index) if self.orderly.contains(&index) => self.ram += 1,
+                Some(index) if self.orderly.contains(&index) => {
+                    self.ram += 1;
+                    self.last_ram = took;
+                }
                 _ => self.flash.push(Instant::now()),
             }
         } else if code == NV_DEFINE_SPACE {
@@ -278,17 +289,17 @@ mod tests {
     #[test]
     fn writes_to_orderly_indices_do_not_count_as_flash() {
         let mut traffic = Traffic::default();
-        traffic.note(&define(1, ORDERLY | 6));
-        traffic.note(&define(2, 6));
+        traffic.note(&define(1, ORDERLY | 6), Duration::ZERO);
+        traffic.note(&define(2, 6), Duration::ZERO);
         assert_eq!(traffic.flash.len(), 2);
-        traffic.note(&write(1));
+        traffic.note(&write(1), Duration::ZERO);
         assert_eq!((traffic.flash.len(), traffic.ram), (2, 1));
-        traffic.note(&write(2));
-        traffic.note(&write(3));
+        traffic.note(&write(2), Duration::ZERO);
+        traffic.note(&write(3), Duration::ZERO);
         assert_eq!((traffic.flash.len(), traffic.ram), (4, 1));
         // Defined again, in flash this time.
-        traffic.note(&define(1, 6));
-        traffic.note(&write(1));
+        traffic.note(&define(1, 6), Duration::ZERO);
+        traffic.note(&write(1), Duration::ZERO);
         assert_eq!((traffic.flash.len(), traffic.ram), (6, 1));
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::Arguments;
-use super::disk::Disk;
+use super::disk::{self, Disk};
 use super::fleet::Fleet;
 use super::host::BenchHost;
 use super::load::{Habit, number, rate, under_load};
@@ -35,11 +35,12 @@ pub(super) fn measure_one(
     let mut bare = disk.bare_file()?;
     let (mut own, mut others, mut disks) =
         (Samples::default(), Samples::default(), Samples::default());
+    let (mut commits, mut commands) = (Samples::default(), Samples::default());
     let mut faulty = 0;
     let mut left = count;
     while left > 0 {
         let turn = left.min(TURN);
-        let Some(took) = durable_writes(host, ours.one()?, turn)? else {
+        let Some(written) = durable_writes(host, ours.one()?, turn)? else {
             faulty += 1;
             ensure!(
                 faulty <= FAULTY_TURNS,
@@ -49,12 +50,16 @@ pub(super) fn measure_one(
             continue;
         };
         left -= turn;
-        own.extend(took.into_values());
+        own.extend(written.took.into_values());
+        commands.extend(written.commands.into_values());
         for _ in 0..turn {
             others.add_us(timed_write(peers.one()?)?);
         }
         for _ in 0..turn {
             disks.add_us(bare.write()?);
+        }
+        for _ in 0..turn {
+            commits.add_us(bare.write_pages(written.pages)?);
         }
     }
     report.beside(
@@ -66,7 +71,25 @@ pub(super) fn measure_one(
     );
     report.spread(&own)?;
     report.alone("fsync_p50_us", disks.median()?, "µs", disks.count());
-    report.spread(&disks)
+    report.spread(&disks)?;
+    report.alone(
+        "fsync_same_size_p50_us",
+        commits.median()?,
+        "µs",
+        commits.count(),
+    );
+    report.spread(&commits)?;
+    report.alone(
+        "tpm_command_p50_us",
+        commands.median()?,
+        "µs",
+        commands.count(),
+    );
+    report.spread(&commands)?;
+    // What is left of a write when disk and physical TPM have had their time.
+    let overhead = own.median()? - commits.median()? - commands.median()?;
+    report.alone("nv_write_overhead_us", overhead, "µs", own.count());
+    Ok(())
 }
 
 /// The same for a physical TPM whose every command takes this long: each batch writes a register
@@ -255,20 +278,37 @@ fn busy_window(host: &BenchHost, ours: &mut Fleet, window: Duration) -> Result<B
     Ok(busy)
 }
 
-/// A turn of writes, in µs; `None` if any of them may have been answered at the durability
-/// deadline, instead of when it was durable.
-fn durable_writes(host: &BenchHost, vmm: &mut Vmm, turn: u32) -> Result<Option<Samples>> {
-    let mut took = Samples::default();
+/// A turn of writes of one VM.
+struct Turn {
+    /// How long the guest waited, in µs.
+    took: Samples,
+    /// How long the command of the physical TPM took that belongs to each, in µs.
+    commands: Samples,
+    /// What each made the store write, in pages.
+    pages: u64,
+}
+
+/// A turn of writes; `None` if any of them may have been answered at the durability deadline,
+/// instead of when it was durable.
+fn durable_writes(host: &BenchHost, vmm: &mut Vmm, turn: u32) -> Result<Option<Turn>> {
+    let (mut took, mut commands) = (Samples::default(), Samples::default());
     let earlier = host.api().metrics()?;
     for _ in 0..turn {
         took.add_us(timed_write(vmm)?);
+        commands.add_us(host.tpm().last_ram());
     }
     let later = host.api().metrics()?;
-    let stored =
-        later.value("vrot_store_changes_total")? - earlier.value("vrot_store_changes_total")?;
+    let grown = |name: &str| Ok::<_, anyhow::Error>(later.value(name)? - earlier.value(name)?);
+    let stored = grown("vrot_store_changes_total")?;
     let late = took.above(DURABILITY_DEADLINE.as_secs_f64() * 1e6);
     let all_durable = stored >= number(turn)? && late == 0 && later.value("vrot_degraded")? == 0.0;
-    Ok(all_durable.then_some(took))
+    let bytes = grown("vrot_store_written_bytes_total")? / grown("vrot_store_commits_total")?;
+    let pages = disk::pages(bytes);
+    Ok(all_durable.then_some(Turn {
+        took,
+        commands,
+        pages,
+    }))
 }
 
 fn timed_write(vmm: &mut Vmm) -> Result<Duration> {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use test_support::tool::Tool;
 
 /// Every part, on two vRoTs.
-const EXPECTED: [&str; 35] = [
+const EXPECTED: [&str; 38] = [
     "launch_p50_ms",
     "launch_p99_ms",
     "launch_signatures",
@@ -23,6 +23,9 @@ const EXPECTED: [&str; 35] = [
     "pss_per_backend_kib",
     "nv_write_durable_p50_us",
     "fsync_p50_us",
+    "fsync_same_size_p50_us",
+    "tpm_command_p50_us",
+    "nv_write_overhead_us",
     "nv_writes_per_s",
     "nv_writes_per_s_beside_fsyncs",
     "fsyncs_per_s",

@@ -37,7 +37,7 @@ fn a_guest_gets_its_hosts_word_on_its_own_request() -> Result<()> {
     let identity = host.json(["identity", &vm])?;
     assert_eq!(leaf.vik.to_string(), identity["vik"]["name"]);
     assert_eq!(leaf.eks.len(), 2);
-    assert_eq!(leaf.anchoring, Anchoring::Checkpoint(600));
+    assert_eq!(leaf.anchoring, Anchoring::Checkpoint(720));
     assert_eq!(leaf.cut_off, CutOff::Excluded);
     assert_eq!(leaf.state_loss, StateLoss::Excluded);
     Ok(())

@@ -445,7 +445,7 @@ mod tests {
         PowerLoss {
             batch: Epoch::new(4),
             time: UnixSeconds(1_600_000_000),
-            window: CheckpointInterval::DEFAULT,
+            window: CheckpointInterval::from_secs(600).unwrap(),
         }
     }
 

@@ -142,6 +142,7 @@ fn tag(keys: &RollbackKeys, register: Register, tagged: &[u8]) -> [u8; TAG] {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::indexing_slicing, reason = "a panic is a failed test")]
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use super::*;
 
@@ -149,7 +150,7 @@ mod tests {
         [
             Leave::Closed,
             Leave::OneBatch,
-            Leave::Checkpoint(CheckpointInterval::DEFAULT),
+            Leave::Checkpoint(CheckpointInterval::from_secs(600).unwrap()),
         ]
         .map(|leave| RegisteredHead {
             epoch: Epoch::new(0x0102_0304_0506_0708),

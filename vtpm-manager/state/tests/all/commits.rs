@@ -87,7 +87,7 @@ fn flash_is_written_at_checkpoints_and_never_for_nothing() -> Result<()> {
     // Nor does a start: this one finds nothing that is not covered.
     for _ in 0..20 {
         host.kill();
-        host.pass(600);
+        host.pass(720);
         assert!(host.start().is_ok());
     }
     assert_eq!(host.registers.durable_writes(), before + 1);
@@ -175,7 +175,7 @@ fn the_window_opens_with_the_first_change_and_closes_with_the_checkpoint() -> Re
     let now = host.now();
     let ledger = host.ledger.as_mut().unwrap();
     let open = ledger.window(now);
-    assert_eq!((open.batches, open.limit.as_secs()), (2, 600));
+    assert_eq!((open.batches, open.limit.as_secs()), (2, 720));
     assert!(open.age.unwrap().as_secs() >= 60);
     let due = ledger.checkpoint_due().unwrap();
     assert!(due > now.monotonic && due <= before + AnchorPolicy::default().limit());
