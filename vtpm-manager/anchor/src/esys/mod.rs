@@ -24,7 +24,7 @@
 //! | `TPM2_Hash` | the digest is computed here as well |
 //! | `TPM2_Sign`, `TPM2_Quote`, `TPM2_Certify` | in a session, and the signature is verified with the host IK |
 //! | `TPM2_ReadPublic`, `TPM2_CreatePrimary` | names: the SRK's is recorded and certified, the IK's is in its certificate, the EK's in its own |
-//! | `TPM2_NV_Read` of a register | in a session for the index's authorization value |
+//! | `TPM2_NV_Read`, `TPM2_NV_Write` of a register | in a session for the index's authorization value, that of a write without the stack |
 //! | `TPM2_PCR_Read` | audited where somebody acts on the values; to choose an approval it is a guess, which the TPM checks |
 //! | `TPM2_StartAuthSession`, `TPM2_LoadExternal`, `TPM2_VerifySignature` | without the right one the next command fails |
 //!
@@ -35,6 +35,7 @@ mod convert;
 mod endorsement;
 mod keys;
 mod nv;
+mod register_writer;
 mod root;
 mod session;
 

@@ -94,6 +94,16 @@ impl NvMemory for EsysRoot {
         auth: &[u8; 32],
         contents: &[u8; REGISTER_SIZE],
     ) -> Result<(), HardwareError> {
+        // The TPM has few slots for sessions. One that a TPM reset has ended is gone already.
+        if let Some(session) = self.index_session.take() {
+            drop(self.flush(SessionHandle::from(session).into()));
+        }
+        match self.register_writer.write(index.number(), auth, contents) {
+            Ok(()) => return Ok(()),
+            Err(error) => tracing::debug!(%error, "a register is written through the TPM's stack"),
+        }
+        // Its name changes when it is written for the first time.
+        self.forget(index)?;
         let handle = self.open_with(index, auth)?;
         let contents = checked(WRITE, MaxNvBuffer::try_from(contents.to_vec()))?;
         self.with_index_auth(|context| {

@@ -12,6 +12,7 @@ use tss_esapi::tcti_ldr::{DeviceConfig, NetworkTPMConfig, TctiNameConf};
 use tss_esapi::tss2_esys::TPMT_TK_VERIFIED;
 
 use super::convert::checked;
+use super::register_writer::RegisterWriter;
 #[cfg(feature = "software-tpm")]
 use crate::bridge::Bridge;
 use crate::config::Tcti;
@@ -30,6 +31,8 @@ pub(super) struct EsysRoot {
     pub(super) nv_indices: HashMap<u32, NvIndexHandle>,
     /// The session in which they are read and written.
     pub(super) index_session: Option<AuthSession>,
+    /// Writes the registers.
+    pub(super) register_writer: RegisterWriter,
     /// What was quoted last.
     pub(super) quoted: Option<PcrValues>,
     /// Not read: the connection lasts as long as it.
@@ -44,9 +47,10 @@ impl EsysRoot {
     pub(super) fn connect(tpm: &Tcti) -> Result<Self, HardwareError> {
         match tpm {
             Tcti::Device(path) => Self::over(
+                tpm,
                 DeviceConfig::from_str(&path.to_string_lossy()).map(TctiNameConf::Device),
             ),
-            Tcti::SwtpmTcp { host, port } => Self::over(network(host, *port)),
+            Tcti::SwtpmTcp { host, port } => Self::over(tpm, network(host, *port)),
             #[cfg(feature = "software-tpm")]
             Tcti::SwtpmPath(path) => {
                 let bridge = Bridge::open(path).map_err(|source| HardwareError::Bridge {
@@ -54,7 +58,7 @@ impl EsysRoot {
                     source,
                 })?;
                 let address = bridge.address();
-                let mut root = Self::over(network(&address.ip().to_string(), address.port()))?;
+                let mut root = Self::over(tpm, network(&address.ip().to_string(), address.port()))?;
                 root._bridge = Some(bridge);
                 Ok(root)
             }
@@ -63,7 +67,7 @@ impl EsysRoot {
         }
     }
 
-    fn over(name: tss_esapi::Result<TctiNameConf>) -> Result<Self, HardwareError> {
+    fn over(tpm: &Tcti, name: tss_esapi::Result<TctiNameConf>) -> Result<Self, HardwareError> {
         let name = checked(CONNECT, name)?;
         Ok(Self {
             context: checked(CONNECT, Context::new(name))?,
@@ -72,6 +76,7 @@ impl EsysRoot {
             tickets: HashMap::new(),
             nv_indices: HashMap::new(),
             index_session: None,
+            register_writer: RegisterWriter::new(tpm),
             quoted: None,
             #[cfg(feature = "software-tpm")]
             _bridge: None,

@@ -17,6 +17,7 @@ use crate::tap::{Change, Tap};
 /// Command codes (TPM 2.0 Part 2 §6.5.2).
 const HASH: u32 = 0x17d;
 const NV_READ: u32 = 0x14e;
+const NV_WRITE: u32 = 0x137;
 const PCR_READ: u32 = 0x17e;
 const QUOTE: u32 = 0x158;
 const READ_PUBLIC: u32 = 0x173;
@@ -216,6 +217,58 @@ async fn a_register_changed_on_the_bus_is_not_believed() -> Result<()> {
         interposer.replace(&[9; 8], &[8; 8]);
         ensure!(register.read().is_err());
         ensure!(interposer.changed() >= 1);
+        Ok(())
+    })
+    .await?
+}
+
+/// Changes the last byte of the responses to `TPM2_NV_Write`, which is in their HMAC.
+struct Forger(Arc<Mutex<u32>>);
+
+impl Change for Forger {
+    fn response(&mut self, command: &[u8], response: &mut Vec<u8>) {
+        if command.get(6..10) == Some(&NV_WRITE.to_be_bytes())
+            && let Some(last) = response.last_mut()
+        {
+            *last ^= 1;
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        }
+    }
+}
+
+#[test]
+fn a_register_is_not_called_written_because_somebody_on_the_bus_says_so() -> Result<()> {
+    let tpm = Swtpm::of_a_host()?;
+    let forged = Arc::<Mutex<u32>>::default();
+    let tap = Tap::changing(&tpm.path("tap"), &tpm.socket(), Forger(Arc::clone(&forged)))?;
+    let mut config = config(&tpm);
+    config.tpm = tap.tcti();
+    let anchor = TrustAnchor::start(&config)?;
+    let register = anchor.register(Retention::Volatile, NvAuth::new([7; 32]));
+    register.define()?;
+    ensure!(register.write(&[9; REGISTER_SIZE]).is_err());
+    // Through the session of our own, and through the stack.
+    let forged = *forged.lock().unwrap_or_else(PoisonError::into_inner);
+    ensure!(forged >= 2, "{forged} responses were changed");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_register_is_not_written_as_somebody_on_the_bus_wants() -> Result<()> {
+    let host = tapped(NV_WRITE).await?;
+    let interposer = host.interposer.clone();
+    let anchor = host.anchor.clone();
+    tokio::task::spawn_blocking(move || {
+        let register = anchor.register(Retention::Volatile, NvAuth::new([7; 32]));
+        register.define()?;
+        register.write(&[7; REGISTER_SIZE])?;
+        interposer.replace(&[9; REGISTER_SIZE], &[8; REGISTER_SIZE]);
+        ensure!(register.write(&[9; REGISTER_SIZE]).is_err());
+        ensure!(interposer.changed() >= 2);
+        ensure!(register.read()? == Held::Written([7; REGISTER_SIZE]));
+        interposer.stop();
+        register.write(&[9; REGISTER_SIZE])?;
+        ensure!(register.read()? == Held::Written([9; REGISTER_SIZE]));
         Ok(())
     })
     .await?
