@@ -2,7 +2,7 @@
 //!
 //! `vtpm-managerd` owns the physical TPM ([`trust_anchor`]), keeps one virtualized root of trust (vRoT)
 //! for each VM ([`vrot`]), spawns and serves their backends ([`backend`]), guards their state
-//! ([`store`], [`keys`]), vouches for them ([`manufacture`], [`evidence`]) and answers on a Unix
+//! ([`guarded_state`], [`keys`]), vouches for them ([`manufacture`], [`evidence`]) and answers on a Unix
 //! socket ([`api`]), whose client `vtpmctl` is.
 
 pub mod causes {
@@ -28,14 +28,4 @@ pub mod keys;
 pub mod manager;
 pub mod manufacture;
 pub mod registers;
-/// The guarded state's upper floors.
-pub mod rollback {
-    pub use guarded_state::journal::{Guard, GuardError, Opening};
-    pub use guarded_state::ledger::*;
-}
-/// The guarded state as the manager uses it.
-pub mod store {
-    pub use guarded_state::disk::*;
-    pub use guarded_state::journal::{Commit, Journal, JournalMetrics, RetriedBy, Stall};
-}
 pub mod vrot;

@@ -1,13 +1,12 @@
 //! The rollback registers in the physical TPM: joins the trust anchor with the store's ledger.
 
 use cert_chain::Generation;
+use guarded_state::ledger::register::{CONTENTS, Operation};
+use guarded_state::ledger::{
+    AnchorRegisters, Contents, GenerationError, Reading, Register, RegisterError, RollbackKeys,
+};
 use trust_anchor::{
     AnchorError, Held, NvCounter, NvRegister, REGISTER_SIZE, Retention, TrustAnchor,
-};
-
-use crate::rollback::register::{CONTENTS, Operation};
-use crate::rollback::{
-    AnchorRegisters, Contents, GenerationError, Reading, Register, RegisterError, RollbackKeys,
 };
 
 /// The two registers and the counter of generations in the physical TPM. Their authorization

@@ -19,6 +19,7 @@ use axum::response::{IntoResponse, Response};
 use cert_chain::enrolment::{Certificate, Challenge, Message};
 use cert_chain::operator::{Approval, PolicyKeyPublic};
 use cert_chain::pem;
+use guarded_state::ledger::RecoveryRecord;
 use tokio::time::timeout;
 use trust_anchor::{AnchorError, ApprovalStatus, HostPolicy};
 
@@ -33,7 +34,6 @@ use crate::evidence::HostLog;
 use crate::fault::Fault;
 use crate::host::{Enrolment, HostError};
 use crate::manager::{Manager, ManagerError, StoreState, StoreStatus};
-use crate::rollback::RecoveryRecord;
 
 type Managed = State<Arc<Manager>>;
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
+use guarded_state::ledger::RollbackStatus;
 use program_output::log;
 
 use crate::evidence::HostLogProblem;
 use crate::manager::{Counter, Manager, Serving, Status, StoreStatus};
-use crate::rollback::RollbackStatus;
 
 /// Metrics for Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "manager",

@@ -4,13 +4,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use guarded_state::journal::RetriedBy;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::audit::Actor;
 use crate::causes::WithCauses;
 use crate::manager::{Manager, ManagerError};
-use crate::store::RetriedBy;
 
 /// How long a client waits before it is told that nothing becomes durable.
 const PATIENCE: Duration = Duration::from_secs(5);

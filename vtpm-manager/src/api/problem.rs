@@ -8,14 +8,14 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, extract};
+use guarded_state::disk::StoreError;
+use guarded_state::journal::GuardError;
 use serde::de::DeserializeOwned;
 use trust_anchor::{AnchorError, HardwareError};
 
 use crate::backend::BackendError;
 use crate::host::HostError;
 use crate::manager::ManagerError;
-use crate::rollback::GuardError;
-use crate::store::StoreError;
 
 /// A problem as the answer to a request.
 #[derive(Clone, Debug)]

@@ -2,9 +2,8 @@
 
 use api_types::Timestamp;
 use cert_chain::{Digest32, Generation, HostName, Tenant, TpmName, VmId, VrotId};
+use guarded_state::ledger::{Boot, RecoveryRecord};
 use serde::Serialize;
-
-use crate::rollback::{Boot, RecoveryRecord};
 
 /// What happened.
 #[derive(Clone, Debug, Serialize)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use backend_link::message::{FromBackend, Open, PROTOCOL, Status, ToBackend};
 use cert_chain::{Generation, VrotId};
+use guarded_state::disk::StateBlob;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
@@ -18,7 +19,6 @@ use super::supervisor::{
     Ended, GuestRole, InstanceId, Observed, Order, Role, STOP_DEADLINE, Supervisor,
 };
 use crate::manufacture::CommandChannel;
-use crate::store::StateBlob;
 
 /// A handle to a live backend. When the last one goes, the backend is left running.
 #[derive(Debug)]
@@ -508,13 +508,13 @@ mod tests {
     use attestation::{Anchoring, CutOff, StateLoss};
     use backend_link::frame;
     use cert_chain::{AttestationKey, Digest32, PcrValues, TpmName, VmId};
+    use guarded_state::disk::{Batch, Part};
     use guarded_state::testing::journal;
 
     use super::*;
     use crate::backend::GuestRole;
     use crate::backend::share::Share;
     use crate::evidence::{HostEvidence, HostQuoter, Quota, Subject};
-    use crate::store::{Batch, Part};
     use trust_anchor::{AnchorError, SignedQuote};
 
     /// No test here asks for evidence.

@@ -14,11 +14,11 @@ use cert_chain::operator::measures_a_boot;
 use cert_chain::pcr::{BANKS, PcrSelectionError};
 use cert_chain::profile::vik::VIK_LIFETIME;
 use cert_chain::{Digest32, HashAlgorithm, PcrSelection};
+use guarded_state::ledger::{AnchorPolicy, CheckpointInterval};
 use serde::Deserialize;
 use trust_anchor::{AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, Tcti};
 
 use crate::backend::UidRange;
-use crate::rollback::{AnchorPolicy, CheckpointInterval};
 
 use checks::{check_apart, check_callers, check_evidence, check_folder};
 use vmms::{NameOrNumber, vmms};

@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api_types::{Timestamp, VrotKey, WithCauses};
 use cert_chain::VrotId;
+use guarded_state::disk::Batch;
 
 use super::registry::Vrot;
 use super::{Counter, Manager, ManagerError, blocking};
 use crate::audit::{Actor, Event};
-use crate::store::Batch;
 use crate::vrot::{Owner, Tombstone, VrotRecord};
 
 /// Deletions that are not finished.

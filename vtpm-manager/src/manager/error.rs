@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use api_types::VrotKey;
 use cert_chain::{VmId, VrotId};
+use guarded_state::disk::{StateBlobError, StoreError};
+use guarded_state::journal::GuardError;
+use guarded_state::ledger::Refusal;
 use trust_anchor::{AnchorError, HostIkSigner};
 
 use crate::audit::AuditError;
@@ -12,8 +15,6 @@ use crate::backend::BackendError;
 use crate::host::HostError;
 use crate::keys::KeyError;
 use crate::manufacture::ManufactureError;
-use crate::rollback::{GuardError, Refusal};
-use crate::store::{StateBlobError, StoreError};
 use crate::vrot::{LifecycleError, RecordError};
 
 /// Why the manager did not do what it was asked for.

@@ -2,12 +2,12 @@
 
 use api_types::Timestamp;
 use attestation::StateLoss;
+use guarded_state::disk::{Batch, Part};
 
 use super::registry::Vrot;
 use super::{Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::Backend;
-use crate::store::{Batch, Part};
 use crate::vrot::{LostState, VrotRecord};
 
 impl Manager {

@@ -6,13 +6,13 @@ use api_types::Timestamp;
 use backend_link::StateKey;
 use backend_link::message::Open;
 use cert_chain::{Generation, Tenant, VmId, VrotId};
+use guarded_state::disk::{Part, StateBlob};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 
 use super::{Manager, ManagerError, blocking};
 use crate::backend::{Backend, Role, RuntimeFolder};
 use crate::keys::{Keyring, Purpose};
 use crate::manufacture::{CertifiedSubject, ManufactureOrder, manufacture_over};
-use crate::store::{Part, StateBlob};
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
 
 /// A vRoT's first generation; sanctioned restores and copies count on from it.

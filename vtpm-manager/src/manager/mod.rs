@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 use api_types::WithCauses;
 use attestation::{Anchoring, CutOff};
 use cert_chain::{Digest32, VrotId};
+use guarded_state::journal::Journal;
+use guarded_state::ledger::AnchorPolicy;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
@@ -36,8 +38,6 @@ use crate::config::Config;
 use crate::evidence::{HostEvidence, Quota, Subject};
 use crate::fault::Fault;
 use crate::host::Host;
-use crate::rollback::AnchorPolicy;
-use crate::store::Journal;
 use crate::vrot::{RecordError, VrotRecord};
 
 pub use burials::Burials;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use api_types::{Timestamp, WithCauses};
 use cert_chain::{Digest32, Tenant, VmId, VrotId};
+use guarded_state::disk::Part;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -23,7 +24,6 @@ use super::{Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::Role;
 use crate::config::PoolConfig;
-use crate::store::Part;
 use crate::vrot::VrotRecord;
 
 /// The vRoTs that wait for a VM.

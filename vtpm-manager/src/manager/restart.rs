@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use api_types::{Timestamp, WithCauses};
 use cert_chain::VrotId;
+use guarded_state::disk::Part;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -13,7 +14,6 @@ use super::registry::{Adoption, Vrot};
 use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::{self, Backend, BackendError, Ended, Ending, InstanceId, Role, RuntimeFolder};
-use crate::store::Part;
 use crate::vrot::{Lifecycle, RecordError, StopCause, StoredVrot};
 
 /// A backend that is found running answers between two TPM commands. The manager does not wait

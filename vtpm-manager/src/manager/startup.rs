@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cert_chain::Digest32;
+use guarded_state::disk::{EmbeddedStore, Store};
+use guarded_state::journal::Journal;
 use trust_anchor::TrustAnchor;
 
 use super::{Manager, ManagerError, blocking, digest_of_file};
@@ -15,7 +17,6 @@ use crate::backend::Isolation;
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::host::Host;
-use crate::store::{EmbeddedStore, Journal, Store};
 
 /// A manager that starts. None of it took longer than reading a program.
 #[derive(Debug)]

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api_types::audit::Verified;
+use guarded_state::journal::Stall;
+use guarded_state::ledger::RollbackStatus;
 
 use super::{Counter, Manager, Orphans, Startup, StoreState};
 use crate::backend::Isolation;
 use crate::evidence::HostLogProblem;
 use crate::fault::Fault;
-use crate::rollback::RollbackStatus;
-use crate::store::Stall;
 
 /// How it stands with a manager that starts or serves.
 #[derive(Clone, Debug)]

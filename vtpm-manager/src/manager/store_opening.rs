@@ -7,6 +7,9 @@ use std::time::Duration;
 use api_types::{Timestamp, WithCauses};
 use backend_link::sealing::{Sealer, SealingError};
 use cert_chain::{Generation, VrotId};
+use guarded_state::disk::{Batch, Part, StateBlob, Store, StoreError};
+use guarded_state::journal::{Guard, GuardError, Opening};
+use guarded_state::ledger::{Boot, HostLedger, Recovered, RecoveryRecord, RollbackKeys};
 use trust_anchor::AnchorError;
 
 use super::store_state::{Initialisation, StoreState, Turn, Vouched};
@@ -15,10 +18,6 @@ use crate::audit::Event;
 use crate::host::HostError;
 use crate::keys::Keyring;
 use crate::registers::TpmRegisters;
-use crate::rollback::{
-    Boot, Guard, GuardError, HostLedger, Opening, Recovered, RecoveryRecord, RollbackKeys,
-};
-use crate::store::{Batch, Part, StateBlob, Store, StoreError};
 use crate::vrot::{Lifecycle, StopCause, StoredVrot, VrotRecord};
 
 impl Manager {

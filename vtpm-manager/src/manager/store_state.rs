@@ -11,10 +11,10 @@
 //! ```
 
 use api_types::WithCauses;
+use guarded_state::ledger::{Boot, PowerLoss, Refusal};
 use tokio::sync::{Mutex, MutexGuard, TryLockError, watch};
 
 use super::ManagerError;
-use crate::rollback::{Boot, PowerLoss, Refusal};
 
 /// Whether the store may be used.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use api_types::{Timestamp, VrotKey};
 use cert_chain::{Digest32, Tenant, VmId, VrotId};
+use guarded_state::disk::{Batch, Part};
 
 use super::manufacturing::ManufacturedVrot;
 use super::registry::{Adoption, Vrot};
@@ -16,7 +17,6 @@ use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::{Backend, BackendError, Ended, Ending, Role};
 use crate::keys::Keyring;
-use crate::store::{Batch, Part};
 use crate::vrot::{LifecycleError, Owner, StopCause, VrotName, VrotRecord};
 
 /// What is to be created.

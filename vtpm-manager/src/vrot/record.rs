@@ -7,6 +7,7 @@ use api_types::Timestamp;
 use cert_chain::{
     AttestationKey, Digest32, EndorsementKey, Generation, PublicArea, Tenant, TpmName, VmId, VrotId,
 };
+use guarded_state::disk::Batch;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use printable::{Printable, is_printable};
@@ -14,7 +15,6 @@ use printable::{Printable, is_printable};
 use super::lifecycle::Lifecycle;
 use crate::keys::WrappedSecret;
 use crate::manufacture::{CertifiedSubject, Manufactured};
-use crate::store::Batch;
 
 /// A vRoT that was not deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use api_types::Timestamp;
 use cert_chain::{Digest32, Generation, VmId, VrotId};
+use guarded_state::ledger::{Boot, RecoveryRecord};
 
 use super::{log_of, open};
 use crate::audit::{ABSENT, Event, LastTold};
-use crate::rollback::{Boot, RecoveryRecord};
 
 #[test]
 fn a_log_knows_of_which_recoveries_and_deletions_it_tells() -> anyhow::Result<()> {

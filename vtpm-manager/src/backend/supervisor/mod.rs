@@ -13,6 +13,8 @@ use attestation::evidence::SharedHostLayer;
 use attestation::{Durability, RequestDigest};
 use backend_link::message::{FromBackend, Status, ToBackend};
 use cert_chain::{Digest32, VrotId};
+use guarded_state::disk::{Batch, MAX_CONTENTS, Part, StateBlob, StoreError};
+use guarded_state::journal::Journal;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -24,7 +26,6 @@ use super::process::Process;
 use super::share::Share;
 use super::words;
 use crate::evidence::{HostEvidence, OpenLayers, Quota, Repetition, Subject};
-use crate::store::{Batch, Journal, MAX_CONTENTS, Part, StateBlob, StoreError};
 
 use ending::After;
 

@@ -34,7 +34,7 @@ pub enum Part {
 }
 
 /// The longest contents of a part, in bytes. A permanent state of libtpms has 200 KiB at most; a
-/// backend that somebody took over could send more.
+/// compromised backend could send more.
 pub const MAX_CONTENTS: usize = 512 * 1024;
 
 impl Part {

@@ -47,9 +47,9 @@ pub struct EmbeddedStore {
 struct State {
     /// Open, unless the disk failed.
     database: Option<Database>,
-    /// A batch whose commit failed while nobody could see how far it got.
+    /// A batch whose commit failed, and of which it could not be read how far it got.
     unsettled: Option<LedgerWrites>,
-    /// That batch was found: whoever brought it has gone on without it.
+    /// That batch was found after its commit had been reported as failed.
     is_overtaken: bool,
     /// Whether it ever was open: then a failure is the disk's.
     was_open: bool,

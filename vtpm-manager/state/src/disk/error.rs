@@ -19,8 +19,8 @@ pub struct NotCommitted {
     pub part: Part,
 }
 
-/// Why the store did not do what it was asked for. Cheap to copy: one failed commit is told to
-/// everybody who had a part in it.
+/// Why the store did not do what it was asked for. Cheap to copy: one failed commit is
+/// reported for each change in it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// Contents are not what was committed last.
@@ -88,8 +88,8 @@ pub enum StoreError {
         /// How many bytes.
         length: usize,
     },
-    /// The rollback anchor did not take the batch before the manager ended. Nobody was told
-    /// that it is durable; the next start settles it.
+    /// The rollback anchor did not take the batch before the manager ended. It was not
+    /// acknowledged; the next start settles it.
     #[error("the rollback anchor in the TPM cannot be written: is the TPM there and unlocked?")]
     Unanchored,
     /// The disk failed to say whether a write is durable: what can be read may not be what

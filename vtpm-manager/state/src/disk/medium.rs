@@ -13,7 +13,7 @@ use redb::{BackendError, Builder, Database, StorageBackend};
 
 /// Something that can be opened as a database, again after it failed.
 pub trait Medium: Send + Sync + 'static {
-    /// Opens it, for nobody else at the same time; an empty one becomes an empty database.
+    /// Opens it exclusively; an empty one becomes an empty database.
     fn open(&self) -> Result<Box<dyn StorageBackend>, redb::Error>;
 
     /// What errors call it.
@@ -99,8 +99,8 @@ impl UnconfirmedWrites {
     }
 }
 
-/// Opens the database on a medium. All of it is checked: whoever can write to the disk could
-/// otherwise bring the manager down with a page that no database has. Where a sync may have
+/// Opens the database on a medium. All of it is checked first: a page that no database has,
+/// put there by another writer of the disk, could otherwise end the manager. Where a sync may have
 /// failed, all of it is written anew first.
 pub(super) fn open_database(
     medium: &dyn Medium,

@@ -126,7 +126,7 @@ impl Journal {
         self.submit(change).await?.await
     }
 
-    /// What was committed last, and nothing else: what somebody else put there is refused.
+    /// What was committed last. Contents with another digest are refused.
     pub async fn read(&self, vrot: VrotId, part: Part) -> Result<Option<Vec<u8>>, StoreError> {
         let store = Arc::clone(&self.0.store);
         blocking(move || store.read(vrot, part)).await?

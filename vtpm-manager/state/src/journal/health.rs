@@ -24,7 +24,7 @@ pub enum RetriedBy {
     Caller,
 }
 
-/// Shared by the writer and by those who ask about it. Nothing here waits for a commit.
+/// Shared by the writer and its handles. Nothing here waits for a commit.
 #[derive(Debug, Default)]
 pub(super) struct Health {
     stall: Mutex<Option<Stall>>,

@@ -32,7 +32,7 @@ pub struct ChainRecord {
     link: Link,
 }
 
-/// A start after which nobody can tell whether the newest batches had been cut off. Each batch
+/// A start after which it cannot be shown whether the newest batches had been cut off. Each batch
 /// repeats it, until a later one takes its place or a recovery gives all vRoTs a new generation:
 /// no restart and no shutdown makes it undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -2,7 +2,7 @@
 //! that the physical TPM vouches for.
 //!
 //! While the TPM has power, the volatile register names the newest batch, and the store is that
-//! batch or the one after it, which nobody has been told of. After a TPM reset there is only
+//! batch or the one after it, which was not acknowledged. After a TPM reset there is only
 //! the durable register: the store must continue it by the authenticated chain, and how far it
 //! may, the register itself says. Anything else is refused, and nothing is changed. There is no
 //! falling back to an older state that authenticates: that would be the rollback.

@@ -36,8 +36,8 @@ impl RollbackKeys {
         }
     }
 
-    /// The authorization value of a register's NV index. Who does not have it can neither write
-    /// the index nor define another one that answers to it.
+    /// The authorization value of a register's NV index. Without it the index can neither be
+    /// written nor replaced by another one that answers to it.
     pub fn auth(&self, register: Register) -> &Zeroizing<[u8; 32]> {
         match register {
             Register::Volatile => &self.volatile_auth,

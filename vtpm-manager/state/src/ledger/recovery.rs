@@ -161,7 +161,7 @@ impl Recovery {
 
     /// Takes the new generation. What store and anchor know of is not enough: a store that is
     /// put back a second time, beside indices that were removed, knows of no recovery of it.
-    /// The TPM's counter does, and goes back for nobody.
+    /// The TPM's counter does, and cannot be put back.
     pub(super) fn numbered(
         mut self,
         registers: &mut impl AnchorRegisters,
@@ -186,7 +186,7 @@ impl Recovery {
     /// histories share one.
     ///
     /// Another TPM, or this one after `TPM2_Clear`, does not matter here: it does not unseal the
-    /// root secret, so what lies in the store is a foreign store, which nobody can accept.
+    /// root secret, so what lies in the store is a foreign store, which cannot be accepted.
     pub fn generation(&self) -> Generation {
         self.generation
     }

@@ -8,7 +8,7 @@ use super::chain::UnixSeconds;
 use super::register::Register;
 use crate::disk::{Epoch, Part};
 
-/// A store and an anchor that do not belong together. Whoever refuses changes nothing.
+/// A store and an anchor that do not belong together. A refusal changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {

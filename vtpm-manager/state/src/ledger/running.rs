@@ -181,8 +181,8 @@ impl<R: AnchorRegisters> Ledger<R> {
         self.leaves.get(vrot)
     }
 
-    /// Checks contents that were read from the store against what was committed last: whoever
-    /// can write to the disk can also do it while the manager runs.
+    /// Checks contents that were read from the store against what was committed last: other
+    /// writers of the disk can change it while the manager runs as well.
     pub fn check(
         &self,
         vrot: VrotId,
