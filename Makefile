@@ -17,7 +17,7 @@ FUZZ_SECONDS ?= 60
 # Readers of our formats that are not ours; no member of the workspace.
 JUDGE := --manifest-path tests/formats/Cargo.toml
 
-.PHONY: help root setup demo test bench check fuzz deb fresh
+.PHONY: help root setup demo test bench check fuzz deb fresh packages-check
 
 help:
 	@echo 'make demo    the whole chain of trust with a real guest, and three attacks that fail'
@@ -28,6 +28,7 @@ help:
 	@echo 'make fuzz    coverage-guided fuzzing, FUZZ_SECONDS=$(FUZZ_SECONDS) for each target'
 	@echo 'make deb     Debian packages for hosts, guests and devices, in target/deb'
 	@echo 'make fresh   make demo in minimal root file systems of Debian 12 and 13; as root'
+	@echo 'make packages-check   the packages in fresh roots of Debian 12 and 13, as root'
 	@echo 'make setup   installs missing Debian packages (the others call it)'
 
 # Some tests change users, or make folders of other users.
@@ -78,3 +79,6 @@ deb: setup
 
 fresh:
 	sh scripts/fresh.sh
+
+packages-check: setup
+	sh scripts/package-roots.sh
