@@ -5,15 +5,6 @@
 //! ([`guarded_state`], [`keys`]), vouches for them ([`manufacture`], [`evidence`]) and answers on a Unix
 //! socket ([`api`]), whose client `vtpmctl` is.
 
-pub mod causes {
-    //! [`WithCauses`] under its earlier name.
-    pub use api_types::WithCauses;
-}
-pub mod timestamp {
-    //! [`Timestamp`] under its earlier name.
-    pub use api_types::Timestamp;
-}
-
 pub mod api;
 pub mod audit;
 pub mod backend;

@@ -4,12 +4,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_types::WithCauses;
 use guarded_state::journal::RetriedBy;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::audit::Actor;
-use crate::causes::WithCauses;
 use crate::manager::{Manager, ManagerError};
 
 /// How long a client waits before it is told that nothing becomes durable.
