@@ -223,8 +223,7 @@ fn start_log(format: LogFormat) -> log::Guard {
 /// Of a program that panicked, by Rust's convention.
 const PANICKED: i32 = 101;
 
-/// A panic, in whichever task or thread, leaves a manager of which nobody knows what it still
-/// does. It ends as if it had been killed, which it is made for: running vRoTs go on, and the next
+/// A panic, in whichever task or thread, leaves a manager in an unknown state. It ends as if it had been killed, which it is made for: running vRoTs go on, and the next
 /// manager, which the service manager starts, takes them over and tells what happened, if there is
 /// a runtime folder to note it in. Nothing is cleaned up, because that could wait for what is not
 /// there any more.

@@ -18,5 +18,6 @@ pub mod host;
 pub mod keys;
 pub mod manager;
 pub mod manufacture;
+pub mod rate_limit;
 pub mod registers;
 pub mod vrot;

@@ -1,4 +1,4 @@
-//! Who calls.
+//! The user at the other end of a connection, and what that user may do.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,8 +16,8 @@ use tokio::time::timeout;
 use super::MAX_BODY;
 use super::problem::{ProblemResponse, Reason};
 use crate::audit::{Actor, Event};
-use crate::evidence::{Quota, Repetition};
 use crate::manager::{Counter, Manager, Startup};
+use crate::rate_limit::{Quota, Repetition};
 
 /// The user at the other end of a connection, as the kernel tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,7 +37,7 @@ pub(super) enum Standing {
 }
 
 impl Caller {
-    /// Who is at the other end.
+    /// The user at the other end of this stream.
     pub(super) fn of(stream: &UnixStream) -> Self {
         Self {
             uid: stream.peer_cred().ok().map(|peer| peer.uid()),
@@ -60,7 +60,7 @@ impl Caller {
     }
 }
 
-/// Who stands at the door of the API.
+/// Decides which callers are served, and records what was refused.
 pub(super) struct AccessControl {
     allowed_uids: Vec<u32>,
     /// Where refusals are written down, once there is a manager: before, nothing can be changed.
@@ -235,7 +235,7 @@ mod tests {
         };
         assert_eq!(lines(1000, start), [1]);
         assert_eq!(lines(1000, start + Duration::from_secs(60)), [1000]);
-        // Nor do many users make many lines.
+        // Many users do not make many lines either.
         let all: usize = (2000..9000).map(|uid| lines(uid, start).len()).sum();
         assert!(all <= 12, "{all}");
     }

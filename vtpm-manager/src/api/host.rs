@@ -30,14 +30,14 @@ use super::messages::{
 use super::order::to_its_end;
 use super::problem::{Body, ProblemResponse};
 use crate::audit::Event;
-use crate::evidence::HostLog;
+use crate::evidence::{HostLog, HostLogProblem};
 use crate::fault::Fault;
 use crate::host::{Enrolment, HostError};
 use crate::manager::{Manager, ManagerError, StoreState, StoreStatus};
 
 type Managed = State<Arc<Manager>>;
 
-/// Whoever looks at the host waits no longer than this for its TPM.
+/// How long `GET /v1/host` waits for the TPM.
 const TPM_PATIENCE: Duration = Duration::from_secs(2);
 const NOT_YET: &str = "the physical TPM is busy, or does not answer: look again in a moment";
 const BEING_OPENED: &str = "the manager has just started: its files are opened, and the store is held against the physical \
@@ -233,7 +233,7 @@ pub(super) async fn audit(State(manager): Managed) -> Result<Json<AuditView>, Pr
     })
 }
 
-/// Whoever looks at a host whose TPM does not answer sees what is known, and that.
+/// With a TPM that does not answer: what was known before, and that problem.
 async fn view(manager: &Manager) -> Result<HostView, ProblemResponse> {
     let known = || manager.host().anchor().known_public();
     let (public, tpm_problem) = match timeout(TPM_PATIENCE, manager.host().public()).await {
@@ -275,14 +275,20 @@ pub(super) fn log_view() -> LogView {
 
 async fn event_log_view(log: &HostLog) -> EventLogView {
     let problem = log.check().await.err();
+    let text = problem
+        .as_ref()
+        .map(|problem| WithCauses(problem).to_string());
+    let pcrs = problem.as_ref().map(HostLogProblem::pcrs);
+    let unaccounted_pcrs = pcrs.unwrap_or_default().to_vec();
+    let (problem, unchecked) = match &problem {
+        Some(HostLogProblem::Unchecked { .. }) => (None, text),
+        _ => (text, None),
+    };
     EventLogView {
         path: log.path().to_owned(),
-        unchecked: None,
-        unaccounted_pcrs: problem
-            .as_ref()
-            .map(|problem| problem.pcrs().to_vec())
-            .unwrap_or_default(),
-        problem: problem.map(|problem| WithCauses(&problem).to_string()),
+        problem,
+        unchecked,
+        unaccounted_pcrs,
     }
 }
 

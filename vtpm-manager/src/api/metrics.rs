@@ -240,7 +240,7 @@ fn host(text: &mut Text, serving: &Serving) {
     );
     text.gauge(
         "vrot_host_event_log_usable",
-        "1 if the host's event log accounts for the host's PCRs, 0 if devices refuse every VM of this host.",
+        "1 if the host's event log accounts for the host's PCRs, 0 if devices refuse every VM of this host or it is not known yet.",
         u8::from(serving.event_log.is_ok()),
     );
     text.head(

@@ -23,7 +23,7 @@ use super::problem::ProblemResponse;
 use super::{router, starting};
 use crate::manager::{Manager, Startup};
 
-/// Who does not say within this time what he wants is disconnected.
+/// Within this time a request's head must be there; then the connection is closed.
 const HEADER_PATIENCE: Duration = Duration::from_secs(10);
 /// Requests under way at the end are waited for this long; orders that were given are carried out
 /// whether or not anybody hears of it.

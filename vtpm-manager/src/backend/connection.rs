@@ -1,17 +1,18 @@
 //! Messages to and from one backend.
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
 use backend_link::frame::{self, FrameError, HEADER};
-use backend_link::message::{FromBackend, ToBackend};
+use backend_link::message::{FromBackend, Status, ToBackend};
 use cert_chain::VrotId;
 use minicbor::Decode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::BackendError;
 use super::folder::RuntimeFolder;
@@ -156,7 +157,7 @@ pub(super) async fn read_frame<T: for<'b> Decode<'b, ()>>(
     frame::decode(&body).map(Some)
 }
 
-/// No socket, or one that nobody listens on: yet, or any more.
+/// No socket, or one without a listener: yet, or any more.
 fn is_not_there_yet(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -175,5 +176,53 @@ fn io_error(vrot: VrotId, error: io::Error) -> BackendError {
     BackendError::Frame {
         vrot,
         source: FrameError::Io(error),
+    }
+}
+
+/// A backend that was occupied when its last manager ended may take the next for a second one.
+const STATUS_PAUSE: Duration = Duration::from_millis(50);
+/// What a backend may say before its status: what its last manager did not acknowledge, and what
+/// its guest changes meanwhile.
+const MAX_EARLY: usize = 64;
+
+/// A running backend that has told its status.
+pub(super) struct Found {
+    pub(super) connection: Connection,
+    pub(super) process: Process,
+    pub(super) status: Status,
+    /// What it said before and then.
+    pub(super) early: VecDeque<FromBackend>,
+}
+
+/// Dials a running backend; `None` if it is gone.
+pub(super) async fn introduced(folder: &RuntimeFolder) -> Result<Option<Found>, BackendError> {
+    loop {
+        let Some((mut connection, process)) = Connection::to_running(folder).await? else {
+            return Ok(None);
+        };
+        // A backend that ends a connection that it has not seen yet is no failure.
+        if connection.send(&ToBackend::Hello).await.is_ok() {
+            let mut early = VecDeque::new();
+            while let Some(message) = connection.receive().await? {
+                let status = match &message {
+                    FromBackend::Status(status) => Some(status.clone()),
+                    _ => None,
+                };
+                early.push_back(message);
+                if let Some(status) = status {
+                    return Ok(Some(Found {
+                        connection,
+                        process,
+                        status,
+                        early,
+                    }));
+                }
+                if early.len() > MAX_EARLY {
+                    let vrot = folder.vrot();
+                    return Err(BackendError::Stranger { vrot });
+                }
+            }
+        }
+        sleep(STATUS_PAUSE).await;
     }
 }

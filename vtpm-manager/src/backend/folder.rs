@@ -36,7 +36,7 @@ impl RuntimeFolder {
     }
 
     /// A folder for a copy of a vRoT that runs beside it for a moment. Should the copy outlive
-    /// the manager, then it is one that nobody knows, and the next manager ends it.
+    /// the manager, then it belongs to no record, and the next manager ends it.
     pub fn of_copy(runtime_dir: &Path, vrot: VrotId) -> Self {
         Self {
             vrot,
@@ -122,7 +122,7 @@ impl RuntimeFolder {
         lock.map_or(Ok(()), |lock| lock.sync_all())
     }
 
-    /// The lock, if nobody has it; the kernel gives it back when a backend has ended.
+    /// The lock, if it is free; the kernel gives it back when a backend has ended.
     fn unused(&self) -> Result<Option<Instance>, BackendError> {
         let lock = self.lock.as_deref().map(Instance::look).transpose();
         lock.map_err(|error| self.lock_error(error))

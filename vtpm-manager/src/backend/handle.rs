@@ -1,73 +1,37 @@
-//! A backend as the rest of the manager knows it: launched, found running, spoken to, ended.
+//! A backend as the rest of the manager knows it: launched, given orders, ended.
 
 use std::collections::VecDeque;
-use std::io;
 use std::time::Duration;
 
-use backend_link::message::{FromBackend, Open, PROTOCOL, Status, ToBackend};
-use cert_chain::{Generation, VrotId};
+use backend_link::message::{FromBackend, Open, ToBackend};
 use guarded_state::disk::StateBlob;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::BackendError;
 use super::connection::Connection;
 use super::folder::RuntimeFolder;
 use super::nursery::Nursery;
+use super::order::{Ended, GuestRole, InstanceId, Observed, Order, Role, STOP_DEADLINE};
 use super::process::Process;
-use super::supervisor::{
-    Ended, GuestRole, InstanceId, Observed, Order, Role, STOP_DEADLINE, Supervisor,
-};
-use crate::manufacture::CommandChannel;
+use super::supervisor::Supervisor;
 
 /// A handle to a live backend. When the last one goes, the backend is left running.
 #[derive(Debug)]
 pub struct Backend {
-    orders: mpsc::Sender<Order>,
+    pub(super) orders: mpsc::Sender<Order>,
     observed: watch::Receiver<Observed>,
     folder: RuntimeFolder,
     instance: InstanceId,
-    /// How many orders wait until the backend is used by nobody.
-    waiting: watch::Sender<usize>,
-}
-
-/// An order that waits until a backend is used by nobody. Over when dropped.
-#[derive(Debug)]
-pub struct OrderWaits<'a>(&'a watch::Sender<usize>);
-
-/// What a backend left that was ended without being taken over.
-#[derive(Debug)]
-pub struct Dismissed {
-    /// Its last state.
-    pub state: Option<StateBlob>,
-    /// Whether it had answered a command whose state was not durable; `None` if it did not say.
-    pub was_degraded: Option<bool>,
-}
-
-/// A way to send TPM commands to a live backend, between those of its guest. Blocks.
-#[derive(Debug)]
-pub struct ExecuteChannel {
-    orders: mpsc::Sender<Order>,
-    runtime: tokio::runtime::Handle,
-    /// How many orders wait for whoever uses this.
-    waiting: watch::Receiver<usize>,
-    gave_way: bool,
+    /// How many orders wait for exclusive use of the backend.
+    pub(super) waiting: watch::Sender<usize>,
 }
 
 /// A state with an RSA key in it is opened in milliseconds; making a new one takes seconds on a
 /// busy machine.
 const OPEN_DEADLINE: Duration = Duration::from_secs(30);
-/// A backend that was occupied when its last manager ended may take the next for a second one.
-const STATUS_PAUSE: Duration = Duration::from_millis(50);
 /// What a store that works needs by far; one that does not is to be repaired first.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(5);
-/// What a backend may say before its status: what its last manager did not acknowledge, and what
-/// its guest changes meanwhile.
-const MAX_EARLY: usize = 64;
-/// The longest TPM command, on the busiest machine.
-const EXECUTE_DEADLINE: Duration = Duration::from_secs(60);
-/// The same while an order waits for whoever sent the command.
-const GIVING_WAY: Duration = Duration::from_secs(5);
 
 impl Backend {
     /// Starts a backend and opens a vRoT in it. Returns when a VMM can attach.
@@ -118,93 +82,7 @@ impl Backend {
         }
     }
 
-    /// Takes over a backend that an earlier manager started and that answers within `patience`;
-    /// `None` if it is gone.
-    pub async fn adopt(
-        folder: RuntimeFolder,
-        generation: Generation,
-        role: Role,
-        patience: Duration,
-    ) -> Result<Option<Self>, BackendError> {
-        let found = timeout(patience, introduced(&folder)).await;
-        let found = found.unwrap_or_else(|_| Err(silent(&folder, patience)))?;
-        let Some(Found {
-            connection,
-            process,
-            status,
-            early,
-        }) = found
-        else {
-            return Ok(None);
-        };
-        let vrot = folder.vrot();
-        // Before there were versions, it was the first.
-        let version = status.protocol.unwrap_or(1);
-        if version != PROTOCOL {
-            return Err(BackendError::Version { vrot, version });
-        }
-        if !serves(&status, vrot, generation) {
-            return Err(BackendError::Stranger { vrot });
-        }
-        // It may have been degraded all the while: evidence must not say otherwise meanwhile.
-        let observed = Observed::told(&status);
-        let line = (connection, process);
-        let backend = Self::supervised(folder, line, early, role, observed);
-        Ok(Some(backend))
-    }
-
-    /// What a backend says of itself, if it is alive and nobody serves it; changes nothing.
-    pub async fn look(
-        folder: &RuntimeFolder,
-        patience: Duration,
-    ) -> Result<Option<Observed>, BackendError> {
-        let found = timeout(patience, introduced(folder)).await;
-        let found = found.unwrap_or_else(|_| Err(silent(folder, patience)))?;
-        Ok(found.map(|found| Observed::told(&found.status)))
-    }
-
-    /// Ends a backend of which nothing is known but its folder, as far as it is alive at all.
-    /// Returns when it has ended, with the last state that it handed over, if it is one of this
-    /// generation. It is not told that this is durable, for that is yet to come.
-    pub async fn dismiss(
-        folder: &RuntimeFolder,
-        generation: Option<Generation>,
-    ) -> Result<Dismissed, BackendError> {
-        let (mut state, mut told) = (None, None);
-        if let Some((mut connection, mut process)) = Connection::to_running(folder).await? {
-            let gone = async {
-                // If it does not take that, it is killed.
-                for order in [ToBackend::Hello, ToBackend::Stop] {
-                    let _ = connection.send(&order).await;
-                }
-                while let Ok(Some(message)) = connection.receive().await {
-                    match message {
-                        FromBackend::StateChanged { sequence, sealed } => {
-                            state = Some(StateBlob::new(sequence, sealed.into()));
-                        }
-                        // Later ones are about what it does on this order.
-                        FromBackend::Status(status) => drop(told.get_or_insert(status)),
-                        _ => {}
-                    }
-                }
-                process.ended().await;
-            };
-            if timeout(STOP_DEADLINE, gone).await.is_err() {
-                process.kill();
-                process.ended().await;
-            }
-        }
-        folder.remove()?;
-        let vrot = folder.vrot();
-        let fits = matches!((&told, generation), (Some(status), Some(generation))
-            if serves(status, vrot, generation));
-        Ok(Dismissed {
-            state: state.filter(|_| fits),
-            was_degraded: told.map(|status| status.degraded),
-        })
-    }
-
-    fn supervised(
+    pub(super) fn supervised(
         folder: RuntimeFolder,
         line: (Connection, Process),
         early: VecDeque<FromBackend>,
@@ -311,23 +189,6 @@ impl Backend {
         answer.await.map_err(|_| by_itself())
     }
 
-    /// A way to send TPM commands to the backend. Must be called in a task, and used in a thread
-    /// that may block.
-    pub fn channel(&self) -> ExecuteChannel {
-        ExecuteChannel {
-            orders: self.orders.clone(),
-            runtime: tokio::runtime::Handle::current(),
-            waiting: self.waiting.subscribe(),
-            gave_way: false,
-        }
-    }
-
-    /// Has whoever sends commands to the backend give it up if it does not answer.
-    pub fn order_waits(&self) -> OrderWaits<'_> {
-        self.waiting.send_modify(|waiting| *waiting += 1);
-        OrderWaits(&self.waiting)
-    }
-
     /// Leaves the backend running without a manager. Returns when what it pushed is durable.
     pub async fn release(&self) {
         // A supervisor that takes no more orders is at its end already.
@@ -349,65 +210,6 @@ impl Backend {
     /// Where it listens.
     pub fn folder(&self) -> &RuntimeFolder {
         &self.folder
-    }
-}
-
-impl Drop for OrderWaits<'_> {
-    fn drop(&mut self) {
-        self.0
-            .send_modify(|waiting| *waiting = waiting.saturating_sub(1));
-    }
-}
-
-impl CommandChannel for ExecuteChannel {
-    fn execute(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
-        let gave_way = || {
-            let what = "the backend does not answer, and an order waits for it";
-            io::Error::new(io::ErrorKind::TimedOut, what)
-        };
-        if self.gave_way {
-            return Err(gave_way());
-        }
-        let waiting = &mut self.waiting;
-        let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the backend has ended");
-        let (response, responded) = oneshot::channel();
-        let order = Order::Execute {
-            command: command.to_vec(),
-            response,
-        };
-        self.runtime.block_on(async {
-            let answer = async {
-                self.orders.send(order).await.map_err(|_| gone())?;
-                responded.await.map_err(|_| gone())
-            };
-            let in_the_way = async {
-                while waiting.wait_for(|waiting| *waiting > 0).await.is_ok() {
-                    sleep(GIVING_WAY).await;
-                    if *waiting.borrow() > 0 {
-                        return;
-                    }
-                }
-                // The backend's handle is gone, and with it whoever could wait.
-                std::future::pending().await
-            };
-            tokio::select! {
-                answer = timeout(EXECUTE_DEADLINE, answer) => if let Ok(answer) = answer {
-                    return answer;
-                },
-                () = in_the_way => {
-                    self.gave_way = true;
-                    return Err(gave_way());
-                }
-            }
-            // Others wait for their turn, and whoever would end this backend waits as well.
-            let _ = self.orders.send(Order::Kill).await;
-            Err(io::ErrorKind::TimedOut.into())
-        })
-    }
-
-    fn hold(&mut self, held: bool) -> io::Result<()> {
-        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the backend has ended");
-        self.orders.blocking_send(Order::Hold(held)).map_err(gone)
     }
 }
 
@@ -440,61 +242,6 @@ async fn opened(
     }
 }
 
-fn serves(status: &Status, vrot: VrotId, generation: Generation) -> bool {
-    let expected = (Some(*vrot.as_bytes()), generation.number());
-    (status.vrot.map(<[u8; 16]>::from), status.generation) == expected
-}
-
-fn silent(folder: &RuntimeFolder, patience: Duration) -> BackendError {
-    BackendError::Deadline {
-        vrot: folder.vrot(),
-        what: "tell its status",
-        limit: patience,
-    }
-}
-
-/// A running backend that has told its status.
-pub(super) struct Found {
-    pub(super) connection: Connection,
-    pub(super) process: Process,
-    pub(super) status: Status,
-    /// What it said before and then.
-    pub(super) early: VecDeque<FromBackend>,
-}
-
-/// Dials a running backend; `None` if it is gone.
-pub(super) async fn introduced(folder: &RuntimeFolder) -> Result<Option<Found>, BackendError> {
-    loop {
-        let Some((mut connection, process)) = Connection::to_running(folder).await? else {
-            return Ok(None);
-        };
-        // A backend that ends a connection that it has not seen yet is no failure.
-        if connection.send(&ToBackend::Hello).await.is_ok() {
-            let mut early = VecDeque::new();
-            while let Some(message) = connection.receive().await? {
-                let status = match &message {
-                    FromBackend::Status(status) => Some(status.clone()),
-                    _ => None,
-                };
-                early.push_back(message);
-                if let Some(status) = status {
-                    return Ok(Some(Found {
-                        connection,
-                        process,
-                        status,
-                        early,
-                    }));
-                }
-                if early.len() > MAX_EARLY {
-                    let vrot = folder.vrot();
-                    return Err(BackendError::Stranger { vrot });
-                }
-            }
-        }
-        sleep(STATUS_PAUSE).await;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -507,14 +254,15 @@ mod tests {
     use anyhow::{Context, Result};
     use attestation::{Anchoring, CutOff, StateLoss};
     use backend_link::frame;
-    use cert_chain::{AttestationKey, Digest32, PcrValues, TpmName, VmId};
+    use cert_chain::{AttestationKey, Digest32, Generation, PcrValues, TpmName, VmId, VrotId};
     use guarded_state::disk::{Batch, Part};
     use guarded_state::testing::journal;
 
     use super::*;
     use crate::backend::GuestRole;
     use crate::backend::share::Share;
-    use crate::evidence::{HostEvidence, HostQuoter, Quota, Subject};
+    use crate::evidence::{HostEvidence, HostQuoter, Subject};
+    use crate::rate_limit::Quota;
     use trust_anchor::{AnchorError, SignedQuote};
 
     /// No test here asks for evidence.

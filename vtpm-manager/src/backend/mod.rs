@@ -3,14 +3,18 @@
 //! A backend listens on sockets in a folder of its own; the manager dials. Backends are no more
 //! tied to the manager than that: they outlive it, and its successor finds them by their folders.
 
+mod channel;
 mod connection;
 mod folder;
 mod handle;
 mod nursery;
+mod order;
 mod process;
 mod share;
 mod supervisor;
+mod takeover;
 mod users;
+mod vmms;
 mod words;
 
 use std::path::PathBuf;
@@ -21,12 +25,15 @@ use backend_link::instance::InstanceError;
 use backend_link::message::PROTOCOL;
 use cert_chain::VrotId;
 
+pub use channel::ExecuteChannel;
 pub use folder::{RuntimeFolder, running};
-pub use handle::{Backend, Dismissed, ExecuteChannel};
+pub use handle::Backend;
 pub use nursery::{Executable, Nursery};
+pub use order::{Ended, Ending, GuestRole, InstanceId, Observed, Role};
 pub use share::Share;
-pub use supervisor::{Ended, Ending, GuestRole, InstanceId, Observed, Role};
+pub use takeover::Dismissed;
 pub use users::{Isolation, UidRange};
+pub use vmms::Vmms;
 
 /// Why a backend did not do what it should.
 #[derive(Debug, thiserror::Error)]

@@ -23,7 +23,7 @@ use super::connection::read_frame;
 use super::folder::RuntimeFolder;
 use super::process::Process;
 use super::users::Isolation;
-use crate::config::Vmms;
+use super::vmms::Vmms;
 
 /// Starts backends. The process that does it is started with the first of them, and again if it ends.
 #[derive(Debug)]

@@ -65,7 +65,7 @@ impl Process {
             return status.clone();
         }
         if let Err(error) = self.descriptor.readable().await {
-            // The runtime ends: nobody waits any more.
+            // The runtime ends.
             tracing::debug!(%error, "the end of a backend is not waited for");
             pending::<()>().await;
         }
@@ -81,7 +81,7 @@ impl Process {
         self.status.insert(status).clone()
     }
 
-    /// Ends it. Whoever relies on that waits for its end.
+    /// Sends SIGKILL; the process may live on for a moment.
     pub(super) fn kill(&self) {
         if let Err(error) = pidfd_send_signal(&self.descriptor, Signal::KILL) {
             tracing::debug!(process = self.number, %error, "the backend was gone already");
@@ -115,7 +115,7 @@ mod tests {
         process.kill();
         process.ended().await;
         child.wait()?;
-        // Now the number is free; the descriptor reaches nobody.
+        // Now the number is free; the descriptor reaches no other process.
         process.kill();
         process.ended().await;
         assert!(Process::found(number)?.is_none());

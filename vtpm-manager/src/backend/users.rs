@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::BackendError;
 use super::folder::{RuntimeFolder, running};
 
-/// Numbers of users that nobody else on the host has.
+/// Numbers of users that nothing else on the host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UidRange {
@@ -189,7 +189,7 @@ impl Isolation {
 }
 
 impl Users {
-    /// A vRoT gets the same user each time, if it is free: nobody inherits another's by the way.
+    /// A vRoT gets the same user each time, if it is free, so that it rarely inherits another's.
     fn claim(&self, folder: &RuntimeFolder) -> Result<u32, BackendError> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = match taken.as_mut() {

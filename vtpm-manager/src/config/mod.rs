@@ -18,13 +18,12 @@ use guarded_state::ledger::{AnchorPolicy, CheckpointInterval};
 use serde::Deserialize;
 use trust_anchor::{AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, Tcti};
 
-use crate::backend::UidRange;
+use crate::backend::{UidRange, Vmms};
 
 use checks::{check_apart, check_callers, check_evidence, check_folder};
 use vmms::{NameOrNumber, vmms};
 
 pub use pool::PoolConfig;
-pub use vmms::Vmms;
 
 /// A configuration that makes sense: there is no other way to have one than [`Config::load`].
 #[derive(Clone, Debug)]
@@ -300,20 +299,17 @@ impl Config {
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let file: File = toml::from_str(text).map_err(|source| ConfigError::Toml {
+        let mut file: File = toml::from_str(text).map_err(|source| ConfigError::Toml {
             path: path.to_owned(),
             source: TomlError::of(&source, text),
         })?;
-        let backend = match file.backend.clone() {
+        let backend = match file.backend.take() {
             Some(backend) => backend,
             None => std::env::current_exe()
                 .map_err(ConfigError::OwnProgram)?
                 .with_file_name(BACKEND_PROGRAM),
         };
-        let socket = file
-            .socket
-            .clone()
-            .unwrap_or_else(|| file.runtime_dir.join("api.sock"));
+        let socket = (file.socket.take()).unwrap_or_else(|| file.runtime_dir.join("api.sock"));
         for (field, value) in [
             ("state_dir", &file.state_dir),
             ("runtime_dir", &file.runtime_dir),

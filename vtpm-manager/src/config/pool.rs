@@ -1,5 +1,6 @@
 //! The vRoTs made ahead.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -36,13 +37,9 @@ impl PoolConfig {
                 self.tenants.len()
             ));
         }
-        let twice = self
-            .tenants
-            .iter()
-            .enumerate()
-            .find(|(at, tenant)| self.tenants.iter().take(*at).any(|other| other == *tenant));
-        match twice {
-            Some((_, tenant)) => Err(format!("names the tenant {tenant} twice: name it once")),
+        let mut seen = BTreeSet::new();
+        match self.tenants.iter().find(|tenant| !seen.insert(*tenant)) {
+            Some(tenant) => Err(format!("names the tenant {tenant} twice: name it once")),
             None => Ok(()),
         }
     }

@@ -7,6 +7,7 @@ use nix::unistd::{Group, User};
 use serde::Deserialize;
 
 use super::ConfigError;
+use crate::backend::Vmms;
 
 /// A user or a group.
 #[derive(Deserialize)]
@@ -14,15 +15,6 @@ use super::ConfigError;
 pub(super) enum NameOrNumber {
     Name(String),
     Number(u32),
-}
-
-/// VMMs of other users than root and the manager's.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Vmms {
-    /// Who they are; a backend asks the kernel.
-    pub admission: VmmAdmission,
-    /// The group that gets as far as their socket.
-    pub gid: Option<u32>,
 }
 
 /// The group matters only where there are users to let in.

@@ -1,20 +1,41 @@
 //! The host's event log, and whether it accounts for the host's PCRs. Devices refuse every VM of a
 //! host whose log does not; so the host says so first.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use attestation::EventLog;
 use attestation::event_log::{EventLogError, MAX_LOG, MissingDigest};
-use cert_chain::{HashAlgorithm, PcrValues};
-use tokio::io::AsyncReadExt;
+use bounded_file::read_bounded;
+use cert_chain::{Digest32, HashAlgorithm, PcrValues};
+use tokio::task::spawn_blocking;
 
 /// The log's file, and what is known of the PCRs that it has to account for.
 #[derive(Debug)]
 pub struct HostLog {
     path: PathBuf,
+    known: Mutex<Known>,
+}
+
+/// What was found out last.
+#[derive(Debug, Default)]
+struct Known {
     /// The PCRs that quotes are of, as the TPM gave them last.
-    pcrs: Mutex<Option<PcrValues>>,
+    pcrs: Option<PcrValues>,
+    log: Option<LogContents>,
+    /// What came of holding the log with this digest against these PCRs: both are the same for as
+    /// long as the host runs, and parsing and hashing every event takes milliseconds.
+    verdict: Option<(Digest32, PcrValues, Result<(), HostLogProblem>)>,
+}
+
+/// The log as it was read. A log that did not change is shared, and hashed once.
+#[derive(Clone, Debug)]
+pub struct LogContents {
+    /// The log.
+    pub bytes: Arc<[u8]>,
+    /// Its digest.
+    pub digest: Digest32,
 }
 
 /// Why devices refuse the host's VMs.
@@ -66,6 +87,16 @@ pub enum HostLogProblem {
         /// The file.
         path: PathBuf,
     },
+    /// The TPM has not shown its PCRs yet.
+    #[error(
+        "whether the host's event log `{}` accounts for the host's PCRs is not known: the TPM has not \
+         shown them yet",
+        path.display()
+    )]
+    Unchecked {
+        /// The file.
+        path: PathBuf,
+    },
     /// The log leads to other values than the TPM has.
     #[error(
         "the host's event log `{}` does not account for what the TPM holds in {} of its {bank} \
@@ -89,7 +120,7 @@ impl HostLog {
     pub fn new(path: PathBuf) -> Self {
         Self {
             path,
-            pcrs: Mutex::new(None),
+            known: Mutex::default(),
         }
     }
 
@@ -100,32 +131,42 @@ impl HostLog {
 
     /// Notes what the TPM holds; whether it is something else than before.
     pub fn note_pcrs(&self, pcrs: &PcrValues) -> bool {
-        let mut known = self.pcrs.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = known.as_ref() != Some(pcrs);
+        let mut known = self.known();
+        let is_new = known.pcrs.as_ref() != Some(pcrs);
         if is_new {
-            *known = Some(pcrs.clone());
+            known.pcrs = Some(pcrs.clone());
         }
         is_new
     }
 
-    /// Reads at most one byte more than can be used. Files in securityfs have no size to ask for.
-    pub async fn read(&self) -> Result<Vec<u8>, HostLogProblem> {
-        let failed = |source| HostLogProblem::Io {
-            path: self.path.clone(),
-            source: Arc::new(source),
-        };
-        let file = tokio::fs::File::open(&self.path).await.map_err(failed)?;
-        let mut log = Vec::new();
-        file.take(MAX_LOG as u64 + 1)
-            .read_to_end(&mut log)
-            .await
-            .map_err(failed)?;
-        if log.len() > MAX_LOG {
-            return Err(HostLogProblem::TooLong {
+    /// Whether the TPM has shown its PCRs.
+    pub fn knows_pcrs(&self) -> bool {
+        self.known().pcrs.is_some()
+    }
+
+    /// Reads the log. Files in securityfs have no size to ask for.
+    pub async fn read(&self) -> Result<LogContents, HostLogProblem> {
+        let path = self.path.clone();
+        let read = spawn_blocking(move || read_bounded(&path, MAX_LOG));
+        let read = read.await.unwrap_or_else(|error| Err(error.into()));
+        let bytes = read.map_err(|source| match source.kind() {
+            ErrorKind::FileTooLarge => HostLogProblem::TooLong {
                 path: self.path.clone(),
-            });
+            },
+            _ => HostLogProblem::Io {
+                path: self.path.clone(),
+                source: Arc::new(source),
+            },
+        })?;
+        let mut known = self.known();
+        match &known.log {
+            Some(last) if *last.bytes == *bytes => Ok(last.clone()),
+            _ => {
+                let digest = Digest32::of(&bytes);
+                let bytes = bytes.into();
+                Ok(known.log.insert(LogContents { bytes, digest }).clone())
+            }
         }
-        Ok(log)
     }
 
     /// Whether the log, as it is now, accounts for the PCRs, as they were when the TPM was asked
@@ -135,35 +176,57 @@ impl HostLog {
     }
 
     /// The same for a log that was read already.
-    pub fn check_against_pcrs(&self, log: &[u8]) -> Result<(), HostLogProblem> {
+    pub fn check_against_pcrs(&self, log: &LogContents) -> Result<(), HostLogProblem> {
+        let pcrs = {
+            let known = self.known();
+            if let Some((digest, pcrs, verdict)) = &known.verdict
+                && *digest == log.digest
+                && known.pcrs.as_ref() == Some(pcrs)
+            {
+                return verdict.clone();
+            }
+            known.pcrs.clone()
+        };
+        let verdict = self.judge(&log.bytes, pcrs.as_ref());
+        if let Some(pcrs) = pcrs {
+            self.known().verdict = Some((log.digest, pcrs, verdict.clone()));
+        }
+        verdict
+    }
+
+    fn judge(&self, log: &[u8], pcrs: Option<&PcrValues>) -> Result<(), HostLogProblem> {
         let path = || self.path.clone();
         let log = EventLog::parse(log).map_err(|source| HostLogProblem::NoLog {
             path: path(),
             source,
         })?;
-        let known = self.pcrs.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = known.as_ref() else {
-            return Ok(());
+        let Some(pcrs) = pcrs else {
+            return Err(HostLogProblem::Unchecked { path: path() });
         };
         let replay = log.replay();
-        let bank = known.bank();
+        let bank = pcrs.bank();
         let replayed = replay
             .bank(bank)
             .ok_or_else(|| HostLogProblem::Bank { path: path(), bank })?;
-        let pcrs = replayed
-            .unaccounted(known.iter())
-            .map_err(|source| HostLogProblem::Gap {
-                path: path(),
-                source,
-            })?;
-        if pcrs.is_empty() {
+        let unaccounted =
+            replayed
+                .unaccounted(pcrs.iter())
+                .map_err(|source| HostLogProblem::Gap {
+                    path: path(),
+                    source,
+                })?;
+        if unaccounted.is_empty() {
             return Ok(());
         }
         Err(HostLogProblem::Unaccounted {
             path: path(),
             bank,
-            pcrs,
+            pcrs: unaccounted,
         })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -181,4 +244,54 @@ impl HostLogProblem {
 fn listed(pcrs: &[u8]) -> String {
     let numbers: Vec<String> = pcrs.iter().map(u8::to_string).collect();
     format!("PCR {}", numbers.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+    use attestation::event_log::EventType;
+    use attestation::event_log::writer::LogWriter;
+    use tempfile::NamedTempFile;
+
+    use super::*;
+
+    fn pcrs(log: &LogWriter) -> anyhow::Result<PcrValues> {
+        let replay = EventLog::parse(log.bytes())?.replay();
+        let mut pcrs = PcrValues::new(HashAlgorithm::Sha256);
+        for (pcr, value) in replay
+            .bank(HashAlgorithm::Sha256)
+            .context("a bank")?
+            .extended()
+        {
+            pcrs.insert(pcr, value?)?;
+        }
+        Ok(pcrs)
+    }
+
+    #[tokio::test]
+    async fn a_log_is_not_called_right_before_the_tpm_has_shown_its_pcrs() -> anyhow::Result<()> {
+        let mut boot = LogWriter::crypto_agile(&[HashAlgorithm::Sha256]);
+        boot.measure(0, EventType::S_CRTM_VERSION, b"firmware");
+        let file = NamedTempFile::new()?;
+        std::fs::write(file.path(), boot.bytes())?;
+        let log = HostLog::new(file.path().to_owned());
+        let unchecked = log.check().await;
+        assert!(
+            matches!(unchecked, Err(HostLogProblem::Unchecked { .. })),
+            "{unchecked:?}"
+        );
+
+        assert!(log.note_pcrs(&pcrs(&boot)?));
+        log.check().await?;
+        // What was found out is not said of other PCRs, nor of another log.
+        let measured = boot.bytes().to_vec();
+        boot.measure(0, EventType::S_CRTM_VERSION, b"another firmware");
+        log.note_pcrs(&pcrs(&boot)?);
+        assert!(log.check().await.is_err());
+        std::fs::write(file.path(), boot.bytes())?;
+        log.check().await?;
+        std::fs::write(file.path(), measured)?;
+        assert!(log.check().await.is_err());
+        Ok(())
+    }
 }

@@ -7,12 +7,12 @@
 
 mod host_log;
 mod open_layers;
-mod quota;
 
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use api_types::WithCauses;
 use attestation::evidence::SharedHostLayer;
@@ -25,12 +25,12 @@ use attestation::{
 use cert_chain::{AttestationKey, Digest32, Generation, PcrValues, Tenant, TpmName, VmId, VrotId};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use trust_anchor::{AnchorError, SignedQuote, TrustAnchor};
 
-pub use host_log::{HostLog, HostLogProblem};
+pub use host_log::{HostLog, HostLogProblem, LogContents};
 pub use open_layers::OpenLayers;
-pub use quota::{Quota, Repetition};
 
 /// A handle to the service. The service ends with its last handle.
 #[derive(Clone, Debug)]
@@ -113,6 +113,8 @@ pub enum HostEvidenceError {
 
 /// Requests that may wait for the next quote.
 const QUEUE: usize = 4096;
+/// Between two questions for the host's PCRs, until there is an answer.
+const LEARNING_PAUSE: Duration = Duration::from_secs(5);
 /// Leaves of one tree: paths stay within twelve steps.
 const MAX_BATCH: usize = 4096;
 
@@ -126,7 +128,7 @@ impl HostEvidence {
             quoter,
             file: Arc::clone(&log),
             identity_key: None,
-            log: Arc::default(),
+            log: None,
             metrics: Arc::clone(&metrics),
         };
         tokio::spawn(service.run(requests));
@@ -216,23 +218,18 @@ struct Service<Q> {
     quoter: Q,
     file: Arc<HostLog>,
     identity_key: Option<AttestationKey>,
-    /// The log as it was read last: as long as it is the same, all layers share it.
-    log: Arc<[u8]>,
+    /// The digest of the log as it was read last.
+    log: Option<Digest32>,
     metrics: Arc<EvidenceMetrics>,
 }
 
 impl<Q: HostQuoter> Service<Q> {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         // Before the first device is shown the log.
-        match self.quoter.quoted_pcrs().await {
-            Ok(pcrs) => drop(self.file.note_pcrs(&pcrs)),
-            Err(error) => {
-                tracing::info!(error = %WithCauses(&error), "the host's PCRs are not known yet");
-            }
-        }
+        self.learn_pcrs().await;
         tell(self.file.check().await);
         let mut batch = Vec::new();
-        while requests.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        while self.next(&mut requests, &mut batch).await > 0 {
             let (leaves, answers): (Vec<_>, Vec<_>) = batch
                 .drain(..)
                 .map(|request| (request.leaf, request.answer))
@@ -261,6 +258,39 @@ impl<Q: HostQuoter> Service<Q> {
         }
     }
 
+    /// Waits for requests; 0, if there will be none any more. Until the TPM has shown the host's PCRs,
+    /// it is asked again meanwhile.
+    async fn next(
+        &mut self,
+        requests: &mut mpsc::Receiver<Request>,
+        batch: &mut Vec<Request>,
+    ) -> usize {
+        while !self.file.knows_pcrs() {
+            let received = requests.recv_many(batch, MAX_BATCH);
+            if let Ok(count) = timeout(LEARNING_PAUSE, received).await {
+                return count;
+            }
+            if self.learn_pcrs().await {
+                tell(self.file.check().await);
+            }
+        }
+        requests.recv_many(batch, MAX_BATCH).await
+    }
+
+    /// Asks the TPM for the PCRs that are quoted; whether it showed them.
+    async fn learn_pcrs(&self) -> bool {
+        match self.quoter.quoted_pcrs().await {
+            Ok(pcrs) => {
+                self.file.note_pcrs(&pcrs);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(error = %WithCauses(&error), "the host's PCRs are not known yet");
+                false
+            }
+        }
+    }
+
     /// One quote over all leaves, and each leaf's own layer.
     async fn layers(
         &mut self,
@@ -278,11 +308,8 @@ impl<Q: HostQuoter> Service<Q> {
             .read()
             .await
             .map_err(HostEvidenceError::EventLog)?;
-        let is_other_log = *self.log != *log;
-        if is_other_log {
-            self.log = log.into();
-        }
-        let event_log_digest = Digest32::of(&self.log);
+        let is_other_log = self.log.replace(log.digest) != Some(log.digest);
+        let event_log_digest = log.digest;
         let Some(tree) = Tree::new(leaves.iter().map(HostLeaf::hash).collect()) else {
             return Ok(Vec::new());
         };
@@ -293,7 +320,7 @@ impl<Q: HostQuoter> Service<Q> {
         let signature =
             canonical_signature(&quote.signature).map_err(|_| HostEvidenceError::Signature)?;
         if self.file.note_pcrs(&quote.pcrs) || is_other_log {
-            tell(self.file.check_against_pcrs(&self.log));
+            tell(self.file.check_against_pcrs(&log));
         }
         Ok(leaves
             .iter()
@@ -312,7 +339,7 @@ impl<Q: HostQuoter> Service<Q> {
                     leaf: leaf.encode().into(),
                     pcr_values: quote.pcrs.to_bytes().into(),
                 };
-                SharedHostLayer::new(&layer, Arc::clone(&self.log))
+                SharedHostLayer::new(&layer, Arc::clone(&log.bytes))
             })
             .collect())
     }
@@ -348,6 +375,7 @@ fn leaf(
 fn tell(checked: Result<(), HostLogProblem>) {
     match checked {
         Ok(()) => tracing::info!("the host's event log accounts for the host's PCRs"),
+        Err(problem @ HostLogProblem::Unchecked { .. }) => tracing::info!("{problem}"),
         Err(problem) => tracing::warn!(
             problem = %WithCauses(&problem),
             "devices refuse every VM of this host"

@@ -4,7 +4,7 @@
 //! is in the audit log, whatever ends the manager or keeps the line from being written meanwhile:
 //! by that line a later recovery knows that the vRoT must not come back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api_types::{Timestamp, VrotKey, WithCauses};
@@ -28,16 +28,8 @@ pub struct Burials {
 #[derive(Clone, Debug)]
 struct Burial {
     tombstone: Tombstone,
-    line: Line,
-}
-
-/// Whether the audit log tells of a deletion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Line {
-    Missing,
-    Written,
-    /// An earlier manager began the deletion.
-    Unknown,
+    /// Whether the audit log tells of it.
+    is_told: bool,
 }
 
 impl Burials {
@@ -46,9 +38,13 @@ impl Burials {
         self.lock().len()
     }
 
-    /// A tombstone of an earlier manager stands in the store.
-    pub(super) fn found(&self, tombstone: Tombstone) {
-        self.begin(tombstone, Line::Unknown);
+    /// Takes up the tombstones that an earlier manager left in the store. `told` are the deletions of
+    /// which the audit log tells.
+    pub(super) fn found(&self, tombstones: Vec<Tombstone>, told: &BTreeSet<VrotId>) {
+        for tombstone in tombstones {
+            let is_told = told.contains(&tombstone.vrot);
+            self.begin(tombstone, is_told);
+        }
     }
 
     /// Whether this vRoT's is not finished.
@@ -56,10 +52,9 @@ impl Burials {
         self.lock().contains_key(&vrot)
     }
 
-    fn begin(&self, tombstone: Tombstone, line: Line) {
-        self.lock()
-            .entry(tombstone.vrot)
-            .or_insert(Burial { tombstone, line });
+    fn begin(&self, tombstone: Tombstone, is_told: bool) {
+        let burial = Burial { tombstone, is_told };
+        self.lock().entry(burial.tombstone.vrot).or_insert(burial);
     }
 
     fn of(&self, key: VrotKey) -> Option<VrotId> {
@@ -121,7 +116,7 @@ impl Manager {
         let deleted = record.lifecycle.delete(now)?;
         let owner = Owner::ordered_now(&record);
         self.destroy_key(record.vrot, now, Some(owner)).await?;
-        // Whoever waits at the gate must not put the record, with its keys, back.
+        // An order that waits at the gate must not write the record, with its keys, again.
         vrot.set_record(VrotRecord {
             lifecycle: deleted,
             ..record.clone()
@@ -133,7 +128,7 @@ impl Manager {
         self.bury(record.vrot).await
     }
 
-    /// Destroys a vRoT of which the store knows and that is nobody's: its key first.
+    /// Destroys a vRoT that is in the store and belongs to no VM: its key first.
     pub(super) async fn discard(
         &self,
         vrot: VrotId,
@@ -151,7 +146,7 @@ impl Manager {
     ) -> Result<(), ManagerError> {
         let tombstone = Tombstone { vrot, at, owner };
         self.journal.commit(tombstone.to_batch()).await?;
-        self.burials.begin(tombstone, Line::Missing);
+        self.burials.begin(tombstone, false);
         Ok(())
     }
 
@@ -161,13 +156,11 @@ impl Manager {
         let Some(burial) = self.burials.lock().get(&vrot).cloned() else {
             return Ok(());
         };
-        match burial.line {
-            Line::Missing => self.record_deletion(&burial.tombstone).await?,
-            Line::Unknown => self.record_burial(&burial.tombstone).await?,
-            Line::Written => {}
-        }
-        if let Some(burial) = self.burials.lock().get_mut(&vrot) {
-            burial.line = Line::Written;
+        if !burial.is_told {
+            self.record_deletion(&burial.tombstone).await?;
+            if let Some(burial) = self.burials.lock().get_mut(&vrot) {
+                burial.is_told = true;
+            }
         }
         self.journal.commit(Batch::default().delete(vrot)).await?;
         self.burials.lock().remove(&vrot);
@@ -178,17 +171,25 @@ impl Manager {
         Ok(())
     }
 
-    /// Writes the line of a deletion that an earlier manager began, unless it is there.
-    pub(super) async fn record_burial(&self, tombstone: &Tombstone) -> Result<(), ManagerError> {
+    /// The deletions of which the audit log tells. Reads all of it.
+    pub(super) async fn deletions_told(&self) -> Result<BTreeSet<VrotId>, ManagerError> {
         let audit = Arc::clone(&self.audit);
-        let deleted = blocking(move || audit.deleted()).await??;
-        if deleted.contains(&tombstone.vrot) {
-            return Ok(());
-        }
-        self.record_deletion(tombstone).await
+        Ok(blocking(move || audit.deleted()).await??)
     }
 
-    async fn record_deletion(&self, tombstone: &Tombstone) -> Result<(), ManagerError> {
+    /// The same, where there is anything to look for.
+    pub(super) async fn deletions_told_of(
+        &self,
+        tombstones: &[Tombstone],
+    ) -> Result<BTreeSet<VrotId>, ManagerError> {
+        match tombstones {
+            [] => Ok(BTreeSet::new()),
+            _ => self.deletions_told().await,
+        }
+    }
+
+    /// Writes the line of a deletion.
+    pub(super) async fn record_deletion(&self, tombstone: &Tombstone) -> Result<(), ManagerError> {
         let vrot = tombstone.vrot;
         let (by, event) = match &tombstone.owner {
             Some(owner) => {

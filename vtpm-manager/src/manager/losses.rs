@@ -2,6 +2,7 @@
 
 use api_types::Timestamp;
 use attestation::StateLoss;
+use cert_chain::{Generation, VrotId};
 use guarded_state::disk::{Batch, Part};
 
 use super::registry::Vrot;
@@ -50,12 +51,16 @@ impl Manager {
     }
 
     /// Ends a backend of an earlier manager that is not taken over, and keeps the state that it
-    /// hands over.
-    pub(super) async fn dismiss(&self, record: &VrotRecord) -> Result<(), ManagerError> {
-        let folder = self.folder(record.vrot);
-        let dismissed = Backend::dismiss(&folder, Some(record.generation)).await?;
+    /// hands over, if it is one of this generation.
+    pub(super) async fn dismiss(
+        &self,
+        vrot: VrotId,
+        generation: Option<Generation>,
+    ) -> Result<(), ManagerError> {
+        let folder = self.folder(vrot);
+        let dismissed = Backend::dismiss(&folder, generation).await?;
         if let Some(state) = dismissed.state {
-            let change = Batch::default().put(record.vrot, Part::Permanent, state.to_bytes());
+            let change = Batch::default().put(vrot, Part::Permanent, state.to_bytes());
             self.journal.commit(change).await?;
         } else if dismissed.was_degraded != Some(false) {
             return Ok(());

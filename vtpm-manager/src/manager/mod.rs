@@ -1,12 +1,14 @@
 //! The manager: every vRoT of this host, and what can be done with them.
 
 mod burials;
+mod counters;
 mod error;
 mod losses;
 mod manufacturing;
 mod orphans;
 mod pool;
 mod recorded;
+mod recovery;
 mod registry;
 mod renewal;
 mod restart;
@@ -19,8 +21,7 @@ mod transitions;
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use api_types::WithCauses;
@@ -31,16 +32,20 @@ use guarded_state::ledger::AnchorPolicy;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::audit::{Actor, AuditLog, Event};
 use crate::backend::{Ended, GuestRole, Isolation, Nursery, RuntimeFolder, Share};
 use crate::config::Config;
-use crate::evidence::{HostEvidence, Quota, Subject};
+use crate::evidence::{HostEvidence, Subject};
 use crate::fault::Fault;
 use crate::host::Host;
+use crate::rate_limit::Quota;
 use crate::vrot::{RecordError, VrotRecord};
 
 pub use burials::Burials;
+pub use counters::{Counter, Counters};
 pub use error::ManagerError;
 pub use orphans::Orphans;
 pub use pool::Pool;
@@ -59,8 +64,10 @@ use store_state::StoreGate;
 /// All that a running manager consists of.
 #[derive(Debug)]
 pub struct Manager {
-    /// Itself, for tasks that go on while nobody waits for them.
-    me: Weak<Self>,
+    /// Background tasks, joined when the manager ends.
+    tasks: TaskTracker,
+    /// Cancelled when the manager ends.
+    ending: CancellationToken,
     config: Config,
     host: Host,
     journal: Journal,
@@ -85,49 +92,12 @@ pub struct Manager {
     _claim: File,
 }
 
-/// What has happened since the manager started.
-#[derive(Debug, Default)]
-pub struct Counters {
-    created: AtomicU64,
-    started: AtomicU64,
-    stopped: AtomicU64,
-    deleted: AtomicU64,
-    backends_ended: AtomicU64,
-    refused: AtomicU64,
-}
-
-/// Something that is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counter {
-    /// vRoTs manufactured.
-    Created,
-    /// vRoTs started.
-    Started,
-    /// vRoTs stopped on demand.
-    Stopped,
-    /// vRoTs deleted.
-    Deleted,
-    /// Backends that ended by themselves.
-    BackendsEnded,
-    /// Requests refused.
-    Refused,
-}
-
-impl Counter {
-    /// Everything that is counted.
-    pub const ALL: [Self; 6] = [
-        Self::Created,
-        Self::Started,
-        Self::Stopped,
-        Self::Deleted,
-        Self::BackendsEnded,
-        Self::Refused,
-    ];
-}
-
 /// What it takes to part from the backends, all at once: longer than the store takes to give up what
 /// does not become durable.
 const PARTING: Duration = Duration::from_secs(12);
+/// What is still under way after that: the end of a backend that is being recorded, or a backend of
+/// an earlier manager that does not answer.
+const LAST_TASKS: Duration = Duration::from_secs(1);
 
 impl Manager {
     fn new(startup: Startup, opened: Opened) -> Arc<Self> {
@@ -145,8 +115,9 @@ impl Manager {
             host,
         } = opened;
         let (ended, endings) = mpsc::unbounded_channel();
-        let manager = Arc::new_cyclic(|me| Self {
-            me: Weak::clone(me),
+        let manager = Arc::new(Self {
+            tasks: TaskTracker::new(),
+            ending: CancellationToken::new(),
             evidence: HostEvidence::start(anchor, &config.event_log),
             nursery: Nursery::of(&config.backend, config.vmms.clone(), isolation),
             manufacturing: Arc::new(Semaphore::new(manufacturing::AT_A_TIME)),
@@ -166,7 +137,7 @@ impl Manager {
             last_fault,
             _claim: claim,
         });
-        tokio::spawn(restart::note_endings(Arc::downgrade(&manager), endings));
+        manager.until_the_end(restart::note_endings(Arc::clone(&manager), endings));
         manager
     }
 
@@ -183,19 +154,29 @@ impl Manager {
                 "no vRoT can be created or started; running ones go on, degraded"
             );
         }
-        tokio::spawn(store_opening::keep_trying(Arc::downgrade(self)));
-        tokio::spawn(pool::keep_full(Arc::downgrade(self)));
-        tokio::spawn(renewal::keep_fresh(Arc::downgrade(self)));
+        self.until_the_end(store_opening::keep_trying(Arc::clone(self)));
+        self.until_the_end(pool::keep_full(Arc::clone(self)));
+        self.until_the_end(renewal::keep_fresh(Arc::clone(self)));
+    }
+
+    /// Does something in the background until the manager ends: then it is given up where it is,
+    /// as by a crash.
+    fn until_the_end(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let ending = self.ending.clone();
+        self.tasks
+            .spawn(async move { ending.run_until_cancelled_owned(work).await });
     }
 
     /// The manager is about to end: what disk and TPM do not take within this time is given up,
-    /// so that nobody waits for them.
+    /// so that the end does not wait for them.
     pub fn end_within(&self, time: Duration) {
         self.journal.end_within(time);
     }
 
     /// Ends the manager's work: running vRoTs go on, and what they pushed becomes durable.
     pub async fn close(&self) -> Result<(), ManagerError> {
+        self.ending.cancel();
+        self.tasks.close();
         self.renewals.close().await;
         let mut partings = JoinSet::new();
         for vrot in self.registry.all() {
@@ -206,6 +187,12 @@ impl Manager {
         let parted = async { tokio::join!(self.pool.close(), partings.join_all()) };
         if timeout(PARTING, parted).await.is_err() {
             tracing::warn!("a backend is left as it is: it keeps what was not made durable");
+        }
+        if timeout(LAST_TASKS, self.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                tasks = self.tasks.len(),
+                "what is under way is left to the next manager"
+            );
         }
         self.record(Event::ManagerStopped).await
     }
@@ -328,29 +315,6 @@ impl Manager {
             ),
             ended: self.ended.clone(),
         }))
-    }
-}
-
-impl Counters {
-    /// How often it happened.
-    pub fn count(&self, counter: Counter) -> u64 {
-        self.cell(counter).load(Ordering::Relaxed)
-    }
-
-    /// It happened once more.
-    pub fn increment(&self, counter: Counter) {
-        self.cell(counter).fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn cell(&self, counter: Counter) -> &AtomicU64 {
-        match counter {
-            Counter::Created => &self.created,
-            Counter::Started => &self.started,
-            Counter::Stopped => &self.stopped,
-            Counter::Deleted => &self.deleted,
-            Counter::BackendsEnded => &self.backends_ended,
-            Counter::Refused => &self.refused,
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use super::Manager;
 use crate::backend::{self, Backend};
 
-/// Live backends that nobody serves.
+/// Live backends that no manager serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Orphans {
     /// How many.
@@ -26,7 +26,7 @@ const FRESH: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_millis(300);
 
 impl Manager {
-    /// Who goes on without a manager: nobody, once the store is open.
+    /// Backends that go on without a manager: none, once the store is open.
     pub async fn orphans(&self) -> Orphans {
         if self.store.is_open() {
             return Orphans::default();
@@ -36,7 +36,7 @@ impl Manager {
         if seen.is_some_and(|(at, _)| at.elapsed() < FRESH) {
             return last;
         }
-        // Who opens the store is about to adopt them, and would find the place taken.
+        // A backend takes one manager at a time: looking now would be in the way of its adoption.
         let Ok(_not_opened_meanwhile) = self.store.try_turn() else {
             return last;
         };

@@ -8,7 +8,7 @@
 //!
 //! Members survive the manager in the store, but not their backends: a successor opens them anew.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api_types::{Timestamp, WithCauses};
@@ -117,12 +117,11 @@ fn is_usable(member: &ManufacturedVrot) -> bool {
     is_fresh(&member.record.identity, Timestamp::now()) && !member.backend.has_ended()
 }
 
-/// Keeps the pool full, for as long as the manager lives, at the configured rate.
-pub(super) async fn keep_full(manager: Weak<Manager>) {
+/// Keeps the pool full, at the configured rate.
+pub(super) async fn keep_full(manager: Arc<Manager>) {
     let step = move || {
-        let manager = manager.clone();
+        let manager = Arc::clone(&manager);
         async move {
-            let manager = manager.upgrade()?;
             Some(match manager.tend_pool().await {
                 Ok(Tended::Added) => Pause::Rate(manager.config.pool.pause()),
                 Ok(Tended::Inherited) => Pause::Breath,

@@ -81,7 +81,7 @@ impl Registry {
     /// Claims a VM for a vRoT that is about to be made.
     pub(super) fn reserve(&self, vm: VmId) -> Result<Reservation<'_>, ManagerError> {
         let mut entries = self.entries();
-        // Nor the number of a vRoT: a key would lead to either.
+        // A VM's id equal to a vRoT's would make keys ambiguous.
         let is_vrot = entries
             .vrots
             .contains_key(&VrotId::from_uuid(*vm.as_uuid()));
@@ -121,7 +121,7 @@ impl Registry {
 }
 
 impl Vrot {
-    /// A vRoT that nobody knows yet.
+    /// A vRoT that is not in the registry yet.
     pub(super) fn new(record: VrotRecord) -> Self {
         Self {
             gate: tokio::sync::Mutex::new(()),

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use api_types::{Timestamp, VrotKey, WithCauses};
@@ -214,18 +214,14 @@ impl Drop for Turn {
     }
 }
 
-/// Renews certificates for as long as the manager lives.
-pub(super) async fn keep_fresh(manager: Weak<Manager>) {
+/// Renews certificates that are due.
+pub(super) async fn keep_fresh(manager: Arc<Manager>) {
     loop {
-        let Some(manager) = manager.upgrade() else {
-            return;
-        };
         let pause = match manager.renew_next().await {
             Step::Taken => PAUSE,
             Step::NothingDue => INSPECTION.min(manager.config.renewal.after / 2),
             Step::Closed => return,
         };
-        drop(manager);
         sleep(pause).await;
     }
 }
@@ -421,7 +417,7 @@ impl Manager {
     /// Renews a vRoT's certificates now: beside its guest where it runs, and else at its next
     /// start.
     pub async fn renew_now(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
-        let vrot = self.registry.find(key)?;
+        let vrot = self.find(key)?;
         let gate = vrot.gate_for_an_order().await;
         vrot.check_settled()?;
         let mut record = vrot.record();

@@ -1,20 +1,21 @@
 //! What a manager finds when it starts, and what it notes when a backend ends.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_types::{Timestamp, WithCauses};
 use cert_chain::VrotId;
 use guarded_state::disk::Part;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::registry::{Adoption, Vrot};
 use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::{self, Backend, BackendError, Ended, Ending, InstanceId, Role, RuntimeFolder};
-use crate::vrot::{Lifecycle, RecordError, StopCause, StoredVrot};
+use crate::vrot::{Lifecycle, RecordError, StopCause, StoredVrot, Tombstone, VrotRecord};
 
 /// A backend that is found running answers between two TPM commands. The manager does not wait
 /// for longer before it serves its callers.
@@ -25,30 +26,26 @@ const LAST_PATIENCE: Duration = Duration::from_secs(60);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 impl Manager {
-    /// Reads the records, finishes deletions, and adopts backends that are still running.
-    pub(super) async fn take_over(&self) -> Result<(), ManagerError> {
-        let (mut waiting, mut found) = (Vec::new(), BTreeMap::new());
-        for id in self.journal.vrots().await? {
-            let record = self.journal.read(id, Part::Record).await?;
-            let record = record.ok_or(RecordError::Missing { vrot: id })?;
-            match StoredVrot::from_bytes(id, &record)? {
-                StoredVrot::Living(record) => {
-                    found.insert(id, *record);
-                }
-                StoredVrot::Deleted(tombstone) => self.burials.found(tombstone),
+    /// Reads the records and takes over what is in the store. Backends that are still running come
+    /// first, because guests wait; what is only written down is done meanwhile.
+    pub(super) async fn take_over(self: &Arc<Self>) -> Result<(), ManagerError> {
+        let found = self.found().await?;
+        for record in found.living.values() {
+            if !matches!(record.lifecycle, Lifecycle::Manufactured { .. }) {
+                self.registry.insert(record.clone());
             }
         }
+        let compared = CancellationToken::new();
+        let adoptions = self.begin_adoptions(&compared)?;
+        let told = self.deletions_told_of(&found.tombstones).await?;
+        self.burials.found(found.tombstones, &told);
         self.finish_burials().await;
-        self.record_what_was_found(&found).await?;
-        for record in found.into_values() {
-            match record.lifecycle {
-                Lifecycle::Manufactured { .. } => waiting.push(record),
-                _ => drop(self.registry.insert(record)),
-            }
-        }
-        self.take_over_backends().await?;
+        self.record_what_was_found(&found.living).await?;
+        // From here on, lines about ends come after the comparison.
+        compared.cancel();
+        self.finish_adoptions(adoptions).await;
         // What the store calls running and has no folder was ended by the end of the host, or
-        // while nobody looked: it is not started again by itself, as its VM is not there either.
+        // while no manager ran: it is not started again by itself, as its VM is not there either.
         for vrot in self.registry.all() {
             let record = vrot.record();
             if matches!(record.lifecycle, Lifecycle::Running { .. })
@@ -59,7 +56,9 @@ impl Manager {
                 let mut end = End::noticed(vrot, None, "no backend of it was found");
                 if let Err(error) = self.note_end(&mut end).await {
                     tracing::error!(%vrot, %error, "its end is not recorded yet");
-                    tokio::spawn(end.record_at_last(Weak::clone(&self.me)));
+                    let manager = Arc::clone(self);
+                    self.tasks
+                        .spawn(async move { end.record_at_last(&manager).await });
                 }
             }
         }
@@ -71,16 +70,33 @@ impl Manager {
             }
         }
         // Last: what failed on the way is done again.
-        waiting
-            .into_iter()
-            .for_each(|record| self.pool.found(record));
+        let manufactured = (found.living.into_values())
+            .filter(|record| matches!(record.lifecycle, Lifecycle::Manufactured { .. }));
+        manufactured.for_each(|record| self.pool.found(record));
         Ok(())
     }
 
-    /// All at once, and no longer than a backend that is well needs: the others are waited for
-    /// in the background, each by itself. One connection for each is what they cost anyway.
-    async fn take_over_backends(&self) -> Result<(), ManagerError> {
-        let (adopted, mut adoptions) = mpsc::unbounded_channel();
+    /// What is in the store.
+    async fn found(&self) -> Result<Found, ManagerError> {
+        let mut found = Found::default();
+        for id in self.journal.vrots().await? {
+            let record = self.journal.read(id, Part::Record).await?;
+            let record = record.ok_or(RecordError::Missing { vrot: id })?;
+            match StoredVrot::from_bytes(id, &record)? {
+                StoredVrot::Living(record) => drop(found.living.insert(id, *record)),
+                StoredVrot::Deleted(tombstone) => found.tombstones.push(tombstone),
+            }
+        }
+        Ok(found)
+    }
+
+    /// All at once: one connection for each is what they cost anyway. What is not adopted waits for
+    /// `compared`.
+    fn begin_adoptions(
+        self: &Arc<Self>,
+        compared: &CancellationToken,
+    ) -> Result<mpsc::UnboundedReceiver<VrotId>, ManagerError> {
+        let (adopted, adoptions) = mpsc::unbounded_channel();
         for folder in backend::running(&self.config.runtime_dir, &self.config.locks())? {
             let known = self.registry.find_vrot(folder.vrot());
             let is_done = |vrot: &Arc<Vrot>| vrot.backend().is_some() || vrot.adoption().is_some();
@@ -90,13 +106,18 @@ impl Manager {
             if let Some(vrot) = &known {
                 vrot.set_adoption(Some(Adoption::Waiting));
             }
-            let Some(manager) = self.me.upgrade() else {
-                return Ok(());
-            };
-            let adopted = adopted.clone();
-            tokio::spawn(async move { manager.settle(folder, known, adopted).await });
+            let (manager, adopted, compared) =
+                (Arc::clone(self), adopted.clone(), compared.clone());
+            self.tasks.spawn(async move {
+                manager.settle(folder, known, adopted, compared).await;
+            });
         }
-        drop(adopted);
+        Ok(adoptions)
+    }
+
+    /// Waits no longer than a backend that is well needs: the others are waited for in the
+    /// background, each by itself.
+    async fn finish_adoptions(&self, mut adoptions: mpsc::UnboundedReceiver<VrotId>) {
         let mut events = Vec::new();
         let all = async {
             while let Some(vrot) = adoptions.recv().await {
@@ -106,7 +127,7 @@ impl Manager {
         if timeout(PATIENCE, all).await.is_err() {
             tracing::warn!("not every backend has answered: the others are waited for meanwhile");
         }
-        // Who answers from now on is recorded by itself.
+        // Whatever is adopted from now on is recorded by itself.
         adoptions.close();
         while let Ok(vrot) = adoptions.try_recv() {
             events.push(Event::BackendAdopted { vrot });
@@ -115,22 +136,23 @@ impl Manager {
         if !events.is_empty() {
             self.record_or_keep(events).await;
         }
-        Ok(())
     }
 
     /// Takes over what lives in a folder, or ends it: left alone, it would serve a guest while
     /// another instance of the same vRoT is started.
     async fn settle(
-        &self,
+        self: &Arc<Self>,
         folder: RuntimeFolder,
         known: Option<Arc<Vrot>>,
         adopted: mpsc::UnboundedSender<VrotId>,
+        compared: CancellationToken,
     ) {
         let id = folder.vrot();
         let running = known
             .clone()
             .filter(|vrot| matches!(vrot.record().lifecycle, Lifecycle::Running { .. }));
         let Some(vrot) = running else {
+            compared.cancelled().await;
             // Left from a creation, a start or a stop that never came to its end.
             tracing::warn!(vrot = %id, "a backend that nobody knows is ended");
             if let Err(error) = self.end_leftover(&folder, known.as_deref()).await {
@@ -143,8 +165,12 @@ impl Manager {
             }
             return;
         };
-        let reason = match self.take_over_backend(&vrot, &folder).await {
-            Ok(Found::Adopted) => {
+        let taken_over = self.take_over_backend(&vrot, &folder).await;
+        if !matches!(taken_over, Ok(TakenOver::Adopted)) {
+            compared.cancelled().await;
+        }
+        let reason = match taken_over {
+            Ok(TakenOver::Adopted) => {
                 vrot.set_adoption(None);
                 tracing::info!(vrot = %id, "adopted");
                 if adopted.send(id).is_err() {
@@ -153,16 +179,16 @@ impl Manager {
                 }
                 return;
             }
-            Ok(Found::OtherVersion(error)) => {
+            Ok(TakenOver::OtherVersion(error)) => {
                 tracing::error!(vrot = %id, error = %WithCauses(&error), "a backend is left alone");
                 vrot.set_adoption(Some(Adoption::OtherVersion));
                 return;
             }
-            Ok(Found::Dead) => "it had ended when the manager started".to_owned(),
+            Ok(TakenOver::Dead) => "it had ended when the manager started".to_owned(),
             Err(error) => {
                 tracing::error!(vrot = %id, error = %WithCauses(&error), "a backend that cannot be taken over is ended");
                 // If it comes to itself meanwhile, its state is kept.
-                if let Err(error) = self.dismiss(&vrot.record()).await {
+                if let Err(error) = self.dismiss(id, Some(vrot.record().generation)).await {
                     tracing::error!(vrot = %id, error = %WithCauses(&error), "it may still be there, or its last state is lost");
                 }
                 WithCauses(&error).to_string()
@@ -171,26 +197,26 @@ impl Manager {
         vrot.set_adoption(None);
         // It died while its host lived: its VM may be there still.
         let end = End::noticed(id, None, &reason);
-        end.and_again(Weak::clone(&self.me)).await;
+        end.and_again(self).await;
     }
 
     async fn take_over_backend(
         &self,
         vrot: &Vrot,
         folder: &RuntimeFolder,
-    ) -> Result<Found, ManagerError> {
+    ) -> Result<TakenOver, ManagerError> {
         let record = vrot.record();
         let role = Role::Guest(self.guest_role(&record)?);
         match Backend::adopt(folder.clone(), record.generation, role, LAST_PATIENCE).await {
             Ok(Some(backend)) => {
                 vrot.set_backend(Some(backend));
-                Ok(Found::Adopted)
+                Ok(TakenOver::Adopted)
             }
             Ok(None) => {
                 folder.remove()?;
-                Ok(Found::Dead)
+                Ok(TakenOver::Dead)
             }
-            Err(error) if error.is_of_another_version() => Ok(Found::OtherVersion(error)),
+            Err(error) if error.is_of_another_version() => Ok(TakenOver::OtherVersion(error)),
             Err(error) => Err(error.into()),
         }
     }
@@ -202,23 +228,13 @@ impl Manager {
         folder: &RuntimeFolder,
         known: Option<&Vrot>,
     ) -> Result<(), ManagerError> {
-        let record = known.map(Vrot::record);
-        match record {
-            Some(record) if !matches!(record.lifecycle, Lifecycle::Suspended { .. }) => {
-                self.dismiss(&record).await
-            }
-            Some(_) => {
-                let dismissed = Backend::dismiss(folder, None).await?;
-                if dismissed.was_degraded == Some(false) {
-                    folder.forget_loss()?;
-                }
-                Ok(())
-            }
-            None => {
-                Backend::dismiss(folder, None).await?;
-                Ok(folder.forget_loss()?)
-            }
-        }
+        let Some(record) = known.map(Vrot::record) else {
+            Backend::dismiss(folder, None).await?;
+            return Ok(folder.forget_loss()?);
+        };
+        let is_suspended = matches!(record.lifecycle, Lifecycle::Suspended { .. });
+        let generation = (!is_suspended).then_some(record.generation);
+        self.dismiss(record.vrot, generation).await
     }
 
     /// Starts a vRoT whose backend ended by itself from its last durable state, if the policy
@@ -282,8 +298,15 @@ impl Manager {
     }
 }
 
-/// What was found in a folder.
-enum Found {
+/// What was found in the store.
+#[derive(Default)]
+struct Found {
+    living: BTreeMap<VrotId, VrotRecord>,
+    tombstones: Vec<Tombstone>,
+}
+
+/// What became of the backend in a folder.
+enum TakenOver {
     Adopted,
     Dead,
     OtherVersion(BackendError),
@@ -293,11 +316,11 @@ enum Found {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Noted {
     Ended,
-    /// It was no news, or there is nobody to note it any more.
+    /// It was noted before, or is left to the next manager.
     Nothing,
 }
 
-/// The end of a backend that nobody stopped, on its way into the store.
+/// The end of a backend that was not ordered, on its way into the store.
 #[derive(Debug)]
 struct End {
     vrot: VrotId,
@@ -325,12 +348,9 @@ impl End {
     }
 
     /// Tries until it is recorded: a vRoT that is called running and has no backend can neither
-    /// be used nor started.
-    async fn record_at_last(mut self, manager: Weak<Manager>) -> Noted {
+    /// be used nor started. A manager that ends leaves it to the next one.
+    async fn record_at_last(mut self, manager: &Manager) -> Noted {
         loop {
-            let Some(manager) = manager.upgrade() else {
-                return Noted::Nothing;
-            };
             match manager.note_end(&mut self).await {
                 Ok(noted) => return noted,
                 Err(error) => {
@@ -339,36 +359,33 @@ impl End {
                     tracing::error!(%vrot, %error, "the end of a backend is not recorded yet");
                 }
             }
-            if manager.journal.is_overdue() {
+            let pause = manager.ending.run_until_cancelled(sleep(RETRY_PAUSE));
+            if pause.await.is_none() {
                 return Noted::Nothing;
             }
-            drop(manager);
-            tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
 
     /// The same, and then another backend is started, as the policy has it.
-    async fn and_again(self, manager: Weak<Manager>) {
+    async fn and_again(self, manager: &Manager) {
         let vrot = self.vrot;
-        if self.record_at_last(Weak::clone(&manager)).await == Noted::Ended
-            && let Some(manager) = manager.upgrade()
-        {
+        if self.record_at_last(manager).await == Noted::Ended && !manager.ending.is_cancelled() {
             manager.start_again(vrot).await;
         }
     }
 }
 
-/// Notes the end of each backend that nobody stopped, for as long as the manager lives. Each in
-/// its own task: recording may have to wait for the disk, opening a state takes time, and other
-/// backends may have ended.
+/// Notes each end of a backend that was not ordered. Each in its own task: recording may have to
+/// wait for the disk, opening a state takes time, and other backends may have ended.
 pub(super) async fn note_endings(
-    manager: Weak<Manager>,
+    manager: Arc<Manager>,
     mut endings: mpsc::UnboundedReceiver<(VrotId, Ended)>,
 ) {
     while let Some((vrot, ended)) = endings.recv().await {
         if let Ending::Unordered { reason } = ended.ending {
             let end = End::noticed(vrot, Some(ended.instance), &reason);
-            tokio::spawn(end.and_again(Weak::clone(&manager)));
+            let noting = Arc::clone(&manager);
+            (manager.tasks).spawn(async move { end.and_again(&noting).await });
         }
     }
 }

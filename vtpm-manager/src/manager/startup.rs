@@ -90,25 +90,33 @@ impl Startup {
     }
 }
 
+/// All three at once: guests of backends that run wait for it.
 async fn open(config: &Config) -> Result<Opened, ManagerError> {
     let store_file = config.store();
-    let store = blocking(move || EmbeddedStore::open(&store_file)).await??;
-    let journal = Journal::start_locked(Arc::new(store) as Arc<dyn Store>)
-        .map_err(|source| ManagerError::Thread { source })?;
+    let store = opened(move || EmbeddedStore::open(&store_file));
     let audit_file = config.audit_log();
     let layout = audit::Layout {
         from: config.audit_begins_after,
         ..Default::default()
     };
-    let audit = blocking(move || AuditLog::open(&audit_file, layout)).await??;
+    let audit = opened(move || AuditLog::open(&audit_file, layout));
     let anchor_config = config.anchor.clone();
-    let anchor = blocking(move || TrustAnchor::start(&anchor_config)).await??;
+    let anchor = opened(move || TrustAnchor::start(&anchor_config));
+    let (store, audit, anchor) = tokio::try_join!(store, audit, anchor)?;
+    let journal = Journal::start_locked(Arc::new(store) as Arc<dyn Store>)
+        .map_err(|source| ManagerError::Thread { source })?;
     Ok(Opened {
         journal,
         audit: Arc::new(audit),
         host: Host::new(anchor.clone(), &config.host_certificate())?,
         anchor,
     })
+}
+
+async fn opened<T: Send + 'static, E: Into<ManagerError> + Send + 'static>(
+    open: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, ManagerError> {
+    blocking(open).await?.map_err(Into::into)
 }
 
 /// Makes a folder with this mode; one that exists keeps its own.

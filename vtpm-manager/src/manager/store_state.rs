@@ -54,7 +54,7 @@ pub struct Vouched {
     pub power_loss: Option<PowerLoss>,
 }
 
-/// Owns the store's state. Whoever changes it has the turn.
+/// Owns the store's state. Changing it takes the [`Turn`].
 #[derive(Debug)]
 pub(super) struct StoreGate {
     state: watch::Sender<StoreState>,
@@ -99,7 +99,7 @@ impl StoreState {
 }
 
 impl StoreGate {
-    /// Of a store that nobody looked at yet.
+    /// Of a store that was not looked at yet.
     pub(super) fn new() -> Self {
         Self {
             state: watch::Sender::new(StoreState::Opening { vouched: None }),
@@ -127,7 +127,7 @@ impl StoreGate {
         }
     }
 
-    /// The turn, if nobody has it.
+    /// The turn, if it is free.
     pub(super) fn try_turn(&self) -> Result<Turn<'_>, TryLockError> {
         Ok(Turn {
             state: &self.state,

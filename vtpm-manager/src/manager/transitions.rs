@@ -105,7 +105,7 @@ impl Manager {
         Ok(created)
     }
 
-    /// A vRoT that was not handed over is destroyed: nobody else gets it.
+    /// A vRoT that was not handed over is destroyed, never reused.
     async fn undo_creation(&self, product: &ManufacturedVrot, told: Told) {
         let vrot = product.record.vrot;
         // One that was not made ahead the store never had.
@@ -126,7 +126,7 @@ impl Manager {
         vrot.set_backend(Some(backend));
         self.counters.increment(Counter::Started);
         if has_ended {
-            // When it said so, nobody could find it under this name.
+            // Its end was reported before it was in the registry under this id.
             let reason = "it ended while it was started".to_owned();
             let ended = Ended {
                 instance,
@@ -343,7 +343,7 @@ impl Manager {
         if vrot.adoption() == Some(Adoption::OtherVersion) {
             // It has the only copy of what it did not hand over yet: the store must take something.
             self.commit_record(&vrot.record()).await?;
-            self.dismiss(&record).await?;
+            self.dismiss(record.vrot, Some(record.generation)).await?;
             vrot.set_adoption(None);
         }
         let backend = vrot.backend();
@@ -366,7 +366,7 @@ impl Manager {
                     );
                     backend.kill().await;
                 }
-                // Its volatile state goes with it, and is put aside for nobody: the TPM is to be
+                // Its volatile state goes with it, and is not put aside: the TPM is to be
                 // shut down.
                 Calm::Waiting => backend.go_on().await,
                 Calm::Ended => {}

@@ -1,7 +1,9 @@
 //! A manager that was just started: it answers before it has opened its store, says so, and is
 //! waited for.
 
+use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -26,7 +28,6 @@ fn opening() -> Result<(Host, String, Pid)> {
 #[test]
 fn a_manager_answers_before_its_tpm_does_and_says_that_it_opens_its_store() -> Result<()> {
     let (host, _, tpm) = opening()?;
-    let audit = host.audit()?.len();
     let ask = |method, path, body| http::ask(&host.socket(), method, path, body);
     let create = format!("{{\"tenant\":\"{TENANT}\"}}");
     for (method, path, body) in [
@@ -61,11 +62,37 @@ fn a_manager_answers_before_its_tpm_does_and_says_that_it_opens_its_store() -> R
     })?;
     ensure!(host.metric("vrot_store_opening")? == 0.0);
     ensure!(host.metric("vrot_store_open")? == 1.0);
-    // That somebody came too early is no refusal.
+    Ok(())
+}
+
+#[test]
+fn a_request_that_came_before_the_store_was_open_is_not_recorded_as_refused() -> Result<()> {
+    let mut host = Host::enrolled()?;
+    let vm = host.create()?;
+    host.ctl(["start", &vm])?;
+    let backend = Pid::from_raw(host.backend(&vm)?);
+    host.shut_down()?;
+    // Until it is given up, the manager waits for it with everything else opened.
+    kill(backend, Signal::SIGSTOP)?;
+    host.begin_again()?;
+    let create = format!("{{\"tenant\":\"{TENANT}\"}}");
+    let mut early = 0;
+    loop {
+        let answer = http::ask(&host.socket(), "POST", "/v1/vrots", &create)?;
+        if answer.status == 201 {
+            break;
+        }
+        ensure!(
+            answer.body.contains("urn:vrot:problem:opening"),
+            "{}",
+            answer.body
+        );
+        early += 1;
+    }
+    kill(backend, Signal::SIGCONT)?;
+    ensure!(early > 0, "nothing was asked too early");
     let lines = host.audit()?;
-    let refused = lines[audit..]
-        .iter()
-        .find(|line| line["event"] == "refused");
+    let refused = lines.iter().find(|line| line["event"] == "refused");
     ensure!(refused.is_none(), "{refused:?}");
     Ok(())
 }
@@ -81,7 +108,7 @@ fn vtpmctl_waits_for_a_manager_that_opens_its_store_and_says_so() -> Result<()> 
         .spawn()?;
     ensure!(host.metric("vrot_store_opening")? == 1.0);
     // It is told to wait before there is anything else to tell.
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(1));
     kill(tpm, Signal::SIGCONT)?;
     let said = waiting.wait_with_output()?;
     let (out, err) = (
@@ -103,5 +130,29 @@ fn a_manager_that_opens_its_store_ends_when_it_is_told_to() -> Result<()> {
     kill(tpm, Signal::SIGCONT)?;
     host.start_again()?;
     ensure!(host.json(["show", &vm])?["backend"]["process"].is_number());
+    Ok(())
+}
+
+#[test]
+fn the_service_manager_is_told_when_the_api_answers_and_when_the_manager_ends() -> Result<()> {
+    let mut host = Host::start()?;
+    host.shut_down()?;
+    let socket = host.path("notify.sock");
+    let told = UnixDatagram::bind(&socket)?;
+    told.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let next = || -> Result<String> {
+        let mut message = [0; 4096];
+        let length = told.recv(&mut message)?;
+        Ok(String::from_utf8(message[..length].to_vec())?)
+    };
+    host.start_again_notifying(&socket)?;
+    let first = next()?;
+    ensure!(first.lines().any(|line| line == "READY=1"), "{first}");
+    ensure!(first.contains("STATUS=opening the store"), "{first}");
+    let second = next()?;
+    ensure!(second.contains("STATUS=serving"), "{second}");
+    ensure!(host.shut_down()?.success());
+    let last = next()?;
+    ensure!(last.lines().any(|line| line == "STOPPING=1"), "{last}");
     Ok(())
 }

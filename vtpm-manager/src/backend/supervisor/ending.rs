@@ -7,14 +7,16 @@ use backend_link::message::ToBackend;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
 
-use super::{Ended, Ending, Observed, Order, Role, STOP_DEADLINE, Supervisor, attempt, far_future};
-use crate::backend::handle::{Found, introduced};
+use super::saving::attempt;
+use super::{Supervisor, far_future};
+use crate::backend::connection::{Found, introduced};
+use crate::backend::order::{Ended, Ending, Observed, Order, Role, STOP_DEADLINE};
 
 /// What became of a backend whose connection was over.
 pub(super) enum After {
     /// It is there again.
     Regained,
-    /// Nobody is interested any more.
+    /// The last handle is gone.
     Released,
     /// It has ended.
     Ended {
@@ -30,7 +32,7 @@ enum Rest {
     LeftToTheNext,
 }
 
-/// It may be at an RSA key, on a busy machine. Who does not answer for so long is of no use to
+/// It may be at an RSA key, on a busy machine. A backend that does not answer for so long is of no use to
 /// its guest either, and is ended.
 const REGAIN_DEADLINE: Duration = Duration::from_secs(60);
 /// The last state of a backend that was stopped, after everything that its guest was told is
@@ -74,7 +76,7 @@ impl Supervisor {
                 },
                 () = sleep_until(overdue.unwrap_or_else(far_future)), if overdue.is_some() => break,
                 saved = attempt(&mut self.saving) => {
-                    // Whoever is there again hands over what was not acknowledged.
+                    // After the connection is regained, the backend sends what was not acknowledged.
                     let _ = self.saved(saved).await;
                 }
                 order = self.orders.recv(), if self.stop.is_none() => match order {
@@ -84,7 +86,7 @@ impl Supervisor {
                     Some(Order::Kill) => break,
                     Some(Order::Settle(done)) => self.settle(done),
                     Some(Order::Release) | None => return After::Released,
-                    // There is nobody to do it: who waits for an answer sees that none comes.
+                    // It cannot be done: dropping the sender tells the caller.
                     Some(
                         Order::Execute { .. }
                         | Order::Hold(_)
@@ -149,14 +151,14 @@ impl Supervisor {
                 let _ = done.send(ended);
             }
             (None, Role::Guest(role)) => {
-                // Without a manager nobody needs to know.
+                // The receiver is gone when the manager ends.
                 let _ = role.ended.send((vrot, ended));
             }
             (None, Role::Manufacture) => {}
         }
     }
 
-    /// Until everything that was pushed is durable, or nobody waits for it any more.
+    /// Until everything that was pushed is durable, or is given up.
     async fn save_the_rest(&mut self) -> Rest {
         let deadline = self
             .stop

@@ -2,138 +2,36 @@
 //! its end.
 
 mod ending;
+mod saving;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::future::{Future, pending};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use attestation::evidence::SharedHostLayer;
 use attestation::{Durability, RequestDigest};
-use backend_link::message::{FromBackend, Status, ToBackend};
-use cert_chain::{Digest32, VrotId};
-use guarded_state::disk::{Batch, MAX_CONTENTS, Part, StateBlob, StoreError};
-use guarded_state::journal::Journal;
+use backend_link::message::{FromBackend, ToBackend};
+use cert_chain::Digest32;
+use guarded_state::disk::{MAX_CONTENTS, StateBlob, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::BackendError;
 use super::connection::Connection;
 use super::folder::RuntimeFolder;
+use super::order::{Ended, InstanceId, Observed, Order, Role};
 use super::process::Process;
-use super::share::Share;
 use super::words;
-use crate::evidence::{HostEvidence, OpenLayers, Quota, Repetition, Subject};
+use crate::evidence::OpenLayers;
+use crate::rate_limit::Repetition;
 
 use ending::After;
+use saving::{Saving, attempt, pause, save};
 
-/// What is done for a backend.
-pub enum Role {
-    /// It is being manufactured, or waits for a VM: state is kept aside, to be committed with the
-    /// record.
-    Manufacture,
-    /// It serves a guest.
-    Guest(Box<GuestRole>),
-}
-
-/// What a backend with a guest needs.
-#[derive(Debug)]
-pub struct GuestRole {
-    /// Where state goes.
-    pub journal: Journal,
-    /// Where host evidence comes from.
-    pub evidence: HostEvidence,
-    /// What the host states about the vRoT.
-    pub subject: Subject,
-    /// How often it may ask.
-    pub quota: Quota,
-    /// How often its state is written.
-    pub share: Share,
-    /// Who is told when the backend ends by itself.
-    pub ended: mpsc::UnboundedSender<(VrotId, Ended)>,
-}
-
-/// How it stands with a backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Observed {
-    /// Its process.
-    pub process: u32,
-    /// Whether a VMM is attached.
-    pub attached: bool,
-    /// Whether a command was answered before its state was durable.
-    pub degraded: bool,
-}
-
-impl Observed {
-    /// As a backend tells it itself.
-    pub(super) fn told(status: &Status) -> Self {
-        Self {
-            process: status.pid,
-            attached: status.attached,
-            degraded: status.degraded,
-        }
-    }
-}
-
-/// One backend of all that this manager had: a vRoT has one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InstanceId(u64);
-
-/// How a backend ended.
-#[derive(Debug)]
-pub struct Ended {
-    /// Which.
-    pub instance: InstanceId,
-    /// On demand, or not.
-    pub ending: Ending,
-    /// Its last state, if it was being manufactured and said anything.
-    pub state: Option<StateBlob>,
-}
-
-/// How a backend ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// On demand.
-    Ordered,
-    /// By itself.
-    Unordered {
-        /// What is known of it.
-        reason: String,
-    },
-}
-
-/// A backend that was told to end finishes the command under way. Then it is killed.
-pub(super) const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// Between attempts to write to a store that does not take it.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Requests for evidence of one vRoT that are served at a time; its backend keeps no more either.
 const OPEN_REQUESTS: usize = 4;
-
-/// What a backend's supervisor is asked to do.
-#[derive(Debug)]
-pub(super) enum Order {
-    Execute {
-        command: Vec<u8>,
-        response: oneshot::Sender<Vec<u8>>,
-    },
-    /// Whether the guest is to wait.
-    Hold(bool),
-    Release,
-    /// From now on there is a guest. The answer is what was kept aside until then.
-    Serve(Box<GuestRole>, oneshot::Sender<Option<StateBlob>>),
-    /// Ends the backend; it is killed if that takes longer than this.
-    Stop(oneshot::Sender<Ended>, Duration),
-    /// Ends a backend that does not do what it is told.
-    Kill,
-    /// Tells when everything that the backend pushed so far is durable.
-    Settle(oneshot::Sender<()>),
-    /// Has the guest wait and the volatile state, sealed, handed over, if there is one.
-    Suspend(oneshot::Sender<Option<Vec<u8>>>),
-    /// Hands over what was kept aside.
-    TakeState(oneshot::Sender<Option<StateBlob>>),
-}
 
 /// What serves one backend.
 pub(super) struct Supervisor {
@@ -161,23 +59,17 @@ pub(super) struct Supervisor {
     answers: JoinSet<(u64, Option<SharedHostLayer>)>,
     /// The host layers that the guest may be reading.
     layers: OpenLayers,
-    /// Who waits for the response to a command, by its number.
+    /// Receivers of responses to commands, by the command's number.
     executing: BTreeMap<u64, oneshot::Sender<Vec<u8>>>,
     executed: u64,
     stop: Option<(oneshot::Sender<Ended>, Instant)>,
-    /// Who waits for the volatile state.
+    /// Receiver of the volatile state.
     suspending: Option<oneshot::Sender<Option<Vec<u8>>>>,
     /// Requests for evidence that were refused.
     refusals: Repetition,
-    /// Who waits until this state, or one after it, is durable. What is pushed after that does not
+    /// Waits until this state, or one after it, is durable. What is pushed after that does not
     /// matter: a backend that never rests cannot keep its vRoT from being stopped.
     settling: Option<(u64, oneshot::Sender<()>)>,
-}
-
-struct Saving {
-    number: u64,
-    blob: StateBlob,
-    attempt: Attempt,
 }
 
 /// Why a backend is not served any more.
@@ -185,8 +77,6 @@ enum Served {
     Released,
     ConnectionEnded { reason: Option<String> },
 }
-
-type Attempt = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
 
 enum Event {
     Message(FromBackend),
@@ -200,13 +90,6 @@ enum Event {
         layer: Option<SharedHostLayer>,
     },
     StopOverdue,
-}
-
-impl InstanceId {
-    pub(super) fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
 }
 
 impl Supervisor {
@@ -414,7 +297,7 @@ impl Supervisor {
             }
             FromBackend::Executed { id, response } => {
                 if let Some(waiting) = self.executing.remove(&id) {
-                    // Who went away meanwhile does not need it.
+                    // The receiver may be gone.
                     let _ = waiting.send(response.into());
                 }
             }
@@ -422,7 +305,7 @@ impl Supervisor {
                 let waiting = self.suspending.take();
                 let taken = waiting.map(|waiting| waiting.send(volatile.map(Into::into)));
                 if !matches!(taken, Some(Ok(()))) {
-                    // Nobody suspends it any more.
+                    // The order was given up.
                     let go_on = ToBackend::Hold { held: false };
                     return self.connection.send(&go_on).await;
                 }
@@ -432,59 +315,6 @@ impl Supervisor {
             FromBackend::Stopped => self.handed_over = true,
         }
         Ok(())
-    }
-
-    /// One commit is done: tells the backend, or tries again.
-    async fn saved(&mut self, result: Result<(), StoreError>) -> Result<(), BackendError> {
-        let (Some(saving), Role::Guest(role)) = (self.saving.take(), &mut self.role) else {
-            return Ok(());
-        };
-        let mut outcome = Ok(());
-        let next = match result {
-            Ok(()) => {
-                let sequence = saving.blob.sequence;
-                outcome = self
-                    .connection
-                    .send(&ToBackend::Persisted { sequence })
-                    .await;
-                settled(&mut self.settling, saving.number);
-                (self.unsaved.take()).map(|(number, blob)| (number, blob, pause(role)))
-            }
-            Err(StoreError::Closed) => {
-                tracing::error!(vrot = %self.folder.vrot(), "state is not durable: the store is closed");
-                None
-            }
-            Err(error) if role.journal.is_overdue() => {
-                tracing::error!(vrot = %self.folder.vrot(), %error,
-                    "state is not durable, and the manager ends: the backend keeps it, if it lives");
-                None
-            }
-            Err(error) => {
-                // Whether its guest was answered meanwhile, the backend says: it may still wait.
-                tracing::error!(vrot = %self.folder.vrot(), %error, "state is not durable yet");
-                let newest = self.unsaved.take();
-                let (number, blob) = newest.unwrap_or((saving.number, saving.blob));
-                Some((number, blob, RETRY_PAUSE))
-            }
-        };
-        self.saving = next.map(|(number, blob, pause)| Saving {
-            number,
-            attempt: save(role, &self.folder, &blob, pause),
-            blob,
-        });
-        if self.saving.is_none() {
-            // Whoever waits still waits for what is not saved any more.
-            self.settling = None;
-        }
-        outcome
-    }
-
-    fn settle(&mut self, done: oneshot::Sender<()>) {
-        let newest = self.unsaved.as_ref().map(|(number, _)| *number);
-        match newest.or(self.saving.as_ref().map(|saving| saving.number)) {
-            Some(number) => self.settling = Some((number, done)),
-            None => drop(done.send(())),
-        }
     }
 
     /// A backend notes for the next manager that it is degraded: should the host lose its power,
@@ -534,55 +364,6 @@ impl Supervisor {
             (ticket, layer.ok())
         });
         Ok(())
-    }
-
-    /// The manager ends. What the backend has pushed is made durable still, unless disk or TPM
-    /// do not take it: a backend gives its next manager what this one did not acknowledge.
-    async fn leave_running(mut self) {
-        while self.saving.is_some() {
-            let result = attempt(&mut self.saving).await;
-            if result.is_err() {
-                return;
-            }
-            // One that has ended is not told, and has the same claim.
-            let _ = self.saved(result).await;
-        }
-    }
-}
-
-/// Tells who waits for it that this state is durable.
-fn settled(settling: &mut Option<(u64, oneshot::Sender<()>)>, number: u64) {
-    if let Some((_, waiting)) = settling.take_if(|(awaited, _)| *awaited <= number) {
-        // Who went away meanwhile does not need it.
-        let _ = waiting.send(());
-    }
-}
-
-/// What the next change of state has to wait: it may be beyond its vRoT's share of the disk.
-fn pause(role: &mut GuestRole) -> Duration {
-    let pause = role.share.pause(std::time::Instant::now());
-    if !pause.is_zero() {
-        role.journal.metrics().count_held_back();
-    }
-    pause
-}
-
-fn save(role: &GuestRole, folder: &RuntimeFolder, blob: &StateBlob, pause: Duration) -> Attempt {
-    let journal = role.journal.clone();
-    let change = Batch::default().put(folder.vrot(), Part::Permanent, blob.to_bytes());
-    Box::pin(async move {
-        if !pause.is_zero() {
-            sleep(pause).await;
-        }
-        journal.commit(change).await
-    })
-}
-
-/// The end of the commit under way; never, if there is none.
-async fn attempt(saving: &mut Option<Saving>) -> Result<(), StoreError> {
-    match saving {
-        Some(saving) => saving.attempt.as_mut().await,
-        None => pending().await,
     }
 }
 

@@ -372,6 +372,15 @@ impl Host {
         Ok(())
     }
 
+    /// The same, telling a service manager that listens there (sd_notify(3)).
+    pub(crate) fn start_again_notifying(&mut self, socket: &str) -> Result<()> {
+        let folder = self.folder.path();
+        self.daemon = start_daemon_with(folder, log_of(folder)?, |daemon| {
+            daemon.env("NOTIFY_SOCKET", socket);
+        })?;
+        Ok(())
+    }
+
     /// The same, with its log going somewhere else.
     pub(crate) fn start_again_logging_to(&mut self, log: Stdio) -> Result<()> {
         self.daemon = start_daemon_logging_to(self.folder.path(), log)?;

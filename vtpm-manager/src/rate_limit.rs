@@ -1,4 +1,4 @@
-//! How often one vRoT may make the physical TPM work.
+//! How often somebody may have something done: a guest host evidence, a stranger a line in the log.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ pub struct Quota {
     counted_until: Instant,
 }
 
-/// A guest can have something happen as often as it likes: the log hears of it once a minute.
+/// Something that others can cause as often as they like, counted, and logged once a minute.
 #[derive(Clone, Debug, Default)]
 pub struct Repetition {
     unspoken: u64,

@@ -1,0 +1,173 @@
+//! A store that was refused, accepted on an operator's order: its vRoTs go on in a new generation,
+//! which verifiers see, and without what the audit log says was deleted.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use api_types::Timestamp;
+use backend_link::sealing::{Sealer, SealingError};
+use cert_chain::{Generation, VrotId};
+
+use super::store_state::StoreState;
+use super::{Manager, ManagerError, blocking};
+use crate::audit::Event;
+use crate::keys::Keyring;
+use guarded_state::journal::GuardError;
+use guarded_state::ledger::{Boot, RecoveryRecord};
+use guarded_state::disk::{Batch, Part, StateBlob, Store, StoreError};
+use crate::vrot::{Lifecycle, StopCause, StoredVrot, VrotRecord};
+
+impl Manager {
+    /// Accepts the present store, on the order of an operator who names what was found.
+    pub async fn recover(self: &Arc<Self>, accepted: &str) -> Result<RecoveryRecord, ManagerError> {
+        let turn = self.store.turn().await;
+        if !matches!(turn.state(), StoreState::Refused { .. }) {
+            // A store in use changes, so it cannot be compared.
+            return Err(GuardError::NotRefused.into());
+        }
+        let guard = self.guard(&turn).await?;
+        let keyring = self.host.keyring().await?;
+        let store = self.journal.store();
+        let accepted = accepted.to_owned();
+        self.record(Event::RecoveryOrdered {
+            accepted: accepted.as_str().into(),
+        })
+        .await?;
+        let deleted = self.record_unfinished_burials(&store).await?;
+        let (ledger, recovery) = blocking(move || {
+            guard.recover(store.as_ref(), &accepted, |vrot, generation| {
+                // A backup from before its deletion still has its key.
+                if deleted.contains(&vrot) {
+                    return Ok(Batch::default().delete(vrot));
+                }
+                raised(store.as_ref(), &keyring, vrot, generation)
+            })
+        })
+        .await??;
+        tracing::warn!(accepted = recovery.accepted, "the store was recovered");
+        let recorded = self
+            .record(Event::StoreRecovered {
+                recovery: recovery.clone(),
+            })
+            .await;
+        self.unlock(&turn, ledger, Boot::Unfinished).await?;
+        recorded?;
+        Ok(recovery)
+    }
+
+    /// Writes the lines of deletions that the store has begun: what is accepted goes without them.
+    /// All that are told then.
+    async fn record_unfinished_burials(
+        &self,
+        store: &Arc<dyn Store>,
+    ) -> Result<BTreeSet<VrotId>, ManagerError> {
+        let store = Arc::clone(store);
+        let tombstones = blocking(move || {
+            let mut tombstones = Vec::new();
+            for vrot in store.vrots()? {
+                let record = store.read(vrot, Part::Record)?.unwrap_or_default();
+                if let Ok(StoredVrot::Deleted(tombstone)) = StoredVrot::from_bytes(vrot, &record) {
+                    tombstones.push(tombstone);
+                }
+            }
+            Ok::<_, StoreError>(tombstones)
+        });
+        let tombstones = tombstones.await??;
+        let mut told = self.deletions_told().await?;
+        for tombstone in tombstones {
+            if told.insert(tombstone.vrot) {
+                self.record_deletion(&tombstone).await?;
+            }
+        }
+        Ok(told)
+    }
+}
+
+/// A vRoT in its new generation: the record says it, the state is sealed under it, and the
+/// identity's certificate is due for renewal at the next start. What cannot be read any more is
+/// removed; a state that does not open stays as it is, and its vRoT will not start.
+fn raised(
+    store: &dyn Store,
+    keyring: &Arc<Keyring>,
+    vrot: VrotId,
+    generation: Generation,
+) -> Result<Batch, StoreError> {
+    let bytes = store.read(vrot, Part::Record)?.unwrap_or_default();
+    let mut record = match StoredVrot::from_bytes(vrot, &bytes) {
+        Ok(StoredVrot::Living(record)) => *record,
+        Ok(StoredVrot::Deleted(_)) | Err(_) => return Ok(Batch::default().delete(vrot)),
+    };
+    let mut batch = Batch::default()
+        .remove(vrot, Part::Volatile)
+        .remove(vrot, Part::Saved);
+    if let Some(state) = store.read(vrot, Part::Permanent)? {
+        match sealed_anew(keyring, &record, generation, &state) {
+            Some(state) => batch = batch.put(vrot, Part::Permanent, state),
+            None => tracing::error!(%vrot, "its state does not open: it cannot be started"),
+        }
+    }
+    record.generation = generation;
+    // That was another one's: this one goes on from what is in the store, and says so.
+    record.state_loss = None;
+    // What it could have gone on with is given up with its volatile state.
+    if let Lifecycle::Suspended { .. } = record.lifecycle {
+        record.lifecycle = Lifecycle::Stopped {
+            since: Timestamp::now(),
+            cause: StopCause::Ordered,
+        };
+    }
+    record.identity.vik_issued_at = Timestamp::new(0);
+    Ok(batch.followed_by(record.to_batch()))
+}
+
+fn sealed_anew(
+    keyring: &Keyring,
+    record: &VrotRecord,
+    generation: Generation,
+    state: &[u8],
+) -> Option<Vec<u8>> {
+    let vrot = record.vrot;
+    let key = keyring.state_key(vrot, &record.state_key).ok()?;
+    let blob = StateBlob::from_bytes(state).ok()?;
+    let sealer = |generation: Generation| Sealer::new(&key, *vrot.as_bytes(), generation.number());
+    let sealed = || -> Result<Vec<u8>, SealingError> {
+        let opened = sealer(record.generation)?.open_permanent(&blob.sealed)?;
+        // What a VMM carries is of the generation that was.
+        sealer(generation)?.seal_permanent(&opened.state, None)
+    };
+    let sealed = sealed().ok()?;
+    Some(StateBlob::new(blob.sequence, sealed).to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, Result};
+    use guarded_state::testing::MemoryStore;
+
+    use super::*;
+    use crate::vrot::example;
+
+    #[test]
+    fn a_suspended_vrot_in_a_new_generation_can_be_started() -> Result<()> {
+        let store = MemoryStore::default();
+        let mut suspended = example();
+        let vrot = suspended.vrot;
+        suspended.lifecycle = Lifecycle::Suspended {
+            since: Timestamp::now(),
+        };
+        assert!(suspended.lifecycle.check_start().is_err());
+        let batch = (suspended.to_batch()).put(vrot, Part::Volatile, b"volatile".to_vec());
+        store.commit(&batch)?;
+        let keyring = Arc::new(Keyring::from_secret(&[7; 32])?);
+        store.commit(&raised(&store, &keyring, vrot, Generation::new(2))?)?;
+
+        let bytes = store.read(vrot, Part::Record)?.context("no record")?;
+        let StoredVrot::Living(raised) = StoredVrot::from_bytes(vrot, &bytes)? else {
+            anyhow::bail!("a tombstone");
+        };
+        assert_eq!(raised.generation, Generation::new(2));
+        assert_eq!(raised.lifecycle.check_start(), Ok(()));
+        assert_eq!(store.read(vrot, Part::Volatile)?, None);
+        Ok(())
+    }
+}
