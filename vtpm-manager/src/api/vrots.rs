@@ -245,8 +245,8 @@ fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
     VrotView {
         vrot: record.vrot,
         vm: record.vm,
-        tenant: record.tenant,
-        name: record.name.map(|name| name.to_string()),
+        tenant: record.tenant.clone(),
+        name: record.name.as_ref().map(ToString::to_string),
         generation: record.generation,
         state: record.lifecycle.name().to_owned(),
         since: record.lifecycle.since(),
@@ -262,7 +262,7 @@ fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
             at: loss.at,
         }),
         vik: record.identity.vik(record.vrot).map(|vik| vik.name()).ok(),
-        vik_not_after: not_after(&record.identity.vik_certificate),
+        vik_not_after: vrot.vik_not_after(),
         renewal_problem: manager.renewals().problem(record.vrot),
         backend: vrot.observed().map(|observed| BackendView {
             process: observed.process,
@@ -275,11 +275,11 @@ fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
 
 fn identity_view(manager: &Manager, vrot: &Vrot) -> Result<IdentityView, ManagerError> {
     let record = vrot.record();
-    let (id, identity) = (record.vrot, record.identity);
+    let (id, identity) = (record.vrot, &record.identity);
     Ok(IdentityView {
         vrot: id,
         vm: record.vm,
-        tenant: record.tenant,
+        tenant: record.tenant.clone(),
         generation: record.generation,
         host: manager
             .host()

@@ -119,7 +119,7 @@ impl Manager {
         // An order that waits at the gate must not write the record, with its keys, again.
         vrot.set_record(VrotRecord {
             lifecycle: deleted,
-            ..record.clone()
+            ..VrotRecord::clone(&record)
         });
         self.registry.remove(&vrot);
         self.counters.increment(Counter::Deleted);

@@ -31,7 +31,7 @@ impl Manager {
     /// Records what the last backend of a vRoT may have lost, unless it is recorded. The vRoT's gate
     /// must be held, and no backend of it may be live.
     pub(super) async fn record_loss(&self, vrot: &Vrot) -> Result<(), ManagerError> {
-        let mut record = vrot.record();
+        let mut record = vrot.record_to_change();
         let Some(loss) = self.unrecorded_loss(&record)? else {
             return Ok(());
         };

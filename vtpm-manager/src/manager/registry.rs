@@ -1,11 +1,11 @@
 //! Which vRoTs there are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use api_types::VrotKey;
-use cert_chain::{VmId, VrotId};
+use api_types::{Timestamp, VrotKey};
+use cert_chain::{Validity, VmId, VrotId};
 
 use super::ManagerError;
 use crate::backend::{Backend, Observed};
@@ -22,13 +22,20 @@ pub struct Registry {
 pub struct Vrot {
     /// Held by whoever changes the vRoT's lifecycle: one transition at a time.
     pub(super) gate: tokio::sync::Mutex<()>,
-    record: RwLock<VrotRecord>,
+    recorded: RwLock<Recorded>,
     /// The live backend of a running vRoT.
     backend: RwLock<Option<Arc<Backend>>>,
     /// Why it is not known what became of the backend that an earlier manager left.
     adoption: Mutex<Option<Adoption>>,
     /// When it was started again because its backend had ended by itself.
     restarts: Mutex<Vec<Instant>>,
+}
+
+/// What the store holds of a vRoT, and what was read in it.
+#[derive(Debug)]
+struct Recorded {
+    record: Arc<VrotRecord>,
+    vik_not_after: Option<Timestamp>,
 }
 
 /// Why a backend that an earlier manager left is neither served nor ended.
@@ -125,7 +132,7 @@ impl Vrot {
     pub(super) fn new(record: VrotRecord) -> Self {
         Self {
             gate: tokio::sync::Mutex::new(()),
-            record: RwLock::new(record),
+            recorded: RwLock::new(Recorded::of(record)),
             backend: RwLock::new(None),
             adoption: Mutex::new(None),
             restarts: Mutex::new(Vec::new()),
@@ -140,12 +147,23 @@ impl Vrot {
         self.gate.lock().await
     }
 
-    /// What the store holds of it.
-    pub fn record(&self) -> VrotRecord {
-        self.record
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// What the store holds of it. Some five kilobytes, which are shared.
+    pub fn record(&self) -> Arc<VrotRecord> {
+        Arc::clone(&self.recorded().record)
+    }
+
+    /// The same, to be changed and put into the store.
+    pub(super) fn record_to_change(&self) -> VrotRecord {
+        VrotRecord::clone(&self.recorded().record)
+    }
+
+    /// The last second of its vIK certificate's life, if that can be read.
+    pub fn vik_not_after(&self) -> Option<Timestamp> {
+        self.recorded().vik_not_after
+    }
+
+    fn recorded(&self) -> RwLockReadGuard<'_, Recorded> {
+        self.recorded.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How it stands with its backend, if it runs.
@@ -167,7 +185,8 @@ impl Vrot {
     }
 
     pub(super) fn set_record(&self, record: VrotRecord) {
-        *self.record.write().unwrap_or_else(PoisonError::into_inner) = record;
+        let recorded = Recorded::of(record);
+        *(self.recorded.write()).unwrap_or_else(PoisonError::into_inner) = recorded;
     }
 
     /// Why nothing is certain about a backend that an earlier manager left.
@@ -209,6 +228,16 @@ impl Vrot {
 
     pub(super) fn set_backend(&self, backend: Option<Backend>) {
         *self.backend.write().unwrap_or_else(PoisonError::into_inner) = backend.map(Arc::new);
+    }
+}
+
+impl Recorded {
+    fn of(record: VrotRecord) -> Self {
+        let validity = Validity::of_certificate(&record.identity.vik_certificate).ok();
+        Self {
+            record: Arc::new(record),
+            vik_not_after: validity.map(|validity| Timestamp::new(validity.not_after().as_secs())),
+        }
     }
 }
 

@@ -420,7 +420,7 @@ impl Manager {
         let vrot = self.find(key)?;
         let gate = vrot.gate_for_an_order().await;
         vrot.check_settled()?;
-        let mut record = vrot.record();
+        let mut record = vrot.record_to_change();
         match vrot.backend() {
             Some(backend) if matches!(record.lifecycle, Lifecycle::Running { .. }) => {
                 self.renew_beside_guest(&vrot, &backend).await?;
@@ -439,7 +439,7 @@ impl Manager {
     async fn renew_beside_guest(&self, vrot: &Vrot, backend: &Backend) -> Result<(), ManagerError> {
         let keyring = self.host.keyring().await?;
         let before = vrot.record();
-        let mut record = before.clone();
+        let mut record = vrot.record_to_change();
         let (now, step) = (Timestamp::now(), CertificateStep::Running);
         let renewed = self
             .certify(&mut record, &keyring, backend, now, step)

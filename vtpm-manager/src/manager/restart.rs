@@ -263,7 +263,7 @@ impl Manager {
             return Ok(Noted::Nothing);
         };
         let _gate = vrot.gate.lock().await;
-        let mut record = vrot.record();
+        let mut record = vrot.record_to_change();
         let present = vrot.backend().map(|backend| backend.instance());
         // An end may be heard of late, when it was stopped or another one runs already.
         if !matches!(record.lifecycle, Lifecycle::Running { .. }) || present != end.instance {

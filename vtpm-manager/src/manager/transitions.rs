@@ -212,7 +212,7 @@ impl Manager {
         }
         // The next backend would write over what the last one noted.
         self.record_loss(&vrot).await?;
-        let mut record = vrot.record();
+        let mut record = vrot.record_to_change();
         let keyring = self.host.keyring().await?;
         let role = Role::Guest(self.guest_role(&record)?);
         let backend = self.open_backend(&record, role).await?;
@@ -298,7 +298,7 @@ impl Manager {
         let vrot = self.find(key)?;
         let gate = vrot.gate_for_an_order().await;
         vrot.check_settled()?;
-        let mut record = vrot.record();
+        let mut record = vrot.record_to_change();
         record.lifecycle = record.lifecycle.suspend(Timestamp::now())?;
         let backend = vrot.backend().ok_or(LifecycleError::NotRunning {
             state: "without a backend",
@@ -336,7 +336,7 @@ impl Manager {
         let vrot = self.find(key)?;
         let gate = vrot.gate_for_an_order().await;
         vrot.check_settled()?;
-        let mut record = vrot.record();
+        let mut record = vrot.record_to_change();
         record.lifecycle = record
             .lifecycle
             .stop(StopCause::Ordered, Timestamp::now())?;
