@@ -12,10 +12,10 @@ use super::store_state::StoreState;
 use super::{Manager, ManagerError, blocking};
 use crate::audit::Event;
 use crate::keys::Keyring;
+use crate::vrot::{Lifecycle, StopCause, StoredVrot, VrotRecord};
+use guarded_state::disk::{Batch, Part, StateBlob, Store, StoreError};
 use guarded_state::journal::GuardError;
 use guarded_state::ledger::{Boot, RecoveryRecord};
-use guarded_state::disk::{Batch, Part, StateBlob, Store, StoreError};
-use crate::vrot::{Lifecycle, StopCause, StoredVrot, VrotRecord};
 
 impl Manager {
     /// Accepts the present store, on the order of an operator who names what was found.
@@ -158,7 +158,7 @@ mod tests {
         assert!(suspended.lifecycle.check_start().is_err());
         let batch = (suspended.to_batch()).put(vrot, Part::Volatile, b"volatile".to_vec());
         store.commit(&batch)?;
-        let keyring = Arc::new(Keyring::from_secret(&[7; 32])?);
+        let keyring = Arc::new(Keyring::derive(&[7; 32])?);
         store.commit(&raised(&store, &keyring, vrot, Generation::new(2))?)?;
 
         let bytes = store.read(vrot, Part::Record)?.context("no record")?;
