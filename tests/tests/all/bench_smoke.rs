@@ -8,7 +8,7 @@ use serde_json::Value;
 use test_support::tool::Tool;
 
 /// Every part, on two vRoTs.
-const EXPECTED: [&str; 38] = [
+const EXPECTED: [&str; 39] = [
     "launch_p50_ms",
     "launch_p99_ms",
     "launch_signatures",
@@ -39,6 +39,7 @@ const EXPECTED: [&str; 38] = [
     "durable_writes_per_fsync_tpm_commands_1_ms",
     "volatile_anchor_writes_per_s_tpm_commands_1_ms",
     "degraded_vrots_under_load_tpm_commands_1_ms",
+    "manager_answers_s",
     "manager_restart_s",
     "manager_restart_until_durable_s",
     "failed_commands",

@@ -1,12 +1,16 @@
 //! A store that was put back from a backup, against the physical TPM's rollback anchor.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use test_support::deadline::wait_for;
 use uuid::Uuid;
 use vrot_tests::host::Host;
 use vrot_tests::scene::{Scene, TENANT};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_restored_store_is_refused_until_an_operator_accepts_it() -> Result<()> {
@@ -76,8 +80,12 @@ fn a_restored_store_is_refused_until_an_operator_accepts_it() -> Result<()> {
     Ok(())
 }
 
+/// The host, once its store is not being opened any more.
 fn host(host: &Host) -> Result<Value> {
-    json(host, &["host", "show"])
+    wait_for("the store to be opened or refused", PATIENCE, || {
+        let shown = json(host, &["host", "show"])?;
+        Ok((shown["store"]["state"] != "opening").then_some(shown))
+    })
 }
 
 fn json(host: &Host, arguments: &[&str]) -> Result<Value> {
