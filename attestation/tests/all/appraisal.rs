@@ -203,10 +203,19 @@ fn stated(
     lines: impl FnOnce(&Vm) -> String,
     state: impl FnOnce(&mut HostLeaf),
 ) -> AttestationResult {
+    stated_under(
+        |_, vm, text| text.replace("[expect]\n", &format!("[expect]\n{}\n", lines(vm))),
+        state,
+    )
+}
+
+/// The same with the usual policy changed by `change`.
+fn stated_under(
+    change: impl FnOnce(&Host, &Vm, String) -> String,
+    state: impl FnOnce(&mut HostLeaf),
+) -> AttestationResult {
     let (host, vm) = host_and_vm();
-    let lines = lines(&vm);
-    let text = host.policy_text(&vm);
-    let policy = host.read_policy(&text.replace("[expect]\n", &format!("[expect]\n{lines}\n")));
+    let policy = host.read_policy(&change(&host, &vm, host.policy_text(&vm)));
     let policy = policy.unwrap();
     let layer = vm.layer(&host, &nonce(), Binding::None);
     let mut leaf = host.leaf(&vm, &layer);
@@ -273,6 +282,31 @@ fn a_loss_of_power_is_accepted_on_a_host_of_the_policy_only() {
         matches!(&refused, Err(PolicyError::PowerLossElsewhere { host }) if host.to_string() == "host-9.example.org"),
         "{refused:?}"
     );
+}
+
+#[test]
+fn an_accepted_loss_of_power_of_one_host_is_none_of_another() {
+    let both = |accepted: &str| {
+        let accepted = format!("power_losses_accepted = {{ \"{accepted}\" = 17 }}\n");
+        stated_under(
+            |host, _, text| {
+                let hosts = format!("hosts = [\"{}\", \"host-2.example.org\"]", host.name);
+                text.replace(&format!("hosts = [\"{}\"]", host.name), &hosts)
+                    .replace("[expect]\n", &format!("[expect]\n{accepted}"))
+            },
+            |leaf| {
+                leaf.cut_off = CutOff::Possible {
+                    batch: 17,
+                    time: 1_700_000_000,
+                    window_s: 600,
+                };
+            },
+        )
+    };
+    let own = host_and_vm().0.name.to_string();
+    assert_eq!(both(&own).verdict(), Verdict::Affirming);
+    let result = both("host-2.example.org");
+    assert_eq!(reasons(&result, Layer::Vm), ["state-cut-off"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Which PCR bank approvals and quotes of this host are of.
 //!
-//! A bank into which nothing measures a boot says nothing about the boot: whoever gets at the TPM
-//! can extend it to any value. Firmware leaves a bank in that state where the TPM has more banks
+//! A bank into which nothing measures a boot says nothing about the boot: any program that may use
+//! the TPM can extend it to any value. Firmware leaves a bank in that state where the TPM has more banks
 //! active than the firmware knows.
 
 use cert_chain::HashAlgorithm;

@@ -78,7 +78,7 @@ impl Bridge {
                     let path = path.clone();
                     // The software stack opens a connection per command, and its sockets are
                     // inherited by every process that is started meanwhile: so the end of a
-                    // connection may be long in coming, and must keep nobody else waiting.
+                    // connection may be long in coming, and must not keep other connections waiting.
                     thread::spawn(move || {
                         let passed = connection
                             .and_then(only_this_user)

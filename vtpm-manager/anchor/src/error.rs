@@ -170,7 +170,7 @@ pub enum AnchorError {
         /// For how long.
         seconds: u64,
     },
-    /// Whoever asked for it has given up since.
+    /// The caller had given the request up.
     #[error("the TPM answered too late: nothing of it is kept")]
     TooLate,
     /// The key to which sessions are salted may not be in this TPM.

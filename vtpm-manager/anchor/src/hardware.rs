@@ -54,8 +54,8 @@ pub trait HardwareRoot: Send {
     ) -> Result<SrkStatement, HardwareError>;
 
     /// The storage root key: the one that is there, if it is acceptable, or else a new one. A
-    /// new one that is not the `recorded` one is named, but not kept: the TPM was cleared, and
-    /// whoever finds that out must change nothing.
+    /// new one that is not the `recorded` one is named, but not kept: the TPM was cleared or
+    /// replaced, and finding that out changes nothing.
     fn storage_root_key(&mut self, recorded: Option<&TpmName>) -> Result<TpmName, HardwareError>;
 
     /// The endorsement key with the certificate that the maker put into NV memory.
@@ -106,7 +106,7 @@ pub struct Authorization<'a> {
     pub approval: &'a Approval,
 }
 
-/// An endorsement key and its certificate, which nobody has verified yet.
+/// An endorsement key and its certificate. Neither is verified.
 #[derive(Clone, Debug)]
 pub struct CertifiedEk {
     /// The key, made anew from its template.

@@ -1,14 +1,15 @@
-//! What a manager that was killed left in a TPM without a resource manager: sessions and objects
-//! that nobody can use any more, in slots of which there are three.
+//! Sessions and objects that a killed manager left in a TPM without a resource manager, which has
+//! three slots of each.
 //!
-//! The kernel flushes them for whoever uses `/dev/tpmrm0`. A software TPM has nobody to do it.
+//! The kernel's resource manager (`/dev/tpmrm0`) flushes them when its client ends. A software TPM
+//! on a socket has no resource manager.
 
 use std::io;
 
 use tpm_wire::{NO_SESSIONS, Response, frame};
 
 /// Flushes all sessions and transient objects. `exchange` sends a command and brings the response.
-/// Only for a TPM that nobody else uses.
+/// Only for a TPM that has no other user.
 pub(super) fn flush(mut exchange: impl FnMut(&[u8]) -> io::Result<Vec<u8>>) -> io::Result<()> {
     for kind in [LOADED_SESSIONS, SAVED_SESSIONS, TRANSIENT_OBJECTS] {
         for handle in handles(&exchange(&get_handles(kind))?) {

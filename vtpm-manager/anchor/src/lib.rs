@@ -31,7 +31,7 @@ mod nv;
 mod nv_index;
 mod owner;
 mod policy;
-mod pulse;
+
 mod queue;
 mod record;
 mod root_seal;
@@ -40,6 +40,7 @@ mod root_secret;
 mod socket_owner;
 mod srk_statement;
 mod trust_anchor;
+mod watchdog;
 
 pub use config::{
     AnchorConfig, DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, IK_HANDLE, SRK_HANDLE, Tcti, TctiError,

@@ -1,10 +1,11 @@
-//! Two registers and a counter in NV indices of the physical TPM, which nobody but the holder of
-//! their authorization values writes.
+//! Two registers and a counter in NV indices of the physical TPM, which only the holder of their
+//! authorization values can write.
 //!
 //! The registers are ordinary indices of [`REGISTER_SIZE`] bytes that the owner's hierarchy defined.
 //! Their authorization values travel to the TPM encrypted, once; afterwards every read and write is
-//! an HMAC over it, in both directions. So nobody else can write them, nobody can define another
-//! index that passes for one of them, and an answer that was altered on the bus is noticed. The
+//! an HMAC over it, in both directions. So a program without the values can neither write
+//! them nor define another index that passes for one of them, and an answer that was altered on the
+//! bus is noticed. The
 //! owner can remove them.
 //!
 //! The counter can be removed like the others, but not put back: an NV counter begins above the
@@ -64,7 +65,7 @@ const AUTH_FAIL: ResponseCode = ResponseCode::new(0x08e);
 const BAD_AUTH: ResponseCode = ResponseCode::new(0x0a2);
 
 impl TrustAnchor {
-    /// One of the two registers, for whoever has its authorization value.
+    /// One of the two registers, with its authorization value.
     pub fn register(&self, retention: Retention, auth: NvAuth) -> NvRegister {
         NvRegister(NvIndex {
             anchor: self.clone(),
@@ -73,7 +74,7 @@ impl TrustAnchor {
         })
     }
 
-    /// The counter, for whoever has its authorization value.
+    /// The counter, with its authorization value.
     pub fn counter(&self, auth: NvAuth) -> NvCounter {
         NvCounter(NvIndex {
             anchor: self.clone(),

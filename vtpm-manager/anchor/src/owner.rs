@@ -17,10 +17,10 @@ use super::config::AnchorConfig;
 use super::error::{AnchorError, HardwareError};
 use super::hardware::{Authorization, HardwareRoot, HostPublic, SignedQuote};
 use super::policy::{ApprovalStatus, HostPolicy, PcrDifference};
-use super::pulse::{COMMANDS, Claim, KEY, Pulse};
 use super::record::Record;
 use super::root_seal::{self, RootSeal};
 use super::root_secret::{ROOT_SECRET_LENGTH, RootSecret};
+use super::watchdog::{COMMANDS, Claim, KEY, Watchdog};
 
 /// Opens a connection to the TPM.
 pub type Connect = Box<dyn FnMut() -> Result<Box<dyn HardwareRoot>, HardwareError> + Send>;
@@ -34,9 +34,9 @@ pub(super) struct Owner {
     host: Option<HostPublic>,
     /// The bank that approvals and quotes are of.
     bank: Option<HashAlgorithm>,
-    /// Felt by whoever waits.
-    pulse: Arc<Pulse>,
-    /// Of whoever waits for what is being done.
+    /// Tells callers how long the TPM has been busy.
+    watchdog: Arc<Watchdog>,
+    /// Of the request that is being carried out.
     claim: Claim,
 }
 
@@ -53,7 +53,7 @@ impl Owner {
     pub(super) fn new(
         config: AnchorConfig,
         connect: Connect,
-        pulse: Arc<Pulse>,
+        watchdog: Arc<Watchdog>,
     ) -> Result<Self, AnchorError> {
         let record = Record::load(&config.record)?;
         let mut owner = Self {
@@ -63,14 +63,14 @@ impl Owner {
             record,
             host: None,
             bank: None,
-            pulse,
+            watchdog,
             claim: Claim::default(),
         };
         owner.connected()?;
         Ok(owner)
     }
 
-    /// Does something for somebody who may give it up meanwhile: then nothing of it is kept.
+    /// Carries out a request whose caller may give it up meanwhile: then nothing of it is kept.
     pub(super) fn on_behalf_of<T>(
         &mut self,
         claim: Claim,
@@ -168,8 +168,8 @@ impl Owner {
         Ok(bank)
     }
 
-    /// Whoever rules the host can extend a bank that nothing measures into to values that an operator
-    /// approved in it for another host.
+    /// Warns of active banks that the firmware does not measure into: root on this host can extend
+    /// one to values that an operator approved in it for another host.
     fn warn_of_blank_banks(&mut self, chosen: HashAlgorithm, active: &[HashAlgorithm]) {
         let firmware = PcrSelection::of_firmware();
         let others = active.iter().copied().filter(|bank| *bank != chosen);
@@ -408,11 +408,11 @@ impl Owner {
         allowance: Duration,
         command: &mut impl FnMut(&mut dyn HardwareRoot) -> Result<T, HardwareError>,
     ) -> Result<T, AnchorError> {
-        let pulse = Arc::clone(&self.pulse);
+        let watchdog = Arc::clone(&self.watchdog);
         let root = self.connected()?;
-        let beat = pulse.begin(allowance);
+        let watch = watchdog.begin(allowance);
         let result = command(root);
-        drop(beat);
+        drop(watch);
         if let Err(error) = &result
             && error.disposition() == Disposition::ConnectionLost
         {
@@ -431,7 +431,7 @@ impl Owner {
         let root = match self.root.take() {
             Some(root) => root,
             None => {
-                let _beat = self.pulse.begin(COMMANDS);
+                let _watch = self.watchdog.begin(COMMANDS);
                 let mut root = (self.connect)()?;
                 if let Some(record) = &self.record {
                     let found = root.storage_root_key(Some(&record.srk))?;

@@ -1,10 +1,10 @@
 //! The sealed root secret, and the proof that this host sealed it while it ran as approved.
 //!
-//! A sealed object does not tell who sealed it: whoever may use the TPM, and be it from a boot that
-//! nobody approved, can seal a secret that he knows under the same policy, and put it in the
-//! place of ours. Every key of the host would hang on it from the next approved boot on. So the
-//! host IK, which no other boot can use, signs the object that the manager made, and
-//! nothing is unsealed without that signature.
+//! A sealed object does not show who sealed it: any program that may use the TPM, in any boot, can
+//! seal a secret of its own under the same policy and put it in the place of ours. Every key of the
+//! host would be derived from it from the next approved boot on. So the host IK, which only an
+//! approved boot can use, signs the object that the manager made, and nothing is unsealed without
+//! that signature.
 
 use cert_chain::AttestationKey;
 use cert_chain::hexadecimal;

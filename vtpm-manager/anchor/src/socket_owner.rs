@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(owner(here, there)?, user);
         let table = fs::read_to_string("/proc/net/tcp")?;
         assert_eq!(in_table(&table, here, there), user);
-        // Nobody connects from port 1.
+        // No socket of this machine has port 1.
         assert_eq!(owner(SocketAddr::from(([127, 0, 0, 1], 1)), there)?, None);
         Ok(())
     }

@@ -18,9 +18,9 @@ use super::esys;
 use super::hardware::{HostPublic, SignedQuote};
 use super::owner::{Connect, Owner};
 use super::policy::HostPolicy;
-use super::pulse::{Pulse, Waiting};
 use super::queue::{Priority, Queue};
 use super::root_secret::RootSecret;
+use super::watchdog::{Waiting, Watchdog};
 
 /// A handle to the physical TPM. Clones share one connection, which closes with the last one.
 #[derive(Clone)]
@@ -37,11 +37,11 @@ impl TrustAnchor {
     /// The same over another implementation of a hardware root.
     pub fn over(config: &AnchorConfig, connect: Connect) -> Result<Self, AnchorError> {
         let queue = Arc::new(Queue::new());
-        let pulse = Arc::new(Pulse::of(config.tpm.to_string()));
+        let watchdog = Arc::new(Watchdog::of(config.tpm.to_string()));
         let (started, start) = mpsc::sync_channel(1);
         let (alive, ended) = mpsc::channel::<()>();
         let config = config.clone();
-        let (served, felt) = (Arc::clone(&queue), Arc::clone(&pulse));
+        let (served, felt) = (Arc::clone(&queue), Arc::clone(&watchdog));
         let thread = thread::Builder::new()
             .name("trust-anchor".to_owned())
             .spawn(move || {
@@ -59,12 +59,12 @@ impl TrustAnchor {
             .map_err(|_| AnchorError::Stopped)?;
         let anchor = Self(Arc::new(Handle {
             queue,
-            pulse,
+            watchdog,
             known: Mutex::new(None),
             thread: Some(thread),
             ended: Mutex::new(ended),
         }));
-        wait(Waiting::for_a(&anchor.0.pulse)?, &start)?;
+        wait(Waiting::for_a(&anchor.0.watchdog)?, &start)?;
         Ok(anchor)
     }
 
@@ -92,12 +92,12 @@ impl TrustAnchor {
 
     /// How long the TPM has not answered, if that is longer than it may take. Waits for nothing.
     pub fn silence(&self) -> Option<Duration> {
-        self.0.pulse.silence()
+        self.0.watchdog.silence()
     }
 
     /// An error while the TPM does not answer: nothing that needs it is to be begun.
     pub fn check_answers(&self) -> Result<(), AnchorError> {
-        self.0.pulse.patience().map(drop)
+        self.0.watchdog.time_left().map(drop)
     }
 
     /// Requests that wait for the TPM, without the one that it is at.
@@ -107,7 +107,7 @@ impl TrustAnchor {
 
     /// Requests that were given up because the TPM did not answer.
     pub fn given_up(&self) -> u64 {
-        self.0.pulse.given_up()
+        self.0.watchdog.given_up()
     }
 
     /// Present values of the PCRs under policy: what an operator approves.
@@ -184,7 +184,7 @@ impl TrustAnchor {
         let (answer, mut answered) = oneshot::channel();
         let mut waiting = self.order(priority, request, move |done| drop(answer.send(done)))?;
         loop {
-            if let Ok(answer) = timeout(waiting.patience()?, &mut answered).await {
+            if let Ok(answer) = timeout(waiting.time_left()?, &mut answered).await {
                 return answer.map_err(|_| AnchorError::Stopped)?;
             }
         }
@@ -207,12 +207,12 @@ impl TrustAnchor {
         request: impl FnOnce(&mut Owner) -> Result<T, AnchorError> + Send + 'static,
         answer: impl FnOnce(Result<T, AnchorError>) + Send + 'static,
     ) -> Result<Waiting, AnchorError> {
-        let waiting = Waiting::for_a(&self.0.pulse)?;
+        let waiting = Waiting::for_a(&self.0.watchdog)?;
         let claim = waiting.claim();
         self.0.queue.push(
             priority,
             Box::new(move |owner| {
-                // Nobody waits any more: spare the TPM the work.
+                // A request that was given up is not sent to the TPM.
                 if !claim.is_given_up() {
                     answer(owner.on_behalf_of(claim, request));
                 }
@@ -228,7 +228,7 @@ fn wait<T>(
     answered: &mpsc::Receiver<Result<T, AnchorError>>,
 ) -> Result<T, AnchorError> {
     loop {
-        match answered.recv_timeout(waiting.patience()?) {
+        match answered.recv_timeout(waiting.time_left()?) {
             Ok(answer) => return answer,
             Err(RecvTimeoutError::Disconnected) => return Err(AnchorError::Stopped),
             Err(RecvTimeoutError::Timeout) => {}
@@ -246,7 +246,7 @@ type Job = Box<dyn FnOnce(&mut Owner) + Send>;
 
 struct Handle {
     queue: Arc<Queue<Job>>,
-    pulse: Arc<Pulse>,
+    watchdog: Arc<Watchdog>,
     /// The host's keys, as the TPM showed them last.
     known: Mutex<Option<HostPublic>>,
     thread: Option<JoinHandle<()>>,
@@ -282,7 +282,7 @@ impl Drop for Handle {
             return;
         }
         let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
-        while let Ok(patience) = self.pulse.patience() {
+        while let Ok(patience) = self.watchdog.time_left() {
             if ended.recv_timeout(patience) == Err(RecvTimeoutError::Disconnected) {
                 if thread.join().is_err() {
                     tracing::error!("the thread that owns the TPM has panicked");

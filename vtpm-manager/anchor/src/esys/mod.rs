@@ -6,7 +6,7 @@
 //! `TPM2_ObjectChangeAuth`. With `adminWithPolicy` set it would need a policy that contains
 //! `TPM2_PolicyCommandCode`, so every operator would have to sign a second approval, for
 //! enrolment only. With it clear, ADMIN is satisfied by the authorization value, which is empty.
-//! That gives nobody a signature: it lets a host with unapproved PCRs open a credential, which
+//! That gives no signature: it lets a host with unapproved PCRs open a credential, which
 //! proves residence and not state, and a primary key has no parent under which its authorization
 //! could be changed. The sealed root secret needs no ADMIN role, so there it is set.
 //!
@@ -16,8 +16,8 @@
 //! compares with the recorded one before anything else, and which the host IK certifies before
 //! the host issues anything ([`crate::srk_statement`]).
 //!
-//! **Who sits on the bus can change what passes.** In a session the answer has an HMAC, over which
-//! the stack stumbles. Where there is none, the answer is checked here or matters to nobody:
+//! **An interposer on the bus can change commands and answers.** In a session an answer has an HMAC,
+//! which the stack verifies. Answers without one are checked here, or a changed one has no effect:
 //!
 //! | Command | Why a changed answer does no harm |
 //! |---|---|
@@ -25,7 +25,7 @@
 //! | `TPM2_Sign`, `TPM2_Quote`, `TPM2_Certify` | in a session, and the signature is verified with the host IK |
 //! | `TPM2_ReadPublic`, `TPM2_CreatePrimary` | names: the SRK's is recorded and certified, the IK's is in its certificate, the EK's in its own |
 //! | `TPM2_NV_Read`, `TPM2_NV_Write` of a register | in a session for the index's authorization value, that of a write without the stack |
-//! | `TPM2_PCR_Read` | audited where somebody acts on the values; to choose an approval it is a guess, which the TPM checks |
+//! | `TPM2_PCR_Read` | audited where an operator acts on the values; to choose an approval it is a guess, which the TPM checks |
 //! | `TPM2_StartAuthSession`, `TPM2_LoadExternal`, `TPM2_VerifySignature` | without the right one the next command fails |
 //!
 //! An error has no HMAC (Part 1 §18.8), so an interposer can always make a command fail, and a
@@ -247,8 +247,8 @@ impl HardwareRoot for EsysRoot {
             self.context
                 .hash(buffer, HashingAlgorithm::Sha256, Hierarchy::Owner),
         )?;
-        // That answer has no HMAC, and its ticket is good for whatever was hashed: without this,
-        // whoever changes the message on its way has a statement of theirs signed.
+        // That answer has no HMAC, and its ticket is good for whatever was hashed: without this
+        // check, an interposer who changes the message on its way has a statement of theirs signed.
         if digest.value() != Digest32::of(message).as_bytes() {
             return Err(HardwareError::Altered { operation: HASH });
         }

@@ -28,7 +28,7 @@ const START: Operation = Operation("TPM2_StartAuthSession");
 
 impl NvMemory for EsysRoot {
     fn find(&mut self, index: Index) -> Result<Defined, HardwareError> {
-        // Whoever asks wants to know what is there now.
+        // What was there before is of no use: the public area is read anew.
         self.forget(index)?;
         let handle = match self.open(index) {
             Ok(handle) => handle,

@@ -2,11 +2,13 @@
 //! its maker, and the daemon on top. Everything ends with the test.
 
 pub(crate) mod bus;
+mod daemon;
 pub(crate) mod enrolment;
 pub(crate) mod evidence;
 pub(crate) mod http;
 pub(crate) mod identity;
 pub(crate) mod records;
+pub(crate) mod unit;
 pub(crate) mod vmm;
 pub(crate) mod writer;
 
@@ -18,14 +20,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use bus::Bus;
 use cert_chain::HashAlgorithm;
+use daemon::{
+    daemon_in, log_of, start_daemon, start_daemon_logging_to, start_daemon_with, wait_for_daemon,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 use test_support::software_tpm::{MadeTpm, SoftwareTpm};
+use unit::Unit;
 use uuid::Uuid;
 
 pub(crate) const DOMAIN: &str = "test.example";
@@ -38,6 +44,8 @@ const BANKS: &[&str] = &["sha256"];
 pub(crate) struct Host {
     daemon: Child,
     tpm: SoftwareTpm,
+    /// What the daemon runs as, unless it is the test's own user.
+    unit: Option<Unit>,
     // Last: it holds the sockets of all the others.
     folder: TempDir,
 }
@@ -67,28 +75,30 @@ impl Host {
     }
 
     fn start_in(folder: TempDir, made: &MadeTpm, more: &str) -> Result<Self> {
-        // Other users must get as far as the API's socket.
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-        let tpm = switch_on(folder.path(), made)?;
-        fs::write(folder.path().join("event-log"), [])?;
-        let at = |name: &str| folder.path().join(name).display().to_string();
-        let config = format!(
-            "tpm = \"swtpm:path={}\"\nstate_dir = \"{}\"\nruntime_dir = \"{}\"\n\
-             backend = \"{}\"\nevent_log = \"{}\"\n{more}",
-            at("tpm.sock"),
-            at("state"),
-            at("run"),
-            program("vtpm-backend")?.display(),
-            at("event-log"),
-        );
         program("vtpmctl")?;
-        fs::write(folder.path().join("config.toml"), config)?;
-        let daemon = start_daemon(folder.path())?;
+        let tpm = prepare(folder.path(), made, &program("vtpm-backend")?, more)?;
+        let daemon = start_daemon(folder.path(), None)?;
         Ok(Self {
             daemon,
             tpm,
+            unit: None,
             folder,
         })
+    }
+
+    /// A host with keys, an approval and a certificate, whose daemon runs as this unit says.
+    pub(crate) fn of_unit(unit: Unit) -> Result<Self> {
+        let (folder, backend) = unit::folder_with(&manager_program(), &program("vtpm-backend")?)?;
+        let tpm = prepare(folder.path(), &MadeTpm::first(BANKS)?, &backend, "")?;
+        unit.prepare(folder.path())?;
+        let daemon = start_daemon(folder.path(), Some(&unit))?;
+        let host = Self {
+            daemon,
+            tpm,
+            unit: Some(unit),
+            folder,
+        };
+        host.enrol()
     }
 
     /// A host with keys, an approval and a certificate.
@@ -313,6 +323,32 @@ impl Host {
         Ok(self.tpm.id().try_into()?)
     }
 
+    /// The host loses power, and comes up again.
+    pub(crate) fn lose_power(&mut self) -> Result<()> {
+        self.crash()?;
+        self.kill_backends()?;
+        self.reset_tpm()?;
+        self.start_again()
+    }
+
+    /// Resets the physical TPM, as a reset of the host does. The daemon must not be using it.
+    pub(crate) fn reset_tpm(&mut self) -> Result<()> {
+        let process = Pid::from_raw(self.tpm()?);
+        self.take_tpm_away()?;
+        wait_until("the end of the TPM", || {
+            // Its end is not waited for as long as its value is there.
+            let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+            Ok(stat.is_empty() || stat.contains(") Z "))
+        })?;
+        self.tpm = switch_on_again(self.folder.path())?;
+        Ok(())
+    }
+
+    /// Processes that live in folders of vRoTs.
+    pub(crate) fn all_instances(&self) -> Vec<i32> {
+        processes_in(&self.folder.path().join("run"))
+    }
+
     /// Takes the physical TPM away.
     pub(crate) fn take_tpm_away(&self) -> Result<()> {
         tool(&format!(
@@ -344,7 +380,7 @@ impl Host {
 
     /// Starts the daemon again.
     pub(crate) fn start_again(&mut self) -> Result<()> {
-        self.daemon = start_daemon(self.folder.path())?;
+        self.daemon = start_daemon(self.folder.path(), self.unit.as_ref())?;
         Ok(())
     }
 
@@ -445,77 +481,41 @@ pub(crate) fn wait_until(what: &str, mut is: impl FnMut() -> Result<bool>) -> Re
     Ok(())
 }
 
-fn log_of(folder: &Path) -> Result<Stdio> {
-    let log = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(folder.join("daemon.log"))?;
-    Ok(log.into())
+/// TPM, event log and configuration of a host.
+fn prepare(folder: &Path, made: &MadeTpm, backend: &Path, more: &str) -> Result<SoftwareTpm> {
+    // Other users must get as far as the API's socket.
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
+    let tpm = switch_on(folder, made)?;
+    fs::write(folder.join("event-log"), [])?;
+    let at = |name: &str| folder.join(name).display().to_string();
+    let config = format!(
+        "tpm = \"swtpm:path={}\"\nstate_dir = \"{}\"\nruntime_dir = \"{}\"\n\
+         backend = \"{}\"\nevent_log = \"{}\"\n{more}",
+        at("tpm.sock"),
+        at("state"),
+        at("run"),
+        backend.display(),
+        at("event-log"),
+    );
+    fs::write(folder.join("config.toml"), config)?;
+    Ok(tpm)
 }
 
-fn daemon_in(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vtpm-managerd"));
-    command
-        .arg("--config")
-        .arg(folder.join("config.toml"))
-        .stdin(Stdio::null());
-    command
-}
-
-fn start_daemon(folder: &Path) -> Result<Child> {
-    start_daemon_with(folder, log_of(folder)?, |_| {})
-}
-
-fn start_daemon_logging_to(folder: &Path, log: Stdio) -> Result<Child> {
-    start_daemon_with(folder, log, |_| {})
-}
-
-fn start_daemon_with(
-    folder: &Path,
-    log: Stdio,
-    prepare: impl FnOnce(&mut Command),
-) -> Result<Child> {
-    let mut command = daemon_in(folder);
-    command.stderr(log);
-    prepare(&mut command);
-    wait_for_daemon(command.spawn()?, folder, "the daemon to serve", || {
-        is_serving(&folder.join("run/api.sock"))
-    })
-}
-
-/// Waits for a daemon that was just started, which must not end meanwhile.
-fn wait_for_daemon(
-    mut daemon: Child,
-    folder: &Path,
-    what: &str,
-    mut is: impl FnMut() -> bool,
-) -> Result<Child> {
-    wait_until(what, || {
-        if let Some(status) = daemon.try_wait()? {
-            bail!(
-                "the daemon ended with {status}: {}",
-                fs::read_to_string(folder.join("daemon.log"))?
-            );
-        }
-        Ok(is())
-    })?;
-    Ok(daemon)
-}
-
-/// Whether a manager answers there and has looked at its store.
-fn is_serving(socket: &Path) -> bool {
-    let metrics = http::ask(socket, "GET", "/metrics", "");
-    metrics.is_ok_and(|metrics| (metrics.body.lines()).any(|line| line == "vrot_store_opening 0"))
+fn manager_program() -> PathBuf {
+    env!("CARGO_BIN_EXE_vtpm-managerd").into()
 }
 
 /// The host's physical TPM, switched on, and the certificates of its maker, `makers.pem`.
 fn switch_on(folder: &Path, made: &MadeTpm) -> Result<SoftwareTpm> {
-    let state = folder.join("tpm");
-    made.copy_to(&state)?;
+    made.copy_to(&folder.join("tpm"))?;
     fs::write(folder.join("makers.pem"), made.maker_certificates()?)?;
+    switch_on_again(folder)
+}
+
+fn switch_on_again(folder: &Path) -> Result<SoftwareTpm> {
     SoftwareTpm::start(
         "the host's TPM",
-        &state,
+        &folder.join("tpm"),
         &folder.join("tpm.sock"),
         &folder.join("tpm.log"),
     )
@@ -543,7 +543,7 @@ pub(crate) fn program(name: &str) -> Result<PathBuf> {
 }
 
 fn beside_daemon(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_BIN_EXE_vtpm-managerd")).with_file_name(name)
+    manager_program().with_file_name(name)
 }
 
 /// Backends and TPM outlive the daemon; none of them outlives the test.

@@ -1,5 +1,5 @@
-//! How long the TPM has been at what it is at. A TPM that hangs answers nobody: whoever waits for it
-//! learns here that it is in vain, and waits for a bounded time, whatever the TPM does.
+//! Bounds how long callers wait for the TPM: a request is given up once the TPM takes longer over a
+//! command than any TPM needs, and later requests are refused until it answers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -7,32 +7,32 @@ use std::time::{Duration, Instant};
 
 use super::error::AnchorError;
 
-/// What one TPM may take over what it was given.
-pub(super) struct Pulse {
+/// Measures how long the TPM has been busy with what it was given last.
+pub(super) struct Watchdog {
     /// The TPM, for messages.
     tpm: String,
     at: Mutex<Option<Work>>,
     given_up: AtomicU64,
 }
 
-/// What the TPM is at.
+/// What the TPM is busy with.
 #[derive(Clone, Copy)]
 struct Work {
     since: Instant,
     allowance: Duration,
 }
 
-/// Ends with what the TPM was given.
-pub(super) struct Beat<'a>(&'a Pulse);
+/// The TPM is busy for as long as this lives.
+pub(super) struct Watch<'a>(&'a Watchdog);
 
-/// Between whoever asks for something and the thread that does it: what was given up leaves nothing
-/// that is kept, and what is kept was not given up.
+/// Decided once between the caller of a request and the thread that carries it out: either the
+/// caller gave it up, and nothing of it is kept, or the thread keeps it, and the caller waits.
 #[derive(Clone, Default)]
 pub(super) struct Claim(Arc<OnceLock<Decision>>);
 
 /// A request that is waited for. Given up when dropped.
 pub(super) struct Waiting {
-    pulse: Arc<Pulse>,
+    watchdog: Arc<Watchdog>,
     claim: Claim,
     /// Whether the TPM is done with it, and only our own part is still to come.
     is_kept: bool,
@@ -49,7 +49,7 @@ pub(super) const COMMANDS: Duration = Duration::from_secs(8);
 /// A primary RSA key on a slow chip.
 pub(super) const KEY: Duration = Duration::from_secs(90);
 
-impl Pulse {
+impl Watchdog {
     pub(super) fn of(tpm: String) -> Self {
         Self {
             tpm,
@@ -58,11 +58,11 @@ impl Pulse {
         }
     }
 
-    /// The TPM is given something that it may take this long for.
-    pub(super) fn begin(&self, allowance: Duration) -> Beat<'_> {
+    /// The TPM is given something for which it may take this long.
+    pub(super) fn begin(&self, allowance: Duration) -> Watch<'_> {
         let since = Instant::now();
         *self.at() = Some(Work { since, allowance });
-        Beat(self)
+        Watch(self)
     }
 
     /// How long it has not answered, if that is longer than it may.
@@ -73,16 +73,18 @@ impl Pulse {
     }
 
     /// How long to wait before this is asked again; an error, if it is in vain.
-    pub(super) fn patience(&self) -> Result<Duration, AnchorError> {
-        if let Some(silence) = self.silence() {
-            return Err(AnchorError::Silent {
+    pub(super) fn time_left(&self) -> Result<Duration, AnchorError> {
+        let Some(work) = *self.at() else {
+            return Ok(COMMANDS);
+        };
+        let elapsed = work.since.elapsed();
+        match work.allowance.checked_sub(elapsed) {
+            Some(left) if !left.is_zero() => Ok(left.max(Duration::from_millis(1))),
+            _ => Err(AnchorError::Silent {
                 tpm: self.tpm.clone(),
-                seconds: silence.as_secs(),
-            });
+                seconds: elapsed.as_secs(),
+            }),
         }
-        let work = *self.at();
-        let left = work.map(|work| work.allowance.saturating_sub(work.since.elapsed()));
-        Ok(left.unwrap_or(COMMANDS).max(Duration::from_millis(1)))
     }
 
     /// Requests that were given up.
@@ -95,7 +97,7 @@ impl Pulse {
     }
 }
 
-impl Drop for Beat<'_> {
+impl Drop for Watch<'_> {
     fn drop(&mut self) {
         *self.0.at() = None;
     }
@@ -103,13 +105,13 @@ impl Drop for Beat<'_> {
 
 impl Waiting {
     /// A request; an error, if it would be in vain.
-    pub(super) fn for_a(pulse: &Arc<Pulse>) -> Result<Self, AnchorError> {
+    pub(super) fn for_a(watchdog: &Arc<Watchdog>) -> Result<Self, AnchorError> {
         let waiting = Self {
-            pulse: Arc::clone(pulse),
+            watchdog: Arc::clone(watchdog),
             claim: Claim::default(),
             is_kept: false,
         };
-        pulse.patience().inspect_err(|_| waiting.count())?;
+        watchdog.time_left().inspect_err(|_| waiting.count())?;
         Ok(waiting)
     }
 
@@ -119,8 +121,8 @@ impl Waiting {
 
     /// How long to wait before this is asked again. An error, if it is in vain: then the request is
     /// given up.
-    pub(super) fn patience(&mut self) -> Result<Duration, AnchorError> {
-        let patience = self.pulse.patience();
+    pub(super) fn time_left(&mut self) -> Result<Duration, AnchorError> {
+        let patience = self.watchdog.time_left();
         if patience.is_err() && !self.is_kept && !self.claim.give_up() {
             self.is_kept = true;
             return Ok(COMMANDS);
@@ -129,7 +131,7 @@ impl Waiting {
     }
 
     fn count(&self) {
-        self.pulse.given_up.fetch_add(1, Ordering::Relaxed);
+        self.watchdog.given_up.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -161,16 +163,16 @@ mod tests {
 
     #[test]
     fn a_tpm_is_silent_once_it_takes_longer_than_it_may() {
-        let pulse = Pulse::of("device:fake".to_owned());
-        assert!(pulse.silence().is_none());
-        let beat = pulse.begin(Duration::ZERO);
-        let silent = pulse.patience().map_err(|error| error.to_string());
+        let watchdog = Watchdog::of("device:fake".to_owned());
+        assert!(watchdog.silence().is_none());
+        let watch = watchdog.begin(Duration::ZERO);
+        let silent = watchdog.time_left().map_err(|error| error.to_string());
         assert!(silent.is_err_and(|error| error.contains("device:fake")));
-        drop(beat);
-        let beat = pulse.begin(KEY);
-        assert!(pulse.patience().is_ok_and(|patience| patience <= KEY));
-        drop(beat);
-        assert!(pulse.silence().is_none());
+        drop(watch);
+        let watch = watchdog.begin(KEY);
+        assert!(watchdog.time_left().is_ok_and(|patience| patience <= KEY));
+        drop(watch);
+        assert!(watchdog.silence().is_none());
     }
 
     #[test]
