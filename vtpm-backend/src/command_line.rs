@@ -11,21 +11,21 @@ use program_output::log;
 
 use crate::engine::Libtpms;
 use crate::managed::ManagerLink;
-use crate::nursery::{self, Birth};
 use crate::sandbox::{self, Files};
 use crate::server::{Keeper, Server, load_state};
 use crate::sockets::Listener;
 use crate::stand_alone::StateFolder;
 use crate::termination::Termination;
+use crate::zygote::{self, Spawn};
 
 /// One virtualized root of trust: a TPM 2.0 for one VM.
 ///
 /// Stand-alone (`--control` and `--state`) it keeps its state in a folder, unsealed. With
-/// `--runtime` it serves a manager, which seals the state to the host's TPM. With `--nursery` it
+/// `--runtime` it serves a manager, which seals the state to the host's TPM. With `--zygote` it
 /// starts such backends for the manager at its standard input.
 #[derive(Debug, Parser)]
 #[command(version)]
-#[command(group(ArgGroup::new("mode").required(true).args(["control", "runtime", "nursery"])))]
+#[command(group(ArgGroup::new("mode").required(true).args(["control", "runtime", "zygote"])))]
 pub struct Arguments {
     /// Stand-alone: the control channel's socket, for a VMM (or tpm2-tss, see --data).
     #[arg(long, value_name = "PATH", requires = "state")]
@@ -47,7 +47,7 @@ pub struct Arguments {
     /// Managed: starts a backend for each runtime folder that it is told, until standard input
     /// (a socket) ends.
     #[arg(long)]
-    nursery: bool,
+    zygote: bool,
     /// Managed: a user, by number, whose VMMs may attach besides those of root and of the
     /// manager's user. May be given more than once.
     #[arg(long = "vmm-uid", value_name = "UID", requires = "runtime")]
@@ -78,7 +78,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     match (&arguments.control, &arguments.state, &arguments.runtime) {
         (Some(control), Some(state), _) => stand_alone(control, arguments.data.as_deref(), state),
         (_, _, Some(runtime)) => {
-            let birth = Birth {
+            let spawn = Spawn {
                 runtime: runtime.clone(),
                 lock: arguments.lock.clone(),
                 admission: VmmAdmission {
@@ -86,10 +86,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 },
                 uid: None,
             };
-            managed(&birth, || Ok(sandbox::enter(Files::None)?))
+            managed(&spawn, || Ok(sandbox::enter(Files::None)?))
         }
-        _ if arguments.nursery => nursery::run(born),
-        _ => anyhow::bail!("give --control with --state, or --runtime, or --nursery"),
+        _ if arguments.zygote => zygote::run(spawned),
+        _ => anyhow::bail!("give --control with --state, or --runtime, or --zygote"),
     }
 }
 
@@ -111,17 +111,17 @@ fn stand_alone(control: &Path, data: Option<&Path>, state: &Path) -> Result<()> 
     Ok(server.run()?)
 }
 
-fn born(birth: &Birth) -> Result<()> {
-    managed(birth, || birth.confine())
+fn spawned(spawn: &Spawn) -> Result<()> {
+    managed(spawn, || spawn.confine())
 }
 
-fn managed(birth: &Birth, confine: impl FnOnce() -> Result<()>) -> Result<()> {
-    let Birth {
+fn managed(spawn: &Spawn, confine: impl FnOnce() -> Result<()>) -> Result<()> {
+    let Spawn {
         runtime,
         lock,
         admission,
         ..
-    } = birth;
+    } = spawn;
     // Before it listens: who can be dialled is the only one.
     let instance = lock.as_deref().map(Instance::take).transpose()?;
     let engine = Libtpms::new()?;

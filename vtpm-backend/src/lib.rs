@@ -4,7 +4,7 @@
 //! through it; [`control`] speaks the TPM emulator protocol of QEMU, cloud-hypervisor and
 //! libvirt; [`server`] is the one loop that serves them; [`stand_alone`] and [`managed`] decide
 //! where state goes; [`sandbox`] takes away, before the first guest byte, everything that is not
-//! needed, [`privileges`] users and capabilities. [`nursery`] starts backends as forks of a process
+//! needed, [`privileges`] users and capabilities. [`zygote`] starts backends as forks of a process
 //! that has loaded all of that. What passes between a backend and its manager, and the form in which
 //! state leaves, is in the crate `backend-link`, which the manager has as well.
 
@@ -16,10 +16,10 @@ pub mod engine;
 pub mod fuzzing;
 pub mod host_commands;
 pub mod managed;
-pub mod nursery;
 pub mod privileges;
 pub mod sandbox;
 pub mod server;
 pub mod sockets;
 pub mod stand_alone;
 pub mod termination;
+pub mod zygote;

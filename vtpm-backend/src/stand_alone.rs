@@ -133,13 +133,18 @@ impl StateFolder {
     /// Puts a part of the state, or its absence, in place of the last one: afterwards it is on the
     /// disk, whole, or the last one still is, and [`retry`](Self::retry) tries again.
     pub fn keep(&mut self, kind: StateKind, state: Option<Zeroizing<Vec<u8>>>) {
+        self.note(kind, state);
+        self.retry();
+    }
+
+    /// The same, but leaves the writing to [`retry`](Self::retry), which has to follow.
+    pub fn note(&mut self, kind: StateKind, state: Option<Zeroizing<Vec<u8>>>) {
         let is_there_anyway = kind == StateKind::Volatile && !self.has_volatile;
         if state.is_none() && is_there_anyway {
             self.unsaved.remove(&kind);
         } else {
             self.unsaved.insert(kind, state);
         }
-        self.retry();
     }
 
     /// Writes what could not be written before, if there is any.
@@ -285,6 +290,19 @@ mod tests {
         assert!(!kept.has_unsaved());
         assert_eq!(kept.load(StateKind::Permanent).unwrap(), state(b"second"));
         assert_eq!(kept.load(StateKind::Volatile).unwrap(), state(b"beside it"));
+    }
+
+    #[test]
+    fn what_is_only_noted_is_written_with_the_next_retry() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut kept = StateFolder::open(folder.path()).unwrap();
+        kept.keep(StateKind::Volatile, state(b"put aside"));
+        kept.note(StateKind::Volatile, None);
+        assert!(kept.has_unsaved());
+        assert_eq!(kept.load(StateKind::Volatile).unwrap(), state(b"put aside"));
+        kept.keep(StateKind::Permanent, state(b"changed"));
+        assert!(!kept.has_unsaved());
+        assert_eq!(kept.load(StateKind::Volatile).unwrap(), None);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use zeroize::Zeroizing;
 
-use super::courier::{Courier, Package};
 use super::request::{Blob, Request};
+use super::state_export::{Package, StateExport};
 use crate::engine::{Engine, EngineError, HashStep, StateKind};
 
 /// A vRoT as the control channel sees it.
@@ -13,7 +13,7 @@ pub struct Vrot<'e, E> {
     /// The locality of the commands on the data channel.
     pub locality: &'e mut u8,
     /// Packs and unpacks the state that the VMM carries.
-    pub courier: &'e mut dyn Courier,
+    pub state_export: &'e mut dyn StateExport,
 }
 
 /// What follows from a request.
@@ -165,7 +165,7 @@ fn give_state<E: Engine>(vrot: &mut Vrot<'_, E>, kind: Option<StateKind>, offset
     let packed = permanent(engine)
         .map_err(EngineError::result)
         .and_then(|permanent| {
-            let packed = vrot.courier.pack(kind, state, &permanent);
+            let packed = vrot.state_export.pack(kind, state, &permanent);
             packed.map_err(|error| {
                 tracing::error!(%error, ?kind, "the VMM gets no state");
                 FAIL
@@ -193,7 +193,7 @@ fn give_state<E: Engine>(vrot: &mut Vrot<'_, E>, kind: Option<StateKind>, offset
 }
 
 fn take_state<E: Engine>(vrot: &mut Vrot<'_, E>, kind: StateKind, carried: Vec<u8>) -> Vec<u8> {
-    match vrot.courier.unpack(kind, carried) {
+    match vrot.state_export.unpack(kind, carried) {
         Ok(Some(state)) => result(vrot.engine.set_state(kind, &state)),
         Ok(None) => words([SUCCESS]),
         Err(error) => {
@@ -225,7 +225,7 @@ fn words<const N: usize>(words: [u32; N]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::Trusting;
+    use crate::control::PlainExport;
     use crate::engine::fake::FakeEngine;
 
     fn after(engine: &mut FakeEngine, request: Request) -> Reply {
@@ -234,7 +234,7 @@ mod tests {
             &mut Vrot {
                 engine,
                 locality: &mut locality,
-                courier: &mut Trusting,
+                state_export: &mut PlainExport,
             },
             request,
         )

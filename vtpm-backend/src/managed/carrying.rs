@@ -11,7 +11,7 @@
 use zeroize::Zeroizing;
 
 use super::ManagerLink;
-use crate::control::{Courier, NotCarried, Package};
+use crate::control::{NotCarried, Package, StateExport};
 use crate::engine::StateKind;
 use backend_link::sealing::Content;
 
@@ -37,7 +37,7 @@ impl ManagerLink {
     }
 }
 
-impl Courier for ManagerLink {
+impl StateExport for ManagerLink {
     fn pack(
         &mut self,
         kind: StateKind,
@@ -62,7 +62,7 @@ impl Courier for ManagerLink {
         if self.carried.is_none() {
             self.carried = Some(id);
             self.save(permanent);
-            if self.persisted < self.pushed || self.degraded {
+            if !self.durability.is_durable() || self.durability.is_degraded() {
                 self.go_on();
                 return Err(NotCarried::NotDurable);
             }

@@ -2,6 +2,7 @@
 //! answered, as long as the manager keeps up.
 
 mod carrying;
+mod durability;
 mod logging;
 
 use std::io;
@@ -16,6 +17,8 @@ use backend_link::frame::{self, HEADER};
 use backend_link::instance::Instance;
 use backend_link::message::{FromBackend, Open, PROTOCOL, Status, ToBackend};
 use backend_link::sealing::{CarriedId, Content, Sealer, SealingError};
+
+use durability::{Acknowledged, DurabilityState};
 
 /// The manager's end of a backend: listens for it, talks to one at a time.
 pub struct ManagerLink {
@@ -32,16 +35,8 @@ pub struct ManagerLink {
     waiting: Vec<ToBackend>,
     /// Whether a manager went away since it was last asked.
     lost: bool,
-    degraded: bool,
-    /// Whether the manager acknowledged anything since it was last waited for in vain.
-    commits_again: bool,
+    durability: DurabilityState,
     attached: bool,
-    pushed: u64,
-    persisted: u64,
-    /// The last state that this manager was sent.
-    sent: u64,
-    /// The newest state, until it is durable.
-    unsaved: Option<Vec<u8>>,
     /// The volatile state that a VMM carries, while it is of use.
     carried: Option<CarriedId>,
     /// Whether the manager was last sent a state that names one that is of no use any more.
@@ -62,10 +57,6 @@ struct OpenVrot {
     sealer: Sealer,
     deadline: Duration,
 }
-
-/// What each change of a degraded vRoT waits for a manager that does not commit: a guest hardly
-/// notices, and cannot flood a manager that takes nothing.
-const DEGRADED_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Why a message of the manager was not followed.
 #[derive(Debug, thiserror::Error)]
@@ -91,13 +82,8 @@ impl ManagerLink {
             instance,
             waiting: Vec::new(),
             lost: false,
-            degraded: false,
-            commits_again: false,
+            durability: DurabilityState::default(),
             attached: false,
-            pushed: 0,
-            persisted: 0,
-            sent: 0,
-            unsaved: None,
             carried: None,
             names_used: false,
         })
@@ -137,7 +123,7 @@ impl ManagerLink {
         self.connection = Some(connection);
         self.greeted = false;
         // Before anything that a guest may ask for: evidence says how it stands.
-        if self.degraded {
+        if self.durability.is_degraded() {
             self.send_status();
         }
         // A new manager may never have seen what the last one did not acknowledge.
@@ -194,7 +180,7 @@ impl ManagerLink {
     fn lose(&mut self) {
         self.connection = None;
         self.lost = true;
-        self.commits_again = false;
+        self.durability.lost();
     }
 
     /// Whether a manager went away since this was last called: it will not answer what it was
@@ -286,9 +272,9 @@ impl ManagerLink {
             vrot: self.vrot.as_ref().map(|vrot| vrot.id.into()),
             generation: self.vrot.as_ref().map_or(0, |vrot| vrot.generation),
             attached: self.attached,
-            degraded: self.degraded,
-            pushed: self.pushed,
-            persisted: self.persisted,
+            degraded: self.durability.is_degraded(),
+            pushed: self.durability.pushed(),
+            persisted: self.durability.persisted(),
             protocol: Some(PROTOCOL),
         };
         self.send(&FromBackend::Status(status));
@@ -296,16 +282,13 @@ impl ManagerLink {
 
     /// Notes that a state is durable.
     pub fn persisted(&mut self, sequence: u64) {
-        self.persisted = self.persisted.max(sequence.min(self.pushed));
-        self.commits_again = true;
-        if self.persisted == self.pushed {
-            self.unsaved = None;
-            if self.degraded {
+        match self.durability.acknowledged(sequence) {
+            Acknowledged::All if self.durability.is_degraded() => {
                 tracing::info!("all state is durable again");
                 self.set_degraded(false);
             }
-        } else if self.persisted >= self.sent {
-            self.push_unsaved();
+            Acknowledged::SendNewest => self.push_unsaved(),
+            Acknowledged::All | Acknowledged::More => {}
         }
     }
 
@@ -318,31 +301,21 @@ impl ManagerLink {
             return;
         };
         let began = Instant::now();
-        let patience = vrot.deadline;
-        match vrot.sealer.seal_permanent(state, self.carried) {
-            Ok(sealed) => {
-                self.names_used = false;
-                self.pushed += 1;
-                self.unsaved = Some(sealed);
-            }
+        let deadline = vrot.deadline;
+        let sealed = match vrot.sealer.seal_permanent(state, self.carried) {
+            Ok(sealed) => sealed,
             Err(error) => {
                 tracing::error!(%error, "a state stays unsaved");
                 self.set_degraded(true);
                 return;
             }
-        }
-        // One that does not answer is not sent more than it has room for: a full socket would have
-        // the guest wait.
-        if self.persisted >= self.sent {
+        };
+        self.names_used = false;
+        if self.durability.changed(sealed) {
             self.push_unsaved();
         }
-        while self.persisted < self.pushed {
-            let patience = if self.degraded && !self.commits_again {
-                patience.min(DEGRADED_PATIENCE)
-            } else {
-                patience
-            };
-            if !self.wait_for_message(began + patience) {
+        while !self.durability.is_durable() {
+            if !self.wait_for_message(began + self.durability.patience(deadline)) {
                 self.give_up_waiting();
                 return;
             }
@@ -350,10 +323,9 @@ impl ManagerLink {
     }
 
     fn give_up_waiting(&mut self) {
-        self.commits_again = false;
-        if !self.degraded {
+        if self.durability.gave_up() {
             tracing::error!(
-                sequence = self.pushed,
+                sequence = self.durability.pushed(),
                 "a command is answered although its state is not durable yet"
             );
             self.set_degraded(true);
@@ -364,12 +336,10 @@ impl ManagerLink {
     /// evidence that would say otherwise. A manager that is not there finds it in the file of this
     /// instance.
     fn set_degraded(&mut self, degraded: bool) {
-        self.degraded = degraded;
-        let noted = self
-            .instance
-            .as_ref()
-            .map(|instance| instance.note(degraded));
-        if let Some(Err(error)) = noted {
+        self.durability.set_degraded(degraded);
+        if let Some(instance) = &self.instance
+            && let Err(error) = instance.note(degraded)
+        {
             tracing::error!(%error, degraded, "the file of this instance does not say how it stands");
         }
         self.send_status();
@@ -407,19 +377,15 @@ impl ManagerLink {
 
     /// Pushes the newest state if the manager was not sent it yet, whether it answers or not.
     pub fn push_rest(&mut self) {
-        if self.sent < self.pushed {
+        if !self.durability.is_sent() {
             self.push_unsaved();
         }
     }
 
     fn push_unsaved(&mut self) {
-        if let Some(sealed) = &self.unsaved {
-            let message = FromBackend::StateChanged {
-                sequence: self.pushed,
-                sealed: sealed.clone().into(),
-            };
-            self.sent = self.pushed;
-            self.send(&message);
+        if let Some((sequence, sealed)) = self.durability.send_newest() {
+            let sealed = sealed.into();
+            self.send(&FromBackend::StateChanged { sequence, sealed });
         }
     }
 }

@@ -88,10 +88,11 @@ impl Keeper {
         }
     }
 
-    /// Forgets the volatile state that was put aside: the TPM goes on.
+    /// Forgets the volatile state that was put aside: the TPM goes on. [`save`](Self::save) has to
+    /// follow, before anybody sees what it does.
     pub(super) fn forget_volatile(&mut self) {
         match self {
-            Self::Folder(folder) => folder.keep(StateKind::Volatile, None),
+            Self::Folder(folder) => folder.note(StateKind::Volatile, None),
             Self::Manager(link) => link.go_on(),
         }
     }

@@ -3,10 +3,10 @@
 
 mod aside;
 mod keeper;
-mod keeping;
 mod logging;
-mod orders;
+mod manager_requests;
 mod peers;
+mod persistence;
 mod readiness;
 
 use std::io;
@@ -28,7 +28,7 @@ use aside::Brought;
 use peers::{Peer, Vmm, has_stalled};
 
 pub use keeper::Keeper;
-pub use keeping::load_state;
+pub use persistence::load_state;
 
 /// A vRoT and everybody who talks to it.
 pub struct Server<E> {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use tpm_wire::length_in_stream;
 
 use super::Server;
-use super::keeping::Consequence;
-use crate::control::{Courier, Reply, Request, RequestStream, Trusting, Vrot, handle};
+use super::persistence::Consequence;
+use crate::control::{PlainExport, Reply, Request, RequestStream, StateExport, Vrot, handle};
 use crate::engine::Engine;
 use crate::sockets::{Arrival, Connection};
 
@@ -108,14 +108,14 @@ impl<E: Engine> Server<E> {
             if consequence == Consequence::GoesOn {
                 self.go_on();
             }
-            let courier: &mut dyn Courier = match self.keeper.manager_mut() {
+            let state_export: &mut dyn StateExport = match self.keeper.manager_mut() {
                 Some(link) => link,
-                None => &mut Trusting,
+                None => &mut PlainExport,
             };
             let mut vrot = Vrot {
                 engine: &mut self.engine,
                 locality: &mut self.locality,
-                courier,
+                state_export,
             };
             let reply = handle(&mut vrot, request);
             self.keeper.save(&mut self.engine);

@@ -1,4 +1,4 @@
-//! Where a state key is in the memory of a backend that a nursery brought forth.
+//! Where a state key is in the memory of a backend that a zygote brought forth.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context, Result, ensure};
 
 use crate::support::command;
-use crate::support::nursery::Nursery;
+use crate::support::zygote::Zygote;
 
 /// One mapping of a process (proc(5), `smaps`).
 struct Mapping {
@@ -27,8 +27,8 @@ fn after_opening_a_state_key_is_nowhere_but_in_locked_memory() -> Result<()> {
         let at = u8::try_from(at).unwrap_or_default();
         at.wrapping_mul(151) ^ 0xa7
     });
-    let mut nursery = Nursery::start()?;
-    let backend = nursery.bear_with(key)?;
+    let mut zygote = Zygote::start()?;
+    let backend = zygote.bear_with(key)?;
     // The first use of the key, and what follows on the stack.
     backend.execute(&command(0x17b, &[0, 8]))?;
     let memory = File::open(format!("/proc/{}/mem", backend.process))?;
@@ -54,8 +54,8 @@ fn after_opening_a_state_key_is_nowhere_but_in_locked_memory() -> Result<()> {
 
 #[test]
 fn a_born_backend_has_locked_memory() -> Result<()> {
-    let mut nursery = Nursery::start()?;
-    let backend = nursery.bear()?;
+    let mut zygote = Zygote::start()?;
+    let backend = zygote.spawn()?;
     let status = fs::read_to_string(format!("/proc/{}/status", backend.process))?;
     let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
     let locked = locked.context("VmLck")?.trim();

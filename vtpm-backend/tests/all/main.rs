@@ -2,7 +2,6 @@
 //! other on all processors: each test has processes and folders of its own, and what has to be
 //! tried from inside a confined process is tried by this program run once more.
 
-mod born_backend;
 mod carried;
 mod control_channel;
 mod differential;
@@ -11,10 +10,11 @@ mod key_memory;
 mod log;
 mod loss_of_power;
 mod managed;
-mod nursery;
 mod random_commands;
 mod sandbox;
+mod spawned_backend;
 mod volatile_state;
+mod zygote;
 
 #[path = "../support/mod.rs"]
 mod support;

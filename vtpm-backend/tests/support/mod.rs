@@ -1,7 +1,7 @@
 //! TPM emulators as a VMM sees them: this backend, and swtpm as the measure.
 
 pub(crate) mod managed;
-pub(crate) mod nursery;
+pub(crate) mod zygote;
 
 use std::fs;
 use std::io::{IoSlice, Read, Write};

@@ -11,10 +11,10 @@ use tokio::time::timeout;
 use super::BackendError;
 use super::connection::Connection;
 use super::folder::RuntimeFolder;
-use super::nursery::Nursery;
 use super::order::{Ended, GuestRole, InstanceId, Observed, Order, Role, STOP_DEADLINE};
 use super::process::Process;
 use super::supervisor::Supervisor;
+use super::zygote::Zygote;
 
 /// A handle to a live backend. When the last one goes, the backend is left running.
 #[derive(Debug)]
@@ -36,13 +36,13 @@ const SETTLE_DEADLINE: Duration = Duration::from_secs(5);
 impl Backend {
     /// Starts a backend and opens a vRoT in it. Returns when a VMM can attach.
     pub async fn launch(
-        nursery: &Nursery,
+        zygote: &Zygote,
         folder: RuntimeFolder,
         open: Open,
         role: Role,
     ) -> Result<Self, BackendError> {
         folder.create()?;
-        let mut child = match nursery.bear(&folder).await {
+        let mut child = match zygote.spawn(&folder).await {
             Ok(child) => child,
             Err(error) => {
                 folder.remove()?;
@@ -52,7 +52,7 @@ impl Backend {
         let opened = timeout(OPEN_DEADLINE, opened(&folder, &mut child, open)).await;
         let opened = opened.map(|opened| {
             if let Role::Guest(_) = role {
-                nursery.let_vmms_in(&folder)?;
+                zygote.let_vmms_in(&folder)?;
             }
             opened
         });
@@ -167,11 +167,11 @@ impl Backend {
     /// the caller's to commit; from now on the backend's state goes to the store by itself.
     pub async fn serve(
         &self,
-        nursery: &Nursery,
+        zygote: &Zygote,
         role: Box<GuestRole>,
     ) -> Result<Option<StateBlob>, BackendError> {
         let unsaved = self.ask(|done| Order::Serve(role, done)).await?;
-        nursery.let_vmms_in(&self.folder)?;
+        zygote.let_vmms_in(&self.folder)?;
         Ok(unsaved)
     }
 

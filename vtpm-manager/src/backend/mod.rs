@@ -7,7 +7,6 @@ mod channel;
 mod connection;
 mod folder;
 mod handle;
-mod nursery;
 mod order;
 mod process;
 mod share;
@@ -16,6 +15,7 @@ mod takeover;
 mod users;
 mod vmms;
 mod words;
+mod zygote;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,12 +28,12 @@ use cert_chain::VrotId;
 pub use channel::ExecuteChannel;
 pub use folder::{RuntimeFolder, running};
 pub use handle::Backend;
-pub use nursery::{Executable, Nursery};
 pub use order::{Ended, Ending, GuestRole, InstanceId, Observed, Role};
 pub use share::Share;
 pub use takeover::Dismissed;
 pub use users::{Isolation, UidRange};
 pub use vmms::Vmms;
+pub use zygote::{Executable, Zygote};
 
 /// Why a backend did not do what it should.
 #[derive(Debug, thiserror::Error)]

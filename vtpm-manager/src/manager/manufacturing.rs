@@ -64,7 +64,7 @@ impl Manager {
         let state_key = keyring.wrap(vrot, Purpose::State, key.as_bytes())?;
         let folder = self.folder(vrot);
         let open = self.open_message(vrot, FIRST_GENERATION, key, None);
-        let maker = Backend::launch(&self.nursery, folder.clone(), open, Role::Manufacture).await?;
+        let maker = Backend::launch(&self.zygote, folder.clone(), open, Role::Manufacture).await?;
         let mut channel = maker.channel();
         let ordered = order.clone();
         let manufactured = blocking_with(permit, move || {
@@ -100,7 +100,7 @@ impl Manager {
         };
         let key = keyring.state_key(vrot, &record.state_key)?;
         let open = self.open_message(vrot, FIRST_GENERATION, key, Some(state.clone()));
-        let backend = Backend::launch(&self.nursery, folder, open, Role::Manufacture).await?;
+        let backend = Backend::launch(&self.zygote, folder, open, Role::Manufacture).await?;
         Ok(ManufacturedVrot {
             record,
             backend,
@@ -158,7 +158,7 @@ impl Manager {
             is_copy: folder.is_of_copy(),
             ..self.open_message(vrot, record.generation, key, Some(state))
         };
-        Ok(Backend::launch(&self.nursery, folder, open, role).await?)
+        Ok(Backend::launch(&self.zygote, folder, open, role).await?)
     }
 
     fn open_message(

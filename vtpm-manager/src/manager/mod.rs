@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::{Actor, AuditLog, Event};
-use crate::backend::{Ended, GuestRole, Isolation, Nursery, RuntimeFolder, Share};
+use crate::backend::{Ended, GuestRole, Isolation, RuntimeFolder, Share, Zygote};
 use crate::config::Config;
 use crate::evidence::{HostEvidence, Subject};
 use crate::fault::Fault;
@@ -77,7 +77,7 @@ pub struct Manager {
     pool: Arc<Pool>,
     burials: Burials,
     renewals: Renewals,
-    nursery: Nursery,
+    zygote: Zygote,
     /// One permit for each vRoT that may be in manufacture at the same time.
     manufacturing: Arc<Semaphore>,
     /// Digest of this program.
@@ -119,7 +119,7 @@ impl Manager {
             tasks: TaskTracker::new(),
             ending: CancellationToken::new(),
             evidence: HostEvidence::start(anchor, &config.event_log),
-            nursery: Nursery::of(&config.backend, config.vmms.clone(), isolation),
+            zygote: Zygote::of(&config.backend, config.vmms.clone(), isolation),
             manufacturing: Arc::new(Semaphore::new(manufacturing::AT_A_TIME)),
             config,
             host,
@@ -224,14 +224,14 @@ impl Manager {
 
     /// Digest of the program that backends are.
     pub async fn backend_digest(&self) -> Result<Digest32, ManagerError> {
-        let program = self.nursery.executable().await?;
+        let program = self.zygote.executable().await?;
         let digest = (program.digest).get_or_try_init(|| digest_of_file(&program.path));
         digest.await.copied()
     }
 
     /// What keeps the backends apart.
     pub fn isolation(&self) -> &Isolation {
-        self.nursery.isolation()
+        self.zygote.isolation()
     }
 
     /// The store's writer.

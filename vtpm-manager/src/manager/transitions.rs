@@ -175,7 +175,7 @@ impl Manager {
                 record.lifecycle = record.lifecycle.start(backend.observed().process, now)?;
                 events.push(Event::VrotStarted { vrot: record.vrot });
                 let role = self.guest_role(record)?;
-                backend.serve(&self.nursery, role).await?
+                backend.serve(&self.zygote, role).await?
             }
             Launch::Later => backend.take_state().await?,
         };

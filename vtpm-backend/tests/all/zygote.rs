@@ -7,15 +7,15 @@ use backend_link::zygote::{FromZygote, ToZygote};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::nursery::{Nursery, own_user};
+use crate::support::zygote::{Zygote, own_user};
 use crate::support::{command, with_password};
 
 const ENDORSEMENT: u32 = 0x4000_000b;
 
 #[test]
-fn two_backends_of_one_nursery_share_no_randomness_and_no_seed() -> Result<()> {
-    let mut nursery = Nursery::start()?;
-    let (one, two) = (nursery.bear()?, nursery.bear()?);
+fn two_backends_of_one_zygote_share_no_randomness_and_no_seed() -> Result<()> {
+    let mut zygote = Zygote::start()?;
+    let (one, two) = (zygote.spawn()?, zygote.spawn()?);
     // TPM2_GetRandom
     let random = command(0x17b, &[0, 32]);
     ensure!(one.execute(&random)? != two.execute(&random)?);
@@ -30,10 +30,10 @@ fn two_backends_of_one_nursery_share_no_randomness_and_no_seed() -> Result<()> {
 
 #[test]
 fn the_end_of_a_backend_is_told_with_its_cause() -> Result<()> {
-    let mut nursery = Nursery::start()?;
-    let (killed, other) = (nursery.bear()?, nursery.bear()?);
+    let mut zygote = Zygote::start()?;
+    let (killed, other) = (zygote.spawn()?, zygote.spawn()?);
     kill(Pid::from_raw(killed.process), Signal::SIGKILL)?;
-    match receive(&mut nursery.manager)? {
+    match receive(&mut zygote.manager)? {
         FromZygote::Ended { process, status } => {
             ensure!(process == killed.process);
             ensure!(status.contains("SIGKILL"), "{status}");
@@ -46,10 +46,10 @@ fn the_end_of_a_backend_is_told_with_its_cause() -> Result<()> {
 
 #[test]
 fn a_backend_without_a_folder_ends_and_the_next_one_is_born() -> Result<()> {
-    let mut nursery = Nursery::start()?;
+    let mut zygote = Zygote::start()?;
     let runtime = "/nonexistent/folder".to_owned();
     send(
-        &mut nursery.manager,
+        &mut zygote.manager,
         &ToZygote::Spawn {
             runtime,
             lock: None,
@@ -57,26 +57,26 @@ fn a_backend_without_a_folder_ends_and_the_next_one_is_born() -> Result<()> {
             uid: own_user(),
         },
     )?;
-    let FromZygote::Spawned { process: unlucky } = receive(&mut nursery.manager)? else {
-        bail!("not born");
+    let FromZygote::Spawned { process: unlucky } = receive(&mut zygote.manager)? else {
+        bail!("not spawned");
     };
-    match receive(&mut nursery.manager)? {
+    match receive(&mut zygote.manager)? {
         FromZygote::Ended { process, status } => {
             ensure!(process == unlucky);
             ensure!(status == "exit status: 1", "{status}");
         }
         other => bail!("{other:?}"),
     }
-    nursery.bear()?;
+    zygote.spawn()?;
     Ok(())
 }
 
 #[test]
-fn a_nursery_ends_with_its_manager_and_backends_go_on() -> Result<()> {
-    let mut nursery = Nursery::start()?;
-    let backend = nursery.bear()?;
-    nursery.manager.shutdown(std::net::Shutdown::Both)?;
-    ensure!(nursery.process.wait()?.success());
+fn a_zygote_ends_with_its_manager_and_backends_go_on() -> Result<()> {
+    let mut zygote = Zygote::start()?;
+    let backend = zygote.spawn()?;
+    zygote.manager.shutdown(std::net::Shutdown::Both)?;
+    ensure!(zygote.process.wait()?.success());
     backend.execute(&command(0x17b, &[0, 8]))?;
     Ok(())
 }

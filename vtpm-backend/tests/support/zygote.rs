@@ -1,4 +1,4 @@
-//! A nursery as a manager sees it, and the backends that it brings forth.
+//! A zygote as a manager sees it, and the backends that it brings forth.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -30,7 +30,7 @@ pub(crate) fn own_user() -> Option<u32> {
     nix::unistd::geteuid().is_root().then_some(FIRST_USER + own)
 }
 
-pub(crate) struct Nursery {
+pub(crate) struct Zygote {
     pub(crate) process: Child,
     pub(crate) manager: UnixStream,
 }
@@ -43,10 +43,10 @@ pub(crate) struct Backend {
     _folder: TempDir,
 }
 
-impl Nursery {
+impl Zygote {
     /// Of the program itself.
     pub(crate) fn start() -> Result<Self> {
-        Self::of(Command::new(env!("CARGO_BIN_EXE_vtpm-backend")).arg("--nursery"))
+        Self::of(Command::new(env!("CARGO_BIN_EXE_vtpm-backend")).arg("--zygote"))
     }
 
     /// Of another program that is one.
@@ -78,11 +78,11 @@ impl Nursery {
         }
     }
 
-    /// How a process that was born here ended.
-    pub(crate) fn end_of(&mut self, born: i32) -> Result<String> {
+    /// How a process that was spawned here ended.
+    pub(crate) fn end_of(&mut self, spawned: i32) -> Result<String> {
         loop {
             match receive(&mut self.manager)? {
-                FromZygote::Ended { process, status } if process == born => return Ok(status),
+                FromZygote::Ended { process, status } if process == spawned => return Ok(status),
                 FromZygote::Ended { .. } => {}
                 other => bail!("{other:?}"),
             }
@@ -90,7 +90,7 @@ impl Nursery {
     }
 
     /// A backend with some key.
-    pub(crate) fn bear(&mut self) -> Result<Backend> {
+    pub(crate) fn spawn(&mut self) -> Result<Backend> {
         self.bear_with([9; 32])
     }
 
@@ -153,7 +153,7 @@ impl Drop for Backend {
     }
 }
 
-impl Drop for Nursery {
+impl Drop for Zygote {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();

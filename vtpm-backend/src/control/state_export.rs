@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 use crate::engine::StateKind;
 
 /// Packs state for a VMM and unpacks what a VMM brings.
-pub trait Courier {
+pub trait StateExport {
     /// What the VMM is given of a part of the state. `permanent` is the permanent state that the
     /// vRoT has at that moment.
     fn pack(
@@ -56,9 +56,9 @@ pub enum NotCarried {
 /// Gives and takes everything as it is: a vRoT without a manager trusts its VMM, as the state
 /// folder is the VMM's user's anyway.
 #[derive(Clone, Copy, Debug)]
-pub struct Trusting;
+pub struct PlainExport;
 
-impl Courier for Trusting {
+impl StateExport for PlainExport {
     fn pack(&mut self, _: StateKind, state: Vec<u8>, _: &[u8]) -> Result<Package, NotCarried> {
         Ok(Package::Plain(state))
     }

@@ -27,7 +27,7 @@ use super::vmms::Vmms;
 
 /// Starts backends. The process that does it is started with the first of them, and again if it ends.
 #[derive(Debug)]
-pub struct Nursery {
+pub struct Zygote {
     program: PathBuf,
     vmms: Vmms,
     isolation: Isolation,
@@ -52,8 +52,8 @@ struct Line {
 
 #[derive(Debug)]
 struct Request {
-    bear: ToZygote,
-    born: oneshot::Sender<io::Result<Process>>,
+    spawn: ToZygote,
+    spawned: oneshot::Sender<io::Result<Process>>,
 }
 
 /// Requests that may wait to be written.
@@ -61,7 +61,7 @@ const QUEUE: usize = 64;
 /// What the backend takes its log level from.
 const BACKEND_LOG: &str = "VTPM_BACKEND_LOG";
 
-impl Nursery {
+impl Zygote {
     /// Backends of this program, for VMMs of these users, kept apart like this.
     pub fn of(program: &Path, vmms: Vmms, isolation: Isolation) -> Self {
         Self {
@@ -93,23 +93,23 @@ impl Nursery {
     }
 
     /// Starts a backend in a folder that was just made.
-    pub(super) async fn bear(&self, folder: &RuntimeFolder) -> Result<Process, BackendError> {
+    pub(super) async fn spawn(&self, folder: &RuntimeFolder) -> Result<Process, BackendError> {
         let uid = self.isolation.user_of(folder)?;
         let line = self.line().await?;
-        let (born, birth) = oneshot::channel();
+        let (spawned, answer_to_come) = oneshot::channel();
         let request = Request {
-            bear: ToZygote::Spawn {
+            spawn: ToZygote::Spawn {
                 runtime: folder.path().display().to_string(),
                 lock: folder.lock().map(|lock| lock.display().to_string()),
                 admission: self.vmms.admission.clone(),
                 uid,
             },
-            born,
+            spawned,
         };
         let gone = || io::Error::other("the process that starts backends has ended");
         let sent = line.requests.send(request).await.map_err(|_| gone());
         let answered = match sent {
-            Ok(()) => birth.await.unwrap_or_else(|_| Err(gone())),
+            Ok(()) => answer_to_come.await.unwrap_or_else(|_| Err(gone())),
             Err(error) => Err(error),
         };
         answered.map_err(|source| self.failed(source))
@@ -139,7 +139,7 @@ fn start(program: &Path) -> io::Result<Line> {
     ours.set_nonblocking(true)?;
     let stream = UnixStream::from_std(ours)?;
     let child = Command::new(program)
-        .arg("--nursery")
+        .arg("--zygote")
         .env_clear()
         .envs(std::env::var_os(BACKEND_LOG).map(|level| (BACKEND_LOG, level)))
         .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -173,11 +173,11 @@ async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receive
     loop {
         tokio::select! {
             request = requests.recv() => {
-                let Some(Request { bear, born }) = request else {
+                let Some(Request { spawn, spawned }) = request else {
                     break;
                 };
-                waiting.push_back(born);
-                if let Err(error) = ask(&mut writer, &bear).await {
+                waiting.push_back(spawned);
+                if let Err(error) = ask(&mut writer, &spawn).await {
                     tracing::error!(%error, "no backend can be started");
                     break;
                 }
@@ -186,10 +186,10 @@ async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receive
                 Some(FromZygote::Spawned { process }) => {
                     let (ends, ended) = oneshot::channel();
                     alive.insert(process, ends);
-                    let born = Process::born(process, ended).and_then(|born| {
-                        born.ok_or_else(|| io::Error::other("it ended at once"))
+                    let spawned = Process::born(process, ended).and_then(|spawned| {
+                        spawned.ok_or_else(|| io::Error::other("it ended at once"))
                     });
-                    answer(&mut waiting, born);
+                    answer(&mut waiting, spawned);
                 }
                 Some(FromZygote::NotSpawned { reason }) => {
                     answer(&mut waiting, Err(io::Error::other(reason)));
@@ -211,13 +211,16 @@ async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receive
     }
 }
 
-async fn ask(writer: &mut OwnedWriteHalf, bear: &ToZygote) -> io::Result<()> {
-    let frame = frame::encode(bear).map_err(io::Error::other)?;
+async fn ask(writer: &mut OwnedWriteHalf, spawn: &ToZygote) -> io::Result<()> {
+    let frame = frame::encode(spawn).map_err(io::Error::other)?;
     writer.write_all(&frame).await
 }
 
-fn answer(waiting: &mut VecDeque<oneshot::Sender<io::Result<Process>>>, born: io::Result<Process>) {
-    let Some(Err(Ok(unwanted))) = waiting.pop_front().map(|waiting| waiting.send(born)) else {
+fn answer(
+    waiting: &mut VecDeque<oneshot::Sender<io::Result<Process>>>,
+    spawned: io::Result<Process>,
+) {
+    let Some(Err(Ok(unwanted))) = waiting.pop_front().map(|waiting| waiting.send(spawned)) else {
         return;
     };
     // Nobody waits for it any more.

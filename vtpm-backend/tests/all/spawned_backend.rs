@@ -1,7 +1,7 @@
-//! A backend as a manager gets it, a fork of a nursery: what the kernel says that it may do, and
+//! A backend as a manager gets it, a fork of a zygote: what the kernel says that it may do, and
 //! what it could do to a neighbour if a guest had taken it over.
 //!
-//! What is tried from inside is tried by a fork of this test's own program, which is a nursery,
+//! What is tried from inside is tried by a fork of this test's own program, which is a zygote,
 //! too: it is confined by the same call as a backend, and then tries one thing.
 
 use std::env;
@@ -15,11 +15,11 @@ use nix::sys::ptrace;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::{Pid, Uid, setuid};
-use vtpm_backend::nursery::{Birth, run};
 use vtpm_backend::privileges::{become_user, give_up_capabilities};
+use vtpm_backend::zygote::{Spawn, run};
 
 use crate::support::command;
-use crate::support::nursery::{Backend, Nursery, own_user};
+use crate::support::zygote::{Backend, Zygote, own_user};
 
 const ATTEMPT: &str = "VROT_BORN_ATTEMPT";
 const CONFINEMENT: &str = "VROT_BORN_CONFINEMENT";
@@ -38,12 +38,12 @@ fn probe() -> Result<()> {
     }
 }
 
-fn try_from_inside(birth: &Birth) -> Result<()> {
+fn try_from_inside(spawn: &Spawn) -> Result<()> {
     if env::var(CONFINEMENT)? == USER_ALONE {
-        become_user(birth.uid)?;
+        become_user(spawn.uid)?;
         give_up_capabilities()?;
     } else {
-        birth.confine()?;
+        spawn.confine()?;
     }
     let target = Pid::from_raw(env::var(TARGET)?.parse()?);
     let outcome = match env::var(ATTEMPT)?.as_str() {
@@ -63,8 +63,8 @@ fn try_from_inside(birth: &Birth) -> Result<()> {
 #[test]
 fn a_born_backend_has_no_right_that_it_does_not_need() -> Result<()> {
     require_root()?;
-    let mut nursery = Nursery::start()?;
-    let backend = nursery.bear()?;
+    let mut zygote = Zygote::start()?;
+    let backend = zygote.spawn()?;
     for (field, expected) in [
         ("NoNewPrivs", "1"),
         ("Seccomp", "2"),
@@ -83,8 +83,8 @@ fn a_born_backend_has_no_right_that_it_does_not_need() -> Result<()> {
 #[test]
 fn every_born_backend_is_a_user_of_its_own() -> Result<()> {
     require_root()?;
-    let mut nursery = Nursery::start()?;
-    let (one, two) = (nursery.bear()?, nursery.bear()?);
+    let mut zygote = Zygote::start()?;
+    let (one, two) = (zygote.spawn()?, zygote.spawn()?);
     ensure!(one.uid != two.uid);
     for backend in [&one, &two] {
         let uid = backend.uid.context("a user")?;
@@ -99,21 +99,21 @@ fn every_born_backend_is_a_user_of_its_own() -> Result<()> {
 #[test]
 fn no_backend_is_born_as_root_or_as_its_manager() -> Result<()> {
     require_root()?;
-    let mut nursery = Nursery::start()?;
+    let mut zygote = Zygote::start()?;
     for uid in [None, Some(0)] {
         let folder = tempfile::tempdir()?;
-        let process = nursery.bear_in(folder.path(), uid)?;
-        assert_eq!(nursery.end_of(process)?, "exit status: 1", "{uid:?}");
+        let process = zygote.bear_in(folder.path(), uid)?;
+        assert_eq!(zygote.end_of(process)?, "exit status: 1", "{uid:?}");
     }
     Ok(())
 }
 
 #[test]
-fn a_nursery_keeps_nothing_but_the_right_to_change_users() -> Result<()> {
+fn a_zygote_keeps_nothing_but_the_right_to_change_users() -> Result<()> {
     require_root()?;
-    let mut nursery = Nursery::start()?;
-    let _started = nursery.bear()?;
-    let process = i32::try_from(nursery.process.id())?;
+    let mut zygote = Zygote::start()?;
+    let _started = zygote.spawn()?;
+    let process = i32::try_from(zygote.process.id())?;
     // CAP_SETGID (6) and CAP_SETUID (7) of <linux/capability.h>
     for (field, expected) in [
         ("CapInh", "0000000000000000"),
@@ -130,8 +130,8 @@ fn a_nursery_keeps_nothing_but_the_right_to_change_users() -> Result<()> {
 #[test]
 fn a_born_backend_is_not_dumpable_and_its_memory_is_roots() -> Result<()> {
     require_root()?;
-    let mut nursery = Nursery::start()?;
-    let backend = nursery.bear()?;
+    let mut zygote = Zygote::start()?;
+    let backend = zygote.spawn()?;
     // proc(5): files of a process that is not dumpable are root's, not its user's.
     for name in ["mem", "maps", "environ"] {
         let file = format!("/proc/{}/{name}", backend.process);
@@ -146,9 +146,9 @@ fn a_born_backend_is_not_dumpable_and_its_memory_is_roots() -> Result<()> {
 
 #[test]
 fn a_born_backend_holds_nothing_open_but_its_sockets() -> Result<()> {
-    let mut nursery = Nursery::start()?;
-    let _older = nursery.bear()?;
-    let backend = nursery.bear()?;
+    let mut zygote = Zygote::start()?;
+    let _older = zygote.spawn()?;
+    let backend = zygote.spawn()?;
     let mut open = Vec::new();
     for entry in fs::read_dir(format!("/proc/{}/fd", backend.process))? {
         let entry = entry?;
@@ -175,8 +175,8 @@ fn a_born_backend_holds_nothing_open_but_its_sockets() -> Result<()> {
 #[test]
 fn a_born_backend_cannot_reach_into_a_neighbour() -> Result<()> {
     require_root()?;
-    let mut nursery = Nursery::start()?;
-    let neighbour = nursery.bear()?;
+    let mut zygote = Zygote::start()?;
+    let neighbour = zygote.spawn()?;
     for what in [
         "kill",
         "trace",
@@ -193,8 +193,8 @@ fn a_born_backend_cannot_reach_into_a_neighbour() -> Result<()> {
 #[test]
 fn its_user_alone_keeps_a_backend_from_its_neighbours() -> Result<()> {
     require_root()?;
-    let mut nursery = Nursery::start()?;
-    let neighbour = nursery.bear()?;
+    let mut zygote = Zygote::start()?;
+    let neighbour = zygote.spawn()?;
     for what in [
         "kill",
         "trace",
@@ -208,19 +208,19 @@ fn its_user_alone_keeps_a_backend_from_its_neighbours() -> Result<()> {
     Ok(())
 }
 
-/// Has a fork of a nursery, confined like a backend, try something: it must be denied.
+/// Has a fork of a zygote, confined like a backend, try something: it must be denied.
 fn attempt(what: &str, confinement: &str, neighbour: &Backend) -> Result<()> {
-    // The test runner has a thread of its own, which must not take the signal from the nursery:
+    // The test runner has a thread of its own, which must not take the signal from the zygote:
     // whoever is started has it blocked as we have.
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
     children.thread_block()?;
-    let mut nursery = Nursery::of(
+    let mut zygote = Zygote::of(
         Command::new(env::current_exe()?)
             // On one thread, which is the one that forks.
             .args([
                 "--exact",
-                "born_backend::probe",
+                "spawned_backend::probe",
                 "--nocapture",
                 "--test-threads=1",
             ])
@@ -229,8 +229,8 @@ fn attempt(what: &str, confinement: &str, neighbour: &Backend) -> Result<()> {
             .env(TARGET, neighbour.process.to_string()),
     )?;
     let folder = tempfile::tempdir()?;
-    let process = nursery.bear_in(folder.path(), own_user())?;
-    let status = nursery.end_of(process)?;
+    let process = zygote.bear_in(folder.path(), own_user())?;
+    let status = zygote.end_of(process)?;
     ensure!(
         status == format!("exit status: {DENIED}"),
         "with {confinement}, `{what}`: {status} ({ALLOWED} is: allowed)"

@@ -31,7 +31,7 @@ use crate::sandbox::{self, Files};
 
 /// A backend that has just been forked.
 #[derive(Debug)]
-pub struct Birth {
+pub struct Spawn {
     /// The folder for its sockets.
     pub runtime: PathBuf,
     /// What it locks for its life, if anything.
@@ -43,9 +43,9 @@ pub struct Birth {
 }
 
 /// What a backend does with its life.
-pub type Service = fn(&Birth) -> Result<()>;
+pub type Service = fn(&Spawn) -> Result<()>;
 
-impl Birth {
+impl Spawn {
     /// Confines the new backend for the rest of its life, with its sockets in place: they are its
     /// manager's files, which it cannot reach any more itself. Nor does it keep its manager's
     /// standard error, where it could write what it likes: its log goes over its connection.
@@ -92,18 +92,18 @@ pub fn run(backend: Service) -> Result<()> {
             Err(FrameError::Io(error)) if is_end(&error) => return Ok(()),
             other => other?,
         };
-        let answer = match bear(&children)? {
+        let answer = match spawn(&children)? {
             Some(process) => process,
             None => {
                 drop((manager, signals, stderr));
                 log::forget();
-                let birth = Birth {
+                let spawn = Spawn {
                     runtime: runtime.into(),
                     lock: lock.map(PathBuf::from),
                     admission,
                     uid,
                 };
-                grow_up(&birth, backend)
+                child_main(&spawn, backend)
             }
         };
         send(&mut manager, &answer)?;
@@ -137,9 +137,9 @@ fn wait(manager: &UnixStream, signals: &SignalFd) -> Result<(bool, bool)> {
     Ok((asked, ended))
 }
 
-/// In the nursery: what is to be answered. In the new process: nothing.
+/// In the zygote: what is to be answered. In the new process: nothing.
 #[expect(unsafe_code, reason = "a fork is what this is for")]
-fn bear(children: &SigSet) -> Result<Option<FromZygote>> {
+fn spawn(children: &SigSet) -> Result<Option<FromZygote>> {
     // SAFETY: this process has one thread, so that nothing is left half done in the new one.
     match unsafe { fork() } {
         Ok(ForkResult::Parent { child }) => Ok(Some(FromZygote::Spawned {
@@ -156,8 +156,8 @@ fn bear(children: &SigSet) -> Result<Option<FromZygote>> {
 }
 
 /// What a new process does with its life.
-fn grow_up(birth: &Birth, backend: Service) -> ! {
-    let lived = leave_home(&birth.runtime).and_then(|()| backend(birth));
+fn child_main(spawn: &Spawn, backend: Service) -> ! {
+    let lived = detach_from_manager(&spawn.runtime).and_then(|()| backend(spawn));
     if let Err(error) = lived {
         complain(format_args!("vtpm-backend: {error:#}"));
         exit(1)
@@ -167,7 +167,7 @@ fn grow_up(birth: &Birth, backend: Service) -> ! {
 
 /// No signal meant for the manager reaches it, nor does it hold the manager's connection. Its
 /// folder says which vRoT it is, to whoever looks at the processes of the host.
-fn leave_home(runtime: &Path) -> Result<()> {
+fn detach_from_manager(runtime: &Path) -> Result<()> {
     setsid()?;
     dup2_stdin(File::open("/dev/null")?)?;
     chdir(runtime).with_context(|| format!("{} is not there", runtime.display()))?;
