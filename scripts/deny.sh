@@ -11,7 +11,7 @@
 #
 # Ends with 1 where an advisory is about a dependency, and where one of the first two was asked for
 # and could not be done. Licences and sources are also checked by
-# tests/support/tests/workspace_rules.rs against the same deny.toml, on every machine.
+# tests/support/tests/workspace_rules/ against the same deny.toml, on every machine.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -1,11 +1,14 @@
 //! What holds for the workspace as a whole: the direction of dependencies between its crates,
 //! the licences and sources of all others, and the size of files.
 
+mod documents;
+mod licences;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use test_support::programs::workspace_folder;
 use test_support::tool::Tool;
@@ -185,7 +188,7 @@ fn identity_and_appraisal_use_no_file_no_network_and_no_clock() -> Result<()> {
     for folder in ["cert-chain/src", "attestation/src"] {
         for file in rust_files(&root.join(folder))? {
             let text = fs::read_to_string(&file)?;
-            let code = without_unit_tests(&text);
+            let code = documents::without_unit_tests(&text);
             for word in IMPURE.iter().filter(|word| code.contains(**word)) {
                 wrong.push(format!("{} uses {word}", file.display()));
             }
@@ -361,144 +364,6 @@ fn no_program_and_no_comment_holds_a_test_that_would_not_be_run() -> Result<()> 
     Ok(())
 }
 
-#[test]
-fn every_dependency_has_an_allowed_licence_and_comes_from_the_registry() -> Result<()> {
-    let metadata = metadata()?;
-    let judge = metadata_in(&workspace_folder()?.join("tests/formats"))?;
-    let deny: toml::Table = fs::read_to_string(workspace_folder()?.join("deny.toml"))?.parse()?;
-    let licences = deny
-        .get("licenses")
-        .context("deny.toml has no [licenses]")?;
-    let allowed = strings(licences.get("allow"));
-    let exceptions: BTreeMap<&str, BTreeSet<&str>> = licences
-        .get("exceptions")
-        .and_then(toml::Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some((entry.get("crate")?.as_str()?, strings(entry.get("allow")))))
-        .collect();
-    let mut wrong = Vec::new();
-    for package in packages(&metadata).chain(packages(&judge)) {
-        let name = package["name"].as_str().context("a name")?;
-        let licence = package["license"].as_str().unwrap_or_default();
-        let excepted = match exceptions.get(name) {
-            Some(exception) => is_allowed(licence, exception)?,
-            None => false,
-        };
-        if !excepted && !is_allowed(licence, &allowed)? {
-            wrong.push(format!("{name}: licence \"{licence}\" is not in deny.toml"));
-        }
-        if let Some(source) = package["source"].as_str()
-            && !source.starts_with("registry+")
-        {
-            wrong.push(format!(
-                "{name}: comes from {source}, not from the registry"
-            ));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    Ok(())
-}
-
-#[test]
-fn licence_expressions_are_read_as_spdx_says() -> Result<()> {
-    let allowed = BTreeSet::from(["MIT", "Apache-2.0", "Apache-2.0 WITH LLVM-exception"]);
-    for accepted in [
-        "MIT",
-        "GPL-3.0 OR MIT",
-        "MIT/GPL-3.0",
-        "(MIT OR GPL-3.0) AND Apache-2.0",
-        "Apache-2.0 WITH LLVM-exception",
-    ] {
-        assert!(is_allowed(accepted, &allowed)?, "{accepted}");
-    }
-    for refused in [
-        "",
-        "GPL-3.0",
-        "MIT AND GPL-3.0",
-        "GPL-3.0 OR MIT AND GPL-3.0",
-        "MIT WITH LLVM-exception",
-    ] {
-        assert!(!is_allowed(refused, &allowed)?, "{refused}");
-    }
-    Ok(())
-}
-
-#[test]
-fn every_test_that_security_names_exists() -> Result<()> {
-    let root = workspace_folder()?;
-    let mut sources = String::new();
-    for folder in FOLDERS {
-        for file in rust_files(&root.join(folder))? {
-            sources.push_str(&fs::read_to_string(file)?);
-        }
-    }
-    let security = fs::read_to_string(root.join("SECURITY.md"))?;
-    let mut names = 0;
-    for line in security.lines().filter(|line| line.starts_with("| ")) {
-        let shown_by = line.trim_end_matches('|').rsplit('|').next();
-        for name in shown_by.unwrap_or_default().split('`').skip(1).step_by(2) {
-            names += 1;
-            ensure!(
-                sources.contains(&format!("fn {name}()")),
-                "SECURITY.md names `{name}`, which is no test"
-            );
-        }
-    }
-    ensure!(names > 40, "SECURITY.md names {names} tests only");
-    Ok(())
-}
-
-/// A file holds one idea; what is longer than this holds several.
-const MOST_LINES: usize = 600;
-
-#[test]
-fn no_source_file_has_more_than_600_lines_without_its_tests() -> Result<()> {
-    let root = workspace_folder()?;
-    let mut wrong = Vec::new();
-    for folder in FOLDERS {
-        let files = rust_files(&root.join(folder))?;
-        let tests = modules_of_tests(&files)?;
-        for file in files.iter().filter(|file| !tests.contains(*file)) {
-            let text = fs::read_to_string(file)?;
-            let lines = without_unit_tests(&text).lines().count();
-            if lines > MOST_LINES {
-                wrong.push(format!("{}: {lines} lines", file.display()));
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    Ok(())
-}
-
-/// A source up to its unit tests.
-fn without_unit_tests(text: &str) -> &str {
-    text.split_once("\n#[cfg(test)]\nmod tests {")
-        .map_or(text, |(code, _)| code)
-}
-
-/// Files that hold nothing but tests: their parent declares them for tests only.
-fn modules_of_tests(files: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
-    let mut tests = BTreeSet::new();
-    for file in files {
-        let folder = match file.file_stem().and_then(|stem| stem.to_str()) {
-            Some("mod" | "lib" | "main") => file.with_file_name(""),
-            _ => file.with_extension(""),
-        };
-        let text = fs::read_to_string(file)?;
-        for declaration in text.split("#[cfg(test)]\n").skip(1) {
-            let line = declaration.lines().next().unwrap_or_default();
-            if let Some((_, name)) = line
-                .strip_suffix(';')
-                .and_then(|line| line.rsplit_once("mod "))
-            {
-                tests.insert(folder.join(format!("{name}.rs")));
-            }
-        }
-    }
-    Ok(tests)
-}
-
 fn metadata() -> Result<Value> {
     metadata_in(&workspace_folder()?)
 }
@@ -516,14 +381,6 @@ fn packages(metadata: &Value) -> impl Iterator<Item = &Value> {
     metadata["packages"].as_array().into_iter().flatten()
 }
 
-fn strings(list: Option<&toml::Value>) -> BTreeSet<&str> {
-    list.and_then(toml::Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(toml::Value::as_str)
-        .collect()
-}
-
 fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
@@ -535,57 +392,4 @@ fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(files)
-}
-
-/// SPDX licence expressions (SPDX 2.3, annex D), with `/` as the older spelling of `OR`.
-fn is_allowed(expression: &str, allowed: &BTreeSet<&str>) -> Result<bool> {
-    let spaced = expression
-        .replace('/', " OR ")
-        .replace('(', " ( ")
-        .replace(')', " ) ");
-    let mut words = spaced.split_whitespace().peekable();
-    if words.peek().is_none() {
-        return Ok(false);
-    }
-    let answer = any_of(&mut words, allowed)?;
-    if let Some(left) = words.next() {
-        bail!("\"{left}\" is left over in the licence \"{expression}\"");
-    }
-    Ok(answer)
-}
-
-type Words<'a> = std::iter::Peekable<std::str::SplitWhitespace<'a>>;
-
-fn any_of(words: &mut Words<'_>, allowed: &BTreeSet<&str>) -> Result<bool> {
-    let mut answer = all_of(words, allowed)?;
-    while words.next_if_eq(&"OR").is_some() {
-        answer |= all_of(words, allowed)?;
-    }
-    Ok(answer)
-}
-
-fn all_of(words: &mut Words<'_>, allowed: &BTreeSet<&str>) -> Result<bool> {
-    let mut answer = one(words, allowed)?;
-    while words.next_if_eq(&"AND").is_some() {
-        answer &= one(words, allowed)?;
-    }
-    Ok(answer)
-}
-
-fn one(words: &mut Words<'_>, allowed: &BTreeSet<&str>) -> Result<bool> {
-    let word = words
-        .next()
-        .context("a licence expression ends too early")?;
-    if word == "(" {
-        let answer = any_of(words, allowed)?;
-        if words.next() != Some(")") {
-            bail!("a parenthesis stays open");
-        }
-        return Ok(answer);
-    }
-    if words.next_if_eq(&"WITH").is_some() {
-        let exception = words.next().context("WITH what?")?;
-        return Ok(allowed.contains(format!("{word} WITH {exception}").as_str()));
-    }
-    Ok(allowed.contains(word))
 }
