@@ -14,7 +14,7 @@ use yasna::{DERWriter, Tag};
 
 use super::host_ik::HostCertificate;
 use super::serial_number::serial_number;
-use super::signing::sign_under_host;
+use super::signing::{length_under_host, sign_under_host};
 use super::{IssueError, Validity};
 use crate::endorsement_key::EndorsementKey;
 use crate::identifiers::VrotId;
@@ -53,6 +53,18 @@ pub fn issue_ek_certificate(
     host_certificate: &[u8],
 ) -> Result<CertificateDer<'static>, IssueError> {
     let host = HostCertificate::read(host_certificate).map_err(IssueError::HostCertificate)?;
+    let params = params(spec, &host)?;
+    sign_under_host(&params, spec.ek.public_area(), signer, &host)
+}
+
+/// How many bytes such a certificate has, unless its signature has an unusual length.
+pub fn ek_certificate_length(spec: &EkSpec, host_certificate: &[u8]) -> Result<usize, IssueError> {
+    let host = HostCertificate::read(host_certificate).map_err(IssueError::HostCertificate)?;
+    let params = params(spec, &host)?;
+    length_under_host(&params, spec.ek.public_area(), &host)
+}
+
+fn params(spec: &EkSpec, host: &HostCertificate) -> Result<CertificateParams, IssueError> {
     let mut params = CertificateParams::default();
     params.serial_number = Some(serial_number()?);
     params.distinguished_name = DistinguishedName::new();
@@ -68,7 +80,7 @@ pub fn issue_ek_certificate(
         specification(&spec.device),
     ];
     spec.validity.within(host.not_after())?.apply(&mut params);
-    sign_under_host(&params, spec.ek.public_area(), signer, &host)
+    Ok(params)
 }
 
 /// `tcg-kp-EKCertificate`

@@ -19,13 +19,13 @@ mod fields;
 mod serial_number;
 mod signing;
 
-pub use ek::{EkSpec, TpmDevice, issue_ek_certificate};
+pub use ek::{EkSpec, TpmDevice, ek_certificate_length, issue_ek_certificate};
 pub use host_ik::HostIkSpec;
 pub use issuer::Issuer;
-pub use signing::MAX_TBS;
+pub use signing::{MAX_TBS, SIGNATURE_LENGTH};
 pub use tls::{TlsSpec, issue_tls_certificate};
 pub use validity::Validity;
-pub use vik::{VikSpec, issue_vik_certificate};
+pub use vik::{VikSpec, issue_vik_certificate, vik_certificate_length};
 
 pub use fields::{MAX_CERTIFICATE, ProfileError};
 

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use p256::ecdsa::Signature;
 use rcgen::{
     CertificateParams, PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm, SigningKey,
 };
@@ -16,6 +17,12 @@ use super::host_ik::HostCertificate;
 /// Such a key signs only what the TPM hashed itself (TPM 2.0 Part 3 §20.2, the ticket), and one
 /// `TPM2_Hash` takes `TPM_PT_INPUT_BUFFER` bytes, which is 1,024 on every known TPM.
 pub const MAX_TBS: usize = 1024;
+
+/// An ECDSA signature over P-256 in DER has 70 to 72 bytes, as the top bits of its two scalars
+/// happen to be, and shorter ones are rare. Those in certificates have this length, so that a
+/// place of fixed size can be reserved for a certificate before it is signed: see [`OneHash`]. One in
+/// 250 cannot have it.
+pub const SIGNATURE_LENGTH: usize = 71;
 
 /// Issues a certificate for `subject` under the host's certificate.
 pub(super) fn sign_under_host(
@@ -41,8 +48,55 @@ pub(super) fn sign_under_host(
     }
 }
 
-/// Refuses what a restricted TPM key could not sign before the TPM is asked, and checks what
-/// it returns: a faulty signature must not end up in a certificate.
+/// How many bytes a certificate for `subject` under the host's certificate has, whose signature has
+/// [`SIGNATURE_LENGTH`] bytes.
+pub(super) fn length_under_host(
+    params: &CertificateParams,
+    subject: &impl PublicKeyData,
+    host: &HostCertificate,
+) -> Result<usize, IssueError> {
+    let issuer =
+        rcgen::Issuer::from_ca_cert_der(host.der(), &NoSignature).map_err(IssueError::Signing)?;
+    let certificate = params.signed_by(subject, &issuer);
+    Ok(certificate.map_err(IssueError::Signing)?.der().len())
+}
+
+/// A signature is valid for its message if it is with its scalar s negated (SEC 1 §4.1.4): the one of
+/// both that has the usual length.
+fn of_usual_length(signature: Vec<u8>) -> Vec<u8> {
+    let negated = || {
+        let (r, s) = Signature::from_der(&signature).ok()?.split_scalars();
+        let negated = Signature::from_scalars(r, -s).ok()?.to_der();
+        (negated.as_bytes().len() == SIGNATURE_LENGTH).then(|| negated.as_bytes().to_vec())
+    };
+    if signature.len() == SIGNATURE_LENGTH {
+        return signature;
+    }
+    negated().unwrap_or(signature)
+}
+
+/// Takes the place of the host's key where only lengths matter.
+struct NoSignature;
+
+impl PublicKeyData for NoSignature {
+    fn der_bytes(&self) -> &[u8] {
+        // The length of an uncompressed point.
+        &[0; 65]
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl SigningKey for NoSignature {
+    fn sign(&self, _: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        Ok(vec![0; SIGNATURE_LENGTH])
+    }
+}
+
+/// Refuses what a restricted TPM key could not sign before the TPM is asked, gives the signature
+/// its usual length, and checks it: a faulty signature must not end up in a certificate.
 struct OneHash<'a, S> {
     signer: &'a S,
     refusal: Cell<Option<IssueError>>,
@@ -65,7 +119,7 @@ impl<S: SigningKey> SigningKey for OneHash<'_, S> {
                 .set(Some(IssueError::TbsTooLong { length: tbs.len() }));
             return Err(rcgen::Error::RemoteKeyError);
         }
-        let signature = self.signer.sign(tbs)?;
+        let signature = of_usual_length(self.signer.sign(tbs)?);
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, self.signer.der_bytes())
             .verify(tbs, &signature)
             .map_err(|_| {
@@ -81,6 +135,19 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use super::*;
+
+    #[test]
+    fn signatures_of_certificates_have_one_length_and_are_valid() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let signer = OneHash {
+            signer: &key,
+            refusal: Cell::new(None),
+        };
+        let lengths = (0..500_u32).map(|number| signer.sign(&number.to_be_bytes()).unwrap().len());
+        // Two in 500 are expected to have another one.
+        let others = lengths.filter(|length| *length != SIGNATURE_LENGTH).count();
+        assert!(others < 20, "{others}");
+    }
 
     #[test]
     fn what_one_tpm2_hash_cannot_take_never_reaches_the_signer() {

@@ -16,7 +16,7 @@ use x509_parser::extensions::GeneralName;
 use super::fields::{Fields, ProfileError};
 use super::host_ik::HostCertificate;
 use super::serial_number::serial_number;
-use super::signing::sign_under_host;
+use super::signing::{length_under_host, sign_under_host};
 use super::{IssueError, Validity};
 use crate::attestation_key::AttestationKey;
 use crate::claims::VikClaims;
@@ -55,6 +55,16 @@ pub fn issue_vik_certificate(
     let host = HostCertificate::read(host_certificate).map_err(IssueError::HostCertificate)?;
     let params = params(spec, &host)?;
     sign_under_host(&params, spec.vik.public_area(), signer, &host)
+}
+
+/// How many bytes such a certificate has, unless its signature has an unusual length.
+pub fn vik_certificate_length(
+    spec: &VikSpec,
+    host_certificate: &[u8],
+) -> Result<usize, IssueError> {
+    let host = HostCertificate::read(host_certificate).map_err(IssueError::HostCertificate)?;
+    let params = params(spec, &host)?;
+    length_under_host(&params, spec.vik.public_area(), &host)
 }
 
 /// `tcg-kp-AIKCertificate` (TCG Credential Profiles).

@@ -1,7 +1,9 @@
 //! What is refused before anything is signed, and that the longest names still fit.
 
 use cert_chain::profile::vik::VIK_LIFETIME;
-use cert_chain::profile::{IssuerPart, MAX_TBS};
+use cert_chain::profile::{
+    IssuerPart, MAX_TBS, SIGNATURE_LENGTH, ek_certificate_length, vik_certificate_length,
+};
 use cert_chain::{
     EkSpec, EndorsementKey, Generation, HostIkSpec, IssueError, Issuer, PublicArea, TpmDevice,
     TrustAnchors, Validity, VikChain, VrotId, issue_ek_certificate, issue_vik_certificate,
@@ -62,6 +64,28 @@ fn an_ek_certificate_with_the_longest_names_fits_into_one_tpm2_hash() {
     let certificate = issue_ek_certificate(&spec, &tree.host_key, &tree.host).unwrap();
     let length = tbs_length(&certificate);
     assert!(length <= MAX_TBS, "{length} bytes");
+}
+
+/// One in 250 signatures cannot have the usual length.
+#[test]
+fn the_length_of_a_certificate_is_known_before_it_is_signed() {
+    let tree = longest();
+    let vik = vik_spec(&KeyPair::generate().unwrap());
+    let expected = vik_certificate_length(&vik, &tree.host).unwrap();
+    let fitting = (0..8).filter(|_| tree.vik(&vik).len() == expected);
+    assert!(fitting.count() > 4, "{expected} with {SIGNATURE_LENGTH}");
+    let rsa = rsa::RsaPrivateKey::new(&mut OsRng, 2048).unwrap();
+    let area = crate::support::rsa_storage_area(&rsa.to_public_key(), ENDORSEMENT, &[7; 32]);
+    let spec = EkSpec {
+        vrot: VrotId::random(),
+        ek: EndorsementKey::try_from(PublicArea::parse(&area).unwrap()).unwrap(),
+        device: DEVICE,
+        validity: years(1),
+    };
+    let expected = ek_certificate_length(&spec, &tree.host).unwrap();
+    let issue = || issue_ek_certificate(&spec, &tree.host_key, &tree.host).unwrap();
+    let fitting = (0..8).filter(|_| issue().len() == expected);
+    assert!(fitting.count() > 4, "{expected}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use test_support::process::Process;
 
 use super::api::Api;
-use super::launch::{Launched, launch, must_be_complete};
+use super::launch::{Launched, launch, wait_until_certified, wait_until_complete};
 use super::peer::{self, Peer};
 use super::vmm::{Control, Vmm};
 
@@ -65,9 +65,20 @@ pub(super) fn launch_all(
     Ok((outcomes, took))
 }
 
+/// From the first order of a storm.
+pub(super) struct Storm {
+    /// Until each vRoT's socket has answered.
+    pub(super) launched: Duration,
+    /// Until each VM can attest.
+    pub(super) certified: Duration,
+    /// Until each has its other certificates, too.
+    pub(super) complete: Duration,
+}
+
 /// Launches so many vRoTs at the same time; the storm counts only if each launch succeeds. What
 /// did succeed is left in `into`.
-pub(super) fn storm(api: &Api, count: usize, into: &mut Vec<Launched>) -> Result<Duration> {
+pub(super) fn storm(api: &Api, count: usize, into: &mut Vec<Launched>) -> Result<Storm> {
+    let begin = Instant::now();
     let (outcomes, took) = launch_all(api, count, count)?;
     let mut failures = Vec::new();
     for outcome in outcomes {
@@ -83,9 +94,17 @@ pub(super) fn storm(api: &Api, count: usize, into: &mut Vec<Launched>) -> Result
         );
     }
     for launched in into.iter() {
-        must_be_complete(api, launched.vm)?;
+        wait_until_certified(api, launched.vm)?;
     }
-    Ok(took)
+    let certified = begin.elapsed();
+    for launched in into.iter() {
+        wait_until_complete(api, launched.vm)?;
+    }
+    Ok(Storm {
+        launched: took,
+        certified,
+        complete: begin.elapsed(),
+    })
 }
 
 /// Launches what is missing, a few at a time.

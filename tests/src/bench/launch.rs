@@ -1,6 +1,7 @@
 //! Launch: from the order to a socket that answers, for a vRoT with complete identity.
 
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -24,6 +25,9 @@ pub(super) struct Launched {
     pub(super) took: Duration,
 }
 
+/// A thousand vRoTs that were launched together wait for a signature each, and two more.
+const CERTIFICATES: Duration = Duration::from_secs(10 * 60);
+
 /// Whose VMs these are: the pool is made for them.
 pub(super) const TENANT: &str = "bench";
 
@@ -34,7 +38,8 @@ pub(super) fn launch(api: &Api) -> Result<Launched> {
 }
 
 /// The same for a VM that has a number already, as launch hooks order it: the certificate of a
-/// vRoT that was made ahead does not name this VM, so the physical TPM signs another one.
+/// vRoT that was made ahead does not name this VM, so the physical TPM signs another one beside the
+/// launch.
 pub(super) fn launch_own_vm(api: &Api) -> Result<Launched> {
     let vm = Uuid::new_v4();
     ordered(api, &json!({"vm": vm, "tenant": TENANT, "start": true}))
@@ -57,18 +62,36 @@ fn ordered(api: &Api, order: &Value) -> Result<Launched> {
     })
 }
 
-/// Checks that a launched vRoT has everything: identity key, endorsement keys, certificates.
-pub(super) fn must_be_complete(api: &Api, vm: Uuid) -> Result<()> {
-    let identity = api.json("GET", &format!("/v1/vrots/{vm}/identity"), "")?;
-    for key in ["vik", "ek_rsa", "ek_p256"] {
-        let certificate = identity.pointer(&format!("/{key}/certificate_pem"));
-        let certificate = certificate.and_then(Value::as_str).unwrap_or_default();
+/// Waits until a launched vRoT can attest: its identity key has a certificate, and the guest can
+/// read it.
+pub(super) fn wait_until_certified(api: &Api, vm: Uuid) -> Result<()> {
+    wait_for_certificates(api, vm, &["vik"])
+}
+
+/// Waits until a launched vRoT has everything: identity key, endorsement keys, certificates.
+pub(super) fn wait_until_complete(api: &Api, vm: Uuid) -> Result<()> {
+    wait_for_certificates(api, vm, &["vik", "ek_rsa", "ek_p256"])
+}
+
+fn wait_for_certificates(api: &Api, vm: Uuid, keys: &[&str]) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let identity = api.json("GET", &format!("/v1/vrots/{vm}/identity"), "")?;
+        let lacks = keys.iter().find(|key| {
+            let certificate = identity.pointer(&format!("/{key}/certificate_pem"));
+            let certificate = certificate.and_then(Value::as_str).unwrap_or_default();
+            !certificate.starts_with("-----BEGIN CERTIFICATE-----")
+        });
+        let Some(key) = lacks else {
+            return Ok(());
+        };
         ensure!(
-            certificate.starts_with("-----BEGIN CERTIFICATE-----"),
-            "the vRoT of {vm} was launched without a certificate for its {key}"
+            begin.elapsed() < CERTIFICATES,
+            "the vRoT of {vm} has no certificate for its {key} after {} s",
+            CERTIFICATES.as_secs()
         );
+        thread::sleep(Duration::from_millis(2));
     }
-    Ok(())
 }
 
 /// Makes room for the next one.

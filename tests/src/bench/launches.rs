@@ -2,13 +2,15 @@
 //! host.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use super::api::Api;
 use super::host::BenchHost;
-use super::launch::{Launched, launch, launch_own_vm, must_be_complete, remove};
+use super::launch::{
+    Launched, launch, launch_own_vm, remove, wait_until_certified, wait_until_complete,
+};
 use super::load::number;
 use super::peer::Peer;
 use super::pool::Pool;
@@ -27,6 +29,8 @@ const SETTLING: Duration = Duration::from_millis(300);
 #[derive(Default)]
 struct Kind {
     took: Samples,
+    /// From the order to a certificate that the guest can read.
+    certified: Samples,
     signatures: u64,
 }
 
@@ -63,6 +67,15 @@ pub(super) fn measure(
                 kind.took.count(),
             );
             report.spread(&kind.took)?;
+        }
+        for per_cent in [50, 99] {
+            report.alone(
+                format!("{name}_certified_p{per_cent}_ms"),
+                kind.certified.percentile(per_cent)?,
+                "ms from the order until the guest can read its certificate",
+                kind.certified.count(),
+            );
+            report.spread(&kind.certified)?;
         }
         report.alone(
             format!("{name}_signatures"),
@@ -109,10 +122,13 @@ impl Kind {
         pool.wait_until_full(host.api())?;
         thread::sleep(SETTLING);
         let before = host.tpm().traffic().signatures;
+        let begin = Instant::now();
         let launched = launch(host.api())?;
-        self.signatures += host.tpm().traffic().signatures - before;
         self.took.add_ms(launched.took);
-        must_be_complete(host.api(), launched.vm)?;
+        wait_until_certified(host.api(), launched.vm)?;
+        self.certified.add_ms(begin.elapsed());
+        wait_until_complete(host.api(), launched.vm)?;
+        self.signatures += host.tpm().traffic().signatures - before;
         remove(host.api(), launched)
     }
 }

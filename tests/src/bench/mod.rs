@@ -155,26 +155,34 @@ fn launch_fleet(
     let count = arguments.count();
     let mut launched = Vec::new();
     if arguments.wants(Part::Storm) {
-        let cold = format!("launch_storm_{count}_cold_s");
-        match fleet::storm(host.api(), count, &mut launched) {
-            Ok(took) => report.alone(cold, took.as_secs_f64(), "s", count),
-            Err(error) => report.missing(&cold, &error),
-        }
+        let cold = fleet::storm(host.api(), count, &mut launched);
+        report_storm(report, &format!("launch_storm_{count}_cold"), count, cold);
         for launched in launched.drain(..) {
             launch::remove(host.api(), launched)?;
         }
         println!("   filling a pool of {count}");
         let filled = fill_pool(arguments, host);
         let outcome = filled.and_then(|()| fleet::storm(host.api(), count, &mut launched));
-        let warm = format!("launch_storm_{count}_s");
-        match outcome {
-            Ok(took) => report.alone(warm, took.as_secs_f64(), "s", count),
-            Err(error) => report.missing(&warm, &error),
-        }
+        report_storm(report, &format!("launch_storm_{count}"), count, outcome);
         host.restart_with(&policy(arguments))?;
     }
     fleet::fill(host.api(), count, &mut launched)?;
     Ok(launched)
+}
+
+fn report_storm(report: &mut Report, name: &str, count: usize, storm: Result<fleet::Storm>) {
+    match storm {
+        Ok(storm) => {
+            for (until, took) in [
+                ("s", storm.launched),
+                ("certified_s", storm.certified),
+                ("complete_s", storm.complete),
+            ] {
+                report.alone(format!("{name}_{until}"), took.as_secs_f64(), "s", count);
+            }
+        }
+        Err(error) => report.missing(&format!("{name}_s"), &error),
+    }
 }
 
 /// A pool for all, made as fast as possible; from then on it is refilled as the manager does by

@@ -6,6 +6,7 @@ use cert_chain::AttestationKey;
 use rcgen::{PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm, SigningKey};
 
 use super::error::AnchorError;
+use super::queue::Priority;
 use super::trust_anchor::TrustAnchor;
 
 /// Signs certificates with the host IK in the physical TPM.
@@ -16,6 +17,7 @@ use super::trust_anchor::TrustAnchor;
 pub struct HostIkSigner {
     anchor: TrustAnchor,
     ik: AttestationKey,
+    priority: Priority,
     failure: Mutex<Option<AnchorError>>,
 }
 
@@ -31,8 +33,15 @@ impl HostIkSigner {
         Self {
             anchor,
             ik,
+            priority: Priority::Bulk,
             failure: Mutex::new(None),
         }
+    }
+
+    /// The same key, for what the TPM signs when it has nothing more urgent to do.
+    pub fn in_background(mut self) -> Self {
+        self.priority = Priority::Background;
+        self
     }
 
     /// Why signing failed last: `rcgen` has no place for a reason.
@@ -57,7 +66,7 @@ impl PublicKeyData for HostIkSigner {
 impl SigningKey for HostIkSigner {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         self.anchor
-            .sign_blocking(message.to_vec())
+            .sign_blocking(self.priority, message.to_vec())
             .map_err(|error| {
                 tracing::warn!(%error, "the host IK did not sign");
                 *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
@@ -68,6 +77,9 @@ impl SigningKey for HostIkSigner {
 
 impl Clone for HostIkSigner {
     fn clone(&self) -> Self {
-        Self::new(self.anchor.clone(), self.ik.clone())
+        Self {
+            priority: self.priority,
+            ..Self::new(self.anchor.clone(), self.ik.clone())
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! The queue before the one thread that may talk to the TPM.
 //!
 //! Quotes go first, because a verifier waits for them; but after [`QUOTES_IN_A_ROW`] quotes one
-//! piece of bulk work gets its turn, so that neither starves.
+//! piece of bulk work gets its turn, so that neither starves. Work in the background is done when
+//! there is nothing else, and after [`BULK_IN_A_ROW`] pieces of bulk work.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -16,6 +17,8 @@ pub(super) enum Priority {
     Quote,
     /// Sealing, certificates, provisioning.
     Bulk,
+    /// What can wait until there is nothing else to do: certificates of endorsement keys.
+    Background,
 }
 
 /// Requests that wait.
@@ -27,7 +30,9 @@ pub(super) struct Queue<J> {
 struct State<J> {
     quotes: VecDeque<J>,
     bulk: VecDeque<J>,
+    background: VecDeque<J>,
     quotes_in_a_row: u32,
+    bulk_in_a_row: u32,
     closed: bool,
 }
 
@@ -38,6 +43,8 @@ pub const MAX_QUOTES: usize = 64;
 pub const MAX_BULK: usize = 1024;
 /// With quotes alone waiting, bulk work still gets a ninth of the TPM.
 pub(super) const QUOTES_IN_A_ROW: u32 = 8;
+/// With bulk work alone waiting, the background still gets a ninth of the TPM.
+pub(super) const BULK_IN_A_ROW: u32 = 8;
 
 impl<J> Queue<J> {
     pub(super) fn new() -> Self {
@@ -45,7 +52,9 @@ impl<J> Queue<J> {
             state: Mutex::new(State {
                 quotes: VecDeque::new(),
                 bulk: VecDeque::new(),
+                background: VecDeque::new(),
                 quotes_in_a_row: 0,
+                bulk_in_a_row: 0,
                 closed: false,
             }),
             changed: Condvar::new(),
@@ -61,6 +70,7 @@ impl<J> Queue<J> {
         let (waiting, queue, limit) = match priority {
             Priority::Quote => (&mut state.quotes, "quotes", MAX_QUOTES),
             Priority::Bulk => (&mut state.bulk, "requests", MAX_BULK),
+            Priority::Background => (&mut state.background, "requests", MAX_BULK),
         };
         if waiting.len() >= limit {
             return Err(AnchorError::Busy { queue, limit });
@@ -92,7 +102,11 @@ impl<J> Queue<J> {
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        let dropped = (mem::take(&mut state.quotes), mem::take(&mut state.bulk));
+        let dropped = (
+            mem::take(&mut state.quotes),
+            mem::take(&mut state.bulk),
+            mem::take(&mut state.background),
+        );
         drop(state);
         self.changed.notify_all();
         drop(dropped);
@@ -101,7 +115,7 @@ impl<J> Queue<J> {
     /// How many requests wait.
     pub(super) fn waiting(&self) -> usize {
         let state = self.lock();
-        state.quotes.len() + state.bulk.len()
+        state.quotes.len() + state.bulk.len() + state.background.len()
     }
 
     /// No code that can panic runs under the lock, so its state is sound even if poisoned.
@@ -112,13 +126,20 @@ impl<J> Queue<J> {
 
 impl<J> State<J> {
     fn take(&mut self) -> Option<J> {
-        let bulk_is_due = self.quotes_in_a_row >= QUOTES_IN_A_ROW && !self.bulk.is_empty();
-        if !bulk_is_due && let Some(job) = self.quotes.pop_front() {
+        let others_wait = !self.bulk.is_empty() || !self.background.is_empty();
+        let others_are_due = self.quotes_in_a_row >= QUOTES_IN_A_ROW && others_wait;
+        if !others_are_due && let Some(job) = self.quotes.pop_front() {
             self.quotes_in_a_row = self.quotes_in_a_row.saturating_add(1);
             return Some(job);
         }
         self.quotes_in_a_row = 0;
-        self.bulk.pop_front()
+        let background_is_due = self.bulk_in_a_row >= BULK_IN_A_ROW && !self.background.is_empty();
+        if !background_is_due && let Some(job) = self.bulk.pop_front() {
+            self.bulk_in_a_row = self.bulk_in_a_row.saturating_add(1);
+            return Some(job);
+        }
+        self.bulk_in_a_row = 0;
+        self.background.pop_front()
     }
 }
 
@@ -136,6 +157,21 @@ mod tests {
         }
         let order: String = (0..22).filter_map(|_| queue.next()).collect();
         assert_eq!(order, "qqqqqqqqbqqqqqqqqbqqqq");
+        Ok(())
+    }
+
+    #[test]
+    fn the_background_waits_for_everything_else_but_does_not_starve() -> Result<(), AnchorError> {
+        let queue = Queue::new();
+        for job in ['1', '2', '3'] {
+            queue.push(Priority::Background, job)?;
+        }
+        queue.push(Priority::Quote, 'q')?;
+        for _ in 0..10 {
+            queue.push(Priority::Bulk, 'b')?;
+        }
+        let order: String = (0..14).filter_map(|_| queue.next()).collect();
+        assert_eq!(order, "qbbbbbbbb1bb23");
         Ok(())
     }
 

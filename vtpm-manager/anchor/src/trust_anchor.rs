@@ -171,8 +171,12 @@ impl TrustAnchor {
     }
 
     /// Signs with the host IK; waits without async.
-    pub(super) fn sign_blocking(&self, message: Vec<u8>) -> Result<Vec<u8>, AnchorError> {
-        self.ask_blocking(Priority::Bulk, move |owner| owner.sign(&message))
+    pub(super) fn sign_blocking(
+        &self,
+        priority: Priority,
+        message: Vec<u8>,
+    ) -> Result<Vec<u8>, AnchorError> {
+        self.ask_blocking(priority, move |owner| owner.sign(&message))
     }
 
     /// Has the thread that owns the TPM do something, and waits for as long as the TPM answers.

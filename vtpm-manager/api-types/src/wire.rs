@@ -271,7 +271,7 @@ pub struct DifferenceView {
 #[serde(deny_unknown_fields)]
 pub struct CreateRequest {
     /// The VM. Without it the manager chooses the number, which a vRoT of the pool is certified
-    /// for already: nothing launches faster.
+    /// for already; otherwise the identity is pending for as long as the physical TPM needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<VmId>,
     /// Whose VM it is.
@@ -309,12 +309,29 @@ pub struct VrotView {
     pub state_loss: Option<StateLossView>,
     /// Name of its identity key.
     pub vik: Option<TpmName>,
+    /// Whether the identity key is certified: without that certificate the VM gets no evidence.
+    pub vik_certificate: CertificateState,
+    /// Whether the endorsement keys are certified, which follows when the physical TPM has nothing
+    /// more urgent to sign.
+    pub ek_certificates: CertificateState,
     /// Last second of the identity key's certificate.
     pub vik_not_after: Option<Timestamp>,
-    /// Why the last attempt to renew that certificate failed, until one succeeds.
+    /// Why the last attempt to issue or renew a certificate failed, until one succeeds.
     pub renewal_problem: Option<String>,
     /// Its backend, while it runs.
     pub backend: Option<BackendView>,
+}
+
+/// Whether there is a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum CertificateState {
+    /// It is still to be signed by the physical TPM, or written into the vRoT, which happens while
+    /// the VM runs.
+    Pending,
+    /// It is there, and the guest can read it.
+    Issued,
 }
 
 /// State that may have been lost with a backend.
@@ -388,8 +405,10 @@ pub struct KeyView {
     pub public_key_pem: String,
     /// `TPMT_PUBLIC` in hexadecimal.
     pub public_area: String,
-    /// Its certificate.
-    pub certificate_pem: String,
+    /// Whether it is certified.
+    pub state: CertificateState,
+    /// Its certificate; none while that is pending.
+    pub certificate_pem: Option<String>,
     /// Last second of the certificate.
     pub not_after: Option<Timestamp>,
 }

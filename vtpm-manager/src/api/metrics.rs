@@ -127,6 +127,21 @@ fn vrots(text: &mut Text, serving: &Serving, store: &StoreStatus) {
         "vRoTs whose last attempt at a new certificate failed.",
         serving.renewals.overdue,
     );
+    text.gauge(
+        "vrot_identities_pending",
+        "vRoTs whose identity key has no certificate yet.",
+        serving.renewals.viks_pending,
+    );
+    text.gauge(
+        "vrot_ek_certificates_pending",
+        "vRoTs whose identity key is certified and whose endorsement keys are not yet.",
+        serving.renewals.eks_pending,
+    );
+    text.counter(
+        "vrot_certificates_issued_total",
+        "First certificates of identity keys, issued beside a launch.",
+        serving.renewals.issued,
+    );
 }
 
 fn store(text: &mut Text, serving: &Serving, store: &StoreStatus) {
@@ -277,6 +292,11 @@ fn host(text: &mut Text, serving: &Serving) {
         "vrot_host_evidence_refusals_total",
         "Requests for host evidence beyond the quota of a vRoT.",
         evidence.refused,
+    );
+    text.counter(
+        "vrot_host_evidence_uncertified_total",
+        "Requests for host evidence that waited in vain for the identity key's certificate.",
+        evidence.uncertified,
     );
     let audit = &serving.audit;
     text.counter(

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use api_types::wire::{
-    BackendView, CreateRequest, IdentityView, KeyView, QemuArguments, StateLossView,
-    TpmDeviceModel, VrotList, VrotView,
+    BackendView, CertificateState, CreateRequest, IdentityView, KeyView, QemuArguments,
+    StateLossView, TpmDeviceModel, VrotList, VrotView,
 };
 use api_types::{PROBLEM_JSON, Problem};
 use api_types::{Timestamp, VrotKey};
@@ -12,13 +12,14 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use cert_chain::{PublicArea, Validity, pem};
+use minicbor::bytes::ByteVec;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::order::transition;
 use super::problem::{Body, Path, ProblemResponse, Query};
 use crate::manager::{Launch, Manager, ManagerError, Order, Vrot};
-use crate::vrot::{Lifecycle, StopCause};
+use crate::vrot::{Lifecycle, Pending, StopCause};
 
 type Managed = State<Arc<Manager>>;
 
@@ -262,6 +263,8 @@ fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
             at: loss.at,
         }),
         vik: record.identity.vik(record.vrot).map(|vik| vik.name()).ok(),
+        vik_certificate: certificate_state(record.identity.pending() != Some(Pending::Vik)),
+        ek_certificates: certificate_state(record.identity.has_ek_certificates()),
         vik_not_after: vrot.vik_not_after(),
         renewal_problem: manager.renewals().problem(record.vrot),
         backend: vrot.observed().map(|observed| BackendView {
@@ -285,14 +288,17 @@ fn identity_view(manager: &Manager, vrot: &Vrot) -> Result<IdentityView, Manager
             .host()
             .enrolment()
             .map(|enrolment| enrolment.host().clone()),
-        vik: key_view(identity.vik(id)?.public_area(), &identity.vik_certificate),
+        vik: key_view(
+            identity.vik(id)?.public_area(),
+            identity.vik_certificate.as_ref(),
+        ),
         ek_rsa: key_view(
             identity.ek_rsa(id)?.public_area(),
-            &identity.ek_rsa_certificate,
+            identity.ek_rsa_certificate.as_ref(),
         ),
         ek_p256: key_view(
             identity.ek_p256(id)?.public_area(),
-            &identity.ek_p256_certificate,
+            identity.ek_p256_certificate.as_ref(),
         ),
         manager_digest: identity.manager,
         backend_digest: identity.backend,
@@ -300,13 +306,21 @@ fn identity_view(manager: &Manager, vrot: &Vrot) -> Result<IdentityView, Manager
     })
 }
 
-fn key_view(area: &PublicArea, certificate: &[u8]) -> KeyView {
+fn key_view(area: &PublicArea, certificate: Option<&ByteVec>) -> KeyView {
     KeyView {
         name: area.name(),
         public_key_pem: pem::encode_public_key(&area.subject_public_key_info()),
         public_area: hex::encode(area.as_bytes()),
-        certificate_pem: pem::encode_certificate(certificate),
-        not_after: not_after(certificate),
+        state: certificate_state(certificate.is_some()),
+        certificate_pem: certificate.map(|der| pem::encode_certificate(der)),
+        not_after: certificate.and_then(|der| not_after(der)),
+    }
+}
+
+fn certificate_state(is_issued: bool) -> CertificateState {
+    match is_issued {
+        true => CertificateState::Issued,
+        false => CertificateState::Pending,
     }
 }
 

@@ -22,6 +22,13 @@ pub enum Event {
         /// What is known of it.
         reason: Words,
     },
+    /// A vRoT's identity key got its first certificate, beside its launch.
+    CertificateIssued {
+        /// Whose.
+        vrot: VrotId,
+        /// SHA-256 value of the certificate.
+        certificate: Option<Digest32>,
+    },
     /// A vRoT's identity key got a new certificate.
     CertificateRenewed {
         /// Whose.
@@ -43,6 +50,15 @@ pub enum Event {
         vrot: VrotId,
         /// Which.
         indices: Words,
+    },
+    /// A vRoT's endorsement keys got their first certificates, beside its guest.
+    EndorsementKeysCertified {
+        /// Whose.
+        vrot: VrotId,
+        /// SHA-256 value of the RSA key's certificate.
+        ek_rsa: Digest32,
+        /// SHA-256 value of the P-256 key's certificate.
+        ek_p256: Digest32,
     },
     /// The host's keys were made, or found to be there.
     HostInitialised {
@@ -107,7 +123,7 @@ pub enum Event {
         /// What was found.
         finding: Words,
     },
-    /// A vRoT was manufactured for a VM and got its certificates.
+    /// A vRoT was manufactured for a VM.
     VrotCreated {
         /// Its number.
         vrot: VrotId,
@@ -119,8 +135,9 @@ pub enum Event {
         generation: Generation,
         /// Name of its identity key.
         vik: TpmName,
-        /// SHA-256 value of the identity key's certificate.
-        certificate: Digest32,
+        /// SHA-256 value of the identity key's certificate; none while that is pending.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        certificate: Option<Digest32>,
     },
     /// A vRoT was made ahead, and its identity key certified. It belongs to no VM yet.
     VrotManufactured {
@@ -129,7 +146,7 @@ pub enum Event {
         /// Name of its identity key.
         vik: TpmName,
         /// SHA-256 value of the identity key's certificate.
-        certificate: Digest32,
+        certificate: Option<Digest32>,
     },
     /// A vRoT's key was destroyed. The line may be of a manager that finished what an earlier one,
     /// which ended meanwhile, had begun.
@@ -156,7 +173,7 @@ pub enum Event {
         vrot: VrotId,
         /// Its state in the store; `absent`, if there is no such vRoT.
         state: &'static str,
-        /// SHA-256 value of the identity key's certificate in the store.
+        /// SHA-256 value of the identity key's certificate in the store; none while it is pending.
         #[serde(skip_serializing_if = "Option::is_none")]
         certificate: Option<Digest32>,
     },

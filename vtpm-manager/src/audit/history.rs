@@ -16,6 +16,10 @@ enum Told {
     BackendEnded {
         vrot: VrotId,
     },
+    CertificateIssued {
+        vrot: VrotId,
+        certificate: Option<Digest32>,
+    },
     CertificateRenewed {
         vrot: VrotId,
         certificate: Digest32,
@@ -28,7 +32,7 @@ enum Told {
     },
     VrotCreated {
         vrot: VrotId,
-        certificate: Digest32,
+        certificate: Option<Digest32>,
     },
     VrotDeleted {
         vrot: VrotId,
@@ -44,7 +48,7 @@ enum Told {
     },
     VrotManufactured {
         vrot: VrotId,
-        certificate: Digest32,
+        certificate: Option<Digest32>,
     },
     VrotResumed {
         vrot: VrotId,
@@ -70,7 +74,7 @@ struct ToldRecovery {
 pub struct LastTold {
     /// The name of its state, or [`ABSENT`].
     pub state: String,
-    /// SHA-256 value of its identity key's certificate, if a line tells.
+    /// SHA-256 value of its identity key's certificate; none if that is pending, or no line tells.
     pub certificate: Option<Digest32>,
 }
 
@@ -121,7 +125,10 @@ impl AuditLog {
         let mut vrots = BTreeMap::<VrotId, LastTold>::new();
         self.look_back(|told| {
             let (vrot, state, certificate) = match told {
-                Told::CertificateRenewed { vrot, certificate } => (vrot, None, Some(certificate)),
+                Told::CertificateIssued { vrot, certificate } => (vrot, None, Some(certificate)),
+                Told::CertificateRenewed { vrot, certificate } => {
+                    (vrot, None, Some(Some(certificate)))
+                }
                 Told::VrotManufactured { vrot, certificate } => {
                     (vrot, Some("manufactured"), Some(certificate))
                 }
@@ -143,9 +150,7 @@ impl AuditLog {
                     state,
                     certificate,
                 } => {
-                    let last = vrots.entry(vrot).or_default();
-                    last.state = state;
-                    last.certificate = certificate.or(last.certificate);
+                    vrots.insert(vrot, LastTold { state, certificate });
                     return;
                 }
                 Told::RecoveryFound { .. } | Told::StoreRecovered { .. } => return,
@@ -154,7 +159,7 @@ impl AuditLog {
             if let Some(state) = state {
                 state.clone_into(&mut last.state);
             }
-            last.certificate = certificate.or(last.certificate);
+            last.certificate = certificate.unwrap_or(last.certificate);
         })?;
         Ok(vrots)
     }

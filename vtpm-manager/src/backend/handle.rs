@@ -329,6 +329,7 @@ mod tests {
             quota: Quota::per_minute(1, Instant::now()),
             share: Share::new(NonZeroU32::MIN, Duration::from_millis(200), Instant::now()),
             ended,
+            certified: watch::Sender::new(true).subscribe(),
         }));
         let child = Command::new("sleep")
             .arg("60")

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backend_link::message::Status;
 use cert_chain::VrotId;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::share::Share;
 use crate::evidence::{HostEvidence, Subject};
@@ -37,6 +37,8 @@ pub struct GuestRole {
     pub share: Share,
     /// Is told when the backend ends by itself.
     pub ended: mpsc::UnboundedSender<(VrotId, Ended)>,
+    /// Whether its identity key has a certificate: without, evidence is of no use.
+    pub certified: watch::Receiver<bool>,
 }
 
 /// How it stands with a backend.

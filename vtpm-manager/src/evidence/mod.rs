@@ -70,6 +70,7 @@ pub struct EvidenceMetrics {
     answered: AtomicU64,
     failed: AtomicU64,
     refused: AtomicU64,
+    pending: AtomicU64,
 }
 
 /// The host IK, as far as evidence needs it.
@@ -187,6 +188,16 @@ impl EvidenceMetrics {
     /// One more of those.
     pub(crate) fn count_refusal(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that got none because the certificate of the identity key was pending.
+    pub fn pending(&self) -> u64 {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// One more of those.
+    pub(crate) fn count_pending(&self) {
+        self.pending.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Requests that got none.

@@ -19,8 +19,7 @@ use crate::vrot::{Identity, Lifecycle, VrotRecord};
 pub(super) const FIRST_GENERATION: Generation = Generation::new(1);
 
 /// How many vRoTs are in manufacture at a time. Each holds a thread of those that also wait for
-/// disk and TPM on behalf of all others. The physical TPM makes one signature at a time, three for
-/// each vRoT, and so a few keep it busy.
+/// disk and TPM on behalf of all others, and makes an RSA key.
 pub(super) const AT_A_TIME: usize = 8;
 
 /// The right to manufacture one vRoT. It is an error only once the semaphore is closed, which does
@@ -31,14 +30,14 @@ type Permit = Result<OwnedSemaphorePermit, AcquireError>;
 #[derive(Debug)]
 pub(super) struct ManufacturedVrot {
     pub(super) record: VrotRecord,
-    /// It listens, but serves nobody.
+    /// It listens; no VMM may attach.
     pub(super) backend: Backend,
     /// Its state, where the store has neither that nor the record.
     pub(super) unsaved: Option<StateBlob>,
 }
 
 impl Manager {
-    /// Makes a vRoT for a VM. Takes seconds where RSA keys are slow to make.
+    /// Makes a vRoT for a VM, without certificates. Takes seconds where RSA keys are slow to make.
     ///
     /// The process that makes it is not the one that serves it: making keys leaves hundreds of
     /// KiB of memory written to that a process which only opens the state never touches.
@@ -48,7 +47,8 @@ impl Manager {
         tenant: Tenant,
     ) -> Result<ManufacturedVrot, ManagerError> {
         let permit = Arc::clone(&self.manufacturing).acquire_owned().await;
-        let (enrolment, signer) = self.host.issuer().await?;
+        // Nothing is signed now; but what can never be certified is not made.
+        let (enrolment, _) = self.host.issuer().await?;
         let keyring = self.host.keyring().await?;
         let vrot = VrotId::random();
         let key = Keyring::generate()?;
@@ -68,8 +68,7 @@ impl Manager {
         let mut channel = maker.channel();
         let ordered = order.clone();
         let manufactured = blocking_with(permit, move || {
-            manufacture_over(&ordered, &mut channel, &signer)
-                .map_err(|error| ManagerError::of_manufacture(error, &signer))
+            manufacture_over(&ordered, &mut channel).map_err(ManagerError::Manufacture)
         })
         .await;
         // Whatever came of it, it has done its work.
@@ -94,7 +93,6 @@ impl Manager {
                 &order.host_certificate,
                 order.manager,
                 order.backend,
-                now,
             ),
             state_loss: None,
         };

@@ -6,6 +6,7 @@ mod error;
 mod losses;
 mod manufacturing;
 mod orphans;
+mod pending;
 mod pool;
 mod recorded;
 mod recovery;
@@ -29,7 +30,7 @@ use attestation::{Anchoring, CutOff};
 use cert_chain::{Digest32, VrotId};
 use guarded_state::journal::Journal;
 use guarded_state::ledger::AnchorPolicy;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,7 @@ pub use burials::Burials;
 pub use counters::{Counter, Counters};
 pub use error::ManagerError;
 pub use orphans::Orphans;
+pub use pending::Issuance;
 pub use pool::Pool;
 pub use registry::{Registry, Vrot};
 pub use renewal::Renewals;
@@ -77,6 +79,7 @@ pub struct Manager {
     pool: Arc<Pool>,
     burials: Burials,
     renewals: Renewals,
+    issuance: Issuance,
     zygote: Zygote,
     /// One permit for each vRoT that may be in manufacture at the same time.
     manufacturing: Arc<Semaphore>,
@@ -129,6 +132,7 @@ impl Manager {
             pool: Arc::new(Pool::default()),
             burials: Burials::default(),
             renewals: Renewals::default(),
+            issuance: Issuance::default(),
             program,
             ended,
             counters: Counters::default(),
@@ -291,7 +295,13 @@ impl Manager {
         })
     }
 
-    fn guest_role(&self, record: &VrotRecord) -> Result<Box<GuestRole>, RecordError> {
+    /// What a backend with this vRoT's guest needs. `certified` tells when the vRoT's identity key
+    /// is.
+    fn guest_role(
+        &self,
+        record: &VrotRecord,
+        certified: watch::Receiver<bool>,
+    ) -> Result<Box<GuestRole>, RecordError> {
         let vrot = record.vrot;
         Ok(Box::new(GuestRole {
             journal: self.journal.clone(),
@@ -314,6 +324,7 @@ impl Manager {
                 Instant::now(),
             ),
             ended: self.ended.clone(),
+            certified,
         }))
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! A member has everything: keys, certificates, a record in the store, and a backend that
 //! listens. It was made for a VM number of the manager's own choice and for one of the
-//! configured tenants. A VM that takes that number gets it as it is; a VM that comes with a
-//! number of its own, or of another tenant, costs one signature of the physical TPM: a new
-//! certificate for the identity key.
+//! configured tenants. A VM that takes that number gets it as it is. For a VM that comes with a
+//! number of its own, or of another tenant, the identity key's certificate is withdrawn, and another
+//! one is issued beside the launch.
 //!
 //! Members survive the manager in the store, but not their backends: a successor opens them anew.
 
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api_types::{Timestamp, WithCauses};
-use cert_chain::{Digest32, Tenant, VmId, VrotId};
+use cert_chain::{Tenant, VmId, VrotId};
 use guarded_state::disk::Part;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -42,12 +42,12 @@ struct Members {
     cold: Vec<VrotRecord>,
 }
 
-/// After a failure, e.g. of the physical TPM. The pool is a convenience: no need to hurry.
+/// After a failure, e.g. of the physical TPM. Launches work without a pool.
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
-/// Who takes a member is launching a VM: its successor need not have the processor just then.
-const COURTESY: Duration = Duration::from_millis(250);
+/// Pause so that refilling does not compete with the VM that is starting.
+const REFILL_DELAY: Duration = Duration::from_millis(250);
 /// Between members that are opened anew, which takes milliseconds each.
-const BREATH: Duration = Duration::from_millis(10);
+const INHERITED_PAUSE: Duration = Duration::from_millis(10);
 /// A member that does not end is killed: it has no guest, and its state is in the store.
 const CLOSING: Duration = Duration::from_secs(2);
 /// Members whose certificates are old, or whose backends have ended, are looked for this often.
@@ -94,7 +94,7 @@ impl Pool {
         self.changed.notify_one();
     }
 
-    /// Ends the backends of all members: nobody else knows them.
+    /// Ends the backends of all members, which only this manager knows.
     pub(super) async fn close(&self) {
         let members = std::mem::take(&mut self.members().ready);
         let mut endings = JoinSet::new();
@@ -124,7 +124,7 @@ pub(super) async fn keep_full(manager: Arc<Manager>) {
         async move {
             Some(match manager.tend_pool().await {
                 Ok(Tended::Added) => Pause::Rate(manager.config.pool.pause()),
-                Ok(Tended::Inherited) => Pause::Breath,
+                Ok(Tended::Inherited) => Pause::Inherited,
                 Ok(Tended::Full) => Pause::Full(Arc::clone(&manager.pool)),
                 Err(error) => {
                     tracing::warn!(error = %WithCauses(&error), "the pool of vRoTs is not filled");
@@ -153,7 +153,7 @@ enum Pause {
     /// One was made, and the next has its time.
     Rate(Duration),
     /// Next to nothing was done.
-    Breath,
+    Inherited,
     /// Nothing is to be done until a member is missing.
     Full(Arc<Pool>),
     /// Something is wrong.
@@ -165,11 +165,11 @@ impl Pause {
     async fn length(self) -> Duration {
         match self {
             Self::Rate(pause) => pause,
-            Self::Breath => BREATH,
+            Self::Inherited => INHERITED_PAUSE,
             Self::Full(pool) => {
                 // Either way it is time to look again.
                 let _ = timeout(INSPECTION, pool.changed.notified()).await;
-                COURTESY
+                REFILL_DELAY
             }
             Self::Failed => RETRY_PAUSE,
         }
@@ -212,27 +212,33 @@ impl Manager {
         let Some(tenant) = tenants.iter().find(lacking).cloned() else {
             return Ok(Tended::Full);
         };
-        let mut product = self.manufacture(VmId::random(), tenant).await?;
-        if let Err(error) = self.keep(&mut product).await {
-            // Nobody else knows that it runs.
-            let _ = product.backend.stop().await;
+        let mut made = self.manufacture(VmId::random(), tenant).await?;
+        if let Err(error) = self.complete(&mut made).await {
+            // The pool alone knows that it runs.
+            let _ = made.backend.stop().await;
             return Err(error);
         }
-        self.add(product);
+        self.add(made);
         Ok(Tended::Added)
     }
 
-    /// Puts a new member into the store.
-    async fn keep(&self, product: &mut ManufacturedVrot) -> Result<(), ManagerError> {
-        let record = &product.record;
+    /// Certifies a new member and puts it into the store.
+    async fn complete(&self, made: &mut ManufacturedVrot) -> Result<(), ManagerError> {
+        let keyring = self.host.keyring().await?;
+        self.issue_at_once(&mut made.record, &keyring, &made.backend)
+            .await?;
+        if let Some(state) = made.backend.take_state().await? {
+            made.unsaved = Some(state);
+        }
+        let record = &made.record;
         self.record(Event::VrotManufactured {
             vrot: record.vrot,
             vik: record.identity.vik(record.vrot)?.name(),
-            certificate: Digest32::of(&record.identity.vik_certificate),
+            certificate: record.identity.vik_certificate_digest(),
         })
         .await?;
         let mut commit = record.to_batch();
-        if let Some(state) = product.unsaved.take() {
+        if let Some(state) = made.unsaved.take() {
             commit = commit.put(record.vrot, Part::Permanent, state.to_bytes());
         }
         Ok(self.journal.commit(commit).await?)
@@ -265,10 +271,10 @@ impl Manager {
         Ok(Tended::Inherited)
     }
 
-    fn add(&self, product: ManufacturedVrot) {
-        let record = &product.record;
+    fn add(&self, made: ManufacturedVrot) {
+        let record = &made.record;
         tracing::debug!(vrot = %record.vrot, tenant = %record.tenant, "ready for a VM");
-        self.pool.members().ready.push(product);
+        self.pool.members().ready.push(made);
     }
 
     /// The vRoTs that wait for a VM.
@@ -298,7 +304,7 @@ mod tests {
         let (mut steps, mut made) = (0, 0);
         let step = || {
             steps += 1;
-            // Somebody takes members all the time.
+            // Members are taken all the time.
             pool.wake();
             let pause = if clock.get() >= HOUR {
                 None

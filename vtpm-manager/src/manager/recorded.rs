@@ -27,7 +27,7 @@ impl Manager {
         let differing = told.filter_map(|(vrot, told)| {
             let record = found.get(&vrot);
             let state = record.map_or(ABSENT, |record| record.lifecycle.name());
-            let certificate = record.map(certificate_of);
+            let certificate = record.and_then(certificate_of);
             let is_as_told = told.state == state
                 && (told.certificate.is_none()
                     || told.certificate == certificate
@@ -51,12 +51,12 @@ impl Manager {
         let event = Event::VrotFound {
             vrot,
             state: record.map_or(ABSENT, |record| record.lifecycle.name()),
-            certificate: record.map(certificate_of),
+            certificate: record.and_then(certificate_of),
         };
         self.record_or_keep(vec![event]).await;
     }
 }
 
-fn certificate_of(record: &VrotRecord) -> Digest32 {
-    Digest32::of(&record.identity.vik_certificate)
+fn certificate_of(record: &VrotRecord) -> Option<Digest32> {
+    record.identity.vik_certificate_digest()
 }

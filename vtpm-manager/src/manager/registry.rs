@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use api_types::{Timestamp, VrotKey};
 use cert_chain::{Validity, VmId, VrotId};
+use tokio::sync::watch;
 
 use super::ManagerError;
 use crate::backend::{Backend, Observed};
-use crate::vrot::VrotRecord;
+use crate::vrot::{Pending, VrotRecord};
 
 /// Every vRoT that exists, or is being made.
 #[derive(Debug, Default)]
@@ -23,6 +24,8 @@ pub struct Vrot {
     /// Held by whoever changes the vRoT's lifecycle: one transition at a time.
     pub(super) gate: tokio::sync::Mutex<()>,
     recorded: RwLock<Recorded>,
+    /// Whether its identity key has a certificate: evidence waits for that.
+    certified: watch::Sender<bool>,
     /// The live backend of a running vRoT.
     backend: RwLock<Option<Arc<Backend>>>,
     /// Why it is not known what became of the backend that an earlier manager left.
@@ -100,7 +103,7 @@ impl Registry {
 
     /// Takes up a vRoT that is in the store.
     pub(super) fn insert(&self, record: VrotRecord) -> Arc<Vrot> {
-        self.enter(Arc::new(Vrot::new(record)))
+        self.enter(Arc::new(Vrot::new(record, watch::Sender::default())))
     }
 
     /// Takes up a vRoT, unless it is here already: that one may be running.
@@ -128,11 +131,14 @@ impl Registry {
 }
 
 impl Vrot {
-    /// A vRoT that is not in the registry yet.
-    pub(super) fn new(record: VrotRecord) -> Self {
+    /// A vRoT that is not in the registry yet. `certified` is told whether its identity key has a
+    /// certificate.
+    pub(super) fn new(record: VrotRecord, certified: watch::Sender<bool>) -> Self {
+        certified.send_replace(record.identity.vik_certificate.is_some());
         Self {
             gate: tokio::sync::Mutex::new(()),
             recorded: RwLock::new(Recorded::of(record)),
+            certified,
             backend: RwLock::new(None),
             adoption: Mutex::new(None),
             restarts: Mutex::new(Vec::new()),
@@ -184,9 +190,22 @@ impl Vrot {
         admitted
     }
 
+    /// Tells when its identity key has a certificate.
+    pub(super) fn certified(&self) -> watch::Receiver<bool> {
+        self.certified.subscribe()
+    }
+
+    /// What is still to be issued for it.
+    pub fn pending(&self) -> Option<Pending> {
+        self.recorded().record.identity.pending()
+    }
+
     pub(super) fn set_record(&self, record: VrotRecord) {
+        let is_certified = record.identity.vik_certificate.is_some();
         let recorded = Recorded::of(record);
         *(self.recorded.write()).unwrap_or_else(PoisonError::into_inner) = recorded;
+        // Readers of the record first: evidence states what it says.
+        self.certified.send_replace(is_certified);
     }
 
     /// Why nothing is certain about a backend that an earlier manager left.
@@ -233,7 +252,8 @@ impl Vrot {
 
 impl Recorded {
     fn of(record: VrotRecord) -> Self {
-        let validity = Validity::of_certificate(&record.identity.vik_certificate).ok();
+        let certificate = record.identity.vik_certificate.as_ref();
+        let validity = certificate.and_then(|der| Validity::of_certificate(der).ok());
         Self {
             record: Arc::new(record),
             vik_not_after: validity.map(|validity| Timestamp::new(validity.not_after().as_secs())),

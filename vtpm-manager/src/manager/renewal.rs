@@ -6,7 +6,7 @@
 //! is a task of its own: a vRoT whose backend does not answer keeps the next from its turn for a
 //! moment only.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,8 +24,8 @@ use crate::audit::Event;
 use crate::backend::{Backend, Role, RuntimeFolder};
 use crate::keys::Keyring;
 use crate::manufacture::{
-    Chain, Guest, ManufactureError, RederivedVik, rederive_vik_from_copy, rederive_vik_over,
-    renew_ek_certificates, renew_vik_certificate,
+    Chain, Guest, ManufactureError, RederivedVik, rederive_vik_from_copy, renew_ek_certificates,
+    renew_vik_certificate,
 };
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
 
@@ -38,17 +38,17 @@ pub struct Renewals {
     failures: AtomicU64,
 }
 
-/// The renewals under way.
+/// The renewals under way, and first certificates that are being written.
 #[derive(Debug, Default)]
 struct Turns {
-    vrots: BTreeSet<VrotId>,
+    vrots: Vec<VrotId>,
     /// No other one begins.
     is_closed: bool,
 }
 
 /// One renewal under way. Over when dropped.
 #[derive(Debug)]
-struct Turn {
+pub(super) struct Turn {
     manager: Arc<Manager>,
     vrot: VrotId,
 }
@@ -65,10 +65,7 @@ struct Failure {
 /// When a certificate is issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CertificateStep {
-    /// Before the vRoT has its first guest: the vRoT itself makes the key anew. It is no renewal.
-    First,
-    /// At a start, before the guest runs. From here on a copy of the vRoT makes the key anew,
-    /// for its owner may have set passwords.
+    /// At a start, before the guest runs.
     Start,
     /// Beside the guest, which may hold every slot as well.
     Running,
@@ -139,6 +136,11 @@ impl Renewals {
         self.failing().remove(&vrot);
     }
 
+    /// Notes that nothing fails any more.
+    pub(super) fn no_failure(&self, vrot: VrotId) {
+        self.failing().remove(&vrot);
+    }
+
     fn may_be_tried(&self, vrot: VrotId) -> bool {
         if self.turns.borrow().vrots.contains(&vrot) {
             return false;
@@ -184,10 +186,12 @@ enum Room {
 
 impl Turn {
     /// None, if no renewal begins any more.
-    fn take(manager: &Arc<Manager>, vrot: VrotId) -> Option<Self> {
+    pub(super) fn take(manager: &Arc<Manager>, vrot: VrotId) -> Option<Self> {
         let is_taken = manager.renewals.turns.send_if_modified(|turns| {
-            // Only whoever waits for all to be over is to be told.
-            !turns.is_closed && turns.vrots.insert(vrot)
+            if !turns.is_closed {
+                turns.vrots.push(vrot);
+            }
+            !turns.is_closed
         });
         is_taken.then(|| Self {
             manager: Arc::clone(manager),
@@ -209,7 +213,8 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         (self.manager.renewals.turns).send_modify(|turns| {
-            turns.vrots.remove(&self.vrot);
+            let position = turns.vrots.iter().position(|vrot| *vrot == self.vrot);
+            position.map(|position| turns.vrots.swap_remove(position));
         });
     }
 }
@@ -247,7 +252,7 @@ impl Manager {
             Room::None => return Step::Taken,
             Room::Closed => return Step::Closed,
         }
-        // Without all of them, nothing can be signed, and whoever asks is told so.
+        // Nothing can be signed without all of them; `host show` says what is missing.
         if !self.store.is_open()
             || self.host.enrolment().is_none()
             || self.host.anchor().silence().is_some()
@@ -265,11 +270,14 @@ impl Manager {
         Step::Taken
     }
 
-    fn most_urgent(&self) -> Option<Arc<Vrot>> {
+    fn most_urgent(self: &Arc<Self>) -> Option<Arc<Vrot>> {
         let now = Timestamp::now();
         let mut running = BTreeMap::new();
         for vrot in self.registry.all() {
             if vrot.backend().is_some() {
+                if vrot.pending().is_some() {
+                    self.issue_pending(&vrot);
+                }
                 running.insert(vrot.record().vrot, vrot);
             }
         }
@@ -306,7 +314,7 @@ impl Manager {
             return;
         }
         let reason = WithCauses(error).to_string();
-        tracing::error!(%vrot, reason, "the certificate of an identity key is not renewed");
+        tracing::error!(%vrot, reason, "the certificate of an identity key is not issued");
         if !(self.renewals).failed(vrot, Some(&reason), longest) {
             return;
         }
@@ -325,7 +333,11 @@ impl Manager {
     /// since, or was not renewed in time. Waiting does not mend that.
     pub(super) fn is_renewal_due(&self, record: &VrotRecord, now: Timestamp) -> bool {
         let identity = &record.identity;
-        let Some(life) = &life(&identity.vik_certificate) else {
+        let Some(certificate) = &identity.vik_certificate else {
+            // It is issued for the first time, which is no renewal.
+            return false;
+        };
+        let Some(life) = &life(certificate) else {
             return true;
         };
         if *life.start() > now.seconds() || !has_valid_eks(identity, now) {
@@ -372,11 +384,11 @@ impl Manager {
             Chain::Changed
         };
         let guest = match step {
-            CertificateStep::First | CertificateStep::Start => Guest::Absent,
+            CertificateStep::Start => Guest::Absent,
             CertificateStep::Running => Guest::Present,
         };
         let order = self.order(record.subject(), host_certificate, now).await?;
-        let vik = self.rederived(record, backend, step).await?;
+        let vik = self.rederived(record).await?;
         let eks = match has_valid_eks(&record.identity, now) {
             true => None,
             false => Some((
@@ -400,10 +412,10 @@ impl Manager {
         })
         .await??;
         if let Some([rsa, p256]) = eks {
-            record.identity.ek_rsa_certificate = rsa.to_vec().into();
-            record.identity.ek_p256_certificate = p256.to_vec().into();
+            record.identity.ek_rsa_certificate = Some(rsa.to_vec().into());
+            record.identity.ek_p256_certificate = Some(p256.to_vec().into());
         }
-        record.identity.vik_certificate = certificate.to_vec().into();
+        record.identity.vik_certificate = Some(certificate.to_vec().into());
         record.identity.host_certificate = order.host_certificate.into();
         record.identity.manager = order.manager;
         record.identity.backend = order.backend;
@@ -466,33 +478,20 @@ impl Manager {
         life(host_certificate).is_some_and(|life| *life.end() >= end)
     }
 
-    async fn rederived(
-        &self,
-        record: &VrotRecord,
-        backend: &Backend,
-        step: CertificateStep,
-    ) -> Result<RederivedVik, ManagerError> {
+    /// The vIK, made anew in a copy of the vRoT: its owner may have set passwords, and a guest may
+    /// hold every slot.
+    async fn rederived(&self, record: &VrotRecord) -> Result<RederivedVik, ManagerError> {
         let expected = record.identity.vik(record.vrot)?.name();
-        let rederived = match step {
-            CertificateStep::First => {
-                let mut channel = backend.channel();
-                blocking(move || rederive_vik_over(&mut channel, &expected)).await
-            }
-            CertificateStep::Start | CertificateStep::Running => {
-                let folder = RuntimeFolder::of_copy(&self.config.runtime_dir, record.vrot);
-                let copy = self
-                    .open_backend_in(folder, record, Role::Manufacture)
-                    .await?;
-                let mut channel = copy.channel();
-                let rederived =
-                    blocking(move || rederive_vik_from_copy(&mut channel, &expected)).await;
-                // What it says of its state goes with it: nobody commits that.
-                if let Err(error) = copy.stop().await {
-                    tracing::warn!(vrot = %record.vrot, %error, "a copy ended by itself");
-                }
-                rederived
-            }
-        };
+        let folder = RuntimeFolder::of_copy(&self.config.runtime_dir, record.vrot);
+        let copy = self
+            .open_backend_in(folder, record, Role::Manufacture)
+            .await?;
+        let mut channel = copy.channel();
+        let rederived = blocking(move || rederive_vik_from_copy(&mut channel, &expected)).await;
+        // What it says of its state goes with it, and is not committed.
+        if let Err(error) = copy.stop().await {
+            tracing::warn!(vrot = %record.vrot, %error, "a copy ended by itself");
+        }
         rederived?.map_err(ManagerError::Manufacture)
     }
 }
@@ -503,10 +502,11 @@ fn life(certificate: &[u8]) -> Option<RangeInclusive<u64>> {
     Some(validity.not_before().as_secs()..=validity.not_after().as_secs())
 }
 
-/// Whether the certificates of both endorsement keys are valid.
-fn has_valid_eks(identity: &Identity, now: Timestamp) -> bool {
+/// Whether the certificates of both endorsement keys are valid, where they are not pending.
+pub(super) fn has_valid_eks(identity: &Identity, now: Timestamp) -> bool {
     [&identity.ek_rsa_certificate, &identity.ek_p256_certificate]
         .into_iter()
+        .flatten()
         .all(|certificate| life(certificate).is_some_and(|life| life.contains(&now.seconds())))
 }
 
@@ -521,7 +521,11 @@ pub(super) fn is_not_ready(error: &ManagerError) -> bool {
 
 /// Whether the vIK's certificate has most of its life before it.
 pub(super) fn is_fresh(identity: &Identity, now: Timestamp) -> bool {
-    life(&identity.vik_certificate).is_some_and(|life| now < half_life(identity, &life))
+    let life = identity
+        .vik_certificate
+        .as_deref()
+        .and_then(|der| life(der));
+    life.is_some_and(|life| now < half_life(identity, &life))
 }
 
 /// When half of the life of the vIK's certificate is over.

@@ -177,6 +177,11 @@ impl Manager {
                     let adopted = vec![Event::BackendAdopted { vrot: id }];
                     self.record_or_keep(adopted).await;
                 }
+                // A line about a certificate comes after those of what was found.
+                let compared = self.ending.run_until_cancelled(compared.cancelled());
+                if compared.await.is_some() {
+                    self.issue_pending(&vrot);
+                }
                 return;
             }
             Ok(TakenOver::OtherVersion(error)) => {
@@ -206,7 +211,7 @@ impl Manager {
         folder: &RuntimeFolder,
     ) -> Result<TakenOver, ManagerError> {
         let record = vrot.record();
-        let role = Role::Guest(self.guest_role(&record)?);
+        let role = Role::Guest(self.guest_role(&record, vrot.certified())?);
         match Backend::adopt(folder.clone(), record.generation, role, LAST_PATIENCE).await {
             Ok(Some(backend)) => {
                 vrot.set_backend(Some(backend));
@@ -240,7 +245,7 @@ impl Manager {
     /// Starts a vRoT whose backend ended by itself from its last durable state, if the policy
     /// allows it. No guest goes on with it: its VMM has lost the connection, and a new one
     /// begins with a reset, as a TPM does whose PCRs are empty.
-    async fn start_again(&self, id: VrotId) {
+    async fn start_again(self: &Arc<Self>, id: VrotId) {
         let Some(vrot) = self.registry.find_vrot(id) else {
             return;
         };
@@ -367,7 +372,7 @@ impl End {
     }
 
     /// The same, and then another backend is started, as the policy has it.
-    async fn and_again(self, manager: &Manager) {
+    async fn and_again(self, manager: &Arc<Manager>) {
         let vrot = self.vrot;
         if self.record_at_last(manager).await == Noted::Ended && !manager.ending.is_cancelled() {
             manager.start_again(vrot).await;

@@ -20,10 +20,13 @@ impl Manager {
         let authority = nv_authority(keyring, record)?;
         let identity = &record.identity;
         let published = Published {
-            ek_rsa_certificate: identity.ek_rsa_certificate.to_vec(),
-            ek_p256_certificate: identity.ek_p256_certificate.to_vec(),
+            ek_rsa_certificate: identity.ek_rsa_certificate.as_ref().map(|der| der.to_vec()),
+            ek_p256_certificate: identity
+                .ek_p256_certificate
+                .as_ref()
+                .map(|der| der.to_vec()),
             host_certificate: identity.host_certificate.to_vec(),
-            vik_certificate: identity.vik_certificate.to_vec(),
+            vik_certificate: identity.vik_certificate.as_ref().map(|der| der.to_vec()),
         };
         let mut channel = backend.channel();
         let restored = blocking(move || restore(&published, &authority, &mut channel, guest))

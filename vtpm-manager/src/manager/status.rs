@@ -11,6 +11,7 @@ use super::{Counter, Manager, Orphans, Startup, StoreState};
 use crate::backend::Isolation;
 use crate::evidence::HostLogProblem;
 use crate::fault::Fault;
+use crate::vrot::Pending;
 
 /// How it stands with a manager that starts or serves.
 #[derive(Clone, Debug)]
@@ -78,6 +79,12 @@ pub struct RenewalStatus {
     pub failures: u64,
     /// vRoTs whose last attempt failed.
     pub overdue: usize,
+    /// First certificates of identity keys, issued beside a launch.
+    pub issued: u64,
+    /// vRoTs whose identity key has no certificate yet.
+    pub viks_pending: u64,
+    /// vRoTs whose identity key is certified and whose endorsement keys are not yet.
+    pub eks_pending: u64,
 }
 
 /// What the store's writer has done since the manager started.
@@ -119,6 +126,8 @@ pub struct EvidenceStatus {
     pub failed: u64,
     /// Requests beyond the quota of a vRoT.
     pub refused: u64,
+    /// Requests that waited in vain for the identity key's certificate.
+    pub uncertified: u64,
 }
 
 impl Startup {
@@ -165,7 +174,13 @@ impl Manager {
         let mut vrots =
             BTreeMap::from(["assigned", "running", "suspended", "stopped"].map(|state| (state, 0)));
         let (mut attached, mut degraded, mut lost) = (0, orphans.degraded, 0);
+        let (mut viks_pending, mut eks_pending) = (0, 0);
         for vrot in self.registry.all() {
+            match vrot.pending() {
+                Some(Pending::Vik) => viks_pending += 1,
+                Some(Pending::Eks) => eks_pending += 1,
+                None => {}
+            }
             let record = vrot.record();
             *vrots.entry(record.lifecycle.name()).or_insert(0) += 1;
             lost += u64::from(record.state_loss.is_some());
@@ -188,6 +203,9 @@ impl Manager {
                 done: self.renewals.done(),
                 failures: self.renewals.failures(),
                 overdue: self.renewals.overdue(),
+                issued: self.issuance.issued(),
+                viks_pending,
+                eks_pending,
             },
             writer: WriterStatus {
                 commits: writer.commits(),
@@ -208,6 +226,7 @@ impl Manager {
                 answered: evidence.answered(),
                 failed: evidence.failed(),
                 refused: evidence.refused(),
+                uncertified: evidence.pending(),
             },
             audit: self.audit.end(),
         }

@@ -7,16 +7,18 @@
 use std::sync::Arc;
 
 use api_types::{Timestamp, VrotKey};
-use cert_chain::{Digest32, Tenant, VmId, VrotId};
+use cert_chain::{Tenant, VmId, VrotId};
 use guarded_state::disk::{Batch, Part};
+use tokio::sync::watch;
 
 use super::manufacturing::ManufacturedVrot;
 use super::registry::{Adoption, Vrot};
-use super::renewal::{CertificateStep, is_not_ready};
+use super::renewal::{CertificateStep, has_valid_eks, is_not_ready};
 use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::{Backend, BackendError, Ended, Ending, Role};
 use crate::keys::Keyring;
+use crate::manufacture::Chain;
 use crate::vrot::{LifecycleError, Owner, StopCause, VrotName, VrotRecord};
 
 /// What is to be created.
@@ -59,7 +61,7 @@ enum Beginning {
 
 impl Manager {
     /// Gives a VM a vRoT: one of the pool, or a new one.
-    pub async fn create(&self, order: Order) -> Result<Arc<Vrot>, ManagerError> {
+    pub async fn create(self: &Arc<Self>, order: Order) -> Result<Arc<Vrot>, ManagerError> {
         let claimed = order.vm.map(|vm| self.registry.reserve(vm)).transpose()?;
         if let Some(vm) = order.vm
             && self.pool.has(VrotId::from_uuid(*vm.as_uuid()))
@@ -67,14 +69,16 @@ impl Manager {
             // A key would lead to either.
             return Err(ManagerError::VmTaken { vm });
         }
-        let mut product = match self.pool.take(&order.tenant) {
+        let mut made = match self.pool.take(&order.tenant) {
             Some(member) => member,
             None => {
                 let vm = order.vm.unwrap_or_else(VmId::random);
                 self.manufacture(vm, order.tenant.clone()).await?
             }
         };
-        let handed_over = match self.hand_over(&order, &mut product).await {
+        let certified = watch::Sender::default();
+        let handed_over = self.hand_over(&order, &mut made, certified.subscribe());
+        let handed_over = match handed_over.await {
             Ok(change) => {
                 let committed = self.journal.commit(change).await;
                 committed.map_err(|error| (Told::Created, error.into()))
@@ -83,15 +87,15 @@ impl Manager {
         };
         if let Err((told, error)) = handed_over {
             // It must not run while the store says that it does not.
-            let _ = product.backend.stop().await;
-            self.undo_creation(&product, told).await;
+            let _ = made.backend.stop().await;
+            self.undo_creation(&made, told).await;
             return Err(error);
         }
         let ManufacturedVrot {
             record, backend, ..
-        } = product;
+        } = made;
         tracing::info!(vrot = %record.vrot, vm = %record.vm, "created");
-        let created = Arc::new(Vrot::new(record));
+        let created = Arc::new(Vrot::new(record, certified));
         // Before anybody can find it: who does waits until its backend is known.
         let gate = created.gate.lock().await;
         self.registry.enter(Arc::clone(&created));
@@ -102,15 +106,16 @@ impl Manager {
             Launch::Later => drop(backend.stop().await?),
         }
         drop(gate);
+        self.issue_pending(&created);
         Ok(created)
     }
 
     /// A vRoT that was not handed over is destroyed, never reused.
-    async fn undo_creation(&self, product: &ManufacturedVrot, told: Told) {
-        let vrot = product.record.vrot;
+    async fn undo_creation(&self, made: &ManufacturedVrot, told: Told) {
+        let vrot = made.record.vrot;
         // One that was not made ahead the store never had.
-        if product.unsaved.is_none() {
-            let owner = (told == Told::Created).then(|| Owner::ordered_now(&product.record));
+        if made.unsaved.is_none() {
+            let owner = (told == Told::Created).then(|| Owner::ordered_now(&made.record));
             if let Err(error) = self.discard(vrot, owner).await {
                 tracing::warn!(%vrot, %error, "a vRoT is left in the store that belongs to no VM");
             }
@@ -143,22 +148,28 @@ impl Manager {
     async fn hand_over(
         &self,
         order: &Order,
-        product: &mut ManufacturedVrot,
+        made: &mut ManufacturedVrot,
+        certified: watch::Receiver<bool>,
     ) -> Result<Batch, ManagerError> {
         let now = Timestamp::now();
         let ManufacturedVrot {
             record,
             backend,
             unsaved,
-        } = product;
+        } = made;
         let vm = order.vm.unwrap_or(record.vm);
         if (vm, &order.tenant) != (record.vm, &record.tenant) || self.is_renewal_due(record, now) {
             record.vm = vm;
             record.tenant = order.tenant.clone();
             let keyring = self.host.keyring().await?;
-            // The line of its creation tells of this certificate.
-            self.certify(record, &keyring, backend, now, CertificateStep::First)
+            let keeps_eks = has_valid_eks(&record.identity, now);
+            record.identity.withdraw(keeps_eks);
+            self.withdraw_pending(record, &keyring, backend, Chain::Same)
                 .await?;
+        }
+        if order.launch == Launch::Later && record.identity.pending().is_some() {
+            let keyring = self.host.keyring().await?;
+            self.issue_at_once(record, &keyring, backend).await?;
         }
         record.name = order.name.clone();
         record.lifecycle = record.lifecycle.assign(now)?;
@@ -168,13 +179,13 @@ impl Manager {
             tenant: record.tenant.clone(),
             generation: record.generation,
             vik: record.identity.vik(record.vrot)?.name(),
-            certificate: Digest32::of(&record.identity.vik_certificate),
+            certificate: record.identity.vik_certificate_digest(),
         }];
         let changed = match order.launch {
             Launch::Now => {
                 record.lifecycle = record.lifecycle.start(backend.observed().process, now)?;
                 events.push(Event::VrotStarted { vrot: record.vrot });
-                let role = self.guest_role(record)?;
+                let role = self.guest_role(record, certified)?;
                 backend.serve(&self.zygote, role).await?
             }
             Launch::Later => backend.take_state().await?,
@@ -188,18 +199,18 @@ impl Manager {
     }
 
     /// Starts a vRoT. Returns when a VMM can attach.
-    pub async fn start(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
+    pub async fn start(self: &Arc<Self>, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
         self.bring_up(key, Beginning::Start).await
     }
 
     /// Starts a suspended vRoT with the volatile state that it had. Returns when a VMM can
     /// attach. The volatile state is used up: it never comes back.
-    pub async fn resume(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
+    pub async fn resume(self: &Arc<Self>, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
         self.bring_up(key, Beginning::Resume).await
     }
 
     async fn bring_up(
-        &self,
+        self: &Arc<Self>,
         key: VrotKey,
         beginning: Beginning,
     ) -> Result<Arc<Vrot>, ManagerError> {
@@ -214,7 +225,7 @@ impl Manager {
         self.record_loss(&vrot).await?;
         let mut record = vrot.record_to_change();
         let keyring = self.host.keyring().await?;
-        let role = Role::Guest(self.guest_role(&record)?);
+        let role = Role::Guest(self.guest_role(&record, vrot.certified())?);
         let backend = self.open_backend(&record, role).await?;
         let begun = self
             .begin(&vrot, &mut record, &keyring, &backend, beginning)
@@ -228,6 +239,7 @@ impl Manager {
         vrot.set_record(record);
         self.install(&vrot, backend);
         drop(gate);
+        self.issue_pending(&vrot);
         Ok(vrot)
     }
 
@@ -256,6 +268,7 @@ impl Manager {
                         certified => events.push(certified?),
                     }
                 }
+                self.reserve_pending(record, keyring, backend).await;
                 self.look_after_certificates(record, keyring, backend).await;
                 record.lifecycle = record.lifecycle.start(process, now)?;
                 events.push(Event::VrotStarted { vrot: id });

@@ -1,7 +1,7 @@
 //! A policy session that its owner alone can use.
 //!
 //! The guest shares the vRoT, and with it every session in there: the handles are small numbers,
-//! and a session can be saved and loaded by anybody. A satisfied policy session without a key would
+//! and every user of the TPM can save and load a session. A satisfied policy session without a key would
 //! let the guest write what only the manager may write. So the manager's is bound to
 //! [`NvIndex::WRITER`](super::NvIndex::WRITER): its key is derived from that index's authorization
 //! value, which the guest does not know, and each use takes an HMAC under it (TPM 2.0 Part 1

@@ -9,7 +9,7 @@ use tpm_wire::{MAX_SIZE, read_frame};
 
 /// Takes a TPM command and returns the response.
 ///
-/// Implemented by [`TpmSocket`]; over a running vRoT, by whoever passes commands between those
+/// Implemented by [`TpmSocket`]; over a running vRoT, by a channel that passes commands between those
 /// of the guest; and by fakes in tests.
 pub trait CommandChannel {
     /// Sends one command and waits for its response.
@@ -28,7 +28,7 @@ pub struct TpmSocket {
     stream: UnixStream,
 }
 
-/// Making an RSA key takes a second on a busy machine; a minute says that nobody answers.
+/// Making an RSA key takes a second on a busy machine; after a minute there is no answer to come.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 impl TpmSocket {

@@ -12,8 +12,8 @@ use tpm_wire::{
 use tpm2_protocol::basic::{TpmHandle, TpmInt32, TpmUint16, TpmUint32};
 use tpm2_protocol::data::{
     Tpm2bAuth, Tpm2bDigest, Tpm2bMaxNvBuffer, Tpm2bNonce, Tpm2bNvPublic, Tpm2bPublic, TpmAlgId,
-    TpmCap, TpmCc, TpmRh, TpmSe, TpmSt, TpmSu, TpmaSession, TpmiYesNo, TpmlDigest, TpmsAuthCommand,
-    TpmsNvPublic, TpmtPublic, TpmtSymDefObject,
+    TpmCap, TpmCc, TpmRh, TpmSe, TpmSt, TpmSu, TpmaNv, TpmaSession, TpmiYesNo, TpmlDigest,
+    TpmsAuthCommand, TpmsNvPublic, TpmtPublic, TpmtSymDefObject,
 };
 use tpm2_protocol::frame::{
     TpmClearCommand, TpmClearControlCommand, TpmContextSaveCommand, TpmCreatePrimaryCommand,
@@ -53,7 +53,7 @@ pub(super) struct SavedSession(Vec<u8>);
 
 /// How a command is authorized.
 enum Authorization<'a> {
-    /// An empty authorization value: hierarchies before anybody owns them, certificate indices.
+    /// An empty authorization value: hierarchies before they have an owner, certificate indices.
     Empty,
     /// The manager's authorization value.
     Writer(&'a NvAuthority),
@@ -64,8 +64,8 @@ const LOADED_SESSION_FIRST: u32 = 0x0200_0000;
 const TPM_CC_CONTEXT_LOAD: u32 = 0x0000_0161;
 /// Longest chunk of one `TPM2_NV_Read` or `TPM2_NV_Write` (`TPM_PT_NV_BUFFER_MAX` of libtpms).
 pub(super) const MAX_CHUNK: usize = 1024;
-/// A guest may hold the vRoT busy, or all of its slots: half a second, then somebody else
-/// decides when to come again.
+/// A guest may hold the vRoT busy, or all of its slots: half a second, then the
+/// caller decides when to try again.
 const BUSY_ATTEMPTS: u32 = 7;
 const FIRST_PAUSE: Duration = Duration::from_millis(8);
 
@@ -74,7 +74,7 @@ impl<'c> Tpm<'c> {
         Self { channel }
     }
 
-    /// `TPM2_Startup(CLEAR)`; it is no error if somebody did it before.
+    /// `TPM2_Startup(CLEAR)`; it is no error if that was done before.
     pub(super) fn start_up(&mut self) -> Result<(), ManufactureError> {
         let command = TpmStartupCommand {
             handles: [],
@@ -211,6 +211,13 @@ impl<'c> Tpm<'c> {
     pub(super) fn size_of(&mut self, index: NvIndex) -> Result<usize, ManufactureError> {
         let public = self.read_public(index)?;
         Ok(public.nv_public.inner.data_size.value().into())
+    }
+
+    /// Size of an index without content; none, if it has some.
+    pub(super) fn reserved(&mut self, index: NvIndex) -> Result<Option<usize>, ManufactureError> {
+        let public = self.read_public(index)?.nv_public.inner;
+        let is_written = public.attributes.contains(TpmaNv::WRITTEN);
+        Ok((!is_written).then(|| public.data_size.value().into()))
     }
 
     /// Name of an index, which changes with its first write.

@@ -17,8 +17,8 @@ use super::layout::{MAX_INDEX, NvIndex};
 pub enum ManufactureError {
     /// The vIK made from its template is not the one that was certified.
     #[error(
-        "the vIK made anew from its template is {found}, but {expected} was certified: somebody \
-         exchanged it; no certificate is issued"
+        "the vIK made anew from its template is {found}, but {expected} was certified: it was \
+         exchanged; no certificate is issued"
     )]
     AnotherVik {
         /// Name of the key found.

@@ -18,7 +18,7 @@ impl NvIndex {
     /// makes the vIK anew from it.
     pub const VIK_TEMPLATE: Self = Self(0x01c1_0003);
     /// Holds no data. Its authorization value, which the manager alone knows, is what the
-    /// policy of the other indices demands of whoever writes them.
+    /// policy of the other indices demands for a write.
     pub const WRITER: Self = Self(0x01c1_0100);
 
     /// The handle.

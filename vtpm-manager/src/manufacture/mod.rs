@@ -1,14 +1,20 @@
 //! Manufacture of a vRoT: what a TPM's maker does to a hardware TPM.
 //!
 //! The manager does it before a guest ever sees the vRoT, and never on a guest's word:
-//! endorsement keys and their certificates, identity key (vIK), its template and certificate, at
-//! the places where stock tools look ([`layout`]).
+//! endorsement keys, identity key (vIK), its template, and places for their certificates, where
+//! stock tools look ([`layout`]).
+//!
+//! A certificate takes a signature of the physical TPM, and a launch does not wait for that. So
+//! manufacture signs nothing. It reserves an index of the certificate's exact length for each of
+//! the three: until that is written, reading it fails with `TPM_RC_NV_UNINITIALIZED`. The
+//! certificates are [issued](issue_vik) afterwards, also beside the guest, and
+//! [written](write_certificates).
 //!
 //! The NV indices belong to the platform, so the guest's owner can neither change nor remove
 //! them, not even with `TPM2_Clear`; `TPMA_NV_POLICY_DELETE` keeps them from the platform's own
-//! hands too, for the case that a guest's firmware leaves that hierarchy open. Anybody in the
+//! hands too, for the case that a guest's firmware leaves that hierarchy open. Everything in the
 //! guest may read them: with the owner's authorization, with the platform's, or with the index's
-//! own, which is empty. Only who knows the authorization value of [`NvIndex::WRITER`] can write
+//! own, which is empty. It takes the authorization value of [`NvIndex::WRITER`] to write
 //! or remove them: their policy begins with `TPM2_PolicySecret` for that index. The value is
 //! random and stays with the manager, which can so renew certificates while the VM runs, and
 //! make room for longer ones before it runs.
@@ -19,6 +25,7 @@ pub mod layout;
 mod bound_session;
 mod command;
 mod error;
+mod issuance;
 mod nv;
 mod policy;
 mod renewal;
@@ -32,23 +39,23 @@ use std::time::Duration;
 use cert_chain::ek_template::EkTemplate;
 use cert_chain::template::{EccTemplate, Purpose, RESIDENT};
 use cert_chain::{
-    AttestationKey, Digest32, EkSpec, EndorsementKey, Generation, ObjectAttributes, Tenant,
-    TpmDevice, Validity, VikSpec, VmId, VrotId, issue_ek_certificate, issue_vik_certificate,
+    AttestationKey, Digest32, EndorsementKey, Generation, ObjectAttributes, Tenant, VmId, VrotId,
 };
-use rcgen::SigningKey;
 use ring::rand::{SecureRandom, SystemRandom};
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::UnixTime;
 use tpm_wire::Operation;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use command::Tpm;
+use issuance::lengths;
 
 pub use channel::{CommandChannel, TpmSocket};
 pub use error::ManufactureError;
+pub use issuance::{check_ready, device, issue_eks, issue_vik, withdraw, write_certificates};
 pub use layout::{NvIndex, VIK_HANDLE};
 pub use renewal::{
-    Chain, Guest, RederivedVik, rederive_vik, rederive_vik_from_copy, rederive_vik_over,
-    renew_ek_certificates, renew_vik_certificate,
+    Guest, RederivedVik, rederive_vik, rederive_vik_from_copy, renew_ek_certificates,
+    renew_vik_certificate,
 };
 pub use restoration::{Published, restore};
 
@@ -63,6 +70,15 @@ pub struct CertifiedSubject {
     pub tenant: Tenant,
     /// Which of the lineage's identities this is.
     pub generation: Generation,
+}
+
+/// Whether the certificate of the host is the one that the vRoT has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chain {
+    /// It is.
+    Same,
+    /// The host got another one since.
+    Changed,
 }
 
 /// What to make.
@@ -91,12 +107,6 @@ pub struct Manufactured {
     pub ek_rsa: EndorsementKey,
     /// Its P-256 endorsement key.
     pub ek_p256: EndorsementKey,
-    /// The vIK's certificate.
-    pub vik_certificate: CertificateDer<'static>,
-    /// The RSA EK's certificate.
-    pub ek_rsa_certificate: CertificateDer<'static>,
-    /// The P-256 EK's certificate.
-    pub ek_p256_certificate: CertificateDer<'static>,
     /// What writing the vRoT's certificates takes.
     pub nv_authority: NvAuthority,
 }
@@ -107,9 +117,6 @@ pub struct NvAuthority([u8; NV_AUTHORITY_LENGTH]);
 
 /// As long as the name algorithm's digest allows (TPM 2.0 Part 2 §10.4).
 pub const NV_AUTHORITY_LENGTH: usize = 32;
-
-const EK_RSA: &str = "RSA endorsement key's";
-const EK_P256: &str = "P-256 endorsement key's";
 
 /// How long an EK certificate lives; it is cut at the end of the host's own certificate.
 pub const EK_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -132,22 +139,17 @@ impl fmt::Debug for NvAuthority {
     }
 }
 
-/// Manufactures the vRoT behind the data socket `tpm`. Blocks, for seconds where RSA keys are
+/// Manufactures, without certificates, the vRoT behind the data socket `tpm`. Blocks, for seconds where RSA keys are
 /// slow to make: call it from `spawn_blocking`.
-pub fn manufacture(
-    order: &ManufactureOrder,
-    tpm: &Path,
-    signer: &impl SigningKey,
-) -> Result<Manufactured, ManufactureError> {
+pub fn manufacture(order: &ManufactureOrder, tpm: &Path) -> Result<Manufactured, ManufactureError> {
     let mut channel = connect(tpm)?;
-    manufacture_over(order, &mut channel, signer)
+    manufacture_over(order, &mut channel)
 }
 
 /// [`manufacture`] over any channel. The TPM must be fresh: made, but never used.
 pub fn manufacture_over(
     order: &ManufactureOrder,
     channel: &mut dyn CommandChannel,
-    signer: &impl SigningKey,
 ) -> Result<Manufactured, ManufactureError> {
     let mut tpm = Tpm::new(channel);
     tpm.start_up()?;
@@ -156,18 +158,13 @@ pub fn manufacture_over(
     let p256 = endorsement_key(&mut tpm, &EkTemplate::L2.to_bytes())?;
     let vik = vik(&mut tpm, Keep::Persistent)?;
 
-    let device = device(&mut tpm)?;
-    let ek_rsa_certificate = issue_ek(order, EK_RSA, &rsa, device, signer)?;
-    let ek_p256_certificate = issue_ek(order, EK_P256, &p256, device, signer)?;
-    let vik_certificate = issue_vik_of_usual_length(order, &vik, signer)?;
-
     let authority = NvAuthority::random()?;
     nv::define_writer(&mut tpm, &authority)?;
+    for (index, length) in lengths(order, &mut tpm, Some(&vik), Some([&rsa, &p256]))? {
+        nv::reserve(&mut tpm, index, length)?;
+    }
     for (index, content) in [
-        (NvIndex::EK_RSA_CERTIFICATE, ek_rsa_certificate.as_ref()),
-        (NvIndex::EK_P256_CERTIFICATE, ek_p256_certificate.as_ref()),
         (NvIndex::CERTIFICATE_CHAIN, &order.host_certificate),
-        (NvIndex::VIK_CERTIFICATE, vik_certificate.as_ref()),
         (NvIndex::VIK_TEMPLATE, &vik_template()),
     ] {
         nv::publish(&mut tpm, &authority, index, content)?;
@@ -177,9 +174,6 @@ pub fn manufacture_over(
         vik,
         ek_rsa: rsa,
         ek_p256: p256,
-        vik_certificate,
-        ek_rsa_certificate,
-        ek_p256_certificate,
         nv_authority: authority,
     })
 }
@@ -222,94 +216,6 @@ fn endorsement_key(tpm: &mut Tpm<'_>, template: &[u8]) -> Result<EndorsementKey,
     let primary = tpm.create_primary(template)?;
     tpm.flush(primary.handle)?;
     EndorsementKey::try_from(primary.public).map_err(ManufactureError::EndorsementKey)
-}
-
-fn issue_ek(
-    order: &ManufactureOrder,
-    which: &'static str,
-    ek: &EndorsementKey,
-    device: TpmDevice,
-    signer: &impl SigningKey,
-) -> Result<CertificateDer<'static>, ManufactureError> {
-    let spec = EkSpec {
-        vrot: order.subject.vrot,
-        ek: ek.clone(),
-        device,
-        validity: validity(which, order.now, EK_LIFETIME)?,
-    };
-    issue_ek_certificate(&spec, signer, &order.host_certificate)
-        .map_err(|source| ManufactureError::Issue { which, source })
-}
-
-fn issue_vik(
-    order: &ManufactureOrder,
-    vik: &AttestationKey,
-    signer: &impl SigningKey,
-) -> Result<CertificateDer<'static>, ManufactureError> {
-    let which = "identity key's";
-    let CertifiedSubject {
-        vm,
-        vrot,
-        tenant,
-        generation,
-    } = order.subject.clone();
-    let spec = VikSpec {
-        vm,
-        vrot,
-        tenant,
-        generation,
-        manager: order.manager,
-        backend: order.backend,
-        vik: vik.clone(),
-        validity: validity(which, order.now, order.vik_lifetime)?,
-    };
-    issue_vik_certificate(&spec, signer, &order.host_certificate)
-        .map_err(|source| ManufactureError::Issue { which, source })
-}
-
-/// For an index that is made to its measure, and has to take its successors.
-fn issue_vik_of_usual_length(
-    order: &ManufactureOrder,
-    vik: &AttestationKey,
-    signer: &impl SigningKey,
-) -> Result<CertificateDer<'static>, ManufactureError> {
-    loop {
-        let certificate = issue_vik(order, vik, signer)?;
-        if has_usual_length(&certificate) {
-            return Ok(certificate);
-        }
-    }
-}
-
-/// Whether the signature has 70 to 72 bytes, as all but one in a hundred have: r and s of P-256
-/// with 32 bytes each, and perhaps a zero before them.
-fn has_usual_length(certificate: &[u8]) -> bool {
-    (70..=72_u8).any(|signature| {
-        // BIT STRING, its length, no unused bits, SEQUENCE, its length.
-        let head = [0x03, signature + 1, 0, 0x30, signature - 2];
-        let behind = usize::from(signature) - 2;
-        (certificate.len().checked_sub(behind + head.len()))
-            .and_then(|start| certificate.get(start..))
-            .is_some_and(|tail| tail.starts_with(&head))
-    })
-}
-
-fn validity(
-    which: &'static str,
-    now: UnixTime,
-    lifetime: Duration,
-) -> Result<Validity, ManufactureError> {
-    Validity::starting(now, lifetime).map_err(|source| ManufactureError::Issue { which, source })
-}
-
-/// What the vRoT says of itself (`TPM_PT`, TPM 2.0 Part 2 §6.13).
-fn device(tpm: &mut Tpm<'_>) -> Result<TpmDevice, ManufactureError> {
-    Ok(TpmDevice {
-        specification_level: tpm.property(0x101)?,
-        specification_revision: tpm.property(0x102)?,
-        manufacturer: tpm.property(0x105)?,
-        firmware_version: tpm.property(0x10b)?,
-    })
 }
 
 impl NvAuthority {

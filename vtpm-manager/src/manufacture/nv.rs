@@ -23,13 +23,15 @@ fn writer() -> TpmaNv {
 }
 
 /// Of the platform; with an authorization value that is either public or too long to guess; and
-/// to be deleted under its policy only. Nobody can satisfy that of [`NvIndex::WRITER`], which is
+/// to be deleted under its policy only. That of [`NvIndex::WRITER`] cannot be satisfied: it is
 /// empty and so lacks the command code that `TPM2_NV_UndefineSpaceSpecial` demands (TPM 2.0
 /// Part 3 §31.5).
 fn permanent() -> TpmaNv {
     TpmaNv::PLATFORMCREATE | TpmaNv::NO_DA | TpmaNv::POLICY_DELETE
 }
 
+/// Begins no structure in DER.
+const NO_CERTIFICATE: [u8; 4] = [0xff; 4];
 /// The smallest size that every TPM accepts.
 const WRITER_SIZE: usize = 1;
 
@@ -51,19 +53,44 @@ pub(super) fn publish(
     index: NvIndex,
     content: &[u8],
 ) -> Result<(), ManufactureError> {
-    if content.len() > MAX_INDEX {
+    reserve(tpm, index, content.len())?;
+    write(tpm, authority, index, content)
+}
+
+/// Defines an index without content: reading it before its first write fails with
+/// `TPM_RC_NV_UNINITIALIZED`.
+pub(super) fn reserve(
+    tpm: &mut Tpm<'_>,
+    index: NvIndex,
+    length: usize,
+) -> Result<(), ManufactureError> {
+    if length > MAX_INDEX {
         return Err(ManufactureError::TooLong {
             index,
-            length: content.len(),
+            length,
             room: MAX_INDEX,
         });
     }
     let policy = policy()?;
-    tpm.define(
-        None,
-        public(index, published(), &policy.digest(), content.len())?,
-    )?;
-    write(tpm, authority, index, content)
+    tpm.define(None, public(index, published(), &policy.digest(), length)?)
+}
+
+/// Makes sure that an index has this length and no content. That takes the platform's empty
+/// authorization, as it is before a guest's firmware runs.
+pub(super) fn empty(
+    tpm: &mut Tpm<'_>,
+    authority: &NvAuthority,
+    index: NvIndex,
+    length: usize,
+) -> Result<(), ManufactureError> {
+    match tpm.reserved(index) {
+        Ok(reserved) if reserved == Some(length) => return Ok(()),
+        Ok(_) => remove(tpm, authority, index)?,
+        Err(ManufactureError::Tpm { code, .. })
+            if code.without_position() == ResponseCode::HANDLE => {}
+        Err(error) => return Err(error),
+    }
+    reserve(tpm, index, length)
 }
 
 /// Replaces the content of an index, which keeps its size. A shorter content is followed by
@@ -98,7 +125,7 @@ pub(super) fn republish(
     match tpm.size_of(index) {
         Ok(room) if room == content.len() => return write(tpm, authority, index, content),
         Ok(_) => remove(tpm, authority, index)?,
-        // Whoever removed it last did not come to the rest.
+        // It was removed, and then the manager ended.
         Err(ManufactureError::Tpm { code, .. })
             if code.without_position() == ResponseCode::HANDLE => {}
         Err(error) => return Err(error),
@@ -155,6 +182,8 @@ fn write(
     }
 }
 
+/// Writes the beginning last: should the power fail in between, what is there is no certificate, and
+/// no mixture of two.
 fn write_in(
     tpm: &mut Tpm<'_>,
     session: &mut WriterSession,
@@ -163,11 +192,16 @@ fn write_in(
     content: &[u8],
 ) -> Result<(), ManufactureError> {
     let policy = policy()?;
-    let mut offset = 0;
-    for chunk in content.chunks(MAX_CHUNK) {
+    let mut chunks: Vec<(usize, &[u8])> = (0..)
+        .step_by(MAX_CHUNK)
+        .zip(content.chunks(MAX_CHUNK))
+        .collect();
+    if chunks.len() > 1 {
+        chunks.push((0, &NO_CERTIFICATE));
+    }
+    for (offset, chunk) in chunks.into_iter().rev() {
         tpm.satisfy(session.handle(), authority, &policy, Branch::Write)?;
         tpm.write(index, offset, chunk, session.bound())?;
-        offset += chunk.len();
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The policy of the indices that everybody reads: who may write them, who may remove them.
+//! The policy of the indices that all of the guest reads: what it takes to write and to remove them.
 //!
 //! Either takes the authorization value of [`NvIndex::WRITER`](super::NvIndex::WRITER); removal
 //! takes the platform's authorization besides, and `TPM2_PolicyCommandCode`, because the TPM

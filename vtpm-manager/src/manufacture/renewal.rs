@@ -18,11 +18,9 @@ use rustls_pki_types::CertificateDer;
 use super::channel::CommandChannel;
 use super::command::Tpm;
 use super::error::ManufactureError;
+use super::issuance::{issue_eks, issue_vik, properties};
 use super::layout::NvIndex;
-use super::{
-    EK_P256, EK_RSA, Keep, ManufactureOrder, NvAuthority, connect, device, issue_ek, issue_vik,
-    issue_vik_of_usual_length, nv, vik,
-};
+use super::{Chain, Keep, ManufactureOrder, NvAuthority, connect, nv, vik};
 
 /// Puts content into an index.
 pub(super) type Put =
@@ -48,36 +46,13 @@ pub enum Guest {
     Present,
 }
 
-/// Whether the certificate of the host is the one that the vRoT has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Chain {
-    /// It is.
-    Same,
-    /// The host got another one since.
-    Changed,
-}
-
-/// An ECDSA signature over P-256 in DER has 70 to 72 bytes, as its scalars happen to be (shorter
-/// ones are rare); an index keeps its size while a guest is there. Two certificates of the same
-/// content differ by this many bytes at most.
-const SIGNATURE_SPREAD: usize = 2;
-
-/// So many certificates are tried for the exact size of the index, because some readers refuse a
-/// certificate with zeros behind it.
-const EXACT_ATTEMPTS: u32 = 32;
-
-/// So many are tried for one that is not longer than the index. At worst one in four is not, so
-/// one renewal in 10^8 fails, and is tried again later.
-const FITTING_ATTEMPTS: u32 = 64;
-
-/// Makes the vIK anew in the vRoT behind the data socket `tpm`.
+/// Makes the vIK anew in the vRoT behind the data socket `tpm`, which no guest has used since it
+/// was switched on.
 pub fn rederive_vik(tpm: &Path, expected: &TpmName) -> Result<RederivedVik, ManufactureError> {
-    let mut channel = connect(tpm)?;
-    rederive_vik_over(&mut channel, expected)
+    rederive_vik_over(&mut connect(tpm)?, expected)
 }
 
-/// [`rederive_vik`] over any channel, to a vRoT that no guest has used since it was switched on.
-pub fn rederive_vik_over(
+pub(super) fn rederive_vik_over(
     channel: &mut dyn CommandChannel,
     expected: &TpmName,
 ) -> Result<RederivedVik, ManufactureError> {
@@ -110,12 +85,7 @@ pub fn renew_vik_certificate(
 ) -> Result<CertificateDer<'static>, ManufactureError> {
     let mut tpm = Tpm::new(channel);
     let put = guest.way_to_put();
-    let certificate = match guest {
-        Guest::Absent => issue_vik_of_usual_length(order, vik.key(), signer)?,
-        Guest::Present => fitting(&mut tpm, NvIndex::VIK_CERTIFICATE, || {
-            issue_vik(order, vik.key(), signer)
-        })?,
-    };
+    let certificate = issue_vik(order, vik.key(), signer)?;
     if chain == Chain::Changed {
         put(
             &mut tpm,
@@ -140,21 +110,12 @@ pub fn renew_ek_certificates(
     guest: Guest,
 ) -> Result<[CertificateDer<'static>; 2], ManufactureError> {
     let mut tpm = Tpm::new(channel);
-    let device = device(&mut tpm)?;
-    let mut renewed = |which, index, key| {
-        let issue = || issue_ek(order, which, key, device, signer);
-        let certificate = match guest {
-            Guest::Absent => issue()?,
-            Guest::Present => fitting(&mut tpm, index, issue)?,
-        };
-        guest.way_to_put()(&mut tpm, authority, index, &certificate)?;
-        Ok(certificate)
-    };
-    let [rsa, p256] = keys;
-    Ok([
-        renewed(EK_RSA, NvIndex::EK_RSA_CERTIFICATE, rsa)?,
-        renewed(EK_P256, NvIndex::EK_P256_CERTIFICATE, p256)?,
-    ])
+    let device = properties(&mut tpm)?;
+    let [rsa, p256] = issue_eks(order, keys, device, signer)?;
+    let put = guest.way_to_put();
+    put(&mut tpm, authority, NvIndex::EK_RSA_CERTIFICATE, &rsa)?;
+    put(&mut tpm, authority, NvIndex::EK_P256_CERTIFICATE, &p256)?;
+    Ok([rsa, p256])
 }
 
 impl Guest {
@@ -167,33 +128,6 @@ impl Guest {
     }
 }
 
-/// A certificate that fits its index.
-fn fitting(
-    tpm: &mut Tpm<'_>,
-    index: NvIndex,
-    issue: impl FnMut() -> Result<CertificateDer<'static>, ManufactureError>,
-) -> Result<CertificateDer<'static>, ManufactureError> {
-    of_size(tpm.size_of(index)?, issue)
-}
-
-/// A certificate of exactly `room` bytes, or a shorter one if none of that size comes soon. One
-/// that cannot fit, whatever its signature, is returned at once, for the caller to refuse.
-fn of_size(
-    room: usize,
-    mut issue: impl FnMut() -> Result<CertificateDer<'static>, ManufactureError>,
-) -> Result<CertificateDer<'static>, ManufactureError> {
-    let mut certificate = issue()?;
-    for attempt in 1..FITTING_ATTEMPTS {
-        let length = certificate.len();
-        let fits = length == room || (attempt >= EXACT_ATTEMPTS && length < room);
-        if fits || length > room + SIGNATURE_SPREAD {
-            break;
-        }
-        certificate = issue()?;
-    }
-    Ok(certificate)
-}
-
 fn made_anew(tpm: &mut Tpm<'_>, expected: &TpmName) -> Result<RederivedVik, ManufactureError> {
     let vik = vik(tpm, Keep::Nowhere)?;
     if vik.name() == *expected {
@@ -203,44 +137,5 @@ fn made_anew(tpm: &mut Tpm<'_>, expected: &TpmName) -> Result<RederivedVik, Manu
             found: vik.name(),
             expected: expected.clone(),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Certificates of these sizes, one after another; the last size for ever.
-    fn sized(sizes: &[usize], room: usize) -> Result<(usize, usize), ManufactureError> {
-        let mut issued = 0;
-        let certificate = of_size(room, || {
-            let size = *sizes.get(issued).or(sizes.last()).unwrap_or(&0);
-            issued += 1;
-            Ok(vec![0; size].into())
-        })?;
-        Ok((certificate.len(), issued))
-    }
-
-    #[test]
-    fn a_certificate_that_is_long_by_chance_is_issued_again_until_it_fits()
-    -> Result<(), ManufactureError> {
-        let mut sizes = vec![792; 40];
-        sizes.push(790);
-        assert_eq!(sized(&sizes, 790)?, (790, 41));
-        Ok(())
-    }
-
-    #[test]
-    fn a_certificate_fills_its_index_or_is_shorter_when_none_of_its_size_comes()
-    -> Result<(), ManufactureError> {
-        assert_eq!(sized(&[790, 792, 791], 791)?, (791, 3));
-        assert_eq!(sized(&[790], 791)?, (790, 32));
-        Ok(())
-    }
-
-    #[test]
-    fn no_signature_is_spent_on_a_certificate_that_cannot_fit() -> Result<(), ManufactureError> {
-        assert_eq!(sized(&[801], 790)?, (801, 1));
-        Ok(())
     }
 }

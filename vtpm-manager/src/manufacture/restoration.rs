@@ -1,7 +1,7 @@
 //! What a guest finds in the certificate indices, held against what the manager put there.
 //!
-//! Nobody but the manager can write them. Should a fault let somebody, or a state be damaged, the
-//! guest must not be left with what others put there.
+//! Only the manager can write them. Should a fault let others write, or a state be damaged, the
+//! guest must not be left with what was put there.
 
 use tpm_wire::ResponseCode;
 
@@ -12,17 +12,18 @@ use super::layout::NvIndex;
 use super::renewal::Guest;
 use super::{NvAuthority, nv, vik_template};
 
-/// The certificates of a vRoT, as its record has them, in DER.
+/// The certificates of a vRoT, as its record has them, in DER. One that is still pending is none;
+/// its index is left alone.
 #[derive(Clone, Debug)]
 pub struct Published {
     /// Of the RSA-2048 EK.
-    pub ek_rsa_certificate: Vec<u8>,
+    pub ek_rsa_certificate: Option<Vec<u8>>,
     /// Of the P-256 EK.
-    pub ek_p256_certificate: Vec<u8>,
+    pub ek_p256_certificate: Option<Vec<u8>>,
     /// Of the host, above all others.
     pub host_certificate: Vec<u8>,
     /// Of the vIK.
-    pub vik_certificate: Vec<u8>,
+    pub vik_certificate: Option<Vec<u8>>,
 }
 
 /// Puts back what is not as it should be, and returns the indices where that was so.
@@ -39,13 +40,24 @@ pub fn restore(
     let template = vik_template();
     let mut restored = Vec::new();
     for (index, content) in [
-        (NvIndex::EK_RSA_CERTIFICATE, &published.ek_rsa_certificate),
-        (NvIndex::EK_P256_CERTIFICATE, &published.ek_p256_certificate),
-        (NvIndex::CERTIFICATE_CHAIN, &published.host_certificate),
-        (NvIndex::VIK_CERTIFICATE, &published.vik_certificate),
-        (NvIndex::VIK_TEMPLATE, &template),
+        (
+            NvIndex::EK_RSA_CERTIFICATE,
+            published.ek_rsa_certificate.as_ref(),
+        ),
+        (
+            NvIndex::EK_P256_CERTIFICATE,
+            published.ek_p256_certificate.as_ref(),
+        ),
+        (
+            NvIndex::CERTIFICATE_CHAIN,
+            Some(&published.host_certificate),
+        ),
+        (NvIndex::VIK_CERTIFICATE, published.vik_certificate.as_ref()),
+        (NvIndex::VIK_TEMPLATE, Some(&template)),
     ] {
-        if !holds(&mut tpm, index, content)? {
+        if let Some(content) = content
+            && !holds(&mut tpm, index, content)?
+        {
             guest.way_to_put()(&mut tpm, authority, index, content)?;
             restored.push(index);
         }

@@ -5,8 +5,8 @@ mod record;
 
 pub use lifecycle::{Lifecycle, LifecycleError, StopCause};
 pub use record::{
-    Identity, LostState, Owner, RecordError, StoredVrot, Tombstone, VrotName, VrotNameError,
-    VrotRecord,
+    Identity, LostState, Owner, Pending, RecordError, StoredVrot, Tombstone, VrotName,
+    VrotNameError, VrotRecord,
 };
 
 #[cfg(test)]

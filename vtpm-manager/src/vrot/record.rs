@@ -77,16 +77,16 @@ pub struct Identity {
     /// `TPMT_PUBLIC` of the P-256 EK.
     #[n(2)]
     ek_p256: ByteVec,
-    /// Certificate of the vIK in DER.
+    /// Certificate of the vIK in DER; none while it is pending.
     #[n(3)]
-    pub vik_certificate: ByteVec,
-    /// Certificate of the RSA-2048 EK in DER.
+    pub vik_certificate: Option<ByteVec>,
+    /// Certificate of the RSA-2048 EK in DER; none while it is pending.
     #[n(4)]
-    pub ek_rsa_certificate: ByteVec,
-    /// Certificate of the P-256 EK in DER.
+    pub ek_rsa_certificate: Option<ByteVec>,
+    /// Certificate of the P-256 EK in DER; none while it is pending.
     #[n(5)]
-    pub ek_p256_certificate: ByteVec,
-    /// The host's certificate, which issued these, in DER.
+    pub ek_p256_certificate: Option<ByteVec>,
+    /// The host's certificate, which issues these, in DER.
     #[n(6)]
     pub host_certificate: ByteVec,
     /// Digest of the manager that made them.
@@ -95,9 +95,18 @@ pub struct Identity {
     /// Digest of the backend in which they were made.
     #[n(8)]
     pub backend: Digest32,
-    /// When the vIK's certificate was issued.
+    /// When the vIK's certificate was issued; 0 while it is pending, or to have it renewed.
     #[n(9)]
     pub vik_issued_at: Timestamp,
+}
+
+/// Certificates that are still to be issued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pending {
+    /// That of the vIK, and perhaps those of the endorsement keys.
+    Vik,
+    /// Those of the endorsement keys: the vRoT can attest.
+    Eks,
 }
 
 /// What stays of a vRoT between the destruction of its key and the removal of the rest: all that its
@@ -202,10 +211,10 @@ pub enum RecordError {
 }
 
 /// Version of the record, its first field. Version 1 is read as well: it knew of no lost state, and
-/// its tombstones did not say whose vRoT it was. A program that knows only that one must not go on
-/// from the other, for it would forget the one, and finish deletions without their line in the
-/// audit log.
-const VERSION: u8 = 2;
+/// its tombstones did not say whose vRoT it was; and so is version 2, which knew of no pending
+/// certificate. A program that knows only an older one must not go on from a newer one, for it would
+/// forget what it does not know, and finish deletions without their line in the audit log.
+const VERSION: u8 = 3;
 const FIRST_VERSION: u8 = 1;
 /// What fits into a line of a table.
 const MAX_NAME: usize = 64;
@@ -246,27 +255,56 @@ impl Tombstone {
 }
 
 impl Identity {
-    /// Records what was manufactured.
+    /// Records what was manufactured; all certificates are pending.
     pub fn new(
         manufactured: &Manufactured,
         host_certificate: &[u8],
         manager: Digest32,
         backend: Digest32,
-        now: Timestamp,
     ) -> Self {
         let area = |area: &PublicArea| ByteVec::from(area.as_bytes().to_vec());
         Self {
             vik: area(manufactured.vik.public_area()),
             ek_rsa: area(manufactured.ek_rsa.public_area()),
             ek_p256: area(manufactured.ek_p256.public_area()),
-            vik_certificate: manufactured.vik_certificate.to_vec().into(),
-            ek_rsa_certificate: manufactured.ek_rsa_certificate.to_vec().into(),
-            ek_p256_certificate: manufactured.ek_p256_certificate.to_vec().into(),
+            vik_certificate: None,
+            ek_rsa_certificate: None,
+            ek_p256_certificate: None,
             host_certificate: host_certificate.to_vec().into(),
             manager,
             backend,
-            vik_issued_at: now,
+            vik_issued_at: Timestamp::new(0),
         }
+    }
+
+    /// What is still to be issued, the vIK's certificate first.
+    pub fn pending(&self) -> Option<Pending> {
+        if self.vik_certificate.is_none() {
+            Some(Pending::Vik)
+        } else {
+            (!self.has_ek_certificates()).then_some(Pending::Eks)
+        }
+    }
+
+    /// Whether both endorsement keys have a certificate.
+    pub fn has_ek_certificates(&self) -> bool {
+        self.ek_rsa_certificate.is_some() && self.ek_p256_certificate.is_some()
+    }
+
+    /// Makes the vIK's certificate pending, and also those of the endorsement keys, unless these are
+    /// kept.
+    pub fn withdraw(&mut self, keeps_eks: bool) {
+        self.vik_certificate = None;
+        self.vik_issued_at = Timestamp::new(0);
+        if !keeps_eks {
+            self.ek_rsa_certificate = None;
+            self.ek_p256_certificate = None;
+        }
+    }
+
+    /// SHA-256 value of the vIK's certificate, if that is not pending.
+    pub fn vik_certificate_digest(&self) -> Option<Digest32> {
+        self.vik_certificate.as_deref().map(|der| Digest32::of(der))
     }
 
     /// The vIK.
@@ -398,9 +436,9 @@ pub(super) mod tests {
                 vik: vec![5].into(),
                 ek_rsa: vec![6].into(),
                 ek_p256: vec![7].into(),
-                vik_certificate: vec![8].into(),
-                ek_rsa_certificate: vec![9].into(),
-                ek_p256_certificate: vec![10].into(),
+                vik_certificate: Some(vec![8].into()),
+                ek_rsa_certificate: Some(vec![9].into()),
+                ek_p256_certificate: Some(vec![10].into()),
                 host_certificate: vec![11].into(),
                 manager: Digest32::new([12; 32]),
                 backend: Digest32::new([13; 32]),
@@ -420,10 +458,10 @@ pub(super) mod tests {
         );
     }
 
-    /// Version 2, byte for byte: stores in the field hold it. If this fails, the format needs a
-    /// new version beside the old one.
+    /// Versions 2 and 3, and 3 byte for byte: stores in the field hold it. If this fails, the format
+    /// needs a new version beside the old ones.
     #[test]
-    fn version_two_stays_as_it_is() {
+    fn version_two_stays_readable_and_version_three_as_it_is() {
         let record = VrotRecord {
             state_loss: Some(LostState {
                 batch: 14,
@@ -441,19 +479,37 @@ pub(super) mod tests {
             }),
         };
         let vrot = record.vrot;
-        for (golden, stored) in [
+        let mut pending = record.clone();
+        pending.identity.vik_certificate = None;
+        pending.identity.ek_rsa_certificate = None;
+        pending.identity.ek_p256_certificate = None;
+        let read = |golden: &str| {
+            let golden = hex::decode(golden.trim()).unwrap();
+            (StoredVrot::from_bytes(vrot, &golden).unwrap(), golden)
+        };
+        for (golden_2, golden_3, stored) in [
             (
-                include_str!("vrot_record_v2.hex"),
+                Some(include_str!("vrot_record_v2.hex")),
+                include_str!("vrot_record_v3.hex"),
                 StoredVrot::Living(Box::new(record)),
             ),
             (
-                include_str!("tombstone_v2.hex"),
+                None,
+                include_str!("vrot_record_pending_v3.hex"),
+                StoredVrot::Living(Box::new(pending)),
+            ),
+            (
+                Some(include_str!("tombstone_v2.hex")),
+                include_str!("tombstone_v3.hex"),
                 StoredVrot::Deleted(tombstone),
             ),
         ] {
-            let golden = hex::decode(golden.trim()).unwrap();
+            let (found, golden) = read(golden_3);
             assert_eq!(hex::encode(stored.to_bytes()), hex::encode(&golden));
-            assert_eq!(StoredVrot::from_bytes(vrot, &golden).unwrap(), stored);
+            assert_eq!(found, stored);
+            if let Some(golden) = golden_2 {
+                assert_eq!(read(golden).0, stored);
+            }
         }
     }
 
@@ -466,8 +522,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_version_from_the_future_is_refused_whatever_follows() {
-        let error = StoredVrot::from_bytes(record().vrot, &[0x82, 0x03, 0x01]).unwrap_err();
-        assert!(matches!(error, RecordError::Version { found: 3, .. }));
+        let error = StoredVrot::from_bytes(record().vrot, &[0x82, 0x04, 0x01]).unwrap_err();
+        assert!(matches!(error, RecordError::Version { found: 4, .. }));
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod opening;
 mod operator_key;
 mod out_of_reach;
 mod packaged_unit;
+mod pending;
 mod pool;
 mod power_loss;
 mod races;

@@ -55,6 +55,9 @@ fn a_vm_with_a_number_of_its_own_gets_a_certificate_for_it() -> Result<()> {
         let vm = Uuid::new_v4().to_string();
         let vrot = host.json(["create", "--vm", &vm, "--tenant", tenant, "--start"])?;
         ensure!(made.contains(&vrot["vrot"].as_str().context("id")?.to_owned()));
+        wait_until("its certificate", || {
+            Ok(host.json(["show", &vm])?["vik_certificate"] == "issued")
+        })?;
         let identity = host.json(["identity", &vm])?;
         let chain = verified(&host, &identity)?;
         assert_eq!(chain.claims().vm.to_string(), vm);

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use attestation::RequestDigest;
 use attestation::quote::canonical_signature;
@@ -40,6 +40,9 @@ pub struct EsysTpm {
 /// Where the vIK is kept, as in other clouds.
 const VIK: u32 = 0x8100_0003;
 /// The vIK's certificate and its template (the layout that Google's tools read).
+/// How long a VM waits for the certificate of its identity key, from its boot on.
+const CERTIFICATE_DEADLINE: Duration = Duration::from_secs(20);
+const CERTIFICATE_PAUSE: Duration = Duration::from_millis(50);
 const VIK_CERTIFICATE: u32 = 0x01c1_0002;
 const VIK_TEMPLATE: u32 = 0x01c1_0003;
 /// The certificates above it (TCG EK Credential Profile §2.2.1.5.2).
@@ -102,6 +105,25 @@ impl EsysTpm {
         Ok(values)
     }
 
+    /// The vIK's certificate. The host has it signed beside the launch of the VM, and writes it as
+    /// soon as it has it: until then, its index has no content.
+    fn await_certificate(&mut self) -> Result<Vec<u8>, AttesterError> {
+        let begin = Instant::now();
+        loop {
+            match self.read_nv(VIK_CERTIFICATE) {
+                Err(AttesterError::Tpm { source, .. })
+                    if kind(&source) == Some(Tss2ResponseCodeKind::NvUninitialized) =>
+                {
+                    if begin.elapsed() > CERTIFICATE_DEADLINE {
+                        return Err(AttesterError::Uncertified(CERTIFICATE_DEADLINE));
+                    }
+                    thread::sleep(CERTIFICATE_PAUSE);
+                }
+                read => return read,
+            }
+        }
+    }
+
     fn read_nv(&mut self, index: u32) -> Result<Vec<u8>, AttesterError> {
         read_nv(&mut self.context, index)
     }
@@ -119,8 +141,8 @@ impl VmTpm for EsysTpm {
     }
 
     fn certificates(&mut self) -> Result<Vec<Vec<u8>>, AttesterError> {
-        let mut certificates =
-            split_certificates(VIK_CERTIFICATE, &self.read_nv(VIK_CERTIFICATE)?)?;
+        let certificate = self.await_certificate()?;
+        let mut certificates = split_certificates(VIK_CERTIFICATE, &certificate)?;
         certificates.extend(split_certificates(CHAIN, &self.read_nv(CHAIN)?)?);
         Ok(certificates)
     }
@@ -259,7 +281,10 @@ fn read_nv(context: &mut Context, index: u32) -> Result<Vec<u8>, AttesterError> 
         })
     };
     read(NvAuth::NvIndex(NvIndexHandle::from(own)))
-        .or_else(|_| read(NvAuth::Owner))
+        .or_else(|error| match kind(&error) {
+            Some(Tss2ResponseCodeKind::NvUninitialized) => Err(error),
+            _ => read(NvAuth::Owner),
+        })
         .map_err(refused(OPERATION))
 }
 

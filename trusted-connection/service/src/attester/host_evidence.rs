@@ -18,7 +18,10 @@ use tpm_wire::{MAX_SIZE, NO_SESSIONS, Response, ResponseCode, frame};
 #[non_exhaustive]
 pub enum HostEvidenceError {
     /// The host was asked, and refused or has no manager.
-    #[error("the host will not answer: the vRoT runs without a manager, or the manager refused")]
+    #[error(
+        "the host will not answer: the vRoT runs without a manager, or the manager refused, e.g. \
+         because the VM's identity key is not certified yet"
+    )]
     Declined,
     /// The TPM cannot be reached.
     #[error("the TPM cannot be reached")]

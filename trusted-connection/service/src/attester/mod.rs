@@ -8,6 +8,7 @@ pub mod quoting;
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use attestation::RequestDigest;
 use attestation::evidence::EvidenceError;
@@ -69,6 +70,13 @@ pub enum AttesterError {
         /// The NV index.
         index: u32,
     },
+    /// The host has not certified the VM's identity key yet.
+    #[error(
+        "the host has not certified this VM's identity key within {} s: `vtpmctl show` on the host \
+         tells why",
+        .0.as_secs()
+    )]
+    Uncertified(Duration),
     /// The TPM has no bank to quote.
     #[error(
         "the vRoT has no active PCR bank of sha256, sha384 or sha512 with all PCRs to quote, or not \

@@ -2,7 +2,8 @@
 
 use api_types::VrotKey;
 use api_types::wire::{
-    CreateRequest, IdentityView, KeyView, QemuArguments, TpmDeviceModel, VrotList, VrotView,
+    CertificateState, CreateRequest, IdentityView, KeyView, QemuArguments, TpmDeviceModel,
+    VrotList, VrotView,
 };
 
 use crate::arguments::VrotCommand;
@@ -127,8 +128,11 @@ fn notes(vrot: &VrotView) -> String {
     if vrot.state_loss.is_some() {
         notes.push("state may be LOST");
     }
-    if vrot.renewal_problem.is_some() {
-        notes.push("certificate NOT RENEWED");
+    match (vrot.vik_certificate, vrot.renewal_problem.is_some()) {
+        (CertificateState::Pending, false) => notes.push("certificate pending"),
+        (CertificateState::Pending, true) => notes.push("certificate NOT ISSUED"),
+        (CertificateState::Issued, true) => notes.push("certificate NOT RENEWED"),
+        (CertificateState::Issued, false) => {}
     }
     notes.join(", ")
 }
@@ -148,8 +152,13 @@ fn details(vrot: &VrotView) -> String {
     if let Some(not_after) = &vrot.vik_not_after {
         table.row(["certified until", &not_after.to_string()]);
     }
+    if vrot.vik_certificate == CertificateState::Pending {
+        table.row(["identity", "pending: its certificate is being issued"]);
+    } else if vrot.ek_certificates == CertificateState::Pending {
+        table.row(["EK certificates", "pending: the VM can attest without them"]);
+    }
     if let Some(problem) = &vrot.renewal_problem {
-        table.row(["not renewed", problem]);
+        table.row(["not certified", problem]);
     }
     if let Some(loss) = &vrot.state_loss {
         let noted = format!(
@@ -197,11 +206,12 @@ fn describe(identity: &IdentityView) -> String {
 
 fn describe_key(which: &str, key: &KeyView) -> String {
     let not_after = key.not_after.map(|at| format!("certified until  {at}\n"));
+    let certificate = key.certificate_pem.as_deref();
     format!(
         "\n{which}\nname  {}\n{}{}",
         key.name,
         not_after.unwrap_or_default(),
-        key.certificate_pem
+        certificate.unwrap_or("certificate  pending: it is being issued\n")
     )
 }
 

@@ -66,30 +66,30 @@ fn the_last_line_about_a_vrot_says_how_it_is() -> anyhow::Result<()> {
         (
             Event::VrotManufactured {
                 vrot,
-                vik: name,
-                certificate: made,
+                vik: name.clone(),
+                certificate: Some(made),
             },
             "manufactured",
-            made,
+            Some(made),
         ),
-        (Event::VrotStarted { vrot }, "running", made),
+        (Event::VrotStarted { vrot }, "running", Some(made)),
         (
             Event::CertificateRenewed {
                 vrot,
                 certificate: renewed,
             },
             "running",
-            renewed,
+            Some(renewed),
         ),
-        (Event::VrotSuspended { vrot }, "suspended", renewed),
-        (Event::VrotResumed { vrot }, "running", renewed),
+        (Event::VrotSuspended { vrot }, "suspended", Some(renewed)),
+        (Event::VrotResumed { vrot }, "running", Some(renewed)),
         (
             Event::BackendEnded {
                 vrot,
                 reason: "\"event\":\"vrot-started\"".into(),
             },
             "stopped",
-            renewed,
+            Some(renewed),
         ),
         (
             Event::VrotFound {
@@ -98,14 +98,43 @@ fn the_last_line_about_a_vrot_says_how_it_is() -> anyhow::Result<()> {
                 certificate: Some(found),
             },
             "suspended",
-            found,
+            Some(found),
         ),
-        (Event::VrotDiscarded { vrot }, ABSENT, found),
+        (Event::VrotDiscarded { vrot }, ABSENT, Some(found)),
+        (
+            Event::VrotCreated {
+                vrot,
+                vm: cert_chain::VmId::random(),
+                tenant: "acme".parse()?,
+                generation: cert_chain::Generation::new(1),
+                vik: name,
+                certificate: None,
+            },
+            "assigned",
+            None,
+        ),
+        (
+            Event::CertificateIssued {
+                vrot,
+                certificate: Some(renewed),
+            },
+            "assigned",
+            Some(renewed),
+        ),
+        (
+            Event::VrotFound {
+                vrot,
+                state: "running",
+                certificate: None,
+            },
+            "running",
+            None,
+        ),
     ] {
         log.append(None, std::slice::from_ref(&event))?;
         let expected = LastTold {
             state: state.to_owned(),
-            certificate: Some(certificate),
+            certificate,
         };
         assert_eq!(last()?, expected, "{event:?}");
     }

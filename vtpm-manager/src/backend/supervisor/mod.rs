@@ -14,7 +14,7 @@ use cert_chain::Digest32;
 use guarded_state::disk::{MAX_CONTENTS, StateBlob, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::BackendError;
 use super::connection::Connection;
@@ -30,6 +30,9 @@ use saving::{Saving, attempt, pause, save};
 
 /// Between attempts to write to a store that does not take it.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How long a request for evidence waits for the certificate of the vRoT's identity key. A guest
+/// waits for 30 s.
+const CERTIFICATE_DEADLINE: Duration = Duration::from_secs(20);
 /// Requests for evidence of one vRoT that are served at a time; its backend keeps no more either.
 const OPEN_REQUESTS: usize = 4;
 
@@ -334,13 +337,15 @@ impl Supervisor {
         request: RequestDigest,
     ) -> Result<(), BackendError> {
         let admitted = match &mut self.role {
-            Role::Guest(role) if self.answers.len() < OPEN_REQUESTS => role
-                .quota
-                .admit(std::time::Instant::now())
-                .then(|| (role.evidence.clone(), role.subject.clone())),
+            Role::Guest(role) if self.answers.len() < OPEN_REQUESTS => {
+                role.quota.admit(std::time::Instant::now()).then(|| {
+                    let certified = role.certified.clone();
+                    (role.evidence.clone(), role.subject.clone(), certified)
+                })
+            }
             _ => None,
         };
-        let Some((evidence, subject)) = admitted else {
+        let Some((evidence, subject, mut certified)) = admitted else {
             if let Role::Guest(role) = &self.role {
                 role.evidence.metrics().count_refusal();
             }
@@ -357,6 +362,17 @@ impl Supervisor {
             Durability::Durable
         };
         self.answers.spawn(async move {
+            let certified = async { certified.wait_for(|done| *done).await.is_ok() };
+            if timeout(CERTIFICATE_DEADLINE, certified).await != Ok(true) {
+                let limit = CERTIFICATE_DEADLINE.as_secs();
+                tracing::warn!(
+                    vrot = %subject.vrot,
+                    "no host evidence: the certificate of the identity key is still pending after \
+                     {limit} s"
+                );
+                evidence.metrics().count_pending();
+                return (ticket, None);
+            }
             let layer = evidence.layer(&subject, durability, request).await;
             let layer = layer.map_err(|error| {
                 tracing::warn!(vrot = %subject.vrot, %error, "no host evidence");

@@ -36,7 +36,7 @@ fn failing(tamper: impl FnMut(u32, &mut Vec<u8>) -> io::Result<()>) -> Result<Ma
         tpm: TpmSocket::connect(&swtpm.socket())?,
         tamper,
     };
-    let made = manufacture_over(&host.order()?, &mut channel, &host.ik);
+    let made = manufacture_over(&host.order()?, &mut channel);
     drop(channel);
     made.err().context("manufactured all the same")
 }
@@ -51,7 +51,7 @@ fn a_vrot_that_is_not_there_is_named() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let host = Host::new()?;
     let path = folder.path().join("tpm.sock");
-    let error = manufacture(&host.order()?, &path, &host.ik).err();
+    let error = manufacture(&host.order()?, &path).err();
     let text = error.context("manufactured")?.to_string();
     assert!(text.contains("tpm.sock"), "{text}");
     Ok(())
@@ -89,7 +89,7 @@ fn a_busy_vrot_is_asked_again_but_not_for_ever() -> Result<()> {
             Ok(())
         },
     };
-    manufacture_over(&host.order()?, &mut channel, &host.ik)?;
+    manufacture_over(&host.order()?, &mut channel)?;
     drop(channel);
 
     let mut asked = 0;
@@ -154,8 +154,8 @@ fn a_response_cut_short_is_no_panic() -> Result<()> {
 fn a_vrot_that_was_used_before_is_not_manufactured_again() -> Result<()> {
     let swtpm = Swtpm::blank()?;
     let host = Host::new()?;
-    manufacture(&host.order()?, &swtpm.socket(), &host.ik)?;
-    let again = manufacture(&host.order()?, &swtpm.socket(), &host.ik).err();
+    manufacture(&host.order()?, &swtpm.socket())?;
+    let again = manufacture(&host.order()?, &swtpm.socket()).err();
     let text = again.context("manufactured twice")?.to_string();
     assert!(text.contains("something is there already"), "{text}");
     Ok(())

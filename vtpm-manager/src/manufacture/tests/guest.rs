@@ -8,10 +8,11 @@ use test_support::Swtpm;
 use tpm_wire::Response;
 use trust_anchor::{AnchorConfig, TrustAnchor};
 
-use super::{Guest, Host};
+use super::{Certified, Guest, Host};
+use crate::manufacture::renewal::rederive_vik_over;
 use crate::manufacture::{
     Chain, CommandChannel, Guest as Occupant, ManufactureError, NvAuthority, TpmSocket,
-    manufacture, rederive_vik, rederive_vik_over, renew_vik_certificate, vik_template,
+    rederive_vik, renew_vik_certificate, vik_template,
 };
 
 const INDICES: [&str; 5] = [
@@ -255,7 +256,14 @@ async fn a_host_ik_in_a_physical_tpm_signs_all_of_it() -> Result<()> {
     let signer = anchor.ik_signer(&public.ik_public);
     let virtual_tpm = Swtpm::blank()?;
     let socket = virtual_tpm.socket();
-    let made = tokio::task::spawn_blocking(move || manufacture(&order, &socket, &signer)).await??;
+    let made = tokio::task::spawn_blocking(move || {
+        anyhow::Ok(Certified::new(
+            &order,
+            &mut TpmSocket::connect(&socket)?,
+            &signer,
+        )?)
+    });
+    let made = made.await??;
     let chain = VikChain::from_der_list(&[made.vik_certificate.as_ref(), &host.certificate])?;
     chain.verify(&host.roots, UnixTime::now())?;
     Ok(())

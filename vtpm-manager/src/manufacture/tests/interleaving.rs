@@ -5,9 +5,10 @@ use std::io;
 use anyhow::{Context, Result};
 
 use super::Guest;
+use crate::manufacture::renewal::rederive_vik_over;
 use crate::manufacture::{
-    Chain, CommandChannel, Guest as Occupant, NvIndex, Published, TpmSocket, rederive_vik_over,
-    renew_ek_certificates, renew_vik_certificate, restore,
+    Chain, CommandChannel, Guest as Occupant, NvIndex, Published, TpmSocket, renew_ek_certificates,
+    renew_vik_certificate, restore,
 };
 
 /// Lets the guest in after each command that completes a policy, as if it were never told to wait.
@@ -82,10 +83,10 @@ fn a_guest_gains_nothing_from_the_managers_session() -> Result<()> {
 
 fn published(guest: &Guest) -> Published {
     Published {
-        ek_rsa_certificate: guest.made.ek_rsa_certificate.to_vec(),
-        ek_p256_certificate: guest.made.ek_p256_certificate.to_vec(),
+        ek_rsa_certificate: Some(guest.made.ek_rsa_certificate.to_vec()),
+        ek_p256_certificate: Some(guest.made.ek_p256_certificate.to_vec()),
         host_certificate: guest.order.host_certificate.clone(),
-        vik_certificate: guest.made.vik_certificate.to_vec(),
+        vik_certificate: Some(guest.made.vik_certificate.to_vec()),
     }
 }
 
@@ -98,10 +99,8 @@ fn what_was_altered_in_the_certificate_indices_is_put_back_and_named() -> Result
     for occupant in [Occupant::Present, Occupant::Absent] {
         assert_eq!(restore(&as_made, authority, &mut channel, occupant)?, []);
         let mut altered = published(&guest);
-        for certificate in [
-            &mut altered.ek_rsa_certificate,
-            &mut altered.host_certificate,
-        ] {
+        let ek_rsa = (altered.ek_rsa_certificate.as_mut()).context("a certificate")?;
+        for certificate in [ek_rsa, &mut altered.host_certificate] {
             *certificate.last_mut().context("a byte")? ^= 1;
         }
         let indices = [NvIndex::EK_RSA_CERTIFICATE, NvIndex::CERTIFICATE_CHAIN];
@@ -135,8 +134,8 @@ fn endorsement_keys_get_new_certificates_beside_a_guest_and_without_one() -> Res
         )?;
         assert_ne!(rsa, guest.made.ek_rsa_certificate);
         let mut renewed = published(&guest);
-        renewed.ek_rsa_certificate = rsa.to_vec();
-        renewed.ek_p256_certificate = p256.to_vec();
+        renewed.ek_rsa_certificate = Some(rsa.to_vec());
+        renewed.ek_p256_certificate = Some(p256.to_vec());
         let authority = &guest.made.nv_authority;
         assert_eq!(restore(&renewed, authority, &mut channel, occupant)?, []);
     }

@@ -3,6 +3,7 @@
 mod failures;
 mod guest;
 mod interleaving;
+mod pending;
 
 use std::time::Duration;
 
@@ -11,14 +12,19 @@ use cert_chain::profile::vik::VIK_LIFETIME;
 use cert_chain::profile::{HostIkSpec, Issuer};
 use cert_chain::template::{EccTemplate, Purpose, RESIDENT};
 use cert_chain::{
-    AttestationKey, Digest32, Generation, ObjectAttributes, PublicArea, TrustAnchors, Validity,
-    VmId, VrotId,
+    AttestationKey, Digest32, EndorsementKey, Generation, ObjectAttributes, PublicArea,
+    TrustAnchors, Validity, VmId, VrotId,
 };
-use rcgen::{KeyPair, PublicKeyData};
-use rustls_pki_types::UnixTime;
+use rcgen::{KeyPair, PublicKeyData, SigningKey};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use test_support::Swtpm;
 
-use super::{CertifiedSubject, ManufactureOrder, Manufactured, manufacture};
+use super::command::Tpm;
+use super::{
+    CertifiedSubject, CommandChannel, ManufactureError, ManufactureOrder, Manufactured,
+    NvAuthority, NvIndex, TpmSocket, device, issue_eks, issue_vik, manufacture_over,
+    write_certificates,
+};
 
 /// A host whose identity key is in a file, for tests that are not about the physical TPM.
 struct Host {
@@ -88,8 +94,55 @@ impl Host {
 struct Guest {
     host: Host,
     order: ManufactureOrder,
-    made: Manufactured,
+    made: Certified,
     tpm: Swtpm,
+}
+
+/// A manufactured vRoT with its certificates.
+struct Certified {
+    vik: AttestationKey,
+    ek_rsa: EndorsementKey,
+    ek_p256: EndorsementKey,
+    vik_certificate: CertificateDer<'static>,
+    ek_rsa_certificate: CertificateDer<'static>,
+    ek_p256_certificate: CertificateDer<'static>,
+    nv_authority: NvAuthority,
+}
+
+impl Certified {
+    fn new(
+        order: &ManufactureOrder,
+        channel: &mut dyn CommandChannel,
+        signer: &impl SigningKey,
+    ) -> Result<Self, ManufactureError> {
+        let Manufactured {
+            vik,
+            ek_rsa,
+            ek_p256,
+            nv_authority,
+        } = manufacture_over(order, channel)?;
+        Tpm::new(channel).start_up()?;
+        let vik_certificate = issue_vik(order, &vik, signer)?;
+        let device = device(channel)?;
+        let [ek_rsa_certificate, ek_p256_certificate] =
+            issue_eks(order, [&ek_rsa, &ek_p256], device, signer)?;
+        let certificates = [
+            (NvIndex::VIK_CERTIFICATE, vik_certificate.clone()),
+            (NvIndex::EK_RSA_CERTIFICATE, ek_rsa_certificate.clone()),
+            (NvIndex::EK_P256_CERTIFICATE, ek_p256_certificate.clone()),
+        ];
+        write_certificates(&certificates, &nv_authority, channel)?;
+        Tpm::new(channel).shut_down()?;
+        Ok(Self {
+            vik,
+            ek_rsa,
+            ek_p256,
+            vik_certificate,
+            ek_rsa_certificate,
+            ek_p256_certificate,
+            nv_authority,
+        })
+    }
 }
 
 impl Guest {
@@ -97,7 +150,7 @@ impl Guest {
         let tpm = Swtpm::blank()?;
         let host = Host::new()?;
         let order = host.order()?;
-        let made = manufacture(&order, &tpm.socket(), &host.ik)?;
+        let made = Certified::new(&order, &mut TpmSocket::connect(&tpm.socket())?, &host.ik)?;
         Ok(Self {
             host,
             order,

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -37,8 +38,12 @@ struct Plan {
     /// How often that step comes before it is the one.
     before: u32,
     victims: Vec<i32>,
+    /// So many signatures are made before one is held back; none is held back without it.
+    signatures: Option<u32>,
 }
 
+/// `TPM2_Sign`
+const SIGN: u32 = 0x15d;
 const NV_WRITE: u32 = 0x137;
 
 impl Bus {
@@ -62,7 +67,18 @@ impl Bus {
             at: Some(step),
             before,
             victims,
+            signatures: None,
         };
+    }
+
+    /// The TPM makes so many signatures, and hangs with the next until they are let go.
+    pub(crate) fn hold_signatures_after(&self, count: u32) {
+        lock(&self.0).signatures = Some(count);
+    }
+
+    /// Lets signatures go.
+    pub(crate) fn let_signatures_go(&self) {
+        lock(&self.0).signatures = None;
     }
 
     /// Whether it has.
@@ -91,6 +107,24 @@ impl Plan {
     }
 }
 
+/// Waits for a signature to be let go.
+fn hold_back(plan: &Mutex<Plan>, manager: &UnixStream) {
+    loop {
+        match &mut lock(plan).signatures {
+            None => return,
+            Some(0) => {}
+            Some(left) => {
+                *left -= 1;
+                return;
+            }
+        }
+        if !is_alive(manager) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 fn lock(plan: &Mutex<Plan>) -> MutexGuard<'_, Plan> {
     plan.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -110,6 +144,12 @@ fn serve(
 fn pass_commands(mut manager: UnixStream, tpm: &str, plan: &Mutex<Plan>) -> io::Result<()> {
     loop {
         let command = next_frame(&mut manager)?;
+        if Header::parse(&command).is_some_and(|header| header.code == SIGN) {
+            hold_back(plan, &manager);
+            if !is_alive(&manager) {
+                return Ok(());
+            }
+        }
         let register = written_register(&command);
         if let Some(register) = register {
             lock(plan).passes(Step::BeforeWrite(register));
