@@ -20,7 +20,7 @@ pub const MAX_TBS: usize = 1024;
 
 /// An ECDSA signature over P-256 in DER has 70 to 72 bytes, as the top bits of its two scalars
 /// happen to be, and shorter ones are rare. Those in certificates have this length, so that a
-/// place of fixed size can be reserved for a certificate before it is signed: see [`OneHash`]. One in
+/// place of fixed size can be reserved for a certificate before it is signed: see `OneHash`. One in
 /// 250 cannot have it.
 pub const SIGNATURE_LENGTH: usize = 71;
 

@@ -1,7 +1,7 @@
 //! TLS 1.3 connections whose ends attest themselves before the first byte of data.
 //!
 //! After the handshake each end may demand evidence of the other. The evidence is bound to this very
-//! connection ([`attestation::ConnectionFacts`]), and the data stream exists only together with the
+//! connection ([`attestation::connection::ConnectionFacts`]), and the data stream exists only together with the
 //! appraisal of it: [`connect`] and [`accept`] return both or neither. An appraisal has an end; before
 //! that the peer is asked again while data flows, and a connection whose peer cannot be appraised
 //! anew is closed.

@@ -14,7 +14,7 @@
 //! | root secret | sealed under the SRK, kept in the record file, signed by the host IK | `PolicyAuthorize` |
 //!
 //! `PolicyAuthorize` names the operator's key ([`PolicyKey`](cert_chain::operator::PolicyKey)), which signs approvals of PCR
-//! values ([`Approval`]). A host whose boot was altered can neither sign a quote, nor issue a
+//! values ([`Approval`](cert_chain::operator::Approval)). A host whose boot was altered can neither sign a quote, nor issue a
 //! certificate, nor open its state, until the operator approves what it booted.
 
 mod bank;

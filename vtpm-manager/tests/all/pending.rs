@@ -73,7 +73,7 @@ impl Launched {
         let told = told
             .iter()
             .filter(|line| line["event"] == "certificate-issued");
-        let last = told.last().context("a line")?;
+        let last = told.next_back().context("a line")?;
         assert_eq!(
             last["certificate"],
             hex::encode(Sha256::digest(&certificate))
