@@ -70,10 +70,10 @@ impl Launched {
         let digest = cert_chain::Digest32::of(b"a quote of the VM");
         assert_eq!(evidence(vmm, &digest)?.0, 0);
         let told = self.host.audit()?;
-        let told = told
+        let last = told
             .iter()
-            .filter(|line| line["event"] == "certificate-issued");
-        let last = told.next_back().context("a line")?;
+            .rfind(|line| line["event"] == "certificate-issued")
+            .context("a line")?;
         assert_eq!(
             last["certificate"],
             hex::encode(Sha256::digest(&certificate))
