@@ -8,15 +8,23 @@ use serde_json::Value;
 use test_support::tool::Tool;
 
 /// Every part, on two vRoTs.
-const EXPECTED: [&str; 39] = [
+const EXPECTED: [&str; 47] = [
     "launch_p50_ms",
     "launch_p99_ms",
     "launch_signatures",
     "launch_own_vm_p50_ms",
     "launch_own_vm_p99_ms",
     "launch_own_vm_signatures",
+    "launch_certified_p50_ms",
+    "launch_certified_p99_ms",
+    "launch_own_vm_certified_p50_ms",
+    "launch_own_vm_certified_p99_ms",
     "launch_storm_2_cold_s",
+    "launch_storm_2_cold_certified_s",
+    "launch_storm_2_cold_complete_s",
     "launch_storm_2_s",
+    "launch_storm_2_certified_s",
+    "launch_storm_2_complete_s",
     "launch_beside_2_p50_ms",
     "launch_beside_2_p99_ms",
     "pss_per_vrot_kib",
