@@ -18,6 +18,9 @@ const POOL: &str = "[pool]\nsize = 1\ntenants = [\"acme\"]\nrefill_per_minute = 
 const VIK_CERTIFICATE: u32 = 0x01c1_0002;
 const NV_UNINITIALIZED: u32 = 0x14a;
 const RETRY: u32 = 0x922;
+/// `tcg-kp-EKCertificate` in DER.
+const EK_PURPOSE: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x01];
+const SESSION_HANDLES: u32 = 0x905;
 
 /// A VM that was launched with a number of its own while the physical TPM hangs with the
 /// signature.
@@ -30,16 +33,17 @@ struct Launched {
 impl Launched {
     fn from_the_pool() -> Result<Self> {
         let host = with_full_pool()?;
-        Self::on(host, 0)
+        Self::on(host, None)
     }
 
-    fn on((mut host, is_full): (Host, bool), signatures: u32) -> Result<Self> {
+    /// The signature of what contains this is held back; without, that of the VM's certificate.
+    fn on((mut host, is_full): (Host, bool), held: Option<&[u8]>) -> Result<Self> {
         let bus = host.put_bus_between()?;
         if is_full {
             full(&host)?;
         }
-        bus.hold_signatures_after(signatures);
         let vm = Uuid::new_v4().to_string();
+        bus.hold_signature_of(held.unwrap_or(vm.as_bytes()));
         let vrot = host.json(["create", "--vm", &vm, "--tenant", TENANT, "--start"])?;
         assert_eq!(vrot["state"], "running");
         Ok(Self { host, bus, vm })
@@ -163,11 +167,7 @@ fn a_guest_that_holds_every_session_and_reads_without_rest_sees_its_certificate_
 -> Result<()> {
     let launched = Launched::from_the_pool()?;
     let mut vmm = Vmm::attach(&launched.host.control(&launched.vm)?)?;
-    let none = 0x4000_0007_u32.to_be_bytes();
-    let rest = [&[0, 16][..], &[7; 16], &[0, 0, 1, 0x00, 0x10, 0x00, 0x0b]].concat();
-    // TPM2_StartAuthSession
-    let session = command(0x176, &[&none[..], &none, &rest].concat());
-    while vmm.execute(&session)?.0 == 0 {}
+    while vmm.execute(&policy_session())?.0 == 0 {}
     launched.bus.let_signatures_go();
     let mut seen = None;
     wait_until("the certificate", || {
@@ -190,9 +190,57 @@ fn a_guest_that_holds_every_session_and_reads_without_rest_sees_its_certificate_
     Ok(())
 }
 
+/// Only the guest is in the way here: the physical TPM could vouch for it at once.
+#[test]
+fn a_guest_whose_certificate_cannot_be_written_waits_for_evidence_and_is_refused_in_the_end()
+-> Result<()> {
+    let launched = Launched::from_the_pool()?;
+    let mut vmm = Vmm::attach(&launched.host.control(&launched.vm)?)?;
+    // As many sessions as the TPM can number, each saved: TPM2_StartAuthSession, TPM2_ContextSave.
+    let mut last = None;
+    loop {
+        let (code, response) = vmm.execute(&policy_session())?;
+        if code == SESSION_HANDLES {
+            break;
+        }
+        ensure!(code == 0, "0x{code:x}");
+        let session: [u8; 4] = *response.first_chunk().context("a handle")?;
+        vmm.succeed(&command(0x162, &session))?;
+        last = Some(session);
+    }
+    launched.bus.let_signatures_go();
+    wait_until("the failure to be shown", || {
+        let problem = launched.state("renewal_problem")?;
+        Ok(problem
+            .as_str()
+            .is_some_and(|problem| problem.contains("TPM2_StartAuthSession")))
+    })?;
+    ensure!(
+        launched
+            .host
+            .ctl(["list"])?
+            .contains("certificate NOT ISSUED")
+    );
+    let digest = cert_chain::Digest32::of(b"a quote of the VM");
+    // `TPM_RC_NO_RESULT`
+    assert_eq!(evidence(&mut vmm, &digest)?.0, 0x154);
+    assert_eq!(
+        launched
+            .host
+            .metric("vrot_host_evidence_uncertified_total")?,
+        1.0
+    );
+    assert_eq!(read_code(&mut vmm)?, NV_UNINITIALIZED);
+    // TPM2_FlushContext
+    vmm.succeed(&command(0x165, &last.context("a session")?))?;
+    launched.is_certified_for_its_vm(&mut vmm)?;
+    assert_eq!(launched.state("renewal_problem")?, Value::Null);
+    Ok(())
+}
+
 #[test]
 fn one_signature_is_enough_to_attest_and_the_others_follow() -> Result<()> {
-    let launched = Launched::on((Host::enrolled()?, false), 1)?;
+    let launched = Launched::on((Host::enrolled()?, false), Some(EK_PURPOSE))?;
     wait_until("the identity key's certificate", || {
         Ok(launched.state("vik_certificate")? == "issued")
     })?;
@@ -219,6 +267,13 @@ fn with_full_pool() -> Result<(Host, bool)> {
 
 fn full(host: &Host) -> Result<()> {
     wait_until("a full pool", || Ok(host.metric("vrot_pool_ready")? == 1.0))
+}
+
+/// `TPM2_StartAuthSession` without salt, binding or encryption.
+fn policy_session() -> Vec<u8> {
+    let none = 0x4000_0007_u32.to_be_bytes();
+    let rest = [&[0, 16][..], &[7; 16], &[0, 0, 1, 0x00, 0x10, 0x00, 0x0b]].concat();
+    command(0x176, &[&none[..], &none, &rest].concat())
 }
 
 /// The response code of `TPM2_NV_Read` of the certificate's first byte.

@@ -38,12 +38,12 @@ struct Plan {
     /// How often that step comes before it is the one.
     before: u32,
     victims: Vec<i32>,
-    /// So many signatures are made before one is held back; none is held back without it.
-    signatures: Option<u32>,
+    /// What is to be signed and contains this is held back.
+    held: Option<Vec<u8>>,
 }
 
-/// `TPM2_Sign`
-const SIGN: u32 = 0x15d;
+/// `TPM2_Hash`, which takes what is to be signed as it is.
+const HASH: u32 = 0x17d;
 const NV_WRITE: u32 = 0x137;
 
 impl Bus {
@@ -67,18 +67,18 @@ impl Bus {
             at: Some(step),
             before,
             victims,
-            signatures: None,
+            held: None,
         };
     }
 
-    /// The TPM makes so many signatures, and hangs with the next until they are let go.
-    pub(crate) fn hold_signatures_after(&self, count: u32) {
-        lock(&self.0).signatures = Some(count);
+    /// The TPM hangs when it is to sign what contains this, until that is let go.
+    pub(crate) fn hold_signature_of(&self, part: &[u8]) {
+        lock(&self.0).held = Some(part.to_vec());
     }
 
-    /// Lets signatures go.
+    /// Lets it go.
     pub(crate) fn let_signatures_go(&self) {
-        lock(&self.0).signatures = None;
+        lock(&self.0).held = None;
     }
 
     /// Whether it has.
@@ -107,20 +107,14 @@ impl Plan {
     }
 }
 
-/// Waits for a signature to be let go.
-fn hold_back(plan: &Mutex<Plan>, manager: &UnixStream) {
-    loop {
-        match &mut lock(plan).signatures {
-            None => return,
-            Some(0) => {}
-            Some(left) => {
-                *left -= 1;
-                return;
-            }
-        }
-        if !is_alive(manager) {
-            return;
-        }
+/// Waits for a signature to be let go, or for the manager to go away.
+fn hold_back(plan: &Mutex<Plan>, manager: &UnixStream, command: &[u8]) {
+    let is_held = || {
+        let plan = lock(plan);
+        let held = plan.held.as_deref();
+        held.is_some_and(|held| command.windows(held.len()).any(|part| part == held))
+    };
+    while is_held() && is_alive(manager) {
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -144,8 +138,8 @@ fn serve(
 fn pass_commands(mut manager: UnixStream, tpm: &str, plan: &Mutex<Plan>) -> io::Result<()> {
     loop {
         let command = next_frame(&mut manager)?;
-        if Header::parse(&command).is_some_and(|header| header.code == SIGN) {
-            hold_back(plan, &manager);
+        if Header::parse(&command).is_some_and(|header| header.code == HASH) {
+            hold_back(plan, &manager, &command);
             if !is_alive(&manager) {
                 return Ok(());
             }
