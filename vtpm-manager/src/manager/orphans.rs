@@ -26,9 +26,11 @@ const FRESH: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_millis(300);
 
 impl Manager {
-    /// Backends that go on without a manager: none, once the store is open.
+    /// Backends that go on without a manager: none, once the store is open. While it is being opened
+    /// nobody is looked at, because adoption comes next, and what a backend has to say to its next
+    /// manager would go to whoever looks.
     pub async fn orphans(&self) -> Orphans {
-        if self.store.is_open() {
+        if self.store.is_open() || self.store.state().is_opening() {
             return Orphans::default();
         }
         let seen = *self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
