@@ -97,7 +97,11 @@ fn a_small_bench_measures_every_part_and_nothing_fails() -> Result<()> {
 
 /// Figures that are 0 where everything goes well, or, as differences of others, where a machine is
 /// busy with something else.
-const NONE: [&str; 3] = ["failed_commands", "launch_signatures", "nv_write_overhead_us"];
+const NONE: [&str; 3] = [
+    "failed_commands",
+    "launch_signatures",
+    "nv_write_overhead_us",
+];
 
 /// The value of a figure that has everything a figure has, and nothing else.
 fn well_formed(figure: &Value) -> Result<f64> {
