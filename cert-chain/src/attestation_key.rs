@@ -79,17 +79,24 @@ impl TryFrom<PublicArea> for AttestationKey {
 
     fn try_from(area: PublicArea) -> Result<Self, Self::Error> {
         // The most telling answer first: an EK is refused as a decrypting key.
-        check_signing_key(&area, Some(AttestationKeyError::NotRestricted), None)?;
+        check_signing_key(&area, Restricted::Yes)?;
         Ok(Self(area))
     }
 }
 
+/// Whether a key has to sign what its TPM formed alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Restricted {
+    /// It does: an attestation key.
+    Yes,
+    /// It must not be confined to that.
+    No,
+}
+
 /// What every signing key here has: ECDSA with SHA-256 on P-256, made in and bound to one TPM.
-/// `clear` and `set` are the errors for a `restricted` attribute that is clear or set.
 pub(crate) fn check_signing_key(
     area: &PublicArea,
-    clear: Option<AttestationKeyError>,
-    set: Option<AttestationKeyError>,
+    restricted: Restricted,
 ) -> Result<(), AttestationKeyError> {
     use AttestationKeyError as E;
     let attributes = area.attributes();
@@ -97,16 +104,13 @@ pub(crate) fn check_signing_key(
     if has(ObjectAttributes::DECRYPT) {
         return Err(E::Decrypts);
     }
-    let restriction = if has(ObjectAttributes::RESTRICTED) {
-        set
-    } else {
-        clear
-    };
     if !has(ObjectAttributes::SIGN) {
         return Err(E::NotSigning);
     }
-    if let Some(error) = restriction {
-        return Err(error);
+    match (restricted, has(ObjectAttributes::RESTRICTED)) {
+        (Restricted::Yes, true) | (Restricted::No, false) => {}
+        (Restricted::Yes, false) => return Err(E::NotRestricted),
+        (Restricted::No, true) => return Err(E::Restricted),
     }
     for (attribute, missing) in [
         (ObjectAttributes::FIXED_TPM, E::NotFixedTpm),

@@ -1,6 +1,6 @@
 //! Keys that authenticate a vRoT's end of a TLS connection.
 
-use crate::attestation_key::{AttestationKeyError, check_signing_key};
+use crate::attestation_key::{AttestationKeyError, Restricted, check_signing_key};
 use crate::name::TpmName;
 use crate::public_area::PublicArea;
 
@@ -33,7 +33,7 @@ impl TryFrom<PublicArea> for TlsKey {
     type Error = AttestationKeyError;
 
     fn try_from(area: PublicArea) -> Result<Self, Self::Error> {
-        check_signing_key(&area, None, Some(AttestationKeyError::Restricted))?;
+        check_signing_key(&area, Restricted::No)?;
         Ok(Self(area))
     }
 }

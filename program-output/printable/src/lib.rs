@@ -1,4 +1,4 @@
-//! Text from elsewhere, made safe to show on a terminal.
+//! Text from elsewhere, made safe to show on a terminal; and errors with their causes, on one line.
 //!
 //! Certificates, requests, event logs, files and answers of peers can hold characters that a
 //! terminal obeys instead of showing (ECMA-48 control sequences), that reorder what is read
@@ -6,7 +6,11 @@
 //! output or hide parts of it. Each program escapes them where it writes: `\u{1b}` for people, the
 //! same value as `\u001b` in JSON.
 
+mod causes;
+
 use std::fmt::{self, Write};
+
+pub use causes::WithCauses;
 
 /// Shows a text on one line: every character that is not printable, line ends among them, is
 /// written as `\u{…}` with its code point in hexadecimal.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use attestation::connection::Role;
 use bytes::BytesMut;
+use printable::WithCauses;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{sleep_until, timeout};
@@ -107,7 +108,7 @@ where
             Ok(_) => Ok(()),
             Err(error) => {
                 let error = Arc::new(error);
-                tracing::info!(error = %with_causes(&error), "an attested connection ended");
+                tracing::info!(error = %WithCauses(&error), "an attested connection ended");
                 tls.last_word(error.to_tell()).await;
                 Err(error)
             }
@@ -517,16 +518,4 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for &Tls<IO> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.with(|stream| stream.poll_shutdown(cx))
     }
-}
-
-/// An error with everything that caused it.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use attestation::Binding;
 use minicbor::bytes::ByteVec;
+use printable::WithCauses;
 use trusted_connection::deadline::{TimedStream, left};
 use trusted_connection::wire::{Challenge, Failure, Response, WireError};
 
@@ -114,7 +115,7 @@ impl Service {
         Ok(match receiver.recv_timeout(left(deadline)?) {
             Ok(Ok(evidence)) => Response::Evidence(ByteVec::from(evidence)),
             Ok(Err(error)) => {
-                tracing::error!(error = %chain(&*error), "no evidence");
+                tracing::error!(error = %WithCauses(&*error), "no evidence");
                 Response::Failed(match *error {
                     AttesterError::Host(_) | AttesterError::HostLayer(_) => Failure::Host,
                     _ => Failure::Tpm,
@@ -130,18 +131,6 @@ impl Service {
 fn refuse(stream: TcpStream) {
     let mut stream = TimedStream::until(stream, Instant::now() + REFUSAL);
     let _ = Response::Failed(Failure::Busy).send(&mut stream);
-}
-
-/// An error with everything that caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -7,13 +7,12 @@
 //! libraries.
 
 pub mod audit;
-mod causes;
 mod problem;
 mod timestamp;
 mod vrot_key;
 pub mod wire;
 
-pub use causes::WithCauses;
+pub use printable::WithCauses;
 pub use problem::{OPENING, PROBLEM_JSON, Problem};
 pub use timestamp::Timestamp;
 pub use vrot_key::VrotKey;

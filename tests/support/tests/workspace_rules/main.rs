@@ -25,7 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("program-output", &["printable"]),
     ("cert-chain", &["printable"]),
     ("attestation", &["cert-chain", "printable"]),
-    ("attested-tls", &["attestation", "cert-chain"]),
+    ("attested-tls", &["attestation", "cert-chain", "printable"]),
     ("trusted-connection", &["attestation"]),
     (
         "vrot-device",
@@ -44,6 +44,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "attestation",
             "bounded-file",
             "cert-chain",
+            "printable",
             "program-output",
             "tpm-wire",
             "trusted-connection",
@@ -70,7 +71,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tpm-wire",
         ],
     ),
-    ("api-types", &["cert-chain", "durable-file"]),
+    ("api-types", &["cert-chain", "durable-file", "printable"]),
     // Neither the physical TPM nor the network, nor what a record says.
     ("guarded-state", &["cert-chain"]),
     (

@@ -3,12 +3,23 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use attested_tls::{NoDemand, Unattested};
+use attested_tls::{AttestedStream, NoDemand, Unattested};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::support::{Issuer, Signer, Trusting, between};
+
+/// Both ends of a connection on which nothing is demanded.
+async fn streams() -> Result<(AttestedStream, AttestedStream)> {
+    let issuer = Issuer::new()?;
+    let (server, client) = between(
+        (&issuer.server()?, Arc::new(Unattested), NoDemand),
+        (&issuer.client()?, Arc::new(Unattested), NoDemand),
+    )
+    .await;
+    Ok((server?.stream, client?.stream))
+}
 
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at % 251) as u8).collect()
@@ -66,13 +77,7 @@ async fn both_ends_attest_themselves_and_data_flow_in_both_directions() -> Resul
 
 #[tokio::test]
 async fn one_direction_can_end_long_before_the_other() -> Result<()> {
-    let issuer = Issuer::new()?;
-    let (server, client) = between(
-        (&issuer.server()?, Arc::new(Unattested), NoDemand),
-        (&issuer.client()?, Arc::new(Unattested), NoDemand),
-    )
-    .await;
-    let (mut server, mut client) = (server?.stream, client?.stream);
+    let (mut server, mut client) = streams().await?;
     client.write_all(b"a question").await?;
     client.shutdown().await?;
     let mut question = String::new();
@@ -93,13 +98,7 @@ async fn one_direction_can_end_long_before_the_other() -> Result<()> {
 
 #[tokio::test]
 async fn a_reader_that_rests_slows_its_writer_and_loses_nothing() -> Result<()> {
-    let issuer = Issuer::new()?;
-    let (server, client) = between(
-        (&issuer.server()?, Arc::new(Unattested), NoDemand),
-        (&issuer.client()?, Arc::new(Unattested), NoDemand),
-    )
-    .await;
-    let (mut server, mut client) = (server?.stream, client?.stream);
+    let (mut server, mut client) = streams().await?;
     let data = pattern(3_000_000);
     let sent = data.clone();
     let writing = tokio::spawn(async move {
@@ -132,14 +131,8 @@ async fn a_reader_that_rests_slows_its_writer_and_loses_nothing() -> Result<()> 
 
 #[tokio::test]
 async fn a_stream_that_is_dropped_is_an_error_at_the_other_end() -> Result<()> {
-    let issuer = Issuer::new()?;
-    let (server, client) = between(
-        (&issuer.server()?, Arc::new(Unattested), NoDemand),
-        (&issuer.client()?, Arc::new(Unattested), NoDemand),
-    )
-    .await;
-    let mut server = server?.stream;
-    drop(client?);
+    let (mut server, client) = streams().await?;
+    drop(client);
     let error = server
         .read(&mut [0])
         .await

@@ -9,13 +9,13 @@ use attested_tls::{
 };
 use rustls::ClientConfig;
 use rustls::client::Resumption;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::{Issuer, Signer, Trusting, deadlines, name};
 
-type Raw = TlsStream<tokio::io::DuplexStream>;
+type Raw = TlsStream<DuplexStream>;
 
 /// `{0: 1, 1: [0, []]}`: a hello without a demand, as the last part of a message.
 const HELLO: &[u8] = &[4, 0, 10, 0x82, 0, 0x81, 0xa2, 0, 1, 1, 0x82, 0, 0x80];
@@ -32,6 +32,12 @@ fn client_config(issuer: &Issuer, resumption: Resumption) -> Result<Arc<ClientCo
     Ok(Arc::new(config))
 }
 
+/// A raw client whose handshake is done.
+async fn handshaken(issuer: &Issuer, io: DuplexStream) -> Result<Raw> {
+    let connector = TlsConnector::from(client_config(issuer, Resumption::disabled())?);
+    Ok(connector.connect(name(), io).await?)
+}
+
 /// A server of ours that demands evidence, beside a raw TLS client that sends these bytes.
 async fn against(bytes: &[u8], deadlines: Deadlines) -> Result<(ConnectionError, Vec<u8>)> {
     let issuer = Issuer::new()?;
@@ -39,8 +45,7 @@ async fn against(bytes: &[u8], deadlines: Deadlines) -> Result<(ConnectionError,
     let (ours, theirs) = duplex(1 << 20);
     let server_tls = issuer.server()?;
     let raw = async {
-        let connector = TlsConnector::from(client_config(&issuer, Resumption::disabled())?);
-        let mut stream: Raw = connector.connect(name(), theirs).await?;
+        let mut stream = handshaken(&issuer, theirs).await?;
         stream.write_all(bytes).await?;
         stream.flush().await?;
         let mut received = Vec::new();
@@ -145,8 +150,7 @@ async fn a_connection_that_is_cut_is_not_taken_for_one_that_ended() -> Result<()
     let (ours, theirs) = duplex(1 << 16);
     let server_tls = issuer.server()?;
     let raw = async {
-        let connector = TlsConnector::from(client_config(&issuer, Resumption::disabled())?);
-        let mut stream: Raw = connector.connect(name(), theirs).await?;
+        let mut stream = handshaken(&issuer, theirs).await?;
         stream.write_all(HELLO).await?;
         stream.write_all(&frame(0, b"half a mess")).await?;
         stream.shutdown().await?;
@@ -202,8 +206,7 @@ async fn after_the_attestation(excess: Vec<u8>, count: usize) -> Result<Protocol
     let (ours, theirs) = duplex(1 << 20);
     let server_tls = issuer.server()?;
     let raw = async {
-        let connector = TlsConnector::from(client_config(&issuer, Resumption::disabled())?);
-        let mut stream: Raw = connector.connect(name(), theirs).await?;
+        let mut stream = handshaken(&issuer, theirs).await?;
         stream.write_all(HELLO).await?;
         for _ in 0..count {
             if stream.write_all(&excess).await.is_err() {
