@@ -1,0 +1,20 @@
+//! What travels as JSON between the manager and its clients, `vtpmctl` among them.
+
+mod audit;
+mod host;
+mod identity;
+mod policy;
+mod store;
+mod vrot;
+
+pub use audit::AuditView;
+pub use host::{
+    EnrolmentRequest, EnrolmentView, EventLogView, FaultView, HostKeys, HostView, InitRequest,
+    LogView,
+};
+pub use identity::{CertificateState, IdentityView, KeyView};
+pub use policy::{ApprovalView, DifferenceView, PolicyView};
+pub use store::{PowerLossView, RecoverRequest, RecoveryView, StoreView};
+pub use vrot::{
+    BackendView, CreateRequest, QemuArguments, StateLossView, TpmDeviceModel, VrotList, VrotView,
+};

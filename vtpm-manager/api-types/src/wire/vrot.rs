@@ -1,0 +1,129 @@
+//! vRoTs, and how a VMM attaches to one.
+
+use std::path::PathBuf;
+
+use cert_chain::{Generation, Tenant, TpmName, VmId, VrotId};
+use serde::{Deserialize, Serialize};
+
+use super::identity::CertificateState;
+use crate::timestamp::Timestamp;
+
+/// What is to be created.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct CreateRequest {
+    /// The VM. Without it the manager chooses the number, which a vRoT of the pool is certified
+    /// for already; otherwise the identity is pending for as long as the physical TPM needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<VmId>,
+    /// Whose VM it is.
+    pub tenant: Tenant,
+    /// What people call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whether to start it, too.
+    #[serde(default)]
+    pub start: bool,
+}
+
+/// One vRoT.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct VrotView {
+    /// Its number.
+    pub vrot: VrotId,
+    /// The VM that it belongs to.
+    pub vm: VmId,
+    /// Whose VM that is.
+    pub tenant: Tenant,
+    /// What people call it.
+    pub name: Option<String>,
+    /// Rises with each sanctioned restore or copy.
+    pub generation: Generation,
+    /// Where in its life it is: `assigned`, `running`, `suspended` or `stopped`.
+    pub state: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// What else there is to say about the state.
+    pub note: Option<String>,
+    /// State that its guest was told of and that may have been lost with a backend, until the vRoT
+    /// has a new generation: evidence says so, and a policy accepts it by `batch`.
+    pub state_loss: Option<StateLossView>,
+    /// Name of its identity key.
+    pub vik: Option<TpmName>,
+    /// Whether the identity key is certified: without that certificate the VM gets no evidence.
+    pub vik_certificate: CertificateState,
+    /// Whether the endorsement keys are certified, which follows when the physical TPM has nothing
+    /// more urgent to sign.
+    pub ek_certificates: CertificateState,
+    /// Last second of the identity key's certificate.
+    pub vik_not_after: Option<Timestamp>,
+    /// Why the last attempt to issue or renew a certificate failed, until one succeeds.
+    pub renewal_problem: Option<String>,
+    /// Its backend, while it runs.
+    pub backend: Option<BackendView>,
+}
+
+/// State that may have been lost with a backend.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct StateLossView {
+    /// Number of the store's newest batch when it was noted.
+    pub batch: u64,
+    /// When it was noted.
+    pub at: Timestamp,
+}
+
+/// A live backend.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct BackendView {
+    /// Its process.
+    pub process: u32,
+    /// Where a VMM attaches (TPM emulator protocol).
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
+    pub control: PathBuf,
+    /// Whether one is attached.
+    pub attached: bool,
+    /// Whether a command was answered before its state was durable.
+    pub degraded: bool,
+}
+
+/// All vRoTs of the host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct VrotList {
+    /// In the order of their numbers.
+    pub vrots: Vec<VrotView>,
+}
+
+/// Arguments that attach a vRoT to QEMU.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct QemuArguments {
+    /// To be passed to QEMU one by one.
+    pub arguments: Vec<String>,
+}
+
+/// How the guest sees its TPM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum TpmDeviceModel {
+    /// Command response buffer.
+    #[default]
+    TpmCrb,
+    /// TPM interface specification (FIFO).
+    TpmTis,
+}
+
+impl TpmDeviceModel {
+    /// QEMU's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TpmCrb => "tpm-crb",
+            Self::TpmTis => "tpm-tis",
+        }
+    }
+}

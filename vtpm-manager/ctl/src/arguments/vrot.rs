@@ -1,0 +1,82 @@
+//! Commands about vRoTs.
+
+use api_types::VrotKey;
+use api_types::wire::TpmDeviceModel;
+use cert_chain::{Tenant, VmId};
+use clap::{Args, Subcommand, ValueEnum};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VrotCommand {
+    /// Manufacture a vRoT for a VM: keys, certificates, state.
+    Create {
+        /// The VM's UUID; the manager chooses one if it is left out.
+        #[arg(long, value_name = "UUID")]
+        vm: Option<VmId>,
+        /// Whose VM it is.
+        #[arg(long)]
+        tenant: Tenant,
+        /// A name for people.
+        #[arg(long)]
+        name: Option<String>,
+        /// Start it, too.
+        #[arg(long)]
+        start: bool,
+    },
+    /// Start a vRoT, so that a VMM can attach.
+    Start(VrotArgument),
+    /// Stop a vRoT; its state is kept.
+    Stop(VrotArgument),
+    /// Stop the vRoT of a paused VM and keep its volatile state, PCRs among it.
+    Suspend(VrotArgument),
+    /// Start a suspended vRoT as it was.
+    Resume(VrotArgument),
+    /// List all vRoTs of the host.
+    List,
+    /// Show one vRoT.
+    Show(VrotArgument),
+    /// Delete a vRoT for good: its key is destroyed, its state can never be opened again.
+    Delete(VrotArgument),
+    /// Show a vRoT's keys and certificates.
+    Identity {
+        #[command(flatten)]
+        vrot: VrotArgument,
+        /// Renew the certificates first, although they are not due: of a vRoT that runs now, of
+        /// another one when it starts.
+        #[arg(long)]
+        renew: bool,
+    },
+    /// Print the arguments that attach a vRoT to QEMU.
+    QemuArgs {
+        #[command(flatten)]
+        vrot: VrotArgument,
+        /// The interface that the guest sees.
+        #[arg(long, value_enum, default_value_t)]
+        device: Device,
+    },
+}
+
+/// How the guest sees its TPM.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Device {
+    /// Command response buffer.
+    #[default]
+    TpmCrb,
+    /// TPM interface specification (FIFO).
+    TpmTis,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VrotArgument {
+    /// UUID of the VM, or of the vRoT.
+    #[arg(value_name = "VM")]
+    pub(crate) vrot: VrotKey,
+}
+
+impl From<Device> for TpmDeviceModel {
+    fn from(device: Device) -> Self {
+        match device {
+            Device::TpmCrb => Self::TpmCrb,
+            Device::TpmTis => Self::TpmTis,
+        }
+    }
+}
