@@ -167,8 +167,8 @@ mod tests {
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::super::Format;
-    use super::super::line::Lines;
     use super::super::queue::{Bounds, Passed};
+    use super::super::writer::Lines;
     use super::*;
 
     fn lines_of(work: impl FnOnce()) -> (Vec<String>, u64) {

@@ -1,14 +1,9 @@
 //! A line: bounded, on one line, and without anything that a terminal would obey.
 
-use std::io;
-use std::sync::Arc;
-
 use printable::printable_json;
-use tracing::{Level, Metadata};
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::Level;
 
 use super::Format;
-use super::queue::Queue;
 
 /// One line of a log, without its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,66 +24,15 @@ pub(super) const NOTICE: &str = "log";
 /// A pipe takes so much as a whole or not at all (`PIPE_BUF`); a byte of it is the line's end.
 const LONGEST: usize = 4095;
 
-/// Makes lines of what the program says.
-#[derive(Clone, Debug)]
-pub(super) struct Lines {
-    queue: Arc<Queue>,
-    format: Format,
-}
-
-/// Takes one line, in one piece.
-pub(super) struct LineWriter<'l> {
-    lines: &'l Lines,
-    level: Level,
-    is_notice: bool,
-}
-
-impl Lines {
-    pub(super) fn to(queue: Arc<Queue>, format: Format) -> Self {
-        Self { queue, format }
+/// The text of a line. What is too long is cut.
+pub(super) fn on_one_line(level: Level, said: &str, format: Format) -> String {
+    let text = printable_json(&said.trim_end_matches('\n').replace('\n', "\\n"));
+    if text.len() <= LONGEST {
+        return text;
     }
-}
-
-impl<'l> MakeWriter<'l> for Lines {
-    type Writer = LineWriter<'l>;
-
-    fn make_writer(&'l self) -> Self::Writer {
-        LineWriter {
-            lines: self,
-            level: Level::INFO,
-            is_notice: false,
-        }
-    }
-
-    fn make_writer_for(&'l self, metadata: &Metadata<'_>) -> Self::Writer {
-        LineWriter {
-            lines: self,
-            level: *metadata.level(),
-            is_notice: metadata.target() == NOTICE,
-        }
-    }
-}
-
-impl io::Write for LineWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let said = String::from_utf8_lossy(bytes);
-        let mut text = printable_json(&said.trim_end_matches('\n').replace('\n', "\\n"));
-        if text.len() > LONGEST {
-            text = match self.lines.format {
-                Format::Text | Format::Bare => shortened(&text, LONGEST),
-                Format::Json => json_of_its_beginning(self.level, &text),
-            };
-        }
-        self.lines.queue.push(Line {
-            level: self.level,
-            text,
-            is_notice: self.is_notice,
-        });
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    match format {
+        Format::Text | Format::Bare => shortened(&text, LONGEST),
+        Format::Json => json_of_its_beginning(level, &text),
     }
 }
 
@@ -113,26 +57,10 @@ fn json_of_its_beginning(level: Level, text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
-    use super::super::queue::{Bounds, Passed};
     use super::*;
 
     fn written(format: Format, text: &str) -> String {
-        let queue = Arc::new(Queue::bounded(Bounds {
-            lines: 9,
-            bytes: 99_999,
-        }));
-        let lines = Lines::to(Arc::clone(&queue), format);
-        let mut writer = lines.make_writer();
-        assert!(writer.write_all(text.as_bytes()).is_ok());
-        let mut lines = Vec::new();
-        queue.pass_on(&mut |line| {
-            lines.push(line.text.clone());
-            Passed::Done
-        });
-        assert_eq!(lines.len(), 1);
-        lines.concat()
+        on_one_line(Level::INFO, text, format)
     }
 
     #[test]

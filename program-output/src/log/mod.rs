@@ -8,6 +8,7 @@ mod limit;
 mod line;
 mod queue;
 mod stderr;
+mod writer;
 
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -18,8 +19,8 @@ use tracing_subscriber::registry::Registry;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use limit::Limit;
-use line::Lines;
 use queue::{Bounds, Queue};
+use writer::Lines;
 
 pub use line::{FOREIGN, Line};
 pub use queue::{Losses, Passed};
