@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::ReadBuf;
+use tokio::sync::Notify;
 
 use crate::error::{ConnectionError, ProtocolError};
 use crate::frame::{self, HEADER, MAX_BODY};
@@ -29,6 +30,7 @@ const SEND_ROOM: usize = 128 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     state: Mutex<State>,
+    broken: Notify,
 }
 
 #[derive(Debug)]
@@ -337,6 +339,18 @@ impl Buffers {
         state.ended = Some(error);
         wake(&mut state.reader);
         wake(&mut state.writer);
+        self.broken.notify_waiters();
+    }
+
+    /// The error with which the connection has ended, once it has.
+    pub(crate) async fn broken(&self) -> Arc<ConnectionError> {
+        loop {
+            let ended = self.broken.notified();
+            if let Some(Some(error)) = &self.lock().ended {
+                return Arc::clone(error);
+            }
+            ended.await;
+        }
     }
 }
 

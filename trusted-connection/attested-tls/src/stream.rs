@@ -1,5 +1,6 @@
 //! The data of an attested connection, as any other stream.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -41,6 +42,20 @@ impl AttestedStream {
             Ok(Ok(())) => ConnectionError::Protocol(ProtocolError::Truncated),
             Err(error) => ConnectionError::Io(io::Error::other(error)),
         }
+    }
+
+    /// Gives the connection up, tells the peer so, and waits until everything about it is cleared away.
+    pub async fn give_up(self) {
+        self.buffers.abandon();
+        // Why it ended is known.
+        let _ = self.ended().await;
+    }
+
+    /// Waits until the connection cannot be used any more because of an error: also while nobody reads
+    /// or writes. It never completes for a connection that ends by its ends' will.
+    pub fn broken(&self) -> impl Future<Output = Arc<ConnectionError>> + Send + use<> {
+        let buffers = Arc::clone(&self.buffers);
+        async move { buffers.broken().await }
     }
 
     /// Waits until the connection has ended and everything about it is cleared away: `Ok` if both

@@ -2,6 +2,4 @@
 //! answers challenges with it.
 
 pub mod attester;
-mod peer;
-mod places;
 pub mod service;

@@ -1,16 +1,19 @@
 //! `vrot-service`: attests the VM that it runs in.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use attestation::BOOT_PCRS;
 use cert_chain::{HashAlgorithm, PcrSelection};
 use clap::{Parser, Subcommand};
+use connection_proxy::Stop;
 use program_output::console::arguments;
 use program_output::log;
+use tokio::net::TcpListener;
 use tracing_subscriber::filter::LevelFilter;
 use vrot_service::attester::batches::Batches;
 use vrot_service::attester::esys::{EsysTpm, HostThroughTpm};
@@ -53,6 +56,9 @@ enum Command {
     },
 }
 
+/// How long devices have for what they began when the service is stopped.
+const DRAIN: Duration = Duration::from_secs(10);
+
 fn main() -> ExitCode {
     let arguments: Arguments = match arguments() {
         Ok(arguments) => arguments,
@@ -84,12 +90,17 @@ fn run(arguments: Arguments) -> Result<()> {
             tpm.display()
         )
     })?;
-    let listener =
-        TcpListener::bind(listen).with_context(|| format!("{listen} cannot be listened on"))?;
+    let runtime = tokio::runtime::Runtime::new().context("no threads can be started")?;
     let host = Arc::new(HostThroughTpm::new(&tpm));
     let batches = Batches::start(vrot, host, event_log)
         .context("no thread can be started for the vRoT's quotes")?;
-    tracing::info!(%listen, "answering challenges");
-    Service::new(batches).serve(&listener)?;
-    Ok(())
+    runtime.block_on(async {
+        let stop = Stop::at_signals(DRAIN).context("signals cannot be listened to")?;
+        let listener = TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("{listen} cannot be listened on"))?;
+        tracing::info!(%listen, "answering challenges");
+        Service::new(Arc::new(batches)).serve(listener, &stop).await;
+        Ok(())
+    })
 }

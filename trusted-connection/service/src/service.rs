@@ -1,26 +1,29 @@
 //! The service: answers challenges with evidence.
 
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use attestation::Binding;
+use connection_proxy::{Accepted, Handler, Limits, Place, Stop, serve};
 use minicbor::bytes::ByteVec;
 use printable::WithCauses;
+use tokio::net::TcpListener;
+use tokio::task::spawn_blocking;
 use trusted_connection::deadline::{TimedStream, left};
 use trusted_connection::wire::{Challenge, Failure, Response, WireError};
 
 use crate::attester::AttesterError;
 use crate::attester::batches::Batches;
 use crate::attester::quoting::EvidenceRequest;
-use crate::peer::Peer;
-use crate::places::{Place, Places};
 
-/// A refusal fits into every socket's buffer.
-const REFUSAL: Duration = Duration::from_millis(100);
+/// Each connection has a thread.
+const LIMITS: Limits = Limits {
+    connections: 64,
+    of_a_peer: 8,
+};
 
 /// How long a device is waited for.
 #[derive(Clone, Copy, Debug)]
@@ -37,54 +40,31 @@ const PATIENCE: Patience = Patience {
 };
 
 /// Answers challenges that come in the clear with evidence of one VM.
+#[derive(Clone)]
 pub struct Service {
-    batches: Batches,
-    places: Arc<Places>,
+    batches: Arc<Batches>,
     patience: Patience,
 }
 
 impl Service {
     /// A service that gets evidence from this attester.
-    pub fn new(batches: Batches) -> Self {
+    pub fn new(batches: Arc<Batches>) -> Self {
         Self {
             batches,
-            places: Arc::default(),
             patience: PATIENCE,
         }
     }
 
-    /// Serves until the listener fails.
-    pub fn serve(self, listener: &TcpListener) -> io::Result<()> {
-        let service = Arc::new(self);
-        loop {
-            let (stream, peer) = match listener.accept() {
-                Ok((stream, address)) => (stream, Peer::from(address.ip())),
-                // The client is gone already: not our problem.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(error) => return Err(error),
-            };
-            let Some(place) = service.places.take(peer, &stream) else {
-                refuse(stream);
-                continue;
-            };
-            let service = Arc::clone(&service);
-            // The kernel may have no thread to spare: then the connection is closed with it.
-            let started = thread::Builder::new().spawn(move || {
-                if let Err(error) = service.answer(stream, &place) {
-                    tracing::info!(%error, "a challenge was not answered");
-                }
-            });
-            if let Err(error) = started {
-                tracing::warn!(%error, "a challenge is not answered");
-            }
-        }
+    /// Serves until it is told to stop.
+    pub async fn serve(self, listener: TcpListener, stop: &Stop) {
+        serve(listener, LIMITS, stop, Arc::new(self)).await;
     }
 
-    fn answer(&self, stream: TcpStream, place: &Place) -> Result<(), WireError> {
+    fn answer(&self, stream: TcpStream, place: &mut Place) -> Result<(), WireError> {
         let begin = Instant::now();
         let mut stream = TimedStream::until(stream, begin + self.patience.challenge);
         let received = Challenge::receive(&mut stream);
-        place.is_no_longer_silent();
+        place.keep();
         let deadline = begin + self.patience.exchange;
         stream.extend(deadline);
         let response = match received {
@@ -127,10 +107,47 @@ impl Service {
     }
 }
 
-/// Says so without waiting: the listener serves others meanwhile.
-fn refuse(stream: TcpStream) {
-    let mut stream = TimedStream::until(stream, Instant::now() + REFUSAL);
-    let _ = Response::Failed(Failure::Busy).send(&mut stream);
+impl Handler for Service {
+    async fn handle(&self, connection: Accepted) {
+        let mut place = connection.place;
+        let blocking = connection.stream.into_std().and_then(|stream| {
+            stream.set_nonblocking(false)?;
+            Ok((EndOnDrop(stream.try_clone()?), stream))
+        });
+        let (_ends, stream) = match blocking {
+            Ok(streams) => streams,
+            Err(error) => {
+                tracing::warn!(%error, "a challenge is not answered");
+                return;
+            }
+        };
+        let service = self.clone();
+        let span = tracing::Span::current();
+        let answered =
+            spawn_blocking(move || span.in_scope(|| service.answer(stream, &mut place))).await;
+        match answered {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::info!(%error, "a challenge was not answered"),
+            Err(error) => tracing::error!(%error, "a challenge was not answered"),
+        }
+    }
+
+    fn refuse(&self, stream: tokio::net::TcpStream) {
+        let mut busy = Vec::new();
+        // It fits into every socket's buffer; and the peer may be gone.
+        let _ = Response::Failed(Failure::Busy).send(&mut busy);
+        let _ = stream.try_write(&busy);
+    }
+}
+
+/// Ends a connection, and with that the thread that reads it.
+struct EndOnDrop(TcpStream);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
 }
 
 #[cfg(test)]
@@ -138,9 +155,12 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
 
     use attestation::RequestDigest;
     use cert_chain::{Digest32, HashAlgorithm, PcrSelection};
+    use connection_proxy::{Peer, Places};
 
     use super::*;
     use crate::attester::quoting::Quoted;
@@ -181,14 +201,14 @@ mod tests {
         let batches = Batches::start(Untouched, Arc::new(Untouched), "".into()).unwrap();
         Service {
             patience,
-            ..Service::new(batches)
+            ..Service::new(Arc::new(batches))
         }
     }
 
     fn answer(service: &Service, stream: TcpStream) -> Result<(), WireError> {
         let peer = Peer::from(stream.peer_addr().unwrap().ip());
-        let place = service.places.take(peer, &stream).unwrap();
-        service.answer(stream, &place)
+        let mut place = Places::new(LIMITS).take(peer).unwrap();
+        service.answer(stream, &mut place)
     }
 
     fn connection() -> (TcpStream, TcpStream) {

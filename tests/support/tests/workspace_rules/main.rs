@@ -26,6 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("cert-chain", &["printable"]),
     ("attestation", &["cert-chain", "printable"]),
     ("attested-tls", &["attestation", "cert-chain", "printable"]),
+    ("connection-proxy", &["attested-tls", "printable"]),
     ("trusted-connection", &["attestation"]),
     (
         "vrot-device",
@@ -44,6 +45,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "attestation",
             "bounded-file",
             "cert-chain",
+            "connection-proxy",
             "printable",
             "program-output",
             "tpm-wire",

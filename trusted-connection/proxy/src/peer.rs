@@ -5,7 +5,16 @@ use std::net::{IpAddr, Ipv6Addr};
 /// A network peer: an IPv4 address, or the network of 64 bits in which an IPv6 host chooses its
 /// addresses as it likes (RFC 4291 §2.5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Peer(IpAddr);
+pub struct Peer(IpAddr);
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            IpAddr::V4(address) => write!(f, "{address}"),
+            IpAddr::V6(network) => write!(f, "{network}/64"),
+        }
+    }
+}
 
 impl From<IpAddr> for Peer {
     fn from(address: IpAddr) -> Self {
@@ -32,5 +41,6 @@ mod tests {
         assert_ne!(peer("2001:db8::1"), peer("2001:db8:0:1::1"));
         assert_eq!(peer("::ffff:192.0.2.1"), peer("192.0.2.1"));
         assert_ne!(peer("192.0.2.2"), peer("192.0.2.1"));
+        assert_eq!(peer("2001:db8::1").to_string(), "2001:db8::/64");
     }
 }

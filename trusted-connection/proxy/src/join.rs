@@ -1,0 +1,110 @@
+//! An attested connection and a plain one that are one connection to the applications at their far ends.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use attested_tls::{AttestedStream, ConnectionError};
+use printable::WithCauses;
+use tokio::net::TcpStream;
+
+use crate::forward::{Broken, Side, Traffic, forward};
+use crate::stop::Stop;
+
+/// What came of two connections that were joined.
+#[derive(Debug)]
+pub struct Joined {
+    /// Why they ended.
+    pub ending: Ending,
+    /// Bytes of the application from the attested connection.
+    pub from_attested: u64,
+    /// Bytes of the application from the plain connection.
+    pub from_plain: u64,
+}
+
+/// Why joined connections ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// Both directions came to their end.
+    Complete,
+    /// The attested connection failed.
+    Attested(Arc<ConnectionError>),
+    /// The plain connection failed, or the attested one in a way that it did not say.
+    Broken(Broken),
+    /// The proxy was stopped.
+    Stopped,
+}
+
+/// Moves data between an attested connection and a plain one until both directions have ended, and
+/// writes a line to the log then.
+///
+/// If one of them fails, so does the other: nobody can take data that were cut off for all there were.
+/// A plain connection is reset then.
+pub async fn join(mut attested: AttestedStream, mut plain: TcpStream, stop: &Stop) -> Joined {
+    let begin = Instant::now();
+    let mut traffic = Traffic::default();
+    let broken = attested.broken();
+    let ending = tokio::select! {
+        biased;
+        error = broken => Ending::Attested(error),
+        () = stop.closing() => Ending::Stopped,
+        forwarded = forward(&mut attested, &mut plain, &mut traffic) => match forwarded {
+            Ok(()) => Ending::Complete,
+            Err(broken) => Ending::Broken(broken),
+        },
+    };
+    let joined = Joined {
+        ending,
+        from_attested: traffic.from_first,
+        from_plain: traffic.from_second,
+    };
+    joined.tell(begin);
+    if let Ending::Complete = joined.ending {
+        drop(plain);
+        if let Err(error) = attested.ended().await {
+            tracing::debug!(error = %WithCauses(&*error), "no farewell behind the data");
+        }
+    } else {
+        // If it cannot be reset, it is closed.
+        let _ = plain.set_zero_linger();
+        drop(plain);
+        attested.give_up().await;
+    }
+    joined
+}
+
+impl Joined {
+    fn tell(&self, begin: Instant) {
+        let (from_attested, from_plain) = (self.from_attested, self.from_plain);
+        let seconds = begin.elapsed().as_secs_f32();
+        match &self.ending {
+            Ending::Complete => {
+                tracing::info!(
+                    from_attested,
+                    from_plain,
+                    seconds,
+                    "closed: all data were sent"
+                );
+            }
+            Ending::Attested(error) => tracing::warn!(
+                from_attested, from_plain, seconds, error = %WithCauses(&**error),
+                "closed: the attested connection failed"
+            ),
+            Ending::Broken(broken) => {
+                let side = match broken.side {
+                    Side::First => "attested",
+                    Side::Second => "plain",
+                };
+                tracing::warn!(
+                    from_attested, from_plain, seconds, side, error = %WithCauses(broken),
+                    "closed: a connection failed"
+                );
+            }
+            Ending::Stopped => tracing::info!(
+                from_attested,
+                from_plain,
+                seconds,
+                "closed: the proxy was stopped"
+            ),
+        }
+    }
+}

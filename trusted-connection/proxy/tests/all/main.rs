@@ -1,0 +1,4 @@
+//! Forwarding and accepting, with real sockets.
+
+mod forwarding;
+mod listening;
