@@ -1,14 +1,12 @@
 //! What a guest finds in its vRoT, and what it cannot do to it.
 
 use anyhow::{Context, Result};
-use cert_chain::operator::PolicyKey;
 use cert_chain::{HostName, VikChain};
 use rustls_pki_types::UnixTime;
 use test_support::Swtpm;
 use tpm_wire::Response;
-use trust_anchor::{AnchorConfig, TrustAnchor};
 
-use super::{Certified, Guest, Host};
+use super::Guest;
 use crate::manufacture::renewal::rederive_vik_over;
 use crate::manufacture::{
     Chain, CommandChannel, Guest as Occupant, ManufactureError, NvAuthority, TpmSocket,
@@ -235,37 +233,6 @@ fn the_identity_outlives_power_cycles() -> Result<()> {
     guest.tpm.tool("tpm2_nvread 0x01c10002 -o read")?;
     assert_eq!(guest.tpm.read("read")?, &*guest.made.vik_certificate);
     rederive_vik(&guest.tpm.socket(), &guest.made.vik.name())?;
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_host_ik_in_a_physical_tpm_signs_all_of_it() -> Result<()> {
-    let physical = Swtpm::of_a_host()?;
-    let anchor = TrustAnchor::start(&AnchorConfig::new(
-        physical.tcti().parse()?,
-        physical.path("anchor.json"),
-    ))?;
-    let key = PolicyKey::generate()?;
-    let public = anchor.provision(key.public()).await?;
-    anchor
-        .approve(key.approve("first", anchor.pcr_values().await?)?)
-        .await?;
-
-    let host = Host::for_ik(&public.ik_public)?;
-    let order = host.order()?;
-    let signer = anchor.ik_signer(&public.ik_public);
-    let virtual_tpm = Swtpm::blank()?;
-    let socket = virtual_tpm.socket();
-    let made = tokio::task::spawn_blocking(move || {
-        anyhow::Ok(Certified::new(
-            &order,
-            &mut TpmSocket::connect(&socket)?,
-            &signer,
-        )?)
-    });
-    let made = made.await??;
-    let chain = VikChain::from_der_list(&[made.vik_certificate.as_ref(), &host.certificate])?;
-    chain.verify(&host.roots, UnixTime::now())?;
     Ok(())
 }
 

@@ -48,26 +48,18 @@ impl Host {
         }
         .to_bytes();
         let ik_public = AttestationKey::try_from(PublicArea::parse(&area)?)?;
-        Ok(Self {
-            ik,
-            ..Self::for_ik(&ik_public)?
-        })
-    }
-
-    /// A host with this IK; its `ik` here signs nothing that belongs to it.
-    fn for_ik(ik: &AttestationKey) -> Result<Self> {
         let name = format!("000b{}", "1".repeat(64));
         let validity = Validity::starting(UnixTime::now(), Duration::from_secs(30 * 86_400))?;
         let issuer = Issuer::create("demo.example".parse()?, validity)?;
         let certificate = issuer.certify_host(&HostIkSpec {
             host: "host-1.demo.example".parse()?,
-            ik: ik.clone(),
+            ik: ik_public,
             ek: name.parse()?,
             policy_key: name.parse()?,
             validity,
         })?;
         Ok(Self {
-            ik: KeyPair::generate()?,
+            ik,
             certificate: certificate.to_vec(),
             roots: TrustAnchors::from_pem(&issuer.certificate_pem())?,
         })
