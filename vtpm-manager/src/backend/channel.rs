@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::handle::Backend;
 use super::order::Order;
-use crate::manufacture::CommandChannel;
+use vrot_manufacture::CommandChannel;
 
 /// An order that waits for exclusive use of a backend. Over when dropped.
 #[derive(Debug)]

@@ -14,8 +14,8 @@ use crate::audit::AuditError;
 use crate::backend::BackendError;
 use crate::host::HostError;
 use crate::keys::KeyError;
-use crate::manufacture::ManufactureError;
 use crate::vrot::{LifecycleError, RecordError};
+use vrot_manufacture::ManufactureError;
 
 /// Why the manager did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]

@@ -12,8 +12,8 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use super::{Manager, ManagerError, blocking};
 use crate::backend::{Backend, Role, RuntimeFolder};
 use crate::keys::{Keyring, Purpose};
-use crate::manufacture::{CertifiedSubject, ManufactureOrder, manufacture_over};
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
+use vrot_manufacture::{CertifiedSubject, ManufactureOrder, manufacture_over};
 
 /// A vRoT's first generation; sanctioned restores and copies count on from it.
 pub(super) const FIRST_GENERATION: Generation = Generation::new(1);

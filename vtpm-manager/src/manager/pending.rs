@@ -27,11 +27,11 @@ use super::{Manager, ManagerError, Vrot, blocking};
 use crate::audit::Event;
 use crate::backend::Backend;
 use crate::keys::Keyring;
-use crate::manufacture::{
+use crate::vrot::{Lifecycle, Pending, VrotRecord};
+use vrot_manufacture::{
     CertifiedSubject, Chain, ManufactureError, NvIndex, check_ready, device, issue_eks, issue_vik,
     withdraw, write_certificates,
 };
-use crate::vrot::{Lifecycle, Pending, VrotRecord};
 
 /// Certificates that are being issued for the first time.
 #[derive(Debug)]

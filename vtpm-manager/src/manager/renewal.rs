@@ -23,11 +23,11 @@ use super::{Manager, ManagerError, Vrot, blocking};
 use crate::audit::Event;
 use crate::backend::{Backend, Role, RuntimeFolder};
 use crate::keys::Keyring;
-use crate::manufacture::{
+use crate::vrot::{Identity, Lifecycle, VrotRecord};
+use vrot_manufacture::{
     Chain, Guest, ManufactureError, RederivedVik, rederive_vik_from_copy, renew_ek_certificates,
     renew_vik_certificate,
 };
-use crate::vrot::{Identity, Lifecycle, VrotRecord};
 
 /// How it stands with the renewal of certificates.
 #[derive(Debug, Default)]

@@ -4,8 +4,8 @@ use super::{Manager, ManagerError, blocking};
 use crate::audit::Event;
 use crate::backend::Backend;
 use crate::keys::{KeyError, Keyring, Purpose};
-use crate::manufacture::{Guest, NvAuthority, Published, restore};
 use crate::vrot::VrotRecord;
+use vrot_manufacture::{Guest, NvAuthority, Published, restore};
 
 impl Manager {
     /// Puts back what a guest would find changed in its certificate indices, and says so.

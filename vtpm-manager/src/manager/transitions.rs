@@ -18,8 +18,8 @@ use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::{Backend, BackendError, Ended, Ending, Role};
 use crate::keys::Keyring;
-use crate::manufacture::Chain;
 use crate::vrot::{LifecycleError, Owner, StopCause, VrotName, VrotRecord};
+use vrot_manufacture::Chain;
 
 /// What is to be created.
 #[derive(Clone, Debug)]

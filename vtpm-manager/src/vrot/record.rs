@@ -14,7 +14,7 @@ use printable::{Printable, is_printable};
 
 use super::lifecycle::Lifecycle;
 use crate::keys::WrappedSecret;
-use crate::manufacture::{CertifiedSubject, Manufactured};
+use vrot_manufacture::{CertifiedSubject, Manufactured};
 
 /// A vRoT that was not deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]

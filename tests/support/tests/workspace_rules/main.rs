@@ -87,6 +87,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tpm-wire",
         ],
     ),
+    // Neither the physical TPM nor the store: whoever orders brings the signer and keeps what was made.
+    ("vrot-manufacture", &["cert-chain", "tpm-wire"]),
     (
         "vtpm-manager",
         &[
@@ -102,6 +104,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "program-output",
             "tpm-wire",
             "trust-anchor",
+            "vrot-manufacture",
         ],
     ),
     (

@@ -7,9 +7,7 @@ use test_support::Swtpm;
 use tpm_wire::Header;
 
 use super::Host;
-use crate::manufacture::{
-    CommandChannel, ManufactureError, TpmSocket, manufacture, manufacture_over,
-};
+use crate::{CommandChannel, ManufactureError, TpmSocket, manufacture, manufacture_over};
 
 /// A real TPM, one of whose responses is tampered with.
 struct Tampered<F> {

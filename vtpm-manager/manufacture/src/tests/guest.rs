@@ -7,8 +7,8 @@ use test_support::Swtpm;
 use tpm_wire::Response;
 
 use super::Guest;
-use crate::manufacture::renewal::rederive_vik_over;
-use crate::manufacture::{
+use crate::renewal::rederive_vik_over;
+use crate::{
     Chain, CommandChannel, Guest as Occupant, ManufactureError, NvAuthority, TpmSocket,
     rederive_vik, renew_vik_certificate, vik_template,
 };

@@ -5,8 +5,8 @@ use std::io;
 use anyhow::{Context, Result};
 
 use super::Guest;
-use crate::manufacture::renewal::rederive_vik_over;
-use crate::manufacture::{
+use crate::renewal::rederive_vik_over;
+use crate::{
     Chain, CommandChannel, Guest as Occupant, NvIndex, Published, TpmSocket, renew_ek_certificates,
     renew_vik_certificate, restore,
 };

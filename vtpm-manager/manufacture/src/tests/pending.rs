@@ -4,9 +4,9 @@ use anyhow::{Result, ensure};
 use test_support::Swtpm;
 
 use super::{Guest, Host};
-use crate::manufacture::command::{MAX_CHUNK, Tpm};
-use crate::manufacture::layout::NvIndex;
-use crate::manufacture::{
+use crate::command::{MAX_CHUNK, Tpm};
+use crate::layout::NvIndex;
+use crate::{
     Chain, CommandChannel, TpmSocket, device, issue_eks, issue_vik, manufacture, nv, withdraw,
     write_certificates,
 };
