@@ -13,9 +13,9 @@ use ring::rand::{SecureRandom, SystemRandom};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::NvAuthority;
-use super::command::Handle;
+use super::authority::NvAuthority;
 use super::error::ManufactureError;
+use super::handle::Handle;
 
 /// The session, as its owner knows it.
 pub(super) struct BoundSession {

@@ -1,7 +1,5 @@
 //! Why a vRoT was not manufactured.
 
-use std::path::PathBuf;
-
 use cert_chain::attestation_key::AttestationKeyError;
 use cert_chain::endorsement_key::EndorsementKeyError;
 use cert_chain::public_area::PublicAreaError;
@@ -29,17 +27,6 @@ pub enum ManufactureError {
     /// Something in the vRoT is not what a vIK is.
     #[error("the vRoT's identity key is refused")]
     AttestationKey(#[source] AttestationKeyError),
-    /// The vRoT cannot be reached.
-    #[error("{operation}: the vRoT at `{}` does not answer; is its backend running?", path.display())]
-    Connect {
-        /// What was tried.
-        operation: Operation,
-        /// Its socket.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
     /// The connection to the vRoT broke.
     #[error("{operation}: the connection to the vRoT broke")]
     Connection {

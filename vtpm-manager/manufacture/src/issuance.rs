@@ -1,5 +1,7 @@
 //! Certificates for a vRoT's keys, and the indices that wait for them.
 
+use std::time::Duration;
+
 use cert_chain::profile::{ek_certificate_length, vik_certificate_length};
 use cert_chain::{
     AttestationKey, EkSpec, EndorsementKey, IssueError, TpmDevice, Validity, VikSpec,
@@ -8,11 +10,16 @@ use cert_chain::{
 use rcgen::SigningKey;
 use rustls_pki_types::CertificateDer;
 
+use super::authority::NvAuthority;
 use super::channel::CommandChannel;
 use super::command::Tpm;
 use super::error::ManufactureError;
 use super::layout::NvIndex;
-use super::{CertifiedSubject, Chain, EK_LIFETIME, ManufactureOrder, NvAuthority, nv};
+use super::nv;
+use super::order::{CertifiedSubject, Chain, ManufactureOrder};
+
+/// How long an EK certificate lives; it is cut at the end of the host's own certificate.
+const EK_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 const VIK: &str = "identity key's";
 const EK_RSA: &str = "RSA endorsement key's";

@@ -4,8 +4,8 @@ use tpm_wire::{Operation, ResponseCode};
 use tpm2_protocol::basic::{TpmHandle, TpmUint16};
 use tpm2_protocol::data::{Tpm2bDigest, TpmAlgId, TpmaNv, TpmsNvPublic};
 
-use super::NvAuthority;
-use super::command::{MAX_CHUNK, Tpm};
+use super::authority::NvAuthority;
+use super::command::Tpm;
 use super::error::ManufactureError;
 use super::layout::{MAX_INDEX, NvIndex};
 use super::policy::{Branch, PublicationPolicy};
@@ -30,6 +30,8 @@ fn permanent() -> TpmaNv {
     TpmaNv::PLATFORMCREATE | TpmaNv::NO_DA | TpmaNv::POLICY_DELETE
 }
 
+/// Longest chunk of one `TPM2_NV_Read` or `TPM2_NV_Write` (`TPM_PT_NV_BUFFER_MAX` of libtpms).
+pub(super) const MAX_CHUNK: usize = 1024;
 /// Begins no structure in DER.
 const NO_CERTIFICATE: [u8; 4] = [0xff; 4];
 /// The smallest size that every TPM accepts.

@@ -9,18 +9,19 @@
 //! hierarchy in which it is made. So the key is made in a copy of the vRoT, which has the same
 //! seed and no guest.
 
-use std::path::Path;
-
 use cert_chain::{AttestationKey, EndorsementKey, TpmName};
 use rcgen::SigningKey;
 use rustls_pki_types::CertificateDer;
 
+use super::authority::NvAuthority;
 use super::channel::CommandChannel;
 use super::command::Tpm;
 use super::error::ManufactureError;
 use super::issuance::{issue_eks, issue_vik, properties};
+use super::keys::{self, Keep};
 use super::layout::NvIndex;
-use super::{Chain, Keep, ManufactureOrder, NvAuthority, connect, nv, vik};
+use super::nv;
+use super::order::{Chain, ManufactureOrder};
 
 /// Puts content into an index.
 pub(super) type Put =
@@ -44,21 +45,6 @@ pub enum Guest {
     Absent,
     /// Perhaps: the vRoT is left as it is, but for the content of indices.
     Present,
-}
-
-/// Makes the vIK anew in the vRoT behind the data socket `tpm`, which no guest has used since it
-/// was switched on.
-pub fn rederive_vik(tpm: &Path, expected: &TpmName) -> Result<RederivedVik, ManufactureError> {
-    rederive_vik_over(&mut connect(tpm)?, expected)
-}
-
-pub(super) fn rederive_vik_over(
-    channel: &mut dyn CommandChannel,
-    expected: &TpmName,
-) -> Result<RederivedVik, ManufactureError> {
-    let mut tpm = Tpm::new(channel);
-    tpm.start_up()?;
-    made_anew(&mut tpm, expected)
 }
 
 /// Makes the vIK anew in a copy of the vRoT, which is of no other use afterwards: it is cleared,
@@ -128,8 +114,12 @@ impl Guest {
     }
 }
 
-fn made_anew(tpm: &mut Tpm<'_>, expected: &TpmName) -> Result<RederivedVik, ManufactureError> {
-    let vik = vik(tpm, Keep::Nowhere)?;
+/// Makes the vIK anew and holds it against the name that was certified.
+pub(super) fn made_anew(
+    tpm: &mut Tpm<'_>,
+    expected: &TpmName,
+) -> Result<RederivedVik, ManufactureError> {
+    let vik = keys::vik(tpm, Keep::Nowhere)?;
     if vik.name() == *expected {
         Ok(RederivedVik(vik))
     } else {

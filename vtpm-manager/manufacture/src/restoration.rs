@@ -5,12 +5,14 @@
 
 use tpm_wire::ResponseCode;
 
+use super::authority::NvAuthority;
 use super::channel::CommandChannel;
 use super::command::Tpm;
 use super::error::ManufactureError;
+use super::keys::vik_template;
 use super::layout::NvIndex;
+use super::nv;
 use super::renewal::Guest;
-use super::{NvAuthority, nv, vik_template};
 
 /// The certificates of a vRoT, as its record has them, in DER. One that is still pending is none;
 /// its index is left alone.

@@ -11,10 +11,11 @@
 
 use tpm_wire::ResponseCode;
 
-use super::NvAuthority;
+use super::authority::NvAuthority;
 use super::bound_session::BoundSession;
-use super::command::{Handle, SavedSession, Tpm};
+use super::command::Tpm;
 use super::error::ManufactureError;
+use super::handle::{Handle, SavedSession};
 
 /// A policy session of the manager's, to be closed in any case. Between both the guest waits: what
 /// the manager does in it is one sequence.

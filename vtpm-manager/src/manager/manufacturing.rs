@@ -13,7 +13,7 @@ use super::{Manager, ManagerError, blocking};
 use crate::backend::{Backend, Role, RuntimeFolder};
 use crate::keys::{Keyring, Purpose};
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
-use vrot_manufacture::{CertifiedSubject, ManufactureOrder, manufacture_over};
+use vrot_manufacture::{CertifiedSubject, ManufactureOrder, manufacture};
 
 /// A vRoT's first generation; sanctioned restores and copies count on from it.
 pub(super) const FIRST_GENERATION: Generation = Generation::new(1);
@@ -68,7 +68,7 @@ impl Manager {
         let mut channel = maker.channel();
         let ordered = order.clone();
         let manufactured = blocking_with(permit, move || {
-            manufacture_over(&ordered, &mut channel).map_err(ManagerError::Manufacture)
+            manufacture(&ordered, &mut channel).map_err(ManagerError::Manufacture)
         })
         .await;
         // Whatever came of it, it has done its work.

@@ -7,7 +7,8 @@ use test_support::Swtpm;
 use tpm_wire::Header;
 
 use super::Host;
-use crate::{CommandChannel, ManufactureError, TpmSocket, manufacture, manufacture_over};
+use super::socket::TpmSocket;
+use crate::{CommandChannel, ManufactureError, manufacture};
 
 /// A real TPM, one of whose responses is tampered with.
 struct Tampered<F> {
@@ -34,7 +35,7 @@ fn failing(tamper: impl FnMut(u32, &mut Vec<u8>) -> io::Result<()>) -> Result<Ma
         tpm: TpmSocket::connect(&swtpm.socket())?,
         tamper,
     };
-    let made = manufacture_over(&host.order()?, &mut channel);
+    let made = manufacture(&host.order()?, &mut channel);
     drop(channel);
     made.err().context("manufactured all the same")
 }
@@ -43,17 +44,6 @@ const GET_CAPABILITY: u32 = 0x17a;
 const NV_WRITE: u32 = 0x137;
 const NV_READ: u32 = 0x14e;
 const CREATE_PRIMARY: u32 = 0x131;
-
-#[test]
-fn a_vrot_that_is_not_there_is_named() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let host = Host::new()?;
-    let path = folder.path().join("tpm.sock");
-    let error = manufacture(&host.order()?, &path).err();
-    let text = error.context("manufactured")?.to_string();
-    assert!(text.contains("tpm.sock"), "{text}");
-    Ok(())
-}
 
 #[test]
 fn an_error_of_the_vrot_names_the_command() -> Result<()> {
@@ -87,7 +77,7 @@ fn a_busy_vrot_is_asked_again_but_not_for_ever() -> Result<()> {
             Ok(())
         },
     };
-    manufacture_over(&host.order()?, &mut channel)?;
+    manufacture(&host.order()?, &mut channel)?;
     drop(channel);
 
     let mut asked = 0;
@@ -152,8 +142,9 @@ fn a_response_cut_short_is_no_panic() -> Result<()> {
 fn a_vrot_that_was_used_before_is_not_manufactured_again() -> Result<()> {
     let swtpm = Swtpm::blank()?;
     let host = Host::new()?;
-    manufacture(&host.order()?, &swtpm.socket())?;
-    let again = manufacture(&host.order()?, &swtpm.socket()).err();
+    let mut channel = TpmSocket::connect(&swtpm.socket())?;
+    manufacture(&host.order()?, &mut channel)?;
+    let again = manufacture(&host.order()?, &mut channel).err();
     let text = again.context("manufactured twice")?.to_string();
     assert!(text.contains("something is there already"), "{text}");
     Ok(())

@@ -3,14 +3,12 @@
 use anyhow::{Context, Result};
 use cert_chain::{HostName, VikChain};
 use rustls_pki_types::UnixTime;
-use test_support::Swtpm;
 use tpm_wire::Response;
 
-use super::Guest;
-use crate::renewal::rederive_vik_over;
+use super::{Guest, rederived};
 use crate::{
-    Chain, CommandChannel, Guest as Occupant, ManufactureError, NvAuthority, TpmSocket,
-    rederive_vik, renew_vik_certificate, vik_template,
+    Chain, CommandChannel, Guest as Occupant, ManufactureError, NvAuthority, renew_vik_certificate,
+    vik_template,
 };
 
 const INDICES: [&str; 5] = [
@@ -151,7 +149,7 @@ fn undefine_by_platform(guest: &Guest, index: &str) -> Result<u32> {
     let mut command = vec![0x80, 2, 0, 0, 0, 31, 0, 0, 1, 0x22, 0x40, 0, 0, 0x0c];
     command.extend_from_slice(&index.to_be_bytes());
     command.extend_from_slice(&[0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 1, 0, 0]);
-    let response = TpmSocket::connect(&guest.tpm.socket())?.execute(&command)?;
+    let response = guest.channel()?.execute(&command)?;
     let response = Response::parse(&response).context("a response")?;
     // TPM_RC_ATTRIBUTES is 0x082.
     Ok(response.code().without_position().raw())
@@ -161,8 +159,8 @@ fn undefine_by_platform(guest: &Guest, index: &str) -> Result<u32> {
 fn the_manager_renews_the_certificate_while_the_guest_runs() -> Result<()> {
     let guest = Guest::new()?;
     let expected = guest.made.vik.name();
-    let mut channel = TpmSocket::connect(&guest.tpm.socket())?;
-    let vik = rederive_vik_over(&mut channel, &expected)?;
+    let mut channel = guest.channel()?;
+    let vik = rederived(&mut channel, &expected)?;
     let renewed = renew_vik_certificate(
         &guest.order,
         &vik,
@@ -183,7 +181,7 @@ fn the_manager_renews_the_certificate_while_the_guest_runs() -> Result<()> {
         );
     }
 
-    let mut channel = TpmSocket::connect(&guest.tpm.socket())?;
+    let mut channel = guest.channel()?;
     let refused = renew_vik_certificate(
         &guest.order,
         &vik,
@@ -210,7 +208,7 @@ fn a_key_put_in_the_vik_s_place_is_not_certified() -> Result<()> {
         .tpm
         .tool("tpm2_evictcontrol -C o -c own.ctx 0x81000003")?;
     guest.tpm.tool("tpm2_flushcontext -t")?;
-    let vik = rederive_vik(&guest.tpm.socket(), &expected)?;
+    let vik = rederived(&mut guest.channel()?, &expected)?;
     assert_eq!(
         vik.key().name(),
         expected,
@@ -219,7 +217,7 @@ fn a_key_put_in_the_vik_s_place_is_not_certified() -> Result<()> {
 
     let other = Guest::new()?;
     assert!(matches!(
-        rederive_vik(&other.tpm.socket(), &expected),
+        rederived(&mut other.channel()?, &expected),
         Err(ManufactureError::AnotherVik { .. })
     ));
     Ok(())
@@ -232,7 +230,7 @@ fn the_identity_outlives_power_cycles() -> Result<()> {
     guest.tpm.switch_on()?;
     guest.tpm.tool("tpm2_nvread 0x01c10002 -o read")?;
     assert_eq!(guest.tpm.read("read")?, &*guest.made.vik_certificate);
-    rederive_vik(&guest.tpm.socket(), &guest.made.vik.name())?;
+    rederived(&mut guest.channel()?, &guest.made.vik.name())?;
     Ok(())
 }
 
@@ -242,8 +240,8 @@ fn a_longer_certificate_gets_room_before_there_is_a_guest_and_not_beside_it() ->
     let guest = Guest::new()?;
     let mut order = guest.order.clone();
     order.subject.tenant = "t".repeat(64).parse()?;
-    let mut channel = TpmSocket::connect(&guest.tpm.socket())?;
-    let vik = rederive_vik_over(&mut channel, &guest.made.vik.name())?;
+    let mut channel = guest.channel()?;
+    let vik = rederived(&mut channel, &guest.made.vik.name())?;
     let mut renew = |order: &_, occupant| {
         renew_vik_certificate(
             order,
@@ -264,7 +262,7 @@ fn a_longer_certificate_gets_room_before_there_is_a_guest_and_not_beside_it() ->
     let padded = guest.tpm.read("read")?;
     assert!(padded.starts_with(&shorter) && padded.len() == longer.len());
 
-    let mut channel = TpmSocket::connect(&guest.tpm.socket())?;
+    let mut channel = guest.channel()?;
     let exact = renew_vik_certificate(
         &guest.order,
         &vik,

@@ -4,10 +4,10 @@ use std::io;
 
 use anyhow::{Context, Result};
 
-use super::Guest;
-use crate::renewal::rederive_vik_over;
+use super::socket::TpmSocket;
+use super::{Guest, rederived};
 use crate::{
-    Chain, CommandChannel, Guest as Occupant, NvIndex, Published, TpmSocket, renew_ek_certificates,
+    Chain, CommandChannel, Guest as Occupant, NvIndex, Published, renew_ek_certificates,
     renew_vik_certificate, restore,
 };
 
@@ -58,8 +58,8 @@ fn write(index: NvIndex, session: &[u8]) -> Vec<u8> {
 #[test]
 fn a_guest_gains_nothing_from_the_managers_session() -> Result<()> {
     let guest = Guest::new()?;
-    let mut manager = TpmSocket::connect(&guest.tpm.socket())?;
-    let vik = rederive_vik_over(&mut manager, &guest.made.vik.name())?;
+    let mut manager = guest.channel()?;
+    let vik = rederived(&mut manager, &guest.made.vik.name())?;
     for index in [NvIndex::EK_P256_CERTIFICATE, NvIndex::VIK_CERTIFICATE] {
         let mut riding = Riding {
             manager: &mut manager,
@@ -94,7 +94,7 @@ fn published(guest: &Guest) -> Published {
 fn what_was_altered_in_the_certificate_indices_is_put_back_and_named() -> Result<()> {
     let guest = Guest::new()?;
     let authority = &guest.made.nv_authority;
-    let mut channel = TpmSocket::connect(&guest.tpm.socket())?;
+    let mut channel = guest.channel()?;
     let as_made = published(&guest);
     for occupant in [Occupant::Present, Occupant::Absent] {
         assert_eq!(restore(&as_made, authority, &mut channel, occupant)?, []);
@@ -122,7 +122,7 @@ fn what_was_altered_in_the_certificate_indices_is_put_back_and_named() -> Result
 #[test]
 fn endorsement_keys_get_new_certificates_beside_a_guest_and_without_one() -> Result<()> {
     let guest = Guest::new()?;
-    let mut channel = TpmSocket::connect(&guest.tpm.socket())?;
+    let mut channel = guest.channel()?;
     for occupant in [Occupant::Present, Occupant::Absent] {
         let [rsa, p256] = renew_ek_certificates(
             &guest.order,

@@ -4,6 +4,7 @@ mod failures;
 mod guest;
 mod interleaving;
 mod pending;
+mod socket;
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use cert_chain::profile::vik::VIK_LIFETIME;
 use cert_chain::profile::{HostIkSpec, Issuer};
 use cert_chain::template::{EccTemplate, Purpose, RESIDENT};
 use cert_chain::{
-    AttestationKey, Digest32, EndorsementKey, Generation, ObjectAttributes, PublicArea,
+    AttestationKey, Digest32, EndorsementKey, Generation, ObjectAttributes, PublicArea, TpmName,
     TrustAnchors, Validity, VmId, VrotId,
 };
 use rcgen::{KeyPair, PublicKeyData, SigningKey};
@@ -20,11 +21,23 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use test_support::Swtpm;
 
 use super::command::Tpm;
+use super::renewal::made_anew;
 use super::{
     CertifiedSubject, CommandChannel, ManufactureError, ManufactureOrder, Manufactured,
-    NvAuthority, NvIndex, TpmSocket, device, issue_eks, issue_vik, manufacture_over,
+    NvAuthority, NvIndex, RederivedVik, device, issue_eks, issue_vik, manufacture,
     write_certificates,
 };
+use socket::TpmSocket;
+
+/// Makes the vIK anew where no guest is in the way.
+fn rederived(
+    channel: &mut dyn CommandChannel,
+    expected: &TpmName,
+) -> Result<RederivedVik, ManufactureError> {
+    let mut tpm = Tpm::new(channel);
+    tpm.start_up()?;
+    made_anew(&mut tpm, expected)
+}
 
 /// A host whose identity key is in a file, for tests that are not about the physical TPM.
 struct Host {
@@ -112,7 +125,7 @@ impl Certified {
             ek_rsa,
             ek_p256,
             nv_authority,
-        } = manufacture_over(order, channel)?;
+        } = manufacture(order, channel)?;
         Tpm::new(channel).start_up()?;
         let vik_certificate = issue_vik(order, &vik, signer)?;
         let device = device(channel)?;
@@ -149,5 +162,10 @@ impl Guest {
             made,
             tpm,
         })
+    }
+
+    /// For one that sends commands of its own.
+    fn channel(&self) -> Result<TpmSocket> {
+        Ok(TpmSocket::connect(&self.tpm.socket())?)
     }
 }

@@ -3,11 +3,12 @@
 use anyhow::{Result, ensure};
 use test_support::Swtpm;
 
+use super::socket::TpmSocket;
 use super::{Guest, Host};
-use crate::command::{MAX_CHUNK, Tpm};
-use crate::layout::NvIndex;
+use crate::command::Tpm;
+use crate::nv::{self, MAX_CHUNK};
 use crate::{
-    Chain, CommandChannel, TpmSocket, device, issue_eks, issue_vik, manufacture, nv, withdraw,
+    Chain, CommandChannel, NvIndex, device, issue_eks, issue_vik, manufacture, withdraw,
     write_certificates,
 };
 
@@ -17,7 +18,7 @@ const CERTIFICATES: [&str; 3] = ["0x01c00002", "0x01c0000a", "0x01c10002"];
 fn stock_tools_find_no_certificate_before_it_is_issued_and_all_of_it_afterwards() -> Result<()> {
     let (tpm, host) = (Swtpm::blank()?, Host::new()?);
     let order = host.order()?;
-    let made = manufacture(&order, &tpm.socket())?;
+    let made = manufacture(&order, &mut TpmSocket::connect(&tpm.socket())?)?;
     tpm.switch_off()?;
     tpm.switch_on()?;
     for index in CERTIFICATES {
@@ -51,7 +52,7 @@ fn a_certificate_for_another_vm_is_gone_before_the_vm_can_read_it() -> Result<()
     let mut order = guest.order.clone();
     order.subject.vm = cert_chain::VmId::random();
     order.subject.tenant = "a-tenant-with-a-longer-name".parse()?;
-    let mut channel = TpmSocket::connect(&guest.tpm.socket())?;
+    let mut channel = guest.channel()?;
     let (vik, authority) = (&guest.made.vik, &guest.made.nv_authority);
     // Twice: the second time there is nothing to do.
     for _ in 0..2 {
@@ -70,7 +71,7 @@ fn a_certificate_for_another_vm_is_gone_before_the_vm_can_read_it() -> Result<()
     // What is not withdrawn stays.
     guest.tpm.tool("tpm2_nvread 0x01c00002 -o read")?;
 
-    let mut channel = TpmSocket::connect(&guest.tpm.socket())?;
+    let mut channel = guest.channel()?;
     let certificate = issue_vik(&order, vik, &guest.host.ik)?;
     let contents = [(NvIndex::VIK_CERTIFICATE, certificate.clone())];
     write_certificates(&contents, authority, &mut channel)?;
@@ -104,13 +105,13 @@ fn at_whichever_command_writing_ends_an_index_holds_a_whole_certificate_or_none(
     });
     let authority = &guest.made.nv_authority;
     let index = NvIndex::VIK_CERTIFICATE;
-    let mut channel = TpmSocket::connect(&guest.tpm.socket())?;
+    let mut channel = guest.channel()?;
     nv::republish(&mut Tpm::new(&mut channel), authority, index, &before)?;
     drop(channel);
     let contents = [(index, after.clone().into())];
     let mut found_none = 0;
     for left in 0..100 {
-        let tpm = TpmSocket::connect(&guest.tpm.socket())?;
+        let tpm = guest.channel()?;
         let mut channel = Cut { tpm, left };
         let written = write_certificates(&contents, authority, &mut channel);
         drop(channel);
