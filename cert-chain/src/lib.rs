@@ -21,6 +21,7 @@ pub mod hexadecimal;
 pub mod identifiers;
 pub mod json_texts;
 pub mod kdf;
+pub mod layout;
 pub mod name;
 pub mod operator;
 pub mod path;

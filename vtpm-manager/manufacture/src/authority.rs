@@ -7,7 +7,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::error::ManufactureError;
 
-/// The authorization value of [`NvIndex::WRITER`](super::NvIndex::WRITER). Not printable, zeroed on
+/// The authorization value of [`NvIndex::WRITER`](cert_chain::layout::NvIndex::WRITER). Not printable, zeroed on
 /// drop.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct NvAuthority([u8; NV_AUTHORITY_LENGTH]);

@@ -3,7 +3,7 @@
 //! The guest shares the vRoT, and with it every session in there: the handles are small numbers,
 //! and every user of the TPM can save and load a session. A satisfied policy session without a key would
 //! let the guest write what only the manager may write. So the manager's is bound to
-//! [`NvIndex::WRITER`](super::NvIndex::WRITER): its key is derived from that index's authorization
+//! [`NvIndex::WRITER`](cert_chain::layout::NvIndex::WRITER): its key is derived from that index's authorization
 //! value, which the guest does not know, and each use takes an HMAC under it (TPM 2.0 Part 1
 //! §19.6.8 and §19.6.10).
 

@@ -2,11 +2,10 @@
 
 use cert_chain::attestation_key::AttestationKeyError;
 use cert_chain::endorsement_key::EndorsementKeyError;
+use cert_chain::layout::{MAX_INDEX, NvIndex};
 use cert_chain::public_area::PublicAreaError;
 use cert_chain::{IssueError, TpmName};
 use tpm_wire::{Operation, ResponseCode};
-
-use super::layout::{MAX_INDEX, NvIndex};
 
 /// Why a vRoT was not manufactured, or a certificate in it not renewed. Nothing of a vRoT whose
 /// manufacture failed may be used.

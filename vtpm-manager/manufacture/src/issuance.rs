@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cert_chain::layout::NvIndex;
 use cert_chain::profile::{ek_certificate_length, vik_certificate_length};
 use cert_chain::{
     AttestationKey, EkSpec, EndorsementKey, IssueError, TpmDevice, Validity, VikSpec,
@@ -14,7 +15,6 @@ use super::authority::NvAuthority;
 use super::channel::CommandChannel;
 use super::command::Tpm;
 use super::error::ManufactureError;
-use super::layout::NvIndex;
 use super::nv;
 use super::order::{CertifiedSubject, Chain, ManufactureOrder};
 

@@ -1,11 +1,11 @@
 //! The keys of a vRoT, each made from its template.
 
+use cert_chain::layout::VIK_HANDLE;
 use cert_chain::template::{EccTemplate, Purpose, RESIDENT};
 use cert_chain::{AttestationKey, EndorsementKey, ObjectAttributes};
 
 use super::command::Tpm;
 use super::error::ManufactureError;
-use super::layout::VIK_HANDLE;
 
 /// The template of every vIK: a restricted P-256 key that signs with ECDSA and SHA-256. Its
 /// `unique` field is empty, as `tpm2_createprimary` leaves it.

@@ -2,7 +2,7 @@
 //!
 //! The manager does it before a guest ever sees the vRoT, and never on a guest's word:
 //! endorsement keys, identity key (vIK), its template, and places for their certificates, where
-//! stock tools look ([`layout`]).
+//! stock tools look ([`cert_chain::layout`]).
 //!
 //! A certificate takes a signature of the physical TPM, and a launch does not wait for that. So
 //! manufacture signs nothing. It reserves an index of the certificate's exact length for each of
@@ -14,12 +14,10 @@
 //! them, not even with `TPM2_Clear`; `TPMA_NV_POLICY_DELETE` keeps them from the platform's own
 //! hands too, for the case that a guest's firmware leaves that hierarchy open. Everything in the
 //! guest may read them: with the owner's authorization, with the platform's, or with the index's
-//! own, which is empty. It takes the authorization value of [`NvIndex::WRITER`] to write
+//! own, which is empty. It takes the authorization value of [`NvIndex::WRITER`](cert_chain::layout::NvIndex::WRITER) to write
 //! or remove them: their policy begins with `TPM2_PolicySecret` for that index. The value is
 //! random and stays with the manager, which can so renew certificates while the VM runs, and
 //! make room for longer ones before it runs.
-
-pub mod layout;
 
 mod authority;
 mod bound_session;
@@ -42,7 +40,6 @@ pub use channel::CommandChannel;
 pub use error::ManufactureError;
 pub use issuance::{check_ready, device, issue_eks, issue_vik, withdraw, write_certificates};
 pub use keys::vik_template;
-pub use layout::{NvIndex, VIK_HANDLE};
 pub use making::{Manufactured, manufacture};
 pub use order::{CertifiedSubject, Chain, ManufactureOrder};
 pub use renewal::{

@@ -1,6 +1,7 @@
 //! A new vRoT: its keys, and its indices.
 
 use cert_chain::ek_template::EkTemplate;
+use cert_chain::layout::NvIndex;
 use cert_chain::{AttestationKey, EndorsementKey};
 
 use super::authority::NvAuthority;
@@ -9,7 +10,6 @@ use super::command::Tpm;
 use super::error::ManufactureError;
 use super::issuance::lengths;
 use super::keys::{self, Keep};
-use super::layout::NvIndex;
 use super::nv;
 use super::order::ManufactureOrder;
 

@@ -1,5 +1,6 @@
 //! Indices that everybody in the guest may read, and only the manager may write.
 
+use cert_chain::layout::{MAX_INDEX, NvIndex};
 use tpm_wire::{Operation, ResponseCode};
 use tpm2_protocol::basic::{TpmHandle, TpmUint16};
 use tpm2_protocol::data::{Tpm2bDigest, TpmAlgId, TpmaNv, TpmsNvPublic};
@@ -7,7 +8,6 @@ use tpm2_protocol::data::{Tpm2bDigest, TpmAlgId, TpmaNv, TpmsNvPublic};
 use super::authority::NvAuthority;
 use super::command::Tpm;
 use super::error::ManufactureError;
-use super::layout::{MAX_INDEX, NvIndex};
 use super::policy::{Branch, PublicationPolicy};
 use super::session::WriterSession;
 

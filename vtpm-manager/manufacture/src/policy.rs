@@ -1,6 +1,6 @@
 //! The policy of the indices that all of the guest reads: what it takes to write and to remove them.
 //!
-//! Either takes the authorization value of [`NvIndex::WRITER`](super::NvIndex::WRITER); removal
+//! Either takes the authorization value of [`NvIndex::WRITER`](cert_chain::layout::NvIndex::WRITER); removal
 //! takes the platform's authorization besides, and `TPM2_PolicyCommandCode`, because the TPM
 //! demands it (TPM 2.0 Part 3 §31.5).
 

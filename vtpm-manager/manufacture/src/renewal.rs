@@ -9,6 +9,7 @@
 //! hierarchy in which it is made. So the key is made in a copy of the vRoT, which has the same
 //! seed and no guest.
 
+use cert_chain::layout::NvIndex;
 use cert_chain::{AttestationKey, EndorsementKey, TpmName};
 use rcgen::SigningKey;
 use rustls_pki_types::CertificateDer;
@@ -19,7 +20,6 @@ use super::command::Tpm;
 use super::error::ManufactureError;
 use super::issuance::{issue_eks, issue_vik, properties};
 use super::keys::{self, Keep};
-use super::layout::NvIndex;
 use super::nv;
 use super::order::{Chain, ManufactureOrder};
 

@@ -3,6 +3,7 @@
 //! Only the manager can write them. Should a fault let others write, or a state be damaged, the
 //! guest must not be left with what was put there.
 
+use cert_chain::layout::NvIndex;
 use tpm_wire::ResponseCode;
 
 use super::authority::NvAuthority;
@@ -10,7 +11,6 @@ use super::channel::CommandChannel;
 use super::command::Tpm;
 use super::error::ManufactureError;
 use super::keys::vik_template;
-use super::layout::NvIndex;
 use super::nv;
 use super::renewal::Guest;
 

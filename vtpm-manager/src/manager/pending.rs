@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api_types::Timestamp;
+use cert_chain::layout::NvIndex;
 use cert_chain::{Digest32, VrotId};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Semaphore;
@@ -29,8 +30,8 @@ use crate::backend::Backend;
 use crate::keys::Keyring;
 use crate::vrot::{Lifecycle, Pending, VrotRecord};
 use vrot_manufacture::{
-    CertifiedSubject, Chain, ManufactureError, NvIndex, check_ready, device, issue_eks, issue_vik,
-    withdraw, write_certificates,
+    CertifiedSubject, Chain, ManufactureError, check_ready, device, issue_eks, issue_vik, withdraw,
+    write_certificates,
 };
 
 /// Certificates that are being issued for the first time.

@@ -1,5 +1,6 @@
 //! NV indices: defined, looked at, read, written and removed.
 
+use cert_chain::layout::NvIndex;
 use tpm_wire::Operation;
 use tpm2_protocol::basic::TpmHandle;
 use tpm2_protocol::data::{
@@ -14,7 +15,6 @@ use super::{Authorization, Tpm, permanent, short, unmarshal};
 use crate::authority::NvAuthority;
 use crate::bound_session::BoundSession;
 use crate::error::ManufactureError;
-use crate::layout::NvIndex;
 
 impl Tpm<'_> {
     /// Defines an index with the platform's authorization.

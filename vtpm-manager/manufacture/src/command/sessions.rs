@@ -1,5 +1,6 @@
 //! Sessions: the manager's own, and those of the guest that make room for it.
 
+use cert_chain::layout::NvIndex;
 use tpm_wire::{HEADER, NO_SESSIONS, Operation, frame};
 use tpm2_protocol::basic::{TpmHandle, TpmInt32, TpmUint32};
 use tpm2_protocol::data::{
@@ -16,7 +17,6 @@ use crate::authority::NvAuthority;
 use crate::bound_session::{self, BoundSession};
 use crate::error::ManufactureError;
 use crate::handle::{Handle, SavedSession};
-use crate::layout::NvIndex;
 use crate::policy::{Branch, PublicationPolicy};
 
 /// Where `TPM2_GetCapability` begins to list loaded sessions (`TPM_HT_LOADED_SESSION`).

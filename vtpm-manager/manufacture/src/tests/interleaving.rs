@@ -3,11 +3,12 @@
 use std::io;
 
 use anyhow::{Context, Result};
+use cert_chain::layout::NvIndex;
 
 use super::socket::TpmSocket;
 use super::{Guest, rederived};
 use crate::{
-    Chain, CommandChannel, Guest as Occupant, NvIndex, Published, renew_ek_certificates,
+    Chain, CommandChannel, Guest as Occupant, Published, renew_ek_certificates,
     renew_vik_certificate, restore,
 };
 

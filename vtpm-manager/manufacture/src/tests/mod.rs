@@ -9,6 +9,7 @@ mod socket;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use cert_chain::layout::NvIndex;
 use cert_chain::profile::vik::VIK_LIFETIME;
 use cert_chain::profile::{HostIkSpec, Issuer};
 use cert_chain::template::{EccTemplate, Purpose, RESIDENT};
@@ -24,8 +25,7 @@ use super::command::Tpm;
 use super::renewal::made_anew;
 use super::{
     CertifiedSubject, CommandChannel, ManufactureError, ManufactureOrder, Manufactured,
-    NvAuthority, NvIndex, RederivedVik, device, issue_eks, issue_vik, manufacture,
-    write_certificates,
+    NvAuthority, RederivedVik, device, issue_eks, issue_vik, manufacture, write_certificates,
 };
 use socket::TpmSocket;
 

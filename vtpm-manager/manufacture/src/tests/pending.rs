@@ -1,6 +1,7 @@
 //! What stands in the indices before there are certificates, and while they are written.
 
 use anyhow::{Result, ensure};
+use cert_chain::layout::NvIndex;
 use test_support::Swtpm;
 
 use super::socket::TpmSocket;
@@ -8,8 +9,7 @@ use super::{Guest, Host};
 use crate::command::Tpm;
 use crate::nv::{self, MAX_CHUNK};
 use crate::{
-    Chain, CommandChannel, NvIndex, device, issue_eks, issue_vik, manufacture, withdraw,
-    write_certificates,
+    Chain, CommandChannel, device, issue_eks, issue_vik, manufacture, withdraw, write_certificates,
 };
 
 const CERTIFICATES: [&str; 3] = ["0x01c00002", "0x01c0000a", "0x01c10002"];
