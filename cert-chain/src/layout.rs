@@ -17,6 +17,10 @@ impl NvIndex {
     /// Template (`TPMT_PUBLIC`) of the vIK: `TPM2_CreatePrimary` in the endorsement hierarchy
     /// makes the vIK anew from it.
     pub const VIK_TEMPLATE: Self = Self(0x01c1_0003);
+    /// Certificate of the TLS key.
+    pub const TLS_CERTIFICATE: Self = Self(0x01c1_0004);
+    /// Template (`TPMT_PUBLIC`) of the TLS key: as with the vIK.
+    pub const TLS_TEMPLATE: Self = Self(0x01c1_0005);
     /// Holds no data. Its authorization value, which the manager alone knows, is what the
     /// policy of the other indices demands for a write.
     pub const WRITER: Self = Self(0x01c1_0100);
@@ -29,6 +33,8 @@ impl NvIndex {
 
 /// The vIK, persistent.
 pub const VIK_HANDLE: u32 = 0x8100_0003;
+/// The key with which the VM's service authenticates itself in TLS, persistent.
+pub const TLS_KEY_HANDLE: u32 = 0x8100_0004;
 
 /// `MAX_NV_INDEX_SIZE` of libtpms; a certificate must fit into one index.
 pub const MAX_INDEX: usize = 2048;
