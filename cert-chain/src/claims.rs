@@ -69,6 +69,25 @@ pub struct HostClaims {
     pub policy_key: TpmName,
 }
 
+/// What the issuer says about a device in the certificate of its identity key.
+///
+/// ```cddl
+/// device-claims = {
+///   1: bstr,            ; TPM name of the device's identity key
+///   2: bstr,            ; TPM name of the endorsement key it was proven to live beside
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Encode, Decode)]
+#[cbor(map)]
+pub struct DeviceClaims {
+    /// Name of the device's identity key.
+    #[n(1)]
+    pub ik: TpmName,
+    /// Name of the endorsement key of the device's TPM.
+    #[n(2)]
+    pub ek: TpmName,
+}
+
 /// Why claims were refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -113,6 +132,8 @@ pub(crate) const CMW_OID: [u64; 9] = [1, 3, 6, 1, 5, 5, 7, 1, 35];
 pub const VIK_CLAIMS: &str = "application/vnd.vrot.vik-claims+cbor";
 /// Media type of [`HostClaims`].
 pub const HOST_CLAIMS: &str = "application/vnd.vrot.host-claims+cbor";
+/// Media type of [`DeviceClaims`].
+pub const DEVICE_CLAIMS: &str = "application/vnd.vrot.device-claims+cbor";
 /// The `endorsements` bit of a CMW's conceptual message indicator.
 const ENDORSEMENTS: u32 = 1 << 1;
 /// Claims share a TBSCertificate of at most 1,024 bytes with everything else.
@@ -189,6 +210,16 @@ impl HostClaims {
 
     pub(crate) fn from_extension(value: &[u8]) -> Result<Self, ClaimsError> {
         open(value, HOST_CLAIMS)
+    }
+}
+
+impl DeviceClaims {
+    pub(crate) fn extension(&self) -> CustomExtension {
+        extension(DEVICE_CLAIMS, self)
+    }
+
+    pub(crate) fn from_extension(value: &[u8]) -> Result<Self, ClaimsError> {
+        open(value, DEVICE_CLAIMS)
     }
 }
 

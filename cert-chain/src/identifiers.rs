@@ -13,6 +13,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::device_name::MAX_DEVICE_PATH;
+
 /// Identifies one virtual machine; it outlives every vRoT the machine is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VmId(Uuid);
@@ -52,6 +54,16 @@ pub struct Digest32([u8; 32]);
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IdentifierError {
+    /// A device's name of wrong length or alphabet.
+    #[error(
+        "`{value}` is no device's name: use 1 to {MAX_DEVICE_PATH} letters, digits, `.`, `_` and `-`, \
+         in parts that begin with a letter or digit, with `/` between them; in full \
+         spiffe://<domain>/<name>"
+    )]
+    Device {
+        /// What was given.
+        value: String,
+    },
     /// A digest that is not 64 hexadecimal digits.
     #[error("`{value}` is no SHA-256 value: write 64 hexadecimal digits")]
     Digest {

@@ -9,7 +9,10 @@
 
 pub mod attestation_key;
 pub mod claims;
+pub mod client_certificate;
 pub mod credential;
+pub mod device_certificate;
+pub mod device_name;
 pub mod ek_certificate;
 pub mod ek_chain;
 pub mod ek_template;
@@ -39,8 +42,11 @@ mod schema;
 mod signature_algorithms;
 
 pub use attestation_key::AttestationKey;
-pub use claims::{HostClaims, VikClaims};
+pub use claims::{DeviceClaims, HostClaims, VikClaims};
+pub use client_certificate::VerifiedClientCertificate;
 pub use credential::{CredentialBlob, make_credential};
+pub use device_certificate::VerifiedDeviceCertificate;
+pub use device_name::DeviceName;
 pub use ek_certificate::{CertifiedEndorsementKey, TpmMakerRoots};
 pub use endorsement_key::EndorsementKey;
 pub use hash::{HashAlgorithm, HashValue};
@@ -50,8 +56,8 @@ pub use name::TpmName;
 pub use path::{ChainError, VerifiedVikChain, VikChain};
 pub use pcr::{PcrSelection, PcrValues};
 pub use profile::{
-    EkSpec, HostIkSpec, IssueError, Issuer, TpmDevice, Validity, VikSpec, issue_ek_certificate,
-    issue_vik_certificate,
+    DeviceSpec, EkSpec, HostIkSpec, IssueError, Issuer, TpmDevice, Validity, VikSpec,
+    issue_ek_certificate, issue_vik_certificate,
 };
 pub use public_area::{ObjectAttributes, PublicArea};
 pub use tls_key::TlsKey;

@@ -47,6 +47,10 @@ pub enum ChainMember {
     Vik,
     /// The host's certificate.
     Host,
+    /// The device's certificate.
+    Device,
+    /// A TLS client's own certificate.
+    Client,
 }
 
 /// Why a chain was refused.
@@ -70,8 +74,8 @@ pub enum ChainError {
     /// The host's certificate is not one that may issue.
     #[error("the host's certificate is not a CA certificate: it may not issue a vIK's")]
     HostIsNoCa,
-    /// The vIK's certificate is a CA certificate.
-    #[error("the vIK's certificate is a CA certificate: a vRoT may not issue")]
+    /// The attestation key's certificate is a CA certificate.
+    #[error("the attestation key's certificate is a CA certificate: it may not issue")]
     LeafIsCa,
     /// Not parsable as a certificate, or not as strictly as needed.
     #[error("the {member} certificate is malformed")]
@@ -130,7 +134,7 @@ pub enum ChainError {
     #[error("a signature in the chain does not verify")]
     Signature,
     /// An extended key usage other than that of an attestation key.
-    #[error("the vIK's certificate is not meant for attestation keys (2.23.133.8.3)")]
+    #[error("the certificate is not meant for attestation keys (2.23.133.8.3)")]
     Usage,
     /// The path is refused for another reason.
     #[error("the chain does not validate")]
@@ -192,30 +196,8 @@ impl VikChain {
         anchors: &TrustAnchors,
         at: UnixTime,
     ) -> Result<VerifiedVikChain, ChainError> {
-        let leaf = EndEntityCert::try_from(&self.vik).map_err(|source| ChainError::Malformed {
-            member: ChainMember::Vik,
-            source,
-        })?;
-        EndEntityCert::try_from(&self.host).map_err(|source| ChainError::Malformed {
-            member: ChainMember::Host,
-            source,
-        })?;
-        let intermediates = [self.host.clone()];
-        let valid = anchors.valid_at(at);
-        let root = match validate(&leaf, &intermediates, &valid, at) {
-            Ok(path) => validity_of_root(anchors, &path)?,
-            // The roots that are not valid may tell more, and never excuse anything.
-            Err(refused) => {
-                return Err(
-                    match validate(&leaf, &intermediates, anchors.as_slice(), at) {
-                        Ok(path) => ChainError::of_root(validity_of_root(anchors, &path)?, at),
-                        Err(of_all) if matches!(refused, ChainError::OtherIssuer) => of_all,
-                        Err(_) => refused,
-                    },
-                );
-            }
-        };
-
+        let intermediates = std::slice::from_ref(&self.host);
+        let root = validity_of_path(ChainMember::Vik, &self.vik, intermediates, anchors, at)?;
         let host = HostCertificate::read(&self.host).map_err(|source| ChainError::Profile {
             member: ChainMember::Host,
             source,
@@ -239,6 +221,35 @@ impl VikChain {
     }
 }
 
+/// For how long the root is valid to which a certificate leads through all of these certificates, which
+/// are hosts'.
+pub(crate) fn validity_of_path(
+    member: ChainMember,
+    certificate: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    anchors: &TrustAnchors,
+    at: UnixTime,
+) -> Result<RootValidity, ChainError> {
+    let malformed = |member| move |source| ChainError::Malformed { member, source };
+    let leaf = EndEntityCert::try_from(certificate).map_err(malformed(member))?;
+    for host in intermediates {
+        EndEntityCert::try_from(host).map_err(malformed(ChainMember::Host))?;
+    }
+    let valid = anchors.valid_at(at);
+    let refused = match validate(&leaf, intermediates, &valid, at) {
+        Ok(path) => return validity_of_root(anchors, &path),
+        Err(refused) => refused,
+    };
+    // The roots that are not valid may tell more, and never excuse anything.
+    Err(
+        match validate(&leaf, intermediates, anchors.as_slice(), at) {
+            Ok(path) => ChainError::of_root(validity_of_root(anchors, &path)?, at),
+            Err(of_all) if matches!(refused, ChainError::OtherIssuer) => of_all,
+            Err(_) => refused,
+        },
+    )
+}
+
 fn validate<'p>(
     leaf: &'p EndEntityCert<'p>,
     intermediates: &'p [CertificateDer<'p>],
@@ -251,15 +262,15 @@ fn validate<'p>(
             anchors,
             intermediates,
             at,
-            // "If present" because the host's certificate has none; the vIK's profile demands
-            // exactly this one.
+            // "If present" because the host's certificate has none; the profiles of attestation keys
+            // demand exactly this one.
             KeyUsage::required_if_present(AIK_PURPOSE_DER),
             None,
             None,
         )
         .map_err(ChainError::from_validation)?;
     // A vIK certified by a root itself would be a path too, but no host vouches for it.
-    if path.intermediate_certificates().count() == 1 {
+    if path.intermediate_certificates().count() == intermediates.len() {
         Ok(path)
     } else {
         Err(ChainError::OtherIssuer)
@@ -267,7 +278,7 @@ fn validate<'p>(
 }
 
 /// Path validation ignores it (RFC 5280 §6.1.1 takes a root for a name and a key).
-fn validity_of_root(
+pub(crate) fn validity_of_root(
     anchors: &TrustAnchors,
     path: &VerifiedPath<'_>,
 ) -> Result<RootValidity, ChainError> {
@@ -341,7 +352,7 @@ impl ChainError {
         }
     }
 
-    fn from_validation(error: webpki::Error) -> Self {
+    pub(crate) fn from_validation(error: webpki::Error) -> Self {
         use webpki::Error as E;
         match error {
             E::CertExpired { time, not_after } => Self::Expired {
@@ -369,6 +380,8 @@ impl std::fmt::Display for ChainMember {
         f.write_str(match self {
             Self::Vik => "vIK's",
             Self::Host => "host's",
+            Self::Device => "device's",
+            Self::Client => "client's",
         })
     }
 }

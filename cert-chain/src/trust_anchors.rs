@@ -94,7 +94,9 @@ impl TrustAnchors {
         &self.digest
     }
 
-    pub(crate) fn as_slice(&self) -> &[TrustAnchor<'static>] {
+    /// The roots as libraries for TLS take them: names and keys. For how long each is valid is lost, so
+    /// whoever takes them has to have the certificates validated here as well.
+    pub fn as_slice(&self) -> &[TrustAnchor<'static>] {
         &self.anchors
     }
 

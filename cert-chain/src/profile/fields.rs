@@ -34,6 +34,9 @@ pub enum ProfileError {
         /// The field they disagree with.
         field: &'static str,
     },
+    /// A name that breaks the rules for devices' names.
+    #[error("the certificate names no acceptable device")]
+    DeviceName(#[source] crate::identifiers::IdentifierError),
     /// An extended key usage other than the profile's.
     #[error("the certificate's extended key usage is not exactly {expected}")]
     ExtendedKeyUsage {
@@ -74,12 +77,12 @@ pub enum ProfileError {
 pub const MAX_CERTIFICATE: usize = 4096;
 
 /// One parsed certificate, with accessors that refuse what a profile does not allow.
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     certificate: X509Certificate<'a>,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn read(der: &'a [u8]) -> Result<Self, ProfileError> {
+    pub(crate) fn read(der: &'a [u8]) -> Result<Self, ProfileError> {
         if der.len() > MAX_CERTIFICATE {
             return Err(ProfileError::TooLong { length: der.len() });
         }
@@ -96,7 +99,7 @@ impl<'a> Fields<'a> {
         self.certificate.tbs_certificate.subject_pki.raw
     }
 
-    pub(super) fn issuer_text(&self) -> String {
+    pub(crate) fn issuer_text(&self) -> String {
         self.certificate.issuer().to_string()
     }
 
@@ -104,7 +107,7 @@ impl<'a> Fields<'a> {
         unix(self.certificate.validity().not_before.timestamp())
     }
 
-    pub(super) fn not_after(&self) -> UnixTime {
+    pub(crate) fn not_after(&self) -> UnixTime {
         unix(self.certificate.validity().not_after.timestamp())
     }
 
@@ -152,7 +155,7 @@ impl<'a> Fields<'a> {
         self.certificate.subject()
     }
 
-    pub(super) fn alternative_names(&self) -> Result<&[GeneralName<'a>], ProfileError> {
+    pub(crate) fn alternative_names(&self) -> Result<&[GeneralName<'a>], ProfileError> {
         match self.certificate.subject_alternative_name() {
             Ok(Some(extension)) => Ok(&extension.value.general_names),
             Ok(None) => Ok(&[]),

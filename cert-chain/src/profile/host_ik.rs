@@ -150,7 +150,6 @@ pub(super) fn params(spec: &HostIkSpec) -> Result<CertificateParams, IssueError>
     });
     params.use_authority_key_identifier_extension = true;
     params.custom_extensions = vec![claims.extension()];
-    spec.validity.apply(&mut params);
     Ok(params)
 }
 

@@ -1,4 +1,4 @@
-//! The identity issuer: a root certificate and the key that certifies hosts.
+//! The identity issuer: a root certificate and the key that certifies hosts and devices.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, GeneralSubtree, IsCa, KeyPair,
@@ -7,14 +7,16 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+use super::device::{self, DeviceSpec};
 use super::fields::{Fields, ProfileError};
 use super::host_ik::{self, HostIkSpec, every_ip_address};
 use super::serial_number::serial_number;
 use super::{IssueError, IssuerPart, Validity};
+use crate::attestation_key::AttestationKey;
 use crate::identifiers::Domain;
 use crate::pem;
 
-/// A certification authority for the hosts of one domain (27071's identity issuer).
+/// A certification authority for the hosts and devices of one domain (27071's identity issuer).
 ///
 /// The root is itself confined to the domain: a stolen issuer key names no host outside it.
 pub struct Issuer {
@@ -91,13 +93,33 @@ impl Issuer {
                 domain: self.domain.clone(),
             });
         }
+        self.sign(host_ik::params(spec)?, spec.validity, &spec.ik)
+    }
+
+    /// Certifies a device's identity key without further questions. [`Issuer::challenge_device`] asks
+    /// them.
+    pub fn certify_device(&self, spec: &DeviceSpec) -> Result<CertificateDer<'static>, IssueError> {
+        if spec.device.domain() != &self.domain {
+            return Err(IssueError::DeviceOutsideDomain {
+                device: spec.device.clone(),
+                domain: self.domain.clone(),
+            });
+        }
+        self.sign(device::params(spec)?, spec.validity, &spec.ik)
+    }
+
+    fn sign(
+        &self,
+        mut params: CertificateParams,
+        validity: Validity,
+        key: &AttestationKey,
+    ) -> Result<CertificateDer<'static>, IssueError> {
         let root = Fields::read(&self.certificate).map_err(IssueError::HostCertificate)?;
-        let mut spec = spec.clone();
-        spec.validity = spec.validity.within(root.not_after())?;
+        validity.within(root.not_after())?.apply(&mut params);
         let issuer = rcgen::Issuer::from_ca_cert_der(&self.certificate, &self.key)
             .map_err(IssueError::Signing)?;
-        let certificate = host_ik::params(&spec)?
-            .signed_by(spec.ik.public_area(), &issuer)
+        let certificate = params
+            .signed_by(key.public_area(), &issuer)
             .map_err(IssueError::Signing)?;
         Ok(certificate.into())
     }

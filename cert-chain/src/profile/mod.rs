@@ -6,8 +6,10 @@
 //! | [host IK](host_ik) | `CN=<host>.<domain>` | root | CA, path length 0 | keyCertSign, digitalSignature |
 //! | [vIK](vik) | `CN=vRoT <id>` | host IK | no CA | digitalSignature |
 //! | [vRoT TLS key](tls) | `CN=vRoT <id>` | host IK | no CA | digitalSignature |
+//! | [device](device) | `CN=<path>` | root | no CA | digitalSignature |
 //! | [vRoT EK](ek) | empty | host IK | no CA | keyEncipherment or keyAgreement |
 
+pub mod device;
 pub mod ek;
 pub mod host_ik;
 pub mod issuer;
@@ -19,6 +21,7 @@ mod fields;
 mod serial_number;
 mod signing;
 
+pub use device::DeviceSpec;
 pub use ek::{EkSpec, TpmDevice, ek_certificate_length, issue_ek_certificate};
 pub use host_ik::HostIkSpec;
 pub use issuer::Issuer;
@@ -27,12 +30,21 @@ pub use tls::{TlsSpec, issue_tls_certificate};
 pub use validity::Validity;
 pub use vik::{VikSpec, issue_vik_certificate, vik_certificate_length};
 
+pub(crate) use fields::Fields;
 pub use fields::{MAX_CERTIFICATE, ProfileError};
 
 /// Why no certificate was issued.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IssueError {
+    /// The device is in another issuer's domain.
+    #[error("the device {device} is not in the issuer's domain {domain}")]
+    DeviceOutsideDomain {
+        /// The device to be certified.
+        device: crate::DeviceName,
+        /// The issuer's domain.
+        domain: crate::Domain,
+    },
     /// The issuing host's own certificate is not one.
     #[error("the host's certificate cannot issue: enrol the host again")]
     HostCertificate(#[source] ProfileError),

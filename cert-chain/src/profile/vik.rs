@@ -68,13 +68,13 @@ pub fn vik_certificate_length(
 }
 
 /// `tcg-kp-AIKCertificate` (TCG Credential Profiles).
-const AIK_PURPOSE: [u64; 5] = [2, 23, 133, 8, 3];
-const AIK_PURPOSE_TEXT: &str = "2.23.133.8.3";
+pub(super) const AIK_PURPOSE: [u64; 5] = [2, 23, 133, 8, 3];
+pub(super) const AIK_PURPOSE_TEXT: &str = "2.23.133.8.3";
 /// Its contents in DER, as the path validation library wants it.
 pub(crate) const AIK_PURPOSE_DER: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x03];
 
 /// digitalSignature as `x509_parser` counts bits.
-const DIGITAL_SIGNATURE: u16 = 1;
+pub(super) const DIGITAL_SIGNATURE: u16 = 1;
 
 fn params(spec: &VikSpec, host: &HostCertificate) -> Result<CertificateParams, IssueError> {
     let claims = VikClaims {

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![expect(clippy::indexing_slicing, reason = "a panic is a failed test")]
 
+mod devices;
 mod ek_makers;
 mod enrolment;
 mod issuing;
