@@ -5,6 +5,8 @@
 //! *afterwards and over the VM's quote*. Appraisal goes bottom-up: first the host, then the VM,
 //! and the VM's verdict never exceeds its host's.
 //!
+//! A device with a TPM of its own attests itself with one layer ([`device`]).
+//!
 //! The crate is pure: bytes in, verdict out, with bounds on everything an attester can send.
 //! [`Evidence::verify`] is the only source of [`VerifiedEvidence`], and [`appraise`] of it the
 //! only source of an [`AttestationResult`]. The words are those of RFC 9334.
@@ -13,6 +15,7 @@ pub mod appraisal;
 pub mod binding;
 pub mod certification;
 pub mod connection;
+pub mod device;
 pub mod event_log;
 pub mod evidence;
 #[cfg(feature = "fixture")]
@@ -38,7 +41,8 @@ pub use host_leaf::{Anchoring, CutOff, Durability, HostLeaf, LaunchMeasurement, 
 pub use nonce::Nonce;
 pub use policy::Policy;
 pub use qualifying::{
-    RequestDigest, host_qualifying_data, request_digest, vm_qualifying_data, vm_request_leaf,
+    RequestDigest, device_qualifying_data, host_qualifying_data, request_digest,
+    vm_qualifying_data, vm_request_leaf,
 };
 pub use reference::{BOOT_PCRS, ReferenceError, ReferenceValues, accounted_bank, reference_values};
 pub use refusal::{Layer, Refusal};

@@ -92,6 +92,33 @@ pub enum ExpectedAnchoring {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyError {
+    /// A name that no issuer gives a device.
+    #[error(
+        "`{pattern}` in [expect] names no device with a TPM: their names are \
+         spiffe://<domain>/<name>, as `vrot-device enrol show` prints them"
+    )]
+    DeviceName {
+        /// What was given.
+        pattern: String,
+    },
+    /// No reason is given for accepting devices without a root of trust.
+    #[error(
+        "`reason` in [exempt_software_keys] must say why devices without a root of trust are accepted: \
+         a printable text of 1 to 256 bytes"
+    )]
+    ExemptionReason,
+    /// Of what a policy says about devices with a TPM, something is missing.
+    #[error(
+        "a policy about devices with a TPM needs all of [trust], [expect] and [device.reference]; one \
+         about other devices, which [exempt_software_keys] names, needs none of them"
+    )]
+    IncompleteDevices,
+    /// No device is acceptable.
+    #[error(
+        "the policy names no device: list at least one in `devices` in [expect], or in \
+         [exempt_software_keys]"
+    )]
+    NoDevices,
     /// Nothing says whose evidence is meant.
     #[error("the policy names neither a VM nor a tenant: set `vm` or `tenant` in [expect]")]
     NoSubject,
@@ -112,7 +139,7 @@ pub enum PolicyError {
         "the policy has no reference values for the {layer}: add [{layer}.reference.pcrs] or [[{layer}.reference.events]] (optional events and PCRs that no boot chain measures into do not count)"
     )]
     NoReferenceValues {
-        /// `host` or `vm`.
+        /// `host`, `vm` or `device`.
         layer: &'static str,
     },
     /// A file cannot be read.
@@ -140,7 +167,7 @@ pub enum PolicyError {
          meet them. Take them from a boot that is measured into the bank (`vrot-device reference`)"
     )]
     Unextended {
-        /// `host` or `vm`.
+        /// `host`, `vm` or `device`.
         layer: &'static str,
         /// The bank.
         bank: HashAlgorithm,
@@ -169,20 +196,20 @@ struct Document {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Trust {
-    roots: PathBuf,
+pub(crate) struct Trust {
+    pub(crate) roots: PathBuf,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Freshness {
+pub(crate) struct Freshness {
     result_lifetime_s: u64,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct LayerPolicy {
-    reference: ReferenceValues,
+pub(crate) struct LayerPolicy {
+    pub(crate) reference: ReferenceValues,
 }
 
 impl Default for Freshness {
@@ -190,6 +217,26 @@ impl Default for Freshness {
         Self {
             result_lifetime_s: DEFAULT_RESULT_LIFETIME,
         }
+    }
+}
+
+impl Freshness {
+    pub(crate) fn lifetime(&self) -> Duration {
+        Duration::from_secs(self.result_lifetime_s)
+    }
+}
+
+/// Refuses reference values that any boot would meet.
+pub(crate) fn check_reference(
+    layer: &'static str,
+    reference: &ReferenceValues,
+) -> Result<(), PolicyError> {
+    if !reference.says_what_booted() {
+        return Err(PolicyError::NoReferenceValues { layer });
+    }
+    match reference.unextended_bank() {
+        Some(bank) => Err(PolicyError::Unextended { layer, bank }),
+        None => Ok(()),
     }
 }
 
@@ -211,14 +258,8 @@ impl Policy {
         if let Some(host) = (accepted.keys()).find(|host| !document.expect.hosts.contains(host)) {
             return Err(PolicyError::PowerLossElsewhere { host: host.clone() });
         }
-        for (layer, policy) in [("host", &document.host), ("vm", &document.vm)] {
-            if !policy.reference.says_what_booted() {
-                return Err(PolicyError::NoReferenceValues { layer });
-            }
-            if let Some(bank) = policy.reference.unextended_bank() {
-                return Err(PolicyError::Unextended { layer, bank });
-            }
-        }
+        check_reference("host", &document.host.reference)?;
+        check_reference("vm", &document.vm.reference)?;
         let path = document.trust.roots;
         let anchors = TrustAnchors::from_pem(&read_roots(&path)?)
             .map_err(|source| PolicyError::Roots { path, source })?;
@@ -227,7 +268,7 @@ impl Policy {
         Ok(Self {
             anchors,
             expect: document.expect,
-            result_lifetime: Duration::from_secs(document.freshness.result_lifetime_s),
+            result_lifetime: document.freshness.lifetime(),
             host: document.host.reference,
             vm: document.vm.reference,
             digest,

@@ -1,4 +1,4 @@
-//! What the two quotes sign beyond the PCRs: their qualifying data.
+//! What quotes sign beyond the PCRs: their qualifying data.
 //!
 //! Each value is the SHA-256 digest of a deterministic CBOR array (RFC 8949 §4.2) that starts
 //! with a domain string, so that no value made for one purpose can serve for another.
@@ -22,6 +22,7 @@ const VM_REQUEST: &str = "vrot vm request v1";
 const VM_QUOTE: &str = "vrot vm quote v2";
 const HOST_REQUEST: &str = "vrot host evidence request v2";
 const HOST_QUOTE: &str = "vrot host quote v1";
+const DEVICE_QUOTE: &str = "vrot device quote v1";
 
 /// The leaf of one request for evidence in the tree that the VM's quote covers: challenge and
 /// purpose, the statement about the key that authenticates the connection, and a salt, so that who
@@ -89,6 +90,26 @@ pub fn host_qualifying_data(
             .encode(root)?
             .u64(tree_size)?
             .encode(host_ik)?
+            .encode(event_log)?
+            .ok()
+    })
+}
+
+/// Qualifying data of a device's quote: challenge and purpose, the key's own name, and the device's
+/// event log.
+pub fn device_qualifying_data(
+    nonce: &Nonce,
+    binding: &Binding,
+    device_ik: &TpmName,
+    event_log: &Digest32,
+) -> Digest32 {
+    digest(|encoder| {
+        encoder
+            .array(5)?
+            .str(DEVICE_QUOTE)?
+            .encode(nonce)?
+            .encode(binding)?
+            .encode(device_ik)?
             .encode(event_log)?
             .ok()
     })

@@ -23,10 +23,15 @@ pub enum Layer {
     Vm,
 }
 
-/// Why evidence proves nothing. Every variant has a [code](Refusal::code) that stays the same.
+/// The one layer of a device's evidence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device;
+
+/// Why evidence proves nothing. Every variant has a [code](Refusal::code) that stays the same. `L` is
+/// what evidence of its kind has layers of.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum Refusal<L = Layer> {
     /// Made for another purpose.
     #[error("the evidence is for {found}, but was asked for {expected}")]
     Binding {
@@ -35,19 +40,19 @@ pub enum Refusal {
         /// What it should be for.
         expected: Box<Binding>,
     },
-    /// The certificates do not lead from the vIK to a trusted root.
-    #[error("the certificates do not lead from the vRoT to a trusted issuer")]
+    /// The certificates do not lead from the attestation key to a trusted root.
+    #[error("the certificates do not lead from the attestation key to a trusted issuer")]
     Chain(#[source] ChainError),
     /// The event log is not the one that its layer names.
     #[error("the {0}'s event log was altered: its digest is not the one that goes with the quote")]
-    EventLogAltered(Layer),
+    EventLogAltered(L),
     /// The event log tells of nothing that was measured into the quoted bank.
     #[error(
         "the {layer}'s event log tells of no measurement in the {bank} bank, which its TPM quoted"
     )]
     EventLogBank {
         /// Whose log.
-        layer: Layer,
+        layer: L,
         /// The bank.
         bank: HashAlgorithm,
     },
@@ -55,7 +60,7 @@ pub enum Refusal {
     #[error("the {layer}'s event log leaves open what a quoted PCR holds")]
     EventLogGap {
         /// Whose log.
-        layer: Layer,
+        layer: L,
         /// Which one.
         #[source]
         source: MissingDigest,
@@ -64,7 +69,7 @@ pub enum Refusal {
     #[error("the {layer}'s event log cannot be read")]
     EventLogMalformed {
         /// Whose log.
-        layer: Layer,
+        layer: L,
         /// Why.
         #[source]
         source: EventLogError,
@@ -76,7 +81,7 @@ pub enum Refusal {
     )]
     EventLogReplay {
         /// Whose log.
-        layer: Layer,
+        layer: L,
         /// The quoted bank.
         bank: HashAlgorithm,
         /// The PCRs that hold something else than the log leads to, in rising order.
@@ -104,7 +109,7 @@ pub enum Refusal {
     #[error("the {layer}'s key may not sign evidence")]
     Key {
         /// Whose key.
-        layer: Layer,
+        layer: L,
         /// Why.
         #[source]
         source: AttestationKeyError,
@@ -113,14 +118,14 @@ pub enum Refusal {
     #[error("the {layer}'s key cannot be read")]
     KeyMalformed {
         /// Whose key.
-        layer: Layer,
+        layer: L,
         /// Why.
         #[source]
         source: PublicAreaError,
     },
     /// A key is not the certified one.
     #[error("the {0}'s key is not the one that its certificate names")]
-    KeyMismatch(Layer),
+    KeyMismatch(L),
     /// The leaf cannot be read.
     #[error("the host's statement about the VM cannot be read")]
     LeafMalformed,
@@ -132,15 +137,15 @@ pub enum Refusal {
     Nonce,
     /// The PCR values are not those that were quoted.
     #[error("the {0}'s PCR values are not those that its TPM quoted")]
-    PcrValues(Layer),
+    PcrValues(L),
     /// The quote covers other data than the evidence shows.
     #[error("the {0}'s quote was made over other data than the evidence shows")]
-    QualifyingData(Layer),
+    QualifyingData(L),
     /// The quote cannot be read or its signature is wrong.
     #[error("the {layer}'s quote is not valid")]
     Quote {
         /// Whose quote.
-        layer: Layer,
+        layer: L,
         /// Why.
         #[source]
         source: QuoteError,
@@ -164,7 +169,7 @@ pub enum Refusal {
     Request,
 }
 
-impl Refusal {
+impl<L> Refusal<L> {
     /// A short name for programs, which stays the same from version to version.
     pub fn code(&self) -> &'static str {
         match self {
@@ -209,7 +214,10 @@ impl Refusal {
     }
 
     /// The refusal with everything that caused it.
-    pub fn explanation(&self) -> String {
+    pub fn explanation(&self) -> String
+    where
+        L: fmt::Debug + fmt::Display,
+    {
         let mut text = self.to_string();
         let mut source = self.source();
         while let Some(error) = source {
@@ -271,5 +279,11 @@ impl fmt::Display for Layer {
             Self::Host => "host",
             Self::Vm => "VM",
         })
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("device")
     }
 }

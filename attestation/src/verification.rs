@@ -270,23 +270,30 @@ fn verify_leaf(
     Ok(leaf)
 }
 
-fn read_key(layer: Layer, tpmt_public: &[u8]) -> Result<AttestationKey, Refusal> {
+pub(crate) fn read_key<L: Copy>(
+    layer: L,
+    tpmt_public: &[u8],
+) -> Result<AttestationKey, Refusal<L>> {
     let area =
         PublicArea::parse(tpmt_public).map_err(|source| Refusal::KeyMalformed { layer, source })?;
     AttestationKey::try_from(area).map_err(|source| Refusal::Key { layer, source })
 }
 
-fn verify_quote(
-    layer: Layer,
+pub(crate) fn verify_quote<L: Copy>(
+    layer: L,
     attest: &[u8],
     signature: &[u8],
     key: &AttestationKey,
-) -> Result<VerifiedQuote, Refusal> {
+) -> Result<VerifiedQuote, Refusal<L>> {
     VerifiedQuote::verify(attest, signature, key)
         .map_err(|source: QuoteError| Refusal::Quote { layer, source })
 }
 
-fn check_log_digest(layer: Layer, log: &[u8], digest: &Digest32) -> Result<(), Refusal> {
+pub(crate) fn check_log_digest<L: Copy>(
+    layer: L,
+    log: &[u8],
+    digest: &Digest32,
+) -> Result<(), Refusal<L>> {
     if Digest32::of(log) == *digest {
         Ok(())
     } else {
@@ -294,11 +301,11 @@ fn check_log_digest(layer: Layer, log: &[u8], digest: &Digest32) -> Result<(), R
     }
 }
 
-fn check_qualifying_data(
-    layer: Layer,
+pub(crate) fn check_qualifying_data<L: Copy>(
+    layer: L,
     quote: &VerifiedQuote,
     expected: &Digest32,
-) -> Result<(), Refusal> {
+) -> Result<(), Refusal<L>> {
     if quote.qualifying_data() == expected.as_bytes() {
         Ok(())
     } else {
@@ -308,12 +315,12 @@ fn check_qualifying_data(
 
 /// Replays the log and compares the outcome with what the TPM quoted. The quote has a digest of the
 /// PCRs alone, so their values come beside it: they say which PCR it is that differs.
-fn account_for(
-    layer: Layer,
+pub(crate) fn account_for<L: Copy>(
+    layer: L,
     quote: &VerifiedQuote,
     log: &[u8],
     values: &[u8],
-) -> Result<VerifiedLayer, Refusal> {
+) -> Result<VerifiedLayer, Refusal<L>> {
     let bank = quote.bank();
     let pcrs = PcrValues::from_bytes(bank, quote.selection(), values)
         .filter(|pcrs| pcrs.digest() == *quote.pcr_digest())

@@ -27,7 +27,7 @@ type Kind = (u8, EventType);
 ///
 /// Events and references are sorted once, so the time is that of sorting both, not their product:
 /// the events come from whoever is appraised, and there may be tens of thousands of each.
-pub(super) fn check_boot(
+pub(crate) fn check_boot(
     result: &mut LayerResult,
     layer: &VerifiedLayer,
     reference: &ReferenceValues,

@@ -11,7 +11,7 @@ const SHOWN: usize = 4;
 const MAX_VALUE: usize = 128;
 
 /// The first values of a list, and the number of the others: `a or b or 7 others`.
-pub(super) fn list<T: Display>(
+pub(crate) fn list<T: Display>(
     values: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>,
 ) -> String {
     let values = values.into_iter();

@@ -1,8 +1,8 @@
 //! Appraisal: verified evidence against a policy, bottom-up.
 
 mod anchoring;
-mod boot;
-mod listing;
+pub(crate) mod boot;
+pub(crate) mod listing;
 
 use crate::host_leaf::{Durability, LaunchMeasurement};
 use crate::policy::{Expectation, Policy};

@@ -153,10 +153,12 @@ pub enum EvidenceError {
         limit: usize,
     },
     /// Another version of the format.
-    #[error("evidence of version {found}: this program reads version {VERSION}")]
+    #[error("evidence of version {found}: this program reads version {known}")]
     Version {
         /// The version found.
         found: u8,
+        /// The version that can be read.
+        known: u8,
     },
 }
 
@@ -167,12 +169,12 @@ pub const MAX_EVIDENCE: usize = 2 * MAX_LOG + 128 * 1024;
 pub const MAX_HOST_LAYER: usize = MAX_LOG + 64 * 1024;
 const VERSION: u8 = 2;
 /// A quote has at most a few hundred bytes; so have keys and signatures.
-const MAX_STRUCTURE: usize = 2048;
-const MAX_CERTIFICATE: usize = 4096;
+pub(crate) const MAX_STRUCTURE: usize = 2048;
+pub(crate) const MAX_CERTIFICATE: usize = 4096;
 /// Enough to tell "too many certificates" apart from "far too many".
 const MAX_CHAIN: usize = 8;
 /// Twenty-four SHA-512 values.
-const MAX_PCR_VALUES: usize = 24 * 64;
+pub(crate) const MAX_PCR_VALUES: usize = 24 * 64;
 
 impl Evidence {
     /// Joins the two layers.
@@ -195,6 +197,7 @@ impl Evidence {
         if evidence.version != VERSION {
             return Err(EvidenceError::Version {
                 found: evidence.version,
+                known: VERSION,
             });
         }
         evidence.vm.check_lengths()?;
@@ -260,11 +263,15 @@ impl VmLayer {
     }
 }
 
-fn within(field: &'static str, length: usize, limit: usize) -> Result<(), EvidenceError> {
+pub(crate) fn within(
+    field: &'static str,
+    length: usize,
+    limit: usize,
+) -> Result<(), EvidenceError> {
     count(field, length, limit, "bytes")
 }
 
-fn count(
+pub(crate) fn count(
     field: &'static str,
     length: usize,
     limit: usize,
@@ -281,14 +288,14 @@ fn count(
     })
 }
 
-fn encoded<T: Encode<()>>(value: &T) -> Vec<u8> {
+pub(crate) fn encoded<T: Encode<()>>(value: &T) -> Vec<u8> {
     match minicbor::to_vec(value) {
         Ok(bytes) => bytes,
         Err(error) => unreachable!("a Vec takes every byte: {error}"),
     }
 }
 
-fn decoded<'b, T: Decode<'b, ()> + Encode<()>>(
+pub(crate) fn decoded<'b, T: Decode<'b, ()> + Encode<()>>(
     bytes: &'b [u8],
     limit: usize,
 ) -> Result<T, EvidenceError> {

@@ -18,7 +18,7 @@ use crate::refusal::{Layer, Refusal};
 /// draft-ietf-rats-ar4si §2.3.2: cryptographic validation of the evidence has failed.
 const VALIDATION_FAILED: u8 = 99;
 
-type AttesterClaims = BTreeMap<&'static str, String>;
+pub(crate) type AttesterClaims = BTreeMap<&'static str, String>;
 
 impl AttestationResult {
     /// An EAR with one submodule for each layer, as unsigned JSON claims.
@@ -156,7 +156,11 @@ impl Refusal {
 }
 
 impl LayerResult {
-    fn to_appraisal(&self, policy: &Digest32, attester_claims: AttesterClaims) -> Appraisal {
+    pub(crate) fn to_appraisal(
+        &self,
+        policy: &Digest32,
+        attester_claims: AttesterClaims,
+    ) -> Appraisal {
         let booted: Vec<String> = (self.booted.iter())
             .map(|(name, digest)| format!("{name}: {}", NamedHash(*digest)))
             .collect();

@@ -23,63 +23,63 @@ const VERIFIER: VerifierId = VerifierId {
 
 /// A claims set. The tier of the whole (`ear_status`) is the verdict.
 #[derive(Serialize)]
-pub(super) struct Ear<'a> {
-    pub eat_profile: &'static str,
-    pub iat: u64,
+pub(crate) struct Ear<'a> {
+    pub(crate) eat_profile: &'static str,
+    pub(crate) iat: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub exp: Option<u64>,
+    pub(crate) exp: Option<u64>,
     /// Base64url without padding (RFC 9711 §4.1).
-    pub eat_nonce: String,
-    pub ear_verifier_id: VerifierId,
-    pub ear_status: Verdict,
-    pub submods: BTreeMap<&'static str, Appraisal>,
-    pub verdict: Verdict,
-    pub reasons: Vec<ListedReason<'a>>,
+    pub(crate) eat_nonce: String,
+    pub(crate) ear_verifier_id: VerifierId,
+    pub(crate) ear_status: Verdict,
+    pub(crate) submods: BTreeMap<&'static str, Appraisal>,
+    pub(crate) verdict: Verdict,
+    pub(crate) reasons: Vec<ListedReason<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub refusal: Option<RefusedFor<'a>>,
+    pub(crate) refusal: Option<RefusedFor<'a>>,
 }
 
 #[derive(Serialize)]
-pub(super) struct VerifierId {
+pub(crate) struct VerifierId {
     build: &'static str,
     developer: &'static str,
 }
 
 /// What was found about one layer (draft-ietf-rats-ear-04 §3.1). Its tier is the layer's verdict.
 #[derive(Serialize)]
-pub(super) struct Appraisal {
-    pub ear_status: Verdict,
+pub(crate) struct Appraisal {
+    pub(crate) ear_status: Verdict,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub ear_trustworthiness_vector: TrustVector,
-    pub ear_appraisal_policy_ids: [String; 1],
+    pub(crate) ear_trustworthiness_vector: TrustVector,
+    pub(crate) ear_appraisal_policy_ids: [String; 1],
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub ear_attester_claims: BTreeMap<&'static str, String>,
+    pub(crate) ear_attester_claims: BTreeMap<&'static str, String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub ear_verifier_claims: BTreeMap<&'static str, Vec<String>>,
+    pub(crate) ear_verifier_claims: BTreeMap<&'static str, Vec<String>>,
 }
 
 /// Trustworthiness claims by name, each with a value of draft-ietf-rats-ar4si §2.3.
-pub(super) type TrustVector = BTreeMap<&'static str, u8>;
+pub(crate) type TrustVector = BTreeMap<&'static str, u8>;
 
 /// A reason with the layer that it is about.
 #[derive(Serialize)]
-pub(super) struct ListedReason<'a> {
-    pub layer: Option<&'static str>,
+pub(crate) struct ListedReason<'a> {
+    pub(crate) layer: Option<&'static str>,
     #[serde(flatten)]
-    pub reason: &'a Reason,
+    pub(crate) reason: &'a Reason,
 }
 
 /// Why evidence was refused, and what to do about it.
 #[derive(Serialize)]
-pub(super) struct RefusedFor<'a> {
-    pub code: &'static str,
-    pub text: &'a str,
-    pub remedy: &'static str,
+pub(crate) struct RefusedFor<'a> {
+    pub(crate) code: &'static str,
+    pub(crate) text: &'a str,
+    pub(crate) remedy: &'static str,
 }
 
 impl Ear<'_> {
     /// A result that was made at `at`, as the answer to the challenge `nonce`.
-    pub(super) fn new(verdict: Verdict, nonce: &Nonce, at: UnixTime) -> Self {
+    pub(crate) fn new(verdict: Verdict, nonce: &Nonce, at: UnixTime) -> Self {
         Self {
             eat_profile: PROFILE,
             iat: at.as_secs(),

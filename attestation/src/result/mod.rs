@@ -1,7 +1,7 @@
 //! Attestation results: a verdict with its reasons, for people and, as EAR, for programs.
 
-mod claims;
-mod ear;
+pub(crate) mod claims;
+pub(crate) mod ear;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -223,7 +223,7 @@ impl LayerResult {
         }
     }
 
-    fn count_what_was_left_out(&mut self) {
+    pub(crate) fn count_what_was_left_out(&mut self) {
         if let Some((count, verdict)) = self.left_out.take() {
             self.reasons.push(Reason {
                 code: "reasons-left-out",

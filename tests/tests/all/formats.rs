@@ -2,6 +2,8 @@
 //! makes, and nothing that the code refuses; results are EATs.
 
 use anyhow::{Context, Result, anyhow};
+use attestation::device::appraise_device;
+use attestation::device::fixture::FixtureDevice;
 use attestation::fixture::{Host, NOW, event_log, nonce, now};
 use attestation::{
     Anchoring, Binding, CutOff, Durability, Evidence, LaunchMeasurement, Nonce, Purpose, StateLoss,
@@ -21,11 +23,16 @@ fn description_of(rule: &str) -> String {
     format!("start = {rule}\n\n{DESCRIPTION}")
 }
 
+fn every_binding() -> [Binding; 2] {
+    let digest = Digest32::of(b"what the evidence is for");
+    [Binding::None, Binding::Connection(digest)]
+}
+
 fn every_kind() -> Vec<Evidence> {
     let host = Host::new("host-1");
     let vm = host.vm();
     let digest = Digest32::of(b"what the evidence is for");
-    let mut kinds: Vec<Evidence> = [Binding::None, Binding::Connection(digest)]
+    let mut kinds: Vec<Evidence> = every_binding()
         .into_iter()
         .map(|binding| host.evidence(&vm, &nonce(), binding))
         .collect();
@@ -51,6 +58,11 @@ fn every_kind() -> Vec<Evidence> {
 
 #[test]
 fn all_evidence_is_as_described() -> Result<()> {
+    let device = FixtureDevice::under(Host::new("host-1").issuer, "meter-12");
+    for binding in every_binding() {
+        let evidence = device.evidence(&nonce(), binding).to_cbor();
+        check(&description_of("device-evidence"), &evidence)?;
+    }
     for evidence in every_kind() {
         check(DESCRIPTION, &evidence.to_cbor())?;
         check(&description_of("host-layer"), &evidence.host.to_cbor())?;
@@ -97,6 +109,22 @@ fn what_the_code_refuses_is_not_as_described() -> Result<()> {
     let mut hollow = evidence;
     hollow.host.leaf = vec![0xa0].into();
     assert!(described(DESCRIPTION, &hollow.to_cbor())?.is_err());
+    Ok(())
+}
+
+#[test]
+fn results_about_devices_are_ears_to_another_library() -> Result<()> {
+    let mut device = FixtureDevice::under(Host::new("host-1").issuer, "meter-12");
+    let policy = device.policy();
+    for verdict in ["affirming", "contraindicated"] {
+        let evidence = device.evidence(&nonce(), Binding::None);
+        let anchors = policy.anchors().context("the policy's issuers")?;
+        let verified = evidence.verify(&nonce(), &Binding::None, anchors, now())?;
+        let result = appraise_device(verified, &policy).to_json();
+        assert_eq!(result["ear_status"], verdict);
+        check_ear(&result, NOW)?;
+        device.log = event_log(&[(4, 0x8000_0003, b"another boot loader")]);
+    }
     Ok(())
 }
 
