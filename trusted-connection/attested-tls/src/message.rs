@@ -63,6 +63,10 @@ pub enum Format {
     /// Of a device with a TPM.
     #[n(2)]
     Device,
+    /// None: the certificate that the client showed in the handshake is all there is to know of it. The
+    /// evidence is an empty text.
+    #[n(3)]
+    ClientCertificate,
 }
 
 /// Asks for evidence.
@@ -178,7 +182,7 @@ mod tests {
             Message::Hello(Hello {
                 version: VERSION,
                 demand: Demand::Evidence {
-                    formats: vec![Format::Vrot, Format::Device],
+                    formats: vec![Format::Vrot, Format::Device, Format::ClientCertificate],
                     policy: Digest32::new([1; 32]),
                 },
             }),

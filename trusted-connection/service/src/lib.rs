@@ -2,4 +2,5 @@
 //! answers challenges with it.
 
 pub mod attester;
+pub mod devices;
 pub mod service;

@@ -43,6 +43,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "vrot-service",
         &[
             "attestation",
+            "attested-tls",
             "bounded-file",
             "cert-chain",
             "connection-proxy",

@@ -1,0 +1,183 @@
+//! Whom a service lets connect: devices, judged by a policy file.
+//!
+//! A device with a TPM shows evidence ([`attestation::device`]). One whose identity is a key in software
+//! has none; it is asked for a client certificate only where the policy exempts such devices, and what
+//! becomes of it, the same policy says.
+
+mod policy_file;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use attestation::device::{
+    DeviceEvidence, DevicePolicy, DeviceResult, appraise_device, appraise_software_key,
+};
+use attestation::policy::PolicyError;
+use attestation::{Binding, Nonce};
+use attested_tls::tls::{KeyExchange, provider};
+use attested_tls::{Appraisal, Demand, EvidenceRefused, Format, Peer, Verifier};
+use cert_chain::VerifiedClientCertificate;
+use printable::WithCauses;
+use rustls::RootCertStore;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls_pki_types::UnixTime;
+
+/// Judges devices that connect, by one policy.
+#[derive(Debug)]
+pub struct DeviceVerifier {
+    policy: DevicePolicy,
+}
+
+impl DeviceVerifier {
+    /// A verifier by the policy in this file and the roots that it names.
+    pub fn load(policy: &Path) -> Result<Self, PolicyError> {
+        policy_file::load(policy).map(Self::new)
+    }
+
+    /// A verifier by this policy.
+    pub fn new(policy: DevicePolicy) -> Self {
+        Self { policy }
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> &DevicePolicy {
+        &self.policy
+    }
+
+    /// How handshakes treat clients' certificates: they are asked for where the policy exempts devices
+    /// with software keys, and demanded nowhere, for others have evidence instead.
+    ///
+    /// The handshake shows that the client has the certificate's key, and refuses certificates of
+    /// strangers. Whether it is accepted, each appraisal says anew.
+    pub fn client_certificates(&self) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
+        let Some(exemption) = self.policy.software_keys() else {
+            return Ok(WebPkiClientVerifier::no_client_auth());
+        };
+        let roots = RootCertStore {
+            roots: exemption.anchors().as_slice().to_vec(),
+        };
+        let provider = provider(KeyExchange::HybridFirst);
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .allow_unauthenticated()
+            .build()
+    }
+
+    fn judge(
+        &self,
+        evidence: &[u8],
+        nonce: &Nonce,
+        binding: &Binding,
+        peer: &Peer,
+        at: UnixTime,
+    ) -> Result<DeviceResult, EvidenceRefused> {
+        if evidence.is_empty() {
+            self.judge_software_key(nonce, peer, at)
+        } else {
+            self.judge_evidence(evidence, nonce, binding, at)
+        }
+    }
+
+    fn judge_evidence(
+        &self,
+        evidence: &[u8],
+        nonce: &Nonce,
+        binding: &Binding,
+        at: UnixTime,
+    ) -> Result<DeviceResult, EvidenceRefused> {
+        let anchors = self
+            .policy
+            .anchors()
+            .ok_or_else(|| refused("the policy accepts no device with a TPM"))?;
+        let evidence =
+            DeviceEvidence::from_cbor(evidence).map_err(|error| refused(WithCauses(&error)))?;
+        let verified = evidence
+            .verify(nonce, binding, anchors, at)
+            .map_err(|refusal| {
+                refused(format_args!(
+                    "{}: {}",
+                    refusal.code(),
+                    refusal.explanation()
+                ))
+            })?;
+        Ok(appraise_device(verified, &self.policy))
+    }
+
+    fn judge_software_key(
+        &self,
+        nonce: &Nonce,
+        peer: &Peer,
+        at: UnixTime,
+    ) -> Result<DeviceResult, EvidenceRefused> {
+        let Some(exemption) = self.policy.software_keys() else {
+            return Err(refused(
+                "the device shows no evidence of a root of trust, and the policy exempts no device \
+                 from having one",
+            ));
+        };
+        if peer.certificates.is_empty() {
+            return Err(refused(
+                "the device shows neither evidence of a root of trust nor a client certificate",
+            ));
+        }
+        let certificate =
+            VerifiedClientCertificate::verify(&peer.certificates, exemption.anchors(), at)
+                .map_err(|error| refused(WithCauses(&error)))?;
+        Ok(appraise_software_key(certificate, &self.policy, nonce, at))
+    }
+}
+
+impl Verifier for DeviceVerifier {
+    type Result = Arc<DeviceResult>;
+
+    fn demand(&self) -> Demand {
+        let attested = self.policy.anchors().map(|_| Format::Device);
+        let exempted = self
+            .policy
+            .software_keys()
+            .map(|_| Format::ClientCertificate);
+        Demand::Evidence {
+            formats: [attested, exempted].into_iter().flatten().collect(),
+            policy: *self.policy.digest(),
+        }
+    }
+
+    fn appraise(
+        &self,
+        evidence: &[u8],
+        nonce: &Nonce,
+        binding: &Binding,
+        peer: &Peer,
+    ) -> Result<Appraisal<Self::Result>, EvidenceRefused> {
+        let result = self.judge(evidence, nonce, binding, peer, UnixTime::now())?;
+        if !result.is_accepted() {
+            let reasons: Vec<String> = result
+                .layer()
+                .reasons()
+                .iter()
+                .map(|reason| format!("{}: {}", reason.code, reason.text))
+                .collect();
+            return Err(refused(format_args!(
+                "{} is {}: {}",
+                result.name(),
+                result.verdict(),
+                reasons.join("; ")
+            )));
+        }
+        let valid_for = result
+            .expires_at()
+            .as_secs()
+            .saturating_sub(result.issued_at().as_secs());
+        Ok(Appraisal {
+            valid_for: Duration::from_secs(valid_for),
+            result: Arc::new(result),
+        })
+    }
+}
+
+fn refused(reason: impl ToString) -> EvidenceRefused {
+    EvidenceRefused {
+        reason: reason.to_string(),
+    }
+}
