@@ -27,7 +27,7 @@ pub struct Caller {
 
 /// What a caller may do, as far as the user decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum CallerClass {
     /// Root, or the manager's own user.
     Administrator,
     /// Named in the configuration.
@@ -45,12 +45,12 @@ impl Caller {
     }
 
     /// What this user may do: root, the manager's own, and those configured may call.
-    pub(super) fn standing(self, configured: &[u32]) -> Standing {
+    pub(super) fn class(self, configured: &[u32]) -> CallerClass {
         let own = nix::unistd::geteuid().as_raw();
         match self.uid {
-            Some(uid) if uid == 0 || uid == own => Standing::Administrator,
-            Some(uid) if configured.contains(&uid) => Standing::Allowed,
-            _ => Standing::Stranger,
+            Some(uid) if uid == 0 || uid == own => CallerClass::Administrator,
+            Some(uid) if configured.contains(&uid) => CallerClass::Allowed,
+            _ => CallerClass::Stranger,
         }
     }
 
@@ -131,9 +131,9 @@ pub(super) async fn check(
 ) -> Response {
     let method = request.method().clone();
     let what = format!("{method} {}", request.uri().path());
-    let standing = caller.standing(&access.allowed_uids);
+    let class = caller.class(&access.allowed_uids);
     let response = match caller.uid {
-        Some(uid) if standing != Standing::Stranger => match with_whole_body(request).await {
+        Some(uid) if class != CallerClass::Stranger => match with_whole_body(request).await {
             Ok(request) => Actor::of_uid(uid).orders(next.run(request)).await,
             Err(problem) => problem.into_response(),
         },
@@ -244,10 +244,10 @@ mod tests {
     fn only_known_users_are_allowed() {
         let caller = |uid| Caller { uid };
         let own = nix::unistd::geteuid().as_raw();
-        assert_eq!(caller(Some(0)).standing(&[]), Standing::Administrator);
-        assert_eq!(caller(Some(own)).standing(&[]), Standing::Administrator);
-        assert_eq!(caller(Some(4711)).standing(&[4711]), Standing::Allowed);
-        assert_eq!(caller(Some(4711)).standing(&[4712]), Standing::Stranger);
-        assert_eq!(caller(None).standing(&[4711]), Standing::Stranger);
+        assert_eq!(caller(Some(0)).class(&[]), CallerClass::Administrator);
+        assert_eq!(caller(Some(own)).class(&[]), CallerClass::Administrator);
+        assert_eq!(caller(Some(4711)).class(&[4711]), CallerClass::Allowed);
+        assert_eq!(caller(Some(4711)).class(&[4712]), CallerClass::Stranger);
+        assert_eq!(caller(None).class(&[4711]), CallerClass::Stranger);
     }
 }

@@ -88,7 +88,7 @@ impl Api {
         let caller = Caller::of(&stream);
         match self
             .admission
-            .admit(caller, caller.standing(&self.allowed_uids))
+            .admit(caller, caller.class(&self.allowed_uids))
         {
             Some(admitted) => self.attend(stream, caller, admitted, connections),
             None => {

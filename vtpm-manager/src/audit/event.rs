@@ -20,7 +20,7 @@ pub enum Event {
         /// Whose.
         vrot: VrotId,
         /// What is known of it.
-        reason: Words,
+        reason: BoundedText,
     },
     /// A vRoT's identity key got its first certificate, beside its launch.
     CertificateIssued {
@@ -42,14 +42,14 @@ pub enum Event {
         /// Whose.
         vrot: VrotId,
         /// Why.
-        reason: Words,
+        reason: BoundedText,
     },
     /// Certificate indices of a vRoT held something else than the manager had written there.
     CertificatesRestored {
         /// Whose.
         vrot: VrotId,
         /// Which.
-        indices: Words,
+        indices: BoundedText,
     },
     /// A vRoT's endorsement keys got their first certificates, beside its guest.
     EndorsementKeysCertified {
@@ -80,7 +80,7 @@ pub enum Event {
     /// The operator approved PCR values.
     PolicyApproved {
         /// What the note in the approval calls them. The signature does not cover the note.
-        label: Words,
+        label: BoundedText,
     },
     /// The store holds a recovery of which this log does not tell: the manager that an operator
     /// had ordered it from ended right after it. What was ordered stands in the line before.
@@ -93,16 +93,16 @@ pub enum Event {
     /// An operator orders that the present store be accepted.
     RecoveryOrdered {
         /// What is to be accepted.
-        accepted: Words,
+        accepted: BoundedText,
     },
     /// Somebody asked for something and did not get it.
     Refused {
         /// The caller's user id.
         uid: u32,
         /// What was asked for.
-        request: Words,
+        request: BoundedText,
         /// Why it was refused.
-        reason: Words,
+        reason: BoundedText,
     },
     /// The physical TPM vouches for the store.
     StoreOpened {
@@ -121,7 +121,7 @@ pub enum Event {
         /// Short name of the reason.
         code: &'static str,
         /// What was found.
-        finding: Words,
+        finding: BoundedText,
     },
     /// A vRoT was manufactured for a VM.
     VrotCreated {
@@ -210,15 +210,15 @@ pub enum Event {
 /// Text for people, some of it from outside: what is too long is cut off.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Words(String);
+pub struct BoundedText(String);
 
 /// Characters of a text that somebody else may have chosen.
-const MAX_WORDS: usize = 512;
+const MAX_TEXT: usize = 512;
 
-impl<T: Into<String>> From<T> for Words {
+impl<T: Into<String>> From<T> for BoundedText {
     fn from(text: T) -> Self {
         let mut text = text.into();
-        if let Some((end, _)) = text.char_indices().nth(MAX_WORDS) {
+        if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
             text.truncate(end);
             text.push('…');
         }

@@ -12,7 +12,7 @@ use super::{AuditError, AuditLog};
 /// Lines that are looked for later.
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-enum Told {
+enum PastEvent {
     BackendEnded {
         vrot: VrotId,
     },
@@ -28,7 +28,7 @@ enum Told {
         batch: u64,
     },
     StoreRecovered {
-        recovery: ToldRecovery,
+        recovery: PastRecovery,
     },
     VrotCreated {
         vrot: VrotId,
@@ -65,13 +65,13 @@ enum Told {
 }
 
 #[derive(Deserialize)]
-struct ToldRecovery {
+struct PastRecovery {
     batch: u64,
 }
 
 /// How a vRoT is according to the lines about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LastTold {
+pub struct LastRecorded {
     /// The name of its state, or [`ABSENT`].
     pub state: String,
     /// SHA-256 value of its identity key's certificate; none if that is pending, or no line tells.
@@ -84,12 +84,12 @@ pub const ABSENT: &str = "absent";
 impl AuditLog {
     /// Whether a line says that the recovery was carried out, or found, that is this batch of the
     /// store. Reads the log from the beginning. Blocks.
-    pub fn tells_of_recovery(&self, batch: u64) -> Result<bool, AuditError> {
+    pub fn has_recovery(&self, batch: u64) -> Result<bool, AuditError> {
         let mut found = false;
-        self.look_back(|told| {
-            found |= match told {
-                Told::RecoveryFound { batch: told } => told == batch,
-                Told::StoreRecovered { recovery } => recovery.batch == batch,
+        self.look_back(|event| {
+            found |= match event {
+                PastEvent::RecoveryFound { batch: found } => found == batch,
+                PastEvent::StoreRecovered { recovery } => recovery.batch == batch,
                 _ => false,
             };
         })?;
@@ -99,8 +99,8 @@ impl AuditLog {
     /// The vRoTs whose keys were destroyed. Reads the log from the beginning. Blocks.
     pub fn deleted(&self) -> Result<BTreeSet<VrotId>, AuditError> {
         let mut deleted = BTreeSet::new();
-        self.look_back(|told| {
-            if let Told::VrotDeleted { vrot, .. } | Told::VrotDiscarded { vrot } = told {
+        self.look_back(|event| {
+            if let PastEvent::VrotDeleted { vrot, .. } | PastEvent::VrotDiscarded { vrot } = event {
                 deleted.insert(vrot);
             }
         })?;
@@ -109,10 +109,10 @@ impl AuditLog {
 
     /// Whether the vRoT with this number, or one of the VM with this number, was deleted. Reads the
     /// log from the beginning. Blocks.
-    pub fn tells_of_deletion(&self, number: Uuid) -> Result<bool, AuditError> {
+    pub fn has_deletion(&self, number: Uuid) -> Result<bool, AuditError> {
         let mut found = false;
-        self.look_back(|told| {
-            if let Told::VrotDeleted { vrot, vm } = told {
+        self.look_back(|event| {
+            if let PastEvent::VrotDeleted { vrot, vm } = event {
                 found |= *vrot.as_uuid() == number || *vm.as_uuid() == number;
             }
         })?;
@@ -121,39 +121,41 @@ impl AuditLog {
 
     /// How each vRoT of which there is a line is according to the last lines about it. Reads the
     /// log from the beginning. Blocks.
-    pub fn last_told(&self) -> Result<BTreeMap<VrotId, LastTold>, AuditError> {
-        let mut vrots = BTreeMap::<VrotId, LastTold>::new();
-        self.look_back(|told| {
-            let (vrot, state, certificate) = match told {
-                Told::CertificateIssued { vrot, certificate } => (vrot, None, Some(certificate)),
-                Told::CertificateRenewed { vrot, certificate } => {
+    pub fn last_recorded(&self) -> Result<BTreeMap<VrotId, LastRecorded>, AuditError> {
+        let mut vrots = BTreeMap::<VrotId, LastRecorded>::new();
+        self.look_back(|event| {
+            let (vrot, state, certificate) = match event {
+                PastEvent::CertificateIssued { vrot, certificate } => {
+                    (vrot, None, Some(certificate))
+                }
+                PastEvent::CertificateRenewed { vrot, certificate } => {
                     (vrot, None, Some(Some(certificate)))
                 }
-                Told::VrotManufactured { vrot, certificate } => {
+                PastEvent::VrotManufactured { vrot, certificate } => {
                     (vrot, Some("manufactured"), Some(certificate))
                 }
-                Told::VrotCreated { vrot, certificate } => {
+                PastEvent::VrotCreated { vrot, certificate } => {
                     (vrot, Some("assigned"), Some(certificate))
                 }
-                Told::VrotStarted { vrot } | Told::VrotResumed { vrot } => {
+                PastEvent::VrotStarted { vrot } | PastEvent::VrotResumed { vrot } => {
                     (vrot, Some("running"), None)
                 }
-                Told::VrotSuspended { vrot } => (vrot, Some("suspended"), None),
-                Told::VrotStopped { vrot } | Told::BackendEnded { vrot } => {
+                PastEvent::VrotSuspended { vrot } => (vrot, Some("suspended"), None),
+                PastEvent::VrotStopped { vrot } | PastEvent::BackendEnded { vrot } => {
                     (vrot, Some("stopped"), None)
                 }
-                Told::VrotDeleted { vrot, .. } | Told::VrotDiscarded { vrot } => {
+                PastEvent::VrotDeleted { vrot, .. } | PastEvent::VrotDiscarded { vrot } => {
                     (vrot, Some(ABSENT), None)
                 }
-                Told::VrotFound {
+                PastEvent::VrotFound {
                     vrot,
                     state,
                     certificate,
                 } => {
-                    vrots.insert(vrot, LastTold { state, certificate });
+                    vrots.insert(vrot, LastRecorded { state, certificate });
                     return;
                 }
-                Told::RecoveryFound { .. } | Told::StoreRecovered { .. } => return,
+                PastEvent::RecoveryFound { .. } | PastEvent::StoreRecovered { .. } => return,
             };
             let last = vrots.entry(vrot).or_default();
             if let Some(state) = state {
@@ -165,11 +167,11 @@ impl AuditLog {
     }
 
     /// Reads all parts. That the lines are this log's was checked when it was opened.
-    fn look_back(&self, mut at: impl FnMut(Told)) -> Result<(), AuditError> {
+    fn look_back(&self, mut at: impl FnMut(PastEvent)) -> Result<(), AuditError> {
         Parts::open(self.path())?.each_line(|_, line| {
             // Other events do not fit.
-            if let Ok(told) = serde_json::from_slice(line) {
-                at(told);
+            if let Ok(event) = serde_json::from_slice(line) {
+                at(event);
             }
             Ok(())
         })?;

@@ -19,6 +19,6 @@ mod tests;
 
 pub use actor::Actor;
 pub use error::AuditError;
-pub use event::{Event, Words};
-pub use history::{ABSENT, LastTold};
+pub use event::{BoundedText, Event};
+pub use history::{ABSENT, LastRecorded};
 pub use log::{AuditLog, Layout, PART_BYTES};

@@ -7,6 +7,7 @@ mod channel;
 mod connection;
 mod folder;
 mod handle;
+mod log_lines;
 mod order;
 mod process;
 mod share;
@@ -14,7 +15,6 @@ mod supervisor;
 mod takeover;
 mod users;
 mod vmms;
-mod words;
 mod zygote;
 
 use std::path::PathBuf;

@@ -54,7 +54,7 @@ pub struct Observed {
 
 impl Observed {
     /// As a backend tells it itself.
-    pub(super) fn told(status: &Status) -> Self {
+    pub(super) fn of_status(status: &Status) -> Self {
         Self {
             process: status.pid,
             attached: status.attached,

@@ -52,7 +52,7 @@ impl Backend {
             return Err(BackendError::Stranger { vrot });
         }
         // It may have been degraded all the while: evidence must not say otherwise meanwhile.
-        let observed = Observed::told(&status);
+        let observed = Observed::of_status(&status);
         let line = (connection, process);
         let backend = Self::supervised(folder, line, early, role, observed);
         Ok(Some(backend))
@@ -65,7 +65,7 @@ impl Backend {
     ) -> Result<Option<Observed>, BackendError> {
         let found = timeout(patience, introduced(folder)).await;
         let found = found.unwrap_or_else(|_| Err(silent(folder, patience)))?;
-        Ok(found.map(|found| Observed::told(&found.status)))
+        Ok(found.map(|found| Observed::of_status(&found.status)))
     }
 
     /// Ends a backend of which nothing is known but its folder, as far as it is alive at all.

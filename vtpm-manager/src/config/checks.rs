@@ -3,6 +3,12 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+/// `sun_path` of unix(7) has 108 bytes with a terminating zero; the longest name below it is
+/// `/<vRoT id>/tpm.sock.ctrl`.
+pub const MAX_RUNTIME_DIR: usize = 107 - 1 - 36 - 1 - "tpm.sock.ctrl".len();
+/// No guest waits as long.
+pub(super) const LONGEST_DEADLINE_MS: u32 = 5000;
+
 /// The socket is not one of the manager's own files, and state that must survive does not lie
 /// where a boot begins with nothing.
 pub(super) fn check_apart(

@@ -6,7 +6,7 @@ use backend_link::admission::VmmAdmission;
 use nix::unistd::{Group, User};
 use serde::Deserialize;
 
-use super::ConfigError;
+use super::error::ConfigError;
 use crate::backend::Vmms;
 
 /// A user or a group.

@@ -1,7 +1,7 @@
 //! The manager: every vRoT of this host, and what can be done with them.
 
-mod burials;
 mod counters;
+mod deletions;
 mod error;
 mod losses;
 mod manufacturing;
@@ -45,8 +45,8 @@ use crate::host::Host;
 use crate::rate_limit::Quota;
 use crate::vrot::{RecordError, VrotRecord};
 
-pub use burials::Burials;
 pub use counters::{Counter, Counters};
+pub use deletions::Deletions;
 pub use error::ManagerError;
 pub use orphans::Orphans;
 pub use pending::Issuance;
@@ -77,7 +77,7 @@ pub struct Manager {
     audit: Arc<AuditLog>,
     registry: Registry,
     pool: Arc<Pool>,
-    burials: Burials,
+    deletions: Deletions,
     renewals: Renewals,
     issuance: Issuance,
     zygote: Zygote,
@@ -130,7 +130,7 @@ impl Manager {
             audit,
             registry: Registry::default(),
             pool: Arc::new(Pool::default()),
-            burials: Burials::default(),
+            deletions: Deletions::default(),
             renewals: Renewals::default(),
             issuance: Issuance::default(),
             program,

@@ -21,18 +21,18 @@ impl Manager {
         found: &BTreeMap<VrotId, VrotRecord>,
     ) -> Result<(), ManagerError> {
         let audit = Arc::clone(&self.audit);
-        let told = blocking(move || audit.last_told()).await??;
+        let recorded = blocking(move || audit.last_recorded()).await??;
         // What is about to be deleted has its own line to come.
-        let told = (told.into_iter()).filter(|(vrot, _)| !self.burials.has(*vrot));
-        let differing = told.filter_map(|(vrot, told)| {
+        let recorded = (recorded.into_iter()).filter(|(vrot, _)| !self.deletions.has(*vrot));
+        let differing = recorded.filter_map(|(vrot, recorded)| {
             let record = found.get(&vrot);
             let state = record.map_or(ABSENT, |record| record.lifecycle.name());
             let certificate = record.and_then(certificate_of);
-            let is_as_told = told.state == state
-                && (told.certificate.is_none()
-                    || told.certificate == certificate
+            let is_as_recorded = recorded.state == state
+                && (recorded.certificate.is_none()
+                    || recorded.certificate == certificate
                     || state == ABSENT);
-            (!is_as_told).then_some(Event::VrotFound {
+            (!is_as_recorded).then_some(Event::VrotFound {
                 vrot,
                 state,
                 certificate,

@@ -33,7 +33,7 @@ impl Manager {
             accepted: accepted.as_str().into(),
         })
         .await?;
-        let deleted = self.record_unfinished_burials(&store).await?;
+        let deleted = self.record_unfinished_deletions(&store).await?;
         let (ledger, recovery) = blocking(move || {
             guard.recover(store.as_ref(), &accepted, |vrot, generation| {
                 // A backup from before its deletion still has its key.
@@ -56,8 +56,8 @@ impl Manager {
     }
 
     /// Writes the lines of deletions that the store has begun: what is accepted goes without them.
-    /// All that are told then.
-    async fn record_unfinished_burials(
+    /// Returns all that are written then.
+    async fn record_unfinished_deletions(
         &self,
         store: &Arc<dyn Store>,
     ) -> Result<BTreeSet<VrotId>, ManagerError> {
@@ -73,13 +73,13 @@ impl Manager {
             Ok::<_, StoreError>(tombstones)
         });
         let tombstones = tombstones.await??;
-        let mut told = self.deletions_told().await?;
+        let mut recorded = self.recorded_deletions().await?;
         for tombstone in tombstones {
-            if told.insert(tombstone.vrot) {
+            if recorded.insert(tombstone.vrot) {
                 self.record_deletion(&tombstone).await?;
             }
         }
-        Ok(told)
+        Ok(recorded)
     }
 }
 

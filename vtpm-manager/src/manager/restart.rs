@@ -37,9 +37,9 @@ impl Manager {
         }
         let compared = CancellationToken::new();
         let adoptions = self.begin_adoptions(&compared)?;
-        let told = self.deletions_told_of(&found.tombstones).await?;
-        self.burials.found(found.tombstones, &told);
-        self.finish_burials().await;
+        let recorded = self.recorded_deletions_of(&found.tombstones).await?;
+        self.deletions.found(found.tombstones, &recorded);
+        self.finish_deletions().await;
         self.record_what_was_found(&found.living).await?;
         // From here on, lines about ends come after the comparison.
         compared.cancel();

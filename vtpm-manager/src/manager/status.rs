@@ -197,7 +197,7 @@ impl Manager {
             degraded,
             lost,
             pool_ready: self.pool.ready(),
-            deletions_unfinished: self.burials.unfinished(),
+            deletions_unfinished: self.deletions.unfinished(),
             events: Counter::ALL.map(|counter| (counter, self.counters.count(counter))),
             renewals: RenewalStatus {
                 done: self.renewals.done(),

@@ -118,7 +118,7 @@ impl Manager {
             return Ok(());
         };
         let (audit, batch) = (Arc::clone(&self.audit), batch.number());
-        if blocking(move || audit.tells_of_recovery(batch)).await?? {
+        if blocking(move || audit.has_recovery(batch)).await?? {
             return Ok(());
         }
         self.record(Event::RecoveryFound { batch, generation })
@@ -192,8 +192,8 @@ pub(super) async fn keep_trying(manager: Arc<Manager>) {
     loop {
         tokio::time::sleep(RETRY_PAUSE).await;
         match manager.store.state() {
-            StoreState::Open(_) if manager.burials.unfinished() > 0 => {
-                manager.finish_burials().await;
+            StoreState::Open(_) if manager.deletions.unfinished() > 0 => {
+                manager.finish_deletions().await;
             }
             StoreState::Unreachable { .. } => {
                 if let Err(error) = manager.open_store().await {

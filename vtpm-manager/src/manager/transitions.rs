@@ -43,16 +43,16 @@ pub enum Launch {
     Later,
 }
 
-/// What the audit log says of a creation that failed.
+/// Whether the audit log has the line of a creation that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    Created,
+enum CreationLine {
+    NotWritten,
+    Written,
 }
 
 /// How a vRoT comes up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Beginning {
+enum StartMode {
     /// As after a loss of power.
     Start,
     /// As it was.
@@ -81,14 +81,14 @@ impl Manager {
         let handed_over = match handed_over.await {
             Ok(change) => {
                 let committed = self.journal.commit(change).await;
-                committed.map_err(|error| (Told::Created, error.into()))
+                committed.map_err(|error| (CreationLine::Written, error.into()))
             }
-            Err(error) => Err((Told::Nothing, error)),
+            Err(error) => Err((CreationLine::NotWritten, error)),
         };
-        if let Err((told, error)) = handed_over {
+        if let Err((line, error)) = handed_over {
             // It must not run while the store says that it does not.
             let _ = made.backend.stop().await;
-            self.undo_creation(&made, told).await;
+            self.undo_creation(&made, line).await;
             return Err(error);
         }
         let ManufacturedVrot {
@@ -111,15 +111,15 @@ impl Manager {
     }
 
     /// A vRoT that was not handed over is destroyed, never reused.
-    async fn undo_creation(&self, made: &ManufacturedVrot, told: Told) {
+    async fn undo_creation(&self, made: &ManufacturedVrot, line: CreationLine) {
         let vrot = made.record.vrot;
         // One that was not made ahead the store never had.
         if made.unsaved.is_none() {
-            let owner = (told == Told::Created).then(|| Owner::ordered_now(&made.record));
+            let owner = (line == CreationLine::Written).then(|| Owner::ordered_now(&made.record));
             if let Err(error) = self.discard(vrot, owner).await {
                 tracing::warn!(%vrot, %error, "a vRoT is left in the store that belongs to no VM");
             }
-        } else if told == Told::Created {
+        } else if line == CreationLine::Written {
             self.record_as_it_was(vrot, None).await;
         }
     }
@@ -200,26 +200,26 @@ impl Manager {
 
     /// Starts a vRoT. Returns when a VMM can attach.
     pub async fn start(self: &Arc<Self>, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
-        self.bring_up(key, Beginning::Start).await
+        self.bring_up(key, StartMode::Start).await
     }
 
     /// Starts a suspended vRoT with the volatile state that it had. Returns when a VMM can
     /// attach. The volatile state is used up: it never comes back.
     pub async fn resume(self: &Arc<Self>, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
-        self.bring_up(key, Beginning::Resume).await
+        self.bring_up(key, StartMode::Resume).await
     }
 
     async fn bring_up(
         self: &Arc<Self>,
         key: VrotKey,
-        beginning: Beginning,
+        mode: StartMode,
     ) -> Result<Arc<Vrot>, ManagerError> {
         let vrot = self.find(key)?;
         let gate = vrot.gate_for_an_order().await;
         vrot.check_settled()?;
-        match beginning {
-            Beginning::Start => vrot.record().lifecycle.check_start()?,
-            Beginning::Resume => vrot.record().lifecycle.check_resume()?,
+        match mode {
+            StartMode::Start => vrot.record().lifecycle.check_start()?,
+            StartMode::Resume => vrot.record().lifecycle.check_resume()?,
         }
         // The next backend would write over what the last one noted.
         self.record_loss(&vrot).await?;
@@ -228,14 +228,14 @@ impl Manager {
         let role = Role::Guest(self.guest_role(&record, vrot.certified())?);
         let backend = self.open_backend(&record, role).await?;
         let begun = self
-            .begin(&vrot, &mut record, &keyring, &backend, beginning)
+            .begin(&vrot, &mut record, &keyring, &backend, mode)
             .await;
         if let Err(error) = begun {
             // It must not run while the store says that it does not.
             let _ = backend.stop().await;
             return Err(error);
         }
-        tracing::info!(vrot = %record.vrot, ?beginning, "started");
+        tracing::info!(vrot = %record.vrot, ?mode, "started");
         vrot.set_record(record);
         self.install(&vrot, backend);
         drop(gate);
@@ -250,14 +250,14 @@ impl Manager {
         record: &mut VrotRecord,
         keyring: &Keyring,
         backend: &Backend,
-        beginning: Beginning,
+        mode: StartMode,
     ) -> Result<(), ManagerError> {
         let now = Timestamp::now();
         let process = backend.observed().process;
         let id = record.vrot;
         let mut events = Vec::new();
-        match beginning {
-            Beginning::Start => {
+        match mode {
+            StartMode::Start => {
                 if self.is_renewal_due(record, now) {
                     let step = CertificateStep::Start;
                     match self.certify(record, keyring, backend, now, step).await {
@@ -274,7 +274,7 @@ impl Manager {
                 events.push(Event::VrotStarted { vrot: id });
             }
             // A command now would switch the TPM on, and the volatile state would be gone.
-            Beginning::Resume => {
+            StartMode::Resume => {
                 record.lifecycle = record.lifecycle.resume(process, now)?;
                 events.push(Event::VrotResumed { vrot: id });
             }
@@ -360,9 +360,9 @@ impl Manager {
             vrot.set_adoption(None);
         }
         let backend = vrot.backend();
-        let calm = match &backend {
-            Some(backend) => calm(backend).await?,
-            None => Calm::Ended,
+        let quiesced = match &backend {
+            Some(backend) => quiesce(backend).await?,
+            None => Quiesced::Ended,
         };
         if let Err(error) = self.commit_stop(&vrot, &record).await {
             if let Some(backend) = &backend {
@@ -371,8 +371,8 @@ impl Manager {
             return Err(error);
         }
         if let Some(backend) = &backend {
-            match calm {
-                Calm::Silent => {
+            match quiesced {
+                Quiesced::Silent => {
                     tracing::warn!(
                         vrot = %record.vrot,
                         "the backend does not answer and is killed: what its guest did last may be lost"
@@ -381,8 +381,8 @@ impl Manager {
                 }
                 // Its volatile state goes with it, and is not put aside: the TPM is to be
                 // shut down.
-                Calm::Waiting => backend.go_on().await,
-                Calm::Ended => {}
+                Quiesced::GuestWaits => backend.go_on().await,
+                Quiesced::Ended => {}
             }
             end(&vrot, backend).await;
         }
@@ -408,9 +408,9 @@ impl Manager {
 
 /// How a backend is that is about to be ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Calm {
+enum Quiesced {
     /// Its guest waits.
-    Waiting,
+    GuestWaits,
     /// It does not answer.
     Silent,
     /// It has ended by itself.
@@ -419,23 +419,23 @@ enum Calm {
 
 /// Has the guest wait, and everything that it was told be durable. What does not answer has
 /// nothing to say but what it pushed before, and what has ended has nothing to say at all.
-async fn calm(backend: &Backend) -> Result<Calm, BackendError> {
-    let calmed = async {
-        let calm = match backend.suspend().await {
+async fn quiesce(backend: &Backend) -> Result<Quiesced, BackendError> {
+    let quiesced = async {
+        let quiesced = match backend.suspend().await {
             // The volatile state goes with the backend.
-            Ok(_) => Calm::Waiting,
-            Err(BackendError::Deadline { .. }) => Calm::Silent,
+            Ok(_) => Quiesced::GuestWaits,
+            Err(BackendError::Deadline { .. }) => Quiesced::Silent,
             Err(error) => return Err(error),
         };
-        backend.settle().await.map(|()| calm)
+        backend.settle().await.map(|()| quiesced)
     };
-    match calmed.await {
-        Err(BackendError::Ended { .. }) => backend.concluded().await.map(|()| Calm::Ended),
+    match quiesced.await {
+        Err(BackendError::Ended { .. }) => backend.concluded().await.map(|()| Quiesced::Ended),
         Err(error) => {
             backend.go_on().await;
             Err(error)
         }
-        calm => calm,
+        quiesced => quiesced,
     }
 }
 

@@ -7,7 +7,7 @@ use cert_chain::{Digest32, Generation, VmId, VrotId};
 use guarded_state::ledger::{Boot, RecoveryRecord};
 
 use super::{log_of, open};
-use crate::audit::{ABSENT, Event, LastTold};
+use crate::audit::{ABSENT, Event, LastRecorded};
 
 #[test]
 fn a_log_knows_of_which_recoveries_and_deletions_it_tells() -> anyhow::Result<()> {
@@ -47,10 +47,10 @@ fn a_log_knows_of_which_recoveries_and_deletions_it_tells() -> anyhow::Result<()
     log.append(None, &[deleted, discarded_too])?;
     assert_eq!(log.deleted()?, BTreeSet::from([vrot, discarded]));
     let numbers = [vrot.as_uuid(), vm.as_uuid(), discarded.as_uuid()];
-    let told = numbers.map(|number| log.tells_of_deletion(*number).ok());
-    assert_eq!(told, [true, true, false].map(Some));
-    let told = [5, 7, 8, 9].map(|batch| log.tells_of_recovery(batch).ok());
-    assert_eq!(told, [false, true, false, true].map(Some));
+    let found = numbers.map(|number| log.has_deletion(*number).ok());
+    assert_eq!(found, [true, true, false].map(Some));
+    let found = [5, 7, 8, 9].map(|batch| log.has_recovery(batch).ok());
+    assert_eq!(found, [false, true, false, true].map(Some));
     Ok(())
 }
 
@@ -60,7 +60,7 @@ fn the_last_line_about_a_vrot_says_how_it_is() -> anyhow::Result<()> {
     let log = open(&path)?;
     let vrot = VrotId::random();
     let [made, renewed, found] = [1, 2, 3].map(|byte| Digest32::new([byte; 32]));
-    let last = || anyhow::Ok(log.last_told()?.remove(&vrot).unwrap_or_default());
+    let last = || anyhow::Ok(log.last_recorded()?.remove(&vrot).unwrap_or_default());
     let name = cert_chain::TpmName::from_bytes(&[&[0, 0x0b], &[6; 32][..]].concat())?;
     for (event, state, certificate) in [
         (
@@ -132,7 +132,7 @@ fn the_last_line_about_a_vrot_says_how_it_is() -> anyhow::Result<()> {
         ),
     ] {
         log.append(None, std::slice::from_ref(&event))?;
-        let expected = LastTold {
+        let expected = LastRecorded {
             state: state.to_owned(),
             certificate,
         };

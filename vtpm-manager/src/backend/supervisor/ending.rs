@@ -106,7 +106,8 @@ impl Supervisor {
 
     async fn go_on_with(&mut self, found: Found) -> After {
         tracing::warn!(vrot = %self.folder.vrot(), "the backend was dialled again, and goes on");
-        self.observer.send_replace(Observed::told(&found.status));
+        self.observer
+            .send_replace(Observed::of_status(&found.status));
         self.connection = found.connection;
         self.early = found.early;
         if self.stop.is_some() {

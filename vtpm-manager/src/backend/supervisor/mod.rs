@@ -19,9 +19,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::BackendError;
 use super::connection::Connection;
 use super::folder::RuntimeFolder;
+use super::log_lines;
 use super::order::{Ended, InstanceId, Observed, Order, Role};
 use super::process::Process;
-use super::words;
 use crate::evidence::OpenLayers;
 use crate::rate_limit::Repetition;
 
@@ -290,7 +290,7 @@ impl Supervisor {
                     .send_modify(|observed| observed.attached = attached);
             }
             FromBackend::Status(status) => {
-                let before = self.observer.send_replace(Observed::told(&status));
+                let before = self.observer.send_replace(Observed::of_status(&status));
                 if status.degraded && !before.degraded {
                     self.keep_note();
                 }
@@ -313,7 +313,7 @@ impl Supervisor {
                     return self.connection.send(&go_on).await;
                 }
             }
-            FromBackend::Log { level, says } => words::log(self.folder.vrot(), level, &says),
+            FromBackend::Log { level, says } => log_lines::log(self.folder.vrot(), level, &says),
             FromBackend::Opened => {}
             FromBackend::Stopped => self.handed_over = true,
         }

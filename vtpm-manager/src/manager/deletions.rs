@@ -18,32 +18,32 @@ use crate::vrot::{Owner, Tombstone, VrotRecord};
 
 /// Deletions that are not finished.
 #[derive(Debug, Default)]
-pub struct Burials {
-    unfinished: Mutex<BTreeMap<VrotId, Burial>>,
+pub struct Deletions {
+    unfinished: Mutex<BTreeMap<VrotId, Deletion>>,
     /// Held by whoever finishes one, so that no line is written twice.
     turn: tokio::sync::Mutex<()>,
 }
 
 /// A deletion that is not finished.
 #[derive(Clone, Debug)]
-struct Burial {
+struct Deletion {
     tombstone: Tombstone,
     /// Whether the audit log tells of it.
-    is_told: bool,
+    is_recorded: bool,
 }
 
-impl Burials {
+impl Deletions {
     /// How many there are.
     pub fn unfinished(&self) -> usize {
         self.lock().len()
     }
 
-    /// Takes up the tombstones that an earlier manager left in the store. `told` are the deletions of
+    /// Takes up the tombstones that an earlier manager left in the store. `recorded` are the deletions of
     /// which the audit log tells.
-    pub(super) fn found(&self, tombstones: Vec<Tombstone>, told: &BTreeSet<VrotId>) {
+    pub(super) fn found(&self, tombstones: Vec<Tombstone>, recorded: &BTreeSet<VrotId>) {
         for tombstone in tombstones {
-            let is_told = told.contains(&tombstone.vrot);
-            self.begin(tombstone, is_told);
+            let is_recorded = recorded.contains(&tombstone.vrot);
+            self.begin(tombstone, is_recorded);
         }
     }
 
@@ -52,9 +52,14 @@ impl Burials {
         self.lock().contains_key(&vrot)
     }
 
-    fn begin(&self, tombstone: Tombstone, is_told: bool) {
-        let burial = Burial { tombstone, is_told };
-        self.lock().entry(burial.tombstone.vrot).or_insert(burial);
+    fn begin(&self, tombstone: Tombstone, is_recorded: bool) {
+        let deletion = Deletion {
+            tombstone,
+            is_recorded,
+        };
+        self.lock()
+            .entry(deletion.tombstone.vrot)
+            .or_insert(deletion);
     }
 
     fn of(&self, key: VrotKey) -> Option<VrotId> {
@@ -63,12 +68,12 @@ impl Burials {
             let vm = tombstone.owner.as_ref().map(|owner| *owner.vm.as_uuid());
             *tombstone.vrot.as_uuid() == number || vm == Some(number)
         };
-        let burials = self.lock();
-        let mut tombstones = burials.values().map(|burial| &burial.tombstone);
+        let deletions = self.lock();
+        let mut tombstones = deletions.values().map(|deletion| &deletion.tombstone);
         tombstones.find(is_meant).map(|found| found.vrot)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<VrotId, Burial>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<VrotId, Deletion>> {
         self.unfinished
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -88,14 +93,14 @@ impl Owner {
 
 impl Manager {
     /// Deletions that are not finished.
-    pub fn burials(&self) -> &Burials {
-        &self.burials
+    pub fn deletions(&self) -> &Deletions {
+        &self.deletions
     }
 
     /// The vRoT with this number, or of the VM with this number.
     pub fn find(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
         self.registry.find(key).map_err(|unknown| {
-            let vrot = self.burials.of(key);
+            let vrot = self.deletions.of(key);
             vrot.map_or(unknown, |vrot| ManagerError::DeletionUnfinished { vrot })
         })
     }
@@ -106,7 +111,9 @@ impl Manager {
     pub async fn delete(&self, key: VrotKey) -> Result<(), ManagerError> {
         let vrot = match self.find(key) {
             Ok(vrot) => vrot,
-            Err(ManagerError::DeletionUnfinished { vrot }) => return self.bury(vrot).await,
+            Err(ManagerError::DeletionUnfinished { vrot }) => {
+                return self.finish_deletion(vrot).await;
+            }
             Err(unknown) => return self.was_deleted(key).await?.then_some(()).ok_or(unknown),
         };
         let gate = vrot.gate_for_an_order().await;
@@ -125,7 +132,7 @@ impl Manager {
         self.counters.increment(Counter::Deleted);
         tracing::info!(vrot = %record.vrot, "deleted");
         drop(gate);
-        self.bury(record.vrot).await
+        self.finish_deletion(record.vrot).await
     }
 
     /// Destroys a vRoT that is in the store and belongs to no VM: its key first.
@@ -135,7 +142,7 @@ impl Manager {
         owner: Option<Owner>,
     ) -> Result<(), ManagerError> {
         self.destroy_key(vrot, Timestamp::now(), owner).await?;
-        self.bury(vrot).await
+        self.finish_deletion(vrot).await
     }
 
     async fn destroy_key(
@@ -146,24 +153,24 @@ impl Manager {
     ) -> Result<(), ManagerError> {
         let tombstone = Tombstone { vrot, at, owner };
         self.journal.commit(tombstone.to_batch()).await?;
-        self.burials.begin(tombstone, false);
+        self.deletions.begin(tombstone, false);
         Ok(())
     }
 
     /// Writes the line of a deletion, unless it is there, and removes what the store has still.
-    async fn bury(&self, vrot: VrotId) -> Result<(), ManagerError> {
-        let _one_at_a_time = self.burials.turn.lock().await;
-        let Some(burial) = self.burials.lock().get(&vrot).cloned() else {
+    async fn finish_deletion(&self, vrot: VrotId) -> Result<(), ManagerError> {
+        let _one_at_a_time = self.deletions.turn.lock().await;
+        let Some(deletion) = self.deletions.lock().get(&vrot).cloned() else {
             return Ok(());
         };
-        if !burial.is_told {
-            self.record_deletion(&burial.tombstone).await?;
-            if let Some(burial) = self.burials.lock().get_mut(&vrot) {
-                burial.is_told = true;
+        if !deletion.is_recorded {
+            self.record_deletion(&deletion.tombstone).await?;
+            if let Some(deletion) = self.deletions.lock().get_mut(&vrot) {
+                deletion.is_recorded = true;
             }
         }
         self.journal.commit(Batch::default().delete(vrot)).await?;
-        self.burials.lock().remove(&vrot);
+        self.deletions.lock().remove(&vrot);
         // What its backends left to be known of it.
         if let Err(error) = self.folder(vrot).forget_loss() {
             tracing::warn!(%vrot, %error, "a file is left behind");
@@ -172,19 +179,19 @@ impl Manager {
     }
 
     /// The deletions of which the audit log tells. Reads all of it.
-    pub(super) async fn deletions_told(&self) -> Result<BTreeSet<VrotId>, ManagerError> {
+    pub(super) async fn recorded_deletions(&self) -> Result<BTreeSet<VrotId>, ManagerError> {
         let audit = Arc::clone(&self.audit);
         Ok(blocking(move || audit.deleted()).await??)
     }
 
     /// The same, where there is anything to look for.
-    pub(super) async fn deletions_told_of(
+    pub(super) async fn recorded_deletions_of(
         &self,
         tombstones: &[Tombstone],
     ) -> Result<BTreeSet<VrotId>, ManagerError> {
         match tombstones {
             [] => Ok(BTreeSet::new()),
-            _ => self.deletions_told().await,
+            _ => self.recorded_deletions().await,
         }
     }
 
@@ -208,10 +215,10 @@ impl Manager {
     }
 
     /// Finishes what earlier orders, or an earlier manager, did not.
-    pub(super) async fn finish_burials(&self) {
-        let unfinished: Vec<VrotId> = self.burials.lock().keys().copied().collect();
+    pub(super) async fn finish_deletions(&self) {
+        let unfinished: Vec<VrotId> = self.deletions.lock().keys().copied().collect();
         for vrot in unfinished {
-            match self.bury(vrot).await {
+            match self.finish_deletion(vrot).await {
                 Ok(()) => tracing::info!(%vrot, "a deletion is finished"),
                 Err(error) => {
                     let error = WithCauses(&error);
@@ -223,6 +230,6 @@ impl Manager {
 
     async fn was_deleted(&self, key: VrotKey) -> Result<bool, ManagerError> {
         let audit = Arc::clone(&self.audit);
-        Ok(blocking(move || audit.tells_of_deletion(key.number())).await??)
+        Ok(blocking(move || audit.has_deletion(key.number())).await??)
     }
 }
