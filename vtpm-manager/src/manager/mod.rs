@@ -1,24 +1,14 @@
 //! The manager: every vRoT of this host, and what can be done with them.
 
+mod certification;
 mod counters;
-mod deletions;
 mod error;
-mod losses;
-mod manufacturing;
-mod orphans;
-mod pending;
-mod pool;
-mod recorded;
-mod recovery;
+mod factory;
+mod fleet;
+mod guarded;
 mod registry;
-mod renewal;
-mod restart;
-mod restoration;
 mod startup;
 mod status;
-mod store_opening;
-mod store_state;
-mod transitions;
 
 use std::fs::File;
 use std::path::Path;
@@ -45,23 +35,27 @@ use crate::host::Host;
 use crate::rate_limit::Quota;
 use crate::vrot::{RecordError, VrotRecord};
 
+pub use certification::issuance::Issuance;
+pub use certification::renewal::Renewals;
 pub use counters::{Counter, Counters};
-pub use deletions::Deletions;
 pub use error::ManagerError;
-pub use orphans::Orphans;
-pub use pending::Issuance;
-pub use pool::Pool;
+pub use factory::pool::Pool;
+pub use fleet::orphans::Orphans;
+pub use fleet::transitions::{Launch, Order};
+pub use guarded::deletions::Deletions;
+pub use guarded::store_state::{StoreState, Vouched};
 pub use registry::{Registry, Vrot};
-pub use renewal::Renewals;
 pub use startup::Startup;
 pub use status::{
     EvidenceStatus, RenewalStatus, Serving, Status, StoreStatus, TpmStatus, WriterStatus,
 };
-pub use store_state::{StoreState, Vouched};
-pub use transitions::{Launch, Order};
 
+use certification::renewal;
+use factory::{manufacturing, pool};
+use fleet::{losses, orphans, takeover};
+use guarded::opening;
+use guarded::store_state::StoreGate;
 use startup::Opened;
-use store_state::StoreGate;
 
 /// All that a running manager consists of.
 #[derive(Debug)]
@@ -141,7 +135,7 @@ impl Manager {
             last_fault,
             _claim: claim,
         });
-        manager.until_the_end(restart::note_endings(Arc::clone(&manager), endings));
+        manager.until_the_end(takeover::note_endings(Arc::clone(&manager), endings));
         manager
     }
 
@@ -158,7 +152,7 @@ impl Manager {
                 "no vRoT can be created or started; running ones go on, degraded"
             );
         }
-        self.until_the_end(store_opening::keep_trying(Arc::clone(self)));
+        self.until_the_end(opening::keep_trying(Arc::clone(self)));
         self.until_the_end(pool::keep_full(Arc::clone(self)));
         self.until_the_end(renewal::keep_fresh(Arc::clone(self)));
     }

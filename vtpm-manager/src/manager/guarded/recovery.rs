@@ -9,9 +9,9 @@ use backend_link::sealing::{Sealer, SealingError};
 use cert_chain::{Generation, VrotId};
 
 use super::store_state::StoreState;
-use super::{Manager, ManagerError, blocking};
 use crate::audit::Event;
 use crate::keys::Keyring;
+use crate::manager::{Manager, ManagerError, blocking};
 use crate::vrot::{Lifecycle, StopCause, StoredVrot, VrotRecord};
 use guarded_state::disk::{Batch, Part, StateBlob, Store, StoreError};
 use guarded_state::journal::GuardError;

@@ -10,9 +10,9 @@ use guarded_state::ledger::{Boot, HostLedger, Recovered, RollbackKeys};
 use trust_anchor::AnchorError;
 
 use super::store_state::{Initialisation, StoreState, Turn, Vouched};
-use super::{Manager, ManagerError, blocking};
 use crate::audit::Event;
 use crate::host::HostError;
+use crate::manager::{Manager, ManagerError, blocking};
 use crate::registers::TpmRegisters;
 
 impl Manager {
@@ -137,7 +137,7 @@ impl Manager {
         self.unlock(turn, ledger, Boot::Unfinished).await
     }
 
-    pub(super) async fn unlock(
+    pub(in crate::manager) async fn unlock(
         self: &Arc<Self>,
         turn: &Turn<'_>,
         ledger: HostLedger,
@@ -165,7 +165,7 @@ impl Manager {
     }
 
     /// Unseals the root secret, so a host whose boot was altered is told so here.
-    pub(super) async fn guard(&self, turn: &Turn<'_>) -> Result<Guard, ManagerError> {
+    pub(in crate::manager) async fn guard(&self, turn: &Turn<'_>) -> Result<Guard, ManagerError> {
         let anchor = self.host.anchor();
         let root = match anchor.root_secret().await {
             // Only on order: a host that lost its root secret must not go on with another one.
@@ -188,7 +188,7 @@ impl Manager {
 
 /// Tries to open a store that is out of reach, again and again: running vRoTs are degraded until it
 /// is open, and there may be no caller that asks for them. Finishes deletions as well.
-pub(super) async fn keep_trying(manager: Arc<Manager>) {
+pub(in crate::manager) async fn keep_trying(manager: Arc<Manager>) {
     loop {
         tokio::time::sleep(RETRY_PAUSE).await;
         match manager.store.state() {

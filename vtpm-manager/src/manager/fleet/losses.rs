@@ -5,16 +5,16 @@ use attestation::StateLoss;
 use cert_chain::{Generation, VrotId};
 use guarded_state::disk::{Batch, Part};
 
-use super::registry::Vrot;
-use super::{Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::Backend;
+use crate::manager::registry::Vrot;
+use crate::manager::{Manager, ManagerError};
 use crate::vrot::{LostState, VrotRecord};
 
 impl Manager {
     /// What the last backend of a vRoT may have lost, if that is not recorded yet. None of it may
     /// be live.
-    pub(super) fn unrecorded_loss(
+    pub(in crate::manager) fn unrecorded_loss(
         &self,
         record: &VrotRecord,
     ) -> Result<Option<LostState>, ManagerError> {
@@ -30,7 +30,7 @@ impl Manager {
 
     /// Records what the last backend of a vRoT may have lost, unless it is recorded. The vRoT's gate
     /// must be held, and no backend of it may be live.
-    pub(super) async fn record_loss(&self, vrot: &Vrot) -> Result<(), ManagerError> {
+    pub(in crate::manager) async fn record_loss(&self, vrot: &Vrot) -> Result<(), ManagerError> {
         let mut record = vrot.record_to_change();
         let Some(loss) = self.unrecorded_loss(&record)? else {
             return Ok(());
@@ -44,7 +44,7 @@ impl Manager {
     }
 
     /// The same where it can wait: until the next start of the vRoT at the latest.
-    pub(super) async fn try_to_record_loss(&self, vrot: &Vrot) {
+    pub(in crate::manager) async fn try_to_record_loss(&self, vrot: &Vrot) {
         if let Err(error) = self.record_loss(vrot).await {
             tracing::error!(vrot = %vrot.record().vrot, %error, "what was lost is not recorded yet");
         }
@@ -52,7 +52,7 @@ impl Manager {
 
     /// Ends a backend of an earlier manager that is not taken over, and keeps the state that it
     /// hands over, if it is one of this generation.
-    pub(super) async fn dismiss(
+    pub(in crate::manager) async fn dismiss(
         &self,
         vrot: VrotId,
         generation: Option<Generation>,
@@ -71,7 +71,7 @@ impl Manager {
 
 impl LostState {
     /// The line about it.
-    pub(super) fn event(self, record: &VrotRecord) -> Event {
+    pub(in crate::manager) fn event(self, record: &VrotRecord) -> Event {
         Event::StateLost {
             vrot: record.vrot,
             batch: self.batch,
@@ -80,7 +80,7 @@ impl LostState {
 }
 
 /// What evidence says of it.
-pub(super) fn stated(loss: Option<LostState>) -> StateLoss {
+pub(in crate::manager) fn stated(loss: Option<LostState>) -> StateLoss {
     loss.map_or(StateLoss::Excluded, |loss| StateLoss::Possible {
         batch: loss.batch,
         time: loss.at.seconds(),

@@ -1,15 +1,15 @@
 //! Certificate indices of a vRoT that hold something else than its record.
 
-use super::{Manager, ManagerError, blocking};
 use crate::audit::Event;
 use crate::backend::Backend;
 use crate::keys::{KeyError, Keyring, Purpose};
+use crate::manager::{Manager, ManagerError, blocking};
 use crate::vrot::VrotRecord;
 use vrot_manufacture::{Guest, NvAuthority, Published, restore};
 
 impl Manager {
     /// Puts back what a guest would find changed in its certificate indices, and says so.
-    pub(super) async fn restore_certificates(
+    pub(in crate::manager) async fn restore_certificates(
         &self,
         record: &VrotRecord,
         keyring: &Keyring,
@@ -54,7 +54,7 @@ impl Manager {
 
     /// Restores certificates before the guest runs. A vRoT in which that fails is started all the
     /// same, and the failure is shown.
-    pub(super) async fn look_after_certificates(
+    pub(in crate::manager) async fn look_after_certificates(
         &self,
         record: &VrotRecord,
         keyring: &Keyring,
@@ -68,7 +68,7 @@ impl Manager {
 }
 
 /// What writing a vRoT's certificates takes.
-pub(super) fn nv_authority(
+pub(in crate::manager) fn nv_authority(
     keyring: &Keyring,
     record: &VrotRecord,
 ) -> Result<NvAuthority, KeyError> {

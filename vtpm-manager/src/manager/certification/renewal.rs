@@ -19,10 +19,10 @@ use tokio::time::{sleep, timeout};
 use tpm_wire::ResponseCode;
 
 use super::restoration::nv_authority;
-use super::{Manager, ManagerError, Vrot, blocking};
 use crate::audit::Event;
 use crate::backend::{Backend, Role, RuntimeFolder};
 use crate::keys::Keyring;
+use crate::manager::{Manager, ManagerError, Vrot, blocking};
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
 use vrot_manufacture::{
     Chain, Guest, ManufactureError, RederivedVik, rederive_vik_from_copy, renew_ek_certificates,
@@ -48,7 +48,7 @@ struct Turns {
 
 /// One renewal under way. Over when dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(in crate::manager) struct Turn {
     manager: Arc<Manager>,
     vrot: VrotId,
 }
@@ -64,7 +64,7 @@ struct Failure {
 
 /// When a certificate is issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CertificateStep {
+pub(in crate::manager) enum CertificateStep {
     /// At a start, before the guest runs.
     Start,
     /// Beside the guest, which may hold every slot as well.
@@ -111,7 +111,7 @@ impl Renewals {
     }
 
     /// Lets the renewals under way come to their end, and no other begin.
-    pub(super) async fn close(&self) {
+    pub(in crate::manager) async fn close(&self) {
         self.turns.send_modify(|turns| turns.is_closed = true);
         let mut turns = self.turns.subscribe();
         let over = turns.wait_for(|turns| turns.vrots.is_empty());
@@ -131,13 +131,13 @@ impl Renewals {
     }
 
     /// Notes that a certificate was renewed and is durable.
-    pub(super) fn succeeded(&self, vrot: VrotId) {
+    pub(in crate::manager) fn succeeded(&self, vrot: VrotId) {
         self.done.fetch_add(1, Ordering::Relaxed);
         self.failing().remove(&vrot);
     }
 
     /// Notes that nothing fails any more.
-    pub(super) fn no_failure(&self, vrot: VrotId) {
+    pub(in crate::manager) fn no_failure(&self, vrot: VrotId) {
         self.failing().remove(&vrot);
     }
 
@@ -186,7 +186,7 @@ enum Room {
 
 impl Turn {
     /// None, if no renewal begins any more.
-    pub(super) fn take(manager: &Arc<Manager>, vrot: VrotId) -> Option<Self> {
+    pub(in crate::manager) fn take(manager: &Arc<Manager>, vrot: VrotId) -> Option<Self> {
         let is_taken = manager.renewals.turns.send_if_modified(|turns| {
             if !turns.is_closed {
                 turns.vrots.push(vrot);
@@ -220,7 +220,7 @@ impl Drop for Turn {
 }
 
 /// Renews certificates that are due.
-pub(super) async fn keep_fresh(manager: Arc<Manager>) {
+pub(in crate::manager) async fn keep_fresh(manager: Arc<Manager>) {
     loop {
         let pause = match manager.renew_next().await {
             Step::Taken => PAUSE,
@@ -306,7 +306,7 @@ impl Manager {
         self.renew_beside_guest(vrot, &backend).await
     }
 
-    pub(super) async fn note_failure(&self, vrot: VrotId, error: &ManagerError) {
+    pub(in crate::manager) async fn note_failure(&self, vrot: VrotId, error: &ManagerError) {
         let longest = self.config.renewal.after;
         if is_not_ready(error) {
             tracing::info!(%vrot, "the guest is on its way up: its certificate is renewed later");
@@ -331,7 +331,7 @@ impl Manager {
     ///
     /// What is not valid now, at either end of its life, was issued by a clock that has been set
     /// since, or was not renewed in time. Waiting does not mend that.
-    pub(super) fn is_renewal_due(&self, record: &VrotRecord, now: Timestamp) -> bool {
+    pub(in crate::manager) fn is_renewal_due(&self, record: &VrotRecord, now: Timestamp) -> bool {
         let identity = &record.identity;
         let Some(certificate) = &identity.vik_certificate else {
             // It is issued for the first time, which is no renewal.
@@ -360,7 +360,7 @@ impl Manager {
 
     /// A new vIK certificate in the old one's place. The record is changed, but not committed; the
     /// caller writes the line that is returned together with what else happens.
-    pub(super) async fn certify(
+    pub(in crate::manager) async fn certify(
         &self,
         record: &mut VrotRecord,
         keyring: &Keyring,
@@ -503,7 +503,7 @@ fn life(certificate: &[u8]) -> Option<RangeInclusive<u64>> {
 }
 
 /// Whether the certificates of both endorsement keys are valid, where they are not pending.
-pub(super) fn has_valid_eks(identity: &Identity, now: Timestamp) -> bool {
+pub(in crate::manager) fn has_valid_eks(identity: &Identity, now: Timestamp) -> bool {
     [&identity.ek_rsa_certificate, &identity.ek_p256_certificate]
         .into_iter()
         .flatten()
@@ -512,7 +512,7 @@ pub(super) fn has_valid_eks(identity: &Identity, now: Timestamp) -> bool {
 
 /// Whether a vRoT waits for its VMM to resume it or to bring its state, or for the guest's firmware
 /// to start it. The manager does none of these in their place.
-pub(super) fn is_not_ready(error: &ManagerError) -> bool {
+pub(in crate::manager) fn is_not_ready(error: &ManagerError) -> bool {
     let ManagerError::Manufacture(ManufactureError::Tpm { code, .. }) = error else {
         return false;
     };
@@ -520,7 +520,7 @@ pub(super) fn is_not_ready(error: &ManagerError) -> bool {
 }
 
 /// Whether the vIK's certificate has most of its life before it.
-pub(super) fn is_fresh(identity: &Identity, now: Timestamp) -> bool {
+pub(in crate::manager) fn is_fresh(identity: &Identity, now: Timestamp) -> bool {
     let life = identity
         .vik_certificate
         .as_deref()

@@ -14,7 +14,7 @@ use api_types::WithCauses;
 use guarded_state::ledger::{Boot, PowerLoss, Refusal};
 use tokio::sync::{Mutex, MutexGuard, TryLockError, watch};
 
-use super::ManagerError;
+use crate::manager::ManagerError;
 
 /// Whether the store may be used.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ pub struct Vouched {
 
 /// Owns the store's state. Changing it takes the [`Turn`].
 #[derive(Debug)]
-pub(super) struct StoreGate {
+pub(in crate::manager) struct StoreGate {
     state: watch::Sender<StoreState>,
     turn: Mutex<Initialisation>,
 }
@@ -64,7 +64,7 @@ pub(super) struct StoreGate {
 /// Whether `host init` was called since the manager started: only then may a store and a root secret
 /// be made where there are none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Initialisation {
+pub(in crate::manager) enum Initialisation {
     #[default]
     NotOrdered,
     Ordered,
@@ -72,7 +72,7 @@ pub(super) enum Initialisation {
 
 /// The right to open, set up or recover the store, or to look at backends while it is not open.
 #[derive(Debug)]
-pub(super) struct Turn<'a> {
+pub(in crate::manager) struct Turn<'a> {
     state: &'a watch::Sender<StoreState>,
     initialisation: MutexGuard<'a, Initialisation>,
 }
@@ -100,27 +100,27 @@ impl StoreState {
 
 impl StoreGate {
     /// Of a store that was not looked at yet.
-    pub(super) fn new() -> Self {
+    pub(in crate::manager) fn new() -> Self {
         Self {
             state: watch::Sender::new(StoreState::Opening { vouched: None }),
             turn: Mutex::default(),
         }
     }
 
-    pub(super) fn state(&self) -> StoreState {
+    pub(in crate::manager) fn state(&self) -> StoreState {
         self.state.borrow().clone()
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    pub(in crate::manager) fn is_open(&self) -> bool {
         self.state.borrow().is_open()
     }
 
-    pub(super) fn vouched(&self) -> Option<Vouched> {
+    pub(in crate::manager) fn vouched(&self) -> Option<Vouched> {
         self.state.borrow().vouched()
     }
 
     /// Waits for the turn.
-    pub(super) async fn turn(&self) -> Turn<'_> {
+    pub(in crate::manager) async fn turn(&self) -> Turn<'_> {
         Turn {
             state: &self.state,
             initialisation: self.turn.lock().await,
@@ -128,7 +128,7 @@ impl StoreGate {
     }
 
     /// The turn, if it is free.
-    pub(super) fn try_turn(&self) -> Result<Turn<'_>, TryLockError> {
+    pub(in crate::manager) fn try_turn(&self) -> Result<Turn<'_>, TryLockError> {
         Ok(Turn {
             state: &self.state,
             initialisation: self.turn.try_lock()?,
@@ -137,25 +137,25 @@ impl StoreGate {
 }
 
 impl Turn<'_> {
-    pub(super) fn state(&self) -> StoreState {
+    pub(in crate::manager) fn state(&self) -> StoreState {
         self.state.borrow().clone()
     }
 
-    pub(super) fn initialisation(&self) -> Initialisation {
+    pub(in crate::manager) fn initialisation(&self) -> Initialisation {
         *self.initialisation
     }
 
     /// `host init` was called.
-    pub(super) fn order_initialisation(&mut self) {
+    pub(in crate::manager) fn order_initialisation(&mut self) {
         *self.initialisation = Initialisation::Ordered;
     }
 
-    pub(super) fn set(&self, state: StoreState) {
+    pub(in crate::manager) fn set(&self, state: StoreState) {
         self.state.send_replace(state);
     }
 
     /// It could not be opened or taken over.
-    pub(super) fn failed(&self, error: &ManagerError) {
+    pub(in crate::manager) fn failed(&self, error: &ManagerError) {
         let reason = WithCauses(error).to_string();
         self.state.send_modify(|state| {
             let vouched = state.vouched();

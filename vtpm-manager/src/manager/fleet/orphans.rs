@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use super::Manager;
 use crate::backend::{self, Backend};
+use crate::manager::Manager;
 
 /// Live backends that no manager serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Orphans {
 }
 
 /// What was found, and when.
-pub(super) type Seen = Option<(Instant, Orphans)>;
+pub(in crate::manager) type Seen = Option<(Instant, Orphans)>;
 
 /// Looking takes the manager's place at each backend for a moment: scrapes do not do it anew.
 const FRESH: Duration = Duration::from_secs(5);

@@ -9,18 +9,18 @@ use cert_chain::{Generation, Tenant, VmId, VrotId};
 use guarded_state::disk::{Part, StateBlob};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 
-use super::{Manager, ManagerError, blocking};
 use crate::backend::{Backend, Role, RuntimeFolder};
 use crate::keys::{Keyring, Purpose};
+use crate::manager::{Manager, ManagerError, blocking};
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
 use vrot_manufacture::{CertifiedSubject, ManufactureOrder, manufacture};
 
 /// A vRoT's first generation; sanctioned restores and copies count on from it.
-pub(super) const FIRST_GENERATION: Generation = Generation::new(1);
+pub(in crate::manager) const FIRST_GENERATION: Generation = Generation::new(1);
 
 /// How many vRoTs are in manufacture at a time. Each holds a thread of those that also wait for
 /// disk and TPM on behalf of all others, and makes an RSA key.
-pub(super) const AT_A_TIME: usize = 8;
+pub(in crate::manager) const AT_A_TIME: usize = 8;
 
 /// The right to manufacture one vRoT. It is an error only once the semaphore is closed, which does
 /// not happen.
@@ -28,12 +28,12 @@ type Permit = Result<OwnedSemaphorePermit, AcquireError>;
 
 /// A vRoT that was just made or waits in the pool; it belongs to no VM yet.
 #[derive(Debug)]
-pub(super) struct ManufacturedVrot {
-    pub(super) record: VrotRecord,
+pub(in crate::manager) struct ManufacturedVrot {
+    pub(in crate::manager) record: VrotRecord,
     /// It listens; no VMM may attach.
-    pub(super) backend: Backend,
+    pub(in crate::manager) backend: Backend,
     /// Its state, where the store has neither that nor the record.
-    pub(super) unsaved: Option<StateBlob>,
+    pub(in crate::manager) unsaved: Option<StateBlob>,
 }
 
 impl Manager {
@@ -41,7 +41,7 @@ impl Manager {
     ///
     /// The process that makes it is not the one that serves it: making keys leaves hundreds of
     /// KiB of memory written to that a process which only opens the state never touches.
-    pub(super) async fn manufacture(
+    pub(in crate::manager) async fn manufacture(
         &self,
         vm: VmId,
         tenant: Tenant,
@@ -108,7 +108,7 @@ impl Manager {
 
     /// What the certificates of this vRoT are to say if they are issued now under this certificate
     /// of the host.
-    pub(super) async fn order(
+    pub(in crate::manager) async fn order(
         &self,
         subject: CertifiedSubject,
         host_certificate: &[u8],
@@ -125,7 +125,7 @@ impl Manager {
     }
 
     /// Opens a vRoT from the store in a new backend.
-    pub(super) async fn open_backend(
+    pub(in crate::manager) async fn open_backend(
         &self,
         record: &VrotRecord,
         role: Role,
@@ -135,7 +135,7 @@ impl Manager {
     }
 
     /// The same, with its sockets in this folder.
-    pub(super) async fn open_backend_in(
+    pub(in crate::manager) async fn open_backend_in(
         &self,
         folder: RuntimeFolder,
         record: &VrotRecord,

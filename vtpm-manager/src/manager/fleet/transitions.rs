@@ -11,13 +11,13 @@ use cert_chain::{Tenant, VmId, VrotId};
 use guarded_state::disk::{Batch, Part};
 use tokio::sync::watch;
 
-use super::manufacturing::ManufacturedVrot;
-use super::registry::{Adoption, Vrot};
-use super::renewal::{CertificateStep, has_valid_eks, is_not_ready};
-use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::{Backend, BackendError, Ended, Ending, Role};
 use crate::keys::Keyring;
+use crate::manager::certification::renewal::{CertificateStep, has_valid_eks, is_not_ready};
+use crate::manager::factory::manufacturing::ManufacturedVrot;
+use crate::manager::registry::{Adoption, Vrot};
+use crate::manager::{Counter, Manager, ManagerError};
 use crate::vrot::{LifecycleError, Owner, StopCause, VrotName, VrotRecord};
 use vrot_manufacture::Chain;
 
@@ -290,7 +290,7 @@ impl Manager {
 
     /// Writes the lines of a change and makes it durable. Where the store does not take it, another
     /// line says so.
-    pub(super) async fn change(
+    pub(in crate::manager) async fn change(
         &self,
         vrot: &Vrot,
         events: Vec<Event>,
@@ -401,7 +401,10 @@ impl Manager {
             .await
     }
 
-    pub(super) async fn commit_record(&self, record: &VrotRecord) -> Result<(), ManagerError> {
+    pub(in crate::manager) async fn commit_record(
+        &self,
+        record: &VrotRecord,
+    ) -> Result<(), ManagerError> {
         Ok(self.journal.commit(record.to_batch()).await?)
     }
 }

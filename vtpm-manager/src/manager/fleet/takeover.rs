@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::registry::{Adoption, Vrot};
-use super::{Counter, Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::{self, Backend, BackendError, Ended, Ending, InstanceId, Role, RuntimeFolder};
+use crate::manager::registry::{Adoption, Vrot};
+use crate::manager::{Counter, Manager, ManagerError};
 use crate::vrot::{Lifecycle, RecordError, StopCause, StoredVrot, Tombstone, VrotRecord};
 
 /// A backend that is found running answers between two TPM commands. The manager does not wait
@@ -28,7 +28,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 impl Manager {
     /// Reads the records and takes over what is in the store. Backends that are still running come
     /// first, because guests wait; what is only written down is done meanwhile.
-    pub(super) async fn take_over(self: &Arc<Self>) -> Result<(), ManagerError> {
+    pub(in crate::manager) async fn take_over(self: &Arc<Self>) -> Result<(), ManagerError> {
         let found = self.found().await?;
         for record in found.living.values() {
             if !matches!(record.lifecycle, Lifecycle::Manufactured { .. }) {
@@ -382,7 +382,7 @@ impl End {
 
 /// Notes each end of a backend that was not ordered. Each in its own task: recording may have to
 /// wait for the disk, opening a state takes time, and other backends may have ended.
-pub(super) async fn note_endings(
+pub(in crate::manager) async fn note_endings(
     manager: Arc<Manager>,
     mut endings: mpsc::UnboundedReceiver<(VrotId, Ended)>,
 ) {

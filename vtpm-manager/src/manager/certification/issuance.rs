@@ -24,10 +24,10 @@ use tokio::time::sleep;
 
 use super::renewal::{Turn, is_not_ready};
 use super::restoration::nv_authority;
-use super::{Manager, ManagerError, Vrot, blocking};
 use crate::audit::Event;
 use crate::backend::Backend;
 use crate::keys::Keyring;
+use crate::manager::{Manager, ManagerError, Vrot, blocking};
 use crate::vrot::{Lifecycle, Pending, VrotRecord};
 use vrot_manufacture::{
     CertifiedSubject, Chain, ManufactureError, check_ready, device, issue_eks, issue_vik, withdraw,
@@ -125,7 +125,7 @@ impl Manager {
     }
 
     /// Has the pending certificates of a running vRoT made, in a task of its own.
-    pub(super) fn issue_pending(self: &Arc<Self>, vrot: &Arc<Vrot>) {
+    pub(in crate::manager) fn issue_pending(self: &Arc<Self>, vrot: &Arc<Vrot>) {
         let record = vrot.record();
         if record.identity.pending().is_none() || !is_running(&record) {
             return;
@@ -142,7 +142,7 @@ impl Manager {
 
     /// Signs what is pending for a vRoT that no guest uses yet, and writes it. The record is
     /// changed, but not committed.
-    pub(super) async fn issue_at_once(
+    pub(in crate::manager) async fn issue_at_once(
         &self,
         record: &mut VrotRecord,
         keyring: &Keyring,
@@ -159,7 +159,7 @@ impl Manager {
     /// Makes sure, before there is a guest, that the indices of pending certificates have room for
     /// what this record leads to, and no content: a certificate with another VM's number must not
     /// be found there.
-    pub(super) async fn withdraw_pending(
+    pub(in crate::manager) async fn withdraw_pending(
         &self,
         record: &VrotRecord,
         keyring: &Keyring,
@@ -189,7 +189,7 @@ impl Manager {
 
     /// The same at a start, for certificates under the host's present certificate. A vRoT in which
     /// that fails is started all the same, and the failure is shown.
-    pub(super) async fn reserve_pending(
+    pub(in crate::manager) async fn reserve_pending(
         &self,
         record: &mut VrotRecord,
         keyring: &Keyring,

@@ -19,11 +19,11 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::manufacturing::{FIRST_GENERATION, ManufacturedVrot};
-use super::renewal::is_fresh;
-use super::{Manager, ManagerError};
 use crate::audit::Event;
 use crate::backend::Role;
 use crate::config::PoolConfig;
+use crate::manager::certification::renewal::is_fresh;
+use crate::manager::{Manager, ManagerError};
 use crate::vrot::VrotRecord;
 
 /// The vRoTs that wait for a VM.
@@ -66,7 +66,7 @@ impl Pool {
     }
 
     /// A member, of this tenant if there is one. None, if the pool is empty.
-    pub(super) fn take(&self, tenant: &Tenant) -> Option<ManufacturedVrot> {
+    pub(in crate::manager) fn take(&self, tenant: &Tenant) -> Option<ManufacturedVrot> {
         let mut members = self.members();
         let ready = &members.ready;
         let fitting = |one: &ManufacturedVrot| one.record.tenant == *tenant && is_usable(one);
@@ -77,25 +77,25 @@ impl Pool {
     }
 
     /// Whether this vRoT is a member.
-    pub(super) fn has(&self, vrot: VrotId) -> bool {
+    pub(in crate::manager) fn has(&self, vrot: VrotId) -> bool {
         let members = self.members();
         let ready = members.ready.iter().map(|member| &member.record);
         ready.chain(&members.cold).any(|record| record.vrot == vrot)
     }
 
     /// Keeps a member that was found in the store.
-    pub(super) fn found(&self, record: VrotRecord) {
+    pub(in crate::manager) fn found(&self, record: VrotRecord) {
         self.members().cold.push(record);
         self.changed.notify_one();
     }
 
     /// Has the pool filled as soon as possible.
-    pub(super) fn wake(&self) {
+    pub(in crate::manager) fn wake(&self) {
         self.changed.notify_one();
     }
 
     /// Ends the backends of all members, which only this manager knows.
-    pub(super) async fn close(&self) {
+    pub(in crate::manager) async fn close(&self) {
         let members = std::mem::take(&mut self.members().ready);
         let mut endings = JoinSet::new();
         for member in members {
@@ -118,7 +118,7 @@ fn is_usable(member: &ManufacturedVrot) -> bool {
 }
 
 /// Keeps the pool full, at the configured rate.
-pub(super) async fn keep_full(manager: Arc<Manager>) {
+pub(in crate::manager) async fn keep_full(manager: Arc<Manager>) {
     let step = move || {
         let manager = Arc::clone(&manager);
         async move {

@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use cert_chain::{Digest32, VrotId};
 
-use super::{Manager, ManagerError, blocking};
 use crate::audit::{ABSENT, Event};
+use crate::manager::{Manager, ManagerError, blocking};
 use crate::vrot::VrotRecord;
 
 impl Manager {
     /// Writes a line for each vRoT that is otherwise than the log tells. Of a vRoT of which it does
     /// not tell at all, an earlier log did.
-    pub(super) async fn record_what_was_found(
+    pub(in crate::manager) async fn record_what_was_found(
         &self,
         found: &BTreeMap<VrotId, VrotRecord>,
     ) -> Result<(), ManagerError> {
@@ -47,7 +47,11 @@ impl Manager {
 
     /// The store did not take what the last line about a vRoT tells of: it is as this record says,
     /// or not there at all.
-    pub(super) async fn record_as_it_was(&self, vrot: VrotId, record: Option<&VrotRecord>) {
+    pub(in crate::manager) async fn record_as_it_was(
+        &self,
+        vrot: VrotId,
+        record: Option<&VrotRecord>,
+    ) {
         let event = Event::VrotFound {
             vrot,
             state: record.map_or(ABSENT, |record| record.lifecycle.name()),

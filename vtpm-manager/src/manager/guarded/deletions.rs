@@ -11,9 +11,9 @@ use api_types::{Timestamp, VrotKey, WithCauses};
 use cert_chain::VrotId;
 use guarded_state::disk::Batch;
 
-use super::registry::Vrot;
-use super::{Counter, Manager, ManagerError, blocking};
 use crate::audit::{Actor, Event};
+use crate::manager::registry::Vrot;
+use crate::manager::{Counter, Manager, ManagerError, blocking};
 use crate::vrot::{Owner, Tombstone, VrotRecord};
 
 /// Deletions that are not finished.
@@ -40,7 +40,11 @@ impl Deletions {
 
     /// Takes up the tombstones that an earlier manager left in the store. `recorded` are the deletions of
     /// which the audit log tells.
-    pub(super) fn found(&self, tombstones: Vec<Tombstone>, recorded: &BTreeSet<VrotId>) {
+    pub(in crate::manager) fn found(
+        &self,
+        tombstones: Vec<Tombstone>,
+        recorded: &BTreeSet<VrotId>,
+    ) {
         for tombstone in tombstones {
             let is_recorded = recorded.contains(&tombstone.vrot);
             self.begin(tombstone, is_recorded);
@@ -48,7 +52,7 @@ impl Deletions {
     }
 
     /// Whether this vRoT's is not finished.
-    pub(super) fn has(&self, vrot: VrotId) -> bool {
+    pub(in crate::manager) fn has(&self, vrot: VrotId) -> bool {
         self.lock().contains_key(&vrot)
     }
 
@@ -82,7 +86,7 @@ impl Deletions {
 
 impl Owner {
     /// Of this vRoT, which whoever ordered what the present task does orders to be deleted.
-    pub(super) fn ordered_now(record: &VrotRecord) -> Self {
+    pub(in crate::manager) fn ordered_now(record: &VrotRecord) -> Self {
         Self {
             vm: record.vm,
             tenant: record.tenant.clone(),
@@ -136,7 +140,7 @@ impl Manager {
     }
 
     /// Destroys a vRoT that is in the store and belongs to no VM: its key first.
-    pub(super) async fn discard(
+    pub(in crate::manager) async fn discard(
         &self,
         vrot: VrotId,
         owner: Option<Owner>,
@@ -179,13 +183,15 @@ impl Manager {
     }
 
     /// The deletions of which the audit log tells. Reads all of it.
-    pub(super) async fn recorded_deletions(&self) -> Result<BTreeSet<VrotId>, ManagerError> {
+    pub(in crate::manager) async fn recorded_deletions(
+        &self,
+    ) -> Result<BTreeSet<VrotId>, ManagerError> {
         let audit = Arc::clone(&self.audit);
         Ok(blocking(move || audit.deleted()).await??)
     }
 
     /// The same, where there is anything to look for.
-    pub(super) async fn recorded_deletions_of(
+    pub(in crate::manager) async fn recorded_deletions_of(
         &self,
         tombstones: &[Tombstone],
     ) -> Result<BTreeSet<VrotId>, ManagerError> {
@@ -196,7 +202,10 @@ impl Manager {
     }
 
     /// Writes the line of a deletion.
-    pub(super) async fn record_deletion(&self, tombstone: &Tombstone) -> Result<(), ManagerError> {
+    pub(in crate::manager) async fn record_deletion(
+        &self,
+        tombstone: &Tombstone,
+    ) -> Result<(), ManagerError> {
         let vrot = tombstone.vrot;
         let (by, event) = match &tombstone.owner {
             Some(owner) => {
@@ -215,7 +224,7 @@ impl Manager {
     }
 
     /// Finishes what earlier orders, or an earlier manager, did not.
-    pub(super) async fn finish_deletions(&self) {
+    pub(in crate::manager) async fn finish_deletions(&self) {
         let unfinished: Vec<VrotId> = self.deletions.lock().keys().copied().collect();
         for vrot in unfinished {
             match self.finish_deletion(vrot).await {
