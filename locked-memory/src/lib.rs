@@ -147,9 +147,16 @@ impl<T> fmt::Debug for Locked<T> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-    use std::fs;
+    use std::fs::{self, File};
+    use std::hint::black_box;
+    use std::io::{IoSlice, Read};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::FileExt;
 
     use super::*;
+
+    /// What a key consists of here.
+    const MARK: u8 = 0xa7;
 
     /// The flags of the mapping at an address (proc(5), `smaps`).
     fn flags(address: usize) -> String {
@@ -190,5 +197,56 @@ mod tests {
         assert_eq!(drops.get(), 0);
         drop(kept);
         assert_eq!(drops.get(), 1);
+    }
+
+    #[test]
+    fn a_key_is_overwritten_before_its_memory_is_given_back() {
+        let key = Locked::new(|| [MARK; 32]).unwrap();
+        let (read, write) = nix::unistd::pipe().unwrap();
+        let mut read = File::from(read);
+        // The pipe holds the page itself, not a copy (vmsplice(2)), and keeps it beyond the mapping.
+        for _ in ["now", "at its end"] {
+            let page = IoSlice::new(&*key);
+            let page = std::ptr::from_ref(&page).cast::<nix::libc::iovec>();
+            #[expect(
+                unsafe_code,
+                reason = "nix has it in a feature that nothing else needs"
+            )]
+            // SAFETY: one slice, in the form of an `iovec`, of memory that is mapped.
+            let given = unsafe { nix::libc::vmsplice(write.as_raw_fd(), page, 1, 0) };
+            assert_eq!(given, 32);
+        }
+        let mut held = [0; 32];
+        read.read_exact(&mut held).unwrap();
+        assert_eq!(held, [MARK; 32]);
+        drop(key);
+        read.read_exact(&mut held).unwrap();
+        assert_eq!(held, [0; 32]);
+    }
+
+    /// As a cipher leaves what it made of a key.
+    #[inline(never)]
+    fn leave_a_mark_on_the_stack() {
+        black_box([MARK; STACK / 2]);
+    }
+
+    #[inline(never)]
+    fn is_mark_on_the_stack(memory: &File) -> bool {
+        let here = 0u8;
+        let mut below = vec![0; STACK];
+        let start = std::ptr::from_ref(&here).addr() - STACK;
+        memory
+            .read_exact_at(&mut below, start.try_into().unwrap())
+            .unwrap();
+        below.windows(512).any(|bytes| bytes == [MARK; 512])
+    }
+
+    #[test]
+    fn what_making_a_key_leaves_on_the_stack_is_overwritten() {
+        let memory = File::open("/proc/self/mem").unwrap();
+        leave_a_mark_on_the_stack();
+        assert!(is_mark_on_the_stack(&memory));
+        let _key = Locked::new(leave_a_mark_on_the_stack).unwrap();
+        assert!(!is_mark_on_the_stack(&memory));
     }
 }

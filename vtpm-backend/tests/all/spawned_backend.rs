@@ -7,8 +7,11 @@
 use std::env;
 use std::fs;
 use std::io::{self, IoSliceMut};
-use std::os::unix::fs::MetadataExt;
-use std::process::Command;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::ptrace;
@@ -24,6 +27,7 @@ use crate::support::zygote::{Backend, Zygote, own_user};
 const ATTEMPT: &str = "VROT_BORN_ATTEMPT";
 const CONFINEMENT: &str = "VROT_BORN_CONFINEMENT";
 const TARGET: &str = "VROT_BORN_TARGET";
+const PATIENCE: Duration = Duration::from_secs(60);
 const DENIED: i32 = 10;
 const ALLOWED: i32 = 11;
 /// With user and capabilities taken away, and nothing else.
@@ -141,6 +145,47 @@ fn a_born_backend_is_not_dumpable_and_its_memory_is_roots() -> Result<()> {
     let core = limits.lines().find(|line| line.starts_with("Max core"));
     let core: Vec<&str> = core.context("a limit")?.split_whitespace().collect();
     ensure!(core.get(4..6) == Some(&["0", "0"][..]), "{core:?}");
+    Ok(())
+}
+
+#[test]
+fn other_processes_of_its_user_cannot_look_into_a_backend_that_shares_its_managers() -> Result<()> {
+    require_root()?;
+    let user = own_user().context("a user")?;
+    let folder = tempfile::tempdir()?;
+    chown(folder.path(), Some(user), Some(user))?;
+    let mut zygote = Zygote::of(
+        Command::new(env!("CARGO_BIN_EXE_vtpm-backend"))
+            .arg("--zygote")
+            .uid(user)
+            .gid(user)
+            // Which it opens anew.
+            .stderr(Stdio::null()),
+    )?;
+    let process = zygote.bear_in(folder.path(), None)?;
+    let looked = once_it_is_confined(process).and_then(|()| {
+        let mut look = Command::new("cat");
+        look.arg(format!("/proc/{process}/environ"));
+        Ok(look.uid(user).gid(user).output()?)
+    });
+    kill(Pid::from_raw(process), Signal::SIGKILL)?;
+    let looked = looked?;
+    let said = String::from_utf8_lossy(&looked.stderr);
+    ensure!(
+        said.contains("Permission denied"),
+        "{}: {said}",
+        looked.status
+    );
+    Ok(())
+}
+
+/// Its filter of system calls is the last that it gets.
+fn once_it_is_confined(process: i32) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while status(process, "Seccomp")? != "2" {
+        ensure!(Instant::now() < deadline, "it is not confined");
+        thread::sleep(Duration::from_millis(2));
+    }
     Ok(())
 }
 

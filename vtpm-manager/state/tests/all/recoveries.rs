@@ -113,6 +113,25 @@ fn a_recovery_of_records_raises_only_their_vrots() -> Result<()> {
 }
 
 #[test]
+fn a_recovery_of_records_does_not_forget_a_loss_of_power() -> Result<()> {
+    let (mut host, one, _) = two_vrots(checkpoint())?;
+    let told = |host: &Host| host.ledger.as_ref().unwrap().head().power_loss();
+    host.commit(&[state(one, 2)])?;
+    host.lose_power();
+    host.start().unwrap();
+    let loss = told(&host);
+    assert!(loss.is_some());
+    let old = host.image.vrots.get(&one).unwrap().clone();
+    host.commit(&[state(one, 3)])?;
+    host.kill();
+    host.image.vrots.insert(one, old);
+    // The other vRoT keeps its generation, so verifiers see the loss in nothing else.
+    host.recover("stale-records", Disk::Works)?;
+    assert_eq!(told(&host), loss);
+    Ok(())
+}
+
+#[test]
 fn every_recoverable_refusal_can_be_recovered_from_and_holds_afterwards() -> Result<()> {
     type Damage = fn(&mut Host, VrotId, &Image);
     let damages: [(&str, Damage); 9] = [
