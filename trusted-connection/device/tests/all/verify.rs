@@ -1,11 +1,5 @@
 //! `vrot-device` as others run it: exit status, standard output, JSON.
 
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what a JSON value lacks is null, which no test expects"
-)]
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
