@@ -30,6 +30,7 @@ pub mod reference;
 pub mod refusal;
 pub mod result;
 mod toml_error;
+pub mod verdict;
 pub mod verification;
 
 pub use appraisal::appraise;

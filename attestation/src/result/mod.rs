@@ -4,7 +4,6 @@ pub(crate) mod claims;
 pub(crate) mod ear;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use cert_chain::{Digest32, HashValue};
 use rustls_pki_types::UnixTime;
@@ -13,6 +12,8 @@ use serde::Serialize;
 use crate::policy::Policy;
 use crate::refusal::Layer;
 use crate::verification::VerifiedEvidence;
+
+pub use crate::verdict::Verdict;
 
 /// The outcome of an appraisal. Only [`appraise`](crate::appraise) makes one.
 #[derive(Clone, Debug)]
@@ -23,18 +24,6 @@ pub struct AttestationResult {
     policy: Digest32,
     issued_at: UnixTime,
     expires_at: UnixTime,
-}
-
-/// How far a layer can be relied on: the tiers of AR4SI (draft-ietf-rats-ar4si §2.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// Everything is as the policy expects.
-    Affirming,
-    /// Nothing contradicts the policy, but it does not speak of everything.
-    Warning,
-    /// Something contradicts the policy.
-    Contraindicated,
 }
 
 /// What was found about one layer.
@@ -231,15 +220,5 @@ impl LayerResult {
                 text: format!("{count} more reasons are not listed"),
             });
         }
-    }
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Affirming => "affirming",
-            Self::Warning => "warning",
-            Self::Contraindicated => "contraindicated",
-        })
     }
 }
