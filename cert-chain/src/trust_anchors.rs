@@ -101,7 +101,7 @@ impl TrustAnchors {
     }
 
     /// The roots that are valid at a time.
-    pub(crate) fn valid_at(&self, at: UnixTime) -> Vec<TrustAnchor<'static>> {
+    pub fn valid_at(&self, at: UnixTime) -> Vec<TrustAnchor<'static>> {
         let both = self.anchors.iter().zip(&self.validities);
         both.filter(|(_, validity)| validity.contains(at))
             .map(|(anchor, _)| anchor.clone())

@@ -6,14 +6,16 @@
 //! root.
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SigningKey};
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use x509_parser::extensions::GeneralName;
 
+use super::fields::{Fields, ProfileError};
 use super::host_ik::HostCertificate;
 use super::serial_number::serial_number;
 use super::signing::sign_under_host;
-use super::vik::vrot_names;
+use super::vik::{DIGITAL_SIGNATURE, common_name, vm_uri, vrot_names};
 use super::{IssueError, Validity};
-use crate::identifiers::{VmId, VrotId};
+use crate::identifiers::{HostName, VmId, VrotId};
 use crate::tls_key::TlsKey;
 
 /// What a host certifies about a vRoT's TLS key.
@@ -48,4 +50,99 @@ pub fn issue_tls_certificate(
     params.use_authority_key_identifier_extension = true;
     spec.validity.within(host.not_after())?.apply(&mut params);
     sign_under_host(&params, spec.key.public_area(), signer, &host)
+}
+
+/// A TLS key's certificate, read and found to follow the profile for a vRoT on a given host. Its
+/// signature is not checked here.
+#[derive(Clone, Debug)]
+pub struct TlsCertificate {
+    vm: VmId,
+    vrot: VrotId,
+    subject_public_key_info: Vec<u8>,
+    not_before: UnixTime,
+    not_after: UnixTime,
+}
+
+impl TlsCertificate {
+    /// Reads the certificate and compares it with the profile.
+    pub fn read(der: &[u8], host: &HostName) -> Result<Self, ProfileError> {
+        let fields = Fields::read(der)?;
+        fields.check_extensions_parse()?;
+        if fields.basic_constraints()? != (false, None) {
+            return Err(ProfileError::BasicConstraints {
+                profile: "vRoT's TLS key (no CA)",
+            });
+        }
+        if fields
+            .key_usage()?
+            .is_none_or(|usage| usage.flags != DIGITAL_SIGNATURE)
+        {
+            return Err(ProfileError::KeyUsage {
+                expected: "digitalSignature",
+            });
+        }
+        let purposes = ["serverAuth", "clientAuth"].map(str::to_owned);
+        if fields.key_purposes()?.as_deref() != Some(&purposes) {
+            return Err(ProfileError::ExtendedKeyUsage {
+                expected: "serverAuth and clientAuth",
+            });
+        }
+        let (vm, vrot) = read_names(&fields, host)?;
+        Ok(Self {
+            vm,
+            vrot,
+            subject_public_key_info: fields.subject_public_key_info().to_vec(),
+            not_before: fields.not_before(),
+            not_after: fields.not_after(),
+        })
+    }
+
+    /// The VM that it names.
+    pub fn vm(&self) -> VmId {
+        self.vm
+    }
+
+    /// The vRoT that it names.
+    pub fn vrot(&self) -> VrotId {
+        self.vrot
+    }
+
+    /// The key as SubjectPublicKeyInfo in DER.
+    pub fn subject_public_key_info(&self) -> &[u8] {
+        &self.subject_public_key_info
+    }
+
+    /// First second of its validity.
+    pub fn not_before(&self) -> UnixTime {
+        self.not_before
+    }
+
+    /// Last second of its validity.
+    pub fn not_after(&self) -> UnixTime {
+        self.not_after
+    }
+}
+
+/// VM and vRoT are what stands in the names, in the one spelling that we write.
+fn read_names(fields: &Fields<'_>, host: &HostName) -> Result<(VmId, VrotId), ProfileError> {
+    const NAMES: ProfileError = ProfileError::Names {
+        field: "subject alternative name",
+    };
+    let [GeneralName::URI(uri), GeneralName::DNSName(dns)] = fields.alternative_names()? else {
+        return Err(NAMES);
+    };
+    let vm: VmId = uri
+        .strip_prefix("urn:uuid:")
+        .and_then(|id| id.parse().ok())
+        .filter(|vm| *uri == vm_uri(vm))
+        .ok_or(NAMES)?;
+    let vrot: VrotId = dns
+        .split_once('.')
+        .and_then(|(id, _)| id.parse().ok())
+        .filter(|vrot| *dns == host.vrot_name(vrot))
+        .ok_or(NAMES)?;
+    if fields.only_common_name() != Some(&common_name(&vrot)) {
+        return Err(ProfileError::Names { field: "subject" });
+    }
+    Ok((vm, vrot))
 }

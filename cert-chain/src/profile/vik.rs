@@ -184,11 +184,11 @@ fn check_names(
 }
 
 /// RFC 9562 §4: a UUID as URN.
-fn vm_uri(vm: &VmId) -> String {
+pub(super) fn vm_uri(vm: &VmId) -> String {
     format!("urn:uuid:{vm}")
 }
 
-fn common_name(vrot: &VrotId) -> String {
+pub(super) fn common_name(vrot: &VrotId) -> String {
     format!("vRoT {vrot}")
 }
 
