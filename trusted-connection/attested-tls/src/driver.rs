@@ -383,7 +383,9 @@ where
                     let verifier = Arc::clone(demanding.verifier());
                     let binding = self.binding(self.handshaken.peer_role(), &request)?;
                     let peer = self.handshaken.peer.clone();
+                    let span = tracing::Span::current();
                     self.judging = Some(tokio::task::spawn_blocking(move || {
+                        let _of_this_connection = span.enter();
                         verifier.appraise(&evidence, &request.nonce, &binding, &peer)
                     }));
                 }

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout_at;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tracing::Instrument;
 
 use crate::buffers::Buffers;
 use crate::driver::{Driver, Ours, Tls};
@@ -68,14 +69,16 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     D: Demands,
 {
-    let handshake = TlsConnector::from(Arc::clone(&tls.config)).connect(name, io);
+    let (config, showing) = tls.of_a_connection();
+    let handshake = TlsConnector::from(config).connect(name, io);
     let until = Instant::now() + deadlines.handshake;
     let stream = timeout_at(until.into(), handshake)
         .await
         .map_err(|_| ConnectionError::TooSlow(Stage::Handshake))?
         .map_err(ConnectionError::Io)?;
-    let handshaken = Handshaken::of(stream.get_ref().1, Role::Client, tls.identity)
-        .map_err(ConnectionError::Tls)?;
+    let shown = showing.and_then(|showing| showing.identity());
+    let handshaken =
+        Handshaken::of(stream.get_ref().1, Role::Client, shown).map_err(ConnectionError::Tls)?;
     attest(
         TlsStream::Client(stream),
         handshaken,
@@ -155,7 +158,8 @@ where
         attested_by: now + deadlines.attestation,
         sending: deadlines.sending,
     };
-    let driver = tokio::spawn(driver.run());
+    // What the task says belongs to the same connection as what its opener says.
+    let driver = tokio::spawn(driver.run().in_current_span());
     // Dropped before the connection is open, it ends the task.
     let stream = AttestedStream::new(buffers, driver);
     let is_open = open.await.is_ok();

@@ -4,8 +4,9 @@
 //! `aws-lc-rs` does the cryptography of TLS, because `ring` has no X25519MLKEM768 (RFC 10024).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use attestation::connection::EndIdentity;
+use attestation::connection::{EndIdentity, TlsParameters};
 use cert_chain::Digest32;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{ResolvesClientCert, Resumption};
@@ -14,7 +15,9 @@ use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ParsedCertificate};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, ServerConfig, version};
+use rustls::{
+    CipherSuite, ClientConfig, NamedGroup, ProtocolVersion, ServerConfig, SignatureScheme, version,
+};
 use rustls_pki_types::CertificateDer;
 
 use crate::error::TlsFault;
@@ -30,8 +33,17 @@ pub struct ServerTls {
 /// The client's side of handshakes.
 #[derive(Clone, Debug)]
 pub struct ClientTls {
-    pub(crate) config: Arc<ClientConfig>,
-    pub(crate) identity: Option<EndIdentity>,
+    config: Arc<ClientConfig>,
+    /// What it shows to servers that ask for it.
+    key: Option<(Arc<CertifiedKey>, EndIdentity)>,
+}
+
+/// A client's certificate in one handshake: it is shown if the server asks for one.
+#[derive(Debug)]
+pub(crate) struct Showing {
+    key: Arc<CertifiedKey>,
+    identity: EndIdentity,
+    shown: AtomicBool,
 }
 
 /// Which key exchanges are offered.
@@ -41,6 +53,17 @@ pub enum KeyExchange {
     HybridFirst,
     /// X25519MLKEM768 alone.
     HybridOnly,
+}
+
+/// The parameters of a connection by the names of the IANA registries, for people and logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParameterNames {
+    /// Version of the protocol.
+    pub version: String,
+    /// Cipher suite.
+    pub suite: String,
+    /// Named group of the key exchange.
+    pub group: String,
 }
 
 /// Why no TLS can be set up.
@@ -69,6 +92,33 @@ pub fn provider(key_exchange: KeyExchange) -> Arc<CryptoProvider> {
         kx_groups,
         ..aws_lc_rs::default_provider()
     })
+}
+
+impl ParameterNames {
+    /// The names of these parameters; one without a name is told by its number.
+    pub fn of(parameters: &TlsParameters) -> Self {
+        Self {
+            version: match ProtocolVersion::from(parameters.version) {
+                ProtocolVersion::TLSv1_3 => "TLS 1.3".to_owned(),
+                other => format!("{other:?}"),
+            },
+            // The library tells the suites of TLS 1.3 by another beginning than the registry.
+            suite: format!("{:?}", CipherSuite::from(parameters.suite)).replace("TLS13_", "TLS_"),
+            group: format!("{:?}", NamedGroup::from(parameters.group)),
+        }
+    }
+}
+
+impl std::fmt::Display for ParameterNames {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, {}, {}", self.version, self.suite, self.group)
+    }
+}
+
+/// Whether the keys of a connection come from a hybrid key exchange, which a quantum computer that
+/// breaks elliptic curves does not undo.
+pub fn is_hybrid(parameters: &TlsParameters) -> bool {
+    NamedGroup::from(parameters.group) == NamedGroup::X25519MLKEM768
 }
 
 impl ServerTls {
@@ -100,8 +150,7 @@ impl ClientTls {
         servers: Arc<dyn ServerCertVerifier>,
         key_exchange: KeyExchange,
     ) -> Result<Self, TlsSetupError> {
-        let config = client_builder(servers, key_exchange)?.with_no_client_auth();
-        Ok(Self::finish(config, None))
+        Self::new(None, servers, key_exchange)
     }
 
     /// A client with this certificate and key.
@@ -111,30 +160,62 @@ impl ClientTls {
         key_exchange: KeyExchange,
     ) -> Result<Self, TlsSetupError> {
         let identity = first_identity(&key.cert).map_err(TlsSetupError::Certificate)?;
-        let resolver: Arc<dyn ResolvesClientCert> = Arc::new(SingleCertAndKey::from(key));
-        let config = client_builder(servers, key_exchange)?.with_client_cert_resolver(resolver);
-        Ok(Self::finish(config, Some(identity)))
+        Self::new(Some((Arc::new(key), identity)), servers, key_exchange)
     }
 
-    fn finish(mut config: ClientConfig, identity: Option<EndIdentity>) -> Self {
+    fn new(
+        key: Option<(Arc<CertifiedKey>, EndIdentity)>,
+        servers: Arc<dyn ServerCertVerifier>,
+        key_exchange: KeyExchange,
+    ) -> Result<Self, TlsSetupError> {
+        let mut config = ClientConfig::builder_with_provider(provider(key_exchange))
+            .with_protocol_versions(&[&version::TLS13])
+            .map_err(TlsSetupError::Setup)?
+            .dangerous()
+            .with_custom_certificate_verifier(servers)
+            .with_no_client_auth();
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
-        Self {
+        Ok(Self {
             config: Arc::new(config),
-            identity,
-        }
+            key,
+        })
+    }
+
+    /// For one connection: its handshake, and what was shown in it, once that is done.
+    pub(crate) fn of_a_connection(&self) -> (Arc<ClientConfig>, Option<Arc<Showing>>) {
+        let Some((key, identity)) = &self.key else {
+            return (Arc::clone(&self.config), None);
+        };
+        let showing = Arc::new(Showing {
+            key: Arc::clone(key),
+            identity: *identity,
+            shown: AtomicBool::new(false),
+        });
+        let mut config = ClientConfig::clone(&self.config);
+        config.client_auth_cert_resolver = Arc::clone(&showing) as Arc<dyn ResolvesClientCert>;
+        (Arc::new(config), Some(showing))
     }
 }
 
-fn client_builder(
-    servers: Arc<dyn ServerCertVerifier>,
-    key_exchange: KeyExchange,
-) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, TlsSetupError> {
-    Ok(ClientConfig::builder_with_provider(provider(key_exchange))
-        .with_protocol_versions(&[&version::TLS13])
-        .map_err(TlsSetupError::Setup)?
-        .dangerous()
-        .with_custom_certificate_verifier(servers))
+impl Showing {
+    /// The identity that the server has seen, if it asked for one.
+    pub(crate) fn identity(&self) -> Option<EndIdentity> {
+        (self.shown.load(Ordering::Acquire)).then_some(self.identity)
+    }
+}
+
+impl ResolvesClientCert for Showing {
+    fn resolve(&self, _: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        // Without a scheme in common the library shows no certificate either.
+        self.key.key.choose_scheme(schemes)?;
+        self.shown.store(true, Ordering::Release);
+        Some(Arc::clone(&self.key))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
 }
 
 /// Digests of the first certificate and its key.

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use attested_tls::tls::{KeyExchange, ServerTls};
 use attested_tls::{AttestedStream, NoDemand, Unattested};
+use rustls::server::NoClientAuth;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::support::{Issuer, Signer, Trusting, between};
+use crate::support::{Issuer, NAME, Signer, Trusting, between};
 
 /// Both ends of a connection on which nothing is demanded.
 async fn streams() -> Result<(AttestedStream, AttestedStream)> {
@@ -23,6 +25,31 @@ async fn streams() -> Result<(AttestedStream, AttestedStream)> {
 
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at % 251) as u8).collect()
+}
+
+/// Both ends compute the same binding, although the client has a certificate and the server does not
+/// know of it.
+#[tokio::test]
+async fn a_client_whose_certificate_is_not_asked_for_has_no_identity_at_either_end() -> Result<()> {
+    let issuer = Issuer::new()?;
+    let service = Signer::new()?;
+    let asks_for_none = ServerTls::new(
+        issuer.certified(NAME)?,
+        Arc::new(NoClientAuth),
+        KeyExchange::HybridFirst,
+    )?;
+    let (server, client) = between(
+        (&asks_for_none, service.clone(), NoDemand),
+        (
+            &issuer.known_client()?,
+            Arc::new(Unattested),
+            Trusting::new(&service),
+        ),
+    )
+    .await;
+    assert!(client.is_ok(), "{client:?}");
+    assert!(server?.peer.identity.is_none());
+    Ok(())
 }
 
 #[tokio::test]
