@@ -7,9 +7,10 @@
 
 use std::time::Duration;
 
+use cert_chain::profile::{TlsSpec, issue_tls_certificate};
 use cert_chain::{
     AttestationKey, Digest32, Generation, HashAlgorithm, HostIkSpec, HostName, Issuer,
-    ObjectAttributes, PcrValues, PublicArea, Validity, VikSpec, VmId, VrotId,
+    ObjectAttributes, PcrValues, PublicArea, TlsKey, Validity, VikSpec, VmId, VrotId,
     issue_vik_certificate,
 };
 use minicbor::bytes::ByteVec;
@@ -35,6 +36,9 @@ use crate::result::AttestationResult;
 
 /// 2026-06-01T00:00:00Z
 pub const NOW: u64 = 1_780_272_000;
+/// How often the TPMs were reset, unless a test says otherwise.
+const RESETS: u32 = 3;
+
 /// What a TPM sets for a restricted signing key of its own.
 pub const ATTESTATION: ObjectAttributes = ObjectAttributes::FIXED_TPM
     .with(ObjectAttributes::FIXED_PARENT)
@@ -66,6 +70,10 @@ pub struct Host {
     pub bank: HashAlgorithm,
     /// The PCRs that the host quotes.
     pub quoted: Vec<u8>,
+    /// When everything here is made.
+    pub made_at: UnixTime,
+    /// How often the host's TPM was reset.
+    pub resets: u32,
 }
 
 /// A VM on a host.
@@ -88,6 +96,10 @@ pub struct Vm {
     pub bank: HashAlgorithm,
     /// The PCRs that the VM quotes.
     pub quoted: Vec<u8>,
+    /// Which of the lineage's identities the vRoT has.
+    pub generation: Generation,
+    /// How often the vRoT was reset.
+    pub resets: u32,
 }
 
 /// Time as the certificates of this fixture need it.
@@ -103,14 +115,24 @@ pub fn nonce() -> Nonce {
 impl Host {
     /// A host called `label` in the domain `demo.example`, with an issuer of its own.
     pub fn new(label: &str) -> Self {
-        let years = Validity::starting(now(), Duration::from_secs(10 * 366 * 86400)).unwrap();
+        Self::made_at(now(), label)
+    }
+
+    /// The same at another time: for what is judged by a clock.
+    pub fn made_at(at: UnixTime, label: &str) -> Self {
+        let years = Validity::starting(at, Duration::from_secs(10 * 366 * 86400)).unwrap();
         let issuer = Issuer::create("demo.example".parse().unwrap(), years).unwrap();
-        Self::under(issuer, label)
+        Self::under_at(at, issuer, label)
     }
 
     /// A host called `label` under an existing issuer.
     pub fn under(issuer: Issuer, label: &str) -> Self {
-        let years = Validity::starting(now(), Duration::from_secs(366 * 86400)).unwrap();
+        Self::under_at(now(), issuer, label)
+    }
+
+    /// The same at another time.
+    pub fn under_at(at: UnixTime, issuer: Issuer, label: &str) -> Self {
+        let years = Validity::starting(at, Duration::from_secs(366 * 86400)).unwrap();
         let key = KeyPair::generate().unwrap();
         let area = PublicArea::parse(&signing_area(&key, ATTESTATION)).unwrap();
         let public = AttestationKey::try_from(area).unwrap();
@@ -136,6 +158,8 @@ impl Host {
             ]),
             bank: HashAlgorithm::Sha256,
             quoted: BOOT_PCRS.into(),
+            made_at: at,
+            resets: RESETS,
         }
     }
 
@@ -153,19 +177,9 @@ impl Host {
     pub fn vm(&self) -> Vm {
         let key = KeyPair::generate().unwrap();
         let public = signing_area(&key, ATTESTATION);
-        let vik = AttestationKey::try_from(PublicArea::parse(&public).unwrap()).unwrap();
         let (vm, vrot) = (VmId::random(), VrotId::random());
-        let spec = VikSpec {
-            vm,
-            vrot,
-            tenant: "acme".parse().unwrap(),
-            generation: Generation::new(1),
-            manager: Digest32::of(b"manager"),
-            backend: Digest32::of(b"backend"),
-            vik,
-            validity: Validity::starting(now(), Duration::from_secs(86400)).unwrap(),
-        };
-        let certificate = issue_vik_certificate(&spec, &self.key, &self.certificate).unwrap();
+        let generation = Generation::new(1);
+        let certificate = self.certify(vm, vrot, generation, &public);
         Vm {
             vm,
             vrot,
@@ -181,7 +195,56 @@ impl Host {
             ]),
             bank: HashAlgorithm::Sha256,
             quoted: BOOT_PCRS.into(),
+            generation,
+            resets: RESETS,
         }
+    }
+
+    /// The vRoT of `vm` after its state was restored with sanction.
+    pub fn restored(&self, vm: Vm) -> Vm {
+        let generation = vm.generation.next().unwrap();
+        Vm {
+            certificate: self.certify(vm.vm, vm.vrot, generation, &vm.public),
+            generation,
+            ..vm
+        }
+    }
+
+    fn certify(
+        &self,
+        vm: VmId,
+        vrot: VrotId,
+        generation: Generation,
+        public: &[u8],
+    ) -> CertificateDer<'static> {
+        let vik = AttestationKey::try_from(PublicArea::parse(public).unwrap()).unwrap();
+        let spec = VikSpec {
+            vm,
+            vrot,
+            tenant: "acme".parse().unwrap(),
+            generation,
+            manager: Digest32::of(b"manager"),
+            backend: Digest32::of(b"backend"),
+            vik,
+            validity: self.for_a_day(),
+        };
+        issue_vik_certificate(&spec, &self.key, &self.certificate).unwrap()
+    }
+
+    fn for_a_day(&self) -> Validity {
+        Validity::starting(self.made_at, Duration::from_secs(86400)).unwrap()
+    }
+
+    /// The certificate of the TLS key of `vm`.
+    pub fn tls_certificate(&self, vm: &Vm) -> CertificateDer<'static> {
+        let area = PublicArea::parse(&signing_area(&vm.tls_key, TLS)).unwrap();
+        let spec = TlsSpec {
+            vm: vm.vm,
+            vrot: vm.vrot,
+            key: TlsKey::try_from(area).unwrap(),
+            validity: self.for_a_day(),
+        };
+        issue_tls_certificate(&spec, &self.key, &self.certificate).unwrap()
     }
 
     /// The leaf with which this host answers for `vm`.
@@ -192,7 +255,7 @@ impl Host {
             vm: vm.vm,
             vrot: vm.vrot,
             tenant: "acme".parse().unwrap(),
-            generation: Generation::new(1),
+            generation: vm.generation,
             vik: vik.clone(),
             eks: vec![vik],
             launch: LaunchMeasurement::NotMeasured,
@@ -223,7 +286,7 @@ impl Host {
             &event_log_digest,
         );
         let pcrs = pcrs_of(self.bank, &self.log, &self.quoted);
-        let attest = quote(&pcrs, &qualifying);
+        let attest = quote_after(self.resets, &pcrs, &qualifying);
         HostLayer {
             signature: sign(&self.key, &attest),
             attest: attest.into(),
@@ -255,7 +318,8 @@ impl Host {
     /// What `policy` makes of genuine evidence of `vm`.
     pub fn appraise(&self, vm: &Vm, policy: &Policy) -> AttestationResult {
         let evidence = self.evidence(vm, &nonce(), Binding::None);
-        let verified = evidence.verify(&nonce(), &Purpose::Challenge, policy.anchors(), now());
+        let (nonce, at) = (nonce(), self.made_at);
+        let verified = evidence.verify(&nonce, &Purpose::Challenge, policy.anchors(), at);
         appraise(verified.unwrap(), policy)
     }
 
@@ -315,7 +379,7 @@ impl Vm {
         let tree = Tree::new(leaves).unwrap();
         let qualifying = vm_qualifying_data(&tree.root(), tree.size(), &event_log_digest);
         let pcrs = pcrs_of(self.bank, &self.log, &self.quoted);
-        let attest = quote(&pcrs, &qualifying);
+        let attest = quote_after(self.resets, &pcrs, &qualifying);
         VmLayer {
             nonce: nonce.clone(),
             binding,
@@ -468,7 +532,7 @@ pub fn pcrs_of(bank: HashAlgorithm, log: &[u8], quoted: &[u8]) -> PcrValues {
 /// `TPMS_ATTEST` of a key's certification (TPM 2.0 Part 2 §10.12.3).
 pub fn certification(public: &[u8]) -> Vec<u8> {
     let name = PublicArea::parse(public).unwrap().name();
-    let mut attest = statement(0x8017, &[]);
+    let mut attest = statement(0x8017, &[], RESETS);
     // Name and qualified name, of which nobody here looks at the second.
     for _ in 0..2 {
         attest.extend(u16::try_from(name.as_bytes().len()).unwrap().to_be_bytes());
@@ -478,7 +542,7 @@ pub fn certification(public: &[u8]) -> Vec<u8> {
 }
 
 /// What statements of all kinds begin with.
-fn statement(kind: u16, qualifying_data: &[u8]) -> Vec<u8> {
+fn statement(kind: u16, qualifying_data: &[u8], resets: u32) -> Vec<u8> {
     const GENERATED: u32 = 0xff54_4347;
     let mut attest = GENERATED.to_be_bytes().to_vec();
     attest.extend(kind.to_be_bytes());
@@ -489,14 +553,19 @@ fn statement(kind: u16, qualifying_data: &[u8]) -> Vec<u8> {
     attest.extend(qualifying_data);
     // Clock, reset count, restart count, safe; firmware version.
     attest.extend(1_000u64.to_be_bytes());
-    attest.extend([0, 0, 0, 3, 0, 0, 0, 1, 1]);
+    attest.extend(resets.to_be_bytes());
+    attest.extend([0, 0, 0, 1, 1]);
     attest.extend(0x2019_1023_0016_3636u64.to_be_bytes());
     attest
 }
 
 /// `TPMS_ATTEST` of a quote (TPM 2.0 Part 2 §10.12.8).
 pub fn quote(pcrs: &PcrValues, qualifying_data: &Digest32) -> Vec<u8> {
-    let mut attest = statement(0x8018, qualifying_data.as_bytes());
+    quote_after(RESETS, pcrs, qualifying_data)
+}
+
+fn quote_after(resets: u32, pcrs: &PcrValues, qualifying_data: &Digest32) -> Vec<u8> {
+    let mut attest = statement(0x8018, qualifying_data.as_bytes(), resets);
     attest.extend(pcrs.selection().to_bytes(pcrs.bank()));
     attest.extend([0x00, 0x20]);
     attest.extend(pcrs.digest().as_bytes());

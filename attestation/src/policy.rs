@@ -15,6 +15,10 @@
 //! [freshness]
 //! result_lifetime_s = 300
 //!
+//! [connection]                     # of attested connections; without it, as it is here
+//! verdict = "affirming"            # or "warning": the least that one is made with, and kept
+//! key_exchange = "any"             # or "hybrid": X25519MLKEM768 alone
+//!
 //! [host.reference.pcrs]            # each value with its bank; sha256 where none is named
 //! 0 = ["sha256:<64 hexadecimal digits>", "sha384:<96 hexadecimal digits>"]
 //!
@@ -37,6 +41,7 @@ use serde::Deserialize;
 
 use crate::reference::ReferenceValues;
 use crate::toml_error::TomlError;
+use crate::verdict::Verdict;
 
 /// A policy that pins what evidence must show. One that pins too little cannot be made.
 #[derive(Clone, Debug)]
@@ -44,9 +49,39 @@ pub struct Policy {
     anchors: TrustAnchors,
     expect: Expectation,
     result_lifetime: Duration,
+    connection: ConnectionPolicy,
     host: ReferenceValues,
     vm: ReferenceValues,
     digest: Digest32,
+}
+
+/// What an attested connection has to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConnectionPolicy {
+    /// The least verdict on its other end.
+    verdict: LeastVerdict,
+    /// How its keys are agreed on.
+    pub key_exchange: ExpectedKeyExchange,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum LeastVerdict {
+    #[default]
+    Affirming,
+    Warning,
+}
+
+/// How the keys of a connection may be agreed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExpectedKeyExchange {
+    /// By hybrid key exchange where both ends have it, or else by elliptic curves alone.
+    #[default]
+    Any,
+    /// By hybrid key exchange (X25519MLKEM768, RFC 10024) alone.
+    Hybrid,
 }
 
 /// Whose evidence is acceptable.
@@ -190,6 +225,8 @@ struct Document {
     expect: Expectation,
     #[serde(default)]
     freshness: Freshness,
+    #[serde(default)]
+    connection: ConnectionPolicy,
     host: LayerPolicy,
     vm: LayerPolicy,
 }
@@ -269,6 +306,7 @@ impl Policy {
             anchors,
             expect: document.expect,
             result_lifetime: document.freshness.lifetime(),
+            connection: document.connection,
             host: document.host.reference,
             vm: document.vm.reference,
             digest,
@@ -290,6 +328,11 @@ impl Policy {
         self.result_lifetime
     }
 
+    /// What an attested connection has to be.
+    pub fn connection(&self) -> &ConnectionPolicy {
+        &self.connection
+    }
+
     /// What the host may have booted.
     pub fn host_reference(&self) -> &ReferenceValues {
         &self.host
@@ -304,6 +347,17 @@ impl Policy {
     /// [digest](TrustAnchors::digest) of its roots, which stand in another file.
     pub fn digest(&self) -> &Digest32 {
         &self.digest
+    }
+}
+
+impl ConnectionPolicy {
+    /// Whether a connection is made, and kept, to an end with this verdict.
+    pub fn accepts(&self, verdict: Verdict) -> bool {
+        verdict
+            <= match self.verdict {
+                LeastVerdict::Affirming => Verdict::Affirming,
+                LeastVerdict::Warning => Verdict::Warning,
+            }
     }
 }
 

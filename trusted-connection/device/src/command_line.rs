@@ -4,7 +4,6 @@ use std::fs;
 use std::io::IsTerminal;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -12,7 +11,7 @@ use attestation::event_log::{MAX_LOG, UserspaceLog};
 use attestation::evidence::MAX_EVIDENCE;
 use attestation::policy::MAX_ROOTS;
 use attestation::{
-    BOOT_PCRS, EventLog, Evidence, Layer, Nonce, Policy, Purpose, ReferenceValues, Verdict,
+    BOOT_PCRS, EventLog, Evidence, Layer, Nonce, Policy, Purpose, ReferenceValues,
     VerifiedEvidence, accounted_bank, reference_values,
 };
 use bounded_file::{read_bounded, read_bounded_text};
@@ -26,10 +25,13 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::by_hand::Connect;
 use crate::challenge::{challenge, fresh_nonce};
+use crate::connection_options::load_policy;
 use crate::judgement::Judgement;
+use crate::outcome::Outcome;
 use crate::tree::{Colour, draw};
-use crate::{event_log, export, policy_file};
+use crate::{event_log, export};
 
 /// Challenges a service in a VM, verifies its evidence and appraises it with a policy.
 ///
@@ -62,6 +64,14 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         save_nonce: Option<PathBuf>,
     },
+    /// Connect to a service, over TLS that is attested, and pass data between it and standard input
+    /// and output.
+    ///
+    /// The connection is made only if the service's evidence, bound to this very connection, is what
+    /// the policy accepts. The verdict goes to standard error, the service's data to standard output.
+    /// While the connection lives, it is attested anew, and ends if that is not possible. It ends too
+    /// when the service has sent all its data.
+    Connect(Connect),
     /// Judge evidence from a file, without any connection.
     Verify {
         /// The evidence.
@@ -149,24 +159,6 @@ enum LayerName {
     Vm,
 }
 
-/// How a command that could be carried out ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It was done; if there was something to judge, the verdict is affirming.
-    Good,
-    /// The verdict is less than affirming.
-    NotAffirming,
-}
-
-impl From<Outcome> for ExitCode {
-    fn from(outcome: Outcome) -> Self {
-        match outcome {
-            Outcome::Good => Self::SUCCESS,
-            Outcome::NotAffirming => Self::from(1),
-        }
-    }
-}
-
 /// Carries out a command.
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
     match &arguments.command {
@@ -191,11 +183,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
             }
             let evidence = Evidence::from_cbor(&bytes)
                 .with_context(|| format!("{connect} answered with something else"))?;
-            report(
-                &Judgement::of(&evidence, &nonce, &policy, UnixTime::now()),
-                *json,
-            )
+            report(&judge(&evidence, &nonce, &policy, UnixTime::now()), *json)
         }
+        Command::Connect(connect) => connect.run(),
         Command::Verify {
             evidence,
             nonce,
@@ -206,7 +196,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
             let policy = load_policy(policy)?;
             let evidence = load_evidence(evidence)?;
             let at = at.unwrap_or_else(UnixTime::now);
-            report(&Judgement::of(&evidence, nonce, &policy, at), *json)
+            report(&judge(&evidence, nonce, &policy, at), *json)
         }
         Command::Explain {
             evidence,
@@ -231,6 +221,11 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     }
 }
 
+/// What an answer to a challenge in the clear is worth.
+fn judge(evidence: &Evidence, nonce: &Nonce, policy: &Policy, at: UnixTime) -> Judgement {
+    Judgement::of(evidence, nonce, &Purpose::Challenge, policy, at)
+}
+
 fn report(judgement: &Judgement, json: bool) -> Result<Outcome> {
     if json {
         say_json(&judgement.to_json())?;
@@ -239,10 +234,7 @@ fn report(judgement: &Judgement, json: bool) -> Result<Outcome> {
         let colour = if plain { Colour::Plain } else { Colour::Ansi };
         say(&draw(judgement, colour))?;
     }
-    Ok(match judgement.verdict() {
-        Verdict::Affirming => Outcome::Good,
-        Verdict::Warning | Verdict::Contraindicated => Outcome::NotAffirming,
-    })
+    Ok(judgement.verdict().into())
 }
 
 fn explain(evidence: &Evidence, folder: &Path, json: bool) -> Result<Outcome> {
@@ -356,10 +348,6 @@ fn origin(evidence: &VerifiedEvidence) -> String {
         chain.host(),
         Printable(chain.issuer())
     )
-}
-
-fn load_policy(path: &Path) -> Result<Policy> {
-    policy_file::load(path).with_context(|| format!("the policy {} cannot be used", path.display()))
 }
 
 fn load_evidence(path: &Path) -> Result<Evidence> {

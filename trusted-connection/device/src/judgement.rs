@@ -1,5 +1,7 @@
 //! What a device makes of evidence: a result, or the reason why it proves nothing.
 
+use std::sync::Arc;
+
 use attestation::{
     AttestationResult, Evidence, Nonce, Policy, Purpose, Refusal, Verdict, appraise,
 };
@@ -8,13 +10,9 @@ use serde_json::Value;
 
 /// The outcome of verifying and appraising one piece of evidence.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one is made for each challenge, and moved once"
-)]
 pub enum Judgement {
     /// The evidence is genuine; this is what it is worth.
-    Appraised(AttestationResult),
+    Appraised(Arc<AttestationResult>),
     /// The evidence proves nothing.
     Refused {
         /// Why.
@@ -25,10 +23,16 @@ pub enum Judgement {
 }
 
 impl Judgement {
-    /// Verifies the evidence as an answer to `nonce` and appraises it with `policy`.
-    pub fn of(evidence: &Evidence, nonce: &Nonce, policy: &Policy, at: UnixTime) -> Self {
-        match evidence.verify(nonce, &Purpose::Challenge, policy.anchors(), at) {
-            Ok(verified) => Self::Appraised(appraise(verified, policy)),
+    /// Verifies the evidence as an answer to `nonce` for a purpose, and appraises it with `policy`.
+    pub fn of(
+        evidence: &Evidence,
+        nonce: &Nonce,
+        purpose: &Purpose,
+        policy: &Policy,
+        at: UnixTime,
+    ) -> Self {
+        match evidence.verify(nonce, purpose, policy.anchors(), at) {
+            Ok(verified) => Self::Appraised(Arc::new(appraise(verified, policy))),
             Err(refusal) => Self::Refused {
                 ear: refusal.to_json(policy, nonce, at),
                 refusal,

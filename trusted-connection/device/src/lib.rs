@@ -1,12 +1,17 @@
 //! The device: challenges a service, verifies what it answers, appraises it and explains it.
 
+pub mod by_hand;
 pub mod challenge;
 pub mod command_line;
+pub mod connection;
+pub mod connection_options;
 pub mod event_log;
 pub mod export;
 pub mod judgement;
+pub mod outcome;
 pub mod policy_file;
 pub mod tree;
 
 pub use challenge::{ChallengeError, challenge};
+pub use connection::Connector;
 pub use judgement::Judgement;

@@ -1,4 +1,4 @@
-//! The device's program.
+//! The device's program and library, against services whose TPMs are keys in software.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![expect(
@@ -6,4 +6,9 @@
     reason = "what a JSON value lacks is null, which no test expects"
 )]
 
+mod adversary;
+mod by_hand;
+mod connections;
+mod rounds;
+mod support;
 mod verify;

@@ -1,0 +1,205 @@
+//! Judging the other end of a connection by a policy, round after round.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use attestation::evidence::EvidenceError;
+use attestation::{AttestationResult, Binding, Evidence, Layer, Nonce, Policy, Purpose};
+use attested_tls::{Appraisal, Demand, EvidenceRefused, Format, Peer, Verifier};
+use cert_chain::profile::ProfileError;
+use rustls_pki_types::UnixTime;
+
+use super::changes::changes;
+use super::tls;
+use crate::judgement::Judgement;
+
+/// What is known about a service.
+pub type Appraised = Arc<AttestationResult>;
+
+/// Why the evidence of a service is not accepted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotAccepted {
+    /// It cannot be read.
+    #[error("what it showed is no evidence")]
+    Malformed(#[source] EvidenceError),
+    /// The connection's certificate is not a vRoT's.
+    #[error("its certificate for TLS is not that of a vRoT's key")]
+    Certificate(#[source] ProfileError),
+    /// The connection's certificate and the evidence speak of different VMs.
+    #[error("its certificate for TLS is for {certificate}, and its evidence is of {evidence}")]
+    OtherVm {
+        /// Whom the certificate names.
+        certificate: String,
+        /// Whom the evidence is of.
+        evidence: String,
+    },
+    /// The handshake authenticated nobody.
+    #[error("it showed no certificate in the handshake")]
+    NoKey,
+    /// It proves nothing, or not what the policy asks for.
+    #[error("{}", summary(.0))]
+    Judged(Box<Judgement>),
+}
+
+/// Accepts one service, for as long as one connection lives, if its policy does.
+#[derive(Debug)]
+pub(super) struct ServiceVerifier {
+    policy: Arc<Policy>,
+    state: Mutex<State>,
+}
+
+/// What the last round brought.
+#[derive(Debug, Default)]
+struct State {
+    accepted: Option<Appraised>,
+    refused: Option<Box<NotAccepted>>,
+}
+
+impl ServiceVerifier {
+    pub(super) fn new(policy: Arc<Policy>) -> Self {
+        Self {
+            policy,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Why the last evidence was refused.
+    pub(super) fn why_not(&self) -> Option<Box<NotAccepted>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.refused.take()
+    }
+
+    fn judge(
+        &self,
+        evidence: &[u8],
+        nonce: &Nonce,
+        binding: &Binding,
+        peer: &Peer,
+        now: UnixTime,
+    ) -> Result<Appraised, NotAccepted> {
+        let identity = peer.identity.ok_or(NotAccepted::NoKey)?;
+        let evidence = Evidence::from_cbor(evidence).map_err(NotAccepted::Malformed)?;
+        let purpose = Purpose::Connection {
+            binding: binding.clone(),
+            key: identity.key,
+        };
+        match Judgement::of(&evidence, nonce, &purpose, &self.policy, now) {
+            Judgement::Appraised(result) if self.policy.connection().accepts(result.verdict()) => {
+                is_of_the_certificates_vm(&result, peer)?;
+                Ok(result)
+            }
+            judgement => Err(NotAccepted::Judged(Box::new(judgement))),
+        }
+    }
+
+    /// Says what is not as it was in the last round.
+    fn note(&self, result: &Appraised) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = state.accepted.replace(Arc::clone(result));
+        drop(state);
+        match before {
+            None => {}
+            Some(before) => {
+                for change in changes(&before, result) {
+                    tracing::warn!(vm = %result.evidence().leaf().vm, "{change}");
+                }
+            }
+        }
+    }
+}
+
+/// The key is shown to live in the evidence's vRoT. That the certificate calls it the same is for all
+/// who look at the certificate alone.
+fn is_of_the_certificates_vm(result: &AttestationResult, peer: &Peer) -> Result<(), NotAccepted> {
+    let (own, issuers) = peer.certificates.split_first().ok_or(NotAccepted::NoKey)?;
+    let (certificate, host) = tls::read(own, issuers).map_err(NotAccepted::Certificate)?;
+    let chain = result.evidence().chain();
+    let claims = chain.claims();
+    let name = |vm, vrot, host| format!("VM {vm} with vRoT {vrot} on {host}");
+    let certificate = name(certificate.vm(), certificate.vrot(), &host);
+    let evidence = name(claims.vm, claims.vrot, chain.host());
+    if certificate == evidence {
+        Ok(())
+    } else {
+        Err(NotAccepted::OtherVm {
+            certificate,
+            evidence,
+        })
+    }
+}
+
+impl Verifier for ServiceVerifier {
+    type Result = Appraised;
+
+    fn demand(&self) -> Demand {
+        Demand::Evidence {
+            formats: vec![Format::Vrot],
+            policy: *self.policy.digest(),
+        }
+    }
+
+    fn appraise(
+        &self,
+        evidence: &[u8],
+        nonce: &Nonce,
+        binding: &Binding,
+        peer: &Peer,
+    ) -> Result<Appraisal<Appraised>, EvidenceRefused> {
+        let now = UnixTime::now();
+        match self.judge(evidence, nonce, binding, peer, now) {
+            Ok(result) => {
+                self.note(&result);
+                let left = result.expires_at().as_secs().saturating_sub(now.as_secs());
+                Ok(Appraisal {
+                    result,
+                    valid_for: Duration::from_secs(left),
+                })
+            }
+            Err(why) => {
+                let reason = printable::WithCauses(&why).to_string();
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                state.refused = Some(Box::new(why));
+                Err(EvidenceRefused { reason })
+            }
+        }
+    }
+}
+
+impl NotAccepted {
+    /// The judgement on evidence that could be judged.
+    pub fn judgement(&self) -> Option<&Judgement> {
+        match self {
+            Self::Judged(judgement) => Some(judgement),
+            _ => None,
+        }
+    }
+}
+
+/// Reasons that stand in one line; the result has all.
+const REASONS: usize = 4;
+
+fn summary(judgement: &Judgement) -> String {
+    let result = match judgement {
+        Judgement::Refused { refusal, .. } => {
+            return format!("{} ({})", refusal.explanation(), refusal.code());
+        }
+        Judgement::Appraised(result) => result,
+    };
+    let reasons: Vec<_> = [Layer::Host, Layer::Vm]
+        .into_iter()
+        .flat_map(|layer| result.layer(layer).reasons())
+        .collect();
+    let mut text = format!("the verdict is {}", result.verdict());
+    for (reason, begin) in reasons
+        .iter()
+        .take(REASONS)
+        .zip([": "].into_iter().chain(std::iter::repeat("; ")))
+    {
+        text.push_str(&format!("{begin}{} ({})", reason.text, reason.code));
+    }
+    if let Some(more) = reasons.len().checked_sub(REASONS).filter(|more| *more > 0) {
+        text.push_str(&format!("; and {more} more"));
+    }
+    text
+}

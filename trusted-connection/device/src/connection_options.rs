@@ -1,0 +1,52 @@
+//! What all commands that connect are told.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use attestation::Policy;
+use clap::Args;
+use rustls_pki_types::DnsName;
+
+use crate::connection::{Connector, DeviceIdentity};
+use crate::policy_file;
+
+/// What all commands that connect are told.
+#[derive(Debug, Args)]
+pub struct ConnectionOptions {
+    /// What is expected of the service.
+    #[arg(long, value_name = "FILE")]
+    policy: PathBuf,
+    /// A name that the service's certificate must have, too, and that is sent to it in the place of
+    /// HOST. Without it no name is compared: the policy says which VM is meant.
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
+    server_name: Option<DnsName<'static>>,
+    /// This device's certificate for TLS in PEM, and behind it those that lead to its issuer.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// The private key of that certificate in PEM.
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+}
+
+impl ConnectionOptions {
+    /// What makes the connections.
+    pub fn connector(&self) -> Result<Connector> {
+        let policy = Arc::new(load_policy(&self.policy)?);
+        let device = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => DeviceIdentity::from_files(certificate, key)?,
+            _ => DeviceIdentity::none(),
+        };
+        Connector::new(policy, device, self.server_name.clone())
+            .with_context(|| format!("the policy {} cannot be used", self.policy.display()))
+    }
+}
+
+/// Reads a policy, and says which one if it cannot be used.
+pub fn load_policy(path: &Path) -> Result<Policy> {
+    policy_file::load(path).with_context(|| format!("the policy {} cannot be used", path.display()))
+}
+
+fn parse_name(text: &str) -> Result<DnsName<'static>, String> {
+    DnsName::try_from(text.to_owned()).map_err(|_| "it is no DNS name".to_owned())
+}
