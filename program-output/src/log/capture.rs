@@ -41,12 +41,53 @@ pub(super) fn log_lines(mut from: File) {
         };
         for byte in read {
             if *byte == b'\n' {
-                let said = String::from_utf8_lossy(&line);
-                tracing::warn!(target: "stderr", "{said}");
+                log_line(&String::from_utf8_lossy(&line));
                 line.clear();
             } else if line.len() < LONGEST {
                 line.push(*byte);
             }
+        }
+    }
+}
+
+/// tpm2-tss calls an error whatever a TPM refuses, also what its caller counts on, and the caller
+/// has it as an error with its code. So its lines are for those who ask for them
+/// (`RUST_LOG=tss2=debug`).
+fn log_line(line: &str) {
+    match of_tss2(line) {
+        Some((module, said)) => tracing::debug!(target: "tss2", module, "{said}"),
+        None => tracing::warn!(target: "stderr", "{line}"),
+    }
+}
+
+/// The module and what it says, of a line of tpm2-tss: `LEVEL:module:file.c:number:function() text`.
+fn of_tss2(line: &str) -> Option<(&str, &str)> {
+    let mut parts = line.splitn(5, ':');
+    let (level, module, file) = (parts.next()?, parts.next()?, parts.next()?);
+    let (number, said) = (parts.next()?, parts.next()?);
+    let levels = ["ERROR", "WARNING", "INFO", "DEBUG", "TRACE"];
+    let is_one = levels.contains(&level) && file.ends_with(".c") && number.parse::<u32>().is_ok();
+    is_one.then(|| (module, said.trim_end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_tpm2_tss_are_told_from_others() {
+        let line = "ERROR:tcti:src/tss2-tcti/tcti-device.c:452:Tss2_Tcti_Device_Init() Failed to \
+                    open specified TCTI device file /none: No such file or directory ";
+        let said = "Tss2_Tcti_Device_Init() Failed to open specified TCTI device file /none: No \
+                    such file or directory";
+        assert_eq!(of_tss2(line), Some(("tcti", said)));
+        for other in [
+            "ERROR: Could not load tcti, got: \"device:/none\"",
+            "ERROR:a:b:c:d",
+            "vtpm-backend: user 7 is root or the manager: it is 3:4:5:6",
+            "",
+        ] {
+            assert_eq!(of_tss2(other), None, "{other}");
         }
     }
 }
