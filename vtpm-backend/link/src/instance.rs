@@ -10,7 +10,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The right to serve one vRoT, until it is dropped or the process ends.
 ///
@@ -135,6 +135,14 @@ pub fn may_have_lost(path: &Path) -> Result<bool, InstanceError> {
     Ok(!lines.is_empty() && !lines.ends_with(DURABLE))
 }
 
+/// Since when the process that has the right, or had it last, has been answering ahead of the store;
+/// none, if it is not or does not say.
+pub fn degraded_since(path: &Path) -> io::Result<Option<SystemTime>> {
+    let mut file = File::open(path)?;
+    let is_degraded = read(&mut file)?.ends_with(DEGRADED);
+    is_degraded.then(|| file.metadata()?.modified()).transpose()
+}
+
 fn read(file: &mut File) -> io::Result<String> {
     let mut bytes = Vec::new();
     file.take(MAX_LENGTH).read_to_end(&mut bytes)?;
@@ -171,6 +179,7 @@ mod tests {
         for degraded in [true, false, true] {
             instance.note(degraded)?;
             assert_eq!(may_have_lost(&path)?, degraded);
+            assert_eq!(degraded_since(&path)?.is_some(), degraded);
         }
         drop(instance);
         assert!(may_have_lost(&path)?, "it is known after its end");

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use backend_link::instance::{self, Instance, InstanceError};
 use backend_link::runtime_folder::{MANAGER_SOCKET, VMM_SOCKET};
@@ -106,6 +107,12 @@ impl RuntimeFolder {
         let lost = self.lock.as_deref().map(instance::may_have_lost);
         let lost = lost.transpose().map_err(|error| self.lock_error(error))?;
         Ok(lost.unwrap_or(false))
+    }
+
+    /// Since when its backend has been answering ahead of the store, as far as it says.
+    pub(super) fn degraded_since(&self) -> Option<SystemTime> {
+        // What cannot be read is told where it matters.
+        (self.lock.as_deref()).and_then(|lock| instance::degraded_since(lock).ok().flatten())
     }
 
     /// What was lost is recorded elsewhere, or of no interest any more.

@@ -146,6 +146,16 @@ impl Backend {
         })
     }
 
+    /// Waits until all that the guest was told is durable, or the backend has ended.
+    pub async fn caught_up(&self) {
+        // An error says that nobody observes it any more.
+        let _ = (self
+            .observed
+            .clone()
+            .wait_for(|observed| !observed.degraded))
+        .await;
+    }
+
     /// Kills a backend that does not do what it is told.
     pub async fn kill(&self) {
         // One that has ended needs none.

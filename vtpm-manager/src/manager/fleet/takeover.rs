@@ -12,7 +12,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Event;
-use crate::backend::{self, Backend, BackendError, Ended, Ending, InstanceId, Role, RuntimeFolder};
+use crate::backend::{
+    self, Backend, BackendError, Ended, Ending, InstanceId, NextTurn, Role, RuntimeFolder, Turns,
+};
 use crate::manager::registry::{Adoption, Vrot};
 use crate::manager::{Counter, Manager, ManagerError};
 use crate::vrot::{Lifecycle, RecordError, StopCause, StoredVrot, Tombstone, VrotRecord};
@@ -90,14 +92,17 @@ impl Manager {
         Ok(found)
     }
 
-    /// All at once: one connection for each is what they cost anyway. What is not adopted waits for
-    /// `compared`.
+    /// All at once, but for those that have state to hand over: they take [`Turns`]. What is not
+    /// adopted waits for `compared`.
     fn begin_adoptions(
         self: &Arc<Self>,
         compared: &CancellationToken,
     ) -> Result<mpsc::UnboundedReceiver<VrotId>, ManagerError> {
         let (adopted, adoptions) = mpsc::unbounded_channel();
-        for folder in backend::running(&self.config.runtime_dir, &self.config.locks())? {
+        let folders = backend::running(&self.config.runtime_dir, &self.config.locks())?;
+        let (turns, folders) = Turns::of(folders);
+        self.tasks.spawn(turns.give());
+        for (folder, turn) in folders {
             let known = self.registry.find_vrot(folder.vrot());
             let is_done = |vrot: &Arc<Vrot>| vrot.backend().is_some() || vrot.adoption().is_some();
             if known.as_ref().is_some_and(is_done) {
@@ -109,7 +114,7 @@ impl Manager {
             let (manager, adopted, compared) =
                 (Arc::clone(self), adopted.clone(), compared.clone());
             self.tasks.spawn(async move {
-                manager.settle(folder, known, adopted, compared).await;
+                manager.settle(folder, turn, known, adopted, compared).await;
             });
         }
         Ok(adoptions)
@@ -143,6 +148,7 @@ impl Manager {
     async fn settle(
         self: &Arc<Self>,
         folder: RuntimeFolder,
+        turn: NextTurn,
         known: Option<Arc<Vrot>>,
         adopted: mpsc::UnboundedSender<VrotId>,
         compared: CancellationToken,
@@ -152,6 +158,7 @@ impl Manager {
             .clone()
             .filter(|vrot| matches!(vrot.record().lifecycle, Lifecycle::Running { .. }));
         let Some(vrot) = running else {
+            drop(turn);
             compared.cancelled().await;
             // Left from a creation, a start or a stop that never came to its end.
             tracing::warn!(vrot = %id, "a backend that nobody knows is ended");
@@ -165,6 +172,7 @@ impl Manager {
             }
             return;
         };
+        let turn = turn.taken().await;
         let taken_over = self.take_over_backend(&vrot, &folder).await;
         if !matches!(taken_over, Ok(TakenOver::Adopted)) {
             compared.cancelled().await;
@@ -176,6 +184,9 @@ impl Manager {
                 if adopted.send(id).is_err() {
                     let adopted = vec![Event::BackendAdopted { vrot: id }];
                     self.record_or_keep(adopted).await;
+                }
+                if let (Some(turn), Some(backend)) = (turn, vrot.backend()) {
+                    turn.over_when(backend.caught_up()).await;
                 }
                 // A line about a certificate comes after those of what was found.
                 let compared = self.ending.run_until_cancelled(compared.cancelled());
