@@ -83,7 +83,7 @@ pub enum Part {
     /// Writes of the physical TPM's flash under load; takes two to three checkpoint intervals, of
     /// which the parts `writes` and `restart` are a part.
     Anchor,
-    /// A manager that is killed under load.
+    /// A manager that is killed, and restarted as planned, under load.
     Restart,
 }
 

@@ -127,6 +127,13 @@ impl BenchHost {
         self.start_manager()
     }
 
+    /// Ends the manager as an administrator would, and starts it again as soon as it has ended,
+    /// without waiting for it.
+    pub(super) fn restart(&mut self) -> Result<()> {
+        self.manager.stop()?;
+        self.start_manager()
+    }
+
     fn start_manager(&mut self) -> Result<()> {
         self.starts += 1;
         let log = self.log.with_extension(format!("{}.log", self.starts));

@@ -133,9 +133,12 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
         report.part("nv_writes_per_s_tpm_commands_*", outcome);
     }
     if arguments.wants(Part::Restart) {
-        step("the manager is killed under load");
+        step("the manager is killed, and restarted as planned, under load");
         let outcome = restart::measure(report, &mut host, &mut ours, arguments);
-        report.part("manager_restart_s, failed_commands", outcome);
+        report.part(
+            "manager_restart_s, failed_commands, planned_restart_*",
+            outcome,
+        );
     }
     if arguments.wants(Part::Anchor) {
         step("writes of the physical TPM's flash");
