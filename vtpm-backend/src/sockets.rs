@@ -114,6 +114,11 @@ impl Listener {
     pub fn accept(&self) -> Option<UnixStream> {
         self.listener.accept().ok().map(|(stream, _)| stream)
     }
+
+    /// Waits until a client dials or the deadline passes.
+    pub fn wait_for_client(&self, deadline: Instant) -> io::Result<bool> {
+        wait_readable(self, deadline)
+    }
 }
 
 impl Drop for Listener {
@@ -265,8 +270,7 @@ impl Connection {
 
     /// Waits until something arrives or the deadline passes.
     pub fn wait_readable(&self, deadline: Instant) -> io::Result<bool> {
-        let mut descriptors = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
-        Ok(poll(&mut descriptors, timeout(deadline))? > 0)
+        wait_readable(self, deadline)
     }
 }
 
@@ -321,6 +325,11 @@ fn control_message(bytes: &[u8]) -> Option<(i32, i32, usize, &[u8])> {
         length,
         content,
     ))
+}
+
+fn wait_readable(socket: &impl AsFd, deadline: Instant) -> io::Result<bool> {
+    let mut descriptors = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut descriptors, timeout(deadline))? > 0)
 }
 
 fn wait_writable(stream: &impl AsFd, deadline: Instant) -> io::Result<()> {

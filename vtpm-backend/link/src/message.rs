@@ -63,6 +63,11 @@ pub enum ToBackend {
     /// backend is told to end, or to let them go on, or loses its manager.
     #[n(7)]
     Suspend,
+    /// The manager ends as planned, and another one is started: everything that it was sent is on
+    /// stable storage or was not read. Until the next one dials, no guest waits for what nobody
+    /// can do.
+    #[n(8)]
+    Leaving,
 }
 
 /// From a backend.

@@ -10,7 +10,7 @@
 
 use zeroize::Zeroizing;
 
-use super::ManagerLink;
+use super::{ManagerLink, Patience};
 use crate::control::{NotCarried, Package, StateExport};
 use crate::engine::StateKind;
 use backend_link::sealing::Content;
@@ -61,7 +61,7 @@ impl StateExport for ManagerLink {
         let sealed = sealed.map_err(not_sealed)?;
         if self.carried.is_none() {
             self.carried = Some(id);
-            self.save(permanent);
+            self.save_within(permanent, Patience::Deadline);
             if !self.durability.is_durable() || self.durability.is_degraded() {
                 self.go_on();
                 return Err(NotCarried::NotDurable);

@@ -20,6 +20,8 @@ pub(super) struct DurabilityState {
     degraded: bool,
     /// Whether the manager acknowledged anything since it was last waited for in vain.
     commits_again: bool,
+    /// Whether the manager ended as planned, and the next one is not here yet.
+    between_managers: bool,
 }
 
 /// What follows from an acknowledgement.
@@ -33,9 +35,9 @@ pub(super) enum Acknowledged {
     More,
 }
 
-/// What each change of a degraded vRoT waits for a manager that does not commit: a guest hardly
-/// notices, and cannot flood a manager that takes nothing.
-const DEGRADED_PATIENCE: Duration = Duration::from_millis(20);
+/// What a change waits for a manager that is known not to commit: a guest hardly notices, and cannot
+/// flood a manager that takes nothing.
+const SHORT_PATIENCE: Duration = Duration::from_millis(20);
 
 impl DurabilityState {
     pub(super) fn pushed(&self) -> u64 {
@@ -95,8 +97,8 @@ impl DurabilityState {
 
     /// How long a change waits to be durable, where the manager's deadline is this.
     pub(super) fn patience(&self, deadline: Duration) -> Duration {
-        if self.degraded && !self.commits_again {
-            deadline.min(DEGRADED_PATIENCE)
+        if self.between_managers || (self.degraded && !self.commits_again) {
+            deadline.min(SHORT_PATIENCE)
         } else {
             deadline
         }
@@ -108,9 +110,20 @@ impl DurabilityState {
         !self.degraded
     }
 
-    /// The manager is gone.
+    /// The manager is gone. One that did not say that it would be may be back at once, or have
+    /// lost its connection alone: it is waited for.
     pub(super) fn lost(&mut self) {
         self.commits_again = false;
+    }
+
+    /// The manager ends as planned.
+    pub(super) fn left(&mut self) {
+        self.between_managers = true;
+    }
+
+    /// A manager is here.
+    pub(super) fn dialled(&mut self) {
+        self.between_managers = false;
     }
 }
 
@@ -159,13 +172,31 @@ mod tests {
         assert_eq!(state.patience(DEADLINE), DEADLINE);
         assert!(state.gave_up(), "for the first time");
         state.set_degraded(true);
-        assert_eq!(state.patience(DEADLINE), DEGRADED_PATIENCE);
+        assert_eq!(state.patience(DEADLINE), SHORT_PATIENCE);
         assert!(!state.gave_up());
         state.send_newest();
         state.changed(vec![2]);
         assert_eq!(state.acknowledged(1), Acknowledged::SendNewest);
         assert_eq!(state.patience(DEADLINE), DEADLINE, "it commits");
         state.lost();
-        assert_eq!(state.patience(DEADLINE), DEGRADED_PATIENCE);
+        assert_eq!(state.patience(DEADLINE), SHORT_PATIENCE);
+    }
+
+    #[test]
+    fn between_two_managers_a_change_waits_for_a_moment_and_for_the_next_one_as_before() {
+        let mut state = DurabilityState::default();
+        state.lost();
+        assert_eq!(
+            state.patience(DEADLINE),
+            DEADLINE,
+            "it did not say that it ends"
+        );
+        state.left();
+        state.lost();
+        state.changed(vec![1]);
+        assert_eq!(state.patience(DEADLINE), SHORT_PATIENCE);
+        assert_eq!(state.patience(SHORT_PATIENCE / 2), SHORT_PATIENCE / 2);
+        state.dialled();
+        assert_eq!(state.patience(DEADLINE), DEADLINE);
     }
 }

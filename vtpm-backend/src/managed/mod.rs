@@ -43,6 +43,9 @@ pub struct ManagerLink {
     names_used: bool,
 }
 
+/// After somebody dialled who was turned away, or could not be accepted.
+const REFUSED_PAUSE: Duration = Duration::from_millis(2);
+
 /// State that was opened.
 pub struct OpenedState {
     /// The permanent state, unless the vRoT is new.
@@ -56,6 +59,15 @@ struct OpenVrot {
     generation: u64,
     sealer: Sealer,
     deadline: Duration,
+}
+
+/// How long a state is waited for.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// As a guest waits: for a moment only, where nobody makes it durable.
+    Guest,
+    /// Until the deadline in any case.
+    Deadline,
 }
 
 /// Why a message of the manager was not followed.
@@ -122,6 +134,7 @@ impl ManagerLink {
         }
         self.connection = Some(connection);
         self.greeted = false;
+        self.durability.dialled();
         // Before anything that a guest may ask for: evidence says how it stands.
         if self.durability.is_degraded() {
             self.send_status();
@@ -162,7 +175,11 @@ impl ManagerLink {
                 Ok((message, length)) => {
                     connection.consume(length);
                     self.greeted = true;
-                    messages.push(message);
+                    match message {
+                        // At once: kept for later, it would be taken for a word of the next one.
+                        ToBackend::Leaving => self.durability.left(),
+                        other => messages.push(other),
+                    }
                 }
                 Err(error) => {
                     tracing::error!(%error, "the manager does not speak our language");
@@ -295,8 +312,21 @@ impl ManagerLink {
     /// Pushes a changed state and waits until it is durable, or until the deadline: then the
     /// vRoT is degraded. From then on the guest waits for a moment only, until the manager
     /// commits again: then each change waits for its commit as before, so that a guest that
-    /// never rests does not stay ahead of its manager for ever.
+    /// never rests does not stay ahead of its manager for ever. Between a manager that ended as
+    /// planned and the next one, it waits for that moment at most, too.
+    ///
+    /// A state that takes out the name of what a VMM carries is waited for until the deadline: it
+    /// is what keeps that from being used twice.
     pub fn save(&mut self, state: &[u8]) {
+        let patience = if self.names_used {
+            Patience::Deadline
+        } else {
+            Patience::Guest
+        };
+        self.save_within(state, patience);
+    }
+
+    fn save_within(&mut self, state: &[u8], patience: Patience) {
         let Some(vrot) = &self.vrot else {
             return;
         };
@@ -315,7 +345,11 @@ impl ManagerLink {
             self.push_unsaved();
         }
         while !self.durability.is_durable() {
-            if !self.wait_for_message(began + self.durability.patience(deadline)) {
+            let limit = match patience {
+                Patience::Guest => self.durability.patience(deadline),
+                Patience::Deadline => deadline,
+            };
+            if !self.wait_for_message(began + limit) {
                 self.give_up_waiting();
                 return;
             }
@@ -348,9 +382,14 @@ impl ManagerLink {
     /// Follows acknowledgements and keeps everything else for later; false after the deadline.
     fn wait_for_message(&mut self, deadline: Instant) -> bool {
         if self.connection.is_none() {
-            // Perhaps a restarted manager dials in meanwhile.
-            std::thread::sleep(Duration::from_millis(2));
-            self.accept();
+            // Perhaps a restarted manager dials in meanwhile. Asking for it again and again, a
+            // thousand backends would keep it from the processors that it needs to get there.
+            if self.listener.wait_for_client(deadline).unwrap_or(false) {
+                self.accept();
+                if self.connection.is_none() {
+                    std::thread::sleep(REFUSED_PAUSE);
+                }
+            }
             return Instant::now() < deadline;
         }
         let readable = self

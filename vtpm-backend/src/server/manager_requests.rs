@@ -82,6 +82,8 @@ impl<E: Engine> Server<E> {
                 self.held_until = held.then(|| Instant::now() + MAX_HOLD);
             }
             ToBackend::Stop => self.end(),
+            // The link has noted it.
+            ToBackend::Leaving => {}
             ToBackend::Suspend => {
                 let volatile = self.volatile_state();
                 // What the guest did from now on would not be in it.

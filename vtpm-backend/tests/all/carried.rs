@@ -1,6 +1,7 @@
 //! What a VMM carries of a vRoT with a manager: the volatile state, of use once, beside the permanent
 //! state that it belongs to.
 
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -11,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use backend_link::frame::{receive, send};
 use backend_link::message::{FromBackend, Open, ToBackend};
 
-use crate::support::managed::{Backend, PATIENCE, connect_to, define_index, open};
+use crate::support::managed::{Backend, PATIENCE, connect_to, define_index, open, pushed};
 use crate::support::{SHUTDOWN, STARTUP, STOP, Vmm, code, command, extend, pcr, words};
 
 const INIT: u32 = 2;
@@ -137,6 +138,25 @@ fn a_vm_is_not_saved_while_its_state_is_not_durable_and_goes_on() -> Result<()> 
     // The next change catches up.
     define_index(&mut vmm, 0x0150_0000)?;
     carry(&mut vmm)?;
+    Ok(())
+}
+
+#[test]
+fn a_vm_that_is_saved_between_two_managers_waits_for_the_next_one() -> Result<()> {
+    let mut manager = Manager::opening(open(600_000, None)?)?;
+    let mut vmm = manager.attach()?;
+    succeed(&mut vmm, &words(&[INIT, 0]))?;
+    ensure!(code(&vmm.execute(&STARTUP)?) == 0, "TPM2_Startup");
+    manager.order(&ToBackend::Leaving)?;
+    manager.stream.shutdown(Shutdown::Both)?;
+    let saving = thread::spawn(move || carry(&mut vmm).map(|carried| (vmm, carried)));
+    // Longer than a guest's command waits then.
+    thread::sleep(Duration::from_millis(200));
+    ensure!(!saving.is_finished(), "its state is not durable");
+    let mut next = manager.backend.connect()?;
+    let (sequence, _) = pushed(&mut next)?;
+    send(&mut next, &ToBackend::Persisted { sequence })?;
+    saving.join().map_err(|_| anyhow::anyhow!("the VMM"))??;
     Ok(())
 }
 

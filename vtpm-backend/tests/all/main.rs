@@ -11,6 +11,7 @@ mod log;
 mod loss_of_power;
 mod managed;
 mod random_commands;
+mod restarted_manager;
 mod sandbox;
 mod spawned_backend;
 mod volatile_state;

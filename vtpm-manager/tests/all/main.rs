@@ -27,6 +27,7 @@ mod operator_key;
 mod out_of_reach;
 mod packaged_unit;
 mod pending;
+mod planned_restart;
 mod pool;
 mod power_loss;
 mod races;

@@ -81,7 +81,8 @@ impl Supervisor {
     }
 
     /// The manager ends. What the backend has pushed is made durable still, unless disk or TPM
-    /// do not take it: a backend gives its next manager what this one did not acknowledge.
+    /// do not take it: a backend gives its next manager what this one did not acknowledge. It is
+    /// told that its manager leaves, so that its guest does not wait for the next one.
     pub(super) async fn leave_running(mut self) {
         while self.saving.is_some() {
             let result = attempt(&mut self.saving).await;
@@ -91,6 +92,7 @@ impl Supervisor {
             // One that has ended is not told, and has the same claim.
             let _ = self.saved(result).await;
         }
+        let _ = self.connection.send(&ToBackend::Leaving).await;
     }
 }
 
