@@ -219,24 +219,15 @@ fn a_born_backend_holds_nothing_open_but_its_sockets() -> Result<()> {
 
 #[test]
 fn a_born_backend_cannot_reach_into_a_neighbour() -> Result<()> {
-    require_root()?;
-    let mut zygote = Zygote::start()?;
-    let neighbour = zygote.spawn()?;
-    for what in [
-        "kill",
-        "trace",
-        "read memory",
-        "read the memory file",
-        "become root",
-    ] {
-        attempt(what, "sandbox", &neighbour)?;
-    }
-    neighbour.execute(&command(0x17b, &[0, 8]))?;
-    Ok(())
+    a_neighbour_is_out_of_reach_with("sandbox")
 }
 
 #[test]
 fn its_user_alone_keeps_a_backend_from_its_neighbours() -> Result<()> {
+    a_neighbour_is_out_of_reach_with(USER_ALONE)
+}
+
+fn a_neighbour_is_out_of_reach_with(confinement: &str) -> Result<()> {
     require_root()?;
     let mut zygote = Zygote::start()?;
     let neighbour = zygote.spawn()?;
@@ -247,7 +238,7 @@ fn its_user_alone_keeps_a_backend_from_its_neighbours() -> Result<()> {
         "read the memory file",
         "become root",
     ] {
-        attempt(what, USER_ALONE, &neighbour)?;
+        attempt(what, confinement, &neighbour)?;
     }
     neighbour.execute(&command(0x17b, &[0, 8]))?;
     Ok(())

@@ -101,22 +101,10 @@ fn bodies_are_as_they_are_described() -> Result<()> {
     let public = host.path("operator.pem.pub");
     host.ctl(["host", "init", "--policy-key", &public])?;
 
-    let [pcrs, approval] = ["pcrs.json", "approval.json"].map(|name| host.path(name));
+    let pcrs = host.path("pcrs.json");
     let policy = api.get("/v1/host/policy")?;
     std::fs::write(&pcrs, policy.to_string())?;
-    let key = host.path("operator.pem");
-    host.ctl([
-        "host",
-        "policy",
-        "sign",
-        "--key",
-        &key,
-        "--pcrs",
-        &pcrs,
-        "--out",
-        &approval,
-        "--accept-unextended",
-    ])?;
+    let approval = host.signed_approval(&["--pcrs", &pcrs, "--accept-unextended"])?;
     api.post(
         "/v1/host/policy/approvals",
         &std::fs::read_to_string(&approval)?,

@@ -61,19 +61,7 @@ fn the_note_in_an_approval_is_not_shown_as_signed() -> Result<()> {
     host.make_operator_key()?;
     let public = host.path("operator.pem.pub");
     host.ctl(["host", "init", "--policy-key", &public])?;
-    let [key, out] = ["operator.pem", "approval.json"].map(|f| host.path(f));
-    host.ctl([
-        "host",
-        "policy",
-        "sign",
-        "--key",
-        &key,
-        "--from-host",
-        "--label",
-        "release 7",
-        "--out",
-        &out,
-    ])?;
+    let out = host.signed_approval(&["--from-host", "--label", "release 7"])?;
     let signed = fs::read_to_string(&out)?;
     fs::write(&out, signed.replace("release 7", "anything"))?;
     let shown = said(&mut host.vtpmctl(["host", "policy", "approve", &out]))?;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::support::identity::{der, verified};
-use crate::support::vmm::{OWNER, PASSWORD, Vmm, command, nv_read, with_sessions};
+use crate::support::vmm::{OWNER, PASSWORD, Vmm, command, define_index, nv_read, with_sessions};
 use crate::support::{DOMAIN, Host, TENANT, wait_until};
 
 #[test]
@@ -320,28 +320,5 @@ fn a_second_manager_does_not_get_the_store() -> Result<()> {
     )?;
     assert_eq!(second.status, 1);
     ensure!(!std::path::Path::new(&other).exists(), "it listened");
-    Ok(())
-}
-
-/// TPM2_NV_DefineSpace in the owner hierarchy: changes non-volatile state.
-fn define_index(vmm: &mut Vmm, index: u32) -> Result<()> {
-    let public = [
-        &index.to_be_bytes()[..],
-        &[0x00, 0x0b],
-        // OWNERWRITE, OWNERREAD, NO_DA.
-        &0x0202_0002u32.to_be_bytes(),
-        &[0, 0],
-        &[0, 8],
-    ]
-    .concat();
-    let parameters = [
-        &0x4000_0001u32.to_be_bytes()[..],
-        PASSWORD,
-        &[0, 0],
-        &u16::try_from(public.len())?.to_be_bytes(),
-        &public,
-    ]
-    .concat();
-    vmm.succeed(&with_sessions(command(0x12a, &parameters)))?;
     Ok(())
 }

@@ -136,26 +136,14 @@ fn the_private_key_is_nowhere_but_where_it_was_made_and_the_host_is_approved_all
     assert_eq!(host.json(["host", "show"])?["store"]["state"], "locked");
 
     // Three files' journey.
-    let (pcrs, approval) = (host.path("host-pcrs.json"), host.path("approval.json"));
+    let pcrs = host.path("host-pcrs.json");
     fs::write(&pcrs, host.json(["host", "policy", "show"])?.to_string())?;
-    let key = host.path("operator.pem");
-    host.ctl([
-        "host",
-        "policy",
-        "sign",
-        "--key",
-        &key,
-        "--pcrs",
-        &pcrs,
-        "--out",
-        &approval,
-        "--accept-unextended",
-    ])?;
+    let approval = host.signed_approval(&["--pcrs", &pcrs, "--accept-unextended"])?;
     host.ctl(["host", "policy", "approve", &approval])?;
     host.ctl(enrol(&host))?;
     host.create()?;
 
-    let private = fs::read_to_string(&key)?;
+    let private = fs::read_to_string(host.path("operator.pem"))?;
     let secret = private.lines().nth(1).context("base64")?;
     for entry in fs::read_dir(host.path("state"))? {
         let bytes = fs::read(entry?.path()).unwrap_or_default();

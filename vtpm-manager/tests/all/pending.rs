@@ -11,7 +11,7 @@ use crate::support::bus::Bus;
 use crate::support::evidence::evidence;
 use crate::support::identity::{der, verified};
 use crate::support::records::differences;
-use crate::support::vmm::{Vmm, command, nv_read};
+use crate::support::vmm::{Vmm, begin_every_session, command, nv_read, policy_session};
 use crate::support::{Host, TENANT, wait_until};
 
 const POOL: &str = "[pool]\nsize = 1\ntenants = [\"acme\"]\nrefill_per_minute = 6000\n";
@@ -20,7 +20,6 @@ const NV_UNINITIALIZED: u32 = 0x14a;
 const RETRY: u32 = 0x922;
 /// `tcg-kp-EKCertificate` in DER.
 const EK_PURPOSE: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x01];
-const SESSION_HANDLES: u32 = 0x905;
 
 /// A VM that was launched with a number of its own while the physical TPM hangs with the
 /// signature.
@@ -196,18 +195,7 @@ fn a_guest_whose_certificate_cannot_be_written_waits_for_evidence_and_is_refused
 -> Result<()> {
     let launched = Launched::from_the_pool()?;
     let mut vmm = Vmm::attach(&launched.host.control(&launched.vm)?)?;
-    // As many sessions as the TPM can number, each saved: TPM2_StartAuthSession, TPM2_ContextSave.
-    let mut last = None;
-    loop {
-        let (code, response) = vmm.execute(&policy_session())?;
-        if code == SESSION_HANDLES {
-            break;
-        }
-        ensure!(code == 0, "0x{code:x}");
-        let session: [u8; 4] = *response.first_chunk().context("a handle")?;
-        vmm.succeed(&command(0x162, &session))?;
-        last = Some(session);
-    }
+    let last = begin_every_session(&mut vmm)?;
     launched.bus.let_signatures_go();
     wait_until("the failure to be shown", || {
         let problem = launched.state("renewal_problem")?;
@@ -267,13 +255,6 @@ fn with_full_pool() -> Result<(Host, bool)> {
 
 fn full(host: &Host) -> Result<()> {
     wait_until("a full pool", || Ok(host.metric("vrot_pool_ready")? == 1.0))
-}
-
-/// `TPM2_StartAuthSession` without salt, binding or encryption.
-fn policy_session() -> Vec<u8> {
-    let none = 0x4000_0007_u32.to_be_bytes();
-    let rest = [&[0, 16][..], &[7; 16], &[0, 0, 1, 0x00, 0x10, 0x00, 0x0b]].concat();
-    command(0x176, &[&none[..], &none, &rest].concat())
 }
 
 /// The response code of `TPM2_NV_Read` of the certificate's first byte.

@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 
 use crate::support::http::ask;
 use crate::support::identity::{der, verified};
-use crate::support::vmm::{Attach, PASSWORD, Vmm, command, nv_read, with_sessions};
+use crate::support::vmm::{
+    Attach, PASSWORD, Vmm, begin_every_session, command, nv_read, policy_session, with_sessions,
+};
 use crate::support::{Host, said, wait_until};
 
 const SOON: &str = "vik_renew_after_s = 1\n";
@@ -96,23 +98,12 @@ fn a_guest_with_every_slot_taken_gets_its_certificate_and_keeps_its_slots() -> R
 /// A TPM numbers its sessions, also those that are not loaded: nobody gets in between there.
 #[test]
 fn a_guest_that_began_every_possible_session_gets_its_certificate_when_it_ends_one() -> Result<()> {
-    const SESSION_HANDLES: u32 = 0x905;
     let (host, vm) = running()?;
     let mut vmm = Vmm::attach(&host.control(&vm)?)?;
     let mut last = None;
     wait_until("the failure to be shown", || {
         // Again and again: the manager may have had the last one for a moment.
-        loop {
-            let (code, response) = vmm.execute(&policy_session())?;
-            if code == SESSION_HANDLES {
-                break;
-            }
-            ensure!(code == 0, "0x{code:x}");
-            let session: [u8; 4] = *response.first_chunk().context("a handle")?;
-            // TPM2_ContextSave
-            vmm.succeed(&command(0x162, &session))?;
-            last = Some(session);
-        }
+        last = begin_every_session(&mut vmm)?.or(last);
         let problem = host.json(["show", &vm])?["renewal_problem"].clone();
         let problem = problem.as_str().unwrap_or_default();
         Ok(problem.contains("TPM2_StartAuthSession"))
@@ -359,13 +350,6 @@ fn take_all(vmm: &mut Vmm, taking: Vec<u8>, refusal: u32) -> Result<Vec<u32>> {
 /// TPM2_HashSequenceStart takes an object's slot.
 fn hash_sequence() -> Vec<u8> {
     command(0x186, &[0, 0, 0x00, 0x0b])
-}
-
-/// TPM2_StartAuthSession without salt, binding or encryption.
-fn policy_session() -> Vec<u8> {
-    let none = 0x4000_0007_u32.to_be_bytes();
-    let rest = [&[0, 16][..], &[7; 16], &[0, 0, 1, 0x00, 0x10, 0x00, 0x0b]].concat();
-    command(0x176, &[&none[..], &none, &rest].concat())
 }
 
 /// TPM2_PolicyGetDigest

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use crate::support::Host;
-use crate::support::vmm::{Attach, PASSWORD, Vmm, command, with_sessions};
+use crate::support::vmm::{Attach, PASSWORD, Vmm, command, define_index, with_sessions};
 
 const PERMANENT: u32 = 1;
 const VOLATILE: u32 = 2;
@@ -12,11 +12,7 @@ const VOLATILE: u32 = 2;
 fn a_suspended_vrot_goes_on_where_it_was() -> Result<()> {
     let mut host = Host::enrolled()?;
     let vm = host.create()?;
-    host.ctl(["start", &vm])?;
-    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
-    extend(&mut vmm)?;
-    let before = pcr(&mut vmm)?;
-    host.ctl(["suspend", &vm])?;
+    let (vmm, before) = suspended(&host, &vm)?;
     drop(vmm);
     assert_eq!(host.json(["show", &vm])?["state"], "suspended");
     let refused = host.refused(["start", &vm])?;
@@ -44,11 +40,7 @@ fn stopping_a_suspended_vrot_gives_its_volatile_state_up() -> Result<()> {
     let vm = host.create()?;
     let refused = host.refused(["suspend", &vm])?;
     ensure!(refused.contains("not running"), "{refused}");
-    host.ctl(["start", &vm])?;
-    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
-    extend(&mut vmm)?;
-    let before = pcr(&mut vmm)?;
-    host.ctl(["suspend", &vm])?;
+    let (_vmm, before) = suspended(&host, &vm)?;
     host.ctl(["stop", &vm])?;
     let refused = host.refused(["resume", &vm])?;
     ensure!(refused.contains("not suspended"), "{refused}");
@@ -62,11 +54,7 @@ fn stopping_a_suspended_vrot_gives_its_volatile_state_up() -> Result<()> {
 fn a_resumed_vrot_whose_vm_is_not_back_yet_can_be_suspended_again() -> Result<()> {
     let host = Host::enrolled()?;
     let vm = host.create()?;
-    host.ctl(["start", &vm])?;
-    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
-    extend(&mut vmm)?;
-    let before = pcr(&mut vmm)?;
-    host.ctl(["suspend", &vm])?;
+    let (_vmm, before) = suspended(&host, &vm)?;
     host.ctl(["resume", &vm])?;
     host.ctl(["suspend", &vm])?;
     host.ctl(["resume", &vm])?;
@@ -124,7 +112,7 @@ fn what_a_vmm_carries_is_sealed_and_of_use_only_beside_the_same_permanent_state(
     }
 
     // The permanent state goes on; a VMM's old state does not come back.
-    define_index(&mut vmm)?;
+    define_index(&mut vmm, 0x0150_0001)?;
     drop(vmm);
     for carried in carried {
         ensure!(Vmm::attach_as(&host.control(&vm)?, Attach::Bringing(&[carried])).is_err());
@@ -141,7 +129,7 @@ fn a_vrot_that_could_not_be_stopped_goes_on_and_begins_anew_with_the_next_reset(
     let at_first = pcr(&mut vmm)?;
     let filling = host.fill_disk()?;
     for index in 0x0150_0010..0x0150_0030 {
-        crate::support::vmm::define_index(&mut vmm, index)?;
+        define_index(&mut vmm, index)?;
     }
     for order in ["stop", "suspend"] {
         extend(&mut vmm)?;
@@ -154,6 +142,16 @@ fn a_vrot_that_could_not_be_stopped_goes_on_and_begins_anew_with_the_next_reset(
     }
     std::fs::remove_file(filling)?;
     Ok(())
+}
+
+/// Starts a VM, which measures something, and suspends it; its VMM and the value of the PCR.
+fn suspended(host: &Host, vm: &str) -> Result<(Vmm, Vec<u8>)> {
+    host.ctl(["start", vm])?;
+    let mut vmm = Vmm::attach(&host.control(vm)?)?;
+    extend(&mut vmm)?;
+    let measured = pcr(&mut vmm)?;
+    host.ctl(["suspend", vm])?;
+    Ok((vmm, measured))
 }
 
 /// TPM2_PCR_Extend of PCR 16.
@@ -174,25 +172,4 @@ fn pcr(vmm: &mut Vmm) -> Result<Vec<u8>> {
     let selection = [0, 0, 0, 1, 0, 0x0b, 3, 0, 0, 1];
     let response = vmm.succeed(&command(0x17e, &selection))?;
     Ok(response[response.len() - 32..].to_vec())
-}
-
-/// TPM2_NV_DefineSpace: changes the permanent state.
-fn define_index(vmm: &mut Vmm) -> Result<()> {
-    let public = [
-        &0x0150_0001u32.to_be_bytes()[..],
-        &[0x00, 0x0b],
-        &0x0202_0002u32.to_be_bytes(),
-        &[0, 0, 0, 8],
-    ]
-    .concat();
-    let parameters = [
-        &0x4000_0001u32.to_be_bytes()[..],
-        PASSWORD,
-        &[0, 0],
-        &u16::try_from(public.len())?.to_be_bytes(),
-        &public,
-    ]
-    .concat();
-    vmm.succeed(&with_sessions(command(0x12a, &parameters)))?;
-    Ok(())
 }

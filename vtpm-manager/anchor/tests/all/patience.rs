@@ -48,6 +48,11 @@ impl Bench {
         self.fake.script().codes = codes.into_iter().collect();
     }
 
+    async fn loses_its_connection(&self) {
+        self.answers([NO_CONNECTION]);
+        assert!(self.anchor.quote(nothing()).await.is_err());
+    }
+
     fn done(&self) -> Vec<&'static str> {
         self.fake.script().done.clone()
     }
@@ -176,8 +181,7 @@ async fn a_pcr_that_changes_to_another_approved_value_is_looked_at_anew() -> Res
 #[tokio::test]
 async fn after_a_lost_connection_the_next_request_connects_anew() -> Result<()> {
     let bench = Bench::new().await?;
-    bench.answers([NO_CONNECTION]);
-    assert!(bench.anchor.quote(nothing()).await.is_err());
+    bench.loses_its_connection().await;
     bench.anchor.quote(nothing()).await?;
     assert_eq!(bench.fake.script().connections, 2);
     Ok(())
@@ -186,8 +190,7 @@ async fn after_a_lost_connection_the_next_request_connects_anew() -> Result<()> 
 #[tokio::test]
 async fn another_tpm_behind_a_new_connection_is_refused() -> Result<()> {
     let bench = Bench::new().await?;
-    bench.answers([NO_CONNECTION]);
-    assert!(bench.anchor.quote(nothing()).await.is_err());
+    bench.loses_its_connection().await;
     bench.fake.script().srk = format!("000b{}", "6".repeat(64)).parse()?;
     let error = bench
         .anchor

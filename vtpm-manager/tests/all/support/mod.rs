@@ -172,6 +172,14 @@ impl Host {
         Ok(())
     }
 
+    /// Has the operator's key sign an approval; the file of it.
+    pub(crate) fn signed_approval(&self, more: &[&str]) -> Result<String> {
+        let (key, out) = (self.path("operator.pem"), self.path("approval.json"));
+        let sign = ["host", "policy", "sign", "--key", &key, "--out", &out];
+        self.ctl(sign.iter().chain(more))?;
+        Ok(out)
+    }
+
     /// An issuer that trusts the maker of this host's TPM and this host's operator.
     pub(crate) fn make_issuer(&self) -> Result<()> {
         self.ctl([

@@ -184,3 +184,27 @@ pub(crate) fn with_sessions(mut command: Vec<u8>) -> Vec<u8> {
     command[1] = 0x02;
     command
 }
+
+/// `TPM2_StartAuthSession` without salt, binding or encryption.
+pub(crate) fn policy_session() -> Vec<u8> {
+    let none = 0x4000_0007_u32.to_be_bytes();
+    let rest = [&[0, 16][..], &[7; 16], &[0, 0, 1, 0x00, 0x10, 0x00, 0x0b]].concat();
+    command(0x176, &[&none[..], &none, &rest].concat())
+}
+
+/// Begins as many sessions as the TPM can number, each saved; the handle of the last, if any began.
+pub(crate) fn begin_every_session(vmm: &mut Vmm) -> Result<Option<[u8; 4]>> {
+    const SESSION_HANDLES: u32 = 0x905;
+    let mut last = None;
+    loop {
+        let (code, response) = vmm.execute(&policy_session())?;
+        if code == SESSION_HANDLES {
+            return Ok(last);
+        }
+        ensure!(code == 0, "0x{code:x}");
+        let session: [u8; 4] = *response.first_chunk().context("a handle")?;
+        // TPM2_ContextSave
+        vmm.succeed(&command(0x162, &session))?;
+        last = Some(session);
+    }
+}
