@@ -30,6 +30,7 @@ use crate::challenge::{challenge, fresh_nonce};
 use crate::connection_options::load_policy;
 use crate::judgement::Judgement;
 use crate::outcome::Outcome;
+use crate::proxy::Proxy;
 use crate::tree::{Colour, draw};
 use crate::{event_log, export};
 
@@ -72,6 +73,13 @@ enum Command {
     /// While the connection lives, it is attested anew, and ends if that is not possible. It ends too
     /// when the service has sent all its data.
     Connect(Connect),
+    /// Let any program use attested connections to a service.
+    ///
+    /// Each connection to the listening address gets an attested connection of its own to the service. If
+    /// there is none, or it cannot be attested anew, the local connection is reset, and the log says
+    /// why. SIGTERM or SIGINT ends it: no new connections are taken then, and those that are open have
+    /// time to end.
+    Proxy(Proxy),
     /// Judge evidence from a file, without any connection.
     Verify {
         /// The evidence.
@@ -186,6 +194,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
             report(&judge(&evidence, &nonce, &policy, UnixTime::now()), *json)
         }
         Command::Connect(connect) => connect.run(),
+        Command::Proxy(proxy) => proxy.run(),
         Command::Verify {
             evidence,
             nonce,

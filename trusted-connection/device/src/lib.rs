@@ -10,6 +10,7 @@ pub mod export;
 pub mod judgement;
 pub mod outcome;
 pub mod policy_file;
+pub mod proxy;
 pub mod tree;
 
 pub use challenge::{ChallengeError, challenge};

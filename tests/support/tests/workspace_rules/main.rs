@@ -35,6 +35,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "attested-tls",
             "bounded-file",
             "cert-chain",
+            "connection-proxy",
             "printable",
             "program-output",
             "trusted-connection",

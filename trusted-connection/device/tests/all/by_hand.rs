@@ -9,7 +9,7 @@ use attestation::fixture::event_log;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::support::{Listening, Machine, folder, host_and_vm, listen};
 
@@ -158,9 +158,12 @@ async fn a_connection_that_loses_its_attestation_ends_with_1() {
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"hello").await.unwrap();
     stdin.flush().await.unwrap();
-    while received.lock().unwrap().is_empty() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let arrived = async {
+        while received.lock().unwrap().is_empty() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(120), arrived).await.unwrap();
     machine.vm.lock().unwrap().log = event_log(&[(0, 0x8000_0008, b"other firmware")]);
     let output = timeout(Duration::from_secs(120), child.wait_with_output()).await;
     let output = output.unwrap().unwrap();

@@ -9,6 +9,7 @@
 mod adversary;
 mod by_hand;
 mod connections;
+mod proxy;
 mod rounds;
 mod support;
 mod verify;

@@ -2,6 +2,7 @@
 //! connection to one.
 
 use std::fs;
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -249,15 +250,29 @@ pub(crate) fn folder(host: &Host, policy: &str) -> TempDir {
     folder
 }
 
-/// A service that listens, and gives everything back in capital letters.
+/// A service that listens.
 pub(crate) struct Listening {
     pub(crate) address: String,
     /// All that was sent to it.
     pub(crate) received: Arc<Mutex<Vec<u8>>>,
 }
 
-/// Has a service listen for as long as the test's runtime lives.
+/// What a service does with a connection.
+pub(crate) trait Application: Clone + Send + Sync + 'static {
+    fn serve(
+        &self,
+        stream: AttestedStream,
+        received: Arc<Mutex<Vec<u8>>>,
+    ) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+/// Has a service listen that gives everything back in capital letters.
 pub(crate) async fn listen(service: Service) -> Listening {
+    listen_with(service, Capitals).await
+}
+
+/// Has a service listen for as long as the test's runtime lives.
+pub(crate) async fn listen_with(service: Service, application: impl Application) -> Listening {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let listening = Listening {
         address: listener.local_addr().unwrap().to_string(),
@@ -266,13 +281,12 @@ pub(crate) async fn listen(service: Service) -> Listening {
     let received = Arc::clone(&listening.received);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let tls = service.tls.clone();
-            let attester = Arc::clone(&service.attester);
-            let received = Arc::clone(&received);
+            let (tls, application) = (service.tls.clone(), application.clone());
+            let (attester, received) = (Arc::clone(&service.attester), Arc::clone(&received));
             tokio::spawn(async move {
                 if let Ok(attested) = accept(stream, &tls, attester, NoDemand, deadlines()).await {
                     // A connection that ends before its data do is what some tests are about.
-                    let _ = give_back(attested.stream, &received).await;
+                    let _ = application.serve(attested.stream, received).await;
                 }
             });
         }
@@ -280,21 +294,27 @@ pub(crate) async fn listen(service: Service) -> Listening {
     listening
 }
 
-async fn give_back(mut stream: AttestedStream, received: &Mutex<Vec<u8>>) -> std::io::Result<()> {
-    let mut buffer = vec![0; 16 * 1024];
-    loop {
-        let length = stream.read(&mut buffer).await?;
-        if length == 0 {
-            break;
+#[derive(Clone)]
+pub(crate) struct Capitals;
+
+impl Application for Capitals {
+    async fn serve(
+        &self,
+        mut stream: AttestedStream,
+        received: Arc<Mutex<Vec<u8>>>,
+    ) -> io::Result<()> {
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            let length = stream.read(&mut buffer).await?;
+            if length == 0 {
+                break;
+            }
+            (received.lock().unwrap()).extend_from_slice(&buffer[..length]);
+            let capitals = buffer[..length].to_ascii_uppercase();
+            stream.write_all(&capitals).await?;
         }
-        received
-            .lock()
-            .unwrap()
-            .extend_from_slice(&buffer[..length]);
-        let capitals = buffer[..length].to_ascii_uppercase();
-        stream.write_all(&capitals).await?;
+        stream.shutdown().await?;
+        let _ = stream.ended().await;
+        Ok(())
     }
-    stream.shutdown().await?;
-    let _ = stream.ended().await;
-    Ok(())
 }

@@ -1,0 +1,146 @@
+//! `vrot-device proxy`: any program can use attested connections to a service.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use attested_tls::Attested;
+use attested_tls::tls::ParameterNames;
+use clap::Args;
+use connection_proxy::{Accepted, Handler, Limits, Stop, allow_open_files, join, prepare, serve};
+use printable::WithCauses;
+use program_output::log;
+use tokio::net::{TcpListener, TcpStream};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::connection::{Appraised, ConnectError, Connector, ServiceAddress};
+use crate::connection_options::ConnectionOptions;
+use crate::outcome::Outcome;
+
+/// Where to listen, and what to connect to.
+#[derive(Debug, Args)]
+pub struct Proxy {
+    /// Where to listen.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// Where the service listens.
+    #[arg(long, value_name = "HOST:PORT")]
+    connect: ServiceAddress,
+    #[command(flatten)]
+    options: ConnectionOptions,
+    /// Listen on an address that other machines can reach. Whoever does uses this device's connections,
+    /// and is to the service whoever this device is; between them and the proxy nothing is encrypted.
+    #[arg(long)]
+    serve_other_machines: bool,
+    /// Connections at a time; those beyond are closed at once.
+    #[arg(long, value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections: u32,
+    /// How long open connections may take to end after SIGTERM or SIGINT, in seconds; a second signal
+    /// closes them at once.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    drain: u64,
+}
+
+impl Proxy {
+    /// Serves until a signal ends it.
+    pub fn run(&self) -> Result<Outcome> {
+        if !self.listen.ip().is_loopback() && !self.serve_other_machines {
+            bail!(
+                "{} can be reached from other machines, and whoever reaches it uses this device's \
+                 connections: listen on 127.0.0.1 or [::1], or give --serve-other-machines",
+                self.listen
+            );
+        }
+        let connector = self.options.connector()?;
+        let _log = log::start(LevelFilter::INFO, log::Format::Text);
+        log::on_panic(|_| {});
+        let connections = usize::try_from(self.max_connections).unwrap_or(usize::MAX);
+        allow_open_files(connections);
+        let runtime = tokio::runtime::Runtime::new().context("no threads can be started")?;
+        runtime.block_on(async {
+            let stop = Stop::at_signals(Duration::from_secs(self.drain))
+                .context("signals cannot be listened to")?;
+            let listener = TcpListener::bind(self.listen)
+                .await
+                .with_context(|| format!("{} cannot be listened on", self.listen))?;
+            let listen = listener.local_addr()?;
+            tracing::info!(%listen, service = %self.connect, policy = %connector.policy().digest(),
+                "attested connections for whoever connects here");
+            let limits = Limits {
+                connections,
+                of_a_peer: connections,
+            };
+            let forwarding = Arc::new(Forwarding {
+                connector,
+                service: self.connect.clone(),
+            });
+            serve(listener, limits, &stop, forwarding).await;
+            tracing::info!("stopped");
+            Ok(Outcome::Good)
+        })
+    }
+}
+
+/// Gives each local connection an attested one of its own.
+struct Forwarding {
+    connector: Connector,
+    service: ServiceAddress,
+}
+
+impl Handler for Forwarding {
+    async fn handle(&self, connection: Accepted) {
+        let Accepted {
+            stream: local,
+            mut place,
+            stop,
+            ..
+        } = connection;
+        // Local programs have nothing to show; so none gives way to another.
+        if !place.keep() {
+            return reset(local);
+        }
+        let attested = tokio::select! {
+            biased;
+            () = stop.closing() => return reset(local),
+            attested = self.attest(&local) => attested,
+        };
+        match attested {
+            Ok(attested) => {
+                tell(&attested);
+                join(attested.stream, local, &stop).await;
+            }
+            Err(error) => {
+                tracing::warn!(error = %WithCauses(&error), "refused");
+                reset(local);
+            }
+        }
+    }
+}
+
+impl Forwarding {
+    async fn attest(&self, local: &TcpStream) -> Result<Attested<Appraised>, ConnectError> {
+        if let Err(error) = prepare(local) {
+            tracing::debug!(%error, "the local connection is used as it is");
+        }
+        self.connector.connect(&self.service).await
+    }
+}
+
+fn tell(attested: &Attested<Appraised>) {
+    let evidence = attested.appraisal.evidence();
+    let tls = ParameterNames::of(&attested.peer.parameters);
+    tracing::info!(
+        vm = %evidence.leaf().vm,
+        host = %evidence.chain().host(),
+        verdict = %attested.appraisal.verdict(),
+        %tls,
+        "attested"
+    );
+}
+
+/// A program that was told nothing else must not take this for the end of a service's data.
+fn reset(local: TcpStream) {
+    // If it cannot be reset, it is closed.
+    let _ = local.set_zero_linger();
+}
