@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
+use vrot_manufacture::CommandChannel;
 
 use super::handle::Backend;
 use super::order::Order;
-use vrot_manufacture::CommandChannel;
 
 /// An order that waits for exclusive use of a backend. Over when dropped.
 #[derive(Debug)]

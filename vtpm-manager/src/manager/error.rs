@@ -9,13 +9,13 @@ use guarded_state::disk::{StateBlobError, StoreError};
 use guarded_state::journal::GuardError;
 use guarded_state::ledger::Refusal;
 use trust_anchor::{AnchorError, HostIkSigner};
+use vrot_manufacture::ManufactureError;
 
 use crate::audit::AuditError;
 use crate::backend::BackendError;
 use crate::host::HostError;
 use crate::keys::KeyError;
 use crate::vrot::{LifecycleError, RecordError};
-use vrot_manufacture::ManufactureError;
 
 /// Why the manager did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]

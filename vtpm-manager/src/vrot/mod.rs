@@ -1,13 +1,14 @@
 //! A vRoT as the manager knows it: what it is, and where in its life.
 
+mod error;
+mod identity;
 mod lifecycle;
 mod record;
 
+pub use error::RecordError;
+pub use identity::{Identity, Pending};
 pub use lifecycle::{Lifecycle, LifecycleError, StopCause};
-pub use record::{
-    Identity, LostState, Owner, Pending, RecordError, StoredVrot, Tombstone, VrotName,
-    VrotNameError, VrotRecord,
-};
+pub use record::{LostState, Owner, StoredVrot, Tombstone, VrotName, VrotNameError, VrotRecord};
 
 #[cfg(test)]
 pub(crate) use record::tests::record as example;

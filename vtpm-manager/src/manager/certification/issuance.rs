@@ -21,6 +21,10 @@ use cert_chain::{Digest32, VrotId};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
+use vrot_manufacture::{
+    CertifiedSubject, Chain, ManufactureError, check_ready, device, issue_eks, issue_vik, withdraw,
+    write_certificates,
+};
 
 use super::renewal::{Turn, is_not_ready};
 use super::restoration::nv_authority;
@@ -29,10 +33,6 @@ use crate::backend::Backend;
 use crate::keys::Keyring;
 use crate::manager::{Manager, ManagerError, Vrot, blocking};
 use crate::vrot::{Lifecycle, Pending, VrotRecord};
-use vrot_manufacture::{
-    CertifiedSubject, Chain, ManufactureError, check_ready, device, issue_eks, issue_vik, withdraw,
-    write_certificates,
-};
 
 /// Certificates that are being issued for the first time.
 #[derive(Debug)]

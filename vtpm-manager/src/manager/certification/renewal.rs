@@ -17,6 +17,10 @@ use cert_chain::{Digest32, Validity, VrotId};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tpm_wire::ResponseCode;
+use vrot_manufacture::{
+    Chain, Guest, ManufactureError, RederivedVik, rederive_vik_from_copy, renew_ek_certificates,
+    renew_vik_certificate,
+};
 
 use super::restoration::nv_authority;
 use crate::audit::Event;
@@ -24,10 +28,6 @@ use crate::backend::{Backend, Role, RuntimeFolder};
 use crate::keys::Keyring;
 use crate::manager::{Manager, ManagerError, Vrot, blocking};
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
-use vrot_manufacture::{
-    Chain, Guest, ManufactureError, RederivedVik, rederive_vik_from_copy, renew_ek_certificates,
-    renew_vik_certificate,
-};
 
 /// How it stands with the renewal of certificates.
 #[derive(Debug, Default)]

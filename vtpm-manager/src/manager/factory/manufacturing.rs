@@ -8,12 +8,12 @@ use backend_link::message::Open;
 use cert_chain::{Generation, Tenant, VmId, VrotId};
 use guarded_state::disk::{Part, StateBlob};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
+use vrot_manufacture::{CertifiedSubject, ManufactureOrder, manufacture};
 
 use crate::backend::{Backend, Role, RuntimeFolder};
 use crate::keys::{Keyring, Purpose};
 use crate::manager::{Manager, ManagerError, blocking};
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
-use vrot_manufacture::{CertifiedSubject, ManufactureOrder, manufacture};
 
 /// A vRoT's first generation; sanctioned restores and copies count on from it.
 pub(in crate::manager) const FIRST_GENERATION: Generation = Generation::new(1);

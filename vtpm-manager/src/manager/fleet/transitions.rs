@@ -10,6 +10,7 @@ use api_types::{Timestamp, VrotKey};
 use cert_chain::{Tenant, VmId, VrotId};
 use guarded_state::disk::{Batch, Part};
 use tokio::sync::watch;
+use vrot_manufacture::Chain;
 
 use crate::audit::Event;
 use crate::backend::{Backend, BackendError, Ended, Ending, Role};
@@ -19,7 +20,6 @@ use crate::manager::factory::manufacturing::ManufacturedVrot;
 use crate::manager::registry::{Adoption, Vrot};
 use crate::manager::{Counter, Manager, ManagerError};
 use crate::vrot::{LifecycleError, Owner, StopCause, VrotName, VrotRecord};
-use vrot_manufacture::Chain;
 
 /// What is to be created.
 #[derive(Clone, Debug)]
