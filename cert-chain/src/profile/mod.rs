@@ -26,7 +26,7 @@ pub use ek::{EkSpec, TpmDevice, ek_certificate_length, issue_ek_certificate};
 pub use host_ik::HostIkSpec;
 pub use issuer::Issuer;
 pub use signing::{MAX_TBS, SIGNATURE_LENGTH};
-pub use tls::{TlsCertificate, TlsSpec, issue_tls_certificate};
+pub use tls::{TlsCertificate, TlsSpec, issue_tls_certificate, tls_certificate_length};
 pub use validity::Validity;
 pub use vik::{VikSpec, issue_vik_certificate, vik_certificate_length};
 

@@ -12,7 +12,7 @@ use x509_parser::extensions::GeneralName;
 use super::fields::{Fields, ProfileError};
 use super::host_ik::HostCertificate;
 use super::serial_number::serial_number;
-use super::signing::sign_under_host;
+use super::signing::{length_under_host, sign_under_host};
 use super::vik::{DIGITAL_SIGNATURE, common_name, vm_uri, vrot_names};
 use super::{IssueError, Validity};
 use crate::identifiers::{HostName, VmId, VrotId};
@@ -38,9 +38,24 @@ pub fn issue_tls_certificate(
     host_certificate: &[u8],
 ) -> Result<CertificateDer<'static>, IssueError> {
     let host = HostCertificate::read(host_certificate).map_err(IssueError::HostCertificate)?;
+    let params = params(spec, &host)?;
+    sign_under_host(&params, spec.key.public_area(), signer, &host)
+}
+
+/// How many bytes such a certificate has, unless its signature has an unusual length.
+pub fn tls_certificate_length(
+    spec: &TlsSpec,
+    host_certificate: &[u8],
+) -> Result<usize, IssueError> {
+    let host = HostCertificate::read(host_certificate).map_err(IssueError::HostCertificate)?;
+    let params = params(spec, &host)?;
+    length_under_host(&params, spec.key.public_area(), &host)
+}
+
+fn params(spec: &TlsSpec, host: &HostCertificate) -> Result<CertificateParams, IssueError> {
     let mut params = CertificateParams::default();
     params.serial_number = Some(serial_number()?);
-    vrot_names(&mut params, &spec.vm, &spec.vrot, &host)?;
+    vrot_names(&mut params, &spec.vm, &spec.vrot, host)?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![
@@ -49,7 +64,7 @@ pub fn issue_tls_certificate(
     ];
     params.use_authority_key_identifier_extension = true;
     spec.validity.within(host.not_after())?.apply(&mut params);
-    sign_under_host(&params, spec.key.public_area(), signer, &host)
+    Ok(params)
 }
 
 /// A TLS key's certificate, read and found to follow the profile for a vRoT on a given host. Its

@@ -25,7 +25,7 @@ pub(super) struct Launched {
     pub(super) took: Duration,
 }
 
-/// A thousand vRoTs that were launched together wait for a signature each, and two more.
+/// A thousand vRoTs that were launched together wait for a signature each, and three more.
 const CERTIFICATES: Duration = Duration::from_secs(10 * 60);
 
 /// Whose VMs these are: the pool is made for them.
@@ -68,9 +68,9 @@ pub(super) fn wait_until_certified(api: &Api, vm: Uuid) -> Result<()> {
     wait_for_certificates(api, vm, &["vik"])
 }
 
-/// Waits until a launched vRoT has everything: identity key, endorsement keys, certificates.
+/// Waits until a launched vRoT has everything: the certificates of all its keys.
 pub(super) fn wait_until_complete(api: &Api, vm: Uuid) -> Result<()> {
-    wait_for_certificates(api, vm, &["vik", "ek_rsa", "ek_p256"])
+    wait_for_certificates(api, vm, &["vik", "tls", "ek_rsa", "ek_p256"])
 }
 
 fn wait_for_certificates(api: &Api, vm: Uuid, keys: &[&str]) -> Result<()> {

@@ -38,6 +38,12 @@ impl HostIkSigner {
         }
     }
 
+    /// The same key, for what is needed and can wait: before the background's.
+    pub fn later(mut self) -> Self {
+        self.priority = Priority::Later;
+        self
+    }
+
     /// The same key, for what the TPM signs when it has nothing more urgent to do.
     pub fn in_background(mut self) -> Self {
         self.priority = Priority::Background;

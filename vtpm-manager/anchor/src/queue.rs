@@ -1,8 +1,8 @@
 //! The queue before the one thread that may talk to the TPM.
 //!
-//! Quotes go first, because a verifier waits for them; but after [`QUOTES_IN_A_ROW`] quotes one
-//! piece of bulk work gets its turn, so that neither starves. Work in the background is done when
-//! there is nothing else, and after [`BULK_IN_A_ROW`] pieces of bulk work.
+//! What is more urgent goes first: quotes, because a verifier waits for them, then bulk work, then
+//! what can wait. But after so many requests of one kind in a row, [`QUOTES_IN_A_ROW`] of the first,
+//! a less urgent one gets its turn, so that none starves.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -17,6 +17,8 @@ pub(super) enum Priority {
     Quote,
     /// Sealing, certificates, provisioning.
     Bulk,
+    /// What can wait, and is needed all the same: certificates of TLS keys.
+    Later,
     /// What can wait until there is nothing else to do: certificates of endorsement keys.
     Background,
 }
@@ -28,12 +30,17 @@ pub(super) struct Queue<J> {
 }
 
 struct State<J> {
-    quotes: VecDeque<J>,
-    bulk: VecDeque<J>,
-    background: VecDeque<J>,
-    quotes_in_a_row: u32,
-    bulk_in_a_row: u32,
+    /// By priority, the most urgent first.
+    lines: [Line<J>; 4],
     closed: bool,
+}
+
+/// Requests of one priority.
+struct Line<J> {
+    jobs: VecDeque<J>,
+    in_a_row: u32,
+    /// After so many, a less urgent one has its turn, if one waits.
+    most_in_a_row: u32,
 }
 
 /// One host quote serves all requests that came while the previous one was made: more than a
@@ -46,16 +53,14 @@ pub(super) const QUOTES_IN_A_ROW: u32 = 8;
 /// Bulk work is mostly quick, and what is done in the background are signatures: one in so many is
 /// enough that they come to their end on a host that is never at rest.
 pub(super) const BULK_IN_A_ROW: u32 = 64;
+/// Certificates of TLS keys, before one that hardly any guest reads.
+pub(super) const LATER_IN_A_ROW: u32 = 16;
 
 impl<J> Queue<J> {
     pub(super) fn new() -> Self {
         Self {
             state: Mutex::new(State {
-                quotes: VecDeque::new(),
-                bulk: VecDeque::new(),
-                background: VecDeque::new(),
-                quotes_in_a_row: 0,
-                bulk_in_a_row: 0,
+                lines: [QUOTES_IN_A_ROW, BULK_IN_A_ROW, LATER_IN_A_ROW, u32::MAX].map(Line::new),
                 closed: false,
             }),
             changed: Condvar::new(),
@@ -68,15 +73,17 @@ impl<J> Queue<J> {
         if state.closed {
             return Err(AnchorError::Stopped);
         }
-        let (waiting, queue, limit) = match priority {
-            Priority::Quote => (&mut state.quotes, "quotes", MAX_QUOTES),
-            Priority::Bulk => (&mut state.bulk, "requests", MAX_BULK),
-            Priority::Background => (&mut state.background, "requests", MAX_BULK),
+        let [quotes, bulk, later, background] = &mut state.lines;
+        let (line, queue, limit) = match priority {
+            Priority::Quote => (quotes, "quotes", MAX_QUOTES),
+            Priority::Bulk => (bulk, "requests", MAX_BULK),
+            Priority::Later => (later, "requests", MAX_BULK),
+            Priority::Background => (background, "requests", MAX_BULK),
         };
-        if waiting.len() >= limit {
+        if line.jobs.len() >= limit {
             return Err(AnchorError::Busy { queue, limit });
         }
-        waiting.push_back(job);
+        line.jobs.push_back(job);
         drop(state);
         self.changed.notify_one();
         Ok(())
@@ -89,7 +96,7 @@ impl<J> Queue<J> {
             if state.closed {
                 return None;
             }
-            if let Some(job) = state.take() {
+            if let Some(job) = take(&mut state.lines) {
                 return Some(job);
             }
             state = self
@@ -103,11 +110,7 @@ impl<J> Queue<J> {
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        let dropped = (
-            mem::take(&mut state.quotes),
-            mem::take(&mut state.bulk),
-            mem::take(&mut state.background),
-        );
+        let dropped = (state.lines.each_mut()).map(|line| mem::take(&mut line.jobs));
         drop(state);
         self.changed.notify_all();
         drop(dropped);
@@ -116,7 +119,7 @@ impl<J> Queue<J> {
     /// How many requests wait.
     pub(super) fn waiting(&self) -> usize {
         let state = self.lock();
-        state.quotes.len() + state.bulk.len() + state.background.len()
+        state.lines.iter().map(|line| line.jobs.len()).sum()
     }
 
     /// No code that can panic runs under the lock, so its state is sound even if poisoned.
@@ -125,23 +128,27 @@ impl<J> Queue<J> {
     }
 }
 
-impl<J> State<J> {
-    fn take(&mut self) -> Option<J> {
-        let others_wait = !self.bulk.is_empty() || !self.background.is_empty();
-        let others_are_due = self.quotes_in_a_row >= QUOTES_IN_A_ROW && others_wait;
-        if !others_are_due && let Some(job) = self.quotes.pop_front() {
-            self.quotes_in_a_row = self.quotes_in_a_row.saturating_add(1);
-            return Some(job);
+impl<J> Line<J> {
+    fn new(most_in_a_row: u32) -> Self {
+        Self {
+            jobs: VecDeque::new(),
+            in_a_row: 0,
+            most_in_a_row,
         }
-        self.quotes_in_a_row = 0;
-        let background_is_due = self.bulk_in_a_row >= BULK_IN_A_ROW && !self.background.is_empty();
-        if !background_is_due && let Some(job) = self.bulk.pop_front() {
-            self.bulk_in_a_row = self.bulk_in_a_row.saturating_add(1);
-            return Some(job);
-        }
-        self.bulk_in_a_row = 0;
-        self.background.pop_front()
     }
+}
+
+/// The next request of these lines.
+fn take<J>(lines: &mut [Line<J>]) -> Option<J> {
+    let (first, others) = lines.split_first_mut()?;
+    let others_wait = others.iter().any(|line| !line.jobs.is_empty());
+    let others_are_due = others_wait && first.in_a_row >= first.most_in_a_row;
+    if !others_are_due && let Some(job) = first.jobs.pop_front() {
+        first.in_a_row = first.in_a_row.saturating_add(1);
+        return Some(job);
+    }
+    first.in_a_row = 0;
+    take(others)
 }
 
 #[cfg(test)]
@@ -175,6 +182,22 @@ mod tests {
             .filter_map(|_| queue.next())
             .collect();
         assert_eq!(order, format!("q{}1bb23", "b".repeat(64)));
+        Ok(())
+    }
+
+    #[test]
+    fn what_can_wait_goes_before_the_background_which_does_not_starve() -> Result<(), AnchorError> {
+        let queue = Queue::new();
+        queue.push(Priority::Background, 'e')?;
+        queue.push(Priority::Background, 'e')?;
+        for _ in 0..LATER_IN_A_ROW + 2 {
+            queue.push(Priority::Later, 't')?;
+        }
+        queue.push(Priority::Bulk, 'b')?;
+        let order: String = (0..LATER_IN_A_ROW + 5)
+            .filter_map(|_| queue.next())
+            .collect();
+        assert_eq!(order, format!("b{}ette", "t".repeat(16)));
         Ok(())
     }
 
@@ -213,7 +236,7 @@ mod tests {
         std::thread::scope(|scope| {
             let worker = scope.spawn(|| (queue.next(), queue.next()));
             assert!(queue.push(Priority::Quote, 1).is_ok());
-            while !queue.lock().quotes.is_empty() {
+            while queue.waiting() > 0 {
                 std::thread::yield_now();
             }
             queue.close();

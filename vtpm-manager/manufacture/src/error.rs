@@ -85,6 +85,9 @@ pub enum ManufactureError {
         /// Size of the index.
         room: usize,
     },
+    /// Something in the vRoT is not what a TLS key is.
+    #[error("the vRoT's TLS key is refused")]
+    TlsKey(#[source] AttestationKeyError),
     /// The vRoT answered with an error.
     #[error("{operation} failed in the vRoT with {code}")]
     Tpm {

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use cert_chain::layout::NvIndex;
-use cert_chain::profile::{ek_certificate_length, vik_certificate_length};
+use cert_chain::profile::{
+    TlsSpec, ek_certificate_length, issue_tls_certificate, tls_certificate_length,
+    vik_certificate_length,
+};
 use cert_chain::{
-    AttestationKey, EkSpec, EndorsementKey, IssueError, TpmDevice, Validity, VikSpec,
+    AttestationKey, EkSpec, EndorsementKey, IssueError, TlsKey, TpmDevice, Validity, VikSpec,
     issue_ek_certificate, issue_vik_certificate,
 };
 use rcgen::SigningKey;
@@ -22,12 +25,24 @@ use super::order::{CertifiedSubject, Chain, ManufactureOrder};
 const EK_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 const VIK: &str = "identity key's";
+const TLS: &str = "TLS key's";
 const EK_RSA: &str = "RSA endorsement key's";
 const EK_P256: &str = "P-256 endorsement key's";
 
 /// One signature in 250 has an unusual length, and then the certificate does not have that of its
 /// index. So many are tried; the last one is followed by zeros, or is refused as too long.
 const ATTEMPTS: u32 = 4;
+
+/// The keys of a vRoT whose certificates are still to be issued.
+#[derive(Clone, Debug, Default)]
+pub struct Uncertified {
+    /// Its identity key.
+    pub vik: Option<AttestationKey>,
+    /// Its TLS key.
+    pub tls: Option<TlsKey>,
+    /// Its endorsement keys, the RSA key first.
+    pub eks: Option<[EndorsementKey; 2]>,
+}
 
 /// Issues the certificate of a vIK, which must be the one that was made in this vRoT.
 pub fn issue_vik(
@@ -42,10 +57,24 @@ pub fn issue_vik(
     })
 }
 
+/// Issues the certificate of a TLS key, which must be the one that was made in this vRoT. Its names
+/// are those of the order's VM and vRoT.
+pub fn issue_tls(
+    order: &ManufactureOrder,
+    key: &TlsKey,
+    signer: &impl SigningKey,
+) -> Result<CertificateDer<'static>, ManufactureError> {
+    let spec = tls_spec(order, key)?;
+    let host = &order.host_certificate;
+    of_length(tls_length(order, key)?, || {
+        issue_tls_certificate(&spec, signer, host).map_err(failed(TLS))
+    })
+}
+
 /// Issues the certificates of a vRoT's endorsement keys, that of the RSA key first.
 pub fn issue_eks(
     order: &ManufactureOrder,
-    keys: [&EndorsementKey; 2],
+    keys: &[EndorsementKey; 2],
     device: TpmDevice,
     signer: &impl SigningKey,
 ) -> Result<[CertificateDer<'static>; 2], ManufactureError> {
@@ -91,8 +120,7 @@ pub fn write_certificates(
 /// order where the old one was, if it changed.
 pub fn withdraw(
     order: &ManufactureOrder,
-    vik: Option<&AttestationKey>,
-    eks: Option<[&EndorsementKey; 2]>,
+    uncertified: &Uncertified,
     authority: &NvAuthority,
     channel: &mut dyn CommandChannel,
     chain: Chain,
@@ -103,7 +131,7 @@ pub fn withdraw(
         let content = &order.host_certificate;
         nv::republish(&mut tpm, authority, NvIndex::CERTIFICATE_CHAIN, content)?;
     }
-    for (index, length) in lengths(order, &mut tpm, vik, eks)? {
+    for (index, length) in lengths(order, &mut tpm, uncertified)? {
         nv::empty(&mut tpm, authority, index, length)?;
     }
     Ok(())
@@ -113,12 +141,15 @@ pub fn withdraw(
 pub(super) fn lengths(
     order: &ManufactureOrder,
     tpm: &mut Tpm<'_>,
-    vik: Option<&AttestationKey>,
-    eks: Option<[&EndorsementKey; 2]>,
+    uncertified: &Uncertified,
 ) -> Result<Vec<(NvIndex, usize)>, ManufactureError> {
+    let Uncertified { vik, tls, eks } = uncertified;
     let mut lengths = Vec::new();
     if let Some(vik) = vik {
         lengths.push((NvIndex::VIK_CERTIFICATE, vik_length(order, vik)?));
+    }
+    if let Some(key) = tls {
+        lengths.push((NvIndex::TLS_CERTIFICATE, tls_length(order, key)?));
     }
     if let Some([rsa, p256]) = eks {
         let device = properties(tpm)?;
@@ -164,6 +195,19 @@ fn vik_spec(order: &ManufactureOrder, vik: &AttestationKey) -> Result<VikSpec, M
         backend: order.backend,
         vik: vik.clone(),
         validity: Validity::starting(order.now, order.vik_lifetime).map_err(failed(VIK))?,
+    })
+}
+
+fn tls_length(order: &ManufactureOrder, key: &TlsKey) -> Result<usize, ManufactureError> {
+    tls_certificate_length(&tls_spec(order, key)?, &order.host_certificate).map_err(failed(TLS))
+}
+
+fn tls_spec(order: &ManufactureOrder, key: &TlsKey) -> Result<TlsSpec, ManufactureError> {
+    Ok(TlsSpec {
+        vm: order.subject.vm,
+        vrot: order.subject.vrot,
+        key: key.clone(),
+        validity: Validity::starting(order.now, order.vik_lifetime).map_err(failed(TLS))?,
     })
 }
 

@@ -1,12 +1,12 @@
 //! Manufacture of a vRoT: what a TPM's maker does to a hardware TPM.
 //!
 //! The manager does it before a guest ever sees the vRoT, and never on a guest's word:
-//! endorsement keys, identity key (vIK), its template, and places for their certificates, where
-//! stock tools look ([`cert_chain::layout`]).
+//! endorsement keys, identity key (vIK) and TLS key, the templates of these two, and places for the
+//! certificates of all four, where stock tools look ([`cert_chain::layout`]).
 //!
 //! A certificate takes a signature of the physical TPM, and a launch does not wait for that. So
 //! manufacture signs nothing. It reserves an index of the certificate's exact length for each of
-//! the three: until that is written, reading it fails with `TPM_RC_NV_UNINITIALIZED`. The
+//! them: until that is written, reading it fails with `TPM_RC_NV_UNINITIALIZED`. The
 //! certificates are [issued](issue_vik) afterwards, also beside the guest, and
 //! [written](write_certificates).
 //!
@@ -38,14 +38,14 @@ mod session;
 pub use authority::{NV_AUTHORITY_LENGTH, NvAuthority};
 pub use channel::CommandChannel;
 pub use error::ManufactureError;
-pub use issuance::{check_ready, device, issue_eks, issue_vik, withdraw, write_certificates};
-pub use keys::vik_template;
+pub use issuance::{
+    Uncertified, check_ready, device, issue_eks, issue_tls, issue_vik, withdraw, write_certificates,
+};
+pub use keys::{tls_template, vik_template};
 pub use making::{Manufactured, manufacture};
 pub use order::{CertifiedSubject, Chain, ManufactureOrder};
-pub use renewal::{
-    Guest, RederivedVik, rederive_vik_from_copy, renew_ek_certificates, renew_vik_certificate,
-};
-pub use restoration::{Published, restore};
+pub use renewal::{Guest, RederivedVik, Renewed, RenewedBesides, rederive_vik_from_copy, renew};
+pub use restoration::restore;
 
 #[cfg(test)]
 mod tests;

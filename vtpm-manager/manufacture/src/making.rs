@@ -2,13 +2,13 @@
 
 use cert_chain::ek_template::EkTemplate;
 use cert_chain::layout::NvIndex;
-use cert_chain::{AttestationKey, EndorsementKey};
+use cert_chain::{AttestationKey, EndorsementKey, TlsKey};
 
 use super::authority::NvAuthority;
 use super::channel::CommandChannel;
 use super::command::Tpm;
 use super::error::ManufactureError;
-use super::issuance::lengths;
+use super::issuance::{Uncertified, lengths};
 use super::keys::{self, Keep};
 use super::nv;
 use super::order::ManufactureOrder;
@@ -18,6 +18,8 @@ use super::order::ManufactureOrder;
 pub struct Manufactured {
     /// The vRoT's identity key.
     pub vik: AttestationKey,
+    /// The key with which the VM's service authenticates itself in TLS.
+    pub tls: TlsKey,
     /// Its RSA-2048 endorsement key.
     pub ek_rsa: EndorsementKey,
     /// Its P-256 endorsement key.
@@ -35,26 +37,34 @@ pub fn manufacture(
     let mut tpm = Tpm::new(channel);
     tpm.start_up()?;
 
-    let rsa = keys::endorsement_key(&mut tpm, &EkTemplate::L1.to_bytes())?;
-    let p256 = keys::endorsement_key(&mut tpm, &EkTemplate::L2.to_bytes())?;
+    let ek_rsa = keys::endorsement_key(&mut tpm, &EkTemplate::L1.to_bytes())?;
+    let ek_p256 = keys::endorsement_key(&mut tpm, &EkTemplate::L2.to_bytes())?;
     let vik = keys::vik(&mut tpm, Keep::Persistent)?;
+    let tls = keys::tls_key(&mut tpm)?;
 
     let authority = NvAuthority::random()?;
     nv::define_writer(&mut tpm, &authority)?;
-    for (index, length) in lengths(order, &mut tpm, Some(&vik), Some([&rsa, &p256]))? {
+    let uncertified = Uncertified {
+        vik: Some(vik.clone()),
+        tls: Some(tls.clone()),
+        eks: Some([ek_rsa.clone(), ek_p256.clone()]),
+    };
+    for (index, length) in lengths(order, &mut tpm, &uncertified)? {
         nv::reserve(&mut tpm, index, length)?;
     }
     for (index, content) in [
         (NvIndex::CERTIFICATE_CHAIN, &order.host_certificate),
         (NvIndex::VIK_TEMPLATE, &keys::vik_template()),
+        (NvIndex::TLS_TEMPLATE, &keys::tls_template()),
     ] {
         nv::publish(&mut tpm, &authority, index, content)?;
     }
     tpm.shut_down()?;
     Ok(Manufactured {
         vik,
-        ek_rsa: rsa,
-        ek_p256: p256,
+        tls,
+        ek_rsa,
+        ek_p256,
         nv_authority: authority,
     })
 }

@@ -10,27 +10,13 @@ use super::authority::NvAuthority;
 use super::channel::CommandChannel;
 use super::command::Tpm;
 use super::error::ManufactureError;
-use super::keys::vik_template;
 use super::nv;
 use super::renewal::Guest;
 
-/// The certificates of a vRoT, as its record has them, in DER. One that is still pending is none;
-/// its index is left alone.
-#[derive(Clone, Debug)]
-pub struct Published {
-    /// Of the RSA-2048 EK.
-    pub ek_rsa_certificate: Option<Vec<u8>>,
-    /// Of the P-256 EK.
-    pub ek_p256_certificate: Option<Vec<u8>>,
-    /// Of the host, above all others.
-    pub host_certificate: Vec<u8>,
-    /// Of the vIK.
-    pub vik_certificate: Option<Vec<u8>>,
-}
-
-/// Puts back what is not as it should be, and returns the indices where that was so.
+/// Puts back what is not as it should be, and returns the indices where that was so. `published` are
+/// those that have content: one whose certificate is pending is left alone.
 pub fn restore(
-    published: &Published,
+    published: &[(NvIndex, Vec<u8>)],
     authority: &NvAuthority,
     channel: &mut dyn CommandChannel,
     guest: Guest,
@@ -39,29 +25,11 @@ pub fn restore(
     if guest == Guest::Absent {
         tpm.start_up()?;
     }
-    let template = vik_template();
     let mut restored = Vec::new();
-    for (index, content) in [
-        (
-            NvIndex::EK_RSA_CERTIFICATE,
-            published.ek_rsa_certificate.as_ref(),
-        ),
-        (
-            NvIndex::EK_P256_CERTIFICATE,
-            published.ek_p256_certificate.as_ref(),
-        ),
-        (
-            NvIndex::CERTIFICATE_CHAIN,
-            Some(&published.host_certificate),
-        ),
-        (NvIndex::VIK_CERTIFICATE, published.vik_certificate.as_ref()),
-        (NvIndex::VIK_TEMPLATE, Some(&template)),
-    ] {
-        if let Some(content) = content
-            && !holds(&mut tpm, index, content)?
-        {
-            guest.way_to_put()(&mut tpm, authority, index, content)?;
-            restored.push(index);
+    for (index, content) in published {
+        if !holds(&mut tpm, *index, content)? {
+            guest.way_to_put()(&mut tpm, authority, *index, content)?;
+            restored.push(*index);
         }
     }
     Ok(restored)

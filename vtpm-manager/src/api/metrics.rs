@@ -133,8 +133,13 @@ fn vrots(text: &mut Text, serving: &Serving, store: &StoreStatus) {
         serving.renewals.viks_pending,
     );
     text.gauge(
+        "vrot_tls_certificates_pending",
+        "vRoTs whose identity key is certified and whose TLS key is not yet.",
+        serving.renewals.tls_pending,
+    );
+    text.gauge(
         "vrot_ek_certificates_pending",
-        "vRoTs whose identity key is certified and whose endorsement keys are not yet.",
+        "vRoTs whose other keys are certified and whose endorsement keys are not yet.",
         serving.renewals.eks_pending,
     );
     text.counter(

@@ -264,6 +264,7 @@ fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
         }),
         vik: record.identity.vik(record.vrot).map(|vik| vik.name()).ok(),
         vik_certificate: certificate_state(record.identity.pending() != Some(Pending::Vik)),
+        tls_certificate: (record.identity.is_tls_key_certified()).map(certificate_state),
         ek_certificates: certificate_state(record.identity.has_ek_certificates()),
         vik_not_after: vrot.vik_not_after(),
         renewal_problem: manager.renewals().problem(record.vrot),
@@ -292,6 +293,10 @@ fn identity_view(manager: &Manager, vrot: &Vrot) -> Result<IdentityView, Manager
             identity.vik(id)?.public_area(),
             identity.vik_certificate.as_ref(),
         ),
+        tls: identity.tls_key(id)?.map(|key| {
+            let certificate = identity.tls_certificate.as_ref();
+            key_view(key.public_area(), certificate)
+        }),
         ek_rsa: key_view(
             identity.ek_rsa(id)?.public_area(),
             identity.ek_rsa_certificate.as_ref(),

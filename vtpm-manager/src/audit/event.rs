@@ -29,12 +29,16 @@ pub enum Event {
         /// SHA-256 value of the certificate.
         certificate: Option<Digest32>,
     },
-    /// A vRoT's identity key got a new certificate.
+    /// A vRoT's identity key got a new certificate, and so did its TLS key, unless that of the TLS
+    /// key is pending.
     CertificateRenewed {
         /// Whose.
         vrot: VrotId,
         /// SHA-256 value of the certificate.
         certificate: Digest32,
+        /// SHA-256 value of the TLS key's certificate.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tls_certificate: Option<Digest32>,
     },
     /// A vRoT's identity key got no new certificate. It is tried again; while the reason stays
     /// the same, there is one line.
@@ -103,6 +107,13 @@ pub enum Event {
         request: BoundedText,
         /// Why it was refused.
         reason: BoundedText,
+    },
+    /// A vRoT's TLS key got its first certificate, beside its guest.
+    TlsKeyCertified {
+        /// Whose.
+        vrot: VrotId,
+        /// SHA-256 value of the certificate.
+        certificate: Digest32,
     },
     /// The physical TPM vouches for the store.
     StoreOpened {

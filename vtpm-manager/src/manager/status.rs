@@ -83,7 +83,9 @@ pub struct RenewalStatus {
     pub issued: u64,
     /// vRoTs whose identity key has no certificate yet.
     pub viks_pending: u64,
-    /// vRoTs whose identity key is certified and whose endorsement keys are not yet.
+    /// vRoTs whose identity key is certified and whose TLS key is not yet.
+    pub tls_pending: u64,
+    /// vRoTs whose other keys are certified and whose endorsement keys are not yet.
     pub eks_pending: u64,
 }
 
@@ -174,10 +176,11 @@ impl Manager {
         let mut vrots =
             BTreeMap::from(["assigned", "running", "suspended", "stopped"].map(|state| (state, 0)));
         let (mut attached, mut degraded, mut lost) = (0, orphans.degraded, 0);
-        let (mut viks_pending, mut eks_pending) = (0, 0);
+        let (mut viks_pending, mut tls_pending, mut eks_pending) = (0, 0, 0);
         for vrot in self.registry.all() {
             match vrot.pending() {
                 Some(Pending::Vik) => viks_pending += 1,
+                Some(Pending::Tls) => tls_pending += 1,
                 Some(Pending::Eks) => eks_pending += 1,
                 None => {}
             }
@@ -205,6 +208,7 @@ impl Manager {
                 overdue: self.renewals.overdue(),
                 issued: self.issuance.issued(),
                 viks_pending,
+                tls_pending,
                 eks_pending,
             },
             writer: WriterStatus {

@@ -1,10 +1,11 @@
 //! Keys and certificates of a vRoT.
 
 use api_types::Timestamp;
-use cert_chain::{AttestationKey, Digest32, EndorsementKey, PublicArea, TpmName, VrotId};
+use cert_chain::layout::NvIndex;
+use cert_chain::{AttestationKey, Digest32, EndorsementKey, PublicArea, TlsKey, TpmName, VrotId};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
-use vrot_manufacture::Manufactured;
+use vrot_manufacture::{Manufactured, Uncertified, tls_template, vik_template};
 
 use super::error::RecordError;
 
@@ -42,14 +43,22 @@ pub struct Identity {
     /// When the vIK's certificate was issued; 0 while it is pending, or to have it renewed.
     #[n(9)]
     pub vik_issued_at: Timestamp,
+    /// `TPMT_PUBLIC` of the TLS key; none in a vRoT that was made before there were any.
+    #[n(10)]
+    pub(super) tls_key: Option<ByteVec>,
+    /// Certificate of the TLS key in DER; none while it is pending, or if there is no such key.
+    #[n(11)]
+    pub tls_certificate: Option<ByteVec>,
 }
 
 /// Certificates that are still to be issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pending {
-    /// That of the vIK, and perhaps those of the endorsement keys.
+    /// That of the vIK, and perhaps the others.
     Vik,
-    /// Those of the endorsement keys: the vRoT can attest.
+    /// That of the TLS key, and perhaps those of the endorsement keys: the vRoT can attest.
+    Tls,
+    /// Those of the endorsement keys.
     Eks,
 }
 
@@ -73,6 +82,8 @@ impl Identity {
             manager,
             backend,
             vik_issued_at: Timestamp::new(0),
+            tls_key: Some(area(manufactured.tls.public_area())),
+            tls_certificate: None,
         }
     }
 
@@ -80,9 +91,18 @@ impl Identity {
     pub fn pending(&self) -> Option<Pending> {
         if self.vik_certificate.is_none() {
             Some(Pending::Vik)
+        } else if self.is_tls_key_certified() == Some(false) {
+            Some(Pending::Tls)
         } else {
             (!self.has_ek_certificates()).then_some(Pending::Eks)
         }
+    }
+
+    /// Whether the TLS key has a certificate; none, if there is no such key.
+    pub fn is_tls_key_certified(&self) -> Option<bool> {
+        self.tls_key
+            .as_ref()
+            .map(|_| self.tls_certificate.is_some())
     }
 
     /// Whether both endorsement keys have a certificate.
@@ -90,10 +110,55 @@ impl Identity {
         self.ek_rsa_certificate.is_some() && self.ek_p256_certificate.is_some()
     }
 
-    /// Makes the vIK's certificate pending, and also those of the endorsement keys, unless these are
-    /// kept.
+    /// The keys whose certificates are pending.
+    pub fn uncertified(&self, vrot: VrotId) -> Result<Uncertified, RecordError> {
+        let vik = self.vik_certificate.is_none().then(|| self.vik(vrot));
+        let eks = (!self.has_ek_certificates()).then(|| self.eks(vrot));
+        Ok(Uncertified {
+            vik: vik.transpose()?,
+            tls: match self.tls_certificate {
+                None => self.tls_key(vrot)?,
+                Some(_) => None,
+            },
+            eks: eks.transpose()?,
+        })
+    }
+
+    /// What the guest is to find in its NV indices; one whose certificate is pending has no content.
+    pub fn published(&self) -> Vec<(NvIndex, Vec<u8>)> {
+        let certificate = |der: &Option<ByteVec>| der.as_ref().map(|der| der.to_vec());
+        let contents = [
+            (
+                NvIndex::EK_RSA_CERTIFICATE,
+                certificate(&self.ek_rsa_certificate),
+            ),
+            (
+                NvIndex::EK_P256_CERTIFICATE,
+                certificate(&self.ek_p256_certificate),
+            ),
+            (
+                NvIndex::CERTIFICATE_CHAIN,
+                Some(self.host_certificate.to_vec()),
+            ),
+            (NvIndex::VIK_CERTIFICATE, certificate(&self.vik_certificate)),
+            (NvIndex::VIK_TEMPLATE, Some(vik_template())),
+            (NvIndex::TLS_CERTIFICATE, certificate(&self.tls_certificate)),
+            (
+                NvIndex::TLS_TEMPLATE,
+                self.tls_key.as_ref().map(|_| tls_template()),
+            ),
+        ];
+        let contents = contents.into_iter();
+        contents
+            .filter_map(|(index, content)| Some((index, content?)))
+            .collect()
+    }
+
+    /// Makes the certificates pending that name the VM, and also those of the endorsement keys, unless
+    /// these are kept.
     pub fn withdraw(&mut self, keeps_eks: bool) {
         self.vik_certificate = None;
+        self.tls_certificate = None;
         self.vik_issued_at = Timestamp::new(0);
         if !keeps_eks {
             self.ek_rsa_certificate = None;
@@ -109,6 +174,17 @@ impl Identity {
     /// The vIK.
     pub fn vik(&self, vrot: VrotId) -> Result<AttestationKey, RecordError> {
         key(&self.vik, vrot, "vIK")
+    }
+
+    /// The TLS key, if the vRoT has one.
+    pub fn tls_key(&self, vrot: VrotId) -> Result<Option<TlsKey>, RecordError> {
+        let area = self.tls_key.as_ref();
+        area.map(|area| key(area, vrot, "TLS key")).transpose()
+    }
+
+    /// Both EKs, the RSA key first.
+    pub fn eks(&self, vrot: VrotId) -> Result<[EndorsementKey; 2], RecordError> {
+        Ok([self.ek_rsa(vrot)?, self.ek_p256(vrot)?])
     }
 
     /// The RSA-2048 EK.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use api_types::Timestamp;
-use cert_chain::{Digest32, Generation, Tenant, VmId, VrotId};
+use cert_chain::{Generation, Tenant, VmId, VrotId};
 use guarded_state::disk::Batch;
 use minicbor::{Decode, Encode};
 use printable::{Printable, is_printable};
@@ -118,10 +118,10 @@ pub struct VrotName(#[n(0)] String);
 pub struct VrotNameError(String);
 
 /// Version of the record, its first field. Version 1 is read as well: it knew of no lost state, and
-/// its tombstones did not say whose vRoT it was; and so is version 2, which knew of no pending
-/// certificate. A program that knows only an older one must not go on from a newer one, for it would
+/// its tombstones did not say whose vRoT it was; so is version 2, which knew of no pending
+/// certificate, and version 3, which knew of no TLS key. A program that knows only an older one must not go on from a newer one, for it would
 /// forget what it does not know, and finish deletions without their line in the audit log.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 const FIRST_VERSION: u8 = 1;
 /// What fits into a line of a table.
 const MAX_NAME: usize = 64;
@@ -237,6 +237,9 @@ impl fmt::Display for VrotName {
 pub(super) mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+    use cert_chain::Digest32;
+    use cert_chain::layout::NvIndex;
+
     use super::*;
 
     pub(crate) fn record() -> VrotRecord {
@@ -269,6 +272,8 @@ pub(super) mod tests {
                 manager: Digest32::new([12; 32]),
                 backend: Digest32::new([13; 32]),
                 vik_issued_at: Timestamp::new(1_700_000_000),
+                tls_key: None,
+                tls_certificate: None,
             },
             state_loss: None,
         }
@@ -284,58 +289,111 @@ pub(super) mod tests {
         );
     }
 
-    /// Versions 2 and 3, and 3 byte for byte: stores in the field hold it. If this fails, the format
-    /// needs a new version beside the old ones.
+    /// Versions 2 and 3, as stores in the field hold them.
     #[test]
-    fn version_two_stays_readable_and_version_three_as_it_is() {
-        let record = VrotRecord {
+    fn versions_two_and_three_stay_readable() {
+        let (record, tombstone) = (lost(), tombstone());
+        for (golden, stored) in [
+            (
+                include_str!("vrot_record_v2.hex"),
+                StoredVrot::Living(Box::new(record.clone())),
+            ),
+            (
+                include_str!("vrot_record_v3.hex"),
+                StoredVrot::Living(Box::new(record.clone())),
+            ),
+            (
+                include_str!("vrot_record_pending_v3.hex"),
+                StoredVrot::Living(Box::new(pending(record.clone()))),
+            ),
+            (
+                include_str!("tombstone_v2.hex"),
+                StoredVrot::Deleted(tombstone.clone()),
+            ),
+            (
+                include_str!("tombstone_v3.hex"),
+                StoredVrot::Deleted(tombstone),
+            ),
+        ] {
+            let golden = hex::decode(golden.trim()).unwrap();
+            assert_eq!(
+                StoredVrot::from_bytes(record.vrot, &golden).unwrap(),
+                stored
+            );
+        }
+    }
+
+    /// It goes on as it is, and nobody waits for a certificate of what it does not have.
+    #[test]
+    fn a_vrot_that_was_made_before_there_were_tls_keys_has_none_and_waits_for_none() {
+        let old = record().identity;
+        assert_eq!(old.pending(), None);
+        assert_eq!(old.is_tls_key_certified(), None);
+        assert_eq!(old.tls_key(record().vrot).unwrap(), None);
+        let published = old.published();
+        assert!((published.iter()).all(|(index, _)| {
+            ![NvIndex::TLS_CERTIFICATE, NvIndex::TLS_TEMPLATE].contains(index)
+        }));
+    }
+
+    /// Version 4 byte for byte: stores in the field hold it. If this fails, the format needs a new
+    /// version beside the old ones.
+    #[test]
+    fn version_four_stays_as_it_is() {
+        let mut record = lost();
+        record.identity.tls_key = Some(vec![14].into());
+        record.identity.tls_certificate = Some(vec![15].into());
+        for (golden, stored) in [
+            (
+                include_str!("vrot_record_v4.hex"),
+                StoredVrot::Living(Box::new(record.clone())),
+            ),
+            (
+                include_str!("vrot_record_pending_v4.hex"),
+                StoredVrot::Living(Box::new(pending(record.clone()))),
+            ),
+            (
+                include_str!("tombstone_v4.hex"),
+                StoredVrot::Deleted(tombstone()),
+            ),
+        ] {
+            assert_eq!(hex::encode(stored.to_bytes()), golden.trim());
+            let golden = hex::decode(golden.trim()).unwrap();
+            assert_eq!(
+                StoredVrot::from_bytes(record.vrot, &golden).unwrap(),
+                stored
+            );
+        }
+    }
+
+    fn lost() -> VrotRecord {
+        VrotRecord {
             state_loss: Some(LostState {
                 batch: 14,
                 at: Timestamp::new(1_700_000_001),
             }),
             ..record()
-        };
-        let tombstone = Tombstone {
+        }
+    }
+
+    fn pending(mut record: VrotRecord) -> VrotRecord {
+        record.identity.vik_certificate = None;
+        record.identity.tls_certificate = None;
+        record.identity.ek_rsa_certificate = None;
+        record.identity.ek_p256_certificate = None;
+        record
+    }
+
+    fn tombstone() -> Tombstone {
+        let record = record();
+        Tombstone {
             vrot: record.vrot,
             at: Timestamp::new(1_700_000_002),
             owner: Some(Owner {
                 vm: record.vm,
-                tenant: record.tenant.clone(),
+                tenant: record.tenant,
                 by_uid: Some(1000),
             }),
-        };
-        let vrot = record.vrot;
-        let mut pending = record.clone();
-        pending.identity.vik_certificate = None;
-        pending.identity.ek_rsa_certificate = None;
-        pending.identity.ek_p256_certificate = None;
-        let read = |golden: &str| {
-            let golden = hex::decode(golden.trim()).unwrap();
-            (StoredVrot::from_bytes(vrot, &golden).unwrap(), golden)
-        };
-        for (golden_2, golden_3, stored) in [
-            (
-                Some(include_str!("vrot_record_v2.hex")),
-                include_str!("vrot_record_v3.hex"),
-                StoredVrot::Living(Box::new(record)),
-            ),
-            (
-                None,
-                include_str!("vrot_record_pending_v3.hex"),
-                StoredVrot::Living(Box::new(pending)),
-            ),
-            (
-                Some(include_str!("tombstone_v2.hex")),
-                include_str!("tombstone_v3.hex"),
-                StoredVrot::Deleted(tombstone),
-            ),
-        ] {
-            let (found, golden) = read(golden_3);
-            assert_eq!(hex::encode(stored.to_bytes()), hex::encode(&golden));
-            assert_eq!(found, stored);
-            if let Some(golden) = golden_2 {
-                assert_eq!(read(golden).0, stored);
-            }
         }
     }
 
@@ -348,8 +406,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_version_from_the_future_is_refused_whatever_follows() {
-        let error = StoredVrot::from_bytes(record().vrot, &[0x82, 0x04, 0x01]).unwrap_err();
-        assert!(matches!(error, RecordError::Version { found: 4, .. }));
+        let error = StoredVrot::from_bytes(record().vrot, &[0x82, 0x05, 0x01]).unwrap_err();
+        assert!(matches!(error, RecordError::Version { found: 5, .. }));
     }
 
     #[test]

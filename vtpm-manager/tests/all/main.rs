@@ -37,4 +37,5 @@ mod shipped_configuration;
 mod support;
 mod suspension;
 mod taken_over;
+mod tls_key;
 mod vmm_users;

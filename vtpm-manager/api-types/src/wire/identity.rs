@@ -21,6 +21,9 @@ pub struct IdentityView {
     pub host: Option<HostName>,
     /// Its identity key.
     pub vik: KeyView,
+    /// The key with which the VM's service authenticates itself in TLS; none in a vRoT that was made
+    /// before there were such keys.
+    pub tls: Option<KeyView>,
     /// Its RSA-2048 endorsement key.
     pub ek_rsa: KeyView,
     /// Its P-256 endorsement key.

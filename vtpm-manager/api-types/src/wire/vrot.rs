@@ -54,6 +54,9 @@ pub struct VrotView {
     pub vik: Option<TpmName>,
     /// Whether the identity key is certified: without that certificate the VM gets no evidence.
     pub vik_certificate: CertificateState,
+    /// Whether the TLS key is certified, which comes after the identity key; none for a vRoT that was
+    /// made before there were such keys.
+    pub tls_certificate: Option<CertificateState>,
     /// Whether the endorsement keys are certified, which follows when the physical TPM has nothing
     /// more urgent to sign.
     pub ek_certificates: CertificateState,

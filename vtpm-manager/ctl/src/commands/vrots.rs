@@ -154,8 +154,14 @@ fn details(vrot: &VrotView) -> String {
     }
     if vrot.vik_certificate == CertificateState::Pending {
         table.row(["identity", "pending: its certificate is being issued"]);
-    } else if vrot.ek_certificates == CertificateState::Pending {
-        table.row(["EK certificates", "pending: the VM can attest without them"]);
+    } else {
+        if vrot.tls_certificate == Some(CertificateState::Pending) {
+            let pending = "pending: the VM can attest, and its service has no name in TLS yet";
+            table.row(["TLS certificate", pending]);
+        }
+        if vrot.ek_certificates == CertificateState::Pending {
+            table.row(["EK certificates", "pending: the VM can attest without them"]);
+        }
     }
     if let Some(problem) = &vrot.renewal_problem {
         table.row(["not certified", problem]);
@@ -193,11 +199,14 @@ fn describe(identity: &IdentityView) -> String {
     table.row(["backend", &identity.backend_digest.to_string()]);
     let mut text = table.render();
     for (which, key) in [
-        ("identity key (vIK), P-256", &identity.vik),
-        ("endorsement key, RSA-2048", &identity.ek_rsa),
-        ("endorsement key, P-256", &identity.ek_p256),
+        ("identity key (vIK), P-256", Some(&identity.vik)),
+        ("TLS key, P-256", identity.tls.as_ref()),
+        ("endorsement key, RSA-2048", Some(&identity.ek_rsa)),
+        ("endorsement key, P-256", Some(&identity.ek_p256)),
     ] {
-        text.push_str(&describe_key(which, key));
+        if let Some(key) = key {
+            text.push_str(&describe_key(which, key));
+        }
     }
     text.push_str("\nissued by this host's identity key:\n");
     text.push_str(&identity.chain_pem);

@@ -1,33 +1,38 @@
 //! What a guest finds in its vRoT, and what it cannot do to it.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use cert_chain::{HostName, VikChain};
 use rustls_pki_types::UnixTime;
 use tpm_wire::Response;
 
 use super::{Guest, rederived};
 use crate::{
-    Chain, CommandChannel, Guest as Occupant, ManufactureError, NvAuthority, renew_vik_certificate,
-    vik_template,
+    Chain, CommandChannel, Guest as Occupant, ManufactureError, NvAuthority, RenewedBesides, renew,
+    tls_template, vik_template,
 };
 
-const INDICES: [&str; 5] = [
+const INDICES: [&str; 7] = [
     "0x01c00002",
     "0x01c0000a",
     "0x01c00100",
     "0x01c10002",
     "0x01c10003",
+    "0x01c10004",
+    "0x01c10005",
 ];
 
 #[test]
 fn stock_tools_read_every_certificate_with_any_authorization() -> Result<()> {
     let guest = Guest::new()?;
-    let expected: [&[u8]; 5] = [
-        &guest.made.ek_rsa_certificate,
-        &guest.made.ek_p256_certificate,
+    let [rsa, p256] = &guest.made.ek_certificates;
+    let expected: [&[u8]; 7] = [
+        rsa,
+        p256,
         &guest.order.host_certificate,
         &guest.made.vik_certificate,
         &vik_template(),
+        &guest.made.tls_certificate,
+        &tls_template(),
     ];
     for (index, expected) in INDICES.into_iter().zip(expected) {
         for authorization in ["", "-C o", "-C p"] {
@@ -51,7 +56,7 @@ fn stock_tools_read_every_certificate_with_any_authorization() -> Result<()> {
 #[test]
 fn stock_tools_make_the_same_endorsement_keys() -> Result<()> {
     let guest = Guest::new()?;
-    for (algorithm, ek) in [("rsa", &guest.made.ek_rsa), ("ecc", &guest.made.ek_p256)] {
+    for (algorithm, ek) in ["rsa", "ecc"].into_iter().zip(&guest.made.eks) {
         guest
             .tpm
             .tool(&format!("tpm2_createek -G {algorithm} -c ek.ctx -u ek.pub"))?;
@@ -87,6 +92,40 @@ fn stock_tools_make_the_same_vik_and_quote_with_it() -> Result<()> {
     guest
         .tpm
         .tool("tpm2_checkquote -u vik.pem -m m -s s -g sha256 -q 0102")?;
+    Ok(())
+}
+
+#[test]
+fn stock_tools_make_the_same_tls_key_which_signs_what_it_is_given_and_the_vik_certifies()
+-> Result<()> {
+    let guest = Guest::new()?;
+    guest
+        .tpm
+        .tool("tpm2_readpublic -c 0x81000004 -n kept.name -f pem -o tls.pem")?;
+    let name = guest.made.tls.name();
+    assert_eq!(guest.tpm.read("kept.name")?, name.as_bytes());
+    guest.tpm.tool(
+        "tpm2_createprimary -C e -g sha256 -G ecc256:ecdsa-sha256:null -c tls.ctx -a \
+         fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign",
+    )?;
+    guest.tpm.tool("tpm2_readpublic -c tls.ctx -n made.name")?;
+    assert_eq!(guest.tpm.read("made.name")?, name.as_bytes());
+    guest.tpm.write("said", b"a handshake")?;
+    guest
+        .tpm
+        .tool("tpm2_sign -c 0x81000004 -g sha256 -f plain -o signed said")?;
+    guest
+        .tpm
+        .tool("openssl dgst -sha256 -verify tls.pem -signature signed said")?;
+    guest.tpm.tool("tpm2_flushcontext -t")?;
+    guest
+        .tpm
+        .tool("tpm2_certify -c 0x81000004 -C 0x81000003 -g sha256 -o statement -s signature")?;
+    let statement = hex::encode(guest.tpm.read("statement")?);
+    ensure!(
+        statement.contains(&hex::encode(name.as_bytes())),
+        "{statement}"
+    );
     Ok(())
 }
 
@@ -161,18 +200,29 @@ fn the_manager_renews_the_certificate_while_the_guest_runs() -> Result<()> {
     let expected = guest.made.vik.name();
     let mut channel = guest.channel()?;
     let vik = rederived(&mut channel, &expected)?;
-    let renewed = renew_vik_certificate(
+    let besides = RenewedBesides {
+        tls: Some(guest.made.tls.clone()),
+        eks: None,
+    };
+    let renewed = renew(
         &guest.order,
         &vik,
+        &besides,
         &guest.made.nv_authority,
         &mut channel,
         &guest.host.ik,
         (Occupant::Present, Chain::Same),
     )?;
     drop(channel);
-    assert_ne!(renewed, guest.made.vik_certificate);
-    guest.tpm.tool("tpm2_nvread 0x01c10002 -o read")?;
-    assert_eq!(guest.tpm.read("read")?, &*renewed, "no padding");
+    let tls = renewed.tls.context("a certificate of the TLS key")?;
+    for (index, renewed, before) in [
+        ("0x01c10002", &renewed.vik, &guest.made.vik_certificate),
+        ("0x01c10004", &tls, &guest.made.tls_certificate),
+    ] {
+        assert_ne!(renewed, before);
+        guest.tpm.tool(&format!("tpm2_nvread {index} -o read"))?;
+        assert_eq!(guest.tpm.read("read")?, &**renewed, "padding in {index}");
+    }
     for kind in ["handles-transient", "handles-loaded-session"] {
         assert_eq!(
             guest.tpm.tool(&format!("tpm2_getcap {kind}"))?,
@@ -182,9 +232,10 @@ fn the_manager_renews_the_certificate_while_the_guest_runs() -> Result<()> {
     }
 
     let mut channel = guest.channel()?;
-    let refused = renew_vik_certificate(
+    let refused = renew(
         &guest.order,
         &vik,
+        &besides,
         &NvAuthority::from_bytes([1; 32]),
         &mut channel,
         &guest.host.ik,
@@ -242,20 +293,16 @@ fn a_longer_certificate_gets_room_before_there_is_a_guest_and_not_beside_it() ->
     order.subject.tenant = "t".repeat(64).parse()?;
     let mut channel = guest.channel()?;
     let vik = rederived(&mut channel, &guest.made.vik.name())?;
-    let mut renew = |order: &_, occupant| {
-        renew_vik_certificate(
-            order,
-            &vik,
-            &guest.made.nv_authority,
-            &mut channel,
-            &guest.host.ik,
-            (occupant, Chain::Changed),
-        )
+    let mut renewed = |order: &_, kept| {
+        let (authority, signer) = (&guest.made.nv_authority, &guest.host.ik);
+        let besides = RenewedBesides::default();
+        let renewed = renew(order, &vik, &besides, authority, &mut channel, signer, kept);
+        renewed.map(|renewed| renewed.vik)
     };
-    let refused = renew(&order, Occupant::Present);
+    let refused = renewed(&order, (Occupant::Present, Chain::Changed));
     assert!(matches!(refused, Err(ManufactureError::TooLong { .. })));
-    let longer = renew(&order, Occupant::Absent)?;
-    let shorter = renew(&guest.order, Occupant::Present)?;
+    let longer = renewed(&order, (Occupant::Absent, Chain::Changed))?;
+    let shorter = renewed(&guest.order, (Occupant::Present, Chain::Changed))?;
     drop(channel);
     assert!(longer.len() > shorter.len());
     guest.tpm.tool("tpm2_nvread 0x01c10002 -o read")?;
@@ -263,9 +310,10 @@ fn a_longer_certificate_gets_room_before_there_is_a_guest_and_not_beside_it() ->
     assert!(padded.starts_with(&shorter) && padded.len() == longer.len());
 
     let mut channel = guest.channel()?;
-    let exact = renew_vik_certificate(
+    let exact = renew(
         &guest.order,
         &vik,
+        &RenewedBesides::default(),
         &guest.made.nv_authority,
         &mut channel,
         &guest.host.ik,
@@ -273,6 +321,6 @@ fn a_longer_certificate_gets_room_before_there_is_a_guest_and_not_beside_it() ->
     )?;
     drop(channel);
     guest.tpm.tool("tpm2_nvread 0x01c10002 -o read")?;
-    assert_eq!(guest.tpm.read("read")?, &*exact, "no padding");
+    assert_eq!(guest.tpm.read("read")?, &*exact.vik, "no padding");
     Ok(())
 }

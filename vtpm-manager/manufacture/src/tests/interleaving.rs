@@ -8,8 +8,8 @@ use cert_chain::layout::NvIndex;
 use super::socket::TpmSocket;
 use super::{Guest, rederived};
 use crate::{
-    Chain, CommandChannel, Guest as Occupant, Published, renew_ek_certificates,
-    renew_vik_certificate, restore,
+    Chain, CommandChannel, Guest as Occupant, RenewedBesides, renew, restore, tls_template,
+    vik_template,
 };
 
 /// Lets the guest in after each command that completes a policy, as if it were never told to wait.
@@ -61,16 +61,21 @@ fn a_guest_gains_nothing_from_the_managers_session() -> Result<()> {
     let guest = Guest::new()?;
     let mut manager = guest.channel()?;
     let vik = rederived(&mut manager, &guest.made.vik.name())?;
-    for index in [NvIndex::EK_P256_CERTIFICATE, NvIndex::VIK_CERTIFICATE] {
+    for index in [
+        NvIndex::EK_P256_CERTIFICATE,
+        NvIndex::VIK_CERTIFICATE,
+        NvIndex::TLS_CERTIFICATE,
+    ] {
         let mut riding = Riding {
             manager: &mut manager,
             index,
             attempts: 0,
             written: false,
         };
-        renew_vik_certificate(
+        renew(
             &guest.order,
             &vik,
+            &RenewedBesides::default(),
             &guest.made.nv_authority,
             &mut riding,
             &guest.host.ik,
@@ -82,13 +87,19 @@ fn a_guest_gains_nothing_from_the_managers_session() -> Result<()> {
     Ok(())
 }
 
-fn published(guest: &Guest) -> Published {
-    Published {
-        ek_rsa_certificate: Some(guest.made.ek_rsa_certificate.to_vec()),
-        ek_p256_certificate: Some(guest.made.ek_p256_certificate.to_vec()),
-        host_certificate: guest.order.host_certificate.clone(),
-        vik_certificate: Some(guest.made.vik_certificate.to_vec()),
-    }
+fn published(guest: &Guest) -> Vec<(NvIndex, Vec<u8>)> {
+    let certificates = (guest.made.certificates().into_iter())
+        .map(|(index, certificate)| (index, certificate.to_vec()));
+    certificates
+        .chain([
+            (
+                NvIndex::CERTIFICATE_CHAIN,
+                guest.order.host_certificate.clone(),
+            ),
+            (NvIndex::VIK_TEMPLATE, vik_template()),
+            (NvIndex::TLS_TEMPLATE, tls_template()),
+        ])
+        .collect()
 }
 
 #[test]
@@ -97,14 +108,20 @@ fn what_was_altered_in_the_certificate_indices_is_put_back_and_named() -> Result
     let authority = &guest.made.nv_authority;
     let mut channel = guest.channel()?;
     let as_made = published(&guest);
+    let indices = [
+        NvIndex::TLS_CERTIFICATE,
+        NvIndex::EK_RSA_CERTIFICATE,
+        NvIndex::CERTIFICATE_CHAIN,
+    ];
     for occupant in [Occupant::Present, Occupant::Absent] {
         assert_eq!(restore(&as_made, authority, &mut channel, occupant)?, []);
         let mut altered = published(&guest);
-        let ek_rsa = (altered.ek_rsa_certificate.as_mut()).context("a certificate")?;
-        for certificate in [ek_rsa, &mut altered.host_certificate] {
-            *certificate.last_mut().context("a byte")? ^= 1;
+        for (_, content) in altered
+            .iter_mut()
+            .filter(|(index, _)| indices.contains(index))
+        {
+            *content.last_mut().context("a byte")? ^= 1;
         }
-        let indices = [NvIndex::EK_RSA_CERTIFICATE, NvIndex::CERTIFICATE_CHAIN];
         assert_eq!(
             restore(&altered, authority, &mut channel, occupant)?,
             indices
@@ -115,30 +132,50 @@ fn what_was_altered_in_the_certificate_indices_is_put_back_and_named() -> Result
         );
     }
     drop(channel);
-    guest.tpm.tool("tpm2_nvread 0x01c00002 -o read")?;
-    assert_eq!(guest.tpm.read("read")?, &*guest.made.ek_rsa_certificate);
+    for (index, content) in [
+        ("0x01c00002", &guest.made.ek_certificates[0]),
+        ("0x01c10004", &guest.made.tls_certificate),
+    ] {
+        guest.tpm.tool(&format!("tpm2_nvread {index} -o read"))?;
+        assert_eq!(guest.tpm.read("read")?, &**content);
+    }
     Ok(())
 }
 
 #[test]
-fn endorsement_keys_get_new_certificates_beside_a_guest_and_without_one() -> Result<()> {
+fn all_keys_get_new_certificates_beside_a_guest_and_without_one() -> Result<()> {
     let guest = Guest::new()?;
     let mut channel = guest.channel()?;
+    let vik = rederived(&mut channel, &guest.made.vik.name())?;
+    let besides = RenewedBesides {
+        tls: Some(guest.made.tls.clone()),
+        eks: Some(guest.made.eks.clone()),
+    };
     for occupant in [Occupant::Present, Occupant::Absent] {
-        let [rsa, p256] = renew_ek_certificates(
+        let renewed = renew(
             &guest.order,
-            [&guest.made.ek_rsa, &guest.made.ek_p256],
+            &vik,
+            &besides,
             &guest.made.nv_authority,
             &mut channel,
             &guest.host.ik,
-            occupant,
+            (occupant, Chain::Same),
         )?;
-        assert_ne!(rsa, guest.made.ek_rsa_certificate);
-        let mut renewed = published(&guest);
-        renewed.ek_rsa_certificate = Some(rsa.to_vec());
-        renewed.ek_p256_certificate = Some(p256.to_vec());
+        let tls = renewed.tls.context("a certificate")?;
+        let [rsa, p256] = renewed.eks.context("certificates")?;
+        let contents: Vec<(NvIndex, Vec<u8>)> = [
+            (NvIndex::VIK_CERTIFICATE, renewed.vik),
+            (NvIndex::TLS_CERTIFICATE, tls),
+            (NvIndex::EK_RSA_CERTIFICATE, rsa),
+            (NvIndex::EK_P256_CERTIFICATE, p256),
+        ]
+        .map(|(index, certificate)| (index, certificate.to_vec()))
+        .into();
+        for content in &contents {
+            assert!(!published(&guest).contains(content));
+        }
         let authority = &guest.made.nv_authority;
-        assert_eq!(restore(&renewed, authority, &mut channel, occupant)?, []);
+        assert_eq!(restore(&contents, authority, &mut channel, occupant)?, []);
     }
     Ok(())
 }

@@ -14,8 +14,8 @@ use cert_chain::profile::vik::VIK_LIFETIME;
 use cert_chain::profile::{HostIkSpec, Issuer};
 use cert_chain::template::{EccTemplate, Purpose, RESIDENT};
 use cert_chain::{
-    AttestationKey, Digest32, EndorsementKey, Generation, ObjectAttributes, PublicArea, TpmName,
-    TrustAnchors, Validity, VmId, VrotId,
+    AttestationKey, Digest32, EndorsementKey, Generation, ObjectAttributes, PublicArea, TlsKey,
+    TpmName, TrustAnchors, Validity, VmId, VrotId,
 };
 use rcgen::{KeyPair, PublicKeyData, SigningKey};
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -25,7 +25,8 @@ use super::command::Tpm;
 use super::renewal::made_anew;
 use super::{
     CertifiedSubject, CommandChannel, ManufactureError, ManufactureOrder, Manufactured,
-    NvAuthority, RederivedVik, device, issue_eks, issue_vik, manufacture, write_certificates,
+    NvAuthority, RederivedVik, device, issue_eks, issue_tls, issue_vik, manufacture,
+    write_certificates,
 };
 use socket::TpmSocket;
 
@@ -106,11 +107,11 @@ struct Guest {
 /// A manufactured vRoT with its certificates.
 struct Certified {
     vik: AttestationKey,
-    ek_rsa: EndorsementKey,
-    ek_p256: EndorsementKey,
+    tls: TlsKey,
+    eks: [EndorsementKey; 2],
     vik_certificate: CertificateDer<'static>,
-    ek_rsa_certificate: CertificateDer<'static>,
-    ek_p256_certificate: CertificateDer<'static>,
+    tls_certificate: CertificateDer<'static>,
+    ek_certificates: [CertificateDer<'static>; 2],
     nv_authority: NvAuthority,
 }
 
@@ -122,31 +123,35 @@ impl Certified {
     ) -> Result<Self, ManufactureError> {
         let Manufactured {
             vik,
+            tls,
             ek_rsa,
             ek_p256,
             nv_authority,
         } = manufacture(order, channel)?;
+        let eks = [ek_rsa, ek_p256];
         Tpm::new(channel).start_up()?;
-        let vik_certificate = issue_vik(order, &vik, signer)?;
-        let device = device(channel)?;
-        let [ek_rsa_certificate, ek_p256_certificate] =
-            issue_eks(order, [&ek_rsa, &ek_p256], device, signer)?;
-        let certificates = [
-            (NvIndex::VIK_CERTIFICATE, vik_certificate.clone()),
-            (NvIndex::EK_RSA_CERTIFICATE, ek_rsa_certificate.clone()),
-            (NvIndex::EK_P256_CERTIFICATE, ek_p256_certificate.clone()),
-        ];
-        write_certificates(&certificates, &nv_authority, channel)?;
-        Tpm::new(channel).shut_down()?;
-        Ok(Self {
+        let made = Self {
+            vik_certificate: issue_vik(order, &vik, signer)?,
+            tls_certificate: issue_tls(order, &tls, signer)?,
+            ek_certificates: issue_eks(order, &eks, device(channel)?, signer)?,
             vik,
-            ek_rsa,
-            ek_p256,
-            vik_certificate,
-            ek_rsa_certificate,
-            ek_p256_certificate,
+            tls,
+            eks,
             nv_authority,
-        })
+        };
+        write_certificates(&made.certificates(), &made.nv_authority, channel)?;
+        Tpm::new(channel).shut_down()?;
+        Ok(made)
+    }
+
+    fn certificates(&self) -> [(NvIndex, CertificateDer<'static>); 4] {
+        let [rsa, p256] = &self.ek_certificates;
+        [
+            (NvIndex::VIK_CERTIFICATE, self.vik_certificate.clone()),
+            (NvIndex::TLS_CERTIFICATE, self.tls_certificate.clone()),
+            (NvIndex::EK_RSA_CERTIFICATE, rsa.clone()),
+            (NvIndex::EK_P256_CERTIFICATE, p256.clone()),
+        ]
     }
 }
 

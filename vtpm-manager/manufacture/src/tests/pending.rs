@@ -9,10 +9,11 @@ use super::{Guest, Host};
 use crate::command::Tpm;
 use crate::nv::{self, MAX_CHUNK};
 use crate::{
-    Chain, CommandChannel, device, issue_eks, issue_vik, manufacture, withdraw, write_certificates,
+    Chain, CommandChannel, Uncertified, device, issue_eks, issue_tls, issue_vik, manufacture,
+    withdraw, write_certificates,
 };
 
-const CERTIFICATES: [&str; 3] = ["0x01c00002", "0x01c0000a", "0x01c10002"];
+const CERTIFICATES: [&str; 4] = ["0x01c00002", "0x01c0000a", "0x01c10002", "0x01c10004"];
 
 #[test]
 fn stock_tools_find_no_certificate_before_it_is_issued_and_all_of_it_afterwards() -> Result<()> {
@@ -30,12 +31,14 @@ fn stock_tools_find_no_certificate_before_it_is_issued_and_all_of_it_afterwards(
     }
     let mut channel = TpmSocket::connect(&tpm.socket())?;
     let vik = issue_vik(&order, &made.vik, &host.ik)?;
+    let tls = issue_tls(&order, &made.tls, &host.ik)?;
     let device = device(&mut channel)?;
-    let [rsa, p256] = issue_eks(&order, [&made.ek_rsa, &made.ek_p256], device, &host.ik)?;
+    let [rsa, p256] = issue_eks(&order, &[made.ek_rsa, made.ek_p256], device, &host.ik)?;
     let certificates = [
         (NvIndex::EK_RSA_CERTIFICATE, rsa),
         (NvIndex::EK_P256_CERTIFICATE, p256),
         (NvIndex::VIK_CERTIFICATE, vik),
+        (NvIndex::TLS_CERTIFICATE, tls),
     ];
     write_certificates(&certificates, &made.nv_authority, &mut channel)?;
     drop(channel);
@@ -53,31 +56,48 @@ fn a_certificate_for_another_vm_is_gone_before_the_vm_can_read_it() -> Result<()
     order.subject.vm = cert_chain::VmId::random();
     order.subject.tenant = "a-tenant-with-a-longer-name".parse()?;
     let mut channel = guest.channel()?;
-    let (vik, authority) = (&guest.made.vik, &guest.made.nv_authority);
+    let authority = &guest.made.nv_authority;
+    let uncertified = Uncertified {
+        vik: Some(guest.made.vik.clone()),
+        tls: Some(guest.made.tls.clone()),
+        eks: None,
+    };
     // Twice: the second time there is nothing to do.
     for _ in 0..2 {
-        withdraw(
-            &order,
-            Some(vik),
-            None,
-            authority,
-            &mut channel,
-            Chain::Same,
-        )?;
+        withdraw(&order, &uncertified, authority, &mut channel, Chain::Same)?;
     }
     drop(channel);
-    let refused = guest.tpm.tool_fails("tpm2_nvread 0x01c10002 -o read")?;
-    ensure!(refused.to_lowercase().contains("0x14a"), "{refused}");
+    for index in ["0x01c10002", "0x01c10004"] {
+        let refused = guest
+            .tpm
+            .tool_fails(&format!("tpm2_nvread {index} -o read"))?;
+        ensure!(refused.to_lowercase().contains("0x14a"), "{refused}");
+    }
     // What is not withdrawn stays.
     guest.tpm.tool("tpm2_nvread 0x01c00002 -o read")?;
 
     let mut channel = guest.channel()?;
-    let certificate = issue_vik(&order, vik, &guest.host.ik)?;
-    let contents = [(NvIndex::VIK_CERTIFICATE, certificate.clone())];
+    let signer = &guest.host.ik;
+    let contents = [
+        (
+            NvIndex::VIK_CERTIFICATE,
+            issue_vik(&order, &guest.made.vik, signer)?,
+        ),
+        (
+            NvIndex::TLS_CERTIFICATE,
+            issue_tls(&order, &guest.made.tls, signer)?,
+        ),
+    ];
     write_certificates(&contents, authority, &mut channel)?;
     drop(channel);
-    guest.tpm.tool("tpm2_nvread 0x01c10002 -o read")?;
-    assert_eq!(guest.tpm.read("read")?, &*certificate, "no padding");
+    for (index, (_, certificate)) in ["0x01c10002", "0x01c10004"].iter().zip(&contents) {
+        guest.tpm.tool(&format!("tpm2_nvread {index} -o read"))?;
+        assert_eq!(
+            guest.tpm.read("read")?,
+            &**certificate,
+            "padding in {index}"
+        );
+    }
     Ok(())
 }
 

@@ -77,6 +77,7 @@ fn the_last_line_about_a_vrot_says_how_it_is() -> anyhow::Result<()> {
             Event::CertificateRenewed {
                 vrot,
                 certificate: renewed,
+                tls_certificate: None,
             },
             "running",
             Some(renewed),

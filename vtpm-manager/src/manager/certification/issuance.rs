@@ -4,7 +4,8 @@
 //! record has none, the indices in its TPM have no content, and requests for evidence wait. A task
 //! for each running vRoT with a pending certificate has it signed, writes it into its index beside
 //! the guest, and commits the record. The vIK's certificate comes first, for attestation takes that
-//! alone; those of the endorsement keys follow when the physical TPM has nothing more urgent to do.
+//! alone. That of the TLS key comes next, when no vIK waits, and those of the endorsement keys follow
+//! when the physical TPM has nothing more urgent to do.
 //!
 //! What a certificate says is read from the record when it is ordered, and held against the record
 //! again, under the vRoT's gate, before it is written. A manager that ends in between leaves the
@@ -22,8 +23,8 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use vrot_manufacture::{
-    CertifiedSubject, Chain, ManufactureError, check_ready, device, issue_eks, issue_vik, withdraw,
-    write_certificates,
+    CertifiedSubject, Chain, ManufactureError, Uncertified, check_ready, device, issue_eks,
+    issue_tls, issue_vik, withdraw, write_certificates,
 };
 
 use super::renewal::{Turn, is_not_ready};
@@ -42,6 +43,7 @@ pub struct Issuance {
     /// The physical TPM signs one thing at a time: one waits for its turn while another is signed,
     /// and the store's own commands never stand behind more than these.
     vik_signatures: Semaphore,
+    tls_signatures: Semaphore,
     ek_signatures: Semaphore,
     /// Each use of a backend takes a thread, for as long as one that hangs does not answer.
     backends: Semaphore,
@@ -79,6 +81,7 @@ enum Placed {
 }
 
 const VIK_SIGNATURES: usize = 2;
+const TLS_SIGNATURES: usize = 2;
 const EK_SIGNATURES: usize = 1;
 const BACKENDS: usize = 32;
 /// Between looks at a vRoT whose guest has yet to start its TPM; doubled up to the longest.
@@ -93,6 +96,7 @@ impl Default for Issuance {
         Self {
             vrots: Mutex::default(),
             vik_signatures: Semaphore::new(VIK_SIGNATURES),
+            tls_signatures: Semaphore::new(TLS_SIGNATURES),
             ek_signatures: Semaphore::new(EK_SIGNATURES),
             backends: Semaphore::new(BACKENDS),
             issued: AtomicU64::new(0),
@@ -171,19 +175,10 @@ impl Manager {
         let order = self.order(record.subject(), host_certificate, Timestamp::now());
         let order = order.await?;
         let authority = nv_authority(keyring, record)?;
-        let vik = match identity.vik_certificate {
-            None => Some(identity.vik(vrot)?),
-            Some(_) => None,
-        };
-        let eks = match identity.has_ek_certificates() {
-            false => Some((identity.ek_rsa(vrot)?, identity.ek_p256(vrot)?)),
-            true => None,
-        };
+        let uncertified = identity.uncertified(vrot)?;
         let mut channel = backend.channel();
-        let withdrawn = blocking(move || {
-            let eks = eks.as_ref().map(|(rsa, p256)| [rsa, p256]);
-            withdraw(&order, vik.as_ref(), eks, &authority, &mut channel, chain)
-        });
+        let withdrawn =
+            blocking(move || withdraw(&order, &uncertified, &authority, &mut channel, chain));
         withdrawn.await?.map_err(ManagerError::Manufacture)
     }
 
@@ -229,10 +224,9 @@ impl Manager {
         let (manager, backend_digest) = (order.manager, order.backend);
         let host_certificate = order.host_certificate.clone();
         let failed = |error, signer: &_| ManagerError::of_manufacture(error, signer);
-        let certificates = match pending {
-            Pending::Vik => {
+        let certificates = match identity.uncertified(vrot)? {
+            Uncertified { vik: Some(vik), .. } => {
                 let _turn = self.issuance.vik_signatures.acquire().await;
-                let vik = identity.vik(vrot)?;
                 blocking(move || {
                     let vik = issue_vik(&order, &vik, &signer);
                     let vik = vik.map_err(|error| failed(error, &signer))?;
@@ -240,7 +234,17 @@ impl Manager {
                 })
                 .await??
             }
-            Pending::Eks => {
+            Uncertified { tls: Some(key), .. } => {
+                let _turn = self.issuance.tls_signatures.acquire().await;
+                let signer = signer.later();
+                blocking(move || {
+                    let tls = issue_tls(&order, &key, &signer);
+                    let tls = tls.map_err(|error| failed(error, &signer))?;
+                    Ok::<_, ManagerError>(vec![(NvIndex::TLS_CERTIFICATE, tls)])
+                })
+                .await??
+            }
+            Uncertified { eks: Some(eks), .. } => {
                 let device = {
                     let _use = self.issuance.backends.acquire().await;
                     let mut channel = backend.channel();
@@ -249,9 +253,8 @@ impl Manager {
                 let device = device.map_err(ManagerError::Manufacture)?;
                 let _turn = self.issuance.ek_signatures.acquire().await;
                 let signer = signer.in_background();
-                let (rsa, p256) = (identity.ek_rsa(vrot)?, identity.ek_p256(vrot)?);
                 blocking(move || {
-                    let eks = issue_eks(&order, [&rsa, &p256], device, &signer);
+                    let eks = issue_eks(&order, &eks, device, &signer);
                     let [rsa, p256] = eks.map_err(|error| failed(error, &signer))?;
                     Ok::<_, ManagerError>(vec![
                         (NvIndex::EK_RSA_CERTIFICATE, rsa),
@@ -260,6 +263,8 @@ impl Manager {
                 })
                 .await??
             }
+            // Nothing is pending.
+            _ => Vec::new(),
         };
         Ok(Signed {
             pending,
@@ -405,6 +410,7 @@ impl Signed {
                     identity.vik_issued_at = self.at;
                     &mut identity.vik_certificate
                 }
+                NvIndex::TLS_CERTIFICATE => &mut identity.tls_certificate,
                 NvIndex::EK_RSA_CERTIFICATE => &mut identity.ek_rsa_certificate,
                 _ => &mut identity.ek_p256_certificate,
             };
@@ -420,6 +426,7 @@ impl Signed {
     fn event(&self, vrot: VrotId) -> Event {
         let mut digests = (self.certificates.iter()).map(|(_, der)| Digest32::of(der));
         match (self.pending, digests.next(), digests.next()) {
+            (Pending::Tls, Some(certificate), _) => Event::TlsKeyCertified { vrot, certificate },
             (Pending::Eks, Some(ek_rsa), Some(ek_p256)) => Event::EndorsementKeysCertified {
                 vrot,
                 ek_rsa,

@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 
 use api_types::{Timestamp, VrotKey, WithCauses};
 use cert_chain::{Digest32, Validity, VrotId};
+use minicbor::bytes::ByteVec;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tpm_wire::ResponseCode;
 use vrot_manufacture::{
-    Chain, Guest, ManufactureError, RederivedVik, rederive_vik_from_copy, renew_ek_certificates,
-    renew_vik_certificate,
+    Chain, Guest, ManufactureError, RederivedVik, Renewed, RenewedBesides, rederive_vik_from_copy,
+    renew,
 };
 
 use super::restoration::nv_authority;
@@ -340,7 +341,10 @@ impl Manager {
         let Some(life) = &life(certificate) else {
             return true;
         };
-        if *life.start() > now.seconds() || !has_valid_eks(identity, now) {
+        if *life.start() > now.seconds()
+            || !has_valid_eks(identity, now)
+            || !are_valid([&identity.tls_certificate], now)
+        {
             return true;
         }
         let due = half_life(identity, life).min(later(
@@ -389,28 +393,34 @@ impl Manager {
         };
         let order = self.order(record.subject(), host_certificate, now).await?;
         let vik = self.rederived(record).await?;
-        let eks = match has_valid_eks(&record.identity, now) {
-            true => None,
-            false => Some((
-                record.identity.ek_rsa(vrot)?,
-                record.identity.ek_p256(vrot)?,
-            )),
+        let besides = RenewedBesides {
+            tls: match record.identity.tls_certificate {
+                Some(_) => record.identity.tls_key(vrot)?,
+                // One that is pending comes by itself.
+                None => None,
+            },
+            eks: match has_valid_eks(&record.identity, now) {
+                true => None,
+                false => Some(record.identity.eks(vrot)?),
+            },
         };
         let mut channel = backend.channel();
         let specification = order.clone();
-        let (certificate, eks) = blocking(move || {
+        let Renewed {
+            vik: certificate,
+            tls,
+            eks,
+        } = blocking(move || {
             let kept = (guest, chain);
-            let order = &specification;
-            let failed = |error| ManagerError::of_manufacture(error, &signer);
-            let vik = renew_vik_certificate(order, &vik, &authority, &mut channel, &signer, kept);
-            let vik = vik.map_err(failed)?;
-            let eks = eks.map(|(rsa, p256)| {
-                let keys = [&rsa, &p256];
-                renew_ek_certificates(order, keys, &authority, &mut channel, &signer, guest)
-            });
-            Ok::<_, ManagerError>((vik, eks.transpose().map_err(failed)?))
+            let (order, channel) = (&specification, &mut channel);
+            let renewed = renew(order, &vik, &besides, &authority, channel, &signer, kept);
+            renewed.map_err(|error| ManagerError::of_manufacture(error, &signer))
         })
         .await??;
+        let tls_certificate = tls.as_deref().map(Digest32::of);
+        if let Some(tls) = tls {
+            record.identity.tls_certificate = Some(tls.to_vec().into());
+        }
         if let Some([rsa, p256]) = eks {
             record.identity.ek_rsa_certificate = Some(rsa.to_vec().into());
             record.identity.ek_p256_certificate = Some(p256.to_vec().into());
@@ -423,6 +433,7 @@ impl Manager {
         Ok(Event::CertificateRenewed {
             vrot,
             certificate: Digest32::of(&certificate),
+            tls_certificate,
         })
     }
 
@@ -504,9 +515,16 @@ fn life(certificate: &[u8]) -> Option<RangeInclusive<u64>> {
 
 /// Whether the certificates of both endorsement keys are valid, where they are not pending.
 pub(in crate::manager) fn has_valid_eks(identity: &Identity, now: Timestamp) -> bool {
-    [&identity.ek_rsa_certificate, &identity.ek_p256_certificate]
-        .into_iter()
-        .flatten()
+    let eks = [&identity.ek_rsa_certificate, &identity.ek_p256_certificate];
+    are_valid(eks, now)
+}
+
+/// Whether certificates are valid, where they are not pending.
+fn are_valid<'a>(
+    certificates: impl IntoIterator<Item = &'a Option<ByteVec>>,
+    now: Timestamp,
+) -> bool {
+    (certificates.into_iter().flatten())
         .all(|certificate| life(certificate).is_some_and(|life| life.contains(&now.seconds())))
 }
 

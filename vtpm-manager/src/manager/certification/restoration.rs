@@ -1,11 +1,12 @@
 //! Certificate indices of a vRoT that hold something else than its record.
 
+use vrot_manufacture::{Guest, NvAuthority, restore};
+
 use crate::audit::Event;
 use crate::backend::Backend;
 use crate::keys::{KeyError, Keyring, Purpose};
 use crate::manager::{Manager, ManagerError, blocking};
 use crate::vrot::VrotRecord;
-use vrot_manufacture::{Guest, NvAuthority, Published, restore};
 
 impl Manager {
     /// Puts back what a guest would find changed in its certificate indices, and says so.
@@ -18,16 +19,7 @@ impl Manager {
     ) -> Result<(), ManagerError> {
         let vrot = record.vrot;
         let authority = nv_authority(keyring, record)?;
-        let identity = &record.identity;
-        let published = Published {
-            ek_rsa_certificate: identity.ek_rsa_certificate.as_ref().map(|der| der.to_vec()),
-            ek_p256_certificate: identity
-                .ek_p256_certificate
-                .as_ref()
-                .map(|der| der.to_vec()),
-            host_certificate: identity.host_certificate.to_vec(),
-            vik_certificate: identity.vik_certificate.as_ref().map(|der| der.to_vec()),
-        };
+        let published = record.identity.published();
         let mut channel = backend.channel();
         let restored = blocking(move || restore(&published, &authority, &mut channel, guest))
             .await?
