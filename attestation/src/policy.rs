@@ -19,6 +19,9 @@
 //! verdict = "affirming"            # or "warning": the least that one is made with, and kept
 //! key_exchange = "any"             # or "hybrid": X25519MLKEM768 alone
 //!
+//! [revocation]                     # without it, no revocation list of the issuer is asked for
+//! max_crl_age_s = 604800
+//!
 //! [host.reference.pcrs]            # each value with its bank; sha256 where none is named
 //! 0 = ["sha256:<64 hexadecimal digits>", "sha384:<96 hexadecimal digits>"]
 //!
@@ -33,9 +36,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cert_chain::profile::validity::CLOCK_SKEW;
 use cert_chain::trust_anchors::TrustAnchorError;
 use cert_chain::{
-    Digest32, Generation, HashAlgorithm, HostName, Tenant, TrustAnchors, VmId, VrotId,
+    Digest32, Generation, HashAlgorithm, HostName, RevocationDemand, Tenant, TrustAnchors, VmId,
+    VrotId,
 };
 use serde::Deserialize;
 
@@ -166,6 +171,16 @@ pub enum PolicyError {
         /// The host.
         host: HostName,
     },
+    /// No list could be so young.
+    #[error(
+        "`max_crl_age_s` in [revocation] is {found}: it must be at least {MIN_CRL_AGE}, because lists are \
+         dated back by {} s, for clocks that are slow",
+        CLOCK_SKEW.as_secs()
+    )]
+    MaxCrlAge {
+        /// What the policy says.
+        found: u64,
+    },
     /// No host is acceptable.
     #[error("the policy names no host: list at least one in `hosts` in [expect]")]
     NoHosts,
@@ -217,6 +232,8 @@ pub const MAX_POLICY: usize = 1024 * 1024;
 /// More certificates than [`TrustAnchors`] take.
 pub const MAX_ROOTS: usize = 16 * 1024 * 1024;
 const DEFAULT_RESULT_LIFETIME: u64 = 300;
+/// Seconds.
+const MIN_CRL_AGE: u64 = 2 * CLOCK_SKEW.as_secs();
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -227,6 +244,7 @@ struct Document {
     freshness: Freshness,
     #[serde(default)]
     connection: ConnectionPolicy,
+    revocation: Option<RevocationPolicy>,
     host: LayerPolicy,
     vm: LayerPolicy,
 }
@@ -241,6 +259,31 @@ pub(crate) struct Trust {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Freshness {
     result_lifetime_s: u64,
+}
+
+/// The section `[revocation]` of a policy: where there is one, a certificate counts only beside a
+/// revocation list of its issuer.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevocationPolicy {
+    max_crl_age_s: u64,
+}
+
+impl RevocationPolicy {
+    /// What a policy with this section, or without one, demands.
+    pub fn demand(section: Option<Self>) -> Result<RevocationDemand, PolicyError> {
+        match section {
+            None => Ok(RevocationDemand::NotAsked),
+            Some(Self { max_crl_age_s }) if max_crl_age_s < MIN_CRL_AGE => {
+                Err(PolicyError::MaxCrlAge {
+                    found: max_crl_age_s,
+                })
+            }
+            Some(Self { max_crl_age_s }) => Ok(RevocationDemand::Listed {
+                max_age: Duration::from_secs(max_crl_age_s),
+            }),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -297,9 +340,11 @@ impl Policy {
         }
         check_reference("host", &document.host.reference)?;
         check_reference("vm", &document.vm.reference)?;
+        let demand = RevocationPolicy::demand(document.revocation)?;
         let path = document.trust.roots;
         let anchors = TrustAnchors::from_pem(&read_roots(&path)?)
-            .map_err(|source| PolicyError::Roots { path, source })?;
+            .map_err(|source| PolicyError::Roots { path, source })?
+            .demanding(demand);
         let text = Digest32::of(text.as_bytes());
         let digest = Digest32::of([*text.as_bytes(), *anchors.digest().as_bytes()].as_flattened());
         Ok(Self {
@@ -313,7 +358,7 @@ impl Policy {
         })
     }
 
-    /// The identity issuers that are trusted.
+    /// The identity issuers that are trusted, and what is demanded of their revocation lists.
     pub fn anchors(&self) -> &TrustAnchors {
         &self.anchors
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use cert_chain::attestation_key::AttestationKeyError;
 use cert_chain::path::ChainError;
 use cert_chain::public_area::PublicAreaError;
-use cert_chain::{HashAlgorithm, HostName, TpmName};
+use cert_chain::{HashAlgorithm, HostName, RevocationError, TpmName};
 
 use crate::binding::Binding;
 use crate::certification::CertificationError;
@@ -179,6 +179,7 @@ impl<L> Refusal<L> {
                 ChainError::Expired { .. } => "certificate-expired",
                 ChainError::NotYetValid { .. } => "certificate-not-yet-valid",
                 ChainError::OtherIssuer => "other-issuer",
+                ChainError::Revocation(source) => revocation_code(source),
                 ChainError::RootExpired { .. } => "root-expired",
                 ChainError::RootNotYetValid { .. } => "root-not-yet-valid",
                 ChainError::Signature => "certificate-signature",
@@ -241,6 +242,17 @@ impl<L> Refusal<L> {
             Self::Chain(ChainError::OtherIssuer | ChainError::Signature) => {
                 "if the host's issuer is to be trusted, add its root to the policy's roots"
             }
+            Self::Chain(ChainError::Revocation(RevocationError::Revoked { .. })) => {
+                "do not trust the service; whoever runs the host has to enrol it anew, or to move the \
+                 VM's service to another host"
+            }
+            Self::Chain(ChainError::Revocation(RevocationError::NotYetValid { .. })) => {
+                "compare the clocks of device and issuer"
+            }
+            Self::Chain(ChainError::Revocation(_)) => {
+                "get the issuer's newest revocation list (`vtpmctl issuer crl`) and give it to the \
+                 device (--crl) or to the service (`vrot-service … --crl`)"
+            }
             Self::Chain(ChainError::RootExpired { .. } | ChainError::RootNotYetValid { .. }) => {
                 "compare the device's clock, and replace the issuer's root among the policy's roots"
             }
@@ -265,6 +277,20 @@ impl<L> Refusal<L> {
             }
             _ => "do not trust the service; keep the evidence for whoever runs the host",
         }
+    }
+}
+
+fn revocation_code(error: &RevocationError) -> &'static str {
+    match error {
+        RevocationError::Expired { .. } => "crl-expired",
+        RevocationError::Malformed(_) => "crl-malformed",
+        RevocationError::Missing => "crl-missing",
+        RevocationError::NotYetValid { .. } => "crl-not-yet-valid",
+        RevocationError::OtherIssuer => "crl-other-issuer",
+        RevocationError::Revoked { .. } => "revoked",
+        RevocationError::Signature => "crl-signature",
+        RevocationError::TooOld { .. } => "crl-too-old",
+        _ => "crl",
     }
 }
 

@@ -23,6 +23,9 @@ use crate::refusal::{Layer, Refusal};
 /// everybody; so evidence has no other content, but the host's quote and the certificates can
 /// have other signature bytes. The VM's signature cannot: the host's quote covers it.
 ///
+/// The revocation lists that it carries are no part of it: a list counts if its issuer signed it, wherever
+/// it comes from, and is passed over if not.
+///
 /// It establishes who made it, for which challenge, and what both TPMs measured. It does not
 /// establish that any of that is acceptable: [`appraise`](crate::appraise) compares it with a
 /// policy.
@@ -50,7 +53,8 @@ impl Evidence {
     /// Verifies everything that can be verified without a policy: that the certificates lead to
     /// `anchors` as of `at`, that the VM's quote answers `nonce` for `purpose`, that the host's
     /// quote was made over it by the host that the certificates name, and that both event logs
-    /// account for the quoted PCRs. Evidence for a connection has to be of the VM whose TPM has the
+    /// account for the quoted PCRs. Of the revocation lists that the anchors know and those that the
+    /// evidence carries, the newest counts. Evidence for a connection has to be of the VM whose TPM has the
     /// key of that connection.
     pub fn verify(
         &self,
@@ -60,7 +64,8 @@ impl Evidence {
         at: UnixTime,
     ) -> Result<VerifiedEvidence, Refusal> {
         check_purpose(&self.vm, nonce, purpose.binding())?;
-        let chain = verify_chain(&self.vm, anchors, at)?;
+        let anchors = anchors.with_carried(self.crls.iter());
+        let chain = verify_chain(&self.vm, &anchors, at)?;
         let vik = verify_vik(&self.vm, &chain)?;
         let vm_quote = verify_vm_quote(&self.vm, &vik)?;
         verify_tls_key(&self.vm, &vik, purpose)?;

@@ -4,7 +4,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::extensions::GeneralName;
 
-use crate::path::{ChainError, ChainMember, validity_of_root};
+use crate::path::{ChainError, ChainMember, root_of};
 use crate::profile::Fields;
 use crate::signature_algorithms;
 use crate::trust_anchors::TrustAnchors;
@@ -49,7 +49,7 @@ impl VerifiedClientCertificate {
                 None,
             )
             .map_err(ChainError::from_validation)?;
-        let root = validity_of_root(anchors, &path)?;
+        let root = root_of(anchors, &path)?;
         let fields = Fields::read(own).map_err(|source| ChainError::Profile { member, source })?;
         let names = fields
             .alternative_names()
@@ -63,7 +63,7 @@ impl VerifiedClientCertificate {
         Ok(Self {
             names,
             issuer: fields.issuer_text(),
-            not_after: fields.not_after().min(root.not_after),
+            not_after: fields.not_after().min(root.validity.not_after),
         })
     }
 

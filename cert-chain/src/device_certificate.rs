@@ -4,8 +4,9 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::claims::DeviceClaims;
 use crate::device_name::DeviceName;
-use crate::path::{ChainError, ChainMember, validity_of_path};
+use crate::path::{ChainError, ChainMember, root_of_path};
 use crate::profile::device::DeviceCertificate;
+use crate::revocation::{CheckedRevocation, RevocationStatus};
 use crate::trust_anchors::{RootValidity, TrustAnchors};
 
 /// A device's certificate that a trusted issuer signed itself and that follows its profile.
@@ -16,12 +17,14 @@ use crate::trust_anchors::{RootValidity, TrustAnchors};
 pub struct VerifiedDeviceCertificate {
     certificate: DeviceCertificate,
     root: RootValidity,
+    revocation: CheckedRevocation,
 }
 
 impl VerifiedDeviceCertificate {
-    /// Validates the certificate as of `at`, and compares it with its profile.
+    /// Validates the certificate as of `at`, compares it with its profile, and looks for it in the
+    /// revocation lists that the anchors come with.
     pub fn verify(der: &[u8], anchors: &TrustAnchors, at: UnixTime) -> Result<Self, ChainError> {
-        let root = validity_of_path(
+        let root = root_of_path(
             ChainMember::Device,
             &CertificateDer::from(der),
             &[],
@@ -32,7 +35,13 @@ impl VerifiedDeviceCertificate {
             member: ChainMember::Device,
             source,
         })?;
-        Ok(Self { certificate, root })
+        let subject = certificate.device.to_string();
+        let revocation = anchors.revocation_of(&subject, &certificate.serial, &root.anchor, at)?;
+        Ok(Self {
+            certificate,
+            root: root.validity,
+            revocation,
+        })
     }
 
     /// The device that it names.
@@ -56,8 +65,14 @@ impl VerifiedDeviceCertificate {
         &self.certificate.issuer
     }
 
-    /// Until when certificate and root are valid.
+    /// What is known about its revocation.
+    pub fn revocation(&self) -> &RevocationStatus {
+        self.revocation.status()
+    }
+
+    /// Until when certificate and root are valid, and the revocation list is what was demanded.
     pub fn not_after(&self) -> UnixTime {
-        self.certificate.not_after.min(self.root.not_after)
+        let valid = self.certificate.not_after.min(self.root.not_after);
+        self.revocation.limit(valid)
     }
 }

@@ -11,6 +11,7 @@ pub mod attestation_key;
 pub mod claims;
 pub mod client_certificate;
 pub mod credential;
+pub mod crl;
 pub mod device_certificate;
 pub mod device_name;
 pub mod ek_certificate;
@@ -33,6 +34,8 @@ pub mod pem;
 pub mod policy;
 pub mod profile;
 pub mod public_area;
+pub mod revocation;
+pub mod serial;
 pub mod template;
 pub mod tls_key;
 pub mod trust_anchors;
@@ -45,6 +48,7 @@ pub use attestation_key::AttestationKey;
 pub use claims::{DeviceClaims, HostClaims, VikClaims};
 pub use client_certificate::VerifiedClientCertificate;
 pub use credential::{CredentialBlob, make_credential};
+pub use crl::{Crl, RevocationReason};
 pub use device_certificate::VerifiedDeviceCertificate;
 pub use device_name::DeviceName;
 pub use ek_certificate::{CertifiedEndorsementKey, TpmMakerRoots};
@@ -56,9 +60,11 @@ pub use name::TpmName;
 pub use path::{ChainError, VerifiedVikChain, VikChain};
 pub use pcr::{PcrSelection, PcrValues};
 pub use profile::{
-    DeviceSpec, EkSpec, HostIkSpec, IssueError, Issuer, TpmDevice, Validity, VikSpec,
-    issue_ek_certificate, issue_vik_certificate,
+    DeviceSpec, EkSpec, HostIkSpec, IssueError, IssuedCertificate, Issuer, TpmDevice, Validity,
+    VikSpec, issue_ek_certificate, issue_vik_certificate,
 };
 pub use public_area::{ObjectAttributes, PublicArea};
+pub use revocation::{RevocationDemand, RevocationError, RevocationLists, RevocationStatus};
+pub use serial::CertificateSerial;
 pub use tls_key::TlsKey;
 pub use trust_anchors::{TrustAnchorError, TrustAnchors};

@@ -9,7 +9,8 @@ use crate::identifiers::HostName;
 use crate::profile::ProfileError;
 use crate::profile::host_ik::HostCertificate;
 use crate::profile::vik::{AIK_PURPOSE_DER, VikCertificate};
-use crate::trust_anchors::{RootValidity, TrustAnchors};
+use crate::revocation::{CheckedRevocation, RevocationError, RevocationStatus};
+use crate::trust_anchors::{Root, RootValidity, TrustAnchors};
 
 /// A vIK's chain as it is carried in evidence and in a vRoT's NV memory: the vIK's certificate
 /// and the host's, never a root. Nothing about it is verified yet.
@@ -30,6 +31,7 @@ pub struct VerifiedVikChain {
     vik: VikFacts,
     host: HostCertificate,
     root: RootValidity,
+    revocation: CheckedRevocation,
 }
 
 #[derive(Clone, Debug)]
@@ -112,6 +114,9 @@ pub enum ChainError {
         #[source]
         source: ProfileError,
     },
+    /// The certificate that the issuer made was revoked, or it is not known whether it was.
+    #[error(transparent)]
+    Revocation(#[from] RevocationError),
     /// The root's own validity is over.
     #[error("the root that the chain leads to expired at {not_after} (Unix time; it is {at})")]
     RootExpired {
@@ -188,16 +193,18 @@ impl VikChain {
         &self.host
     }
 
-    /// Validates the path as of `at` and compares both certificates with their profiles.
+    /// Validates the path as of `at`, compares both certificates with their profiles, and looks for
+    /// the host's in the revocation lists that the anchors come with.
     ///
-    /// Revocation is not checked: a vIK's certificate lives for a day and a host's is replaced.
+    /// Hosts make no revocation lists: a vIK's certificate lives for a day. With a host's
+    /// certificate all that it certified are revoked.
     pub fn verify(
         &self,
         anchors: &TrustAnchors,
         at: UnixTime,
     ) -> Result<VerifiedVikChain, ChainError> {
         let intermediates = std::slice::from_ref(&self.host);
-        let root = validity_of_path(ChainMember::Vik, &self.vik, intermediates, anchors, at)?;
+        let root = root_of_path(ChainMember::Vik, &self.vik, intermediates, anchors, at)?;
         let host = HostCertificate::read(&self.host).map_err(|source| ChainError::Profile {
             member: ChainMember::Host,
             source,
@@ -207,6 +214,8 @@ impl VikChain {
                 member: ChainMember::Vik,
                 source,
             })?;
+        let subject = host.host().to_string();
+        let revocation = anchors.revocation_of(&subject, host.serial(), &root.anchor, at)?;
         Ok(VerifiedVikChain {
             chain: self.clone(),
             vik: VikFacts {
@@ -216,20 +225,20 @@ impl VikChain {
                 not_after: vik.not_after,
             },
             host,
-            root,
+            root: root.validity,
+            revocation,
         })
     }
 }
 
-/// For how long the root is valid to which a certificate leads through all of these certificates, which
-/// are hosts'.
-pub(crate) fn validity_of_path(
+/// The root to which a certificate leads through all of these certificates, which are hosts'.
+pub(crate) fn root_of_path(
     member: ChainMember,
     certificate: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     anchors: &TrustAnchors,
     at: UnixTime,
-) -> Result<RootValidity, ChainError> {
+) -> Result<Root, ChainError> {
     let malformed = |member| move |source| ChainError::Malformed { member, source };
     let leaf = EndEntityCert::try_from(certificate).map_err(malformed(member))?;
     for host in intermediates {
@@ -237,13 +246,13 @@ pub(crate) fn validity_of_path(
     }
     let valid = anchors.valid_at(at);
     let refused = match validate(&leaf, intermediates, &valid, at) {
-        Ok(path) => return validity_of_root(anchors, &path),
+        Ok(path) => return root_of(anchors, &path),
         Err(refused) => refused,
     };
     // The roots that are not valid may tell more, and never excuse anything.
     Err(
         match validate(&leaf, intermediates, anchors.as_slice(), at) {
-            Ok(path) => ChainError::of_root(validity_of_root(anchors, &path)?, at),
+            Ok(path) => ChainError::of_root(root_of(anchors, &path)?.validity, at),
             Err(of_all) if matches!(refused, ChainError::OtherIssuer) => of_all,
             Err(_) => refused,
         },
@@ -277,14 +286,16 @@ fn validate<'p>(
     }
 }
 
-/// Path validation ignores it (RFC 5280 §6.1.1 takes a root for a name and a key).
-pub(crate) fn validity_of_root(
-    anchors: &TrustAnchors,
-    path: &VerifiedPath<'_>,
-) -> Result<RootValidity, ChainError> {
-    anchors
+/// A root with its validity, which path validation ignores (RFC 5280 §6.1.1 takes a root for a name and
+/// a key).
+pub(crate) fn root_of(anchors: &TrustAnchors, path: &VerifiedPath<'_>) -> Result<Root, ChainError> {
+    let validity = anchors
         .validity_of(path.anchor())
-        .ok_or(ChainError::OtherIssuer)
+        .ok_or(ChainError::OtherIssuer)?;
+    Ok(Root {
+        anchor: path.anchor().to_owned(),
+        validity,
+    })
 }
 
 impl VerifiedVikChain {
@@ -324,16 +335,22 @@ impl VerifiedVikChain {
         self.host.issuer()
     }
 
+    /// What is known about the revocation of the host's certificate.
+    pub fn revocation(&self) -> &RevocationStatus {
+        self.revocation.status()
+    }
+
     /// From when on both certificates and their root are valid.
     pub fn not_before(&self) -> UnixTime {
         let below = self.vik.not_before.max(self.host.not_before());
         below.max(self.root.not_before)
     }
 
-    /// Until when both certificates and their root are valid.
+    /// Until when both certificates and their root are valid, and the revocation list is what was
+    /// demanded.
     pub fn not_after(&self) -> UnixTime {
         let below = self.vik.not_after.min(self.host.not_after());
-        below.min(self.root.not_after)
+        self.revocation.limit(below.min(self.root.not_after))
     }
 }
 

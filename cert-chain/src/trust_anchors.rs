@@ -1,5 +1,6 @@
 //! The roots a verifier trusts, and for how long.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::{TrustAnchor, UnixTime};
@@ -8,14 +9,30 @@ use x509_parser::prelude::FromDer;
 
 use crate::identifiers::Digest32;
 use crate::pem::{self, FileError, FoundCertificate, Place};
+use crate::revocation::{CheckedRevocation, RevocationDemand, RevocationError, RevocationLists};
+use crate::serial::CertificateSerial;
 
-/// The roots a verifier trusts. There is always at least one.
+/// The roots a verifier trusts, and what it knows and demands about the revocation of what they
+/// issued. There is always at least one root. A copy shares the roots.
 #[derive(Clone, Debug)]
 pub struct TrustAnchors {
+    roots: Arc<Roots>,
+    demand: RevocationDemand,
+    lists: RevocationLists,
+}
+
+#[derive(Debug)]
+struct Roots {
     anchors: Vec<TrustAnchor<'static>>,
     /// Of the anchor in the same place.
     validities: Vec<RootValidity>,
     digest: Digest32,
+}
+
+/// A root that a certificate leads to.
+pub(crate) struct Root {
+    pub(crate) anchor: TrustAnchor<'static>,
+    pub(crate) validity: RootValidity,
 }
 
 /// From the first to the last second of a root's validity.
@@ -83,26 +100,71 @@ impl TrustAnchors {
         digests.dedup();
         let digests: Vec<u8> = digests.iter().flat_map(|d| *d.as_bytes()).collect();
         Ok(Self {
-            anchors,
-            validities,
-            digest: Digest32::of(&digests),
+            roots: Arc::new(Roots {
+                anchors,
+                validities,
+                digest: Digest32::of(&digests),
+            }),
+            demand: RevocationDemand::NotAsked,
+            lists: RevocationLists::default(),
         })
+    }
+
+    /// The same roots, with a demand about revocation.
+    #[must_use]
+    pub fn demanding(mut self, demand: RevocationDemand) -> Self {
+        self.demand = demand;
+        self
+    }
+
+    /// The same with these revocation lists beside those that are known.
+    #[must_use]
+    pub fn with_lists(&self, more: &RevocationLists) -> Self {
+        let mut anchors = self.clone();
+        anchors.lists.extend(more);
+        anchors
+    }
+
+    /// The same with revocation lists in DER beside those that are known.
+    #[must_use]
+    pub fn with_carried<'a>(&self, carried: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut anchors = self.clone();
+        for list in carried {
+            anchors.lists.add_der(list);
+        }
+        anchors
+    }
+
+    /// What is demanded about revocation.
+    pub fn demand(&self) -> RevocationDemand {
+        self.demand
+    }
+
+    /// What is known about the revocation of a certificate that `issuer` made for `subject`.
+    pub(crate) fn revocation_of(
+        &self,
+        subject: &str,
+        serial: &CertificateSerial,
+        issuer: &TrustAnchor<'_>,
+        at: UnixTime,
+    ) -> Result<CheckedRevocation, RevocationError> {
+        (self.lists).check(self.demand, (subject, serial), issuer, at)
     }
 
     /// SHA-256 value over those of the certificates, in rising order: the same for the same set.
     pub fn digest(&self) -> &Digest32 {
-        &self.digest
+        &self.roots.digest
     }
 
     /// The roots as libraries for TLS take them: names and keys. For how long each is valid is lost, so
     /// whoever takes them has to have the certificates validated here as well.
     pub fn as_slice(&self) -> &[TrustAnchor<'static>] {
-        &self.anchors
+        &self.roots.anchors
     }
 
     /// The roots that are valid at a time.
     pub fn valid_at(&self, at: UnixTime) -> Vec<TrustAnchor<'static>> {
-        let both = self.anchors.iter().zip(&self.validities);
+        let both = self.roots.with_validities();
         both.filter(|(_, validity)| validity.contains(at))
             .map(|(anchor, _)| anchor.clone())
             .collect()
@@ -110,10 +172,16 @@ impl TrustAnchors {
 
     /// For how long an anchor is valid; of several certificates for one key, until the last ends.
     pub(crate) fn validity_of(&self, anchor: &TrustAnchor<'_>) -> Option<RootValidity> {
-        let both = self.anchors.iter().zip(&self.validities);
+        let both = self.roots.with_validities();
         both.filter(|(of, _)| *of == anchor)
             .map(|(_, validity)| *validity)
             .max_by_key(|validity| validity.not_after.as_secs())
+    }
+}
+
+impl Roots {
+    fn with_validities(&self) -> impl Iterator<Item = (&TrustAnchor<'static>, &RootValidity)> {
+        self.anchors.iter().zip(&self.validities)
     }
 }
 

@@ -18,8 +18,9 @@ use listing::list;
 /// never better than its host's.
 ///
 /// The appraisal is of the time as of which the evidence was verified; the result expires at its
-/// policy's word, and not after the certificates. Evidence that was verified under other roots
-/// than this policy's is contraindicated.
+/// policy's word, and not after the certificates and the revocation list. Evidence that was verified
+/// under other roots than this policy's, or without the revocation list that it demands, is
+/// contraindicated.
 ///
 /// Identities come first. What booted is compared only where host, VM and tenant are those that the
 /// policy is about: reference values say nothing about others.
@@ -59,6 +60,15 @@ fn check_roots(result: &mut LayerResult, evidence: &VerifiedEvidence, policy: &P
                 "the evidence was verified under the roots {}; the policy trusts {trusted}",
                 evidence.anchors()
             ),
+        );
+    }
+    let demand = policy.anchors().demand();
+    if !(evidence.chain().revocation()).meets(demand, evidence.verified_at()) {
+        result.contradict(
+            Claim::Identity,
+            "revocation-unchecked",
+            "the evidence was verified without the revocation list that the policy demands"
+                .to_owned(),
         );
     }
 }

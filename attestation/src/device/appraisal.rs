@@ -35,6 +35,15 @@ pub fn appraise_device(device: VerifiedDevice, policy: &DevicePolicy) -> DeviceR
                     ),
                 );
             }
+            let revocation = device.certificate().revocation();
+            if !revocation.meets(expected.anchors.demand(), device.verified_at()) {
+                layer.contradict(
+                    Claim::Identity,
+                    "revocation-unchecked",
+                    "the evidence was verified without the revocation list that the policy demands"
+                        .to_owned(),
+                );
+            }
             let name = device.certificate().device().to_string();
             if !expected
                 .devices

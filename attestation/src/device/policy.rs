@@ -10,6 +10,9 @@
 //! [freshness]
 //! result_lifetime_s = 300
 //!
+//! [revocation]                     # without it, no revocation list of the issuer is asked for
+//! max_crl_age_s = 604800
+//!
 //! [device.reference.pcrs]          # as in a policy about VMs
 //! 0 = ["sha256:<64 hexadecimal digits>"]
 //!
@@ -25,11 +28,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cert_chain::device_name::SCHEME;
-use cert_chain::{Digest32, TrustAnchors};
+use cert_chain::{Digest32, RevocationDemand, TrustAnchors};
 use printable::is_printable;
 use serde::Deserialize;
 
-use crate::policy::{Freshness, LayerPolicy, PolicyError, Trust, check_reference};
+use crate::policy::{
+    Freshness, LayerPolicy, PolicyError, RevocationPolicy, Trust, check_reference,
+};
 use crate::reference::ReferenceValues;
 use crate::toml_error::TomlError;
 
@@ -77,6 +82,7 @@ struct Document {
     expect: Option<Expectation>,
     #[serde(default)]
     freshness: Freshness,
+    revocation: Option<RevocationPolicy>,
     device: Option<LayerPolicy>,
     exempt_software_keys: Option<Exemption>,
 }
@@ -107,12 +113,14 @@ impl DevicePolicy {
             TrustAnchors::from_pem(&read_roots(&path)?)
                 .map_err(|source| PolicyError::Roots { path, source })
         };
+        let demand = RevocationPolicy::demand(document.revocation)?;
         let attested = match (document.trust, document.expect, document.device) {
-            (None, None, None) => None,
+            // There would be nobody whose certificate is looked for in a list.
+            (None, None, None) if demand == RevocationDemand::NotAsked => None,
             (Some(trust), Some(expect), Some(device)) => Some(AttestedDevices::new(
                 expect.devices,
                 device,
-                anchors(trust.roots)?,
+                anchors(trust.roots)?.demanding(demand),
             )?),
             _ => return Err(PolicyError::IncompleteDevices),
         };

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cert_chain::{Digest32, VerifiedClientCertificate};
+use cert_chain::{Digest32, RevocationStatus, VerifiedClientCertificate};
 use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};
 
 use super::policy::DevicePolicy;
 use super::verification::VerifiedDevice;
 use crate::nonce::Nonce;
-use crate::result::claims::AttesterClaims;
+use crate::result::claims::{AttesterClaims, VerifierClaims, revocation_claims};
 use crate::result::ear::{Ear, ListedReason};
 use crate::result::{LayerResult, Verdict};
 
@@ -124,7 +124,7 @@ impl DeviceResult {
 
     /// An EAR with one submodule, as unsigned JSON claims.
     pub fn to_json(&self) -> Value {
-        let appraisal = self.layer.to_appraisal(&self.policy, self.claims());
+        let appraisal = (self.layer).to_appraisal(&self.policy, self.claims(), self.revocation());
         let reasons = self.layer.reasons().iter();
         json!(Ear {
             exp: Some(self.expires_at.as_secs()),
@@ -137,6 +137,16 @@ impl DeviceResult {
                 .collect(),
             ..Ear::new(self.verdict(), &self.nonce, self.issued_at)
         })
+    }
+
+    fn revocation(&self) -> VerifierClaims {
+        match &self.identity {
+            DeviceIdentity::Attested(device) => {
+                revocation_claims(device.certificate().revocation())
+            }
+            // Its authority may be anybody's, and is not asked.
+            DeviceIdentity::SoftwareKey { .. } => revocation_claims(&RevocationStatus::NotAsked),
+        }
     }
 
     fn claims(&self) -> AttesterClaims {

@@ -3,9 +3,11 @@
 //! Decoding is bounded and strict: what would be encoded differently is refused, so that one
 //! piece of evidence has one form.
 
+mod carried;
 mod shared;
 
 use cert_chain::Digest32;
+use cert_chain::crl::MAX_CRL;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
@@ -17,6 +19,7 @@ use crate::merkle::{MAX_PATH, PathError, root_from_path};
 use crate::nonce::Nonce;
 use crate::qualifying::vm_request_leaf;
 
+pub use carried::{CarriedCrls, MAX_CARRIED};
 pub use shared::SharedHostLayer;
 
 /// Everything a verifier needs about one VM and its host, for one challenge.
@@ -32,6 +35,9 @@ pub struct Evidence {
     /// The host's part, made over the VM's.
     #[n(2)]
     pub host: HostLayer,
+    /// Revocation lists of issuers, which speak for themselves.
+    #[n(3)]
+    pub crls: CarriedCrls,
 }
 
 /// The VM layer: a quote by the vIK.
@@ -162,8 +168,8 @@ pub enum EvidenceError {
     },
 }
 
-/// Two logs of the largest size, and the rest.
-pub const MAX_EVIDENCE: usize = 2 * MAX_LOG + 128 * 1024;
+/// Two logs and revocation lists of the largest size, and the rest.
+pub const MAX_EVIDENCE: usize = 2 * MAX_LOG + MAX_CRL + 128 * 1024;
 /// What one host layer can have: a log of the largest size, and the rest. It passes through the
 /// vRoT in parts.
 pub const MAX_HOST_LAYER: usize = MAX_LOG + 64 * 1024;
@@ -183,7 +189,14 @@ impl Evidence {
             version: VERSION,
             vm,
             host,
+            crls: CarriedCrls::default(),
         }
+    }
+
+    /// The same with revocation lists.
+    #[must_use]
+    pub fn carrying(self, crls: CarriedCrls) -> Self {
+        Self { crls, ..self }
     }
 
     /// The evidence as it travels.
@@ -202,6 +215,7 @@ impl Evidence {
         }
         evidence.vm.check_lengths()?;
         evidence.host.check_lengths()?;
+        evidence.crls.check_lengths()?;
         Ok(evidence)
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use cert_chain::{Digest32, NamedHash};
+use cert_chain::{Digest32, NamedHash, RevocationStatus};
 use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};
 
@@ -19,19 +19,24 @@ use crate::refusal::{Layer, Refusal};
 const VALIDATION_FAILED: u8 = 99;
 
 pub(crate) type AttesterClaims = BTreeMap<&'static str, String>;
+pub(crate) type VerifierClaims = BTreeMap<&'static str, Vec<String>>;
 
 impl AttestationResult {
     /// An EAR with one submodule for each layer, as unsigned JSON claims.
     pub fn to_json(&self) -> Value {
         let layers = [("host", &self.host), ("vm", &self.vm)];
+        let revocation = revocation_claims(self.evidence.chain().revocation());
         json!(Ear {
             exp: Some(self.expires_at.as_secs()),
             submods: BTreeMap::from([
                 (
                     "host",
-                    self.host.to_appraisal(&self.policy, self.host_claims()),
+                    (self.host).to_appraisal(&self.policy, self.host_claims(), revocation),
                 ),
-                ("vm", self.vm.to_appraisal(&self.policy, self.vm_claims())),
+                (
+                    "vm",
+                    (self.vm).to_appraisal(&self.policy, self.vm_claims(), BTreeMap::new()),
+                ),
             ]),
             reasons: layers
                 .into_iter()
@@ -160,19 +165,20 @@ impl LayerResult {
         &self,
         policy: &Digest32,
         attester_claims: AttesterClaims,
+        mut verifier_claims: VerifierClaims,
     ) -> Appraisal {
         let booted: Vec<String> = (self.booted.iter())
             .map(|(name, digest)| format!("{name}: {}", NamedHash(*digest)))
             .collect();
+        if !booted.is_empty() {
+            verifier_claims.insert("booted", booted);
+        }
         Appraisal {
             ear_status: self.verdict,
             ear_trustworthiness_vector: self.trust_vector(),
             ear_appraisal_policy_ids: [policy_id(policy)],
             ear_attester_claims: attester_claims,
-            ear_verifier_claims: (!booted.is_empty())
-                .then_some(("booted", booted))
-                .into_iter()
-                .collect(),
+            ear_verifier_claims: verifier_claims,
         }
     }
 
@@ -205,6 +211,22 @@ impl LayerResult {
                 ),
             })
             .collect()
+    }
+}
+
+/// What was found about the revocation of a certificate; times in seconds since 1970.
+pub(crate) fn revocation_claims(status: &RevocationStatus) -> VerifierClaims {
+    let claim = |name, value: String| (name, vec![value]);
+    match status {
+        RevocationStatus::NotAsked => {
+            VerifierClaims::from([claim("revocation", "not asked".to_owned())])
+        }
+        RevocationStatus::NotListed(list) => VerifierClaims::from([
+            claim("revocation", "not revoked".to_owned()),
+            claim("crl-number", list.number.to_string()),
+            claim("crl-this-update", list.this_update.as_secs().to_string()),
+            claim("crl-next-update", list.next_update.as_secs().to_string()),
+        ]),
     }
 }
 

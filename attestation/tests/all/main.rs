@@ -16,3 +16,4 @@ mod real_boot;
 mod refusals;
 mod refused_identities;
 mod results;
+mod revocation;

@@ -2,9 +2,11 @@
 //! them.
 
 mod certificates;
+mod revocation_lists;
 mod scan;
 
 pub use certificates::{FoundCertificate, certificates};
+pub use revocation_lists::revocation_lists;
 pub use scan::{Block, FileError, Place, blocks, only_block};
 
 use pem::{EncodeConfig, LineEnding, Pem};
@@ -12,6 +14,11 @@ use pem::{EncodeConfig, LineEnding, Pem};
 /// A certificate in DER as a PEM block.
 pub fn encode_certificate(der: &[u8]) -> String {
     encode("CERTIFICATE", der)
+}
+
+/// A revocation list in DER as a PEM block.
+pub fn encode_crl(der: &[u8]) -> String {
+    encode("X509 CRL", der)
 }
 
 /// A SubjectPublicKeyInfo in DER as a PEM block.

@@ -19,6 +19,7 @@ use crate::attestation_key::AttestationKey;
 use crate::claims::DeviceClaims;
 use crate::device_name::DeviceName;
 use crate::name::TpmName;
+use crate::serial::CertificateSerial;
 
 /// What the issuer certifies about a device.
 #[derive(Clone, Debug)]
@@ -38,6 +39,7 @@ pub struct DeviceSpec {
 #[derive(Clone, Debug)]
 pub struct DeviceCertificate {
     pub(crate) device: DeviceName,
+    pub(crate) serial: CertificateSerial,
     pub(crate) claims: DeviceClaims,
     pub(crate) subject_public_key_info: Vec<u8>,
     pub(crate) issuer: String,
@@ -93,6 +95,7 @@ impl DeviceCertificate {
             DeviceClaims::from_extension(fields.claims()?).map_err(ProfileError::Claims)?;
         Ok(Self {
             device,
+            serial: fields.serial(),
             claims,
             subject_public_key_info: fields.subject_public_key_info().to_vec(),
             issuer: fields.issuer_text(),

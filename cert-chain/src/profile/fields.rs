@@ -11,6 +11,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Name;
 
 use crate::claims::{CMW_OID, ClaimsError};
+use crate::serial::CertificateSerial;
 
 /// How a certificate departs from its profile.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +94,23 @@ impl<'a> Fields<'a> {
             return Err(ProfileError::Malformed);
         }
         Ok(Self { certificate })
+    }
+
+    pub(crate) fn serial(&self) -> CertificateSerial {
+        CertificateSerial::new(self.certificate.raw_serial())
+    }
+
+    /// Whether this certificate names the other one's subject as its issuer, and carries the signature
+    /// of its key, on P-256.
+    pub(super) fn is_signed_by(&self, issuer: &Fields<'_>) -> bool {
+        let key = &issuer.certificate.public_key().subject_public_key.data;
+        let verified = webpki::ring::ECDSA_P256_SHA256.verify_signature(
+            key,
+            self.certificate.tbs_certificate.as_ref(),
+            &self.certificate.signature_value.data,
+        );
+        let named = self.certificate.issuer().as_raw() == issuer.certificate.subject().as_raw();
+        named && verified.is_ok()
     }
 
     pub(super) fn subject_public_key_info(&self) -> &'a [u8] {

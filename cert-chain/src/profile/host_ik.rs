@@ -18,6 +18,7 @@ use crate::attestation_key::AttestationKey;
 use crate::claims::HostClaims;
 use crate::identifiers::HostName;
 use crate::name::TpmName;
+use crate::serial::CertificateSerial;
 
 /// What the issuer certifies about a host.
 #[derive(Clone, Debug)]
@@ -40,6 +41,7 @@ pub struct HostIkSpec {
 pub struct HostCertificate {
     der: CertificateDer<'static>,
     host: HostName,
+    serial: CertificateSerial,
     claims: HostClaims,
     subject_public_key_info: Vec<u8>,
     issuer: String,
@@ -71,6 +73,7 @@ impl HostCertificate {
         Ok(Self {
             der: CertificateDer::from(der.to_vec()),
             host,
+            serial: fields.serial(),
             claims,
             subject_public_key_info: fields.subject_public_key_info().to_vec(),
             issuer: fields.issuer_text(),
@@ -87,6 +90,11 @@ impl HostCertificate {
     /// The host it names.
     pub fn host(&self) -> &HostName {
         &self.host
+    }
+
+    /// Its number, by which the issuer may have revoked it.
+    pub fn serial(&self) -> &CertificateSerial {
+        &self.serial
     }
 
     /// What the issuer claims about the host.

@@ -4,7 +4,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, GeneralSubtree, IsCa, KeyPair,
     KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, PublicKeyData,
 };
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use zeroize::Zeroizing;
 
 use super::device::{self, DeviceSpec};
@@ -15,6 +15,7 @@ use super::{IssueError, IssuerPart, Validity};
 use crate::attestation_key::AttestationKey;
 use crate::identifiers::Domain;
 use crate::pem;
+use crate::serial::CertificateSerial;
 
 /// A certification authority for the hosts and devices of one domain (27071's identity issuer).
 ///
@@ -23,6 +24,17 @@ pub struct Issuer {
     key: KeyPair,
     certificate: CertificateDer<'static>,
     domain: Domain,
+}
+
+/// A certificate that an issuer made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuedCertificate {
+    /// Its number.
+    pub serial: CertificateSerial,
+    /// Whom it names: the subject's common name.
+    pub subject: String,
+    /// The last second of its validity.
+    pub not_after: UnixTime,
 }
 
 /// The root's common name; the domain stands beside it as organization.
@@ -116,12 +128,30 @@ impl Issuer {
     ) -> Result<CertificateDer<'static>, IssueError> {
         let root = Fields::read(&self.certificate).map_err(IssueError::HostCertificate)?;
         validity.within(root.not_after())?.apply(&mut params);
-        let issuer = rcgen::Issuer::from_ca_cert_der(&self.certificate, &self.key)
-            .map_err(IssueError::Signing)?;
         let certificate = params
-            .signed_by(key.public_area(), &issuer)
+            .signed_by(key.public_area(), &self.signer()?)
             .map_err(IssueError::Signing)?;
         Ok(certificate.into())
+    }
+
+    /// What a certificate is, if this issuer made it; its own root is not meant.
+    pub fn recognise(&self, der: &[u8]) -> Option<IssuedCertificate> {
+        let (root, fields) = (
+            Fields::read(&self.certificate).ok()?,
+            Fields::read(der).ok()?,
+        );
+        if der == self.certificate.as_ref() || !fields.is_signed_by(&root) {
+            return None;
+        }
+        Some(IssuedCertificate {
+            serial: fields.serial(),
+            subject: fields.only_common_name()?.to_owned(),
+            not_after: fields.not_after(),
+        })
+    }
+
+    pub(super) fn signer(&self) -> Result<rcgen::Issuer<'_, &KeyPair>, IssueError> {
+        rcgen::Issuer::from_ca_cert_der(&self.certificate, &self.key).map_err(IssueError::Signing)
     }
 }
 

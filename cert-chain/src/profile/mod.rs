@@ -9,6 +9,7 @@
 //! | [device](device) | `CN=<path>` | root | no CA | digitalSignature |
 //! | [vRoT EK](ek) | empty | host IK | no CA | keyEncipherment or keyAgreement |
 
+pub mod crl;
 pub mod device;
 pub mod ek;
 pub mod host_ik;
@@ -17,14 +18,15 @@ pub mod tls;
 pub mod validity;
 pub mod vik;
 
-mod fields;
+pub(crate) mod fields;
 mod serial_number;
 mod signing;
 
+pub use crl::{CrlSpec, RevokedCertificate};
 pub use device::DeviceSpec;
 pub use ek::{EkSpec, TpmDevice, ek_certificate_length, issue_ek_certificate};
 pub use host_ik::HostIkSpec;
-pub use issuer::Issuer;
+pub use issuer::{IssuedCertificate, Issuer};
 pub use signing::{MAX_TBS, SIGNATURE_LENGTH};
 pub use tls::{TlsCertificate, TlsSpec, issue_tls_certificate, tls_certificate_length};
 pub use validity::Validity;
@@ -37,6 +39,9 @@ pub use fields::{MAX_CERTIFICATE, ProfileError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IssueError {
+    /// The revocation list would not be one that is read.
+    #[error("the revocation list cannot be made")]
+    Crl(#[source] crate::crl::CrlError),
     /// The device is in another issuer's domain.
     #[error("the device {device} is not in the issuer's domain {domain}")]
     DeviceOutsideDomain {

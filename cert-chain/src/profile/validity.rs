@@ -56,6 +56,11 @@ impl Validity {
         params.not_after = self.not_after;
     }
 
+    /// The same as dates.
+    pub(super) fn dates(&self) -> (OffsetDateTime, OffsetDateTime) {
+        (self.not_before, self.not_after)
+    }
+
     /// Cut at the end of the issuing certificate: what outlives it could not be verified.
     pub(super) fn within(mut self, issuer_not_after: UnixTime) -> Result<Self, IssueError> {
         let end = date(issuer_not_after.as_secs())?;
@@ -67,7 +72,7 @@ impl Validity {
     }
 }
 
-fn date(seconds: u64) -> Result<OffsetDateTime, IssueError> {
+pub(super) fn date(seconds: u64) -> Result<OffsetDateTime, IssueError> {
     i64::try_from(seconds)
         .ok()
         .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())

@@ -13,5 +13,6 @@ mod operator;
 mod path_validation;
 mod peers_openssl;
 mod peers_swtpm;
+mod revocation;
 mod root_files;
 mod support;

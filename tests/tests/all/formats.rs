@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, anyhow};
 use attestation::device::appraise_device;
 use attestation::device::fixture::FixtureDevice;
+use attestation::evidence::CarriedCrls;
 use attestation::fixture::{Host, NOW, event_log, nonce, now};
 use attestation::{
     Anchoring, Binding, CutOff, Durability, Evidence, LaunchMeasurement, Nonce, Purpose, StateLoss,
@@ -53,6 +54,13 @@ fn every_kind() -> Vec<Evidence> {
         time: 1_700_000_000,
     };
     kinds.push(Evidence::new(layer, host.layer(&[leaf], 0)));
+    let list = |number| {
+        host.revocation_list(number, 0, &[&host.certificate])
+            .der()
+            .to_vec()
+    };
+    let lists = CarriedCrls::new((0..4).map(list));
+    kinds.push(host.evidence(&vm, &nonce(), Binding::None).carrying(lists));
     kinds
 }
 
@@ -103,6 +111,14 @@ fn what_the_code_refuses_is_not_as_described() -> Result<()> {
             described(DESCRIPTION, &changed)?.is_err(),
             "{what} is described"
         );
+    }
+    let five_lists = CarriedCrls::new(vec![vec![0x30]; 5]);
+    let mut empty_array = bytes.clone();
+    *empty_array.first_mut().context("a map")? += 1;
+    empty_array.extend([0x03, 0x80]);
+    for changed in [evidence.clone().carrying(five_lists).to_cbor(), empty_array] {
+        assert!(Evidence::from_cbor(&changed).is_err());
+        assert!(described(DESCRIPTION, &changed)?.is_err());
     }
     // The rules that are checked on their own are the ones meant, and a leaf is looked into.
     assert!(described(&description_of("host-leaf"), &evidence.host.to_cbor())?.is_err());

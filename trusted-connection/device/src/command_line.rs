@@ -16,7 +16,9 @@ use attestation::{
 };
 use bounded_file::{read_bounded, read_bounded_text};
 use cert_chain::pcr::BANKS;
-use cert_chain::{HashAlgorithm, HostName, PcrSelection, Tenant, TrustAnchors, VmId};
+use cert_chain::{
+    HashAlgorithm, HostName, PcrSelection, RevocationLists, Tenant, TrustAnchors, VmId,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use printable::{Printable, printable_json};
 use program_output::console::print;
@@ -28,6 +30,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::by_hand::Connect;
 use crate::challenge::{challenge, fresh_nonce};
 use crate::connection_options::load_policy;
+use crate::crl_options::CrlOptions;
 use crate::judgement::Judgement;
 use crate::outcome::Outcome;
 use crate::proxy::Proxy;
@@ -55,6 +58,8 @@ enum Command {
         /// What is expected of it.
         #[arg(long, value_name = "FILE")]
         policy: PathBuf,
+        #[command(flatten)]
+        crls: CrlOptions,
         /// Print the result as JSON (an EAT attestation result).
         #[arg(long)]
         json: bool,
@@ -91,6 +96,8 @@ enum Command {
         /// What is expected of it.
         #[arg(long, value_name = "FILE")]
         policy: PathBuf,
+        #[command(flatten)]
+        crls: CrlOptions,
         /// Judge as of this time (RFC 3339) instead of now.
         #[arg(long, value_name = "TIME", value_parser = parse_time)]
         at: Option<UnixTime>,
@@ -173,11 +180,13 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         Command::Attest {
             connect,
             policy,
+            crls,
             json,
             save_evidence,
             save_nonce,
         } => {
             let policy = load_policy(policy)?;
+            let crls = crls.open()?.for_verification();
             let nonce = fresh_nonce()?;
             let bytes = challenge(connect, &nonce)?;
             for (path, contents) in [
@@ -191,7 +200,10 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
             }
             let evidence = Evidence::from_cbor(&bytes)
                 .with_context(|| format!("{connect} answered with something else"))?;
-            report(&judge(&evidence, &nonce, &policy, UnixTime::now()), *json)
+            report(
+                &judge(&evidence, &nonce, &policy, &crls, UnixTime::now()),
+                *json,
+            )
         }
         Command::Connect(connect) => connect.run(),
         Command::Proxy(proxy) => proxy.run(),
@@ -199,13 +211,15 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
             evidence,
             nonce,
             policy,
+            crls,
             at,
             json,
         } => {
             let policy = load_policy(policy)?;
+            let crls = crls.open()?.for_verification();
             let evidence = load_evidence(evidence)?;
             let at = at.unwrap_or_else(UnixTime::now);
-            report(&judge(&evidence, nonce, &policy, at), *json)
+            report(&judge(&evidence, nonce, &policy, &crls, at), *json)
         }
         Command::Explain {
             evidence,
@@ -231,8 +245,14 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
 }
 
 /// What an answer to a challenge in the clear is worth.
-fn judge(evidence: &Evidence, nonce: &Nonce, policy: &Policy, at: UnixTime) -> Judgement {
-    Judgement::of(evidence, nonce, &Purpose::Challenge, policy, at)
+fn judge(
+    evidence: &Evidence,
+    nonce: &Nonce,
+    policy: &Policy,
+    crls: &RevocationLists,
+    at: UnixTime,
+) -> Judgement {
+    Judgement::of(evidence, nonce, &Purpose::Challenge, policy, crls, at)
 }
 
 fn report(judgement: &Judgement, json: bool) -> Result<Outcome> {

@@ -9,6 +9,7 @@ use clap::Args;
 use rustls_pki_types::DnsName;
 
 use crate::connection::{Connector, DeviceIdentity};
+use crate::crl_options::CrlOptions;
 use crate::policy_file;
 
 /// What all commands that connect are told.
@@ -17,6 +18,8 @@ pub struct ConnectionOptions {
     /// What is expected of the service.
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
+    #[command(flatten)]
+    crls: CrlOptions,
     /// A name that the service's certificate must have, too, and that is sent to it in the place of
     /// HOST. Without it no name is compared: the policy says which VM is meant.
     #[arg(long, value_name = "NAME", value_parser = parse_name)]
@@ -37,8 +40,10 @@ impl ConnectionOptions {
             (Some(certificate), Some(key)) => DeviceIdentity::from_files(certificate, key)?,
             _ => DeviceIdentity::none(),
         };
-        Connector::new(policy, device, self.server_name.clone())
-            .with_context(|| format!("the policy {} cannot be used", self.policy.display()))
+        let crls = Arc::new(self.crls.open()?);
+        let connector = Connector::new(policy, device, self.server_name.clone())
+            .with_context(|| format!("the policy {} cannot be used", self.policy.display()))?;
+        Ok(connector.with_crls(crls))
     }
 }
 

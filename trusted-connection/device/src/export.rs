@@ -51,7 +51,7 @@ pub enum ExportError {
 ///
 /// `chain.pem` holds the certificates, leaf first; `vik.pem` and `host-ik.pem` the public keys;
 /// `*-quote.attest` and `*-quote.sig` the marshalled `TPMS_ATTEST` and `TPMT_SIGNATURE`;
-/// `*-eventlog.bin` the event logs.
+/// `*-eventlog.bin` the event logs; `issuer-crl.pem` the revocation lists, if it carries any.
 pub fn export(evidence: &Evidence, folder: &Path) -> Result<Vec<PathBuf>, ExportError> {
     let chain: String = evidence
         .vm
@@ -59,7 +59,7 @@ pub fn export(evidence: &Evidence, folder: &Path) -> Result<Vec<PathBuf>, Export
         .iter()
         .map(|der| pem::encode_certificate(der))
         .collect();
-    let files: [(&str, Vec<u8>); 9] = [
+    let mut files = vec![
         ("chain.pem", chain.into_bytes()),
         ("vik.pem", public_key("vIK", &evidence.vm.vik_public)?),
         ("vm-quote.attest", evidence.vm.attest.to_vec()),
@@ -73,6 +73,10 @@ pub fn export(evidence: &Evidence, folder: &Path) -> Result<Vec<PathBuf>, Export
         ("host-quote.sig", evidence.host.signature.to_vec()),
         ("host-eventlog.bin", evidence.host.event_log.to_vec()),
     ];
+    let crls: String = evidence.crls.iter().map(pem::encode_crl).collect();
+    if !crls.is_empty() {
+        files.push(("issuer-crl.pem", crls.into_bytes()));
+    }
     fs::create_dir_all(folder).map_err(|source| ExportError::Write {
         path: folder.to_owned(),
         source,

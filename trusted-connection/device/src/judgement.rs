@@ -5,6 +5,7 @@ use std::sync::Arc;
 use attestation::{
     AttestationResult, Evidence, Nonce, Policy, Purpose, Refusal, Verdict, appraise,
 };
+use cert_chain::RevocationLists;
 use rustls_pki_types::UnixTime;
 use serde_json::Value;
 
@@ -24,14 +25,17 @@ pub enum Judgement {
 
 impl Judgement {
     /// Verifies the evidence as an answer to `nonce` for a purpose, and appraises it with `policy`.
+    /// `crls` are revocation lists beside those that the evidence carries.
     pub fn of(
         evidence: &Evidence,
         nonce: &Nonce,
         purpose: &Purpose,
         policy: &Policy,
+        crls: &RevocationLists,
         at: UnixTime,
     ) -> Self {
-        match evidence.verify(nonce, purpose, policy.anchors(), at) {
+        let anchors = policy.anchors().with_lists(crls);
+        match evidence.verify(nonce, purpose, &anchors, at) {
             Ok(verified) => Self::Appraised(Arc::new(appraise(verified, policy))),
             Err(refusal) => Self::Refused {
                 ear: refusal.to_json(policy, nonce, at),

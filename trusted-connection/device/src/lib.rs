@@ -5,6 +5,7 @@ pub mod challenge;
 pub mod command_line;
 pub mod connection;
 pub mod connection_options;
+pub mod crl_options;
 pub mod event_log;
 pub mod export;
 pub mod judgement;

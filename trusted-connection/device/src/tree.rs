@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use attestation::result::LayerResult;
 use attestation::{AttestationResult, Durability, LaunchMeasurement, Layer, Verdict};
-use cert_chain::TpmName;
+use cert_chain::{RevocationStatus, TpmName};
 use printable::Printable;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -72,6 +72,14 @@ fn draw_result(text: &mut String, result: &AttestationResult, colour: Colour) {
         format!("endorsement key {}", short(&chain.host_claims().ek)),
         format!("PCR bank {}", evidence.layer(Layer::Host).bank()),
     ];
+    host_facts.push(match chain.revocation() {
+        RevocationStatus::NotAsked => "revocation not asked for by the policy".to_owned(),
+        RevocationStatus::NotListed(list) => format!(
+            "not revoked: list {} of {}",
+            list.number,
+            date(list.this_update.as_secs())
+        ),
+    });
     host_facts.extend(booted(host));
     for fact in host_facts {
         let _ = writeln!(text, "  │  {}", Printable(&fact));

@@ -15,8 +15,10 @@ use program_output::console::arguments;
 use program_output::log;
 use tokio::net::TcpListener;
 use tracing_subscriber::filter::LevelFilter;
+use trusted_connection::crl_files::CrlFiles;
 use vrot_service::attester::batches::Batches;
 use vrot_service::attester::esys::{EsysTpm, HostThroughTpm};
+use vrot_service::attester::quoting::EvidenceFiles;
 use vrot_service::service::Service;
 
 /// Attests this VM: which one it is, what booted in it, on which host it runs and what booted
@@ -53,6 +55,11 @@ enum Command {
         /// TPM has and the event log accounts for.
         #[arg(long, value_name = "BANK")]
         pcr_bank: Option<HashAlgorithm>,
+        /// A revocation list of the issuer (`vtpmctl issuer crl`), PEM or DER, which the evidence then
+        /// carries to devices that have no other way to get it. It is read anew when it changes.
+        /// Can be given several times.
+        #[arg(long, value_name = "FILE")]
+        crl: Vec<PathBuf>,
     },
 }
 
@@ -82,6 +89,7 @@ fn run(arguments: Arguments) -> Result<()> {
         event_log,
         quoted_pcrs,
         pcr_bank,
+        crl,
     } = arguments.command;
     let quoted = PcrSelection::new(quoted_pcrs).context("--quoted-pcrs cannot be used")?;
     let vrot = EsysTpm::open(&tpm, quoted, pcr_bank).with_context(|| {
@@ -91,8 +99,13 @@ fn run(arguments: Arguments) -> Result<()> {
         )
     })?;
     let runtime = tokio::runtime::Runtime::new().context("no threads can be started")?;
+    let files = EvidenceFiles {
+        event_log,
+        crls: CrlFiles::open(&crl)?,
+    };
+    files.carried().context("--crl cannot be used")?;
     let host = Arc::new(HostThroughTpm::new(&tpm));
-    let batches = Batches::start(vrot, host, event_log)
+    let batches = Batches::start(vrot, host, files)
         .context("no thread can be started for the vRoT's quotes")?;
     runtime.block_on(async {
         let stop = Stop::at_signals(DRAIN).context("signals cannot be listened to")?;

@@ -198,7 +198,8 @@ mod tests {
     }
 
     fn service(patience: Patience) -> Service {
-        let batches = Batches::start(Untouched, Arc::new(Untouched), "".into()).unwrap();
+        let batches =
+            Batches::start(Untouched, Arc::new(Untouched), std::path::PathBuf::new()).unwrap();
         Service {
             patience,
             ..Service::new(Arc::new(batches))
@@ -262,8 +263,8 @@ mod tests {
             binding: Binding::None,
             tls_key: None,
         };
-        let endless = std::path::Path::new("/dev/zero");
-        let collected = Quoted::new(&mut Untouched, endless, vec![request]);
+        let endless = std::path::PathBuf::from("/dev/zero");
+        let collected = Quoted::new(&mut Untouched, &endless.into(), vec![request]);
         assert!(matches!(
             collected,
             Err(AttesterError::EventLog { source, .. })

@@ -10,13 +10,15 @@ use cert_chain::ek_certificate::EkCertificate;
 use cert_chain::ek_chain::EkChain;
 use cert_chain::enrolment::{Answer, Certificate, Challenge, EnrolmentId, Message, Request};
 use cert_chain::pem::{
-    FoundCertificate, Place, blocks, certificates, encode_certificate, encode_public_key,
+    FoundCertificate, Place, blocks, certificates, encode_certificate, encode_crl,
+    encode_public_key,
 };
 use cert_chain::profile::host_ik::HostCertificate;
 use cert_chain::profile::vik::VikCertificate;
 use cert_chain::{
-    AttestationKey, CertifiedEndorsementKey, CredentialBlob, EkSpec, EndorsementKey, HostName,
-    PublicArea, TpmDevice, TpmMakerRoots, TrustAnchors, Validity, VikChain, issue_ek_certificate,
+    AttestationKey, CertificateSerial, CertifiedEndorsementKey, CredentialBlob, Crl, EkSpec,
+    EndorsementKey, HostName, PublicArea, RevocationDemand, TpmDevice, TpmMakerRoots, TrustAnchors,
+    Validity, VikChain, issue_ek_certificate,
 };
 
 use super::Target;
@@ -106,6 +108,34 @@ pub(super) const ROOTS: Target = Target {
     seeds: root_seeds,
 };
 
+/// A revocation list, and a host's chain beside it.
+pub(super) const REVOCATION_LIST: Target = Target {
+    name: "revocation-list",
+    run: |input| {
+        let _ = Crl::all_from_file(input);
+        let Ok(identity) = &*IDENTITY else { return };
+        if let Ok(list) = Crl::read(input) {
+            assert_eq!(list.der(), input);
+            let _ = list.find(&identity.serial);
+        }
+        let demand = RevocationDemand::Listed {
+            max_age: Duration::from_secs(86_400),
+        };
+        let anchors = identity.anchors.clone().demanding(demand);
+        let verified = identity.chain.verify(&anchors.with_carried([input]), now());
+        assert!(
+            verified.is_err() || identity.lists.iter().any(|list| list == input),
+            "a list that the issuer did not make was accepted"
+        );
+    },
+    seeds: || {
+        let identity = identity()?;
+        let pem = identity.lists.iter().map(|list| encode_crl(list));
+        let of_pem = pem.map(String::into_bytes);
+        Ok(identity.lists.iter().cloned().chain(of_pem).collect())
+    },
+};
+
 /// Enrolment messages in JSON.
 pub(super) const ENROLMENT: Target = Target {
     name: "enrolment-message",
@@ -144,6 +174,9 @@ struct Identity {
     ek: EndorsementKey,
     ek_certificate: Vec<u8>,
     makers: TpmMakerRoots,
+    serial: CertificateSerial,
+    /// Revocation lists: of nobody, and of the host.
+    lists: Vec<Vec<u8>>,
 }
 
 static IDENTITY: LazyLock<Result<Identity>> = LazyLock::new(|| {
@@ -169,7 +202,13 @@ static IDENTITY: LazyLock<Result<Identity>> = LazyLock::new(|| {
         validity: Validity::starting(now(), Duration::from_secs(86_400))?,
     };
     let ek_certificate = issue_ek_certificate(&spec, &host.key, &host.certificate)?.to_vec();
+    let lists = [
+        host.revocation_list(1, 0, &[]),
+        host.revocation_list(2, 0, &[&host.certificate]),
+    ];
     Ok(Identity {
+        serial: CertificateSerial::of_certificate(&host.certificate)?,
+        lists: lists.map(|list| list.der().to_vec()).into(),
         anchors: TrustAnchors::from_pem(&roots)?,
         roots,
         chain: VikChain::from_der_list(&[vik_certificate, host.certificate])?,

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use attestation::evidence::CarriedCrls;
 use attestation::fixture::{Host, nonce, now};
 use attestation::{Binding, Evidence, HostLayer, HostLeaf, Policy, Purpose, Verdict, appraise};
 
@@ -19,14 +20,16 @@ pub(super) const EVIDENCE: Target = Target {
         let Ok(verified) = evidence.verify(&nonce(), &Purpose::Challenge, anchors, now()) else {
             return;
         };
+        // Revocation lists speak for themselves, and whoever has one may add it.
+        let without_lists = evidence.carrying(CarriedCrls::default()).to_cbor();
         assert!(
-            input == scene.evidence,
+            without_lists == scene.evidence,
             "evidence with a changed byte was verified"
         );
         let result = appraise(verified, &scene.policy);
         assert_eq!(result.verdict(), Verdict::Affirming);
     },
-    seeds: || Ok(vec![SCENE.evidence.clone()]),
+    seeds: || Ok(vec![SCENE.evidence.clone(), SCENE.with_list.clone()]),
 };
 
 /// A host layer, as the manager hands it to the backend and the backend to the guest.
@@ -56,12 +59,17 @@ pub(super) const POLICY: Target = Target {
         let text = String::from_utf8_lossy(input);
         let _ = Policy::parse(&text, |_| Ok(SCENE.roots.clone()));
     },
-    seeds: || Ok(vec![SCENE.policy_text.clone().into_bytes()]),
+    seeds: || {
+        let section = "[revocation]\nmax_crl_age_s = 604800\n";
+        let text = SCENE.policy_text.clone() + section;
+        Ok(vec![text.into_bytes()])
+    },
 };
 
 /// What one genuine attestation consists of.
 struct Scene {
     evidence: Vec<u8>,
+    with_list: Vec<u8>,
     host_layer: Vec<u8>,
     leaf: Vec<u8>,
     policy: Policy,
@@ -73,10 +81,12 @@ static SCENE: LazyLock<Scene> = LazyLock::new(|| {
     let host = Host::new("host-1");
     let vm = host.vm();
     let evidence = host.evidence(&vm, &nonce(), Binding::None);
+    let list = host.revocation_list(1, 0, &[]).der().to_vec();
     Scene {
         host_layer: evidence.host.to_cbor(),
         leaf: evidence.host.leaf.to_vec(),
         evidence: evidence.to_cbor(),
+        with_list: evidence.carrying(CarriedCrls::new([list])).to_cbor(),
         policy: host.policy(&vm),
         policy_text: host.policy_text(&vm),
         roots: host.issuer.certificate_pem(),

@@ -26,6 +26,7 @@ pub const TARGETS: &[Target] = &[
     certificates::ENROLMENT,
     certificates::HOST_CERTIFICATE,
     certificates::PUBLIC_AREA,
+    certificates::REVOCATION_LIST,
     certificates::ROOTS,
     certificates::VIK_CERTIFICATE,
     evidence::EVIDENCE,

@@ -27,7 +27,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("attestation", &["cert-chain", "printable"]),
     ("attested-tls", &["attestation", "cert-chain", "printable"]),
     ("connection-proxy", &["attested-tls", "printable"]),
-    ("trusted-connection", &["attestation"]),
+    (
+        "trusted-connection",
+        &["attestation", "bounded-file", "cert-chain", "printable"],
+    ),
     (
         "vrot-device",
         &[

@@ -23,6 +23,7 @@ use rustls_pki_types::{DnsName, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use trusted_connection::crl_files::CrlFiles;
 
 pub use address::{AddressError, ServiceAddress};
 pub use changes::{Change, changes};
@@ -41,6 +42,7 @@ const REACH: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Connector {
     policy: Arc<Policy>,
+    crls: Arc<CrlFiles>,
     tls: ClientTls,
     attester: Arc<dyn Attester>,
     server_name: Option<ServerName<'static>>,
@@ -75,11 +77,19 @@ impl Connector {
         };
         Ok(Self {
             policy,
+            crls: Arc::default(),
             tls,
             attester: device.attester,
             server_name,
             deadlines: Deadlines::default(),
         })
+    }
+
+    /// Revocation lists beside those that evidence carries. A file that changes is read anew by the next
+    /// round of attestation, of connections that live, too.
+    pub fn with_crls(mut self, crls: Arc<CrlFiles>) -> Self {
+        self.crls = crls;
+        self
     }
 
     /// Gives peers other deadlines than the default ones.
@@ -119,7 +129,10 @@ impl Connector {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let verifier = Arc::new(ServiceVerifier::new(Arc::clone(&self.policy)));
+        let verifier = Arc::new(ServiceVerifier::new(
+            Arc::clone(&self.policy),
+            Arc::clone(&self.crls),
+        ));
         let name = self.server_name.as_ref().unwrap_or(service.name());
         connect(
             transport,

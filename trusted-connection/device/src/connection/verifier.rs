@@ -8,6 +8,7 @@ use attestation::{AttestationResult, Binding, Evidence, Layer, Nonce, Policy, Pu
 use attested_tls::{Appraisal, Demand, EvidenceRefused, Format, Peer, Verifier};
 use cert_chain::profile::ProfileError;
 use rustls_pki_types::UnixTime;
+use trusted_connection::crl_files::CrlFiles;
 
 use super::changes::changes;
 use super::tls;
@@ -46,6 +47,7 @@ pub enum NotAccepted {
 #[derive(Debug)]
 pub(super) struct ServiceVerifier {
     policy: Arc<Policy>,
+    crls: Arc<CrlFiles>,
     state: Mutex<State>,
 }
 
@@ -57,9 +59,10 @@ struct State {
 }
 
 impl ServiceVerifier {
-    pub(super) fn new(policy: Arc<Policy>) -> Self {
+    pub(super) fn new(policy: Arc<Policy>, crls: Arc<CrlFiles>) -> Self {
         Self {
             policy,
+            crls,
             state: Mutex::default(),
         }
     }
@@ -84,7 +87,8 @@ impl ServiceVerifier {
             binding: binding.clone(),
             key: identity.key,
         };
-        match Judgement::of(&evidence, nonce, &purpose, &self.policy, now) {
+        let crls = self.crls.for_verification();
+        match Judgement::of(&evidence, nonce, &purpose, &self.policy, &crls, now) {
             Judgement::Appraised(result) if self.policy.connection().accepts(result.verdict()) => {
                 is_of_the_certificates_vm(&result, peer)?;
                 Ok(result)

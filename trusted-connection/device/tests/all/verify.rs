@@ -32,6 +32,20 @@ impl Given {
             ("evidence.cbor", evidence.to_cbor()),
             ("policy.toml", host.policy_text(&vm).into_bytes()),
             ("roots.pem", host.issuer.certificate_pem().into_bytes()),
+            (
+                "demanding.toml",
+                (host.policy_text(&vm) + "\n[revocation]\nmax_crl_age_s = 86400\n").into_bytes(),
+            ),
+            (
+                "clean.crl",
+                host.revocation_list(1, 60, &[]).to_pem().into_bytes(),
+            ),
+            (
+                "revoking.crl",
+                host.revocation_list(2, 60, &[&host.certificate])
+                    .der()
+                    .to_vec(),
+            ),
         ] {
             fs::write(folder.path().join(name), contents).unwrap();
         }
@@ -112,6 +126,48 @@ fn refused_evidence_ends_with_1_and_an_ear_that_says_why() {
     for layer in ["host", "vm"] {
         let vector = &ear["submods"][layer]["ear_trustworthiness_vector"];
         assert_eq!(vector["instance-identity"], 99, "{ear:#}");
+    }
+}
+
+#[test]
+fn a_revocation_list_is_given_as_a_file_and_what_it_says_is_told() {
+    let given = Given::new();
+    let verify = |policy: &str, more: &[&str]| {
+        let output = given.verify("evidence.cbor", &good_nonce(), policy, more);
+        (status(&output), String::from_utf8(output.stdout).unwrap())
+    };
+    let (ended, text) = verify("demanding.toml", &[]);
+    assert_eq!(ended, Some(1), "{text}");
+    assert!(
+        text.contains("(crl-missing)") && text.contains("--crl"),
+        "{text}"
+    );
+    let (ended, text) = verify("demanding.toml", &["--crl", "clean.crl"]);
+    assert_eq!(ended, Some(0), "{text}");
+    assert!(
+        text.contains("not revoked: list 1 of 2026-05-31T23:59:00Z"),
+        "{text}"
+    );
+    let both = ["--crl", "revoking.crl", "--crl", "clean.crl"];
+    for policy in ["demanding.toml", "policy.toml"] {
+        let (ended, text) = verify(policy, &both);
+        assert_eq!(ended, Some(1), "{text}");
+        assert!(text.contains("(revoked)"), "{text}");
+        assert!(text.contains("host-1.demo.example"), "{text}");
+    }
+    let (ended, text) = verify("policy.toml", &[]);
+    assert_eq!(ended, Some(0), "{text}");
+    assert!(text.contains("revocation not asked for"), "{text}");
+
+    for unusable in ["roots.pem", "absent.crl", "evidence.cbor"] {
+        let more = ["--crl", unusable];
+        let output = given.verify("evidence.cbor", &good_nonce(), "policy.toml", &more);
+        assert_eq!(status(&output), Some(2));
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            told.contains(unusable) && told.contains("revocation list"),
+            "{told}"
+        );
     }
 }
 

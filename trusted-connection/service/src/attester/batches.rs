@@ -4,12 +4,11 @@
 //! free, and all challenges that come meanwhile go under the next quote: so no number of challenges
 //! keeps another one waiting for more than a quote and a signature.
 
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::{io, thread};
 
-use super::quoting::{EvidenceRequest, Quoted};
+use super::quoting::{EvidenceFiles, EvidenceRequest, Quoted};
 use super::{AttesterError, Host, VmTpm};
 
 /// Evidence in CBOR, or why there is none: the same reason for all that were asked for at a time.
@@ -51,12 +50,13 @@ impl Batches {
     pub fn start(
         tpm: impl VmTpm + Send + 'static,
         host: Arc<dyn Host>,
-        event_log: PathBuf,
+        files: impl Into<EvidenceFiles>,
     ) -> io::Result<Self> {
+        let files = files.into();
         let (jobs, waiting) = sync_channel(MAX_WAITING);
         thread::Builder::new()
             .name("quotes".to_owned())
-            .spawn(move || quote_while_asked(tpm, host, event_log, waiting))?;
+            .spawn(move || quote_while_asked(tpm, host, files, waiting))?;
         Ok(Self { jobs })
     }
 
@@ -80,7 +80,7 @@ impl Batches {
 fn quote_while_asked(
     mut tpm: impl VmTpm,
     host: Arc<dyn Host>,
-    event_log: PathBuf,
+    files: EvidenceFiles,
     waiting: Receiver<Job>,
 ) {
     let open = Arc::<Open>::default();
@@ -94,7 +94,7 @@ fn quote_while_asked(
         }
         let (requests, replies): (Vec<_>, Vec<_>) =
             jobs.into_iter().map(|job| (job.request, job.reply)).unzip();
-        let answer = match Quoted::new(&mut tpm, &event_log, requests) {
+        let answer = match Quoted::new(&mut tpm, &files, requests) {
             Ok(quoted) => Answer {
                 quoted,
                 replies,

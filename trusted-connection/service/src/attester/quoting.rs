@@ -1,9 +1,9 @@
 //! One quote of the vRoT for many challenges, and the evidence for each of them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use attestation::event_log::MAX_LOG;
-use attestation::evidence::{HostLayer, VmLayer};
+use attestation::evidence::{CarriedCrls, EvidenceError, HostLayer, VmLayer};
 use attestation::merkle::Tree;
 use attestation::{
     Binding, EventLog, Evidence, Nonce, RequestDigest, TlsKeyStatement, accounted_bank,
@@ -12,6 +12,7 @@ use attestation::{
 use bounded_file::read_bounded;
 use cert_chain::{Digest32, HashAlgorithm};
 use ring::rand::{SecureRandom, SystemRandom};
+use trusted_connection::crl_files::CrlFiles;
 
 use super::{AttesterError, VmTpm};
 
@@ -26,25 +27,52 @@ pub struct EvidenceRequest {
     pub tls_key: Option<TlsKeyStatement>,
 }
 
+/// The files that evidence is made of.
+#[derive(Debug)]
+pub struct EvidenceFiles {
+    /// The event log of the VM's boot.
+    pub event_log: PathBuf,
+    /// Revocation lists, which evidence carries for verifiers that have no other way to get them.
+    pub crls: CrlFiles,
+}
+
 /// Challenges under one quote, which the host has to answer for.
 #[derive(Debug)]
 pub struct Quoted {
     /// What the host is asked for.
     pub request: RequestDigest,
     layers: Vec<VmLayer>,
+    crls: CarriedCrls,
+}
+
+impl From<PathBuf> for EvidenceFiles {
+    /// An event log, and no revocation lists.
+    fn from(event_log: PathBuf) -> Self {
+        Self {
+            event_log,
+            crls: CrlFiles::default(),
+        }
+    }
+}
+
+impl EvidenceFiles {
+    /// The revocation lists, unless evidence would have no room for them.
+    pub fn carried(&self) -> Result<CarriedCrls, EvidenceError> {
+        let lists = self.crls.lists();
+        let carried = CarriedCrls::new(lists.iter().map(|list| list.der().to_vec()));
+        carried.check_lengths()?;
+        Ok(carried)
+    }
 }
 
 impl Quoted {
     /// Quotes the vRoT's PCRs for all these requests.
     pub fn new(
         tpm: &mut impl VmTpm,
-        event_log: &Path,
+        files: &EvidenceFiles,
         requests: Vec<EvidenceRequest>,
     ) -> Result<Self, AttesterError> {
-        let log = read_bounded(event_log, MAX_LOG).map_err(|source| AttesterError::EventLog {
-            path: event_log.to_owned(),
-            source,
-        })?;
+        let log = read_event_log(&files.event_log)?;
         let event_log_digest = Digest32::of(&log);
         let vik_public = tpm.vik_public()?;
         let chain = tpm.certificates()?;
@@ -88,6 +116,11 @@ impl Quoted {
         Ok(Self {
             request: request_digest(&quote.attest, &quote.signature),
             layers,
+            // A device that needs no list does without; one that does says so.
+            crls: files.carried().unwrap_or_else(|error| {
+                tracing::warn!(%error, "the evidence carries no revocation list");
+                CarriedCrls::default()
+            }),
         })
     }
 
@@ -97,9 +130,16 @@ impl Quoted {
         Ok(self
             .layers
             .into_iter()
-            .map(|vm| Evidence::new(vm, host.clone()))
+            .map(|vm| Evidence::new(vm, host.clone()).carrying(self.crls.clone()))
             .collect())
     }
+}
+
+fn read_event_log(path: &Path) -> Result<Vec<u8>, AttesterError> {
+    read_bounded(path, MAX_LOG).map_err(|source| AttesterError::EventLog {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn random_salt() -> Result<Digest32, AttesterError> {

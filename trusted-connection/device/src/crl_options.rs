@@ -1,0 +1,23 @@
+//! Revocation lists that a device is given.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use trusted_connection::crl_files::{CrlFiles, CrlFilesError};
+
+/// Revocation lists that a device is given.
+#[derive(Debug, Args)]
+pub struct CrlOptions {
+    /// A revocation list of the issuer (`vtpmctl issuer crl`), PEM or DER. Of those that the device is
+    /// given and the evidence carries, the newest counts. Read anew when it changes. Can be given
+    /// several times.
+    #[arg(long = "crl", value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+impl CrlOptions {
+    /// Reads them.
+    pub fn open(&self) -> Result<CrlFiles, CrlFilesError> {
+        CrlFiles::open(&self.files)
+    }
+}

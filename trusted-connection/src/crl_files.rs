@@ -1,0 +1,192 @@
+//! Revocation lists in files that somebody replaces while a program runs.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bounded_file::read_bounded;
+use cert_chain::crl::{Crl, CrlFileError, MAX_CRL_FILE};
+use cert_chain::revocation::RevocationLists;
+use printable::WithCauses;
+
+/// Files of revocation lists. A file that changed is read anew when it is needed; what cannot be read
+/// then is said in the log, and what was read before goes on to count.
+#[derive(Debug, Default)]
+pub struct CrlFiles {
+    files: Mutex<Vec<CrlFile>>,
+}
+
+/// Why a file of revocation lists cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CrlFilesError {
+    /// It cannot be read.
+    #[error("the revocation list {} cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It holds something else.
+    #[error("the revocation list {} cannot be used", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: CrlFileError,
+    },
+}
+
+#[derive(Debug)]
+struct CrlFile {
+    path: PathBuf,
+    lists: Vec<Arc<Crl>>,
+    /// Of what was tried last.
+    state: FileState,
+}
+
+/// What changes with a file's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileState {
+    inode: u64,
+    length: u64,
+    /// Seconds and nanoseconds of the last change.
+    changed: (i64, i64),
+}
+
+impl CrlFiles {
+    /// Reads these files; each must be usable.
+    pub fn open(paths: &[PathBuf]) -> Result<Self, CrlFilesError> {
+        let files = paths
+            .iter()
+            .map(|path| {
+                let state = FileState::of(path).map_err(|source| CrlFilesError::Read {
+                    path: path.clone(),
+                    source,
+                })?;
+                Ok(CrlFile {
+                    lists: read(path)?,
+                    path: path.clone(),
+                    state,
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            files: Mutex::new(files),
+        })
+    }
+
+    /// The lists, as the files have them now.
+    pub fn lists(&self) -> Vec<Arc<Crl>> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.iter_mut().for_each(CrlFile::follow);
+        files.iter().flat_map(|file| file.lists.clone()).collect()
+    }
+
+    /// The same for a verifier.
+    pub fn for_verification(&self) -> RevocationLists {
+        let mut lists = RevocationLists::default();
+        for list in self.lists() {
+            lists.add(list);
+        }
+        lists
+    }
+}
+
+impl CrlFile {
+    fn follow(&mut self) {
+        // While a file is replaced in two steps it is absent; it is looked for again the next time.
+        let Ok(state) = FileState::of(&self.path) else {
+            return;
+        };
+        if state == self.state {
+            return;
+        }
+        self.state = state;
+        match read(&self.path) {
+            Ok(lists) => self.lists = lists,
+            Err(error) => {
+                let error = WithCauses(&error).to_string();
+                tracing::warn!(%error, "the revocation list that was read before goes on to count");
+            }
+        }
+    }
+}
+
+impl FileState {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        Ok(Self {
+            inode: metadata.ino(),
+            length: metadata.len(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<Arc<Crl>>, CrlFilesError> {
+    let file = read_bounded(path, MAX_CRL_FILE).map_err(|source| CrlFilesError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let lists = Crl::all_from_file(&file).map_err(|source| CrlFilesError::Content {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(lists.into_iter().map(Arc::new).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::slice;
+
+    use attestation::fixture::Host;
+
+    use super::*;
+
+    fn numbers(files: &CrlFiles) -> Vec<String> {
+        let lists = files.lists();
+        lists.iter().map(|list| list.number().to_string()).collect()
+    }
+
+    #[test]
+    fn a_list_that_was_replaced_is_read_anew_and_a_broken_one_leaves_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("issuer.crl");
+        assert!(matches!(
+            CrlFiles::open(slice::from_ref(&path)),
+            Err(CrlFilesError::Read { .. })
+        ));
+        let host = Host::new("host-1");
+        let list = |number| host.revocation_list(number, 0, &[]);
+        fs::write(&path, list(1).to_pem()).unwrap();
+        let files = CrlFiles::open(slice::from_ref(&path)).unwrap();
+        assert_eq!(numbers(&files), ["1"]);
+
+        // In place, in DER, and by another file under the same name.
+        fs::write(&path, list(2).der()).unwrap();
+        assert_eq!(numbers(&files), ["2"]);
+        let next = folder.path().join("next");
+        fs::write(&next, [list(3).to_pem(), list(4).to_pem()].concat()).unwrap();
+        fs::rename(&next, &path).unwrap();
+        assert_eq!(numbers(&files), ["3", "4"]);
+
+        fs::write(&path, "no list").unwrap();
+        assert_eq!(numbers(&files), ["3", "4"]);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(numbers(&files), ["3", "4"]);
+        fs::write(&path, list(5).to_pem()).unwrap();
+        assert_eq!(numbers(&files), ["5"]);
+        assert!(matches!(
+            CrlFiles::open(&[folder.path().join("nothing"), path]),
+            Err(CrlFilesError::Read { .. })
+        ));
+    }
+}
