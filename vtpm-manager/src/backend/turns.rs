@@ -224,7 +224,8 @@ mod tests {
         let given = tokio::spawn(turns.give());
         let mut kept = Vec::new();
         for (_, next) in folders {
-            kept.push(next.taken().await.context("no turn")?);
+            let next = timeout(Duration::from_secs(30), next.taken()).await;
+            kept.push(next.context("the other one keeps it")?.context("no turn")?);
         }
         given.await?;
         Ok(())
