@@ -108,3 +108,85 @@ impl Handshaken {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use anyhow::Result;
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::client::{Resumption, WebPkiServerVerifier};
+    use rustls::server::ServerSessionMemoryCache;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+    use rustls_pki_types::PrivateKeyDer;
+
+    use super::*;
+    use crate::tls::{KeyExchange, provider};
+
+    const NAME: &str = "service.example";
+
+    /// Both sides of a handshake, as they are configured nowhere else: they resume.
+    fn resuming() -> Result<(Arc<ClientConfig>, Arc<ServerConfig>)> {
+        let key = KeyPair::generate()?;
+        let certificate = CertificateParams::new([NAME.to_owned()])?.self_signed(&key)?;
+        let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
+        let provider = provider(KeyExchange::HybridFirst);
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.der().clone())?;
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        let mut client = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier.build()?)
+            .with_no_client_auth();
+        client.resumption = Resumption::in_memory_sessions(4);
+        let mut server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.into()], private)?;
+        server.session_storage = ServerSessionMemoryCache::new(4);
+        Ok((Arc::new(client), Arc::new(server)))
+    }
+
+    /// The client's side of a finished connection, with what the server sent after the handshake.
+    fn connected(
+        client: &Arc<ClientConfig>,
+        server: &Arc<ServerConfig>,
+    ) -> Result<ClientConnection> {
+        let mut client = ClientConnection::new(client.clone(), NAME.try_into()?)?;
+        let mut server = ServerConnection::new(server.clone())?;
+        while client.wants_write() || server.wants_write() {
+            let mut bytes = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut bytes)?;
+            }
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                server.read_tls(&mut rest)?;
+                server.process_new_packets()?;
+            }
+            let mut bytes = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut bytes)?;
+            }
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                client.read_tls(&mut rest)?;
+                client.process_new_packets()?;
+            }
+        }
+        Ok(client)
+    }
+
+    #[test]
+    fn a_handshake_that_resumes_another_gives_no_connection() -> Result<()> {
+        let (client, server) = resuming()?;
+        let first = connected(&client, &server)?;
+        assert!(Handshaken::of(&first, Role::Client, None).is_ok());
+        let second = connected(&client, &server)?;
+        let refused = Handshaken::of(&second, Role::Client, None).err();
+        assert_eq!(refused, Some(TlsFault::Resumed));
+        Ok(())
+    }
+}

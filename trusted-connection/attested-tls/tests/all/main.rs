@@ -2,6 +2,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "a panic is a failed test")]
 
+mod adversary;
 mod attestation_in_force;
 mod data;
 mod hostile_peers;

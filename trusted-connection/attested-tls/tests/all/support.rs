@@ -58,8 +58,13 @@ impl Issuer {
     }
 
     pub(crate) fn server(&self) -> Result<ServerTls> {
+        self.server_with(self.certified(NAME)?)
+    }
+
+    /// A server with this key, which lets clients in that have no certificate.
+    pub(crate) fn server_with(&self, key: CertifiedKey) -> Result<ServerTls> {
         Ok(ServerTls::new(
-            self.certified(NAME)?,
+            key,
             WebPkiClientVerifier::builder_with_provider(
                 self.roots()?,
                 provider(KeyExchange::HybridFirst),
@@ -125,7 +130,8 @@ impl Signer {
     }
 }
 
-fn statement(nonce: &Nonce, binding: &Binding) -> Vec<u8> {
+/// What a [`Signer`] signs.
+pub(crate) fn statement(nonce: &Nonce, binding: &Binding) -> Vec<u8> {
     [nonce.as_bytes(), binding.to_string().as_bytes()].concat()
 }
 
