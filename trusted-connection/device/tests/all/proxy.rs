@@ -212,6 +212,9 @@ async fn a_service_that_is_refused_costs_the_local_connection_and_the_log_says_w
     assert!(outcome.is_err(), "{outcome:?}");
     let refused = proxy.line_with("refused").await;
     assert!(refused.contains("pcr-unexpected"), "{refused}");
+    // A program that only waits does not take it for the end of data.
+    let waiting = timeout(LONG, exchange(proxy.connect().await, b"")).await;
+    assert!(waiting.unwrap().is_err());
     assert!(received.lock().unwrap().is_empty());
     // The next connection is attested for itself.
     machine.vm.lock().unwrap().log = good;

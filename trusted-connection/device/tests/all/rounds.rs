@@ -1,5 +1,6 @@
 //! Connections that live on are attested anew, and end when they cannot be.
 
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use attested_tls::{CloseReason, ConnectionError};
 use cert_chain::Generation;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
+use trusted_connection::crl_files::CrlFiles;
 use vrot_device::connection::{Change, changes};
 
 use crate::support::{Machine, host_and_vm, meet};
@@ -84,6 +86,30 @@ async fn a_vm_that_is_not_what_it_was_loses_its_connection_and_both_ends_hear_wh
         matches!(*other, ConnectionError::Refused(_)) && text.contains("pcr-unexpected"),
         "{text}"
     );
+}
+
+/// The list is replaced while the connection lives.
+#[tokio::test]
+async fn a_host_that_is_revoked_loses_its_connections_at_the_next_round() {
+    let (host, vm) = host_and_vm();
+    let machine = Machine::new(host, vm);
+    let host = &machine.host;
+    let list = tempfile::NamedTempFile::new().unwrap();
+    let clean = host.revocation_list(1, 60, &[]);
+    fs::write(list.path(), clean.to_pem()).unwrap();
+    let lists = Arc::new(CrlFiles::open(&[list.path().to_owned()]).unwrap());
+    let connector = machine.connector_with(&briefly(&machine.policy_text()));
+    let connector = connector.with_crls(lists);
+    let (served, connected) = meet(&machine.service(), &connector).await;
+    let (_served, mut connected) = (served.unwrap(), connected.unwrap());
+    let revoking = host.revocation_list(2, 60, &[&host.certificate]);
+    fs::write(list.path(), revoking.to_pem()).unwrap();
+    let mut rest = Vec::new();
+    let broken = timeout(LONG, connected.stream.read_to_end(&mut rest)).await;
+    assert!(broken.unwrap().is_err());
+    let ended = connected.stream.ended().await.unwrap_err();
+    let text = printable::WithCauses(&*ended).to_string();
+    assert!(text.contains("revoked"), "{text}");
 }
 
 #[test]

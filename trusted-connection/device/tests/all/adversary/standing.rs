@@ -1,14 +1,17 @@
 //! Evidence that was good once, results that have ended, and machines that nobody means.
 
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use attestation::evidence::CarriedCrls;
 use attestation::fixture::{Host, event_log};
 use attestation::{Binding, Nonce};
 use attested_tls::{Attester, Demand, EvidenceFuture, NoEvidence};
 use rustls_pki_types::UnixTime;
 use tokio::time::sleep;
+use trusted_connection::crl_files::CrlFiles;
 
 use super::weakened::{Weakened, Without};
 use super::{assert_it_takes, deceived, is_robbed, passes};
@@ -135,4 +138,53 @@ async fn an_identity_that_has_been_replaced() {
     let newer = any.replace("[expect]\n", "[expect]\nmin_generation = 2\n");
     assert!(!is_robbed(&attacker.service(), &attacker.connector_with(&newer)).await);
     assert!(is_robbed(&attacker.service(), &attacker.connector_with(&any)).await);
+}
+
+/// The issuer has revoked the host, whose keys somebody else may have. Nobody but the device's own list
+/// says so: the attacker carries none.
+#[tokio::test]
+async fn a_host_that_was_revoked() {
+    let (host, vm) = host_and_vm();
+    let attacker = Machine::new(host, vm);
+    let revoking = attacker
+        .host
+        .revocation_list(1, 60, &[&attacker.host.certificate]);
+    let list = tempfile::NamedTempFile::new().unwrap();
+    fs::write(list.path(), revoking.to_pem()).unwrap();
+    let lists = CrlFiles::open(&[list.path().to_owned()]).unwrap();
+    let informed = attacker.connector().with_crls(Arc::new(lists));
+    assert!(!is_robbed(&attacker.service(), &informed).await);
+    assert!(is_robbed(&attacker.service(), &attacker.connector()).await);
+}
+
+/// The device has no list of its own and depends on what evidence carries: nothing, or what the issuer
+/// said before it revoked the host.
+#[tokio::test]
+async fn a_revocation_list_that_is_withheld_or_too_old() {
+    const DAY: u64 = 86_400;
+    for age_s in [None, Some(3 * DAY)] {
+        let (host, vm) = host_and_vm();
+        let attacker = Machine::making(
+            host,
+            vm,
+            Box::new(move |host, vm, nonce, binding| {
+                let evidence = host.evidence(vm, nonce, binding);
+                let lists = age_s.map(|age_s| host.revocation_list(1, age_s, &[]));
+                let lists = lists.map(|list| list.der().to_vec());
+                evidence.carrying(CarriedCrls::new(lists))
+            }),
+        );
+        let any = attacker.policy_text();
+        let demanding = |max_age_s: u64| {
+            let demand = format!("\n[revocation]\nmax_crl_age_s = {max_age_s}\n");
+            attacker.connector_with(&(any.clone() + &demand))
+        };
+        let service = attacker.service();
+        assert!(!is_robbed(&service, &demanding(DAY)).await);
+        let undemanding = match age_s {
+            None => attacker.connector(),
+            Some(_) => demanding(7 * DAY),
+        };
+        assert!(is_robbed(&service, &undemanding).await);
+    }
 }
