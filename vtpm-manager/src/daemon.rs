@@ -162,9 +162,9 @@ async fn open_and_serve(
         .await
         .is_some()
     {
-        let vrots = manager.registry().all().len();
+        let vrots = manager.fleet().registry().all().len();
         tracing::info!(vrots, "ready");
-        let store = if manager.store_state().is_open() {
+        let store = if manager.guarded().store_state().is_open() {
             "serving"
         } else {
             "serving, but the store is not open: `vtpmctl host show` tells why"

@@ -167,7 +167,7 @@ impl AccessControl {
         let (Some(manager), false) = (&self.manager, is_opening) else {
             return;
         };
-        manager.counters().increment(Counter::Refused);
+        manager.fleet().counters().increment(Counter::Refused);
         let times = match status {
             StatusCode::FORBIDDEN => self.count_stranger(caller),
             _ => Some(1),
@@ -184,7 +184,7 @@ impl AccessControl {
             request: request.into(),
             reason: reason.into(),
         };
-        if let Err(error) = manager.record(event).await {
+        if let Err(error) = manager.guarded().record(event).await {
             tracing::error!(error = %WithCauses(&error), "a refusal could not be recorded");
         }
     }

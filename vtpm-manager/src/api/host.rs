@@ -27,7 +27,7 @@ use super::messages::{
     HostEnrolmentAnswer, HostEnrolmentCertificate, HostEnrolmentChallenge, HostEnrolmentRequest,
     HostPolicyApproval,
 };
-use super::order::to_its_end;
+use super::order::run_to_completion;
 use super::problem::{Body, ProblemResponse};
 use crate::audit::Event;
 use crate::evidence::{HostLog, HostLogProblem};
@@ -38,8 +38,8 @@ use crate::manager::{Manager, ManagerError, StoreState, StoreStatus};
 type Managed = State<Arc<Manager>>;
 
 /// How long `GET /v1/host` waits for the TPM.
-const TPM_PATIENCE: Duration = Duration::from_secs(2);
-const NOT_YET: &str = "the physical TPM is busy, or does not answer: look again in a moment";
+const TPM_TIMEOUT: Duration = Duration::from_secs(2);
+const TPM_BUSY: &str = "the physical TPM is busy, or does not answer: look again in a moment";
 const BEING_OPENED: &str = "the manager has just started: its files are opened, and the store is held against the physical \
      TPM";
 const TAKEN_OVER: &str = "the physical TPM vouches for the store; what runs is being taken over";
@@ -65,12 +65,13 @@ pub(super) async fn initialise(
         .map_err(|error| ProblemResponse::bad_request(format!("policy_key: {error}")))?;
     let policy_key = PolicyKeyPublic::from_bytes(&policy_key)
         .map_err(|error| ProblemResponse::bad_request(WithCauses(&error).to_string()))?;
-    to_its_end(&manager, move |manager| async move {
+    run_to_completion(&manager, move |manager| async move {
         let provisioned = manager.host().public().await.is_ok();
         manager.host().initialise(&policy_key).await?;
         if !provisioned {
             let policy_key = policy_key.name();
             manager
+                .guarded()
                 .record(Event::HostInitialised { policy_key })
                 .await?;
         }
@@ -89,10 +90,11 @@ pub(super) async fn recover(
     State(manager): Managed,
     Body(request): Body<RecoverRequest>,
 ) -> Result<Json<RecoveryView>, ProblemResponse> {
-    let recovered: Result<_, ManagerError> = to_its_end(&manager, move |manager| async move {
-        manager.recover(&request.accept).await
-    })
-    .await;
+    let recovered: Result<_, ManagerError> =
+        run_to_completion(&manager, move |manager| async move {
+            manager.recover(&request.accept).await
+        })
+        .await;
     Ok(Json(recovery_view(recovered?)))
 }
 
@@ -104,11 +106,11 @@ pub(super) async fn store_is_open(
 ) -> Response {
     let about_vrots = request.uri().path().starts_with("/v1/vrots");
     // Launches pass here: a task of its own is for who may have to open the store.
-    if about_vrots && !manager.store_state().is_open() {
+    if about_vrots && !manager.guarded().store_state().is_open() {
         let ready: Result<(), ManagerError> =
-            to_its_end(&manager, |manager| async move { manager.ready().await }).await;
+            run_to_completion(&manager, |manager| async move { manager.ready().await }).await;
         if let Err(error) = ready {
-            let found = manager.orphans().await;
+            let found = manager.fleet().orphans().await;
             let mut problem = ProblemResponse::from(error);
             if found.backends > 0 {
                 let (backends, degraded) = (found.backends, found.degraded);
@@ -141,9 +143,10 @@ pub(super) async fn approve(
     let approval = Approval::from_json(&message)
         .map_err(|error| ProblemResponse::bad_request(WithCauses(&error).to_string()))?;
     let label = approval.label.clone();
-    to_its_end(&manager, move |manager| async move {
+    run_to_completion(&manager, move |manager| async move {
         manager.host().approve(approval).await?;
         manager
+            .guarded()
             .record(Event::PolicyApproved {
                 label: label.into(),
             })
@@ -192,10 +195,13 @@ pub(super) async fn install(
     certificate: Bytes,
 ) -> Result<Json<HostView>, ProblemResponse> {
     let certificate: Certificate = read(&certificate)?;
-    to_its_end(&manager, move |manager| async move {
+    run_to_completion(&manager, move |manager| async move {
         let enrolment = manager.host().install(&certificate).await?;
         let host = enrolment.host().clone();
-        manager.record(Event::HostEnrolled { host }).await?;
+        manager
+            .guarded()
+            .record(Event::HostEnrolled { host })
+            .await?;
         view(&manager).await.map(Json)
     })
     .await
@@ -206,7 +212,7 @@ pub(super) async fn install(
     responses((status = 200, body = AuditView),
         (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn audit(State(manager): Managed) -> Result<Json<AuditView>, ProblemResponse> {
-    let log = Arc::clone(manager.audit());
+    let log = Arc::clone(manager.guarded().audit());
     let checked = tokio::task::spawn_blocking(move || {
         let end = log.end();
         let problem = log
@@ -236,11 +242,11 @@ pub(super) async fn audit(State(manager): Managed) -> Result<Json<AuditView>, Pr
 /// With a TPM that does not answer: what was known before, and that problem.
 async fn view(manager: &Manager) -> Result<HostView, ProblemResponse> {
     let known = || manager.host().anchor().known_public();
-    let (public, tpm_problem) = match timeout(TPM_PATIENCE, manager.host().public()).await {
+    let (public, tpm_problem) = match timeout(TPM_TIMEOUT, manager.host().public()).await {
         Ok(Ok(public)) => (Some(public), None),
         Ok(Err(HostError::Anchor(AnchorError::NotProvisioned))) => (None, None),
         Ok(Err(error)) => (known(), Some(WithCauses(&error).to_string())),
-        Err(_) => (known(), Some(NOT_YET.to_owned())),
+        Err(_) => (known(), Some(TPM_BUSY.to_owned())),
     };
     let keys = public.map(|public| HostKeys {
         ek: public.ek_public.name(),

@@ -13,11 +13,11 @@ use crate::audit::Actor;
 use crate::manager::{Manager, ManagerError};
 
 /// How long a client waits before it is told that nothing becomes durable.
-const PATIENCE: Duration = Duration::from_secs(5);
+const STALL_CHECK: Duration = Duration::from_secs(5);
 
 /// Does something to its end, even if the client goes away meanwhile: what stopped half-way would
 /// leave a change of which the audit log does not tell.
-pub(super) async fn to_its_end<T, E, F>(
+pub(super) async fn run_to_completion<T, E, F>(
     manager: &Arc<Manager>,
     order: impl FnOnce(Arc<Manager>) -> F,
 ) -> Result<T, E>
@@ -26,7 +26,7 @@ where
     E: From<ManagerError> + Send + 'static,
     F: Future<Output = Result<T, E>> + Send + 'static,
 {
-    begin(order(Arc::clone(manager)))
+    begin(manager, order(Arc::clone(manager)))
         .await
         .map_err(|source| E::from(ManagerError::Task { source }))?
 }
@@ -41,7 +41,7 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T, ManagerError>> + Send + 'static,
 {
-    let journal = manager.journal();
+    let journal = manager.guarded().journal();
     if let Some(stall) = journal.stall()
         && stall.retried_by == RetriedBy::Writer
     {
@@ -49,9 +49,9 @@ where
         return Err(ManagerError::StoreStalled { reason });
     }
     manager.host().anchor().check_answers()?;
-    let mut task = begin(order(Arc::clone(manager)));
+    let mut task = begin(manager, order(Arc::clone(manager)));
     loop {
-        match timeout(PATIENCE, &mut task).await {
+        match timeout(STALL_CHECK, &mut task).await {
             Ok(ended) => return ended.map_err(|source| ManagerError::Task { source })?,
             Err(_) => {
                 if let Some(stall) = journal.stall() {
@@ -63,10 +63,13 @@ where
     }
 }
 
-/// A task of its own: it ends with its work, not with the request.
-fn begin<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+/// A task of the manager's: it ends with its work, not with the request.
+fn begin<T: Send + 'static>(
+    manager: &Manager,
+    work: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<T> {
     match Actor::current() {
-        Some(actor) => tokio::spawn(actor.orders(work)),
-        None => tokio::spawn(work),
+        Some(actor) => manager.carry_out(actor.orders(work)),
+        None => manager.carry_out(work),
     }
 }

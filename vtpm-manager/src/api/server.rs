@@ -24,12 +24,12 @@ use super::{router, starting};
 use crate::manager::{Manager, Startup};
 
 /// Within this time a request's head must be there; then the connection is closed.
-const HEADER_PATIENCE: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests under way at the end are waited for this long; orders that were given are carried out
 /// whether or not anybody hears of it.
-const LAST_PATIENCE: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is said to a caller for whom there is no room.
-const NO_ROOM: &str = "this user has as many connections as it may have at a time: end some, or \
+const TOO_MANY_CONNECTIONS: &str = "this user has as many connections as it may have at a time: end some, or \
                        try again in a moment";
 /// After a connection could not be accepted, e.g. for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -75,7 +75,7 @@ impl Api {
             }
         }
         drop(listener);
-        if timeout(LAST_PATIENCE, connections.shutdown())
+        if timeout(DRAIN_TIMEOUT, connections.shutdown())
             .await
             .is_err()
         {
@@ -113,7 +113,7 @@ impl Api {
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_PATIENCE)
+            .header_read_timeout(HEADER_TIMEOUT)
             .serve_connection(TokioIo::new(stream), service);
         let connection = connections.watch(connection);
         tokio::spawn(async move {
@@ -131,7 +131,7 @@ fn turn_away(stream: &UnixStream) {
     let ProblemResponse(problem) = ProblemResponse::new(
         StatusCode::SERVICE_UNAVAILABLE,
         "too-many-connections",
-        NO_ROOM,
+        TOO_MANY_CONNECTIONS,
     );
     let body = serde_json::to_string(&problem).unwrap_or_default();
     let response = format!(

@@ -28,7 +28,7 @@ type Managed = State<Arc<Manager>>;
     responses((status = 200, body = VrotList),
         (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn list(State(manager): Managed) -> Json<VrotList> {
-    let vrots = manager.registry().all();
+    let vrots = manager.fleet().registry().all();
     Json(VrotList {
         vrots: vrots.iter().map(|vrot| view(&manager, vrot)).collect(),
     })
@@ -54,10 +54,9 @@ pub(super) async fn create(
             Launch::Later
         },
     };
-    let created = transition(
-        &manager,
-        |manager| async move { manager.create(order).await },
-    );
+    let created = transition(&manager, |manager| async move {
+        manager.fleet().create(order).await
+    });
     let vrot = created.await?;
     Ok((StatusCode::CREATED, Json(view(&manager, &vrot))))
 }
@@ -70,7 +69,7 @@ pub(super) async fn show(
     State(manager): Managed,
     Path(id): Path<String>,
 ) -> Result<Json<VrotView>, ProblemResponse> {
-    let vrot = manager.find(key(&id)?)?;
+    let vrot = manager.fleet().find(key(&id)?)?;
     Ok(Json(view(&manager, &vrot)))
 }
 
@@ -82,10 +81,9 @@ pub(super) async fn delete(
     Path(id): Path<String>,
 ) -> Result<StatusCode, ProblemResponse> {
     let key = key(&id)?;
-    transition(
-        &manager,
-        move |manager| async move { manager.delete(key).await },
-    )
+    transition(&manager, move |manager| async move {
+        manager.fleet().delete(key).await
+    })
     .await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -99,10 +97,9 @@ pub(super) async fn start(
     Path(id): Path<String>,
 ) -> Result<Json<VrotView>, ProblemResponse> {
     let key = key(&id)?;
-    let started = transition(
-        &manager,
-        move |manager| async move { manager.start(key).await },
-    );
+    let started = transition(&manager, move |manager| async move {
+        manager.fleet().start(key).await
+    });
     let vrot = started.await?;
     Ok(Json(view(&manager, &vrot)))
 }
@@ -116,10 +113,9 @@ pub(super) async fn stop(
     Path(id): Path<String>,
 ) -> Result<Json<VrotView>, ProblemResponse> {
     let key = key(&id)?;
-    let stopped = transition(
-        &manager,
-        move |manager| async move { manager.stop(key).await },
-    );
+    let stopped = transition(&manager, move |manager| async move {
+        manager.fleet().stop(key).await
+    });
     let vrot = stopped.await?;
     Ok(Json(view(&manager, &vrot)))
 }
@@ -135,7 +131,7 @@ pub(super) async fn suspend(
 ) -> Result<Json<VrotView>, ProblemResponse> {
     let key = key(&id)?;
     let suspended = transition(&manager, move |manager| async move {
-        manager.suspend(key).await
+        manager.fleet().suspend(key).await
     });
     let vrot = suspended.await?;
     Ok(Json(view(&manager, &vrot)))
@@ -150,10 +146,9 @@ pub(super) async fn resume(
     Path(id): Path<String>,
 ) -> Result<Json<VrotView>, ProblemResponse> {
     let key = key(&id)?;
-    let resumed = transition(
-        &manager,
-        move |manager| async move { manager.resume(key).await },
-    );
+    let resumed = transition(&manager, move |manager| async move {
+        manager.fleet().resume(key).await
+    });
     let vrot = resumed.await?;
     Ok(Json(view(&manager, &vrot)))
 }
@@ -166,7 +161,7 @@ pub(super) async fn identity(
     State(manager): Managed,
     Path(id): Path<String>,
 ) -> Result<Json<IdentityView>, ProblemResponse> {
-    let vrot = manager.find(key(&id)?)?;
+    let vrot = manager.fleet().find(key(&id)?)?;
     identity_view(&manager, &vrot).map(Json).map_err(Into::into)
 }
 
@@ -181,7 +176,7 @@ pub(super) async fn renew_identity(
 ) -> Result<Json<IdentityView>, ProblemResponse> {
     let key = key(&id)?;
     let renewed = transition(&manager, move |manager| async move {
-        manager.renew_now(key).await
+        manager.fleet().renew_now(key).await
     });
     let vrot = renewed.await?;
     identity_view(&manager, &vrot).map(Json).map_err(Into::into)
@@ -196,8 +191,8 @@ pub(super) async fn qemu_arguments(
     Path(id): Path<String>,
     Query(device): Query<Device>,
 ) -> Result<Json<QemuArguments>, ProblemResponse> {
-    let vrot = manager.find(key(&id)?)?.record().vrot;
-    let folder = manager.folder(vrot);
+    let vrot = manager.fleet().find(key(&id)?)?.record().vrot;
+    let folder = manager.fleet().folder(vrot);
     Ok(Json(QemuArguments {
         arguments: vec![
             "-chardev".to_owned(),
@@ -242,7 +237,7 @@ fn key(id: &str) -> Result<VrotKey, ProblemResponse> {
 
 fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
     let record = vrot.record();
-    let folder = manager.folder(record.vrot);
+    let folder = manager.fleet().folder(record.vrot);
     VrotView {
         vrot: record.vrot,
         vm: record.vm,
@@ -267,7 +262,7 @@ fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
         tls_certificate: (record.identity.is_tls_key_certified()).map(certificate_state),
         ek_certificates: certificate_state(record.identity.has_ek_certificates()),
         vik_not_after: vrot.vik_not_after(),
-        renewal_problem: manager.renewals().problem(record.vrot),
+        renewal_problem: manager.certification().problem(record.vrot),
         backend: vrot.observed().map(|observed| BackendView {
             process: observed.process,
             control: folder.control(),

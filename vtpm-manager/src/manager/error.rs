@@ -8,6 +8,7 @@ use cert_chain::{VmId, VrotId};
 use guarded_state::disk::{StateBlobError, StoreError};
 use guarded_state::journal::GuardError;
 use guarded_state::ledger::Refusal;
+use tpm_wire::ResponseCode;
 use trust_anchor::{AnchorError, HostIkSigner};
 use vrot_manufacture::ManufactureError;
 
@@ -180,6 +181,15 @@ pub enum ManagerError {
 }
 
 impl ManagerError {
+    /// Whether a vRoT waits for its VMM to resume it or to bring its state, or for the guest's
+    /// firmware to start it. The manager does none of these in their place.
+    pub(super) fn is_not_ready(&self) -> bool {
+        let Self::Manufacture(ManufactureError::Tpm { code, .. }) = self else {
+            return false;
+        };
+        matches!(*code, ResponseCode::RETRY | ResponseCode::INITIALIZE)
+    }
+
     /// Why nothing was manufactured: if the host IK did not sign, what kept it from that.
     pub(super) fn of_manufacture(error: ManufactureError, signer: &HostIkSigner) -> Self {
         let unsigned = match &error {

@@ -8,7 +8,7 @@ use api_types::{Timestamp, VrotKey};
 use cert_chain::{Validity, VmId, VrotId};
 use tokio::sync::watch;
 
-use super::ManagerError;
+use super::error::ManagerError;
 use crate::backend::{Backend, Observed};
 use crate::vrot::{Pending, VrotRecord};
 

@@ -11,7 +11,10 @@ use guarded_state::disk::{EmbeddedStore, Store};
 use guarded_state::journal::Journal;
 use trust_anchor::TrustAnchor;
 
-use super::{Manager, ManagerError, blocking, digest_of_file};
+use super::Manager;
+use super::background::blocking;
+use super::error::ManagerError;
+use super::launcher::digest_of_file;
 use crate::audit::{self, AuditLog};
 use crate::backend::Isolation;
 use crate::config::Config;

@@ -165,10 +165,10 @@ impl Manager {
     /// How it stands with the store.
     pub async fn store_status(&self) -> StoreStatus {
         StoreStatus {
-            orphans: self.orphans().await,
-            state: self.store.state(),
-            rollback: self.journal.rollback_status(),
-            stall: self.journal.stall(),
+            orphans: self.fleet.orphans().await,
+            state: self.guarded.store_state(),
+            rollback: self.guarded.journal().rollback_status(),
+            stall: self.guarded.journal().stall(),
         }
     }
 
@@ -177,7 +177,7 @@ impl Manager {
             BTreeMap::from(["assigned", "running", "suspended", "stopped"].map(|state| (state, 0)));
         let (mut attached, mut degraded, mut lost) = (0, orphans.degraded, 0);
         let (mut viks_pending, mut tls_pending, mut eks_pending) = (0, 0, 0);
-        for vrot in self.registry.all() {
+        for vrot in self.fleet.registry().all() {
             match vrot.pending() {
                 Some(Pending::Vik) => viks_pending += 1,
                 Some(Pending::Tls) => tls_pending += 1,
@@ -192,21 +192,21 @@ impl Manager {
                 degraded += u64::from(observed.degraded);
             }
         }
-        let (writer, evidence) = (self.journal.metrics(), self.evidence.metrics());
-        let (disk, anchor) = (self.journal.store(), self.host.anchor());
+        let (writer, evidence) = (self.guarded.journal().metrics(), self.evidence.metrics());
+        let (disk, anchor) = (self.guarded.journal().store(), self.host.anchor());
         Serving {
             vrots,
             attached,
             degraded,
             lost,
-            pool_ready: self.pool.ready(),
-            deletions_unfinished: self.deletions.unfinished(),
-            events: Counter::ALL.map(|counter| (counter, self.counters.count(counter))),
+            pool_ready: self.factory.ready(),
+            deletions_unfinished: self.guarded.unfinished_deletions(),
+            events: Counter::ALL.map(|counter| (counter, self.fleet.counters().count(counter))),
             renewals: RenewalStatus {
-                done: self.renewals.done(),
-                failures: self.renewals.failures(),
-                overdue: self.renewals.overdue(),
-                issued: self.issuance.issued(),
+                done: self.certification.renewed(),
+                failures: self.certification.failed(),
+                overdue: self.certification.overdue(),
+                issued: self.certification.issued(),
                 viks_pending,
                 tls_pending,
                 eks_pending,
@@ -232,7 +232,7 @@ impl Manager {
                 refused: evidence.refused(),
                 uncertified: evidence.pending(),
             },
-            audit: self.audit.end(),
+            audit: self.guarded.audit().end(),
         }
     }
 }

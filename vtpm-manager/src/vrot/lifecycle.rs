@@ -209,6 +209,11 @@ impl Lifecycle {
         }
     }
 
+    /// Whether it has a backend that serves its guest, by what the store says.
+    pub fn is_running(self) -> bool {
+        matches!(self, Self::Running { .. })
+    }
+
     /// The state in one word.
     pub fn name(self) -> &'static str {
         match self {

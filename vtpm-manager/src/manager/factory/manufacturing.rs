@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use api_types::Timestamp;
-use backend_link::StateKey;
-use backend_link::message::Open;
 use cert_chain::{Generation, Tenant, VmId, VrotId};
-use guarded_state::disk::{Part, StateBlob};
+use guarded_state::disk::StateBlob;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
-use vrot_manufacture::{CertifiedSubject, ManufactureOrder, manufacture};
+use vrot_manufacture::{CertifiedSubject, manufacture};
 
-use crate::backend::{Backend, Role, RuntimeFolder};
+use super::Factory;
+use crate::backend::Backend;
 use crate::keys::{Keyring, Purpose};
-use crate::manager::{Manager, ManagerError, blocking};
+use crate::manager::background::blocking;
+use crate::manager::error::ManagerError;
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
 
 /// A vRoT's first generation; sanctioned restores and copies count on from it.
@@ -36,7 +36,7 @@ pub(in crate::manager) struct ManufacturedVrot {
     pub(in crate::manager) unsaved: Option<StateBlob>,
 }
 
-impl Manager {
+impl Factory {
     /// Makes a vRoT for a VM, without certificates. Takes seconds where RSA keys are slow to make.
     ///
     /// The process that makes it is not the one that serves it: making keys leaves hundreds of
@@ -60,11 +60,12 @@ impl Manager {
             generation: FIRST_GENERATION,
         };
         let host_certificate = enrolment.certificate.der();
-        let order = self.order(subject, host_certificate, now).await?;
+        let order = self.certification.order(subject, host_certificate, now);
+        let order = order.await?;
         let state_key = keyring.wrap(vrot, Purpose::State, key.as_bytes())?;
-        let folder = self.folder(vrot);
-        let open = self.open_message(vrot, FIRST_GENERATION, key, None);
-        let maker = Backend::launch(&self.zygote, folder.clone(), open, Role::Manufacture).await?;
+        let launcher = &self.launcher;
+        let maker = launcher.launch_new(vrot, FIRST_GENERATION, key, None);
+        let maker = maker.await?;
         let mut channel = maker.channel();
         let ordered = order.clone();
         let manufactured = blocking_with(permit, move || {
@@ -97,84 +98,14 @@ impl Manager {
             state_loss: None,
         };
         let key = keyring.state_key(vrot, &record.state_key)?;
-        let open = self.open_message(vrot, FIRST_GENERATION, key, Some(state.clone()));
-        let backend = Backend::launch(&self.zygote, folder, open, Role::Manufacture).await?;
+        let saved = Some(state.clone());
+        let backend = launcher.launch_new(vrot, FIRST_GENERATION, key, saved);
+        let backend = backend.await?;
         Ok(ManufacturedVrot {
             record,
             backend,
             unsaved: Some(state),
         })
-    }
-
-    /// What the certificates of this vRoT are to say if they are issued now under this certificate
-    /// of the host.
-    pub(in crate::manager) async fn order(
-        &self,
-        subject: CertifiedSubject,
-        host_certificate: &[u8],
-        now: Timestamp,
-    ) -> Result<ManufactureOrder, ManagerError> {
-        Ok(ManufactureOrder {
-            subject,
-            manager: self.program,
-            backend: self.backend_digest().await?,
-            host_certificate: host_certificate.to_vec(),
-            now: now.unix_time(),
-            vik_lifetime: self.config.renewal.lifetime,
-        })
-    }
-
-    /// Opens a vRoT from the store in a new backend.
-    pub(in crate::manager) async fn open_backend(
-        &self,
-        record: &VrotRecord,
-        role: Role,
-    ) -> Result<Backend, ManagerError> {
-        let folder = self.folder(record.vrot);
-        self.open_backend_in(folder, record, role).await
-    }
-
-    /// The same, with its sockets in this folder.
-    pub(in crate::manager) async fn open_backend_in(
-        &self,
-        folder: RuntimeFolder,
-        record: &VrotRecord,
-        role: Role,
-    ) -> Result<Backend, ManagerError> {
-        let vrot = record.vrot;
-        let keyring = self.host.keyring().await?;
-        let key = keyring.state_key(vrot, &record.state_key)?;
-        let state = self.journal.read(vrot, Part::Permanent).await?;
-        let state = state.ok_or(ManagerError::StateMissing { vrot })?;
-        let state = StateBlob::from_bytes(&state)?;
-        let volatile = match record.lifecycle {
-            Lifecycle::Suspended { .. } => self.journal.read(vrot, Part::Volatile).await?,
-            _ => None,
-        };
-        let open = Open {
-            volatile: volatile.map(Into::into),
-            is_copy: folder.is_of_copy(),
-            ..self.open_message(vrot, record.generation, key, Some(state))
-        };
-        Ok(Backend::launch(&self.zygote, folder, open, role).await?)
-    }
-
-    fn open_message(
-        &self,
-        vrot: VrotId,
-        generation: Generation,
-        key: StateKey,
-        state: Option<StateBlob>,
-    ) -> Open {
-        Open {
-            vrot: (*vrot.as_bytes()).into(),
-            generation: generation.number(),
-            key,
-            permanent: state.map(|state| state.sealed),
-            volatile: None,
-            is_copy: false,
-            durability_deadline_ms: self.config.durability_deadline_ms,
-        }
     }
 }
 

@@ -5,23 +5,24 @@ use attestation::StateLoss;
 use cert_chain::{Generation, VrotId};
 use guarded_state::disk::{Batch, Part};
 
+use super::Fleet;
 use crate::audit::Event;
 use crate::backend::Backend;
+use crate::manager::error::ManagerError;
 use crate::manager::registry::Vrot;
-use crate::manager::{Manager, ManagerError};
 use crate::vrot::{LostState, VrotRecord};
 
-impl Manager {
+impl Fleet {
     /// What the last backend of a vRoT may have lost, if that is not recorded yet. None of it may
     /// be live.
-    pub(in crate::manager) fn unrecorded_loss(
+    pub(super) fn unrecorded_loss(
         &self,
         record: &VrotRecord,
     ) -> Result<Option<LostState>, ManagerError> {
         if !self.folder(record.vrot).may_have_lost()? {
             return Ok(None);
         }
-        let status = self.journal.rollback_status();
+        let status = self.guarded.journal().rollback_status();
         Ok(Some(LostState {
             batch: status.map_or(0, |status| status.epoch.number()),
             at: Timestamp::now(),
@@ -30,21 +31,21 @@ impl Manager {
 
     /// Records what the last backend of a vRoT may have lost, unless it is recorded. The vRoT's gate
     /// must be held, and no backend of it may be live.
-    pub(in crate::manager) async fn record_loss(&self, vrot: &Vrot) -> Result<(), ManagerError> {
+    pub(super) async fn record_loss(&self, vrot: &Vrot) -> Result<(), ManagerError> {
         let mut record = vrot.record_to_change();
         let Some(loss) = self.unrecorded_loss(&record)? else {
             return Ok(());
         };
-        self.record(loss.event(&record)).await?;
+        self.guarded.record(loss.event(&record)).await?;
         record.state_loss = Some(loss);
-        self.commit_record(&record).await?;
+        self.guarded.commit(record.to_batch()).await?;
         self.folder(record.vrot).forget_loss()?;
         vrot.set_record(record);
         Ok(())
     }
 
     /// The same where it can wait: until the next start of the vRoT at the latest.
-    pub(in crate::manager) async fn try_to_record_loss(&self, vrot: &Vrot) {
+    pub(super) async fn try_to_record_loss(&self, vrot: &Vrot) {
         if let Err(error) = self.record_loss(vrot).await {
             tracing::error!(vrot = %vrot.record().vrot, %error, "what was lost is not recorded yet");
         }
@@ -52,7 +53,7 @@ impl Manager {
 
     /// Ends a backend of an earlier manager that is not taken over, and keeps the state that it
     /// hands over, if it is one of this generation.
-    pub(in crate::manager) async fn dismiss(
+    pub(super) async fn dismiss(
         &self,
         vrot: VrotId,
         generation: Option<Generation>,
@@ -61,7 +62,7 @@ impl Manager {
         let dismissed = Backend::dismiss(&folder, generation).await?;
         if let Some(state) = dismissed.state {
             let change = Batch::default().put(vrot, Part::Permanent, state.to_bytes());
-            self.journal.commit(change).await?;
+            self.guarded.commit(change).await?;
         } else if dismissed.was_degraded != Some(false) {
             return Ok(());
         }
@@ -71,7 +72,7 @@ impl Manager {
 
 impl LostState {
     /// The line about it.
-    pub(in crate::manager) fn event(self, record: &VrotRecord) -> Event {
+    pub(super) fn event(self, record: &VrotRecord) -> Event {
         Event::StateLost {
             vrot: record.vrot,
             batch: self.batch,
@@ -80,7 +81,7 @@ impl LostState {
 }
 
 /// What evidence says of it.
-pub(in crate::manager) fn stated(loss: Option<LostState>) -> StateLoss {
+pub(super) fn stated(loss: Option<LostState>) -> StateLoss {
     loss.map_or(StateLoss::Excluded, |loss| StateLoss::Possible {
         batch: loss.batch,
         time: loss.at.seconds(),

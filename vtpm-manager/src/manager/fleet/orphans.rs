@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use crate::backend::{self, Backend};
-use crate::manager::Manager;
+use super::Fleet;
+use crate::backend::Backend;
+use crate::manager::folders::Folders;
 
 /// Live backends that no manager serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,19 +19,19 @@ pub struct Orphans {
 }
 
 /// What was found, and when.
-pub(in crate::manager) type Seen = Option<(Instant, Orphans)>;
+pub(super) type Seen = Option<(Instant, Orphans)>;
 
 /// Looking takes the manager's place at each backend for a moment: scrapes do not do it anew.
 const FRESH: Duration = Duration::from_secs(5);
 /// A backend that makes an RSA key does not answer; it is counted all the same.
-const PATIENCE: Duration = Duration::from_millis(300);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 
-impl Manager {
+impl Fleet {
     /// Backends that go on without a manager: none, once the store is open. While it is being opened
     /// nobody is looked at, because adoption comes next, and what a backend has to say to its next
     /// manager would go to whoever looks.
     pub async fn orphans(&self) -> Orphans {
-        if self.store.is_open() || self.store.state().is_opening() {
+        if self.guarded.is_open() || self.guarded.store_state().is_opening() {
             return Orphans::default();
         }
         let seen = *self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
@@ -39,18 +40,18 @@ impl Manager {
             return last;
         }
         // A backend takes one manager at a time: looking now would be in the way of its adoption.
-        let Ok(_not_opened_meanwhile) = self.store.try_turn() else {
+        let Some(_not_opened_meanwhile) = self.guarded.try_turn() else {
             return last;
         };
-        let found = look(self).await;
+        let found = look(&self.folders).await;
         *self.orphans.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((Instant::now(), found));
         found
     }
 }
 
-async fn look(manager: &Manager) -> Orphans {
-    let folders = match backend::running(&manager.config.runtime_dir, &manager.config.locks()) {
+async fn look(folders: &Folders) -> Orphans {
+    let folders = match folders.in_use() {
         Ok(folders) => folders,
         Err(error) => {
             tracing::warn!(%error, "nobody knows which backends run");
@@ -59,7 +60,7 @@ async fn look(manager: &Manager) -> Orphans {
     };
     let mut looks = JoinSet::new();
     for folder in folders {
-        looks.spawn(async move { Backend::look(&folder, PATIENCE).await });
+        looks.spawn(async move { Backend::look(&folder, ANSWER_TIMEOUT).await });
     }
     let mut found = Orphans::default();
     for status in looks.join_all().await {

@@ -9,14 +9,16 @@ use std::sync::Arc;
 
 use cert_chain::{Digest32, VrotId};
 
+use super::Guarded;
 use crate::audit::{ABSENT, Event};
-use crate::manager::{Manager, ManagerError, blocking};
+use crate::manager::background::blocking;
+use crate::manager::error::ManagerError;
 use crate::vrot::VrotRecord;
 
-impl Manager {
+impl Guarded {
     /// Writes a line for each vRoT that is otherwise than the log tells. Of a vRoT of which it does
     /// not tell at all, an earlier log did.
-    pub(in crate::manager) async fn record_what_was_found(
+    pub(in crate::manager) async fn record_differences(
         &self,
         found: &BTreeMap<VrotId, VrotRecord>,
     ) -> Result<(), ManagerError> {

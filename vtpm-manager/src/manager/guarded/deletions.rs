@@ -11,14 +11,15 @@ use api_types::{Timestamp, VrotKey, WithCauses};
 use cert_chain::VrotId;
 use guarded_state::disk::Batch;
 
+use super::Guarded;
 use crate::audit::{Actor, Event};
-use crate::manager::registry::Vrot;
-use crate::manager::{Counter, Manager, ManagerError, blocking};
+use crate::manager::background::blocking;
+use crate::manager::error::ManagerError;
 use crate::vrot::{Owner, Tombstone, VrotRecord};
 
 /// Deletions that are not finished.
 #[derive(Debug, Default)]
-pub struct Deletions {
+pub(super) struct Deletions {
     unfinished: Mutex<BTreeMap<VrotId, Deletion>>,
     /// Held by whoever finishes one, so that no line is written twice.
     turn: tokio::sync::Mutex<()>,
@@ -34,17 +35,13 @@ struct Deletion {
 
 impl Deletions {
     /// How many there are.
-    pub fn unfinished(&self) -> usize {
+    fn unfinished(&self) -> usize {
         self.lock().len()
     }
 
-    /// Takes up the tombstones that an earlier manager left in the store. `recorded` are the deletions of
-    /// which the audit log tells.
-    pub(in crate::manager) fn found(
-        &self,
-        tombstones: Vec<Tombstone>,
-        recorded: &BTreeSet<VrotId>,
-    ) {
+    /// Takes up the tombstones that an earlier manager left in the store. `recorded` are the
+    /// deletions of which the audit log tells.
+    fn found(&self, tombstones: Vec<Tombstone>, recorded: &BTreeSet<VrotId>) {
         for tombstone in tombstones {
             let is_recorded = recorded.contains(&tombstone.vrot);
             self.begin(tombstone, is_recorded);
@@ -52,7 +49,7 @@ impl Deletions {
     }
 
     /// Whether this vRoT's is not finished.
-    pub(in crate::manager) fn has(&self, vrot: VrotId) -> bool {
+    pub(super) fn has(&self, vrot: VrotId) -> bool {
         self.lock().contains_key(&vrot)
     }
 
@@ -95,48 +92,37 @@ impl Owner {
     }
 }
 
-impl Manager {
-    /// Deletions that are not finished.
-    pub fn deletions(&self) -> &Deletions {
-        &self.deletions
+impl Guarded {
+    /// How many deletions are not finished.
+    pub fn unfinished_deletions(&self) -> usize {
+        self.deletions.unfinished()
     }
 
-    /// The vRoT with this number, or of the VM with this number.
-    pub fn find(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
-        self.registry.find(key).map_err(|unknown| {
-            let vrot = self.deletions.of(key);
-            vrot.map_or(unknown, |vrot| ManagerError::DeletionUnfinished { vrot })
-        })
+    /// The vRoT with this number, or of the VM with this number, whose deletion is not finished.
+    pub(in crate::manager) fn unfinished_deletion_of(&self, key: VrotKey) -> Option<VrotId> {
+        self.deletions.of(key)
     }
 
-    /// Deletes a vRoT: its key first, so that a crash on the way leaves nothing in the store that
-    /// opens. What is not finished after that is finished at the next order, or by itself. To
-    /// delete what is deleted changes nothing.
-    pub async fn delete(&self, key: VrotKey) -> Result<(), ManagerError> {
-        let vrot = match self.find(key) {
-            Ok(vrot) => vrot,
-            Err(ManagerError::DeletionUnfinished { vrot }) => {
-                return self.finish_deletion(vrot).await;
-            }
-            Err(unknown) => return self.was_deleted(key).await?.then_some(()).ok_or(unknown),
+    /// Whether the audit log tells of the deletion of a vRoT with this number, or of the VM with
+    /// this number. Reads all of it.
+    pub(in crate::manager) async fn was_deleted(&self, key: VrotKey) -> Result<bool, ManagerError> {
+        let audit = Arc::clone(&self.audit);
+        Ok(blocking(move || audit.has_deletion(key.number())).await??)
+    }
+
+    /// Takes up the deletions that an earlier manager left in the store, and finishes them.
+    pub(in crate::manager) async fn take_over_deletions(
+        &self,
+        tombstones: Vec<Tombstone>,
+    ) -> Result<(), ManagerError> {
+        // The log is read where there is anything to look for.
+        let recorded = match tombstones[..] {
+            [] => BTreeSet::new(),
+            _ => self.recorded_deletions().await?,
         };
-        let gate = vrot.gate_for_an_order().await;
-        vrot.check_settled()?;
-        let record = vrot.record();
-        let now = Timestamp::now();
-        let deleted = record.lifecycle.delete(now)?;
-        let owner = Owner::ordered_now(&record);
-        self.destroy_key(record.vrot, now, Some(owner)).await?;
-        // An order that waits at the gate must not write the record, with its keys, again.
-        vrot.set_record(VrotRecord {
-            lifecycle: deleted,
-            ..VrotRecord::clone(&record)
-        });
-        self.registry.remove(&vrot);
-        self.counters.increment(Counter::Deleted);
-        tracing::info!(vrot = %record.vrot, "deleted");
-        drop(gate);
-        self.finish_deletion(record.vrot).await
+        self.deletions.found(tombstones, &recorded);
+        self.finish_deletions().await;
+        Ok(())
     }
 
     /// Destroys a vRoT that is in the store and belongs to no VM: its key first.
@@ -149,7 +135,8 @@ impl Manager {
         self.finish_deletion(vrot).await
     }
 
-    async fn destroy_key(
+    /// Puts a tombstone in the place of a vRoT's record: without its keys, its state does not open.
+    pub(in crate::manager) async fn destroy_key(
         &self,
         vrot: VrotId,
         at: Timestamp,
@@ -162,7 +149,10 @@ impl Manager {
     }
 
     /// Writes the line of a deletion, unless it is there, and removes what the store has still.
-    async fn finish_deletion(&self, vrot: VrotId) -> Result<(), ManagerError> {
+    pub(in crate::manager) async fn finish_deletion(
+        &self,
+        vrot: VrotId,
+    ) -> Result<(), ManagerError> {
         let _one_at_a_time = self.deletions.turn.lock().await;
         let Some(deletion) = self.deletions.lock().get(&vrot).cloned() else {
             return Ok(());
@@ -176,36 +166,20 @@ impl Manager {
         self.journal.commit(Batch::default().delete(vrot)).await?;
         self.deletions.lock().remove(&vrot);
         // What its backends left to be known of it.
-        if let Err(error) = self.folder(vrot).forget_loss() {
+        if let Err(error) = self.folders.of(vrot).forget_loss() {
             tracing::warn!(%vrot, %error, "a file is left behind");
         }
         Ok(())
     }
 
     /// The deletions of which the audit log tells. Reads all of it.
-    pub(in crate::manager) async fn recorded_deletions(
-        &self,
-    ) -> Result<BTreeSet<VrotId>, ManagerError> {
+    pub(super) async fn recorded_deletions(&self) -> Result<BTreeSet<VrotId>, ManagerError> {
         let audit = Arc::clone(&self.audit);
         Ok(blocking(move || audit.deleted()).await??)
     }
 
-    /// The same, where there is anything to look for.
-    pub(in crate::manager) async fn recorded_deletions_of(
-        &self,
-        tombstones: &[Tombstone],
-    ) -> Result<BTreeSet<VrotId>, ManagerError> {
-        match tombstones {
-            [] => Ok(BTreeSet::new()),
-            _ => self.recorded_deletions().await,
-        }
-    }
-
     /// Writes the line of a deletion.
-    pub(in crate::manager) async fn record_deletion(
-        &self,
-        tombstone: &Tombstone,
-    ) -> Result<(), ManagerError> {
+    pub(super) async fn record_deletion(&self, tombstone: &Tombstone) -> Result<(), ManagerError> {
         let vrot = tombstone.vrot;
         let (by, event) = match &tombstone.owner {
             Some(owner) => {
@@ -235,10 +209,5 @@ impl Manager {
                 }
             }
         }
-    }
-
-    async fn was_deleted(&self, key: VrotKey) -> Result<bool, ManagerError> {
-        let audit = Arc::clone(&self.audit);
-        Ok(blocking(move || audit.has_deletion(key.number())).await??)
     }
 }

@@ -8,24 +8,38 @@ use api_types::Timestamp;
 use backend_link::sealing::{Sealer, SealingError};
 use cert_chain::{Generation, VrotId};
 
-use super::store_state::StoreState;
+use super::Guarded;
+use super::store_state::{StoreState, Turn, Vouched};
 use crate::audit::Event;
 use crate::keys::Keyring;
-use crate::manager::{Manager, ManagerError, blocking};
+use crate::manager::background::blocking;
+use crate::manager::error::ManagerError;
 use crate::vrot::{Lifecycle, StopCause, StoredVrot, VrotRecord};
 use guarded_state::disk::{Batch, Part, StateBlob, Store, StoreError};
 use guarded_state::journal::GuardError;
 use guarded_state::ledger::{Boot, RecoveryRecord};
 
-impl Manager {
-    /// Accepts the present store, on the order of an operator who names what was found.
-    pub async fn recover(self: &Arc<Self>, accepted: &str) -> Result<RecoveryRecord, ManagerError> {
-        let turn = self.store.turn().await;
+/// A store that was accepted.
+pub(in crate::manager) struct Recovery {
+    pub(in crate::manager) record: RecoveryRecord,
+    pub(in crate::manager) vouched: Vouched,
+    /// Whether the audit log has the line. Where it has not, the next manager writes it.
+    pub(in crate::manager) recorded: Result<(), ManagerError>,
+}
+
+impl Guarded {
+    /// Accepts the present store, on the order of an operator who names what was found. What is in
+    /// it is to be taken over next.
+    pub(in crate::manager) async fn recover(
+        &self,
+        turn: &Turn<'_>,
+        accepted: &str,
+    ) -> Result<Recovery, ManagerError> {
         if !matches!(turn.state(), StoreState::Refused { .. }) {
             // A store in use changes, so it cannot be compared.
             return Err(GuardError::NotRefused.into());
         }
-        let guard = self.guard(&turn).await?;
+        let guard = self.guard(turn).await?;
         let keyring = self.host.keyring().await?;
         let store = self.journal.store();
         let accepted = accepted.to_owned();
@@ -34,7 +48,7 @@ impl Manager {
         })
         .await?;
         let deleted = self.record_unfinished_deletions(&store).await?;
-        let (ledger, recovery) = blocking(move || {
+        let (ledger, record) = blocking(move || {
             guard.recover(store.as_ref(), &accepted, |vrot, generation| {
                 // A backup from before its deletion still has its key.
                 if deleted.contains(&vrot) {
@@ -44,15 +58,18 @@ impl Manager {
             })
         })
         .await??;
-        tracing::warn!(accepted = recovery.accepted, "the store was recovered");
+        tracing::warn!(accepted = record.accepted, "the store was recovered");
         let recorded = self
             .record(Event::StoreRecovered {
-                recovery: recovery.clone(),
+                recovery: record.clone(),
             })
             .await;
-        self.unlock(&turn, ledger, Boot::Unfinished).await?;
-        recorded?;
-        Ok(recovery)
+        let vouched = self.unlock(turn, ledger, Boot::Unfinished).await?;
+        Ok(Recovery {
+            record,
+            vouched,
+            recorded,
+        })
     }
 
     /// Writes the lines of deletions that the store has begun: what is accepted goes without them.

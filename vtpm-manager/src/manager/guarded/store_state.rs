@@ -14,7 +14,7 @@ use api_types::WithCauses;
 use guarded_state::ledger::{Boot, PowerLoss, Refusal};
 use tokio::sync::{Mutex, MutexGuard, TryLockError, watch};
 
-use crate::manager::ManagerError;
+use crate::manager::error::ManagerError;
 
 /// Whether the store may be used.
 #[derive(Clone, Debug)]

@@ -1,0 +1,169 @@
+//! A vRoT for a VM: one that was made ahead, or a new one.
+
+use std::sync::Arc;
+
+use api_types::Timestamp;
+use cert_chain::{Tenant, VmId, VrotId};
+use guarded_state::disk::{Batch, Part};
+use tokio::sync::watch;
+use vrot_manufacture::Chain;
+
+use super::Fleet;
+use crate::audit::Event;
+use crate::manager::certification::has_valid_eks;
+use crate::manager::counters::Counter;
+use crate::manager::error::ManagerError;
+use crate::manager::factory::ManufacturedVrot;
+use crate::manager::registry::Vrot;
+use crate::vrot::{Owner, VrotName};
+
+/// What is to be created.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The VM; without one, the manager chooses its number.
+    pub vm: Option<VmId>,
+    /// Whose VM it is.
+    pub tenant: Tenant,
+    /// What people call it.
+    pub name: Option<VrotName>,
+    /// When it is to be started.
+    pub launch: Launch,
+}
+
+/// When a new vRoT is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Launch {
+    /// With its creation.
+    Now,
+    /// On demand.
+    Later,
+}
+
+/// Whether the audit log has the line of a creation that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CreationLine {
+    NotWritten,
+    Written,
+}
+
+impl Fleet {
+    /// Gives a VM a vRoT: one of the pool, or a new one.
+    pub async fn create(self: &Arc<Self>, order: Order) -> Result<Arc<Vrot>, ManagerError> {
+        let claimed = order.vm.map(|vm| self.registry.reserve(vm)).transpose()?;
+        if let Some(vm) = order.vm
+            && self.factory.has(VrotId::from_uuid(*vm.as_uuid()))
+        {
+            // A key would lead to either.
+            return Err(ManagerError::VmTaken { vm });
+        }
+        let mut made = match self.factory.take(&order.tenant) {
+            Some(member) => member,
+            None => {
+                let vm = order.vm.unwrap_or_else(VmId::random);
+                self.factory.manufacture(vm, order.tenant.clone()).await?
+            }
+        };
+        let certified = watch::Sender::default();
+        let handed_over = self.hand_over(&order, &mut made, certified.subscribe());
+        let handed_over = match handed_over.await {
+            Ok(change) => {
+                let committed = self.guarded.commit(change).await;
+                committed.map_err(|error| (CreationLine::Written, error))
+            }
+            Err(error) => Err((CreationLine::NotWritten, error)),
+        };
+        if let Err((line, error)) = handed_over {
+            // It must not run while the store says that it does not.
+            let _ = made.backend.stop().await;
+            self.undo_creation(&made, line).await;
+            return Err(error);
+        }
+        let ManufacturedVrot {
+            record, backend, ..
+        } = made;
+        tracing::info!(vrot = %record.vrot, vm = %record.vm, "created");
+        let created = Arc::new(Vrot::new(record, certified));
+        // Before anybody can find it: who does waits until its backend is known.
+        let gate = created.gate.lock().await;
+        self.registry.enter(Arc::clone(&created));
+        drop(claimed);
+        self.counters.increment(Counter::Created);
+        match order.launch {
+            Launch::Now => self.install(&created, backend),
+            Launch::Later => drop(backend.stop().await?),
+        }
+        drop(gate);
+        self.certification.issue_pending(&created);
+        Ok(created)
+    }
+
+    /// A vRoT that was not handed over is destroyed, never reused.
+    async fn undo_creation(&self, made: &ManufacturedVrot, line: CreationLine) {
+        let vrot = made.record.vrot;
+        // One that was not made ahead the store never had.
+        if made.unsaved.is_none() {
+            let owner = (line == CreationLine::Written).then(|| Owner::ordered_now(&made.record));
+            if let Err(error) = self.guarded.discard(vrot, owner).await {
+                tracing::warn!(%vrot, %error, "a vRoT is left in the store that belongs to no VM");
+            }
+        } else if line == CreationLine::Written {
+            self.guarded.record_as_it_was(vrot, None).await;
+        }
+    }
+
+    /// Makes a manufactured vRoT that of a VM, and says so in the audit log; what is to change in
+    /// the store.
+    async fn hand_over(
+        &self,
+        order: &Order,
+        made: &mut ManufacturedVrot,
+        certified: watch::Receiver<bool>,
+    ) -> Result<Batch, ManagerError> {
+        let now = Timestamp::now();
+        let ManufacturedVrot {
+            record,
+            backend,
+            unsaved,
+        } = made;
+        let vm = order.vm.unwrap_or(record.vm);
+        if (vm, &order.tenant) != (record.vm, &record.tenant)
+            || self.certification.is_renewal_due(record, now)
+        {
+            record.vm = vm;
+            record.tenant = order.tenant.clone();
+            let keeps_eks = has_valid_eks(&record.identity, now);
+            record.identity.withdraw(keeps_eks);
+            self.certification
+                .withdraw_pending(record, backend, Chain::Same)
+                .await?;
+        }
+        if order.launch == Launch::Later && record.identity.pending().is_some() {
+            self.certification.issue_at_once(record, backend).await?;
+        }
+        record.name = order.name.clone();
+        record.lifecycle = record.lifecycle.assign(now)?;
+        let mut events = vec![Event::VrotCreated {
+            vrot: record.vrot,
+            vm: record.vm,
+            tenant: record.tenant.clone(),
+            generation: record.generation,
+            vik: record.identity.vik(record.vrot)?.name(),
+            certificate: record.identity.vik_certificate_digest(),
+        }];
+        let changed = match order.launch {
+            Launch::Now => {
+                record.lifecycle = record.lifecycle.start(backend.observed().process, now)?;
+                events.push(Event::VrotStarted { vrot: record.vrot });
+                let role = self.guest_role(record, certified)?;
+                self.launcher.serve(backend, role).await?
+            }
+            Launch::Later => backend.take_state().await?,
+        };
+        let mut commit = record.to_batch().changing_ownership();
+        if let Some(state) = changed.as_ref().or(unsaved.as_ref()) {
+            commit = commit.put(record.vrot, Part::Permanent, state.to_bytes());
+        }
+        self.guarded.record_all(events).await?;
+        Ok(commit)
+    }
+}

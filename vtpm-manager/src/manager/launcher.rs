@@ -1,0 +1,158 @@
+//! Starts backends: with the key and the state of their vRoT, and with the program that certificates
+//! state.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use backend_link::StateKey;
+use backend_link::message::Open;
+use cert_chain::{Digest32, Generation, VrotId};
+use guarded_state::disk::{Part, StateBlob};
+
+use super::background::blocking;
+use super::error::ManagerError;
+use super::folders::Folders;
+use super::guarded::Guarded;
+use crate::backend::{Backend, BackendError, GuestRole, Isolation, Role, RuntimeFolder, Zygote};
+use crate::config::Config;
+use crate::host::Host;
+use crate::vrot::{Lifecycle, VrotRecord};
+
+/// Starts the backends of all vRoTs.
+#[derive(Debug)]
+pub(super) struct Launcher {
+    zygote: Zygote,
+    host: Arc<Host>,
+    guarded: Arc<Guarded>,
+    folders: Folders,
+    durability_deadline_ms: u32,
+}
+
+impl Launcher {
+    pub(super) fn new(
+        config: &Config,
+        isolation: Isolation,
+        host: Arc<Host>,
+        guarded: Arc<Guarded>,
+    ) -> Self {
+        Self {
+            zygote: Zygote::of(&config.backend, config.vmms.clone(), isolation),
+            host,
+            guarded,
+            folders: Folders::new(config),
+            durability_deadline_ms: config.durability_deadline_ms,
+        }
+    }
+
+    /// What keeps the backends apart.
+    pub(super) fn isolation(&self) -> &Isolation {
+        self.zygote.isolation()
+    }
+
+    /// Digest of the program that backends are.
+    pub(super) async fn program_digest(&self) -> Result<Digest32, ManagerError> {
+        let program = self.zygote.executable().await?;
+        let digest = (program.digest).get_or_try_init(|| digest_of_file(&program.path));
+        digest.await.copied()
+    }
+
+    /// Starts a vRoT that is not in the store yet, without a guest: from nothing, or from this state.
+    pub(super) async fn launch_new(
+        &self,
+        vrot: VrotId,
+        generation: Generation,
+        key: StateKey,
+        state: Option<StateBlob>,
+    ) -> Result<Backend, ManagerError> {
+        let open = self.open_message(vrot, generation, key, state);
+        self.launch(self.folders.of(vrot), open, Role::Manufacture)
+            .await
+    }
+
+    /// Starts a vRoT from the store.
+    pub(super) async fn open(
+        &self,
+        record: &VrotRecord,
+        role: Role,
+    ) -> Result<Backend, ManagerError> {
+        self.open_in(self.folders.of(record.vrot), record, role)
+            .await
+    }
+
+    /// Starts a copy of a vRoT from the store, which may run beside it.
+    pub(super) async fn open_copy(&self, record: &VrotRecord) -> Result<Backend, ManagerError> {
+        let folder = self.folders.of_copy(record.vrot);
+        self.open_in(folder, record, Role::Manufacture).await
+    }
+
+    /// Gives a backend that waited for a VM its guest; state that was kept aside until now.
+    pub(super) async fn serve(
+        &self,
+        backend: &Backend,
+        role: Box<GuestRole>,
+    ) -> Result<Option<StateBlob>, BackendError> {
+        backend.serve(&self.zygote, role).await
+    }
+
+    async fn open_in(
+        &self,
+        folder: RuntimeFolder,
+        record: &VrotRecord,
+        role: Role,
+    ) -> Result<Backend, ManagerError> {
+        let vrot = record.vrot;
+        let keyring = self.host.keyring().await?;
+        let key = keyring.state_key(vrot, &record.state_key)?;
+        let state = self.guarded.read(vrot, Part::Permanent).await?;
+        let state = state.ok_or(ManagerError::StateMissing { vrot })?;
+        let state = StateBlob::from_bytes(&state)?;
+        let volatile = match record.lifecycle {
+            Lifecycle::Suspended { .. } => self.guarded.read(vrot, Part::Volatile).await?,
+            _ => None,
+        };
+        let open = Open {
+            volatile: volatile.map(Into::into),
+            is_copy: folder.is_of_copy(),
+            ..self.open_message(vrot, record.generation, key, Some(state))
+        };
+        self.launch(folder, open, role).await
+    }
+
+    async fn launch(
+        &self,
+        folder: RuntimeFolder,
+        open: Open,
+        role: Role,
+    ) -> Result<Backend, ManagerError> {
+        Ok(Backend::launch(&self.zygote, folder, open, role).await?)
+    }
+
+    fn open_message(
+        &self,
+        vrot: VrotId,
+        generation: Generation,
+        key: StateKey,
+        state: Option<StateBlob>,
+    ) -> Open {
+        Open {
+            vrot: (*vrot.as_bytes()).into(),
+            generation: generation.number(),
+            key,
+            permanent: state.map(|state| state.sealed),
+            volatile: None,
+            is_copy: false,
+            durability_deadline_ms: self.durability_deadline_ms,
+        }
+    }
+}
+
+/// Reads all of a program.
+pub(super) async fn digest_of_file(path: &Path) -> Result<Digest32, ManagerError> {
+    let contents = tokio::fs::read(path)
+        .await
+        .map_err(|source| ManagerError::Program {
+            path: path.to_owned(),
+            source,
+        })?;
+    blocking(move || Digest32::of(&contents)).await
+}
