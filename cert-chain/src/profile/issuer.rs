@@ -5,6 +5,7 @@ use rcgen::{
     KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, PublicKeyData,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
+use x509_parser::extensions::GeneralName;
 use zeroize::Zeroizing;
 
 use super::device::{self, DeviceSpec};
@@ -13,7 +14,7 @@ use super::host_ik::{self, HostIkSpec, every_ip_address};
 use super::serial_number::serial_number;
 use super::{IssueError, IssuerPart, Validity};
 use crate::attestation_key::AttestationKey;
-use crate::identifiers::Domain;
+use crate::identifiers::{Digest32, Domain};
 use crate::pem;
 use crate::serial::CertificateSerial;
 
@@ -31,8 +32,10 @@ pub struct Issuer {
 pub struct IssuedCertificate {
     /// Its number.
     pub serial: CertificateSerial,
-    /// Whom it names: the subject's common name.
+    /// Whom it names: a host's DNS name, or a device's URI.
     pub subject: String,
+    /// SHA-256 value of its key, as SubjectPublicKeyInfo in DER.
+    pub key: Digest32,
     /// The last second of its validity.
     pub not_after: UnixTime,
 }
@@ -134,18 +137,21 @@ impl Issuer {
         Ok(certificate.into())
     }
 
-    /// What a certificate is, if this issuer made it; its own root is not meant.
+    /// What a certificate of a host or device is, if this issuer made it.
     pub fn recognise(&self, der: &[u8]) -> Option<IssuedCertificate> {
         let (root, fields) = (
             Fields::read(&self.certificate).ok()?,
             Fields::read(der).ok()?,
         );
-        if der == self.certificate.as_ref() || !fields.is_signed_by(&root) {
+        let [GeneralName::DNSName(subject) | GeneralName::URI(subject)] =
+            fields.alternative_names().ok()?
+        else {
             return None;
-        }
-        Some(IssuedCertificate {
+        };
+        fields.is_signed_by(&root).then(|| IssuedCertificate {
             serial: fields.serial(),
-            subject: fields.only_common_name()?.to_owned(),
+            subject: (*subject).to_owned(),
+            key: Digest32::of(fields.subject_public_key_info()),
             not_after: fields.not_after(),
         })
     }

@@ -29,6 +29,15 @@ pub(crate) fn write(path: &Path, contents: &[u8]) -> Result<(), CtlError> {
     })
 }
 
+/// Writes a file that others read meanwhile: they find the old one or the new one.
+pub(crate) fn replace(path: &Path, contents: &[u8]) -> Result<(), CtlError> {
+    durable_file::replace(path, contents, 0o644).map_err(|source| CtlError::File {
+        path: path.to_owned(),
+        action: "written",
+        source,
+    })
+}
+
 /// Reads a text that may be a secret.
 pub(crate) fn read_secret_text(path: &Path) -> Result<Zeroizing<String>, CtlError> {
     let text = read_bounded_text(path, MAX_FILE).map_err(|source| CtlError::File {

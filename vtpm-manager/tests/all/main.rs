@@ -33,6 +33,7 @@ mod power_loss;
 mod races;
 mod recorded;
 mod renewal;
+mod revocation;
 mod shipped_configuration;
 mod support;
 mod suspension;

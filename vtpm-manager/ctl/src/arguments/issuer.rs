@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use cert_chain::{Domain, TpmName};
 use clap::{Args, Subcommand};
 
+use super::revocation::{CrlArguments, RevokeArguments};
 use crate::issuer::OperatorKeyChange;
 
 #[derive(Debug, Subcommand)]
@@ -55,6 +56,18 @@ pub(crate) enum IssuerCommand {
         /// Where to write the certificate.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+    },
+    /// Revoke certificates: verifiers that get the next revocation list refuse them.
+    Revoke(RevokeArguments),
+    /// Make a revocation list: who is on it is refused until it expired.
+    ///
+    /// Make one regularly, before the last one ends, and hand it to devices and services.
+    Crl(CrlArguments),
+    /// List the certificates that the issuer made, and which of them it revoked.
+    Certificates {
+        /// The issuer's folder.
+        #[arg(long = "dir", alias = "directory", value_name = "DIR")]
+        directory: PathBuf,
     },
 }
 

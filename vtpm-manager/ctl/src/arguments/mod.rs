@@ -4,6 +4,7 @@ mod audit;
 mod host;
 mod issuer;
 mod policy;
+mod revocation;
 mod vrot;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ pub(crate) use audit::AuditCommand;
 pub(crate) use host::{HostCommand, InitArguments};
 pub(crate) use issuer::{IssuerCommand, OperatorKeyCommand};
 pub(crate) use policy::{PolicyCommand, SignArguments};
+pub(crate) use revocation::{CrlArguments, RevokeArguments, WhoseArguments};
 pub(crate) use vrot::VrotCommand;
 
 /// Virtualized roots of trust, anchored in this host's physical TPM.
@@ -22,7 +24,7 @@ pub(crate) use vrot::VrotCommand;
 /// A host's life:  `host init`, `host enrol`.
 /// A VM's life:  `create`, `start`, `qemu-args`, `stop`, `delete`.
 /// The identity issuer, a folder on any machine:  `issuer init`, `issuer challenge`,
-/// `issuer certify`.
+/// `issuer certify`, `issuer revoke`, `issuer crl`.
 /// The operator, on a machine that is no host:  `host policy keygen`, `host policy sign`.
 ///
 /// Exit status: 0 done, 1 refused or failed, 2 bad input.

@@ -4,6 +4,7 @@ use cert_chain::TpmName;
 use cert_chain::enrolment::Message;
 use cert_chain::operator::PolicyKeyPublic;
 
+use super::revocation;
 use crate::arguments::{IssuerCommand, OperatorKeyCommand};
 use crate::error::CtlError;
 use crate::files::{read_message, write};
@@ -42,6 +43,9 @@ pub(crate) fn run(command: &IssuerCommand, output: &Output) -> Result<(), CtlErr
             }
         }
         IssuerCommand::OperatorKey { command } => operator_key(command, output)?,
+        IssuerCommand::Revoke(arguments) => revocation::revoke(arguments, output)?,
+        IssuerCommand::Crl(arguments) => revocation::crl(arguments, output)?,
+        IssuerCommand::Certificates { directory } => revocation::list(directory, output)?,
         IssuerCommand::Challenge {
             directory,
             request,

@@ -4,6 +4,7 @@ mod audit;
 mod host;
 mod issuer;
 mod policy;
+mod revocation;
 mod vrots;
 
 use crate::arguments::{Arguments, Command};

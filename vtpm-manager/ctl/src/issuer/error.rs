@@ -3,15 +3,23 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use api_types::Timestamp;
 use cert_chain::TrustAnchorError;
 use cert_chain::enrolment::EnrolmentError;
 use cert_chain::operator::ApprovalError;
-use cert_chain::{HostName, IssueError, TpmName};
+use cert_chain::{CertificateSerial, HostName, IssueError, TpmName};
 
 /// Why the issuer did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum IssuerError {
+    /// The revocation list cannot be made.
+    #[error("the revocation list cannot be made")]
+    Crl {
+        /// Why.
+        #[source]
+        source: IssueError,
+    },
     /// The folder has an issuer already.
     #[error(
         "`{}` has an issuer already: it is not overwritten, because every host it certified \
@@ -45,6 +53,19 @@ pub(crate) enum IssuerError {
         #[source]
         source: IssueError,
     },
+    /// The key may be in somebody else's hands.
+    #[error(
+        "`{subject}` asks for a certificate for the key of certificate {serial}, which was revoked on \
+         {since} because somebody else may have that key: make new keys first"
+    )]
+    KeyRevoked {
+        /// Who asks.
+        subject: String,
+        /// The revoked certificate.
+        serial: CertificateSerial,
+        /// Since when it is.
+        since: Timestamp,
+    },
     /// What the issuer wrote down cannot be read any more.
     #[error("`{}` is damaged", path.display())]
     Memory {
@@ -69,6 +90,21 @@ pub(crate) enum IssuerError {
         found: TpmName,
         /// Where this is written down.
         file: Box<Path>,
+    },
+    /// No such certificate is known.
+    #[error(
+        "this issuer knows no certificate of `{subject}` that has not expired. If it was issued by an \
+         earlier version, name the file that has it: --certificate FILE"
+    )]
+    NothingIssued {
+        /// Whose.
+        subject: String,
+    },
+    /// Somebody else made the certificate.
+    #[error("`{}` has no certificate that this issuer made: there is nothing to revoke", path.display())]
+    NotIssued {
+        /// The file.
+        path: PathBuf,
     },
     /// The host was certified under another operator's key.
     #[error(
@@ -126,6 +162,15 @@ pub(crate) enum IssuerError {
     UnknownEnrolment {
         /// Its number.
         enrolment: String,
+    },
+    /// No such certificate.
+    #[error(
+        "this issuer knows no certificate with the serial number {serial}. If it was issued by an \
+         earlier version, name the file that has it: --certificate FILE"
+    )]
+    UnknownSerial {
+        /// The number.
+        serial: CertificateSerial,
     },
     /// No such operator key.
     #[error("this issuer does not accept operator key {operator_key}: there is nothing to remove")]

@@ -11,7 +11,7 @@ use cert_chain::enrolment::{
     PendingEnrolment, Request,
 };
 use cert_chain::operator::PolicyKeyPublic;
-use cert_chain::{Domain, HostName, Issuer, TpmMakerRoots, TpmName, Validity};
+use cert_chain::{Domain, HostName, IssuedCertificate, Issuer, TpmMakerRoots, TpmName, Validity};
 use nix::fcntl::Flock;
 use zeroize::Zeroizing;
 
@@ -122,6 +122,19 @@ impl IssuerFolder {
         })
     }
 
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn issuer(&self) -> &Issuer {
+        &self.issuer
+    }
+
+    /// What a certificate is, if this issuer made it.
+    pub(crate) fn recognise(&self, der: &[u8]) -> Option<IssuedCertificate> {
+        self.issuer.recognise(der)
+    }
+
     /// The domain in which it names hosts.
     pub(crate) fn domain(&self) -> &Domain {
         self.issuer.domain()
@@ -226,6 +239,7 @@ impl IssuerFolder {
             self.remember(&challenged)?;
         }
         let certificate = certified?;
+        self.note_issued(&certificate.certificate)?;
         let issued = IssuedHost::new(&challenged.enrolment, now, earlier);
         let file = self.host_file(&issued.host);
         remember(&file, &issued)?;
