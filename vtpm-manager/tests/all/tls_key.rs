@@ -146,6 +146,10 @@ fn the_tls_certificate_is_renewed_with_that_of_the_identity_key_while_the_vm_run
         renewed.context("a line")?["tls_certificate"],
         digest.to_string()
     );
+    let restored = told
+        .iter()
+        .any(|line| line["event"] == "certificates-restored");
+    ensure!(!restored, "it was renewed in its index at once");
     Ok(())
 }
 
@@ -169,6 +173,10 @@ fn a_tls_key_that_the_guest_removed_is_certified_as_before_and_no_other() -> Res
     host.ctl(["identity", vm, "--renew"])?;
     let after = host.json(["identity", vm])?;
     assert_eq!(after["tls"]["public_area"], before["tls"]["public_area"]);
+    assert_ne!(
+        after["tls"]["certificate_pem"],
+        before["tls"]["certificate_pem"]
+    );
     openssl_accepts(&host, &after)?;
     guest_has_what_the_manager_says(&mut vmm, &after)
 }
@@ -238,7 +246,7 @@ fn openssl_accepts(host: &Host, identity: &Value) -> Result<()> {
     let key = openssl(folder.path())
         .args(["x509", "-in", "tls.pem", "-noout", "-pubkey"])
         .text()?;
-    assert_eq!(key.trim(), word_of_key(identity)?.trim());
+    assert_eq!(key.trim(), public_key(identity)?.trim());
     let names = openssl(folder.path())
         .args(["x509", "-in", "tls.pem", "-noout", "-ext", "subjectAltName"])
         .text()?;
@@ -250,7 +258,7 @@ fn openssl_accepts(host: &Host, identity: &Value) -> Result<()> {
     Ok(())
 }
 
-fn word_of_key(identity: &Value) -> Result<String> {
+fn public_key(identity: &Value) -> Result<String> {
     let pem = identity["tls"]["public_key_pem"].as_str();
     Ok(pem.context("a key")?.replace('\r', ""))
 }

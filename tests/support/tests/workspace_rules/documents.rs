@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use test_support::programs::workspace_folder;
 
 use crate::{FOLDERS, rust_files};
@@ -68,6 +68,38 @@ fn no_source_file_has_more_than_600_lines_without_its_tests() -> Result<()> {
             if lines > MOST_LINES {
                 wrong.push(format!("{}: {lines} lines", file.display()));
             }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// What one person can know well; a crate that is larger has parts that know nothing of each other.
+const MOST_LINES_OF_A_CRATE: usize = 12_000;
+
+#[test]
+fn no_crate_has_more_than_12_000_lines_of_code() -> Result<()> {
+    let metadata = super::metadata()?;
+    let mut wrong = Vec::new();
+    for package in super::packages(&metadata).filter(|package| package["source"].is_null()) {
+        let manifest = package["manifest_path"].as_str().context("a path")?;
+        let sources = Path::new(manifest).with_file_name("src");
+        let files = rust_files(&sources)?;
+        let tests = modules_of_tests(&files)?;
+        let is_of_tests = |file: &PathBuf| {
+            let mut above = file.ancestors();
+            above.any(|above| tests.contains(above) || tests.contains(&above.with_extension("rs")))
+        };
+        let mut lines = 0;
+        for file in files.iter().filter(|file| !is_of_tests(file)) {
+            let text = fs::read_to_string(file)?;
+            let code = without_unit_tests(&text).lines().map(str::trim_start);
+            lines += code
+                .filter(|line| !line.is_empty() && !line.starts_with("//"))
+                .count();
+        }
+        if lines > MOST_LINES_OF_A_CRATE {
+            wrong.push(format!("{}: {lines} lines", sources.display()));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
