@@ -65,7 +65,8 @@ pub enum ToBackend {
     Suspend,
     /// The manager ends as planned, and another one is started: everything that it was sent is on
     /// stable storage or was not read. Until the next one dials, no guest waits for what nobody
-    /// can do.
+    /// can do. It is the last message: a backend that does not know it loses a connection that
+    /// ends anyway.
     #[n(8)]
     Leaving,
 }
