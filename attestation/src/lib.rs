@@ -49,4 +49,4 @@ pub use reference::{BOOT_PCRS, ReferenceError, ReferenceValues, accounted_bank, 
 pub use refusal::{Layer, Refusal};
 pub use result::{AttestationResult, Verdict};
 pub use toml_error::TomlError;
-pub use verification::VerifiedEvidence;
+pub use verification::{TpmReport, VerifiedEvidence};

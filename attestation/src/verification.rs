@@ -29,21 +29,30 @@ use crate::refusal::{Layer, Refusal};
 /// It establishes who made it, for which challenge, and what both TPMs measured. It does not
 /// establish that any of that is acceptable: [`appraise`](crate::appraise) compares it with a
 /// policy.
+///
+/// A result keeps it with what the TPMs [reported](TpmReport) alone: the logs are by far the most of it,
+/// and have been appraised by then.
 #[derive(Clone, Debug)]
-pub struct VerifiedEvidence {
+pub struct VerifiedEvidence<L = VerifiedLayer> {
     nonce: Nonce,
     anchors: Digest32,
     verified_at: UnixTime,
     chain: VerifiedVikChain,
     leaf: HostLeaf,
-    vm: VerifiedLayer,
-    host: VerifiedLayer,
+    vm: L,
+    host: L,
 }
 
 /// What one TPM reported, with the log that accounts for it.
 #[derive(Clone, Debug)]
 pub struct VerifiedLayer {
     log: EventLog,
+    report: TpmReport,
+}
+
+/// What one TPM reported, and a log accounted for.
+#[derive(Clone, Debug)]
+pub struct TpmReport {
     pcrs: PcrValues,
     clock: ClockInfo,
     firmware_version: u64,
@@ -94,6 +103,20 @@ impl Evidence {
 }
 
 impl VerifiedEvidence {
+    pub(crate) fn without_logs(self) -> VerifiedEvidence<TpmReport> {
+        VerifiedEvidence {
+            nonce: self.nonce,
+            anchors: self.anchors,
+            verified_at: self.verified_at,
+            chain: self.chain,
+            leaf: self.leaf,
+            vm: self.vm.into_report(),
+            host: self.host.into_report(),
+        }
+    }
+}
+
+impl<L> VerifiedEvidence<L> {
     /// The challenge that it answers.
     pub fn nonce(&self) -> &Nonce {
         &self.nonce
@@ -120,7 +143,7 @@ impl VerifiedEvidence {
     }
 
     /// One of the two layers.
-    pub fn layer(&self, layer: Layer) -> &VerifiedLayer {
+    pub fn layer(&self, layer: Layer) -> &L {
         match layer {
             Layer::Host => &self.host,
             Layer::Vm => &self.vm,
@@ -135,6 +158,22 @@ impl VerifiedLayer {
     }
 
     /// The bank of the quoted PCRs. Of the log, only its digests are verified.
+    pub fn bank(&self) -> HashAlgorithm {
+        self.report.bank()
+    }
+
+    /// The quoted PCRs.
+    pub fn pcrs(&self) -> &PcrValues {
+        self.report.pcrs()
+    }
+
+    pub(crate) fn into_report(self) -> TpmReport {
+        self.report
+    }
+}
+
+impl TpmReport {
+    /// The bank of the quoted PCRs.
     pub fn bank(&self) -> HashAlgorithm {
         self.pcrs.bank()
     }
@@ -347,8 +386,10 @@ pub(crate) fn account_for<L: Copy>(
     }
     Ok(VerifiedLayer {
         log,
-        pcrs,
-        clock: quote.clock(),
-        firmware_version: quote.firmware_version(),
+        report: TpmReport {
+            pcrs,
+            clock: quote.clock(),
+            firmware_version: quote.firmware_version(),
+        },
     })
 }

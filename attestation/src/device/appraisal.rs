@@ -65,7 +65,7 @@ pub fn appraise_device(device: VerifiedDevice, policy: &DevicePolicy) -> DeviceR
         }
     }
     let (nonce, at) = (device.nonce().clone(), device.verified_at());
-    let identity = DeviceIdentity::Attested(Box::new(device));
+    let identity = DeviceIdentity::Attested(Box::new(device.without_log()));
     DeviceResult::new(identity, nonce, layer, policy, at)
 }
 

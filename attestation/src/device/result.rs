@@ -13,6 +13,7 @@ use crate::nonce::Nonce;
 use crate::result::claims::{AttesterClaims, VerifierClaims, revocation_claims};
 use crate::result::ear::{Ear, ListedReason};
 use crate::result::{LayerResult, Verdict};
+use crate::verification::TpmReport;
 
 /// The outcome of an appraisal of a device.
 #[derive(Clone, Debug)]
@@ -29,7 +30,7 @@ pub struct DeviceResult {
 #[derive(Clone, Debug)]
 pub enum DeviceIdentity {
     /// By a key in its TPM, with what that reported.
-    Attested(Box<VerifiedDevice>),
+    Attested(Box<VerifiedDevice<TpmReport>>),
     /// By a key in software: it has no root of trust.
     SoftwareKey {
         /// Its certificate.

@@ -9,19 +9,22 @@ use crate::nonce::Nonce;
 use crate::qualifying::device_qualifying_data;
 use crate::refusal::{Device, Refusal};
 use crate::verification::{
-    VerifiedLayer, account_for, check_log_digest, check_qualifying_data, read_key, verify_quote,
+    TpmReport, VerifiedLayer, account_for, check_log_digest, check_qualifying_data, read_key,
+    verify_quote,
 };
 
 /// Evidence of a device of which every byte was verified. It establishes which device made it, for which
 /// challenge and connection, and what its TPM measured; whether that is acceptable,
 /// [`appraise_device`](super::appraise_device) says.
+///
+/// A result keeps it with what the TPM [reported](TpmReport) alone.
 #[derive(Clone, Debug)]
-pub struct VerifiedDevice {
+pub struct VerifiedDevice<L = VerifiedLayer> {
     nonce: Nonce,
     anchors: Digest32,
     verified_at: UnixTime,
     certificate: VerifiedDeviceCertificate,
-    layer: VerifiedLayer,
+    layer: L,
 }
 
 impl DeviceEvidence {
@@ -67,6 +70,18 @@ impl DeviceEvidence {
 }
 
 impl VerifiedDevice {
+    pub(super) fn without_log(self) -> VerifiedDevice<TpmReport> {
+        VerifiedDevice {
+            nonce: self.nonce,
+            anchors: self.anchors,
+            verified_at: self.verified_at,
+            certificate: self.certificate,
+            layer: self.layer.into_report(),
+        }
+    }
+}
+
+impl<L> VerifiedDevice<L> {
     /// The challenge that it answers.
     pub fn nonce(&self) -> &Nonce {
         &self.nonce
@@ -87,8 +102,8 @@ impl VerifiedDevice {
         &self.certificate
     }
 
-    /// What the device's TPM reported, with the log that accounts for it.
-    pub fn layer(&self) -> &VerifiedLayer {
+    /// What the device's TPM reported.
+    pub fn layer(&self) -> &L {
         &self.layer
     }
 }

@@ -11,14 +11,14 @@ use serde::Serialize;
 
 use crate::policy::Policy;
 use crate::refusal::Layer;
-use crate::verification::VerifiedEvidence;
+use crate::verification::{TpmReport, VerifiedEvidence};
 
 pub use crate::verdict::Verdict;
 
 /// The outcome of an appraisal. Only [`appraise`](crate::appraise) makes one.
 #[derive(Clone, Debug)]
 pub struct AttestationResult {
-    evidence: VerifiedEvidence,
+    evidence: VerifiedEvidence<TpmReport>,
     host: LayerResult,
     vm: LayerResult,
     policy: Digest32,
@@ -75,7 +75,7 @@ impl AttestationResult {
             .saturating_add(policy.result_lifetime().as_secs());
         let expires_at = by_policy.min(evidence.chain().not_after().as_secs());
         Self {
-            evidence,
+            evidence: evidence.without_logs(),
             host,
             vm,
             policy: *policy.digest(),
@@ -97,8 +97,8 @@ impl AttestationResult {
         }
     }
 
-    /// The evidence that was appraised.
-    pub fn evidence(&self) -> &VerifiedEvidence {
+    /// The evidence that was appraised, without the logs.
+    pub fn evidence(&self) -> &VerifiedEvidence<TpmReport> {
         &self.evidence
     }
 
