@@ -46,23 +46,23 @@ impl VerifiedDeviceCertificate {
 
     /// The device that it names.
     pub fn device(&self) -> &DeviceName {
-        &self.certificate.device
+        self.certificate.device()
     }
 
     /// What the issuer claims about the device: among others the name of its identity key, which its
     /// quote must have been made with.
     pub fn claims(&self) -> &DeviceClaims {
-        &self.certificate.claims
+        self.certificate.claims()
     }
 
     /// The identity key as SubjectPublicKeyInfo in DER.
     pub fn subject_public_key_info(&self) -> &[u8] {
-        &self.certificate.subject_public_key_info
+        self.certificate.subject_public_key_info()
     }
 
     /// The issuer's distinguished name, for people to read.
     pub fn issuer(&self) -> &str {
-        &self.certificate.issuer
+        self.certificate.issuer()
     }
 
     /// What is known about its revocation.
@@ -72,7 +72,7 @@ impl VerifiedDeviceCertificate {
 
     /// Until when certificate and root are valid, and the revocation list is what was demanded.
     pub fn not_after(&self) -> UnixTime {
-        let valid = self.certificate.not_after.min(self.root.not_after);
+        let valid = self.certificate.not_after().min(self.root.not_after);
         self.revocation.limit(valid)
     }
 }

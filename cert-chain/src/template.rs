@@ -31,6 +31,14 @@ pub const RESIDENT: ObjectAttributes = ObjectAttributes::FIXED_TPM
     .with(ObjectAttributes::FIXED_PARENT)
     .with(ObjectAttributes::SENSITIVE_DATA_ORIGIN);
 
+/// Attributes of a device's identity key: a restricted signing key that its empty authorization value
+/// allows to use.
+pub const DEVICE_KEY: ObjectAttributes = RESIDENT
+    .with(ObjectAttributes::USER_WITH_AUTH)
+    .with(ObjectAttributes::NO_DA)
+    .with(ObjectAttributes::RESTRICTED)
+    .with(ObjectAttributes::SIGN);
+
 impl EccTemplate<'_> {
     /// As a marshalled `TPMT_PUBLIC`.
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -72,6 +80,23 @@ pub fn storage_root_key() -> Vec<u8> {
         auth_policy: &[],
         purpose: Purpose::Storage,
         unique: [&[0; 32], &[0; 32]],
+    }
+    .to_bytes()
+}
+
+/// A device's identity key: a primary key of the endorsement hierarchy, so that its TPM makes the same
+/// one again whenever it is asked, also after `TPM2_Clear`, and states its counters as they are.
+pub fn device_key() -> Vec<u8> {
+    let mut purpose = [0; 32];
+    purpose
+        .iter_mut()
+        .zip(b"vrot device identity key v1")
+        .for_each(|(to, from)| *to = *from);
+    EccTemplate {
+        attributes: DEVICE_KEY,
+        auth_policy: &[],
+        purpose: Purpose::Signing,
+        unique: [&purpose, &[0; 32]],
     }
     .to_bytes()
 }

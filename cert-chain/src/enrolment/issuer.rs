@@ -1,26 +1,19 @@
-//! The issuer's side: checks before anything is signed, and one chance to answer.
+//! The issuer's side with hosts: checks before anything is signed, and one chance to answer.
 
-use std::time::Duration;
-
-use hmac::{Hmac, Mac};
-use ring::rand::{SecureRandom, SystemRandom};
 use rustls_pki_types::UnixTime;
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
-use zeroize::Zeroizing;
 
+use super::error::EnrolmentError;
 use super::message::{Answer, Certificate, Challenge, EnrolmentId, Request};
-use super::operator::{OperatorKeyError, OperatorKeys};
-use crate::attestation_key::{AttestationKey, AttestationKeyError};
-use crate::credential::{CredentialError, MAX_SECRET, make_credential};
-use crate::ek_certificate::{CertifiedEndorsementKey, EkCertificateError, TpmMakerRoots};
-use crate::ek_chain::{EkChain, EkChainError};
-use crate::endorsement_key::{EndorsementKey, EndorsementKeyError};
-use crate::identifiers::{Digest32, HostName, IdentifierError};
+use super::operator::OperatorKeys;
+use super::tpm::{CertifiedTpm, EnrolmentState, PENDING_LIFETIME, ShownTpm, parse};
+use crate::attestation_key::AttestationKey;
+use crate::ek_certificate::TpmMakerRoots;
+use crate::identifiers::{Digest32, HostName};
 use crate::name::TpmName;
 use crate::policy::{HOST_POLICY_REF, authorize_digest};
-use crate::profile::{HostIkSpec, IssueError, Issuer, Validity};
-use crate::public_area::{ObjectAttributes, PublicArea, PublicAreaError};
+use crate::profile::{HostIkSpec, Issuer, Validity};
+use crate::public_area::ObjectAttributes;
 
 /// An enrolment that was challenged. The issuer stores it until the answer comes, and stores
 /// it again after [`Issuer::certify`], whatever came of that: it is then spent.
@@ -43,7 +36,7 @@ pub struct PendingEnrolment {
     state: EnrolmentState,
 }
 
-/// What an issuer accepts at the time.
+/// What an issuer accepts of hosts at the time.
 #[derive(Clone, Copy, Debug)]
 pub struct Accepted<'a> {
     /// Makers of TPMs.
@@ -55,116 +48,9 @@ pub struct Accepted<'a> {
 /// A host whose request is in order.
 struct Asking {
     host: HostName,
-    ek: EndorsementKey,
-    ik: AttestationKey,
+    tpm: CertifiedTpm,
     policy_key: TpmName,
-    maker: String,
 }
-
-/// What has become of an enrolment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum EnrolmentState {
-    /// Waits for the answer whose HMAC under the enrolment's number this is.
-    Waiting(Digest32),
-    /// An answer has come, right or wrong.
-    Answered,
-}
-
-/// Why a host is not enrolled.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum EnrolmentError {
-    /// The answer belongs to another enrolment.
-    #[error("the answer belongs to enrolment {found}, not to {expected}")]
-    AnotherEnrolment {
-        /// The number in the answer.
-        found: EnrolmentId,
-        /// The number of the pending enrolment.
-        expected: EnrolmentId,
-    },
-    /// The enrolment was answered before.
-    #[error("the enrolment was answered before: start again with a new request")]
-    AlreadyAnswered,
-    /// The credential could not be made.
-    #[error("no credential could be made for the host")]
-    Credential(#[source] CredentialError),
-    /// The endorsement key does not have the shape of one.
-    #[error("the host's endorsement key is refused")]
-    EndorsementKey(#[source] EndorsementKeyError),
-    /// The endorsement key is not certified by an accepted TPM maker.
-    #[error("the host's EK certificate is refused")]
-    EkCertificate(#[source] EkCertificateError),
-    /// The answer came too late.
-    #[error("the enrolment expired at {expired_at} (Unix time): start again with a new request")]
-    Expired {
-        /// When it expired.
-        expired_at: u64,
-    },
-    /// The host asks for a name that cannot be given.
-    #[error("the host cannot be named as it asks")]
-    HostName(#[source] IdentifierError),
-    /// The IK is no attestation key.
-    #[error("the host's identity key is refused")]
-    IdentityKey(#[source] AttestationKeyError),
-    /// The TPM's certificates above the endorsement key's cannot be read.
-    #[error("the host's EK certificate chain is refused")]
-    EkChain(#[source] EkChainError),
-    /// The certificate could not be issued.
-    #[error("the certificate could not be issued")]
-    Issue(#[source] IssueError),
-    /// The issuer does not accept the host's operator key.
-    #[error(transparent)]
-    OperatorKey(#[from] OperatorKeyError),
-    /// One of the public areas cannot be parsed.
-    #[error("the host's {which} cannot be read")]
-    PublicArea {
-        /// Which key.
-        which: &'static str,
-        /// Why.
-        #[source]
-        source: PublicAreaError,
-    },
-    /// The IK can be used without satisfying its policy.
-    #[error(
-        "the host's identity key can be used without its policy (userWithAuth is set): it would \
-         sign on a host whose boot was altered"
-    )]
-    PolicyBypassed,
-    /// The IK's policy is not the stated `PolicyAuthorize`.
-    #[error(
-        "the host's identity key has policy {found}, but PolicyAuthorize for the stated operator \
-         key is {expected}"
-    )]
-    PolicyMismatch {
-        /// The policy found, in hexadecimal.
-        found: String,
-        /// The policy computed.
-        expected: Digest32,
-    },
-    /// The IK accepts approvals for another purpose.
-    #[error(
-        "the host's policy reference is {found}: approvals for it are not those of a host's boot, \
-         whose reference is {}",
-        hex::encode(HOST_POLICY_REF)
-    )]
-    PolicyReference {
-        /// The reference found, in hexadecimal.
-        found: String,
-    },
-    /// The system gave no random numbers.
-    #[error("the operating system gave no random numbers")]
-    Random,
-    /// The stored enrolment was damaged.
-    #[error("the stored enrolment is damaged: start again with a new request")]
-    Stored,
-    /// The secret is wrong.
-    #[error("the answer is wrong: the host's TPM does not hold both keys")]
-    WrongAnswer,
-}
-
-/// How long an answer may take: long enough to carry files to a host by hand.
-pub const PENDING_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Issuer {
     /// Checks a request and makes the challenge for it.
@@ -182,37 +68,23 @@ impl Issuer {
     ) -> Result<(Challenge, PendingEnrolment), EnrolmentError> {
         let asking = self.examine(request, accepted, at)?;
 
-        let mut id = [0; 16];
-        let mut secret = Zeroizing::new([0; MAX_SECRET]);
-        let random = SystemRandom::new();
-        random
-            .fill(&mut id)
-            .and_then(|()| random.fill(secret.as_mut()))
-            .map_err(|_| EnrolmentError::Random)?;
-        let enrolment = EnrolmentId::new(id);
-        let credential = make_credential(&asking.ek, &asking.ik.name(), secret.as_ref())
-            .map_err(EnrolmentError::Credential)?;
-
+        let asked = asking.tpm.ask()?;
         let challenge = Challenge {
-            enrolment,
+            enrolment: asked.enrolment,
             host: asking.host.clone(),
-            credential,
+            credential: asked.credential,
         };
-        let tag: [u8; 32] = mac(&enrolment, secret.as_ref())
-            .finalize()
-            .into_bytes()
-            .into();
         let pending = PendingEnrolment {
-            enrolment,
-            ik: asking.ik.name(),
-            ek: asking.ek.name(),
-            ek_key: asking.ek.key_digest(),
+            enrolment: asked.enrolment,
+            ik: asking.tpm.ik.name(),
+            ek: asking.tpm.ek.name(),
+            ek_key: asking.tpm.ek.key_digest(),
             host: asking.host,
             policy_key: asking.policy_key,
-            maker: asking.maker,
+            maker: asking.tpm.maker,
             request: request.clone(),
             expires_at: at.as_secs().saturating_add(PENDING_LIFETIME.as_secs()),
-            state: EnrolmentState::Waiting(Digest32::new(tag)),
+            state: asked.state,
         };
         Ok((challenge, pending))
     }
@@ -238,29 +110,15 @@ impl Issuer {
         }
         let asking = self.examine(&pending.request, accepted, at)?;
         // Storage is not proof.
-        if asking.host != pending.host || asking.ik.name() != pending.ik {
+        if asking.host != pending.host || asking.tpm.ik.name() != pending.ik {
             return Err(EnrolmentError::Stored);
         }
-        let EnrolmentState::Waiting(tag) =
-            std::mem::replace(&mut pending.state, EnrolmentState::Answered)
-        else {
-            return Err(EnrolmentError::AlreadyAnswered);
-        };
-        if at.as_secs() > pending.expires_at {
-            return Err(EnrolmentError::Expired {
-                expired_at: pending.expires_at,
-            });
-        }
-        // `verify_slice` compares in constant time.
-        mac(&pending.enrolment, &answer.secret)
-            .verify_slice(tag.as_bytes())
-            .map_err(|_| EnrolmentError::WrongAnswer)?;
-
+        pending.state.settle(answer, pending.expires_at, at)?;
         let certificate = self
             .certify_host(&HostIkSpec {
                 host: asking.host.clone(),
-                ik: asking.ik,
-                ek: asking.ek.name(),
+                ik: asking.tpm.ik,
+                ek: asking.tpm.ek.name(),
                 policy_key: asking.policy_key,
                 validity,
             })
@@ -280,30 +138,20 @@ impl Issuer {
         at: UnixTime,
     ) -> Result<Asking, EnrolmentError> {
         let host = HostName::new(&request.host, self.domain()).map_err(EnrolmentError::HostName)?;
-        let ek: EndorsementKey = parse(&request.ek, "endorsement key")?
-            .try_into()
-            .map_err(EnrolmentError::EndorsementKey)?;
-        let chain = EkChain::read(&request.ek_chain).map_err(EnrolmentError::EkChain)?;
-        let certified = CertifiedEndorsementKey::verify(
-            &request.ek_certificate,
-            &chain,
-            &ek,
-            accepted.roots,
-            at,
-        )
-        .map_err(EnrolmentError::EkCertificate)?;
-        let ik: AttestationKey = parse(&request.ik, "identity key")?
-            .try_into()
-            .map_err(EnrolmentError::IdentityKey)?;
+        let shown = ShownTpm {
+            ek_certificate: &request.ek_certificate,
+            ek_chain: &request.ek_chain,
+            ek: &request.ek,
+            ik: &request.ik,
+        };
+        let tpm = shown.examine(accepted.roots, at)?;
         let policy_key = parse(&request.policy_key, "policy key")?.name();
         accepted.operators.check(&policy_key)?;
-        check_policy(&ik, &policy_key, &request.policy_ref)?;
+        check_policy(&tpm.ik, &policy_key, &request.policy_ref)?;
         Ok(Asking {
             host,
-            ek,
-            ik,
+            tpm,
             policy_key,
-            maker: certified.issuer().to_owned(),
         })
     }
 }
@@ -355,10 +203,6 @@ impl PendingEnrolment {
     }
 }
 
-fn parse(tpmt_public: &[u8], which: &'static str) -> Result<PublicArea, EnrolmentError> {
-    PublicArea::parse(tpmt_public).map_err(|source| EnrolmentError::PublicArea { which, source })
-}
-
 fn check_policy(
     ik: &AttestationKey,
     policy_key: &TpmName,
@@ -381,13 +225,4 @@ fn check_policy(
         });
     }
     Ok(())
-}
-
-/// A digest of the secret, different for every enrolment.
-fn mac(enrolment: &EnrolmentId, secret: &[u8]) -> Hmac<Sha256> {
-    match <Hmac<Sha256> as Mac>::new_from_slice(enrolment.as_bytes()) {
-        Ok(mac) => mac.chain_update(secret),
-        // HMAC is defined for keys of every length (RFC 2104 §2).
-        Err(error) => unreachable!("HMAC key: {error}"),
-    }
 }

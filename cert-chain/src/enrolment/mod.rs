@@ -7,15 +7,22 @@
 //! 3. The host returns the secret in an [`Answer`].
 //! 4. The issuer returns the [`Certificate`] of the IK.
 //!
+//! A [device](mod@device) enrols by four messages of its own kind.
+//!
 //! Every message is one JSON object whose `type` and `version` come first in the checks: an
 //! unknown type, version or field is refused.
 
+pub mod device;
+mod error;
 mod issuer;
 mod message;
 mod operator;
+mod tpm;
 
-pub use issuer::{Accepted, EnrolmentError, EnrolmentState, PENDING_LIFETIME, PendingEnrolment};
+pub use error::EnrolmentError;
+pub use issuer::{Accepted, PendingEnrolment};
 pub use message::{
     Answer, Certificate, Challenge, EnrolmentId, MAX_MESSAGE, Message, MessageError, Request,
 };
 pub use operator::{OperatorKeyError, OperatorKeys};
+pub use tpm::{EnrolmentState, PENDING_LIFETIME};

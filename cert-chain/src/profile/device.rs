@@ -38,12 +38,12 @@ pub struct DeviceSpec {
 /// [`crate::VerifiedDeviceCertificate::verify`] does that.
 #[derive(Clone, Debug)]
 pub struct DeviceCertificate {
-    pub(crate) device: DeviceName,
+    device: DeviceName,
     pub(crate) serial: CertificateSerial,
-    pub(crate) claims: DeviceClaims,
-    pub(crate) subject_public_key_info: Vec<u8>,
-    pub(crate) issuer: String,
-    pub(crate) not_after: UnixTime,
+    claims: DeviceClaims,
+    subject_public_key_info: Vec<u8>,
+    issuer: String,
+    not_after: UnixTime,
 }
 
 pub(super) fn params(spec: &DeviceSpec) -> Result<CertificateParams, IssueError> {
@@ -101,6 +101,33 @@ impl DeviceCertificate {
             issuer: fields.issuer_text(),
             not_after: fields.not_after(),
         })
+    }
+}
+
+impl DeviceCertificate {
+    /// The device that it names.
+    pub fn device(&self) -> &DeviceName {
+        &self.device
+    }
+
+    /// What the issuer claims about the device.
+    pub fn claims(&self) -> &DeviceClaims {
+        &self.claims
+    }
+
+    /// The identity key as SubjectPublicKeyInfo in DER.
+    pub fn subject_public_key_info(&self) -> &[u8] {
+        &self.subject_public_key_info
+    }
+
+    /// The issuer's distinguished name, for people to read.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Last second of its validity.
+    pub fn not_after(&self) -> UnixTime {
+        self.not_after
     }
 }
 

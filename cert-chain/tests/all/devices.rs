@@ -176,3 +176,168 @@ fn claims_of(certificate: &[u8]) -> rcgen::CustomExtension {
 fn date(at: rustls_pki_types::UnixTime) -> time::OffsetDateTime {
     time::OffsetDateTime::from_unix_timestamp(i64::try_from(at.as_secs()).unwrap()).unwrap()
 }
+
+mod enrolment {
+    //! Four messages of a device whose TPM exists in software only.
+
+    use cert_chain::enrolment::device::{Answer, Certificate, Challenge, Pending, Request};
+    use cert_chain::enrolment::{EnrolmentError, EnrolmentState, Message, MessageError};
+    use cert_chain::template::DEVICE_KEY;
+    use cert_chain::{ObjectAttributes, TpmMakerRoots};
+
+    use super::*;
+    use crate::support::{ATTESTATION, Maker, p256_endorsement_key, request, signing_area};
+
+    struct Enrolment {
+        issuer: Issuer,
+        maker: Maker,
+        roots: TpmMakerRoots,
+    }
+
+    impl Enrolment {
+        fn new() -> Self {
+            let maker = Maker::new("Maker");
+            Self {
+                issuer: Issuer::create("demo.example".parse().unwrap(), years(10)).unwrap(),
+                roots: TpmMakerRoots::from_pem(&maker.root_pem()).unwrap(),
+                maker,
+            }
+        }
+
+        fn request(&self) -> Request {
+            let ek = p256_endorsement_key(&KeyPair::generate().unwrap());
+            Request {
+                device: "plant-7/meter-12".to_owned(),
+                ek_certificate: self.maker.certify(ek.public_area(), |_| ()).to_vec(),
+                ek_chain: Vec::new(),
+                ek: ek.public_area().as_bytes().to_vec(),
+                ik: signing_area(&KeyPair::generate().unwrap(), DEVICE_KEY, &[]),
+            }
+        }
+
+        fn challenge(&self, request: &Request) -> Result<(Challenge, Pending), EnrolmentError> {
+            self.issuer.challenge_device(request, &self.roots, now())
+        }
+
+        fn refusal(&self, change: impl FnOnce(&mut Request)) -> EnrolmentError {
+            let mut request = self.request();
+            change(&mut request);
+            self.challenge(&request).unwrap_err()
+        }
+    }
+
+    #[test]
+    fn a_device_is_challenged_under_its_name_and_a_wrong_answer_spends_the_challenge() {
+        let enrolment = Enrolment::new();
+        let (challenge, mut pending) = enrolment.challenge(&enrolment.request()).unwrap();
+        assert_eq!(challenge.device, name());
+        assert_eq!(pending.maker(), "CN=Maker");
+        let json = challenge.to_json();
+        assert_eq!(Challenge::from_json(json.as_bytes()).unwrap(), challenge);
+        let answer = format!(
+            "{{\"type\":\"device-enrolment-answer\",\"version\":1,\"enrolment\":\"{}\",\"secret\":\"00\"}}",
+            challenge.enrolment
+        );
+        let answer = Answer::from_json(answer.as_bytes()).unwrap();
+        let mut certify = || {
+            let roots = &enrolment.roots;
+            enrolment
+                .issuer
+                .certify_answer(&mut pending, &answer, roots, years(1), now())
+        };
+        assert!(matches!(certify(), Err(EnrolmentError::WrongAnswer)));
+        assert!(matches!(certify(), Err(EnrolmentError::AlreadyAnswered)));
+        assert_eq!(*pending.state(), EnrolmentState::Answered);
+    }
+
+    #[test]
+    fn names_keys_and_makers_that_do_not_qualify_are_refused() {
+        let enrolment = Enrolment::new();
+        let key = KeyPair::generate().unwrap();
+        assert!(matches!(
+            enrolment.refusal(|r| r.device = "../root".to_owned()),
+            EnrolmentError::DeviceName(_)
+        ));
+        assert!(matches!(
+            enrolment.refusal(|r| r.ik = r.ek.clone()),
+            EnrolmentError::IdentityKey(_)
+        ));
+        let unrestricted =
+            ObjectAttributes::from_bits(DEVICE_KEY.bits() & !ObjectAttributes::RESTRICTED.bits());
+        assert!(matches!(
+            enrolment.refusal(|r| r.ik = signing_area(&key, unrestricted, &[])),
+            EnrolmentError::IdentityKey(_)
+        ));
+        let stranger = Maker::new("Stranger");
+        assert!(matches!(
+            enrolment.refusal(|r| {
+                let ek = p256_endorsement_key(&KeyPair::generate().unwrap());
+                r.ek = ek.public_area().as_bytes().to_vec();
+                r.ek_certificate = stranger.certify(ek.public_area(), |_| ()).to_vec();
+            }),
+            EnrolmentError::EkCertificate(_)
+        ));
+    }
+
+    /// A host's key is under its operator's policy and a device's is under none: neither passes as the
+    /// other, whatever else the request says.
+    #[test]
+    fn a_host_s_key_enrols_no_device_and_a_device_s_no_host() {
+        let enrolment = Enrolment::new();
+        let host = request(&enrolment.maker);
+        assert!(matches!(
+            enrolment.refusal(|r| r.ik = host.ik.clone()),
+            EnrolmentError::DeviceKey
+        ));
+        let key = KeyPair::generate().unwrap();
+        assert!(matches!(
+            enrolment.refusal(|r| r.ik = signing_area(&key, ATTESTATION, &[])),
+            EnrolmentError::DeviceKey
+        ));
+        let mut as_host = host;
+        as_host.ik = enrolment.request().ik;
+        let operators = [cert_chain::PublicArea::parse(&as_host.policy_key)
+            .unwrap()
+            .name()]
+        .into_iter()
+        .collect();
+        let accepted = cert_chain::enrolment::Accepted {
+            roots: &enrolment.roots,
+            operators: &operators,
+        };
+        assert!(matches!(
+            enrolment.issuer.challenge(&as_host, accepted, now()),
+            Err(EnrolmentError::PolicyBypassed)
+        ));
+    }
+
+    #[test]
+    fn messages_of_hosts_and_devices_are_told_apart() {
+        let enrolment = Enrolment::new();
+        let device = enrolment.request().to_json();
+        let host = request(&enrolment.maker).to_json();
+        assert!(matches!(
+            Request::from_json(host.as_bytes()),
+            Err(MessageError::Type { .. })
+        ));
+        assert!(matches!(
+            cert_chain::enrolment::Request::from_json(device.as_bytes()),
+            Err(MessageError::Type { .. })
+        ));
+        assert_eq!(
+            Request::from_json(device.as_bytes()).unwrap().to_json(),
+            device
+        );
+        let (challenge, _) = enrolment.challenge(&enrolment.request()).unwrap();
+        let certificate = Certificate {
+            device: challenge.device,
+            certificate: vec![1],
+            root: vec![2],
+        };
+        let json = certificate.to_json();
+        assert_eq!(
+            Certificate::from_json(json.as_bytes()).unwrap(),
+            certificate
+        );
+    }
+}
