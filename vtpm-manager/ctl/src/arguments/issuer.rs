@@ -31,26 +31,30 @@ pub(crate) enum IssuerCommand {
         #[command(subcommand)]
         command: OperatorKeyCommand,
     },
-    /// Check a host's request, and challenge its TPM.
+    /// Check a host's or device's request, and challenge its TPM.
     Challenge {
         /// The issuer's folder.
         #[arg(long = "dir", alias = "directory", value_name = "DIR")]
         directory: PathBuf,
-        /// The host's request.
+        /// The request.
         #[arg(long, value_name = "FILE")]
         request: PathBuf,
+        /// The request is a device's, and this is the name that the device is to get in the issuer's
+        /// domain. Nothing else says that the device is yours: without this, only hosts are challenged.
+        #[arg(long, value_name = "NAME", conflicts_with = "replace_operator_key")]
+        device: Option<String>,
         /// Where to write the challenge.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
         #[command(flatten)]
         change: OperatorKeyChangeArgument,
     },
-    /// Check a host's answer, and certify the host.
+    /// Check a host's or device's answer, and certify it.
     Certify {
         /// The issuer's folder.
         #[arg(long = "dir", alias = "directory", value_name = "DIR")]
         directory: PathBuf,
-        /// The host's answer.
+        /// The answer.
         #[arg(long, value_name = "FILE")]
         answer: PathBuf,
         /// Where to write the certificate.

@@ -1,13 +1,15 @@
 //! Commands of the identity issuer.
 
+use std::path::Path;
+
 use cert_chain::TpmName;
-use cert_chain::enrolment::Message;
+use cert_chain::enrolment::{Answer, Message, MessageError, device};
 use cert_chain::operator::PolicyKeyPublic;
 
 use super::revocation;
 use crate::arguments::{IssuerCommand, OperatorKeyCommand};
 use crate::error::CtlError;
-use crate::files::{read_message, write};
+use crate::files::{not_needed, read, read_message, write};
 use crate::issuer::IssuerFolder;
 use crate::output::{Output, Table};
 
@@ -49,6 +51,7 @@ pub(crate) fn run(command: &IssuerCommand, output: &Output) -> Result<(), CtlErr
         IssuerCommand::Challenge {
             directory,
             request,
+            device: None,
             out,
             change,
         } => {
@@ -74,21 +77,75 @@ pub(crate) fn run(command: &IssuerCommand, output: &Output) -> Result<(), CtlErr
                 table.render()
             })?;
         }
+        IssuerCommand::Challenge {
+            directory,
+            request,
+            device: Some(device),
+            out,
+            ..
+        } => {
+            let request = read_message(request)?;
+            let (challenge, pending) =
+                IssuerFolder::open(directory)?.challenge_device(&request, device)?;
+            write(out, challenge.to_json().as_bytes())?;
+            let made = serde_json::json!({
+                "enrolment": pending.enrolment(),
+                "device": pending.device(),
+                "ek": pending.ek(),
+                "maker": pending.maker(),
+                "challenge": out,
+            });
+            output.result(&made, || {
+                let mut table = Table::default();
+                table.row(["device", &pending.device().to_string()]);
+                table.row(["TPM's EK", &pending.ek().to_string()]);
+                table.row(["certified by", pending.maker()]);
+                table.row(["challenge", &out.display().to_string()]);
+                table.render()
+            })?;
+        }
         IssuerCommand::Certify {
             directory,
             answer,
             out,
-        } => {
-            let answer = read_message(answer)?;
-            let certificate = IssuerFolder::open(directory)?.certify(&answer)?;
-            write(out, certificate.to_json().as_bytes())?;
-            let made = serde_json::json!({ "host": certificate.host, "certificate": out });
-            output.result(&made, || {
-                format!("certified {}: {}", certificate.host, out.display())
-            })?;
-        }
+        } => match read_either(answer)? {
+            Either::Host(answer) => {
+                let certificate = IssuerFolder::open(directory)?.certify(&answer)?;
+                write(out, certificate.to_json().as_bytes())?;
+                let made = serde_json::json!({ "host": certificate.host, "certificate": out });
+                output.result(&made, || {
+                    format!("certified {}: {}", certificate.host, out.display())
+                })?;
+            }
+            Either::Device(answer) => {
+                let certificate = IssuerFolder::open(directory)?.certify_device(&answer)?;
+                write(out, certificate.to_json().as_bytes())?;
+                let made = serde_json::json!({ "device": certificate.device, "certificate": out });
+                output.result(&made, || {
+                    format!("certified {}: {}", certificate.device, out.display())
+                })?;
+            }
+        },
     }
     Ok(())
+}
+
+/// Whose message it is, its type says.
+fn read_either(answer: &Path) -> Result<Either, CtlError> {
+    let bytes = read(answer)?;
+    let host = match Answer::from_json(&bytes) {
+        Err(MessageError::Type { found, .. }) if found == device::Answer::TYPE => {
+            device::Answer::from_json(&bytes).map(Either::Device)
+        }
+        host => host.map(Either::Host),
+    };
+    host.map_err(|error| not_needed(answer, error.into()))
+}
+
+/// An answer to a challenge.
+enum Either {
+    Host(Answer),
+    Device(device::Answer),
 }
 
 fn operator_key(command: &OperatorKeyCommand, output: &Output) -> Result<(), CtlError> {

@@ -7,7 +7,7 @@ use api_types::Timestamp;
 use cert_chain::TrustAnchorError;
 use cert_chain::enrolment::EnrolmentError;
 use cert_chain::operator::ApprovalError;
-use cert_chain::{CertificateSerial, HostName, IssueError, TpmName};
+use cert_chain::{CertificateSerial, DeviceName, HostName, IssueError, TpmName};
 
 /// Why the issuer did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +19,50 @@ pub(crate) enum IssuerError {
         /// Why.
         #[source]
         source: IssueError,
+    },
+    /// The name belongs to another device.
+    #[error(
+        "`{device}` is the name of the device whose TPM has endorsement key {owner}; the one that asks \
+         has {found}. Choose another name, or remove `{}` to give the name away",
+        file.display()
+    )]
+    DeviceNameTaken {
+        /// The name.
+        device: DeviceName,
+        /// Endorsement key of its owner.
+        owner: TpmName,
+        /// Endorsement key of the device that asks.
+        found: TpmName,
+        /// Where this is written down.
+        file: Box<Path>,
+    },
+    /// The TPM was certified as another device's.
+    #[error(
+        "the device that asks for the name `{device}` has the {which} of `{owner}`: one TPM has one \
+         name. If it is to be renamed, remove `{}`; the certificate under the old name stays valid \
+         until it expires",
+        file.display()
+    )]
+    DeviceTpmKnown {
+        /// Which of its keys is known.
+        which: &'static str,
+        /// The name that it has.
+        owner: DeviceName,
+        /// The name that it asks for.
+        device: Box<DeviceName>,
+        /// Where this is written down.
+        file: Box<Path>,
+    },
+    /// The device asks for another name than it is to get.
+    #[error(
+        "the request asks for the name `{asked}`, and --device says `{expected}`: whoever sent it is \
+         not the device that you mean, or has to ask for that name"
+    )]
+    DeviceUnexpected {
+        /// The name in the request.
+        asked: String,
+        /// The name that the administrator gave.
+        expected: String,
     },
     /// The folder has an issuer already.
     #[error(

@@ -1,4 +1,4 @@
-//! An issuer: what it does for hosts.
+//! An issuer: what it does for hosts. What it does for devices is in [`super::devices`].
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
@@ -271,7 +271,7 @@ impl IssuerFolder {
     }
 
     /// The makers, as the file says at the time.
-    fn tpm_roots(&self) -> Result<TpmMakerRoots, IssuerError> {
+    pub(super) fn tpm_roots(&self) -> Result<TpmMakerRoots, IssuerError> {
         tpm_roots_in(&self.folder.join(TPM_ROOTS)).map(|(_, roots)| roots)
     }
 
@@ -295,7 +295,7 @@ impl IssuerFolder {
     }
 }
 
-const fn days(number: u64) -> Duration {
+pub(super) const fn days(number: u64) -> Duration {
     Duration::from_secs(number * 24 * 60 * 60)
 }
 

@@ -10,8 +10,10 @@
 //! | `certificates/<serial>.json` | every certificate, and whether it was revoked |
 //! | `last-crl.json` | the number of the last revocation list |
 //! | `hosts/<label>.json` | who was certified under which name and which operator key |
+//! | `pending-devices/`, `devices/` | the same of devices, which have no operator key |
 
 mod certificates;
+mod devices;
 mod error;
 mod files;
 mod folder;
