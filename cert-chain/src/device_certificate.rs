@@ -35,7 +35,7 @@ impl VerifiedDeviceCertificate {
             member: ChainMember::Device,
             source,
         })?;
-        let subject = certificate.device.to_string();
+        let subject = certificate.device().to_string();
         let revocation = anchors.revocation_of(&subject, &certificate.serial, &root.anchor, at)?;
         Ok(Self {
             certificate,

@@ -9,7 +9,7 @@ use cert_chain::{
     AttestationKey, DeviceName, Digest32, HashAlgorithm, Issuer, PublicArea, Validity,
 };
 use rcgen::KeyPair;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::{DeviceEvidence, DevicePolicy, DeviceQuote};
 use crate::binding::Binding;
@@ -41,6 +41,11 @@ pub struct FixtureDevice {
 impl FixtureDevice {
     /// The device `path` in the domain of an issuer.
     pub fn under(issuer: Issuer, path: &str) -> Self {
+        Self::under_at(now(), issuer, path)
+    }
+
+    /// The same at another time: for what is judged by a clock.
+    pub fn under_at(at: UnixTime, issuer: Issuer, path: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let area = PublicArea::parse(&signing_area(&key, ATTESTATION)).unwrap();
         let public = AttestationKey::try_from(area).unwrap();
@@ -50,7 +55,7 @@ impl FixtureDevice {
                 device: name.clone(),
                 ik: public.clone(),
                 ek: public.name(),
-                validity: Validity::starting(now(), Duration::from_secs(10 * 366 * 86400)).unwrap(),
+                validity: Validity::starting(at, Duration::from_secs(366 * 86400)).unwrap(),
             })
             .unwrap();
         Self {

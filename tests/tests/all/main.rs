@@ -9,6 +9,7 @@
 
 mod attested_vm;
 mod bench_smoke;
+mod devices;
 mod formats;
 mod fuzz_smoke;
 mod measured;

@@ -27,6 +27,7 @@ pub use error::{
 };
 pub use message::{Demand, Format};
 pub use parties::{
-    Appraisal, Attester, Demands, EvidenceFuture, NoDemand, Peer, Unattested, Verifier,
+    Appraisal, Attester, CertificateAlone, Demands, EvidenceFuture, NoDemand, Peer, Unattested,
+    Verifier,
 };
 pub use stream::AttestedStream;

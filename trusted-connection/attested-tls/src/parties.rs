@@ -9,7 +9,7 @@ use attestation::{Binding, Nonce};
 use rustls_pki_types::CertificateDer;
 
 use crate::error::{EvidenceRefused, NoEvidence};
-use crate::message::Demand;
+use crate::message::{Demand, Format};
 
 /// Evidence on its way.
 pub type EvidenceFuture = Pin<Box<dyn Future<Output = Result<Vec<u8>, NoEvidence>> + Send>>;
@@ -26,6 +26,11 @@ pub trait Attester: Send + Sync + 'static {
 /// An end that has no evidence to show.
 #[derive(Clone, Copy, Debug)]
 pub struct Unattested;
+
+/// A client that has no evidence, but a certificate in the handshake: it says so where that is what is
+/// demanded.
+#[derive(Clone, Copy, Debug)]
+pub struct CertificateAlone;
 
 /// Judges the evidence of a peer.
 pub trait Verifier: Send + Sync + 'static {
@@ -73,6 +78,20 @@ pub struct Peer {
 impl Attester for Unattested {
     fn evidence(&self, _: &Demand, _: Nonce, _: Binding) -> EvidenceFuture {
         Box::pin(std::future::ready(Err(NoEvidence::NoRootOfTrust)))
+    }
+}
+
+impl Attester for CertificateAlone {
+    fn evidence(&self, demand: &Demand, _: Nonce, _: Binding) -> EvidenceFuture {
+        let is_enough = match demand {
+            Demand::Evidence { formats, .. } => formats.contains(&Format::ClientCertificate),
+            Demand::Nothing => false,
+        };
+        Box::pin(std::future::ready(if is_enough {
+            Ok(Vec::new())
+        } else {
+            Err(NoEvidence::NoRootOfTrust)
+        }))
     }
 }
 

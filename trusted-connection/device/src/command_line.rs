@@ -34,6 +34,7 @@ use crate::crl_options::CrlOptions;
 use crate::judgement::Judgement;
 use crate::outcome::Outcome;
 use crate::proxy::Proxy;
+use crate::root_of_trust::Enrol;
 use crate::tree::{Colour, draw};
 use crate::{event_log, export};
 
@@ -85,6 +86,12 @@ enum Command {
     /// why. SIGTERM or SIGINT ends it: no new connections are taken then, and those that are open have
     /// time to end.
     Proxy(Proxy),
+    /// Have an issuer certify the identity key in this device's TPM, so that services can know the
+    /// device and what it booted.
+    Enrol {
+        #[command(subcommand)]
+        step: Enrol,
+    },
     /// Judge evidence from a file, without any connection.
     Verify {
         /// The evidence.
@@ -207,6 +214,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         }
         Command::Connect(connect) => connect.run(),
         Command::Proxy(proxy) => proxy.run(),
+        Command::Enrol { step } => step.run(),
         Command::Verify {
             evidence,
             nonce,

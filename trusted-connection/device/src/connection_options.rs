@@ -11,6 +11,7 @@ use rustls_pki_types::DnsName;
 use crate::connection::{Connector, DeviceIdentity};
 use crate::crl_options::CrlOptions;
 use crate::policy_file;
+use crate::root_of_trust::RootOfTrustOptions;
 
 /// What all commands that connect are told.
 #[derive(Debug, Args)]
@@ -30,6 +31,8 @@ pub struct ConnectionOptions {
     /// The private key of that certificate in PEM.
     #[arg(long, value_name = "FILE", requires = "certificate")]
     key: Option<PathBuf>,
+    #[command(flatten)]
+    root_of_trust: RootOfTrustOptions,
 }
 
 impl ConnectionOptions {
@@ -39,6 +42,10 @@ impl ConnectionOptions {
         let device = match (&self.certificate, &self.key) {
             (Some(certificate), Some(key)) => DeviceIdentity::from_files(certificate, key)?,
             _ => DeviceIdentity::none(),
+        };
+        let device = match self.root_of_trust.attester()? {
+            Some(attester) => device.attested(attester),
+            None => device,
         };
         let crls = Arc::new(self.crls.open()?);
         let connector = Connector::new(policy, device, self.server_name.clone())

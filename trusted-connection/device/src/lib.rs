@@ -12,6 +12,8 @@ pub mod judgement;
 pub mod outcome;
 pub mod policy_file;
 pub mod proxy;
+pub mod root_of_trust;
+pub mod tpm;
 pub mod tree;
 
 pub use challenge::{ChallengeError, challenge};

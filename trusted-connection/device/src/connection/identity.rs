@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use attested_tls::tls::{KeyExchange, provider};
-use attested_tls::{Attester, Unattested};
+use attested_tls::{Attester, CertificateAlone, Unattested};
 use bounded_file::read_bounded;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
@@ -78,16 +78,13 @@ impl DeviceIdentity {
     pub fn in_software(key: CertifiedKey) -> Self {
         Self {
             key: Some(key),
-            ..Self::none()
+            attester: Arc::new(CertificateAlone),
         }
     }
 
-    /// A device whose evidence `attester` makes, with this key in TLS.
-    pub fn attested(key: CertifiedKey, attester: Arc<dyn Attester>) -> Self {
-        Self {
-            key: Some(key),
-            attester,
-        }
+    /// The same device with a root of trust: `attester` makes its evidence.
+    pub fn attested(self, attester: Arc<dyn Attester>) -> Self {
+        Self { attester, ..self }
     }
 
     /// Reads certificate and key of a device from files in PEM: its own certificate first, then those

@@ -21,7 +21,7 @@ use rcgen::{
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::{PrivateKeyDer, ServerName};
+use rustls_pki_types::{PrivateKeyDer, ServerName, UnixTime};
 use vrot_service::devices::DeviceVerifier;
 
 /// An authority for certificates of TLS, above servers and above devices without a TPM.
@@ -69,7 +69,8 @@ fn unattesting() -> Arc<dyn Attester> {
 }
 
 fn device(path: &str) -> FixtureDevice {
-    FixtureDevice::under(Host::new("host-1").issuer, path)
+    let now = UnixTime::now();
+    FixtureDevice::under_at(now, Host::made_at(now, "host-1").issuer, path)
 }
 
 /// What a service with this policy makes of a device.
@@ -152,7 +153,8 @@ async fn a_device_that_booted_something_else_is_refused() {
 #[tokio::test]
 async fn a_device_that_the_policy_does_not_name_is_refused() {
     let ours = device("meter-12");
-    let theirs = FixtureDevice::under(
+    let theirs = FixtureDevice::under_at(
+        UnixTime::now(),
         cert_chain::Issuer::from_pem(&ours.issuer.key_pem(), &ours.issuer.certificate_pem())
             .unwrap(),
         "meter-13",
