@@ -106,10 +106,17 @@ fn no_crate_has_more_than_12_000_lines_of_code() -> Result<()> {
     Ok(())
 }
 
+const MARK: &str = "\n#[cfg(test)]\n";
+
 /// A source up to its unit tests.
 pub(crate) fn without_unit_tests(text: &str) -> &str {
-    text.split_once("\n#[cfg(test)]\nmod tests {")
-        .map_or(text, |(code, _)| code)
+    let is_of_tests = |rest: &str| {
+        let line = rest.lines().next().unwrap_or_default();
+        line.ends_with("mod tests {")
+    };
+    let mut marks = text.match_indices(MARK);
+    let begin = marks.find(|(at, _)| text.get(at + MARK.len()..).is_some_and(is_of_tests));
+    begin.map_or(text, |(at, _)| text.get(..at).unwrap_or(text))
 }
 
 /// Files that hold nothing but tests: their parent declares them for tests only.
