@@ -5,6 +5,7 @@
 //! a run started ends with it, also when the test process is killed.
 
 pub mod accelerator;
+pub mod bare_vm;
 pub mod bench;
 pub mod demo;
 pub mod device;
@@ -20,3 +21,4 @@ pub mod libvirt;
 pub mod monitor;
 pub mod narrator;
 pub mod scene;
+pub mod vmm;

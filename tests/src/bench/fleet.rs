@@ -12,7 +12,7 @@ use test_support::process::Process;
 use super::api::Api;
 use super::launch::{Launched, launch, wait_until_certified, wait_until_complete};
 use super::peer::{self, Peer};
-use super::vmm::{Control, Vmm};
+use crate::vmm::{Control, Vmm};
 
 /// Guests with their TPMs.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::api::Api;
-use super::vmm::Control;
+use crate::vmm::Control;
 
 /// A vRoT that runs and answers.
 #[derive(Debug)]

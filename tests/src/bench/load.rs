@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::samples::Samples;
-use super::vmm::Vmm;
+use crate::vmm::Vmm;
 
 /// How guests use their TPM.
 #[derive(Clone, Copy, Debug)]

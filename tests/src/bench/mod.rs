@@ -21,7 +21,6 @@ mod report;
 mod restart;
 mod samples;
 mod slow_tpm;
-mod vmm;
 mod writes;
 
 use std::time::Instant;

@@ -13,7 +13,7 @@ use test_support::software_tpm::{TpmMaker, emulator_command};
 use test_support::tool::Tool;
 
 use super::disk::Disk;
-use super::vmm::Control;
+use crate::vmm::Control;
 
 /// A workshop that makes and starts swtpm instances.
 #[derive(Debug)]

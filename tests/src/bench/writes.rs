@@ -14,7 +14,7 @@ use super::load::{Habit, number, rate, under_load};
 use super::report::Report;
 use super::restart::DURABILITY_DEADLINE;
 use super::samples::Samples;
-use super::vmm::Vmm;
+use crate::vmm::Vmm;
 
 /// Turns change after so many writes.
 const TURN: u32 = 20;

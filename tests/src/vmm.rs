@@ -13,11 +13,11 @@ use tpm_wire::{MAX_SIZE, NO_SESSIONS, Response, ResponseCode, SESSIONS, frame, r
 
 /// A control channel that answers.
 #[derive(Debug)]
-pub(super) struct Control(UnixStream);
+pub struct Control(UnixStream);
 
 /// An attached VMM whose guest has started its TPM.
 #[derive(Debug)]
-pub(super) struct Vmm {
+pub struct Vmm {
     // Open as long as the VMM is attached.
     _control: UnixStream,
     data: UnixStream,
@@ -43,7 +43,7 @@ const ATTRIBUTES: u32 = 0x0206_0006;
 
 impl Control {
     /// Connects and waits for one answer: then a VMM can attach.
-    pub(super) fn connect(socket: &Path) -> Result<Self> {
+    pub fn connect(socket: &Path) -> Result<Self> {
         let mut stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(&CMD_GET_CAPABILITY.to_be_bytes())?;
@@ -53,7 +53,7 @@ impl Control {
     }
 
     /// Attaches as QEMU does, and starts the TPM as a guest's firmware does.
-    pub(super) fn attach(mut self) -> Result<Vmm> {
+    pub fn attach(mut self) -> Result<Vmm> {
         let (data, theirs) = UnixStream::pair()?;
         data.set_read_timeout(Some(PATIENCE))?;
         sendmsg::<()>(
@@ -87,7 +87,7 @@ impl Control {
 
 impl Vmm {
     /// Defines the NV index that [`Vmm::write`] writes.
-    pub(super) fn define(&mut self) -> Result<()> {
+    pub fn define(&mut self) -> Result<()> {
         let public = [
             &INDEX.to_be_bytes()[..],
             &0x000bu16.to_be_bytes(), // TPM_ALG_SHA256
@@ -105,7 +105,7 @@ impl Vmm {
     }
 
     /// Writes to that index what was never there.
-    pub(super) fn write(&mut self) -> io::Result<ResponseCode> {
+    pub fn write(&mut self) -> io::Result<ResponseCode> {
         self.written += 1;
         let contents = self.written.to_be_bytes().repeat(usize::from(CONTENTS) / 8);
         let body = [
@@ -122,7 +122,7 @@ impl Vmm {
 
     /// Asks the host for evidence, which a vRoT answers at once. The answer is a ticket; the guest of this file never comes
     /// back with it.
-    pub(super) fn request_evidence(&mut self) -> io::Result<ResponseCode> {
+    pub fn request_evidence(&mut self) -> io::Result<ResponseCode> {
         self.written += 1;
         let digest = self.written.to_be_bytes().repeat(4);
         let body = [&32u16.to_be_bytes()[..], &digest].concat();
@@ -130,7 +130,7 @@ impl Vmm {
     }
 
     /// A write that must succeed.
-    pub(super) fn must_write(&mut self) -> Result<()> {
+    pub fn must_write(&mut self) -> Result<()> {
         success(self.write()?, "TPM2_NV_Write")
     }
 
