@@ -17,8 +17,8 @@ const DEFAULT_RUNTIME_DIR: &str = "/run/vtpm-manager";
 const DEFAULT_EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
 /// Four guests that never rest have a disk written at a few megabytes a second.
 const DEFAULT_STATE_CHANGES_PER_SECOND: NonZeroU32 = NonZeroU32::new(25).unwrap();
-/// A guest that is challenged every half second, and some more at times.
-const DEFAULT_HOST_EVIDENCE_PER_MINUTE: u32 = 120;
+/// A service asks once for all connections that wait, and no more often than a TPM signs (25 ms and more).
+const DEFAULT_HOST_EVIDENCE_PER_MINUTE: u32 = 1200;
 
 /// The shortest patience of Linux's drivers is 750 ms.
 const DEFAULT_DEADLINE_MS: u32 = 500;

@@ -3,13 +3,16 @@
 //!
 //! Each request becomes a salted leaf ([`HostLeaf`]) of a Merkle tree (RFC 9162); the quote signs
 //! the tree's root. A requester gets the quote, its own leaf and the path to the root, and learns
-//! nothing of its neighbours. So the rate of evidence does not depend on how slowly the TPM signs.
+//! nothing of its neighbours. So the rate of evidence does not depend on how slowly the TPM signs, and
+//! a vRoT that floods its host takes nothing from others: each has its turn ([`turns`]).
 
 mod host_log;
 mod open_layers;
+mod turns;
 
 use std::future::Future;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,6 +34,7 @@ use trust_anchor::{AnchorError, SignedQuote, TrustAnchor};
 
 pub use host_log::{HostLog, HostLogProblem, LogContents};
 pub use open_layers::OpenLayers;
+use turns::{OF_A_VROT, Turns};
 
 /// A handle to the service. The service ends with its last handle.
 #[derive(Clone, Debug)]
@@ -96,7 +100,7 @@ pub enum HostEvidenceError {
     #[error("the physical TPM made no quote")]
     Anchor(#[source] Arc<AnchorError>),
     /// More requests wait than can be served.
-    #[error("{QUEUE} requests for host evidence wait already")]
+    #[error("too many requests for host evidence wait already; of one vRoT {OF_A_VROT} may")]
     Busy,
     /// The event log cannot be read.
     #[error("there is no event log to give")]
@@ -112,7 +116,7 @@ pub enum HostEvidenceError {
     Stopped,
 }
 
-/// Requests that may wait for the next quote.
+/// Requests on their way to the service, which takes them at once.
 const QUEUE: usize = 4096;
 /// Between two questions for the host's PCRs, until there is an answer.
 const LEARNING_PAUSE: Duration = Duration::from_secs(5);
@@ -239,13 +243,26 @@ impl<Q: HostQuoter> Service<Q> {
         // Before the first device is shown the log.
         self.learn_pcrs().await;
         tell(self.file.check().await);
-        let mut batch = Vec::new();
-        while self.next(&mut requests, &mut batch).await > 0 {
-            let (leaves, answers): (Vec<_>, Vec<_>) = batch
-                .drain(..)
-                .map(|request| (request.leaf, request.answer))
+        let mut turns = Turns::new();
+        while !turns.is_empty() || self.next(&mut requests, &mut turns).await {
+            while let Ok(request) = requests.try_recv() {
+                take_up(&mut turns, request);
+            }
+            let (leaves, answers): (Vec<_>, Vec<_>) = turns
+                .take(MAX_BATCH)
+                .into_iter()
+                .map(|request: Request| (request.leaf, request.answer))
                 .unzip();
-            match self.layers(&leaves).await {
+            let layers = {
+                let mut quoting = pin!(self.layers(&leaves));
+                loop {
+                    tokio::select! {
+                        layers = &mut quoting => break layers,
+                        Some(request) = requests.recv() => take_up(&mut turns, request),
+                    }
+                }
+            };
+            match layers {
                 Ok(layers) => {
                     self.metrics.quotes.fetch_add(1, Ordering::Relaxed);
                     self.metrics
@@ -269,23 +286,25 @@ impl<Q: HostQuoter> Service<Q> {
         }
     }
 
-    /// Waits for requests; 0, if there will be none any more. Until the TPM has shown the host's PCRs,
-    /// it is asked again meanwhile.
+    /// Waits for a request; `false`, if there will be none any more. Until the TPM has shown the host's
+    /// PCRs, it is asked again meanwhile.
     async fn next(
         &mut self,
         requests: &mut mpsc::Receiver<Request>,
-        batch: &mut Vec<Request>,
-    ) -> usize {
-        while !self.file.knows_pcrs() {
-            let received = requests.recv_many(batch, MAX_BATCH);
-            if let Ok(count) = timeout(LEARNING_PAUSE, received).await {
-                return count;
+        turns: &mut Turns<Request>,
+    ) -> bool {
+        let request = loop {
+            if self.file.knows_pcrs() {
+                break requests.recv().await;
+            }
+            if let Ok(request) = timeout(LEARNING_PAUSE, requests.recv()).await {
+                break request;
             }
             if self.learn_pcrs().await {
                 tell(self.file.check().await);
             }
-        }
-        requests.recv_many(batch, MAX_BATCH).await
+        };
+        request.map(|request| take_up(turns, request)).is_some()
     }
 
     /// Asks the TPM for the PCRs that are quoted; whether it showed them.
@@ -353,6 +372,14 @@ impl<Q: HostQuoter> Service<Q> {
                 SharedHostLayer::new(&layer, Arc::clone(&log.bytes))
             })
             .collect())
+    }
+}
+
+/// Puts a request among those that wait, unless too many of its vRoT do.
+fn take_up(turns: &mut Turns<Request>, request: Request) {
+    if let Err(request) = turns.push(request.leaf.vrot, request) {
+        // A guest that went away needs no answer.
+        let _ = request.answer.send(Err(HostEvidenceError::Busy));
     }
 }
 
@@ -521,6 +548,58 @@ mod tests {
             );
             assert!(signed.contains(&data));
         }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_vrot_that_floods_is_refused_and_its_neighbours_share_the_next_quote()
+    -> anyhow::Result<()> {
+        let log = tempfile::NamedTempFile::new()?;
+        let gate = Arc::new(Semaphore::new(0));
+        let quoter = GatedQuoter {
+            gate: Arc::clone(&gate),
+            signed: Arc::default(),
+        };
+        let evidence = HostEvidence::start(quoter, log.path());
+        let ask = |subject: Subject, number| {
+            let evidence = evidence.clone();
+            async move {
+                evidence
+                    .layer(&subject, Durability::Durable, request(number))
+                    .await
+            }
+        };
+        let mut first = pin!(ask(subject(), 0));
+        let floods = subject();
+        let mut flood = tokio::task::JoinSet::new();
+        let mut neighbours = tokio::task::JoinSet::new();
+        // A quote is under way; meanwhile far more than its share comes from one, and one from each of
+        // the others.
+        assert!(
+            timeout(Duration::from_millis(50), &mut first)
+                .await
+                .is_err()
+        );
+        for number in 0..200 {
+            flood.spawn(ask(floods.clone(), number));
+        }
+        for number in 0..50 {
+            neighbours.spawn(ask(subject(), number));
+        }
+        let mut refused = 0;
+        while refused < 200 - OF_A_VROT {
+            match flood.join_next().await {
+                Some(Ok(Err(HostEvidenceError::Busy))) => refused += 1,
+                other => anyhow::bail!("{other:?}"),
+            }
+        }
+        gate.add_permits(2);
+        first.await?;
+        for layer in neighbours.join_all().await {
+            let layer = HostLayer::from_cbor(&layer?.part(0, usize::MAX))?;
+            assert_eq!(layer.tree_size, 50 + OF_A_VROT as u64);
+        }
+        assert!(flood.join_all().await.iter().all(Result::is_ok));
         Ok(())
     }
 
