@@ -166,7 +166,11 @@ program vrot-service vrot-guest
 put 0644 "$packaging/vrot-guest/vrot-service.default" vrot-guest etc/default/vrot-service
 put 0644 "$packaging/vrot-guest/vrot-service.service" vrot-guest \
     usr/lib/systemd/system/vrot-service.service
+put 0644 "$packaging/vrot-guest/vrot-proxy@.service" vrot-guest \
+    usr/lib/systemd/system/vrot-proxy@.service
 finish vrot-guest vrot-service
 
 program vrot-device vrot-device
+put 0644 "$packaging/vrot-device/vrot-device-proxy@.service" vrot-device \
+    usr/lib/systemd/system/vrot-device-proxy@.service
 finish vrot-device vrot-device

@@ -20,5 +20,6 @@ pub mod issuer;
 pub mod libvirt;
 pub mod monitor;
 pub mod narrator;
+pub mod proxied_vm;
 pub mod scene;
 pub mod vmm;

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use cert_chain::HashValue;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tpm_wire::host_commands::HOST_EVIDENCE_REQUEST;
 use tpm_wire::{MAX_SIZE, NO_SESSIONS, Response, ResponseCode, SESSIONS, frame, read_frame};
@@ -32,6 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 const NV_DEFINE_SPACE: u32 = 0x12a;
 const NV_WRITE: u32 = 0x137;
+const PCR_EXTEND: u32 = 0x182;
 const STARTUP: u32 = 0x144;
 const OWNER: u32 = 0x4000_0001;
 const PASSWORD: u32 = 0x4000_0009;
@@ -141,9 +143,27 @@ impl Vmm {
         )
     }
 
-    fn execute(&mut self, command: &[u8]) -> io::Result<ResponseCode> {
+    /// Extends a PCR in one bank.
+    pub fn extend(&mut self, pcr: u32, digest: &HashValue) -> Result<()> {
+        let body = [
+            &pcr.to_be_bytes()[..],
+            &password(),
+            &1u32.to_be_bytes(),
+            &digest.algorithm().identifier().to_be_bytes(),
+            digest.as_bytes(),
+        ]
+        .concat();
+        self.succeed("TPM2_PCR_Extend", &frame(SESSIONS, PCR_EXTEND, &body))
+    }
+
+    /// Has the TPM execute a command; its response as it came.
+    pub fn respond(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
         self.data.write_all(command)?;
-        let response = read_frame(&mut self.data, MAX_SIZE)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(read_frame(&mut self.data, MAX_SIZE)?.ok_or(io::ErrorKind::UnexpectedEof)?)
+    }
+
+    fn execute(&mut self, command: &[u8]) -> io::Result<ResponseCode> {
+        let response = self.respond(command)?;
         let response = Response::parse(&response).ok_or(io::ErrorKind::InvalidData)?;
         Ok(response.code())
     }

@@ -4,6 +4,7 @@
 //! piece of evidence has one form.
 
 mod carried;
+mod log_position;
 mod shared;
 
 use cert_chain::Digest32;
@@ -20,6 +21,7 @@ use crate::nonce::Nonce;
 use crate::qualifying::vm_request_leaf;
 
 pub use carried::{CarriedCrls, MAX_CARRIED};
+pub use log_position::LogPosition;
 pub use shared::SharedHostLayer;
 
 /// Everything a verifier needs about one VM and its host, for one challenge.

@@ -7,6 +7,7 @@
     reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
 )]
 
+mod attested_connections;
 mod attested_vm;
 mod bench_smoke;
 mod devices;

@@ -40,10 +40,17 @@ const CONTENTS: [(&str, &[&str]); 4] = [
         &[
             "-rw-r--r-- /etc/default/vrot-service",
             "-rwxr-xr-x /usr/bin/vrot-service",
+            "-rw-r--r-- /usr/lib/systemd/system/vrot-proxy@.service",
             "-rw-r--r-- /usr/lib/systemd/system/vrot-service.service",
         ],
     ),
-    ("vrot-device", &["-rwxr-xr-x /usr/bin/vrot-device"]),
+    (
+        "vrot-device",
+        &[
+            "-rwxr-xr-x /usr/bin/vrot-device",
+            "-rw-r--r-- /usr/lib/systemd/system/vrot-device-proxy@.service",
+        ],
+    ),
 ];
 
 const DOCUMENTS: [&str; 5] = [
@@ -198,6 +205,8 @@ fn systemd_takes_the_units_and_finds_them_confined() -> Result<()> {
     for (package, unit, most) in [
         ("vrot-host", "vtpm-managerd.service", 15),
         ("vrot-guest", "vrot-service.service", 25),
+        ("vrot-guest", "vrot-proxy@.service", 25),
+        ("vrot-device", "vrot-device-proxy@.service", 15),
     ] {
         let installed = tempfile::tempdir()?;
         install(package, installed.path())?;

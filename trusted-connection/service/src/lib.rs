@@ -1,6 +1,12 @@
-//! The service in a VM: [`attester`] makes evidence with the VM's vRoT and its host, [`service`]
-//! answers challenges with it.
+//! The service in a VM: [`attester`] makes evidence with the VM's vRoT and its host. [`service`] answers
+//! challenges in the clear with it; [`proxy`] puts attested connections before a TCP service, and
+//! [`devices`] says whom it lets connect.
 
 pub mod attester;
+pub mod command_line;
 pub mod devices;
+pub mod proxy;
 pub mod service;
+pub mod tls_identity;
+pub mod tls_key;
+pub mod vm_attester;

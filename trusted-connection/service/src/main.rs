@@ -1,79 +1,48 @@
 //! `vrot-service`: attests the VM that it runs in.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use attestation::BOOT_PCRS;
-use cert_chain::{HashAlgorithm, PcrSelection};
-use clap::{Parser, Subcommand};
-use connection_proxy::Stop;
+use attestation::device::DeviceResult;
+use attested_tls::{Demands, NoDemand};
+use cert_chain::PcrSelection;
+use connection_proxy::{Limits, Stop, allow_open_files, serve};
 use program_output::console::arguments;
 use program_output::log;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use tokio::net::TcpListener;
 use tracing_subscriber::filter::LevelFilter;
 use trusted_connection::crl_files::CrlFiles;
 use vrot_service::attester::batches::Batches;
 use vrot_service::attester::esys::{EsysTpm, HostThroughTpm};
 use vrot_service::attester::quoting::EvidenceFiles;
+use vrot_service::command_line::{Arguments, Command, LogFormat, ProxyOptions, TpmOptions};
+use vrot_service::devices::DeviceVerifier;
+use vrot_service::proxy::Proxy;
 use vrot_service::service::Service;
+use vrot_service::tls_identity::{RENEWAL_PERIOD, TlsIdentity};
+use vrot_service::tls_key::TpmTlsKey;
+use vrot_service::vm_attester::VmAttester;
 
-/// Attests this VM: which one it is, what booted in it, on which host it runs and what booted
-/// there.
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Answer challenges of devices until stopped.
-    Serve {
-        /// Where to listen.
-        #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:7071")]
-        listen: SocketAddr,
-        /// The VM's TPM (with a resource manager).
-        #[arg(long, value_name = "DEVICE", default_value = "/dev/tpmrm0")]
-        tpm: PathBuf,
-        /// The event log of the VM's boot.
-        #[arg(
-            long,
-            value_name = "FILE",
-            default_value = "/sys/kernel/security/tpm0/binary_bios_measurements"
-        )]
-        event_log: PathBuf,
-        /// The PCRs to quote. Devices ask for all of these; leave out those that something goes on
-        /// extending after the boot, and have the devices' policies ignore them.
-        #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = BOOT_PCRS)]
-        quoted_pcrs: Vec<u8>,
-        /// The PCR bank to quote: sha256, sha384 or sha512. Without it the first of these that the
-        /// TPM has and the event log accounts for.
-        #[arg(long, value_name = "BANK")]
-        pcr_bank: Option<HashAlgorithm>,
-        /// A revocation list of the issuer (`vtpmctl issuer crl`), PEM or DER, which the evidence then
-        /// carries to devices that have no other way to get it. It is read anew when it changes.
-        /// Can be given several times.
-        #[arg(long, value_name = "FILE")]
-        crl: Vec<PathBuf>,
-    },
-}
-
-/// How long devices have for what they began when the service is stopped.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long devices have for challenges that they began when the service is stopped.
+const CHALLENGES_END: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let arguments: Arguments = match arguments() {
         Ok(arguments) => arguments,
         Err(end) => return end,
     };
-    let _log = log::start(LevelFilter::INFO, log::Format::Text);
+    let format = match arguments.log_format {
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Json => log::Format::Json,
+    };
+    let _log = log::start(LevelFilter::INFO, format);
     log::on_panic(|_| {});
-    match run(arguments) {
+    match run(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("vrot-service: {error:#}");
@@ -82,38 +51,125 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<()> {
-    let Command::Serve {
-        listen,
-        tpm,
-        event_log,
-        quoted_pcrs,
-        pcr_bank,
-        crl,
-    } = arguments.command;
-    let quoted = PcrSelection::new(quoted_pcrs).context("--quoted-pcrs cannot be used")?;
-    let vrot = EsysTpm::open(&tpm, quoted, pcr_bank).with_context(|| {
+fn run(command: Command) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("no threads can be started")?;
+    runtime.block_on(async {
+        match command {
+            Command::Serve { listen, tpm } => {
+                let stop = Stop::at_signals(CHALLENGES_END).context(SIGNALS)?;
+                let batches = batches(open_tpm(&tpm)?, &tpm)?;
+                let listener = bind(listen).await?;
+                answer_challenges(listener, batches, &stop).await
+            }
+            Command::Proxy(options) => {
+                match &options.policy {
+                    Some(policy) => {
+                        let verifier = DeviceVerifier::load(policy).with_context(|| {
+                            format!("{} is no policy about devices", policy.display())
+                        })?;
+                        let clients = verifier.client_certificates()?;
+                        let name = |device: &Arc<DeviceResult>| {
+                            format!("{} ({})", device.name(), device.verdict())
+                        };
+                        proxy(options, clients, Arc::new(verifier), name).await
+                    }
+                    // The command line says so in so many words.
+                    None => {
+                        tracing::warn!("nothing is demanded of devices: every one is let in");
+                        let clients = WebPkiClientVerifier::no_client_auth();
+                        let name = |(): &()| "any".to_owned();
+                        proxy(options, clients, NoDemand, name).await
+                    }
+                }
+            }
+        }
+    })
+}
+
+const SIGNALS: &str = "signals cannot be waited for";
+
+/// Serves a proxy that demands this of devices.
+async fn proxy<D: Demands + Clone>(
+    options: ProxyOptions,
+    clients: Arc<dyn ClientCertVerifier>,
+    demands: D,
+    name: fn(&D::Result) -> String,
+) -> Result<()> {
+    let limits = Limits {
+        connections: options.connections,
+        of_a_peer: options.connections_per_peer,
+    };
+    allow_open_files(limits.connections);
+    let mut tpm = open_tpm(&options.tpm)?;
+    let key = TpmTlsKey::open(&options.tpm.tpm)?;
+    let statement = TpmTlsKey::certified_by(&mut tpm)?;
+    let batches = batches(tpm, &options.tpm)?;
+    let attester = VmAttester::new(Arc::clone(&batches), statement);
+    let identity = TlsIdentity::wait_for(key, clients, options.tls_group.into()).await?;
+    let stop = Stop::at_signals(Duration::from_secs(options.drain_seconds)).context(SIGNALS)?;
+    let listener = bind(options.listen).await?;
+    let challenges = match options.challenges {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    let handler = Proxy {
+        identity: Arc::clone(&identity),
+        attester: Arc::new(attester),
+        demands,
+        name,
+        forward: options.forward,
+    };
+    let listen = listener.local_addr()?;
+    tracing::info!(%listen, forward = %handler.forward, "taking attested connections");
+    let proxied = serve(listener, limits, &stop, Arc::new(handler));
+    let answered = async {
+        match challenges {
+            Some(listener) => answer_challenges(listener, batches, &stop).await,
+            None => Ok(()),
+        }
+    };
+    let served = async { tokio::join!(proxied, answered) };
+    tokio::select! {
+        ((), answered) = served => answered,
+        () = identity.keep_renewed(RENEWAL_PERIOD) => Ok(()),
+    }
+}
+
+async fn answer_challenges(
+    listener: TcpListener,
+    batches: Arc<Batches>,
+    stop: &Stop,
+) -> Result<()> {
+    let listen = listener.local_addr()?;
+    tracing::info!(%listen, "answering challenges");
+    Service::new(batches).serve(listener, stop).await;
+    Ok(())
+}
+
+fn open_tpm(options: &TpmOptions) -> Result<EsysTpm> {
+    let quoted =
+        PcrSelection::new(options.quoted_pcrs.clone()).context("--quoted-pcrs cannot be used")?;
+    EsysTpm::open(&options.tpm, quoted, options.pcr_bank).with_context(|| {
         format!(
             "{} is no vRoT, or may not be used by this user",
-            tpm.display()
+            options.tpm
         )
-    })?;
-    let runtime = tokio::runtime::Runtime::new().context("no threads can be started")?;
+    })
+}
+
+fn batches(tpm: EsysTpm, options: &TpmOptions) -> Result<Arc<Batches>> {
+    let host = Arc::new(HostThroughTpm::new(options.tpm.clone()));
     let files = EvidenceFiles {
-        event_log,
-        crls: CrlFiles::open(&crl)?,
+        event_log: options.event_log.clone(),
+        crls: CrlFiles::open(&options.crl)?,
     };
     files.carried().context("--crl cannot be used")?;
-    let host = Arc::new(HostThroughTpm::new(&tpm));
-    let batches = Batches::start(vrot, host, files)
+    let batches = Batches::start(tpm, host, files)
         .context("no thread can be started for the vRoT's quotes")?;
-    runtime.block_on(async {
-        let stop = Stop::at_signals(DRAIN).context("signals cannot be listened to")?;
-        let listener = TcpListener::bind(listen)
-            .await
-            .with_context(|| format!("{listen} cannot be listened on"))?;
-        tracing::info!(%listen, "answering challenges");
-        Service::new(Arc::new(batches)).serve(listener, &stop).await;
-        Ok(())
-    })
+    Ok(Arc::new(batches))
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("{address} cannot be listened on"))
 }

@@ -163,7 +163,7 @@ mod tests {
     use connection_proxy::{Peer, Places};
 
     use super::*;
-    use crate::attester::quoting::Quoted;
+    use crate::attester::quoting::Quoter;
     use crate::attester::{Host, HostEvidenceError, SignedQuote, VmTpm};
 
     /// Nobody gets as far as this TPM.
@@ -264,7 +264,7 @@ mod tests {
             tls_key: None,
         };
         let endless = std::path::PathBuf::from("/dev/zero");
-        let collected = Quoted::new(&mut Untouched, &endless.into(), vec![request]);
+        let collected = Quoter::new(Untouched, endless.into()).quote(vec![request]);
         assert!(matches!(
             collected,
             Err(AttesterError::EventLog { source, .. })

@@ -122,6 +122,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "attested-tls",
             "backend-link",
             "cert-chain",
+            "connection-proxy",
             "test-support",
             "tpm-wire",
             "trusted-connection",

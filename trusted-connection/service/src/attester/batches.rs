@@ -6,9 +6,10 @@
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use super::quoting::{EvidenceFiles, EvidenceRequest, Quoted};
+use super::quoting::{EvidenceFiles, EvidenceRequest, Quoted, Quoter};
 use super::{AttesterError, Host, VmTpm};
 
 /// Evidence in CBOR, or why there is none: the same reason for all that were asked for at a time.
@@ -44,6 +45,11 @@ const MAX_WAITING: usize = 4096;
 const MAX_BATCH: usize = 512;
 /// So many requests of one vRoT the host has open at a time.
 const MAX_OPEN: usize = 4;
+/// Between two quotes while challenges come all the time: a host signs no more often, and its quota of
+/// requests (1,200 a minute by default) has to last.
+const INTERVAL: Duration = Duration::from_millis(60);
+/// Quotes in a row after a rest.
+const BURST: u32 = 3;
 
 impl Batches {
     /// Begins to take requests.
@@ -78,14 +84,17 @@ impl Batches {
 }
 
 fn quote_while_asked(
-    mut tpm: impl VmTpm,
+    tpm: impl VmTpm,
     host: Arc<dyn Host>,
     files: EvidenceFiles,
     waiting: Receiver<Job>,
 ) {
     let open = Arc::<Open>::default();
+    let mut quoter = Quoter::new(tpm, files);
+    let mut pace = Pace::default();
     while let Ok(first) = waiting.recv() {
         let place = Open::place(&open);
+        thread::sleep(pace.wait(Instant::now()));
         let mut jobs = vec![first];
         while jobs.len() < MAX_BATCH
             && let Ok(job) = waiting.try_recv()
@@ -94,7 +103,7 @@ fn quote_while_asked(
         }
         let (requests, replies): (Vec<_>, Vec<_>) =
             jobs.into_iter().map(|job| (job.request, job.reply)).unzip();
-        let answer = match Quoted::new(&mut tpm, &files, requests) {
+        let answer = match quoter.quote(requests) {
             Ok(quoted) => Answer {
                 quoted,
                 replies,
@@ -137,7 +146,7 @@ impl Answer {
             .and_then(|layer| self.quoted.complete(&layer));
         match evidence {
             Ok(evidence) => {
-                for (evidence, reply) in evidence.iter().zip(self.replies) {
+                for (evidence, reply) in evidence.zip(self.replies) {
                     reply(Ok(evidence.to_cbor()));
                 }
             }
@@ -150,6 +159,23 @@ fn refuse(replies: Vec<Box<dyn FnOnce(Outcome) + Send>>, error: AttesterError) {
     let error = Arc::new(error);
     for reply in replies {
         reply(Err(Arc::clone(&error)));
+    }
+}
+
+/// When the next quote may be made.
+#[derive(Debug, Default)]
+struct Pace {
+    /// When the one after [`BURST`] may be, if no more come.
+    full_at: Option<Instant>,
+}
+
+impl Pace {
+    /// Takes a quote into account; how long to wait before it.
+    fn wait(&mut self, now: Instant) -> Duration {
+        let full_at = self.full_at.map_or(now, |at| at.max(now));
+        let due = full_at.checked_sub(INTERVAL * (BURST - 1)).unwrap_or(now);
+        self.full_at = Some(full_at + INTERVAL);
+        due.saturating_duration_since(now)
     }
 }
 
@@ -312,6 +338,23 @@ mod tests {
             binding: Binding::None,
             tls_key: None,
         }
+    }
+
+    #[test]
+    fn a_few_quotes_follow_each_other_at_once_and_the_others_in_turn() {
+        let start = Instant::now();
+        let mut pace = Pace::default();
+        let waits: Vec<_> = (0..5).map(|_| pace.wait(start)).collect();
+        assert_eq!(waits, [0, 0, 0, 1, 2].map(|turns| INTERVAL * turns));
+        let rested = start + INTERVAL * 20;
+        assert_eq!(pace.wait(rested), Duration::ZERO);
+        // What waited for its turn does not lose it to the clock.
+        let mut now = start;
+        let mut pace = Pace::default();
+        for _ in 0..100 {
+            now += pace.wait(now);
+        }
+        assert_eq!(now - start, INTERVAL * (100 - BURST));
     }
 
     #[test]

@@ -1,32 +1,27 @@
 //! The VM's TPM over the TCG software stack (`tss-esapi`), and raw for the vendor commands.
 
-use std::fs::{File, OpenOptions};
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use attestation::RequestDigest;
 use attestation::quote::canonical_signature;
+use attestation::{RequestDigest, TlsKeyStatement};
+use cert_chain::layout::{NvIndex, VIK_HANDLE};
 use cert_chain::pcr::BANKS;
 use cert_chain::{Digest32, HashAlgorithm, HashValue, PcrSelection, PcrValues};
 use tss_esapi::Context;
-use tss_esapi::abstraction::nv;
 use tss_esapi::constants::CapabilityType;
-use tss_esapi::constants::response_code::Tss2ResponseCodeKind;
-use tss_esapi::handles::{
-    KeyHandle, NvIndexHandle, NvIndexTpmHandle, PersistentTpmHandle, TpmHandle,
-};
+use tss_esapi::handles::KeyHandle;
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
-use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth};
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{
-    Attest, AttestInfo, CapabilityData, Data, PcrSelectionList, PcrSlot, Public, SignatureScheme,
+    Attest, AttestInfo, CapabilityData, Data, PcrSelectionList, PcrSlot, SignatureScheme,
 };
-use tss_esapi::tcti_ldr::TctiNameConf;
-use tss_esapi::traits::{Marshall, UnMarshall};
+use tss_esapi::traits::Marshall;
 
-use super::host_evidence::{self, HostEvidenceError};
+use super::host_evidence::{self, HostEvidenceError, KnownLog};
+use super::tpm_address::TpmAddress;
+use super::tss::{self, HostsKey, refused, retrying};
 use super::{AttesterError, Host, SignedQuote, VmTpm};
 
 /// A vRoT as its guest sees it: `/dev/tpmrm0`.
@@ -35,40 +30,70 @@ pub struct EsysTpm {
     vik: KeyHandle,
     quoted: PcrSelection,
     bank: Option<HashAlgorithm>,
+    /// What the PCRs held last, by bank. They hardly ever change after the boot, and a quote tells
+    /// whether they did.
+    pcrs: Option<PcrValues>,
 }
 
-/// Where the vIK is kept, as in other clouds.
-const VIK: u32 = 0x8100_0003;
-/// The vIK's certificate and its template (the layout that Google's tools read).
+/// The key that quotes.
+const VIK: HostsKey = HostsKey {
+    handle: VIK_HANDLE,
+    template: NvIndex::VIK_TEMPLATE,
+};
 /// How long a VM waits for the certificate of its identity key, from its boot on.
 const CERTIFICATE_DEADLINE: Duration = Duration::from_secs(20);
 const CERTIFICATE_PAUSE: Duration = Duration::from_millis(50);
-const VIK_CERTIFICATE: u32 = 0x01c1_0002;
-const VIK_TEMPLATE: u32 = 0x01c1_0003;
-/// The certificates above it (TCG EK Credential Profile §2.2.1.5.2).
-const CHAIN: u32 = 0x01c0_0100;
 
 /// More than any TPM has.
 const MAX_BANKS: u32 = 16;
 
 impl EsysTpm {
-    /// Opens the TPM's device. Quotes will be of the PCRs in `quoted`, and of `bank`, if one is
-    /// given.
+    /// Opens the TPM. Quotes will be of the PCRs in `quoted`, and of `bank`, if one is given.
     pub fn open(
-        device: &Path,
+        tpm: &TpmAddress,
         quoted: PcrSelection,
         bank: Option<HashAlgorithm>,
     ) -> Result<Self, AttesterError> {
-        const OPERATION: &str = "to be opened";
-        let name = format!("device:{}", device.display());
-        let name = TctiNameConf::from_str(&name).map_err(refused(OPERATION))?;
-        let mut context = Context::new(name).map_err(refused(OPERATION))?;
-        let vik = load_vik(&mut context)?;
+        let mut context = tss::open(tpm)?;
+        let vik = tss::load(&mut context, VIK)?;
         Ok(Self {
             context,
             vik,
             quoted,
             bank,
+            pcrs: None,
+        })
+    }
+
+    /// Has the vIK certify a key of the same TPM (`TPM2_Certify`), whose authorization value is empty.
+    pub(crate) fn certify(&mut self, key: HostsKey) -> Result<TlsKeyStatement, AttesterError> {
+        const OPERATION: &str = "TPM2_Certify";
+        let vik = self.vik;
+        let certified = tss::load(&mut self.context, key)?;
+        let public = tss::public_of(&mut self.context, certified)?;
+        let sessions = (
+            Some(AuthSession::Password),
+            Some(AuthSession::Password),
+            None,
+        );
+        let (attest, signature) = retrying(|| {
+            self.context.execute_with_sessions(sessions, |context| {
+                context.certify(
+                    certified.into(),
+                    vik,
+                    Data::default(),
+                    SignatureScheme::Null,
+                )
+            })
+        })
+        .map_err(refused(OPERATION))?;
+        let signature = signature.marshall().map_err(refused(OPERATION))?;
+        Ok(TlsKeyStatement {
+            public: public.into(),
+            attest: attest.marshall().map_err(refused(OPERATION))?.into(),
+            signature: canonical_signature(&signature)
+                .map_err(AttesterError::Signature)?
+                .into(),
         })
     }
 
@@ -104,16 +129,20 @@ impl EsysTpm {
         }
         Ok(values)
     }
+}
 
-    /// The vIK's certificate. The host has it signed beside the launch of the VM, and writes it as
-    /// soon as it has it: until then, its index has no content.
-    fn await_certificate(&mut self) -> Result<Vec<u8>, AttesterError> {
+impl VmTpm for EsysTpm {
+    fn vik_public(&mut self) -> Result<Vec<u8>, AttesterError> {
+        tss::public_of(&mut self.context, self.vik)
+    }
+
+    /// The host has the vIK's certificate signed beside the launch of the VM, and writes it as soon
+    /// as it has it: until then, its index has no content.
+    fn certificates(&mut self) -> Result<Vec<Vec<u8>>, AttesterError> {
         let begin = Instant::now();
         loop {
-            match self.read_nv(VIK_CERTIFICATE) {
-                Err(AttesterError::Tpm { source, .. })
-                    if kind(&source) == Some(Tss2ResponseCodeKind::NvUninitialized) =>
-                {
+            match tss::chain(&mut self.context, NvIndex::VIK_CERTIFICATE) {
+                Err(error) if tss::is_empty_index(&error) => {
                     if begin.elapsed() > CERTIFICATE_DEADLINE {
                         return Err(AttesterError::Uncertified(CERTIFICATE_DEADLINE));
                     }
@@ -122,29 +151,6 @@ impl EsysTpm {
                 read => return read,
             }
         }
-    }
-
-    fn read_nv(&mut self, index: u32) -> Result<Vec<u8>, AttesterError> {
-        read_nv(&mut self.context, index)
-    }
-}
-
-impl VmTpm for EsysTpm {
-    fn vik_public(&mut self) -> Result<Vec<u8>, AttesterError> {
-        const OPERATION: &str = "TPM2_ReadPublic";
-        let vik = self.vik;
-        let (public, _, _) = self
-            .context
-            .execute_without_session(|context| context.read_public(vik))
-            .map_err(refused(OPERATION))?;
-        public.marshall().map_err(refused(OPERATION))
-    }
-
-    fn certificates(&mut self) -> Result<Vec<Vec<u8>>, AttesterError> {
-        let certificate = self.await_certificate()?;
-        let mut certificates = split_certificates(VIK_CERTIFICATE, &certificate)?;
-        certificates.extend(split_certificates(CHAIN, &self.read_nv(CHAIN)?)?);
-        Ok(certificates)
     }
 
     fn quoted(&self) -> PcrSelection {
@@ -185,13 +191,16 @@ impl VmTpm for EsysTpm {
     ) -> Result<SignedQuote, AttesterError> {
         const OPERATION: &str = "TPM2_Quote";
         /// Whatever extends PCRs after the boot does so now and then.
-        const ATTEMPTS: usize = 3;
+        const ATTEMPTS: usize = 4;
         let selection = selected(OPERATION, bank, self.quoted.iter())?;
         let data =
             Data::try_from(qualifying_data.as_bytes().to_vec()).map_err(refused(OPERATION))?;
         let vik = self.vik;
         for _ in 0..ATTEMPTS {
-            let pcrs = self.read_pcrs(bank)?;
+            let pcrs = match self.pcrs.take() {
+                Some(pcrs) if pcrs.bank() == bank => pcrs,
+                _ => self.read_pcrs(bank)?,
+            };
             let (attest, signature) = retrying(|| {
                 self.context
                     .execute_with_session(Some(AuthSession::Password), |context| {
@@ -201,6 +210,7 @@ impl VmTpm for EsysTpm {
             .map_err(refused(OPERATION))?;
             let signature = signature.marshall().map_err(refused(OPERATION))?;
             if quotes(&attest, &pcrs) {
+                self.pcrs = Some(pcrs.clone());
                 return Ok(SignedQuote {
                     attest: attest.marshall().map_err(refused(OPERATION))?,
                     signature: canonical_signature(&signature).map_err(AttesterError::Signature)?,
@@ -212,17 +222,19 @@ impl VmTpm for EsysTpm {
     }
 }
 
-/// The host, reached through the device of the VM's TPM.
+/// The host, reached through the VM's TPM.
 #[derive(Clone, Debug)]
 pub struct HostThroughTpm {
-    device: PathBuf,
+    tpm: TpmAddress,
+    log: Arc<Mutex<Option<Arc<KnownLog>>>>,
 }
 
 impl HostThroughTpm {
     /// The host below the VM with this TPM.
-    pub fn new(device: impl Into<PathBuf>) -> Self {
+    pub fn new(tpm: TpmAddress) -> Self {
         Self {
-            device: device.into(),
+            tpm,
+            log: Arc::default(),
         }
     }
 }
@@ -231,61 +243,8 @@ impl Host for HostThroughTpm {
     fn layer(&self, request: &RequestDigest) -> Result<Vec<u8>, HostEvidenceError> {
         // The TSS sends no commands that it does not know; the resource manager lets a second
         // client in.
-        let mut device: File = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&self.device)?;
-        host_evidence::host_layer(&mut device, request)
+        host_evidence::host_layer(&mut *self.tpm.open()?, request, &self.log)
     }
-}
-
-/// The vIK where the host put it; or made anew from its template, if the guest removed it.
-fn load_vik(context: &mut Context) -> Result<KeyHandle, AttesterError> {
-    const OPERATION: &str = "TPM2_ReadPublic";
-    let handle = PersistentTpmHandle::new(VIK).map_err(refused(OPERATION))?;
-    let found = context.execute_without_session(|context| {
-        context.tr_from_tpm_public(TpmHandle::Persistent(handle))
-    });
-    match found {
-        Ok(object) => Ok(object.into()),
-        Err(error) if kind(&error) == Some(Tss2ResponseCodeKind::Handle) => recreate_vik(context),
-        Err(error) => Err(refused(OPERATION)(error)),
-    }
-}
-
-fn recreate_vik(context: &mut Context) -> Result<KeyHandle, AttesterError> {
-    const OPERATION: &str = "TPM2_CreatePrimary";
-    let template = read_nv(context, VIK_TEMPLATE)?;
-    let public = Public::unmarshall(&template).map_err(refused(OPERATION))?;
-    context
-        .execute_with_session(Some(AuthSession::Password), |context| {
-            context.create_primary(Hierarchy::Endorsement, public, None, None, None, None)
-        })
-        .map(|created| created.key_handle)
-        .map_err(refused(OPERATION))
-}
-
-/// Reads an index by its own authorization, which is empty for what a host publishes: that of the
-/// owner is the guest's to set. Indices that only the owner reads come second.
-fn read_nv(context: &mut Context, index: u32) -> Result<Vec<u8>, AttesterError> {
-    const OPERATION: &str = "TPM2_NV_Read";
-    let index = NvIndexTpmHandle::new(index).map_err(refused(OPERATION))?;
-    let own = context
-        .execute_without_session(|context| context.tr_from_tpm_public(TpmHandle::NvIndex(index)))
-        .map_err(refused(OPERATION))?;
-    let mut read = |authority: NvAuth| {
-        retrying(|| {
-            context.execute_with_session(Some(AuthSession::Password), |context| {
-                nv::read_full(context, authority, index)
-            })
-        })
-    };
-    read(NvAuth::NvIndex(NvIndexHandle::from(own)))
-        .or_else(|error| match kind(&error) {
-            Some(Tss2ResponseCodeKind::NvUninitialized) => Err(error),
-            _ => read(NvAuth::Owner),
-        })
-        .map_err(refused(OPERATION))
 }
 
 fn selected(
@@ -318,74 +277,5 @@ fn stacks(algorithm: HashAlgorithm) -> HashingAlgorithm {
         HashAlgorithm::Sha256 => HashingAlgorithm::Sha256,
         HashAlgorithm::Sha384 => HashingAlgorithm::Sha384,
         HashAlgorithm::Sha512 => HashingAlgorithm::Sha512,
-    }
-}
-
-/// Splits certificates that stand one after the other; padding of zeros or ones ends them.
-fn split_certificates(index: u32, bytes: &[u8]) -> Result<Vec<Vec<u8>>, AttesterError> {
-    let malformed = || AttesterError::Certificates { index };
-    let mut certificates = Vec::new();
-    let mut rest = bytes;
-    while let [0x30, 0x82, high, low, ..] = *rest {
-        let length = 4 + usize::from(u16::from_be_bytes([high, low]));
-        let (certificate, behind) = rest.split_at_checked(length).ok_or_else(malformed)?;
-        certificates.push(certificate.to_vec());
-        rest = behind;
-    }
-    let padded = rest.iter().all(|byte| matches!(byte, 0x00 | 0xff));
-    if certificates.is_empty() || !padded {
-        return Err(malformed());
-    }
-    Ok(certificates)
-}
-
-fn kind(error: &tss_esapi::Error) -> Option<Tss2ResponseCodeKind> {
-    match error {
-        tss_esapi::Error::Tss2Error(code) => code.kind(),
-        tss_esapi::Error::WrapperError(_) => None,
-    }
-}
-
-fn refused(operation: &'static str) -> impl Fn(tss_esapi::Error) -> AttesterError {
-    move |source| AttesterError::Tpm { operation, source }
-}
-
-/// Waits in front of further tries, in milliseconds.
-const WAITS_MS: [u64; 5] = [1, 5, 20, 100, 300];
-
-/// Tries again while the TPM says that it is merely busy.
-fn retrying<T>(
-    mut attempt: impl FnMut() -> Result<T, tss_esapi::Error>,
-) -> Result<T, tss_esapi::Error> {
-    for wait in WAITS_MS {
-        match attempt() {
-            Err(error) if kind(&error) == Some(Tss2ResponseCodeKind::Retry) => {
-                thread::sleep(Duration::from_millis(wait));
-            }
-            outcome => return outcome,
-        }
-    }
-    attempt()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn certificates_are_split_and_padding_ignored() {
-        let two = [0x30, 0x82, 0, 1, 9, 0x30, 0x82, 0, 0, 0xff, 0xff];
-        assert_eq!(
-            split_certificates(CHAIN, &two).ok(),
-            Some(vec![vec![0x30, 0x82, 0, 1, 9], vec![0x30, 0x82, 0, 0]])
-        );
-        for bad in [
-            &[][..],
-            &[0x30, 0x82, 0, 9, 1],
-            &[0x30, 0x82, 0, 0, 7],
-            &[0, 0],
-        ] {
-            assert!(split_certificates(CHAIN, bad).is_err());
-        }
     }
 }

@@ -5,11 +5,13 @@
 //! these; they are asked for the same commands without the vendor bit.
 
 use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use attestation::RequestDigest;
-use attestation::evidence::MAX_HOST_LAYER;
+use attestation::evidence::{LogPosition, MAX_HOST_LAYER};
+use cert_chain::Digest32;
 use tpm_wire::host_commands::{HOST_EVIDENCE_READ, HOST_EVIDENCE_REQUEST, VENDOR};
 use tpm_wire::{MAX_SIZE, NO_SESSIONS, Response, ResponseCode, frame};
 
@@ -51,16 +53,54 @@ pub enum HostEvidenceError {
 const UNKNOWN_TO_KERNEL: ResponseCode = ResponseCode::new(0x000b_0143);
 /// A physical TPM signs in 25 to 600 ms, and others may be before us.
 const DEADLINE: Duration = Duration::from_secs(30);
-const FIRST_WAIT: Duration = Duration::from_millis(2);
+/// Between two questions whether the host is done: of the time that passed, so that nobody waits much
+/// longer than the host needs, and a slow one is not asked all the time.
+const WAITS: u32 = 12;
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
+/// The host's event log as it was read last. It is most of a layer, and comes in small parts.
+#[derive(Debug)]
+pub struct KnownLog {
+    digest: Digest32,
+    bytes: Vec<u8>,
+}
+
+impl KnownLog {
+    /// The log in a layer.
+    fn of(layer: &[u8]) -> Option<Self> {
+        let position = LogPosition::find(layer)?;
+        let bytes = layer.get(position.range)?;
+        (Digest32::of(bytes) == position.digest).then(|| Self {
+            digest: position.digest,
+            bytes: bytes.to_vec(),
+        })
+    }
+
+    /// Completes the log in what was read of a layer, if it is this one.
+    fn complete(&self, layer: &mut Vec<u8>) {
+        let Some(position) = LogPosition::find(layer) else {
+            return;
+        };
+        let is_this = position.digest == self.digest && position.range.len() == self.bytes.len();
+        if is_this && layer.len() < position.range.end {
+            layer.truncate(position.range.start);
+            layer.extend_from_slice(&self.bytes);
+        }
+    }
+}
+
 /// Asks the host for its layer. `tpm` takes one command with each write and gives one response
-/// with each read, as `/dev/tpmrm0` does.
+/// with each read, as `/dev/tpmrm0` does. A log that is known is not read again; `known` is the one to
+/// know next time.
 pub fn host_layer(
-    tpm: &mut (impl Read + Write),
+    tpm: &mut (impl Read + Write + ?Sized),
     request: &RequestDigest,
+    known: &Mutex<Option<Arc<KnownLog>>>,
 ) -> Result<Vec<u8>, HostEvidenceError> {
-    let deadline = Instant::now() + DEADLINE;
+    let last = known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut begin = Instant::now();
+    let deadline = begin + DEADLINE;
     let digest = request.0;
     let parameters = [&[0, 32], digest.as_bytes().as_slice()].concat();
     let (answer, read) = match execute(tpm, HOST_EVIDENCE_REQUEST, &parameters) {
@@ -77,7 +117,6 @@ pub fn host_layer(
         .try_into()
         .map_err(|_| HostEvidenceError::Malformed)?;
     let mut layer = Vec::new();
-    let mut wait = FIRST_WAIT;
     loop {
         let offset = u32::try_from(layer.len()).map_err(|_| HostEvidenceError::Malformed)?;
         let parameters = [ticket.as_slice(), &offset.to_be_bytes()].concat();
@@ -85,8 +124,18 @@ pub fn host_layer(
             Ok(answer) => {
                 let (total, chunk) = read_chunk(&answer)?;
                 layer.extend_from_slice(chunk);
-                wait = FIRST_WAIT;
+                begin = Instant::now();
+                if let Some(last) = &last {
+                    last.complete(&mut layer);
+                }
                 if layer.len() == total {
+                    let is_known = last.is_some_and(|last| {
+                        LogPosition::find(&layer).is_some_and(|log| log.digest == last.digest)
+                    });
+                    if !is_known {
+                        let log = KnownLog::of(&layer).map(Arc::new);
+                        *known.lock().unwrap_or_else(PoisonError::into_inner) = log;
+                    }
                     return Ok(layer);
                 }
                 if chunk.is_empty() || layer.len() > total {
@@ -99,8 +148,8 @@ pub fn host_layer(
                 if Instant::now() >= deadline {
                     return Err(HostEvidenceError::Timeout(DEADLINE));
                 }
-                thread::sleep(wait);
-                wait = (wait * 2).min(LONGEST_WAIT);
+                let wait = begin.elapsed() / WAITS;
+                thread::sleep(wait.clamp(SHORTEST_WAIT, LONGEST_WAIT));
             }
             Err(HostEvidenceError::Refused {
                 code: ResponseCode::NO_RESULT,
@@ -128,7 +177,7 @@ fn read_chunk(answer: &[u8]) -> Result<(usize, &[u8]), HostEvidenceError> {
 
 /// Sends one command and returns what follows the response's header.
 fn execute(
-    tpm: &mut (impl Read + Write),
+    tpm: &mut (impl Read + Write + ?Sized),
     code: u32,
     parameters: &[u8],
 ) -> Result<Vec<u8>, HostEvidenceError> {
@@ -149,7 +198,7 @@ mod tests {
 
     use std::collections::VecDeque;
 
-    use cert_chain::Digest32;
+    use attestation::HostLayer;
     use tpm_wire::response;
 
     use super::*;
@@ -201,7 +250,7 @@ mod tests {
 
     fn ask(mut tpm: Prepared) -> (Result<Vec<u8>, HostEvidenceError>, Prepared) {
         let request = RequestDigest(Digest32::of(b"quote"));
-        (host_layer(&mut tpm, &request), tpm)
+        (host_layer(&mut tpm, &request, &Mutex::default()), tpm)
     }
 
     #[test]
@@ -216,6 +265,61 @@ mod tests {
         assert_eq!(layer.unwrap(), b"abcdef");
         let last = tpm.commands.last().unwrap();
         assert!(last.ends_with(&[0, 0, 0, 9, 0, 0, 0, 4]), "ticket, offset");
+    }
+
+    /// A layer with this log, read in chunks at these offsets.
+    fn read_in_chunks(
+        layer: &[u8],
+        known: &Mutex<Option<Arc<KnownLog>>>,
+        chunks: &[(usize, usize)],
+    ) -> Vec<u32> {
+        let total = u32::try_from(layer.len()).unwrap();
+        let mut tpm = Prepared::default().then(ResponseCode::SUCCESS, &[0; 8]);
+        for (from, to) in chunks {
+            tpm = tpm.chunk(total, layer.get(*from..*to).unwrap());
+        }
+        let request = RequestDigest(Digest32::of(b"quote"));
+        assert_eq!(host_layer(&mut tpm, &request, known).unwrap(), layer);
+        let reads = tpm.commands.iter().skip(1);
+        let offset = |command: &Vec<u8>| *command.last_chunk::<4>().unwrap();
+        reads.map(|read| u32::from_be_bytes(offset(read))).collect()
+    }
+
+    #[test]
+    fn a_log_that_is_known_is_not_read_again_and_another_one_is() {
+        let layer = |log: &[u8]| {
+            HostLayer {
+                attest: vec![1; 100].into(),
+                signature: vec![2; 72].into(),
+                host_ik_public: vec![3; 90].into(),
+                event_log_digest: Digest32::of(log),
+                event_log: log.to_vec().into(),
+                root: Digest32::of(b"root"),
+                tree_size: 1,
+                index: 0,
+                path: Vec::new(),
+                leaf: vec![4; 100].into(),
+                pcr_values: Vec::new().into(),
+            }
+            .to_cbor()
+        };
+        let one = layer(&[7; 10_000]);
+        let other = layer(&[8; 10_000]);
+        let known = Mutex::default();
+        let end = one.len();
+        let all = [(0, 4000), (4000, 8000), (8000, end)];
+        assert_eq!(read_in_chunks(&one, &known, &all), [0, 4000, 8000]);
+        let log = LogPosition::find(&one).unwrap().range;
+        let few = [(0, 4000), (log.end, end)];
+        let behind = u32::try_from(log.end).unwrap();
+        assert_eq!(read_in_chunks(&one, &known, &few), [0, behind]);
+        assert_eq!(read_in_chunks(&other, &known, &all), [0, 4000, 8000]);
+        assert_eq!(read_in_chunks(&other, &known, &few), [0, behind]);
+        // One that does not have its digest is not kept.
+        let mut lies = layer(&[9; 10_000]);
+        *lies.get_mut(log.start).unwrap() = 0;
+        assert_eq!(read_in_chunks(&lies, &known, &all), [0, 4000, 8000]);
+        assert!(known.lock().unwrap().is_none());
     }
 
     #[test]

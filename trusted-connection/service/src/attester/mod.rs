@@ -5,6 +5,8 @@ pub mod batches;
 pub mod esys;
 pub mod host_evidence;
 pub mod quoting;
+mod tpm_address;
+pub(crate) mod tss;
 
 use std::io;
 use std::path::PathBuf;
@@ -17,6 +19,7 @@ use cert_chain::{Digest32, HashAlgorithm, PcrSelection, PcrValues};
 
 pub use esys::EsysTpm;
 pub use host_evidence::HostEvidenceError;
+pub use tpm_address::{NoTpmAddress, TpmAddress};
 
 /// The VM's TPM.
 pub trait VmTpm {
@@ -101,6 +104,9 @@ pub enum AttesterError {
     /// What the host answered is no host layer.
     #[error("what the host answered is no host layer")]
     HostLayer(#[source] EvidenceError),
+    /// What the TPM returned is no ECDSA signature.
+    #[error("the TPM's signature is not ECDSA on P-256")]
+    NotEcdsa,
     /// The PCRs do not hold still.
     #[error(
         "the vRoT's PCRs change while they are quoted: leave out of --quoted-pcrs what goes on being \

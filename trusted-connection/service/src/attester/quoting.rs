@@ -1,6 +1,8 @@
 //! One quote of the vRoT for many challenges, and the evidence for each of them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use attestation::event_log::MAX_LOG;
 use attestation::evidence::{CarriedCrls, EvidenceError, HostLayer, VmLayer};
@@ -11,10 +13,11 @@ use attestation::{
 };
 use bounded_file::read_bounded;
 use cert_chain::{Digest32, HashAlgorithm};
+use printable::WithCauses;
 use ring::rand::{SecureRandom, SystemRandom};
 use trusted_connection::crl_files::CrlFiles;
 
-use super::{AttesterError, VmTpm};
+use super::{AttesterError, SignedQuote, VmTpm};
 
 /// What evidence is asked for.
 #[derive(Clone, Debug)]
@@ -36,14 +39,47 @@ pub struct EvidenceFiles {
     pub crls: CrlFiles,
 }
 
+/// Makes quotes. What goes with every quote of a boot is found out once.
+#[derive(Debug)]
+pub struct Quoter<T> {
+    tpm: T,
+    files: EvidenceFiles,
+    log: Option<Arc<KnownLog>>,
+    identity: Option<Arc<Identity>>,
+}
+
+/// The event log as it was read last.
+#[derive(Debug)]
+struct KnownLog {
+    bytes: Vec<u8>,
+    digest: Digest32,
+    /// The bank that is quoted because of it.
+    bank: HashAlgorithm,
+}
+
+/// The vIK and its certificates.
+#[derive(Debug)]
+struct Identity {
+    vik_public: Vec<u8>,
+    chain: Vec<Vec<u8>>,
+    read_at: Instant,
+}
+
 /// Challenges under one quote, which the host has to answer for.
 #[derive(Debug)]
 pub struct Quoted {
     /// What the host is asked for.
     pub request: RequestDigest,
-    layers: Vec<VmLayer>,
+    quote: SignedQuote,
+    log: Arc<KnownLog>,
+    identity: Arc<Identity>,
+    tree: Tree,
+    requests: Vec<(EvidenceRequest, Digest32)>,
     crls: CarriedCrls,
 }
+
+/// The manager renews certificates long before they end; so old a one is read anew.
+const REREAD: Duration = Duration::from_secs(60);
 
 impl From<PathBuf> for EvidenceFiles {
     /// An event log, and no revocation lists.
@@ -65,81 +101,130 @@ impl EvidenceFiles {
     }
 }
 
-impl Quoted {
+impl<T: VmTpm> Quoter<T> {
+    /// Quotes with this TPM, which the event log among these files is of.
+    pub fn new(tpm: T, files: EvidenceFiles) -> Self {
+        Self {
+            tpm,
+            files,
+            log: None,
+            identity: None,
+        }
+    }
+
     /// Quotes the vRoT's PCRs for all these requests.
-    pub fn new(
-        tpm: &mut impl VmTpm,
-        files: &EvidenceFiles,
-        requests: Vec<EvidenceRequest>,
-    ) -> Result<Self, AttesterError> {
-        let log = read_event_log(&files.event_log)?;
-        let event_log_digest = Digest32::of(&log);
-        let vik_public = tpm.vik_public()?;
-        let chain = tpm.certificates()?;
-        let bank = bank_to_quote(tpm, &log)?;
-        let salts = requests
-            .iter()
-            .map(|_| random_salt())
-            .collect::<Result<Vec<_>, _>>()?;
+    pub fn quote(&mut self, requests: Vec<EvidenceRequest>) -> Result<Quoted, AttesterError> {
+        let log = self.log()?;
+        let identity = self.identity()?;
+        let requests = requests
+            .into_iter()
+            .map(|request| Ok((request, random_salt()?)))
+            .collect::<Result<Vec<_>, AttesterError>>()?;
         let leaves = requests
             .iter()
-            .zip(&salts)
             .map(|(request, salt)| {
                 let tls_key = request.tls_key.as_ref().map(TlsKeyStatement::digest);
                 vm_request_leaf(salt, &request.nonce, &request.binding, tls_key.as_ref())
             })
             .collect();
         let tree = Tree::new(leaves).ok_or(AttesterError::NoRequest)?;
-        let qualifying_data = vm_qualifying_data(&tree.root(), tree.size(), &event_log_digest);
-        let quote = tpm.quote(bank, &qualifying_data)?;
-        let layers = requests
-            .into_iter()
-            .zip(salts)
-            .enumerate()
-            .map(|(index, (request, salt))| VmLayer {
-                nonce: request.nonce,
-                binding: request.binding,
-                attest: quote.attest.clone().into(),
-                signature: quote.signature.clone().into(),
-                vik_public: vik_public.clone().into(),
-                event_log_digest,
-                event_log: log.clone().into(),
-                chain: chain.iter().cloned().map(Into::into).collect(),
-                pcr_values: quote.pcrs.to_bytes().into(),
-                salt,
-                tree_size: tree.size(),
-                index: index as u64,
-                path: tree.path(index).unwrap_or_default(),
-                tls_key: request.tls_key,
-            })
-            .collect();
-        Ok(Self {
+        let qualifying_data = vm_qualifying_data(&tree.root(), tree.size(), &log.digest);
+        let quote = self.tpm.quote(log.bank, &qualifying_data)?;
+        Ok(Quoted {
             request: request_digest(&quote.attest, &quote.signature),
-            layers,
+            quote,
+            log,
+            identity,
+            tree,
+            requests,
             // A device that needs no list does without; one that does says so.
-            crls: files.carried().unwrap_or_else(|error| {
+            crls: self.files.carried().unwrap_or_else(|error| {
                 tracing::warn!(%error, "the evidence carries no revocation list");
                 CarriedCrls::default()
             }),
         })
     }
 
-    /// The evidence for each request in turn, with what the host answered.
-    pub fn complete(self, host_layer: &[u8]) -> Result<Vec<Evidence>, AttesterError> {
-        let host = HostLayer::from_cbor(host_layer).map_err(AttesterError::HostLayer)?;
-        Ok(self
-            .layers
-            .into_iter()
-            .map(|vm| Evidence::new(vm, host.clone()).carrying(self.crls.clone()))
-            .collect())
+    /// The log is read for each quote, since it may have grown; it is hashed and understood only if it
+    /// has.
+    fn log(&mut self) -> Result<Arc<KnownLog>, AttesterError> {
+        let path = &self.files.event_log;
+        let bytes = read_bounded(path, MAX_LOG).map_err(|source| AttesterError::EventLog {
+            path: path.clone(),
+            source,
+        })?;
+        if let Some(known) = self.log.as_ref().filter(|known| known.bytes == bytes) {
+            return Ok(Arc::clone(known));
+        }
+        let known = Arc::new(KnownLog {
+            digest: Digest32::of(&bytes),
+            bank: bank_to_quote(&mut self.tpm, &bytes)?,
+            bytes,
+        });
+        Ok(Arc::clone(self.log.insert(known)))
+    }
+
+    fn identity(&mut self) -> Result<Arc<Identity>, AttesterError> {
+        let known = self.identity.as_ref();
+        if let Some(known) = known.filter(|known| known.read_at.elapsed() < REREAD) {
+            return Ok(Arc::clone(known));
+        }
+        match (self.read_identity(), &self.identity) {
+            (Ok(identity), _) => Ok(Arc::clone(self.identity.insert(Arc::new(identity)))),
+            (Err(error), Some(known)) => {
+                tracing::warn!(error = %WithCauses(&error), "the certificates cannot be read anew");
+                Ok(Arc::clone(known))
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    fn read_identity(&mut self) -> Result<Identity, AttesterError> {
+        Ok(Identity {
+            vik_public: self.tpm.vik_public()?,
+            chain: self.tpm.certificates()?,
+            read_at: Instant::now(),
+        })
     }
 }
 
-fn read_event_log(path: &Path) -> Result<Vec<u8>, AttesterError> {
-    read_bounded(path, MAX_LOG).map_err(|source| AttesterError::EventLog {
-        path: path.to_owned(),
-        source,
-    })
+impl Quoted {
+    /// The evidence for each request in turn, with what the host answered.
+    pub fn complete(
+        self,
+        host_layer: &[u8],
+    ) -> Result<impl Iterator<Item = Evidence> + use<>, AttesterError> {
+        let host = HostLayer::from_cbor(host_layer).map_err(AttesterError::HostLayer)?;
+        let Self {
+            quote,
+            log,
+            identity,
+            tree,
+            requests,
+            crls,
+            ..
+        } = self;
+        let requests = requests.into_iter().enumerate();
+        Ok(requests.map(move |(index, (request, salt))| {
+            let vm = VmLayer {
+                nonce: request.nonce,
+                binding: request.binding,
+                attest: quote.attest.clone().into(),
+                signature: quote.signature.clone().into(),
+                vik_public: identity.vik_public.clone().into(),
+                event_log_digest: log.digest,
+                event_log: log.bytes.clone().into(),
+                chain: identity.chain.iter().cloned().map(Into::into).collect(),
+                pcr_values: quote.pcrs.to_bytes().into(),
+                salt,
+                tree_size: tree.size(),
+                index: index as u64,
+                path: tree.path(index).unwrap_or_default(),
+                tls_key: request.tls_key,
+            };
+            Evidence::new(vm, host.clone()).carrying(crls.clone())
+        }))
+    }
 }
 
 fn random_salt() -> Result<Digest32, AttesterError> {

@@ -1,0 +1,124 @@
+//! A VM of which there is no more than its TPM: for services whose guest is this machine, and for more of
+//! them than machines could be emulated.
+//!
+//! Its firmware is a few commands that measure a boot; its kernel's resource manager is a pair of TCP ports
+//! at which each client has its commands executed in turn.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context, Result};
+use cert_chain::HashAlgorithm;
+use tpm_wire::{MAX_SIZE, read_frame};
+
+use crate::host_boot_log::HostBootLog;
+use crate::vmm::{Control, Vmm};
+
+/// A running VM. Its threads end with the process.
+#[derive(Clone, Debug)]
+pub struct BareVm {
+    port: u16,
+    event_log: PathBuf,
+    vmm: Arc<Mutex<Vmm>>,
+}
+
+/// What the software stack says on the control channel fits into one read, and is granted.
+const GRANTED: [u8; 4] = [0; 4];
+
+impl BareVm {
+    /// Attaches to a vRoT that runs and boots with it. The boot's event log is written into `folder`.
+    pub fn boot(control: &Path, folder: &Path) -> Result<Self> {
+        Self::boot_with(Control::connect(control)?.attach()?, folder)
+    }
+
+    /// Boots with a vRoT to which a VMM is attached.
+    pub fn boot_with(mut vmm: Vmm, folder: &Path) -> Result<Self> {
+        let log = HostBootLog::in_banks("6.12.0-1-cloud-amd64", &[HashAlgorithm::Sha256]);
+        for (pcr, digest) in log.measurements() {
+            vmm.extend(*pcr, digest)?;
+        }
+        fs::create_dir_all(folder)?;
+        let event_log = folder.join("event-log");
+        fs::write(&event_log, log.bytes())?;
+        let (data, control, port) = two_ports()?;
+        let vmm = Arc::new(Mutex::new(vmm));
+        let tpm = Arc::clone(&vmm);
+        serve(data, move |client| execute(client, &tpm))?;
+        serve(control, grant)?;
+        Ok(Self {
+            port,
+            event_log,
+            vmm,
+        })
+    }
+
+    /// The TPM, as `vrot-service --tpm` and tools take it.
+    pub fn tpm(&self) -> String {
+        format!("swtpm:host=127.0.0.1,port={}", self.port)
+    }
+
+    /// What the kernel would hand out.
+    pub fn event_log(&self) -> &Path {
+        &self.event_log
+    }
+
+    /// Measures something more.
+    pub fn extend(&self, pcr: u32, content: &[u8]) -> Result<()> {
+        let mut vmm = self.vmm.lock().unwrap_or_else(PoisonError::into_inner);
+        vmm.extend(pcr, &HashAlgorithm::Sha256.hash(&[content]))
+    }
+}
+
+/// Two ports in a row, as the software stack expects them: for commands, and for control.
+fn two_ports() -> Result<(TcpListener, TcpListener, u16)> {
+    const ATTEMPTS: usize = 100;
+    for _ in 0..ATTEMPTS {
+        let data = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let port = data.local_addr()?.port();
+        let Some(next) = port.checked_add(1) else {
+            continue;
+        };
+        if let Ok(control) = TcpListener::bind((Ipv4Addr::LOCALHOST, next)) {
+            return Ok((data, control, port));
+        }
+    }
+    None.context("there are no two free ports in a row")
+}
+
+fn serve(
+    listener: TcpListener,
+    client: impl Fn(TcpStream) -> io::Result<()> + Clone + Send + 'static,
+) -> Result<()> {
+    thread::Builder::new().spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let client = client.clone();
+            // A client that has gone is nobody's concern.
+            let _ = thread::Builder::new().spawn(move || client(stream));
+        }
+    })?;
+    Ok(())
+}
+
+fn execute(mut client: TcpStream, vmm: &Mutex<Vmm>) -> io::Result<()> {
+    client.set_nodelay(true)?;
+    while let Some(command) = read_frame(&mut client, MAX_SIZE)? {
+        let response = {
+            let mut vmm = vmm.lock().unwrap_or_else(PoisonError::into_inner);
+            vmm.respond(&command)?
+        };
+        client.write_all(&response)?;
+    }
+    Ok(())
+}
+
+fn grant(mut client: TcpStream) -> io::Result<()> {
+    let mut order = [0; 64];
+    while client.read(&mut order)? > 0 {
+        client.write_all(&GRANTED)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,368 @@
+//! `vrot-service proxy` with a real vRoT below it: stock TLS clients on the one hand, the device's library
+//! on the other.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use attestation::BOOT_PCRS;
+use attested_tls::tls::KeyExchange;
+use attested_tls::{Attested, NoDemand};
+use cert_chain::PcrSelection;
+use connection_proxy::{Limits, Stop, serve};
+use rustls::server::WebPkiClientVerifier;
+use test_support::programs::program;
+use test_support::tool::Tool;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use vrot_device::connection::{Appraised, DeviceIdentity};
+use vrot_device::{Connector, policy_file};
+use vrot_service::attester::TpmAddress;
+use vrot_service::attester::batches::Batches;
+use vrot_service::attester::esys::{EsysTpm, HostThroughTpm};
+use vrot_service::tls_identity::TlsIdentity;
+use vrot_service::tls_key::TpmTlsKey;
+use vrot_service::vm_attester::VmAttester;
+use vrot_tests::proxied_vm::{ProxiedVm, Proxy};
+use vrot_tests::scene::Scene;
+
+/// A host, a VM on it, and a proxy before an echo; most tests need no other.
+struct Stage {
+    scene: Scene,
+    vm: ProxiedVm,
+    proxy: Proxy,
+    device: Connector,
+}
+
+static STAGE: LazyLock<Result<Stage>> = LazyLock::new(Stage::set);
+
+impl Stage {
+    fn set() -> Result<Self> {
+        let scene = Scene::set("connections")?;
+        let vm = ProxiedVm::boot(&scene.host, &scene.run.join("vm"))?;
+        let proxy = vm.proxy("proxy", echo()?, &["--any-device"])?;
+        let policy = policy_file::load(&vm.policy(&scene, &proxy)?)?;
+        let device = Connector::new(Arc::new(policy), DeviceIdentity::none(), None)?;
+        Ok(Self {
+            scene,
+            vm,
+            proxy,
+            device,
+        })
+    }
+
+    fn get() -> Result<&'static Self> {
+        STAGE.as_ref().map_err(|error| anyhow!("{error:#}"))
+    }
+
+    async fn connect(&self, proxy: &Proxy) -> Result<Attested<Appraised>> {
+        Ok(self
+            .device
+            .connect(&proxy.attested.to_string().parse()?)
+            .await?)
+    }
+}
+
+/// A service that knows nothing of attestation: it sends everything back, and ends when its client does.
+/// It lives as long as the process.
+fn echo() -> Result<SocketAddr> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut from = stream.try_clone()?;
+                std::io::copy(&mut from, &mut &stream)?;
+                stream.shutdown(std::net::Shutdown::Write)
+            });
+        }
+    });
+    Ok(address)
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at % 251) as u8).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_reaches_a_service_that_knows_nothing_through_a_connection_bound_to_the_vm()
+-> Result<()> {
+    let stage = Stage::get()?;
+    let connected = stage.connect(&stage.proxy).await?;
+    assert_eq!(connected.peer.parameters.group, 0x11ec, "X25519MLKEM768");
+    // More than all buffers on the way hold, in both directions at once.
+    let data = pattern(40_000_000);
+    let (mut read, mut write) = tokio::io::split(connected.stream);
+    let sent = data.clone();
+    let writing = tokio::spawn(async move {
+        write.write_all(&sent).await?;
+        write.shutdown().await?;
+        anyhow::Ok(write)
+    });
+    // Nobody reads yet: the echo, the proxies and the writer have to wait.
+    sleep(Duration::from_millis(500)).await;
+    assert!(
+        !writing.is_finished(),
+        "everything was taken, and nobody read"
+    );
+    let mut received = Vec::new();
+    read.read_to_end(&mut received).await?;
+    assert!(received == data, "{} bytes came back", received.len());
+    read.unsplit(writing.await??).ended().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_connections_at_once_are_attested_each_for_itself() -> Result<()> {
+    let stage = Stage::get()?;
+    let connecting: Vec<_> = (0..24)
+        .map(|number: u8| async move {
+            let mut connected = stage.connect(&stage.proxy).await?;
+            connected.stream.write_all(&[number; 1000]).await?;
+            connected.stream.shutdown().await?;
+            let mut back = Vec::new();
+            connected.stream.read_to_end(&mut back).await?;
+            ensure!(back == [number; 1000]);
+            anyhow::Ok(())
+        })
+        .collect();
+    join_all(connecting).await.into_iter().collect()
+}
+
+async fn join_all<T: Send + 'static>(
+    futures: Vec<impl Future<Output = T> + Send + 'static>,
+) -> Vec<T> {
+    let mut tasks = tokio::task::JoinSet::new();
+    for future in futures {
+        tasks.spawn(future);
+    }
+    tasks.join_all().await
+}
+
+#[test]
+fn stock_tls_clients_accept_the_service_below_the_issuer_and_its_key_is_the_tpm_s() -> Result<()> {
+    let stage = Stage::get()?;
+    let root = stage.scene.issuer.root();
+    let service = stage.proxy.attested.to_string();
+    let shown = Tool::new("openssl")
+        .args(["s_client", "-connect", &service, "-verify_return_error"])
+        .args(["-purpose", "sslserver", "-showcerts", "-CAfile"])
+        .arg(&root)
+        .run()?;
+    // What the service says in its own protocol is no text.
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(shown.contains("Verify return code: 0 (ok)"), "{shown}");
+    assert!(shown.contains("TLSv1.3"), "{shown}");
+    let pem = shown
+        .split_once("-----BEGIN CERTIFICATE-----")
+        .and_then(|(_, rest)| rest.split_once("-----END CERTIFICATE-----"))
+        .map(|(body, _)| format!("-----BEGIN CERTIFICATE-----{body}-----END CERTIFICATE-----\n"))
+        .context("a certificate")?;
+    let folder = tempfile::tempdir()?;
+    let certificate = folder.path().join("certificate.pem");
+    std::fs::write(&certificate, pem)?;
+    let certified = Tool::new("openssl")
+        .args(["x509", "-noout", "-pubkey", "-in"])
+        .arg(&certificate)
+        .text()?;
+    let key = folder.path().join("key.pem");
+    Tool::new("tpm2_readpublic")
+        .env("TPM2TOOLS_TCTI", stage.vm.bare.tpm())
+        .args(["-Q", "-c", "0x81000004", "-f", "pem", "-o"])
+        .arg(&key)
+        .run()?;
+    assert_eq!(certified.trim(), std::fs::read_to_string(&key)?.trim());
+
+    // curl asks for a name, which the certificate has; what follows is not HTTP.
+    let names = Tool::new("openssl")
+        .args(["x509", "-noout", "-ext", "subjectAltName", "-in"])
+        .arg(&certificate)
+        .text()?;
+    let name = names
+        .split([',', '\n'])
+        .find_map(|name| name.trim().strip_prefix("DNS:"))
+        .context("a DNS name")?;
+    let port = stage.proxy.attested.port();
+    let curl = Tool::new("curl")
+        .args(["--silent", "--verbose", "--max-time", "20", "--cacert"])
+        .arg(&root)
+        .args(["--resolve", &format!("{name}:{port}:127.0.0.1")])
+        .arg(format!("https://{name}:{port}/"))
+        .outcome()?;
+    let said = String::from_utf8_lossy(&curl.stderr).into_owned();
+    assert!(said.contains("SSL certificate verify ok"), "{said}");
+
+    // And nobody who does not trust the issuer.
+    let stranger = Tool::new("openssl")
+        .args(["s_client", "-connect", &service, "-verify_return_error"])
+        .outcome()?;
+    assert!(!stranger.status.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_lets_connections_end_and_takes_no_new_ones() -> Result<()> {
+    let stage = Stage::get()?;
+    let options = ["--any-device", "--drain-seconds", "3600"];
+    let mut proxy = stage.vm.proxy("stopped", echo()?, &options)?;
+    let mut connected = stage.connect(&proxy).await?;
+    // SIGTERM, and nobody waits for the end.
+    let id = nix::unistd::Pid::from_raw(i32::try_from(proxy.process.id())?);
+    nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM)?;
+    let refused = async {
+        while TcpStream::connect(proxy.attested).await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), refused).await?;
+    connected.stream.write_all(b"still served").await?;
+    connected.stream.shutdown().await?;
+    let mut back = String::new();
+    connected.stream.read_to_string(&mut back).await?;
+    assert_eq!(back, "still served");
+    connected.stream.ended().await?;
+    let status = proxy.process.wait(Duration::from_secs(20))?;
+    assert!(status.success(), "{}", proxy.process.last_words());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_outlive_a_stop_are_closed_with_a_reason() -> Result<()> {
+    let stage = Stage::get()?;
+    let options = ["--any-device", "--drain-seconds", "1"];
+    let mut proxy = stage.vm.proxy("cut-off", echo()?, &options)?;
+    let mut connected = stage.connect(&proxy).await?;
+    let begin = Instant::now();
+    proxy.process.stop()?;
+    assert!(begin.elapsed() >= Duration::from_secs(1));
+    let error = connected
+        .stream
+        .read(&mut [0])
+        .await
+        .err()
+        .context("an end was read")?;
+    assert!(error.to_string().contains("gave it up"), "{error}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_without_a_file_to_spare_serves_again_when_it_has_one() -> Result<()> {
+    let stage = Stage::get()?;
+    let mut command = Command::new("prlimit");
+    command.arg("--nofile=40").arg(program("vrot-service")?);
+    let mut proxy = stage
+        .vm
+        .proxy_by(command, "few-files", echo()?, &["--any-device"])?;
+    // More than it can accept, and silent.
+    let mut silent = Vec::new();
+    for _ in 0..60 {
+        silent.push(TcpStream::connect(proxy.attested).await?);
+    }
+    let said = async {
+        while !proxy.said("no connections can be taken at the moment")? {
+            sleep(Duration::from_millis(20)).await;
+        }
+        anyhow::Ok(())
+    };
+    timeout(Duration::from_secs(20), said).await??;
+    drop(silent);
+    let mut connected = stage.connect(&proxy).await?;
+    connected.stream.write_all(b"served").await?;
+    connected.stream.shutdown().await?;
+    let mut back = String::new();
+    connected.stream.read_to_string(&mut back).await?;
+    assert_eq!(back, "served");
+    proxy.process.must_run()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_breaks_off_does_not_look_as_if_it_had_ended() -> Result<()> {
+    let stage = Stage::get()?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let proxy = stage
+        .vm
+        .proxy("breaks-off", listener.local_addr()?, &["--any-device"])?;
+    let (connected, accepted) = tokio::join!(stage.connect(&proxy), listener.accept());
+    let (mut connected, (service, _)) = (connected?, accepted?);
+    service.set_zero_linger()?;
+    drop(service);
+    let read = timeout(Duration::from_secs(20), connected.stream.read(&mut [0])).await?;
+    assert!(read.is_err(), "{read:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_certificate_is_used_by_new_connections_and_living_ones_go_on() -> Result<()> {
+    let stage = Stage::get()?;
+    let tpm: TpmAddress = stage.vm.bare.tpm().parse()?;
+    let mut quoting = EsysTpm::open(&tpm, PcrSelection::new(BOOT_PCRS)?, None)?;
+    let statement = TpmTlsKey::certified_by(&mut quoting)?;
+    let host = Arc::new(HostThroughTpm::new(tpm.clone()));
+    let batches = Batches::start(quoting, host, stage.vm.bare.event_log().to_owned())?;
+    let identity = TlsIdentity::wait_for(
+        TpmTlsKey::open(&tpm)?,
+        WebPkiClientVerifier::no_client_auth(),
+        KeyExchange::HybridFirst,
+    )
+    .await?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string().parse()?;
+    let proxy = vrot_service::proxy::Proxy {
+        identity: Arc::clone(&identity),
+        attester: Arc::new(VmAttester::new(Arc::new(batches), statement)),
+        demands: NoDemand,
+        name: |()| String::new(),
+        forward: echo()?.to_string().parse()?,
+    };
+    let limits = Limits {
+        connections: 100,
+        of_a_peer: 100,
+    };
+    let stop = Stop::after(Duration::ZERO);
+    let serving = stop.clone();
+    tokio::spawn(async move { serve(listener, limits, &serving, Arc::new(proxy)).await });
+    tokio::spawn(async move { identity.keep_renewed(Duration::from_millis(50)).await });
+
+    let mut living = stage.device.connect(&address).await?;
+    let shown = |connected: &Attested<Appraised>| connected.peer.certificates.first().cloned();
+    let before = shown(&living).context("a certificate")?;
+    let vm = stage.vm.vm.to_string();
+    stage
+        .scene
+        .host
+        .vtpmctl(["identity", &vm, "--renew"])?
+        .run()?;
+    let begin = Instant::now();
+    loop {
+        let connected = stage.device.connect(&address).await?;
+        if shown(&connected).as_ref() != Some(&before) {
+            break;
+        }
+        ensure!(
+            begin.elapsed() < Duration::from_secs(30),
+            "no new certificate"
+        );
+        sleep(Duration::from_millis(20)).await;
+    }
+    living.stream.write_all(b"still here").await?;
+    living.stream.shutdown().await?;
+    let mut back = String::new();
+    living.stream.read_to_string(&mut back).await?;
+    assert_eq!(back, "still here");
+    stop.close();
+    Ok(())
+}
+
+#[test]
+fn nothing_is_demanded_of_devices_only_where_that_was_said() -> Result<()> {
+    let neither = Tool::new(program("vrot-service")?)
+        .args(["proxy", "--forward", "127.0.0.1:80"])
+        .outcome()?;
+    assert_eq!(neither.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&neither.stderr).into_owned();
+    assert!(said.contains("--policy"), "{said}");
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! The TCG software stack (`tss-esapi`), as far as all that talk to the VM's TPM need it: each has a
+//! context of its own on the kernel's resource manager, so that none waits for another's.
+
+use std::str::FromStr;
+use std::thread;
+use std::time::Duration;
+
+use cert_chain::layout::NvIndex;
+use tss_esapi::Context;
+use tss_esapi::abstraction::nv;
+use tss_esapi::constants::response_code::Tss2ResponseCodeKind;
+use tss_esapi::handles::{
+    KeyHandle, NvIndexHandle, NvIndexTpmHandle, PersistentTpmHandle, TpmHandle,
+};
+use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth};
+use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::structures::Public;
+use tss_esapi::tcti_ldr::TctiNameConf;
+use tss_esapi::traits::{Marshall, UnMarshall};
+
+use super::AttesterError;
+use super::tpm_address::TpmAddress;
+
+/// A key that the host put into the TPM.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HostsKey {
+    /// Where it is persistent.
+    pub(crate) handle: u32,
+    /// The NV index with its template, which makes it anew in the endorsement hierarchy.
+    pub(crate) template: NvIndex,
+}
+
+/// A context on the TPM.
+pub(crate) fn open(tpm: &TpmAddress) -> Result<Context, AttesterError> {
+    const OPERATION: &str = "to be opened";
+    let name = TctiNameConf::from_str(&tpm.tcti()).map_err(refused(OPERATION))?;
+    Context::new(name).map_err(refused(OPERATION))
+}
+
+/// A key where the host put it; or made anew from its template, if the guest removed it.
+pub(crate) fn load(context: &mut Context, key: HostsKey) -> Result<KeyHandle, AttesterError> {
+    const OPERATION: &str = "TPM2_ReadPublic";
+    let handle = PersistentTpmHandle::new(key.handle).map_err(refused(OPERATION))?;
+    let found = context.execute_without_session(|context| {
+        context.tr_from_tpm_public(TpmHandle::Persistent(handle))
+    });
+    match found {
+        Ok(object) => Ok(object.into()),
+        Err(error) if kind(&error) == Some(Tss2ResponseCodeKind::Handle) => {
+            recreate(context, key.template)
+        }
+        Err(error) => Err(refused(OPERATION)(error)),
+    }
+}
+
+fn recreate(context: &mut Context, template: NvIndex) -> Result<KeyHandle, AttesterError> {
+    const OPERATION: &str = "TPM2_CreatePrimary";
+    let template = read_nv(context, template)?;
+    let public = Public::unmarshall(&template).map_err(refused(OPERATION))?;
+    context
+        .execute_with_session(Some(AuthSession::Password), |context| {
+            context.create_primary(Hierarchy::Endorsement, public, None, None, None, None)
+        })
+        .map(|created| created.key_handle)
+        .map_err(refused(OPERATION))
+}
+
+/// A key's `TPMT_PUBLIC`.
+pub(crate) fn public_of(context: &mut Context, key: KeyHandle) -> Result<Vec<u8>, AttesterError> {
+    const OPERATION: &str = "TPM2_ReadPublic";
+    let (public, _, _) = context
+        .execute_without_session(|context| context.read_public(key))
+        .map_err(refused(OPERATION))?;
+    public.marshall().map_err(refused(OPERATION))
+}
+
+/// The certificate in an index, and those above it.
+pub(crate) fn chain(context: &mut Context, index: NvIndex) -> Result<Vec<Vec<u8>>, AttesterError> {
+    const CHAIN: NvIndex = NvIndex::CERTIFICATE_CHAIN;
+    let mut certificates = split_certificates(index, &read_nv(context, index)?)?;
+    certificates.extend(split_certificates(CHAIN, &read_nv(context, CHAIN)?)?);
+    Ok(certificates)
+}
+
+/// Whether an index has no content yet.
+pub(crate) fn is_empty_index(error: &AttesterError) -> bool {
+    matches!(error, AttesterError::Tpm { source, .. }
+        if kind(source) == Some(Tss2ResponseCodeKind::NvUninitialized))
+}
+
+/// Reads an index by its own authorization, which is empty for what a host publishes: that of the
+/// owner is the guest's to set. Indices that only the owner reads come second.
+fn read_nv(context: &mut Context, index: NvIndex) -> Result<Vec<u8>, AttesterError> {
+    const OPERATION: &str = "TPM2_NV_Read";
+    let index = NvIndexTpmHandle::new(index.handle()).map_err(refused(OPERATION))?;
+    let own = context
+        .execute_without_session(|context| context.tr_from_tpm_public(TpmHandle::NvIndex(index)))
+        .map_err(refused(OPERATION))?;
+    let mut read = |authority: NvAuth| {
+        retrying(|| {
+            context.execute_with_session(Some(AuthSession::Password), |context| {
+                nv::read_full(context, authority, index)
+            })
+        })
+    };
+    read(NvAuth::NvIndex(NvIndexHandle::from(own)))
+        .or_else(|error| match kind(&error) {
+            Some(Tss2ResponseCodeKind::NvUninitialized) => Err(error),
+            _ => read(NvAuth::Owner),
+        })
+        .map_err(refused(OPERATION))
+}
+
+/// Splits certificates that stand one after the other; padding of zeros or ones ends them.
+fn split_certificates(index: NvIndex, bytes: &[u8]) -> Result<Vec<Vec<u8>>, AttesterError> {
+    let malformed = || AttesterError::Certificates {
+        index: index.handle(),
+    };
+    let mut certificates = Vec::new();
+    let mut rest = bytes;
+    while let [0x30, 0x82, high, low, ..] = *rest {
+        let length = 4 + usize::from(u16::from_be_bytes([high, low]));
+        let (certificate, behind) = rest.split_at_checked(length).ok_or_else(malformed)?;
+        certificates.push(certificate.to_vec());
+        rest = behind;
+    }
+    let padded = rest.iter().all(|byte| matches!(byte, 0x00 | 0xff));
+    if certificates.is_empty() || !padded {
+        return Err(malformed());
+    }
+    Ok(certificates)
+}
+
+fn kind(error: &tss_esapi::Error) -> Option<Tss2ResponseCodeKind> {
+    match error {
+        tss_esapi::Error::Tss2Error(code) => code.kind(),
+        tss_esapi::Error::WrapperError(_) => None,
+    }
+}
+
+pub(crate) fn refused(operation: &'static str) -> impl Fn(tss_esapi::Error) -> AttesterError {
+    move |source| AttesterError::Tpm { operation, source }
+}
+
+/// Waits in front of further tries, in milliseconds.
+const WAITS_MS: [u64; 5] = [1, 5, 20, 100, 300];
+
+/// Tries again while the TPM says that it is merely busy.
+pub(crate) fn retrying<T>(
+    mut attempt: impl FnMut() -> Result<T, tss_esapi::Error>,
+) -> Result<T, tss_esapi::Error> {
+    for wait in WAITS_MS {
+        match attempt() {
+            Err(error) if kind(&error) == Some(Tss2ResponseCodeKind::Retry) => {
+                thread::sleep(Duration::from_millis(wait));
+            }
+            outcome => return outcome,
+        }
+    }
+    attempt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_split_and_padding_ignored() {
+        let two = [0x30, 0x82, 0, 1, 9, 0x30, 0x82, 0, 0, 0xff, 0xff];
+        assert_eq!(
+            split_certificates(NvIndex::CERTIFICATE_CHAIN, &two).ok(),
+            Some(vec![vec![0x30, 0x82, 0, 1, 9], vec![0x30, 0x82, 0, 0]])
+        );
+        for bad in [
+            &[][..],
+            &[0x30, 0x82, 0, 9, 1],
+            &[0x30, 0x82, 0, 0, 7],
+            &[0, 0],
+        ] {
+            assert!(split_certificates(NvIndex::CERTIFICATE_CHAIN, bad).is_err());
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The command line of `vrot-service`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::attester::TpmAddress;
+use crate::proxy::Destination;
+use attestation::BOOT_PCRS;
+use attested_tls::tls::KeyExchange;
+use cert_chain::HashAlgorithm;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Attests this VM: which one it is, what booted in it, on which host it runs and what booted
+/// there.
+#[derive(Parser)]
+#[command(version)]
+pub struct Arguments {
+    /// How the log looks.
+    #[arg(long, value_name = "FORMAT", default_value = "text", global = true)]
+    pub log_format: LogFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Answer challenges of devices until stopped. The answers are bound to nothing: they say what the
+    /// VM is, not who is at the other end of a connection. `proxy` says that.
+    Serve {
+        /// Where to listen.
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:7071")]
+        listen: SocketAddr,
+        /// The VM's TPM.
+        #[command(flatten)]
+        tpm: TpmOptions,
+    },
+    /// Take attested connections and pass what comes on them to a TCP service.
+    Proxy(ProxyOptions),
+}
+
+/// Of `proxy`.
+#[derive(Args)]
+pub struct ProxyOptions {
+    /// Where to listen.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:7072")]
+    pub listen: SocketAddr,
+    /// The service that connections are passed to.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub forward: Destination,
+    /// What is demanded of devices: a policy file. Each device is judged by it before the first byte
+    /// passes, and again as long as the connection lives.
+    #[arg(long, value_name = "FILE", required_unless_present = "any_device")]
+    pub policy: Option<PathBuf>,
+    /// Let every device in: nothing is demanded of devices, neither an identity nor evidence.
+    #[arg(long, conflicts_with = "policy")]
+    pub any_device: bool,
+    /// Answer challenges in the clear as well, as `serve` does, here.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub challenges: Option<SocketAddr>,
+    /// The key exchange of TLS: hybrid-first also takes elliptic curves from devices that have no
+    /// X25519MLKEM768.
+    #[arg(long, value_name = "GROUPS", default_value = "hybrid-first")]
+    pub tls_group: TlsGroup,
+    /// Connections at a time.
+    #[arg(long, value_name = "NUMBER", default_value_t = 4096)]
+    pub connections: usize,
+    /// Those of one peer: an IPv4 address, or an IPv6 network of 64 bits.
+    #[arg(long, value_name = "NUMBER", default_value_t = 512)]
+    pub connections_per_peer: usize,
+    /// How long open connections may go on once the service is stopped.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub drain_seconds: u64,
+    /// The VM's TPM.
+    #[command(flatten)]
+    pub tpm: TpmOptions,
+}
+
+/// Of the VM's TPM and what evidence is made of.
+#[derive(Args)]
+pub struct TpmOptions {
+    /// The VM's TPM (with a resource manager).
+    #[arg(long, value_name = "DEVICE", default_value = "/dev/tpmrm0")]
+    pub tpm: TpmAddress,
+    /// The event log of the VM's boot.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/sys/kernel/security/tpm0/binary_bios_measurements"
+    )]
+    pub event_log: PathBuf,
+    /// The PCRs to quote. Devices ask for all of these; leave out those that something goes on
+    /// extending after the boot, and have the devices' policies ignore them.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = BOOT_PCRS)]
+    pub quoted_pcrs: Vec<u8>,
+    /// The PCR bank to quote: sha256, sha384 or sha512. Without it the first of these that the
+    /// TPM has and the event log accounts for.
+    #[arg(long, value_name = "BANK")]
+    pub pcr_bank: Option<HashAlgorithm>,
+    /// A revocation list of the issuer (`vtpmctl issuer crl`), PEM or DER, which the evidence then
+    /// carries to devices that have no other way to get it. It is read anew when it changes.
+    /// Can be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub crl: Vec<PathBuf>,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The key exchanges that are offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TlsGroup {
+    /// X25519MLKEM768 first, and elliptic curves.
+    HybridFirst,
+    /// X25519MLKEM768 alone.
+    HybridOnly,
+}
+
+impl From<TlsGroup> for KeyExchange {
+    fn from(group: TlsGroup) -> Self {
+        match group {
+            TlsGroup::HybridFirst => Self::HybridFirst,
+            TlsGroup::HybridOnly => Self::HybridOnly,
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! An attested connection before a TCP service that knows nothing of it.
+
+use std::io;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use attested_tls::{Attested, Attester, Deadlines, Demands, accept};
+use connection_proxy::{Accepted, Handler, join, prepare};
+use printable::WithCauses;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::tls_identity::TlsIdentity;
+
+/// Takes attested connections and passes what comes on them to a service.
+pub struct Proxy<D: Demands> {
+    /// How this end shows itself in TLS.
+    pub identity: Arc<TlsIdentity>,
+    /// What it shows behind that.
+    pub attester: Arc<dyn Attester>,
+    /// What it demands of devices.
+    pub demands: D,
+    /// What an accepted device is called in the log.
+    pub name: fn(&D::Result) -> String,
+    /// The service.
+    pub forward: Destination,
+}
+
+/// A host and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    host: String,
+    port: u16,
+}
+
+/// Something that names no port of a host.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not HOST:PORT")]
+pub struct NoDestination(String);
+
+/// How long the service may take to accept a connection.
+const CONNECTING: Duration = Duration::from_secs(10);
+
+impl<D: Demands + Clone> Handler for Proxy<D> {
+    async fn handle(&self, mut connection: Accepted) {
+        if let Err(error) = prepare(&connection.stream) {
+            tracing::info!(%error, "the connection has ended already");
+            return;
+        }
+        let tls = self.identity.tls();
+        let accepted = accept(
+            connection.stream,
+            &tls,
+            Arc::clone(&self.attester),
+            self.demands.clone(),
+            Deadlines::default(),
+        );
+        let Attested {
+            stream,
+            peer,
+            appraisal,
+            ..
+        } = match accepted.await {
+            Ok(attested) => attested,
+            Err(error) => {
+                tracing::warn!(error = %WithCauses(&error), "not connected");
+                return;
+            }
+        };
+        if !connection.place.keep() {
+            return;
+        }
+        let plain = match self.forward.connect().await {
+            Ok(plain) => plain,
+            Err(error) => {
+                tracing::error!(service = %self.forward, %error, "the service cannot be reached");
+                stream.give_up().await;
+                return;
+            }
+        };
+        tracing::info!(
+            group = %format_args!("0x{:04x}", peer.parameters.group),
+            device = (self.name)(&appraisal),
+            "connected"
+        );
+        join(stream, plain, &connection.stop).await;
+    }
+}
+
+impl Destination {
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let connecting = TcpStream::connect((self.host.as_str(), self.port));
+        let stream = timeout(CONNECTING, connecting)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        prepare(&stream)?;
+        Ok(stream)
+    }
+}
+
+impl FromStr for Destination {
+    type Err = NoDestination;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let refused = || NoDestination(text.to_owned());
+        let (host, port) = text.rsplit_once(':').ok_or_else(refused)?;
+        let port = port
+            .parse()
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or_else(refused)?;
+        // An IPv6 address in brackets, as everywhere.
+        let host = match host.strip_prefix('[') {
+            Some(host) => host.strip_suffix(']').ok_or_else(refused)?,
+            None if host.contains(':') => return Err(refused()),
+            None => host,
+        };
+        match host.is_empty() {
+            true => Err(refused()),
+            false => Ok(Self {
+                host: host.to_owned(),
+                port,
+            }),
+        }
+    }
+}
+
+impl std::fmt::Display for Destination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_are_a_host_and_a_port() {
+        for text in ["127.0.0.1:80", "[::1]:8080", "service.internal:443"] {
+            let parsed = text.parse::<Destination>();
+            assert_eq!(parsed.map(|parsed| parsed.to_string()).as_deref(), Ok(text));
+        }
+        for text in [
+            "",
+            "host",
+            ":80",
+            "host:",
+            "host:0",
+            "host:70000",
+            "::1:80",
+            "[::1:80",
+        ] {
+            assert!(text.parse::<Destination>().is_err(), "{text}");
+        }
+    }
+}

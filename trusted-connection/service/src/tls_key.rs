@@ -1,0 +1,208 @@
+//! The key of the service's TLS connections, which its vRoT holds: rustls asks for a signature, the TPM
+//! makes it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use attestation::TlsKeyStatement;
+use cert_chain::layout::{NvIndex, TLS_KEY_HANDLE};
+use cert_chain::{PublicArea, TlsKey};
+use p256::ecdsa::Signature as EcdsaSignature;
+use ring::digest::{SHA256, digest};
+use rustls::SignatureScheme as TlsScheme;
+use rustls::sign::{Signer, SigningKey};
+use rustls::{OtherError, SignatureAlgorithm};
+use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tss_esapi::Context;
+use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_HASHCHECK};
+use tss_esapi::handles::KeyHandle;
+use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::structures::{Digest, EccSignature, HashcheckTicket, Signature, SignatureScheme};
+use tss_esapi::tss2_esys::TPMT_TK_HASHCHECK;
+
+use crate::attester::tss::{self, HostsKey, refused, retrying};
+use crate::attester::{AttesterError, EsysTpm, TpmAddress};
+
+/// Where the host put the key.
+const TLS_KEY: HostsKey = HostsKey {
+    handle: TLS_KEY_HANDLE,
+    template: NvIndex::TLS_TEMPLATE,
+};
+
+/// The key, used over a connection to the TPM of its own: a handshake waits neither for a quote nor for
+/// the host.
+#[derive(Clone)]
+pub struct TpmTlsKey {
+    tpm: Arc<Mutex<Tpm>>,
+    public: SubjectPublicKeyInfoDer<'static>,
+}
+
+struct Tpm {
+    context: Context,
+    key: KeyHandle,
+}
+
+/// Why the key cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsKeyError {
+    /// There is none, or the TPM cannot be asked.
+    #[error(
+        "the vRoT has no key for TLS at 0x{:08x}, or it cannot be used: vRoTs made by older managers \
+         have none, and are given none later",
+        TLS_KEY.handle
+    )]
+    Tpm(#[source] AttesterError),
+    /// A key of another kind lies there.
+    #[error("the key at 0x{:08x} is none for TLS", TLS_KEY.handle)]
+    Kind(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The TPM made no signature.
+#[derive(Debug, thiserror::Error)]
+#[error("the TPM made no signature for a handshake")]
+struct NoSignature(#[source] AttesterError);
+
+impl TpmTlsKey {
+    /// Finds the key in this TPM.
+    pub fn open(tpm: &TpmAddress) -> Result<Self, TlsKeyError> {
+        let mut context = tss::open(tpm).map_err(TlsKeyError::Tpm)?;
+        let key = tss::load(&mut context, TLS_KEY).map_err(TlsKeyError::Tpm)?;
+        let public = tss::public_of(&mut context, key).map_err(TlsKeyError::Tpm)?;
+        let area = PublicArea::parse(&public).map_err(|error| TlsKeyError::Kind(error.into()))?;
+        let public = TlsKey::try_from(area).map_err(|error| TlsKeyError::Kind(error.into()))?;
+        Ok(Self {
+            tpm: Arc::new(Mutex::new(Tpm { context, key })),
+            public: public.subject_public_key_info().into(),
+        })
+    }
+
+    /// The key's certificate as it is now, and that of the host above it; none as long as the host has
+    /// certified the key not yet.
+    pub fn chain(&self) -> Result<Option<Vec<CertificateDer<'static>>>, AttesterError> {
+        let mut tpm = self.tpm.lock().unwrap_or_else(PoisonError::into_inner);
+        match tss::chain(&mut tpm.context, NvIndex::TLS_CERTIFICATE) {
+            Ok(chain) => Ok(Some(chain.into_iter().map(Into::into).collect())),
+            Err(error) if tss::is_empty_index(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the vIK says about the key.
+    pub fn certified_by(tpm: &mut EsysTpm) -> Result<TlsKeyStatement, TlsKeyError> {
+        tpm.certify(TLS_KEY).map_err(TlsKeyError::Tpm)
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, AttesterError> {
+        const OPERATION: &str = "TPM2_Sign";
+        let hash = digest(&SHA256, message);
+        let hash = Digest::try_from(hash.as_ref().to_vec()).map_err(refused(OPERATION))?;
+        let mut tpm = self.tpm.lock().unwrap_or_else(PoisonError::into_inner);
+        let Tpm { context, key } = &mut *tpm;
+        let signature = retrying(|| {
+            // The key is not restricted: it signs what the TPM did not hash itself.
+            let unhashed = HashcheckTicket::try_from(TPMT_TK_HASHCHECK {
+                tag: TPM2_ST_HASHCHECK,
+                hierarchy: TPM2_RH_NULL,
+                digest: Default::default(),
+            })?;
+            context.execute_with_session(Some(AuthSession::Password), |context| {
+                context.sign(*key, hash.clone(), SignatureScheme::Null, unhashed)
+            })
+        })
+        .map_err(refused(OPERATION))?;
+        match signature {
+            Signature::EcDsa(signature) => der(&signature).ok_or(AttesterError::NotEcdsa),
+            _ => Err(AttesterError::NotEcdsa),
+        }
+    }
+}
+
+/// `Ecdsa-Sig-Value` (RFC 3279 §2.2.3), whatever zeros the TPM leaves out.
+fn der(signature: &EccSignature) -> Option<Vec<u8>> {
+    let scalar = |bytes: &[u8]| {
+        let mut scalar = [0; 32];
+        let zeros = scalar.len().checked_sub(bytes.len())?;
+        scalar.get_mut(zeros..)?.copy_from_slice(bytes);
+        Some(scalar)
+    };
+    let r = scalar(signature.signature_r().value())?;
+    let s = scalar(signature.signature_s().value())?;
+    let signature = EcdsaSignature::from_scalars(r, s).ok()?;
+    Some(signature.to_der().as_bytes().to_vec())
+}
+
+impl fmt::Debug for TpmTlsKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TpmTlsKey")
+            .field("public", &self.public)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SigningKey for TpmTlsKey {
+    fn choose_scheme(&self, offered: &[TlsScheme]) -> Option<Box<dyn Signer>> {
+        let known = offered.contains(&TlsScheme::ECDSA_NISTP256_SHA256);
+        known.then(|| Box::new(self.clone()) as Box<dyn Signer>)
+    }
+
+    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
+        Some(SubjectPublicKeyInfoDer::from(self.public.as_ref()))
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        SignatureAlgorithm::ECDSA
+    }
+}
+
+impl Signer for TpmTlsKey {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        let sign = || {
+            TpmTlsKey::sign(self, message)
+                .map_err(|error| rustls::Error::Other(OtherError(Arc::new(NoSignature(error)))))
+        };
+        // The other connections of this thread do not wait for the TPM.
+        match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(sign),
+            _ => sign(),
+        }
+    }
+
+    fn scheme(&self) -> TlsScheme {
+        TlsScheme::ECDSA_NISTP256_SHA256
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tss_esapi::interface_types::algorithm::HashingAlgorithm;
+    use tss_esapi::structures::EccParameter;
+
+    use super::*;
+
+    #[test]
+    fn signatures_are_in_der_whatever_zeros_the_tpm_leaves_out() -> anyhow::Result<()> {
+        for (r, expected) in [
+            (vec![0x81], "3007020200810201 05".replace(' ', "")),
+            (
+                [vec![0; 31], vec![1]].concat(),
+                "3006020101020105".to_owned(),
+            ),
+        ] {
+            let signature = EccSignature::create(
+                HashingAlgorithm::Sha256,
+                EccParameter::try_from(r)?,
+                EccParameter::try_from(vec![5])?,
+            )?;
+            assert_eq!(der(&signature).map(hex::encode), Some(expected));
+        }
+        let zero = EccSignature::create(
+            HashingAlgorithm::Sha256,
+            EccParameter::try_from(vec![0; 32])?,
+            EccParameter::try_from(vec![5])?,
+        )?;
+        assert!(der(&zero).is_none());
+        Ok(())
+    }
+}
