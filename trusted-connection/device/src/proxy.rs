@@ -1,13 +1,14 @@
 //! `vrot-device proxy`: any program can use attested connections to a service.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use attested_tls::Attested;
 use attested_tls::tls::ParameterNames;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use connection_proxy::{Accepted, Handler, Limits, Stop, allow_open_files, join, prepare, serve};
 use printable::WithCauses;
 use program_output::log;
@@ -34,12 +35,26 @@ pub struct Proxy {
     #[arg(long)]
     serve_other_machines: bool,
     /// Connections at a time; those beyond are closed at once.
-    #[arg(long, value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
-    max_connections: u32,
-    /// How long open connections may take to end after SIGTERM or SIGINT, in seconds; a second signal
-    /// closes them at once.
+    #[arg(long, value_name = "NUMBER", default_value = "4096")]
+    connections: NonZeroUsize,
+    /// Those of one peer: an IPv4 address, or an IPv6 network of 64 bits. Without it as many as of all.
+    #[arg(long, value_name = "NUMBER")]
+    connections_per_peer: Option<NonZeroUsize>,
+    /// How long open connections may go on after SIGTERM or SIGINT; a second signal closes them at once.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    drain: u64,
+    drain_seconds: u64,
+    /// How the log looks.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 impl Proxy {
@@ -53,13 +68,20 @@ impl Proxy {
             );
         }
         let connector = self.options.connector()?;
-        let _log = log::start(LevelFilter::INFO, log::Format::Text);
+        let format = match self.log_format {
+            LogFormat::Text => log::Format::Text,
+            LogFormat::Json => log::Format::Json,
+        };
+        let _log = log::start(LevelFilter::INFO, format);
         log::on_panic(|_| {});
-        let connections = usize::try_from(self.max_connections).unwrap_or(usize::MAX);
-        allow_open_files(connections);
+        let limits = Limits {
+            connections: self.connections.get(),
+            of_a_peer: self.connections_per_peer.unwrap_or(self.connections).get(),
+        };
+        allow_open_files(limits.connections);
         let runtime = tokio::runtime::Runtime::new().context("no threads can be started")?;
         runtime.block_on(async {
-            let stop = Stop::at_signals(Duration::from_secs(self.drain))
+            let stop = Stop::at_signals(Duration::from_secs(self.drain_seconds))
                 .context("signals cannot be listened to")?;
             let listener = TcpListener::bind(self.listen)
                 .await
@@ -67,10 +89,6 @@ impl Proxy {
             let listen = listener.local_addr()?;
             tracing::info!(%listen, service = %self.connect, policy = %connector.policy().digest(),
                 "attested connections for whoever connects here");
-            let limits = Limits {
-                connections,
-                of_a_peer: connections,
-            };
             let forwarding = Arc::new(Forwarding {
                 connector,
                 service: self.connect.clone(),

@@ -1,9 +1,12 @@
 //! Why there is no attested connection to a service.
 
+use std::error::Error;
 use std::io;
+use std::sync::Arc;
 
 use attested_tls::ConnectionError;
 use attested_tls::tls::TlsSetupError;
+use rustls::CertificateError;
 
 use super::address::ServiceAddress;
 use super::verifier::NotAccepted;
@@ -30,6 +33,15 @@ pub enum ConnectError {
         #[source]
         why: Box<NotAccepted>,
     },
+    /// It has a certificate for TLS that is none of a vRoT's.
+    #[error("{service} is not connected to: its certificate is not that of a vRoT's TLS key")]
+    NoVrot {
+        /// The service.
+        service: ServiceAddress,
+        /// How the certificate departs from that.
+        #[source]
+        source: Arc<dyn Error + Send + Sync>,
+    },
     /// It did not get as far as evidence.
     #[error("{service} is not connected to")]
     NotAttested {
@@ -39,6 +51,23 @@ pub enum ConnectError {
         #[source]
         source: ConnectionError,
     },
+}
+
+impl ConnectError {
+    /// No evidence of `service` was judged.
+    pub(super) fn not_attested(service: ServiceAddress, source: ConnectionError) -> Self {
+        let in_the_handshake = match &source {
+            ConnectionError::Io(error) => error.get_ref(),
+            _ => None,
+        };
+        match in_the_handshake.and_then(|error| error.downcast_ref()) {
+            Some(rustls::Error::InvalidCertificate(CertificateError::Other(why))) => Self::NoVrot {
+                service,
+                source: Arc::clone(&why.0),
+            },
+            _ => Self::NotAttested { service, source },
+        }
+    }
 }
 
 /// Why no connections can be made at all.

@@ -148,10 +148,7 @@ impl Connector {
                 service: service.clone(),
                 why,
             },
-            (source, _) => ConnectError::NotAttested {
-                service: service.clone(),
-                source,
-            },
+            (source, _) => ConnectError::not_attested(service.clone(), source),
         })
     }
 }

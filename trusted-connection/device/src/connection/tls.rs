@@ -68,6 +68,11 @@ impl ServerCertVerifier for BelowTheIssuer {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        // Before anything costs time: two certificates, and short ones. And that the first is for servers
+        // in so many words: one that names no purpose passes for every one.
+        read(own, intermediates).map_err(|error| {
+            Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
+        })?;
         let certificate = ParsedCertificate::try_from(own)?;
         let roots = RootCertStore {
             roots: self.roots.valid_at(now),
@@ -79,11 +84,6 @@ impl ServerCertVerifier for BelowTheIssuer {
             now,
             self.provider.signature_verification_algorithms.all,
         )?;
-        // Among others that it is for servers in so many words: a certificate that names no purpose
-        // passes for every one.
-        read(own, intermediates).map_err(|error| {
-            Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
-        })?;
         if let Some(name) = &self.name {
             verify_server_name(&certificate, name)?;
         }

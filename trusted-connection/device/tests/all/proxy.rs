@@ -282,7 +282,7 @@ async fn what_does_not_end_in_time_is_closed_at_the_end() {
     let machine = Machine::new(host, vm);
     let Listening { address, .. } = listen(machine.service()).await;
     let policy = machine.policy_text();
-    let mut proxy = Proxy::to(&machine, &address, &policy, &["--drain", "1"]).await;
+    let mut proxy = Proxy::to(&machine, &address, &policy, &["--drain-seconds", "1"]).await;
     let mut stream = proxy.connect().await;
     let mut read = [0; 5];
     stream.write_all(b"hello").await.unwrap();
@@ -303,7 +303,7 @@ async fn there_are_no_more_connections_than_are_allowed() {
     let machine = Machine::new(host, vm);
     let Listening { address, .. } = listen(machine.service()).await;
     let policy = machine.policy_text();
-    let proxy = Proxy::to(&machine, &address, &policy, &["--max-connections", "1"]).await;
+    let proxy = Proxy::to(&machine, &address, &policy, &["--connections", "1"]).await;
     let mut first = proxy.connect().await;
     let mut read = [0; 5];
     first.write_all(b"hello").await.unwrap();
