@@ -6,7 +6,7 @@
 //! | [host IK](host_ik) | `CN=<host>.<domain>` | root | CA, path length 0 | keyCertSign, digitalSignature |
 //! | [vIK](vik) | `CN=vRoT <id>` | host IK | no CA | digitalSignature |
 //! | [vRoT TLS key](tls) | `CN=vRoT <id>` | host IK | no CA | digitalSignature |
-//! | [device](device) | `CN=<path>` | root | no CA | digitalSignature |
+//! | [device IK](device) | `CN=<path>` | root | no CA | digitalSignature |
 //! | [vRoT EK](ek) | empty | host IK | no CA | keyEncipherment or keyAgreement |
 
 pub mod crl;

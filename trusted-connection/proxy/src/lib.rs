@@ -1,8 +1,8 @@
 //! What the proxies at both ends of an attested connection share.
 //!
 //! [`serve`] accepts connections within [`Limits`], of all peers and of each, until it is told to
-//! [stop](Stop). [`forward`] moves data between two streams until both directions have ended, and
-//! [`join`] does so between an attested connection and a plain one, ends each as the other ended, and
+//! [stop](Stop). [`forward()`] moves data between two streams until both directions have ended, and
+//! [`join()`] does so between an attested connection and a plain one, ends each as the other ended, and
 //! says why. What a connection must show before that is not this crate's business.
 
 mod forward;

@@ -4,7 +4,7 @@
 //! Each request becomes a salted leaf ([`HostLeaf`]) of a Merkle tree (RFC 9162); the quote signs
 //! the tree's root. A requester gets the quote, its own leaf and the path to the root, and learns
 //! nothing of its neighbours. So the rate of evidence does not depend on how slowly the TPM signs, and
-//! a vRoT that floods its host takes nothing from others: each has its turn ([`turns`]).
+//! a vRoT that floods its host takes nothing from others: each has its turn.
 
 mod host_log;
 mod open_layers;
