@@ -6,8 +6,8 @@
 //! that the peer is asked again while data flows, and a connection whose peer cannot be appraised
 //! anew is closed.
 //!
-//! What evidence is made of, and how it is judged, is not this crate's business: an [`Attester`] makes
-//! it and a [`Verifier`] judges it. `docs/connection.md` draws the protocol.
+//! This crate does not know what evidence is made of or how it is judged: an [`Attester`] makes it and
+//! a [`Verifier`] judges it. `docs/connection.md` draws the protocol.
 
 mod buffers;
 mod driver;
@@ -15,6 +15,8 @@ mod end;
 mod error;
 mod facts;
 mod frame;
+#[cfg(feature = "testing")]
+pub mod fuzzing;
 mod message;
 mod parties;
 mod rounds;

@@ -1,6 +1,7 @@
 //! The fuzz targets: each feeds one parser that reads what an attacker may write.
 
 mod certificates;
+mod connection;
 mod evidence;
 mod guest;
 mod logs;
@@ -29,6 +30,8 @@ pub const TARGETS: &[Target] = &[
     certificates::REVOCATION_LIST,
     certificates::ROOTS,
     certificates::VIK_CERTIFICATE,
+    connection::FRAMES,
+    connection::MESSAGES,
     evidence::EVIDENCE,
     evidence::HOST_LAYER,
     evidence::HOST_LEAF,

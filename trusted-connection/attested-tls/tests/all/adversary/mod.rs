@@ -12,6 +12,7 @@ mod peer;
 use std::cell::RefCell;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use attested_tls::tls::ServerTls;
@@ -21,6 +22,9 @@ use tokio::io::{DuplexStream, duplex};
 
 use crate::support::{Issuer, NAME, Signer, Trusting, deadlines, name};
 use peer::{Defences, Peer};
+
+/// Longer than any deadline of an end.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Whose ends an attack is carried out against.
 #[derive(Clone, Copy, Debug)]
@@ -133,7 +137,8 @@ async fn meanwhile<T>(
     };
     let outcome = tokio::select! {
         outcome = victim => outcome,
-        () = others => anyhow::bail!("it waits for ever"),
+        () = others => unreachable!("it is pending"),
+        () = tokio::time::sleep(PATIENCE) => Err(anyhow::anyhow!("it waits without end")),
     };
     outcome.with_context(|| format!("beside: {:?}", done.borrow()))
 }
