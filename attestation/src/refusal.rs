@@ -161,7 +161,7 @@ pub enum Refusal<L = Layer> {
     /// The connection has another key.
     #[error("the connection was authenticated with another key than the VM's TPM has")]
     TlsKeyMismatch,
-    /// Evidence for a connection without a word about its key.
+    /// Evidence for a connection without a statement about its key.
     #[error("the evidence says nothing about the key with which the connection was authenticated")]
     TlsKeyMissing,
     /// The host layer answers another request.

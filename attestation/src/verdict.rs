@@ -10,7 +10,7 @@ use serde::Serialize;
 pub enum Verdict {
     /// Everything is as the policy expects.
     Affirming,
-    /// Nothing contradicts the policy, but it does not speak of everything.
+    /// Nothing contradicts the policy, but it does not cover everything.
     Warning,
     /// Something contradicts the policy.
     Contraindicated,

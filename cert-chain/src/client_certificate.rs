@@ -67,7 +67,7 @@ impl VerifiedClientCertificate {
         })
     }
 
-    /// Its alternative names that are DNS names or URIs. The subject names nobody (RFC 6125 §2.3).
+    /// Its alternative names that are DNS names or URIs. The subject's common name does not count (RFC 6125 §2.3).
     pub fn names(&self) -> &[String] {
         &self.names
     }

@@ -22,7 +22,7 @@ pub enum RevocationDemand {
     },
 }
 
-/// Revocation lists that a verifier was given, from wherever: a list speaks for itself.
+/// Revocation lists that a verifier was given, from wherever: a list is signed by its issuer.
 #[derive(Clone, Debug, Default)]
 pub struct RevocationLists {
     lists: Vec<Arc<Crl>>,

@@ -26,7 +26,7 @@ pub enum Purpose {
     Signing,
 }
 
-/// `fixedTPM | fixedParent | sensitiveDataOrigin`: born in this TPM and never leaving it.
+/// `fixedTPM | fixedParent | sensitiveDataOrigin`: it was made in this TPM and cannot leave it.
 pub const RESIDENT: ObjectAttributes = ObjectAttributes::FIXED_TPM
     .with(ObjectAttributes::FIXED_PARENT)
     .with(ObjectAttributes::SENSITIVE_DATA_ORIGIN);

@@ -19,8 +19,8 @@ pub fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// Writes one line to standard error, which repeats nothing that a terminal would obey. If that fails there is nothing left to say it with, and the exit
-/// status tells.
+/// Writes one line to standard error, which repeats nothing that a terminal would obey. If that
+/// fails, the exit status alone tells of the failure.
 pub fn complain(text: std::fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{}", Printable(&text.to_string()));
 }

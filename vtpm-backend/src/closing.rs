@@ -1,4 +1,4 @@
-//! Closing what other processes handed over, where it can keep nobody waiting.
+//! Closing what other processes handed over, on a thread of its own, because a close can block.
 //!
 //! The last close of a socket waits for its peer if that asked for it (`SO_LINGER`), the close of a
 //! file for the process that serves its file system, and with a Unix socket goes what was sent over
@@ -42,7 +42,7 @@ pub(crate) fn start() -> io::Result<()> {
             drop(is_up);
             close_all();
         })?;
-    // What a thread calls to begin its life is more than a confined process may call.
+    // Starting a thread takes system calls that a confined process may not make.
     up.recv().map_err(io::Error::other)
 }
 
@@ -61,7 +61,7 @@ impl AsFd for Foreign {
 #[expect(unsafe_code, reason = "a value is moved out of what is being dropped")]
 impl Drop for Foreign {
     fn drop(&mut self) {
-        // SAFETY: it is taken once, here, and nobody sees it after this.
+        // SAFETY: it is taken once, here, and not used after this.
         let descriptor = unsafe { ManuallyDrop::take(&mut self.0) };
         if STARTED.load(Ordering::Acquire) {
             let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);

@@ -97,7 +97,7 @@ fn stand_alone(control: &Path, data: Option<&Path>, state: &Path) -> Result<()> 
     let mut engine = Libtpms::new()?;
     let folder = StateFolder::open(state)?;
     load_state(&mut engine, &folder)?;
-    // The control channel last: whoever finds it there finds both.
+    // The control channel last: once its socket is there, both are.
     let data = data.map(listen).transpose()?;
     let control = listen(control)?;
     let mut server = Server::new(engine, Keeper::Folder(folder), Termination::watch()?);
@@ -122,7 +122,7 @@ fn managed(spawn: &Spawn, confine: impl FnOnce() -> Result<()>) -> Result<()> {
         admission,
         ..
     } = spawn;
-    // Before it listens: who can be dialled is the only one.
+    // Before it listens, so that a manager never reaches a second backend of this vRoT.
     let instance = lock.as_deref().map(Instance::take).transpose()?;
     let engine = Libtpms::new()?;
     let socket = runtime.join(MANAGER_SOCKET);

@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     log::start_without_thread(arguments.log_level, arguments.log_format());
     log::on_panic(|_| {});
     let ended = run(&arguments);
-    // What was said before there was somebody to say it to.
+    // Lines from before the log had a destination.
     if let Ok(mut stderr) = log::Stderr::at_once() {
         log::pass_on(&mut |line| stderr.write(line));
     }

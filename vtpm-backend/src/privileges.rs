@@ -13,7 +13,7 @@ pub enum PrivilegeError {
     /// The kernel refused to take capabilities away.
     #[error("capabilities cannot be given up: {0}")]
     Capabilities(CapsError),
-    /// Nobody said which user the backend is to be, and it would stay root.
+    /// No user was named, and the backend would stay root.
     #[error("a backend does not run as root: it needs a user of its own")]
     Root,
     /// A user that is none of its own.
@@ -65,8 +65,8 @@ pub fn keep_changing_users() -> Result<(), PrivilegeError> {
 }
 
 fn keep(kept: &CapsHashSet) -> Result<(), CapsError> {
-    // Who may not shrink the bounding set has nothing that could be executed to gain from it:
-    // the sandbox forbids both to start programs and to gain privileges by one.
+    // The bounding set limits what a program gains when it is executed. Where it cannot be shrunk
+    // (without CAP_SETPCAP), the sandbox forbids to execute any, and to gain privileges so.
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
         for capability in caps::read(None, CapSet::Bounding)? {
             caps::drop(None, CapSet::Bounding, capability)?;

@@ -163,7 +163,7 @@ fn system_calls(files: Files<'_>) -> Result<BpfProgram, SandboxError> {
         .chain(more)
         .map(|number| (*number, Vec::new()))
         .collect();
-    // How a process aborts: it signals itself, and nobody else.
+    // How a process aborts: it sends itself a signal. No other process can be sent one.
     let own = u64::from(std::process::id());
     let itself = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, own)?;
     rules.insert(libc_numbers::TGKILL, vec![SeccompRule::new(vec![itself])?]);
@@ -173,8 +173,8 @@ fn system_calls(files: Files<'_>) -> Result<BpfProgram, SandboxError> {
         vec![with_command(FIONBIO)?, with_command(FIOCLEX)?],
     );
     let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
-    // An error rather than death: a library's fallback may live without the call, and a vRoT
-    // that dies takes its VM's disk encryption with it.
+    // An error instead of an end of the process: libraries have other ways where a call is not
+    // there, and without its vRoT a VM cannot open its encrypted disk.
     let denied = SeccompAction::Errno(nix::errno::Errno::EPERM as u32);
     let filter = SeccompFilter::new(rules, denied, SeccompAction::Allow, architecture)?;
     Ok(filter.try_into()?)

@@ -373,7 +373,7 @@ mod tests {
             close_process_descriptors(aligned.0.get(skipped..).unwrap());
             let flags = nix::fcntl::OFlag::O_NONBLOCK;
             nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(flags)).unwrap();
-            // The end, once nobody can write.
+            // The end, once no descriptor is left that can write.
             assert_eq!(read.read(&mut [0]).ok(), Some(0), "{skipped} bytes skipped");
         }
     }

@@ -42,7 +42,7 @@ pub struct Spawn {
     pub uid: Option<u32>,
 }
 
-/// What a backend does with its life.
+/// What a forked process runs, to its end.
 pub type Service = fn(&Spawn) -> Result<()>;
 
 impl Spawn {
@@ -50,10 +50,10 @@ impl Spawn {
     /// manager's files, which it cannot reach any more itself. Nor does it keep its manager's
     /// standard error, where it could write what it likes: its log goes over its connection.
     pub fn confine(&self) -> Result<()> {
-        let nowhere = OpenOptions::new().write(true).open("/dev/null")?;
+        let null = OpenOptions::new().write(true).open("/dev/null")?;
         become_user(self.uid)?;
         let mut shared = File::from(io::stderr().as_fd().try_clone_to_owned()?);
-        dup2_stderr(nowhere)?;
+        dup2_stderr(null)?;
         sandbox::enter(Files::None).inspect_err(|error| {
             let _ = writeln!(shared, "vtpm-backend: {error}");
         })?;
@@ -110,15 +110,18 @@ pub fn run(backend: Service) -> Result<()> {
     }
 }
 
-/// Who started the manager may have left it something open, which no backend needs to hold.
-#[expect(unsafe_code, reason = "no library closes what nobody owns")]
+/// The manager may have inherited open descriptors, and no backend needs them.
+#[expect(
+    unsafe_code,
+    reason = "no library closes descriptors that have no owner here"
+)]
 fn close_inherited() -> Result<(), nix::errno::Errno> {
     // SAFETY: nothing in this process owns a descriptor beyond standard error yet.
     let closed = unsafe { nix::libc::close_range(3, nix::libc::c_uint::MAX, 0) };
     nix::errno::Errno::result(closed).map(drop)
 }
 
-/// Has the libraries do what they do once, on a TPM that nobody gets.
+/// Has the libraries do what they do once in a process, on a TPM that is thrown away.
 fn warm_up() -> Result<()> {
     let mut engine = Libtpms::new()?;
     engine.power_on()?;
@@ -155,7 +158,7 @@ fn spawn(children: &SigSet) -> Result<Option<FromZygote>> {
     }
 }
 
-/// What a new process does with its life.
+/// Runs a backend in a new process, and ends that.
 fn child_main(spawn: &Spawn, backend: Service) -> ! {
     let lived = detach_from_manager(&spawn.runtime).and_then(|()| backend(spawn));
     if let Err(error) = lived {

@@ -17,8 +17,8 @@ use listing::list;
 /// Compares verified evidence with a policy: first the host, then the VM, whose verdict is
 /// never better than its host's.
 ///
-/// The appraisal is of the time as of which the evidence was verified; the result expires at its
-/// policy's word, and not after the certificates and the revocation list. Evidence that was verified
+/// The appraisal is of the time as of which the evidence was verified; the result expires when
+/// its policy says, and not after the certificates and the revocation list. Evidence that was verified
 /// under other roots than this policy's, or without the revocation list that it demands, is
 /// contraindicated.
 ///

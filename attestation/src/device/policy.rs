@@ -115,7 +115,7 @@ impl DevicePolicy {
         };
         let demand = RevocationPolicy::demand(document.revocation)?;
         let attested = match (document.trust, document.expect, document.device) {
-            // There would be nobody whose certificate is looked for in a list.
+            // Without a table of accepted devices there is no certificate to look for in a list.
             (None, None, None) if demand == RevocationDemand::NotAsked => None,
             (Some(trust), Some(expect), Some(device)) => Some(AttestedDevices::new(
                 expect.devices,

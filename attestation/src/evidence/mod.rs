@@ -37,7 +37,7 @@ pub struct Evidence {
     /// The host's part, made over the VM's.
     #[n(2)]
     pub host: HostLayer,
-    /// Revocation lists of issuers, which speak for themselves.
+    /// Revocation lists, each of which its issuer signed.
     #[n(3)]
     pub crls: CarriedCrls,
 }

@@ -1,7 +1,7 @@
 //! Finds what stands in a file of PEM blocks, perhaps with DER among them.
 //!
 //! The PEM readers of the libraries pass over what they do not know, and over a block whose BEGIN
-//! does not start a line. A list of roots then lacks some without a word. So this one gives back
+//! does not start a line. A list of roots then lacks some, and no error tells. So this one gives back
 //! everything, or says where it found what it cannot read.
 
 use std::fmt;

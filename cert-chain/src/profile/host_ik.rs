@@ -161,7 +161,7 @@ pub(super) fn params(spec: &HostIkSpec) -> Result<CertificateParams, IssueError>
     Ok(params)
 }
 
-/// Nobody below our roots is an IP address.
+/// Excluded, because no subject below our roots is named by an IP address.
 pub(super) fn every_ip_address() -> Vec<GeneralSubtree> {
     vec![
         GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),

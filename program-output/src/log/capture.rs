@@ -28,7 +28,7 @@ fn put_pipe_in_place() -> io::Result<File> {
     Ok(File::from(read))
 }
 
-/// Logs line by line what comes, until nobody can write there any more.
+/// Logs line by line what comes, until no process has the other end open.
 pub(super) fn log_lines(mut from: File) {
     let mut line = Vec::new();
     let mut chunk = [0; 4096];

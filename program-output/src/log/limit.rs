@@ -16,13 +16,13 @@ use tracing_subscriber::layer::{Context, Layer};
 use super::line::{FOREIGN, NOTICE};
 use super::queue::Queue;
 
-/// So many lines of a kind at once,
+/// Lines of one kind that are written at once.
 const BURST: u32 = 20;
-/// and then one in this time.
+/// After that, one of the kind is written in this time.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// All lines about vRoTs together: a storm of a thousand starts is written as a whole,
+/// Lines about all vRoTs together that are written at once: more than a thousand starts cause.
 const BURST_OF_ALL: u32 = 5000;
-/// and then one in this time.
+/// After that, one of them is written in this time.
 const INTERVAL_OF_ALL: Duration = Duration::from_millis(50);
 /// Kinds that are remembered. Beyond this number, those about vRoTs share what their place has.
 const MAX_KINDS: usize = 16 * 1024;
@@ -69,7 +69,8 @@ impl Limit {
 impl<S: Subscriber> Layer<S> for Limit {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        // Who asks for such lines wants all of them; nobody gets them unasked.
+        // Details are written only where the filter asks for them, and then all of them: but for those
+        // of backends, whose guests cause them.
         let asked_for = *metadata.level() > Level::INFO && metadata.target() != FOREIGN;
         if asked_for || metadata.target() == NOTICE {
             return true;
@@ -146,7 +147,7 @@ struct Named(String);
 impl Visit for Named {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         if field.name() == VROT {
-            // It fails where it has enough.
+            // It fails at the longest name, whose beginning is enough.
             let _ = write!(self, "{value:?}");
         }
     }

@@ -44,8 +44,8 @@ fn shortened(text: &str, longest: usize) -> String {
     format!("{beginning}{rest}")
 }
 
-/// Half an object is none: what is too long becomes a text in another one. The beginning of
-/// escaped text grows to at most double its length.
+/// An object that is cut is no JSON, so the beginning of a long one becomes a text in another
+/// object. Escaping makes it twice as long at most.
 fn json_of_its_beginning(level: Level, text: &str) -> String {
     let beginning = shortened(text, LONGEST / 3);
     let escaped = beginning.replace('\\', "\\\\").replace('"', "\\\"");

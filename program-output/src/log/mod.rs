@@ -102,7 +102,7 @@ fn set_up(
         Format::Json => log.json().boxed(),
         Format::Bare => log.without_time().with_level(false).boxed(),
     };
-    // If somebody else set a log up already, theirs is in force.
+    // Where a log was set up already, that one stays in force.
     let _ = tracing_subscriber::registry()
         .with(filter)
         .with(Limit::counting_in(Arc::clone(&queue)))
@@ -123,7 +123,7 @@ pub fn is_waiting() -> bool {
     QUEUE.get().is_some_and(|queue| queue.is_waiting())
 }
 
-/// Forgets what waits: in a new process, which is not the one that has it to say.
+/// Forgets what waits: in a forked process, whose parent writes these lines.
 pub fn forget() {
     if let Some(queue) = QUEUE.get() {
         queue.forget();

@@ -17,7 +17,7 @@ pub(super) struct Bounds {
 /// What became of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passed {
-    /// It is where it belongs.
+    /// It was written.
     Done,
     /// It cannot be taken now, and stays.
     Later,
@@ -96,7 +96,7 @@ impl Queue {
         }
     }
 
-    /// What is in here is whole at any time.
+    /// A panic while it is locked leaves nothing half done.
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

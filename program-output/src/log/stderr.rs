@@ -107,7 +107,7 @@ impl To {
             }
             Self::Nowhere => Ok(0),
             Self::Waiting(file) => match file.write(bytes) {
-                // Somebody else made it so for all who share it.
+                // Another process made it non-blocking, for all that share the open file.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     std::thread::sleep(std::time::Duration::from_millis(50));
                     Err(io::ErrorKind::Interrupted.into())

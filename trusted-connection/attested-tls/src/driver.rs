@@ -55,9 +55,9 @@ pub(crate) struct Tls<IO>(Mutex<TlsStream<IO>>);
 /// Bytes that are read at once.
 const READ: usize = 64 * 1024;
 /// How long the peer may take to end its side once both have sent all data.
-const FAREWELL: Duration = Duration::from_secs(5);
-/// How long a word about the end may take.
-const LAST_WORD: Duration = Duration::from_secs(1);
+const PEERS_CLOSE: Duration = Duration::from_secs(5);
+/// How long sending a close frame may take.
+const CLOSING: Duration = Duration::from_secs(1);
 /// Control messages that were read and not handled yet.
 const INBOX: usize = 2;
 
@@ -93,15 +93,15 @@ where
             opened: Some(opened),
             attested_by,
         };
-        let parted = Notify::new();
+        let closed = Notify::new();
         let outcome = tokio::try_join!(
             async {
                 tokio::select! {
                     read = read(&tls, &buffers, &gate, inbox) => read,
-                    () = farewell(&parted) => Ok(()),
+                    () = peers_close(&closed) => Ok(()),
                 }
             },
-            write(&tls, &buffers, sending, &parted),
+            write(&tls, &buffers, sending, &closed),
             control.run(messages),
         );
         let outcome = match outcome {
@@ -109,7 +109,7 @@ where
             Err(error) => {
                 let error = Arc::new(error);
                 tracing::info!(error = %WithCauses(&error), "an attested connection ended");
-                tls.last_word(error.to_tell()).await;
+                tls.close(error.to_tell()).await;
                 Err(error)
             }
         };
@@ -170,8 +170,8 @@ async fn read<IO: AsyncRead + AsyncWrite + Unpin>(
                 Frame::ControlEnd(part) => {
                     collect(&mut message, &part, gate)?;
                     let whole = Message::from_bytes(&std::mem::take(&mut message))?;
-                    // What follows a message is read in the light of it. If nobody handles it any
-                    // more, that has an error of its own.
+                    // How the next frame is read depends on this message, so it has to be handled before.
+                    // Where messages are not handled any more, an error of its own says why.
                     let (handled, is_handled) = oneshot::channel();
                     if inbox.send((whole, handled)).await.is_ok() {
                         let _ = is_handled.await;
@@ -202,7 +202,7 @@ async fn write<IO: AsyncRead + AsyncWrite + Unpin>(
     tls: &Tls<IO>,
     buffers: &Buffers,
     sending: Duration,
-    parted: &Notify,
+    closed: &Notify,
 ) -> Result<(), ConnectionError> {
     let mut out = tls;
     while let Some(outgoing) = poll_fn(|cx| poll_outgoing(buffers, cx)).await? {
@@ -219,16 +219,16 @@ async fn write<IO: AsyncRead + AsyncWrite + Unpin>(
             buffers.end_was_sent();
         }
     }
-    tls.last_word(Some(CloseReason::Done)).await;
-    parted.notify_one();
+    tls.close(Some(CloseReason::Done)).await;
+    closed.notify_one();
     Ok(())
 }
 
-/// How long the peer's own last word is waited for. Closing before it was read would reset the
+/// Waits for the peer's own close frame, but not for ever. Closing before it was read would reset the
 /// connection, and the peer could lose the end of our data.
-async fn farewell(parted: &Notify) {
-    parted.notified().await;
-    tokio::time::sleep(FAREWELL).await;
+async fn peers_close(closed: &Notify) {
+    closed.notified().await;
+    tokio::time::sleep(PEERS_CLOSE).await;
 }
 
 fn poll_outgoing(
@@ -460,7 +460,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Tls<IO> {
     }
 
     /// Says why the connection ends, if that can be said, and ends this side of it.
-    async fn last_word(&self, reason: Option<CloseReason>) {
+    async fn close(&self, reason: Option<CloseReason>) {
         let mut out = self;
         let said = async {
             if let Some(reason) = reason {
@@ -470,8 +470,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Tls<IO> {
             }
             out.shutdown().await
         };
-        // The peer may be gone, and then nobody is left to be told.
-        let _ = timeout(LAST_WORD, said).await;
+        // The peer may be gone; then it cannot be told.
+        let _ = timeout(CLOSING, said).await;
     }
 
     fn export(&self, label: &[u8], context: &[u8]) -> Result<[u8; 32], rustls::Error> {

@@ -151,8 +151,8 @@ pub enum ProtocolError {
     /// Evidence is asked for more often than anybody needs.
     #[error("evidence is asked for again too soon")]
     TooOften,
-    /// The connection ended without a word.
-    #[error("the connection ended without a word")]
+    /// The connection ended without a close frame.
+    #[error("the connection ended without a close frame")]
     Truncated,
 }
 

@@ -108,7 +108,7 @@ pub trait Demands: sealed::Sealed + Send + Sync + 'static {
 /// [`Demands`], with what to do about them.
 #[doc(hidden)]
 pub enum Demanded<R> {
-    /// Nothing, and what everybody is known as.
+    /// Nothing, and the result that every peer gets.
     Nothing(R),
     /// Evidence.
     Evidence(std::sync::Arc<dyn Verifier<Result = R>>),

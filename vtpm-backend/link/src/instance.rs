@@ -38,7 +38,7 @@ pub enum InstanceError {
         source: io::Error,
     },
     /// Another process serves it.
-    #[error("process {process} serves this vRoT, so nobody else does")]
+    #[error("process {process} serves this vRoT already")]
     Taken {
         /// What it says it is.
         process: String,
@@ -69,7 +69,7 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Takes the right if nobody has it: to see that, or to clean up.
+    /// Takes the right if no process has it: to find that out, or to clean up.
     pub fn look(path: &Path) -> Result<Self, InstanceError> {
         loop {
             let mut file = File::options()
@@ -88,10 +88,10 @@ impl Instance {
                         second_line: 0,
                     });
                 }
-                // Its last holder removed the file meanwhile: it keeps nobody away any more.
+                // Its last holder removed the file meanwhile, so the lock on it excludes no other process.
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    // Who has just taken it has not signed yet.
+                    // A process that has just taken it has not written its number yet.
                     let lines = read(&mut file).unwrap_or_default();
                     let process = lines.lines().next().unwrap_or_default().to_owned();
                     return Err(InstanceError::Taken { process });
@@ -106,7 +106,7 @@ impl Instance {
         fs::remove_file(&self.path).map_err(|source| failed(&self.path, source))
     }
 
-    /// For people and managers who want to know whom to end.
+    /// Writes the number of this process, for people and managers who have to end it.
     fn sign(&mut self) -> io::Result<()> {
         let process = format!("{}\n", std::process::id());
         self.second_line = process.len() as u64;
@@ -128,7 +128,7 @@ impl Instance {
 /// was degraded, or does not say that it was not. Meant for when it has ended.
 pub fn may_have_lost(path: &Path) -> Result<bool, InstanceError> {
     let lines = match File::open(path).and_then(|mut file| read(&mut file)) {
-        // Removed when all was durable, or never signed: then it never had a state.
+        // Removed when all was durable, or never written: then the process never had a state.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         other => other.map_err(|source| failed(path, source))?,
     };
@@ -211,7 +211,7 @@ mod tests {
         let next = Instance::take(&path)?;
         next.remove()?;
         assert!(!path.exists());
-        // The file of the last one keeps nobody away.
+        // The file of the last one excludes no other process.
         drop(Instance::take(&path)?);
         Ok(())
     }

@@ -64,8 +64,8 @@ pub enum ToBackend {
     #[n(7)]
     Suspend,
     /// The manager ends as planned, and another one is started: everything that it was sent is on
-    /// stable storage or was not read. Until the next one dials, no guest waits for what nobody
-    /// can do. It is the last message: a backend that does not know it loses a connection that
+    /// stable storage or was not read. Until the next one dials, no guest waits for its state to be
+    /// durable. It is the last message: a backend that does not know it loses a connection that
     /// ends anyway.
     #[n(8)]
     Leaving,

@@ -78,7 +78,7 @@ pub fn handle<E: Engine>(vrot: &mut Vrot<'_, E>, request: Request) -> Reply {
             engine.cancel();
             words([SUCCESS])
         }
-        // Where it goes is for who keeps the state.
+        // The server decides afterwards where it is kept.
         Request::StoreVolatile if engine.is_on() => words([SUCCESS]),
         Request::StoreVolatile => result(Err(EngineError::IsOff)),
         Request::ResetEstablished(locality) if locality <= 4 => {
@@ -114,7 +114,7 @@ pub fn handle<E: Engine>(vrot: &mut Vrot<'_, E>, request: Request) -> Reply {
             words([SUCCESS, size.current, size.minimum, size.maximum])
         }
         Request::GetInfo { flags, offset } => give_info(engine, flags, offset),
-        // Nobody else has the state, whoever the VMM is.
+        // The state is always locked: no other process uses it, whatever the VMM does.
         Request::LockStorage => words([SUCCESS]),
         Request::Unknown(code) => {
             tracing::warn!(code, "a request that is none on the control channel");
@@ -153,7 +153,7 @@ const ENCRYPTED: u32 = 2;
 /// The whole blob in one reply: VMMs do not ask for the rest.
 fn give_state<E: Engine>(vrot: &mut Vrot<'_, E>, kind: Option<StateKind>, offset: u32) -> Vec<u8> {
     let engine = &mut *vrot.engine;
-    // There is none of a kind that there is not.
+    // A number that names no part of the state: there is no such blob.
     let Some(kind) = kind else {
         return words([NONE_THERE, 0, 0, 0]);
     };

@@ -9,7 +9,7 @@ use super::request::{Request, RequestError};
 /// request: its number is small, so that it begins with three zeros and a byte that is none. Four
 /// zeros are therefore padding and the first byte of a request, and anything but three zeros is
 /// padding alone. Three zeros, and less, wait for what comes next: the locality itself is answered
-/// by then, so that nobody waits for them.
+/// by then, so that no client waits for them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RequestStream {
     padding_may_follow: bool,

@@ -2,7 +2,7 @@
 //!
 //! libtpms keeps its state in globals, so a process has one TPM; [`Libtpms::new`] gives it out
 //! once. The library asks for state and hands it over through callbacks, which keep it in
-//! memory: where it goes from there is not the engine's business.
+//! memory: where it goes from there is decided elsewhere.
 #![expect(unsafe_code, reason = "libtpms is a C library")]
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ pub struct Libtpms {
     on: bool,
     departure: Departure,
     /// The volatile state of a TPM that lost power without being shut down, because that state had
-    /// been given away; and how it is to be shut down if nobody goes on from there.
+    /// been given away; and how it is to be shut down if no VMM goes on from that state.
     abandoned: Option<(Zeroizing<Vec<u8>>, Shutdown)>,
     buffer_size: BufferSize,
     /// Allocated and grown by the library.
@@ -113,7 +113,7 @@ impl Libtpms {
             let response = self.execute(&kind.command(), 0);
             match response.get(6..10) {
                 Some([0, 0, 0, 0]) => return,
-                // TPM_RC_INITIALIZE: nobody started it.
+                // TPM_RC_INITIALIZE: it was not started.
                 Some([0, 0, 1, 0]) => return,
                 code => tracing::warn!(?code, ?kind, "the TPM was not shut down"),
             }

@@ -1,4 +1,4 @@
-//! State in a VMM's hands: the volatile one, sealed, and of use once.
+//! State that a VMM carries: the volatile one, sealed, which can be used once.
 //!
 //! It has a name of its own, and the permanent state that is on stable storage names the one that
 //! belongs to it. The name is taken out before the guest sees the first thing that its TPM does

@@ -121,11 +121,14 @@ impl ManagerLink {
         match uid {
             Ok(uid) if uid == self.manager.as_raw() => {}
             other => {
-                tracing::warn!(?other, "a stranger at the manager's socket was turned away");
+                tracing::warn!(
+                    ?other,
+                    "a process of another user was refused at the manager's socket"
+                );
                 return;
             }
         }
-        // The one that is here may have ended while nobody looked.
+        // The present connection may have ended since it was last read.
         let messages = self.receive();
         self.waiting.extend(messages);
         if self.connection.is_some() {
@@ -176,7 +179,7 @@ impl ManagerLink {
                     connection.consume(length);
                     self.greeted = true;
                     match message {
-                        // At once: kept for later, it would be taken for a word of the next one.
+                        // At once: kept for later, it would be taken for a message of the next manager.
                         ToBackend::Leaving => self.durability.left(),
                         other => messages.push(other),
                     }

@@ -102,7 +102,7 @@ impl Keeper {
         self.manager().is_some_and(ManagerLink::is_carried)
     }
 
-    /// Asks the host for evidence; false if there is nobody to ask.
+    /// Asks the host for evidence; false if there is no manager to ask.
     pub(super) fn request_evidence(&mut self, ticket: u64, digest: [u8; 32]) -> bool {
         let Some(link) = self.manager_mut().filter(|link| link.is_connected()) else {
             return false;

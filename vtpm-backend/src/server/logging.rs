@@ -11,7 +11,7 @@ impl<E> Server<E> {
         self.keeper.pass_log_on(self.stderr.as_mut());
     }
 
-    /// Whether something waits to be said, and there is somebody to say it to.
+    /// Whether lines wait, and there is a destination for them.
     pub(super) fn has_log_waiting(&self) -> bool {
         let manager = self.keeper.manager();
         let has_reader = manager.map_or(self.stderr.is_some(), ManagerLink::takes_log);

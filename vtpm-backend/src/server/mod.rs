@@ -30,7 +30,7 @@ use peers::{Peer, Vmm, has_stalled};
 pub use keeper::Keeper;
 pub use persistence::load_state;
 
-/// A vRoT and everybody who talks to it.
+/// A vRoT and its peers: a VMM, tools on the host, and a manager.
 pub struct Server<E> {
     engine: E,
     keeper: Keeper,
@@ -149,7 +149,7 @@ impl<E: Engine> Server<E> {
             if ready.host_listener {
                 self.accept_host();
             }
-            // Who had to wait could not send the rest.
+            // Peers that had to wait could not send the rest.
             if !ready.held {
                 self.drop_stalled();
             }
@@ -224,7 +224,10 @@ impl<E: Engine> Server<E> {
         match connection.peer_uid() {
             Ok(uid) if self.admission.admits(uid) => {}
             other => {
-                tracing::warn!(?other, "a stranger at the VMM's socket was turned away");
+                tracing::warn!(
+                    ?other,
+                    "a process of another user was refused at the VMM's socket"
+                );
                 return;
             }
         }
@@ -275,7 +278,7 @@ impl<E: Engine> Server<E> {
     /// Carries out one command; always gives a response.
     fn execute(&mut self, bytes: &[u8]) -> Vec<u8> {
         let Ok(command) = Command::parse(bytes) else {
-            // The engine has its own words for malformed headers.
+            // The engine answers malformed headers with response codes of its own.
             return self.engine.execute(bytes, self.locality);
         };
         tracing::trace!(code = format_args!("0x{:08x}", command.code()), "command");

@@ -18,7 +18,7 @@ pub(super) struct Vmm {
     pub(super) data: Option<Connection>,
 }
 
-/// Who sends commands.
+/// The peer that sends commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Peer {
     Vmm,

@@ -60,7 +60,7 @@ impl Consequence {
 }
 
 impl<E: Engine> Server<E> {
-    /// Draws the consequence of a request that was carried out. Who brought a state, or wants one
+    /// Draws the consequence of a request that was carried out. A VMM that brought a state, or wants one
     /// kept, is told if it could not be written.
     pub(super) fn conclude(&mut self, consequence: Consequence, reply: Reply) -> Reply {
         const FAIL: [u8; 4] = [0, 0, 0, 9];

@@ -1,4 +1,4 @@
-//! Waiting for whoever has something to say.
+//! Waiting until a socket can be read, or a deadline has passed.
 
 use std::io;
 use std::os::fd::AsFd;

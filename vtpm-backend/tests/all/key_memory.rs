@@ -1,4 +1,4 @@
-//! Where a state key is in the memory of a backend that a zygote brought forth.
+//! Where a state key is in the memory of a backend that a zygote spawned.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -28,7 +28,7 @@ fn after_opening_a_state_key_is_nowhere_but_in_locked_memory() -> Result<()> {
         at.wrapping_mul(151) ^ 0xa7
     });
     let mut zygote = Zygote::start()?;
-    let backend = zygote.bear_with(key)?;
+    let backend = zygote.spawn_with(key)?;
     // The first use of the key, and what follows on the stack.
     backend.execute(&command(0x17b, &[0, 8]))?;
     let memory = File::open(format!("/proc/{}/mem", backend.process))?;
@@ -53,7 +53,7 @@ fn after_opening_a_state_key_is_nowhere_but_in_locked_memory() -> Result<()> {
 }
 
 #[test]
-fn a_born_backend_has_locked_memory() -> Result<()> {
+fn a_spawned_backend_has_locked_memory() -> Result<()> {
     let mut zygote = Zygote::start()?;
     let backend = zygote.spawn()?;
     let status = fs::read_to_string(format!("/proc/{}/status", backend.process))?;

@@ -24,9 +24,9 @@ use vtpm_backend::zygote::{Spawn, run};
 use crate::support::command;
 use crate::support::zygote::{Backend, Zygote, own_user};
 
-const ATTEMPT: &str = "VROT_BORN_ATTEMPT";
-const CONFINEMENT: &str = "VROT_BORN_CONFINEMENT";
-const TARGET: &str = "VROT_BORN_TARGET";
+const ATTEMPT: &str = "VROT_SPAWNED_ATTEMPT";
+const CONFINEMENT: &str = "VROT_SPAWNED_CONFINEMENT";
+const TARGET: &str = "VROT_SPAWNED_TARGET";
 const PATIENCE: Duration = Duration::from_secs(60);
 const DENIED: i32 = 10;
 const ALLOWED: i32 = 11;
@@ -65,7 +65,7 @@ fn try_from_inside(spawn: &Spawn) -> Result<()> {
 }
 
 #[test]
-fn a_born_backend_has_no_right_that_it_does_not_need() -> Result<()> {
+fn a_spawned_backend_has_no_right_that_it_does_not_need() -> Result<()> {
     require_root()?;
     let mut zygote = Zygote::start()?;
     let backend = zygote.spawn()?;
@@ -85,7 +85,7 @@ fn a_born_backend_has_no_right_that_it_does_not_need() -> Result<()> {
 }
 
 #[test]
-fn every_born_backend_is_a_user_of_its_own() -> Result<()> {
+fn every_spawned_backend_is_a_user_of_its_own() -> Result<()> {
     require_root()?;
     let mut zygote = Zygote::start()?;
     let (one, two) = (zygote.spawn()?, zygote.spawn()?);
@@ -101,12 +101,12 @@ fn every_born_backend_is_a_user_of_its_own() -> Result<()> {
 }
 
 #[test]
-fn no_backend_is_born_as_root_or_as_its_manager() -> Result<()> {
+fn no_backend_is_spawned_as_root_or_as_its_manager() -> Result<()> {
     require_root()?;
     let mut zygote = Zygote::start()?;
     for uid in [None, Some(0)] {
         let folder = tempfile::tempdir()?;
-        let process = zygote.bear_in(folder.path(), uid)?;
+        let process = zygote.spawn_in(folder.path(), uid)?;
         assert_eq!(zygote.end_of(process)?, "exit status: 1", "{uid:?}");
     }
     Ok(())
@@ -132,7 +132,7 @@ fn a_zygote_keeps_nothing_but_the_right_to_change_users() -> Result<()> {
 }
 
 #[test]
-fn a_born_backend_is_not_dumpable_and_its_memory_is_roots() -> Result<()> {
+fn a_spawned_backend_is_not_dumpable_and_its_memory_is_roots() -> Result<()> {
     require_root()?;
     let mut zygote = Zygote::start()?;
     let backend = zygote.spawn()?;
@@ -162,7 +162,7 @@ fn other_processes_of_its_user_cannot_look_into_a_backend_that_shares_its_manage
             // Which it opens anew.
             .stderr(Stdio::null()),
     )?;
-    let process = zygote.bear_in(folder.path(), None)?;
+    let process = zygote.spawn_in(folder.path(), None)?;
     let looked = once_it_is_confined(process).and_then(|()| {
         let mut look = Command::new("cat");
         look.arg(format!("/proc/{process}/environ"));
@@ -190,7 +190,7 @@ fn once_it_is_confined(process: i32) -> Result<()> {
 }
 
 #[test]
-fn a_born_backend_holds_nothing_open_but_its_sockets() -> Result<()> {
+fn a_spawned_backend_holds_nothing_open_but_its_sockets() -> Result<()> {
     let mut zygote = Zygote::start()?;
     let _older = zygote.spawn()?;
     let backend = zygote.spawn()?;
@@ -218,7 +218,7 @@ fn a_born_backend_holds_nothing_open_but_its_sockets() -> Result<()> {
 }
 
 #[test]
-fn a_born_backend_cannot_reach_into_a_neighbour() -> Result<()> {
+fn a_spawned_backend_cannot_reach_into_a_neighbour() -> Result<()> {
     a_neighbour_is_out_of_reach_with("sandbox")
 }
 
@@ -265,7 +265,7 @@ fn attempt(what: &str, confinement: &str, neighbour: &Backend) -> Result<()> {
             .env(TARGET, neighbour.process.to_string()),
     )?;
     let folder = tempfile::tempdir()?;
-    let process = zygote.bear_in(folder.path(), own_user())?;
+    let process = zygote.spawn_in(folder.path(), own_user())?;
     let status = zygote.end_of(process)?;
     ensure!(
         status == format!("exit status: {DENIED}"),

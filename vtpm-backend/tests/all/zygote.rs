@@ -45,7 +45,7 @@ fn the_end_of_a_backend_is_told_with_its_cause() -> Result<()> {
 }
 
 #[test]
-fn a_backend_without_a_folder_ends_and_the_next_one_is_born() -> Result<()> {
+fn a_backend_without_a_folder_ends_and_the_next_one_is_spawned() -> Result<()> {
     let mut zygote = Zygote::start()?;
     let runtime = "/nonexistent/folder".to_owned();
     send(

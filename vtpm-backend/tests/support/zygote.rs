@@ -1,4 +1,4 @@
-//! A zygote as a manager sees it, and the backends that it brings forth.
+//! A zygote as a manager sees it, and the backends that it spawns.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -61,7 +61,7 @@ impl Zygote {
     }
 
     /// A process in this folder, as this user.
-    pub(crate) fn bear_in(&mut self, folder: &Path, uid: Option<u32>) -> Result<i32> {
+    pub(crate) fn spawn_in(&mut self, folder: &Path, uid: Option<u32>) -> Result<i32> {
         let runtime = folder.display().to_string();
         send(
             &mut self.manager,
@@ -91,14 +91,14 @@ impl Zygote {
 
     /// A backend with some key.
     pub(crate) fn spawn(&mut self) -> Result<Backend> {
-        self.bear_with([9; 32])
+        self.spawn_with([9; 32])
     }
 
     /// A backend with this key.
-    pub(crate) fn bear_with(&mut self, key: [u8; 32]) -> Result<Backend> {
+    pub(crate) fn spawn_with(&mut self, key: [u8; 32]) -> Result<Backend> {
         let folder = tempfile::tempdir()?;
         let uid = own_user();
-        let process = self.bear_in(folder.path(), uid)?;
+        let process = self.spawn_in(folder.path(), uid)?;
         let socket = folder.path().join("manager.sock");
         let deadline = Instant::now() + PATIENCE;
         let mut manager = loop {

@@ -34,7 +34,10 @@ impl Process {
     }
 
     /// A process that was just started for this manager.
-    pub(super) fn born(number: i32, report: oneshot::Receiver<String>) -> io::Result<Option<Self>> {
+    pub(super) fn spawned(
+        number: i32,
+        report: oneshot::Receiver<String>,
+    ) -> io::Result<Option<Self>> {
         Self::open(number, Some(report))
     }
 

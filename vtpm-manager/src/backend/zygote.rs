@@ -186,7 +186,7 @@ async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receive
                 Some(FromZygote::Spawned { process }) => {
                     let (ends, ended) = oneshot::channel();
                     alive.insert(process, ends);
-                    let spawned = Process::born(process, ended).and_then(|spawned| {
+                    let spawned = Process::spawned(process, ended).and_then(|spawned| {
                         spawned.ok_or_else(|| io::Error::other("it ended at once"))
                     });
                     answer(&mut waiting, spawned);

@@ -40,9 +40,9 @@ pub enum Content {
     PermanentBesideCarried,
     /// The volatile state of a suspended vRoT, for the manager's store.
     Volatile,
-    /// What stands for the permanent state in a VMM's hands.
+    /// What a VMM is given in the place of the permanent state.
     CarriedPermanent,
-    /// The volatile state in a VMM's hands.
+    /// The volatile state that a VMM is given.
     CarriedVolatile,
 }
 
@@ -76,7 +76,7 @@ pub enum SealingError {
 }
 
 const DOMAIN: &str = "vrot state v1";
-/// Nobody guesses it, and no two are alike.
+/// 128 random bits: they cannot be guessed, and do not repeat.
 const CARRIED_ID_LENGTH: usize = 16;
 const NONCE_KEY: &[u8] = b"vrot state nonces v2";
 
@@ -102,7 +102,7 @@ impl Sealer {
     /// Seals a state.
     pub fn seal(&self, content: Content, state: &[u8]) -> Result<Vec<u8>, SealingError> {
         match content {
-            // It is written again and again.
+            // It is written often, and little of it changes each time.
             Content::Permanent => self.seal_pieces(content, state),
             Content::PermanentBesideCarried
             | Content::Volatile
