@@ -8,6 +8,7 @@
 pub mod api;
 pub mod audit;
 pub mod backend;
+pub mod background;
 pub mod config;
 pub mod daemon;
 pub mod evidence;

@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::BackendError;
 use super::folder::RuntimeFolder;
@@ -24,6 +25,7 @@ pub(super) struct Connection {
     vrot: VrotId,
     writer: OwnedWriteHalf,
     incoming: mpsc::Receiver<Result<FromBackend, FrameError>>,
+    _reader: AbortOnDropHandle<()>,
 }
 
 /// Messages that may wait to be looked at; beyond this number the backend has to wait.
@@ -87,11 +89,12 @@ impl Connection {
     pub(super) fn new(vrot: VrotId, stream: UnixStream) -> Self {
         let (reader, writer) = stream.into_split();
         let (sender, incoming) = mpsc::channel(QUEUE);
-        tokio::spawn(read(reader, sender));
+        let reader = AbortOnDropHandle::new(tokio::spawn(read(reader, sender)));
         Self {
             vrot,
             writer,
             incoming,
+            _reader: reader,
         }
     }
 

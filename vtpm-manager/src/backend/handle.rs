@@ -1,6 +1,7 @@
 //! A backend as the rest of the manager knows it: launched, given orders, ended.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use backend_link::message::{FromBackend, Open, ToBackend};
@@ -15,6 +16,7 @@ use super::order::{Ended, GuestRole, InstanceId, Observed, Order, Role, STOP_DEA
 use super::process::Process;
 use super::supervisor::Supervisor;
 use super::zygote::Zygote;
+use crate::background::Background;
 
 /// A handle to a live backend. When the last one goes, the backend is left running.
 #[derive(Debug)]
@@ -35,7 +37,10 @@ const SETTLE_DEADLINE: Duration = Duration::from_secs(5);
 
 impl Backend {
     /// Starts a backend and opens a vRoT in it. Returns when a VMM can attach.
+    ///
+    /// What serves it is one of these tasks.
     pub async fn launch(
+        background: &Arc<Background>,
         zygote: &Zygote,
         folder: RuntimeFolder,
         open: Open,
@@ -63,7 +68,9 @@ impl Backend {
                     ..Observed::default()
                 };
                 let line = (connection, child);
-                Ok(Self::supervised(folder, line, early, role, observed))
+                Ok(Self::supervised(
+                    background, folder, line, early, role, observed,
+                ))
             }
             other => {
                 // What did not open is of no use, and must not linger.
@@ -83,6 +90,7 @@ impl Backend {
     }
 
     pub(super) fn supervised(
+        background: &Arc<Background>,
         folder: RuntimeFolder,
         line: (Connection, Process),
         early: VecDeque<FromBackend>,
@@ -91,8 +99,9 @@ impl Backend {
     ) -> Self {
         let instance = InstanceId::next();
         let supervised = folder.clone();
-        let (orders, observed) =
-            Supervisor::start(supervised, line, early, role, instance, at_first);
+        let (orders, observed) = Supervisor::start(
+            background, supervised, line, early, role, instance, at_first,
+        );
         Self {
             orders,
             observed,
@@ -324,7 +333,7 @@ mod tests {
         let (ended, _endings) = mpsc::unbounded_channel();
         let role = Role::Guest(Box::new(GuestRole {
             journal: journal.clone(),
-            evidence: HostEvidence::start(NoQuoter, folders.path()),
+            evidence: HostEvidence::new(NoQuoter, folders.path()).0,
             subject: Subject {
                 vm: VmId::random(),
                 vrot,
@@ -349,7 +358,9 @@ mod tests {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let connection = Connection::new(vrot, tokio::net::UnixStream::from_std(ours)?);
+        let background = Arc::new(Background::default());
         let backend = Backend::supervised(
+            &background,
             folder,
             (connection, process),
             VecDeque::new(),

@@ -1,5 +1,6 @@
 //! Backends of an earlier manager: taken over, looked at, or ended.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use backend_link::message::{FromBackend, PROTOCOL, Status, ToBackend};
@@ -11,6 +12,7 @@ use super::connection::{Connection, Found, introduced};
 use super::folder::RuntimeFolder;
 use super::handle::Backend;
 use super::order::{Observed, Role, STOP_DEADLINE};
+use crate::background::Background;
 use guarded_state::disk::StateBlob;
 
 /// What a backend left that was ended without being taken over.
@@ -26,6 +28,7 @@ impl Backend {
     /// Takes over a backend that an earlier manager started and that answers within `patience`;
     /// `None` if it is gone.
     pub async fn adopt(
+        background: &Arc<Background>,
         folder: RuntimeFolder,
         generation: Generation,
         role: Role,
@@ -54,7 +57,7 @@ impl Backend {
         // It may have been degraded all the while: evidence must not say otherwise meanwhile.
         let observed = Observed::of_status(&status);
         let line = (connection, process);
-        let backend = Self::supervised(folder, line, early, role, observed);
+        let backend = Self::supervised(background, folder, line, early, role, observed);
         Ok(Some(backend))
     }
 

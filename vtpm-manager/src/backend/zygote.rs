@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::process::{Child, Command};
 use tokio::sync::{Mutex, OnceCell, mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::BackendError;
 use super::connection::read_frame;
@@ -24,6 +25,7 @@ use super::folder::RuntimeFolder;
 use super::process::Process;
 use super::users::Isolation;
 use super::vmms::Vmms;
+use crate::background::Background;
 
 /// Starts backends. The process that does it is started with the first of them, and again if it ends.
 #[derive(Debug)]
@@ -32,6 +34,7 @@ pub struct Zygote {
     vmms: Vmms,
     isolation: Isolation,
     line: Mutex<Option<Line>>,
+    background: Arc<Background>,
 }
 
 /// The program that backends are: the file that was loaded, wherever it is by now.
@@ -63,12 +66,18 @@ const BACKEND_LOG: &str = "VTPM_BACKEND_LOG";
 
 impl Zygote {
     /// Backends of this program, for VMMs of these users, kept apart like this.
-    pub fn of(program: &Path, vmms: Vmms, isolation: Isolation) -> Self {
+    pub fn of(
+        program: &Path,
+        vmms: Vmms,
+        isolation: Isolation,
+        background: Arc<Background>,
+    ) -> Self {
         Self {
             program: program.to_owned(),
             vmms,
             isolation,
             line: Mutex::default(),
+            background,
         }
     }
 
@@ -90,6 +99,11 @@ impl Zygote {
     /// beside it, nobody is to put anything into a TPM.
     pub(super) fn let_vmms_in(&self, folder: &RuntimeFolder) -> Result<(), BackendError> {
         self.vmms.gid.map_or(Ok(()), |gid| folder.let_group_in(gid))
+    }
+
+    /// Ends the process that starts backends; they go on.
+    pub async fn close(&self) {
+        *self.line.lock().await = None;
     }
 
     /// Starts a backend in a folder that was just made.
@@ -120,7 +134,7 @@ impl Zygote {
         if let Some(line) = line.as_ref().filter(|line| !line.requests.is_closed()) {
             return Ok(line.clone());
         }
-        let new = start(&self.program).map_err(|source| self.failed(source))?;
+        let new = start(&self.program, &self.background).map_err(|source| self.failed(source))?;
         *line = Some(new.clone());
         Ok(new)
     }
@@ -134,7 +148,7 @@ impl Zygote {
 }
 
 /// A group of its own keeps signals away that are meant for the manager.
-fn start(program: &Path) -> io::Result<Line> {
+fn start(program: &Path, background: &Background) -> io::Result<Line> {
     let (ours, theirs) = StdUnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let stream = UnixStream::from_std(ours)?;
@@ -149,7 +163,7 @@ fn start(program: &Path) -> io::Result<Line> {
         .spawn()?;
     let process = child.id().unwrap_or_default();
     let (requests, received) = mpsc::channel(QUEUE);
-    tokio::spawn(serve(stream, child, received));
+    background.spawn(serve(stream, child, received));
     Ok(Line {
         process,
         digest: Arc::default(),
@@ -161,13 +175,13 @@ async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receive
     let (mut reader, mut writer) = stream.into_split();
     let (sender, mut messages) = mpsc::channel(QUEUE);
     // A task of its own, because reading a frame must not be given up half-way.
-    tokio::spawn(async move {
+    let _reader = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok(Some(message)) = read_frame(&mut reader).await {
             if sender.send(message).await.is_err() {
                 return;
             }
         }
-    });
+    }));
     let mut waiting = VecDeque::new();
     let mut alive = HashMap::new();
     loop {

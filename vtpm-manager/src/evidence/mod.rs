@@ -124,8 +124,11 @@ const LEARNING_PAUSE: Duration = Duration::from_secs(5);
 const MAX_BATCH: usize = 4096;
 
 impl HostEvidence {
-    /// Starts the service. Must be called in a tokio runtime.
-    pub fn start(quoter: impl HostQuoter, event_log: &Path) -> Self {
+    /// A handle, and the service that answers it as long as it is run.
+    pub fn new(
+        quoter: impl HostQuoter,
+        event_log: &Path,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (sender, requests) = mpsc::channel(QUEUE);
         let metrics = Arc::new(EvidenceMetrics::default());
         let log = Arc::new(HostLog::new(event_log.to_owned()));
@@ -136,12 +139,12 @@ impl HostEvidence {
             log: None,
             metrics: Arc::clone(&metrics),
         };
-        tokio::spawn(service.run(requests));
-        Self {
+        let evidence = Self {
             requests: sender,
             log,
             metrics,
-        }
+        };
+        (evidence, service.run(requests))
     }
 
     /// The host layer for one request of a vRoT's guest.
@@ -510,7 +513,8 @@ mod tests {
             gate: Arc::clone(&gate),
             signed: Arc::clone(&signed),
         };
-        let evidence = HostEvidence::start(quoter, log.path());
+        let (evidence, service) = HostEvidence::new(quoter, log.path());
+        tokio::spawn(service);
         let ask = |number| {
             let evidence = evidence.clone();
             async move {
@@ -620,7 +624,8 @@ mod tests {
             gate: Arc::new(Semaphore::new(1)),
             signed: Arc::default(),
         };
-        let evidence = HostEvidence::start(quoter, Path::new("/nonexistent/log"));
+        let (evidence, service) = HostEvidence::new(quoter, Path::new("/nonexistent/log"));
+        tokio::spawn(service);
         let error = evidence
             .layer(&subject(), Durability::Durable, request(1))
             .await;

@@ -3,17 +3,19 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use backend_link::StateKey;
 use backend_link::message::Open;
 use cert_chain::{Digest32, Generation, VrotId};
 use guarded_state::disk::{Part, StateBlob};
 
-use super::background::blocking;
+use super::blocking::blocking;
 use super::error::ManagerError;
 use super::folders::Folders;
 use super::guarded::Guarded;
 use crate::backend::{Backend, BackendError, GuestRole, Isolation, Role, RuntimeFolder, Zygote};
+use crate::background::Background;
 use crate::config::Config;
 use crate::host::Host;
 use crate::vrot::{Lifecycle, VrotRecord};
@@ -21,12 +23,16 @@ use crate::vrot::{Lifecycle, VrotRecord};
 /// Starts the backends of all vRoTs.
 #[derive(Debug)]
 pub(super) struct Launcher {
+    background: Arc<Background>,
     zygote: Zygote,
     host: Arc<Host>,
     guarded: Arc<Guarded>,
     folders: Folders,
     durability_deadline_ms: u32,
 }
+
+/// All backends were released or ended before.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Launcher {
     pub(super) fn new(
@@ -35,8 +41,10 @@ impl Launcher {
         host: Arc<Host>,
         guarded: Arc<Guarded>,
     ) -> Self {
+        let (background, vmms) = (Arc::new(Background::default()), config.vmms.clone());
         Self {
-            zygote: Zygote::of(&config.backend, config.vmms.clone(), isolation),
+            zygote: Zygote::of(&config.backend, vmms, isolation, Arc::clone(&background)),
+            background,
             host,
             guarded,
             folders: Folders::new(config),
@@ -54,6 +62,15 @@ impl Launcher {
         let program = self.zygote.executable().await?;
         let digest = (program.digest).get_or_try_init(|| digest_of_file(&program.path));
         digest.await.copied()
+    }
+
+    /// Gives up what serves backends still, and ends the process that starts them.
+    pub(super) async fn close(&self) {
+        self.zygote.close().await;
+        let tasks = self.background.join_within(JOIN_TIMEOUT).await;
+        if tasks > 0 {
+            tracing::warn!(tasks, "what serves backends is given up");
+        }
     }
 
     /// Starts a vRoT that is not in the store yet, without a guest: from nothing, or from this state.
@@ -83,6 +100,17 @@ impl Launcher {
     pub(super) async fn open_copy(&self, record: &VrotRecord) -> Result<Backend, ManagerError> {
         let folder = self.folders.of_copy(record.vrot);
         self.open_in(folder, record, Role::Manufacture).await
+    }
+
+    /// Takes over the backend of a vRoT that an earlier manager started; none, if it is gone.
+    pub(super) async fn adopt(
+        &self,
+        record: &VrotRecord,
+        role: Role,
+        patience: Duration,
+    ) -> Result<Option<Backend>, BackendError> {
+        let folder = self.folders.of(record.vrot);
+        Backend::adopt(&self.background, folder, record.generation, role, patience).await
     }
 
     /// Gives a backend that waited for a VM its guest; state that was kept aside until now.
@@ -124,7 +152,7 @@ impl Launcher {
         open: Open,
         role: Role,
     ) -> Result<Backend, ManagerError> {
-        Ok(Backend::launch(&self.zygote, folder, open, role).await?)
+        Ok(Backend::launch(&self.background, &self.zygote, folder, open, role).await?)
     }
 
     fn open_message(

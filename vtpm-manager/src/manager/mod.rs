@@ -9,7 +9,7 @@
 //!                        runs      made        of vRoTs          backends     deletions
 //! ```
 
-mod background;
+mod blocking;
 mod certification;
 mod counters;
 mod error;
@@ -34,6 +34,7 @@ use tokio::task::JoinHandle;
 
 use crate::audit::Event;
 use crate::backend::Isolation;
+use crate::background::Background;
 use crate::config::Config;
 use crate::evidence::HostEvidence;
 use crate::fault::Fault;
@@ -51,7 +52,6 @@ pub use status::{
     EvidenceStatus, RenewalStatus, Serving, Status, StoreStatus, TpmStatus, WriterStatus,
 };
 
-use background::Background;
 use folders::Folders;
 use launcher::Launcher;
 use opening::Opener;
@@ -63,6 +63,7 @@ pub struct Manager {
     config: Arc<Config>,
     host: Arc<Host>,
     evidence: HostEvidence,
+    evidence_service: Background,
     guarded: Arc<Guarded>,
     launcher: Arc<Launcher>,
     certification: Arc<Certification>,
@@ -98,7 +99,9 @@ impl Manager {
             host,
         } = opened;
         let (config, host) = (Arc::new(config), Arc::new(host));
-        let evidence = HostEvidence::start(anchor, &config.event_log);
+        let (evidence, service) = HostEvidence::new(anchor, &config.event_log);
+        let evidence_service = Background::default();
+        evidence_service.until_the_end(service);
         let (policy, folders) = (config.anchor_policy, Folders::new(&config));
         let guarded = Guarded::new(journal, audit, Arc::clone(&host), policy, folders);
         let guarded = Arc::new(guarded);
@@ -136,6 +139,7 @@ impl Manager {
             config,
             host,
             evidence,
+            evidence_service,
             guarded,
             launcher,
             certification,
@@ -189,6 +193,9 @@ impl Manager {
         self.fleet.end();
         self.certification.close().await;
         tokio::join!(self.factory.close(), self.fleet.close());
+        // Guests ask for evidence until their backends are released.
+        self.evidence_service.join_within(JOIN_TIMEOUT).await;
+        self.launcher.close().await;
         if self.background.join_within(JOIN_TIMEOUT).await > 0 {
             tracing::warn!("an order is given up half-way");
         }

@@ -12,7 +12,7 @@ use guarded_state::journal::Journal;
 use trust_anchor::TrustAnchor;
 
 use super::Manager;
-use super::background::blocking;
+use super::blocking::blocking;
 use super::error::ManagerError;
 use super::launcher::digest_of_file;
 use crate::audit::{self, AuditLog};

@@ -75,7 +75,7 @@ impl Supervisor {
                     None => break,
                 },
                 () = sleep_until(overdue.unwrap_or_else(far_future)), if overdue.is_some() => break,
-                saved = attempt(&mut self.saving) => {
+                saved = attempt(&mut self.saving, &self.background) => {
                     // After the connection is regained, the backend sends what was not acknowledged.
                     let _ = self.saved(saved).await;
                 }
@@ -173,7 +173,7 @@ impl Supervisor {
                 }
             };
             tokio::select! {
-                saved = attempt(&mut self.saving) => {
+                saved = attempt(&mut self.saving, &self.background) => {
                     let _ = self.saved(saved).await;
                 }
                 () = given_up => {

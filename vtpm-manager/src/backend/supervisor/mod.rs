@@ -5,6 +5,7 @@ mod ending;
 mod saving;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use attestation::evidence::SharedHostLayer;
@@ -22,6 +23,7 @@ use super::folder::RuntimeFolder;
 use super::log_lines;
 use super::order::{Ended, InstanceId, Observed, Order, Role};
 use super::process::Process;
+use crate::background::Background;
 use crate::evidence::OpenLayers;
 use crate::rate_limit::Repetition;
 
@@ -38,6 +40,8 @@ const OPEN_REQUESTS: usize = 4;
 
 /// What serves one backend.
 pub(super) struct Supervisor {
+    /// Of all backends; when it ends, what does not become durable is given up.
+    background: Arc<Background>,
     folder: RuntimeFolder,
     connection: Connection,
     process: Process,
@@ -98,6 +102,7 @@ enum Event {
 impl Supervisor {
     /// Serves a backend in a task of its own; the way to order it about, and what it sees.
     pub(super) fn start(
+        background: &Arc<Background>,
         folder: RuntimeFolder,
         (connection, process): (Connection, Process),
         early: VecDeque<FromBackend>,
@@ -108,6 +113,7 @@ impl Supervisor {
         let (orders, received) = mpsc::channel(1);
         let (observer, observed) = watch::channel(at_first);
         let supervisor = Supervisor {
+            background: Arc::clone(background),
             folder,
             connection,
             process,
@@ -130,7 +136,7 @@ impl Supervisor {
             refusals: Repetition::default(),
             settling: None,
         };
-        tokio::spawn(supervisor.run());
+        background.spawn(supervisor.run());
         (orders, observed)
     }
 
@@ -231,7 +237,7 @@ impl Supervisor {
                 Some(order) => Event::Ordered(order),
                 None => Event::Ordered(Order::Release),
             },
-            saved = attempt(&mut self.saving) => Event::Saved(saved),
+            saved = attempt(&mut self.saving, &self.background) => Event::Saved(saved),
             Some(answer) = self.answers.join_next(), if has_answers => match answer {
                 Ok((ticket, layer)) => Event::Answer { ticket, layer },
                 // A panic of ours; the guest's ticket stays open until it is dropped.
@@ -324,7 +330,7 @@ impl Supervisor {
     /// that is known as well. It waits for nothing, as the disk may be what is in the way.
     fn keep_note(&self) {
         let folder = self.folder.clone();
-        tokio::task::spawn_blocking(move || {
+        self.background.spawn_blocking(move || {
             if let Err(error) = folder.sync_note() {
                 tracing::warn!(vrot = %folder.vrot(), %error, "that it is degraded is not on the disk");
             }

@@ -12,6 +12,7 @@ use super::{RETRY_PAUSE, Supervisor};
 use crate::backend::BackendError;
 use crate::backend::folder::RuntimeFolder;
 use crate::backend::order::{GuestRole, Role};
+use crate::background::Background;
 use guarded_state::disk::{Batch, Part, StateBlob, StoreError};
 
 /// The commit of one state.
@@ -44,11 +45,7 @@ impl Supervisor {
                 (self.unsaved.take()).map(|(number, blob)| (number, blob, pause(role)))
             }
             Err(StoreError::Closed) => {
-                tracing::error!(vrot = %self.folder.vrot(), "state is not durable: the store is closed");
-                None
-            }
-            Err(error) if role.journal.is_overdue() => {
-                tracing::error!(vrot = %self.folder.vrot(), %error,
+                tracing::error!(vrot = %self.folder.vrot(),
                     "state is not durable, and the manager ends: the backend keeps it, if it lives");
                 None
             }
@@ -85,7 +82,7 @@ impl Supervisor {
     /// told that its manager leaves, so that its guest does not wait for the next one.
     pub(super) async fn leave_running(mut self) {
         while self.saving.is_some() {
-            let result = attempt(&mut self.saving).await;
+            let result = attempt(&mut self.saving, &self.background).await;
             if result.is_err() {
                 return;
             }
@@ -130,9 +127,15 @@ pub(super) fn save(
 }
 
 /// The end of the commit under way; never, if there is none.
-pub(super) async fn attempt(saving: &mut Option<Saving>) -> Result<(), StoreError> {
+pub(super) async fn attempt(
+    saving: &mut Option<Saving>,
+    background: &Background,
+) -> Result<(), StoreError> {
     match saving {
-        Some(saving) => saving.attempt.as_mut().await,
+        Some(saving) => {
+            let saved = background.unless_ended(saving.attempt.as_mut()).await;
+            saved.unwrap_or(Err(StoreError::Closed))
+        }
         None => pending().await,
     }
 }

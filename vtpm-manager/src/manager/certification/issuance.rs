@@ -19,7 +19,7 @@ use vrot_manufacture::check_ready;
 use super::signing::Signed;
 use super::{Certification, Work};
 use crate::backend::Backend;
-use crate::manager::background::blocking;
+use crate::manager::blocking::blocking;
 use crate::manager::error::ManagerError;
 use crate::manager::registry::Vrot;
 use crate::vrot::{Pending, VrotRecord};

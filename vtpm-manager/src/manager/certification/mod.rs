@@ -27,11 +27,11 @@ use api_types::{Timestamp, WithCauses};
 use cert_chain::{Digest32, VrotId};
 use vrot_manufacture::{CertifiedSubject, ManufactureOrder, NvAuthority};
 
-use super::background::Background;
 use super::error::ManagerError;
 use super::guarded::Guarded;
 use super::launcher::Launcher;
 use crate::audit::Event;
+use crate::background::Background;
 use crate::config::RenewalConfig;
 use crate::host::Host;
 use crate::keys::{KeyError, Keyring, Purpose};

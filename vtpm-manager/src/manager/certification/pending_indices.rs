@@ -5,7 +5,7 @@ use vrot_manufacture::{Chain, withdraw};
 
 use super::Certification;
 use crate::backend::Backend;
-use crate::manager::background::blocking;
+use crate::manager::blocking::blocking;
 use crate::manager::error::ManagerError;
 use crate::vrot::{Pending, VrotRecord};
 

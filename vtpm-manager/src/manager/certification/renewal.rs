@@ -21,7 +21,7 @@ use super::due::{has_valid_eks, is_due, outlives};
 use super::{Certification, Work};
 use crate::audit::Event;
 use crate::backend::Backend;
-use crate::manager::background::blocking;
+use crate::manager::blocking::blocking;
 use crate::manager::error::ManagerError;
 use crate::manager::registry::Vrot;
 use crate::vrot::VrotRecord;

@@ -12,7 +12,7 @@ use vrot_manufacture::{
 use super::Certification;
 use crate::audit::Event;
 use crate::backend::Backend;
-use crate::manager::background::blocking;
+use crate::manager::blocking::blocking;
 use crate::manager::error::ManagerError;
 use crate::vrot::{Pending, VrotRecord};
 

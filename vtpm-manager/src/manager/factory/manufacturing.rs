@@ -11,7 +11,7 @@ use vrot_manufacture::{CertifiedSubject, manufacture};
 use super::Factory;
 use crate::backend::Backend;
 use crate::keys::{Keyring, Purpose};
-use crate::manager::background::blocking;
+use crate::manager::blocking::blocking;
 use crate::manager::error::ManagerError;
 use crate::vrot::{Identity, Lifecycle, VrotRecord};
 

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use cert_chain::{Digest32, Tenant, VrotId};
 use tokio::sync::Semaphore;
 
-use super::background::Background;
 use super::certification::Certification;
 use super::guarded::Guarded;
 use super::launcher::Launcher;
+use crate::background::Background;
 use crate::config::PoolConfig;
 use crate::host::Host;
 use crate::vrot::VrotRecord;

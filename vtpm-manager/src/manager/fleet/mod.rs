@@ -37,7 +37,6 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::background::Background;
 use super::certification::Certification;
 use super::counters::Counters;
 use super::factory::Factory;
@@ -46,6 +45,7 @@ use super::guarded::Guarded;
 use super::launcher::Launcher;
 use super::registry::Registry;
 use crate::backend::{Ended, GuestRole, RuntimeFolder, Share};
+use crate::background::Background;
 use crate::config::Config;
 use crate::evidence::{HostEvidence, Subject};
 use crate::rate_limit::Quota;

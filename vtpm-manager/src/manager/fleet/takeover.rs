@@ -209,7 +209,7 @@ impl Fleet {
     ) -> Result<TakenOver, ManagerError> {
         let record = vrot.record();
         let role = Role::Guest(self.guest_role(&record, vrot.certified())?);
-        match Backend::adopt(folder.clone(), record.generation, role, LONGEST_ANSWER).await {
+        match (self.launcher).adopt(&record, role, LONGEST_ANSWER).await {
             Ok(Some(backend)) => {
                 vrot.set_backend(Some(backend));
                 Ok(TakenOver::Adopted)

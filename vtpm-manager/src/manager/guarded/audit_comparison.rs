@@ -11,7 +11,7 @@ use cert_chain::{Digest32, VrotId};
 
 use super::Guarded;
 use crate::audit::{ABSENT, Event};
-use crate::manager::background::blocking;
+use crate::manager::blocking::blocking;
 use crate::manager::error::ManagerError;
 use crate::vrot::VrotRecord;
 

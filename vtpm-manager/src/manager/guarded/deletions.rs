@@ -13,7 +13,7 @@ use guarded_state::disk::Batch;
 
 use super::Guarded;
 use crate::audit::{Actor, Event};
-use crate::manager::background::blocking;
+use crate::manager::blocking::blocking;
 use crate::manager::error::ManagerError;
 use crate::vrot::{Owner, Tombstone, VrotRecord};
 

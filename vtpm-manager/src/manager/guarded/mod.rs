@@ -19,7 +19,7 @@ use guarded_state::disk::{Batch, Part};
 use guarded_state::journal::Journal;
 use guarded_state::ledger::AnchorPolicy;
 
-use super::background::blocking;
+use super::blocking::blocking;
 use super::error::ManagerError;
 use super::folders::Folders;
 use crate::audit::{Actor, AuditLog, Event};

@@ -11,7 +11,7 @@ use super::Guarded;
 use super::store_state::{Initialisation, StoreState, Turn, Vouched};
 use crate::audit::Event;
 use crate::host::HostError;
-use crate::manager::background::blocking;
+use crate::manager::blocking::blocking;
 use crate::manager::error::ManagerError;
 use crate::registers::TpmRegisters;
 

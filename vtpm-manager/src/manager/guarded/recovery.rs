@@ -12,7 +12,7 @@ use super::Guarded;
 use super::store_state::{StoreState, Turn, Vouched};
 use crate::audit::Event;
 use crate::keys::Keyring;
-use crate::manager::background::blocking;
+use crate::manager::blocking::blocking;
 use crate::manager::error::ManagerError;
 use crate::vrot::{Lifecycle, StopCause, StoredVrot, VrotRecord};
 use guarded_state::disk::{Batch, Part, StateBlob, Store, StoreError};

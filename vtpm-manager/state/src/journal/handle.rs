@@ -100,14 +100,10 @@ impl Journal {
         self.0.health.stall()
     }
 
-    /// The manager ends: what the disk or the TPM does not take within this time is given up.
+    /// The manager ends: what the disk or the TPM does not take within this time is given up, and
+    /// what fails after it is not to be tried again: the store is [closed](StoreError::Closed).
     pub fn end_within(&self, time: Duration) {
         self.0.health.end_within(time);
-    }
-
-    /// Whether the manager should have ended already: nothing is to be tried again.
-    pub fn is_overdue(&self) -> bool {
-        self.0.health.is_overdue()
     }
 
     /// Queues a change. Changes become durable in the order in which they were queued.

@@ -160,14 +160,20 @@ impl Writer {
             true
         });
         self.metrics.count(began.elapsed(), changes, result.is_ok());
-        match &result {
-            Ok(()) => self.health.recovered(),
+        match result {
+            Ok(()) => {
+                self.health.recovered();
+                Ok(())
+            }
             Err(error) => {
                 self.health
                     .failed(Arc::new(error.clone()), RetriedBy::Caller);
                 tracing::error!(%error, changes, "a batch was not written");
+                Err(match self.health.is_overdue() {
+                    true => StoreError::Closed,
+                    false => error,
+                })
             }
         }
-        result
     }
 }

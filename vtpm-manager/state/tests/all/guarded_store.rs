@@ -326,8 +326,9 @@ async fn who_looks_and_who_ends_the_manager_do_not_wait_for_a_tpm_that_is_gone()
     // Others have handles still, as supervisors of running vRoTs do.
     let supervisor = journal.clone();
     journal.end_within(Duration::ZERO);
-    assert!(matches!(waiting.await, Err(StoreError::Unanchored)));
-    assert!(supervisor.is_overdue());
+    assert!(matches!(waiting.await, Err(StoreError::Closed)));
+    let again = supervisor.commit(changed(vrot, b"state 2")).await;
+    assert!(matches!(again, Err(StoreError::Closed)), "{again:?}");
     Ok(())
 }
 

@@ -2,72 +2,66 @@
 
 use std::time::Duration;
 
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::error::ManagerError;
-
 /// The tasks of one owner.
 #[derive(Debug, Default)]
-pub(super) struct Background {
+pub struct Background {
     tasks: TaskTracker,
     ending: CancellationToken,
 }
 
 impl Background {
     /// Does something until the owner ends: then it is given up where it waits, as by a crash.
-    pub(super) fn until_the_end(&self, work: impl Future<Output = ()> + Send + 'static) {
+    pub fn until_the_end(&self, work: impl Future<Output = ()> + Send + 'static) {
         let ending = self.ending.clone();
         self.tasks
             .spawn(async move { ending.run_until_cancelled_owned(work).await });
     }
 
     /// Does something to its end, for which the owner waits when it ends.
-    pub(super) fn spawn<T: Send + 'static>(
+    pub fn spawn<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
         self.tasks.spawn(work)
     }
 
+    /// The same with what blocks, on a thread where it may.
+    pub fn spawn_blocking(&self, work: impl FnOnce() + Send + 'static) {
+        self.tasks.spawn_blocking(work);
+    }
+
     /// What the work comes to; none, if the owner ends before.
-    pub(super) async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    pub async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         self.ending.run_until_cancelled(work).await
     }
 
     /// Waits for so long; whether the owner goes on after that.
-    pub(super) async fn pause(&self, time: Duration) -> bool {
+    pub async fn pause(&self, time: Duration) -> bool {
         self.unless_ended(sleep(time)).await.is_some()
     }
 
     /// Whether the owner ends.
-    pub(super) fn is_ending(&self) -> bool {
+    pub fn is_ending(&self) -> bool {
         self.ending.is_cancelled()
     }
 
     /// From now on, nothing begins any more, and what waits is given up.
-    pub(super) fn end(&self) {
+    pub fn end(&self) {
         self.ending.cancel();
         self.tasks.close();
     }
 
     /// Ends, and waits so long for everything that is under way; how much of it is left after that.
-    pub(super) async fn join_within(&self, time: Duration) -> usize {
+    pub async fn join_within(&self, time: Duration) -> usize {
         self.end();
         let joined = timeout(time, self.tasks.wait()).await;
         joined.map_or_else(|_| self.tasks.len(), |()| 0)
     }
-}
-
-/// Runs what blocks on a thread where it may.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ManagerError> {
-    spawn_blocking(work)
-        .await
-        .map_err(|source| ManagerError::Task { source })
 }
 
 #[cfg(test)]
