@@ -82,10 +82,9 @@ const NOT_APPLIED: [(&str, &str); 33] = [
 ];
 
 /// What `command` applies.
-const APPLIED: [&str; 21] = [
+const APPLIED: [&str; 20] = [
     "AmbientCapabilities",
     "CapabilityBoundingSet",
-    "Environment",
     "Group",
     "LimitCORE",
     "LimitMEMLOCK",
@@ -212,11 +211,6 @@ impl Unit {
                 self.capabilities("CapabilityBoundingSet")?
             ))
             .arg(folder.join(MANAGER));
-        let (name, value) = self
-            .value("Environment")?
-            .split_once('=')
-            .context("a variable")?;
-        command.env(name, value);
         Ok(command)
     }
 
