@@ -25,12 +25,15 @@ use crate::public_area::KeyParameters;
 /// What `TPM2_ActivateCredential` takes, both parts with their TPM2B length in front.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = Credential))]
 pub struct CredentialBlob {
     /// `TPM2B_ID_OBJECT`: integrity value and encrypted secret.
     #[serde(with = "hexadecimal")]
+    #[cfg_attr(feature = "schema", schema(value_type = String, pattern = "^([0-9a-f]{2})*$"))]
     pub id_object: Vec<u8>,
     /// `TPM2B_ENCRYPTED_SECRET`: the seed, for the endorsement key alone.
     #[serde(with = "hexadecimal")]
+    #[cfg_attr(feature = "schema", schema(value_type = String, pattern = "^([0-9a-f]{2})*$"))]
     pub encrypted_secret: Vec<u8>,
 }
 

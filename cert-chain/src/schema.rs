@@ -4,6 +4,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::{KnownFormat, RefOr, SchemaFormat};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::enrolment::EnrolmentId;
 use crate::{Digest32, Generation, HashAlgorithm, HostName, Tenant, TpmName, VmId, VrotId};
 
 /// A type that is a string in JSON.
@@ -49,6 +50,12 @@ string!(
     HashAlgorithm,
     "Hash algorithm of a PCR bank.",
     object => object.enum_values(Some(["sha1", "sha256", "sha384", "sha512"]))
+);
+
+string!(
+    EnrolmentId,
+    "Ties the messages of one enrolment together.",
+    object => object.pattern(Some("^[0-9a-f]{32}$"))
 );
 
 impl PartialSchema for Generation {

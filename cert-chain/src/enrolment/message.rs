@@ -13,41 +13,43 @@ use crate::identifiers::{HostName, string_serde};
 use crate::json_texts::unprintable_field;
 
 /// Host to issuer: "certify this key, which lives beside that endorsement key".
-///
-/// The keys are marshalled `TPMT_PUBLIC` structures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = HostEnrolmentRequest))]
 pub struct Request {
     /// The label the host asks for; the issuer adds its domain.
     pub host: String,
     /// The endorsement key's certificate in DER, as read from NV memory.
     #[serde(with = "hexadecimal")]
+    #[cfg_attr(feature = "schema", schema(value_type = String, pattern = "^([0-9a-f]{2})*$"))]
     pub ek_certificate: Vec<u8>,
     /// Certificates above it that the TPM has in NV memory, one after the other in DER: what leads
-    /// to the maker's, where the makers publish no more than that ([`EkChain`]). Usually none.
-    ///
-    /// [`EkChain`]: crate::ek_chain::EkChain
+    /// to the maker's, where the makers publish no more than that. Usually none.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "hexadecimal")]
+    #[cfg_attr(feature = "schema", schema(value_type = String, pattern = "^([0-9a-f]{2})*$"))]
     pub ek_chain: Vec<u8>,
-    /// The endorsement key.
+    /// The endorsement key, a `TPMT_PUBLIC`.
     #[serde(with = "hexadecimal")]
+    #[cfg_attr(feature = "schema", schema(value_type = String, pattern = "^([0-9a-f]{2})*$"))]
     pub ek: Vec<u8>,
-    /// The identity key to be certified.
+    /// The identity key to be certified, a `TPMT_PUBLIC`.
     #[serde(with = "hexadecimal")]
+    #[cfg_attr(feature = "schema", schema(value_type = String, pattern = "^([0-9a-f]{2})*$"))]
     pub ik: Vec<u8>,
-    /// The operator key whose approvals the IK's `PolicyAuthorize` accepts.
+    /// The operator key whose approvals the IK's `PolicyAuthorize` accepts, a `TPMT_PUBLIC`.
     #[serde(with = "hexadecimal")]
+    #[cfg_attr(feature = "schema", schema(value_type = String, pattern = "^([0-9a-f]{2})*$"))]
     pub policy_key: Vec<u8>,
-    /// The policy reference of that `PolicyAuthorize`: [`HOST_POLICY_REF`].
-    ///
-    /// [`HOST_POLICY_REF`]: crate::policy::HOST_POLICY_REF
+    /// The policy reference of that `PolicyAuthorize`.
     #[serde(with = "hexadecimal")]
+    #[cfg_attr(feature = "schema", schema(value_type = String, pattern = "^([0-9a-f]{2})*$"))]
     pub policy_ref: Vec<u8>,
 }
 
 /// Issuer to host: "show that your TPM holds both keys".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = HostEnrolmentChallenge))]
 pub struct Challenge {
     /// Which enrolment this is.
     pub enrolment: EnrolmentId,
@@ -60,26 +62,31 @@ pub struct Challenge {
 /// Host to issuer: the secret out of the credential. It is worthless once answered.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = HostEnrolmentAnswer))]
 pub struct Answer {
     /// Which enrolment this is.
     pub enrolment: EnrolmentId,
     /// The secret.
     #[serde(with = "hexadecimal")]
+    #[cfg_attr(feature = "schema", schema(value_type = String, pattern = "^([0-9a-f]{2})*$"))]
     pub secret: Vec<u8>,
 }
 
 /// Issuer to host: the host IK's certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = HostEnrolmentCertificate))]
 pub struct Certificate {
     /// The name the host got.
     pub host: HostName,
     /// The host IK's certificate in DER.
     #[serde(with = "hexadecimal")]
+    #[cfg_attr(feature = "schema", schema(value_type = String, pattern = "^([0-9a-f]{2})*$"))]
     pub certificate: Vec<u8>,
     /// The issuer's root in DER. For convenience: nobody should trust a root for having come
     /// along with what it certifies.
     #[serde(with = "hexadecimal")]
+    #[cfg_attr(feature = "schema", schema(value_type = String, pattern = "^([0-9a-f]{2})*$"))]
     pub root: Vec<u8>,
 }
 

@@ -37,18 +37,46 @@ pub struct Approval {
 /// An approval as it is written.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 struct ApprovalFile {
     #[serde(rename = "type")]
+    #[cfg_attr(feature = "schema", schema(pattern = "^host-policy-approval$"))]
     kind: String,
+    /// Version 1 names no bank, and is of SHA-256.
+    #[cfg_attr(feature = "schema", schema(minimum = 1, maximum = 2))]
     version: u32,
+    /// For people: which software this is. The signature does not cover it.
     label: String,
+    /// Name of the key that signed.
     policy_key: TpmName,
-    /// Version 1 knows SHA-256 alone and names no bank.
+    /// The PCR bank that the values are of. The signature covers it.
     #[serde(skip_serializing_if = "Option::is_none")]
     bank: Option<HashAlgorithm>,
+    /// The values approved, by number of the PCR.
+    #[cfg_attr(feature = "schema", schema(value_type = BTreeMap<String, String>))]
     pcrs: BTreeMap<u8, String>,
+    /// ECDSA signature, two scalars of 32 bytes.
     #[serde(with = "hexadecimal")]
+    #[cfg_attr(feature = "schema", schema(value_type = String, pattern = "^[0-9a-f]{128}$"))]
     signature: Vec<u8>,
+}
+
+#[cfg(feature = "schema")]
+impl utoipa::PartialSchema for Approval {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        ApprovalFile::schema()
+    }
+}
+
+#[cfg(feature = "schema")]
+impl utoipa::ToSchema for Approval {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "HostPolicyApproval".into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, utoipa::openapi::RefOr<utoipa::openapi::Schema>)>) {
+        ApprovalFile::schemas(schemas);
+    }
 }
 
 /// The version that names no PCR bank.

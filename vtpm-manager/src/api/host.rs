@@ -25,7 +25,6 @@ use trust_anchor::{AnchorError, ApprovalStatus, HostPolicy};
 
 use super::messages::{
     HostEnrolmentAnswer, HostEnrolmentCertificate, HostEnrolmentChallenge, HostEnrolmentRequest,
-    HostPolicyApproval,
 };
 use super::order::run_to_completion;
 use super::problem::{Body, ProblemResponse};
@@ -105,7 +104,7 @@ pub(super) async fn store_is_open(
     next: Next,
 ) -> Response {
     let about_vrots = request.uri().path().starts_with("/v1/vrots");
-    // Launches pass here: a task of its own is for who may have to open the store.
+    // Launches pass here, so there is a task of its own only where the store may have to be opened.
     if about_vrots && !manager.guarded().store_state().is_open() {
         let ready: Result<(), ManagerError> =
             run_to_completion(&manager, |manager| async move { manager.ready().await }).await;
@@ -133,7 +132,7 @@ pub(super) async fn policy(State(manager): Managed) -> Result<Json<PolicyView>, 
 }
 
 /// Takes up an operator's signed approval of PCR values (`host-policy-approval`).
-#[utoipa::path(post, path = "/v1/host/policy/approvals", tag = "host", request_body = HostPolicyApproval,
+#[utoipa::path(post, path = "/v1/host/policy/approvals", tag = "host", request_body = Approval,
     responses((status = 200, body = PolicyView),
         (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn approve(
