@@ -1,7 +1,7 @@
 //! How many connections each user has at a time.
 //!
-//! Root and the manager's own user have a number of their own that nobody else can use up: whoever
-//! has to repair a host gets in. Others have so many each, and so many together.
+//! Root and the manager's own user have a limit of their own that no other user can use up, so that
+//! an administrator can always connect. Other users have a limit each and a limit together.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -190,8 +190,7 @@ impl AccessControl {
     }
 }
 
-/// A request with its body at hand: whoever sends one slowly has so long for all of it, and nothing
-/// is begun before it is there.
+/// A request with its whole body, which must be there within a limit of time. Nothing is begun before.
 async fn with_whole_body(request: Request) -> Result<Request, ProblemResponse> {
     let (head, body) = request.into_parts();
     match timeout(BODY_DEADLINE, to_bytes(body, MAX_BODY)).await {

@@ -1,4 +1,4 @@
-//! Orders: carried out to their end, on behalf of whoever gave them.
+//! Orders: carried out to their end, on behalf of their callers.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -41,7 +41,7 @@ impl Backend {
         }
     }
 
-    /// Has whoever sends commands to the backend give it up if it does not answer.
+    /// Makes commands that wait for the backend give up if it does not answer.
     pub fn order_waits(&self) -> OrderWaits<'_> {
         self.waiting.send_modify(|waiting| *waiting += 1);
         OrderWaits(&self.waiting)

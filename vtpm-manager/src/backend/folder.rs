@@ -26,8 +26,8 @@ pub struct RuntimeFolder {
 impl RuntimeFolder {
     /// The folder of a vRoT, whether it exists or not.
     ///
-    /// The lock lies beside the store, not in the folder: whatever becomes of the folder, who goes
-    /// on from the same state meets the same lock.
+    /// The lock lies beside the store, not in the folder: whatever becomes of the folder, a process
+    /// that goes on from the same state needs the same lock.
     pub fn of(runtime_dir: &Path, locks: &Path, vrot: VrotId) -> Self {
         Self {
             vrot,

@@ -18,7 +18,8 @@ use super::supervisor::Supervisor;
 use super::zygote::Zygote;
 use crate::background::Background;
 
-/// A handle to a live backend. When the last one goes, the backend is left running.
+/// A handle to a live backend. When the last one goes, a backend with a guest is left running, and
+/// one without is ended.
 #[derive(Debug)]
 pub struct Backend {
     pub(super) orders: mpsc::Sender<Order>,

@@ -96,7 +96,7 @@ impl Zygote {
     }
 
     /// Lets VMMs of other users as far as a backend's socket, now that it has a guest. Before, and
-    /// beside it, nobody is to put anything into a TPM.
+    /// beside it, no other program may put anything into a TPM.
     pub(super) fn let_vmms_in(&self, folder: &RuntimeFolder) -> Result<(), BackendError> {
         self.vmms.gid.map_or(Ok(()), |gid| folder.let_group_in(gid))
     }
@@ -210,7 +210,7 @@ async fn serve(stream: UnixStream, mut child: Child, mut requests: mpsc::Receive
                 }
                 Some(FromZygote::Ended { process, status }) => {
                     if let Some(ends) = alive.remove(&process) {
-                        // Who let it go does not want to know.
+                        // Where the receiver was dropped, the backend was released.
                         let _ = ends.send(status);
                     }
                 }
@@ -237,6 +237,6 @@ fn answer(
     let Some(Err(Ok(unwanted))) = waiting.pop_front().map(|waiting| waiting.send(spawned)) else {
         return;
     };
-    // Nobody waits for it any more.
+    // The caller has given up.
     unwanted.kill();
 }

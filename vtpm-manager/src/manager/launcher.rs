@@ -24,7 +24,7 @@ use crate::vrot::{Lifecycle, VrotRecord};
 #[derive(Debug)]
 pub(super) struct Launcher {
     background: Arc<Background>,
-    zygote: Zygote,
+    zygote: Arc<Zygote>,
     host: Arc<Host>,
     guarded: Arc<Guarded>,
     folders: Folders,
@@ -43,7 +43,12 @@ impl Launcher {
     ) -> Self {
         let (background, vmms) = (Arc::new(Background::default()), config.vmms.clone());
         Self {
-            zygote: Zygote::of(&config.backend, vmms, isolation, Arc::clone(&background)),
+            zygote: Arc::new(Zygote::of(
+                &config.backend,
+                vmms,
+                isolation,
+                Arc::clone(&background),
+            )),
             background,
             host,
             guarded,
@@ -146,13 +151,17 @@ impl Launcher {
         self.launch(folder, open, role).await
     }
 
+    /// In a task of its own: a launch whose caller has gone is not left half-way.
     async fn launch(
         &self,
         folder: RuntimeFolder,
         open: Open,
         role: Role,
     ) -> Result<Backend, ManagerError> {
-        Ok(Backend::launch(&self.background, &self.zygote, folder, open, role).await?)
+        let (background, zygote) = (Arc::clone(&self.background), Arc::clone(&self.zygote));
+        let launch = async move { Backend::launch(&background, &zygote, folder, open, role).await };
+        let launched = self.background.spawn(launch).await;
+        Ok(launched.map_err(|source| ManagerError::Task { source })??)
     }
 
     fn open_message(

@@ -1,7 +1,7 @@
 //! The manager: every vRoT of this host, and what can be done with them.
 //!
-//! It is made of owners. Each has its state to itself, and the tasks that work on it; the arrows are
-//! who calls whom.
+//! It is made of owners. Each has its state to itself, and the tasks that work on it. An arrow is a
+//! call; each owner also calls those further right.
 //!
 //! ```text
 //! Manager ──► Opener ──► Fleet ──► Factory ──► Certification ──► Launcher ──► Guarded

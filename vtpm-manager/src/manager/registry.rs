@@ -21,7 +21,7 @@ pub struct Registry {
 /// One vRoT.
 #[derive(Debug)]
 pub struct Vrot {
-    /// Held by whoever changes the vRoT's lifecycle: one transition at a time.
+    /// Held during each transition of the vRoT's lifecycle: one at a time.
     pub(super) gate: tokio::sync::Mutex<()>,
     recorded: RwLock<Recorded>,
     /// Whether its identity key has a certificate: evidence waits for that.
@@ -145,8 +145,8 @@ impl Vrot {
         }
     }
 
-    /// The gate, for whoever was ordered to change the vRoT: what can be done later gives way to
-    /// that, if the backend keeps it waiting.
+    /// The gate, for an order. Work that can be done later gives up its use of the backend meanwhile,
+    /// if the backend does not answer.
     pub(super) async fn gate_for_an_order(&self) -> tokio::sync::MutexGuard<'_, ()> {
         let backend = self.backend();
         let _waiting = backend.as_deref().map(Backend::order_waits);

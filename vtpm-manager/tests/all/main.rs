@@ -35,6 +35,7 @@ mod recorded;
 mod renewal;
 mod revocation;
 mod shipped_configuration;
+mod shutdown;
 mod support;
 mod suspension;
 mod taken_over;

@@ -145,7 +145,7 @@ impl Supervisor {
             ending,
             state: self.state.take(),
         };
-        // Before anybody is told: whoever is not reached by that finds it closed.
+        // Closed first: an order that comes after this fails at once.
         self.orders.close();
         match (self.stop, self.role) {
             (Some((done, _)), _) => {
@@ -187,7 +187,7 @@ impl Supervisor {
                 order = self.orders.recv(), if self.stop.is_none() => match order {
                     Some(Order::Release) | None => return Rest::LeftToTheNext,
                     Some(Order::Settle(done)) => self.settle(done),
-                    // It has ended: who waits for an answer sees that none comes.
+                    // It has ended: dropping the sender tells the caller.
                     Some(
                         Order::Execute { .. }
                         | Order::Hold(_)

@@ -46,7 +46,7 @@ pub(super) struct Supervisor {
     connection: Connection,
     process: Process,
     instance: InstanceId,
-    /// Messages that came before anybody was interested in them.
+    /// Messages that came while the backend was opened.
     early: VecDeque<FromBackend>,
     role: Role,
     orders: mpsc::Receiver<Order>,
@@ -143,12 +143,12 @@ impl Supervisor {
     async fn run(mut self) {
         let (reason, status) = loop {
             let reason = match self.serve().await {
-                Served::Released => return self.leave_running().await,
+                Served::Released => return self.leave().await,
                 Served::ConnectionEnded { reason } => reason,
             };
             match self.regain().await {
                 After::Regained => {}
-                After::Released => return self.leave_running().await,
+                After::Released => return self.leave().await,
                 After::Ended { status } => break (reason, status),
             }
         };
@@ -255,7 +255,7 @@ impl Supervisor {
     async fn follow(&mut self, message: FromBackend) -> Result<(), BackendError> {
         match message {
             FromBackend::StateChanged { sealed, .. } if sealed.len() > MAX_CONTENTS => {
-                // No TPM of ours: whoever took it over wants the host's disk.
+                // Not a state of our engine: a backend that was taken over could fill the host's disk.
                 let (vrot, bytes) = (self.folder.vrot(), sealed.len());
                 tracing::error!(%vrot, bytes, "a state larger than any TPM's: the backend is killed");
                 self.process.kill();

@@ -77,6 +77,19 @@ impl Supervisor {
         }
     }
 
+    /// The last handle is gone. A backend with a guest goes on; one without is of no use to anybody,
+    /// and is ended.
+    pub(super) async fn leave(mut self) {
+        if let Role::Guest(_) = self.role {
+            return self.leave_running().await;
+        }
+        self.process.kill();
+        self.process.ended().await;
+        if let Err(error) = self.folder.remove() {
+            tracing::warn!(vrot = %self.folder.vrot(), %error, "a folder is left behind");
+        }
+    }
+
     /// The manager ends. What the backend has pushed is made durable still, unless disk or TPM
     /// do not take it: a backend gives its next manager what this one did not acknowledge. It is
     /// told that its manager leaves, so that its guest does not wait for the next one.
@@ -93,7 +106,7 @@ impl Supervisor {
     }
 }
 
-/// Tells who waits for it that this state is durable.
+/// Answers `Settle`, if this is the state that it waits for.
 fn settled(settling: &mut Option<(u64, oneshot::Sender<()>)>, number: u64) {
     if let Some((_, waiting)) = settling.take_if(|(awaited, _)| *awaited <= number) {
         // The receiver may be gone.

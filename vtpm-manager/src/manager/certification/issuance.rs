@@ -160,7 +160,7 @@ impl Task {
         let background = &certification.background;
         let mut check = FIRST_CHECK;
         let signed = loop {
-            // A signature that nobody needs any more is not waited for.
+            // When the manager ends, the signature is not waited for.
             let signed = background.unless_ended(certification.sign(&record, pending, &backend));
             match signed.await {
                 None => return Ok(Written::Ending),

@@ -83,7 +83,7 @@ impl Fleet {
         } = made;
         tracing::info!(vrot = %record.vrot, vm = %record.vm, "created");
         let created = Arc::new(Vrot::new(record, certified));
-        // Before anybody can find it: who does waits until its backend is known.
+        // Taken before it can be found: other orders for it wait until its backend is known.
         let gate = created.gate.lock().await;
         self.registry.enter(Arc::clone(&created));
         drop(claimed);

@@ -27,9 +27,9 @@ const FRESH: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 
 impl Fleet {
-    /// Backends that go on without a manager: none, once the store is open. While it is being opened
-    /// nobody is looked at, because adoption comes next, and what a backend has to say to its next
-    /// manager would go to whoever looks.
+    /// Backends that go on without a manager: none, once the store is open. While it is being opened,
+    /// no backend is asked: adoption comes next, and messages that a backend keeps for its next
+    /// manager would go to this connection instead.
     pub async fn orphans(&self) -> Orphans {
         if self.guarded.is_open() || self.guarded.store_state().is_opening() {
             return Orphans::default();

@@ -21,7 +21,7 @@ use crate::vrot::{Owner, Tombstone, VrotRecord};
 #[derive(Debug, Default)]
 pub(super) struct Deletions {
     unfinished: Mutex<BTreeMap<VrotId, Deletion>>,
-    /// Held by whoever finishes one, so that no line is written twice.
+    /// Held while one is finished, so that no line is written twice.
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -82,7 +82,7 @@ impl Deletions {
 }
 
 impl Owner {
-    /// Of this vRoT, which whoever ordered what the present task does orders to be deleted.
+    /// The owner of a vRoT that is to be deleted, on the order of the present task's caller.
     pub(in crate::manager) fn ordered_now(record: &VrotRecord) -> Self {
         Self {
             vm: record.vm,

@@ -21,7 +21,7 @@ impl Guarded {
         self.gate.turn().await
     }
 
-    /// The same right, if nobody has it.
+    /// The same right, if it is free.
     pub(in crate::manager) fn try_turn(&self) -> Option<Turn<'_>> {
         self.gate.try_turn().ok()
     }
