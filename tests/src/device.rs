@@ -37,14 +37,19 @@ impl Attestation {
 
 /// `vrot-device attest`: challenge, appraise, and keep evidence and nonce.
 pub fn attest_command(service: SocketAddr, policy: &Path, keep: &Attestation) -> Result<Tool> {
-    Ok(Tool::new(program("vrot-device")?)
-        .args(["attest", "--connect", &service.to_string()])
-        .arg("--policy")
-        .arg(policy)
+    Ok(challenge_command(service, policy)?
         .arg("--save-evidence")
         .arg(&keep.evidence)
         .arg("--save-nonce")
         .arg(&keep.nonce))
+}
+
+/// `vrot-device attest`: challenge and appraise.
+pub fn challenge_command(service: SocketAddr, policy: &Path) -> Result<Tool> {
+    Ok(Tool::new(program("vrot-device")?)
+        .args(["attest", "--connect", &service.to_string()])
+        .arg("--policy")
+        .arg(policy))
 }
 
 /// `vrot-device verify`: appraise kept evidence, offline.

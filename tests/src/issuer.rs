@@ -59,6 +59,24 @@ impl IssuerFolder {
         Ok(())
     }
 
+    /// The command that makes a revocation list.
+    pub fn crl_command(&self, out: &Path) -> Result<Tool> {
+        Ok(Tool::new(program("vtpmctl")?)
+            .args(["issuer", "crl", "--dir"])
+            .arg(&self.folder)
+            .arg("--out")
+            .arg(out))
+    }
+
+    /// The command that revokes a host, and makes a list that says so.
+    pub fn revoke_command(&self, host: &str, out: &Path) -> Result<Tool> {
+        Ok(Tool::new(program("vtpmctl")?)
+            .args(["issuer", "revoke", "--dir"])
+            .arg(&self.folder)
+            .args(["--host", host, "--reason", "key-compromise", "--crl"])
+            .arg(out))
+    }
+
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder

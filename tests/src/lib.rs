@@ -9,6 +9,7 @@ pub mod bare_vm;
 pub mod bench;
 pub mod demo;
 pub mod device;
+pub mod device_proxy;
 pub mod format_judge;
 pub mod fuzzing;
 pub mod guest;

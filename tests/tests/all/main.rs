@@ -19,5 +19,6 @@ mod package;
 mod peers;
 mod refused_vms;
 mod restored_store;
+mod revoked_host;
 mod saved_vms;
 mod stand_alone_backend;

@@ -99,8 +99,8 @@ pub struct TpmOptions {
     #[arg(long, value_name = "BANK")]
     pub pcr_bank: Option<HashAlgorithm>,
     /// A revocation list of the issuer (`vtpmctl issuer crl`), PEM or DER, which the evidence then
-    /// carries to devices that have no other way to get it. It is read anew when it changes.
-    /// Can be given several times.
+    /// carries to devices that have no other way to get it, and in which devices with a TPM are looked
+    /// for. It is read anew when it changes. Can be given several times.
     #[arg(long, value_name = "FILE")]
     pub crl: Vec<PathBuf>,
 }

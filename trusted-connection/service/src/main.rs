@@ -67,6 +67,8 @@ fn run(command: Command) -> Result<()> {
                         let verifier = DeviceVerifier::load(policy).with_context(|| {
                             format!("{} is no policy about devices", policy.display())
                         })?;
+                        let crls = Arc::new(CrlFiles::open(&options.tpm.crl)?);
+                        let verifier = verifier.with_crls(crls);
                         let clients = verifier.client_certificates()?;
                         let name = |device: &Arc<DeviceResult>| {
                             format!("{} ({})", device.name(), device.verdict())

@@ -23,11 +23,13 @@ use rustls::RootCertStore;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls_pki_types::UnixTime;
+use trusted_connection::crl_files::CrlFiles;
 
 /// Judges devices that connect, by one policy.
 #[derive(Debug)]
 pub struct DeviceVerifier {
     policy: DevicePolicy,
+    crls: Arc<CrlFiles>,
 }
 
 impl DeviceVerifier {
@@ -38,7 +40,17 @@ impl DeviceVerifier {
 
     /// A verifier by this policy.
     pub fn new(policy: DevicePolicy) -> Self {
-        Self { policy }
+        Self {
+            policy,
+            crls: Arc::default(),
+        }
+    }
+
+    /// Revocation lists, in which devices with a TPM are looked for. A file that changes is read anew by
+    /// the next round of attestation, of connections that live, too.
+    pub fn with_crls(mut self, crls: Arc<CrlFiles>) -> Self {
+        self.crls = crls;
+        self
     }
 
     /// The policy.
@@ -89,11 +101,12 @@ impl DeviceVerifier {
         let anchors = self
             .policy
             .anchors()
-            .ok_or_else(|| refused("the policy accepts no device with a TPM"))?;
+            .ok_or_else(|| refused("the policy accepts no device with a TPM"))?
+            .with_lists(&self.crls.for_verification());
         let evidence =
             DeviceEvidence::from_cbor(evidence).map_err(|error| refused(WithCauses(&error)))?;
         let verified = evidence
-            .verify(nonce, binding, anchors, at)
+            .verify(nonce, binding, &anchors, at)
             .map_err(|refusal| {
                 refused(format_args!(
                     "{}: {}",
