@@ -52,6 +52,14 @@ pub fn challenge_command(service: SocketAddr, policy: &Path) -> Result<Tool> {
         .arg(policy))
 }
 
+/// `vrot-device connect --verdict-only`: connect, and say what is at the other end.
+pub fn connect_command(service: SocketAddr, policy: &Path) -> Result<Tool> {
+    Ok(Tool::new(program("vrot-device")?)
+        .args(["connect", "--verdict-only", &service.to_string()])
+        .arg("--policy")
+        .arg(policy))
+}
+
 /// `vrot-device verify`: appraise kept evidence, offline.
 pub fn verify_command(evidence: &Path, nonce: &str, policy: &Path) -> Result<Tool> {
     Ok(Tool::new(program("vrot-device")?)

@@ -19,8 +19,10 @@ use crate::monitor::Monitor;
 
 /// What `/init` says when everything is started.
 pub const READY: &str = "vrot-guest: ready";
-/// What `vrot-service` logs once it listens.
-const SERVICE_READY: &str = "answering challenges";
+/// A port of `vrot-service`, and what it logs once it listens there.
+type Port = (u16, &'static str);
+const CHALLENGES: Port = (7071, "answering challenges");
+const ATTESTED: Port = (7072, "taking attested connections");
 
 /// The interface by which the guest sees its TPM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +121,12 @@ impl GuestSpec {
         self
     }
 
+    /// With an HTTP server that only the guest itself reaches, and `vrot-service proxy` before it.
+    #[must_use]
+    pub fn with_web_server(self) -> Self {
+        self.command_line("vrot.web=yes")
+    }
+
     /// With a shell for [`Guest::shell`].
     #[must_use]
     pub fn with_shell(self) -> Self {
@@ -182,7 +190,8 @@ impl Guest {
             // Port 0: the kernel finds a free one, and the monitor tells which.
             .args([
                 "-netdev",
-                "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-:7071",
+                "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-:7071,\
+                 hostfwd=tcp:127.0.0.1:0-:7072",
             ])
             .args(["-device", "virtio-net-pci,netdev=net0,romfile="])
             .arg("-qmp")
@@ -229,9 +238,19 @@ impl Guest {
 
     /// Where a device outside reaches `vrot-service` in the guest, once something answers there.
     pub fn service(&mut self) -> Result<SocketAddr> {
+        self.reach(CHALLENGES)
+    }
+
+    /// Where a device outside reaches `vrot-service proxy` in a guest made with
+    /// [`GuestSpec::with_web_server`].
+    pub fn attested(&mut self) -> Result<SocketAddr> {
+        self.reach(ATTESTED)
+    }
+
+    fn reach(&mut self, (port, ready): Port) -> Result<SocketAddr> {
         // QEMU accepts connections for a guest that does not listen yet.
-        self.wait_for_line(SERVICE_READY, START_PATIENCE)?;
-        let port = self.monitor.forwarded_port()?;
+        self.wait_for_line(ready, START_PATIENCE)?;
+        let port = self.monitor.forwarded_port(port)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         wait_for("vrot-service's port", START_PATIENCE, || {
             self.process.must_run()?;

@@ -38,14 +38,18 @@ impl Monitor {
         Ok(status.unwrap_or("unknown").to_owned())
     }
 
-    /// The port on this machine behind which the guest's first forwarded port is.
-    pub fn forwarded_port(&mut self) -> Result<u16> {
+    /// The port on this machine behind which a forwarded port of the guest is.
+    pub fn forwarded_port(&mut self, of_guest: u16) -> Result<u16> {
+        // Protocol, descriptor, address and port here, address and port in the guest.
+        const HERE: usize = 3;
+        const GUEST: usize = 5;
         let text = self.say("info usernet")?;
         text.lines()
-            .find(|line| line.contains("HOST_FORWARD"))
-            .and_then(|line| line.split_whitespace().nth(3))
-            .and_then(|port| port.parse().ok())
-            .with_context(|| format!("no forwarded port in: {text}"))
+            .filter(|line| line.contains("HOST_FORWARD"))
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .find(|words| words.get(GUEST) == Some(&of_guest.to_string().as_str()))
+            .and_then(|words| words.get(HERE)?.parse().ok())
+            .with_context(|| format!("port {of_guest} is not forwarded: {text}"))
     }
 
     /// Lets the machine go on after a reset, whatever QEMU's command line said.

@@ -1,4 +1,4 @@
-//! Three attacks, each of which must fail for its own reason.
+//! Four attacks, each of which must fail for its own reason.
 
 use std::fs;
 
@@ -7,9 +7,10 @@ use serde_json::Value;
 use test_support::tool::Tool;
 use uuid::Uuid;
 
+use super::relay::Relay;
 use super::stage::{Stage, TENANT};
 use crate::device::{self, Attestation};
-use crate::guest::{Guest, GuestSpec, TpmDevice};
+use crate::guest::Guest;
 use crate::narrator::Narrator;
 
 /// Evidence that answers another nonce.
@@ -27,6 +28,32 @@ pub(super) fn stale_nonce(narrator: &Narrator, stage: &Stage) -> Result<()> {
     )
 }
 
+/// Another VM of the same host that terminates TLS, and shows the service's evidence as its own.
+pub(super) fn relay(narrator: &Narrator, stage: &Stage, guest: &mut Guest) -> Result<()> {
+    let relay = narrator.wait("starting the relay's VM", || {
+        Relay::start(stage, guest.service()?, guest.attested()?)
+    })?;
+    let attest = device::challenge_command(relay.challenges, &stage.policy())?;
+    narrator.command(&attest);
+    let (status, said) = device::judge(attest)?;
+    ensure!(
+        status == 0,
+        "the relay did not pass the challenge on: {said}"
+    );
+    narrator.note(
+        "affirming: an answer to a challenge says what the VM is, and a relay can pass it on",
+    );
+    must_be_refused(
+        narrator,
+        device::connect_command(relay.attested, &stage.policy())?,
+        &Refusal {
+            layer: None,
+            code: "binding",
+            naming: "was asked for the connection",
+        },
+    )
+}
+
 /// The same VM with a kernel that was tampered with.
 pub(super) fn changed_kernel(narrator: &Narrator, stage: &Stage) -> Result<()> {
     let mut kernel = fs::read(&stage.image.kernel)?;
@@ -37,8 +64,7 @@ pub(super) fn changed_kernel(narrator: &Narrator, stage: &Stage) -> Result<()> {
 
     stage.host.stop_vrot(stage.vm)?;
     stage.host.start_vrot(stage.vm)?;
-    let mut spec =
-        GuestSpec::new(&stage.image).tpm(stage.host.qemu_arguments(stage.vm, TpmDevice::Crb)?);
+    let mut spec = stage.spec(&stage.host, stage.vm)?;
     spec.kernel = path;
     let guest = narrator.wait("booting", || {
         Guest::boot(&stage.run, "changed-kernel", &spec)

@@ -1,6 +1,8 @@
-//! The demo: one VM, from the physical TPM to a device's verdict, and three attacks.
+//! The demo: one VM, from the physical TPM to a device's verdict, a connection to a service in it that
+//! is attested, and four attacks.
 
 mod attacks;
+mod relay;
 mod stage;
 
 use std::fs;
@@ -8,8 +10,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use test_support::programs::target_folder;
+use test_support::tool::Tool;
 
 use crate::device;
+use crate::device_proxy::DeviceProxy;
+use crate::guest::Guest;
 use crate::narrator::Narrator;
 
 use stage::Stage;
@@ -17,7 +22,7 @@ use stage::Stage;
 /// Runs the demo; yields the verdict on the genuine VM, which is always affirming: anything else
 /// is an error.
 pub fn run() -> Result<String> {
-    let mut narrator = Narrator::new(9);
+    let mut narrator = Narrator::new(11);
     let stage = Stage::prepare(&mut narrator)?;
 
     narrator.step(
@@ -59,20 +64,35 @@ pub fn run() -> Result<String> {
     );
 
     narrator.step(
+        "curl talks to a web server in the VM, over a connection that is attested",
+        "Neither of them knows of that: before the web server is vrot-service proxy, before curl is\n\
+         vrot-device proxy. Between those two is TLS 1.3; the evidence is bound to that connection,\n\
+         and accepted before the first byte passes.",
+    );
+    fetch_a_page(&narrator, &stage, &mut guest)?;
+
+    narrator.step(
         "Attack 1: old evidence is replayed",
         "An attacker recorded good evidence and answers a new challenge with it.",
     );
     attacks::stale_nonce(&narrator, &stage)?;
+
+    narrator.step(
+        "Attack 2: a relay between device and service",
+        "Another genuine VM of the same host terminates TLS, and shows as its own what the service\n\
+         answers to the device's nonce.",
+    );
+    attacks::relay(&narrator, &stage, &mut guest)?;
     guest.power_off()?;
 
     narrator.step(
-        "Attack 2: the VM boots another kernel",
+        "Attack 3: the VM boots another kernel",
         "The kernel's file differs by one byte; everything else is as before.",
     );
     attacks::changed_kernel(&narrator, &stage)?;
 
     narrator.step(
-        "Attack 3: evidence from another host",
+        "Attack 4: evidence from another host",
         "A second, equally genuine and enrolled host runs the same image. The device's policy\n\
          does not list that host.",
     );
@@ -93,6 +113,32 @@ pub fn run() -> Result<String> {
         "  vrot-device verify --evidence evidence.cbor --nonce $(cat nonce.hex) --policy policy.toml"
     );
     Ok("affirming".to_owned())
+}
+
+/// A stock client and a stock server, with the proxies between them.
+fn fetch_a_page(narrator: &Narrator, stage: &Stage, guest: &mut Guest) -> Result<()> {
+    let service = guest.attested()?;
+    let folder = stage.run.join("device-proxy");
+    fs::create_dir_all(&folder)?;
+    narrator.note(&format!(
+        "$ vrot-device proxy --listen 127.0.0.1:0 --connect {service} --policy {}",
+        stage.policy().display()
+    ));
+    let mut proxy = DeviceProxy::start(&folder, "proxy", service, &stage.policy())?;
+    let curl = Tool::new("curl")
+        .args(["--silent", "--show-error", "--fail", "--max-time", "60"])
+        .arg(format!("http://{}/", proxy.listen));
+    let page = narrator.run(curl)?;
+    narrator.quote(&page);
+    ensure!(page.contains("Hello from the VM."), "another page: {page}");
+    let log = fs::read_to_string(&proxy.log)?;
+    let attested = log
+        .lines()
+        .find_map(|line| line.split_once(" attested vm="));
+    let (_, told) = attested.with_context(|| format!("nothing was attested: {log}"))?;
+    narrator.note(&format!("vrot-device: attested vm={told}"));
+    proxy.process.stop()?;
+    Ok(())
 }
 
 /// Where the logs of the last demo are.

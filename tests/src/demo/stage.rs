@@ -123,8 +123,13 @@ impl Stage {
 
     /// Boots the demo's image with a VM's vRoT.
     pub(super) fn boot(&self, host: &Host, name: &str, vm: Uuid) -> Result<Guest> {
-        let spec = GuestSpec::new(&self.image).tpm(host.qemu_arguments(vm, TpmDevice::Crb)?);
-        Guest::boot(&self.run, name, &spec)
+        Guest::boot(&self.run, name, &self.spec(host, vm)?)
+    }
+
+    /// The demo's image with a VM's vRoT.
+    pub(super) fn spec(&self, host: &Host, vm: Uuid) -> Result<GuestSpec> {
+        let tpm = host.qemu_arguments(vm, TpmDevice::Crb)?;
+        Ok(GuestSpec::new(&self.image).tpm(tpm).with_web_server())
     }
 
     /// A second host of the same issuer.

@@ -59,7 +59,12 @@ fn a_revoked_host_loses_its_connections_at_the_next_round_by_the_list_that_it_ca
     fs::write(&policy, text.replace("[freshness]", demand))?;
     // The device has no list but those that come with evidence.
     fs::create_dir_all(scene.run.join("device"))?;
-    let device = DeviceProxy::start(&scene.run.join("device"), "device", service.attested, &policy)?;
+    let device = DeviceProxy::start(
+        &scene.run.join("device"),
+        "device",
+        service.attested,
+        &policy,
+    )?;
     let mut living = client(&device)?;
     is_answered(&mut living)?;
 

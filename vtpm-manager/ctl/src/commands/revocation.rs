@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use api_types::Timestamp;
-use cert_chain::enrolment::{Certificate, Message};
+use cert_chain::enrolment::{Certificate, Message, MessageError, device};
 use cert_chain::pem::certificates;
 use serde::Serialize;
 
@@ -107,9 +107,17 @@ fn whose(arguments: &WhoseArguments, issuer: &IssuerFolder) -> Result<Vec<Whose>
 fn certificates_in(path: &Path) -> Result<Vec<Vec<u8>>, CtlError> {
     let file = read(path)?;
     if file.first() == Some(&b'{') {
-        let message =
-            Certificate::from_json(&file).map_err(|error| not_needed(path, error.into()))?;
-        return Ok(vec![message.certificate]);
+        let of_device = || device::Certificate::from_json(&file).map(|sent| sent.certificate);
+        let certificate = match Certificate::from_json(&file) {
+            Ok(of_host) => Ok(of_host.certificate),
+            Err(MessageError::Type { found, .. }) if found == device::Certificate::TYPE => {
+                of_device()
+            }
+            Err(error) => Err(error),
+        };
+        return Ok(vec![
+            certificate.map_err(|error| not_needed(path, error.into()))?,
+        ]);
     }
     let found = certificates(&file).map_err(|error| not_needed(path, error.into()))?;
     Ok(found.into_iter().map(|found| found.der.to_vec()).collect())
