@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::identifiers::{Domain, IdentifierError, string_serde};
+use crate::identifiers::{Domain, IdentifierError, MAX_DEVICE_PATH, string_serde};
 
 /// The full name of a device: a path in its issuer's domain, e.g.
 /// `spiffe://demo.example/plant-7/meter-12`. The parts of the path before the last are groups, which a
@@ -20,8 +20,6 @@ pub struct DeviceName {
 
 /// The scheme of devices' names (SPIFFE ID §2).
 pub const SCHEME: &str = "spiffe://";
-/// `ub-common-name` (RFC 5280 appendix A.1): a device's path is its certificate's common name.
-pub const MAX_DEVICE_PATH: usize = 64;
 
 impl DeviceName {
     /// Names the device `path` in `domain`.

@@ -13,8 +13,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::device_name::MAX_DEVICE_PATH;
-
 /// Identifies one virtual machine; it outlives every vRoT the machine is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VmId(Uuid);
@@ -127,6 +125,9 @@ pub const MAX_DOMAIN: usize = MAX_HOST_NAME - 2;
 
 /// Keeps the vIK certificate within one `TPM2_Hash`.
 pub const MAX_TENANT: usize = 64;
+
+/// `ub-common-name` (RFC 5280 appendix A.1): a device's path is its certificate's common name.
+pub const MAX_DEVICE_PATH: usize = 64;
 
 /// RFC 1035 §2.3.4.
 const MAX_LABEL: usize = 63;

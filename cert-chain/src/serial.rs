@@ -5,9 +5,6 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::profile::ProfileError;
-use crate::profile::fields::Fields;
-
 /// A certificate's serial number: the octets of the INTEGER in DER, shown in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CertificateSerial(Vec<u8>);
@@ -27,11 +24,6 @@ pub struct SerialError {
 const MAX_OCTETS: usize = 21;
 
 impl CertificateSerial {
-    /// The serial number of a certificate in DER.
-    pub fn of_certificate(der: &[u8]) -> Result<Self, ProfileError> {
-        Ok(Fields::read(der)?.serial())
-    }
-
     /// Takes the octets of the INTEGER.
     pub(crate) fn new(octets: &[u8]) -> Self {
         Self(octets.to_vec())

@@ -237,3 +237,10 @@ fn key_purposes(usage: &ExtendedKeyUsage<'_>) -> Vec<String> {
 fn unix(timestamp: i64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(timestamp).unwrap_or(0)))
 }
+
+impl CertificateSerial {
+    /// The serial number of a certificate in DER.
+    pub fn of_certificate(der: &[u8]) -> Result<Self, ProfileError> {
+        Ok(Fields::read(der)?.serial())
+    }
+}

@@ -18,7 +18,7 @@ pub mod tls;
 pub mod validity;
 pub mod vik;
 
-pub(crate) mod fields;
+mod fields;
 mod serial_number;
 mod signing;
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use bounded_file::read_bounded;
-use cert_chain::device_name::MAX_DEVICE_PATH;
 use cert_chain::enrolment::device::{Answer, Certificate, Challenge, Request};
 use cert_chain::enrolment::{self, MAX_MESSAGE, Message};
+use cert_chain::identifiers::MAX_DEVICE_PATH;
 use cert_chain::profile::device::DeviceCertificate;
 use clap::Subcommand;
 use printable::{Printable, printable_json};
