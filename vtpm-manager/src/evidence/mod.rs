@@ -564,7 +564,8 @@ mod tests {
             gate: Arc::clone(&gate),
             signed: Arc::default(),
         };
-        let evidence = HostEvidence::start(quoter, log.path());
+        let (evidence, service) = HostEvidence::new(quoter, log.path());
+        tokio::spawn(service);
         let ask = |subject: Subject, number| {
             let evidence = evidence.clone();
             async move {
