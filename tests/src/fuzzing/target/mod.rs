@@ -2,6 +2,7 @@
 
 mod certificates;
 mod connection;
+mod devices;
 mod evidence;
 mod guest;
 mod logs;
@@ -32,6 +33,10 @@ pub const TARGETS: &[Target] = &[
     certificates::VIK_CERTIFICATE,
     connection::FRAMES,
     connection::MESSAGES,
+    devices::CERTIFICATE,
+    devices::ENROLMENT,
+    devices::EVIDENCE,
+    devices::POLICY,
     evidence::EVIDENCE,
     evidence::HOST_LAYER,
     evidence::HOST_LEAF,

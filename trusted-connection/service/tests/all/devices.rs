@@ -15,6 +15,8 @@ use attested_tls::{
     Attester, ConnectionError, Deadlines, Demand, EvidenceFuture, Format, NoDemand, NoEvidence,
     Verifier, accept, connect,
 };
+use cert_chain::profile::{CrlSpec, RevokedCertificate};
+use cert_chain::{RevocationReason, Validity};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
@@ -22,6 +24,7 @@ use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{PrivateKeyDer, ServerName, UnixTime};
+use trusted_connection::crl_files::CrlFiles;
 use vrot_service::devices::DeviceVerifier;
 
 /// An authority for certificates of TLS, above servers and above devices without a TPM.
@@ -79,9 +82,16 @@ async fn meet(
     device: Arc<dyn Attester>,
     identity: Option<CertifiedKey>,
 ) -> Result<Arc<DeviceResult>, ConnectionError> {
+    judge(DeviceVerifier::new(policy), device, identity).await
+}
+
+async fn judge(
+    verifier: DeviceVerifier,
+    device: Arc<dyn Attester>,
+    identity: Option<CertifiedKey>,
+) -> Result<Arc<DeviceResult>, ConnectionError> {
     const NAME: &str = "service.example";
     let servers = Authority::new();
-    let verifier = DeviceVerifier::new(policy);
     let server = ServerTls::new(
         servers.certified(NAME, ExtendedKeyUsagePurpose::ServerAuth),
         verifier.client_certificates().unwrap(),
@@ -162,6 +172,44 @@ async fn a_device_that_the_policy_does_not_name_is_refused() {
     let reason = refusal(meet(ours.policy(), attesting(theirs), None).await);
     assert!(reason.contains("device-unexpected"), "{reason}");
     assert!(reason.contains("meter-13"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_device_that_its_issuer_revoked_is_refused_as_soon_as_the_list_is_there() {
+    let device = device("meter-12");
+    let policy = device.policy();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("issuer.crl");
+    let issuer =
+        cert_chain::Issuer::from_pem(&device.issuer.key_pem(), &device.issuer.certificate_pem())
+            .unwrap();
+    let serial = issuer.recognise(&device.certificate).unwrap().serial;
+    let publish = |number, revoked| {
+        let spec = CrlSpec {
+            number,
+            validity: Validity::starting(UnixTime::now(), Duration::from_secs(86_400)).unwrap(),
+            revoked,
+        };
+        fs::write(&file, issuer.sign_crl(&spec).unwrap().der()).unwrap();
+    };
+    publish(1, Vec::new());
+    let crls = Arc::new(CrlFiles::open(std::slice::from_ref(&file)).unwrap());
+    let device = attesting(device);
+    let meet = || {
+        let verifier = DeviceVerifier::new(policy.clone()).with_crls(Arc::clone(&crls));
+        judge(verifier, Arc::clone(&device), None)
+    };
+    meet().await.unwrap();
+    publish(
+        2,
+        vec![RevokedCertificate {
+            serial,
+            since: UnixTime::now(),
+            reason: RevocationReason::KeyCompromise,
+        }],
+    );
+    let reason = refusal(meet().await);
+    assert!(reason.starts_with("revoked: "), "{reason}");
 }
 
 /// The evidence is genuine and of the very device, and was made for another connection.
