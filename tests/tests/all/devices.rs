@@ -9,12 +9,12 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use attestation::device::{DeviceEvidence, DeviceResult};
 use attestation::fixture::{Host, Vm};
-use attestation::{BOOT_PCRS, Binding, EventLog, Nonce, device_qualifying_data, reference_values};
+use attestation::{BOOT_PCRS, Binding, Nonce, device_qualifying_data};
 use attested_tls::tls::{KeyExchange, ServerTls, provider};
 use attested_tls::{
     Attester, ConnectionError, Deadlines, Demand, EvidenceFuture, Format, Verifier, accept,
 };
-use cert_chain::{Digest32, HashAlgorithm, PcrSelection};
+use cert_chain::{Digest32, PcrSelection};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{PrivateKeyDer, UnixTime};
 use serde_json::Value;
@@ -108,12 +108,13 @@ impl Device {
 
     /// The policy of a service that accepts these devices as this one booted.
     fn policy(&self, devices: &str, issuer: &Issuer) -> Result<PathBuf> {
-        let log = EventLog::parse(&fs::read(self.path("eventlog"))?)?;
-        let reference = reference_values(&log, HashAlgorithm::Sha256, BOOT_PCRS)?;
+        let reference = Tool::new(program("vrot-device")?)
+            .args(["reference", "--layer", "device", "--event-log", "eventlog"])
+            .folder(self.folder.path())
+            .text()?;
         let text = format!(
-            "[trust]\nroots = \"{}\"\n\n[expect]\ndevices = [\"{devices}\"]\n\n{}",
+            "[trust]\nroots = \"{}\"\n\n[expect]\ndevices = [\"{devices}\"]\n\n{reference}",
             issuer.folder.root().display(),
-            reference.to_toml("device")
         );
         let path = self.path("devices.toml");
         fs::write(&path, text)?;
@@ -225,10 +226,7 @@ fn an_issuer_enrols_the_devices_that_it_was_told_under_one_name_each() -> Result
     // A request by itself says not whose device it is.
     device.request("meter-13")?;
     said(issuer.challenge(&device, None), "device-enrolment-request")?;
-    said(
-        issuer.challenge(&device, Some("meter-14")),
-        "asks for the name",
-    )?;
+    said(issuer.challenge(&device, Some("meter-14")), "--device says")?;
     // One TPM has one name, and one name has one TPM.
     said(
         issuer.challenge(&device, Some("meter-13")),

@@ -179,6 +179,8 @@ struct Reference {
 enum LayerName {
     Host,
     Vm,
+    /// Of a service's policy about devices.
+    Device,
 }
 
 /// Carries out a command.
@@ -311,6 +313,7 @@ fn print_reference(reference: &Reference) -> Result<Outcome> {
             let layer = match layer {
                 LayerName::Host => "host",
                 LayerName::Vm => "vm",
+                LayerName::Device => "device",
             };
             let log = load_log(file)?;
             let boot = PcrSelection::new(BOOT_PCRS)?;
