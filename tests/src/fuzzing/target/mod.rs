@@ -2,6 +2,7 @@
 
 mod certificates;
 mod connection;
+mod connection_evidence;
 mod devices;
 mod evidence;
 mod guest;
@@ -33,6 +34,8 @@ pub const TARGETS: &[Target] = &[
     certificates::VIK_CERTIFICATE,
     connection::FRAMES,
     connection::MESSAGES,
+    connection_evidence::EVIDENCE,
+    connection_evidence::TLS_CERTIFICATE,
     devices::CERTIFICATE,
     devices::ENROLMENT,
     devices::EVIDENCE,
