@@ -2,6 +2,7 @@
 //! on the other.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use cert_chain::PcrSelection;
 use connection_proxy::{Limits, Stop, serve};
 use rustls::server::WebPkiClientVerifier;
 use test_support::programs::program;
+use test_support::software_tpm::MadeTpm;
 use test_support::tool::Tool;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,7 +29,9 @@ use vrot_service::tls_identity::TlsIdentity;
 use vrot_service::tls_key::TpmTlsKey;
 use vrot_service::vm_attester::VmAttester;
 use vrot_tests::proxied_vm::{ProxiedVm, Proxy};
-use vrot_tests::scene::Scene;
+use vrot_tests::scene::{DOMAIN, Scene};
+
+use crate::devices::{Device, Issuer};
 
 /// A host, a VM on it, and a proxy before an echo; most tests need no other.
 struct Stage {
@@ -364,5 +368,40 @@ fn nothing_is_demanded_of_devices_only_where_that_was_said() -> Result<()> {
     assert_eq!(neither.status.code(), Some(2));
     let said = String::from_utf8_lossy(&neither.stderr).into_owned();
     assert!(said.contains("--policy"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn the_service_s_policy_lets_in_a_device_that_attests_itself_and_no_other() -> Result<()> {
+    let stage = Stage::get()?;
+    let issuer = Issuer::of(&stage.scene.issuer);
+    let device = Device::boot(&MadeTpm::second(&["sha256"])?, "6.12.48")?;
+    device.enrol_as("plant-7/meter-12", &issuer)?;
+    let name = format!("spiffe://{DOMAIN}/plant-7/meter-12");
+    let devices = device.policy(&name, &issuer)?;
+    let devices = devices.to_str().context("a path")?;
+    let proxy = stage
+        .vm
+        .proxy("for-devices", echo()?, &["--policy", devices])?;
+    let connect = |root_of_trust: &[PathBuf]| {
+        Tool::new(program("vrot-device")?)
+            .args([
+                "connect",
+                &proxy.attested.to_string(),
+                "--verdict-only",
+                "--policy",
+            ])
+            .arg(stage.scene.run.join("vm/policy.toml"))
+            .args(root_of_trust)
+            .outcome()
+    };
+    let let_in = connect(&device.root_of_trust())?;
+    let said = String::from_utf8_lossy(&let_in.stderr).into_owned();
+    assert!(let_in.status.success(), "{said}");
+    assert!(proxy.said(&format!("{name} (affirming)"))?);
+    let unknown = connect(&[])?;
+    assert_eq!(unknown.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(said.contains("demands evidence, and got none"), "{said}");
     Ok(())
 }

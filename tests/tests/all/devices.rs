@@ -34,13 +34,13 @@ const BANKS: &[&str] = &["sha256"];
 const NAME: &str = "plant-7/meter-12";
 
 /// A device that is switched on and has booted, with a folder for what it keeps and sends.
-struct Device {
+pub(crate) struct Device {
     folder: TempDir,
     tpm: SoftwareTpm,
 }
 
 impl Device {
-    fn boot(made: &MadeTpm, kernel: &str) -> Result<Self> {
+    pub(crate) fn boot(made: &MadeTpm, kernel: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let at = |name: &str| folder.path().join(name);
         made.copy_to(&at("state"))?;
@@ -57,7 +57,7 @@ impl Device {
         Ok(())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -88,8 +88,20 @@ impl Device {
         self.enrol("install", &arguments)?.run().map(drop)
     }
 
+    /// What its programs are told of its root of trust.
+    pub(crate) fn root_of_trust(&self) -> Vec<PathBuf> {
+        vec![
+            "--identity".into(),
+            self.path("identity"),
+            "--tpm".into(),
+            self.tpm.socket().to_owned(),
+            "--event-log".into(),
+            self.path("eventlog"),
+        ]
+    }
+
     /// All four messages.
-    fn enrol_as(&self, name: &str, issuer: &Issuer) -> Result<()> {
+    pub(crate) fn enrol_as(&self, name: &str, issuer: &Issuer) -> Result<()> {
         self.request(name)?;
         issuer.challenge(self, Some(name))?;
         self.answer()?;
@@ -107,7 +119,7 @@ impl Device {
     }
 
     /// The policy of a service that accepts these devices as this one booted.
-    fn policy(&self, devices: &str, issuer: &Issuer) -> Result<PathBuf> {
+    pub(crate) fn policy(&self, devices: &str, issuer: &Issuer) -> Result<PathBuf> {
         let reference = Tool::new(program("vrot-device")?)
             .args(["reference", "--layer", "device", "--event-log", "eventlog"])
             .folder(self.folder.path())
@@ -122,12 +134,21 @@ impl Device {
     }
 }
 
-struct Issuer {
-    _folder: TempDir,
+pub(crate) struct Issuer {
     folder: IssuerFolder,
+    /// Where it is, if it is this test's own.
+    _own: Option<TempDir>,
 }
 
 impl Issuer {
+    /// One that is there already.
+    pub(crate) fn of(folder: &IssuerFolder) -> Self {
+        Self {
+            folder: folder.clone(),
+            _own: None,
+        }
+    }
+
     fn accepting(made: &MadeTpm) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let issuer = IssuerFolder::create(
@@ -136,8 +157,8 @@ impl Issuer {
             &made.maker_certificates()?,
         )?;
         Ok(Self {
-            _folder: folder,
             folder: issuer,
+            _own: Some(folder),
         })
     }
 

@@ -312,3 +312,26 @@ fn read_by(
     }
     Ok(contents)
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn a_maker_s_nonce_goes_to_the_start_of_unique_and_nowhere_else() {
+        for (template, unique) in [(EkTemplate::L1, 256), (EkTemplate::L2, 2 * 32 + 2)] {
+            let bytes = template.to_bytes();
+            let start = bytes.len() - unique;
+            let changed = with_nonce(bytes.clone(), &[7; 20]);
+            assert_eq!(changed.len(), bytes.len());
+            assert_eq!(changed.get(start..start + 20).unwrap(), [7; 20]);
+            assert_eq!(changed.get(..start), bytes.get(..start));
+            assert_eq!(changed.get(start + 20..), bytes.get(start + 20..));
+            // More than there is room for.
+            assert_eq!(with_nonce(bytes.clone(), &[7; 300]), bytes);
+        }
+        assert_eq!(with_nonce(vec![1, 2], &[7]), [1, 2]);
+    }
+}

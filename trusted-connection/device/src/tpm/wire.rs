@@ -133,3 +133,37 @@ impl<'b> Reader<'b> {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorizations_stand_between_handles_and_parameters() {
+        let plain = Command::new(0x0165).u32(0x8000_0001).to_bytes();
+        assert_eq!(plain, [0x80, 1, 0, 0, 0, 14, 0, 0, 1, 0x65, 0x80, 0, 0, 1]);
+        let authorized = Command::new(0x0158)
+            .authorized(0x8000_0001)
+            .sized(&[0xaa, 0xbb])
+            .to_bytes();
+        let expected = [
+            &[0x80, 2, 0, 0, 0, 31, 0, 0, 1, 0x58, 0x80, 0, 0, 1][..],
+            // Nine bytes: TPM_RS_PW, no nonce, no attributes, no value.
+            &[0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0],
+            &[0, 2, 0xaa, 0xbb],
+        ]
+        .concat();
+        assert_eq!(authorized, expected);
+    }
+
+    #[test]
+    fn nothing_is_read_beyond_the_end() {
+        let mut reader = Reader::new(&[0, 3, 1, 2]);
+        assert_eq!(reader.sized(), None);
+        let mut reader = Reader::new(&[0, 2, 1, 2, 9]);
+        assert_eq!(reader.sized(), Some(&[1, 2][..]));
+        assert_eq!(reader.u16(), None);
+        assert_eq!(reader.u8(), Some(9));
+        assert_eq!(reader.u8(), None);
+    }
+}
