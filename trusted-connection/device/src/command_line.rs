@@ -38,10 +38,11 @@ use crate::root_of_trust::Enrol;
 use crate::tree::{Colour, draw};
 use crate::{event_log, export};
 
-/// Challenges a service in a VM, verifies its evidence and appraises it with a policy.
+/// Judges services in VMs by their evidence and a policy, and connects to those that pass.
 ///
-/// Exit status: 0 if the verdict is affirming, 1 if it is anything less, 2 if there is nothing
-/// to judge (input that cannot be read, a service that does not answer).
+/// Exit status: 0 if the verdict is affirming, 1 if it is anything less (also if a connection ended
+/// because its service could not be attested anew), 2 if there is nothing to judge (input that cannot
+/// be read, a service that does not answer) or data were cut off.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Arguments {
