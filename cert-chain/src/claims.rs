@@ -11,7 +11,8 @@ use minicbor::{Decode, Encode};
 use rcgen::CustomExtension;
 use serde::Serialize;
 
-use crate::identifiers::{Digest32, Generation, Tenant, VmId, VrotId};
+use crate::digest::Digest32;
+use crate::identifiers::{Generation, Tenant, VmId, VrotId};
 use crate::name::TpmName;
 
 /// What the host's manager says about a vRoT in the certificate of its vIK.

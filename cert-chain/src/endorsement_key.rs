@@ -1,6 +1,6 @@
 //! Endorsement keys: they prove residence in one TPM and open credentials. They sign nothing.
 
-use crate::identifiers::Digest32;
+use crate::digest::Digest32;
 use crate::name::{NameAlgorithm, TpmName};
 use crate::public_area::{ChildProtection, KeyParameters, KeyScheme, ObjectAttributes, PublicArea};
 

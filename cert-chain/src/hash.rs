@@ -9,7 +9,7 @@ use sha1::Sha1;
 use sha2::digest::Digest;
 use sha2::{Sha256, Sha384, Sha512};
 
-use crate::identifiers::Digest32;
+use crate::digest::Digest32;
 
 /// The hash algorithms of PCR banks that can be computed here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

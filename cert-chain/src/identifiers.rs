@@ -10,7 +10,6 @@ use minicbor::decode::Error as DecodeError;
 use minicbor::encode::{Error as EncodeError, Write};
 use minicbor::{Decode, Decoder, Encode, Encoder};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 /// Identifies one virtual machine; it outlives every vRoT the machine is given.
@@ -43,10 +42,6 @@ pub struct HostName {
     label: String,
     domain: Domain,
 }
-
-/// A SHA-256 value; shown as lower-case hexadecimal.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Digest32([u8; 32]);
 
 /// Why a name was refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -408,82 +403,6 @@ impl FromStr for HostName {
 string_serde!(HostName);
 string_cbor!(HostName);
 
-impl Digest32 {
-    /// Wraps a digest computed elsewhere.
-    pub const fn new(digest: [u8; 32]) -> Self {
-        Self(digest)
-    }
-
-    /// The SHA-256 value of `message`.
-    pub fn of(message: &[u8]) -> Self {
-        Self(Sha256::digest(message).into())
-    }
-
-    /// The 32 bytes.
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl AsRef<[u8]> for Digest32 {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl From<[u8; 32]> for Digest32 {
-    fn from(digest: [u8; 32]) -> Self {
-        Self(digest)
-    }
-}
-
-impl fmt::Display for Digest32 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
-    }
-}
-
-impl fmt::Debug for Digest32 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Digest32({self})")
-    }
-}
-
-impl FromStr for Digest32 {
-    type Err = IdentifierError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut digest = [0; 32];
-        hex::decode_to_slice(text, &mut digest).map_err(|_| IdentifierError::Digest {
-            value: text.to_owned(),
-        })?;
-        Ok(Self(digest))
-    }
-}
-
-impl<C> Encode<C> for Digest32 {
-    fn encode<W: Write>(
-        &self,
-        encoder: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), EncodeError<W::Error>> {
-        encoder.bytes(&self.0)?.ok()
-    }
-}
-
-impl<'b, C> Decode<'b, C> for Digest32 {
-    fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, DecodeError> {
-        let position = decoder.position();
-        let bytes = decoder.bytes()?;
-        bytes
-            .try_into()
-            .map(Self)
-            .map_err(|_| DecodeError::message("a SHA-256 value has 32 bytes").at(position))
-    }
-}
-
-string_serde!(Digest32);
-
 fn within(text: &str, limit: usize) -> Result<(), IdentifierError> {
     if text.len() > limit {
         return Err(IdentifierError::TooLong {
@@ -588,10 +507,7 @@ mod tests {
         assert_eq!((back.1, back.2), (host.clone(), Generation::new(7)));
         assert!(serde_json::from_str::<HostName>("\"Host.demo\"").is_err());
 
-        let digest = Digest32::of(b"abc");
-        let bytes = minicbor::to_vec((digest, &host)).unwrap();
-        let back: (Digest32, HostName) = minicbor::decode(&bytes).unwrap();
-        assert_eq!(back, (digest, host));
-        assert!(minicbor::decode::<Digest32>(&[0x41, 0]).is_err());
+        let bytes = minicbor::to_vec(&host).unwrap();
+        assert_eq!(minicbor::decode::<HostName>(&bytes).unwrap(), host);
     }
 }

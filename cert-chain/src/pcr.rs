@@ -5,9 +5,9 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
+use crate::digest::Digest32;
 use crate::hash::{HashAlgorithm, HashValue};
 use crate::hash_text::{HashTextError, from_hex};
-use crate::identifiers::Digest32;
 
 /// A set of PCRs. The bank is named where the set is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

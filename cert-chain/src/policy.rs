@@ -3,7 +3,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::identifiers::Digest32;
+use crate::digest::Digest32;
 use crate::name::TpmName;
 use crate::pcr::PcrValues;
 

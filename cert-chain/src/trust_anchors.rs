@@ -7,7 +7,7 @@ use rustls_pki_types::{TrustAnchor, UnixTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use crate::identifiers::Digest32;
+use crate::digest::Digest32;
 use crate::pem::{self, FileError, FoundCertificate, Place};
 use crate::revocation::{CheckedRevocation, RevocationDemand, RevocationError, RevocationLists};
 use crate::serial::CertificateSerial;

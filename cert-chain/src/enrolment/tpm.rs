@@ -13,10 +13,10 @@ use super::error::EnrolmentError;
 use super::message::{Answer, EnrolmentId};
 use crate::attestation_key::AttestationKey;
 use crate::credential::{CredentialBlob, MAX_SECRET, make_credential};
+use crate::digest::Digest32;
 use crate::ek_certificate::{CertifiedEndorsementKey, TpmMakerRoots};
 use crate::ek_chain::EkChain;
 use crate::endorsement_key::EndorsementKey;
-use crate::identifiers::Digest32;
 use crate::public_area::PublicArea;
 
 /// How long an answer may take: long enough to carry files by hand.

@@ -14,7 +14,8 @@ use super::host_ik::{self, HostIkSpec, every_ip_address};
 use super::serial_number::serial_number;
 use super::{IssueError, IssuerPart, Validity};
 use crate::attestation_key::AttestationKey;
-use crate::identifiers::{Digest32, Domain};
+use crate::digest::Digest32;
+use crate::identifiers::Domain;
 use crate::pem;
 use crate::serial::CertificateSerial;
 

@@ -20,7 +20,8 @@ use super::signing::{length_under_host, sign_under_host};
 use super::{IssueError, Validity};
 use crate::attestation_key::AttestationKey;
 use crate::claims::VikClaims;
-use crate::identifiers::{Digest32, Generation, HostName, Tenant, VmId, VrotId};
+use crate::digest::Digest32;
+use crate::identifiers::{Generation, HostName, Tenant, VmId, VrotId};
 
 /// What a host certifies about a vRoT.
 #[derive(Clone, Debug)]
