@@ -17,6 +17,7 @@ use tokio::time::{sleep_until, timeout};
 use tokio_rustls::TlsStream;
 
 use crate::buffers::Buffers;
+use crate::collecting::{Collecting, Held};
 use crate::error::{
     CloseReason, ConnectionError, EvidenceRefused, NoEvidence, ProtocolError, Stage,
 };
@@ -156,7 +157,7 @@ async fn read<IO: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), ConnectionError> {
     let mut from = tls;
     let mut received = BytesMut::with_capacity(READ);
-    let mut message = Vec::new();
+    let mut message = Collecting::default();
     loop {
         while let Some(frame) = Frame::take(&mut received)? {
             match frame {
@@ -166,14 +167,18 @@ async fn read<IO: AsyncRead + AsyncWrite + Unpin>(
                 Frame::Data(data) => buffers.receive(data)?,
                 Frame::End => buffers.receive_end()?,
                 Frame::Window(taken) => buffers.receive_window(taken)?,
-                Frame::ControlPart(part) => collect(&mut message, &part, gate)?,
+                Frame::ControlPart(part) => {
+                    message.add(&part, gate.get().message_limit).await?;
+                }
                 Frame::ControlEnd(part) => {
-                    collect(&mut message, &part, gate)?;
-                    let whole = Message::from_bytes(&std::mem::take(&mut message))?;
+                    message.add(&part, gate.get().message_limit).await?;
+                    let (bytes, held) = message.finish();
+                    let whole = Message::from_bytes(&bytes)?;
+                    drop(bytes);
                     // How the next frame is read depends on this message, so it has to be handled before.
                     // Where messages are not handled any more, an error of its own says why.
                     let (handled, is_handled) = oneshot::channel();
-                    if inbox.send((whole, handled)).await.is_ok() {
+                    if inbox.send((whole, held, handled)).await.is_ok() {
                         let _ = is_handled.await;
                     }
                 }
@@ -186,15 +191,6 @@ async fn read<IO: AsyncRead + AsyncWrite + Unpin>(
             return Err(ProtocolError::Truncated.into());
         }
     }
-}
-
-fn collect(message: &mut Vec<u8>, part: &[u8], gate: &Gate) -> Result<(), ProtocolError> {
-    let limit = gate.get().message_limit;
-    if message.len() + part.len() > limit {
-        return Err(ProtocolError::MessageTooLong { limit });
-    }
-    message.extend_from_slice(part);
-    Ok(())
 }
 
 /// Sends what there is to send until both directions have ended.
@@ -242,8 +238,8 @@ fn poll_outgoing(
     }
 }
 
-/// A message, and who waits until it was handled.
-type Received = (Message, oneshot::Sender<()>);
+/// A message, what it has of the allowance, and who waits until it was handled.
+type Received = (Message, Held, oneshot::Sender<()>);
 
 type Judged<R> = tokio::task::JoinHandle<Result<Appraisal<R>, EvidenceRefused>>;
 
@@ -281,8 +277,8 @@ where
             let wake_at = self.next_time();
             tokio::select! {
                 message = messages.recv() => match message {
-                    Some((message, handled)) => {
-                        self.handle(message)?;
+                    Some((message, held, handled)) => {
+                        self.handle(message, held)?;
                         self.open_if_done()?;
                         let _ = handled.send(());
                     }
@@ -358,7 +354,7 @@ where
             .unwrap_or_else(|| Instant::now() + IDLE)
     }
 
-    fn handle(&mut self, message: Message) -> Result<(), ConnectionError> {
+    fn handle(&mut self, message: Message, held: Held) -> Result<(), ConnectionError> {
         let now = Instant::now();
         let name = message.name();
         match (message, &mut self.theirs) {
@@ -386,6 +382,7 @@ where
                     let span = tracing::Span::current();
                     self.judging = Some(tokio::task::spawn_blocking(move || {
                         let _of_this_connection = span.enter();
+                        let _while_the_evidence_is_kept = held;
                         verifier.appraise(&evidence, &request.nonce, &binding, &peer)
                     }));
                 }

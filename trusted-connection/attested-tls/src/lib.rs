@@ -10,6 +10,7 @@
 //! a [`Verifier`] judges it. `docs/connection.md` draws the protocol.
 
 mod buffers;
+mod collecting;
 mod driver;
 mod end;
 mod error;
