@@ -159,6 +159,17 @@ pub enum PolicyError {
          [exempt_software_keys]"
     )]
     NoDevices,
+    /// Results of connections that end before they can be made anew.
+    #[error(
+        "the policy's results live for {found} s, and no connection can be attested anew in that time: \
+         set `result_lifetime_s` in [freshness] to at least {shortest}"
+    )]
+    Lifetime {
+        /// What the policy says.
+        found: u64,
+        /// What it has to say.
+        shortest: u64,
+    },
     /// Nothing says whose evidence is meant.
     #[error("the policy names neither a VM nor a tenant: set `vm` or `tenant` in [expect]")]
     NoSubject,

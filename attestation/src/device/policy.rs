@@ -69,6 +69,8 @@ pub struct SoftwareKeyExemption {
 #[serde(try_from = "String")]
 pub struct DevicePattern(String);
 
+/// A device is attested anew after half of a result's life, which takes a second on a slow TPM.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(2);
 /// Longer than any sentence that somebody reads in a log.
 const MAX_REASON: usize = 256;
 /// As long as names in certificates can be.
@@ -131,6 +133,13 @@ impl DevicePolicy {
                 SoftwareKeyExemption::new(exemption, anchors)
             })
             .transpose()?;
+        let result_lifetime = document.freshness.lifetime();
+        if result_lifetime < SHORTEST_LIFETIME {
+            return Err(PolicyError::Lifetime {
+                found: result_lifetime.as_secs(),
+                shortest: SHORTEST_LIFETIME.as_secs(),
+            });
+        }
         if attested.is_none() && software_keys.is_none() {
             return Err(PolicyError::NoDevices);
         }
@@ -148,7 +157,7 @@ impl DevicePolicy {
         Ok(Self {
             attested,
             software_keys,
-            result_lifetime: document.freshness.lifetime(),
+            result_lifetime,
             digest: Digest32::of(&parts),
         })
     }

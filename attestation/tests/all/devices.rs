@@ -322,6 +322,11 @@ fn an_exemption_without_a_reason_or_half_a_policy_is_none() {
         device.read_policy(half),
         Err(PolicyError::IncompleteDevices)
     ));
+    let short = device.policy_text() + "\n[freshness]\nresult_lifetime_s = 1\n";
+    assert!(matches!(
+        device.read_policy(&short),
+        Err(PolicyError::Lifetime { found: 1, .. })
+    ));
     let unexpected = device
         .policy_text()
         .replace("[expect]", "[expect]\nany = true");

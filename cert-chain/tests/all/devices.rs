@@ -7,7 +7,9 @@ use cert_chain::{
     DeviceName, IssueError, Issuer, Validity, VerifiedDeviceCertificate, VikChain,
     issue_vik_certificate,
 };
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+};
 use rustls_pki_types::CertificateDer;
 
 use crate::support::{DAY, NOW, Tree, at, attestation_key, name_of, now, vik_spec, years};
@@ -125,40 +127,112 @@ fn a_device_is_neither_a_host_nor_a_vrot() {
     ));
 }
 
-/// A host could sign what looks like a device's certificate; its own is below the root, too.
-#[test]
-fn what_a_host_signs_is_no_device() {
-    let tree = Tree::new();
-    let key = KeyPair::generate().unwrap();
+/// A certificate that is signed by whoever, and may depart from the profile.
+fn made(
+    change: impl FnOnce(&mut CertificateParams),
+    key: &KeyPair,
+    (issuer, issuer_key): (&CertificateDer<'_>, &KeyPair),
+    genuine: &CertificateDer<'_>,
+) -> CertificateDer<'static> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params
         .distinguished_name
         .push(DnType::CommonName, name().path());
-    params.subject_alt_names = vec![rcgen::SanType::URI(name().to_string().try_into().unwrap())];
+    params.subject_alt_names = vec![uri(&name().to_string())];
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 3])];
-    let genuine = certified(&tree.issuer, &key);
-    params.custom_extensions = vec![claims_of(&genuine)];
-    let validity = Validity::of_certificate(&genuine).unwrap();
+    params.custom_extensions = vec![claims_of(genuine)];
+    let validity = Validity::of_certificate(genuine).unwrap();
     params.not_before = date(validity.not_before());
     params.not_after = date(validity.not_after());
+    change(&mut params);
+    let issuer = rcgen::Issuer::from_ca_cert_der(issuer, issuer_key).unwrap();
+    params.signed_by(key, &issuer).unwrap().into()
+}
 
-    let sign = |issuer: &[u8], issuer_key: &KeyPair| -> CertificateDer<'static> {
-        let issuer = issuer.to_vec().into();
-        let issuer = rcgen::Issuer::from_ca_cert_der(&issuer, issuer_key).unwrap();
-        params.clone().signed_by(&key, &issuer).unwrap().into()
-    };
-    let by_host = sign(&tree.host, &tree.host_key);
+fn uri(text: &str) -> SanType {
+    SanType::URI(text.to_owned().try_into().unwrap())
+}
+
+/// A host could sign what looks like a device's certificate; its own is below the root, too.
+#[test]
+fn what_a_host_signs_is_no_device() {
+    let tree = Tree::new();
+    let key = KeyPair::generate().unwrap();
+    let genuine = certified(&tree.issuer, &key);
+    let by_host = made(|_| (), &key, (&tree.host, &tree.host_key), &genuine);
     assert!(matches!(
         VerifiedDeviceCertificate::verify(&by_host, &tree.anchors(), now()),
         Err(ChainError::OtherIssuer)
     ));
     // The same, signed by the issuer, is one: it is the signature that makes the difference.
     let issuer_key = KeyPair::from_pem(&tree.issuer.key_pem()).unwrap();
-    let by_issuer = sign(tree.issuer.certificate(), &issuer_key);
+    let issuer = (tree.issuer.certificate(), &issuer_key);
+    let by_issuer = made(|_| (), &key, issuer, &genuine);
     assert!(VerifiedDeviceCertificate::verify(&by_issuer, &tree.anchors(), now()).is_ok());
+}
+
+#[test]
+fn a_certificate_that_departs_from_a_device_s_profile_is_refused() {
+    type Change = fn(&mut CertificateParams);
+    let tree = Tree::new();
+    let key = KeyPair::generate().unwrap();
+    let genuine = certified(&tree.issuer, &key);
+    let issuer_key = KeyPair::from_pem(&tree.issuer.key_pem()).unwrap();
+    let refusal = |change: Change| {
+        let issuer = (tree.issuer.certificate(), &issuer_key);
+        let departing = made(change, &key, issuer, &genuine);
+        VerifiedDeviceCertificate::verify(&departing, &tree.anchors(), now()).unwrap_err()
+    };
+    let departures: [(&str, Change); 9] = [
+        ("no purpose", |p| p.extended_key_usages.clear()),
+        ("two purposes", |p| {
+            p.extended_key_usages
+                .push(ExtendedKeyUsagePurpose::ClientAuth);
+        }),
+        ("no usage", |p| p.key_usages.clear()),
+        ("signs certificates", |p| {
+            p.key_usages.push(KeyUsagePurpose::KeyCertSign);
+        }),
+        ("a server's name beside its own", |p| {
+            let dns = "host-1.demo.example".to_owned().try_into().unwrap();
+            p.subject_alt_names.push(SanType::DnsName(dns));
+        }),
+        ("two names", |p| {
+            p.subject_alt_names.push(uri("spiffe://demo.example/b"))
+        }),
+        ("a VM's name", |p| {
+            p.subject_alt_names = vec![uri("urn:uuid:6f1c2b3a-0000-4000-8000-00000000000a")];
+        }),
+        ("another subject", |p| {
+            p.distinguished_name = rcgen::DistinguishedName::new();
+            p.distinguished_name.push(DnType::CommonName, "meter-13");
+        }),
+        ("no claims", |p| p.custom_extensions.clear()),
+    ];
+    for (what, change) in departures {
+        let refused = refusal(change);
+        assert!(
+            matches!(
+                refused,
+                ChainError::Profile {
+                    member: ChainMember::Device,
+                    ..
+                }
+            ),
+            "{what}: {refused:?}"
+        );
+    }
+    assert!(matches!(
+        refusal(|p| p.is_ca = IsCa::Ca(rcgen::BasicConstraints::Constrained(0))),
+        ChainError::LeafIsCa
+    ));
+    assert!(matches!(
+        refusal(|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]),
+        ChainError::Usage
+    ));
 }
 
 fn claims_of(certificate: &[u8]) -> rcgen::CustomExtension {
