@@ -6,5 +6,5 @@ mod adversary;
 mod attestation_in_force;
 mod data;
 mod hostile_peers;
-mod relays;
+mod refusals;
 mod support;
