@@ -59,6 +59,16 @@ impl IssuerFolder {
         Ok(())
     }
 
+    /// A copy, which revokes hosts that the issuer itself goes on to vouch for.
+    pub fn copy_to(&self, folder: &Path) -> Result<Self> {
+        let copy = Tool::new("cp").arg("-r").arg(&self.folder).arg(folder);
+        copy.run()?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            ..self.clone()
+        })
+    }
+
     /// The command that makes a revocation list.
     pub fn crl_command(&self, out: &Path) -> Result<Tool> {
         Ok(Tool::new(program("vtpmctl")?)

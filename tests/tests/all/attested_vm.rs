@@ -98,6 +98,30 @@ fn reference_values_are_of_the_vm_that_was_meant_and_say_which_it_is() -> Result
 }
 
 #[test]
+fn the_evidence_of_a_real_vm_is_refused_by_the_list_on_which_its_host_is() -> Result<()> {
+    let vm = vm()?;
+    let folder = tempfile::tempdir()?;
+    // Other tests need the host.
+    let issuer = vm.scene.issuer.copy_to(&folder.path().join("issuer"))?;
+    let list = folder.path().join("issuer.crl");
+    let nonce = vm.attestation.nonce()?;
+    let judge = || -> Result<_> {
+        let verify = device::verify_command(&vm.attestation.evidence, &nonce, &vm.policy)?;
+        device::judge(verify.arg("--crl").arg(&list))
+    };
+    issuer.crl_command(&list)?.run()?;
+    let (status, result) = judge()?;
+    assert_eq!(status, 0, "{result:#}");
+    let found = &result["submods"]["host"]["ear_verifier_claims"];
+    assert_eq!(found["revocation"][0], "not revoked");
+    issuer.revoke_command("host-1", &list)?.run()?;
+    let (status, result) = judge()?;
+    assert_eq!(status, 1, "{result:#}");
+    assert_eq!(result["refusal"]["code"], "revoked");
+    Ok(())
+}
+
+#[test]
 fn kept_evidence_is_affirmed_offline() -> Result<()> {
     let vm = vm()?;
     let verify = device::verify_command(
