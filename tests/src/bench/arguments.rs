@@ -85,6 +85,8 @@ pub enum Part {
     Anchor,
     /// A manager that is killed, and restarted as planned, under load.
     Restart,
+    /// Attested connections to all VMs.
+    Connection,
 }
 
 impl Arguments {

@@ -33,6 +33,8 @@ pub(super) struct BenchHost {
     fixed_lines: String,
     log: PathBuf,
     starts: u32,
+    issuer_root: PathBuf,
+    certified_name: String,
 }
 
 const DOMAIN: &str = "bench.example";
@@ -91,6 +93,8 @@ impl BenchHost {
             fixed_lines,
             log,
             starts: 1,
+            issuer_root: folder.join("issuer/root.pem"),
+            certified_name: format!("{name}.{DOMAIN}"),
         };
         host.wait_for_api()?;
         host.enrol(name, &folder, &maker.certificates()?)?;
@@ -100,6 +104,16 @@ impl BenchHost {
     /// The manager's API.
     pub(super) fn api(&self) -> &Api {
         &self.api
+    }
+
+    /// The certificate of the issuer that enrolled the host.
+    pub(super) fn issuer_root(&self) -> &Path {
+        &self.issuer_root
+    }
+
+    /// The host's name in certificates.
+    pub(super) fn certified_name(&self) -> &str {
+        &self.certified_name
     }
 
     /// The physical TPM.

@@ -7,6 +7,7 @@
 mod anchor;
 mod api;
 mod arguments;
+mod connection;
 mod disk;
 mod fleet;
 mod host;
@@ -144,6 +145,12 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
         let outcome = anchor::measure(report, &host, &mut ours, arguments, busy_since);
         report.part("anchor_writes_per_hour", outcome);
     }
+    if arguments.wants(Part::Connection) {
+        step("attested connections");
+        let folder = disk.join("connections");
+        let outcome = connection::measure(report, arguments, &host, ours, &folder);
+        report.part("attested_*", outcome);
+    }
     Ok(())
 }
 
@@ -237,8 +244,9 @@ fn allow_for(arguments: &Arguments) -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     // Here two connections to each vRoT and to each swtpm, and the storm's; in the manager two
-    // or three for each vRoT.
-    let files = u64::from(arguments.vrots) * 6 + 500;
+    // or three for each vRoT; for each VM's service two ports, its listeners, and its connections to
+    // the TPM.
+    let files = u64::from(arguments.vrots) * 16 + 2000;
     ensure!(
         hard >= files,
         "{files} open files are needed, and the hard limit is {hard}: raise it (`ulimit -n`), \
@@ -246,7 +254,7 @@ fn allow_for(arguments: &Arguments) -> Result<()> {
     );
     let (_, processes) = getrlimit(Resource::RLIMIT_NPROC)?;
     setrlimit(Resource::RLIMIT_NPROC, processes, processes)?;
-    let needed = u64::from(arguments.vrots) * 8 + 500;
+    let needed = u64::from(arguments.vrots) * 16 + 500;
     ensure!(
         processes >= needed,
         "{needed} processes and threads are needed, and the hard limit is {processes}: raise it \

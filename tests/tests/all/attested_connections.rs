@@ -14,6 +14,7 @@ use attested_tls::{Attested, NoDemand};
 use cert_chain::PcrSelection;
 use connection_proxy::{Limits, Stop, serve};
 use rustls::server::WebPkiClientVerifier;
+use test_support::deadline::wait_for;
 use test_support::programs::program;
 use test_support::software_tpm::MadeTpm;
 use test_support::tool::Tool;
@@ -398,7 +399,9 @@ fn the_service_s_policy_lets_in_a_device_that_attests_itself_and_no_other() -> R
     let let_in = connect(&device.root_of_trust())?;
     let said = String::from_utf8_lossy(&let_in.stderr).into_owned();
     assert!(let_in.status.success(), "{said}");
-    assert!(proxy.said(&format!("{name} (affirming)"))?);
+    wait_for("the proxy's word", Duration::from_secs(20), || {
+        Ok(proxy.said(&format!("{name} (affirming)"))?.then_some(()))
+    })?;
     let unknown = connect(&[])?;
     assert_eq!(unknown.status.code(), Some(2));
     let said = String::from_utf8_lossy(&unknown.stderr).into_owned();

@@ -8,7 +8,7 @@ use serde_json::Value;
 use test_support::tool::Tool;
 
 /// Every part, on two vRoTs.
-const EXPECTED: [&str; 56] = [
+const EXPECTED: [&str; 69] = [
     "launch_p50_ms",
     "launch_p99_ms",
     "launch_signatures",
@@ -65,6 +65,19 @@ const EXPECTED: [&str; 56] = [
     "without_restart_command_max_ms",
     "anchor_writes_per_hour_checkpoints_2_s",
     "anchor_window_s",
+    "attested_handshake_p50_ms",
+    "attested_handshake_tls_ms",
+    "attested_handshake_vik_ms",
+    "attested_handshake_host_ms",
+    "attested_handshake_verification_ms",
+    "attested_handshakes_per_s",
+    "attested_handshake_p99_ms",
+    "attested_fleet_per_s",
+    "attested_fleet_p99_ms",
+    "attested_stream_mib_per_s",
+    "reattestation_gap_ms",
+    "reattestation_trip_p99_ms",
+    "tls_hybrid_cpu_ratio",
 ];
 
 #[test]

@@ -4,6 +4,7 @@
 //! free, and all challenges that come meanwhile go under the next quote: so no number of challenges
 //! keeps another one waiting for more than a quote and a signature.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -43,8 +44,10 @@ impl std::fmt::Debug for Job {
 const MAX_WAITING: usize = 4096;
 /// Requests under one quote. Each gets a copy of both logs.
 const MAX_BATCH: usize = 512;
-/// So many requests of one vRoT the host has open at a time.
-const MAX_OPEN: usize = 4;
+/// So many requests in a row the host has open at a time. The vRoT keeps its last four: with two that
+/// follow each other, none is dropped for newer ones while its answer is being read, in whatever order
+/// they are sent and read.
+const MAX_OPEN: u64 = 2;
 /// Between two quotes while challenges come all the time: a host signs no more often, and its quota of
 /// requests (1,200 a minute by default) has to last.
 const INTERVAL: Duration = Duration::from_millis(60);
@@ -179,37 +182,54 @@ impl Pace {
     }
 }
 
-/// How many requests the host has open.
+/// Which requests the host has open.
 #[derive(Debug, Default)]
 struct Open {
-    count: Mutex<usize>,
+    window: Mutex<Window>,
     changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    next: u64,
+    open: BTreeSet<u64>,
 }
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-struct Place(Arc<Open>);
+struct Place {
+    open: Arc<Open>,
+    number: u64,
+}
 
 impl Open {
+    /// Waits until the oldest that is open is less than [`MAX_OPEN`] behind.
     fn place(open: &Arc<Self>) -> Place {
-        let mut count = open.count();
-        while *count >= MAX_OPEN {
-            let waited = open.changed.wait(count);
-            count = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut window = open.window();
+        while let Some(oldest) = window.open.first()
+            && window.next - oldest >= MAX_OPEN
+        {
+            let waited = open.changed.wait(window);
+            window = waited.unwrap_or_else(PoisonError::into_inner);
         }
-        *count += 1;
-        Place(Arc::clone(open))
+        let number = window.next;
+        window.next += 1;
+        window.open.insert(number);
+        Place {
+            open: Arc::clone(open),
+            number,
+        }
     }
 
-    fn count(&self) -> MutexGuard<'_, usize> {
-        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    fn window(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        *self.0.count() -= 1;
-        self.0.changed.notify_one();
+        self.open.window().open.remove(&self.number);
+        self.open.changed.notify_one();
     }
 }
 
@@ -217,7 +237,6 @@ impl Drop for Place {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-    use std::collections::BTreeSet;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
     use std::time::Duration;
@@ -305,7 +324,7 @@ mod tests {
     impl Host for Parties {
         fn layer(&self, request: &RequestDigest) -> Result<Vec<u8>, HostEvidenceError> {
             let open = self.open.fetch_add(1, Ordering::SeqCst) + 1;
-            assert!(open <= MAX_OPEN, "{open} requests are open");
+            assert!(open <= 2, "{open} requests are open");
             thread::sleep(Duration::from_millis(30));
             self.open.fetch_sub(1, Ordering::SeqCst);
             self.layers.fetch_add(1, Ordering::SeqCst);
@@ -338,6 +357,27 @@ mod tests {
             binding: Binding::None,
             tls_key: None,
         }
+    }
+
+    #[test]
+    fn no_request_is_made_while_one_far_before_it_is_open() {
+        let open = Arc::<Open>::default();
+        let first = Open::place(&open);
+        let second = Open::place(&open);
+        drop(second);
+        // The first is open still, so a third would be the second one beyond it.
+        let (sender, receiver) = mpsc::channel();
+        let waiting = Arc::clone(&open);
+        let third = thread::spawn(move || {
+            let place = Open::place(&waiting);
+            sender.send(()).unwrap();
+            place
+        });
+        let waited = receiver.recv_timeout(Duration::from_millis(100));
+        assert_eq!(waited, Err(mpsc::RecvTimeoutError::Timeout));
+        drop(first);
+        receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(third.join().unwrap().number, 2);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tss_esapi::structures::{
 };
 use tss_esapi::traits::Marshall;
 
-use super::host_evidence::{self, HostEvidenceError, KnownLog};
+use super::host_evidence::{self, HostEvidenceError, HostMemory};
 use super::tpm_address::TpmAddress;
 use super::tss::{self, HostsKey, refused, retrying};
 use super::{AttesterError, Host, SignedQuote, VmTpm};
@@ -226,7 +226,7 @@ impl VmTpm for EsysTpm {
 #[derive(Clone, Debug)]
 pub struct HostThroughTpm {
     tpm: TpmAddress,
-    log: Arc<Mutex<Option<Arc<KnownLog>>>>,
+    memory: Arc<Mutex<HostMemory>>,
 }
 
 impl HostThroughTpm {
@@ -234,7 +234,7 @@ impl HostThroughTpm {
     pub fn new(tpm: TpmAddress) -> Self {
         Self {
             tpm,
-            log: Arc::default(),
+            memory: Arc::default(),
         }
     }
 }
@@ -243,7 +243,7 @@ impl Host for HostThroughTpm {
     fn layer(&self, request: &RequestDigest) -> Result<Vec<u8>, HostEvidenceError> {
         // The TSS sends no commands that it does not know; the resource manager lets a second
         // client in.
-        host_evidence::host_layer(&mut *self.tpm.open()?, request, &self.log)
+        host_evidence::host_layer(&mut *self.tpm.open()?, request, &self.memory)
     }
 }
 

@@ -55,7 +55,7 @@ const UNKNOWN_TO_KERNEL: ResponseCode = ResponseCode::new(0x000b_0143);
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Between two questions whether the host is done: of the time that passed, so that nobody waits much
 /// longer than the host needs, and a slow one is not asked all the time.
-const WAITS: u32 = 12;
+const WAITS: u32 = 32;
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
@@ -90,15 +90,39 @@ impl KnownLog {
     }
 }
 
+/// What is known of a host from one request to the next.
+#[derive(Debug, Default)]
+pub struct HostMemory {
+    log: Option<Arc<KnownLog>>,
+    /// How soon it has answered: it is not asked before.
+    soonest: Duration,
+}
+
+impl HostMemory {
+    /// When to ask first.
+    fn first_wait(&self) -> Duration {
+        self.soonest * 7 / 8
+    }
+
+    /// It has answered after so long: a host that was quick once may have become slow.
+    fn answered_after(&mut self, took: Duration) {
+        self.soonest = match took.checked_sub(self.soonest) {
+            Some(more) => self.soonest + more / 8,
+            None => took,
+        };
+    }
+}
+
 /// Asks the host for its layer. `tpm` takes one command with each write and gives one response
-/// with each read, as `/dev/tpmrm0` does. A log that is known is not read again; `known` is the one to
-/// know next time.
+/// with each read, as `/dev/tpmrm0` does. A log that is known is not read again.
 pub fn host_layer(
     tpm: &mut (impl Read + Write + ?Sized),
     request: &RequestDigest,
-    known: &Mutex<Option<Arc<KnownLog>>>,
+    memory: &Mutex<HostMemory>,
 ) -> Result<Vec<u8>, HostEvidenceError> {
-    let last = known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let memory = || memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let last = memory().log.clone();
+    let first_wait = memory().first_wait();
     let mut begin = Instant::now();
     let deadline = begin + DEADLINE;
     let digest = request.0;
@@ -117,12 +141,16 @@ pub fn host_layer(
         .try_into()
         .map_err(|_| HostEvidenceError::Malformed)?;
     let mut layer = Vec::new();
+    thread::sleep(first_wait);
     loop {
         let offset = u32::try_from(layer.len()).map_err(|_| HostEvidenceError::Malformed)?;
         let parameters = [ticket.as_slice(), &offset.to_be_bytes()].concat();
         match execute(tpm, read, &parameters) {
             Ok(answer) => {
                 let (total, chunk) = read_chunk(&answer)?;
+                if layer.is_empty() {
+                    memory().answered_after(begin.elapsed());
+                }
                 layer.extend_from_slice(chunk);
                 begin = Instant::now();
                 if let Some(last) = &last {
@@ -134,7 +162,7 @@ pub fn host_layer(
                     });
                     if !is_known {
                         let log = KnownLog::of(&layer).map(Arc::new);
-                        *known.lock().unwrap_or_else(PoisonError::into_inner) = log;
+                        memory().log = log;
                     }
                     return Ok(layer);
                 }
@@ -270,7 +298,7 @@ mod tests {
     /// A layer with this log, read in chunks at these offsets.
     fn read_in_chunks(
         layer: &[u8],
-        known: &Mutex<Option<Arc<KnownLog>>>,
+        known: &Mutex<HostMemory>,
         chunks: &[(usize, usize)],
     ) -> Vec<u32> {
         let total = u32::try_from(layer.len()).unwrap();
@@ -319,7 +347,7 @@ mod tests {
         let mut lies = layer(&[9; 10_000]);
         *lies.get_mut(log.start).unwrap() = 0;
         assert_eq!(read_in_chunks(&lies, &known, &all), [0, 4000, 8000]);
-        assert!(known.lock().unwrap().is_none());
+        assert!(known.lock().unwrap().log.is_none());
     }
 
     #[test]
