@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use attested_tls::tls::ParameterNames;
 use attested_tls::{Attested, Attester, Deadlines, Demands, accept};
 use connection_proxy::{Accepted, Handler, join, prepare};
 use printable::WithCauses;
@@ -80,7 +81,7 @@ impl<D: Demands + Clone> Handler for Proxy<D> {
             }
         };
         tracing::info!(
-            group = %format_args!("0x{:04x}", peer.parameters.group),
+            tls = %ParameterNames::of(&peer.parameters),
             device = (self.name)(&appraisal),
             "connected"
         );
