@@ -96,9 +96,6 @@ pub enum TlsFault {
     /// No exported value.
     #[error("no value can be exported from it")]
     Exporter,
-    /// Without the hybrid key exchange that was asked for.
-    #[error("its key exchange is not the hybrid one that was asked for")]
-    NotHybrid,
 }
 
 /// How a peer departs from the protocol.
