@@ -8,6 +8,7 @@ mod admission;
 mod caller;
 mod description;
 mod host;
+mod host_view;
 mod messages;
 mod metrics;
 mod order;

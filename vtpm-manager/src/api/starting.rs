@@ -10,7 +10,7 @@ use axum::routing::{any, get};
 use axum::{Json, Router, middleware};
 
 use super::caller::{self, AccessControl};
-use super::host::{fault_view, log_view, store_view};
+use super::host_view::{fault_view, log_view, store_view};
 use super::problem::{self, ProblemResponse};
 use super::{description, metrics, paths};
 use crate::manager::{ManagerError, Startup, Status};

@@ -1,0 +1,206 @@
+//! Requests that share a quote, and those that get none.
+
+use std::sync::Mutex;
+
+use attestation::merkle::root_from_path;
+use cert_chain::{HashAlgorithm, PublicArea};
+use tokio::sync::Semaphore;
+
+use super::*;
+
+/// Quotes when it is let, and notes what it was asked to sign.
+struct GatedQuoter {
+    gate: Arc<Semaphore>,
+    signed: Arc<Mutex<Vec<Digest32>>>,
+}
+
+impl HostQuoter for GatedQuoter {
+    async fn identity_key(&self) -> Result<AttestationKey, AnchorError> {
+        Ok(identity_key())
+    }
+
+    async fn quote(&self, qualifying_data: Digest32) -> Result<SignedQuote, AnchorError> {
+        let permit = self.gate.acquire().await;
+        permit.map_err(|_| AnchorError::Stopped)?.forget();
+        let signed = self.signed.lock();
+        signed
+            .map_err(|_| AnchorError::Stopped)?
+            .push(qualifying_data);
+        Ok(SignedQuote {
+            attest: vec![1],
+            signature: [&[0, 0x18, 0, 0x0b, 0, 1, 7, 0, 1, 9][..]].concat(),
+            pcrs: PcrValues::new(HashAlgorithm::Sha256),
+        })
+    }
+
+    async fn quoted_pcrs(&self) -> Result<PcrValues, AnchorError> {
+        Ok(PcrValues::new(HashAlgorithm::Sha256))
+    }
+}
+
+/// A TPMT_PUBLIC with the shape of an attestation key; its point is P-256's base point.
+fn identity_key() -> AttestationKey {
+    let area = "0023000b00050472000000100018000b00030010\
+                00206b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296\
+                00204fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
+    let area = hex::decode(area).ok().and_then(|bytes| {
+        let area = PublicArea::parse(&bytes).ok()?;
+        AttestationKey::try_from(area).ok()
+    });
+    match area {
+        Some(key) => key,
+        None => unreachable!("a constant key"),
+    }
+}
+
+fn subject() -> Subject {
+    Subject {
+        vm: VmId::random(),
+        vrot: VrotId::random(),
+        tenant: match "acme".parse() {
+            Ok(tenant) => tenant,
+            Err(error) => unreachable!("a constant name: {error}"),
+        },
+        generation: Generation::new(1),
+        vik: identity_key().name(),
+        eks: vec![],
+        anchoring: Anchoring::Strict,
+        cut_off: CutOff::Excluded,
+        state_loss: StateLoss::Excluded,
+    }
+}
+
+fn request(number: u8) -> RequestDigest {
+    RequestDigest(Digest32::new([number; 32]))
+}
+
+#[tokio::test]
+async fn requests_during_a_quote_share_the_next_one() -> anyhow::Result<()> {
+    let log = tempfile::NamedTempFile::new()?;
+    let gate = Arc::new(Semaphore::new(0));
+    let signed = Arc::new(Mutex::new(Vec::new()));
+    let quoter = GatedQuoter {
+        gate: Arc::clone(&gate),
+        signed: Arc::clone(&signed),
+    };
+    let (evidence, service) = HostEvidence::new(quoter, log.path());
+    tokio::spawn(service);
+    let ask = |number| {
+        let evidence = evidence.clone();
+        async move {
+            evidence
+                .layer(&subject(), Durability::Durable, request(number))
+                .await
+        }
+    };
+    let mut layers = tokio::task::JoinSet::new();
+    for number in 0..50 {
+        layers.spawn(ask(number));
+    }
+    // The first quote may serve one request or all; what it does not serve, the second does.
+    gate.add_permits(2);
+    let layers: Vec<HostLayer> = layers
+        .join_all()
+        .await
+        .into_iter()
+        .map(|layer| Ok(HostLayer::from_cbor(&layer?.part(0, usize::MAX))?))
+        .collect::<anyhow::Result<_>>()?;
+
+    assert_eq!(layers.len(), 50);
+    assert!(evidence.metrics().quotes() <= 2);
+    let signed = signed.lock().map(|signed| signed.clone());
+    let signed = signed.map_err(|_| anyhow::anyhow!("poisoned"))?;
+    for layer in &layers {
+        let leaf = attestation::merkle::leaf_hash(&layer.leaf);
+        let root = root_from_path(leaf, layer.index, layer.tree_size, &layer.path)?;
+        assert_eq!(root, layer.root);
+        let data = host_qualifying_data(
+            &root,
+            layer.tree_size,
+            &identity_key().name(),
+            &Digest32::of(&layer.event_log),
+        );
+        assert!(signed.contains(&data));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_vrot_that_floods_is_refused_and_its_neighbours_share_the_next_quote()
+-> anyhow::Result<()> {
+    let log = tempfile::NamedTempFile::new()?;
+    let gate = Arc::new(Semaphore::new(0));
+    let quoter = GatedQuoter {
+        gate: Arc::clone(&gate),
+        signed: Arc::default(),
+    };
+    let (evidence, service) = HostEvidence::new(quoter, log.path());
+    tokio::spawn(service);
+    let ask = |subject: Subject, number| {
+        let evidence = evidence.clone();
+        async move {
+            evidence
+                .layer(&subject, Durability::Durable, request(number))
+                .await
+        }
+    };
+    let mut first = pin!(ask(subject(), 0));
+    let floods = subject();
+    let mut flood = tokio::task::JoinSet::new();
+    let mut neighbours = tokio::task::JoinSet::new();
+    // A quote is under way; meanwhile far more than its share comes from one, and one from each of
+    // the others.
+    assert!(
+        timeout(Duration::from_millis(50), &mut first)
+            .await
+            .is_err()
+    );
+    for number in 0..200 {
+        flood.spawn(ask(floods.clone(), number));
+    }
+    for number in 0..50 {
+        neighbours.spawn(ask(subject(), number));
+    }
+    let mut refused = 0;
+    while refused < 200 - OF_A_VROT {
+        match flood.join_next().await {
+            Some(Ok(Err(HostEvidenceError::Busy))) => refused += 1,
+            other => anyhow::bail!("{other:?}"),
+        }
+    }
+    gate.add_permits(2);
+    first.await?;
+    for layer in neighbours.join_all().await {
+        let layer = HostLayer::from_cbor(&layer?.part(0, usize::MAX))?;
+        assert_eq!(layer.tree_size, 50 + OF_A_VROT as u64);
+    }
+    assert!(flood.join_all().await.iter().all(Result::is_ok));
+    Ok(())
+}
+
+#[tokio::test]
+async fn equal_requests_get_different_leaves() -> anyhow::Result<()> {
+    let subject = subject();
+    let leaves = [
+        leaf(&subject, Durability::Durable, request(1))?,
+        leaf(&subject, Durability::Durable, request(1))?,
+    ];
+    assert_ne!(leaves.first(), leaves.last());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_missing_event_log_is_named() {
+    let quoter = GatedQuoter {
+        gate: Arc::new(Semaphore::new(1)),
+        signed: Arc::default(),
+    };
+    let (evidence, service) = HostEvidence::new(quoter, Path::new("/nonexistent/log"));
+    tokio::spawn(service);
+    let error = evidence
+        .layer(&subject(), Durability::Durable, request(1))
+        .await;
+    let error = error.map_or_else(|error| WithCauses(&error).to_string(), |_| String::new());
+    assert!(error.contains("/nonexistent/log"), "{error}");
+    assert_eq!(evidence.metrics().failed(), 1);
+}
