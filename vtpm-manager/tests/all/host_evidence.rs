@@ -45,7 +45,7 @@ fn a_guest_gets_its_hosts_word_on_its_own_request() -> Result<()> {
 
 #[test]
 fn a_greedy_guest_is_held_to_its_quota() -> Result<()> {
-    let host = Host::enrolled()?;
+    let host = Host::enrolled_with("host_evidence_per_minute = 120\n")?;
     let (greedy, modest) = (host.create()?, host.create()?);
     host.ctl(["start", &greedy])?;
     host.ctl(["start", &modest])?;
