@@ -47,7 +47,7 @@ fn vmms_of_listed_users_attach_and_nobody_else_and_nowhere_else() -> Result<()> 
     let folder = control.parent().context("a folder")?.metadata()?;
     assert_eq!(folder.permissions().mode() & 0o777, 0o710);
     wait_until("the log to tell of it", || {
-        Ok(host.log().contains("a stranger at the VMM's socket"))
+        Ok(host.log().contains("was refused at the VMM's socket"))
     })?;
     // Who was turned away takes nobody's place.
     Vmm::attach(&control)?;
