@@ -19,6 +19,40 @@ pub enum EkTemplate {
     H2,
 }
 
+/// Where a TPM's maker puts an endorsement key's certificate in NV memory, and how the key is made (EK
+/// Credential Profile 2.5 §2.2.1.4).
+#[derive(Clone, Copy, Debug)]
+pub struct EkPlace {
+    /// NV index of the certificate.
+    pub certificate: u32,
+    /// That of what makes the key another one, if there is one.
+    pub nonce: u32,
+    /// That of another template than the TCG's, if there is one.
+    pub template: u32,
+    /// The TCG's.
+    pub default_template: EkTemplate,
+}
+
+/// The keys that a maker certifies, the shorter one first: on hardware it is also the much quicker one.
+pub const EK_PLACES: [EkPlace; 2] = [
+    EkPlace {
+        certificate: 0x01c0_000a,
+        nonce: 0x01c0_000b,
+        template: 0x01c0_000c,
+        default_template: EkTemplate::L2,
+    },
+    EkPlace {
+        certificate: 0x01c0_0002,
+        nonce: 0x01c0_0003,
+        template: 0x01c0_0004,
+        default_template: EkTemplate::L1,
+    },
+];
+/// NV indices of certificates above those (§2.2.1.5.2), the first and the last.
+pub const EK_CHAIN: (u32, u32) = (0x01c0_0100, 0x01c0_01ff);
+/// An index holds 2 KiB in most TPMs: these are more than are sent.
+pub const MOST_CHAIN_INDICES: u32 = 32;
+
 /// `fixedTPM | fixedParent | sensitiveDataOrigin | adminWithPolicy | restricted | decrypt`
 const LOW_RANGE: u32 = 0x0003_00b2;
 /// The same, and `userWithAuth`.

@@ -1,7 +1,7 @@
 //! The endorsement key as its maker had it made, its certificates, and what it opens.
 
 use cert_chain::ek_chain::MAX_EK_CHAIN;
-use cert_chain::ek_template::EkTemplate;
+use cert_chain::ek_template::{EK_CHAIN, EK_PLACES, EkPlace, MOST_CHAIN_INDICES};
 use cert_chain::{CredentialBlob, EndorsementKey};
 use tpm_wire::Operation;
 use zeroize::Zeroizing;
@@ -22,35 +22,6 @@ pub struct CertifiedEk {
     pub chain: Vec<u8>,
 }
 
-/// Where an endorsement key's certificate is, and how the key is made (TCG EK Credential Profile 2.5
-/// §2.2.1.4).
-#[derive(Clone, Copy)]
-struct EkPlace {
-    certificate: u32,
-    nonce: u32,
-    template: u32,
-    default_template: EkTemplate,
-}
-
-/// The shorter key first: on hardware it is also the much quicker one.
-const EK_PLACES: [EkPlace; 2] = [
-    EkPlace {
-        certificate: 0x01c0_000a,
-        nonce: 0x01c0_000b,
-        template: 0x01c0_000c,
-        default_template: EkTemplate::L2,
-    },
-    EkPlace {
-        certificate: 0x01c0_0002,
-        nonce: 0x01c0_0003,
-        template: 0x01c0_0004,
-        default_template: EkTemplate::L1,
-    },
-];
-/// NV indices of certificates above those (§2.2.1.5.2), the first and the last.
-const CHAIN: (u32, u32) = (0x01c0_0100, 0x01c0_01ff);
-/// An index holds 2 KiB in most TPMs: these are more than are sent.
-const MOST_CHAIN_INDICES: u32 = 32;
 /// What every TPM reads at a time (`TPM_PT_NV_BUFFER_MAX` is 512 at least).
 const CHUNK: usize = 512;
 /// More than any certificate in NV memory has.
@@ -223,8 +194,8 @@ fn with_nonce(mut template: Vec<u8>, nonce: &[u8]) -> Vec<u8> {
 fn ek_chain(channel: &mut Channel) -> Vec<u8> {
     let mut read = || {
         let mut chain = Vec::new();
-        for index in handles_from(channel, CHAIN.0, MOST_CHAIN_INDICES)? {
-            if index <= CHAIN.1 {
+        for index in handles_from(channel, EK_CHAIN.0, MOST_CHAIN_INDICES)? {
+            if index <= EK_CHAIN.1 {
                 chain.extend(read_index(channel, index)?);
             }
         }
@@ -316,6 +287,8 @@ fn read_by(
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use cert_chain::ek_template::EkTemplate;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! The endorsement key as its maker had it made, its certificates, and what it opens.
 
 use cert_chain::ek_chain::MAX_EK_CHAIN;
-use cert_chain::ek_template::EkTemplate;
+use cert_chain::ek_template::{EK_CHAIN, EK_PLACES, EkPlace, MOST_CHAIN_INDICES};
 use cert_chain::{CredentialBlob, EndorsementKey};
 use tpm_wire::Operation;
 use tss_esapi::abstraction::nv;
@@ -25,36 +25,6 @@ use crate::hardware::CertifiedEk;
 const NV_READ: Operation = Operation("TPM2_NV_Read");
 const ACTIVATE: Operation = Operation("TPM2_ActivateCredential");
 const SECRET: Operation = Operation("TPM2_PolicySecret");
-
-/// NV indices of EK certificates (TCG EK Credential Profile 2.5 §2.2.1.4), the shorter key first:
-/// on hardware it is also the much quicker one.
-const EK_PLACES: [EkPlace; 2] = [
-    EkPlace {
-        certificate: 0x01c0_000a,
-        nonce: 0x01c0_000b,
-        template: 0x01c0_000c,
-        default_template: EkTemplate::L2,
-    },
-    EkPlace {
-        certificate: 0x01c0_0002,
-        nonce: 0x01c0_0003,
-        template: 0x01c0_0004,
-        default_template: EkTemplate::L1,
-    },
-];
-/// NV indices of certificates above those (§2.2.1.5.2), the first and the last.
-const CHAIN: (u32, u32) = (0x01c0_0100, 0x01c0_01ff);
-/// An index holds 2 KiB in most TPMs: these are more than are sent.
-const MOST_CHAIN_INDICES: u32 = 32;
-
-/// Where an endorsement key's certificate is, and how the key is made.
-#[derive(Clone, Copy)]
-struct EkPlace {
-    certificate: u32,
-    nonce: u32,
-    template: u32,
-    default_template: EkTemplate,
-}
 
 impl EsysRoot {
     pub(super) fn certified_ek(&mut self) -> Result<CertifiedEk, HardwareError> {
@@ -97,8 +67,8 @@ impl EsysRoot {
     fn ek_chain(&mut self) -> Vec<u8> {
         let read = |root: &mut Self| {
             let mut chain = Vec::new();
-            for index in root.handles_from(CHAIN.0, MOST_CHAIN_INDICES)? {
-                if index <= CHAIN.1 {
+            for index in root.handles_from(EK_CHAIN.0, MOST_CHAIN_INDICES)? {
+                if index <= EK_CHAIN.1 {
                     chain.extend(root.read_index(index)?);
                 }
             }
