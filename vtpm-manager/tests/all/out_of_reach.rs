@@ -53,6 +53,22 @@ fn on_a_full_disk_the_daemon_serves_and_goes_on_when_there_is_room() -> Result<(
         Ok(metric(&host, "vrot_store_open")?.as_deref() == Some("vrot_store_open 1"))
     })?;
     ensure!(host.json(["show", &one])?["backend"]["process"].is_number());
+    // What the store gave back when it was opened is taken again, and what is left of the audit
+    // log's last block by lines as short as that of an end.
+    let audit = host.path("state/audit.jsonl");
+    let length = || anyhow::Ok(std::fs::metadata(&audit)?.len());
+    loop {
+        host.fill_disk()?;
+        let before = length()?;
+        crate::support::http::ask(&host.socket(), "PUT", "/metrics", "")?;
+        if length()? == before {
+            break;
+        }
+    }
+    // A lock that is removed gives its block back only when it is closed.
+    let locks: Vec<_> = std::fs::read_dir(host.path("state/locks"))?
+        .map(|lock| Ok(std::fs::File::open(lock?.path())?))
+        .collect::<Result<_>>()?;
     // A backend ends, and that cannot be recorded.
     let process = nix::unistd::Pid::from_raw(host.backend(&one)?);
     nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL)?;
@@ -61,12 +77,13 @@ fn on_a_full_disk_the_daemon_serves_and_goes_on_when_there_is_room() -> Result<(
     })?;
     ensure!(host.json(["show", &one])?["state"] == "running");
 
+    drop(locks);
     std::fs::remove_file(filling)?;
     wait_until("its end to be recorded", || {
         Ok(host.json(["show", &one])?["state"] == "stopped")
     })?;
     host.ctl(["start", &one])?;
-    let audit = std::fs::read_to_string(host.path("state/audit.jsonl"))?;
+    let audit = std::fs::read_to_string(&audit)?;
     ensure!(audit.matches("manager-started").count() == 2, "{audit}");
     ensure!(audit.matches("backend-ended").count() == 1, "{audit}");
     host.ctl(["stop", &two])?;
