@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::ReadBuf;
@@ -31,6 +32,7 @@ const SEND_ROOM: usize = 128 * 1024;
 pub(crate) struct Buffers {
     state: Mutex<State>,
     broken: Notify,
+    abandoned: Notify,
 }
 
 #[derive(Debug)]
@@ -50,12 +52,15 @@ struct State {
     end: End,
     writer: Option<Waker>,
 
-    /// Parts of control messages, in order.
-    control: VecDeque<Bytes>,
+    /// Parts of control messages, in order. There are few: the peer cannot make this end answer faster
+    /// than it takes answers.
+    control: VecDeque<Control>,
+    answer: Answer,
     driver: Option<Waker>,
     /// The connection has ended, and why: `None` inside if both ends wanted it.
     ended: Option<Option<Arc<ConnectionError>>>,
-    abandoned: bool,
+    /// When the application dropped the stream.
+    abandoned: Option<Instant>,
 }
 
 /// How far the end of our data is.
@@ -69,13 +74,38 @@ enum End {
     Sent,
 }
 
+/// What is left of a control message.
+#[derive(Debug)]
+enum Control {
+    Short(Bytes),
+    /// An answer to the peer's request.
+    Answer(Bytes),
+}
+
+/// How far the answer to the peer's last request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// Nothing has to be said of one.
+    None,
+    /// It has to be sent as a whole until then.
+    Sending { by: Instant },
+    /// Its last part was handed to TLS.
+    Sent,
+}
+
 /// What the driver has to send next.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    /// Control frames, then data frames.
-    pub(crate) bytes: [BytesMut; 2],
+    /// Frames of control messages.
+    pub(crate) control: BytesMut,
+    /// Frames of data, which come behind them.
+    pub(crate) data: BytesMut,
+    /// The last part of an answer is among them.
+    pub(crate) answered: bool,
     /// The end of our data is among them.
     pub(crate) end: bool,
+    /// Until when they have to be sent because of an answer.
+    pub(crate) answer_by: Option<Instant>,
 }
 
 impl Default for State {
@@ -91,9 +121,10 @@ impl Default for State {
             end: End::Open,
             writer: None,
             control: VecDeque::new(),
+            answer: Answer::None,
             driver: None,
             ended: None,
-            abandoned: false,
+            abandoned: None,
         }
     }
 }
@@ -217,8 +248,10 @@ impl Buffers {
     /// The application dropped the stream.
     pub(crate) fn abandon(&self) {
         let mut state = self.lock();
-        state.abandoned = true;
+        state.abandoned.get_or_insert_with(Instant::now);
         wake(&mut state.driver);
+        drop(state);
+        self.abandoned.notify_waiters();
     }
 
     /// Lets go of the error with which the connection ended, for the one caller that is told.
@@ -274,8 +307,31 @@ impl Buffers {
 
     pub(crate) fn send_control(&self, message: Bytes) {
         let mut state = self.lock();
-        state.control.push_back(message);
+        state.control.push_back(Control::Short(message));
         wake(&mut state.driver);
+    }
+
+    /// Sends an answer, which the peer has to take as a whole until then.
+    pub(crate) fn send_answer(&self, message: Bytes, by: Instant) {
+        let mut state = self.lock();
+        state.answer = Answer::Sending { by };
+        state.control.push_back(Control::Answer(message));
+        wake(&mut state.driver);
+    }
+
+    /// The last part of an answer was handed to TLS.
+    pub(crate) fn answer_was_sent(&self) {
+        self.lock().answer = Answer::Sent;
+    }
+
+    /// Whether an answer was sent since this was asked last.
+    pub(crate) fn take_answer_sent(&self) -> bool {
+        let mut state = self.lock();
+        let is_sent = state.answer == Answer::Sent;
+        if is_sent {
+            state.answer = Answer::None;
+        }
+        is_sent
     }
 
     /// Waits for something to send; `None` once both directions have ended.
@@ -287,10 +343,16 @@ impl Buffers {
             frame::put_window(&mut control, taken);
             state.taken = 0;
         }
-        if let Some(message) = state.control.front_mut()
-            && frame::put_control_part(&mut control, message)
-        {
-            state.control.pop_front();
+        let mut answered = false;
+        if let Some(message) = state.control.front_mut() {
+            let (is_answer, rest) = match message {
+                Control::Short(rest) => (false, rest),
+                Control::Answer(rest) => (true, rest),
+            };
+            if frame::put_control_part(&mut control, rest) {
+                answered = is_answer;
+                state.control.pop_front();
+            }
         }
         let data = state.outgoing.split();
         if control.is_empty() && data.is_empty() {
@@ -302,8 +364,14 @@ impl Buffers {
         }
         wake(&mut state.writer);
         Poll::Ready(Some(Outgoing {
-            bytes: [control, data],
+            control,
+            data,
+            answered,
             end: state.end == End::Queued,
+            answer_by: match state.answer {
+                Answer::Sending { by } => Some(by),
+                Answer::None | Answer::Sent => None,
+            },
         }))
     }
 
@@ -319,10 +387,22 @@ impl Buffers {
         state.end == End::Sent && state.received_end
     }
 
-    /// Whether the application gave the connection up before both directions had ended.
-    pub(crate) fn is_abandoned(&self) -> bool {
+    /// When the application gave the connection up, if both directions had not ended before.
+    pub(crate) fn was_abandoned(&self) -> Option<Instant> {
         let state = self.lock();
-        state.abandoned && !(state.received_end && state.end != End::Open)
+        let both_end = state.received_end && state.end != End::Open;
+        state.abandoned.filter(|_| !both_end)
+    }
+
+    /// Waits until the application gives the connection up before both directions have ended.
+    pub(crate) async fn abandoned(&self) -> Instant {
+        loop {
+            let abandoned = self.abandoned.notified();
+            if let Some(at) = self.was_abandoned() {
+                return at;
+            }
+            abandoned.await;
+        }
     }
 
     /// The connection has ended. What was received before stays readable, unless its sender's
@@ -335,6 +415,8 @@ impl Buffers {
         ) {
             state.received.clear();
             state.waiting = 0;
+            // What came before the end is not all there, so neither is the end.
+            state.received_end = false;
         }
         state.ended = Some(error);
         wake(&mut state.reader);

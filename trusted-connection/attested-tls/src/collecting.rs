@@ -2,12 +2,13 @@
 //!
 //! Evidence can have two event logs of many megabytes, and a peer that sends it slowly keeps the memory of
 //! what it has sent so far. A message of the length that evidence usually has is each connection's own
-//! affair. Longer ones share one allowance of the process: where it is used up, their peers wait, and
-//! connections with shorter messages do not.
+//! affair. Longer ones share one allowance of the process: where it is used up, the connection of the next is
+//! closed, and its peer may come again. It does not wait with what it has: messages of which each has a part
+//! of the allowance would wait for each other.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::error::ProtocolError;
+use crate::error::{ConnectionError, ProtocolError};
 use crate::message::MAX_ANSWER;
 
 /// Bytes of a message that come out of no allowance.
@@ -33,18 +34,19 @@ pub(crate) struct Collecting {
 }
 
 impl Collecting {
-    /// Adds a part to a message that may have `limit` bytes; waits for the allowance if that is needed.
-    pub(crate) async fn add(&mut self, part: &[u8], limit: usize) -> Result<(), ProtocolError> {
+    /// Adds a part to a message that may have `limit` bytes.
+    pub(crate) fn add(&mut self, part: &[u8], limit: usize) -> Result<(), ConnectionError> {
         let length = self.bytes.len() + part.len();
-        let too_long = ProtocolError::MessageTooLong { limit };
         if length > limit {
-            return Err(too_long);
+            return Err(ProtocolError::MessageTooLong { limit }.into());
         }
         let held = self.held.as_ref().map_or(0, SemaphorePermit::num_permits);
         let needed = length.saturating_sub(OWN).div_ceil(UNIT);
         if let Some(more) = needed.checked_sub(held).filter(|more| *more > 0) {
-            let more = u32::try_from(more).map_err(|_| too_long.clone())?;
-            let more = ALLOWANCE.acquire_many(more).await.map_err(|_| too_long)?;
+            let more = u32::try_from(more).map_err(|_| ConnectionError::NoRoom)?;
+            let more = ALLOWANCE
+                .try_acquire_many(more)
+                .map_err(|_| ConnectionError::NoRoom)?;
             match &mut self.held {
                 Some(held) => held.merge(more),
                 None => self.held = Some(more),
@@ -65,56 +67,57 @@ impl Collecting {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-    use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
-
     use super::*;
-
-    fn poll<F: Future>(future: F) -> Poll<F::Output> {
-        pin!(future).poll(&mut Context::from_waker(Waker::noop()))
-    }
+    use crate::error::CloseReason;
 
     #[test]
-    fn long_messages_wait_for_each_other_and_short_ones_for_nobody() {
+    fn long_messages_share_what_there_is_and_short_ones_need_none_of_it() {
         let part = vec![7; 16 * 1024];
         let mut open: Vec<Collecting> = Vec::new();
         let mut bytes = 0;
         // As many of the longest messages as there is room for, none of which ends.
-        let waiting = 'filling: loop {
-            assert!(open.len() < 8, "nobody waits");
+        let refused = 'filling: loop {
+            assert!(open.len() < 8, "nobody is refused");
             let mut message = Collecting::default();
             while message.bytes.len() + part.len() <= MAX_ANSWER {
-                if poll(message.add(&part, MAX_ANSWER)).is_pending() {
-                    break 'filling message;
+                if let Err(error) = message.add(&part, MAX_ANSWER) {
+                    break 'filling error;
                 }
                 bytes += part.len();
             }
             open.push(message);
         };
+        assert!(matches!(refused, ConnectionError::NoRoom), "{refused:?}");
+        assert_eq!(refused.to_tell(), Some(CloseReason::Busy));
         assert!(bytes <= UNITS * UNIT + (open.len() + 1) * OWN, "{bytes}");
-        let mut waiting = waiting;
 
+        // What the refused one had is free again with it, and then used up.
+        let mut next = Collecting::default();
+        while next.add(&part, MAX_ANSWER).is_ok() {}
+        assert!(next.bytes.len() >= OWN);
         let mut short = Collecting::default();
         for _ in 0..OWN / part.len() {
-            assert_eq!(poll(short.add(&part, MAX_ANSWER)), Poll::Ready(Ok(())));
+            short.add(&part, MAX_ANSWER).unwrap();
         }
-        assert!(poll(short.add(&part, MAX_ANSWER)).is_pending());
+        assert!(short.add(&part, MAX_ANSWER).is_err());
 
         // What came in is kept while it is judged, and then there is room.
         let (message, held) = open.pop().unwrap().finish();
         drop(message);
-        assert!(poll(waiting.add(&part, MAX_ANSWER)).is_pending());
+        assert!(short.add(&part, MAX_ANSWER).is_err());
         drop(held);
-        assert_eq!(poll(waiting.add(&part, MAX_ANSWER)), Poll::Ready(Ok(())));
+        short.add(&part, MAX_ANSWER).unwrap();
     }
 
     #[test]
     fn a_message_is_not_longer_than_any_there_may_be_now() {
         let mut message = Collecting::default();
-        assert_eq!(poll(message.add(&[7; 512], 512)), Poll::Ready(Ok(())));
-        assert_eq!(
-            poll(message.add(&[7], 512)),
-            Poll::Ready(Err(ProtocolError::MessageTooLong { limit: 512 }))
-        );
+        message.add(&[7; 512], 512).unwrap();
+        assert!(matches!(
+            message.add(&[7], 512),
+            Err(ConnectionError::Protocol(ProtocolError::MessageTooLong {
+                limit: 512
+            }))
+        ));
     }
 }

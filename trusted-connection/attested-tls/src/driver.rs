@@ -3,7 +3,8 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use bytes::BytesMut;
 use printable::WithCauses;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsStream;
 
 use crate::buffers::Buffers;
@@ -23,7 +24,7 @@ use crate::error::{
 };
 use crate::facts::Handshaken;
 use crate::frame::{self, Frame};
-use crate::message::{Demand, Hello, MAX_ANSWER, MAX_SHORT, Message, Request, VERSION};
+use crate::message::{Demand, Hello, MAX_SHORT, Message, Request, VERSION};
 use crate::parties::{Appraisal, Attester, EvidenceFuture};
 use crate::rounds::{Demanded, Demanding};
 
@@ -37,7 +38,7 @@ pub(crate) struct Driver<IO, R> {
     pub(crate) opened: oneshot::Sender<()>,
     /// Until when both ends have to have what they demand.
     pub(crate) attested_by: Instant,
-    /// How long the peer may leave bytes untaken.
+    /// How long the peer may leave bytes untaken, and an answer as a whole.
     pub(crate) sending: Duration,
 }
 
@@ -51,13 +52,17 @@ pub(crate) enum Ours<R> {
 }
 
 /// The TLS connection, which both directions and the exporter need.
-pub(crate) struct Tls<IO>(Mutex<TlsStream<IO>>);
+pub(crate) struct Tls<IO> {
+    stream: Mutex<TlsStream<IO>>,
+    /// A part of a frame may have been handed to TLS, and the rest not.
+    within_a_frame: AtomicBool,
+}
 
 /// Bytes that are read at once.
 const READ: usize = 64 * 1024;
 /// How long the peer may take to end its side once both have sent all data.
 const PEERS_CLOSE: Duration = Duration::from_secs(5);
-/// How long sending a close frame may take.
+/// How long the rest of frames may take when the application has gone, and then a close frame.
 const CLOSING: Duration = Duration::from_secs(1);
 /// Control messages that were read and not handled yet.
 const INBOX: usize = 2;
@@ -93,6 +98,7 @@ where
             gate: &gate,
             opened: Some(opened),
             attested_by,
+            sending,
         };
         let closed = Notify::new();
         let outcome = tokio::try_join!(
@@ -168,10 +174,10 @@ async fn read<IO: AsyncRead + AsyncWrite + Unpin>(
                 Frame::End => buffers.receive_end()?,
                 Frame::Window(taken) => buffers.receive_window(taken)?,
                 Frame::ControlPart(part) => {
-                    message.add(&part, gate.get().message_limit).await?;
+                    message.add(&part, gate.get().message_limit)?;
                 }
                 Frame::ControlEnd(part) => {
-                    message.add(&part, gate.get().message_limit).await?;
+                    message.add(&part, gate.get().message_limit)?;
                     let (bytes, held) = message.finish();
                     let whole = Message::from_bytes(&bytes)?;
                     drop(bytes);
@@ -202,15 +208,30 @@ async fn write<IO: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), ConnectionError> {
     let mut out = tls;
     while let Some(outgoing) = poll_fn(|cx| poll_outgoing(buffers, cx)).await? {
+        let by = Instant::now() + sending;
+        let by = outgoing.answer_by.map_or(by, |answer| answer.min(by));
         let sent = async {
-            for bytes in &outgoing.bytes {
-                out.write_all(bytes).await?;
+            out.write_all(&outgoing.control).await?;
+            if outgoing.answered {
+                buffers.answer_was_sent();
             }
+            out.write_all(&outgoing.data).await?;
             out.flush().await
         };
-        timeout(sending, sent)
+        let mut sent = pin!(sent);
+        tls.within_a_frame.store(true, Ordering::Relaxed);
+        let sent = async {
+            tokio::select! {
+                biased;
+                sent = sent.as_mut() => Some(sent),
+                at = buffers.abandoned() => timeout_at((at + CLOSING).into(), sent).await.ok(),
+            }
+        };
+        timeout_at(by.into(), sent)
             .await
-            .map_err(|_| ConnectionError::TooSlow(Stage::Sending))??;
+            .map_err(|_| ConnectionError::TooSlow(Stage::Sending))?
+            .ok_or(ConnectionError::Abandoned)??;
+        tls.within_a_frame.store(false, Ordering::Relaxed);
         if outgoing.end {
             buffers.end_was_sent();
         }
@@ -232,7 +253,9 @@ fn poll_outgoing(
     cx: &mut Context<'_>,
 ) -> Poll<Result<Option<crate::buffers::Outgoing>, ConnectionError>> {
     match buffers.poll_outgoing(cx) {
-        Poll::Pending if buffers.is_abandoned() => Poll::Ready(Err(ConnectionError::Abandoned)),
+        Poll::Pending if buffers.was_abandoned().is_some() => {
+            Poll::Ready(Err(ConnectionError::Abandoned))
+        }
         Poll::Pending => Poll::Pending,
         Poll::Ready(outgoing) => Poll::Ready(Ok(outgoing)),
     }
@@ -256,6 +279,7 @@ struct Control<'a, IO, R> {
     gate: &'a Gate,
     opened: Option<oneshot::Sender<()>>,
     attested_by: Instant,
+    sending: Duration,
 }
 
 impl<IO, R> Control<'_, IO, R>
@@ -288,8 +312,9 @@ where
                 evidence = made(&mut self.making) => {
                     self.making = None;
                     if let Some(theirs) = &mut self.theirs {
-                        let answer = theirs.answer(evidence, Instant::now());
-                        self.send(Message::Answer(answer));
+                        let now = Instant::now();
+                        let answer = Message::Answer(theirs.answer(evidence, now));
+                        self.buffers.send_answer(answer.to_bytes(), now + self.sending);
                     }
                 }
                 judged = judged(&mut self.judging) => {
@@ -320,8 +345,12 @@ where
         let now = Instant::now();
         let (met, message_limit) = match &self.ours {
             Ours::Nothing => (true, MAX_SHORT),
-            Ours::Evidence { demanding, .. } if demanding.expects_evidence() => {
-                (demanding.is_met(now), MAX_ANSWER)
+            // An answer has its place behind the peer's hello alone.
+            Ours::Evidence { demanding, .. }
+                if demanding.expects_evidence() && self.theirs.is_some() =>
+            {
+                let demand = demanding.verifier().demand();
+                (demanding.is_met(now), demand.longest_answer())
             }
             Ours::Evidence { demanding, .. } => (demanding.is_met(now), MAX_SHORT),
         };
@@ -357,6 +386,11 @@ where
     fn handle(&mut self, message: Message, held: Held) -> Result<(), ConnectionError> {
         let now = Instant::now();
         let name = message.name();
+        if let Some(theirs) = &mut self.theirs
+            && self.buffers.take_answer_sent()
+        {
+            theirs.answer_was_sent();
+        }
         match (message, &mut self.theirs) {
             (Message::Hello(hello), theirs @ None) => {
                 tracing::debug!(demand = ?hello.demand, "the peer's demand");
@@ -453,14 +487,20 @@ async fn judged<R>(
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Tls<IO> {
     pub(crate) fn new(stream: TlsStream<IO>) -> Self {
-        Self(Mutex::new(stream))
+        Self {
+            stream: Mutex::new(stream),
+            within_a_frame: AtomicBool::new(false),
+        }
     }
 
     /// Says why the connection ends, if that can be said, and ends this side of it.
     async fn close(&self, reason: Option<CloseReason>) {
         let mut out = self;
         let said = async {
-            if let Some(reason) = reason {
+            // Behind a part of a frame, its bytes would be taken for the rest of it.
+            if let Some(reason) = reason
+                && !self.within_a_frame.load(Ordering::Relaxed)
+            {
                 let mut frame = BytesMut::new();
                 frame::put_close(&mut frame, reason);
                 out.write_all(&frame).await?;
@@ -472,7 +512,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Tls<IO> {
     }
 
     fn export(&self, label: &[u8], context: &[u8]) -> Result<[u8; 32], rustls::Error> {
-        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         match &*stream {
             TlsStream::Client(stream) => {
                 let connection = stream.get_ref().1;
@@ -486,7 +526,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Tls<IO> {
     }
 
     fn with<T>(&self, act: impl FnOnce(Pin<&mut TlsStream<IO>>) -> T) -> T {
-        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         act(Pin::new(&mut *stream))
     }
 }

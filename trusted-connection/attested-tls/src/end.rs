@@ -40,8 +40,8 @@ pub struct Deadlines {
     pub handshake: Duration,
     /// From then on, until both ends have what they demand.
     pub attestation: Duration,
-    /// Until bytes that were sent are taken. An application that does not read is no reason: its end
-    /// takes them all the same.
+    /// Until bytes that were sent are taken, and an answer with evidence as a whole. An application that
+    /// does not read is no reason: its end takes them all the same.
     pub sending: Duration,
 }
 

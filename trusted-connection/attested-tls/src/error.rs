@@ -35,6 +35,9 @@ pub enum ConnectionError {
     /// This end's application gave the connection up.
     #[error("the connection was given up before both ends had sent all data")]
     Abandoned,
+    /// So much evidence is being received and judged that there is no room for more.
+    #[error("there is no room for the peer's evidence beside that of others; it can try again")]
+    NoRoom,
     /// The system gave no random numbers.
     #[error("the operating system gave no random numbers")]
     Random,
@@ -181,7 +184,7 @@ pub enum CloseReason {
     NoEvidence,
     /// The peer was too slow.
     TooSlow,
-    /// Too many connections.
+    /// Too many connections, or too much evidence at once.
     Busy,
     /// A reason that this program does not know.
     Other(u8),
@@ -228,6 +231,7 @@ impl ConnectionError {
             Self::Refused(_) => Some(CloseReason::Refused),
             Self::TooSlow(_) => Some(CloseReason::TooSlow),
             Self::AppraisalEnded => Some(CloseReason::AppraisalEnded),
+            Self::NoRoom => Some(CloseReason::Busy),
             Self::Abandoned | Self::Random => Some(CloseReason::Abandoned),
         }
     }
@@ -243,7 +247,7 @@ impl std::fmt::Display for CloseReason {
             Self::AppraisalEnded => "its appraisal of us has ended",
             Self::NoEvidence => "it demands evidence, and got none",
             Self::TooSlow => "we took too long",
-            Self::Busy => "it has too many connections",
+            Self::Busy => "it has too many connections, or too much evidence to judge",
             Self::Other(code) => return write!(f, "reason {code}"),
         })
     }

@@ -9,7 +9,7 @@ use cert_chain::Digest32;
 
 use crate::error::{ConnectionError, EvidenceRefused, ProtocolError};
 use crate::frame::{Frame, HEADER, MAX_BODY};
-use crate::message::{Demand, Format, MAX_ANSWER, Message};
+use crate::message::{Demand, Format, Message};
 use crate::parties::{Appraisal, Peer, Verifier};
 use crate::rounds::{Demanded, Demanding};
 
@@ -74,13 +74,14 @@ fn length(frame: &Frame) -> usize {
 pub fn messages(bytes: &[u8]) -> usize {
     let mut end = End::new();
     let mut message = Vec::new();
+    let longest = Accepting.demand().longest_answer();
     let mut handled = 0;
     for frame in taken([bytes].into_iter()) {
         let (Frame::ControlPart(part) | Frame::ControlEnd(part)) = &frame else {
             continue;
         };
         message.extend_from_slice(part);
-        if message.len() > MAX_ANSWER {
+        if message.len() > longest {
             return handled;
         }
         if matches!(frame, Frame::ControlPart(_)) {
@@ -156,6 +157,7 @@ impl End {
             (Message::Request(request), Some(theirs)) => {
                 theirs.asked(&request, self.now)?;
                 theirs.answer(Ok(EVIDENCE.to_vec()), self.now);
+                theirs.answer_was_sent();
                 self.has_shown = true;
             }
             (Message::Answer(answer), Some(_)) => {

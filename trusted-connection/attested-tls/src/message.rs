@@ -1,6 +1,8 @@
 //! Control messages of a connection, in deterministic CBOR (`docs/connection.md` has the CDDL).
 
-use attestation::{Nonce, evidence::MAX_EVIDENCE};
+use attestation::Nonce;
+use attestation::device::MAX_DEVICE_EVIDENCE;
+use attestation::evidence::MAX_EVIDENCE;
 use bytes::Bytes;
 use cert_chain::Digest32;
 use minicbor::bytes::ByteVec;
@@ -114,12 +116,51 @@ pub(crate) struct Accepted {
 pub(crate) const VERSION: u8 = 1;
 /// The longest message without evidence.
 pub(crate) const MAX_SHORT: usize = 512;
-/// The longest message: evidence and its frame.
-pub(crate) const MAX_ANSWER: usize = MAX_EVIDENCE + 64;
+/// What an answer has beside its evidence.
+const AROUND: usize = 64;
+/// The longest message: evidence of the longest format.
+pub(crate) const MAX_ANSWER: usize = MAX_EVIDENCE + AROUND;
 /// More forms than there are.
 const MAX_FORMATS: usize = 8;
 
+impl Demand {
+    /// How long an answer to a request may be.
+    pub(crate) fn longest_answer(&self) -> usize {
+        let formats = match self {
+            Self::Nothing => &[][..],
+            Self::Evidence { formats, .. } => formats,
+        };
+        let longest = |format: &Format| match format {
+            Format::Vrot => MAX_ANSWER,
+            Format::Device => MAX_DEVICE_EVIDENCE + AROUND,
+            Format::ClientCertificate => MAX_SHORT,
+        };
+        formats.iter().map(longest).max().unwrap_or(MAX_SHORT)
+    }
+}
+
+/// Compares what is written with bytes that are there: nothing is kept of it.
+struct Same<'b>(&'b [u8]);
+
+impl minicbor::encode::Write for Same<'_> {
+    type Error = Differs;
+
+    fn write_all(&mut self, written: &[u8]) -> Result<(), Differs> {
+        self.0 = self.0.strip_prefix(written).ok_or(Differs)?;
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Differs;
+
 impl Message {
+    /// Whether these bytes, and no more, are the message.
+    fn is(&self, bytes: &[u8]) -> bool {
+        let mut same = Same(bytes);
+        minicbor::encode(self, &mut same).is_ok() && same.0.is_empty()
+    }
+
     pub(crate) fn to_bytes(&self) -> Bytes {
         match minicbor::to_vec(self) {
             Ok(bytes) => bytes.into(),
@@ -147,7 +188,7 @@ impl Message {
         {
             return Err(ProtocolError::Message("too many formats".to_owned()));
         }
-        if message.to_bytes() == bytes {
+        if message.is(bytes) {
             Ok(message)
         } else {
             Err(ProtocolError::Message(
@@ -235,5 +276,32 @@ mod tests {
             Message::from_bytes(&other.to_bytes()),
             Err(ProtocolError::Version { found: 2, ours: 1 })
         );
+    }
+
+    #[test]
+    fn an_answer_may_be_as_long_as_the_longest_format_that_is_demanded() {
+        let longest = |formats: &[Format]| {
+            Demand::Evidence {
+                formats: formats.to_vec(),
+                policy: Digest32::new([0; 32]),
+            }
+            .longest_answer()
+        };
+        assert_eq!(Demand::Nothing.longest_answer(), MAX_SHORT);
+        assert_eq!(longest(&[Format::ClientCertificate]), MAX_SHORT);
+        let device = longest(&[Format::Device]);
+        assert!(device > MAX_DEVICE_EVIDENCE && device < MAX_EVIDENCE);
+        assert_eq!(
+            longest(&[Format::Device, Format::ClientCertificate]),
+            device
+        );
+        let vrot = longest(&[Format::Device, Format::Vrot]);
+        assert!(vrot > MAX_EVIDENCE);
+        // As long as evidence can be, an answer still fits.
+        let answer = Message::Answer(Answer {
+            sequence: u32::MAX,
+            content: Content::Evidence(vec![0; MAX_EVIDENCE].into()),
+        });
+        assert!(answer.to_bytes().len() <= vrot);
     }
 }

@@ -11,8 +11,11 @@ use crate::error::{ConnectionError, NoEvidence, ProtocolError};
 use crate::message::{Accepted, Answer, Content, Demand, Request};
 use crate::parties::{Appraisal, Verifier};
 
-/// Evidence is not asked for again sooner after an answer than this.
-pub(crate) const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+/// Evidence is not asked for again sooner after an answer came than this.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(600);
+/// Evidence may not be asked for again sooner after an answer was made than this, whatever time the
+/// answer took: an honest peer waits longer.
+const SHORTEST_ALLOWED: Duration = Duration::from_millis(500);
 /// A peer that has no evidence just now is asked again after this, or sooner if its appraisal ends.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -33,9 +36,9 @@ enum Round {
     /// Nothing is asked for before this.
     Rest { until: Instant },
     /// The peer was asked.
-    Asked { request: Request },
+    Asked { request: Request, at: Instant },
     /// Its evidence is being judged.
-    Judging { request: Request },
+    Judging { request: Request, asked: Instant },
 }
 
 impl<R> Demanding<R> {
@@ -90,6 +93,7 @@ impl<R> Demanding<R> {
         };
         self.state = Round::Asked {
             request: request.clone(),
+            at: now,
         };
         Ok(Some(request))
     }
@@ -100,7 +104,7 @@ impl<R> Demanding<R> {
         answer: Answer,
         now: Instant,
     ) -> Result<Option<(Request, Vec<u8>)>, ConnectionError> {
-        let Round::Asked { request } = &self.state else {
+        let Round::Asked { request, at } = &self.state else {
             return Err(ProtocolError::OutOfTurn("an answer").into());
         };
         if answer.sequence != request.sequence {
@@ -111,6 +115,7 @@ impl<R> Demanding<R> {
                 let request = request.clone();
                 self.state = Round::Judging {
                     request: request.clone(),
+                    asked: *at,
                 };
                 Ok(Some((request, evidence.into())))
             }
@@ -128,21 +133,24 @@ impl<R> Demanding<R> {
         }
     }
 
-    /// The evidence was accepted.
+    /// The evidence was accepted. It says how the peer is after it was asked and maybe not later, so it
+    /// holds from then on: a peer that keeps it back gains nothing.
     pub(crate) fn accepted(&mut self, appraisal: &Appraisal<R>, now: Instant) -> Option<Accepted> {
-        let Round::Judging { request } = &self.state else {
+        let Round::Judging { request, asked } = &self.state else {
             return None;
         };
         let valid_for = appraisal.valid_for.min(LONGEST);
+        let valid_until = *asked + valid_for;
+        let left = valid_until.saturating_duration_since(now);
         let accepted = Accepted {
             sequence: request.sequence,
-            valid_for_ms: u64::try_from(valid_for.as_millis()).unwrap_or(u64::MAX),
+            valid_for_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
         };
-        self.valid_until = Some(now + valid_for);
         self.state = Round::Rest {
-            until: now + (valid_for / 2).max(SHORTEST_INTERVAL),
+            until: (*asked + valid_for / 2).max(now + SHORTEST_INTERVAL),
         };
-        Some(accepted)
+        self.valid_until = Some(valid_until);
+        (!left.is_zero()).then_some(accepted)
     }
 }
 
@@ -157,10 +165,13 @@ pub(crate) struct Demanded {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owed {
-    /// Nothing, since this time.
-    Nothing { since: Option<Instant> },
+    /// Nothing; the last answer was made then.
+    Nothing { answered: Option<Instant> },
     /// An answer to the last request.
     Answer,
+    /// The rest of the answer that was made then. Until the peer has taken it, it gets no other: what
+    /// waits to be sent would have no bound.
+    Rest { answered: Instant },
 }
 
 impl Demanded {
@@ -168,7 +179,7 @@ impl Demanded {
         Self {
             demand,
             sequence: 0,
-            state: Owed::Nothing { since: None },
+            state: Owed::Nothing { answered: None },
             accepted: false,
         }
     }
@@ -187,15 +198,15 @@ impl Demanded {
         if self.demand == Demand::Nothing {
             return Err(ProtocolError::OutOfTurn("a request without a demand"));
         }
-        let Owed::Nothing { since } = self.state else {
+        let Owed::Nothing { answered } = self.state else {
             return Err(ProtocolError::OutOfTurn(
-                "a request before the last was answered",
+                "a request before the last answer was taken",
             ));
         };
         if Some(request.sequence) != self.sequence.checked_add(1) {
             return Err(ProtocolError::OutOfTurn("a request with another number"));
         }
-        if since.is_some_and(|since| now < since + SHORTEST_INTERVAL / 2) {
+        if answered.is_some_and(|answered| now < answered + SHORTEST_ALLOWED) {
             return Err(ProtocolError::TooOften);
         }
         self.sequence = request.sequence;
@@ -203,9 +214,9 @@ impl Demanded {
         Ok(())
     }
 
-    /// The answer to the last request.
+    /// The answer to the last request, which has to be sent now.
     pub(crate) fn answer(&mut self, evidence: Result<Vec<u8>, NoEvidence>, now: Instant) -> Answer {
-        self.state = Owed::Nothing { since: Some(now) };
+        self.state = Owed::Rest { answered: now };
         Answer {
             sequence: self.sequence,
             content: match evidence {
@@ -215,9 +226,18 @@ impl Demanded {
         }
     }
 
+    /// The last part of the answer was handed to TLS.
+    pub(crate) fn answer_was_sent(&mut self) {
+        if let Owed::Rest { answered } = self.state {
+            self.state = Owed::Nothing {
+                answered: Some(answered),
+            };
+        }
+    }
+
     /// The peer accepted the last answer.
     pub(crate) fn peer_accepts(&mut self, accepted: &Accepted) -> Result<(), ProtocolError> {
-        let answered = matches!(self.state, Owed::Nothing { since: Some(_) });
+        let answered = matches!(self.state, Owed::Nothing { answered: Some(_) });
         if answered && accepted.sequence == self.sequence {
             self.accepted = true;
             Ok(())
@@ -233,4 +253,89 @@ fn random_nonce() -> Result<Nonce, ConnectionError> {
         .fill(&mut bytes)
         .map_err(|_| ConnectionError::Random)?;
     Nonce::new(bytes).map_err(|_| ConnectionError::Random)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use attestation::Binding;
+    use cert_chain::Digest32;
+
+    use super::*;
+    use crate::error::EvidenceRefused;
+    use crate::message::Format;
+    use crate::parties::Peer;
+
+    struct Never;
+
+    impl Verifier for Never {
+        type Result = ();
+
+        fn demand(&self) -> Demand {
+            Demand::Evidence {
+                formats: vec![Format::Vrot],
+                policy: Digest32::new([0; 32]),
+            }
+        }
+
+        fn appraise(
+            &self,
+            _: &[u8],
+            _: &Nonce,
+            _: &Binding,
+            _: &Peer,
+        ) -> Result<Appraisal<()>, EvidenceRefused> {
+            Err(EvidenceRefused {
+                reason: "it is not asked here".to_owned(),
+            })
+        }
+    }
+
+    #[test]
+    fn an_appraisal_counts_from_when_evidence_was_asked_for_and_the_peer_is_told_what_is_left() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut demanding = Demanding::new(Arc::new(Never), begin);
+        let request = demanding.due(begin).unwrap().unwrap();
+        let answer = Answer {
+            sequence: request.sequence,
+            content: Content::Evidence(vec![1].into()),
+        };
+        assert!(demanding.answered(answer, at(3)).unwrap().is_some());
+        let appraisal = Appraisal {
+            result: (),
+            valid_for: Duration::from_secs(10),
+        };
+        let accepted = demanding.accepted(&appraisal, at(4)).unwrap();
+        assert_eq!(accepted.valid_for_ms, 6_000);
+        assert_eq!(demanding.next_time(), Some(at(5)));
+        assert!(demanding.is_met(at(9)));
+        assert!(!demanding.is_met(at(10)));
+        assert!(demanding.due(at(10)).is_err());
+    }
+
+    #[test]
+    fn no_request_is_answered_before_the_last_answer_was_sent_or_soon_after_it() {
+        let begin = Instant::now();
+        let request = |sequence| Request {
+            sequence,
+            nonce: random_nonce().unwrap(),
+        };
+        let mut theirs = Demanded::new(Never.demand());
+        theirs.asked(&request(1), begin).unwrap();
+        theirs.answer(Ok(vec![1]), begin);
+        let later = begin + Duration::from_secs(60);
+        let too_soon = begin + Duration::from_millis(499);
+        assert!(matches!(
+            theirs.asked(&request(2), later),
+            Err(ProtocolError::OutOfTurn(_))
+        ));
+        theirs.answer_was_sent();
+        assert_eq!(
+            theirs.asked(&request(2), too_soon),
+            Err(ProtocolError::TooOften)
+        );
+        assert_eq!(theirs.asked(&request(2), later), Ok(()));
+    }
 }

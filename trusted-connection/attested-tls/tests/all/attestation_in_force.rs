@@ -5,7 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use attested_tls::{CloseReason, ConnectionError, NoDemand, Unattested};
+use attestation::{Binding, Nonce};
+use attested_tls::{
+    Attester, CloseReason, ConnectionError, Demand, EvidenceFuture, NoDemand, Unattested,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{Issuer, Signer, Trusting, between};
@@ -14,7 +17,7 @@ use crate::support::{Issuer, Signer, Trusting, between};
 async fn a_peer_is_appraised_anew_while_data_flow_and_while_nobody_reads() -> Result<()> {
     let issuer = Issuer::new()?;
     let service = Signer::new()?;
-    let lasting = Trusting::lasting(&service, Duration::from_millis(600));
+    let lasting = Trusting::lasting(&service, Duration::from_millis(1500));
     let (server, client) = between(
         (&issuer.server()?, service.clone(), NoDemand),
         (&issuer.client()?, Arc::new(Unattested), lasting),
@@ -46,7 +49,7 @@ async fn a_peer_is_appraised_anew_while_data_flow_and_while_nobody_reads() -> Re
 async fn a_connection_whose_peer_has_no_new_evidence_ends_with_its_appraisal() -> Result<()> {
     let issuer = Issuer::new()?;
     let service = Signer::new()?;
-    let lasting = Trusting::lasting(&service, Duration::from_millis(700));
+    let lasting = Trusting::lasting(&service, Duration::from_millis(1500));
     let (server, client) = between(
         (&issuer.server()?, service.clone(), NoDemand),
         (&issuer.client()?, Arc::new(Unattested), lasting),
@@ -82,7 +85,7 @@ async fn a_connection_whose_peer_has_no_new_evidence_ends_with_its_appraisal() -
 async fn a_peer_that_fails_for_a_moment_is_asked_again_in_time() -> Result<()> {
     let issuer = Issuer::new()?;
     let service = Signer::new()?;
-    let lasting = Trusting::lasting(&service, Duration::from_secs(2));
+    let lasting = Trusting::lasting(&service, Duration::from_secs(3));
     let (server, client) = between(
         (&issuer.server()?, service.clone(), NoDemand),
         (&issuer.client()?, Arc::new(Unattested), lasting),
@@ -96,5 +99,62 @@ async fn a_peer_that_fails_for_a_moment_is_asked_again_in_time() -> Result<()> {
     service.broken.store(false, Ordering::SeqCst);
     client.appraisals.borrow_and_update();
     client.appraisals.changed().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn data_that_an_ended_appraisal_takes_away_do_not_read_as_if_there_were_none() -> Result<()> {
+    let issuer = Issuer::new()?;
+    let service = Signer::new()?;
+    let lasting = Trusting::lasting(&service, Duration::from_millis(1500));
+    let (server, client) = between(
+        (&issuer.server()?, service.clone(), NoDemand),
+        (&issuer.client()?, Arc::new(Unattested), lasting),
+    )
+    .await;
+    let (mut server, mut client) = (server?.stream, client?.stream);
+    service.broken.store(true, Ordering::SeqCst);
+    server.write_all(b"all there is").await?;
+    server.shutdown().await?;
+    let error = client.broken().await;
+    assert!(
+        matches!(*error, ConnectionError::AppraisalEnded),
+        "{error:?}"
+    );
+    let mut received = Vec::new();
+    let outcome = client.read_to_end(&mut received).await;
+    assert!(outcome.is_err(), "{received:?} was taken for everything");
+    assert_eq!(received, b"");
+    Ok(())
+}
+
+/// Keeps evidence back for so long.
+struct Late(Arc<Signer>, Duration);
+
+impl Attester for Late {
+    fn evidence(&self, _: &Demand, nonce: Nonce, binding: Binding) -> EvidenceFuture {
+        let (evidence, by) = (self.0.sign(&nonce, &binding), self.1);
+        Box::pin(async move {
+            tokio::time::sleep(by).await;
+            Ok(evidence)
+        })
+    }
+}
+
+#[tokio::test]
+async fn evidence_that_is_kept_back_for_as_long_as_it_holds_is_worth_nothing() -> Result<()> {
+    let issuer = Issuer::new()?;
+    let service = Signer::new()?;
+    let lasting = Trusting::lasting(&service, Duration::from_millis(300));
+    let late = Arc::new(Late(service, Duration::from_millis(400)));
+    let (_server, client) = between(
+        (&issuer.server()?, late, NoDemand),
+        (&issuer.client()?, Arc::new(Unattested), lasting),
+    )
+    .await;
+    assert!(
+        matches!(client, Err(ConnectionError::AppraisalEnded)),
+        "{client:?}"
+    );
     Ok(())
 }

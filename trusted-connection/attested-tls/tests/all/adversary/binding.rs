@@ -194,7 +194,7 @@ async fn a_replay_within_a_connection_needs_the_request_to_be_missing() -> Resul
     async fn device(ends: Ends, scene: &Scene, io: DuplexStream) -> Result<bool> {
         match ends {
             Ends::Ours => {
-                let trusting = Trusting::lasting(&scene.service, Duration::from_secs(1));
+                let trusting = Trusting::lasting(&scene.service, Duration::from_secs(2));
                 let tls = scene.issuer.client()?;
                 let attester = Arc::new(Unattested);
                 let mut open = connect(io, &tls, name(), attester, trusting, deadlines()).await?;
