@@ -38,7 +38,9 @@ pub enum Ending {
 /// writes a line to the log then.
 ///
 /// If one of them fails, so does the other: nobody can take data that were cut off for all there were.
-/// A plain connection is reset then.
+/// A plain connection is reset then. Where both directions came to their end and the attested connection did
+/// not, the far end of the plain one has seen the end of both, and only the outcome can say that the other
+/// far end may not have got everything.
 pub async fn join(mut attested: AttestedStream, mut plain: TcpStream, stop: &Stop) -> Joined {
     let begin = Instant::now();
     let mut traffic = Traffic::default();
@@ -52,21 +54,25 @@ pub async fn join(mut attested: AttestedStream, mut plain: TcpStream, stop: &Sto
             Err(broken) => Ending::Broken(broken),
         },
     };
+    let (ending, left) = match ending {
+        Ending::Complete => match attested.ended().await {
+            Ok(()) => (Ending::Complete, None),
+            Err(error) => (Ending::Attested(error), None),
+        },
+        cut_off => (cut_off, Some(attested)),
+    };
     let joined = Joined {
         ending,
         from_attested: traffic.from_first,
         from_plain: traffic.from_second,
     };
     joined.tell(begin);
-    if let Ending::Complete = joined.ending {
-        drop(plain);
-        if let Err(error) = attested.ended().await {
-            tracing::debug!(error = %WithCauses(&*error), "no farewell behind the data");
-        }
-    } else {
+    if !matches!(joined.ending, Ending::Complete) {
         // If it cannot be reset, it is closed.
         let _ = plain.set_zero_linger();
-        drop(plain);
+    }
+    drop(plain);
+    if let Some(attested) = left {
         attested.give_up().await;
     }
     joined

@@ -1,4 +1,5 @@
-//! Forwarding and accepting, with real sockets.
+//! Forwarding, joining and accepting, with real sockets.
 
 mod forwarding;
+mod joining;
 mod listening;
