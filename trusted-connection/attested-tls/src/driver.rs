@@ -14,16 +14,18 @@ use bytes::BytesMut;
 use printable::WithCauses;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{sleep_until, timeout, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 use tokio_rustls::TlsStream;
 
 use crate::buffers::Buffers;
+use crate::clock;
 use crate::collecting::{Collecting, Held};
 use crate::error::{
     CloseReason, ConnectionError, EvidenceRefused, NoEvidence, ProtocolError, Stage,
 };
 use crate::facts::Handshaken;
 use crate::frame::{self, Frame};
+use crate::gate::{Gate, GateState};
 use crate::message::{Demand, Hello, MAX_SHORT, Message, Request, VERSION};
 use crate::parties::{Appraisal, Attester, EvidenceFuture};
 use crate::rounds::{Demanded, Demanding};
@@ -36,7 +38,7 @@ pub(crate) struct Driver<IO, R> {
     pub(crate) attester: Arc<dyn Attester>,
     pub(crate) ours: Ours<R>,
     pub(crate) opened: oneshot::Sender<()>,
-    /// Until when both ends have to have what they demand.
+    /// Until when both ends have to have what they demand, by [`clock::now`].
     pub(crate) attested_by: Instant,
     /// How long the peer may leave bytes untaken, and an answer as a whole.
     pub(crate) sending: Duration,
@@ -108,7 +110,7 @@ where
                     () = peers_close(&closed) => Ok(()),
                 }
             },
-            write(&tls, &buffers, sending, &closed),
+            write(&tls, &buffers, &gate, sending, &closed),
             control.run(messages),
         );
         let outcome = match outcome {
@@ -125,35 +127,6 @@ where
     }
 }
 
-/// Whether data may pass, and how long a control message may be just now.
-#[derive(Debug)]
-struct Gate(Mutex<GateState>);
-
-#[derive(Clone, Copy, Debug)]
-struct GateState {
-    data: bool,
-    message_limit: usize,
-}
-
-impl Default for Gate {
-    fn default() -> Self {
-        Self(Mutex::new(GateState {
-            data: false,
-            message_limit: MAX_SHORT,
-        }))
-    }
-}
-
-impl Gate {
-    fn get(&self) -> GateState {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, state: GateState) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
-    }
-}
-
 /// Takes frames off the connection until the peer ends it.
 async fn read<IO: AsyncRead + AsyncWrite + Unpin>(
     tls: &Tls<IO>,
@@ -167,17 +140,20 @@ async fn read<IO: AsyncRead + AsyncWrite + Unpin>(
     loop {
         while let Some(frame) = Frame::take(&mut received)? {
             match frame {
-                Frame::Data(_) | Frame::End if !gate.get().data => {
-                    return Err(ProtocolError::EarlyData.into());
+                Frame::Data(data) => {
+                    gate.data()?;
+                    buffers.receive(data)?;
                 }
-                Frame::Data(data) => buffers.receive(data)?,
-                Frame::End => buffers.receive_end()?,
+                Frame::End => {
+                    gate.data()?;
+                    buffers.receive_end()?;
+                }
                 Frame::Window(taken) => buffers.receive_window(taken)?,
                 Frame::ControlPart(part) => {
-                    message.add(&part, gate.get().message_limit)?;
+                    message.add(&part, gate.message_limit())?;
                 }
                 Frame::ControlEnd(part) => {
-                    message.add(&part, gate.get().message_limit)?;
+                    message.add(&part, gate.message_limit())?;
                     let (bytes, held) = message.finish();
                     let whole = Message::from_bytes(&bytes)?;
                     drop(bytes);
@@ -203,11 +179,15 @@ async fn read<IO: AsyncRead + AsyncWrite + Unpin>(
 async fn write<IO: AsyncRead + AsyncWrite + Unpin>(
     tls: &Tls<IO>,
     buffers: &Buffers,
+    gate: &Gate,
     sending: Duration,
     closed: &Notify,
 ) -> Result<(), ConnectionError> {
     let mut out = tls;
     while let Some(outgoing) = poll_fn(|cx| poll_outgoing(buffers, cx)).await? {
+        if !outgoing.data.is_empty() {
+            gate.data()?;
+        }
         let by = Instant::now() + sending;
         let by = outgoing.answer_by.map_or(by, |answer| answer.min(by));
         let sent = async {
@@ -245,7 +225,7 @@ async fn write<IO: AsyncRead + AsyncWrite + Unpin>(
 /// connection, and the peer could lose the end of our data.
 async fn peers_close(closed: &Notify) {
     closed.notified().await;
-    tokio::time::sleep(PEERS_CLOSE).await;
+    sleep(PEERS_CLOSE).await;
 }
 
 fn poll_outgoing(
@@ -298,7 +278,7 @@ where
         loop {
             self.ask_if_due()?;
             self.open_if_done()?;
-            let wake_at = self.next_time();
+            let rest = self.rest();
             tokio::select! {
                 message = messages.recv() => match message {
                     Some((message, held, handled)) => {
@@ -312,16 +292,16 @@ where
                 evidence = made(&mut self.making) => {
                     self.making = None;
                     if let Some(theirs) = &mut self.theirs {
-                        let now = Instant::now();
-                        let answer = Message::Answer(theirs.answer(evidence, now));
-                        self.buffers.send_answer(answer.to_bytes(), now + self.sending);
+                        let answer = Message::Answer(theirs.answer(evidence, clock::now()));
+                        let by = Instant::now() + self.sending;
+                        self.buffers.send_answer(answer.to_bytes(), by);
                     }
                 }
                 judged = judged(&mut self.judging) => {
                     self.judging = None;
                     self.judge(judged?)?;
                 }
-                () = sleep_until(wake_at.into()) => {}
+                () = sleep(rest) => {}
             }
         }
     }
@@ -334,7 +314,7 @@ where
         let Ours::Evidence { demanding, .. } = &mut self.ours else {
             return Ok(());
         };
-        if let Some(request) = demanding.due(Instant::now())? {
+        if let Some(request) = demanding.due(clock::now())? {
             self.send(Message::Request(request));
         }
         Ok(())
@@ -342,7 +322,7 @@ where
 
     /// Lets data pass once both ends have what they demand.
     fn open_if_done(&mut self) -> Result<(), ConnectionError> {
-        let now = Instant::now();
+        let now = clock::now();
         let (met, message_limit) = match &self.ours {
             Ours::Nothing => (true, MAX_SHORT),
             // An answer has its place behind the peer's hello alone.
@@ -356,6 +336,10 @@ where
         };
         self.gate.set(GateState {
             data: met && self.theirs.is_some(),
+            until: match &self.ours {
+                Ours::Nothing => None,
+                Ours::Evidence { demanding, .. } => demanding.valid_until(),
+            },
             message_limit,
         });
         if self.opened.is_some() && met && self.theirs.as_ref().is_some_and(Demanded::is_met) {
@@ -369,7 +353,8 @@ where
         Ok(())
     }
 
-    fn next_time(&self) -> Instant {
+    /// How long nothing has to be done if no message comes.
+    fn rest(&self) -> Duration {
         let mut times = Vec::new();
         if self.opened.is_some() {
             times.push(self.attested_by);
@@ -380,11 +365,11 @@ where
         times
             .into_iter()
             .min()
-            .unwrap_or_else(|| Instant::now() + IDLE)
+            .map_or(IDLE, |time| time.saturating_duration_since(clock::now()))
     }
 
     fn handle(&mut self, message: Message, held: Held) -> Result<(), ConnectionError> {
-        let now = Instant::now();
+        let now = clock::now();
         let name = message.name();
         if let Some(theirs) = &mut self.theirs
             && self.buffers.take_answer_sent()
@@ -443,7 +428,7 @@ where
         else {
             return Ok(());
         };
-        let accepted = demanding.accepted(&appraisal, Instant::now());
+        let accepted = demanding.accepted(&appraisal, clock::now());
         appraisals.send_replace(Some(appraisal.result));
         if let Some(accepted) = accepted {
             self.send(Message::Accepted(accepted));

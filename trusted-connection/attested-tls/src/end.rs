@@ -12,6 +12,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tracing::Instrument;
 
 use crate::buffers::Buffers;
+use crate::clock;
 use crate::driver::{Driver, Ours, Tls};
 use crate::error::{ConnectionError, Stage, TlsFault};
 use crate::facts::Handshaken;
@@ -133,7 +134,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     D: Demands,
 {
-    let now = Instant::now();
+    let now = clock::now();
     let buffers = Arc::<Buffers>::default();
     let peer = handshaken.peer.clone();
     let (opened, open) = oneshot::channel();

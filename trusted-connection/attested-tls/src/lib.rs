@@ -10,6 +10,7 @@
 //! a [`Verifier`] judges it. `docs/connection.md` draws the protocol.
 
 mod buffers;
+mod clock;
 mod collecting;
 mod driver;
 mod end;
@@ -18,6 +19,7 @@ mod facts;
 mod frame;
 #[cfg(feature = "testing")]
 pub mod fuzzing;
+mod gate;
 mod message;
 mod parties;
 mod rounds;

@@ -1,5 +1,5 @@
 //! The order of attestation on one connection, without any input or output: what each end owes the
-//! other, and until when.
+//! other, and until when. Times are those of [`clock::now`](crate::clock::now).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,6 +58,11 @@ impl<R> Demanding<R> {
     /// Whether the peer is accepted just now.
     pub(crate) fn is_met(&self, now: Instant) -> bool {
         self.valid_until.is_some_and(|until| now < until)
+    }
+
+    /// Until when the last appraisal holds.
+    pub(crate) fn valid_until(&self) -> Option<Instant> {
+        self.valid_until
     }
 
     /// Whether an answer of the length of evidence may come.
