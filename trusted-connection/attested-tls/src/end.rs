@@ -20,6 +20,7 @@ use crate::parties::{Attester, Demanded, Demands, Peer};
 use crate::rounds::Demanding;
 use crate::stream::AttestedStream;
 use crate::tls::{ClientTls, ServerTls};
+use crate::turns::InTurn;
 
 /// A connection whose ends have what they demanded of each other.
 #[derive(Debug)]
@@ -102,13 +103,16 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     D: Demands,
 {
+    let io = InTurn::new(io, tls.turns.clone());
     let handshake = TlsAcceptor::from(Arc::clone(&tls.config)).accept(io);
     let until = Instant::now() + deadlines.handshake;
     let mut stream = timeout_at(until.into(), handshake)
         .await
         .map_err(|_| ConnectionError::TooSlow(Stage::Handshake))?
         .map_err(ConnectionError::Io)?;
-    if stream.get_mut().1.early_data().is_some() {
+    let (io, session) = stream.get_mut();
+    io.open();
+    if session.early_data().is_some() {
         return Err(ConnectionError::Tls(TlsFault::EarlyData));
     }
     let handshaken = Handshaken::of(stream.get_ref().1, Role::Server, Some(tls.identity))

@@ -25,6 +25,7 @@ mod parties;
 mod rounds;
 mod stream;
 pub mod tls;
+mod turns;
 
 pub use end::{Attested, Deadlines, accept, connect};
 pub use error::{

@@ -19,6 +19,7 @@ use rustls::{
     CipherSuite, ClientConfig, NamedGroup, ProtocolVersion, ServerConfig, SignatureScheme, version,
 };
 use rustls_pki_types::CertificateDer;
+use tokio::sync::Semaphore;
 
 use crate::error::TlsFault;
 
@@ -28,6 +29,7 @@ use crate::error::TlsFault;
 pub struct ServerTls {
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) identity: EndIdentity,
+    pub(crate) turns: Option<Arc<Semaphore>>,
 }
 
 /// The client's side of handshakes.
@@ -140,7 +142,15 @@ impl ServerTls {
         Ok(Self {
             config: Arc::new(config),
             identity,
+            turns: None,
         })
+    }
+
+    /// Has each step of a handshake wait for a permit: for keys whose signatures hold a thread, of which
+    /// there are not many. The time that a handshake waits is part of what its deadline allows.
+    pub fn at_a_time(mut self, handshakes: Arc<Semaphore>) -> Self {
+        self.turns = Some(handshakes);
+        self
     }
 }
 

@@ -8,6 +8,7 @@ use printable::WithCauses;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
@@ -27,6 +28,8 @@ struct Setting {
     key: TpmTlsKey,
     clients: Arc<dyn ClientCertVerifier>,
     key_exchange: KeyExchange,
+    /// For handshakes with whatever certificate.
+    handshakes: Arc<Semaphore>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +56,9 @@ pub enum TlsIdentityError {
     Task(#[from] tokio::task::JoinError),
 }
 
+/// Handshakes that are worked on at a time. Each may hold a thread until the TPM has made its signature;
+/// the TPM makes one after the other.
+const HANDSHAKES_AT_A_TIME: usize = 8;
 /// How often the TPM is asked whether there is a new certificate. The manager renews it long before it
 /// ends.
 pub const RENEWAL_PERIOD: Duration = Duration::from_secs(60);
@@ -73,6 +79,7 @@ impl TlsIdentity {
             key,
             clients,
             key_exchange,
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES_AT_A_TIME)),
         };
         let mut questions: u32 = 0;
         let current = loop {
@@ -144,6 +151,7 @@ impl Setting {
         certified.keys_match().map_err(TlsIdentityError::OtherKey)?;
         let clients = Arc::clone(&self.clients);
         let tls = ServerTls::new(certified, clients, self.key_exchange)?;
+        let tls = tls.at_a_time(Arc::clone(&self.handshakes));
         Ok(Current { tls, chain })
     }
 }

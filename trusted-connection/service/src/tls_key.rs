@@ -162,7 +162,8 @@ impl Signer for TpmTlsKey {
             TpmTlsKey::sign(self, message)
                 .map_err(|error| rustls::Error::Other(OtherError(Arc::new(NoSignature(error)))))
         };
-        // The other connections of this thread do not wait for the TPM.
+        // The other connections of this thread do not wait for the TPM. How many threads wait is bounded
+        // by the number of handshakes that are worked on at a time.
         match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
             Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(sign),
             _ => sign(),

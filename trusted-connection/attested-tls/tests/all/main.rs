@@ -5,6 +5,7 @@
 mod adversary;
 mod attestation_in_force;
 mod data;
+mod handshakes_at_a_time;
 mod hostile_peers;
 mod refusals;
 mod support;
