@@ -78,7 +78,7 @@ impl Proxy {
             connections: self.connections.get(),
             of_a_peer: self.connections_per_peer.unwrap_or(self.connections).get(),
         };
-        allow_open_files(limits.connections);
+        allow_open_files(&[limits]);
         let runtime = tokio::runtime::Runtime::new().context("no threads can be started")?;
         runtime.block_on(async {
             let stop = Stop::at_signals(Duration::from_secs(self.drain_seconds))

@@ -2,7 +2,8 @@
 //!
 //! A peer gets a share of them. A connection that has not shown yet what it must show is given up for a
 //! new one when there is no room: whoever keeps silent loses the place to whoever comes, so that no
-//! number of silent connections keeps others out.
+//! number of silent connections keeps others out. Until it is gone, it is there beside the new one: a few
+//! at a time may be.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,9 @@ pub struct Limits {
     pub of_a_peer: usize,
 }
 
+/// Connections that were given up and are not gone yet. As long as there are so many, none is given up.
+pub(crate) const MAX_LEAVING: usize = 64;
+
 /// The connections under way.
 #[derive(Debug)]
 pub struct Places {
@@ -30,7 +34,10 @@ pub struct Places {
 #[derive(Debug, Default)]
 struct Taken {
     next: u64,
+    /// Without those that were given up.
     count: usize,
+    /// Those that were given up and whose [`Place`] lives.
+    leaving: usize,
     peers: HashMap<Peer, OfPeer>,
 }
 
@@ -62,7 +69,8 @@ impl Places {
         })
     }
 
-    /// A place for a new connection, unless all are taken by connections that are kept.
+    /// A place for a new connection, unless all are taken by connections that are kept, or as many as may
+    /// be are giving way already.
     pub fn take(self: &Arc<Self>, peer: Peer) -> Option<Place> {
         let mut taken = self.taken();
         if taken.of(peer) >= self.limits.of_a_peer && !taken.give_up_a_silent_one(Some(peer)) {
@@ -91,7 +99,7 @@ impl Places {
         self.taken().give_up_a_silent_one(None)
     }
 
-    /// Connections just now.
+    /// Connections just now, without those that were given up.
     pub fn count(&self) -> usize {
         self.taken().count
     }
@@ -108,6 +116,9 @@ impl Taken {
 
     /// Ends the oldest silent connection, of one peer or of the peer that has most connections.
     fn give_up_a_silent_one(&mut self, of: Option<Peer>) -> bool {
+        if self.leaving >= MAX_LEAVING {
+            return false;
+        }
         let of = of.or_else(|| {
             let peers = self.peers.iter();
             peers
@@ -122,6 +133,7 @@ impl Taken {
             return false;
         };
         gives_way.cancel();
+        self.leaving += 1;
         self.is_one_less(peer);
         true
     }
@@ -171,16 +183,20 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.taken();
-        let Some(of_peer) = taken.peers.get_mut(&self.peer) else {
-            return;
-        };
-        if self.kept {
-            of_peer.kept -= 1;
-        } else if of_peer.silent.remove(&self.number).is_none() {
-            // It was given up, and is counted no longer.
-            return;
+        let of_peer = taken.peers.get_mut(&self.peer);
+        let was_counted = of_peer.is_some_and(|of_peer| {
+            if self.kept {
+                of_peer.kept -= 1;
+                return true;
+            }
+            of_peer.silent.remove(&self.number).is_some()
+        });
+        if was_counted {
+            taken.is_one_less(self.peer);
+        } else {
+            // It was given up.
+            taken.leaving -= 1;
         }
-        taken.is_one_less(self.peer);
     }
 }
 
@@ -223,6 +239,25 @@ mod tests {
         }
         assert_eq!(places.count(), 0);
         assert!(places.taken().peers.is_empty());
+    }
+
+    #[test]
+    fn what_was_given_up_and_is_not_gone_is_bounded() {
+        let places = Places::new(Limits {
+            connections: 1,
+            of_a_peer: 1,
+        });
+        let mut held: Vec<_> = (0..=MAX_LEAVING)
+            .map(|_| places.take(peer(1)).unwrap())
+            .collect();
+        assert!(places.take(peer(1)).is_none());
+        assert!(places.take(peer(2)).is_none());
+        assert!(!places.give_up_one());
+        held.remove(0);
+        held.push(places.take(peer(2)).unwrap());
+        assert!(places.take(peer(2)).is_none());
+        drop(held);
+        assert_eq!((places.count(), places.taken().leaving), (0, 0));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use vrot_service::attester::quoting::EvidenceFiles;
 use vrot_service::command_line::{Arguments, Command, LogFormat, ProxyOptions, TpmOptions};
 use vrot_service::devices::DeviceVerifier;
 use vrot_service::proxy::Proxy;
-use vrot_service::service::Service;
+use vrot_service::service::{self, Service};
 use vrot_service::tls_identity::{RENEWAL_PERIOD, TlsIdentity};
 use vrot_service::tls_key::TpmTlsKey;
 use vrot_service::vm_attester::VmAttester;
@@ -101,7 +101,9 @@ async fn proxy<D: Demands + Clone>(
         connections: options.connections,
         of_a_peer: options.connections_per_peer,
     };
-    allow_open_files(limits.connections);
+    let mut listeners = vec![limits];
+    listeners.extend(options.challenges.map(|_| service::LIMITS));
+    allow_open_files(&listeners);
     let mut tpm = open_tpm(&options.tpm)?;
     let key = TpmTlsKey::open(&options.tpm.tpm)?;
     let statement = TpmTlsKey::certified_by(&mut tpm)?;

@@ -19,8 +19,8 @@ use crate::attester::AttesterError;
 use crate::attester::batches::Batches;
 use crate::attester::quoting::EvidenceRequest;
 
-/// Each connection has a thread.
-const LIMITS: Limits = Limits {
+/// How many connections there may be at a time; each has a thread.
+pub const LIMITS: Limits = Limits {
     connections: 64,
     of_a_peer: 8,
 };
