@@ -18,6 +18,9 @@ pub struct Line {
 
 /// Lines under this target come from somewhere else, and are limited whatever their level is.
 pub const FOREIGN: &str = "backend";
+/// Lines under this target tell what became of a peer's connection that was accepted: there may be many,
+/// for whoever was not accepted cannot cause them.
+pub const ACCEPTED: &str = "accepted";
 /// Lines that tell of missing lines.
 pub(super) const NOTICE: &str = "log";
 

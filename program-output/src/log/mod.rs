@@ -22,7 +22,7 @@ use limit::Limit;
 use queue::{Bounds, Queue};
 use writer::Lines;
 
-pub use line::{FOREIGN, Line};
+pub use line::{ACCEPTED, FOREIGN, Line};
 pub use queue::{Losses, Passed};
 pub use stderr::Stderr;
 

@@ -11,7 +11,7 @@ use attested_tls::tls::ParameterNames;
 use clap::{Args, ValueEnum};
 use connection_proxy::{Accepted, Handler, Limits, Stop, allow_open_files, join, prepare, serve};
 use printable::WithCauses;
-use program_output::log;
+use program_output::log::{self, ACCEPTED};
 use tokio::net::{TcpListener, TcpStream};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -149,6 +149,7 @@ fn tell(attested: &Attested<Appraised>) {
     let evidence = attested.appraisal.evidence();
     let tls = ParameterNames::of(&attested.peer.parameters);
     tracing::info!(
+        target: ACCEPTED,
         vm = %evidence.leaf().vm,
         host = %evidence.chain().host(),
         verdict = %attested.appraisal.verdict(),

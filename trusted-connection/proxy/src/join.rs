@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use attested_tls::{AttestedStream, ConnectionError};
 use printable::WithCauses;
+use program_output::log::ACCEPTED;
 use tokio::net::TcpStream;
 
 use crate::forward::{Broken, Side, Traffic, forward};
@@ -85,6 +86,7 @@ impl Joined {
         match &self.ending {
             Ending::Complete => {
                 tracing::info!(
+                    target: ACCEPTED,
                     from_attested,
                     from_plain,
                     seconds,
@@ -92,7 +94,7 @@ impl Joined {
                 );
             }
             Ending::Attested(error) => tracing::warn!(
-                from_attested, from_plain, seconds, error = %WithCauses(&**error),
+                target: ACCEPTED, from_attested, from_plain, seconds, error = %WithCauses(&**error),
                 "closed: the attested connection failed"
             ),
             Ending::Broken(broken) => {
@@ -101,11 +103,12 @@ impl Joined {
                     Side::Second => "plain",
                 };
                 tracing::warn!(
-                    from_attested, from_plain, seconds, side, error = %WithCauses(broken),
+                    target: ACCEPTED, from_attested, from_plain, seconds, side, error = %WithCauses(broken),
                     "closed: a connection failed"
                 );
             }
             Ending::Stopped => tracing::info!(
+                target: ACCEPTED,
                 from_attested,
                 from_plain,
                 seconds,

@@ -83,7 +83,7 @@ pub async fn serve<H: Handler>(
             place,
             stop: stop.clone(),
         };
-        let span = info_span!("connection", number, peer = %address);
+        let span = info_span!("connection", number, %peer, from = %address);
         tasks.spawn(attend(Arc::clone(&handler), connection).instrument(span));
     }
     drop(listener);

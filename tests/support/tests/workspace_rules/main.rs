@@ -26,7 +26,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("cert-chain", &["printable"]),
     ("attestation", &["cert-chain", "printable"]),
     ("attested-tls", &["attestation", "cert-chain", "printable"]),
-    ("connection-proxy", &["attested-tls", "printable"]),
+    (
+        "connection-proxy",
+        &["attested-tls", "printable", "program-output"],
+    ),
     (
         "trusted-connection",
         &["attestation", "bounded-file", "cert-chain", "printable"],
