@@ -20,6 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::task::spawn_blocking;
 use vrot_device::challenge;
 use vrot_service::attester::TpmAddress;
+use vrot_service::devices::Told;
 use vrot_service::proxy::Proxy;
 use vrot_service::tls_identity::TlsIdentity;
 use vrot_service::tls_key::TpmTlsKey;
@@ -102,7 +103,7 @@ async fn terminate(
         identity,
         attester: Arc::new(OthersEvidence { challenges }),
         demands: NoDemand,
-        name: |()| String::new(),
+        told: |()| Told::any(),
         forward: forward.to_string().parse()?,
     };
     tokio::spawn(async move {

@@ -26,6 +26,7 @@ use vrot_device::{Connector, policy_file};
 use vrot_service::attester::TpmAddress;
 use vrot_service::attester::batches::Batches;
 use vrot_service::attester::esys::{EsysTpm, HostThroughTpm};
+use vrot_service::devices::Told;
 use vrot_service::tls_identity::TlsIdentity;
 use vrot_service::tls_key::TpmTlsKey;
 use vrot_service::vm_attester::VmAttester;
@@ -319,7 +320,7 @@ async fn a_renewed_certificate_is_used_by_new_connections_and_living_ones_go_on(
         identity: Arc::clone(&identity),
         attester: Arc::new(VmAttester::new(Arc::new(batches), statement)),
         demands: NoDemand,
-        name: |()| String::new(),
+        told: |()| Told::any(),
         forward: echo()?.to_string().parse()?,
     };
     let limits = Limits {
@@ -406,5 +407,59 @@ fn the_service_s_policy_lets_in_a_device_that_attests_itself_and_no_other() -> R
     assert_eq!(unknown.status.code(), Some(2));
     let said = String::from_utf8_lossy(&unknown.stderr).into_owned();
     assert!(said.contains("demands evidence, and got none"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn the_log_says_of_each_connection_of_an_exempted_device_why_it_was_let_in() -> Result<()> {
+    const DEVICE: &str = "meter-3.example.org";
+    let stage = Stage::get()?;
+    let folder = tempfile::tempdir()?;
+    let certify = |name: &str, subject: &str, options: &[&str]| {
+        let (certificate, key) = (format!("{name}.pem"), format!("{name}.key"));
+        Tool::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "1"])
+            .args(["-pkeyopt", "ec_paramgen_curve:P-256"])
+            .args(["-subj", subject, "-out", &certificate, "-keyout", &key])
+            .args(options)
+            .folder(folder.path())
+            .run()
+    };
+    certify("ca", "/CN=Meters", &[])?;
+    let name = format!("subjectAltName=DNS:{DEVICE}");
+    let of_a_client = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", &name];
+    let usage = ["-addext", "extendedKeyUsage=clientAuth"];
+    let end = ["-addext", "basicConstraints=critical,CA:FALSE"];
+    certify(
+        "meter",
+        "/CN=meter",
+        &[&of_a_client[..], &usage, &end].concat(),
+    )?;
+    let policy = folder.path().join("devices.toml");
+    let exemption = format!(
+        "[exempt_software_keys]\nroots = \"ca.pem\"\ndevices = [\"{DEVICE}\"]\nreason = \"series 3\"\n"
+    );
+    std::fs::write(&policy, exemption)?;
+    let policy = policy.to_str().context("a path")?;
+    let proxy = stage
+        .vm
+        .proxy("for-meters", echo()?, &["--policy", policy])?;
+    Tool::new(program("vrot-device")?)
+        .args(["connect", &proxy.attested.to_string(), "--verdict-only"])
+        .args([
+            "--certificate",
+            "meter.pem",
+            "--key",
+            "meter.key",
+            "--policy",
+        ])
+        .arg(stage.scene.run.join("vm/policy.toml"))
+        .folder(folder.path())
+        .run()?;
+    wait_for("the proxy's word", Duration::from_secs(20), || {
+        let said = proxy.said("software-key-exempted: ")? && proxy.said("series 3")?;
+        Ok(said.then_some(()))
+    })?;
+    assert!(proxy.said(&format!("{DEVICE} (warning)"))?);
     Ok(())
 }

@@ -21,7 +21,7 @@ use vrot_service::attester::batches::Batches;
 use vrot_service::attester::esys::{EsysTpm, HostThroughTpm};
 use vrot_service::attester::quoting::EvidenceFiles;
 use vrot_service::command_line::{Arguments, Command, LogFormat, ProxyOptions, TpmOptions};
-use vrot_service::devices::DeviceVerifier;
+use vrot_service::devices::{DeviceVerifier, Told};
 use vrot_service::proxy::Proxy;
 use vrot_service::service::{self, Service};
 use vrot_service::tls_identity::{RENEWAL_PERIOD, TlsIdentity};
@@ -70,17 +70,15 @@ fn run(command: Command) -> Result<()> {
                         let crls = Arc::new(CrlFiles::open(&options.tpm.crl)?);
                         let verifier = verifier.with_crls(crls);
                         let clients = verifier.client_certificates()?;
-                        let name = |device: &Arc<DeviceResult>| {
-                            format!("{} ({})", device.name(), device.verdict())
-                        };
-                        proxy(options, clients, Arc::new(verifier), name).await
+                        let told = |device: &Arc<DeviceResult>| Told::of(device);
+                        proxy(options, clients, Arc::new(verifier), told).await
                     }
                     // The command line says so in so many words.
                     None => {
                         tracing::warn!("nothing is demanded of devices: every one is let in");
                         let clients = WebPkiClientVerifier::no_client_auth();
-                        let name = |(): &()| "any".to_owned();
-                        proxy(options, clients, NoDemand, name).await
+                        let told = |(): &()| Told::any();
+                        proxy(options, clients, NoDemand, told).await
                     }
                 }
             }
@@ -95,7 +93,7 @@ async fn proxy<D: Demands + Clone>(
     options: ProxyOptions,
     clients: Arc<dyn ClientCertVerifier>,
     demands: D,
-    name: fn(&D::Result) -> String,
+    told: fn(&D::Result) -> Told,
 ) -> Result<()> {
     let limits = Limits {
         connections: options.connections,
@@ -120,7 +118,7 @@ async fn proxy<D: Demands + Clone>(
         identity: Arc::clone(&identity),
         attester: Arc::new(attester),
         demands,
-        name,
+        told,
         forward: options.forward,
     };
     let listen = listener.local_addr()?;

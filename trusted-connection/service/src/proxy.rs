@@ -9,9 +9,11 @@ use attested_tls::tls::ParameterNames;
 use attested_tls::{Attested, Attester, Deadlines, Demands, accept};
 use connection_proxy::{Accepted, Handler, join, prepare};
 use printable::WithCauses;
+use program_output::log::ACCEPTED;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::devices::Told;
 use crate::tls_identity::TlsIdentity;
 
 /// Takes attested connections and passes what comes on them to a service.
@@ -22,8 +24,8 @@ pub struct Proxy<D: Demands> {
     pub attester: Arc<dyn Attester>,
     /// What it demands of devices.
     pub demands: D,
-    /// What an accepted device is called in the log.
-    pub name: fn(&D::Result) -> String,
+    /// What the log says of an accepted device.
+    pub told: fn(&D::Result) -> Told,
     /// The service.
     pub forward: Destination,
 }
@@ -80,11 +82,14 @@ impl<D: Demands + Clone> Handler for Proxy<D> {
                 return;
             }
         };
-        tracing::info!(
-            tls = %ParameterNames::of(&peer.parameters),
-            device = (self.name)(&appraisal),
-            "connected"
-        );
+        let tls = ParameterNames::of(&peer.parameters);
+        let Told { name, reasons } = (self.told)(&appraisal);
+        match reasons {
+            None => tracing::info!(target: ACCEPTED, %tls, device = name, "connected"),
+            Some(reasons) => tracing::warn!(
+                target: ACCEPTED, %tls, device = name, reasons, "connected with reservations"
+            ),
+        }
         join(stream, plain, &connection.stop).await;
     }
 }

@@ -17,6 +17,7 @@ use vrot_device::connection::ServiceAddress;
 use vrot_service::attester::TpmAddress;
 use vrot_service::attester::batches::Batches;
 use vrot_service::attester::esys::{EsysTpm, HostThroughTpm};
+use vrot_service::devices::Told;
 use vrot_service::proxy::Proxy;
 use vrot_service::tls_identity::TlsIdentity;
 use vrot_service::tls_key::TpmTlsKey;
@@ -60,7 +61,7 @@ impl Service {
             identity,
             attester: Arc::new(VmAttester::new(Arc::clone(&batches), statement)),
             demands: NoDemand,
-            name: |()| String::new(),
+            told: |()| Told::any(),
             forward: echo().await?.to_string().parse()?,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await?;

@@ -14,7 +14,7 @@ use attestation::device::{
     DeviceEvidence, DevicePolicy, DeviceResult, appraise_device, appraise_software_key,
 };
 use attestation::policy::PolicyError;
-use attestation::{Binding, Nonce};
+use attestation::{Binding, Nonce, Verdict};
 use attested_tls::tls::{KeyExchange, provider};
 use attested_tls::{Appraisal, Demand, EvidenceRefused, Format, Peer, Verifier};
 use cert_chain::VerifiedClientCertificate;
@@ -165,17 +165,11 @@ impl Verifier for DeviceVerifier {
     ) -> Result<Appraisal<Self::Result>, EvidenceRefused> {
         let result = self.judge(evidence, nonce, binding, peer, UnixTime::now())?;
         if !result.is_accepted() {
-            let reasons: Vec<String> = result
-                .layer()
-                .reasons()
-                .iter()
-                .map(|reason| format!("{}: {}", reason.code, reason.text))
-                .collect();
             return Err(refused(format_args!(
                 "{} is {}: {}",
                 result.name(),
                 result.verdict(),
-                reasons.join("; ")
+                reasons(&result)
             )));
         }
         let valid_for = result
@@ -187,6 +181,42 @@ impl Verifier for DeviceVerifier {
             result: Arc::new(result),
         })
     }
+}
+
+/// What the log says of an accepted device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Its name, and the verdict.
+    pub name: String,
+    /// Why the verdict is not the best one, if it is not.
+    pub reasons: Option<String>,
+}
+
+impl Told {
+    /// About a device of which nothing was demanded.
+    pub fn any() -> Self {
+        Self {
+            name: "any".to_owned(),
+            reasons: None,
+        }
+    }
+
+    /// About this device.
+    pub fn of(device: &DeviceResult) -> Self {
+        let is_affirming = device.verdict() == Verdict::Affirming;
+        Self {
+            name: format!("{} ({})", device.name(), device.verdict()),
+            reasons: (!is_affirming).then(|| reasons(device)),
+        }
+    }
+}
+
+fn reasons(device: &DeviceResult) -> String {
+    let reasons = device.layer().reasons().iter();
+    let reasons: Vec<_> = reasons
+        .map(|reason| format!("{}: {}", reason.code, reason.text))
+        .collect();
+    reasons.join("; ")
 }
 
 fn refused(reason: impl ToString) -> EvidenceRefused {

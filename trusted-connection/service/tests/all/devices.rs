@@ -25,7 +25,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{PrivateKeyDer, ServerName, UnixTime};
 use trusted_connection::crl_files::CrlFiles;
-use vrot_service::devices::DeviceVerifier;
+use vrot_service::devices::{DeviceVerifier, Told};
 
 /// An authority for certificates of TLS, above servers and above devices without a TPM.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -148,6 +148,7 @@ async fn a_device_with_a_tpm_is_known_by_name_and_boot() {
         .unwrap();
     assert_eq!(met.name(), "spiffe://demo.example/plant-7/meter-12");
     assert_eq!(met.verdict(), Verdict::Affirming);
+    assert_eq!(Told::of(&met).reasons, None);
     assert!(matches!(met.identity(), DeviceIdentity::Attested(_)));
 }
 
@@ -258,6 +259,9 @@ async fn a_device_with_a_software_key_is_accepted_where_the_policy_exempts_it_an
     assert_eq!(met.verdict(), Verdict::Warning);
     let reasons = met.layer().reasons();
     assert_eq!(reasons.first().unwrap().code, "software-key-exempted");
+    let told = Told::of(&met).reasons.unwrap();
+    assert!(told.contains("software-key-exempted"), "{told}");
+    assert!(told.contains("series 3"), "{told}");
 
     // Not the certificate, but the exemption lets it in.
     let other = exempting(&authority, "meter-4.example.org");
