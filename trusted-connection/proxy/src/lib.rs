@@ -6,6 +6,7 @@
 //! says why. What a connection must show before that is not this crate's business.
 
 mod forward;
+mod held;
 mod join;
 mod keep_alive;
 mod listen;
@@ -15,6 +16,7 @@ mod places;
 mod stop;
 
 pub use forward::{Broken, Side, Traffic, forward};
+pub use held::Held;
 pub use join::{Ending, Joined, join};
 pub use keep_alive::prepare;
 pub use listen::{Accepted, Handler, serve};

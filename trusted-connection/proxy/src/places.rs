@@ -6,10 +6,12 @@
 //! at a time may be.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::held::Held;
 use crate::peer::Peer;
 
 /// Connections that there may be at a time.
@@ -36,7 +38,7 @@ struct Taken {
     next: u64,
     /// Without those that were given up.
     count: usize,
-    /// Those that were given up and whose [`Place`] lives.
+    /// Those that were given up and whose places are held.
     leaving: usize,
     peers: HashMap<Peer, OfPeer>,
 }
@@ -50,14 +52,24 @@ struct OfPeer {
     silent: BTreeMap<u64, CancellationToken>,
 }
 
-/// A place, given back when it is dropped.
+/// A place, given back when it is dropped and all that [holds](Place::hold) it.
 #[derive(Debug)]
 pub struct Place {
+    holder: Holder,
+    gave_way: CancellationToken,
+}
+
+/// A part in a place.
+pub(crate) type Holder = Arc<Taking>;
+
+/// One place that was taken; dropped, it is given back.
+#[derive(Debug)]
+pub(crate) struct Taking {
     places: Arc<Places>,
     peer: Peer,
     number: u64,
-    kept: bool,
-    gave_way: CancellationToken,
+    /// Changed and read under the lock of the places.
+    kept: AtomicBool,
 }
 
 impl Places {
@@ -85,11 +97,14 @@ impl Places {
         let gave_way = CancellationToken::new();
         let of_peer = taken.peers.entry(peer).or_default();
         of_peer.silent.insert(number, gave_way.clone());
-        Some(Place {
+        let taking = Taking {
             places: Arc::clone(self),
             peer,
             number,
-            kept: false,
+            kept: AtomicBool::new(false),
+        };
+        Some(Place {
+            holder: Arc::new(taking),
             gave_way,
         })
     }
@@ -156,17 +171,24 @@ impl Place {
     /// The connection has shown what it must show: from now on it gives way to nobody. `false` if it has
     /// been given up meanwhile.
     pub fn keep(&mut self) -> bool {
-        if self.kept {
-            return true;
-        }
-        let mut taken = self.places.taken();
-        if let Some(of_peer) = taken.peers.get_mut(&self.peer)
-            && of_peer.silent.remove(&self.number).is_some()
+        let taking = &*self.holder;
+        let mut taken = taking.places.taken();
+        if let Some(of_peer) = taken.peers.get_mut(&taking.peer)
+            && of_peer.silent.remove(&taking.number).is_some()
         {
             of_peer.kept += 1;
-            self.kept = true;
+            taking.kept.store(true, Ordering::Relaxed);
         }
-        self.kept
+        taking.kept.load(Ordering::Relaxed)
+    }
+
+    /// Has a transport hold the place, too: for one that another task may own longer than this place's
+    /// owner lives.
+    pub fn hold<IO>(&self, io: IO) -> Held<IO> {
+        Held {
+            io,
+            _holder: Arc::clone(&self.holder),
+        }
     }
 
     /// Waits until the connection is given up for another.
@@ -180,12 +202,12 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Taking {
     fn drop(&mut self) {
         let mut taken = self.places.taken();
         let of_peer = taken.peers.get_mut(&self.peer);
         let was_counted = of_peer.is_some_and(|of_peer| {
-            if self.kept {
+            if self.kept.load(Ordering::Relaxed) {
                 of_peer.kept -= 1;
                 return true;
             }
@@ -257,6 +279,28 @@ mod tests {
         held.push(places.take(peer(2)).unwrap());
         assert!(places.take(peer(2)).is_none());
         drop(held);
+        assert_eq!((places.count(), places.taken().leaving), (0, 0));
+    }
+
+    #[test]
+    fn a_place_is_given_back_when_its_transport_is_closed_whoever_owns_that() {
+        let places = Places::new(Limits {
+            connections: 2,
+            of_a_peer: 2,
+        });
+        let mut kept = places.take(peer(1)).unwrap();
+        let of_kept = kept.hold(());
+        assert!(kept.keep());
+        let silent = places.take(peer(1)).unwrap();
+        let of_silent = silent.hold(());
+        drop(kept);
+        assert_eq!(places.count(), 2);
+        drop(of_kept);
+        assert_eq!(places.count(), 1);
+        assert!(places.give_up_one());
+        drop(silent);
+        assert_eq!((places.count(), places.taken().leaving), (0, 1));
+        drop(of_silent);
         assert_eq!((places.count(), places.taken().leaving), (0, 0));
     }
 

@@ -52,8 +52,9 @@ impl<D: Demands + Clone> Handler for Proxy<D> {
             return;
         }
         let tls = self.identity.tls();
+        // What gives way may still say so to its peer.
         let accepted = accept(
-            connection.stream,
+            connection.place.hold(connection.stream),
             &tls,
             Arc::clone(&self.attester),
             self.demands.clone(),
