@@ -71,6 +71,7 @@ const EXPECTED: [&str; 69] = [
     "attested_handshake_host_ms",
     "attested_handshake_verification_ms",
     "attested_handshakes_per_s",
+    "attested_handshake_busy_p50_ms",
     "attested_handshake_p99_ms",
     "attested_fleet_per_s",
     "attested_fleet_p99_ms",

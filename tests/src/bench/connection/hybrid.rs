@@ -1,11 +1,12 @@
-//! What hybrid key exchange costs: handshakes of rustls in memory, one after the other.
+//! What hybrid key exchange costs: handshakes in memory, one after the other, with certificates as
+//! services have them, below an issuer's root and a host's certificate.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use attested_tls::tls::{KeyExchange, provider};
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::crypto::CryptoProvider;
 use rustls::{
     ClientConfig, ClientConnection, NamedGroup, RootCertStore, ServerConfig, ServerConnection,
@@ -54,17 +55,25 @@ impl Ends {
             kx_groups,
             ..(*all).clone()
         });
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root_key = KeyPair::generate()?;
+        let root = authority.self_signed(&root_key)?;
+        let host_key = KeyPair::generate()?;
+        let host = authority.signed_by(&host_key, &Issuer::from_params(&authority, &root_key))?;
         let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new([NAME.to_owned()])?.self_signed(&key)?;
+        let certificate = CertificateParams::new([NAME.to_owned()])?
+            .signed_by(&key, &Issuer::from_params(&authority, &host_key))?;
         let private = PrivateKeyDer::try_from(key.serialize_der())
             .ok()
             .context("a key")?;
         let mut roots = RootCertStore::empty();
-        roots.add(certificate.der().clone())?;
-        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        roots.add(root.into())?;
+        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&version::TLS13])?
             .with_no_client_auth()
-            .with_single_cert(vec![certificate.into()], private)?;
+            .with_single_cert(vec![certificate.into(), host.into()], private)?;
+        server.send_tls13_tickets = 0;
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&version::TLS13])?
             .with_root_certificates(roots)

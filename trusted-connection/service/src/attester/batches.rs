@@ -4,7 +4,7 @@
 //! free, and all challenges that come meanwhile go under the next quote: so no number of challenges
 //! keeps another one waiting for more than a quote and a signature.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -48,9 +48,15 @@ const MAX_BATCH: usize = 512;
 /// follow each other, none is dropped for newer ones while its answer is being read, in whatever order
 /// they are sent and read.
 const MAX_OPEN: u64 = 2;
+/// A request that follows another one is sent so long before that is usually answered: it then has its turn
+/// in the host's next quote, also on a host that has others to serve, and as many challenges as possible go
+/// with it. Sent at once, it would wait for all of the one before.
+const LEAD: Duration = Duration::from_millis(5);
 /// Between two quotes while challenges come all the time: a host signs no more often, and its quota of
 /// requests (1,200 a minute by default) has to last.
 const INTERVAL: Duration = Duration::from_millis(60);
+/// Longer than a host takes: what is waited for is told.
+const PLACE_WAIT: Duration = Duration::from_secs(60);
 /// Quotes in a row after a rest.
 const BURST: u32 = 3;
 
@@ -192,7 +198,10 @@ struct Open {
 #[derive(Debug, Default)]
 struct Window {
     next: u64,
-    open: BTreeSet<u64>,
+    /// Those that are open, and since when.
+    open: BTreeMap<u64, Instant>,
+    /// How long the last one took that was answered.
+    usual: Duration,
 }
 
 /// One of them, until it is dropped.
@@ -203,18 +212,17 @@ struct Place {
 }
 
 impl Open {
-    /// Waits until the oldest that is open is less than [`MAX_OPEN`] behind.
+    /// Waits until the oldest that is open is less than [`MAX_OPEN`] behind, and the newest of them about to
+    /// be answered.
     fn place(open: &Arc<Self>) -> Place {
         let mut window = open.window();
-        while let Some(oldest) = window.open.first()
-            && window.next - oldest >= MAX_OPEN
-        {
-            let waited = open.changed.wait(window);
-            window = waited.unwrap_or_else(PoisonError::into_inner);
+        while let Some(wait) = window.wait(Instant::now()) {
+            let waited = open.changed.wait_timeout(window, wait);
+            window = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let number = window.next;
         window.next += 1;
-        window.open.insert(number);
+        window.open.insert(number, Instant::now());
         Place {
             open: Arc::clone(open),
             number,
@@ -226,9 +234,26 @@ impl Open {
     }
 }
 
+impl Window {
+    /// How long to wait before looking again; nothing, if the next request may be sent.
+    fn wait(&self, now: Instant) -> Option<Duration> {
+        let (oldest, _) = self.open.first_key_value()?;
+        if self.next - oldest >= MAX_OPEN {
+            return Some(PLACE_WAIT);
+        }
+        let (_, newest) = self.open.last_key_value()?;
+        let due = *newest + self.usual.saturating_sub(LEAD);
+        (due > now).then(|| due - now)
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        self.open.window().open.remove(&self.number);
+        let mut window = self.open.window();
+        if let Some(since) = window.open.remove(&self.number) {
+            window.usual = since.elapsed();
+        }
+        drop(window);
         self.open.changed.notify_one();
     }
 }
@@ -237,6 +262,7 @@ impl Drop for Place {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+    use std::collections::BTreeSet;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
     use std::time::Duration;
@@ -378,6 +404,25 @@ mod tests {
         drop(first);
         receiver.recv_timeout(Duration::from_secs(20)).unwrap();
         assert_eq!(third.join().unwrap().number, 2);
+    }
+
+    #[test]
+    fn a_request_that_follows_another_is_sent_when_that_is_about_to_be_answered() {
+        let start = Instant::now();
+        let mut window = Window {
+            usual: Duration::from_millis(80),
+            ..Window::default()
+        };
+        assert_eq!(window.wait(start), None, "none is open");
+        window.open.insert(0, start);
+        window.next = 1;
+        assert_eq!(window.wait(start), Some(Duration::from_millis(75)));
+        assert_eq!(window.wait(start + Duration::from_millis(75)), None);
+        window.usual = Duration::ZERO;
+        assert_eq!(window.wait(start), None, "not known yet, or a quick host");
+        window.open.insert(1, start);
+        window.next = 2;
+        assert_eq!(window.wait(start), Some(PLACE_WAIT), "two are open");
     }
 
     #[test]

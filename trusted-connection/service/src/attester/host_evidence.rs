@@ -55,7 +55,7 @@ const UNKNOWN_TO_KERNEL: ResponseCode = ResponseCode::new(0x000b_0143);
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Between two questions whether the host is done: of the time that passed, so that nobody waits much
 /// longer than the host needs, and a slow one is not asked all the time.
-const WAITS: u32 = 32;
+const WAITS: u32 = 64;
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
