@@ -8,7 +8,7 @@ use serde_json::Value;
 use test_support::tool::Tool;
 
 /// Every part, on two vRoTs.
-const EXPECTED: [&str; 69] = [
+const EXPECTED: [&str; 70] = [
     "launch_p50_ms",
     "launch_p99_ms",
     "launch_signatures",
