@@ -59,7 +59,7 @@ fn a_revoked_host_loses_its_connections_at_the_next_round_by_the_list_that_it_ca
     fs::write(&policy, text.replace("[freshness]", demand))?;
     // The device has no list but those that come with evidence.
     fs::create_dir_all(scene.run.join("device"))?;
-    let device = DeviceProxy::start(
+    let mut device = DeviceProxy::start(
         &scene.run.join("device"),
         "device",
         service.attested,
@@ -82,11 +82,12 @@ fn a_revoked_host_loses_its_connections_at_the_next_round_by_the_list_that_it_ca
             .is_err_and(|error| error.kind() == ErrorKind::ConnectionReset),
         "the connection was not reset: {ended:?}"
     );
-    ensure!(
-        device.said("revoked")?,
-        "{}",
-        fs::read_to_string(&device.log)?
-    );
+    let log = device.log.clone();
+    device
+        .process
+        .wait_until("that the host is revoked", PATIENCE, || {
+            Ok(fs::read_to_string(&log)?.contains("revoked").then_some(()))
+        })?;
 
     let ended = client(&device)?.read(&mut [0]);
     ensure!(

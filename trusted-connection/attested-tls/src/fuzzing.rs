@@ -65,7 +65,8 @@ fn length(frame: &Frame) -> usize {
 }
 
 /// The control messages in frames, one second apart, and what they do to an end that demands evidence
-/// and of which the peer demands some; how many the end takes.
+/// and of which the peer demands some; how many the end takes. Each other frame is a second in which
+/// nothing happens.
 ///
 /// # Panics
 ///
@@ -78,6 +79,7 @@ pub fn messages(bytes: &[u8]) -> usize {
     let mut handled = 0;
     for frame in taken([bytes].into_iter()) {
         let (Frame::ControlPart(part) | Frame::ControlEnd(part)) = &frame else {
+            end.now += STEP;
             continue;
         };
         message.extend_from_slice(part);
@@ -99,6 +101,8 @@ pub fn messages(bytes: &[u8]) -> usize {
     }
     handled
 }
+
+const STEP: Duration = Duration::from_secs(1);
 
 struct End {
     now: Instant,
@@ -149,7 +153,7 @@ impl End {
 
     /// As the task of a connection does.
     fn handle(&mut self, message: Message) -> Result<(), ConnectionError> {
-        self.now += Duration::from_secs(1);
+        self.now += STEP;
         self.ours.due(self.now)?;
         let name = message.name();
         match (message, &mut self.theirs) {
@@ -165,7 +169,7 @@ impl End {
                 if answered.is_some_and(|(_, evidence)| evidence == EVIDENCE) {
                     let appraisal = Appraisal {
                         result: (),
-                        valid_for: Duration::from_secs(2),
+                        valid_for: 6 * STEP,
                     };
                     self.ours.accepted(&appraisal, self.now);
                     self.was_shown = true;

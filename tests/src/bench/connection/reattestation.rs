@@ -14,7 +14,7 @@ use crate::bench::report::Report;
 use crate::bench::samples::Samples;
 
 /// Seconds for which a result holds here: a round begins after half of that.
-pub(super) const LIFETIME: u64 = 2;
+pub(super) const LIFETIME: u64 = 6;
 /// Between two small messages.
 const PAUSE: Duration = Duration::from_millis(1);
 /// A round is over with its result, and has begun not longer before: two signatures of the host, and

@@ -55,8 +55,16 @@ pub(super) const MESSAGES: Target = Target {
         let messages = |all: &[&[u8]]| -> Vec<u8> {
             (all.iter()).flat_map(|message| frame(4, message)).collect()
         };
+        let rest = |seconds| frame(0, b"-").repeat(seconds);
         Ok(vec![
-            messages(&[&hello, &answer(1), &answer(2), &answer(3)]),
+            [
+                messages(&[&hello, &answer(1)]),
+                rest(1),
+                messages(&[&answer(2)]),
+                rest(2),
+                messages(&[&answer(3)]),
+            ]
+            .concat(),
             messages(&[
                 &demanding,
                 &request(1),
