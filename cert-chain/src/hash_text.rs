@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::hash::{HashAlgorithm, HashValue};
+use crate::identifiers::string_serde;
 
 /// A hash value with its algorithm's name in front, as files have it. Read without a name it is a
 /// SHA-256 value, as policies were written before other banks were supported.
@@ -77,19 +78,7 @@ impl FromStr for NamedHash {
     }
 }
 
-impl Serialize for NamedHash {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for NamedHash {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
+string_serde!(NamedHash);
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::identifiers::string_serde;
+
 /// A certificate's serial number: the octets of the INTEGER in DER, shown in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CertificateSerial(Vec<u8>);
@@ -64,19 +66,7 @@ impl FromStr for CertificateSerial {
     }
 }
 
-impl Serialize for CertificateSerial {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for CertificateSerial {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
+string_serde!(CertificateSerial);
 
 #[cfg(test)]
 mod tests {

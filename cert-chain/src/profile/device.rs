@@ -13,7 +13,7 @@ use x509_parser::extensions::GeneralName;
 
 use super::fields::{Fields, ProfileError};
 use super::serial_number::serial_number;
-use super::vik::{AIK_PURPOSE, AIK_PURPOSE_TEXT, DIGITAL_SIGNATURE};
+use super::vik::{AIK_PURPOSE, AIK_PURPOSES};
 use super::{IssueError, Validity};
 use crate::attestation_key::AttestationKey;
 use crate::claims::DeviceClaims;
@@ -72,24 +72,7 @@ impl DeviceCertificate {
     pub fn read(der: &[u8]) -> Result<Self, ProfileError> {
         let fields = Fields::read(der)?;
         fields.check_extensions_parse()?;
-        if fields.basic_constraints()? != (false, None) {
-            return Err(ProfileError::BasicConstraints {
-                profile: "device (no CA)",
-            });
-        }
-        if fields
-            .key_usage()?
-            .is_none_or(|usage| usage.flags != DIGITAL_SIGNATURE)
-        {
-            return Err(ProfileError::KeyUsage {
-                expected: "digitalSignature",
-            });
-        }
-        if fields.key_purposes()?.as_deref() != Some(&[AIK_PURPOSE_TEXT.to_owned()]) {
-            return Err(ProfileError::ExtendedKeyUsage {
-                expected: "tcg-kp-AIKCertificate (2.23.133.8.3)",
-            });
-        }
+        fields.check_end_entity("device (no CA)", AIK_PURPOSES)?;
         let device = read_name(&fields)?;
         let claims =
             DeviceClaims::from_extension(fields.claims()?).map_err(ProfileError::Claims)?;

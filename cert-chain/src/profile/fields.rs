@@ -77,6 +77,18 @@ pub enum ProfileError {
 /// a leaf, somewhat more for a host's or root's, which no TPM signs.
 pub const MAX_CERTIFICATE: usize = 4096;
 
+/// Bits as `x509_parser` counts them (RFC 5280 §4.2.1.3, first bit lowest).
+pub(super) const DIGITAL_SIGNATURE: u16 = 1;
+
+/// The extended key usage of a profile.
+#[derive(Clone, Copy)]
+pub(super) struct KeyPurposes {
+    /// As [`Fields::key_purposes`] has them.
+    pub(super) exactly: &'static [&'static str],
+    /// In words.
+    pub(super) shown: &'static str,
+}
+
 /// One parsed certificate, with accessors that refuse what a profile does not allow.
 pub(crate) struct Fields<'a> {
     certificate: X509Certificate<'a>,
@@ -127,6 +139,34 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn not_after(&self) -> UnixTime {
         unix(self.certificate.validity().not_after.timestamp())
+    }
+
+    /// Refuses all but an end entity whose key signs, and serves these purposes and no others.
+    pub(super) fn check_end_entity(
+        &self,
+        profile: &'static str,
+        purposes: KeyPurposes,
+    ) -> Result<(), ProfileError> {
+        if self.basic_constraints()? != (false, None) {
+            return Err(ProfileError::BasicConstraints { profile });
+        }
+        if self
+            .key_usage()?
+            .is_none_or(|usage| usage.flags != DIGITAL_SIGNATURE)
+        {
+            return Err(ProfileError::KeyUsage {
+                expected: "digitalSignature",
+            });
+        }
+        if self
+            .key_purposes()?
+            .is_none_or(|found| found != purposes.exactly)
+        {
+            return Err(ProfileError::ExtendedKeyUsage {
+                expected: purposes.shown,
+            });
+        }
+        Ok(())
     }
 
     /// CA flag and path length; no extension counts as "no CA".

@@ -11,7 +11,7 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::extensions::GeneralName;
 
-use super::fields::{Fields, ProfileError};
+use super::fields::{DIGITAL_SIGNATURE, Fields, ProfileError};
 use super::serial_number::serial_number;
 use super::{IssueError, Validity};
 use crate::attestation_key::AttestationKey;
@@ -123,8 +123,7 @@ impl HostCertificate {
     }
 }
 
-/// Bits as `x509_parser` counts them (RFC 5280 §4.2.1.3, first bit lowest).
-const DIGITAL_SIGNATURE: u16 = 1;
+/// As `x509_parser` counts bits.
 const KEY_CERT_SIGN: u16 = 1 << 5;
 
 pub(super) fn params(spec: &HostIkSpec) -> Result<CertificateParams, IssueError> {

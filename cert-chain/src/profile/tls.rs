@@ -9,11 +9,11 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, S
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::extensions::GeneralName;
 
-use super::fields::{Fields, ProfileError};
+use super::fields::{Fields, KeyPurposes, ProfileError};
 use super::host_ik::HostCertificate;
 use super::serial_number::serial_number;
 use super::signing::{length_under_host, sign_under_host};
-use super::vik::{DIGITAL_SIGNATURE, common_name, vm_uri, vrot_names};
+use super::vik::{common_name, vm_uri, vrot_names};
 use super::{IssueError, Validity};
 use crate::identifiers::{HostName, VmId, VrotId};
 use crate::tls_key::TlsKey;
@@ -67,6 +67,11 @@ fn params(spec: &TlsSpec, host: &HostCertificate) -> Result<CertificateParams, I
     Ok(params)
 }
 
+const TLS_PURPOSES: KeyPurposes = KeyPurposes {
+    exactly: &["serverAuth", "clientAuth"],
+    shown: "serverAuth and clientAuth",
+};
+
 /// A TLS key's certificate, read and found to follow the profile for a vRoT on a given host. Its
 /// signature is not checked here.
 #[derive(Clone, Debug)]
@@ -83,25 +88,7 @@ impl TlsCertificate {
     pub fn read(der: &[u8], host: &HostName) -> Result<Self, ProfileError> {
         let fields = Fields::read(der)?;
         fields.check_extensions_parse()?;
-        if fields.basic_constraints()? != (false, None) {
-            return Err(ProfileError::BasicConstraints {
-                profile: "vRoT's TLS key (no CA)",
-            });
-        }
-        if fields
-            .key_usage()?
-            .is_none_or(|usage| usage.flags != DIGITAL_SIGNATURE)
-        {
-            return Err(ProfileError::KeyUsage {
-                expected: "digitalSignature",
-            });
-        }
-        let purposes = ["serverAuth", "clientAuth"].map(str::to_owned);
-        if fields.key_purposes()?.as_deref() != Some(&purposes) {
-            return Err(ProfileError::ExtendedKeyUsage {
-                expected: "serverAuth and clientAuth",
-            });
-        }
+        fields.check_end_entity("vRoT's TLS key (no CA)", TLS_PURPOSES)?;
         let (vm, vrot) = read_names(&fields, host)?;
         Ok(Self {
             vm,

@@ -13,7 +13,7 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::extensions::GeneralName;
 
-use super::fields::{Fields, ProfileError};
+use super::fields::{Fields, KeyPurposes, ProfileError};
 use super::host_ik::HostCertificate;
 use super::serial_number::serial_number;
 use super::signing::{length_under_host, sign_under_host};
@@ -70,12 +70,13 @@ pub fn vik_certificate_length(
 
 /// `tcg-kp-AIKCertificate` (TCG Credential Profiles).
 pub(super) const AIK_PURPOSE: [u64; 5] = [2, 23, 133, 8, 3];
-pub(super) const AIK_PURPOSE_TEXT: &str = "2.23.133.8.3";
+/// It alone, as certificates of attestation keys have it.
+pub(super) const AIK_PURPOSES: KeyPurposes = KeyPurposes {
+    exactly: &["2.23.133.8.3"],
+    shown: "tcg-kp-AIKCertificate (2.23.133.8.3)",
+};
 /// Its contents in DER, as the path validation library wants it.
 pub(crate) const AIK_PURPOSE_DER: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x03];
-
-/// digitalSignature as `x509_parser` counts bits.
-pub(super) const DIGITAL_SIGNATURE: u16 = 1;
 
 fn params(spec: &VikSpec, host: &HostCertificate) -> Result<CertificateParams, IssueError> {
     let claims = VikClaims {
@@ -132,24 +133,7 @@ impl VikCertificate {
     pub fn read(der: &[u8], host: &HostName) -> Result<Self, ProfileError> {
         let fields = Fields::read(der)?;
         fields.check_extensions_parse()?;
-        if fields.basic_constraints()? != (false, None) {
-            return Err(ProfileError::BasicConstraints {
-                profile: "vIK (no CA)",
-            });
-        }
-        if fields
-            .key_usage()?
-            .is_none_or(|usage| usage.flags != DIGITAL_SIGNATURE)
-        {
-            return Err(ProfileError::KeyUsage {
-                expected: "digitalSignature",
-            });
-        }
-        if fields.key_purposes()?.as_deref() != Some(&[AIK_PURPOSE_TEXT.to_owned()]) {
-            return Err(ProfileError::ExtendedKeyUsage {
-                expected: "tcg-kp-AIKCertificate (2.23.133.8.3)",
-            });
-        }
+        fields.check_end_entity("vIK (no CA)", AIK_PURPOSES)?;
         let claims = VikClaims::from_extension(fields.claims()?).map_err(ProfileError::Claims)?;
         check_names(&fields, &claims, host)?;
         Ok(Self {
