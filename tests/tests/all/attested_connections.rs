@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use vrot_device::connection::{Appraised, DeviceIdentity};
-use vrot_device::{Connector, policy_file};
+use vrot_device::{Connector, policy_files};
 use vrot_service::attester::TpmAddress;
 use vrot_service::attester::batches::Batches;
 use vrot_service::attester::esys::{EsysTpm, HostThroughTpm};
@@ -50,7 +50,7 @@ impl Stage {
         let scene = Scene::set("connections")?;
         let vm = ProxiedVm::boot(&scene.host, &scene.run.join("vm"))?;
         let proxy = vm.proxy("proxy", echo()?, &["--any-device"])?;
-        let policy = policy_file::load(&vm.policy(&scene, &proxy)?)?;
+        let policy = policy_files::load(&vm.policy(&scene, &proxy)?)?;
         let device = Connector::new(Arc::new(policy), DeviceIdentity::none(), None)?;
         Ok(Self {
             scene,

@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use attestation::Policy;
 use clap::Args;
 use rustls_pki_types::DnsName;
+use trusted_connection::policy_files;
 
 use crate::connection::{Connector, DeviceIdentity};
 use crate::crl_options::CrlOptions;
-use crate::policy_file;
 use crate::root_of_trust::RootOfTrustOptions;
 
 /// What all commands that connect are told.
@@ -56,7 +56,8 @@ impl ConnectionOptions {
 
 /// Reads a policy, and says which one if it cannot be used.
 pub fn load_policy(path: &Path) -> Result<Policy> {
-    policy_file::load(path).with_context(|| format!("the policy {} cannot be used", path.display()))
+    policy_files::load(path)
+        .with_context(|| format!("the policy {} cannot be used", path.display()))
 }
 
 fn parse_name(text: &str) -> Result<DnsName<'static>, String> {

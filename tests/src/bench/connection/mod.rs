@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use attestation::Policy;
 use tokio::runtime::Runtime;
 use vrot_device::connection::DeviceIdentity;
-use vrot_device::{Connector, policy_file};
+use vrot_device::{Connector, policy_files};
 
 use super::arguments::Arguments;
 use super::fleet::Fleet;
@@ -94,7 +94,7 @@ impl<'f> Policies<'f> {
             self.host, self.reference
         );
         std::fs::write(&file, text)?;
-        let policy: Policy = policy_file::load(&file)?;
+        let policy: Policy = policy_files::load(&file)?;
         Ok(Connector::new(
             Arc::new(policy),
             DeviceIdentity::none(),

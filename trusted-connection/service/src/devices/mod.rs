@@ -4,8 +4,6 @@
 //! has none; it is asked for a client certificate only where the policy exempts such devices, and what
 //! becomes of it, the same policy says.
 
-mod policy_file;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +22,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls_pki_types::UnixTime;
 use trusted_connection::crl_files::CrlFiles;
+use trusted_connection::policy_files;
 
 /// Judges devices that connect, by one policy.
 #[derive(Debug)]
@@ -35,7 +34,7 @@ pub struct DeviceVerifier {
 impl DeviceVerifier {
     /// A verifier by the policy in this file and the roots that it names.
     pub fn load(policy: &Path) -> Result<Self, PolicyError> {
-        policy_file::load(policy).map(Self::new)
+        policy_files::load_about_devices(policy).map(Self::new)
     }
 
     /// A verifier by this policy.
