@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use test_support::deadline::wait_for;
 use vrot_tests::device;
 use vrot_tests::device_proxy::DeviceProxy;
 use vrot_tests::proxied_vm::ProxiedVm;
@@ -59,7 +60,7 @@ fn a_revoked_host_loses_its_connections_at_the_next_round_by_the_list_that_it_ca
     fs::write(&policy, text.replace("[freshness]", demand))?;
     // The device has no list but those that come with evidence.
     fs::create_dir_all(scene.run.join("device"))?;
-    let mut device = DeviceProxy::start(
+    let device = DeviceProxy::start(
         &scene.run.join("device"),
         "device",
         service.attested,
@@ -82,12 +83,9 @@ fn a_revoked_host_loses_its_connections_at_the_next_round_by_the_list_that_it_ca
             .is_err_and(|error| error.kind() == ErrorKind::ConnectionReset),
         "the connection was not reset: {ended:?}"
     );
-    let log = device.log.clone();
-    device
-        .process
-        .wait_until("that the host is revoked", PATIENCE, || {
-            Ok(fs::read_to_string(&log)?.contains("revoked").then_some(()))
-        })?;
+    wait_for("the proxy's word", PATIENCE, || {
+        Ok(device.said("revoked")?.then_some(()))
+    })?;
 
     let ended = client(&device)?.read(&mut [0]);
     ensure!(

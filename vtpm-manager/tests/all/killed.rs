@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::support::writer::{ANSWERS_MEAN_DURABLE, Writer, attach, check, prepared};
+use crate::support::writer::{
+    ANSWERS_MEAN_DURABLE, MOMENTS, STEP, Writer, attach, check, check_through_restarts, prepared,
+};
 use crate::support::{Host, wait_until};
 
 /// Longer than a guest waits for its manager.
 const AWAY: Duration = Duration::from_millis(800);
-/// Moments of the kill, spread over some commits.
-const MOMENTS: u32 = 10;
-const STEP: Duration = Duration::from_micros(700);
 
 #[test]
 fn what_a_guest_was_told_is_there_after_its_backend_was_killed() -> Result<()> {
@@ -52,23 +51,11 @@ fn what_a_guest_was_told_is_there_after_manager_and_backend_were_killed() -> Res
 #[test]
 fn a_guest_goes_on_while_its_manager_is_dead_and_all_is_durable_when_it_is_back() -> Result<()> {
     let mut host = Host::enrolled_with("backend_restarts_per_hour = 0\n")?;
-    let vm = prepared(&host)?;
-    for moment in 0..MOMENTS {
-        let writer = Writer::start(attach(&host, &vm)?);
-        thread::sleep(STEP * moment);
+    check_through_restarts(&mut host, |host| {
         host.crash()?;
         thread::sleep(AWAY);
-        host.start_again()?;
-        let last = writer.stop()?;
-        wait_until("all state to be durable", || {
-            Ok(host.json(["show", &vm])?["backend"]["degraded"] == false)
-        })?;
-        host.crash()?;
-        host.kill_backends()?;
-        host.start_again()?;
-        check(&host, &vm, last)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Several guests write, vRoTs come and go, and everything is killed at moments that no step of the

@@ -8,14 +8,13 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::support::vmm::{Vmm, define_index};
-use crate::support::writer::{ANSWERS_MEAN_DURABLE, Writer, attach, check, prepared};
+use crate::support::writer::{
+    ANSWERS_MEAN_DURABLE, MOMENTS, STEP, Writer, attach, check, check_through_restarts, prepared,
+};
 use crate::support::{Host, wait_until};
 
 /// That of [`ANSWERS_MEAN_DURABLE`], with which a guest waits in vain for a manager that was killed.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// Moments of the end, spread over some commits.
-const MOMENTS: u32 = 10;
-const STEP: Duration = Duration::from_micros(700);
 
 #[test]
 fn a_guest_is_answered_during_a_planned_restart_before_the_new_manager_is_there() -> Result<()> {
@@ -39,22 +38,10 @@ fn a_guest_is_answered_during_a_planned_restart_before_the_new_manager_is_there(
 #[test]
 fn a_guest_that_writes_through_planned_restarts_finds_all_that_it_was_told() -> Result<()> {
     let mut host = Host::enrolled_with(ANSWERS_MEAN_DURABLE)?;
-    let vm = prepared(&host)?;
-    for moment in 0..MOMENTS {
-        let writer = Writer::start(attach(&host, &vm)?);
-        thread::sleep(STEP * moment);
+    check_through_restarts(&mut host, |host| {
         host.shut_down()?;
-        host.start_again()?;
-        let last = writer.stop()?;
-        wait_until("all state to be durable", || {
-            Ok(host.json(["show", &vm])?["backend"]["degraded"] == false)
-        })?;
-        host.crash()?;
-        host.kill_backends()?;
-        host.start_again()?;
-        check(&host, &vm, last)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// The backend is killed at moments around that at which its manager leaves it.

@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use cert_chain::layout::VIK_HANDLE;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::support::http::ask;
 use crate::support::identity::{der, verified};
 use crate::support::vmm::{
-    Attach, PASSWORD, Vmm, begin_every_session, command, nv_read, policy_session, with_sessions,
+    Attach, OWNER, PASSWORD, Vmm, begin_every_session, command, create_primary, evict_control,
+    nv_read, policy_session, with_sessions,
 };
 use crate::support::{Host, said, wait_until};
 
@@ -19,7 +21,6 @@ const SOON: &str = "vik_renew_after_s = 1\n";
 const VIK_CERTIFICATE: u32 = 0x01c1_0002;
 const RENEWALS: &str = "vrot_certificate_renewals_total";
 
-const OWNER: u32 = 0x4000_0001;
 const ENDORSEMENT: u32 = 0x4000_000b;
 const PLATFORM: u32 = 0x4000_000c;
 const SESSION_MEMORY: u32 = 0x903;
@@ -123,12 +124,11 @@ fn a_key_put_in_the_vik_s_place_never_gets_a_certificate() -> Result<()> {
     let name = host.json(["identity", &vm])?["vik"]["name"].clone();
     let mut vmm = Vmm::attach(&host.control(&vm)?)?;
     // TPM2_EvictControl: away with the vIK, and a key of one's own in its place.
-    vmm.succeed(&evict(0x8100_0003))?;
-    let own = vmm.succeed(&with_sessions(command(0x131, &own_signing_key())))?;
-    let own = u32::from_be_bytes(*own.first_chunk().context("a handle")?);
-    vmm.succeed(&evict(own))?;
+    vmm.succeed(&evict_control(VIK_HANDLE, VIK_HANDLE))?;
+    let own = create_primary(&mut vmm, &own_signing_key())?;
+    vmm.succeed(&evict_control(own, VIK_HANDLE))?;
     // TPM2_ReadPublic: it is another one.
-    let public = vmm.succeed(&command(0x173, &0x8100_0003_u32.to_be_bytes()))?;
+    let public = vmm.succeed(&command(0x173, &VIK_HANDLE.to_be_bytes()))?;
     ensure!(!hex::encode(public).contains(name.as_str().context("a name")?));
 
     let enough = renewals(&host)? + 2;
@@ -357,21 +357,9 @@ fn policy_digest(vmm: &mut Vmm, session: u32) -> Result<Vec<u8>> {
     vmm.succeed(&command(0x189, &session.to_be_bytes()))
 }
 
-/// TPM2_EvictControl by the owner at the vIK's handle.
-fn evict(object: u32) -> Vec<u8> {
-    let parameters = [
-        &OWNER.to_be_bytes()[..],
-        &object.to_be_bytes(),
-        PASSWORD,
-        &0x8100_0003_u32.to_be_bytes(),
-    ]
-    .concat();
-    with_sessions(command(0x120, &parameters))
-}
-
-/// TPM2_CreatePrimary of a restricted signing key in the owner's hierarchy.
+/// The template of a restricted signing key.
 fn own_signing_key() -> Vec<u8> {
-    let public = [
+    [
         // ECC, SHA-256; fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA,
         // restricted, sign; no policy.
         &[0x00, 0x23, 0x00, 0x0b, 0x00, 0x05, 0x04, 0x72, 0, 0][..],
@@ -379,16 +367,6 @@ fn own_signing_key() -> Vec<u8> {
         &[
             0x00, 0x10, 0x00, 0x18, 0x00, 0x0b, 0x00, 0x03, 0x00, 0x10, 0, 0, 0, 0,
         ],
-    ]
-    .concat();
-    let size = u16::try_from(public.len()).unwrap_or(u16::MAX);
-    [
-        &OWNER.to_be_bytes()[..],
-        PASSWORD,
-        &[0, 4, 0, 0, 0, 0],
-        &size.to_be_bytes(),
-        &public,
-        &[0, 0, 0, 0, 0, 0],
     ]
     .concat()
 }

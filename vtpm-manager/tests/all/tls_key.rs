@@ -12,7 +12,7 @@ use test_support::tool::Tool;
 use uuid::Uuid;
 
 use crate::support::identity::der;
-use crate::support::vmm::{OWNER, PASSWORD, Vmm, command, nv_read, with_sessions};
+use crate::support::vmm::{Vmm, command, create_primary, evict_control, nv_read, with_sessions};
 use crate::support::{Host, TENANT, wait_until};
 
 const POOL: &str = "[pool]\nsize = 1\ntenants = [\"acme\"]\nrefill_per_minute = 6000\n";
@@ -162,11 +162,9 @@ fn a_tls_key_that_the_guest_removed_is_certified_as_before_and_no_other() -> Res
     certified(&host, vm)?;
     let before = host.json(["identity", vm])?;
     let mut vmm = Vmm::attach(&host.control(vm)?)?;
-    vmm.succeed(&evict(TLS_KEY_HANDLE))?;
-    let own = vmm.succeed(&with_sessions(command(0x131, &own_signing_key())))?;
-    vmm.succeed(&evict(u32::from_be_bytes(
-        *own.first_chunk().context("a handle")?,
-    )))?;
+    vmm.succeed(&evict_control(TLS_KEY_HANDLE, TLS_KEY_HANDLE))?;
+    let own = create_primary(&mut vmm, &vrot_manufacture::tls_template())?;
+    vmm.succeed(&evict_control(own, TLS_KEY_HANDLE))?;
     let found = hex::encode(public_area(&mut vmm, TLS_KEY_HANDLE)?);
     assert_ne!(before["tls"]["public_area"], found, "it is another one");
 
@@ -179,33 +177,6 @@ fn a_tls_key_that_the_guest_removed_is_certified_as_before_and_no_other() -> Res
     );
     openssl_accepts(&host, &after)?;
     guest_has_what_the_manager_says(&mut vmm, &after)
-}
-
-/// `TPM2_EvictControl` by the owner at the TLS key's handle.
-fn evict(object: u32) -> Vec<u8> {
-    let parameters = [
-        &OWNER.to_be_bytes()[..],
-        &object.to_be_bytes(),
-        PASSWORD,
-        &TLS_KEY_HANDLE.to_be_bytes(),
-    ]
-    .concat();
-    with_sessions(command(0x120, &parameters))
-}
-
-/// `TPM2_CreatePrimary` in the owner's hierarchy, of a key with the same template.
-fn own_signing_key() -> Vec<u8> {
-    let public = vrot_manufacture::tls_template();
-    let size = u16::try_from(public.len()).unwrap_or(u16::MAX);
-    [
-        &OWNER.to_be_bytes()[..],
-        PASSWORD,
-        &[0, 4, 0, 0, 0, 0],
-        &size.to_be_bytes(),
-        &public,
-        &[0, 0, 0, 0, 0, 0],
-    ]
-    .concat()
 }
 
 /// Waits until nothing is pending.

@@ -7,23 +7,28 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use attestation::{Binding, Nonce};
 use attested_tls::{
-    Attester, CloseReason, ConnectionError, Demand, EvidenceFuture, NoDemand, Unattested,
+    Attested, Attester, CloseReason, ConnectionError, Demand, EvidenceFuture, NoDemand, Unattested,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{Issuer, Signer, Trusting, between};
 
-#[tokio::test]
-async fn a_peer_is_appraised_anew_while_data_flow_and_while_nobody_reads() -> Result<()> {
+/// A service that is not asked for anything, and a client for which an appraisal of it holds so long.
+async fn connected(lasting: Duration) -> Result<(Arc<Signer>, Attested<()>, Attested<Nonce>)> {
     let issuer = Issuer::new()?;
     let service = Signer::new()?;
-    let lasting = Trusting::lasting(&service, Duration::from_millis(1500));
+    let lasting = Trusting::lasting(&service, lasting);
     let (server, client) = between(
         (&issuer.server()?, service.clone(), NoDemand),
         (&issuer.client()?, Arc::new(Unattested), lasting),
     )
     .await;
-    let (mut server, mut client) = (server?, client?);
+    Ok((service, server?, client?))
+}
+
+#[tokio::test]
+async fn a_peer_is_appraised_anew_while_data_flow_and_while_nobody_reads() -> Result<()> {
+    let (service, mut server, mut client) = connected(Duration::from_millis(1500)).await?;
     let first = client.appraisal.clone();
     // The client's buffers are full for longer than an appraisal lasts.
     let flood = tokio::spawn(async move {
@@ -47,15 +52,8 @@ async fn a_peer_is_appraised_anew_while_data_flow_and_while_nobody_reads() -> Re
 
 #[tokio::test]
 async fn a_connection_whose_peer_has_no_new_evidence_ends_with_its_appraisal() -> Result<()> {
-    let issuer = Issuer::new()?;
-    let service = Signer::new()?;
-    let lasting = Trusting::lasting(&service, Duration::from_millis(1500));
-    let (server, client) = between(
-        (&issuer.server()?, service.clone(), NoDemand),
-        (&issuer.client()?, Arc::new(Unattested), lasting),
-    )
-    .await;
-    let (mut server, mut client) = (server?.stream, client?.stream);
+    let (service, server, client) = connected(Duration::from_millis(1500)).await?;
+    let (mut server, mut client) = (server.stream, client.stream);
     service.broken.store(true, Ordering::SeqCst);
     let mut buffer = [0; 16];
     let told = client.read(&mut buffer).await.err().context("data came")?;
@@ -83,15 +81,7 @@ async fn a_connection_whose_peer_has_no_new_evidence_ends_with_its_appraisal() -
 
 #[tokio::test]
 async fn a_peer_that_fails_for_a_moment_is_asked_again_in_time() -> Result<()> {
-    let issuer = Issuer::new()?;
-    let service = Signer::new()?;
-    let lasting = Trusting::lasting(&service, Duration::from_secs(3));
-    let (server, client) = between(
-        (&issuer.server()?, service.clone(), NoDemand),
-        (&issuer.client()?, Arc::new(Unattested), lasting),
-    )
-    .await;
-    let (_server, mut client) = (server?, client?);
+    let (service, _server, mut client) = connected(Duration::from_secs(3)).await?;
     service.broken.store(true, Ordering::SeqCst);
     while service.made.load(Ordering::SeqCst) < 2 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -104,15 +94,8 @@ async fn a_peer_that_fails_for_a_moment_is_asked_again_in_time() -> Result<()> {
 
 #[tokio::test]
 async fn data_that_an_ended_appraisal_takes_away_do_not_read_as_if_there_were_none() -> Result<()> {
-    let issuer = Issuer::new()?;
-    let service = Signer::new()?;
-    let lasting = Trusting::lasting(&service, Duration::from_millis(1500));
-    let (server, client) = between(
-        (&issuer.server()?, service.clone(), NoDemand),
-        (&issuer.client()?, Arc::new(Unattested), lasting),
-    )
-    .await;
-    let (mut server, mut client) = (server?.stream, client?.stream);
+    let (service, server, client) = connected(Duration::from_millis(1500)).await?;
+    let (mut server, mut client) = (server.stream, client.stream);
     service.broken.store(true, Ordering::SeqCst);
     server.write_all(b"all there is").await?;
     server.shutdown().await?;

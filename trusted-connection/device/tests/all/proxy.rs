@@ -100,6 +100,15 @@ async fn exchange(mut stream: TcpStream, sent: &[u8]) -> io::Result<Vec<u8>> {
     written.and(read.map(|_| received))
 }
 
+/// Shows that a connection serves, and keeps it open.
+async fn hello(stream: &mut TcpStream, read: &mut [u8; 5]) {
+    stream.write_all(b"hello").await.unwrap();
+    timeout(LONG, stream.read_exact(read))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
 /// A web server as simple as can be: a page to whoever asks, and the body of a request back.
 #[derive(Clone)]
 struct Web;
@@ -231,11 +240,7 @@ async fn a_connection_that_cannot_be_attested_anew_is_reset_and_the_log_says_why
     let proxy = Proxy::to(&machine, &address, &policy, &[]).await;
     let mut stream = proxy.connect().await;
     let mut read = [0; 5];
-    stream.write_all(b"hello").await.unwrap();
-    timeout(LONG, stream.read_exact(&mut read))
-        .await
-        .unwrap()
-        .unwrap();
+    hello(&mut stream, &mut read).await;
     {
         let mut vm = machine.vm.lock().unwrap();
         vm.resets += 1;
@@ -243,11 +248,7 @@ async fn a_connection_that_cannot_be_attested_anew_is_reset_and_the_log_says_why
     let told = proxy.line_with("the VM's TPM was reset").await;
     assert!(told.contains("peer=127.0.0.1"), "{told}");
     // That alone is no reason to end it; another boot is.
-    stream.write_all(b"hello").await.unwrap();
-    timeout(LONG, stream.read_exact(&mut read))
-        .await
-        .unwrap()
-        .unwrap();
+    hello(&mut stream, &mut read).await;
     machine.vm.lock().unwrap().log = event_log(&[(0, 0x8000_0008, b"other firmware")]);
     let ended = timeout(LONG, stream.read(&mut read)).await.unwrap();
     assert!(ended.is_err(), "{ended:?}");
@@ -263,11 +264,7 @@ async fn a_signal_lets_open_connections_end_and_takes_no_new_ones() {
     let mut proxy = Proxy::to(&machine, &address, &machine.policy_text(), &[]).await;
     let mut stream = proxy.connect().await;
     let mut read = [0; 5];
-    stream.write_all(b"hello").await.unwrap();
-    timeout(LONG, stream.read_exact(&mut read))
-        .await
-        .unwrap()
-        .unwrap();
+    hello(&mut stream, &mut read).await;
     proxy.terminate();
     proxy.line_with("stopping").await;
     assert!(TcpStream::connect(&proxy.address).await.is_err());
@@ -285,11 +282,7 @@ async fn what_does_not_end_in_time_is_closed_at_the_end() {
     let mut proxy = Proxy::to(&machine, &address, &policy, &["--drain-seconds", "1"]).await;
     let mut stream = proxy.connect().await;
     let mut read = [0; 5];
-    stream.write_all(b"hello").await.unwrap();
-    timeout(LONG, stream.read_exact(&mut read))
-        .await
-        .unwrap()
-        .unwrap();
+    hello(&mut stream, &mut read).await;
     proxy.terminate();
     let status = timeout(LONG, proxy.child.wait()).await.unwrap().unwrap();
     assert_eq!(status.code(), Some(0));
@@ -306,11 +299,7 @@ async fn there_are_no_more_connections_than_are_allowed() {
     let proxy = Proxy::to(&machine, &address, &policy, &["--connections", "1"]).await;
     let mut first = proxy.connect().await;
     let mut read = [0; 5];
-    first.write_all(b"hello").await.unwrap();
-    timeout(LONG, first.read_exact(&mut read))
-        .await
-        .unwrap()
-        .unwrap();
+    hello(&mut first, &mut read).await;
     let second = timeout(LONG, exchange(proxy.connect().await, b"hello"))
         .await
         .unwrap();

@@ -133,6 +133,34 @@ pub(crate) fn command(code: u32, parameters: &[u8]) -> Vec<u8> {
 /// `TPM_RH_OWNER`
 pub(crate) const OWNER: u32 = 0x4000_0001;
 
+/// TPM2_EvictControl by the owner, of this object at this handle.
+pub(crate) fn evict_control(object: u32, handle: u32) -> Vec<u8> {
+    let parameters = [
+        &OWNER.to_be_bytes()[..],
+        &object.to_be_bytes(),
+        PASSWORD,
+        &handle.to_be_bytes(),
+    ]
+    .concat();
+    with_sessions(command(0x120, &parameters))
+}
+
+/// TPM2_CreatePrimary in the owner's hierarchy, of a key with this template; its handle.
+pub(crate) fn create_primary(vmm: &mut Vmm, template: &[u8]) -> Result<u32> {
+    let size = u16::try_from(template.len())?;
+    let parameters = [
+        &OWNER.to_be_bytes()[..],
+        PASSWORD,
+        &[0, 4, 0, 0, 0, 0],
+        &size.to_be_bytes(),
+        template,
+        &[0, 0, 0, 0, 0, 0],
+    ]
+    .concat();
+    let made = vmm.succeed(&with_sessions(command(0x131, &parameters)))?;
+    Ok(u32::from_be_bytes(*made.first_chunk().context("a handle")?))
+}
+
 /// TPM2_NV_DefineSpace in the owner hierarchy, for eight bytes: changes permanent state.
 pub(crate) fn define_index(vmm: &mut Vmm, index: u32) -> Result<()> {
     let public = [

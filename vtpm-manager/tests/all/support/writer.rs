@@ -3,16 +3,21 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::Host;
 use super::vmm::{OWNER, PASSWORD, Vmm, command, define_index, nv_read, with_sessions};
+use super::{Host, wait_until};
 
 /// Longer than any commit, or any restart of the manager: whoever is answered was told that it is
 /// durable.
 pub(crate) const ANSWERS_MEAN_DURABLE: &str =
     "durability_deadline_ms = 5000\nbackend_restarts_per_hour = 0\n";
+
+/// Moments of an end, spread over some commits.
+pub(crate) const MOMENTS: u32 = 10;
+pub(crate) const STEP: Duration = Duration::from_micros(700);
 
 const INDEX: u32 = 0x0150_0001;
 
@@ -105,6 +110,30 @@ pub(crate) fn check(host: &Host, vm: &str, told: u64) -> Result<()> {
     ensure!(found >= told, "told {told}, found {found}");
     // At most the one that was under way is more.
     ensure!(found <= told + 1 || told == 0, "told {told}, found {found}");
+    Ok(())
+}
+
+/// A guest writes while its manager ends at each of the moments and another one is started: no command
+/// fails, and all that it was told is durable when the new manager has caught up.
+pub(crate) fn check_through_restarts(
+    host: &mut Host,
+    mut end: impl FnMut(&mut Host) -> Result<()>,
+) -> Result<()> {
+    let vm = prepared(host)?;
+    for moment in 0..MOMENTS {
+        let writer = Writer::start(attach(host, &vm)?);
+        thread::sleep(STEP * moment);
+        end(host)?;
+        host.start_again()?;
+        let last = writer.stop()?;
+        wait_until("all state to be durable", || {
+            Ok(host.json(["show", &vm])?["backend"]["degraded"] == false)
+        })?;
+        host.crash()?;
+        host.kill_backends()?;
+        host.start_again()?;
+        check(host, &vm, last)?;
+    }
     Ok(())
 }
 
