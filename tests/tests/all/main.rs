@@ -20,5 +20,6 @@ mod peers;
 mod refused_vms;
 mod restored_store;
 mod revoked_host;
+mod run_command;
 mod saved_vms;
 mod stand_alone_backend;

@@ -7,6 +7,8 @@ use api_types::Problem;
 use cert_chain::operator::ApprovalError;
 
 use crate::issuer::IssuerError;
+use crate::launch::LaunchError;
+use crate::run::CommandLineError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,15 @@ pub(crate) enum CtlError {
     /// The issuer refused.
     #[error(transparent)]
     Issuer(#[from] IssuerError),
+    /// A VMM's command line cannot be run.
+    #[error(transparent)]
+    CommandLine(#[from] CommandLineError),
+    /// A VM cannot be launched.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// Signals cannot be passed on.
+    #[error("signals cannot be caught")]
+    Signals(#[source] std::io::Error),
     /// The log was altered.
     #[error("{problem}")]
     LogAltered {

@@ -6,7 +6,9 @@ mod commands;
 mod error;
 mod files;
 mod issuer;
+mod launch;
 mod output;
+mod run;
 
 use std::process::ExitCode;
 
@@ -15,14 +17,15 @@ use program_output::console::{self, complain};
 
 use arguments::Arguments;
 
-/// Runs one command: 0 when it is done, 1 when it was refused or failed, 2 for bad input.
+/// Runs one command: 0 when it is done, 1 when it was refused or failed, 2 for bad input; `run` ends
+/// as its VMM did.
 fn main() -> ExitCode {
     let arguments = match console::arguments::<Arguments>() {
         Ok(arguments) => arguments,
         Err(end) => return end,
     };
     match commands::run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             complain(format_args!("vtpmctl: {}", WithCauses(&error)));
             ExitCode::from(error.exit_code())

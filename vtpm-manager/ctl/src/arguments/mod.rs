@@ -5,6 +5,7 @@ mod host;
 mod issuer;
 mod policy;
 mod revocation;
+mod run;
 mod vrot;
 
 use std::path::PathBuf;
@@ -17,12 +18,13 @@ pub(crate) use host::{HostCommand, InitArguments};
 pub(crate) use issuer::{IssuerCommand, OperatorKeyCommand};
 pub(crate) use policy::{PolicyCommand, SignArguments};
 pub(crate) use revocation::{CrlArguments, RevokeArguments, WhoseArguments};
+pub(crate) use run::RunArguments;
 pub(crate) use vrot::VrotCommand;
 
 /// Virtualized roots of trust, anchored in this host's physical TPM.
 ///
 /// A host's life:  `host init`, `host enrol`.
-/// A VM's life:  `create`, `start`, `qemu-args`, `stop`, `delete`.
+/// A VM's life:  `create`, `start`, `qemu-args`, `stop`, `delete`; or all of it, `run`.
 /// The identity issuer, a folder on any machine:  `issuer init`, `issuer challenge`,
 /// `issuer certify`, `issuer revoke`, `issuer crl`.
 /// The operator, on a machine that is no host:  `host policy keygen`, `host policy sign`.
@@ -62,6 +64,15 @@ pub(crate) enum OutputFormat {
 pub(crate) enum Command {
     #[command(flatten)]
     Vrot(VrotCommand),
+    /// Run a VM with its vRoT: create it if there is none, start it, run QEMU with it, and stop it
+    /// when QEMU has ended.
+    ///
+    /// QEMU keeps this terminal, and is passed SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1 and SIGUSR2.
+    /// Exit status: that of QEMU, or 128 and the number of the signal that ended it; 125 if the vRoT
+    /// could not be brought up, or not be stopped after a QEMU that ended well; 126 if QEMU cannot be
+    /// executed, 127 if there is none.
+    #[command(verbatim_doc_comment)]
+    Run(RunArguments),
     /// The host: its keys, its policy, its enrolment.
     Host {
         #[command(subcommand)]

@@ -7,19 +7,24 @@ mod policy;
 mod revocation;
 mod vrots;
 
+use std::process::ExitCode;
+
 use crate::arguments::{Arguments, Command};
 use crate::client::Client;
 use crate::error::CtlError;
 use crate::output::Output;
+use crate::run;
 
-/// Carries a command out.
-pub(crate) fn run(arguments: &Arguments) -> Result<(), CtlError> {
+/// Carries a command out: how this program ends.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CtlError> {
     let client = Client::new(&arguments.socket);
     let output = Output::new(arguments.output);
     match &arguments.command {
+        Command::Run(arguments) => return Ok(run::run(arguments, &client)),
         Command::Host { command } => host::run(command, &client, &output),
         Command::Issuer { command } => issuer::run(command, &output),
         Command::Audit { command } => audit::run(command, &client, &output),
         Command::Vrot(command) => vrots::run(command, &client, &output),
     }
+    .map(|()| ExitCode::SUCCESS)
 }

@@ -1,0 +1,158 @@
+//! A VM's vRoT around the life of its VMM, for whatever launches VMs here.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use api_types::VrotKey;
+use api_types::wire::{CreateRequest, QemuArguments, TpmDeviceModel, VrotView};
+use cert_chain::{Tenant, VmId, VrotId};
+
+use crate::client::Client;
+use crate::error::CtlError;
+
+/// Why a VM cannot be launched with its vRoT.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaunchError {
+    /// Another VMM is using it.
+    #[error(
+        "a VMM is attached to the vRoT of VM {vm}: a VM runs once. If it hangs, end it, or stop its \
+         vRoT: `vtpmctl stop {vm}`"
+    )]
+    Attached {
+        /// The VM.
+        vm: VmId,
+    },
+    /// Its volatile state was put aside for a VM that was paused.
+    #[error(
+        "the vRoT of VM {vm} is suspended, for a VM that goes on and does not start anew: \
+         `vtpmctl resume {vm}`, or discard its volatile state first: `vtpmctl stop {vm}`"
+    )]
+    Suspended {
+        /// The VM.
+        vm: VmId,
+    },
+    /// It belongs to somebody else.
+    #[error("the vRoT of VM {vm} belongs to tenant {found}, not to {wanted}")]
+    OtherTenant {
+        /// The VM.
+        vm: VmId,
+        /// Whose it is.
+        found: Tenant,
+        /// Whose it was said to be.
+        wanted: Tenant,
+    },
+}
+
+/// How long a manager that is being restarted is waited for, when a vRoT is to be stopped.
+const RESTART_PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(200);
+/// Codes of problems ([`api_types::Problem::code`]).
+const UNKNOWN: &str = "unknown-vrot";
+const TAKEN_OVER: &str = "being-taken-over";
+/// The states of [`VrotView::state`] that matter here.
+const RUNNING: &str = "running";
+const SUSPENDED: &str = "suspended";
+
+/// The vRoT of a VM, if it has one.
+pub(crate) fn find(client: &Client, vm: VmId) -> Result<Option<VrotView>, CtlError> {
+    match client.get::<VrotView>(&format!("/v1/vrots/{vm}")) {
+        // A number may also be that of a vRoT.
+        Ok(vrot) => Ok(Some(vrot).filter(|vrot| vrot.vm == vm)),
+        Err(CtlError::Refused(problem)) if problem.code() == UNKNOWN => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// That the vRoT of a VM is this tenant's.
+pub(crate) fn check_tenant(vrot: &VrotView, wanted: &Tenant) -> Result<(), LaunchError> {
+    if vrot.tenant == *wanted {
+        return Ok(());
+    }
+    Err(LaunchError::OtherTenant {
+        vm: vrot.vm,
+        found: vrot.tenant.clone(),
+        wanted: wanted.clone(),
+    })
+}
+
+/// Gives a VM a vRoT, which does not run yet.
+pub(crate) fn create(client: &Client, request: &CreateRequest) -> Result<VrotView, CtlError> {
+    client.post("/v1/vrots", request)
+}
+
+/// Starts the vRoT of a VM that is about to boot. One that runs without a VMM was left by a launcher
+/// that did not live to stop it: it is stopped first.
+pub(crate) fn start_anew(client: &Client, vrot: &VrotView) -> Result<VrotView, CtlError> {
+    if vrot.state == SUSPENDED {
+        return Err(LaunchError::Suspended { vm: vrot.vm }.into());
+    }
+    if vrot.state == RUNNING {
+        if vrot
+            .backend
+            .as_ref()
+            .is_some_and(|backend| backend.attached)
+        {
+            return Err(LaunchError::Attached { vm: vrot.vm }.into());
+        }
+        order(client, vrot.vrot, "stop")?;
+    }
+    order(client, vrot.vrot, "start")
+}
+
+/// Stops a vRoT whose VM is off. A manager that is being restarted is waited for.
+pub(crate) fn stop(client: &Client, vrot: VrotId) -> Result<(), CtlError> {
+    let begun = Instant::now();
+    loop {
+        // An order whose answer was lost may have been carried out.
+        let stopped = state(client, vrot).and_then(|state| match state.as_deref() {
+            None => Ok(()),
+            Some(RUNNING) => order(client, vrot, "stop").map(drop),
+            Some(_) => Ok(()),
+        });
+        match stopped {
+            Err(error) if is_passing(&error) && begun.elapsed() < RESTART_PATIENCE => sleep(PAUSE),
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Deletes a vRoT for good.
+pub(crate) fn delete(client: &Client, vrot: VrotId) -> Result<(), CtlError> {
+    client.delete(&path(vrot, ""))
+}
+
+/// QEMU's arguments that attach a vRoT.
+pub(crate) fn qemu_arguments(
+    client: &Client,
+    vrot: VrotId,
+    device: TpmDeviceModel,
+) -> Result<Vec<String>, CtlError> {
+    let path = path(vrot, &format!("/qemu-args?device={}", device.name()));
+    let arguments: QemuArguments = client.get(&path)?;
+    Ok(arguments.arguments)
+}
+
+fn state(client: &Client, vrot: VrotId) -> Result<Option<String>, CtlError> {
+    match client.get::<VrotView>(&path(vrot, "")) {
+        Ok(vrot) => Ok(Some(vrot.state)),
+        Err(CtlError::Refused(problem)) if problem.code() == UNKNOWN => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn order(client: &Client, vrot: VrotId, order: &str) -> Result<VrotView, CtlError> {
+    client.post(&path(vrot, &format!("/{order}")), &())
+}
+
+fn path(vrot: VrotId, rest: &str) -> String {
+    format!("/v1/vrots/{}{rest}", VrotKey::from(vrot))
+}
+
+/// What a manager says, or does not say, while it is restarted.
+fn is_passing(error: &CtlError) -> bool {
+    match error {
+        CtlError::Unreachable { .. } | CtlError::Response(_) => true,
+        CtlError::Refused(problem) => problem.code() == TAKEN_OVER,
+        _ => false,
+    }
+}
