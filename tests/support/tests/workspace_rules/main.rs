@@ -64,6 +64,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("backend-link", &["locked-memory"]),
+    ("swtpm-state", &["locked-memory"]),
     (
         "vtpmctl",
         &[
@@ -81,6 +82,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "backend-link",
             "locked-memory",
             "program-output",
+            "swtpm-state",
             "tpm-wire",
         ],
     ),
@@ -126,6 +128,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "backend-link",
             "cert-chain",
             "connection-proxy",
+            "swtpm-state",
             "test-support",
             "tpm-wire",
             "trusted-connection",

@@ -1,0 +1,171 @@
+//! A folder with a file for each part of the state, and the lock's file.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+use zeroize::Zeroizing;
+
+use super::{StoreError, StoreOptions, failed, set_mode};
+use crate::lock;
+use crate::{FormatError, MAX_STATE, StateKind};
+
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    folder: File,
+    options: StoreOptions,
+    lock: Option<File>,
+}
+
+const LOCK: &str = ".lock";
+/// As swtpm makes it: whoever may use the folder may lock it.
+const LOCK_MODE: u32 = 0o660;
+
+/// "tpm2" for the version, "00" for the first and only TPM.
+pub(super) fn file_name(kind: StateKind) -> String {
+    format!("tpm2-00.{}", kind.name())
+}
+
+/// Under which name it is written first.
+fn temporary_name(kind: StateKind) -> String {
+    format!("TMP2-00.{}", kind.name())
+}
+
+impl Folder {
+    pub(super) fn open(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
+        if options.create && !path.exists() {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .create(path)
+                .map_err(failed(path, "created"))?;
+        }
+        let folder = File::open(path).map_err(failed(path, "opened"))?;
+        if !folder.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+            let error = io::Error::from(io::ErrorKind::NotADirectory);
+            return Err(failed(path, "used as a folder")(error));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            folder,
+            options,
+            lock: None,
+        })
+    }
+
+    pub(super) fn lock(&mut self, retries: u32) -> Result<bool, StoreError> {
+        if self.lock.is_some() {
+            return Ok(true);
+        }
+        let path = self.path.join(LOCK);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(LOCK_MODE)
+            .custom_flags(O_NOFOLLOW | O_NONBLOCK)
+            .open(&path)
+            .map_err(failed(&path, "opened"))?;
+        let locked = lock::lock(&file, retries).map_err(failed(&path, "locked"))?;
+        self.lock = locked.then_some(file);
+        Ok(locked)
+    }
+
+    /// The file stays: another process may be waiting for its lock.
+    pub(super) fn unlock(&mut self) -> Result<(), StoreError> {
+        let Some(file) = self.lock.take() else {
+            return Ok(());
+        };
+        lock::unlock(&file).map_err(failed(&self.path.join(LOCK), "unlocked"))
+    }
+
+    pub(super) fn load(&self, kind: StateKind) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        let path = self.path.join(file_name(kind));
+        let Some(file) = self.existing(&path)? else {
+            return Ok(None);
+        };
+        let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_STATE + 1));
+        let limit = u64::try_from(MAX_STATE + 1).unwrap_or(u64::MAX);
+        file.take(limit)
+            .read_to_end(&mut bytes)
+            .map_err(failed(&path, "read"))?;
+        let length = bytes.len();
+        if length > MAX_STATE {
+            let source = FormatError::TooLong { length };
+            return Err(StoreError::Format { path, source });
+        }
+        Ok(Some(bytes))
+    }
+
+    pub(super) fn size(&self, kind: StateKind) -> Result<Option<u64>, StoreError> {
+        let path = self.path.join(file_name(kind));
+        let Some(file) = self.existing(&path)? else {
+            return Ok(None);
+        };
+        let metadata = file.metadata().map_err(failed(&path, "examined"))?;
+        Ok(Some(metadata.len()))
+    }
+
+    /// Opens a plain file that may be there.
+    fn existing(&self, path: &Path) -> Result<Option<File>, StoreError> {
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(O_NOFOLLOW | O_NONBLOCK)
+            .open(path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(path, "opened")(error)),
+        };
+        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            let error = io::Error::other("it is no plain file");
+            return Err(failed(path, "read")(error));
+        }
+        if self.options.force_mode {
+            set_mode(&file, self.options.mode).map_err(failed(path, "given its permissions"))?;
+        }
+        Ok(Some(file))
+    }
+
+    /// The new file is complete on the disk before it takes the old one's name, and has that on the
+    /// disk when this returns.
+    pub(super) fn save(&mut self, kind: StateKind, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.path.join(file_name(kind));
+        let temporary = self.path.join(temporary_name(kind));
+        self.write_new(&temporary, bytes)
+            .and_then(|()| fs::rename(&temporary, &path))
+            .and_then(|()| self.folder.sync_all())
+            .map_err(failed(&path, "written"))
+    }
+
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        // What an earlier attempt left may have another mode, or readers.
+        remove_if_there(path)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(self.options.mode)
+            .open(path)?;
+        if self.options.force_mode {
+            set_mode(&file, self.options.mode)?;
+        }
+        file.write_all(bytes)?;
+        file.sync_all()
+    }
+
+    pub(super) fn remove(&mut self, kind: StateKind) -> Result<(), StoreError> {
+        let path = self.path.join(file_name(kind));
+        remove_if_there(&path)
+            .and_then(|()| self.folder.sync_all())
+            .map_err(failed(&path, "removed"))
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(_) | Ok(()) => Ok(()),
+    }
+}

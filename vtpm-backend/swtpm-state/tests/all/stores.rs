@@ -1,0 +1,178 @@
+//! Folders and linear files as places for states.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::Result;
+use swtpm_state::{
+    Key, KeyForm, KeyFormat, KeySize, Location, StateKind, StateStore, StoreError, StoreOptions,
+};
+
+/// A folder and a linear file in this folder.
+pub(crate) fn locations(folder: &Path) -> [Location; 2] {
+    [
+        Location::Folder(folder.join("states")),
+        Location::File(folder.join("linear")),
+    ]
+}
+
+fn open(location: &Location) -> Result<StateStore, StoreError> {
+    StateStore::open(location, StoreOptions::default(), None)
+}
+
+#[test]
+fn parts_are_read_as_they_were_written_last() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for location in locations(folder.path()) {
+        for key in [false, true] {
+            let key = key.then(|| {
+                Key::from_bytes(&[7; 32], KeyForm::Key(KeyFormat::Binary), KeySize::Bits256)
+            });
+            let mut store = StateStore::open(&location, StoreOptions::default(), key.transpose()?)?;
+            store.lock(0)?;
+            for kind in StateKind::ALL {
+                assert_eq!(store.load(kind)?, None, "{location} {kind:?}");
+                for state in [&b"first"[..], b"second", &[9; 9000], b"fourth"] {
+                    store.save(kind, state)?;
+                    assert_eq!(store.load(kind)?.as_deref().map(Vec::as_slice), Some(state));
+                }
+            }
+            store.remove(StateKind::Volatile)?;
+            store.remove(StateKind::Volatile)?;
+            assert_eq!(store.load(StateKind::Volatile)?, None);
+            drop(store);
+            let key = Key::from_bytes(&[7; 32], KeyForm::Key(KeyFormat::Binary), KeySize::Bits256)?;
+            let mut again = StateStore::open(&location, StoreOptions::default(), Some(key))?;
+            let is_read = again.load(StateKind::Permanent);
+            assert_eq!(
+                is_read.is_ok(),
+                again.size(StateKind::Permanent)? > Some(50)
+            );
+            for kind in StateKind::ALL {
+                again.remove(kind)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_place_has_one_user_at_a_time() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for location in locations(folder.path()) {
+        let mut first = open(&location)?;
+        let mut second = open(&location)?;
+        first.lock(0)?;
+        first.lock(0)?;
+        assert!(matches!(second.lock(3), Err(StoreError::InUse { .. })));
+        first.save(StateKind::Permanent, b"by the first")?;
+        first.unlock()?;
+        second.lock(0)?;
+        let state = second.load(StateKind::Permanent)?;
+        assert_eq!(
+            state.as_deref().map(Vec::as_slice),
+            Some(&b"by the first"[..])
+        );
+        drop(second);
+        // A program that another test starts just now has a copy of the descriptor for a moment.
+        first.lock(500)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn files_get_the_permissions_that_were_asked_for() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mode =
+        |path: &Path| -> Result<u32> { Ok(fs::metadata(path)?.permissions().mode() & 0o777) };
+    for location in locations(folder.path()) {
+        let file = match &location {
+            Location::Folder(folder) => folder.join("tpm2-00.permall"),
+            Location::File(file) => file.clone(),
+        };
+        for (options, expected) in [
+            (
+                StoreOptions {
+                    mode: 0o600,
+                    ..StoreOptions::default()
+                },
+                0o600,
+            ),
+            (
+                StoreOptions {
+                    mode: 0o666,
+                    force_mode: true,
+                    ..StoreOptions::default()
+                },
+                0o666,
+            ),
+        ] {
+            let mut store = StateStore::open(&location, options, None)?;
+            store.save(StateKind::Permanent, b"state")?;
+            assert_eq!(mode(&file)?, expected, "{location}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_no_place_is_refused_and_left_as_it_is() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("a file");
+    fs::write(
+        &file,
+        "something else, which is long enough to be a directory".repeat(9),
+    )?;
+    let before = fs::read(&file)?;
+    let link = folder.path().join("a link");
+    std::os::unix::fs::symlink(&file, &link)?;
+    for location in [
+        Location::Folder(file.clone()),
+        Location::File(file.clone()),
+        Location::File(link),
+        Location::File(folder.path().to_owned()),
+        Location::File("/dev/null".into()),
+    ] {
+        assert!(open(&location).is_err(), "{location}");
+    }
+    let absent = StoreOptions {
+        create: false,
+        ..StoreOptions::default()
+    };
+    for location in locations(&folder.path().join("not there")) {
+        assert!(StateStore::open(&location, absent, None).is_err());
+    }
+    assert_eq!(fs::read(&file)?, before);
+    // A link in a folder is followed neither to read nor to write.
+    let states = folder.path().join("states");
+    let mut store = open(&Location::Folder(states.clone()))?;
+    std::os::unix::fs::symlink(&file, states.join("tpm2-00.permall"))?;
+    std::os::unix::fs::symlink(&file, states.join("TMP2-00.permall"))?;
+    std::os::unix::fs::symlink(&file, states.join(".lock"))?;
+    assert!(store.load(StateKind::Permanent).is_err());
+    assert!(store.lock(0).is_err());
+    store.save(StateKind::Permanent, b"state")?;
+    assert_eq!(fs::read(&file)?, before);
+    Ok(())
+}
+
+#[test]
+fn places_are_named_as_swtpm_names_them() -> Result<()> {
+    let folder = |path: &str| Location::Folder(path.into());
+    for (text, expected) in [
+        ("/a/b", folder("/a/b")),
+        ("dir:///a/b", folder("/a/b")),
+        ("dir://a", folder("a")),
+        (
+            "file:///dev/vg/volume",
+            Location::File("/dev/vg/volume".into()),
+        ),
+    ] {
+        assert_eq!(text.parse(), Ok(expected));
+    }
+    for text in ["", "dir://", "file://", "nbd://host", "://a"] {
+        assert!(text.parse::<Location>().is_err(), "{text}");
+    }
+    Ok(())
+}
