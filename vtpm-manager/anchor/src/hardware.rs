@@ -89,6 +89,22 @@ pub trait HardwareRoot: Send {
         authorization: &Authorization<'_>,
     ) -> Result<SignedQuote, HardwareError>;
 
+    /// Does ahead what the next quote needs besides the signature. Whoever calls this has nothing more
+    /// urgent for the TPM. A root that can prepare nothing does nothing.
+    fn prepare_quote(&mut self, _: &Authorization<'_>) -> Result<(), HardwareError> {
+        Ok(())
+    }
+
+    /// A quote, as [`HardwareRoot::quote`] makes it, by what was prepared; `None` if nothing was, or
+    /// nothing that holds any more.
+    fn quote_as_prepared(
+        &mut self,
+        _qualifying_data: &Digest32,
+        _pcrs: PcrSelection,
+    ) -> Result<Option<SignedQuote>, HardwareError> {
+        Ok(None)
+    }
+
     /// Signs a message with the host IK; an ECDSA signature in DER (RFC 3279 §2.2.3).
     fn sign(
         &mut self,

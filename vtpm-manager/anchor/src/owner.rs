@@ -34,6 +34,10 @@ pub(super) struct Owner {
     host: Option<HostPublic>,
     /// The bank that approvals and quotes are of.
     bank: Option<HashAlgorithm>,
+    /// With which approval the next quote may be prepared: that of the last one.
+    approved: Option<Approval>,
+    /// Whether there was a quote since the last one was prepared.
+    is_to_prepare: bool,
     /// Tells callers how long the TPM has been busy.
     watchdog: Arc<Watchdog>,
     /// Of the request that is being carried out.
@@ -63,6 +67,8 @@ impl Owner {
             record,
             host: None,
             bank: None,
+            approved: None,
+            is_to_prepare: false,
             watchdog,
             claim: Claim::default(),
         };
@@ -277,11 +283,44 @@ impl Owner {
     pub(super) fn quote(&mut self, qualifying_data: &Digest32) -> Result<SignedQuote, AnchorError> {
         self.host_public()?;
         let pcrs = self.config.quoted_pcrs;
-        self.authorized(|root, authorization| {
+        let prepared = self.once(COMMANDS, &mut |root: &mut dyn HardwareRoot| {
+            root.quote_as_prepared(qualifying_data, pcrs)
+        })?;
+        self.is_to_prepare = true;
+        if let Some(quote) = prepared {
+            return Ok(quote);
+        }
+        let (quote, approval) = self.authorized(|root, authorization| {
             // The approval is of the host's bank.
             let bank = authorization.approval.pcrs.bank();
-            root.quote(qualifying_data, bank, pcrs, authorization)
-        })
+            let quote = root.quote(qualifying_data, bank, pcrs, authorization)?;
+            Ok((quote, authorization.approval.clone()))
+        })?;
+        self.approved = Some(approval);
+        Ok(quote)
+    }
+
+    /// Prepares the next quote, if there was one since the last time, with the same approval. Only for when
+    /// nothing else waits for the TPM; nobody is told of a failure, as a quote can do without.
+    pub(super) fn prepare(&mut self) {
+        if !std::mem::take(&mut self.is_to_prepare) {
+            return;
+        }
+        let (Some(record), Some(approval)) = (&self.record, self.approved.take()) else {
+            return;
+        };
+        let policy_key = record.policy_key.clone();
+        let authorization = Authorization {
+            policy_key: &policy_key,
+            approval: &approval,
+        };
+        let prepared = self.once(COMMANDS, &mut |root: &mut dyn HardwareRoot| {
+            root.prepare_quote(&authorization)
+        });
+        match prepared {
+            Ok(()) => self.approved = Some(approval),
+            Err(error) => tracing::debug!(%error, "the next quote is not prepared"),
+        }
     }
 
     /// Signs with the host IK.

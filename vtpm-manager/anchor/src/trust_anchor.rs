@@ -267,10 +267,13 @@ impl Drop for ClosedAtEnd {
     }
 }
 
-/// Serves requests until the queue is closed.
+/// Serves requests until the queue is closed; where none waits, what the next quote needs is done ahead.
 fn serve(queue: &Queue<Job>, owner: &mut Owner) {
     while let Some(job) = queue.next() {
         job(owner);
+        if queue.waiting() == 0 {
+            owner.prepare();
+        }
     }
 }
 

@@ -35,6 +35,7 @@ mod convert;
 mod endorsement;
 mod keys;
 mod nv;
+mod prepared;
 mod register_writer;
 mod root;
 mod session;
@@ -48,6 +49,7 @@ use tpm_wire::Operation;
 use tss_esapi::constants::CapabilityType;
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
+use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{
     CapabilityData, Data, DigestList, MaxBuffer, PcrSelectionList, Private, Public, SensitiveData,
     SignatureScheme,
@@ -195,22 +197,22 @@ impl HardwareRoot for EsysRoot {
         pcrs: PcrSelection,
         authorization: &Authorization<'_>,
     ) -> Result<SignedQuote, HardwareError> {
-        let ik = self.ik()?;
-        let data = checked(QUOTE, Data::try_from(qualifying_data.as_bytes().to_vec()))?;
-        let list = pcr_list(QUOTE, bank, pcrs.iter())?;
-        let (attest, signature) = self.with_policy(Protect::Nothing, authorization, |context| {
-            checked(QUOTE, context.quote(ik, data, SignatureScheme::Null, list))
-        })?;
-        let attest = checked(QUOTE, attest.marshall())?;
-        let signature = checked(QUOTE, signature.marshall())?;
-        // What is wrong is not handed to a guest, who could make nothing of it.
-        let digest = self
-            .quoted_digest(&attest, &signature, qualifying_data, (bank, pcrs))
-            .ok_or(HardwareError::Altered { operation: QUOTE })?;
-        Ok(SignedQuote {
-            attest,
-            signature,
-            pcrs: self.quoted_values(bank, pcrs, &digest)?,
+        self.with_policy_session(Protect::Nothing, authorization, |root, session| {
+            root.quote_in(session, qualifying_data, bank, pcrs)
+        })
+    }
+
+    fn prepare_quote(&mut self, authorization: &Authorization<'_>) -> Result<(), HardwareError> {
+        self.prepare_session(authorization)
+    }
+
+    fn quote_as_prepared(
+        &mut self,
+        qualifying_data: &Digest32,
+        pcrs: PcrSelection,
+    ) -> Result<Option<SignedQuote>, HardwareError> {
+        self.in_prepared_session(|root, session, bank| {
+            root.quote_in(session, qualifying_data, bank, pcrs)
         })
     }
 
@@ -268,6 +270,34 @@ impl HardwareRoot for EsysRoot {
 }
 
 impl EsysRoot {
+    /// A quote in a session that satisfies the host IK's policy.
+    fn quote_in(
+        &mut self,
+        session: AuthSession,
+        qualifying_data: &Digest32,
+        bank: HashAlgorithm,
+        pcrs: PcrSelection,
+    ) -> Result<SignedQuote, HardwareError> {
+        let ik = self.ik()?;
+        let data = checked(QUOTE, Data::try_from(qualifying_data.as_bytes().to_vec()))?;
+        let list = pcr_list(QUOTE, bank, pcrs.iter())?;
+        let quoted = (self.context).execute_with_session(Some(session), |context| {
+            context.quote(ik, data, SignatureScheme::Null, list)
+        });
+        let (attest, signature) = checked(QUOTE, quoted)?;
+        let attest = checked(QUOTE, attest.marshall())?;
+        let signature = checked(QUOTE, signature.marshall())?;
+        // What is wrong is not handed to a guest, who could make nothing of it.
+        let digest = self
+            .quoted_digest(&attest, &signature, qualifying_data, (bank, pcrs))
+            .ok_or(HardwareError::Altered { operation: QUOTE })?;
+        Ok(SignedQuote {
+            attest,
+            signature,
+            pcrs: self.quoted_values(bank, pcrs, &digest)?,
+        })
+    }
+
     fn read_pcrs(
         &mut self,
         bank: HashAlgorithm,

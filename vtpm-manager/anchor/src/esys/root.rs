@@ -12,6 +12,7 @@ use tss_esapi::tcti_ldr::{DeviceConfig, NetworkTPMConfig, TctiNameConf};
 use tss_esapi::tss2_esys::TPMT_TK_VERIFIED;
 
 use super::convert::checked;
+use super::prepared::PreparedSession;
 use super::register_writer::RegisterWriter;
 #[cfg(feature = "software-tpm")]
 use crate::bridge::Bridge;
@@ -33,6 +34,8 @@ pub(super) struct EsysRoot {
     pub(super) index_session: Option<AuthSession>,
     /// Writes the registers.
     pub(super) register_writer: RegisterWriter,
+    /// The session of the next quote.
+    pub(super) prepared: Option<PreparedSession>,
     /// What was quoted last.
     pub(super) quoted: Option<PcrValues>,
     /// Not read: the connection lasts as long as it.
@@ -77,6 +80,7 @@ impl EsysRoot {
             nv_indices: HashMap::new(),
             index_session: None,
             register_writer: RegisterWriter::new(tpm),
+            prepared: None,
             quoted: None,
             #[cfg(feature = "software-tpm")]
             _bridge: None,

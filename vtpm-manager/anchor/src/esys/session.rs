@@ -63,9 +63,7 @@ impl EsysRoot {
         nonce: Data,
         authorization: &Authorization<'_>,
     ) -> Result<(Attest, Signature), HardwareError> {
-        let ticket = self.ticket(authorization)?;
-        self.with_session(SessionType::Policy, Protect::Nothing, |root, session| {
-            root.satisfy(session, authorization, ticket)?;
+        self.with_policy_session(Protect::Nothing, authorization, |root, session| {
             let sessions = (Some(AuthSession::Password), Some(session), None);
             root.context.execute_with_sessions(sessions, |context| {
                 checked(
@@ -84,10 +82,22 @@ impl EsysRoot {
         authorization: &Authorization<'_>,
         command: impl FnOnce(&mut Context) -> Result<T, HardwareError>,
     ) -> Result<T, HardwareError> {
+        self.with_policy_session(protect, authorization, |root, session| {
+            root.context.execute_with_session(Some(session), command)
+        })
+    }
+
+    /// The same for work that executes its command in the session itself.
+    pub(super) fn with_policy_session<T>(
+        &mut self,
+        protect: Protect,
+        authorization: &Authorization<'_>,
+        work: impl FnOnce(&mut Self, AuthSession) -> Result<T, HardwareError>,
+    ) -> Result<T, HardwareError> {
         let ticket = self.ticket(authorization)?;
         self.with_session(SessionType::Policy, protect, |root, session| {
             root.satisfy(session, authorization, ticket)?;
-            root.context.execute_with_session(Some(session), command)
+            work(root, session)
         })
     }
 
@@ -98,6 +108,19 @@ impl EsysRoot {
         protect: Protect,
         work: impl FnOnce(&mut Self, AuthSession) -> Result<T, HardwareError>,
     ) -> Result<T, HardwareError> {
+        // The TPM has few slots for sessions.
+        self.forget_prepared_session();
+        let session = self.start_session(kind, protect)?;
+        let result = work(self, session);
+        self.then_flush(SessionHandle::from(session).into(), result)
+    }
+
+    /// A new session that is salted to the storage root key; whoever starts it flushes it.
+    pub(super) fn start_session(
+        &mut self,
+        kind: SessionType,
+        protect: Protect,
+    ) -> Result<AuthSession, HardwareError> {
         let srk = self.srk()?;
         let session = checked(
             START,
@@ -115,7 +138,7 @@ impl EsysRoot {
             what: "no session",
         })?;
         let (attributes, mask) = SessionAttributesBuilder::new()
-            // Flushed below; so an error in between leaves nothing behind either.
+            // Flushed by whoever started it; so an error in between leaves nothing behind either.
             .with_continue_session(true)
             .with_decrypt(protect == Protect::Request)
             .with_encrypt(protect == Protect::Response)
@@ -125,9 +148,11 @@ impl EsysRoot {
             START,
             self.context
                 .tr_sess_set_attributes(session, attributes, mask),
-        )
-        .and_then(|()| work(self, session));
-        self.then_flush(SessionHandle::from(session).into(), result)
+        );
+        match result {
+            Ok(()) => Ok(session),
+            Err(error) => self.then_flush(SessionHandle::from(session).into(), Err(error)),
+        }
     }
 
     /// Gives an object slot or a session back.
@@ -148,7 +173,7 @@ impl EsysRoot {
         Ok(value)
     }
 
-    fn satisfy(
+    pub(super) fn satisfy(
         &mut self,
         session: AuthSession,
         authorization: &Authorization<'_>,
@@ -181,7 +206,7 @@ impl EsysRoot {
     }
 
     /// The TPM's confirmation that the operator signed the approval.
-    fn ticket(
+    pub(super) fn ticket(
         &mut self,
         authorization: &Authorization<'_>,
     ) -> Result<VerifiedTicket, HardwareError> {

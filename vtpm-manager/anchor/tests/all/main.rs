@@ -7,6 +7,7 @@ mod nv_indices;
 mod nv_memory;
 mod patience;
 mod policy;
+mod prepared_quotes;
 mod real_tpm;
 mod tap;
 mod templates;

@@ -288,10 +288,10 @@ async fn an_extend_while_keys_are_in_use_is_survived() -> Result<()> {
         }
         Ok::<_, AnchorError>(())
     });
-    // PCR 16 is in no policy, but every extend ends every policy session.
+    // PCR 10 is neither approved nor quoted, but its extension ends every policy session that is prepared.
     for _ in 0..5 {
         host.tpm
-            .tool(&format!("tpm2_pcrextend 16:sha256={}", "01".repeat(32)))?;
+            .tool(&format!("tpm2_pcrextend 10:sha256={}", "01".repeat(32)))?;
         tokio::task::yield_now().await;
     }
     quotes.await??;
