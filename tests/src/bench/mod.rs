@@ -17,6 +17,7 @@ mod load;
 mod memory;
 mod peer;
 mod pool;
+mod processor_time;
 mod progress;
 mod report;
 mod restart;

@@ -26,8 +26,6 @@ use crate::bench::samples::Samples;
 
 /// Devices that connect to one VM at the same time, each again as soon as it was connected.
 const DEVICES: usize = 96;
-/// The same for all VMs.
-const DEVICES_OF_ALL: usize = 384;
 /// Handshakes one by one.
 const ALONE: u32 = 50;
 /// Between two of them, so that none waits for the one before.
@@ -103,10 +101,11 @@ pub(super) fn of_one(
     service: &Service,
     device: &Connector,
 ) -> Result<()> {
-    let (rate, took) = load(runtime, &[service], device, DEVICES, arguments.window())?;
+    let Loaded { per_s, took, .. } =
+        load(runtime, &[service], device, DEVICES, arguments.window())?;
     report.alone(
         "attested_handshakes_per_s",
-        rate,
+        per_s,
         "handshakes/s",
         took.count(),
     );
@@ -119,41 +118,25 @@ pub(super) fn of_one(
     Ok(())
 }
 
-/// Many devices connect to all VMs.
-pub(super) fn of_all(
-    report: &mut Report,
-    runtime: &Runtime,
-    arguments: &Arguments,
-    services: &[Service],
-    device: &Connector,
-) -> Result<()> {
-    let services: Vec<_> = services.iter().collect();
-    let (rate, took) = load(
-        runtime,
-        &services,
-        device,
-        DEVICES_OF_ALL,
-        arguments.window(),
-    )?;
-    report.alone("attested_fleet_per_s", rate, "handshakes/s", took.count());
-    report.alone(
-        "attested_fleet_p99_ms",
-        took.percentile(99)?,
-        "ms",
-        took.count(),
-    );
-    Ok(())
+/// What came of many devices that connected.
+pub(super) struct Loaded {
+    /// Handshakes a second.
+    pub(super) per_s: f64,
+    /// How long each took.
+    pub(super) took: Samples,
+    /// Handshakes in all, those before and after the window among them.
+    pub(super) all: usize,
 }
 
 /// So many devices connect again and again, each time to another service; a handshake that fails is an
-/// error. Handshakes a second, and how long each took.
-fn load(
+/// error.
+pub(super) fn load(
     runtime: &Runtime,
     services: &[&Service],
     device: &Connector,
     devices: usize,
     window: Duration,
-) -> Result<(f64, Samples)> {
+) -> Result<Loaded> {
     let addresses: Arc<[ServiceAddress]> = services
         .iter()
         .map(|service| service.attested.clone())
@@ -167,6 +150,7 @@ fn load(
             let (addresses, device) = (Arc::clone(&addresses), device.clone());
             tasks.spawn(async move {
                 let mut took = Samples::default();
+                let mut all = 0;
                 let mut turn = first;
                 while Instant::now() < end {
                     let service = addresses.get(turn % addresses.len()).context("a service")?;
@@ -174,22 +158,30 @@ fn load(
                     let begin = Instant::now();
                     let connected = device.connect(service).await?;
                     let now = Instant::now();
+                    all += 1;
                     if now >= warm && now < end {
                         took.add_ms(now - begin);
                     }
                     connected.stream.give_up().await;
                 }
-                anyhow::Ok(took)
+                anyhow::Ok((took, all))
             });
         }
         tasks.join_all().await
     });
-    let mut all = Samples::default();
+    let mut took = Samples::default();
+    let mut all = 0;
     for outcome in outcomes {
-        all.extend(outcome?.into_values());
+        let (of_one, count) = outcome?;
+        took.extend(of_one.into_values());
+        all += count;
     }
-    let count = u32::try_from(all.count())?;
-    Ok((f64::from(count) / window.as_secs_f64(), all))
+    let count = u32::try_from(took.count())?;
+    Ok(Loaded {
+        per_s: f64::from(count) / window.as_secs_f64(),
+        took,
+        all,
+    })
 }
 
 /// A connection on which neither end demands anything.

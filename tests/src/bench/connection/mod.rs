@@ -3,6 +3,7 @@
 //! Services and devices are the shipped code in this process; the vRoTs below the services are the
 //! bench's own, and their VMs have nothing but a TPM ([`BareVm`](crate::bare_vm::BareVm)).
 
+mod all_vms;
 mod handshakes;
 mod hybrid;
 mod reattestation;
@@ -39,6 +40,7 @@ pub(super) fn measure(
 ) -> Result<()> {
     let runtime = Runtime::new()?;
     let count = fleet.count();
+    let processes = all_vms::Processes::of(host, fleet.processes)?;
     let mut services = Vec::with_capacity(count);
     for (number, vmm) in fleet.vmms.into_iter().enumerate() {
         let folder = folder.join(number.to_string());
@@ -53,13 +55,16 @@ pub(super) fn measure(
     report.part("attested_handshake_p50_ms and its parts", outcome);
     let outcome = handshakes::of_one(report, &runtime, arguments, one, &device);
     report.part("attested_handshakes_per_s", outcome);
-    let outcome = handshakes::of_all(report, &runtime, arguments, &services, &device);
-    report.part("attested_fleet_per_s", outcome);
+    let outcome = all_vms::handshakes(report, &runtime, arguments, &processes, &services, &device);
+    report.part("attested_fleet_*", outcome);
+    let outcome = all_vms::host_alone(report, arguments, &processes, &services);
+    report.part("host_evidence_*", outcome);
     let outcome = streams::measure(report, &runtime, arguments, one, &device);
     report.part("attested_stream_mib_per_s", outcome);
     let often = policies.device(reattestation::LIFETIME);
-    let outcome =
-        often.and_then(|often| reattestation::measure(report, &runtime, arguments, one, &often));
+    let outcome = often.and_then(|often| {
+        reattestation::measure(report, &runtime, arguments, one, &often, &device)
+    });
     report.part("reattestation_gap_ms", outcome);
     let outcome = hybrid::measure(report, arguments);
     report.part("tls_hybrid_cpu_ratio", outcome);
