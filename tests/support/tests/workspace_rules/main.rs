@@ -100,6 +100,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tpm-wire",
         ],
     ),
+    // What stands in a caller's process: nothing of the manager's.
+    ("vrot-handover", &["bounded-file"]),
     // Neither the physical TPM nor the store: whoever orders brings the signer and keeps what was made.
     ("vrot-manufacture", &["cert-chain", "tpm-wire"]),
     (
@@ -117,6 +119,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "program-output",
             "tpm-wire",
             "trust-anchor",
+            "vrot-handover",
             "vrot-manufacture",
         ],
     ),
