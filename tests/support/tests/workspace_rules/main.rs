@@ -65,6 +65,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("backend-link", &["locked-memory"]),
     ("swtpm-state", &["locked-memory"]),
+    ("vhost-user-tpm", &["tpm-wire"]),
     (
         "vtpmctl",
         &[

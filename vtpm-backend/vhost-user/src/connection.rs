@@ -1,0 +1,202 @@
+//! One VMM's connection.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, ioctl_fionread};
+use rustix::net::{RecvFlags, recv};
+use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
+use vhost_user_backend::{VringMutex, VringT};
+use virtio_queue::Error as QueueError;
+use vm_memory::{GuestAddressSpace, GuestMemoryMmap};
+
+use crate::device::{Device, Tpm};
+use crate::eventfd;
+use crate::memory::{Memory, SharedMemory};
+use crate::protocol::{MAX_QUEUE_SIZE, Protocol};
+use crate::queue::{self, Buffers};
+
+/// Why a connection ends.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectionError {
+    /// The VMM closed it.
+    #[error("the VMM is gone")]
+    Ended,
+    /// A message that makes no sense, or asks for what there is not.
+    #[error("a message of the VMM is refused: {0}")]
+    Refused(ProtocolError),
+    /// It sends and does not read.
+    #[error("the VMM does not read what it is answered")]
+    Full,
+    /// The rest of a message does not come.
+    #[error("the VMM sent half a message")]
+    Stalled,
+    /// The kernel refuses.
+    #[error("the connection failed")]
+    Io(#[from] io::Error),
+    /// The library refuses to make a ring.
+    #[error("there is no ring: {0}")]
+    Ring(QueueError),
+}
+
+impl From<Errno> for ConnectionError {
+    fn from(error: Errno) -> Self {
+        Self::Io(error.into())
+    }
+}
+
+pub(crate) struct Connection {
+    stream: UnixStream,
+    requests: BackendReqHandler<Mutex<Protocol>>,
+    protocol: Arc<Mutex<Protocol>>,
+    memory: SharedMemory,
+    ring: VringMutex,
+    buffers: Buffers,
+    /// Whether something waits in the queue that nobody says.
+    has_request: bool,
+    is_broken: bool,
+    /// Since when the rest of a message is missing.
+    incomplete_since: Option<Instant>,
+}
+
+/// A message begins with its number, its flags and the length of what follows (vhost-user, header).
+const HEADER: usize = 12;
+/// What the library takes.
+const MAX_BODY: usize = 4096;
+/// A VMM that sent half a message must send the rest within this time.
+const COMPLETION: Duration = Duration::from_millis(500);
+
+impl Connection {
+    pub(crate) fn new(stream: UnixStream, device: &dyn Device) -> Result<Self, ConnectionError> {
+        let memory = SharedMemory::new(GuestMemoryMmap::new());
+        let ring =
+            VringMutex::new(memory.clone(), MAX_QUEUE_SIZE).map_err(ConnectionError::Ring)?;
+        let protocol = Protocol::new(device.features(), Memory::new(memory.clone()), ring.clone());
+        let protocol = Arc::new(Mutex::new(protocol));
+        let requests = BackendReqHandler::from_stream(stream.try_clone()?, protocol.clone());
+        Ok(Self {
+            stream,
+            requests,
+            protocol,
+            memory,
+            ring,
+            buffers: Buffers::default(),
+            has_request: false,
+            is_broken: false,
+            incomplete_since: None,
+        })
+    }
+
+    pub(crate) fn stream(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    pub(crate) fn kick(&self) -> Option<Arc<OwnedFd>> {
+        let kick = self.protocol().kick().cloned();
+        kick.filter(|_| !self.is_broken)
+    }
+
+    pub(crate) fn has_request(&self) -> bool {
+        self.has_request
+    }
+
+    pub(crate) fn is_incomplete(&self) -> bool {
+        self.incomplete_since.is_some()
+    }
+
+    fn protocol(&self) -> MutexGuard<'_, Protocol> {
+        self.protocol.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows one message, once all of it is there: the library would wait for the rest.
+    pub(crate) fn serve(&mut self, device: &mut dyn Device) -> Result<(), ConnectionError> {
+        if !self.has_message()? {
+            let since = *self.incomplete_since.get_or_insert_with(Instant::now);
+            return match since.elapsed() > COMPLETION {
+                true => Err(ConnectionError::Stalled),
+                false => Ok(()),
+            };
+        }
+        self.incomplete_since = None;
+        if !is_writable(&self.stream)? {
+            return Err(ConnectionError::Full);
+        }
+        self.requests
+            .handle_request()
+            .map_err(|error| match error {
+                ProtocolError::Disconnected | ProtocolError::SocketBroken(_) => {
+                    ConnectionError::Ended
+                }
+                error => ConnectionError::Refused(error),
+            })?;
+        let mut protocol = self.protocol();
+        let (was_reset, started) = (protocol.take_reset(), protocol.take_start());
+        let is_changed = protocol.take_change();
+        let is_running = protocol.is_running();
+        drop(protocol);
+        if was_reset {
+            device.reset();
+        }
+        if started {
+            self.is_broken = false;
+            if let Err(error) = queue::begin(&self.ring, &self.memory.memory()) {
+                self.breaks(&error);
+            }
+        }
+        self.has_request = is_running && !self.is_broken && (self.has_request || is_changed);
+        Ok(())
+    }
+
+    /// Serves the next request of the queue, if there is one.
+    pub(crate) fn serve_queue(&mut self, device: &mut dyn Device, tpm: &mut dyn Tpm) {
+        let Some(kick) = self.kick() else {
+            self.has_request = false;
+            return;
+        };
+        eventfd::clear(&kick);
+        let memory = self.memory.memory();
+        match queue::serve_next(&self.ring, &memory, &mut self.buffers, device, tpm) {
+            Ok(more) => self.has_request = more,
+            Err(error) => self.breaks(&error),
+        }
+    }
+
+    fn breaks(&mut self, error: &queue::BrokenQueue) {
+        tracing::warn!(%error, "the guest's queue is not served until it is set up anew");
+        self.is_broken = true;
+        self.has_request = false;
+    }
+
+    /// Whether a whole message is there, or one that the library refuses at once.
+    fn has_message(&self) -> Result<bool, ConnectionError> {
+        let mut header = [0_u8; HEADER];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let length = match recv(&self.stream, &mut header, flags) {
+            Ok((_, 0)) | Err(Errno::CONNRESET) => return Err(ConnectionError::Ended),
+            Ok((_, length)) => length,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        let Some(body) = header.last_chunk().filter(|_| length == HEADER) else {
+            return Ok(false);
+        };
+        let body = usize::try_from(u32::from_le_bytes(*body)).unwrap_or(usize::MAX);
+        if body > MAX_BODY {
+            return Ok(true);
+        }
+        let arrived = usize::try_from(ioctl_fionread(&self.stream)?).unwrap_or(usize::MAX);
+        Ok(arrived >= HEADER + body)
+    }
+}
+
+fn is_writable(stream: &UnixStream) -> Result<bool, Errno> {
+    let mut polled = [PollFd::new(stream, PollFlags::OUT)];
+    poll(&mut polled, Some(&Timespec::default()))?;
+    let [stream] = polled;
+    Ok(stream.revents().contains(PollFlags::OUT))
+}

@@ -1,0 +1,91 @@
+//! What an event loop serves: a device, and the VMM that is connected to it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use crate::connection::{Connection, ConnectionError};
+use crate::device::{Device, Tpm};
+
+/// A device, and the VMM that is connected to it, if one is.
+pub struct Frontend {
+    device: Box<dyn Device + Send>,
+    connection: Option<Connection>,
+}
+
+/// Readable when the guest's driver has put something into the queue.
+#[derive(Debug)]
+pub struct Kick(Arc<OwnedFd>);
+
+impl AsFd for Kick {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Frontend {
+    /// This device, to which nobody is connected.
+    pub fn new(device: Box<dyn Device + Send>) -> Self {
+        Self {
+            device,
+            connection: None,
+        }
+    }
+
+    /// Takes a VMM's connection, in place of the one before.
+    pub fn connect(&mut self, stream: UnixStream) -> Result<(), ConnectionError> {
+        self.connection = None;
+        self.connection = Some(Connection::new(stream, self.device.as_ref())?);
+        Ok(())
+    }
+
+    /// Whether a VMM is connected.
+    pub fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// Readable when the VMM sends something, or is gone.
+    pub fn connection(&self) -> Option<BorrowedFd<'_>> {
+        self.connection.as_ref().map(Connection::stream)
+    }
+
+    /// Readable when the guest's driver has put something into the queue, while that runs.
+    pub fn kick(&self) -> Option<Kick> {
+        self.connection.as_ref()?.kick().map(Kick)
+    }
+
+    /// Whether something waits in the queue although nothing becomes readable.
+    pub fn has_request(&self) -> bool {
+        self.connection
+            .as_ref()
+            .is_some_and(Connection::has_request)
+    }
+
+    /// Whether the rest of a message is missing: [`serve_connection`](Self::serve_connection) is to
+    /// be called again after a while, and ends a connection that is waited for too long.
+    pub fn is_incomplete(&self) -> bool {
+        self.connection
+            .as_ref()
+            .is_some_and(Connection::is_incomplete)
+    }
+
+    /// Follows one message of the VMM. After an error its connection is closed: rings and the
+    /// guest's memory are given back, and the TPM stays as it is.
+    pub fn serve_connection(&mut self) -> Result<(), ConnectionError> {
+        let Some(connection) = &mut self.connection else {
+            return Ok(());
+        };
+        let served = connection.serve(self.device.as_mut());
+        if served.is_err() {
+            self.connection = None;
+        }
+        served
+    }
+
+    /// Serves one request of the queue, if there is one.
+    pub fn serve_queue(&mut self, tpm: &mut dyn Tpm) {
+        if let Some(connection) = &mut self.connection {
+            connection.serve_queue(self.device.as_mut(), tpm);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The queue in the guest's memory: requests are taken from it one by one and in their order, each
+//! is answered before the next is looked at.
+//!
+//! So the number of answers that the ring shows is the number of requests that were taken, at any
+//! time that a VMM can see it. After a reconnection that number counts, and not the VMM's: a VMM that
+//! lost its connection in the middle of a request takes that for unanswered, and offers it again,
+//! although it was carried out and its answer is in the guest's memory.
+
+use std::ops::Deref;
+use std::sync::atomic::Ordering;
+
+use vhost_user_backend::{VringMutex, VringT};
+use virtio_queue::{DescriptorChain, Error as QueueError, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::device::{Device, Request, Tpm};
+
+/// Why the queue cannot go on. It is not looked at again until the VMM starts it anew.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum BrokenQueue {
+    #[error("the rings are not in the memory that the VMM shares")]
+    NotInMemory,
+    #[error("the rings say what cannot be: {0}")]
+    Ring(#[from] QueueError),
+}
+
+/// Room for one request and its answer, kept from one to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    request: Zeroizing<Vec<u8>>,
+    answer: Zeroizing<Vec<u8>>,
+    /// Where the answer goes.
+    room: Vec<(GuestAddress, u32)>,
+}
+
+/// More than this is not kept: no driver asks for it twice.
+const KEPT_ROOM: usize = 64;
+
+/// Takes up a queue where its ring says it is.
+pub(crate) fn begin(ring: &VringMutex, memory: &GuestMemoryMmap) -> Result<(), BrokenQueue> {
+    let mut state = ring.get_mut();
+    let queue = state.get_queue_mut();
+    if !queue.is_valid(memory) {
+        return Err(BrokenQueue::NotInMemory);
+    }
+    let answered = queue.used_idx(memory, Ordering::Acquire)?.0;
+    if answered != queue.next_avail() {
+        tracing::info!(
+            answered,
+            offered = queue.next_avail(),
+            "the VMM offers requests again that were answered, or leaves some out: the ring counts"
+        );
+    }
+    queue.set_next_used(answered);
+    queue.set_next_avail(answered);
+    Ok(())
+}
+
+/// Serves the next request, if there is one. True if another waits.
+pub(crate) fn serve_next(
+    ring: &VringMutex,
+    memory: &GuestMemoryMmap,
+    buffers: &mut Buffers,
+    device: &mut dyn Device,
+    tpm: &mut dyn Tpm,
+) -> Result<bool, BrokenQueue> {
+    let mut state = ring.get_mut();
+    let chain = state.get_queue_mut().iter(memory)?.next();
+    let Some(chain) = chain else {
+        return Ok(state.get_queue_mut().enable_notification(memory)?);
+    };
+    let head = chain.head_index();
+    let used = buffers.serve(chain, memory, device, tpm);
+    let queue = state.get_queue_mut();
+    queue.add_used(memory, head, used)?;
+    if queue.needs_notification(memory)? {
+        // One that is full of notifications needs no other.
+        let _ = state.signal_used_queue();
+    }
+    Ok(state.get_queue_mut().enable_notification(memory)?)
+}
+
+impl Buffers {
+    /// Serves one request, and says how many bytes of its buffer were used.
+    fn serve<'m>(
+        &mut self,
+        chain: DescriptorChain<&'m GuestMemoryMmap>,
+        memory: &'m GuestMemoryMmap,
+        device: &mut dyn Device,
+        tpm: &mut dyn Tpm,
+    ) -> u32 {
+        let used = match self.read(chain, memory, device.longest_request()) {
+            Some((length, room)) => {
+                let bytes = self.request.as_slice();
+                let request = Request {
+                    bytes,
+                    length,
+                    room,
+                };
+                device.serve(request, tpm, &mut self.answer);
+                self.write(memory, room)
+            }
+            None => {
+                tracing::debug!("a request that cannot be read is not carried out");
+                0
+            }
+        };
+        self.request.zeroize();
+        self.answer.zeroize();
+        self.room.clear();
+        self.room.shrink_to(KEPT_ROOM);
+        used
+    }
+
+    /// Reads a request whole before anything is written: how long it is, and how much room there is
+    /// for the answer. None if the chain ends early, or is not what the specification allows.
+    fn read<M>(
+        &mut self,
+        chain: DescriptorChain<M>,
+        memory: &GuestMemoryMmap,
+        longest: usize,
+    ) -> Option<(usize, usize)>
+    where
+        M: Deref<Target = GuestMemoryMmap>,
+    {
+        let (mut length, mut room) = (0_usize, 0_usize);
+        let mut goes_on = true;
+        for descriptor in chain {
+            goes_on = descriptor.has_next();
+            let size = descriptor.len();
+            let bytes = usize::try_from(size).ok()?;
+            if descriptor.is_write_only() {
+                self.room.push((descriptor.addr(), size));
+                room = room.checked_add(bytes)?;
+                continue;
+            }
+            // "The driver MUST place any device-writable descriptor elements after any
+            // device-readable descriptor elements" (virtio 1.2, 2.7.4.2).
+            if room > 0 {
+                return None;
+            }
+            let wanted = bytes.min(longest.saturating_sub(self.request.len()));
+            let start = self.request.len();
+            self.request.resize(start.checked_add(wanted)?, 0);
+            let place = self.request.get_mut(start..)?;
+            memory.read_slice(place, descriptor.addr()).ok()?;
+            length = length.checked_add(bytes)?;
+        }
+        // The library ends a chain where it leads out of its table, or in a circle.
+        (!goes_on).then_some((length, room))
+    }
+
+    /// Writes the answer where there is room, all of it or none.
+    fn write(&self, memory: &GuestMemoryMmap, room: usize) -> u32 {
+        let mut rest = self.answer.as_slice();
+        if rest.len() > room {
+            tracing::debug!(
+                length = rest.len(),
+                room,
+                "an answer has no room in the driver's buffer"
+            );
+            return 0;
+        }
+        for (address, size) in &self.room {
+            let size = usize::try_from(*size).unwrap_or(usize::MAX);
+            let (part, more) = rest.split_at(size.min(rest.len()));
+            if memory.write_slice(part, *address).is_err() {
+                tracing::debug!("the driver's buffer is not in the guest's memory");
+                return 0;
+            }
+            rest = more;
+        }
+        u32::try_from(self.answer.len()).unwrap_or(0)
+    }
+}
