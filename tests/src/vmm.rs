@@ -175,7 +175,7 @@ fn success(code: ResponseCode, name: &str) -> Result<()> {
 }
 
 /// The authorization area with the empty password.
-fn password() -> Vec<u8> {
+pub fn password() -> Vec<u8> {
     let session = [&PASSWORD.to_be_bytes()[..], &[0, 0], &[0], &[0, 0]].concat();
     // Nine bytes.
     let size = u32::try_from(session.len()).unwrap_or(u32::MAX);

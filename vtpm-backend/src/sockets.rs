@@ -43,6 +43,16 @@ pub struct Connection {
     incomplete_since: Option<Instant>,
     /// A descriptor that came along.
     descriptor: Option<Foreign>,
+    buffers: Buffers,
+}
+
+/// Where the kernel puts what is read. Both are kept, because to have them anew for each read takes
+/// longer than to execute a short command, and hold nothing but zeros between two reads.
+#[derive(Debug)]
+struct Buffers {
+    bytes: Box<[u8]>,
+    /// For what comes along.
+    ancillary: Box<[MaybeUninit<u8>]>,
 }
 
 /// Why a descriptor that was handed over is no connection.
@@ -156,20 +166,20 @@ impl Connection {
             received: Zeroizing::default(),
             incomplete_since: None,
             descriptor: None,
+            buffers: Buffers::default(),
         }
     }
 
     /// Reads what has arrived, and takes a descriptor that comes along: the last one, if there are
     /// several. All others are closed, also those that came with an error.
     pub fn read(&mut self) -> io::Result<Arrival> {
-        let mut buffer = vec![0; CHUNK];
-        let mut space = [MaybeUninit::new(0); ANCILLARY];
+        let Buffers { bytes, ancillary } = &mut self.buffers;
         // It owns the descriptors that the kernel has put in, also when there was no room for all.
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut along = RecvAncillaryBuffer::new(ancillary);
         let message = recvmsg(
             &self.stream,
-            &mut [IoSliceMut::new(&mut buffer)],
-            &mut ancillary,
+            &mut [IoSliceMut::new(bytes)],
+            &mut along,
             RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
         );
         let length = match message {
@@ -178,19 +188,21 @@ impl Connection {
             Err(Errno::CONNRESET) => return Ok(Arrival::End),
             Err(error) => return Err(error.into()),
         };
-        for message in ancillary.drain() {
+        for message in along.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                 for descriptor in descriptors {
                     self.descriptor = Some(descriptor.into());
                 }
             }
         }
-        drop(ancillary);
-        close_process_descriptors(&space);
+        drop(along);
+        if close_process_descriptors(ancillary) {
+            ancillary.fill(MaybeUninit::new(0));
+        }
         if length == 0 {
             return Ok(Arrival::End);
         }
-        let arrived = buffer.get_mut(..length).unwrap_or_default();
+        let arrived = bytes.get_mut(..length).unwrap_or_default();
         append(&mut self.received, arrived);
         arrived.zeroize();
         Ok(Arrival::Bytes)
@@ -274,6 +286,15 @@ impl Connection {
     }
 }
 
+impl Default for Buffers {
+    fn default() -> Self {
+        Self {
+            bytes: vec![0; CHUNK].into(),
+            ancillary: vec![MaybeUninit::new(0); ANCILLARY].into(),
+        }
+    }
+}
+
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
@@ -287,18 +308,20 @@ fn timeout(deadline: Instant) -> PollTimeout {
 }
 
 /// Closes the descriptors of processes (`SCM_PIDFD`) among what came along: the library that reads
-/// the rest does not know them.
+/// the rest does not know them. Says whether anything came along.
 #[expect(unsafe_code, reason = "no library closes them")]
-fn close_process_descriptors(space: &[MaybeUninit<u8>]) {
+fn close_process_descriptors(space: &[MaybeUninit<u8>]) -> bool {
     const SCM_PIDFD: i32 = 4;
-    // SAFETY: the whole of it was initialised with zeros.
+    // SAFETY: the whole of it was initialised, with zeros or by the kernel.
     let bytes = unsafe { &*(std::ptr::from_ref(space) as *const [u8]) };
     // The kernel was given what is aligned of it.
     let skipped = space
         .as_ptr()
         .align_offset(align_of::<nix::libc::cmsghdr>());
     let mut rest = bytes.get(skipped..).unwrap_or_default();
+    let mut found = false;
     while let Some((level, kind, length, content)) = control_message(rest) {
+        found = true;
         if (level, kind) == (nix::libc::SOL_SOCKET, SCM_PIDFD)
             && let Some(descriptor) = content.first_chunk().copied().map(RawFd::from_ne_bytes)
             && descriptor >= 0
@@ -308,6 +331,7 @@ fn close_process_descriptors(space: &[MaybeUninit<u8>]) {
         }
         rest = rest.get(length.next_multiple_of(8)..).unwrap_or_default();
     }
+    found
 }
 
 /// The first of some control messages (`struct cmsghdr`: a length of 64 bits, level, type, content):
@@ -370,7 +394,8 @@ mod tests {
             for (place, byte) in aligned.0.iter_mut().skip(first).zip(header) {
                 place.write(byte);
             }
-            close_process_descriptors(aligned.0.get(skipped..).unwrap());
+            let found = close_process_descriptors(aligned.0.get(skipped..).unwrap());
+            assert!(found, "{skipped} bytes skipped");
             let flags = nix::fcntl::OFlag::O_NONBLOCK;
             nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(flags)).unwrap();
             // The end, once no descriptor is left that can write.

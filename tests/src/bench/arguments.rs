@@ -27,6 +27,10 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1000,
         value_parser = clap::value_parser!(u32).range(1..))]
     pub writes: u32,
+    /// How many commands of each kind are timed one by one.
+    #[arg(long, value_name = "N", default_value_t = 2000,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub commands: u32,
     /// How often windows under load alternate between ours and the peer.
     #[arg(long, value_name = "N", default_value_t = 3,
         value_parser = clap::value_parser!(u32).range(1..))]
@@ -63,6 +67,9 @@ pub struct Arguments {
     /// Leaves parts out.
     #[arg(long, value_enum, value_name = "PART", value_delimiter = ',')]
     pub skip: Vec<Part>,
+    /// Serves as the echo server of the part `commands`, at standard input.
+    #[arg(long, hide = true)]
+    pub echo: bool,
     /// Where the figures go; `bench.json` in cargo's target folder by default, `bench-debug.json`
     /// for a debug build, whose figures say nothing.
     #[arg(long, value_name = "FILE")]
@@ -74,6 +81,8 @@ pub struct Arguments {
 pub enum Part {
     /// Launches one by one, on an empty host and beside all vRoTs.
     Launch,
+    /// Commands of one guest that does not write, one by one, on an idle and on a busy machine.
+    Commands,
     /// All launches at once.
     Storm,
     /// Memory of all that run.

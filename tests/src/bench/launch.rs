@@ -98,6 +98,11 @@ fn wait_for_certificates(api: &Api, vm: Uuid, keys: &[&str]) -> Result<()> {
 pub(super) fn remove(api: &Api, launched: Launched) -> Result<()> {
     let vm = launched.vm;
     drop(launched.control);
+    remove_vm(api, vm)
+}
+
+/// The same, once no VMM is attached.
+pub(super) fn remove_vm(api: &Api, vm: Uuid) -> Result<()> {
     api.ask("POST", &format!("/v1/vrots/{vm}/stop"), "")?;
     api.ask("DELETE", &format!("/v1/vrots/{vm}"), "")?;
     Ok(())

@@ -7,6 +7,7 @@
 mod anchor;
 mod api;
 mod arguments;
+mod commands;
 mod connection;
 mod disk;
 mod fleet;
@@ -55,6 +56,9 @@ const SLOWED_WRITES: u32 = 100;
 /// Measures everything that is asked for, writes the file, prints the table. Fails if anything
 /// could not be measured.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.echo {
+        return commands::echo::serve();
+    }
     allow_for(arguments)?;
     let out = match &arguments.out {
         Some(out) => out.clone(),
@@ -89,6 +93,12 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
         let host = start_host(arguments, run, disk, "host-1", &pool.settings())?;
         let outcome = launches::measure(report, &host, &pool, &peer, arguments.launches);
         report.part("launch_*, launch_own_vm_*", outcome);
+    }
+    if arguments.wants(Part::Commands) {
+        step("commands one by one");
+        let host = start_host(arguments, run, disk, "host-3", &Pool::filling(1).settings())?;
+        let outcome = commands::measure(report, &host, &peer, arguments.commands);
+        report.part("command_*", outcome);
     }
     let count = arguments.count();
     step(&format!("{count} launches at once"));

@@ -8,7 +8,7 @@ use serde_json::Value;
 use test_support::tool::Tool;
 
 /// Every part, on two vRoTs.
-const EXPECTED: [&str; 80] = [
+const EXPECTED: [&str; 108] = [
     "launch_p50_ms",
     "launch_p99_ms",
     "launch_signatures",
@@ -19,6 +19,34 @@ const EXPECTED: [&str; 80] = [
     "launch_certified_p99_ms",
     "launch_own_vm_certified_p50_ms",
     "launch_own_vm_certified_p99_ms",
+    "command_idle_p50_us",
+    "command_idle_p99_us",
+    "command_idle_cpu_us",
+    "echo_idle_p50_us",
+    "command_idle_p50_us_pcr_read",
+    "command_idle_p99_us_pcr_read",
+    "command_idle_cpu_us_pcr_read",
+    "command_idle_p50_us_pcr_extend",
+    "command_idle_p99_us_pcr_extend",
+    "command_idle_cpu_us_pcr_extend",
+    "command_idle_p50_us_quote",
+    "command_idle_p99_us_quote",
+    "command_idle_cpu_us_quote",
+    "command_busy_p50_us",
+    "command_busy_p99_us",
+    "command_busy_cpu_us",
+    "echo_busy_p50_us",
+    "command_busy_p50_us_pcr_read",
+    "command_busy_p99_us_pcr_read",
+    "command_busy_cpu_us_pcr_read",
+    "command_busy_p50_us_pcr_extend",
+    "command_busy_p99_us_pcr_extend",
+    "command_busy_cpu_us_pcr_extend",
+    "command_busy_p50_us_quote",
+    "command_busy_p99_us_quote",
+    "command_busy_cpu_us_quote",
+    "command_paced_p50_us",
+    "command_paced_cpu_percent",
     "launch_storm_2_cold_s",
     "launch_storm_2_cold_certified_s",
     "launch_storm_2_cold_complete_s",
@@ -96,7 +124,16 @@ fn a_small_bench_measures_every_part_and_nothing_fails() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let out = folder.path().join("figures.json");
     let said = Tool::new(env!("CARGO_BIN_EXE_bench"))
-        .args(["--vrots", "2", "--launches", "1", "--writes", "20"])
+        .args([
+            "--vrots",
+            "2",
+            "--launches",
+            "1",
+            "--writes",
+            "20",
+            "--commands",
+            "20",
+        ])
         .args(["--rounds", "1", "--window-s", "1", "--think-ms", "100"])
         .args(["--signature-ms", "0", "--command-ms", "1"])
         .args([

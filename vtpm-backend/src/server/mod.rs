@@ -7,6 +7,7 @@ mod logging;
 mod manager_requests;
 mod peers;
 mod persistence;
+mod polling;
 mod readiness;
 
 use std::io;
@@ -26,6 +27,8 @@ use backend_link::message::FromBackend;
 
 use aside::Brought;
 use peers::{Peer, Vmm, has_stalled};
+use polling::Polling;
+use readiness::Ready;
 
 pub use keeper::Keeper;
 pub use persistence::load_state;
@@ -52,6 +55,7 @@ pub struct Server<E> {
     stored: Option<Zeroizing<Vec<u8>>>,
     /// Whether the TPM is on for the manager's commands alone: then nobody has a volatile state in it.
     on_for_manager: bool,
+    polling: Polling,
     termination: Termination,
     ended: bool,
 }
@@ -79,6 +83,7 @@ impl<E: Engine> Server<E> {
             brought: Brought::Nothing,
             stored: None,
             on_for_manager: false,
+            polling: Polling::new(),
             termination,
             ended: false,
         }
@@ -111,7 +116,10 @@ impl<E: Engine> Server<E> {
                 tracing::warn!("the manager had the guest wait too long: it goes on");
                 self.held_until = None;
             }
-            let ready = self.wait()?;
+            let ready = match self.next_command_is_here() {
+                true => Ready::COMMAND,
+                false => self.look_around()?,
+            };
             if ready.termination {
                 tracing::info!("told to end by a signal");
                 self.end();

@@ -188,6 +188,9 @@ impl<E: Engine> Server<E> {
             tracing::warn!(%error, ?peer, "a data channel did not take a response");
             return None;
         }
+        if peer == Peer::Vmm {
+            self.polling.note_answered();
+        }
         Some(connection)
     }
 }

@@ -11,7 +11,7 @@ use super::peers::has_command;
 use crate::closing;
 use crate::engine::Engine;
 use crate::managed::ManagerLink;
-use crate::sockets::Connection;
+use crate::sockets::{Arrival, Connection};
 
 /// What can be read from now.
 pub(super) struct Ready {
@@ -27,6 +27,18 @@ pub(super) struct Ready {
 }
 
 impl Ready {
+    /// A command of the guest, before the others are looked at.
+    pub(super) const COMMAND: Self = Self {
+        held: false,
+        termination: false,
+        manager: false,
+        control_listener: false,
+        host_listener: false,
+        control: false,
+        data: true,
+        host: false,
+    };
+
     /// Whether only time has passed.
     pub(super) fn is_nothing(&self) -> bool {
         !(self.termination
@@ -45,7 +57,31 @@ const TICK_MS: u8 = 100;
 const RETRY_MS: u16 = 1000;
 
 impl<E: Engine> Server<E> {
-    pub(super) fn wait(&self) -> io::Result<Ready> {
+    /// Whether a guest that was just answered has sent its next command, and nobody else has to
+    /// be looked at first.
+    pub(super) fn next_command_is_here(&mut self) -> bool {
+        if !self.polling.take_answered() || self.held_until.is_some() || closing::is_behind() {
+            return false;
+        }
+        let Some(data) = self.vmm.as_mut().and_then(|vmm| vmm.data.as_mut()) else {
+            return false;
+        };
+        // What failed or ended does so again when it is read in its turn.
+        let is_here = has_command(data)
+            || self
+                .polling
+                .wait_for(|| matches!(data.read(), Ok(Arrival::Bytes)));
+        is_here && !self.polling.must_look_around()
+    }
+
+    /// Waits until somebody can be read from.
+    pub(super) fn look_around(&mut self) -> io::Result<Ready> {
+        let ready = self.wait();
+        self.polling.looked_around();
+        ready
+    }
+
+    fn wait(&self) -> io::Result<Ready> {
         let [manager_listener, manager] = self.keeper.sockets();
         let vmm = self.vmm.as_ref();
         let data = vmm.and_then(|vmm| vmm.data.as_ref());
