@@ -23,8 +23,7 @@ struct Span {
 }
 
 /// Waits under load until two checkpoint intervals lie between a write and a later one, both
-/// after `since`, from when on guests were busy: with the manager's restarts in between, if they
-/// were measured. Every write of the flash counts, whatever it is for.
+/// after `since`, from when on guests were busy. Every write of the flash counts, whatever it is for.
 pub(super) fn measure(
     report: &mut Report,
     host: &BenchHost,

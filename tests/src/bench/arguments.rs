@@ -90,7 +90,7 @@ pub enum Part {
     /// NV writes of one VM and of all.
     Writes,
     /// Writes of the physical TPM's flash under load; takes two to three checkpoint intervals, of
-    /// which the parts `writes` and `restart` are a part.
+    /// which the part `writes` is a part.
     Anchor,
     /// A manager that is killed, and restarted as planned, under load.
     Restart,

@@ -143,6 +143,12 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
         let outcome = writes::measure_all_slowed(report, &host, &mut ours, window, command);
         report.part("nv_writes_per_s_tpm_commands_*", outcome);
     }
+    // Before the restarts, which write it as well.
+    if arguments.wants(Part::Anchor) {
+        step("writes of the physical TPM's flash");
+        let outcome = anchor::measure(report, &host, &mut ours, arguments, busy_since);
+        report.part("anchor_writes_per_hour", outcome);
+    }
     if arguments.wants(Part::Restart) {
         step("the manager is killed, and restarted as planned, under load");
         let outcome = restart::measure(report, &mut host, &mut ours, arguments);
@@ -150,11 +156,6 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
             "manager_restart_s, failed_commands, planned_restart_*",
             outcome,
         );
-    }
-    if arguments.wants(Part::Anchor) {
-        step("writes of the physical TPM's flash");
-        let outcome = anchor::measure(report, &host, &mut ours, arguments, busy_since);
-        report.part("anchor_writes_per_hour", outcome);
     }
     if arguments.wants(Part::Connection) {
         step("attested connections");

@@ -41,6 +41,8 @@ struct Restarts {
     /// Until what guests were told meanwhile is durable as well.
     recoveries: Samples,
     guests: Guests,
+    /// Writes of the physical TPM's flash, each restart's with those of the next manager's start.
+    anchor_writes: Samples,
     /// The most vRoTs that the new manager called degraded at a time.
     degraded: f64,
 }
@@ -73,6 +75,8 @@ pub(super) fn measure(
     }
     report_guests(report, arguments, "", &killed.guests)?;
     report.alone("degraded_vrots_across_restart", killed.degraded, "vRoTs", n);
+    let writes = killed.anchor_writes.median()?;
+    report.alone("restart_anchor_writes", writes, "writes", n);
 
     let planned = restarts(host, ours, arguments, End::Planned)?;
     let n = planned.adoptions.count();
@@ -90,6 +94,8 @@ pub(super) fn measure(
         "vRoTs",
         n,
     );
+    let writes = planned.anchor_writes.median()?;
+    report.alone("planned_restart_anchor_writes", writes, "writes", n);
 
     // What a guest waits for on this machine when nothing ends.
     let long = Duration::from_secs_f64(planned.recoveries.percentile(100)?) + 2 * AROUND;
@@ -113,9 +119,12 @@ fn restarts(
     let count = number(ours.count())?;
     let mut restarts = Restarts::default();
     for _ in 0..arguments.rounds {
+        let before = host.tpm().traffic().flash.len();
         let ((), progress) = under_load(&mut ours.vmms, habit(arguments), |progress| {
             restart(host, count, end, progress, &mut restarts)
         })?;
+        let writes = host.tpm().traffic().flash.len() - before;
+        restarts.anchor_writes.add(number(writes)?);
         restarts.guests.add(progress);
     }
     Ok(restarts)

@@ -46,8 +46,15 @@ enum Machine {
 #[derive(Debug, Default)]
 struct Measured {
     took_us: Samples,
-    /// Of the processor, in microseconds.
-    used_us: Samples,
+    /// The time that these took of the TPM's processor.
+    used: Duration,
+}
+
+impl Measured {
+    /// Microseconds of the processor for each command.
+    fn used_us(&self) -> Result<f64> {
+        Ok(self.used.as_secs_f64() * 1e6 / number(self.took_us.count())?)
+    }
 }
 
 /// Times the commands in turns: ours, the peer, the echo server.
@@ -80,8 +87,8 @@ pub(super) fn measure(
             }
             report.beside(
                 format!("command_{name}_cpu_us{of}"),
-                ours.used_us.median()?,
-                peer.used_us.median()?,
+                ours.used_us()?,
+                peer.used_us()?,
                 "µs",
                 n,
             );
@@ -104,11 +111,11 @@ pub(super) fn measure(
         "µs",
         n,
     );
-    let share = |used: &Samples| Ok::<_, anyhow::Error>(used.median()? / PACE.as_secs_f64() / 1e4);
+    let share = |of: &Measured| anyhow::Ok(of.used_us()? / PACE.as_secs_f64() / 1e4);
     report.beside(
         "command_paced_cpu_percent",
-        share(&ours.used_us)?,
-        share(&peer.used_us)?,
+        share(&ours)?,
+        share(&peer)?,
         "%",
         n,
     );
@@ -166,10 +173,7 @@ fn one_turn(
         subject.execute(&command)?;
         measured.took_us.add_us(begin.elapsed());
     }
-    let used = subject.processor_time()?.saturating_sub(used);
-    measured
-        .used_us
-        .add(used.as_secs_f64() * 1e6 / number(usize::try_from(turn)?)?);
+    measured.used += subject.processor_time()?.saturating_sub(used);
     Ok(())
 }
 

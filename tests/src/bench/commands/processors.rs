@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::time::ClockId;
 use nix::unistd::Pid;
 
 /// Where the VMM runs, and where the TPM.
@@ -40,15 +41,9 @@ pub(super) fn pin(process: Pid) -> Result<()> {
     Ok(())
 }
 
-/// What all threads of a process have used so far (`/proc/PID/task/TID/schedstat`, nanoseconds).
+/// What all threads of a process have used so far.
 pub(super) fn processor_time(process: Pid) -> Result<Duration> {
-    let mut used = 0;
-    for thread in threads(process)? {
-        let text = fs::read_to_string(format!("/proc/{process}/task/{thread}/schedstat"))?;
-        let first = text.split_whitespace().next().context("a number")?;
-        used += first.parse::<u64>()?;
-    }
-    Ok(Duration::from_nanos(used))
+    Ok(ClockId::pid_cpu_clock_id(process)?.now()?.into())
 }
 
 fn threads(process: Pid) -> Result<Vec<Pid>> {
