@@ -1,5 +1,6 @@
 //! The command line of `vtpm-backend`.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -8,19 +9,20 @@ use backend_link::instance::Instance;
 use backend_link::runtime_folder::{MANAGER_SOCKET, VMM_SOCKET};
 use clap::{ArgGroup, Parser};
 use program_output::log;
+use swtpm_state::{Key, KeyOptions, KeySource, Location, StateStore, StoreOptions};
 
 use crate::engine::Libtpms;
 use crate::managed::ManagerLink;
 use crate::sandbox::{self, Files};
 use crate::server::{Keeper, Server, load_state};
 use crate::sockets::Listener;
-use crate::stand_alone::StateFolder;
+use crate::stand_alone::LocalState;
 use crate::termination::Termination;
 use crate::zygote::{self, Spawn};
 
 /// One virtualized root of trust: a TPM 2.0 for one VM.
 ///
-/// Stand-alone (`--control` and `--state`) it keeps its state in a folder, unsealed. With
+/// Stand-alone (`--control` and `--state`) it keeps its state on the disk in swtpm's form, unsealed. With
 /// `--runtime` it serves a manager, which seals the state to the host's TPM. With `--zygote` it
 /// starts such backends for the manager at its standard input.
 #[derive(Debug, Parser)]
@@ -34,9 +36,18 @@ pub struct Arguments {
     /// `swtpm:path=PATH`, if the control channel is at PATH.ctrl.
     #[arg(long, value_name = "PATH", requires = "control")]
     data: Option<PathBuf>,
-    /// Stand-alone: the folder for the state, which is created if it does not exist.
-    #[arg(long, value_name = "DIR", requires = "control")]
-    state: Option<PathBuf>,
+    /// Stand-alone: the place for the state, which is made if it is not there: a folder, dir://FOLDER or
+    /// file://FILE, as swtpm uses them. swtpm and this program exclude each other there.
+    #[arg(long, value_name = "PLACE", requires = "control")]
+    state: Option<Location>,
+    /// Stand-alone: the key under which the state is encrypted on the disk, as swtpm has it:
+    /// file=FILE or pwdfile=FILE, then mode=aes-128-cbc or aes-256-cbc, format=hex or binary,
+    /// kdf=pbkdf2 or sha512, with commas between.
+    #[arg(long, value_name = "OPTIONS", requires = "state")]
+    state_key: Option<KeyOptions>,
+    /// Stand-alone: the key for what a VMM carries, when it moves or saves a VM; as --state-key.
+    #[arg(long, value_name = "OPTIONS", requires = "state")]
+    migration_key: Option<KeyOptions>,
     /// Managed: the folder for the sockets of VMM (control.sock) and manager (manager.sock).
     #[arg(long, value_name = "DIR")]
     runtime: Option<PathBuf>,
@@ -76,7 +87,7 @@ impl Arguments {
 /// Serves until the manager or a signal (SIGTERM, SIGINT) ends it.
 pub fn run(arguments: &Arguments) -> Result<()> {
     match (&arguments.control, &arguments.state, &arguments.runtime) {
-        (Some(control), Some(state), _) => stand_alone(control, arguments.data.as_deref(), state),
+        (Some(control), Some(state), _) => stand_alone(control, state, arguments),
         (_, _, Some(runtime)) => {
             let spawn = Spawn {
                 runtime: runtime.clone(),
@@ -93,22 +104,48 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
 }
 
-fn stand_alone(control: &Path, data: Option<&Path>, state: &Path) -> Result<()> {
+fn stand_alone(control: &Path, state: &Location, arguments: &Arguments) -> Result<()> {
+    let read = |options: &Option<KeyOptions>| options.as_ref().map(read_key).transpose();
+    let state_key = read(&arguments.state_key)?;
+    let migration_key = read(&arguments.migration_key)?;
     let mut engine = Libtpms::new()?;
-    let folder = StateFolder::open(state)?;
-    load_state(&mut engine, &folder)?;
+    let options = StoreOptions {
+        mode: STATE_MODE,
+        ..StoreOptions::default()
+    };
+    let mut store = StateStore::open(state, options, state_key)?;
+    store.lock(LOCK_RETRIES)?;
+    let store = LocalState::new(store, migration_key)?;
+    load_state(&mut engine, &store)?;
     // The control channel last: once its socket is there, both are.
-    let data = data.map(listen).transpose()?;
+    let data = arguments.data.as_deref().map(listen).transpose()?;
     let control = listen(control)?;
-    let mut server = Server::new(engine, Keeper::Folder(folder), Termination::watch()?);
+    let mut server = Server::new(engine, Keeper::Store(store), Termination::watch()?);
     server.log_to(log::Stderr::at_once().context("there is no standard error to log to")?);
     server.listen_for_vmm(control, VmmAdmission::default());
     if let Some(data) = data {
         server.listen_for_host(data);
     }
-    sandbox::enter(Files::Folder(state))?;
+    sandbox::enter(match state {
+        Location::Folder(folder) => Files::Folder(folder),
+        Location::File(_) => Files::Open,
+    })?;
     tracing::info!("ready");
     Ok(server.run()?)
+}
+
+/// Nobody's but its user's; swtpm's default lets the group read.
+const STATE_MODE: u32 = 0o600;
+/// 10 ms apart: the one before may be about to end.
+const LOCK_RETRIES: u32 = 50;
+
+fn read_key(options: &KeyOptions) -> Result<Key> {
+    let KeySource::File(path) = &options.source else {
+        anyhow::bail!("a key cannot be read from a descriptor here: give file= or pwdfile=");
+    };
+    let file = File::open(path).with_context(|| format!("{} cannot be opened", path.display()))?;
+    let key = options.read(file);
+    key.with_context(|| format!("{} holds no key that can be used", path.display()))
 }
 
 fn spawned(spawn: &Spawn) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use tpm_wire::{Command, length_in_stream};
 
-use crate::control::{PlainExport, Reply, Request, RequestStream, Vrot, handle};
+use crate::control::{Reply, Request, RequestStream, SwtpmExport, Vrot, handle};
 use crate::engine::fake::FakeEngine;
 use crate::host_commands::VendorCommand;
 use crate::host_commands::capability::Query;
@@ -29,7 +29,7 @@ pub fn control_channel(bytes: &[u8]) {
         let mut vrot = Vrot {
             engine: &mut engine,
             locality: &mut locality,
-            state_export: &mut PlainExport,
+            state_export: &mut SwtpmExport::default(),
         };
         let reply = handle(&mut vrot, request.clone());
         assert!(locality <= 4, "locality {locality} after {request:?}");

@@ -28,6 +28,8 @@ pub enum Files<'p> {
     None,
     /// Those in this folder.
     Folder(&'p Path),
+    /// Those that are open already.
+    Open,
 }
 
 /// Why the process is not confined. It must not go on then.
@@ -84,7 +86,7 @@ fn restrict_files(files: Files<'_>) -> Result<(), SandboxError> {
         .handle_access(AccessFs::from_all(abi))?
         .create()?;
     let status = match files {
-        Files::None => ruleset.restrict_self()?,
+        Files::None | Files::Open => ruleset.restrict_self()?,
         Files::Folder(folder) => ruleset
             .add_rule(PathBeneath::new(
                 PathFd::new(folder)?,
@@ -139,7 +141,7 @@ const ALWAYS: &[i64] = &[
 /// Into the file that was opened before: whether all that was answered is durable.
 const NO_FILES: &[i64] = &[libc_numbers::PWRITE64];
 
-/// For a state folder.
+/// For state on the disk.
 const FILES: &[i64] = &[
     libc_numbers::OPENAT,
     libc_numbers::FSYNC,
@@ -151,12 +153,15 @@ const FILES: &[i64] = &[
     libc_numbers::FSTAT,
     libc_numbers::NEWFSTATAT,
     libc_numbers::LSEEK,
+    libc_numbers::FCHMOD,
+    libc_numbers::PREAD64,
+    libc_numbers::PWRITE64,
 ];
 
 fn system_calls(files: Files<'_>) -> Result<BpfProgram, SandboxError> {
     let more: &[i64] = match files {
         Files::None => NO_FILES,
-        Files::Folder(_) => FILES,
+        Files::Folder(_) | Files::Open => FILES,
     };
     let mut rules: BTreeMap<_, _> = ALWAYS
         .iter()
@@ -167,7 +172,7 @@ fn system_calls(files: Files<'_>) -> Result<BpfProgram, SandboxError> {
     let own = u64::from(std::process::id());
     let itself = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, own)?;
     rules.insert(libc_numbers::TGKILL, vec![SeccompRule::new(vec![itself])?]);
-    rules.insert(libc_numbers::FCNTL, file_controls()?);
+    rules.insert(libc_numbers::FCNTL, file_controls(files)?);
     rules.insert(
         libc_numbers::IOCTL,
         vec![with_command(FIONBIO)?, with_command(FIOCLEX)?],
@@ -185,13 +190,17 @@ const FIOCLEX: u64 = nix::libc::FIOCLEX;
 
 /// Not those by which a descriptor has a signal of one's choice sent to a process of one's choice
 /// (`F_SETOWN`, `F_SETSIG`, `O_ASYNC`).
-fn file_controls() -> Result<Vec<SeccompRule>, SandboxError> {
-    use nix::libc::{F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFD, F_SETFL, O_ASYNC};
+fn file_controls(files: Files<'_>) -> Result<Vec<SeccompRule>, SandboxError> {
+    use nix::libc::{F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_OFD_SETLK, F_SETFD, F_SETFL, O_ASYNC};
     const IS_ASYNC: u64 = O_ASYNC as u64;
     const SET_FLAGS: u64 = F_SETFL as u64;
     let mut rules = Vec::new();
     for command in [F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC] {
         rules.push(with_command(u64::from(command.unsigned_abs()))?);
+    }
+    // The state's lock.
+    if !matches!(files, Files::None) {
+        rules.push(with_command(u64::from(F_OFD_SETLK.unsigned_abs()))?);
     }
     rules.push(SeccompRule::new(vec![
         SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, SET_FLAGS)?,
@@ -235,6 +244,6 @@ mod libc_numbers {
         RESTART_SYSCALL = SYS_restart_syscall, TGKILL = SYS_tgkill, EXIT = SYS_exit,
         EXIT_GROUP = SYS_exit_group, UNLINK = SYS_unlink,
         STATX = SYS_statx, NEWFSTATAT = SYS_newfstatat, OPENAT = SYS_openat, FSYNC = SYS_fsync, RENAME = SYS_rename,
-        RENAMEAT = SYS_renameat, FTRUNCATE = SYS_ftruncate, FSTAT = SYS_fstat, LSEEK = SYS_lseek,
+        RENAMEAT = SYS_renameat, FTRUNCATE = SYS_ftruncate, FCHMOD = SYS_fchmod, PREAD64 = SYS_pread64, FSTAT = SYS_fstat, LSEEK = SYS_lseek,
     }
 }

@@ -1,133 +1,60 @@
-//! State goes to a folder: for development, and where another program keeps state safe.
+//! State goes to a place of this host's disk in swtpm's form: for development, in place of swtpm, and
+//! where another program keeps state safe.
 //!
-//! It is written as it is. Sealing needs a manager. What cannot be written stays here, and is tried
-//! again.
+//! It is not sealed, and encrypted at most under a key that its user gave. Sealing needs a manager.
+//! What cannot be written stays here, and is tried again.
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 
+use swtpm_state::{BlobKeys, Key, Location, StateStore, StoreError};
 use zeroize::Zeroizing;
 
-use crate::control::MAX_BLOB;
+use crate::control::SwtpmExport;
 use crate::engine::StateKind;
 
-/// A folder with one vRoT's state, locked against a second process.
+/// One vRoT's state on the disk.
 #[derive(Debug)]
-pub struct StateFolder {
-    path: PathBuf,
-    folder: File,
-    /// Released by the kernel when it is closed.
-    _lock: File,
-    /// What is to be in the files and is not yet: a state, or nothing at all.
+pub struct LocalState {
+    store: StateStore,
+    /// For what a VMM carries.
+    migration_key: Option<Key>,
+    /// What is to be on the disk and is not yet: a state, or nothing at all.
     unsaved: BTreeMap<StateKind, Option<Zeroizing<Vec<u8>>>>,
     /// Whether the last attempt to write failed.
     failing: bool,
     has_volatile: bool,
 }
 
-/// Why a state folder cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StateFolderError {
-    /// Another process has it.
-    #[error("the state folder {} is in use by another process", path.display())]
-    InUse {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// A file cannot be read or written.
-    #[error("{} cannot be {action}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
-
-const LOCK: &str = "lock";
-const PERMANENT: &str = "permanent";
-const VOLATILE: &str = "volatile";
-
-/// Reads a state, unless it is longer than any TPM's.
-fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut state = Zeroizing::new(Vec::new());
-    let limit = u64::try_from(MAX_BLOB)
-        .unwrap_or(u64::MAX)
-        .saturating_add(1);
-    File::open(path)?.take(limit).read_to_end(&mut state)?;
-    if state.len() > MAX_BLOB {
-        let message = format!("it has more than {MAX_BLOB} bytes, so it is no state of a TPM");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
-    }
-    Ok(state)
-}
-
-impl StateFolder {
-    /// Opens the folder, which is created if it does not exist, and locks it.
-    pub fn open(path: &Path) -> Result<Self, StateFolderError> {
-        let failed = |path: &Path, action| {
-            let path = path.to_owned();
-            move |source| StateFolderError::Io {
-                path,
-                action,
-                source,
-            }
-        };
-        if !path.exists() {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .create(path)
-                .map_err(failed(path, "created"))?;
-        }
-        let lock_path = path.join(LOCK);
-        let lock = private()
-            .create(true)
-            .truncate(false)
-            .open(&lock_path)
-            .map_err(failed(&lock_path, "opened"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(StateFolderError::InUse {
-                    path: path.to_owned(),
-                });
-            }
-            Err(TryLockError::Error(source)) => return Err(failed(&lock_path, "locked")(source)),
-        }
-        let folder = File::open(path).map_err(failed(path, "opened"))?;
+impl LocalState {
+    /// Uses a place, which is to be locked. What a VMM carries is encrypted if there is a key for it.
+    pub fn new(store: StateStore, migration_key: Option<Key>) -> Result<Self, StoreError> {
+        let has_volatile = store.size(StateKind::Volatile)?.is_some();
         Ok(Self {
-            path: path.to_owned(),
-            folder,
-            _lock: lock,
+            store,
+            migration_key,
             unsaved: BTreeMap::new(),
             failing: false,
-            has_volatile: path.join(VOLATILE).exists(),
+            has_volatile,
         })
     }
 
-    /// A part of the state as it was last saved; `None` in a new folder.
-    pub fn load(&self, kind: StateKind) -> Result<Option<Zeroizing<Vec<u8>>>, StateFolderError> {
-        let Some(name) = file_of(kind) else {
-            return Ok(None);
-        };
-        let path = self.path.join(name);
-        match read(&path) {
-            Ok(state) => Ok(Some(state)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(StateFolderError::Io {
-                path,
-                action: "read",
-                source,
-            }),
-        }
+    /// A part of the state as it was last saved; `None` in a new place.
+    pub fn load(&self, kind: StateKind) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        self.store.load(kind)
+    }
+
+    /// Where it is.
+    pub fn location(&self) -> &Location {
+        self.store.location()
+    }
+
+    /// Packs state for a VMM.
+    pub fn state_export(&self) -> SwtpmExport<'_> {
+        SwtpmExport(BlobKeys {
+            state: self.store.key(),
+            migration: self.migration_key.as_ref(),
+        })
     }
 
     /// Puts a part of the state, or its absence, in place of the last one: afterwards it is on the
@@ -177,101 +104,44 @@ impl StateFolder {
 
     /// A volatile state never stays beside a permanent one that is newer than it need be: it goes
     /// first, and comes last.
-    fn save(&mut self) -> Result<(), StateFolderError> {
+    fn save(&mut self) -> Result<(), StoreError> {
         if matches!(self.unsaved.get(&StateKind::Volatile), Some(None)) {
-            self.remove(VOLATILE)?;
+            self.store.remove(StateKind::Volatile)?;
             self.has_volatile = false;
             self.unsaved.remove(&StateKind::Volatile);
         }
         while let Some((kind, state)) = self.unsaved.first_key_value() {
             let kind = *kind;
-            if let (Some(name), Some(state)) = (file_of(kind), state) {
-                self.write(name, state)?;
+            if let Some(state) = state {
+                self.store.save(kind, state)?;
                 self.has_volatile |= kind == StateKind::Volatile;
             }
             self.unsaved.remove(&kind);
         }
         Ok(())
     }
-
-    fn write(&self, name: &str, state: &[u8]) -> Result<(), StateFolderError> {
-        let path = self.path.join(name);
-        let new = self.path.join(format!("{name}.new"));
-        private()
-            .create(true)
-            .truncate(true)
-            .open(&new)
-            .and_then(|mut file| {
-                file.write_all(state)?;
-                file.sync_all()
-            })
-            .and_then(|()| fs::rename(&new, &path))
-            .and_then(|()| self.folder.sync_all())
-            .map_err(|source| StateFolderError::Io {
-                path,
-                action: "written",
-                source,
-            })
-    }
-
-    fn remove(&self, name: &str) -> Result<(), StateFolderError> {
-        let path = self.path.join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => self.folder.sync_all(),
-        }
-        .map_err(|source| StateFolderError::Io {
-            path,
-            action: "removed",
-            source,
-        })
-    }
-}
-
-/// A TPM 2.0 has two parts of state.
-fn file_of(kind: StateKind) -> Option<&'static str> {
-    match kind {
-        StateKind::Permanent => Some(PERMANENT),
-        StateKind::Volatile => Some(VOLATILE),
-        StateKind::SaveState => None,
-    }
-}
-
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.write(true).mode(0o600);
-    options
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-    use std::os::unix::fs::PermissionsExt;
+    use std::fs;
+
+    use swtpm_state::StoreOptions;
 
     use super::*;
 
-    fn state(bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        Some(Zeroizing::new(bytes.to_vec()))
+    const PERMANENT: &str = "tpm2-00.permall";
+
+    fn open(folder: &tempfile::TempDir) -> LocalState {
+        let location = Location::Folder(folder.path().to_owned());
+        let store = StateStore::open(&location, StoreOptions::default(), None);
+        LocalState::new(store.unwrap(), None).unwrap()
     }
 
-    #[test]
-    fn a_state_is_read_as_it_was_saved_and_by_its_owner_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut kept = StateFolder::open(folder.path()).unwrap();
-        for (kind, file) in [
-            (StateKind::Permanent, PERMANENT),
-            (StateKind::Volatile, VOLATILE),
-        ] {
-            assert!(kept.load(kind).unwrap().is_none());
-            kept.keep(kind, state(b"first"));
-            kept.keep(kind, state(b"second"));
-            assert_eq!(kept.load(kind).unwrap(), state(b"second"));
-            let mode = fs::metadata(folder.path().join(file)).unwrap();
-            assert_eq!(mode.permissions().mode() & 0o777, 0o600);
-        }
-        kept.keep(StateKind::Volatile, None);
-        assert!(kept.load(StateKind::Volatile).unwrap().is_none());
+    fn state(bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        Some(Zeroizing::new(bytes.to_vec()))
     }
 
     #[test]
@@ -280,7 +150,7 @@ mod tests {
         // A folder that nothing can be renamed over.
         let obstacle = folder.path().join(PERMANENT);
         fs::create_dir_all(obstacle.join("in the way")).unwrap();
-        let mut kept = StateFolder::open(folder.path()).unwrap();
+        let mut kept = open(&folder);
         kept.keep(StateKind::Permanent, state(b"first"));
         kept.keep(StateKind::Volatile, state(b"beside it"));
         assert!(kept.has_unsaved());
@@ -295,7 +165,7 @@ mod tests {
     #[test]
     fn what_is_only_noted_is_written_with_the_next_retry() {
         let folder = tempfile::tempdir().unwrap();
-        let mut kept = StateFolder::open(folder.path()).unwrap();
+        let mut kept = open(&folder);
         kept.keep(StateKind::Volatile, state(b"put aside"));
         kept.note(StateKind::Volatile, None);
         assert!(kept.has_unsaved());
@@ -303,17 +173,5 @@ mod tests {
         kept.keep(StateKind::Permanent, state(b"changed"));
         assert!(!kept.has_unsaved());
         assert_eq!(kept.load(StateKind::Volatile).unwrap(), None);
-    }
-
-    #[test]
-    fn a_folder_has_one_user_at_a_time() {
-        let folder = tempfile::tempdir().unwrap();
-        let first = StateFolder::open(folder.path()).unwrap();
-        assert!(matches!(
-            StateFolder::open(folder.path()),
-            Err(StateFolderError::InUse { .. })
-        ));
-        drop(first);
-        assert!(StateFolder::open(folder.path()).is_ok());
     }
 }

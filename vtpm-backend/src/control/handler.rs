@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::request::{Blob, Request};
+use super::request::{Blob, ENCRYPTED, Request};
 use super::state_export::{Package, StateExport};
 use crate::engine::{Engine, EngineError, HashStep, StateKind};
 
@@ -85,14 +85,19 @@ pub fn handle<E: Engine>(vrot: &mut Vrot<'_, E>, request: Request) -> Reply {
             result(engine.reset_established(locality))
         }
         Request::ResetEstablished(_) => words([BAD_LOCALITY]),
-        Request::GetStateBlob { kind, offset } => give_state(vrot, kind, offset),
+        Request::GetStateBlob {
+            kind,
+            decrypted,
+            offset,
+        } => give_state(vrot, kind, decrypted, offset),
         Request::SetStateBlob {
             kind: Some(kind),
+            encrypted,
             blob: Blob(blob),
         } => {
             // An empty blob says that there is nothing of this kind.
             if !blob.is_empty() {
-                take_state(vrot, kind, blob)
+                take_state(vrot, kind, blob, encrypted)
             } else if kind == StateKind::Volatile && !engine.is_on() {
                 engine.delete_volatile();
                 words([SUCCESS])
@@ -147,11 +152,13 @@ fn give_info<E: Engine>(engine: &E, flags: u64, offset: u32) -> Vec<u8> {
     }
 }
 
-/// `PTM_STATE_FLAG_ENCRYPTED`
-const ENCRYPTED: u32 = 2;
-
 /// The whole blob in one reply: VMMs do not ask for the rest.
-fn give_state<E: Engine>(vrot: &mut Vrot<'_, E>, kind: Option<StateKind>, offset: u32) -> Vec<u8> {
+fn give_state<E: Engine>(
+    vrot: &mut Vrot<'_, E>,
+    kind: Option<StateKind>,
+    decrypted: bool,
+    offset: u32,
+) -> Vec<u8> {
     let engine = &mut *vrot.engine;
     // A number that names no part of the state: there is no such blob.
     let Some(kind) = kind else {
@@ -165,18 +172,21 @@ fn give_state<E: Engine>(vrot: &mut Vrot<'_, E>, kind: Option<StateKind>, offset
     let packed = permanent(engine)
         .map_err(EngineError::result)
         .and_then(|permanent| {
-            let packed = vrot.state_export.pack(kind, state, &permanent);
+            let packed = vrot.state_export.pack(kind, state, &permanent, decrypted);
             packed.map_err(|error| {
                 tracing::error!(%error, ?kind, "the VMM gets no state");
-                FAIL
+                error.result()
             })
         });
     let (flags, state) = match packed {
-        Ok(Package::Plain(state)) => (0, state),
+        Ok(Package::Portable(blob)) => {
+            let flags = if blob.is_encrypted { ENCRYPTED } else { 0 };
+            (flags, blob.bytes)
+        }
         Ok(Package::Sealed(state)) => {
             // The permanent state stays here, and is to be the one that this goes with.
             engine.give_away();
-            (ENCRYPTED, state)
+            (ENCRYPTED, Zeroizing::new(state))
         }
         Err(code) => return words([code, 0, 0, 0]),
     };
@@ -192,13 +202,21 @@ fn give_state<E: Engine>(vrot: &mut Vrot<'_, E>, kind: Option<StateKind>, offset
     }
 }
 
-fn take_state<E: Engine>(vrot: &mut Vrot<'_, E>, kind: StateKind, carried: Vec<u8>) -> Vec<u8> {
-    match vrot.state_export.unpack(kind, carried) {
+fn take_state<E: Engine>(
+    vrot: &mut Vrot<'_, E>,
+    kind: StateKind,
+    carried: Vec<u8>,
+    encrypted: bool,
+) -> Vec<u8> {
+    if vrot.engine.is_on() {
+        return result(Err(EngineError::IsOn));
+    }
+    match vrot.state_export.unpack(kind, carried, encrypted) {
         Ok(Some(state)) => result(vrot.engine.set_state(kind, &state)),
         Ok(None) => words([SUCCESS]),
         Err(error) => {
             tracing::error!(%error, ?kind, "the state that the VMM brought is refused");
-            words([FAIL])
+            words([error.result()])
         }
     }
 }
@@ -225,7 +243,9 @@ fn words<const N: usize>(words: [u32; N]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::PlainExport;
+    use swtpm_state::{BlobKeys, write_blob};
+
+    use crate::control::SwtpmExport;
     use crate::engine::fake::FakeEngine;
 
     fn after(engine: &mut FakeEngine, request: Request) -> Reply {
@@ -234,7 +254,7 @@ mod tests {
             &mut Vrot {
                 engine,
                 locality: &mut locality,
-                state_export: &mut PlainExport,
+                state_export: &mut SwtpmExport::default(),
             },
             request,
         )
@@ -299,6 +319,7 @@ mod tests {
         assert_eq!(answer(&mut engine, Request::GetEstablished).len(), 8);
         let blob = Request::GetStateBlob {
             kind: Some(StateKind::SaveState),
+            decrypted: true,
             offset: 0,
         };
         assert_eq!(
@@ -307,6 +328,7 @@ mod tests {
         );
         let unknown = Request::GetStateBlob {
             kind: None,
+            decrypted: true,
             offset: 0,
         };
         assert_eq!(answer(&mut engine, unknown).len(), 16);
@@ -322,14 +344,30 @@ mod tests {
         };
         let get = Request::GetStateBlob {
             kind: Some(StateKind::Permanent),
+            decrypted: true,
             offset: 0,
         };
-        let expected = [words([SUCCESS, 0, 3, 3]), vec![1, 2, 3]].concat();
-        assert_eq!(answer(&mut engine, get), expected);
+        let blob = |state| write_blob(state, BlobKeys::default(), true).map(|blob| blob.bytes);
+        let expected = blob(&[1, 2, 3]).map(|blob| {
+            let length = u32::try_from(blob.len()).unwrap_or(0);
+            [words([SUCCESS, 0, length, length]), blob.to_vec()].concat()
+        });
+        assert_eq!(Ok(answer(&mut engine, get)), expected);
         let set = Request::SetStateBlob {
             kind: Some(StateKind::Permanent),
+            encrypted: false,
+            blob: Blob(blob(&[4]).map(|blob| blob.to_vec()).unwrap_or_default()),
+        };
+        let raw = Request::SetStateBlob {
+            kind: Some(StateKind::Permanent),
+            encrypted: false,
             blob: Blob(vec![4]),
         };
+        assert_eq!(
+            answer(&mut engine, raw),
+            words([BAD_PARAMETER]),
+            "without a header"
+        );
         assert_eq!(answer(&mut engine, set.clone()), [0; 4]);
         assert_eq!(engine.permanent, Some(vec![4]));
         engine.on = true;

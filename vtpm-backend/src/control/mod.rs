@@ -8,5 +8,5 @@ mod stream;
 
 pub use handler::{Reply, Vrot, handle};
 pub use request::{MAX_BLOB, Request, RequestError};
-pub use state_export::{NotCarried, Package, PlainExport, StateExport};
+pub use state_export::{NotCarried, Package, StateExport, SwtpmExport};
 pub use stream::RequestStream;

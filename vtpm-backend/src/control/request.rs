@@ -40,6 +40,8 @@ pub enum Request {
     GetStateBlob {
         /// Which part of the state; `None` for a number that names none.
         kind: Option<StateKind>,
+        /// Whether the state is wanted without the encryption of stored states.
+        decrypted: bool,
         /// Where in the blob to start.
         offset: u32,
     },
@@ -47,6 +49,8 @@ pub enum Request {
     SetStateBlob {
         /// Which part of the state; `None` for a number that names none.
         kind: Option<StateKind>,
+        /// Whether the VMM says that the state is encrypted as stored states are.
+        encrypted: bool,
         /// The blob.
         blob: Blob,
     },
@@ -87,7 +91,12 @@ pub enum RequestError {
 }
 
 /// libtpms's permanent state has at most about 200 KiB, the volatile one far less.
-pub const MAX_BLOB: usize = 512 * 1024;
+pub const MAX_BLOB: usize = swtpm_state::MAX_STATE;
+
+/// `PTM_STATE_FLAG_DECRYPTED`
+const DECRYPTED: u32 = 1;
+/// `PTM_STATE_FLAG_ENCRYPTED`
+pub(super) const ENCRYPTED: u32 = 2;
 
 /// Flag of `CMD_INIT`.
 const DELETE_VOLATILE: u32 = 1;
@@ -186,19 +195,24 @@ impl<'b> Reader<'b> {
     }
 
     fn get_state_blob(&mut self) -> Option<Request> {
-        let _flags = self.u32()?;
+        let flags = self.u32()?;
         let kind = self.kind()?;
         let offset = self.u32()?;
-        Some(Request::GetStateBlob { kind, offset })
+        Some(Request::GetStateBlob {
+            kind,
+            decrypted: flags & DECRYPTED != 0,
+            offset,
+        })
     }
 
     fn set_state_blob(&mut self) -> Result<Option<Request>, RequestError> {
-        let (Some(_flags), Some(kind)) = (self.u32(), self.kind()) else {
+        let (Some(flags), Some(kind)) = (self.u32(), self.kind()) else {
             return Ok(None);
         };
         let blob = self.blob()?;
         Ok(blob.map(|blob| Request::SetStateBlob {
             kind,
+            encrypted: flags & ENCRYPTED != 0,
             blob: Blob(blob),
         }))
     }
@@ -221,6 +235,7 @@ mod tests {
         }
         let request = Request::SetStateBlob {
             kind: Some(StateKind::Volatile),
+            encrypted: false,
             blob: Blob(vec![7, 8, 9]),
         };
         assert_eq!(Request::parse(&bytes), Ok(Some((request, 19))));
@@ -230,6 +245,7 @@ mod tests {
     fn no_state_is_ever_logged() {
         let request = Request::SetStateBlob {
             kind: None,
+            encrypted: false,
             blob: Blob(vec![0xab; 40]),
         };
         assert!(format!("{request:?}").contains("Blob(40 bytes)"));

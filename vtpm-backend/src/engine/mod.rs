@@ -9,6 +9,7 @@ mod libtpms;
 mod orderly;
 
 pub use libtpms::Libtpms;
+pub use swtpm_state::StateKind;
 
 /// A TPM 2.0 that can be switched on and off.
 pub trait Engine {
@@ -66,17 +67,6 @@ pub trait Engine {
 
     /// The permanent state, if it has changed since this was last asked.
     fn changed_permanent_state(&mut self) -> Option<Vec<u8>>;
-}
-
-/// The parts of a TPM's state, as the control channel counts them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum StateKind {
-    /// What survives a loss of power: seeds, NV memory, persistent objects.
-    Permanent = 1,
-    /// What a running TPM holds: PCRs, sessions, transient objects.
-    Volatile = 2,
-    /// What a TPM 1.2 saved; a TPM 2.0 has none.
-    SaveState = 3,
 }
 
 /// A step of a dynamic launch's measurement.

@@ -43,6 +43,7 @@ impl StateExport for ManagerLink {
         kind: StateKind,
         state: Vec<u8>,
         permanent: &[u8],
+        _: bool,
     ) -> Result<Package, NotCarried> {
         let state = Zeroizing::new(state);
         let not_sealed = |_| NotCarried::NotSealed;
@@ -74,6 +75,7 @@ impl StateExport for ManagerLink {
         &self,
         kind: StateKind,
         carried: Vec<u8>,
+        _: bool,
     ) -> Result<Option<Zeroizing<Vec<u8>>>, NotCarried> {
         let sealer = &self.vrot.as_ref().ok_or(NotCarried::Foreign)?.sealer;
         let content = match kind {

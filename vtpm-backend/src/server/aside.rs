@@ -1,4 +1,4 @@
-//! Volatile state that is put aside: with a VMM that saved its VM, in the folder, or brought and not
+//! Volatile state that is put aside: with a VMM that saved its VM, on the disk, or brought and not
 //! used yet.
 //!
 //! It has one use: the TPM is switched on with it, by who brought it or because it was stored for
@@ -22,7 +22,7 @@ pub(super) enum Brought {
 
 impl<E: Engine> Server<E> {
     /// The TPM does something now: a volatile state that was put aside, with a VMM or in the
-    /// folder, would bring an old one back. What is due is saved with what the TPM changes.
+    /// on the disk, would bring an old one back. What is due is saved with what the TPM changes.
     pub(super) fn go_on(&mut self) {
         if !self.engine.is_on() {
             return;
@@ -52,22 +52,22 @@ impl<E: Engine> Server<E> {
             _ => {}
         }
         self.stored = None;
-        let Some(folder) = self.keeper.folder_mut() else {
+        let Some(store) = self.keeper.store_mut() else {
             return true;
         };
         for kind in [StateKind::Permanent, StateKind::Volatile] {
             let state = self.engine.state(kind).ok().flatten().map(Zeroizing::new);
             if state.is_some() || kind == StateKind::Volatile {
-                folder.keep(kind, state);
+                store.keep(kind, state);
             }
         }
         self.engine.changed_permanent_state();
-        !folder.has_unsaved()
+        !store.has_unsaved()
     }
 
     /// Keeps the volatile state of a TPM that is on; false if it could not be written.
     pub(super) fn store_volatile(&mut self) -> bool {
-        let Some(folder) = self.keeper.folder_mut() else {
+        let Some(store) = self.keeper.store_mut() else {
             tracing::warn!(
                 "the VMM asks for the volatile state to be kept: with a manager, `vtpmctl suspend` \
                  does that"
@@ -82,10 +82,10 @@ impl<E: Engine> Server<E> {
                 return false;
             }
         };
-        folder.keep(StateKind::Volatile, Some(state.clone()));
+        store.keep(StateKind::Volatile, Some(state.clone()));
         self.stored = Some(state);
         self.engine.give_away();
-        !folder.has_unsaved()
+        !store.has_unsaved()
     }
 
     /// A volatile state that was brought and not used is not for whoever comes next. One that was
@@ -129,8 +129,8 @@ impl<E: Engine> Server<E> {
     pub(super) fn forget_used_volatile(&mut self) {
         self.brought = Brought::Nothing;
         self.stored = None;
-        if let Some(folder) = self.keeper.folder_mut() {
-            folder.keep(StateKind::Volatile, None);
+        if let Some(store) = self.keeper.store_mut() {
+            store.keep(StateKind::Volatile, None);
         } else if self.keeper.is_carried() {
             // As long as the TPM does nothing, it can be brought again.
             self.engine.give_away();

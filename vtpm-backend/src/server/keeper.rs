@@ -1,4 +1,4 @@
-//! Where the state of a vRoT goes, and who can be asked for evidence: a folder, or the manager.
+//! Where the state of a vRoT goes, and who can be asked for evidence: a place on the disk, or the manager.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -8,12 +8,12 @@ use zeroize::Zeroizing;
 
 use crate::engine::{Engine, StateKind};
 use crate::managed::ManagerLink;
-use crate::stand_alone::StateFolder;
+use crate::stand_alone::LocalState;
 
 /// Where state goes, and who can be asked for evidence.
 pub enum Keeper {
-    /// A folder; there is no host to ask.
-    Folder(StateFolder),
+    /// A place of its own; there is no host to ask.
+    Store(LocalState),
     /// The manager.
     Manager(Box<ManagerLink>),
 }
@@ -22,7 +22,7 @@ impl Keeper {
     /// The manager's link, unless the vRoT is stand-alone.
     pub(super) fn manager(&self) -> Option<&ManagerLink> {
         match self {
-            Self::Folder(_) => None,
+            Self::Store(_) => None,
             Self::Manager(link) => Some(link),
         }
     }
@@ -30,15 +30,15 @@ impl Keeper {
     /// The same, to be used.
     pub(super) fn manager_mut(&mut self) -> Option<&mut ManagerLink> {
         match self {
-            Self::Folder(_) => None,
+            Self::Store(_) => None,
             Self::Manager(link) => Some(link),
         }
     }
 
-    /// The folder of a stand-alone vRoT.
-    pub(super) fn folder_mut(&mut self) -> Option<&mut StateFolder> {
+    /// The place of a stand-alone vRoT.
+    pub(super) fn store_mut(&mut self) -> Option<&mut LocalState> {
         match self {
-            Self::Folder(folder) => Some(folder),
+            Self::Store(store) => Some(store),
             Self::Manager(_) => None,
         }
     }
@@ -59,8 +59,8 @@ impl Keeper {
     pub(super) fn save(&mut self, engine: &mut impl Engine) {
         let changed = engine.changed_permanent_state().map(Zeroizing::new);
         match (self, changed) {
-            (Self::Folder(folder), Some(state)) => folder.keep(StateKind::Permanent, Some(state)),
-            (Self::Folder(folder), None) => folder.retry(),
+            (Self::Store(store), Some(state)) => store.keep(StateKind::Permanent, Some(state)),
+            (Self::Store(store), None) => store.retry(),
             (Self::Manager(link), Some(state)) => link.save(&state),
             (Self::Manager(link), None) if link.owes_state() => {
                 match engine.state(StateKind::Permanent) {
@@ -75,15 +75,15 @@ impl Keeper {
     /// Tries to save what could not be saved before. A manager is sent its state again when it
     /// dials in.
     pub(super) fn retry(&mut self) {
-        if let Some(folder) = self.folder_mut() {
-            folder.retry();
+        if let Some(store) = self.store_mut() {
+            store.retry();
         }
     }
 
     /// Whether [`retry`](Self::retry) is to be called again after a while.
     pub(super) fn wants_retry(&self) -> bool {
         match self {
-            Self::Folder(folder) => folder.has_unsaved(),
+            Self::Store(store) => store.has_unsaved(),
             Self::Manager(_) => false,
         }
     }
@@ -92,7 +92,7 @@ impl Keeper {
     /// follow, before anybody sees what it does.
     pub(super) fn forget_volatile(&mut self) {
         match self {
-            Self::Folder(folder) => folder.note(StateKind::Volatile, None),
+            Self::Store(store) => store.note(StateKind::Volatile, None),
             Self::Manager(link) => link.go_on(),
         }
     }
@@ -126,8 +126,8 @@ impl Keeper {
     pub(super) fn pass_log_on(&mut self, stderr: Option<&mut log::Stderr>) {
         match (self, stderr) {
             (Self::Manager(link), _) => link.pass_log_on(),
-            (Self::Folder(_), Some(stderr)) => log::pass_on(&mut |line| stderr.write(line)),
-            (Self::Folder(_), None) => {}
+            (Self::Store(_), Some(stderr)) => log::pass_on(&mut |line| stderr.write(line)),
+            (Self::Store(_), None) => {}
         }
     }
 }

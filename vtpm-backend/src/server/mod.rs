@@ -51,7 +51,7 @@ pub struct Server<E> {
     stderr: Option<log::Stderr>,
     /// Whose the volatile state is that the TPM was not switched on with yet.
     brought: Brought,
-    /// The volatile state that lies in the folder, while the TPM that wrote it did nothing since.
+    /// The volatile state that lies on the disk, while the TPM that wrote it did nothing since.
     stored: Option<Zeroizing<Vec<u8>>>,
     /// Whether the TPM is on for the manager's commands alone: then nobody has a volatile state in it.
     on_for_manager: bool,

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use tpm_wire::length_in_stream;
 
-use super::Server;
 use super::persistence::Consequence;
-use crate::control::{PlainExport, Reply, Request, RequestStream, StateExport, Vrot, handle};
+use super::{Keeper, Server};
+use crate::control::{Reply, Request, RequestStream, StateExport, Vrot, handle};
 use crate::engine::Engine;
 use crate::sockets::{Arrival, Connection};
 
@@ -108,9 +108,9 @@ impl<E: Engine> Server<E> {
             if consequence == Consequence::GoesOn {
                 self.go_on();
             }
-            let state_export: &mut dyn StateExport = match self.keeper.manager_mut() {
-                Some(link) => link,
-                None => &mut PlainExport,
+            let state_export: &mut dyn StateExport = match &mut self.keeper {
+                Keeper::Manager(link) => &mut **link,
+                Keeper::Store(store) => &mut store.state_export(),
             };
             let mut vrot = Vrot {
                 engine: &mut self.engine,

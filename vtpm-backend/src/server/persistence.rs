@@ -3,7 +3,7 @@
 use super::Server;
 use crate::control::{Reply, Request};
 use crate::engine::{Engine, StateKind};
-use crate::stand_alone::StateFolder;
+use crate::stand_alone::LocalState;
 
 /// What a request on the control channel means for the state that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,14 +93,15 @@ impl<E: Engine> Server<E> {
     }
 }
 
-/// A folder's state, loaded into a TPM that is off.
-pub fn load_state<E: Engine>(engine: &mut E, folder: &StateFolder) -> anyhow::Result<()> {
+/// The state of a place, loaded into a TPM that is off.
+pub fn load_state<E: Engine>(engine: &mut E, store: &LocalState) -> anyhow::Result<()> {
     use anyhow::Context;
     for kind in [StateKind::Permanent, StateKind::Volatile] {
-        if let Some(state) = folder.load(kind)? {
-            engine.set_state(kind, &state).context(
-                "the state folder holds something that is no TPM state; nothing was changed",
-            )?;
+        if let Some(state) = store.load(kind)? {
+            engine.set_state(kind, &state).with_context(|| {
+                let place = store.location();
+                format!("{place} holds something that is no TPM state; nothing was changed")
+            })?;
         }
     }
     engine.changed_permanent_state();

@@ -11,6 +11,7 @@ mod cipher;
 mod error;
 mod header;
 mod key;
+mod key_options;
 mod layer;
 mod lock;
 mod migration;
@@ -20,6 +21,7 @@ mod tlv;
 
 pub use error::FormatError;
 pub use key::{Key, KeyError, KeyForm, KeyFormat, KeySize, PassphraseKdf};
+pub use key_options::{KeyOptions, KeyOptionsError, KeySource};
 pub use migration::{BlobKeys, StateBlob, read_blob, write_blob};
 pub use state_file::{read_state, write_state};
 pub use store::{LinearError, Location, LocationError, StateStore, StoreError, StoreOptions};

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use crate::header::{Header, LENGTH, MIGRATION_DATA};
+use crate::header::{ENCRYPTED, Header, LENGTH, MIGRATION_DATA, MIGRATION_ENCRYPTED};
 use crate::layer::{MIGRATION, STATE};
 use crate::{FormatError, Key};
 
@@ -58,8 +58,11 @@ pub fn read_blob(
 ) -> Result<Zeroizing<Vec<u8>>, FormatError> {
     let (header, body) = Header::parse(blob)?;
     let Header { version, flags } = header;
+    if flags & MIGRATION_ENCRYPTED != 0 && keys.migration.is_none() {
+        return Err(FormatError::KeyMissing { key: "migration" });
+    }
     let inner = MIGRATION.unwrap(version, flags, body, LENGTH, keys.migration)?;
-    let is_encrypted = is_encrypted || flags & crate::header::ENCRYPTED != 0;
+    let is_encrypted = is_encrypted || flags & ENCRYPTED != 0;
     if is_encrypted && keys.state.is_none() {
         return Err(FormatError::KeyMissing { key: "state" });
     }

@@ -446,7 +446,7 @@ fn a_state_that_could_not_be_written_is_written_once_it_can_be() -> Result<()> {
     let mut vmm = emulator.attach_and_init()?;
     vmm.execute(&STARTUP)?;
     // A folder that nothing can be renamed over.
-    let permanent = folder.path().join("ours/permanent");
+    let permanent = folder.path().join("ours/tpm2-00.permall");
     std::fs::remove_file(&permanent)?;
     std::fs::create_dir_all(permanent.join("in the way"))?;
     let define = with_password(0x12a, &[OWNER], INDEX);

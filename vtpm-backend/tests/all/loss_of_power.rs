@@ -160,7 +160,7 @@ fn a_tpm_whose_volatile_state_is_stored_keeps_its_permanent_state() -> Result<()
     define_protected(&mut vmm)?;
     use_protected(&mut vmm)?;
     assert_eq!(vmm.control(&words(&[STORE_VOLATILE]), 4)?, [0; 4]);
-    let permanent = folder.path().join("ours/permanent");
+    let permanent = folder.path().join("ours/tpm2-00.permall");
     let before = std::fs::read(&permanent)?;
     for request in [STOP, SHUTDOWN] {
         assert_eq!(vmm.control(&words(&[request]), 4)?, [0; 4]);

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use swtpm_state::{
-    Key, KeyError, KeyForm, KeyFormat, KeySize, PassphraseKdf, read_state, write_state,
+    Key, KeyError, KeyForm, KeyFormat, KeyOptions, KeySize, KeySource, PassphraseKdf, read_state,
+    write_state,
 };
 
 const HEX: KeyForm = KeyForm::Key(KeyFormat::Hex);
@@ -101,4 +102,56 @@ fn names_that_swtpm_does_not_know_are_refused_with_those_that_it_knows() {
         Err(KeyError::Unknown { .. })
     ));
     assert!("base64".parse::<KeyFormat>().is_err());
+}
+
+#[test]
+fn key_options_are_read_as_swtpm_reads_them() -> Result<()> {
+    let cases = [
+        (
+            "file=/k",
+            KeySource::File("/k".into()),
+            HEX,
+            KeySize::Bits128,
+        ),
+        (
+            "fd=7,format=binary,mode=aes-cbc",
+            KeySource::Descriptor(7),
+            BINARY,
+            KeySize::Bits128,
+        ),
+        (
+            "pwdfile=/p=q,mode=aes-256-cbc,remove=true",
+            KeySource::File("/p=q".into()),
+            KeyForm::Passphrase(PassphraseKdf::Pbkdf2),
+            KeySize::Bits256,
+        ),
+        (
+            "kdf=sha512,pwdfd=0",
+            KeySource::Descriptor(0),
+            KeyForm::Passphrase(PassphraseKdf::Sha512),
+            KeySize::Bits128,
+        ),
+    ];
+    for (text, source, form, size) in cases {
+        let expected = KeyOptions {
+            source,
+            form,
+            size,
+            remove: text.contains("remove"),
+        };
+        assert_eq!(text.parse::<KeyOptions>()?, expected);
+    }
+    for text in [
+        "",
+        "mode=aes-cbc",
+        "file=/k,fd=3",
+        "fd=-1",
+        "fd=x",
+        "file=/k,mode=aes-512",
+        "file=/k,cipher=aes",
+        "file=/k,remove=perhaps",
+    ] {
+        assert!(text.parse::<KeyOptions>().is_err(), "{text}");
+    }
+    Ok(())
 }
