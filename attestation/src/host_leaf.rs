@@ -3,6 +3,7 @@
 use cert_chain::{Digest32, Generation, Tenant, TpmName, VmId, VrotId};
 use minicbor::{Decode, Encode};
 
+use crate::launch::LaunchMeasurement;
 use crate::merkle;
 use crate::qualifying::RequestDigest;
 
@@ -51,6 +52,9 @@ pub struct HostLeaf {
     /// Whether the end of its backend may have taken back what its guest was told.
     #[n(13)]
     pub state_loss: StateLoss,
+    /// How the VM reaches its TPM.
+    #[n(14)]
+    pub transport: TpmTransport,
 }
 
 /// How often the host has its physical TPM vouch for the newest state, in a form that outlasts a
@@ -121,24 +125,45 @@ pub enum Durability {
     Degraded,
 }
 
-/// What a host measured of a VM's image and configuration before its start
-/// (ISO/IEC 27070 §6.3).
-///
-/// The hosts of this version measure nothing; the place is there so that evidence keeps its form.
+/// How the VM reaches its TPM, as its host set it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub enum LaunchMeasurement {
-    /// Nothing: the launcher gave no measurement.
+#[cbor(index_only)]
+pub enum TpmTransport {
+    /// A VMM's device (TIS or CRB) behind the TPM emulator protocol: the VM's firmware measures into
+    /// it from its first instruction on.
     #[n(0)]
-    NotMeasured,
-    /// The SHA-256 value that the launcher gave.
+    Emulator,
+    /// virtio-tpm, which no firmware drives.
     #[n(1)]
-    Measured(#[n(0)] Digest32),
+    VirtioTpm,
+    /// TIS over I2C behind virtio-i2c, which no firmware drives.
+    #[n(2)]
+    VirtioI2c,
+}
+
+impl TpmTransport {
+    /// Its name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Emulator => "emulator",
+            Self::VirtioTpm => "virtio-tpm",
+            Self::VirtioI2c => "virtio-i2c",
+        }
+    }
+
+    /// Whether the VM's firmware can measure itself, and what it starts, into the TPM.
+    pub fn reaches_firmware(self) -> bool {
+        match self {
+            Self::Emulator => true,
+            Self::VirtioTpm | Self::VirtioI2c => false,
+        }
+    }
 }
 
 /// More endorsement keys than any vRoT has.
 pub const MAX_EKS: usize = 8;
 /// Longer than any leaf can be.
-pub const MAX_LEAF: usize = 2048;
+pub const MAX_LEAF: usize = 6144;
 
 impl HostLeaf {
     /// The leaf's contents in deterministic CBOR.
@@ -160,12 +185,18 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use super::*;
+    use crate::launch::{Launch, LaunchPart, PartValue};
 
     /// Guests and verifiers of other builds read leaves like this one, byte for byte.
     #[test]
     fn the_encoding_stays_as_it_is() {
         let digest = |byte| Digest32::new([byte; 32]);
         let name = |byte| TpmName::from_bytes(&[&[0, 0x0b], &[byte; 32][..]].concat()).unwrap();
+        let launch = Launch::new(vec![LaunchPart {
+            id: "kernel".parse().unwrap(),
+            value: PartValue::Digest(digest(8)),
+        }]);
+        let launch = launch.unwrap();
         let leaf = HostLeaf {
             salt: digest(1),
             vm: "02020202-0202-4202-8202-020202020202".parse().unwrap(),
@@ -174,7 +205,7 @@ mod tests {
             generation: Generation::new(5),
             vik: name(6),
             eks: vec![name(7)],
-            launch: LaunchMeasurement::Measured(digest(8)),
+            launch: LaunchMeasurement::Measured(launch),
             request: RequestDigest(digest(9)),
             durability: Durability::Degraded,
             anchoring: Anchoring::Checkpoint(600),
@@ -187,8 +218,43 @@ mod tests {
                 batch: 13,
                 time: 1_700_000_001,
             },
+            transport: TpmTransport::VirtioI2c,
         };
         let golden = include_str!("host_leaf.hex").trim();
         assert_eq!(hex::encode(leaf.encode()), golden);
+    }
+
+    #[test]
+    fn no_leaf_is_longer_than_the_limit() {
+        let digest = |byte| Digest32::new([byte; 32]);
+        let name = TpmName::from_bytes(&[&[0, 0x0d], &[7; 64][..]].concat()).unwrap();
+        let parts = (0..crate::launch::MAX_PARTS).map(|n| LaunchPart {
+            id: format!("value:{n:0>42}").parse().unwrap(),
+            value: "x".repeat(64).parse().unwrap(),
+        });
+        let leaf = HostLeaf {
+            salt: digest(1),
+            vm: VmId::random(),
+            vrot: VrotId::random(),
+            tenant: "a".repeat(63).parse().unwrap(),
+            generation: Generation::new(u64::MAX),
+            vik: name.clone(),
+            eks: vec![name; MAX_EKS],
+            launch: LaunchMeasurement::Measured(Launch::new(parts.collect()).unwrap()),
+            request: RequestDigest(digest(9)),
+            durability: Durability::Degraded,
+            anchoring: Anchoring::Checkpoint(u16::MAX),
+            cut_off: CutOff::Possible {
+                batch: u64::MAX,
+                time: u64::MAX,
+                window_s: u16::MAX,
+            },
+            state_loss: StateLoss::Possible {
+                batch: u64::MAX,
+                time: u64::MAX,
+            },
+            transport: TpmTransport::VirtioI2c,
+        };
+        assert!(leaf.encode().len() <= MAX_LEAF, "{}", leaf.encode().len());
     }
 }

@@ -21,6 +21,7 @@ pub mod evidence;
 #[cfg(feature = "fixture")]
 pub mod fixture;
 pub mod host_leaf;
+pub mod launch;
 pub mod merkle;
 pub mod nonce;
 pub mod policy;
@@ -38,7 +39,8 @@ pub use binding::{Binding, Purpose};
 pub use certification::TlsKeyStatement;
 pub use event_log::EventLog;
 pub use evidence::{Evidence, HostLayer, VmLayer};
-pub use host_leaf::{Anchoring, CutOff, Durability, HostLeaf, LaunchMeasurement, StateLoss};
+pub use host_leaf::{Anchoring, CutOff, Durability, HostLeaf, StateLoss, TpmTransport};
+pub use launch::LaunchMeasurement;
 pub use nonce::Nonce;
 pub use policy::Policy;
 pub use qualifying::{

@@ -9,6 +9,7 @@
 //! tenant = "acme"                  # vm or tenant, or both
 //! hosts = ["host-1.example.org"]
 //! # anchor = "strict"              # no loss of power may take state back
+//! # firmware_not_measured = "accept"  # a TPM that the VM's firmware cannot measure into will do
 //! # power_losses_accepted = { "host-1.example.org" = 17 }
 //! # state_losses_accepted = { "03030303-0303-4303-8303-030303030303" = 42 }
 //!
@@ -21,6 +22,15 @@
 //!
 //! [revocation]                     # without it, no revocation list of the issuer is asked for
 //! max_crl_age_s = 604800
+//!
+//! [launch]                         # without it, any will do, also one that was not measured
+//! required = true                  # as it is where nothing is said
+//! digests = ["<64 hexadecimal digits>"]  # of all parts; or part by part:
+//! ignored_parts = ["value:zone"]   # any other part that is not listed is contraindicated
+//!
+//! [launch.parts]
+//! kernel = ["sha256:<64 hexadecimal digits>"]
+//! cpus = ["2", "4"]
 //!
 //! [host.reference.pcrs]            # each value with its bank; sha256 where none is named
 //! 0 = ["sha256:<64 hexadecimal digits>", "sha384:<96 hexadecimal digits>"]
@@ -44,6 +54,7 @@ use cert_chain::{
 };
 use serde::Deserialize;
 
+use crate::launch::LaunchPolicy;
 use crate::reference::ReferenceValues;
 use crate::toml_error::TomlError;
 use crate::verdict::Verdict;
@@ -55,6 +66,7 @@ pub struct Policy {
     expect: Expectation,
     result_lifetime: Duration,
     connection: ConnectionPolicy,
+    launch: Option<LaunchPolicy>,
     host: ReferenceValues,
     vm: ReferenceValues,
     digest: Digest32,
@@ -99,14 +111,13 @@ pub struct Expectation {
     pub tenant: Option<Tenant>,
     /// The hosts on which it may run.
     pub hosts: Vec<HostName>,
-    /// Acceptable launch measurements; without this field any will do, also none. No host of this
-    /// version measures a launch, so a policy that asks for one accepts no VM yet.
-    pub launch: Option<Vec<Digest32>>,
     /// The lowest acceptable generation.
     #[serde(default)]
     min_generation: u64,
     /// How the host must anchor its vRoTs' state; without this field either way will do.
     pub anchor: Option<ExpectedAnchoring>,
+    /// Without this field, a TPM that the VM's firmware cannot measure into is contraindicated.
+    pub firmware_not_measured: Option<FirmwareNotMeasured>,
     /// A loss of power on a host that may have cut off state earns a warning for good. For each
     /// host, the one that the relying party has looked at and accepts: the number of the first
     /// batch after it, which the warning names. A host numbers its batches upwards and never
@@ -126,6 +137,14 @@ pub struct Expectation {
 pub enum ExpectedAnchoring {
     /// The physical TPM vouches for every change before it is acknowledged.
     Strict,
+}
+
+/// What a policy can say of a VM whose TPM no firmware measures into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FirmwareNotMeasured {
+    /// It is acceptable.
+    Accept,
 }
 
 /// Why there is no policy.
@@ -256,6 +275,7 @@ struct Document {
     #[serde(default)]
     connection: ConnectionPolicy,
     revocation: Option<RevocationPolicy>,
+    launch: Option<LaunchPolicy>,
     host: LayerPolicy,
     vm: LayerPolicy,
 }
@@ -363,6 +383,7 @@ impl Policy {
             expect: document.expect,
             result_lifetime: document.freshness.lifetime(),
             connection: document.connection,
+            launch: document.launch,
             host: document.host.reference,
             vm: document.vm.reference,
             digest,
@@ -387,6 +408,11 @@ impl Policy {
     /// What an attested connection has to be.
     pub fn connection(&self) -> &ConnectionPolicy {
         &self.connection
+    }
+
+    /// What the VM may have been launched as, if that matters.
+    pub fn launch(&self) -> Option<&LaunchPolicy> {
+        self.launch.as_ref()
     }
 
     /// What the host may have booted.

@@ -2,9 +2,10 @@
 
 mod anchoring;
 pub(crate) mod boot;
+mod launch;
 pub(crate) mod listing;
 
-use crate::host_leaf::{Durability, LaunchMeasurement};
+use crate::host_leaf::Durability;
 use crate::policy::{Expectation, Policy};
 use crate::refusal::Layer;
 use crate::result::{AttestationResult, Claim, LayerResult};
@@ -12,6 +13,7 @@ use crate::verification::VerifiedEvidence;
 
 use anchoring::check_anchoring;
 use boot::check_boot;
+use launch::{check_launch, check_transport};
 use listing::list;
 
 /// Compares verified evidence with a policy: first the host, then the VM, whose verdict is
@@ -40,7 +42,10 @@ pub fn appraise(evidence: VerifiedEvidence, policy: &Policy) -> AttestationResul
     check_vm_identity(&mut vm, &evidence, expect);
     let meant = meant && !vm.contradicts(Claim::Identity);
     check_vm_state(&mut vm, &evidence, expect);
-    check_anchoring(&mut vm, evidence.chain().host(), evidence.leaf(), expect);
+    let leaf = evidence.leaf();
+    check_launch(&mut vm, &leaf.launch, policy.launch());
+    check_transport(&mut vm, leaf.transport, expect.firmware_not_measured);
+    check_anchoring(&mut vm, evidence.chain().host(), leaf, expect);
     if meant {
         let reference = policy.vm_reference();
         check_boot(&mut vm, evidence.layer(Layer::Vm), reference);
@@ -140,26 +145,5 @@ fn check_vm_state(result: &mut LayerResult, evidence: &VerifiedEvidence, expect:
              host could take that back"
                 .to_owned(),
         );
-    }
-    if let Some(accepted) = &expect.launch {
-        match leaf.launch {
-            LaunchMeasurement::Measured(found) if accepted.contains(&found) => {
-                result.approve(Claim::Configuration);
-            }
-            LaunchMeasurement::Measured(found) => result.contradict(
-                Claim::Configuration,
-                "launch-unexpected",
-                format!(
-                    "the VM was launched as {found}; accepted: {}",
-                    list(accepted)
-                ),
-            ),
-            LaunchMeasurement::NotMeasured => result.contradict(
-                Claim::Configuration,
-                "launch-not-measured",
-                "the host did not measure the VM before it started, and the policy asks for it"
-                    .to_owned(),
-            ),
-        }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::policy::DevicePolicy;
 use super::verification::VerifiedDevice;
 use crate::nonce::Nonce;
-use crate::result::claims::{AttesterClaims, VerifierClaims, revocation_claims};
+use crate::result::claims::{AttesterClaims, VerifierClaims, claims_of, revocation_claims};
 use crate::result::ear::{Ear, ListedReason};
 use crate::result::{LayerResult, Verdict};
 use crate::verification::TpmReport;
@@ -156,7 +156,7 @@ impl DeviceResult {
                 let certificate = device.certificate();
                 let claims = certificate.claims();
                 let clock = device.layer().clock();
-                BTreeMap::from([
+                claims_of([
                     ("name", certificate.device().to_string()),
                     ("issuer", certificate.issuer().to_owned()),
                     ("root-of-trust", "TPM".to_owned()),
@@ -169,7 +169,7 @@ impl DeviceResult {
                     ("clock-safe", clock.safe.to_string()),
                 ])
             }
-            DeviceIdentity::SoftwareKey { certificate, .. } => BTreeMap::from([
+            DeviceIdentity::SoftwareKey { certificate, .. } => claims_of([
                 ("name", self.name()),
                 ("issuer", certificate.issuer().to_owned()),
                 ("root-of-trust", "none".to_owned()),

@@ -8,9 +8,10 @@ use cert_chain::{Digest32, NamedHash, RevocationStatus};
 use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};
 
-use super::ear::{Appraisal, Ear, ListedReason, RefusedFor, TrustVector};
+use super::ear::{Appraisal, AttesterClaim, Ear, ListedReason, RefusedFor, TrustVector};
 use super::{AttestationResult, Claim, LayerResult, Reason, Verdict};
-use crate::host_leaf::{Anchoring, CutOff, Durability, LaunchMeasurement, StateLoss};
+use crate::host_leaf::{Anchoring, CutOff, Durability, StateLoss};
+use crate::launch::LaunchMeasurement;
 use crate::nonce::Nonce;
 use crate::policy::Policy;
 use crate::refusal::{Layer, Refusal};
@@ -18,7 +19,7 @@ use crate::refusal::{Layer, Refusal};
 /// draft-ietf-rats-ar4si §2.3.2: cryptographic validation of the evidence has failed.
 const VALIDATION_FAILED: u8 = 99;
 
-pub(crate) type AttesterClaims = BTreeMap<&'static str, String>;
+pub(crate) type AttesterClaims = BTreeMap<&'static str, AttesterClaim>;
 pub(crate) type VerifierClaims = BTreeMap<&'static str, Vec<String>>;
 
 impl AttestationResult {
@@ -56,7 +57,7 @@ impl AttestationResult {
         let claims = chain.host_claims();
         let layer = self.evidence.layer(Layer::Host);
         let clock = layer.clock();
-        BTreeMap::from([
+        claims_of([
             ("name", chain.host().to_string()),
             ("issuer", chain.issuer().to_owned()),
             ("ik", claims.ik.to_string()),
@@ -73,12 +74,16 @@ impl AttestationResult {
 
     fn vm_claims(&self) -> AttesterClaims {
         let leaf = self.evidence.leaf();
-        let claims = self.evidence.chain().claims();
+        let certified = self.evidence.chain().claims();
         let layer = self.evidence.layer(Layer::Vm);
         let clock = layer.clock();
-        let launch = match leaf.launch {
-            LaunchMeasurement::NotMeasured => "not measured".to_owned(),
-            LaunchMeasurement::Measured(digest) => digest.to_string(),
+        let (launch, parts) = match &leaf.launch {
+            LaunchMeasurement::NotMeasured => ("not measured".to_owned(), None),
+            LaunchMeasurement::Measured(launch) => {
+                let parts = launch.parts().iter();
+                let parts = parts.map(|part| (part.id.to_string(), part.value.to_string()));
+                (launch.digest().to_string(), Some(parts.collect()))
+            }
         };
         let durability = match leaf.durability {
             Durability::Durable => "durable",
@@ -102,7 +107,7 @@ impl AttestationResult {
                 format!("possible, noted after batch {batch} at {time}")
             }
         };
-        BTreeMap::from([
+        let mut claims = claims_of([
             ("vm", leaf.vm.to_string()),
             ("vrot", leaf.vrot.to_string()),
             ("tenant", leaf.tenant.to_string()),
@@ -114,13 +119,18 @@ impl AttestationResult {
             ("anchor", anchor),
             ("cut-off", cut_off),
             ("state-loss", state_loss),
-            ("manager", claims.manager.to_string()),
-            ("backend", claims.backend.to_string()),
+            ("manager", certified.manager.to_string()),
+            ("backend", certified.backend.to_string()),
             ("reset-count", clock.reset_count.to_string()),
             ("restart-count", clock.restart_count.to_string()),
             ("clock-ms", clock.clock_ms.to_string()),
             ("clock-safe", clock.safe.to_string()),
-        ])
+            ("tpm-transport", leaf.transport.name().to_owned()),
+        ]);
+        if let Some(parts) = parts {
+            claims.insert("launch-parts", AttesterClaim::Named(parts));
+        }
+        claims
     }
 }
 
@@ -212,6 +222,12 @@ impl LayerResult {
             })
             .collect()
     }
+}
+
+/// Claims that are a text each.
+pub(crate) fn claims_of<const N: usize>(claims: [(&'static str, String); N]) -> AttesterClaims {
+    let one = |(name, text)| (name, AttesterClaim::One(text));
+    claims.map(one).into()
 }
 
 /// What was found about the revocation of a certificate; times in seconds since 1970.

@@ -53,9 +53,17 @@ pub(crate) struct Appraisal {
     pub(crate) ear_trustworthiness_vector: TrustVector,
     pub(crate) ear_appraisal_policy_ids: [String; 1],
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) ear_attester_claims: BTreeMap<&'static str, String>,
+    pub(crate) ear_attester_claims: BTreeMap<&'static str, AttesterClaim>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) ear_verifier_claims: BTreeMap<&'static str, Vec<String>>,
+}
+
+/// What an attester says of itself.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(crate) enum AttesterClaim {
+    One(String),
+    Named(BTreeMap<String, String>),
 }
 
 /// Trustworthiness claims by name, each with a value of draft-ietf-rats-ar4si §2.3.

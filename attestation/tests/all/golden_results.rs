@@ -1,11 +1,10 @@
 //! The JSON of results is a format that others read: it is frozen in `data/ear_*.json`.
 
-use attestation::fixture::{Host, Vm, event_log, nonce, now};
+use attestation::fixture::{Host, Vm, event_log, launch, nonce, now};
 use attestation::{
     Anchoring, AttestationResult, Binding, CutOff, Durability, Evidence, LaunchMeasurement, Layer,
     Nonce, Policy, Purpose, StateLoss, appraise,
 };
-use cert_chain::Digest32;
 use serde_json::Value;
 
 /// What differs from run to run (keys, identifiers, the policy that names them) under fixed names.
@@ -60,7 +59,7 @@ fn results_have_the_json_that_they_always_had() {
 
     let layer = vm.layer(&host, &nonce(), Binding::None);
     let mut leaf = host.leaf(&vm, &layer);
-    leaf.launch = LaunchMeasurement::Measured(Digest32::of(b"launch"));
+    leaf.launch = LaunchMeasurement::Measured(launch());
     leaf.durability = Durability::Degraded;
     leaf.anchoring = Anchoring::Strict;
     leaf.cut_off = CutOff::Possible {

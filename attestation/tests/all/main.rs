@@ -11,6 +11,7 @@ mod connection_binding;
 mod devices;
 mod event_logs;
 mod golden_results;
+mod launches;
 mod random_boots;
 mod real_boot;
 mod refusals;

@@ -5,9 +5,10 @@ use anyhow::{Context, Result, anyhow};
 use attestation::device::appraise_device;
 use attestation::device::fixture::FixtureDevice;
 use attestation::evidence::CarriedCrls;
-use attestation::fixture::{Host, NOW, event_log, nonce, now};
+use attestation::fixture::{Host, NOW, event_log, launch, nonce, now};
 use attestation::{
     Anchoring, Binding, CutOff, Durability, Evidence, LaunchMeasurement, Nonce, Purpose, StateLoss,
+    TpmTransport,
 };
 use cert_chain::Digest32;
 use serde_json::Value;
@@ -32,7 +33,6 @@ fn every_binding() -> [Binding; 2] {
 fn every_kind() -> Vec<Evidence> {
     let host = Host::new("host-1");
     let vm = host.vm();
-    let digest = Digest32::of(b"what the evidence is for");
     let mut kinds: Vec<Evidence> = every_binding()
         .into_iter()
         .map(|binding| host.evidence(&vm, &nonce(), binding))
@@ -40,7 +40,8 @@ fn every_kind() -> Vec<Evidence> {
     // A tree of one leaf, of a measured VM with no endorsement keys.
     let layer = vm.layer(&host, &nonce(), Binding::None);
     let mut leaf = host.leaf(&vm, &layer);
-    leaf.launch = LaunchMeasurement::Measured(digest);
+    leaf.launch = LaunchMeasurement::Measured(launch());
+    leaf.transport = TpmTransport::VirtioTpm;
     leaf.eks.clear();
     leaf.durability = Durability::Degraded;
     leaf.anchoring = Anchoring::Strict;

@@ -51,11 +51,6 @@ fn draw_result(text: &mut String, result: &AttestationResult, colour: Colour) {
     let leaf = evidence.leaf();
     let (host, vm) = (result.layer(Layer::Host), result.layer(Layer::Vm));
     let ok = mark(Verdict::Affirming, colour);
-    let launch = match leaf.launch {
-        LaunchMeasurement::NotMeasured => "not measured by the host".to_owned(),
-        LaunchMeasurement::Measured(digest) => format!("measured by the host: {digest}"),
-    };
-
     let _ = writeln!(text, "{ok} identity issuer  {}", Printable(chain.issuer()));
     let _ = writeln!(text, "│  trusted by the policy");
     let _ = writeln!(
@@ -98,9 +93,15 @@ fn draw_result(text: &mut String, result: &AttestationResult, colour: Colour) {
     let _ = writeln!(text, "    └─{} VM  {}", mark(vm.verdict(), colour), leaf.vm);
     let mut vm_facts = vec![
         format!("tenant {}", leaf.tenant),
-        format!("launch {launch}"),
         format!("PCR bank {}", evidence.layer(Layer::Vm).bank()),
     ];
+    vm_facts.extend(launched(&leaf.launch));
+    if !leaf.transport.reaches_firmware() {
+        vm_facts.push(format!(
+            "TPM attached by {}: its firmware measures nothing",
+            leaf.transport.name()
+        ));
+    }
     if leaf.durability == Durability::Degraded {
         vm_facts.push("state not durable yet".to_owned());
     }
@@ -126,6 +127,19 @@ fn draw_result(text: &mut String, result: &AttestationResult, colour: Colour) {
         }
     }
     text.push('\n');
+}
+
+/// The launch in one line, and a line for each of its parts.
+fn launched(launch: &LaunchMeasurement) -> Vec<String> {
+    match launch {
+        LaunchMeasurement::NotMeasured => vec!["launch not measured by the host".to_owned()],
+        LaunchMeasurement::Measured(launch) => {
+            let parts = launch.parts().iter().map(|part| format!("  {part}"));
+            std::iter::once(format!("launch measured by the host: {}", launch.digest()))
+                .chain(parts)
+                .collect()
+        }
+    }
 }
 
 fn booted(layer: &LayerResult) -> impl Iterator<Item = String> {

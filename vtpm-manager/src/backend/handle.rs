@@ -272,7 +272,7 @@ mod tests {
     use std::time::Instant;
 
     use anyhow::{Context, Result};
-    use attestation::{Anchoring, CutOff, StateLoss};
+    use attestation::{Anchoring, CutOff, LaunchMeasurement, StateLoss, TpmTransport};
     use backend_link::frame;
     use cert_chain::{AttestationKey, Digest32, Generation, PcrValues, TpmName, VmId, VrotId};
     use guarded_state::disk::{Batch, Part};
@@ -345,6 +345,8 @@ mod tests {
                 anchoring: Anchoring::Strict,
                 cut_off: CutOff::Excluded,
                 state_loss: StateLoss::Excluded,
+                launch: LaunchMeasurement::NotMeasured,
+                transport: TpmTransport::Emulator,
             },
             quota: Quota::per_minute(1, Instant::now()),
             share: Share::new(NonZeroU32::MIN, Duration::from_millis(200), Instant::now()),

@@ -25,7 +25,7 @@ use attestation::merkle::Tree;
 use attestation::quote::canonical_signature;
 use attestation::{
     Anchoring, CutOff, Durability, HostLayer, HostLeaf, LaunchMeasurement, RequestDigest,
-    StateLoss, host_qualifying_data,
+    StateLoss, TpmTransport, host_qualifying_data,
 };
 use cert_chain::{AttestationKey, Digest32, Generation, PcrValues, Tenant, TpmName, VmId, VrotId};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -67,6 +67,10 @@ pub struct Subject {
     pub cut_off: CutOff,
     /// Whether the end of a backend may have lost some of it.
     pub state_loss: StateLoss,
+    /// What was measured of the VM before it was started.
+    pub launch: LaunchMeasurement,
+    /// How the VM reaches its TPM.
+    pub transport: TpmTransport,
 }
 
 /// What the service has done so far.
@@ -405,12 +409,13 @@ fn leaf(
         generation: subject.generation,
         vik: subject.vik.clone(),
         eks: subject.eks.clone(),
-        launch: LaunchMeasurement::NotMeasured,
+        launch: subject.launch.clone(),
         request,
         durability,
         anchoring: subject.anchoring,
         cut_off: subject.cut_off,
         state_loss: subject.state_loss,
+        transport: subject.transport,
     })
 }
 

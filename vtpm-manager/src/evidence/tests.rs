@@ -67,6 +67,8 @@ fn subject() -> Subject {
         anchoring: Anchoring::Strict,
         cut_off: CutOff::Excluded,
         state_loss: StateLoss::Excluded,
+        launch: LaunchMeasurement::NotMeasured,
+        transport: TpmTransport::Emulator,
     }
 }
 

@@ -3,8 +3,10 @@
 use std::sync::LazyLock;
 
 use attestation::evidence::CarriedCrls;
-use attestation::fixture::{Host, nonce, now};
-use attestation::{Binding, Evidence, HostLayer, HostLeaf, Policy, Purpose, Verdict, appraise};
+use attestation::fixture::{Host, launch, nonce, now};
+use attestation::{
+    Binding, Evidence, HostLayer, HostLeaf, LaunchMeasurement, Policy, Purpose, Verdict, appraise,
+};
 
 use super::Target;
 
@@ -49,7 +51,13 @@ pub(super) const HOST_LEAF: Target = Target {
     run: |input| {
         let _ = minicbor::decode::<HostLeaf>(input);
     },
-    seeds: || Ok(vec![SCENE.leaf.clone()]),
+    seeds: || {
+        let measured = HostLeaf {
+            launch: LaunchMeasurement::Measured(launch()),
+            ..minicbor::decode(&SCENE.leaf)?
+        };
+        Ok(vec![SCENE.leaf.clone(), measured.encode()])
+    },
 };
 
 /// A policy in TOML.
@@ -60,8 +68,10 @@ pub(super) const POLICY: Target = Target {
         let _ = Policy::parse(&text, |_| Ok(SCENE.roots.clone()));
     },
     seeds: || {
-        let section = "[revocation]\nmax_crl_age_s = 604800\n";
-        let text = SCENE.policy_text.clone() + section;
+        let sections = "[revocation]\nmax_crl_age_s = 604800\n\
+                        [launch]\nignored_parts = [\"disk:root\"]\n\
+                        [launch.parts]\ncpus = [\"2\", \"4\"]\n";
+        let text = SCENE.policy_text.clone() + sections;
         Ok(vec![text.into_bytes()])
     },
 };

@@ -28,6 +28,8 @@ pub enum Change {
     CutOff,
     /// The vRoT may have lost state with its backend.
     StateLoss,
+    /// The VM was started anew, or what its host says of that start has changed.
+    Launch,
 }
 
 /// How the later of two results of one service differs.
@@ -66,6 +68,9 @@ pub fn changes(before: &AttestationResult, after: &AttestationResult) -> Vec<Cha
     if old.state_loss != new.state_loss && new.state_loss != StateLoss::Excluded {
         changes.push(Change::StateLoss);
     }
+    if old.launch != new.launch {
+        changes.push(Change::Launch);
+    }
     changes
 }
 
@@ -87,6 +92,7 @@ impl fmt::Display for Change {
                 f.write_str("a loss of power may have cut off the newest state of the vRoT")
             }
             Self::StateLoss => f.write_str("the vRoT may have lost state with its backend"),
+            Self::Launch => f.write_str("the VM is launched otherwise than it was"),
         }
     }
 }

@@ -271,7 +271,7 @@ mod tests {
     use attestation::merkle::leaf_hash;
     use attestation::{
         Anchoring, Binding, CutOff, Durability, Evidence, HostLeaf, LaunchMeasurement, Nonce,
-        Purpose, RequestDigest, StateLoss,
+        Purpose, RequestDigest, StateLoss, TpmTransport,
     };
     use cert_chain::{Digest32, Generation, HashAlgorithm, PcrSelection, PublicArea, TrustAnchors};
 
@@ -372,6 +372,7 @@ mod tests {
                 anchoring: Anchoring::Strict,
                 cut_off: CutOff::Excluded,
                 state_loss: StateLoss::Excluded,
+                transport: TpmTransport::Emulator,
             };
             Ok(self.host.layer(&[leaf], 0).to_cbor())
         }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use attestation::{Anchoring, CutOff};
+use attestation::{Anchoring, CutOff, LaunchMeasurement, TpmTransport};
 use cert_chain::VrotId;
 use guarded_state::ledger::AnchorPolicy;
 use tokio::sync::{mpsc, watch};
@@ -182,6 +182,8 @@ impl Fleet {
                 anchoring: anchoring(self.config.anchor_policy),
                 cut_off: self.cut_off(),
                 state_loss: losses::stated(record.state_loss),
+                launch: LaunchMeasurement::NotMeasured,
+                transport: TpmTransport::Emulator,
             },
             quota: Quota::per_minute(self.config.host_evidence_per_minute, Instant::now()),
             share: Share::new(
