@@ -14,6 +14,7 @@ mod devices;
 mod formats;
 mod fuzz_smoke;
 mod measured;
+mod moved_between_emulators;
 mod output;
 mod package;
 mod peers;
