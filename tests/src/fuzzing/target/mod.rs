@@ -7,6 +7,7 @@ mod devices;
 mod evidence;
 mod guest;
 mod logs;
+mod swtpm;
 
 use anyhow::Result;
 
@@ -51,6 +52,9 @@ pub const TARGETS: &[Target] = &[
     guest::VENDOR_COMMAND,
     logs::EVENT_LOG,
     logs::USERSPACE_LOG,
+    swtpm::KEY,
+    swtpm::LINEAR_STORE,
+    swtpm::STATE_FILE,
 ];
 
 /// The target with a name.
