@@ -157,6 +157,13 @@ put 0644 "$packaging/vrot-host/vtpm-manager.sysusers" vrot-host \
     usr/lib/sysusers.d/vtpm-manager.conf
 put 0644 "$packaging/vrot-host/vtpm-manager.tmpfiles" vrot-host \
     usr/lib/tmpfiles.d/vtpm-manager.conf
+put 0644 "$packaging/vrot-host/libvirt.toml" vrot-host etc/vtpm-manager/libvirt.toml
+put 0755 "$packaging/vrot-host/libvirt-hook" vrot-host etc/libvirt/hooks/qemu.d/vrot
+put 0644 "$packaging/vrot-host/apparmor-libvirt-qemu" vrot-host \
+    etc/apparmor.d/abstractions/libvirt-qemu.d/vrot
+for unit in vrot-libvirt-sync.service vrot-libvirt-sync.timer; do
+    put 0644 "$packaging/vrot-host/$unit" vrot-host "usr/lib/systemd/system/$unit"
+done
 finish vrot-host vtpm-manager vtpm-backend
 
 program vtpmctl vrot-operator

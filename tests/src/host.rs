@@ -25,7 +25,8 @@ use crate::issuer::IssuerFolder;
 pub struct Host {
     // Dropped first: it holds the connection to the TPM.
     manager: Process,
-    tpm: SoftwareTpm,
+    tpm: Option<SoftwareTpm>,
+    boot_log: HostBootLog,
     name: String,
     folder: PathBuf,
     config: PathBuf,
@@ -80,7 +81,8 @@ impl Host {
         let manager = start_manager(name, &config, &folder, &log)?;
         Ok(Self {
             manager,
-            tpm,
+            tpm: Some(tpm),
+            boot_log: boot_log.clone(),
             name: name.to_owned(),
             folder,
             config,
@@ -97,11 +99,6 @@ impl Host {
     /// The host's folder.
     pub fn folder(&self) -> &Path {
         &self.folder
-    }
-
-    /// The physical TPM.
-    pub fn tpm(&self) -> &SoftwareTpm {
-        &self.tpm
     }
 
     /// `vtpmctl`, pointed at this host's manager.
@@ -247,6 +244,18 @@ impl Host {
         let outcome = meanwhile();
         self.start_again()?;
         outcome
+    }
+
+    /// Switches the host off, in order, and on again. It boots as before. No vRoT may be running.
+    pub fn reboot(&mut self, run: &RunFolder) -> Result<()> {
+        self.manager.stop()?;
+        if let Some(tpm) = self.tpm.take() {
+            tpm.switch_off()?;
+        }
+        let tpm = switch_on(run, &self.name, &self.folder.join("tpm-state"))?;
+        self.boot_log.measure_into(&tpm)?;
+        self.tpm = Some(tpm);
+        self.start_again()
     }
 
     fn start_again(&mut self) -> Result<()> {

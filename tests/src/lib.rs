@@ -19,6 +19,7 @@ pub mod host;
 pub mod host_boot_log;
 pub mod issuer;
 pub mod libvirt;
+pub mod libvirt_daemon;
 pub mod monitor;
 pub mod narrator;
 pub mod proxied_vm;

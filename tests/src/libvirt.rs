@@ -30,7 +30,7 @@ pub struct Domain<'l> {
 }
 
 /// QEMU as the user that runs the tests, without what systemd would have to set up.
-const CONFIGURATION: &str = "user = \"root\"\ngroup = \"root\"\nsecurity_driver = \"none\"\n\
+pub(crate) const CONFIGURATION: &str = "user = \"root\"\ngroup = \"root\"\nsecurity_driver = \"none\"\n\
     stdio_handler = \"file\"\nremember_owner = 0\nnamespaces = []\ncgroup_controllers = []\n";
 const BOOT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(180);
 
@@ -169,7 +169,8 @@ impl Drop for Domain<'_> {
     }
 }
 
-fn refused(command: Tool) -> Result<String> {
+/// Has a command fail: why it did.
+pub(crate) fn refused(command: Tool) -> Result<String> {
     let line = command.line();
     let output = command.outcome()?;
     if output.status.success() {

@@ -13,6 +13,7 @@ mod bench_smoke;
 mod devices;
 mod formats;
 mod fuzz_smoke;
+mod libvirt_hook;
 mod measured;
 mod moved_between_emulators;
 mod output;

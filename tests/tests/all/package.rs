@@ -26,9 +26,14 @@ const CONTENTS: [(&str, &[&str]); 4] = [
     (
         "vrot-host",
         &[
+            "-rw-r--r-- /etc/apparmor.d/abstractions/libvirt-qemu.d/vrot",
+            "-rwxr-xr-x /etc/libvirt/hooks/qemu.d/vrot",
             "-rw-r--r-- /etc/vtpm-manager/config.toml",
+            "-rw-r--r-- /etc/vtpm-manager/libvirt.toml",
             "-rwxr-xr-x /usr/bin/vtpm-backend",
             "-rwxr-xr-x /usr/bin/vtpm-managerd",
+            "-rw-r--r-- /usr/lib/systemd/system/vrot-libvirt-sync.service",
+            "-rw-r--r-- /usr/lib/systemd/system/vrot-libvirt-sync.timer",
             "-rw-r--r-- /usr/lib/systemd/system/vtpm-managerd.service",
             "-rw-r--r-- /usr/lib/sysusers.d/vtpm-manager.conf",
             "-rw-r--r-- /usr/lib/tmpfiles.d/vtpm-manager.conf",
@@ -151,7 +156,11 @@ fn packages_say_what_they_need_and_what_is_the_administrators() -> Result<()> {
         );
     }
     for (package, expected) in [
-        ("vrot-host", "/etc/vtpm-manager/config.toml\n"),
+        (
+            "vrot-host",
+            "/etc/apparmor.d/abstractions/libvirt-qemu.d/vrot\n/etc/libvirt/hooks/qemu.d/vrot\n\
+             /etc/vtpm-manager/config.toml\n/etc/vtpm-manager/libvirt.toml\n",
+        ),
         ("vrot-guest", "/etc/default/vrot-service\n"),
     ] {
         let conffiles = Tool::new("dpkg-deb").arg("-I").arg(file(package)?);
@@ -204,12 +213,16 @@ fn the_licences_of_all_linked_libraries_go_along() -> Result<()> {
 fn systemd_takes_the_units_and_finds_them_confined() -> Result<()> {
     for (package, unit, most) in [
         ("vrot-host", "vtpm-managerd.service", 15),
+        ("vrot-host", "vrot-libvirt-sync.service", 40),
         ("vrot-guest", "vrot-service.service", 25),
         ("vrot-guest", "vrot-proxy@.service", 25),
         ("vrot-device", "vrot-device-proxy@.service", 15),
     ] {
         let installed = tempfile::tempdir()?;
-        install(package, installed.path())?;
+        // A host has the command line of the operator, too.
+        for package in [package, "vrot-operator"] {
+            install(package, installed.path())?;
+        }
         let path = installed.path().join("usr/lib/systemd/system").join(unit);
         // It looks for the programs on this machine.
         let text = fs::read_to_string(&path)?;
@@ -234,6 +247,26 @@ fn systemd_takes_the_units_and_finds_them_confined() -> Result<()> {
             .arg(&path)
             .run()?;
     }
+    Ok(())
+}
+
+#[test]
+fn apparmor_takes_the_rule_for_qemu_under_libvirt() -> Result<()> {
+    let installed = tempfile::tempdir()?;
+    install("vrot-host", installed.path())?;
+    let rule = "etc/apparmor.d/abstractions/libvirt-qemu.d/vrot";
+    let profile = installed.path().join("profile");
+    let parse = |rules: &str| {
+        fs::write(&profile, format!("profile vm {{\n{rules}\n}}\n"))?;
+        Tool::new("apparmor_parser")
+            .args(["--skip-kernel-load", "--skip-cache"])
+            .arg(&profile)
+            .outcome()
+    };
+    let included = format!("#include \"{}\"", installed.path().join(rule).display());
+    let said = parse(&included)?;
+    ensure!(said.status.success(), "{said:?}");
+    ensure!(!parse(&format!("{included}\n /x rw"))?.status.success());
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use cert_chain::operator::ApprovalError;
 
 use crate::issuer::IssuerError;
 use crate::launch::LaunchError;
+use crate::libvirt::LibvirtError;
 use crate::run::CommandLineError;
 
 /// Why a command failed.
@@ -42,6 +43,9 @@ pub(crate) enum CtlError {
     /// A VM cannot be launched.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// A domain of libvirt is refused.
+    #[error(transparent)]
+    Libvirt(#[from] LibvirtError),
     /// Signals cannot be passed on.
     #[error("signals cannot be caught")]
     Signals(#[source] std::io::Error),

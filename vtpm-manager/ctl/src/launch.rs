@@ -43,8 +43,6 @@ pub(crate) enum LaunchError {
     },
 }
 
-/// How long a manager that is being restarted is waited for, when a vRoT is to be stopped.
-const RESTART_PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
 /// Codes of problems ([`api_types::Problem::code`]).
 const UNKNOWN: &str = "unknown-vrot";
@@ -86,7 +84,7 @@ pub(crate) fn start_anew(client: &Client, vrot: &VrotView) -> Result<VrotView, C
     if vrot.state == SUSPENDED {
         return Err(LaunchError::Suspended { vm: vrot.vm }.into());
     }
-    if vrot.state == RUNNING {
+    if is_up(vrot) {
         if vrot
             .backend
             .as_ref()
@@ -100,17 +98,38 @@ pub(crate) fn start_anew(client: &Client, vrot: &VrotView) -> Result<VrotView, C
 }
 
 /// Stops a vRoT whose VM is off. A manager that is being restarted is waited for.
-pub(crate) fn stop(client: &Client, vrot: VrotId) -> Result<(), CtlError> {
+pub(crate) fn stop(client: &Client, vrot: VrotId, patience: Duration) -> Result<(), CtlError> {
+    // An order whose answer was lost may have been carried out.
+    patiently(patience, || {
+        state(client, vrot).and_then(|state| match state.as_deref() {
+            Some(RUNNING) => order(client, vrot, "stop").map(drop),
+            Some(_) | None => Ok(()),
+        })
+    })
+}
+
+/// The vRoT of a VM that is off. A manager that is being restarted is waited for.
+pub(crate) fn find_patiently(
+    client: &Client,
+    vm: VmId,
+    patience: Duration,
+) -> Result<Option<VrotView>, CtlError> {
+    patiently(patience, || find(client, vm))
+}
+
+/// Whether a VM could be using it.
+pub(crate) fn is_up(vrot: &VrotView) -> bool {
+    vrot.state == RUNNING
+}
+
+fn patiently<T>(
+    patience: Duration,
+    mut attempt: impl FnMut() -> Result<T, CtlError>,
+) -> Result<T, CtlError> {
     let begun = Instant::now();
     loop {
-        // An order whose answer was lost may have been carried out.
-        let stopped = state(client, vrot).and_then(|state| match state.as_deref() {
-            None => Ok(()),
-            Some(RUNNING) => order(client, vrot, "stop").map(drop),
-            Some(_) => Ok(()),
-        });
-        match stopped {
-            Err(error) if is_passing(&error) && begun.elapsed() < RESTART_PATIENCE => sleep(PAUSE),
+        match attempt() {
+            Err(error) if is_passing(&error) && begun.elapsed() < patience => sleep(PAUSE),
             outcome => return outcome,
         }
     }

@@ -7,6 +7,7 @@ mod error;
 mod files;
 mod issuer;
 mod launch;
+mod libvirt;
 mod output;
 mod run;
 

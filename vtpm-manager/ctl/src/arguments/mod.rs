@@ -3,6 +3,7 @@
 mod audit;
 mod host;
 mod issuer;
+mod libvirt;
 mod policy;
 mod revocation;
 mod run;
@@ -16,6 +17,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub(crate) use audit::AuditCommand;
 pub(crate) use host::{HostCommand, InitArguments};
 pub(crate) use issuer::{IssuerCommand, OperatorKeyCommand};
+pub(crate) use libvirt::{HookArguments, LibvirtCommand, SyncArguments, XmlArguments};
 pub(crate) use policy::{PolicyCommand, SignArguments};
 pub(crate) use revocation::{CrlArguments, RevokeArguments, WhoseArguments};
 pub(crate) use run::RunArguments;
@@ -73,6 +75,8 @@ pub(crate) enum Command {
     /// executed, 127 if there is none.
     #[command(verbatim_doc_comment)]
     Run(RunArguments),
+    #[command(flatten)]
+    Libvirt(LibvirtCommand),
     /// The host: its keys, its policy, its enrolment.
     Host {
         #[command(subcommand)]

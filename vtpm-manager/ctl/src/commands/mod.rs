@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use crate::arguments::{Arguments, Command};
 use crate::client::Client;
 use crate::error::CtlError;
+use crate::libvirt;
 use crate::output::Output;
 use crate::run;
 
@@ -21,6 +22,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CtlError> {
     let output = Output::new(arguments.output);
     match &arguments.command {
         Command::Run(arguments) => return Ok(run::run(arguments, &client)),
+        Command::Libvirt(command) => libvirt::run(command, &client, &output),
         Command::Host { command } => host::run(command, &client, &output),
         Command::Issuer { command } => issuer::run(command, &output),
         Command::Audit { command } => audit::run(command, &client, &output),

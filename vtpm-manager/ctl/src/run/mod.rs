@@ -8,6 +8,7 @@ mod command_line;
 mod vmm;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use api_types::WithCauses;
 use api_types::wire::{CreateRequest, VrotView};
@@ -27,6 +28,8 @@ use vmm::{Signals, VmmEnd};
 const OURS: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
+/// How long a manager that is being restarted is waited for when the VM has ended.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
 /// Added to the number of a signal (as shells do).
 const SIGNALLED: u8 = 128;
 
@@ -58,7 +61,7 @@ fn attempt(arguments: &RunArguments, client: &Client) -> Result<ExitCode, CtlErr
     // Not stopped if it did not come up: it may be running for another VMM.
     let stopped = match end {
         Err(_) => Ok(()),
-        Ok(_) => launch::stop(client, vrot.vrot),
+        Ok(_) => launch::stop(client, vrot.vrot, STOP_PATIENCE),
     };
     let tidied = stopped.and_then(|()| match arguments.delete {
         true => launch::delete(client, vrot.vrot),
@@ -85,7 +88,7 @@ fn bring_up_and_attend(
     let tpm = match launch::qemu_arguments(client, vrot.vrot, arguments.device.into()) {
         Ok(tpm) => tpm,
         Err(error) => {
-            launch::stop(client, vrot.vrot)?;
+            launch::stop(client, vrot.vrot, STOP_PATIENCE)?;
             return Err(error);
         }
     };

@@ -1,0 +1,147 @@
+//! `vtpmctl libvirt-hook`: what libvirt calls around a domain's life (libvirt's "Hooks for specific
+//! system management").
+//!
+//! libvirt waits meanwhile, and this must not ask it anything. A refusal before a start is what
+//! `virsh` prints; after the end, nobody is interested.
+
+use std::io;
+use std::time::Duration;
+
+use api_types::wire::{CreateRequest, VrotView};
+use cert_chain::Tenant;
+
+use crate::arguments::HookArguments;
+use crate::client::Client;
+use crate::error::CtlError;
+use crate::launch;
+
+use super::config::Config;
+use super::domain::{self, Domain};
+use super::edit::read_all;
+use super::error::LibvirtError;
+use super::links;
+use super::notes::Note;
+
+/// libvirt holds the domain as long as the hook runs; what is not stopped then is when the domain
+/// starts again.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What libvirt is about to do, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    /// Start a domain: nothing of it is there yet.
+    Prepare,
+    /// Start one from what was saved.
+    Restore,
+    /// Take one over from another host.
+    Migrate,
+    /// A domain has ended, and everything that it had is free.
+    Release,
+}
+
+impl Operation {
+    fn of(arguments: &HookArguments) -> Option<Self> {
+        let part = arguments.part.as_deref().unwrap_or_default();
+        match (arguments.operation.as_str(), part) {
+            ("prepare", "begin") => Some(Self::Prepare),
+            ("restore", "begin") => Some(Self::Restore),
+            ("migrate", "begin") => Some(Self::Migrate),
+            ("release", "end") => Some(Self::Release),
+            _ => None,
+        }
+    }
+}
+
+/// Does what a domain needs.
+pub(super) fn run(arguments: &HookArguments, client: &Client) -> Result<(), CtlError> {
+    let Some(operation) = Operation::of(arguments) else {
+        return Ok(());
+    };
+    let text = read_all(io::stdin().lock()).map_err(|source| LibvirtError::Input {
+        from: "standard input".to_owned(),
+        source,
+    })?;
+    let config = Config::read(&arguments.config.config)?;
+    let document = domain::parse(&text)?;
+    let domain = Domain::read(&document, &config.links)?;
+    let is_ours = domain.is_ours(&config.links);
+    match operation {
+        // It did not start, if it says what does not fit.
+        Operation::Release if !matches!(is_ours, Ok(true)) => Ok(()),
+        _ if !is_ours? => Ok(()),
+        Operation::Prepare => prepare(arguments, &config, &domain, client),
+        // libvirt 11 takes a refusal here for a domain that was started: it is said a step later.
+        Operation::Restore => Ok(links::mark_restored(&config.links, domain.vm)?),
+        Operation::Migrate => Err(LibvirtError::Migration { vm: domain.vm }.into()),
+        Operation::Release => release(&config, &domain, client),
+    }
+}
+
+fn prepare(
+    arguments: &HookArguments,
+    config: &Config,
+    domain: &Domain,
+    client: &Client,
+) -> Result<(), CtlError> {
+    let is_restored = links::take_mark(&config.links, domain.vm)?;
+    let vrot = match launch::find(client, domain.vm)? {
+        Some(vrot) => vrot,
+        None if is_restored => {
+            return Err(LibvirtError::NoVrotToRestore { vm: domain.vm }.into());
+        }
+        None => create(arguments, config, domain, client)?,
+    };
+    if let Some(tenant) = &domain.tenant {
+        launch::check_tenant(&vrot, tenant)?;
+    }
+    let started = launch::start_anew(client, &vrot)?;
+    let linked = match &started.backend {
+        Some(backend) => links::make(&config.links, domain.vm, &backend.control),
+        None => Ok(()),
+    };
+    linked.or_else(|error| {
+        // libvirt calls nothing more for a domain that was refused here.
+        launch::stop(client, started.vrot, STOP_PATIENCE)?;
+        Err(error.into())
+    })
+}
+
+fn create(
+    arguments: &HookArguments,
+    config: &Config,
+    domain: &Domain,
+    client: &Client,
+) -> Result<VrotView, CtlError> {
+    let (vm, at) = (domain.vm, arguments.config.config.clone());
+    if !config.create {
+        return Err(LibvirtError::NoVrot { vm, config: at }.into());
+    }
+    let tenant: &Tenant = domain
+        .tenant
+        .as_ref()
+        .or(config.tenant.as_ref())
+        .ok_or(LibvirtError::NoTenant { vm, config: at })?;
+    let vrot = launch::create(
+        client,
+        &CreateRequest {
+            vm: Some(vm),
+            tenant: tenant.clone(),
+            name: Some(domain.name.clone()),
+            start: false,
+        },
+    )?;
+    // What is not noted would never be deleted.
+    if let Err(error) = Note::new(vm, vrot.vrot).keep(&config.notes) {
+        launch::delete(client, vrot.vrot)?;
+        return Err(error.into());
+    }
+    Ok(vrot)
+}
+
+fn release(config: &Config, domain: &Domain, client: &Client) -> Result<(), CtlError> {
+    let unlinked = links::remove(&config.links, domain.vm);
+    if let Some(vrot) = launch::find_patiently(client, domain.vm, STOP_PATIENCE)? {
+        launch::stop(client, vrot.vrot, STOP_PATIENCE)?;
+    }
+    Ok(unlinked?)
+}
