@@ -15,6 +15,7 @@ pub mod engine;
 #[cfg(feature = "testing")]
 pub mod fuzzing;
 pub mod host_commands;
+mod lost_memory;
 pub mod managed;
 pub mod privileges;
 pub mod sandbox;

@@ -1,7 +1,8 @@
 //! Taking away what a vRoT does not need, before the first guest byte.
 //!
 //! Nothing may be executed, traced, dumped or connected to; files can be opened in a
-//! stand-alone backend's own state folder at most, and otherwise not at all.
+//! stand-alone backend's own state folder at most, and otherwise not at all. A backend whose VMM
+//! shares its guest's memory may make three calls more, on descriptors that it was handed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,6 +18,8 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
 };
+
+use backend_link::transport::Transport;
 
 use crate::closing;
 use crate::privileges::{PrivilegeError, give_up_capabilities};
@@ -65,8 +68,8 @@ pub enum SandboxError {
     Folder(#[from] landlock::PathFdError),
 }
 
-/// Confines this process for the rest of its life.
-pub fn enter(files: Files<'_>) -> Result<(), SandboxError> {
+/// Confines this process for the rest of its life, to what it takes to serve a VM this way.
+pub fn enter(files: Files<'_>, transport: Transport) -> Result<(), SandboxError> {
     let setting = |setting| move |source| SandboxError::Setting { setting, source };
     give_up_capabilities()?;
     prctl::set_no_new_privs().map_err(setting("no new privileges"))?;
@@ -75,7 +78,7 @@ pub fn enter(files: Files<'_>) -> Result<(), SandboxError> {
     restrict_files(files)?;
     // It has no more rights than this one from its start, and gets the same filter.
     closing::start().map_err(SandboxError::Thread)?;
-    let filter = system_calls(files)?;
+    let filter = system_calls(files, transport)?;
     seccompiler::apply_filter_all_threads(&filter)?;
     Ok(())
 }
@@ -158,14 +161,27 @@ const FILES: &[i64] = &[
     libc_numbers::PWRITE64,
 ];
 
-fn system_calls(files: Files<'_>) -> Result<BpfProgram, SandboxError> {
+/// To know what a VMM handed over: memory, or an eventfd. Memory is mapped by what the allocator
+/// calls as well.
+const VHOST_USER: &[i64] = &[
+    libc_numbers::FSTAT,
+    libc_numbers::FSTATFS,
+    libc_numbers::PREADV2,
+];
+
+fn system_calls(files: Files<'_>, transport: Transport) -> Result<BpfProgram, SandboxError> {
     let more: &[i64] = match files {
         Files::None => NO_FILES,
         Files::Folder(_) | Files::Open => FILES,
     };
+    let shared_memory = match transport.is_vhost_user() {
+        true => VHOST_USER,
+        false => &[],
+    };
     let mut rules: BTreeMap<_, _> = ALWAYS
         .iter()
         .chain(more)
+        .chain(shared_memory)
         .map(|number| (*number, Vec::new()))
         .collect();
     // How a process aborts: it sends itself a signal. No other process can be sent one.
@@ -173,10 +189,11 @@ fn system_calls(files: Files<'_>) -> Result<BpfProgram, SandboxError> {
     let itself = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, own)?;
     rules.insert(libc_numbers::TGKILL, vec![SeccompRule::new(vec![itself])?]);
     rules.insert(libc_numbers::FCNTL, file_controls(files)?);
-    rules.insert(
-        libc_numbers::IOCTL,
-        vec![with_command(FIONBIO)?, with_command(FIOCLEX)?],
-    );
+    let mut device_controls = vec![with_command(FIONBIO)?, with_command(FIOCLEX)?];
+    if transport.is_vhost_user() {
+        device_controls.push(with_command(FIONREAD)?);
+    }
+    rules.insert(libc_numbers::IOCTL, device_controls);
     let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
     // An error instead of an end of the process: libraries have other ways where a call is not
     // there, and without its vRoT a VM cannot open its encrypted disk.
@@ -187,6 +204,7 @@ fn system_calls(files: Files<'_>) -> Result<BpfProgram, SandboxError> {
 
 const FIONBIO: u64 = nix::libc::FIONBIO;
 const FIOCLEX: u64 = nix::libc::FIOCLEX;
+const FIONREAD: u64 = nix::libc::FIONREAD;
 
 /// Not those by which a descriptor has a signal of one's choice sent to a process of one's choice
 /// (`F_SETOWN`, `F_SETSIG`, `O_ASYNC`).
@@ -245,5 +263,6 @@ mod libc_numbers {
         EXIT_GROUP = SYS_exit_group, UNLINK = SYS_unlink,
         STATX = SYS_statx, NEWFSTATAT = SYS_newfstatat, OPENAT = SYS_openat, FSYNC = SYS_fsync, RENAME = SYS_rename,
         RENAMEAT = SYS_renameat, FTRUNCATE = SYS_ftruncate, FCHMOD = SYS_fchmod, PREAD64 = SYS_pread64, FSTAT = SYS_fstat, LSEEK = SYS_lseek,
+        FSTATFS = SYS_fstatfs, PREADV2 = SYS_preadv2,
     }
 }

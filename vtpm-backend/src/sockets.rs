@@ -266,7 +266,12 @@ impl Connection {
 
     /// The user at the other end.
     pub fn peer_uid(&self) -> io::Result<u32> {
-        nix::sys::socket::getsockopt(&self.stream, nix::sys::socket::sockopt::PeerCredentials)
+        Self::peer_uid_of(&self.stream)
+    }
+
+    /// The user at the other end of a stream.
+    pub fn peer_uid_of(stream: &impl AsFd) -> io::Result<u32> {
+        nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerCredentials)
             .map(|credentials| credentials.uid())
             .map_err(io::Error::from)
     }

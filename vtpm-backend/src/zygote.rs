@@ -15,6 +15,7 @@ use std::process::exit;
 use anyhow::{Context, Result};
 use backend_link::admission::VmmAdmission;
 use backend_link::frame::{FrameError, receive, send};
+use backend_link::transport::Transport;
 use backend_link::zygote::{FromZygote, ToZygote};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
@@ -40,6 +41,8 @@ pub struct Spawn {
     pub admission: VmmAdmission,
     /// The user that it becomes; absent if it is to stay the manager's.
     pub uid: Option<u32>,
+    /// How its VM reaches it.
+    pub transport: Transport,
 }
 
 /// What a forked process runs, to its end.
@@ -54,7 +57,7 @@ impl Spawn {
         become_user(self.uid)?;
         let mut shared = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         dup2_stderr(null)?;
-        sandbox::enter(Files::None).inspect_err(|error| {
+        sandbox::enter(Files::None, self.transport).inspect_err(|error| {
             let _ = writeln!(shared, "vtpm-backend: {error}");
         })?;
         Ok(())
@@ -88,6 +91,7 @@ pub fn run(backend: Service) -> Result<()> {
             lock,
             admission,
             uid,
+            transport,
         } = match receive(&mut manager) {
             Err(FrameError::Io(error)) if is_end(&error) => return Ok(()),
             other => other?,
@@ -102,6 +106,7 @@ pub fn run(backend: Service) -> Result<()> {
                     lock: lock.map(PathBuf::from),
                     admission,
                     uid,
+                    transport,
                 };
                 child_main(&spawn, backend)
             }

@@ -4,3 +4,5 @@
 pub const MANAGER_SOCKET: &str = "manager.sock";
 /// The socket to which the VMM attaches (TPM emulator protocol).
 pub const VMM_SOCKET: &str = "control.sock";
+/// The socket to which a VMM connects that shares its guest's memory (vhost-user).
+pub const VHOST_USER_SOCKET: &str = "vhost-user.sock";

@@ -4,6 +4,7 @@ use caps::Capability;
 use minicbor::{Decode, Encode};
 
 use crate::admission::VmmAdmission;
+use crate::transport::Transport;
 
 /// What it takes to give another process a user of its own.
 pub const TO_CHANGE_USERS: [Capability; 2] = [Capability::CAP_SETGID, Capability::CAP_SETUID];
@@ -27,6 +28,10 @@ pub enum ToZygote {
         /// not be root then.
         #[n(3)]
         uid: Option<u32>,
+        /// How its VM reaches it.
+        #[n(4)]
+        #[cbor(default)]
+        transport: Transport,
     },
 }
 

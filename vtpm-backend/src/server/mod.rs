@@ -2,6 +2,7 @@
 //! after the other, so that the engine never sees two at once.
 
 mod aside;
+mod device;
 mod keeper;
 mod logging;
 mod manager_requests;
@@ -24,8 +25,10 @@ use crate::sockets::{Connection, Listener};
 use crate::termination::Termination;
 use backend_link::admission::VmmAdmission;
 use backend_link::message::FromBackend;
+use vhost_user_tpm::Frontend;
 
 use aside::Brought;
+use device::DeviceSocket;
 use peers::{Peer, Vmm, has_stalled};
 use polling::Polling;
 use readiness::Ready;
@@ -42,6 +45,8 @@ pub struct Server<E> {
     control_listener: Option<Listener>,
     admission: VmmAdmission,
     vmm: Option<Vmm>,
+    /// Where a VMM connects that shares its guest's memory.
+    device: Option<DeviceSocket>,
     host_listener: Option<Listener>,
     /// The commands of a tool on the host.
     host: Option<Connection>,
@@ -76,6 +81,7 @@ impl<E: Engine> Server<E> {
             control_listener: None,
             admission: VmmAdmission::default(),
             vmm: None,
+            device: None,
             host_listener: None,
             host: None,
             held_until: None,
@@ -93,9 +99,25 @@ impl<E: Engine> Server<E> {
     /// state.
     pub fn listen_for_vmm(&mut self, listener: Listener, admission: VmmAdmission) {
         self.control_listener = Some(listener);
+        self.admit(admission);
+    }
+
+    fn admit(&mut self, admission: VmmAdmission) {
         self.admission = admission;
         // That of the manager, where the backend becomes another one.
         self.admission.uids.push(nix::unistd::geteuid().as_raw());
+    }
+
+    /// Where a VMM connects that shares its guest's memory, for this device. Whose it may be is as
+    /// with [`listen_for_vmm`](Self::listen_for_vmm).
+    pub fn listen_for_device(
+        &mut self,
+        listener: Listener,
+        frontend: Frontend,
+        admission: VmmAdmission,
+    ) {
+        self.device = Some(DeviceSocket::new(listener, frontend));
+        self.admit(admission);
     }
 
     /// Where tools on the host send commands without a VMM. They find the TPM switched on and
@@ -145,6 +167,12 @@ impl<E: Engine> Server<E> {
                     vmm.data = connection;
                 }
             }
+            if ready.device_connection {
+                self.serve_device_connection();
+            }
+            if ready.device_queue {
+                self.serve_device_queue();
+            }
             if ready.host
                 && let Some(connection) = self.host.take()
             {
@@ -153,6 +181,9 @@ impl<E: Engine> Server<E> {
             // After the connections: one that has ended makes room for the next.
             if ready.control_listener {
                 self.accept_vmm();
+            }
+            if ready.device_listener {
+                self.accept_device();
             }
             if ready.host_listener {
                 self.accept_host();
@@ -200,6 +231,7 @@ impl<E: Engine> Server<E> {
                 .into_iter()
                 .flatten()
                 .any(|connection| !connection.received().is_empty())
+            || (self.device.as_ref()).is_some_and(DeviceSocket::is_incomplete)
     }
 
     fn drop_stalled(&mut self) {
@@ -229,15 +261,8 @@ impl<E: Engine> Server<E> {
             return;
         };
         let connection = Connection::new(stream);
-        match connection.peer_uid() {
-            Ok(uid) if self.admission.admits(uid) => {}
-            other => {
-                tracing::warn!(
-                    ?other,
-                    "a process of another user was refused at the VMM's socket"
-                );
-                return;
-            }
+        if !self.admits(connection.peer_uid()) {
+            return;
         }
         // The one before may have gone just before this one came.
         self.serve_control();
@@ -247,6 +272,20 @@ impl<E: Engine> Server<E> {
         }
         self.vmm = Some(Vmm::new(connection));
         self.note_attachment();
+    }
+
+    /// Whether the process at the other end may be this VM's VMM.
+    fn admits(&self, uid: io::Result<u32>) -> bool {
+        match uid {
+            Ok(uid) if self.admission.admits(uid) => true,
+            other => {
+                tracing::warn!(
+                    ?other,
+                    "a process of another user was refused at the VMM's socket"
+                );
+                false
+            }
+        }
     }
 
     /// The VMM is gone, and its data channel with it: however it ended.
@@ -263,7 +302,8 @@ impl<E: Engine> Server<E> {
     }
 
     fn note_attachment(&mut self) {
-        let attached = self.vmm.is_some();
+        let device = self.device.as_ref();
+        let attached = self.vmm.is_some() || device.is_some_and(DeviceSocket::is_connected);
         if let Some(link) = self.keeper.manager_mut() {
             link.set_attached(attached);
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Server;
+use super::device::DeviceSocket;
 use super::peers::has_command;
 use crate::closing;
 use crate::engine::Engine;
@@ -24,6 +25,9 @@ pub(super) struct Ready {
     pub(super) control: bool,
     pub(super) data: bool,
     pub(super) host: bool,
+    pub(super) device_listener: bool,
+    pub(super) device_connection: bool,
+    pub(super) device_queue: bool,
 }
 
 impl Ready {
@@ -37,6 +41,9 @@ impl Ready {
         control: false,
         data: true,
         host: false,
+        device_listener: false,
+        device_connection: false,
+        device_queue: false,
     };
 
     /// Whether only time has passed.
@@ -47,10 +54,15 @@ impl Ready {
             || self.host_listener
             || self.control
             || self.data
-            || self.host)
+            || self.host
+            || self.device_listener
+            || self.device_connection
+            || self.device_queue)
     }
 }
 
+/// How many sockets and the like there may be.
+const SOURCES: usize = 11;
 /// How often stalled peers are looked for.
 const TICK_MS: u8 = 100;
 /// How often a state that could not be saved is tried again while nobody sends commands.
@@ -85,6 +97,8 @@ impl<E: Engine> Server<E> {
         let [manager_listener, manager] = self.keeper.sockets();
         let vmm = self.vmm.as_ref();
         let data = vmm.and_then(|vmm| vmm.data.as_ref());
+        let device = self.device.as_ref();
+        let kick = device.and_then(DeviceSocket::kick);
         let sources = [
             Some(self.termination.as_fd()),
             manager_listener,
@@ -94,16 +108,24 @@ impl<E: Engine> Server<E> {
             vmm.map(|vmm| vmm.control.as_fd()),
             data.map(AsFd::as_fd),
             self.host.as_ref().map(AsFd::as_fd),
+            self.waiting_device().map(AsFd::as_fd),
+            device.and_then(DeviceSocket::connection),
+            kick.as_ref().map(AsFd::as_fd),
         ];
         // What comes from those that have to wait stays where it is.
         let behind = closing::is_behind();
         let held = behind || self.held_until.is_some();
         let sources = match sources {
             [end, listener, manager, ..] if held => {
-                [end, listener, manager, None, None, None, None, None]
+                let mut sources = [None; SOURCES];
+                for (place, source) in sources.iter_mut().zip([end, listener, manager]) {
+                    *place = source;
+                }
+                sources
             }
             sources => sources,
         };
+        let is_incomplete = !held && device.is_some_and(DeviceSocket::is_incomplete);
         let mut polled: Vec<PollFd<'_>> = sources
             .iter()
             .flatten()
@@ -115,7 +137,8 @@ impl<E: Engine> Server<E> {
         let has_command =
             |connection: Option<&Connection>| !held && connection.is_some_and(has_command);
         let (data_waits, host_waits) = (has_command(data), has_command(self.host.as_ref()));
-        let timeout = if waiting || data_waits || host_waits {
+        let request_waits = !held && device.is_some_and(DeviceSocket::has_request);
+        let timeout = if waiting || data_waits || host_waits || request_waits {
             PollTimeout::ZERO
         } else if behind {
             PollTimeout::from(TICK_MS)
@@ -146,6 +169,9 @@ impl<E: Engine> Server<E> {
             control,
             data,
             host,
+            device_listener,
+            device_connection,
+            device_queue,
         ] = sources.map(|source| source.is_some() && readable.next().unwrap_or(false));
         Ok(Ready {
             held,
@@ -156,6 +182,9 @@ impl<E: Engine> Server<E> {
             control,
             data: data || data_waits,
             host: host || host_waits,
+            device_listener,
+            device_connection: device_connection || is_incomplete,
+            device_queue: device_queue || request_waits,
         })
     }
 }

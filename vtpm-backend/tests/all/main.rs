@@ -14,6 +14,7 @@ mod random_commands;
 mod restarted_manager;
 mod sandbox;
 mod spawned_backend;
+mod virtio_tpm;
 mod volatile_state;
 mod zygote;
 

@@ -5,17 +5,22 @@
 
 use std::env;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
+use backend_link::transport::Transport;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::fs::fstatfs;
+use rustix::io::{ReadWriteFlags, ioctl_fionread, preadv2};
 use vtpm_backend::sandbox::{Files, enter};
 
 use crate::support::Emulator;
@@ -23,6 +28,8 @@ use crate::support::Emulator;
 /// `FIOSETOWN` of <asm-generic/sockios.h>
 const FIOSETOWN: u64 = 0x8901;
 const ATTEMPT: &str = "VROT_SANDBOX_ATTEMPT";
+/// Is there if the probe is a backend whose VMM shares its guest's memory.
+const TRANSPORT: &str = "VROT_SANDBOX_SHARED_MEMORY";
 const TARGET: &str = "VROT_SANDBOX_TARGET";
 /// How a probe ends that was denied, that was not, and that could not even confine itself.
 const DENIED: i32 = 10;
@@ -35,7 +42,11 @@ fn probe() {
     let (Ok(attempt), Ok(target)) = (env::var(ATTEMPT), env::var(TARGET)) else {
         return;
     };
-    if enter(Files::None).is_err() {
+    let transport = match env::var(TRANSPORT).is_ok() {
+        true => Transport::VirtioTpm,
+        false => Transport::Emulator,
+    };
+    if enter(Files::None, transport).is_err() {
         std::process::exit(NOT_CONFINED);
     }
     let outcome = match attempt.as_str() {
@@ -48,9 +59,24 @@ fn probe() {
         "execute" => Command::new(&target).status().map(drop),
         "trace" => process(&target).and_then(|process| Ok(ptrace::attach(process)?)),
         "have a signal sent" => process(&target).and_then(have_signal_sent),
-        "have input announced" => fcntl(std::io::stdin(), FcntlArg::F_SETFL(OFlag::O_ASYNC))
+        "have input announced" => fcntl(io::stdin(), FcntlArg::F_SETFL(OFlag::O_ASYNC))
             .map(drop)
             .map_err(Into::into),
+        "start a thread" => thread::Builder::new().spawn(|| ()).map(drop),
+        "make an epoll" => epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map(drop)
+            .map_err(Into::into),
+        "make an eventfd" => eventfd(0, EventfdFlags::CLOEXEC)
+            .map(drop)
+            .map_err(Into::into),
+        "ask what a file lies on" => fstatfs(io::stdin()).map(drop).map_err(Into::into),
+        "ask how much waits" => ioctl_fionread(io::stdin()).map(drop).map_err(Into::into),
+        "read without waiting" => {
+            let mut buffer = [0];
+            let flags = ReadWriteFlags::NOWAIT;
+            let read = preadv2(io::stdin(), &mut [IoSliceMut::new(&mut buffer)], 0, flags);
+            read.map(drop).map_err(Into::into)
+        }
         "kill" => process(&target).and_then(|process| Ok(kill(process, Signal::SIGKILL)?)),
         _ => std::process::exit(NOT_CONFINED),
     };
@@ -129,8 +155,43 @@ fn a_running_backend_is_confined_and_leaves_no_core_file() -> Result<()> {
     Ok(())
 }
 
+/// Three calls are for a backend whose VMM shares its guest's memory, and no thread, epoll or eventfd
+/// is for either.
+#[test]
+fn what_it_takes_to_share_memory_is_denied_to_who_does_not() -> Result<()> {
+    for what in ["start a thread", "make an epoll", "make an eventfd"] {
+        assert_denied(what, "")?;
+    }
+    for what in [
+        "ask what a file lies on",
+        "ask how much waits",
+        "read without waiting",
+    ] {
+        ensure!(outcome(what, "", Transport::Emulator)? == DENIED, "{what}");
+        ensure!(
+            outcome(what, "", Transport::VirtioTpm)? == ALLOWED,
+            "{what}"
+        );
+    }
+    Ok(())
+}
+
 fn assert_denied(attempt: &str, target: &str) -> Result<()> {
-    let status = Command::new(env::current_exe()?)
+    for transport in [Transport::Emulator, Transport::VirtioTpm] {
+        match outcome(attempt, target, transport)? {
+            DENIED => {}
+            _ => bail!("a process that is confined for {transport:?} may {attempt} {target}"),
+        }
+    }
+    Ok(())
+}
+
+fn outcome(attempt: &str, target: &str, transport: Transport) -> Result<i32> {
+    let mut command = Command::new(env::current_exe()?);
+    if transport.is_vhost_user() {
+        command.env(TRANSPORT, "");
+    }
+    let status = command
         .args([
             "--exact",
             "sandbox::probe",
@@ -142,8 +203,7 @@ fn assert_denied(attempt: &str, target: &str) -> Result<()> {
         .current_dir(Path::new("/"))
         .output()?;
     match status.status.code() {
-        Some(DENIED) => Ok(()),
-        Some(ALLOWED) => bail!("a confined process may {attempt} {target}"),
+        Some(code @ (DENIED | ALLOWED)) => Ok(code),
         other => bail!(
             "the probe for `{attempt}` ended with {other:?}: {}",
             String::from_utf8_lossy(&status.stderr)

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail, ensure};
 use backend_link::admission::VmmAdmission;
 use backend_link::frame::{receive, send};
+use backend_link::transport::Transport;
 use backend_link::zygote::{FromZygote, ToZygote};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -55,6 +56,7 @@ fn a_backend_without_a_folder_ends_and_the_next_one_is_spawned() -> Result<()> {
             lock: None,
             admission: VmmAdmission::default(),
             uid: own_user(),
+            transport: Transport::Emulator,
         },
     )?;
     let FromZygote::Spawned { process: unlucky } = receive(&mut zygote.manager)? else {

@@ -1,6 +1,8 @@
 //! TPM emulators as a VMM sees them: this backend, and swtpm as the measure.
 
 pub(crate) mod managed;
+pub(crate) mod rings;
+pub(crate) mod virtio_driver;
 pub(crate) mod zygote;
 
 use std::fs;
@@ -67,6 +69,30 @@ impl Emulator {
                 .arg(folder.join("ours")),
             folder.join("ours.sock"),
         )
+    }
+
+    /// This backend, on its own, as a virtio-tpm at `vhost-user.sock`, with a control channel by which
+    /// the host resets the TPM.
+    pub(crate) fn virtio_tpm(folder: &Path) -> Result<Self> {
+        Self::virtio_tpm_logging_to(folder, Stdio::inherit())
+    }
+
+    /// The same, with its log going somewhere else.
+    pub(crate) fn virtio_tpm_logging_to(folder: &Path, log: Stdio) -> Result<Self> {
+        let mut emulator = Self::start(
+            Command::new(env!("CARGO_BIN_EXE_vtpm-backend"))
+                .stderr(log)
+                .args(["--device", "virtio-tpm", "--vhost-user"])
+                .arg(folder.join("vhost-user.sock"))
+                .arg("--control")
+                .arg(folder.join("ours.sock"))
+                .arg("--state")
+                .arg(folder.join("ours")),
+            folder.join("ours.sock"),
+        )?;
+        // The other socket is there before this one answers.
+        drop(emulator.connect()?);
+        Ok(emulator)
     }
 
     /// swtpm with a new state.
@@ -214,6 +240,18 @@ impl Vmm {
     }
 }
 
+/// Whatever carries a guest's commands to its TPM.
+pub(crate) trait Commands {
+    /// Has a command carried out: the whole response.
+    fn execute(&mut self, command: &[u8]) -> Result<Vec<u8>>;
+}
+
+impl Commands for Vmm {
+    fn execute(&mut self, command: &[u8]) -> Result<Vec<u8>> {
+        Vmm::execute(self, command)
+    }
+}
+
 /// Numbers as the protocol writes them.
 pub(crate) fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_be_bytes()).collect()
@@ -241,14 +279,14 @@ pub(crate) fn code(response: &[u8]) -> u32 {
 }
 
 /// TPM2_PCR_Extend of PCR 16.
-pub(crate) fn extend(vmm: &mut Vmm) -> Result<()> {
+pub(crate) fn extend(vmm: &mut impl Commands) -> Result<()> {
     let digests = [&[0, 0, 0, 1, 0, 0x0b][..], &[7; 32]].concat();
     ensure!(code(&vmm.execute(&with_password(0x182, &[16], &digests))?) == 0);
     Ok(())
 }
 
 /// TPM2_PCR_Read of PCR 16.
-pub(crate) fn pcr(vmm: &mut Vmm) -> Result<Vec<u8>> {
+pub(crate) fn pcr(vmm: &mut impl Commands) -> Result<Vec<u8>> {
     let response = vmm.execute(&command(0x17e, &[0, 0, 0, 1, 0, 0x0b, 3, 0, 0, 1]))?;
     let digest = response.last_chunk::<32>().context("a digest")?;
     Ok(digest.to_vec())

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use backend_link::StateKey;
 use backend_link::frame::{receive, send};
 use backend_link::message::{FromBackend, Open, ToBackend};
+use backend_link::transport::Transport;
 use backend_link::zygote::{FromZygote, ToZygote};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -70,6 +71,7 @@ impl Zygote {
                 lock: None,
                 admission: backend_link::admission::VmmAdmission::default(),
                 uid,
+                transport: Transport::Emulator,
             },
         )?;
         match receive(&mut self.manager)? {

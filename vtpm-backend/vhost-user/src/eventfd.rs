@@ -25,7 +25,13 @@ pub(crate) fn accept(file: File) -> io::Result<File> {
         Err(Errno::INVAL) => {}
         _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "no eventfd")),
     }
-    // The counter of one that nobody reads is full some day.
+    Ok(file)
+}
+
+/// The same, for one that is written to: that does not wait, although the counter of one that
+/// nobody reads is full some day.
+pub(crate) fn accept_to_notify(file: File) -> io::Result<File> {
+    let file = accept(file)?;
     fcntl_setfl(&file, fcntl_getfl(&file)? | OFlags::NONBLOCK)?;
     Ok(file)
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use rustix::fs::{FsWord, fstatfs};
+use rustix::fs::{FsWord, fstat, fstatfs};
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vm_memory::{
     GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap, GuestMemoryRegion,
@@ -27,6 +27,8 @@ pub(crate) enum MemoryError {
     NoMemory,
     #[error("a region of guest memory has a size that is zero, or goes beyond the address space")]
     NoRange,
+    #[error("a region of guest memory goes beyond the end of its file")]
+    BeyondEnd,
     #[error("a region of guest memory cannot be mapped: {0}")]
     NotMapped(vhost::vhost_user::Error),
     #[error("the regions of guest memory do not fit together: {0}")]
@@ -153,9 +155,16 @@ fn map(region: &VhostUserMemoryRegion, file: File) -> Result<GuestRegionMmap, Me
     if size == 0 || start.checked_add(size).is_none() {
         return Err(MemoryError::NoRange);
     }
+    let file_size = fstat(&file)?.st_size;
     match fstatfs(&file)?.f_type {
         TMPFS_MAGIC | HUGETLBFS_MAGIC => {}
         _ => return Err(MemoryError::NoMemory),
+    }
+    // Beyond the end of a file there is nothing to be read, and whoever tries is ended.
+    let end = region.mmap_offset.checked_add(size);
+    let end = end.and_then(|end| i64::try_from(end).ok());
+    if end.is_none_or(|end| end > file_size) {
+        return Err(MemoryError::BeyondEnd);
     }
     let mapped = region.mmap_region(file).map_err(MemoryError::NotMapped)?;
     GuestRegionMmap::new(mapped, GuestAddress(start)).ok_or(MemoryError::NoRange)

@@ -218,7 +218,7 @@ impl RequestHandler for Protocol {
     }
 
     fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
-        let file = file.map(eventfd::accept).transpose();
+        let file = file.map(eventfd::accept_to_notify).transpose();
         let file = file.map_err(Error::ReqHandlerError)?;
         self.ring(u32::from(index))?.set_call(file);
         Ok(())

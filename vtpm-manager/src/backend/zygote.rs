@@ -10,6 +10,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use backend_link::frame;
+use backend_link::transport::Transport;
 use backend_link::zygote::{FromZygote, ToZygote};
 use cert_chain::Digest32;
 use tokio::io::AsyncWriteExt;
@@ -117,6 +118,7 @@ impl Zygote {
                 lock: folder.lock().map(|lock| lock.display().to_string()),
                 admission: self.vmms.admission.clone(),
                 uid,
+                transport: Transport::Emulator,
             },
             spawned,
         };

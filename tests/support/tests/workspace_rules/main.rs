@@ -85,6 +85,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "program-output",
             "swtpm-state",
             "tpm-wire",
+            "vhost-user-tpm",
         ],
     ),
     ("api-types", &["cert-chain", "durable-file", "printable"]),

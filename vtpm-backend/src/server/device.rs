@@ -1,0 +1,124 @@
+//! A VMM that shares its guest's memory, and the queue of commands in it.
+
+use std::os::fd::BorrowedFd;
+
+use vhost_user_tpm::{ConnectionError, Frontend, Kick, Tpm};
+use zeroize::Zeroizing;
+
+use super::Server;
+use crate::engine::Engine;
+use crate::sockets::{Connection, Listener};
+
+/// Where such a VMM connects, and the device that it finds there.
+pub(super) struct DeviceSocket {
+    listener: Listener,
+    frontend: Frontend,
+}
+
+impl DeviceSocket {
+    /// To which nobody is connected.
+    pub(super) fn new(listener: Listener, frontend: Frontend) -> Self {
+        Self { listener, frontend }
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.frontend.is_connected()
+    }
+
+    /// Readable when something is to be served. What is there of half a message stays where it is,
+    /// and would be readable all the time: its rest is looked for at intervals.
+    pub(super) fn connection(&self) -> Option<BorrowedFd<'_>> {
+        let connection = self.frontend.connection();
+        connection.filter(|_| !self.is_incomplete())
+    }
+
+    pub(super) fn kick(&self) -> Option<Kick> {
+        self.frontend.kick()
+    }
+
+    pub(super) fn has_request(&self) -> bool {
+        self.frontend.has_request()
+    }
+
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.frontend.is_incomplete()
+    }
+}
+
+impl<E: Engine> Server<E> {
+    /// Where the next VMM is waited for: not before the TPM has its state. A second one is told at
+    /// once that one is connected.
+    pub(super) fn waiting_device(&self) -> Option<&Listener> {
+        let device = self.device.as_ref()?;
+        self.keeper.has_state().then_some(&device.listener)
+    }
+
+    pub(super) fn accept_device(&mut self) {
+        let Some(stream) = self.waiting_device().and_then(Listener::accept) else {
+            return;
+        };
+        if !self.admits(Connection::peer_uid_of(&stream)) {
+            return;
+        }
+        // The one before may have gone just before this one came.
+        self.serve_device_connection();
+        let Some(device) = &mut self.device else {
+            return;
+        };
+        if device.is_connected() {
+            tracing::warn!("a second VMM was turned away: one is attached");
+            return;
+        }
+        if let Err(error) = device.frontend.connect(stream) {
+            tracing::warn!(%error, "a VMM's connection is not taken");
+        }
+        self.note_attachment();
+    }
+
+    /// What the VMM orders concerns rings and memory. The TPM goes on as it is, whatever becomes of
+    /// the connection: a guest, or its VMM, could otherwise forget what was measured.
+    pub(super) fn serve_device_connection(&mut self) {
+        let Some(device) = &mut self.device else {
+            return;
+        };
+        match device.frontend.serve_connection() {
+            Ok(()) => return,
+            Err(ConnectionError::Ended) => tracing::debug!("the VMM closed its connection"),
+            Err(error) => tracing::warn!(%error, "the VMM's connection is closed"),
+        }
+        self.note_attachment();
+    }
+
+    /// Serves one request, so that the manager and the others get in between.
+    pub(super) fn serve_device_queue(&mut self) {
+        let Some(mut device) = self.device.take() else {
+            return;
+        };
+        device.frontend.serve_queue(self);
+        self.device = Some(device);
+    }
+
+    /// A guest finds a TPM that was switched on and not started, as after the reset of a platform,
+    /// whatever the manager did with it before. No VMM says when a platform is reset, so this
+    /// happens once; from then on only the host switches the TPM off.
+    fn switch_on_for_guest(&mut self) {
+        if self.engine.is_on() && !self.on_for_manager {
+            return;
+        }
+        self.on_for_manager = false;
+        if let Err(error) = self.engine.power_on() {
+            tracing::error!(%error, "the TPM does not switch on");
+            return;
+        }
+        self.forget_used_volatile();
+        self.keeper.save(&mut self.engine);
+    }
+}
+
+impl<E: Engine> Tpm for Server<E> {
+    fn execute(&mut self, command: &[u8], response: &mut Vec<u8>) {
+        self.switch_on_for_guest();
+        let answer = Zeroizing::new(Server::execute(self, command));
+        response.extend_from_slice(&answer);
+    }
+}
