@@ -3,7 +3,7 @@
 //!
 //! [`Frontend`] is what an event loop serves: one VMM's connection and one queue. It knows nothing of
 //! the TPM but [`Tpm`], and nothing of what a request is but [`Device`], of which [`VirtioTpm`] is
-//! one.
+//! one and [`VirtioI2c`] another.
 //!
 //! Of `vhost` come the messages, of `vhost-user-backend` the state of a ring, of `virtio-queue` the
 //! chains, of `vm-memory` access to the guest's memory. The daemon of `vhost-user-backend` is not
@@ -23,9 +23,12 @@ mod frontend;
 mod memory;
 mod protocol;
 mod queue;
+mod tis_i2c;
+mod virtio_i2c;
 mod virtio_tpm;
 
 pub use connection::ConnectionError;
 pub use device::{Device, Request, Tpm};
 pub use frontend::{Frontend, Kick};
+pub use virtio_i2c::VirtioI2c;
 pub use virtio_tpm::VirtioTpm;

@@ -8,6 +8,7 @@ mod evidence;
 mod guest;
 mod logs;
 mod swtpm;
+mod virtio_i2c;
 
 use anyhow::Result;
 
@@ -55,6 +56,7 @@ pub const TARGETS: &[Target] = &[
     swtpm::KEY,
     swtpm::LINEAR_STORE,
     swtpm::STATE_FILE,
+    virtio_i2c::VIRTIO_I2C,
 ];
 
 /// The target with a name.

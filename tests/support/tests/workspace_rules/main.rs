@@ -137,6 +137,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "test-support",
             "tpm-wire",
             "trusted-connection",
+            "vhost-user-tpm",
             "vrot-device",
             "vrot-service",
             "vtpm-backend",

@@ -1,0 +1,8 @@
+//! Devices as their drivers use them.
+
+#![expect(clippy::expect_used, reason = "a failed expect is a failed test")]
+#![expect(clippy::indexing_slicing, reason = "a panic is a failed test")]
+
+mod i2c_driver;
+mod tis_i2c;
+mod virtio_i2c;
