@@ -16,6 +16,7 @@ use tracing_subscriber::EnvFilter;
 use crate::api::{self, Api};
 use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
 use crate::fault::Fault;
+use crate::handover::{self, Handover};
 use crate::manager::{Manager, ManagerError, Startup};
 
 /// Manages the virtualized roots of trust of this host, anchored in its physical TPM.
@@ -123,6 +124,11 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
             path: path.clone(),
             source,
         })?;
+    let socket = startup.config().swtpm_socket();
+    let handover = Handover::listen(&socket).map_err(|source| DaemonError::Socket {
+        path: socket.clone(),
+        source,
+    })?;
     let api = Arc::new(Api::of_starting(&startup));
     let server = tokio::spawn({
         let (api, ending) = (Arc::clone(&api), ending.clone());
@@ -130,7 +136,7 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
     });
     tracing::info!(socket = %path.display(), "listening, and opening the store");
     notify(&[NotifyState::Ready, NotifyState::Status("opening the store")]);
-    let served = open_and_serve(startup, &api, &ending).await;
+    let served = open_and_serve(startup, &api, handover, &ending).await;
     notify(&[NotifyState::Stopping]);
     ending.cancel();
     if let Err(error) = server.await {
@@ -149,6 +155,7 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
 async fn open_and_serve(
     startup: Startup,
     api: &Api,
+    handover: handover::Listener,
     ending: &CancellationToken,
 ) -> Result<Option<Arc<Manager>>, DaemonError> {
     let Some(opened) = ending.run_until_cancelled(startup.open()).await else {
@@ -157,6 +164,8 @@ async fn open_and_serve(
     };
     let manager = opened?;
     api.serve_from(&manager);
+    let handover = Handover::of(&manager).serve(handover, ending.clone());
+    let handover = tokio::spawn(handover);
     if ending
         .run_until_cancelled(manager.start_serving())
         .await
@@ -174,6 +183,9 @@ async fn open_and_serve(
     }
     manager.end_within(ENDING);
     end_at_last();
+    if let Err(error) = handover.await {
+        tracing::error!(%error, "the socket for swtpm ended early");
+    }
     Ok(Some(manager))
 }
 

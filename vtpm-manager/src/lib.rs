@@ -15,6 +15,7 @@ pub mod evidence;
 pub mod fault;
 #[cfg(test)]
 mod guarded_by_tpm;
+pub mod handover;
 pub mod host;
 pub mod keys;
 pub mod manager;

@@ -53,7 +53,7 @@ pub struct Vrot {
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
 /// The files of a swtpm.
-const PLAIN_STATE: [&str; 3] = ["tpm2-00.permall", "tpm-00.permall", "permanent"];
+const PLAIN_STATE: [&str; 2] = ["tpm2-00.permall", "tpm-00.permall"];
 
 /// Makes a vRoT for a folder, durably. One that was begun and not finished is finished.
 pub fn set_up(socket: &Path, folder: &Path, order: &Order) -> Result<Vrot, HandoverError> {

@@ -30,6 +30,8 @@ pub struct StandIn {
     /// Names the vRoT to the next manager, too.
     file: File,
     line: Option<Channel>,
+    /// Whether the manager at the other end has said that the vRoT runs.
+    has_joined: bool,
     vrot: Vrot,
 }
 
@@ -68,6 +70,12 @@ struct Ready {
     relay: bool,
 }
 
+impl Ready {
+    fn anything(self) -> bool {
+        self.signal || self.line || self.vmm || self.relay
+    }
+}
+
 /// What it is about.
 struct Serving {
     vmms: Option<UnixListener>,
@@ -88,6 +96,7 @@ impl StandIn {
             socket: socket.to_owned(),
             file,
             line: Some(line),
+            has_joined: true,
             vrot,
         })
     }
@@ -154,8 +163,8 @@ impl StandIn {
         if ready.line {
             self.hear(serving)?;
         }
-        if self.line.is_none() {
-            self.rejoin(serving)?;
+        if self.line.is_none() && !ready.anything() {
+            self.rejoin();
         }
         if ready.vmm
             && serving.waiting.is_none()
@@ -167,9 +176,9 @@ impl StandIn {
         Ok(None)
     }
 
-    /// A connection that does not take it ends, and the next manager is asked.
+    /// Asks the manager for a connection; one that cannot be asked now is asked once it is there.
     fn ask_for_connection(&mut self) {
-        if let Some(line) = &self.line
+        if let Some(line) = self.line.as_ref().filter(|_| self.has_joined)
             && line.send(&ToManager::Attach, None).is_err()
         {
             self.line = None;
@@ -185,6 +194,9 @@ impl StandIn {
             return Ok(());
         };
         let message = packet.message().map_err(HandoverError::Connection)?;
+        if !self.has_joined {
+            return self.joined(message, serving);
+        }
         match (message, packet.descriptor, serving.waiting.take()) {
             (FromManager::Attached, Some(backend), Some(vmm)) => {
                 let relay = Relay::between(vmm, UnixStream::from(backend));
@@ -192,32 +204,33 @@ impl StandIn {
                 Ok(())
             }
             // The VMM has lost its connection, as by a swtpm that turns it away.
-            (FromManager::Refused { .. } | FromManager::NotYet { .. }, _, _) => Ok(()),
+            (FromManager::Refused { .. }, _, Some(_)) => Ok(()),
             (other, _, _) => Err(unexpected(other)),
         }
     }
 
-    /// The manager was restarted, or is. A VM that runs does not depend on it.
-    fn rejoin(&mut self, serving: &Serving) -> Result<(), HandoverError> {
+    /// Looks for the next manager. A VM that runs does not depend on it, and is not kept waiting for
+    /// its answer.
+    fn rejoin(&mut self) {
+        self.has_joined = false;
         let Ok(line) = connect(&self.socket) else {
-            return Ok(());
+            return;
         };
         let sent = line.send(&ToManager::Rejoin, Some(self.file.as_fd()));
-        let answer = sent.and_then(|()| line.receive());
-        let Ok(Some(packet)) = answer else {
+        self.line = sent.is_ok().then_some(line);
+    }
+
+    fn joined(&mut self, answer: FromManager, serving: &Serving) -> Result<(), HandoverError> {
+        if let FromManager::NotYet { .. } = answer {
+            self.line = None;
             return Ok(());
-        };
-        match packet.message().map_err(HandoverError::Connection)? {
-            FromManager::NotYet { .. } => Ok(()),
-            answer => {
-                known(answer)?;
-                self.line = Some(line);
-                if serving.waiting.is_some() {
-                    self.ask_for_connection();
-                }
-                Ok(())
-            }
         }
+        known(answer)?;
+        self.has_joined = true;
+        if serving.waiting.is_some() {
+            self.ask_for_connection();
+        }
+        Ok(())
     }
 
     /// Has the vRoT stopped. Where the manager cannot be told, it stops what nobody stands for.

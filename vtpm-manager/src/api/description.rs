@@ -44,6 +44,7 @@ pub(super) async fn serve() -> Json<Document> {
         vrots::stop,
         vrots::suspend,
         vrots::resume,
+        vrots::accept_folder,
         vrots::identity,
         vrots::renew_identity,
         vrots::qemu_arguments,

@@ -11,7 +11,7 @@ mod host;
 mod host_view;
 mod messages;
 mod metrics;
-mod order;
+pub(crate) mod order;
 mod problem;
 mod server;
 mod starting;
@@ -56,6 +56,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/vrots/{id}/stop", post(vrots::stop)),
         ("/v1/vrots/{id}/suspend", post(vrots::suspend)),
         ("/v1/vrots/{id}/resume", post(vrots::resume)),
+        ("/v1/vrots/{id}/folder", post(vrots::accept_folder)),
         (
             "/v1/vrots/{id}/identity",
             get(vrots::identity).post(vrots::renew_identity),

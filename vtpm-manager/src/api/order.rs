@@ -33,7 +33,7 @@ where
 
 /// The same for a transition of a vRoT, which has to become durable: the client is not left waiting
 /// for a disk or a TPM that may never come back.
-pub(super) async fn transition<T, F>(
+pub(crate) async fn transition<T, F>(
     manager: &Arc<Manager>,
     order: impl FnOnce(Arc<Manager>) -> F,
 ) -> Result<T, ManagerError>

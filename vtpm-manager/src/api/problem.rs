@@ -111,6 +111,7 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
         ManagerError::Lifecycle(_) | ManagerError::NothingToSuspend { .. } => {
             (StatusCode::CONFLICT, "wrong-state")
         }
+        ManagerError::NoFolder { .. } => (StatusCode::CONFLICT, "no-folder"),
         ManagerError::StateMissing { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "store-failed"),
         ManagerError::StoreOpening => (StatusCode::SERVICE_UNAVAILABLE, OPENING),
         ManagerError::StoreRefused { .. } => (StatusCode::CONFLICT, "store-refused"),

@@ -53,6 +53,7 @@ pub(super) async fn create(
         } else {
             Launch::Later
         },
+        folder: None,
     };
     let created = transition(&manager, |manager| async move {
         manager.fleet().create(order).await
@@ -150,6 +151,23 @@ pub(super) async fn resume(
         manager.fleet().resume(key).await
     });
     let vrot = resumed.await?;
+    Ok(Json(view(&manager, &vrot)))
+}
+
+/// Has the next folder with the right `vrot.json` be the vRoT's: the folder was restored from a
+/// backup, and no other is left.
+#[utoipa::path(post, path = "/v1/vrots/{id}/folder", tag = "vrots", params(Id),
+    responses((status = 200, body = VrotView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
+pub(super) async fn accept_folder(
+    State(manager): Managed,
+    Path(id): Path<String>,
+) -> Result<Json<VrotView>, ProblemResponse> {
+    let key = key(&id)?;
+    let accepted = transition(&manager, move |manager| async move {
+        manager.fleet().accept_folder(key).await
+    });
+    let vrot = accepted.await?;
     Ok(Json(view(&manager, &vrot)))
 }
 

@@ -64,6 +64,22 @@ pub enum Event {
         /// SHA-256 value of the P-256 key's certificate.
         ek_p256: Digest32,
     },
+    /// Which folder of the host a vRoT belongs to was noted.
+    FolderNoted {
+        /// Whose.
+        vrot: VrotId,
+        /// The folder.
+        folder: BoundedText,
+        /// Whether it is known which file in it is the vRoT's; else the next with the right token is.
+        is_certain: bool,
+    },
+    /// A vRoT's folder is gone, and another one stands in its place: the vRoT is deleted.
+    FolderVanished {
+        /// Whose.
+        vrot: VrotId,
+        /// The folder.
+        folder: BoundedText,
+    },
     /// The host's keys were made, or found to be there.
     HostInitialised {
         /// Name of the operator's key.

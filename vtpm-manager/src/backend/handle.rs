@@ -146,11 +146,15 @@ impl Backend {
         }))
     }
 
+    /// Waits until the backend is done with, however it ended, or is released.
+    pub fn over(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut observed = self.observed.clone();
+        async move { while observed.changed().await.is_ok() {} }
+    }
+
     /// Waits for a backend that has ended by itself to be done with, for a while.
     pub async fn concluded(&self) -> Result<(), BackendError> {
-        let mut observed = self.observed.clone();
-        let concluded = async { while observed.changed().await.is_ok() {} };
-        let concluded = timeout(SETTLE_DEADLINE, concluded).await;
+        let concluded = timeout(SETTLE_DEADLINE, self.over()).await;
         concluded.map_err(|_| BackendError::NotDurable {
             vrot: self.folder.vrot(),
         })

@@ -9,6 +9,7 @@ use trust_anchor::{DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, Tcti};
 
 use super::anchor::PolicyName;
 use super::pool::PoolConfig;
+use super::swtpm::SwtpmFile;
 use super::vmms::NameOrNumber;
 use crate::backend::UidRange;
 
@@ -70,6 +71,8 @@ pub(super) struct File {
     pub(super) vik_lifetime_s: Option<u64>,
     pub(super) vik_renew_after_s: Option<u64>,
     pub(super) audit_begins_after: Option<Digest32>,
+    #[serde(default)]
+    pub(super) swtpm: SwtpmFile,
 }
 
 fn default_state_dir() -> PathBuf {

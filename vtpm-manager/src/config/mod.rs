@@ -6,6 +6,7 @@ mod error;
 mod file;
 mod pool;
 mod renewal;
+mod swtpm;
 mod vmms;
 
 use std::num::NonZeroU32;
@@ -23,12 +24,14 @@ use anchor::{anchor_policy, bank, policy_selection, selection};
 use checks::{LONGEST_DEADLINE_MS, check_apart, check_callers, check_evidence, check_folder};
 use file::File;
 use renewal::renewal;
+use swtpm::swtpm;
 use vmms::vmms;
 
 pub use checks::MAX_RUNTIME_DIR;
 pub use error::ConfigError;
 pub use pool::PoolConfig;
 pub use renewal::RenewalConfig;
+pub use swtpm::{SwtpmConfig, Vanished};
 
 /// A configuration that makes sense: there is no other way to have one than [`Config::load`].
 #[derive(Clone, Debug)]
@@ -69,6 +72,8 @@ pub struct Config {
     pub renewal: RenewalConfig,
     /// The hash of the last line of the audit log that an operator took away with older parts.
     pub audit_begins_after: Option<Digest32>,
+    /// Launchers that know swtpm, and no manager.
+    pub swtpm: SwtpmConfig,
 }
 
 /// Some hundred users and tenants fit in.
@@ -182,6 +187,7 @@ impl Config {
             backend_restarts_per_hour: file.backend_restarts_per_hour,
             renewal: renewal(file.vik_lifetime_s, file.vik_renew_after_s, path)?,
             audit_begins_after: file.audit_begins_after,
+            swtpm: swtpm(file.swtpm, path)?,
         })
     }
 
@@ -193,6 +199,11 @@ impl Config {
     /// Where running vRoTs are locked, one file each.
     pub fn locks(&self) -> PathBuf {
         self.state_dir.join("locks")
+    }
+
+    /// Where programs that launchers take for swtpm hand over.
+    pub fn swtpm_socket(&self) -> PathBuf {
+        self.runtime_dir.join(vrot_handover::SOCKET)
     }
 
     /// The host IK's certificate.

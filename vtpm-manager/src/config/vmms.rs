@@ -26,10 +26,7 @@ pub(super) fn vmms(
     if users.is_empty() {
         return Ok(Vmms::default());
     }
-    let user = |name: &str| User::from_name(name).ok().flatten();
-    let uids = users
-        .iter()
-        .map(|who| who.number("vmm_users", config, |name| Some(user(name)?.uid.as_raw())));
+    let uids = users.iter().map(|who| who.user("vmm_users", config));
     let of_group = |name: &str| Some(Group::from_name(name).ok().flatten()?.gid.as_raw());
     Ok(Vmms {
         admission: VmmAdmission {
@@ -40,6 +37,12 @@ pub(super) fn vmms(
 }
 
 impl NameOrNumber {
+    /// Number of a user.
+    pub(super) fn user(&self, field: &'static str, config: &Path) -> Result<u32, ConfigError> {
+        let user = |name: &str| User::from_name(name).ok().flatten();
+        self.number(field, config, |name| Some(user(name)?.uid.as_raw()))
+    }
+
     /// Its number; a name is looked up.
     fn number(
         &self,

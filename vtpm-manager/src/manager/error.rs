@@ -65,6 +65,12 @@ pub enum ManagerError {
         /// Which.
         vrot: VrotId,
     },
+    /// It belongs to no folder.
+    #[error("vRoT {vrot} was not made for a folder: nothing is to be accepted")]
+    NoFolder {
+        /// Which.
+        vrot: VrotId,
+    },
     /// The TPM is off: it has no state but the permanent one.
     #[error("vRoT {vrot} has no volatile state to keep: its TPM is off; `stop` ends it")]
     NothingToSuspend {

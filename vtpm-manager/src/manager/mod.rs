@@ -44,7 +44,7 @@ pub use certification::Certification;
 pub use counters::{Counter, Counters};
 pub use error::ManagerError;
 pub use factory::Factory;
-pub use fleet::{Fleet, Launch, Order, Orphans};
+pub use fleet::{Fleet, FolderError, FolderOrder, Launch, Order, Orphans, Presented};
 pub use guarded::{Guarded, StoreState, Vouched};
 pub use registry::{Registry, Vrot};
 pub use startup::Startup;

@@ -238,6 +238,17 @@ impl Vrot {
         }
     }
 
+    /// Waits until its present backend is done with; for ever, if this manager has none of it.
+    pub fn over(&self) -> impl Future<Output = ()> + Send + use<> {
+        let over = self.backend().map(|backend| backend.over());
+        async move {
+            match over {
+                Some(over) => over.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     pub(super) fn backend(&self) -> Option<Arc<Backend>> {
         self.backend
             .read()

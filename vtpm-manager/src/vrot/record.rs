@@ -11,6 +11,7 @@ use printable::{Printable, is_printable};
 use vrot_manufacture::CertifiedSubject;
 
 use super::error::RecordError;
+use super::folder::FolderBinding;
 use super::identity::Identity;
 use super::lifecycle::Lifecycle;
 use crate::keys::WrappedSecret;
@@ -49,6 +50,9 @@ pub struct VrotRecord {
     /// The last time that a backend may have lost what its guest was told of, in this generation.
     #[n(9)]
     pub state_loss: Option<LostState>,
+    /// The folder that its VM's launcher keeps for the VM, if it came by that.
+    #[n(10)]
+    pub folder: Option<FolderBinding>,
 }
 
 /// When a backend ended after it had answered commands whose state was not durable.
@@ -119,9 +123,10 @@ pub struct VrotNameError(String);
 
 /// Version of the record, its first field. Version 1 is read as well: it knew of no lost state, and
 /// its tombstones did not say whose vRoT it was; so is version 2, which knew of no pending
-/// certificate, and version 3, which knew of no TLS key. A program that knows only an older one must not go on from a newer one, for it would
-/// forget what it does not know, and finish deletions without their line in the audit log.
-const VERSION: u8 = 4;
+/// certificate, version 3, which knew of no TLS key, and version 4, which knew of no folder. A program
+/// that knows only an older one must not go on from a newer one, for it would forget what it does not
+/// know, and finish deletions without their line in the audit log.
+const VERSION: u8 = 5;
 const FIRST_VERSION: u8 = 1;
 /// What fits into a line of a table.
 const MAX_NAME: usize = 64;
@@ -240,6 +245,7 @@ pub(super) mod tests {
     use cert_chain::Digest32;
     use cert_chain::layout::NvIndex;
 
+    use super::super::folder::FileIdentity;
     use super::*;
 
     pub(crate) fn record() -> VrotRecord {
@@ -276,6 +282,7 @@ pub(super) mod tests {
                 tls_certificate: None,
             },
             state_loss: None,
+            folder: None,
         }
     }
 
@@ -289,10 +296,13 @@ pub(super) mod tests {
         );
     }
 
-    /// Versions 2 and 3, as stores in the field hold them.
+    /// Versions 2 to 4, as stores in the field hold them.
     #[test]
-    fn versions_two_and_three_stay_readable() {
+    fn versions_two_to_four_stay_readable() {
         let (record, tombstone) = (lost(), tombstone());
+        let mut with_tls_key = lost();
+        with_tls_key.identity.tls_key = Some(vec![14].into());
+        with_tls_key.identity.tls_certificate = Some(vec![15].into());
         for (golden, stored) in [
             (
                 include_str!("vrot_record_v2.hex"),
@@ -312,6 +322,18 @@ pub(super) mod tests {
             ),
             (
                 include_str!("tombstone_v3.hex"),
+                StoredVrot::Deleted(tombstone.clone()),
+            ),
+            (
+                include_str!("vrot_record_v4.hex"),
+                StoredVrot::Living(Box::new(with_tls_key.clone())),
+            ),
+            (
+                include_str!("vrot_record_pending_v4.hex"),
+                StoredVrot::Living(Box::new(pending(with_tls_key))),
+            ),
+            (
+                include_str!("tombstone_v4.hex"),
                 StoredVrot::Deleted(tombstone),
             ),
         ] {
@@ -336,24 +358,32 @@ pub(super) mod tests {
         }));
     }
 
-    /// Version 4 byte for byte: stores in the field hold it. If this fails, the format needs a new
+    /// Version 5 byte for byte: stores in the field hold it. If this fails, the format needs a new
     /// version beside the old ones.
     #[test]
-    fn version_four_stays_as_it_is() {
+    fn version_five_stays_as_it_is() {
         let mut record = lost();
         record.identity.tls_key = Some(vec![14].into());
         record.identity.tls_certificate = Some(vec![15].into());
+        record.folder = Some(FolderBinding {
+            token: Digest32::new([16; 32]),
+            path: "/var/lib/libvirt/swtpm/vm/tpm2".to_owned(),
+            file: Some(FileIdentity {
+                inode: 17,
+                born: Some(18),
+            }),
+        });
         for (golden, stored) in [
             (
-                include_str!("vrot_record_v4.hex"),
+                include_str!("vrot_record_v5.hex"),
                 StoredVrot::Living(Box::new(record.clone())),
             ),
             (
-                include_str!("vrot_record_pending_v4.hex"),
+                include_str!("vrot_record_pending_v5.hex"),
                 StoredVrot::Living(Box::new(pending(record.clone()))),
             ),
             (
-                include_str!("tombstone_v4.hex"),
+                include_str!("tombstone_v5.hex"),
                 StoredVrot::Deleted(tombstone()),
             ),
         ] {
@@ -406,8 +436,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_version_from_the_future_is_refused_whatever_follows() {
-        let error = StoredVrot::from_bytes(record().vrot, &[0x82, 0x05, 0x01]).unwrap_err();
-        assert!(matches!(error, RecordError::Version { found: 5, .. }));
+        let error = StoredVrot::from_bytes(record().vrot, &[0x82, 0x06, 0x01]).unwrap_err();
+        assert!(matches!(error, RecordError::Version { found: 6, .. }));
     }
 
     #[test]

@@ -15,6 +15,8 @@ mod clock;
 mod cloud_hypervisor;
 mod enrolment;
 mod full_disk;
+mod handed_over;
+mod handed_over_attacks;
 mod host_evidence;
 mod hung_peers;
 mod killed;

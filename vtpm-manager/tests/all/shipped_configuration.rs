@@ -36,7 +36,11 @@ fn what_is_commented_out_states_the_defaults() -> Result<()> {
 #[test]
 fn every_entry_there_is_can_be_found_in_the_shipped_configuration() -> Result<()> {
     // The parser names what it knows when it meets what it does not.
-    for (given, table) in [("tmp = 1", "top"), ("[pool]\nzise = 1", "pool")] {
+    for (given, table) in [
+        ("tmp = 1", "top"),
+        ("[pool]\nzise = 1", "pool"),
+        ("[swtpm]\nuzers = 1", "swtpm"),
+    ] {
         let error = parse(given).err().context("accepted")?.to_string();
         let (_, known) = error.split_once("expected one of").context(error.clone())?;
         let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();

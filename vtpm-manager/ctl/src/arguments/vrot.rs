@@ -30,6 +30,9 @@ pub(crate) enum VrotCommand {
     Suspend(VrotArgument),
     /// Start a suspended vRoT as it was.
     Resume(VrotArgument),
+    /// Have the next folder with the right `vrot.json` be a vRoT's, where a launcher that knows swtpm
+    /// keeps a folder for each VM: the folder was restored from a backup, and no other is left.
+    AcceptFolder(VrotArgument),
     /// List all vRoTs of the host.
     List,
     /// Show one vRoT.

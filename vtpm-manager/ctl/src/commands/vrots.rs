@@ -56,6 +56,12 @@ pub(crate) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Re
             let vrot: VrotView = client.post(&path(vrot.vrot, "/resume"), &())?;
             output.result(&vrot, || format!("resumed\n{}", details(&vrot)))?;
         }
+        VrotCommand::AcceptFolder(vrot) => {
+            let vrot: VrotView = client.post(&path(vrot.vrot, "/folder"), &())?;
+            output.result(&vrot, || {
+                format!("the next folder of vRoT {} is accepted", vrot.vrot)
+            })?;
+        }
         VrotCommand::List => {
             let list: VrotList = client.get("/v1/vrots")?;
             output.result(&list, || table(&list))?;

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api_types::{Timestamp, WithCauses};
-use cert_chain::{Digest32, VrotId};
+use cert_chain::{Digest32, HostName, VrotId};
 use vrot_manufacture::{CertifiedSubject, ManufactureOrder, NvAuthority};
 
 use super::error::ManagerError;
@@ -101,6 +101,12 @@ impl Certification {
             issued: AtomicU64::new(0),
             renewed: AtomicU64::new(0),
         }
+    }
+
+    /// What this host is called, once it is enrolled.
+    pub(super) fn host_name(&self) -> Option<HostName> {
+        let enrolment = self.host.enrolment()?;
+        Some(enrolment.host().clone())
     }
 
     /// How many identity keys got their first certificate beside a launch since the manager

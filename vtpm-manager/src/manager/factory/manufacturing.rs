@@ -96,6 +96,7 @@ impl Factory {
                 order.backend,
             ),
             state_loss: None,
+            folder: None,
         };
         let key = keyring.state_key(vrot, &record.state_key)?;
         let saved = Some(state.clone());

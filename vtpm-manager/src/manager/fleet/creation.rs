@@ -15,7 +15,7 @@ use crate::manager::counters::Counter;
 use crate::manager::error::ManagerError;
 use crate::manager::factory::ManufacturedVrot;
 use crate::manager::registry::Vrot;
-use crate::vrot::{Owner, VrotName};
+use crate::vrot::{FolderBinding, Owner, VrotName};
 
 /// What is to be created.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Order {
     pub name: Option<VrotName>,
     /// When it is to be started.
     pub launch: Launch,
+    /// The folder that it is for, if its VM's launcher keeps one.
+    pub folder: Option<FolderBinding>,
 }
 
 /// When a new vRoT is started.
@@ -141,6 +143,7 @@ impl Fleet {
             self.certification.issue_at_once(record, backend).await?;
         }
         record.name = order.name.clone();
+        record.folder = order.folder.clone();
         record.lifecycle = record.lifecycle.assign(now)?;
         let mut events = vec![Event::VrotCreated {
             vrot: record.vrot,

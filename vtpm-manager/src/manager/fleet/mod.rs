@@ -6,6 +6,7 @@
 //! | file | what |
 //! |---|---|
 //! | `creation.rs` | a vRoT for a VM |
+//! | `bound.rs` | a vRoT for a folder |
 //! | `start.rs` | start and resume |
 //! | `stop.rs` | stop and suspend |
 //! | `deletion.rs` | finding a vRoT, and deleting it |
@@ -15,6 +16,7 @@
 //! | `losses.rs` | state that may have been lost with a backend |
 //! | `orphans.rs` | backends that go on without a manager |
 
+mod bound;
 mod creation;
 mod deletion;
 mod endings;
@@ -51,6 +53,7 @@ use crate::evidence::{HostEvidence, Subject};
 use crate::rate_limit::Quota;
 use crate::vrot::{RecordError, VrotRecord};
 
+pub use bound::{FolderError, FolderOrder, Presented};
 pub use creation::{Launch, Order};
 pub use orphans::Orphans;
 

@@ -8,6 +8,7 @@ pub(crate) mod evidence;
 pub(crate) mod http;
 pub(crate) mod identity;
 pub(crate) mod records;
+pub(crate) mod stand_in;
 pub(crate) mod unit;
 pub(crate) mod vmm;
 pub(crate) mod writer;

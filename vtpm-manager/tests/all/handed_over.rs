@@ -1,0 +1,190 @@
+//! Launchers that know swtpm and no manager: a folder for each VM, and a process beside it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use vrot_handover::set_up::Existing;
+
+use crate::support::stand_in::Domain;
+use crate::support::vmm::Vmm;
+use crate::support::{Host, TENANT, wait_until};
+
+/// `TPM2_GetRandom` of one byte.
+const GET_RANDOM: &str = "80010000000c0000017b0001";
+
+fn host() -> Result<Host> {
+    Host::enrolled_with(&format!("[swtpm]\ntenant = \"{TENANT}\"\n"))
+}
+
+fn state(host: &Host, vm: &str) -> Result<String> {
+    let view = host.json(["show", vm])?;
+    Ok(view["state"].as_str().unwrap_or_default().to_owned())
+}
+
+fn wait_for_state(host: &Host, vm: &str, expected: &str) -> Result<()> {
+    wait_until(&format!("vRoT to be {expected}"), || {
+        Ok(state(host, vm)? == expected)
+    })
+}
+
+#[test]
+fn a_folder_gets_a_certified_vrot_whose_life_is_that_of_its_process() -> Result<()> {
+    let host = host()?;
+    let domain = Domain::new(&host, "web")?;
+    let made = domain.set_up(Existing::Keep)?;
+    ensure!(made.is_new && made.vm == domain.vm);
+    let file = domain.folder.join("vrot.json");
+    assert_eq!(fs::metadata(&file)?.permissions().mode() & 0o777, 0o600);
+    let files: Vec<_> = fs::read_dir(&domain.folder)?.collect::<Result<_, _>>()?;
+    assert_eq!(files.len(), 1, "{files:?}");
+    let vm = domain.vm.to_string();
+    let view = host.json(["show", &vm])?;
+    assert_eq!(view["vrot"], made.vrot.to_string());
+    assert_eq!(view["tenant"], TENANT);
+    assert_eq!(view["name"], "a domain");
+    assert_eq!(view["vik_certificate"], "issued");
+
+    // Once more changes nothing.
+    let again = domain.set_up(Existing::Keep)?;
+    ensure!(!again.is_new && again.vrot == made.vrot);
+
+    // A VMM of this process attaches, and its guest has a TPM.
+    let mut process = domain.start()?;
+    let mut vmm = Vmm::attach(&process.socket)?;
+    vmm.succeed(&hex::decode(GET_RANDOM)?)?;
+    assert_eq!(state(&host, &vm)?, "running");
+    // The next one, after it has gone.
+    drop(vmm);
+    let mut vmm = Vmm::attach(&process.socket)?;
+    vmm.succeed(&hex::decode(GET_RANDOM)?)?;
+
+    // Told to end, it ends when all is durable.
+    process.signal(Signal::SIGTERM)?;
+    assert_eq!(process.ended()?.code(), Some(0));
+    assert_eq!(state(&host, &vm)?, "stopped");
+
+    // Killed, it is as good as told.
+    let process = domain.start()?;
+    process.signal(Signal::SIGKILL)?;
+    wait_for_state(&host, &vm, "stopped")?;
+
+    // And with its VMM, where the launcher has it so.
+    let mut process = domain.start_ending_with_vmm()?;
+    drop(Vmm::attach(&process.socket)?);
+    assert_eq!(process.ended()?.code(), Some(0));
+    assert_eq!(state(&host, &vm)?, "stopped");
+
+    // A vRoT that is stopped by somebody else takes its process along.
+    let mut process = domain.start()?;
+    host.ctl(["stop", &vm])?;
+    assert_eq!(process.ended()?.code(), Some(1));
+
+    // All of it is in the audit log.
+    let noted = host.audit()?.into_iter();
+    let noted: Vec<_> = noted
+        .filter(|line| line["event"] == "folder-noted")
+        .collect();
+    assert_eq!(noted.len(), 1, "{noted:?}");
+    assert_eq!(noted[0]["folder"], domain.folder.display().to_string());
+    Ok(())
+}
+
+#[test]
+fn a_vm_and_its_process_go_on_while_the_manager_is_restarted() -> Result<()> {
+    let mut host = host()?;
+    let domain = Domain::new(&host, "web")?;
+    domain.set_up(Existing::Keep)?;
+    let vm = domain.vm.to_string();
+    let mut process = domain.start()?;
+    let mut vmm = Vmm::attach(&process.socket)?;
+
+    host.crash()?;
+    vmm.succeed(&hex::decode(GET_RANDOM)?)?;
+    host.start_again()?;
+    vmm.succeed(&hex::decode(GET_RANDOM)?)?;
+    drop(vmm);
+    // It asks the new manager for the next VMM's connection.
+    let mut vmm = Vmm::attach(&process.socket)?;
+    vmm.succeed(&hex::decode(GET_RANDOM)?)?;
+
+    // As planned, too; and a VMM that comes meanwhile waits.
+    drop(vmm);
+    host.shut_down()?;
+    let socket = process.socket.clone();
+    let early = std::thread::spawn(move || Vmm::attach(&socket));
+    host.start_again()?;
+    let mut vmm = early.join().map_err(|_| anyhow::anyhow!("it panicked"))??;
+    vmm.succeed(&hex::decode(GET_RANDOM)?)?;
+
+    ensure!(process.is_alive()?);
+    process.signal(Signal::SIGTERM)?;
+    assert_eq!(process.ended()?.code(), Some(0));
+    assert_eq!(state(&host, &vm)?, "stopped");
+    Ok(())
+}
+
+#[test]
+fn a_vrot_whose_process_was_killed_while_the_manager_was_away_is_stopped() -> Result<()> {
+    let mut host = host()?;
+    let domain = Domain::new(&host, "web")?;
+    domain.set_up(Existing::Keep)?;
+    let process = domain.start()?;
+    host.crash()?;
+    process.signal(Signal::SIGKILL)?;
+    host.start_again()?;
+    let vm = domain.vm.to_string();
+    assert_eq!(state(&host, &vm)?, "running");
+    wait_for_state(&host, &vm, "stopped")?;
+    // The launcher need not wait for that.
+    let process = domain.start()?;
+    host.crash()?;
+    process.signal(Signal::SIGKILL)?;
+    host.start_again()?;
+    let mut process = domain.start()?;
+    Vmm::attach(&process.socket)?.succeed(&hex::decode(GET_RANDOM)?)?;
+    process.signal(Signal::SIGTERM)?;
+    assert_eq!(process.ended()?.code(), Some(0));
+    Ok(())
+}
+
+#[test]
+fn a_folder_that_nobody_set_up_gets_a_vrot_at_its_first_start_and_never_a_second() -> Result<()> {
+    let host = host()?;
+    let domain = Domain::new(&host, "web")?;
+    let mut process = domain.start()?;
+    Vmm::attach(&process.socket)?;
+    process.signal(Signal::SIGTERM)?;
+    process.ended()?;
+    fs::remove_file(domain.folder.join("vrot.json"))?;
+    let refused = domain.start_refused()?;
+    ensure!(refused.contains("`vrot.json` is missing"), "{refused}");
+    // A swtpm's state is not passed over either.
+    let other = Domain::new(&host, "other")?;
+    fs::write(other.folder.join("tpm2-00.permall"), "state")?;
+    let refused = other.start_refused()?;
+    ensure!(refused.contains("holds the state of a swtpm"), "{refused}");
+    let refused = other.refused(Existing::Keep)?;
+    ensure!(refused.contains("holds the state of a swtpm"), "{refused}");
+    Ok(())
+}
+
+#[test]
+fn what_setup_is_told_about_a_vrot_that_is_there_is_done() -> Result<()> {
+    let host = host()?;
+    let domain = Domain::new(&host, "web")?;
+    let first = domain.set_up(Existing::Refuse)?;
+    let refused = domain.refused(Existing::Refuse)?;
+    ensure!(refused.contains("--overwrite"), "{refused}");
+    let second = domain.set_up(Existing::Replace)?;
+    ensure!(second.is_new && second.vm == first.vm && second.vrot != first.vrot);
+    let view = host.json(["show", &domain.vm.to_string()])?;
+    assert_eq!(view["vrot"], second.vrot.to_string());
+    // Not beside a VM that runs.
+    let mut process = domain.start()?;
+    let refused = domain.refused(Existing::Replace)?;
+    ensure!(refused.contains("run"), "{refused}");
+    ensure!(process.is_alive()?);
+    Ok(())
+}
