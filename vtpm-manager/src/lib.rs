@@ -6,12 +6,10 @@
 //! socket ([`api`]), whose client `vtpmctl` is.
 
 pub mod api;
-pub mod audit;
 pub mod backend;
 pub mod background;
 pub mod config;
 pub mod daemon;
-pub mod evidence;
 pub mod fault;
 #[cfg(test)]
 mod guarded_by_tpm;
@@ -22,3 +20,6 @@ pub mod manager;
 pub mod rate_limit;
 pub mod registers;
 pub mod vrot;
+
+pub use host_audit as audit;
+pub use host_evidence as evidence;

@@ -102,6 +102,22 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tpm-wire",
         ],
     ),
+    (
+        "host-audit",
+        &["api-types", "cert-chain", "durable-file", "guarded-state"],
+    ),
+    // Requests and answers, whoever's they are.
+    (
+        "host-evidence",
+        &[
+            "api-types",
+            "attestation",
+            "backend-link",
+            "bounded-file",
+            "cert-chain",
+            "trust-anchor",
+        ],
+    ),
     // What stands in a caller's process: nothing of the manager's.
     ("vrot-handover", &["bounded-file"]),
     // Neither the physical TPM nor the store: whoever orders brings the signer and keeps what was made.
@@ -116,6 +132,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "cert-chain",
             "durable-file",
             "guarded-state",
+            "host-audit",
+            "host-evidence",
             "locked-memory",
             "printable",
             "program-output",

@@ -199,7 +199,7 @@ impl EvidenceMetrics {
     }
 
     /// One more of those.
-    pub(crate) fn count_refusal(&self) {
+    pub fn count_refusal(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -209,7 +209,7 @@ impl EvidenceMetrics {
     }
 
     /// One more of those.
-    pub(crate) fn count_pending(&self) {
+    pub fn count_pending(&self) {
         self.pending.fetch_add(1, Ordering::Relaxed);
     }
 

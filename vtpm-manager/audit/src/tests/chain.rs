@@ -8,7 +8,7 @@ use api_types::audit::{Known, LogError, Verified, verify};
 use cert_chain::{Digest32, VrotId};
 
 use super::{log_of, open};
-use crate::audit::Event;
+use crate::Event;
 
 fn whole(path: &Path) -> Result<Verified, LogError> {
     verify(path, Known::default())

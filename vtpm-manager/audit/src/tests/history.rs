@@ -7,7 +7,7 @@ use cert_chain::{Digest32, Generation, VmId, VrotId};
 use guarded_state::ledger::{Boot, RecoveryRecord};
 
 use super::{log_of, open};
-use crate::audit::{ABSENT, Event, LastRecorded};
+use crate::{ABSENT, Event, LastRecorded};
 
 #[test]
 fn a_log_knows_of_which_recoveries_and_deletions_it_tells() -> anyhow::Result<()> {

@@ -8,8 +8,8 @@ use api_types::audit::{Known, LogError, Parts, Verified, verify};
 use cert_chain::{Digest32, VmId, VrotId};
 use tempfile::TempDir;
 
-use crate::audit::rotation::Rotation;
-use crate::audit::{AuditError, AuditLog, Event, Layout};
+use crate::rotation::Rotation;
+use crate::{AuditError, AuditLog, Event, Layout};
 
 /// Each part holds one line.
 const SMALL: Layout = Layout {
