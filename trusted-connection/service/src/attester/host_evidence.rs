@@ -53,11 +53,16 @@ pub enum HostEvidenceError {
 const UNKNOWN_TO_KERNEL: ResponseCode = ResponseCode::new(0x000b_0143);
 /// A physical TPM signs in 25 to 600 ms, and others may be before us.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Between two questions whether the host is done: of the time that passed, so that nobody waits much
-/// longer than the host needs, and a slow one is not asked all the time.
-const WAITS: u32 = 64;
-const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+/// Between two questions whether the host is done: a part of the time that has passed since it was expected to
+/// be. So nobody waits much longer than the host needs, and one that has a lot to do is not asked all the time:
+/// each question costs the VM's TPM a command.
+const OVERDUE: u32 = 8;
+const SHORTEST_WAIT: Duration = Duration::from_micros(500);
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
+/// Before the first question of a host of which nothing is known: hardly any physical TPM signs sooner.
+const UNKNOWN_HOST: Duration = Duration::from_millis(16);
+/// What a host took longer ago says nothing of what others ask of it now.
+const LATELY: Duration = Duration::from_secs(1);
 
 /// The host's event log as it was read last. It is most of a layer, and comes in small parts.
 #[derive(Debug)]
@@ -94,22 +99,43 @@ impl KnownLog {
 #[derive(Debug, Default)]
 pub struct HostMemory {
     log: Option<Arc<KnownLog>>,
-    /// How soon it has answered: it is not asked before.
-    soonest: Duration,
+    pace: Option<HostPace>,
+}
+
+/// How soon a host has answered: it is not asked much before.
+#[derive(Clone, Copy, Debug)]
+struct HostPace {
+    /// Lately.
+    usual: Duration,
+    /// Ever.
+    least: Duration,
+    last: Instant,
 }
 
 impl HostMemory {
     /// When to ask first.
-    fn first_wait(&self) -> Duration {
-        self.soonest * 7 / 8
+    fn first_wait(&self, now: Instant) -> Duration {
+        match self.pace {
+            None => UNKNOWN_HOST,
+            // It may have had a lot to do then.
+            Some(pace) if now.saturating_duration_since(pace.last) > LATELY => pace.least * 15 / 16,
+            Some(pace) => pace.usual * 15 / 16,
+        }
     }
 
-    /// It has answered after so long: a host that was quick once may have become slow.
-    fn answered_after(&mut self, took: Duration) {
-        self.soonest = match took.checked_sub(self.soonest) {
-            Some(more) => self.soonest + more / 8,
-            None => took,
+    /// It was seen to have answered after so long. A host that was quick once may have become slow, and one that
+    /// has the answer at the first question may have had it long before.
+    fn answered_after(&mut self, took: Duration, is_first_question: bool, now: Instant) {
+        let usual = match self.pace {
+            _ if is_first_question => took * 7 / 8,
+            Some(pace) if pace.usual < took => pace.usual + (took - pace.usual) / 8,
+            _ => took,
         };
+        self.pace = Some(HostPace {
+            usual,
+            least: self.pace.map_or(usual, |pace| pace.least.min(usual)),
+            last: now,
+        });
     }
 }
 
@@ -122,8 +148,8 @@ pub fn host_layer(
 ) -> Result<Vec<u8>, HostEvidenceError> {
     let memory = || memory.lock().unwrap_or_else(PoisonError::into_inner);
     let last = memory().log.clone();
-    let first_wait = memory().first_wait();
-    let mut begin = Instant::now();
+    let begin = Instant::now();
+    let first_wait = memory().first_wait(begin);
     let deadline = begin + DEADLINE;
     let digest = request.0;
     let parameters = [&[0, 32], digest.as_bytes().as_slice()].concat();
@@ -142,6 +168,8 @@ pub fn host_layer(
         .map_err(|_| HostEvidenceError::Malformed)?;
     let mut layer = Vec::new();
     thread::sleep(first_wait);
+    let mut expected = begin + first_wait;
+    let mut is_first_question = true;
     loop {
         let offset = u32::try_from(layer.len()).map_err(|_| HostEvidenceError::Malformed)?;
         let parameters = [ticket.as_slice(), &offset.to_be_bytes()].concat();
@@ -149,10 +177,11 @@ pub fn host_layer(
             Ok(answer) => {
                 let (total, chunk) = read_chunk(&answer)?;
                 if layer.is_empty() {
-                    memory().answered_after(begin.elapsed());
+                    let now = Instant::now();
+                    memory().answered_after(now - begin, is_first_question, now);
                 }
                 layer.extend_from_slice(chunk);
-                begin = Instant::now();
+                expected = Instant::now();
                 if let Some(last) = &last {
                     last.complete(&mut layer);
                 }
@@ -176,7 +205,8 @@ pub fn host_layer(
                 if Instant::now() >= deadline {
                     return Err(HostEvidenceError::Timeout(DEADLINE));
                 }
-                let wait = begin.elapsed() / WAITS;
+                is_first_question = false;
+                let wait = expected.elapsed() / OVERDUE;
                 thread::sleep(wait.clamp(SHORTEST_WAIT, LONGEST_WAIT));
             }
             Err(HostEvidenceError::Refused {
@@ -279,6 +309,25 @@ mod tests {
     fn ask(mut tpm: Prepared) -> (Result<Vec<u8>, HostEvidenceError>, Prepared) {
         let request = RequestDigest(Digest32::of(b"quote"));
         (host_layer(&mut tpm, &request, &Mutex::default()), tpm)
+    }
+
+    #[test]
+    fn a_host_is_asked_shortly_before_it_usually_answers() {
+        let ms = Duration::from_millis;
+        let begin = Instant::now();
+        let mut memory = HostMemory::default();
+        assert_eq!(memory.first_wait(begin), UNKNOWN_HOST);
+        memory.answered_after(ms(80), false, begin);
+        assert_eq!(memory.first_wait(begin), ms(75));
+        // It has more to do; when it was asked long before, it may have less again.
+        memory.answered_after(ms(720), false, begin);
+        assert_eq!(memory.first_wait(begin), ms(150));
+        assert_eq!(memory.first_wait(begin + ms(1001)), ms(75));
+        // It had the answer already.
+        memory.answered_after(ms(160), true, begin);
+        assert_eq!(memory.first_wait(begin), ms(140) * 15 / 16);
+        memory.answered_after(ms(40), false, begin);
+        assert_eq!(memory.first_wait(begin), ms(40) * 15 / 16);
     }
 
     #[test]
