@@ -113,6 +113,10 @@ fn a_domains_vrot_comes_with_its_first_start_and_goes_with_its_undefinition() ->
     hooked.configure("create = true\ndelete_undefined = true\nundefined_for_s = 0\n")?;
     let out_of_reach = hooked.sync_command("qemu+unix:///system?socket=/none")?;
     ensure!(!out_of_reach.outcome()?.status.success());
+    // Somebody else uses it.
+    hooked.scene.host.start_vrot(vm)?;
+    assert_eq!(hooked.sync(&[])?, [line(vm, "runs")]);
+    hooked.scene.host.stop_vrot(vm)?;
     assert_eq!(hooked.sync(&["--dry-run"])?, [line(vm, "deleted")]);
     assert_eq!(vrots(&hooked.scene.host)?, [vm.to_string()]);
     assert_eq!(hooked.sync(&[])?, [line(vm, "deleted")]);

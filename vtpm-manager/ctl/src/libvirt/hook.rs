@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use api_types::wire::{CreateRequest, VrotView};
 use cert_chain::Tenant;
+use printable::is_printable;
 
 use crate::arguments::HookArguments;
 use crate::client::Client;
@@ -25,6 +26,9 @@ use super::notes::Note;
 /// libvirt holds the domain as long as the hook runs; what is not stopped then is when the domain
 /// starts again.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The manager takes names of this many characters.
+const MAX_NAME: usize = 64;
 
 /// What libvirt is about to do, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +130,7 @@ fn create(
         &CreateRequest {
             vm: Some(vm),
             tenant: tenant.clone(),
-            name: Some(domain.name.clone()),
+            name: shown(&domain.name),
             start: false,
         },
     )?;
@@ -136,6 +140,13 @@ fn create(
         return Err(error.into());
     }
     Ok(vrot)
+}
+
+/// As much of a domain's name as a vRoT takes for its own.
+fn shown(name: &str) -> Option<String> {
+    let printable = name.chars().filter(|c| is_printable(*c));
+    let name: String = printable.take(MAX_NAME).collect();
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
 }
 
 fn release(config: &Config, domain: &Domain, client: &Client) -> Result<(), CtlError> {

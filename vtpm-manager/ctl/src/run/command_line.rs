@@ -8,6 +8,8 @@ use std::process::Command;
 
 use cert_chain::VmId;
 
+use super::options::{entries, options};
+
 /// Why a command line cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandLineError {
@@ -123,55 +125,6 @@ impl<'a> CommandLine<'a> {
     }
 }
 
-/// Options without a value that may stand before one of interest.
-const WITHOUT_VALUE: [&str; 14] = [
-    "S",
-    "daemonize",
-    "enable-kvm",
-    "full-screen",
-    "h",
-    "help",
-    "no-acpi",
-    "no-hpet",
-    "no-reboot",
-    "no-shutdown",
-    "no-user-config",
-    "nodefaults",
-    "nographic",
-    "snapshot",
-];
-
-/// QEMU's options (`-x`, or `--x`) and the values of those that have one, which may begin with a dash
-/// themselves.
-fn options(words: &[OsString]) -> impl Iterator<Item = (String, Option<&OsString>)> {
-    let mut words = words.iter().peekable();
-    std::iter::from_fn(move || {
-        loop {
-            let word = words.next()?.to_string_lossy();
-            let Some(option) = word.strip_prefix('-').filter(|rest| !rest.is_empty()) else {
-                continue;
-            };
-            let option = option.strip_prefix('-').unwrap_or(option).to_owned();
-            if WITHOUT_VALUE.contains(&option.as_str()) {
-                return Some((option, None));
-            }
-            // Of an option that is not known here, a word with a dash is the next option.
-            let is_value = |word: &&&OsString| {
-                WITH_VALUE.contains(&option.as_str()) || !word.to_string_lossy().starts_with('-')
-            };
-            let has_value = words.peek().filter(is_value).is_some();
-            let value = if has_value { words.next() } else { None };
-            return Some((option, value));
-        }
-    })
-}
-
-/// Options whose value is the next word, whatever it looks like.
-const WITH_VALUE: [&str; 13] = [
-    "M", "append", "bios", "cpu", "device", "drive", "initrd", "kernel", "machine", "name", "smp",
-    "tpmdev", "uuid",
-];
-
 fn needed(option: &str, value: Option<&OsString>) -> Result<String, CommandLineError> {
     let value = value.ok_or_else(|| CommandLineError::NoValue {
         option: format!("-{option}"),
@@ -185,10 +138,11 @@ fn is_tpm(device: &str) -> bool {
         Ok(json) => json
             .get("driver")
             .and_then(|driver| Some(driver.as_str()?.to_owned())),
-        Err(_) => device.split(',').next().map(|first| {
-            let driver = first.strip_prefix("driver=").unwrap_or(first);
-            driver.to_owned()
-        }),
+        Err(_) => {
+            let mut all = entries(device, "driver").into_iter();
+            all.find(|(key, _)| key == "driver")
+                .map(|(_, driver)| driver)
+        }
     };
     driver.is_some_and(|driver| driver.starts_with("tpm-"))
 }

@@ -5,6 +5,7 @@
 //! launch of the VM does, or `vtpmctl stop`.
 
 mod command_line;
+mod options;
 mod vmm;
 
 use std::process::ExitCode;
