@@ -58,6 +58,8 @@ impl ResponseCode {
     pub const SESSION_MEMORY: Self = Self(0x903);
     /// `TPM_RC_YIELDED`
     pub const YIELDED: Self = Self(0x908);
+    /// `TPM_RC_CANCELED`
+    pub const CANCELED: Self = Self(0x909);
     /// `TPM_RC_TESTING`
     pub const TESTING: Self = Self(0x90a);
     /// `TPM_RC_NV_RATE`

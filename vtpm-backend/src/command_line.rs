@@ -1,7 +1,9 @@
 //! The command line of `vtpm-backend`.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use backend_link::admission::VmmAdmission;
@@ -61,6 +63,11 @@ pub struct Arguments {
     /// Stand-alone: the key for what a VMM carries, when it moves or saves a VM; as --state-key.
     #[arg(long, value_name = "OPTIONS", requires = "state")]
     migration_key: Option<KeyOptions>,
+    /// Stand-alone: a command that takes longer, in milliseconds, is answered TPM_RC_RETRY meanwhile, and
+    /// its answer is kept for the guest's next try. For VMMs that give a command up, as
+    /// cloud-hypervisor does after 100 ms: 80.
+    #[arg(long, value_name = "MS", requires = "state", value_parser = clap::value_parser!(u32).range(10..=60_000))]
+    answer_within_ms: Option<u32>,
     /// Managed: the folder for the sockets of VMM (control.sock) and manager (manager.sock).
     #[arg(long, value_name = "DIR", conflicts_with = "zygote")]
     runtime: Option<PathBuf>,
@@ -127,7 +134,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 uid: None,
                 transport: arguments.transport(),
             };
-            managed(&spawn, || Ok(sandbox::enter(Files::None, spawn.transport)?))
+            managed(&spawn, |threads| {
+                Ok(sandbox::enter(Files::None, spawn.transport, threads)?)
+            })
         }
         _ if arguments.zygote => zygote::run(spawned),
         _ => {
@@ -153,8 +162,11 @@ fn stand_alone(state: &Location, arguments: &Arguments) -> Result<()> {
     let data = arguments.data.as_deref().map(listen).transpose()?;
     let control = arguments.control.as_deref().map(listen).transpose()?;
     let vhost_user = arguments.vhost_user.as_deref().map(listen).transpose()?;
-    let mut server = Server::new(engine, Keeper::Store(store), Termination::watch()?);
+    let mut server = Server::new(engine, Keeper::Store(store), Termination::watch()?)?;
     server.log_to(log::Stderr::at_once().context("there is no standard error to log to")?);
+    if let Some(milliseconds) = arguments.answer_within_ms {
+        server.answer_within(Duration::from_millis(milliseconds.into()));
+    }
     if let Some(control) = control {
         server.listen_for_vmm(control, VmmAdmission::default());
     }
@@ -170,7 +182,7 @@ fn stand_alone(state: &Location, arguments: &Arguments) -> Result<()> {
         Location::Folder(folder) => Files::Folder(folder),
         Location::File(_) => Files::Open,
     };
-    sandbox::enter(files, transport)?;
+    sandbox::enter(files, transport, || server.start_threads())?;
     tracing::info!("ready");
     Ok(server.run()?)
 }
@@ -201,10 +213,13 @@ fn frontend(transport: Transport) -> Option<Frontend> {
 }
 
 fn spawned(spawn: &Spawn) -> Result<()> {
-    managed(spawn, || spawn.confine())
+    managed(spawn, |threads| spawn.confine(threads))
 }
 
-fn managed(spawn: &Spawn, confine: impl FnOnce() -> Result<()>) -> Result<()> {
+fn managed(
+    spawn: &Spawn,
+    confine: impl FnOnce(&mut dyn FnMut() -> io::Result<()>) -> Result<()>,
+) -> Result<()> {
     let Spawn {
         runtime,
         lock,
@@ -219,7 +234,7 @@ fn managed(spawn: &Spawn, confine: impl FnOnce() -> Result<()>) -> Result<()> {
     let link = ManagerLink::bind(&socket, instance)
         .with_context(|| format!("{} cannot be listened on", socket.display()))?;
     let keeper = Keeper::Manager(Box::new(link));
-    let mut server = Server::new(engine, keeper, Termination::watch()?);
+    let mut server = Server::new(engine, keeper, Termination::watch()?)?;
     match frontend(*transport) {
         None => server.listen_for_vmm(listen(&runtime.join(VMM_SOCKET))?, admission.clone()),
         Some(frontend) => {
@@ -228,7 +243,7 @@ fn managed(spawn: &Spawn, confine: impl FnOnce() -> Result<()>) -> Result<()> {
             server.listen_for_device(listener, frontend, admission.clone());
         }
     }
-    confine()?;
+    confine(&mut || server.start_threads())?;
     tracing::info!("waiting for the manager");
     // A confined backend has no standard error any more: what fails is told while the link lives.
     server

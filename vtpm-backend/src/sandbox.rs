@@ -60,24 +60,31 @@ pub enum SandboxError {
     /// File access cannot be limited.
     #[error("file access cannot be limited")]
     Landlock(#[from] landlock::RulesetError),
-    /// The thread that closes descriptors does not start.
-    #[error("the thread that closes what others handed over does not start")]
+    /// A thread does not start.
+    #[error("a thread of the backend does not start")]
     Thread(#[source] io::Error),
     /// A folder that is to stay within reach cannot be opened.
     #[error("the folder that stays within reach cannot be opened")]
     Folder(#[from] landlock::PathFdError),
 }
 
-/// Confines this process for the rest of its life, to what it takes to serve a VM this way.
-pub fn enter(files: Files<'_>, transport: Transport) -> Result<(), SandboxError> {
+/// Confines this process for the rest of its life, to what it takes to serve a VM this way. `threads`
+/// starts what runs beside this thread, with no more rights than it has.
+pub fn enter(
+    files: Files<'_>,
+    transport: Transport,
+    threads: impl FnOnce() -> io::Result<()>,
+) -> Result<(), SandboxError> {
     let setting = |setting| move |source| SandboxError::Setting { setting, source };
     give_up_capabilities()?;
     prctl::set_no_new_privs().map_err(setting("no new privileges"))?;
     prctl::set_dumpable(false).map_err(setting("no core dumps, no tracing"))?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(setting("no core dumps"))?;
     restrict_files(files)?;
-    // It has no more rights than this one from its start, and gets the same filter.
-    closing::start().map_err(SandboxError::Thread)?;
+    // They have no more rights than this one from their start, and get the same filter.
+    closing::start()
+        .and_then(|()| threads())
+        .map_err(SandboxError::Thread)?;
     let filter = system_calls(files, transport)?;
     seccompiler::apply_filter_all_threads(&filter)?;
     Ok(())

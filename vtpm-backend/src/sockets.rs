@@ -160,7 +160,8 @@ impl Connection {
         }
     }
 
-    fn over(stream: Foreign) -> Self {
+    /// Over a descriptor that is one.
+    pub(crate) fn over(stream: Foreign) -> Self {
         Self {
             stream,
             received: Zeroizing::default(),
@@ -173,12 +174,17 @@ impl Connection {
     /// Reads what has arrived, and takes a descriptor that comes along: the last one, if there are
     /// several. All others are closed, also those that came with an error.
     pub fn read(&mut self) -> io::Result<Arrival> {
+        self.read_at_most(CHUNK)
+    }
+
+    /// The same, of so many bytes.
+    pub(crate) fn read_at_most(&mut self, limit: usize) -> io::Result<Arrival> {
         let Buffers { bytes, ancillary } = &mut self.buffers;
         // It owns the descriptors that the kernel has put in, also when there was no room for all.
         let mut along = RecvAncillaryBuffer::new(ancillary);
         let message = recvmsg(
             &self.stream,
-            &mut [IoSliceMut::new(bytes)],
+            &mut [IoSliceMut::new(bytes.get_mut(..limit).unwrap_or_default())],
             &mut along,
             RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
         );

@@ -52,12 +52,12 @@ impl Spawn {
     /// Confines the new backend for the rest of its life, with its sockets in place: they are its
     /// manager's files, which it cannot reach any more itself. Nor does it keep its manager's
     /// standard error, where it could write what it likes: its log goes over its connection.
-    pub fn confine(&self) -> Result<()> {
+    pub fn confine(&self, threads: impl FnOnce() -> io::Result<()>) -> Result<()> {
         let null = OpenOptions::new().write(true).open("/dev/null")?;
         become_user(self.uid)?;
         let mut shared = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         dup2_stderr(null)?;
-        sandbox::enter(Files::None, self.transport).inspect_err(|error| {
+        sandbox::enter(Files::None, self.transport, threads).inspect_err(|error| {
             let _ = writeln!(shared, "vtpm-backend: {error}");
         })?;
         Ok(())

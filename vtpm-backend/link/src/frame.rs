@@ -116,6 +116,7 @@ mod tests {
             durability_deadline_ms: 500,
             volatile: None,
             is_copy: false,
+            answer_within_ms: None,
         };
         send(&mut bytes, &ToBackend::Open(open)).unwrap();
         let ToBackend::Open(open) = receive(&mut bytes.as_slice()).unwrap() else {

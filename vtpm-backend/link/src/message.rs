@@ -202,6 +202,10 @@ pub struct Open {
     #[n(6)]
     #[cbor(default)]
     pub is_copy: bool,
+    /// For how long a VMM waits for an answer to a command, in milliseconds, if it does not wait for
+    /// each: then its guest is told in time to send the command again.
+    #[n(7)]
+    pub answer_within_ms: Option<u32>,
 }
 
 /// Consecutive bytes of a host layer in CBOR, at most [`MAX_PART`].

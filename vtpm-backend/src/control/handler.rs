@@ -75,7 +75,7 @@ pub fn handle<E: Engine>(vrot: &mut Vrot<'_, E>, request: Request) -> Reply {
         Request::HashData(data) => result(engine.hash(HashStep::Data(&data))),
         Request::HashEnd => result(engine.hash(HashStep::End)),
         Request::Cancel => {
-            engine.cancel();
+            engine.canceller()();
             words([SUCCESS])
         }
         // The server decides afterwards where it is kept.

@@ -40,7 +40,9 @@ impl Engine for FakeEngine {
         }
     }
 
-    fn cancel(&mut self) {}
+    fn canceller(&self) -> super::Canceller {
+        || {}
+    }
 
     fn buffer_size(&mut self, wanted: Option<u32>) -> BufferSize {
         BufferSize {

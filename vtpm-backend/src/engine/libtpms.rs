@@ -15,7 +15,7 @@ use tpm_wire::{MAX_SIZE, ResponseCode};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::orderly::{Departure, Shutdown};
-use super::{BufferSize, Engine, EngineError, HashStep, StateKind};
+use super::{BufferSize, Canceller, Engine, EngineError, HashStep, StateKind};
 
 /// The process's TPM.
 pub struct Libtpms {
@@ -232,9 +232,11 @@ impl Engine for Libtpms {
         copy
     }
 
-    fn cancel(&mut self) {
-        // SAFETY: no arguments. The library says when there is nothing to cancel.
-        let _ = unsafe { TPMLIB_CancelCommand() };
+    fn canceller(&self) -> Canceller {
+        || {
+            // SAFETY: the library sets a flag, which it looks at in the course of a command.
+            let _ = unsafe { TPMLIB_CancelCommand() };
+        }
     }
 
     fn buffer_size(&mut self, wanted: Option<u32>) -> BufferSize {

@@ -35,8 +35,8 @@ pub trait Engine {
     /// Carries out a command from this locality; always gives a response.
     fn execute(&mut self, command: &[u8], locality: u8) -> Vec<u8>;
 
-    /// Asks the TPM to give up the command it is at.
-    fn cancel(&mut self);
+    /// What asks the TPM to give up the command that it is at, from any thread.
+    fn canceller(&self) -> Canceller;
 
     /// The size of the command and response buffers; `wanted` sets it within its bounds.
     fn buffer_size(&mut self, wanted: Option<u32>) -> BufferSize;
@@ -90,6 +90,9 @@ pub struct BufferSize {
     /// The most it can be.
     pub maximum: u32,
 }
+
+/// Asks a TPM to give up the command that it is at; of no consequence if it is at none.
+pub type Canceller = fn();
 
 /// Why the TPM did not do something other than a command.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]

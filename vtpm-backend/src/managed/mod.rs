@@ -59,6 +59,7 @@ struct OpenVrot {
     generation: u64,
     sealer: Sealer,
     deadline: Duration,
+    answer_within: Option<Duration>,
 }
 
 /// How long a state is waited for.
@@ -260,6 +261,8 @@ impl ManagerLink {
             generation: open.generation,
             sealer,
             deadline: Duration::from_millis(open.durability_deadline_ms.into()),
+            answer_within: (open.answer_within_ms)
+                .map(|milliseconds| Duration::from_millis(milliseconds.into())),
         });
         Ok(state)
     }
@@ -270,6 +273,11 @@ impl ManagerLink {
         sealed
             .inspect_err(|error| tracing::error!(%error, "the volatile state is not kept"))
             .ok()
+    }
+
+    /// For how long a VMM waits for an answer to a command, if it does not wait for each.
+    pub fn answer_within(&self) -> Option<Duration> {
+        self.vrot.as_ref()?.answer_within
     }
 
     /// Whether key and state are here.

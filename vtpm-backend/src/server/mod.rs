@@ -3,6 +3,7 @@
 
 mod aside;
 mod device;
+mod interim;
 mod keeper;
 mod logging;
 mod manager_requests;
@@ -10,6 +11,7 @@ mod peers;
 mod persistence;
 mod polling;
 mod readiness;
+mod slow;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -29,6 +31,7 @@ use vhost_user_tpm::Frontend;
 
 use aside::Brought;
 use device::DeviceSocket;
+use interim::Interim;
 use peers::{Peer, Vmm, has_stalled};
 use polling::Polling;
 use readiness::Ready;
@@ -61,6 +64,9 @@ pub struct Server<E> {
     /// Whether the TPM is on for the manager's commands alone: then nobody has a volatile state in it.
     on_for_manager: bool,
     polling: Polling,
+    interim: Interim,
+    /// Stand-alone: for how long a VMM waits for an answer to a command, if it does not wait for each.
+    answer_within: Option<Duration>,
     termination: Termination,
     ended: bool,
 }
@@ -72,8 +78,8 @@ const STARTUP_CLEAR: [u8; 12] = [0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x44, 0, 0
 
 impl<E: Engine> Server<E> {
     /// A server for this TPM.
-    pub fn new(engine: E, keeper: Keeper, termination: Termination) -> Self {
-        Self {
+    pub fn new(engine: E, keeper: Keeper, termination: Termination) -> io::Result<Self> {
+        Ok(Self {
             engine,
             keeper,
             tickets: Tickets::default(),
@@ -90,9 +96,11 @@ impl<E: Engine> Server<E> {
             stored: None,
             on_for_manager: false,
             polling: Polling::new(),
+            interim: Interim::new()?,
+            answer_within: None,
             termination,
             ended: false,
-        }
+        })
     }
 
     /// Where a VMM attaches, and whose it may be; with a manager, once that has handed over key and
@@ -124,6 +132,17 @@ impl<E: Engine> Server<E> {
     /// started, as a host's firmware would leave it.
     pub fn listen_for_host(&mut self, listener: Listener) {
         self.host_listener = Some(listener);
+    }
+
+    /// Stand-alone: a VMM that waits no longer than this for an answer is told in time that its guest
+    /// has to send the command again.
+    pub fn answer_within(&mut self, patience: Duration) {
+        self.answer_within = Some(patience);
+    }
+
+    /// Starts what answers while the TPM works, with the rights that this thread has.
+    pub fn start_threads(&mut self) -> io::Result<()> {
+        self.interim.start()
     }
 
     /// Where a stand-alone backend's log goes.

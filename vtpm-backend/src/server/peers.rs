@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tpm_wire::length_in_stream;
 
 use super::persistence::Consequence;
+use super::slow::Kept;
 use super::{Keeper, Server};
 use crate::control::{Reply, Request, RequestStream, StateExport, Vrot, handle};
 use crate::engine::Engine;
@@ -16,6 +17,8 @@ pub(super) struct Vmm {
     requests: RequestStream,
     /// Its guest's commands.
     pub(super) data: Option<Connection>,
+    /// The answer to the last of them, if the guest was told to send it again.
+    pub(super) kept: Option<Kept>,
 }
 
 /// The peer that sends commands.
@@ -36,6 +39,7 @@ impl Vmm {
             control,
             requests: RequestStream::default(),
             data: None,
+            kept: None,
         }
     }
 
@@ -104,6 +108,7 @@ impl<E: Engine> Server<E> {
             let consequence = Consequence::of(&request);
             if let Request::Init { .. } = request {
                 self.on_for_manager = false;
+                peer.kept = None;
             }
             if consequence == Consequence::GoesOn {
                 self.go_on();
@@ -123,7 +128,12 @@ impl<E: Engine> Server<E> {
             let (answer, goes_on) = match reply {
                 Reply::Answer(answer) => (answer, true),
                 Reply::AnswerAndEnd(answer) => (answer, false),
-                Reply::TakeDataFd => (take_data_fd(peer), true),
+                Reply::TakeDataFd => {
+                    if let Some(kept) = peer.kept.take() {
+                        self.forget(&kept);
+                    }
+                    (take_data_fd(peer), true)
+                }
             };
             if let Err(error) = peer.control.write(&answer) {
                 tracing::warn!(%error, "the control channel did not take a reply");
@@ -183,8 +193,11 @@ impl<E: Engine> Server<E> {
         if peer == Peer::Host {
             self.start_for_host();
         }
-        let response = self.execute(&command);
-        if let Err(error) = connection.write(&response) {
+        let response = match peer {
+            Peer::Vmm => self.execute_for_guest(&connection, command),
+            Peer::Host => Some(self.execute(&command)),
+        };
+        if let Err(error) = connection.write(&response.unwrap_or_default()) {
             tracing::warn!(%error, ?peer, "a data channel did not take a response");
             return None;
         }

@@ -13,6 +13,7 @@ mod managed;
 mod random_commands;
 mod restarted_manager;
 mod sandbox;
+mod slow_commands;
 mod spawned_backend;
 mod virtio_tpm;
 mod volatile_state;

@@ -163,6 +163,7 @@ pub(crate) fn open(durability_deadline_ms: u32, state: Option<Vec<u8>>) -> Resul
         durability_deadline_ms,
         volatile: None,
         is_copy: false,
+        answer_within_ms: None,
     })
 }
 

@@ -95,6 +95,19 @@ impl Emulator {
         Ok(emulator)
     }
 
+    /// This backend, for a VMM that waits so many milliseconds for an answer.
+    pub(crate) fn ours_answering_within(folder: &Path, milliseconds: u32) -> Result<Self> {
+        Self::start(
+            Command::new(env!("CARGO_BIN_EXE_vtpm-backend"))
+                .arg("--control")
+                .arg(folder.join("ours.sock"))
+                .arg("--state")
+                .arg(folder.join("ours"))
+                .args(["--answer-within-ms", &milliseconds.to_string()]),
+            folder.join("ours.sock"),
+        )
+    }
+
     /// swtpm with a new state.
     pub(crate) fn swtpm(folder: &Path) -> Result<Self> {
         let state = folder.join("swtpm");

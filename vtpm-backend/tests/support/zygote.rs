@@ -119,6 +119,7 @@ impl Zygote {
             durability_deadline_ms: 1,
             volatile: None,
             is_copy: false,
+            answer_within_ms: None,
         };
         send(&mut manager, &ToBackend::Open(open))?;
         ensure!(matches!(receive(&mut manager)?, FromBackend::Opened));

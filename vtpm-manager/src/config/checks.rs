@@ -67,6 +67,18 @@ pub(super) fn check_evidence(per_minute: u32) -> Result<(), String> {
     }
 }
 
+pub(super) fn check_answer_within(milliseconds: Option<u32>) -> Result<(), String> {
+    const SENSIBLE: std::ops::RangeInclusive<u32> = 10..=60_000;
+    match milliseconds {
+        Some(milliseconds) if !SENSIBLE.contains(&milliseconds) => Err(format!(
+            "is {milliseconds}: write {} to {} milliseconds, or leave it out for VMMs that wait",
+            SENSIBLE.start(),
+            SENSIBLE.end()
+        )),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn check_callers(uids: &[u32]) -> Result<(), String> {
     if uids.contains(&u32::MAX) {
         return Err(format!(

@@ -57,6 +57,7 @@ pub(super) struct File {
     pub(super) state_changes_per_second: NonZeroU32,
     #[serde(default = "default_durability_deadline_ms")]
     pub(super) durability_deadline_ms: u32,
+    pub(super) answer_within_ms: Option<u32>,
     #[serde(default)]
     pub(super) vmm_users: Vec<NameOrNumber>,
     #[serde(default = "default_vmm_group")]

@@ -21,7 +21,10 @@ use trust_anchor::AnchorConfig;
 use crate::backend::{UidRange, Vmms};
 
 use anchor::{anchor_policy, bank, policy_selection, selection};
-use checks::{LONGEST_DEADLINE_MS, check_apart, check_callers, check_evidence, check_folder};
+use checks::{
+    LONGEST_DEADLINE_MS, check_answer_within, check_apart, check_callers, check_evidence,
+    check_folder,
+};
 use file::File;
 use renewal::renewal;
 use swtpm::swtpm;
@@ -60,6 +63,9 @@ pub struct Config {
     /// What a guest's command waits for at most until its state is durable, in milliseconds. Then
     /// it is answered anyway, and the vRoT is degraded.
     pub durability_deadline_ms: u32,
+    /// For how long the host's VMMs wait for an answer to a command, in milliseconds, if they do not wait
+    /// for each: then guests are told in time to send the command again.
+    pub answer_within_ms: Option<u32>,
     /// Whose VMMs may attach besides those of root and of the manager's own user.
     pub vmms: Vmms,
     /// When the durable rollback register is written.
@@ -160,11 +166,13 @@ impl Config {
         let known: Vec<u32> = known.flatten().copied().chain(vmms.gid).collect();
         let uids = file.backend_uids.check(&known);
         uids.map_err(refused("backend_uids"))?;
+        check_answer_within(file.answer_within_ms).map_err(refused("answer_within_ms"))?;
         file.pool.check().map_err(refused("pool"))?;
         check_evidence(file.host_evidence_per_minute)
             .map_err(refused("host_evidence_per_minute"))?;
         Ok(Self {
             durability_deadline_ms: milliseconds,
+            answer_within_ms: file.answer_within_ms,
             vmms,
             anchor_policy: anchor_policy(file.anchor_policy, file.checkpoint_interval_s, path)?,
             anchor: AnchorConfig {

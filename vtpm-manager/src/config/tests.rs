@@ -88,6 +88,19 @@ fn a_guest_waits_half_a_second_for_durability_or_as_long_as_its_host_says() -> a
 }
 
 #[test]
+fn a_vmm_waits_for_each_answer_unless_its_host_says_otherwise() -> anyhow::Result<()> {
+    let with = |lines: &str| parse(&format!("tpm = \"device:/dev/tpmrm0\"\n{lines}"));
+    assert_eq!(with("")?.answer_within_ms, None);
+    assert_eq!(with("answer_within_ms = 80")?.answer_within_ms, Some(80));
+    for milliseconds in [0, 9, 60_001] {
+        let refused = with(&format!("answer_within_ms = {milliseconds}"));
+        let said = refused.err().map(|error| error.to_string());
+        assert!(said.is_some_and(|said| said.contains(&milliseconds.to_string())));
+    }
+    Ok(())
+}
+
+#[test]
 fn a_tpm_is_all_that_must_be_configured() -> anyhow::Result<()> {
     let config = parse("tpm = \"device:/dev/tpmrm0\"")?;
     assert_eq!(config.socket, Path::new(api_types::DEFAULT_SOCKET));

@@ -29,6 +29,7 @@ pub(super) struct Launcher {
     guarded: Arc<Guarded>,
     folders: Folders,
     durability_deadline_ms: u32,
+    answer_within_ms: Option<u32>,
 }
 
 /// All backends were released or ended before.
@@ -54,6 +55,7 @@ impl Launcher {
             guarded,
             folders: Folders::new(config),
             durability_deadline_ms: config.durability_deadline_ms,
+            answer_within_ms: config.answer_within_ms,
         }
     }
 
@@ -179,6 +181,7 @@ impl Launcher {
             volatile: None,
             is_copy: false,
             durability_deadline_ms: self.durability_deadline_ms,
+            answer_within_ms: self.answer_within_ms,
         }
     }
 }

@@ -1,0 +1,167 @@
+//! Commands that take long: given up when the VMM says so, and answered in time where it does not
+//! wait.
+
+use std::io::Write;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tpm_wire::{MAX_SIZE, ResponseCode, read_frame};
+
+use crate::support::{Emulator, STARTUP, Vmm, code, command, with_password, words};
+
+const OWNER: u32 = 0x4000_0001;
+const CREATE_PRIMARY: u32 = 0x131;
+const GET_CAPABILITY: u32 = 0x17a;
+const GET_RANDOM: u32 = 0x17b;
+const FLUSH_CONTEXT: u32 = 0x165;
+const CANCEL: u32 = 9;
+/// What Linux waits for before it sends a command again (`tpm_transmit` of its 6.1), in milliseconds.
+const LINUX_WAITS: [u64; 7] = [20, 40, 80, 160, 320, 640, 1280];
+
+#[test]
+fn a_key_generation_is_given_up_at_once_when_the_vmm_says_so() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut emulator = Emulator::ours(folder.path())?;
+    let mut vmm = emulator.attach_and_init()?;
+    ensure!(code(&vmm.execute(&STARTUP)?) == 0);
+    let mut given_up = 0;
+    for number in 0..12 {
+        vmm.data.write_all(&rsa_key(number))?;
+        ensure!(vmm.control(&words(&[CANCEL]), 4)? == [0; 4]);
+        let response = read_frame(&mut vmm.data, MAX_SIZE)?.context("an answer")?;
+        match code(&response) {
+            // A key that was found before the VMM was heard.
+            0 => flush(&mut vmm, &response)?,
+            code if code == ResponseCode::CANCELED.raw() => given_up += 1,
+            code => anyhow::bail!("response code 0x{code:x}"),
+        }
+        // What the TPM went on with meanwhile leaves nothing behind.
+        ensure!(transient_objects(&mut vmm)? == 0);
+    }
+    ensure!(given_up > 0, "{given_up} of 12");
+    let response = vmm.execute(&rsa_key(99))?;
+    ensure!(code(&response) == 0);
+    flush(&mut vmm, &response)
+}
+
+#[test]
+fn a_guest_whose_vmm_does_not_wait_gets_its_key_when_it_asks_again() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut emulator = Emulator::ours_answering_within(folder.path(), 10)?;
+    let mut vmm = emulator.attach_and_init()?;
+    ensure!(code(&patiently(&mut vmm, &STARTUP)?) == 0);
+    let mut told_to_retry = 0;
+    for number in 0..8 {
+        let command = rsa_key(number);
+        let mut response = vmm.execute(&command)?;
+        for wait in LINUX_WAITS {
+            if code(&response) != ResponseCode::RETRY.raw() {
+                break;
+            }
+            ensure!(response.len() == 10, "{} bytes", response.len());
+            told_to_retry += 1;
+            thread::sleep(Duration::from_millis(wait));
+            response = vmm.execute(&command)?;
+        }
+        ensure!(code(&response) == 0, "0x{:x}", code(&response));
+        flush(&mut vmm, &response)?;
+    }
+    ensure!(told_to_retry > 0, "each key was made in 10 ms");
+    Ok(())
+}
+
+#[test]
+fn no_answer_reaches_another_command_than_its_own() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut emulator = Emulator::ours_answering_within(folder.path(), 10)?;
+    let mut vmm = emulator.attach_and_init()?;
+    ensure!(code(&patiently(&mut vmm, &STARTUP)?) == 0);
+    let mut interrupted = 0;
+    for number in 0..12 {
+        let response = vmm.execute(&rsa_key(number))?;
+        if code(&response) == 0 {
+            flush(&mut vmm, &response)?;
+            continue;
+        }
+        // A guest that wants something else now, and sizes tell whose answer it is.
+        ensure!(code(&response) == ResponseCode::RETRY.raw());
+        interrupted += 1;
+        for length in [8, 16] {
+            let random = patiently(&mut vmm, &get_random(length))?;
+            ensure!(code(&random) == 0 && random.len() == 12 + usize::from(length));
+        }
+        ensure!(transient_objects(&mut vmm)? == 0, "the key stayed behind");
+    }
+    ensure!(interrupted > 0, "each key was made in 10 ms");
+    Ok(())
+}
+
+#[test]
+fn a_vmm_that_goes_in_the_middle_of_a_key_leaves_a_tpm_that_works() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut emulator = Emulator::ours_answering_within(folder.path(), 10)?;
+    for number in 0..4 {
+        let mut vmm = emulator.attach_and_init()?;
+        ensure!(code(&patiently(&mut vmm, &STARTUP)?) == 0);
+        ensure!(transient_objects(&mut vmm)? == 0);
+        vmm.data.write_all(&rsa_key(number))?;
+        match number {
+            0 => {}
+            1 => vmm.control.write_all(&words(&[CANCEL]))?,
+            // More than there is room for, and half a command.
+            2 => vmm.data.write_all(&get_random(8).repeat(40))?,
+            _ => vmm.data.write_all(&[0x80, 1, 0, 0, 0, 12, 0])?,
+        }
+    }
+    ensure!(emulator.is_alive()?);
+    Ok(())
+}
+
+/// `TPM2_CreatePrimary` of an RSA-2048 key for decryption that was never made before.
+fn rsa_key(number: u8) -> Vec<u8> {
+    let public = [
+        &[0, 1, 0, 0x0b][..],          // RSA, SHA-256
+        &0x0003_0072u32.to_be_bytes(), // fixedTPM … restricted, decrypt
+        &[0, 0],                       // no policy
+        &[0, 6, 0, 128, 0, 0x43],      // AES-128 in CFB mode
+        &[0, 0x10],                    // no scheme
+        &[8, 0, 0, 0, 0, 0],           // 2048 bits, exponent 65537
+        &[0, 4, 1, 2, 3, number],
+    ]
+    .concat();
+    let size = u16::try_from(public.len())
+        .unwrap_or(u16::MAX)
+        .to_be_bytes();
+    let parameters = [&[0, 4, 0, 0, 0, 0], &size[..], &public, &[0; 6]].concat();
+    with_password(CREATE_PRIMARY, &[OWNER], &parameters)
+}
+
+/// Sends a command until it is answered otherwise than to send it again.
+fn patiently(vmm: &mut Vmm, command: &[u8]) -> Result<Vec<u8>> {
+    loop {
+        let response = vmm.execute(command)?;
+        if code(&response) != ResponseCode::RETRY.raw() {
+            return Ok(response);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn get_random(length: u8) -> Vec<u8> {
+    command(GET_RANDOM, &[0, length])
+}
+
+fn flush(vmm: &mut Vmm, created: &[u8]) -> Result<()> {
+    let handle = created.get(10..14).context("a handle")?;
+    ensure!(code(&vmm.execute(&command(FLUSH_CONTEXT, handle))?) == 0);
+    Ok(())
+}
+
+/// How many objects the TPM has loaded (`TPM_CAP_HANDLES` from 0x80000000 on).
+fn transient_objects(vmm: &mut Vmm) -> Result<u32> {
+    let ask = command(GET_CAPABILITY, &words(&[1, 0x8000_0000, 16]));
+    let response = patiently(vmm, &ask)?;
+    let count = response.get(15..19).context("a count")?;
+    Ok(u32::from_be_bytes(count.try_into()?))
+}
