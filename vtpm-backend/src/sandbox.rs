@@ -75,12 +75,23 @@ pub fn enter(
     transport: Transport,
     threads: impl FnOnce() -> io::Result<()>,
 ) -> Result<(), SandboxError> {
+    enter_and_remove(files, transport, &[], threads)
+}
+
+/// The same, but for these files, sockets and the like, which the process removes when it ends: for
+/// that it may remove files of their folders.
+pub fn enter_and_remove(
+    files: Files<'_>,
+    transport: Transport,
+    removed: &[&Path],
+    threads: impl FnOnce() -> io::Result<()>,
+) -> Result<(), SandboxError> {
     let setting = |setting| move |source| SandboxError::Setting { setting, source };
     give_up_capabilities()?;
     prctl::set_no_new_privs().map_err(setting("no new privileges"))?;
     prctl::set_dumpable(false).map_err(setting("no core dumps, no tracing"))?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(setting("no core dumps"))?;
-    restrict_files(files)?;
+    restrict_files(files, removed)?;
     // They have no more rights than this one from their start, and get the same filter.
     closing::start()
         .and_then(|()| threads())
@@ -90,11 +101,18 @@ pub fn enter(
     Ok(())
 }
 
-fn restrict_files(files: Files<'_>) -> Result<(), SandboxError> {
+fn restrict_files(files: Files<'_>, removed: &[&Path]) -> Result<(), SandboxError> {
     let abi = ABI::V3;
-    let ruleset = Ruleset::default()
+    let mut ruleset = Ruleset::default()
         .handle_access(AccessFs::from_all(abi))?
         .create()?;
+    for path in removed {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(folder)?, AccessFs::RemoveFile))?;
+    }
     let status = match files {
         Files::None | Files::Open => ruleset.restrict_self()?,
         Files::Folder(folder) => ruleset

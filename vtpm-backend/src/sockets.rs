@@ -26,11 +26,22 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::closing::Foreign;
 use locked_memory::append;
 
-/// A listening socket that removes its file when it ends.
+/// A listening socket that removes its file, if it has one, when it ends.
 #[derive(Debug)]
 pub struct Listener {
-    listener: UnixListener,
-    path: PathBuf,
+    socket: OwnedFd,
+    path: Option<PathBuf>,
+}
+
+/// Whose a socket's file is, and what its permissions are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketFile {
+    /// Permissions.
+    pub mode: u32,
+    /// Its user, if not this process's.
+    pub uid: Option<u32>,
+    /// Its group, if not this process's.
+    pub gid: Option<u32>,
 }
 
 /// A connection, with the bytes that have arrived and are not used up.
@@ -92,37 +103,60 @@ pub const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 impl Listener {
     /// Listens at `path`, for this user alone. A socket that a dead process left is replaced.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        match fs::symlink_metadata(path) {
-            Ok(found) if found.file_type().is_socket() => {
-                if UnixStream::connect(path).is_ok() {
-                    return Err(io::Error::new(
-                        io::ErrorKind::AddrInUse,
-                        "another process listens there",
-                    ));
-                }
-                fs::remove_file(path)?;
-            }
-            Ok(_) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::AlreadyExists,
-                    "a file that is no socket is there",
-                ));
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        let listener = UnixListener::bind(path)?;
+        remove_what_a_dead_process_left(path)?;
+        let listener = Self::over(UnixListener::bind(path)?.into(), Some(path))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        listener.set_nonblocking(true)?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-        })
+        Ok(listener)
+    }
+
+    /// The same for others as well. The file has its permissions from its first moment, and a symbolic
+    /// link that took its place meanwhile is not followed. Only for a process with one thread: the
+    /// permissions of files that another one creates at the same time would be others.
+    pub fn bind_for(path: &Path, file: SocketFile) -> io::Result<Self> {
+        use nix::sys::stat::{Mode, umask};
+        use nix::unistd::{Gid, Uid, fchownat};
+        remove_what_a_dead_process_left(path)?;
+        let before = umask(Mode::from_bits_truncate(!file.mode & 0o777));
+        let bound = UnixListener::bind(path);
+        umask(before);
+        let listener = Self::over(bound?.into(), Some(path))?;
+        if file.uid.is_some() || file.gid.is_some() {
+            let (uid, gid) = (file.uid.map(Uid::from_raw), file.gid.map(Gid::from_raw));
+            let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+            fchownat(nix::fcntl::AT_FDCWD, path, uid, gid, flags)?;
+        }
+        Ok(listener)
+    }
+
+    /// Listens at an address of the network.
+    pub fn bind_tcp(address: std::net::SocketAddr) -> io::Result<Self> {
+        Self::over(std::net::TcpListener::bind(address)?.into(), None)
+    }
+
+    /// Takes over a socket that listens already, as a parent process gave it; its file, if it has one,
+    /// is the parent's.
+    pub fn given(socket: OwnedFd) -> io::Result<Self> {
+        if socket_type(&socket)? != SocketType::STREAM || !socket_acceptconn(&socket)? {
+            let error = "it is no socket that listens for streams";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
+        Self::over(socket, None)
+    }
+
+    fn over(socket: OwnedFd, path: Option<&Path>) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        let path = path.map(Path::to_owned);
+        Ok(Self { socket, path })
+    }
+
+    /// Its file.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// The next client, if one waits.
-    pub fn accept(&self) -> Option<UnixStream> {
-        self.listener.accept().ok().map(|(stream, _)| stream)
+    pub fn accept(&self) -> Option<OwnedFd> {
+        rustix::net::accept_with(&self.socket, rustix::net::SocketFlags::CLOEXEC).ok()
     }
 
     /// Waits until a client dials or the deadline passes.
@@ -133,20 +167,42 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn remove_what_a_dead_process_left(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {
+            if UnixStream::connect(path).is_ok() {
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    "another process listens there",
+                ));
+            }
+            fs::remove_file(path)
+        }
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "a file that is no socket is there",
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+        self.socket.as_fd()
     }
 }
 
 impl Connection {
     /// Takes over a stream that was accepted here.
-    pub fn new(stream: UnixStream) -> Self {
-        Self::over(OwnedFd::from(stream).into())
+    pub fn new(stream: impl Into<OwnedFd>) -> Self {
+        Self::over(stream.into().into())
     }
 
     /// Takes over a stream that another process handed over, if it is one.

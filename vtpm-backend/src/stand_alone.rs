@@ -13,6 +13,9 @@ use zeroize::Zeroizing;
 use crate::control::SwtpmExport;
 use crate::engine::StateKind;
 
+/// 10 ms apart: the process that a VM leaves gives the place free when the VM was carried over.
+const CLAIM_RETRIES: u32 = 50;
+
 /// One vRoT's state on the disk.
 #[derive(Debug)]
 pub struct LocalState {
@@ -24,6 +27,29 @@ pub struct LocalState {
     /// Whether the last attempt to write failed.
     failing: bool,
     has_volatile: bool,
+    hold: Hold,
+    /// Whether the place is given free when a VMM has taken all of the state.
+    leaves_with_vm: bool,
+}
+
+/// Whose the place is. Another host may use the same one while a VM moves there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// Ours: it is locked, or whoever made it looks after that.
+    Ours,
+    /// Still another process's; its state was not looked at.
+    Awaited,
+    /// Another process's from now on. The state is with the VM.
+    GivenFree,
+}
+
+/// Whether the place may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It is ours as before.
+    Ours,
+    /// It is ours from now on, and its state was not loaded yet.
+    New,
 }
 
 impl LocalState {
@@ -36,7 +62,46 @@ impl LocalState {
             unsaved: BTreeMap::new(),
             failing: false,
             has_volatile,
+            hold: Hold::Ours,
+            leaves_with_vm: false,
         })
+    }
+
+    /// The place is still another process's: it is locked, and what lies there loaded, once the VM arrives.
+    pub fn lock_later(&mut self) {
+        self.hold = Hold::Awaited;
+    }
+
+    /// The place is given free once a VMM has taken all of the state.
+    pub fn unlock_when_given_away(&mut self) {
+        self.leaves_with_vm = true;
+    }
+
+    /// Makes sure that the place is ours, before the TPM does anything.
+    pub fn claim(&mut self) -> Result<Claim, StoreError> {
+        let before = self.hold;
+        if before == Hold::Ours {
+            return Ok(Claim::Ours);
+        }
+        self.store.lock(CLAIM_RETRIES)?;
+        self.has_volatile = self.store.size(StateKind::Volatile)?.is_some();
+        self.hold = Hold::Ours;
+        Ok(match before {
+            Hold::Awaited => Claim::New,
+            Hold::Ours | Hold::GivenFree => Claim::Ours,
+        })
+    }
+
+    /// A VMM has taken all of the state: the place is given free, if it is to be. What is not written
+    /// yet stays ours.
+    pub fn given_away(&mut self) {
+        if !self.leaves_with_vm || self.hold != Hold::Ours || self.has_unsaved() {
+            return;
+        }
+        match self.store.unlock() {
+            Ok(()) => self.hold = Hold::GivenFree,
+            Err(error) => tracing::error!(%error, "the state stays locked"),
+        }
     }
 
     /// A part of the state as it was last saved; `None` in a new place.
@@ -66,6 +131,10 @@ impl LocalState {
 
     /// The same, but leaves the writing to [`retry`](Self::retry), which has to follow.
     pub fn note(&mut self, kind: StateKind, state: Option<Zeroizing<Vec<u8>>>) {
+        // Nothing of it is ours to write, an orderly end of this TPM least of all.
+        if self.hold != Hold::Ours {
+            return;
+        }
         let is_there_anyway = kind == StateKind::Volatile && !self.has_volatile;
         if state.is_none() && is_there_anyway {
             self.unsaved.remove(&kind);

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
 use nix::libc::{O_NOCTTY, O_NONBLOCK};
+use printable::printable_json;
 use rustix::net::SendFlags;
 
 use super::line::Line;
@@ -17,6 +18,8 @@ pub struct Stderr {
     to: To,
     /// Whether the last line was written in part.
     torn: bool,
+    /// What every line begins with.
+    prefix: String,
 }
 
 #[derive(Debug)]
@@ -37,6 +40,7 @@ impl Stderr {
         Self {
             to: To::Waiting(file),
             torn: false,
+            prefix: String::new(),
         }
     }
 
@@ -45,6 +49,7 @@ impl Stderr {
         Self {
             to: To::Nowhere,
             torn: false,
+            prefix: String::new(),
         }
     }
 
@@ -64,14 +69,24 @@ impl Stderr {
         } else {
             To::AtOnce(file)
         };
-        Ok(Self { to, torn: false })
+        Ok(Self {
+            to,
+            torn: false,
+            prefix: String::new(),
+        })
+    }
+
+    /// The same, with something that every line begins with.
+    pub fn with_prefix(mut self, prefix: &str) -> Self {
+        self.prefix = printable_json(prefix);
+        self
     }
 
     /// Writes a line.
     pub fn write(&mut self, line: &Line) -> Passed {
         // What is left of a line that could not be written as a whole ends here.
         let begin = if self.torn { "\n" } else { "" };
-        let whole = format!("{begin}{}\n", line.text);
+        let whole = format!("{begin}{}{}\n", self.prefix, line.text);
         let mut rest = whole.as_bytes();
         while !rest.is_empty() {
             match self.to.write(rest) {

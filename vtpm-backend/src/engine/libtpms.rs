@@ -21,6 +21,8 @@ use super::{BufferSize, Canceller, Engine, EngineError, HashStep, StateKind};
 pub struct Libtpms {
     on: bool,
     departure: Departure,
+    /// Whether a TPM that its guest did not shut down is shut down before it loses power.
+    shuts_down: bool,
     /// The volatile state of a TPM that lost power without being shut down, because that state had
     /// been given away; and how it is to be shut down if no VMM goes on from that state.
     abandoned: Option<(Zeroizing<Vec<u8>>, Shutdown)>,
@@ -70,6 +72,7 @@ impl Libtpms {
         let mut tpm = Self {
             on: false,
             departure: Departure::SWITCHED_ON,
+            shuts_down: true,
             abandoned: None,
             buffer_size: BufferSize {
                 current: 0,
@@ -82,6 +85,12 @@ impl Libtpms {
         };
         tpm.buffer_size(None);
         Ok(tpm)
+    }
+
+    /// From now on a TPM loses power as its guest left it: one that was not shut down may count that as
+    /// a failed authorization.
+    pub fn leave_shutting_down_to_guests(&mut self) {
+        self.shuts_down = false;
     }
 
     fn switch_on(&mut self) -> Result<(), EngineError> {
@@ -106,7 +115,7 @@ impl Libtpms {
 
     /// Has a TPM that is on prepare for the loss of power.
     fn shut_down(&mut self) {
-        let Some(shutdown) = self.departure.owed() else {
+        let Some(shutdown) = self.departure.owed().filter(|_| self.shuts_down) else {
             return;
         };
         for kind in [shutdown, Shutdown::Clear] {

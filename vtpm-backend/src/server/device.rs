@@ -69,7 +69,7 @@ impl<E: Engine> Server<E> {
             tracing::warn!("a second VMM was turned away: one is attached");
             return;
         }
-        if let Err(error) = device.frontend.connect(stream) {
+        if let Err(error) = device.frontend.connect(stream.into()) {
             tracing::warn!(%error, "a VMM's connection is not taken");
         }
         self.note_attachment();

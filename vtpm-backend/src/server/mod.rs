@@ -2,6 +2,7 @@
 //! after the other, so that the engine never sees two at once.
 
 mod aside;
+mod caller;
 mod device;
 mod interim;
 mod keeper;
@@ -36,6 +37,7 @@ use peers::{Peer, Vmm, has_stalled};
 use polling::Polling;
 use readiness::Ready;
 
+pub use caller::{Admission, Ending, Startup};
 pub use keeper::Keeper;
 pub use persistence::load_state;
 
@@ -46,13 +48,16 @@ pub struct Server<E> {
     tickets: Tickets,
     locality: u8,
     control_listener: Option<Listener>,
-    admission: VmmAdmission,
+    admission: Admission,
+    ending: Ending,
     vmm: Option<Vmm>,
     /// Where a VMM connects that shares its guest's memory.
     device: Option<DeviceSocket>,
     host_listener: Option<Listener>,
     /// The commands of a tool on the host.
     host: Option<Connection>,
+    /// Whether such a tool finds the TPM started.
+    starts_for_host: bool,
     /// While the manager has everybody else wait: until when, at the latest.
     held_until: Option<Instant>,
     /// Where the log goes, unless the manager gets it.
@@ -85,11 +90,13 @@ impl<E: Engine> Server<E> {
             tickets: Tickets::default(),
             locality: 0,
             control_listener: None,
-            admission: VmmAdmission::default(),
+            admission: Admission::Users(VmmAdmission::default()),
+            ending: Ending::default(),
             vmm: None,
             device: None,
             host_listener: None,
             host: None,
+            starts_for_host: true,
             held_until: None,
             stderr: None,
             brought: Brought::Nothing,
@@ -110,10 +117,10 @@ impl<E: Engine> Server<E> {
         self.admit(admission);
     }
 
-    fn admit(&mut self, admission: VmmAdmission) {
-        self.admission = admission;
+    fn admit(&mut self, mut admission: VmmAdmission) {
         // That of the manager, where the backend becomes another one.
-        self.admission.uids.push(nix::unistd::geteuid().as_raw());
+        admission.uids.push(nix::unistd::geteuid().as_raw());
+        self.admission = Admission::Users(admission);
     }
 
     /// Where a VMM connects that shares its guest's memory, for this device. Whose it may be is as
@@ -182,9 +189,11 @@ impl<E: Engine> Server<E> {
                 && let Some(connection) = self.vmm.as_mut().and_then(|vmm| vmm.data.take())
             {
                 let connection = self.serve_command(connection, Peer::Vmm);
+                let is_gone = connection.is_none();
                 if let Some(vmm) = &mut self.vmm {
                     vmm.data = connection;
                 }
+                self.end_without_data(is_gone);
             }
             if ready.device_connection {
                 self.serve_device_connection();
@@ -196,6 +205,7 @@ impl<E: Engine> Server<E> {
                 && let Some(connection) = self.host.take()
             {
                 self.host = self.serve_command(connection, Peer::Host);
+                self.end_without_data(self.host.is_none());
             }
             // After the connections: one that has ended makes room for the next.
             if ready.control_listener {
@@ -293,25 +303,12 @@ impl<E: Engine> Server<E> {
         self.note_attachment();
     }
 
-    /// Whether the process at the other end may be this VM's VMM.
-    fn admits(&self, uid: io::Result<u32>) -> bool {
-        match uid {
-            Ok(uid) if self.admission.admits(uid) => true,
-            other => {
-                tracing::warn!(
-                    ?other,
-                    "a process of another user was refused at the VMM's socket"
-                );
-                false
-            }
-        }
-    }
-
     /// The VMM is gone, and its data channel with it: however it ended.
     fn detach_vmm(&mut self) {
-        self.vmm = None;
+        let had_data = self.vmm.take().is_some_and(|vmm| vmm.data.is_some());
         self.detached();
         self.note_attachment();
+        self.end_without_control(had_data);
     }
 
     fn accept_host(&mut self) {

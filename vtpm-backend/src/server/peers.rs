@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tpm_wire::length_in_stream;
+use tpm_wire::{ResponseCode, length_in_stream};
 
+use super::caller::asks_for_last_part;
 use super::persistence::Consequence;
 use super::slow::Kept;
 use super::{Keeper, Server};
@@ -105,6 +106,15 @@ impl<E: Engine> Server<E> {
                 }
             };
             tracing::debug!(?request, "control");
+            if !self.claim_state_for(&request) {
+                let refused = peer.control.write(&[0, 0, 0, 9]);
+                tracing::warn!(
+                    ?refused,
+                    "a request was refused: the state is another process's"
+                );
+                continue;
+            }
+            let is_last_part = asks_for_last_part(&request);
             let consequence = Consequence::of(&request);
             if let Request::Init { .. } = request {
                 self.on_for_manager = false;
@@ -139,7 +149,9 @@ impl<E: Engine> Server<E> {
                 tracing::warn!(%error, "the control channel did not take a reply");
                 return false;
             }
+            self.note_given_away(is_last_part);
             if !goes_on {
+                self.end_after_shutdown();
                 return false;
             }
             if began.elapsed() > PATIENCE {
@@ -190,10 +202,11 @@ impl<E: Engine> Server<E> {
         );
         connection.consume(length);
         self.on_for_manager = false;
-        if peer == Peer::Host {
+        if peer == Peer::Host && self.starts_for_host {
             self.start_for_host();
         }
         let response = match peer {
+            _ if !self.claim_state() => Some(ResponseCode::FAILURE.response()),
             Peer::Vmm => self.execute_for_guest(&connection, command),
             Peer::Host => Some(self.execute(&command)),
         };
