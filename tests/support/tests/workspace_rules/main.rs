@@ -65,6 +65,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("backend-link", &["locked-memory"]),
     ("swtpm-state", &["locked-memory"]),
+    (
+        "swtpm-drop-in",
+        &[
+            "backend-link",
+            "bounded-file",
+            "program-output",
+            "swtpm-state",
+            "tpm-wire",
+            "vtpm-backend",
+        ],
+    ),
     ("vhost-user-tpm", &["tpm-wire"]),
     (
         "vtpmctl",
