@@ -139,10 +139,10 @@ mod tests {
     #[test]
     fn a_message_arrives_whole_with_its_descriptor_and_an_end_is_an_end() -> anyhow::Result<()> {
         let (one, other) = pair()?;
-        one.send(&ToManager::Check, Some(File::open("/dev/null")?.as_fd()))?;
+        one.send(&ToManager::Written, Some(File::open("/dev/null")?.as_fd()))?;
         one.send(&ToManager::Attach, None)?;
         let first = other.receive()?.unwrap_or_else(|| unreachable!("sent"));
-        assert_eq!(first.message::<ToManager>()?, ToManager::Check);
+        assert_eq!(first.message::<ToManager>()?, ToManager::Written);
         assert!(first.descriptor.is_some());
         let second = other.receive()?.unwrap_or_else(|| unreachable!("sent"));
         assert_eq!(second.message::<ToManager>()?, ToManager::Attach);

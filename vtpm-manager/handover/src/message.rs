@@ -3,35 +3,86 @@
 
 use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode};
+use sha2::{Digest, Sha256};
 
 /// To the manager. The first message of a connection says what it is for.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum ToManager {
     /// Makes a vRoT for a folder that has none. The folder comes along.
     #[n(0)]
-    SetUp(#[n(0)] Wanted),
+    SetUp {
+        /// What vRoT.
+        #[n(0)]
+        wanted: Wanted,
+        /// See [`Lock`].
+        #[n(1)]
+        lock: Option<Lock>,
+    },
     /// The file that [`ToManager::SetUp`] or [`ToManager::Replace`] was answered with lies in the
     /// folder. It comes along.
     #[n(1)]
     Written,
     /// Asks whether the folder's file is the one that the manager knows. It comes along.
     #[n(2)]
-    Check,
+    Check {
+        /// See [`Lock`].
+        #[n(0)]
+        lock: Option<Lock>,
+    },
     /// Deletes the vRoT of a folder, whose file comes along, and makes another one for it.
     #[n(3)]
-    Replace(#[n(0)] Wanted),
+    Replace {
+        /// What vRoT.
+        #[n(0)]
+        wanted: Wanted,
+        /// See [`Lock`].
+        #[n(1)]
+        lock: Option<Lock>,
+    },
     /// Starts the vRoT of a folder, whose file comes along. It runs as long as this connection lasts.
     #[n(4)]
-    Start,
+    Start {
+        /// See [`Lock`].
+        #[n(0)]
+        lock: Option<Lock>,
+    },
     /// The same after the manager was restarted: the vRoT runs, and its VM goes on.
     #[n(5)]
-    Rejoin,
+    Rejoin {
+        /// See [`Lock`].
+        #[n(0)]
+        lock: Option<Lock>,
+    },
     /// After [`ToManager::Start`]: a VMM wants to attach.
     #[n(6)]
     Attach,
     /// After [`ToManager::Start`]: stops the vRoT.
     #[n(7)]
     Stop,
+}
+
+/// SHA-256 value of the secret that the launcher gave, where it gives one: without it, the folder's
+/// file starts nothing. The state does not depend on it.
+#[derive(Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Lock(#[n(0)] ByteArray<32>);
+
+impl Lock {
+    /// Of this secret.
+    pub fn of(secret: &[u8]) -> Self {
+        Self(<[u8; 32]>::from(Sha256::digest(secret)).into())
+    }
+
+    /// The value.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Lock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lock")
+    }
 }
 
 /// What vRoT is to be made.
@@ -119,10 +170,18 @@ mod tests {
             name: Some("web".to_owned()),
             unasked: false,
         };
-        let bytes = minicbor::to_vec(ToManager::SetUp(wanted)).unwrap_or_default();
+        let lock = None;
+        let bytes = minicbor::to_vec(ToManager::SetUp { wanted, lock }).unwrap_or_default();
         assert_eq!(
             hex::encode(bytes),
             "820081a3005007070707070707070707070707070707016377656202f4"
+        );
+        let lock = Some(Lock::of(b"secret"));
+        let bytes = minicbor::to_vec(ToManager::Start { lock }).unwrap_or_default();
+        assert_eq!(
+            hex::encode(bytes),
+            "8204815820\
+             2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"
         );
         let bytes = minicbor::to_vec(FromManager::Stopped).unwrap_or_default();
         assert_eq!(hex::encode(bytes), "820480");

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::channel::Channel;
 use crate::error::HandoverError;
 use crate::folder_file::{NAME, has, open_folder, open_in, write_in};
-use crate::message::{FromManager, Named, ToManager, Wanted};
+use crate::message::{FromManager, Lock, Named, ToManager, Wanted};
 
 /// What is to be set up.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Order {
     pub vm: Option<Uuid>,
     /// What people call the VM.
     pub name: Option<String>,
+    /// Of the secret that the launcher gives, if it does.
+    pub lock: Option<Lock>,
 }
 
 /// What becomes of a vRoT that the folder has.
@@ -63,12 +65,13 @@ pub fn set_up(socket: &Path, folder: &Path, order: &Order) -> Result<Vrot, Hando
         unasked: false,
     };
     let opened = Folder::open(folder)?;
-    let _lock = opened.lock()?;
+    let lock = order.lock;
+    let _held = opened.hold()?;
     match (opened.file()?, order.existing) {
-        (None, _) => make(socket, &opened, wanted),
-        (Some(file), Existing::Keep) => check(socket, &file),
+        (None, _) => make(socket, &opened, wanted, lock),
+        (Some(file), Existing::Keep) => check(socket, &file, lock),
         (Some(file), Existing::Replace) => {
-            let order = ToManager::Replace(wanted);
+            let order = ToManager::Replace { wanted, lock };
             made(socket, &opened, &order, file.as_fd())
         }
         (Some(_), Existing::Refuse) => Err(HandoverError::Refused {
@@ -82,36 +85,46 @@ pub fn set_up(socket: &Path, folder: &Path, order: &Order) -> Result<Vrot, Hando
 }
 
 /// The file of a folder whose vRoT is about to be started. A folder that never had one gets one.
-pub(crate) fn file_to_start(socket: &Path, folder: &Path) -> Result<File, HandoverError> {
+pub(crate) fn file_to_start(
+    socket: &Path,
+    folder: &Path,
+    lock: Option<Lock>,
+) -> Result<File, HandoverError> {
     let opened = Folder::open(folder)?;
     if let Some(file) = opened.file()? {
         return Ok(file);
     }
-    let _lock = opened.lock()?;
+    let _held = opened.hold()?;
     let wanted = Wanted {
         vm: None,
         name: None,
         unasked: true,
     };
-    make(socket, &opened, wanted)?;
+    make(socket, &opened, wanted, lock)?;
     let made = opened.file()?;
     made.ok_or_else(|| opened.unusable(io::ErrorKind::NotFound.into()))
 }
 
 /// The vRoT of a folder's file, if the manager knows it as that.
-pub fn check(socket: &Path, file: &File) -> Result<Vrot, HandoverError> {
-    let (_, answer) = first(socket, &ToManager::Check, Some(file.as_fd()))?;
+pub fn check(socket: &Path, file: &File, lock: Option<Lock>) -> Result<Vrot, HandoverError> {
+    let (_, answer) = first(socket, &ToManager::Check { lock }, Some(file.as_fd()))?;
     known(answer).map(|named| vrot(&named, false))
 }
 
-fn make(socket: &Path, folder: &Folder<'_>, wanted: Wanted) -> Result<Vrot, HandoverError> {
+fn make(
+    socket: &Path,
+    folder: &Folder<'_>,
+    wanted: Wanted,
+    lock: Option<Lock>,
+) -> Result<Vrot, HandoverError> {
     if let Some(file) = PLAIN_STATE.into_iter().find(|name| has(&folder.fd, name)) {
         return Err(HandoverError::PlainState {
             path: folder.path.to_owned(),
             file,
         });
     }
-    made(socket, folder, &ToManager::SetUp(wanted), folder.fd.as_fd())
+    let order = ToManager::SetUp { wanted, lock };
+    made(socket, folder, &order, folder.fd.as_fd())
 }
 
 fn made(
@@ -229,7 +242,7 @@ impl<'p> Folder<'p> {
     }
 
     /// Two programs never write the file at a time.
-    fn lock(&self) -> Result<Flock<OwnedFd>, HandoverError> {
+    fn hold(&self) -> Result<Flock<OwnedFd>, HandoverError> {
         let fd = self.fd.try_clone();
         let fd = fd.map_err(|source| self.unusable(source))?;
         Flock::lock(fd, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {

@@ -19,7 +19,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::channel::Channel;
 use crate::error::HandoverError;
-use crate::message::{FromManager, ToManager};
+use crate::message::{FromManager, Lock, ToManager};
 use crate::relay::{Passed, Relay};
 use crate::set_up::{Vrot, connect, file_to_start, first, known, unexpected, vrot};
 
@@ -29,6 +29,7 @@ pub struct StandIn {
     socket: PathBuf,
     /// Names the vRoT to the next manager, too.
     file: File,
+    lock: Option<Lock>,
     line: Option<Channel>,
     /// Whether the manager at the other end has said that the vRoT runs.
     has_joined: bool,
@@ -88,13 +89,15 @@ struct Serving {
 
 impl StandIn {
     /// Has the manager start the vRoT of a folder. A folder that never had one gets one.
-    pub fn start(socket: &Path, folder: &Path) -> Result<Self, HandoverError> {
-        let file = file_to_start(socket, folder)?;
-        let (line, answer) = first(socket, &ToManager::Start, Some(file.as_fd()))?;
+    /// `lock` is of the secret that the launcher gives, if it does.
+    pub fn start(socket: &Path, folder: &Path, lock: Option<Lock>) -> Result<Self, HandoverError> {
+        let file = file_to_start(socket, folder, lock)?;
+        let (line, answer) = first(socket, &ToManager::Start { lock }, Some(file.as_fd()))?;
         let vrot = vrot(&known(answer)?, false);
         Ok(Self {
             socket: socket.to_owned(),
             file,
+            lock,
             line: Some(line),
             has_joined: true,
             vrot,
@@ -216,7 +219,10 @@ impl StandIn {
         let Ok(line) = connect(&self.socket) else {
             return;
         };
-        let sent = line.send(&ToManager::Rejoin, Some(self.file.as_fd()));
+        let sent = line.send(
+            &ToManager::Rejoin { lock: self.lock },
+            Some(self.file.as_fd()),
+        );
         self.line = sent.is_ok().then_some(line);
     }
 

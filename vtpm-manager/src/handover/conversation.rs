@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::WithCauses;
-use cert_chain::{Digest32, VmId, VrotId};
+use cert_chain::{VmId, VrotId};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use vrot_handover::folder_file::FolderFile;
-use vrot_handover::message::{FromManager, Named, ToManager, Wanted};
+use vrot_handover::message::{FromManager, Lock, Named, ToManager, Wanted};
 
 use super::Handover;
 use super::claims::Claim;
@@ -114,26 +114,26 @@ impl Conversation {
         let Some((message, descriptor)) = self.hear().await? else {
             return Ok(());
         };
-        self.rejoins = message == ToManager::Rejoin;
+        self.rejoins = matches!(message, ToManager::Rejoin { .. });
         let ready = self.handover.manager.ready().await;
         ready.map_err(FolderError::from)?;
         match message {
-            ToManager::SetUp(wanted) => {
+            ToManager::SetUp { wanted, lock } => {
                 let path = presented::folder(descriptor, self.uid)?;
-                self.set_up(path, wanted, None).await
+                self.set_up(path, wanted, lock, None).await
             }
-            ToManager::Replace(wanted) => {
-                let old = self.presented(descriptor).await?;
+            ToManager::Replace { wanted, lock } => {
+                let old = self.presented(descriptor, lock).await?;
                 let path = old.path.clone();
-                self.set_up(path, wanted, Some(old)).await
+                self.set_up(path, wanted, lock, Some(old)).await
             }
-            ToManager::Check => {
-                let file = self.presented(descriptor).await?;
+            ToManager::Check { lock } => {
+                let file = self.presented(descriptor, lock).await?;
                 let vrot = self.handover.manager.fleet().of_folder(&file)?;
                 self.say(&FromManager::Known(named(&vrot))).await
             }
-            ToManager::Start => {
-                let file = self.presented(descriptor).await?;
+            ToManager::Start { lock } => {
+                let file = self.presented(descriptor, lock).await?;
                 let claim = self.claim_in_turn(file.vrot).await?;
                 let started = transition(&self.handover.manager, |manager| async move {
                     Ok(manager.fleet().start_folder(&file).await)
@@ -141,8 +141,8 @@ impl Conversation {
                 let vrot = started.await.map_err(FolderError::from)??;
                 self.stand_for(vrot, claim, ending).await
             }
-            ToManager::Rejoin => {
-                let file = self.presented(descriptor).await?;
+            ToManager::Rejoin { lock } => {
+                let file = self.presented(descriptor, lock).await?;
                 let vrot = self.handover.manager.fleet().rejoin_folder(&file)?;
                 let claim = self.handover.attended.claim(file.vrot);
                 let claim = claim.ok_or(Failure::Attended { vrot: file.vrot })?;
@@ -167,9 +167,13 @@ impl Conversation {
     }
 
     /// On a thread where it may block: the file system is the caller's.
-    async fn presented(&self, descriptor: Option<OwnedFd>) -> Result<Presented, Failure> {
+    async fn presented(
+        &self,
+        descriptor: Option<OwnedFd>,
+        lock: Option<Lock>,
+    ) -> Result<Presented, Failure> {
         let uid = self.uid;
-        let looked = tokio::task::spawn_blocking(move || presented::file(descriptor, uid));
+        let looked = tokio::task::spawn_blocking(move || presented::file(descriptor, lock, uid));
         let looked = timeout(PATIENCE, looked).await.map_err(|_| Failure::Late)?;
         let looked = looked.map_err(|source| FolderError::from(ManagerError::Task { source }))?;
         Ok(looked?)
@@ -180,6 +184,7 @@ impl Conversation {
         &self,
         path: String,
         wanted: Wanted,
+        lock: Option<Lock>,
         old: Option<Presented>,
     ) -> Result<(), Failure> {
         let handover = &self.handover;
@@ -195,7 +200,7 @@ impl Conversation {
             // Names of VMs that are none of ours have no other use than to be read.
             name: wanted.name.and_then(|name| name.parse().ok()),
             tenant: swtpm.tenant.clone(),
-            token: Digest32::of(token.as_bytes()),
+            token: presented::digest(&token, lock),
             unasked: wanted.unasked,
             vanished: swtpm.vanished,
         };
@@ -220,7 +225,7 @@ impl Conversation {
         let Some((ToManager::Written, descriptor)) = self.hear().await? else {
             return Err(Failure::Unexpected);
         };
-        let written = self.presented(descriptor).await?;
+        let written = self.presented(descriptor, lock).await?;
         let bound = transition(&handover.manager, |manager| async move {
             Ok(manager.fleet().bind_folder(&written).await)
         });

@@ -9,6 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use cert_chain::{Digest32, VrotId};
 use vrot_handover::folder_file::{FolderFile, FolderFileError, NAME};
+use vrot_handover::message::Lock;
 
 use crate::manager::Presented;
 use crate::vrot::FileIdentity;
@@ -70,7 +71,11 @@ pub(super) fn folder(descriptor: Option<OwnedFd>, caller: u32) -> Result<String,
 }
 
 /// What the file of a folder says, and which file it is. Blocks as long as its file system does.
-pub(super) fn file(descriptor: Option<OwnedFd>, caller: u32) -> Result<Presented, PresentedError> {
+pub(super) fn file(
+    descriptor: Option<OwnedFd>,
+    lock: Option<Lock>,
+    caller: u32,
+) -> Result<Presented, PresentedError> {
     let file = File::from(descriptor.ok_or(PresentedError::Missing)?);
     let (found, path) = (file.metadata()?, path_of(&file)?);
     let unfit = |what, remedy: String| {
@@ -101,13 +106,21 @@ pub(super) fn file(descriptor: Option<OwnedFd>, caller: u32) -> Result<Presented
     Ok(Presented {
         vrot: VrotId::from_uuid(said.vrot),
         host: said.host,
-        token: Digest32::of(said.token.as_bytes()),
+        token: digest(&said.token, lock),
         path: folder.unwrap_or(&path).to_owned(),
         file: FileIdentity {
             inode: found.ino(),
             born: born.and_then(|age| u64::try_from(age.as_nanos()).ok()),
         },
     })
+}
+
+/// What the record holds of a token, and of the lock beside it. The token is long and random: with the
+/// record alone, nobody guesses at the launcher's secret.
+pub(super) fn digest(token: &str, lock: Option<Lock>) -> Digest32 {
+    let lock = lock.as_ref().map(Lock::as_bytes);
+    let lock = lock.map(<[u8; 32]>::as_slice).unwrap_or_default();
+    Digest32::of(&[token.as_bytes(), &[0], lock].concat())
 }
 
 /// Where the kernel says that it is, for people and for the record.

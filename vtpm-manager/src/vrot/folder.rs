@@ -11,7 +11,8 @@ use minicbor::{Decode, Encode};
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct FolderBinding {
-    /// SHA-256 value of the token.
+    /// SHA-256 value of the token, a zero byte, and the SHA-256 value of the launcher's secret, if it
+    /// gives one.
     #[n(0)]
     pub token: Digest32,
     /// Where the folder was seen last.

@@ -137,6 +137,30 @@ fn a_wrong_token_opens_nothing() -> Result<()> {
 }
 
 #[test]
+fn a_secret_that_the_launcher_gave_is_a_lock_of_its_folder() -> Result<()> {
+    let host = host("")?;
+    let mut domain = Domain::new(&host, "web")?;
+    domain.secret = Some("the launcher's");
+    domain.set_up(Existing::Keep)?;
+    let mut process = domain.start()?;
+    process.signal(Signal::SIGTERM)?;
+    process.ended()?;
+    for wrong in [None, Some("another")] {
+        domain.secret = wrong;
+        for refused in [domain.start_refused()?, domain.refused(Existing::Keep)?] {
+            ensure!(refused.contains("or the secret"), "{refused}");
+        }
+    }
+    // Where there was none, one that comes is none of it either.
+    let mut open = Domain::new(&host, "open")?;
+    open.set_up(Existing::Keep)?;
+    open.secret = Some("another");
+    let refused = open.start_refused()?;
+    ensure!(refused.contains("or the secret"), "{refused}");
+    Ok(())
+}
+
+#[test]
 fn the_vrot_of_a_removed_folder_never_comes_back_and_is_kept_until_it_is_deleted() -> Result<()> {
     let host = host("")?;
     let domain = Domain::new(&host, "web")?;
@@ -187,7 +211,7 @@ fn a_set_up_that_was_cut_short_is_finished_by_the_next() -> Result<()> {
         unasked: false,
     };
     let folder = File::open(&domain.folder)?;
-    let answer = ask(&domain, &ToManager::SetUp(wanted), &folder)?;
+    let answer = ask(&domain, &ToManager::SetUp { wanted, lock: None }, &folder)?;
     ensure!(matches!(answer, FromManager::Made { .. }), "{answer:?}");
     // The program has gone before it wrote the file, and then the manager.
     host.crash()?;

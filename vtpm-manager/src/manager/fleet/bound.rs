@@ -23,7 +23,7 @@ pub struct Presented {
     pub vrot: VrotId,
     /// The host that it names.
     pub host: String,
-    /// SHA-256 value of its token.
+    /// Of its token, with its lock.
     pub token: Digest32,
     /// The folder.
     pub path: String,
@@ -42,7 +42,7 @@ pub struct FolderOrder {
     pub name: Option<VrotName>,
     /// Whose VM it is.
     pub tenant: Tenant,
-    /// SHA-256 value of the token that the folder's file will hold.
+    /// Of the token that the folder's file will hold, with its lock.
     pub token: Digest32,
     /// Whether the folder is about to be started, and nobody ordered a new vRoT.
     pub unasked: bool,
@@ -87,7 +87,10 @@ pub enum FolderError {
         vrot: VrotId,
     },
     /// The vRoT was not made for a folder, or for another one.
-    #[error("`vrot.json` in `{path}` is not the file of vRoT {vrot}: the folder is not served")]
+    #[error(
+        "`vrot.json` in `{path}` is not the file of vRoT {vrot}, or the secret that the launcher gave \
+         (`--key`, `--pwdfile-fd`) is not the one of its set-up: the folder is not served"
+    )]
     Stranger {
         /// The folder.
         path: String,

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use uuid::Uuid;
 use vrot_handover::HandoverError;
+use vrot_handover::message::Lock;
 use vrot_handover::set_up::{Existing, Order, Vrot, set_up};
 use vrot_handover::stand_in::{StandIn, VmmSocket};
 
@@ -23,6 +24,8 @@ pub(crate) struct Domain {
     pub(crate) folder: PathBuf,
     pub(crate) vm: Uuid,
     pub(crate) manager: PathBuf,
+    /// What the launcher encrypts the state with, as it believes.
+    pub(crate) secret: Option<&'static str>,
 }
 
 /// The process; killed when dropped.
@@ -46,6 +49,7 @@ impl Domain {
             folder,
             vm: Uuid::new_v4(),
             manager: host.path("run/swtpm.sock").into(),
+            secret: None,
         })
     }
 
@@ -55,6 +59,7 @@ impl Domain {
             folder: folder.to_owned(),
             vm: self.vm,
             manager: self.manager.clone(),
+            secret: self.secret,
         }
     }
 
@@ -64,6 +69,7 @@ impl Domain {
             existing,
             vm: Some(self.vm),
             name: Some("a domain".to_owned()),
+            lock: self.secret.map(|secret| Lock::of(secret.as_bytes())),
         };
         set_up(&self.manager, &self.folder, &order)
     }
@@ -115,6 +121,7 @@ impl Domain {
             self.folder.display().to_string(),
             socket.display().to_string(),
             ends_with_vmm.to_string(),
+            self.secret.unwrap_or_default().to_owned(),
         ];
         let mut command = match uid {
             // The signal is for the test's own thread, which waits for it, not for its others.
@@ -193,12 +200,15 @@ fn stands_in_where_it_is_told_to() {
     let Ok(order) = std::env::var(ORDER) else {
         return;
     };
-    let order: Vec<&str> = order.lines().collect();
-    let [manager, folder, socket, ends_with_vmm] = order.as_slice() else {
+    let order: Vec<&str> = order.split('\n').collect();
+    let [manager, folder, socket, ends_with_vmm, secret] = order.as_slice() else {
         panic!("{order:?}");
     };
     let ends_with_vmm = *ends_with_vmm == "true";
-    let served = StandIn::start(Path::new(manager), Path::new(folder)).and_then(|stand_in| {
+    let lock = Some(secret.as_bytes()).filter(|secret| !secret.is_empty());
+    let lock = lock.map(Lock::of);
+    let started = StandIn::start(Path::new(manager), Path::new(folder), lock);
+    let served = started.and_then(|stand_in| {
         let _ = fs::remove_file(socket);
         let listener = UnixListener::bind(socket).map_err(HandoverError::Listener)?;
         let _ = writeln!(std::io::stderr(), "ready");
