@@ -90,7 +90,7 @@ pub(super) fn run(socket: &Socket) -> Result<()> {
     for opened in [&data, &control].into_iter().flatten() {
         removed.extend(opened.path().map(Path::to_owned));
     }
-    let mut server = Server::new(engine, Keeper::Store(store), Termination::watch()?);
+    let mut server = Server::new(engine, Keeper::Store(store), Termination::watch()?)?;
     let prefix = log.as_ref().map(|log| log.prefix.clone());
     let stderr = log::Stderr::at_once().context("there is no standard error to log to")?;
     server.log_to(stderr.with_prefix(prefix.as_deref().unwrap_or_default()));
