@@ -116,6 +116,10 @@ pub enum FromBackend {
         /// Whether one is attached now.
         #[n(0)]
         attached: bool,
+        /// How many have served a guest since the backend was started, this one among them once it
+        /// does; absent before they were counted.
+        #[n(1)]
+        vmms: Option<u64>,
     },
     /// The backend could not do what it was told, and ends.
     #[n(6)]
@@ -251,6 +255,9 @@ pub struct Status {
     /// The version of these messages that it speaks; absent before there were several.
     #[n(7)]
     pub protocol: Option<u32>,
+    /// How many VMMs have served a guest since it was started; absent before they were counted.
+    #[n(8)]
+    pub vmms: Option<u64>,
 }
 
 /// Version of these messages. It changes when one side would misunderstand the other.

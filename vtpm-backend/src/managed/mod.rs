@@ -37,6 +37,8 @@ pub struct ManagerLink {
     lost: bool,
     durability: DurabilityState,
     attached: bool,
+    /// VMMs that have served a guest.
+    vmms: u64,
     /// The volatile state that a VMM carries, while it is of use.
     carried: Option<CarriedId>,
     /// Whether the manager was last sent a state that names one that is of no use any more.
@@ -97,6 +99,7 @@ impl ManagerLink {
             lost: false,
             durability: DurabilityState::default(),
             attached: false,
+            vmms: 0,
             carried: None,
             names_used: false,
         })
@@ -289,8 +292,22 @@ impl ManagerLink {
     pub fn set_attached(&mut self, attached: bool) {
         if self.attached != attached {
             self.attached = attached;
-            self.send(&FromBackend::Attachment { attached });
+            self.send_attachment();
         }
+    }
+
+    /// Notes that a VMM has its guest's commands served from now on, and tells the manager before the
+    /// first of them is: what was measured of a launch is that of one VMM.
+    pub fn count_vmm(&mut self) {
+        self.vmms = self.vmms.saturating_add(1);
+        self.send_attachment();
+    }
+
+    fn send_attachment(&mut self) {
+        self.send(&FromBackend::Attachment {
+            attached: self.attached,
+            vmms: Some(self.vmms),
+        });
     }
 
     /// Answers a [`ToBackend::Hello`].
@@ -304,6 +321,7 @@ impl ManagerLink {
             pushed: self.durability.pushed(),
             persisted: self.durability.persisted(),
             protocol: Some(PROTOCOL),
+            vmms: Some(self.vmms),
         };
         self.send(&FromBackend::Status(status));
     }

@@ -142,7 +142,12 @@ impl<E: Engine> Server<E> {
                     if let Some(kept) = peer.kept.take() {
                         self.forget(&kept);
                     }
-                    (take_data_fd(peer), true)
+                    let is_first = peer.data.is_none();
+                    let answer = take_data_fd(peer);
+                    if let (true, Some(link)) = (is_first, self.keeper.manager_mut()) {
+                        link.count_vmm();
+                    }
+                    (answer, true)
                 }
             };
             if let Err(error) = peer.control.write(&answer) {

@@ -96,7 +96,9 @@ fn a_manager_keeps_the_state_of_a_full_tpm() -> Result<()> {
                     newest = sealed.into();
                     send(&mut manager, &ToBackend::Persisted { sequence })?;
                 }
-                FromBackend::Attachment { attached: false } => return Ok(newest),
+                FromBackend::Attachment {
+                    attached: false, ..
+                } => return Ok(newest),
                 _ => {}
             }
         }

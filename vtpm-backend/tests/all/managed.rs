@@ -379,13 +379,27 @@ fn a_manager_hears_of_a_vmm_that_was_dropped_for_half_a_request() -> Result<()> 
     let backend = Backend::start()?;
     let mut manager = backend.opened(50, None)?;
     let mut vmm = backend.vmm()?;
-    ensure!(told_attachment(&mut manager)?);
+    assert_eq!(told_attachment(&mut manager)?, (true, Some(0)));
+    assert_eq!(told_attachment(&mut manager)?, (true, Some(1)));
     vmm.control.write_all(&[0, 0])?;
-    ensure!(!told_attachment(&mut manager)?);
+    assert_eq!(told_attachment(&mut manager)?, (false, Some(1)));
     assert_eq!(vmm.data.read(&mut [0; 4])?, 0, "the end of the stream");
     ensure!(!status(&mut manager)?.attached);
     let _next = backend.vmm()?;
-    ensure!(told_attachment(&mut manager)?);
+    assert_eq!(told_attachment(&mut manager)?, (true, Some(1)));
+    assert_eq!(told_attachment(&mut manager)?, (true, Some(2)));
+    assert_eq!(status(&mut manager)?.vmms, Some(2));
+    Ok(())
+}
+
+/// A tool that looks at the TPM and goes before there is a VM is none of the VMMs that ran one.
+#[test]
+fn a_peer_without_a_guest_is_not_counted_as_a_vmm_that_had_one() -> Result<()> {
+    let backend = Backend::start()?;
+    let mut manager = backend.opened(50, None)?;
+    drop(backend.control_channel()?);
+    assert_eq!(told_attachment(&mut manager)?, (true, Some(0)));
+    assert_eq!(told_attachment(&mut manager)?, (false, Some(0)));
     Ok(())
 }
 

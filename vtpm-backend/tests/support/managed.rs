@@ -54,6 +54,11 @@ impl Backend {
         }
     }
 
+    /// A peer that says nothing.
+    pub(crate) fn control_channel(&self) -> Result<UnixStream> {
+        connect_to(&self.folder.path().join("control.sock"))
+    }
+
     pub(crate) fn vmm(&self) -> Result<Vmm> {
         let mut vmm = Vmm::over(connect_to(&self.folder.path().join("control.sock"))?)?;
         ensure!(vmm.control(&words(&[2, 0]), 4)? == [0; 4], "CMD_INIT");
@@ -226,10 +231,11 @@ pub(crate) fn status_after_states(
     }
 }
 
-pub(crate) fn told_attachment(manager: &mut UnixStream) -> Result<bool> {
+/// Whether a VMM is attached, and how many have had a guest so far.
+pub(crate) fn told_attachment(manager: &mut UnixStream) -> Result<(bool, Option<u64>)> {
     loop {
-        if let FromBackend::Attachment { attached } = receive(manager)? {
-            return Ok(attached);
+        if let FromBackend::Attachment { attached, vmms } = receive(manager)? {
+            return Ok((attached, vmms));
         }
     }
 }

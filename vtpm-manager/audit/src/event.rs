@@ -1,5 +1,7 @@
 //! What the log tells.
 
+use std::collections::BTreeMap;
+
 use api_types::Timestamp;
 use cert_chain::{Digest32, Generation, HostName, Tenant, TpmName, VmId, VrotId};
 use guarded_state::ledger::{Boot, RecoveryRecord};
@@ -89,6 +91,20 @@ pub enum Event {
     HostEnrolled {
         /// Its name.
         host: HostName,
+    },
+    /// What a VM is launched with was measured, for the next start of its vRoT.
+    LaunchMeasured {
+        /// Whose.
+        vrot: VrotId,
+        /// The digest over all parts, as evidence has it.
+        digest: Digest32,
+        /// The parts with their values.
+        parts: BTreeMap<String, String>,
+    },
+    /// What was measured for the next start does not count any more.
+    LaunchForgotten {
+        /// Whose.
+        vrot: VrotId,
     },
     /// The manager runs.
     ManagerStarted {

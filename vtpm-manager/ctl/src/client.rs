@@ -1,6 +1,8 @@
 //! A client of the API: one request, one connection.
 
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, IoSlice};
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use program_output::console::complain;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -50,11 +53,11 @@ impl Client {
     }
 
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CtlError> {
-        parse(&self.call(Method::GET, path, Bytes::new())?)
+        parse(&self.call(Method::GET, path, Bytes::new(), &[])?)
     }
 
     pub(crate) fn delete(&self, path: &str) -> Result<(), CtlError> {
-        self.call(Method::DELETE, path, Bytes::new()).map(drop)
+        self.call(Method::DELETE, path, Bytes::new(), &[]).map(drop)
     }
 
     pub(crate) fn post<T: DeserializeOwned>(
@@ -62,8 +65,32 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, CtlError> {
-        let body = serde_json::to_vec(body).map_err(|error| CtlError::Response(error.into()))?;
-        parse(&self.post_message(path, body)?)
+        self.post_with_files(path, body, &[])
+    }
+
+    /// The same with files, which the manager reads by the rights with which they were opened.
+    pub(crate) fn post_with_files<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        files: &[File],
+    ) -> Result<T, CtlError> {
+        parse(&self.call(Method::POST, path, json(body)?, files)?)
+    }
+
+    /// Puts JSON, with files.
+    pub(crate) fn put_with_files<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        files: &[File],
+    ) -> Result<T, CtlError> {
+        parse(&self.call(Method::PUT, path, json(body)?, files)?)
+    }
+
+    /// Deletes something of which there is something to be told.
+    pub(crate) fn forget<T: DeserializeOwned>(&self, path: &str) -> Result<T, CtlError> {
+        parse(&self.call(Method::DELETE, path, Bytes::new(), &[])?)
     }
 
     /// Posts JSON as it is, and returns the answer as it is.
@@ -72,15 +99,21 @@ impl Client {
         path: &str,
         json: impl Into<Vec<u8>>,
     ) -> Result<Vec<u8>, CtlError> {
-        self.call(Method::POST, path, Bytes::from(json.into()))
+        self.call(Method::POST, path, Bytes::from(json.into()), &[])
     }
 
-    fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Vec<u8>, CtlError> {
+    fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        files: &[File],
+    ) -> Result<Vec<u8>, CtlError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| CtlError::Response(error.into()))?;
-        runtime.block_on(self.call_patiently(method, path, body))
+        runtime.block_on(self.call_patiently(method, path, body, files))
     }
 
     /// A manager that was just started is asked again, for a while, until it has opened its store.
@@ -89,11 +122,12 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
+        files: &[File],
     ) -> Result<Vec<u8>, CtlError> {
         let begun = Instant::now();
         let mut is_told = false;
         loop {
-            let exchange = self.exchange(method.clone(), path, body.clone());
+            let exchange = self.exchange(method.clone(), path, body.clone(), files);
             let (status, body) = exchange.await?;
             if status.is_success() {
                 return Ok(body);
@@ -138,9 +172,13 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
+        files: &[File],
     ) -> Result<(StatusCode, Vec<u8>), CtlError> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| CtlError::Response(error);
         let stream = self.connect().await?;
+        if !files.is_empty() {
+            send_files(&stream, files).map_err(|error| failed(error.into()))?;
+        }
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| failed(error.into()))?;
@@ -164,6 +202,27 @@ impl Client {
             .map_err(failed)?;
         Ok((status, body.to_bytes().to_vec()))
     }
+}
+
+/// What a server passes over before a request (RFC 9112 §2.2).
+const EMPTY_LINE: &[u8] = b"\r\n";
+
+/// Sends files ahead of a request: they come along with its first bytes. A new connection has room.
+fn send_files(stream: &UnixStream, files: &[File]) -> Result<(), nix::Error> {
+    let descriptors: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
+    sendmsg::<()>(
+        stream.as_raw_fd(),
+        &[IoSlice::new(EMPTY_LINE)],
+        &[ControlMessage::ScmRights(&descriptors)],
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )
+    .map(drop)
+}
+
+fn json(body: &impl Serialize) -> Result<Bytes, CtlError> {
+    let json = serde_json::to_vec(body).map_err(|error| CtlError::Response(error.into()))?;
+    Ok(json.into())
 }
 
 /// Reads an answer.

@@ -8,6 +8,7 @@ mod files;
 mod issuer;
 mod launch;
 mod libvirt;
+mod measurement;
 mod output;
 mod run;
 

@@ -5,7 +5,7 @@ use axum::Json;
 use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
 
-use super::{host, metrics, vrots};
+use super::{host, launch, metrics, vrots};
 
 /// What `GET /v1/openapi.json` serves.
 pub fn description() -> Document {
@@ -40,6 +40,9 @@ pub(super) async fn serve() -> Json<Document> {
         vrots::create,
         vrots::show,
         vrots::delete,
+        launch::show,
+        launch::measure,
+        launch::forget,
         vrots::start,
         vrots::stop,
         vrots::suspend,
@@ -51,7 +54,7 @@ pub(super) async fn serve() -> Json<Document> {
         serve,
         metrics::serve,
     ),
-    components(schemas(Problem, wire::TpmDeviceModel))
+    components(schemas(Problem, wire::LaunchSource, wire::TpmDeviceModel))
 )]
 struct Description;
 

@@ -7,8 +7,10 @@
 mod admission;
 mod caller;
 mod description;
+mod descriptors;
 mod host;
 mod host_view;
+mod launch;
 mod messages;
 mod metrics;
 pub(crate) mod order;
@@ -52,6 +54,12 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/audit", get(host::audit)),
         ("/v1/vrots", get(vrots::list).post(vrots::create)),
         ("/v1/vrots/{id}", get(vrots::show).delete(vrots::delete)),
+        (
+            "/v1/vrots/{id}/launch",
+            get(launch::show)
+                .put(launch::measure)
+                .delete(launch::forget),
+        ),
         ("/v1/vrots/{id}/start", post(vrots::start)),
         ("/v1/vrots/{id}/stop", post(vrots::stop)),
         ("/v1/vrots/{id}/suspend", post(vrots::suspend)),

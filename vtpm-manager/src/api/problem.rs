@@ -2,6 +2,7 @@
 
 use api_types::WithCauses;
 use api_types::{OPENING, PROBLEM_JSON, Problem};
+use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -15,6 +16,7 @@ use trust_anchor::{AnchorError, HardwareError};
 
 use crate::backend::BackendError;
 use crate::host::HostError;
+use crate::launch::{FileError, MeasureError};
 use crate::manager::ManagerError;
 
 /// A problem as the answer to a request.
@@ -106,6 +108,11 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
         ManagerError::BeingTakenOver { .. } => {
             (StatusCode::SERVICE_UNAVAILABLE, "being-taken-over")
         }
+        ManagerError::LaunchUnderWay { .. } => (StatusCode::CONFLICT, "launch-under-way"),
+        ManagerError::LaunchNotMeasured { .. } | ManagerError::LaunchNotMeasuredForNew => {
+            (StatusCode::CONFLICT, "launch-not-measured")
+        }
+        ManagerError::Measure(error) => classify_measurement(error),
         ManagerError::DeletionUnfinished { .. } => (StatusCode::CONFLICT, "deletion-unfinished"),
         ManagerError::Key(_) => (StatusCode::INTERNAL_SERVER_ERROR, "key-refused"),
         ManagerError::Lifecycle(_) | ManagerError::NothingToSuspend { .. } => {
@@ -130,6 +137,24 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
         | ManagerError::State(_)
         | ManagerError::Task { .. }
         | ManagerError::Thread { .. } => INTERNAL,
+    }
+}
+
+fn classify_measurement(error: &MeasureError) -> (StatusCode, &'static str) {
+    match error {
+        MeasureError::Launch(_)
+        | MeasureError::NoDescriptor { .. }
+        | MeasureError::Number { .. }
+        | MeasureError::Part(_)
+        | MeasureError::Source { .. }
+        | MeasureError::UnknownPart { .. } => (StatusCode::BAD_REQUEST, "bad-request"),
+        MeasureError::File { source, .. } => match source {
+            FileError::Changed | FileError::GivenUp => (StatusCode::CONFLICT, "file-changed"),
+            FileError::NotRegular | FileError::TooLarge { .. } | FileError::Read(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "file-not-measured")
+            }
+        },
+        MeasureError::Fault | MeasureError::Stopped | MeasureError::Thread(_) => INTERNAL,
     }
 }
 
@@ -250,6 +275,27 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             .map_err(|rejection: JsonRejection| {
                 ProblemResponse::new(rejection.status(), "bad-request", rejection.body_text())
             })
+    }
+}
+
+/// A JSON body that may be left out, or be `null`.
+pub(super) struct OptionalBody<T>(pub(super) Option<T>);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OptionalBody<T> {
+    type Rejection = ProblemResponse;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ProblemResponse> {
+        let bytes = Bytes::from_request(request, state).await;
+        let bytes = bytes.map_err(|rejection| {
+            ProblemResponse::new(rejection.status(), "bad-request", rejection.body_text())
+        })?;
+        if bytes.is_empty() {
+            return Ok(Self(None));
+        }
+        let body = serde_json::from_slice(&bytes);
+        body.map(Self).map_err(|error| {
+            ProblemResponse::bad_request(format!("the body is not as described: {error}"))
+        })
     }
 }
 

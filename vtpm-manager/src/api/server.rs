@@ -18,7 +18,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, Admitted};
-use super::caller::Caller;
+use super::caller::{Caller, CallerClass};
+use super::descriptors::{Files, StreamWithFiles};
 use super::problem::ProblemResponse;
 use super::{router, starting};
 use crate::manager::{Manager, Startup};
@@ -106,10 +107,20 @@ impl Api {
         connections: &GracefulShutdown,
     ) {
         let router = self.router.subscribe();
+        let files = Files::default();
+        let may_call = caller.class(&self.allowed_uids) != CallerClass::Stranger;
+        let stream = StreamWithFiles::new(stream, may_call.then(|| files.clone()));
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(files.clone());
             let router = router.borrow().clone();
-            TowerToHyperService::new(router).call(request)
+            let files = files.clone();
+            async move {
+                let response = TowerToHyperService::new(router).call(request).await;
+                // Those of one request are not the next one's.
+                files.close();
+                response
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

@@ -4,24 +4,26 @@ use std::sync::Arc;
 
 use api_types::wire::{
     BackendView, CertificateState, CreateRequest, IdentityView, KeyView, QemuArguments,
-    StateLossView, TpmDeviceModel, VrotList, VrotView,
+    StartRequest, StateLossView, TpmDeviceModel, VrotList, VrotView,
 };
 use api_types::{PROBLEM_JSON, Problem};
 use api_types::{Timestamp, VrotKey};
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use cert_chain::{PublicArea, Validity, pem};
 use minicbor::bytes::ByteVec;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::descriptors::Files;
+use super::launch::{self, measured};
 use super::order::transition;
-use super::problem::{Body, Path, ProblemResponse, Query};
+use super::problem::{Body, OptionalBody, Path, ProblemResponse, Query};
 use crate::manager::{Launch, Manager, ManagerError, Order, Vrot};
 use crate::vrot::{Lifecycle, Pending, StopCause};
 
-type Managed = State<Arc<Manager>>;
+pub(super) type Managed = State<Arc<Manager>>;
 
 /// Lists all vRoTs.
 #[utoipa::path(get, path = "/v1/vrots", tag = "vrots",
@@ -41,9 +43,14 @@ pub(super) async fn list(State(manager): Managed) -> Json<VrotList> {
         (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn create(
     State(manager): Managed,
+    Extension(files): Extension<Files>,
     Body(request): Body<CreateRequest>,
 ) -> Result<(StatusCode, Json<VrotView>), ProblemResponse> {
     let name = request.name.as_deref().map(str::parse).transpose();
+    let measured = match request.launch {
+        Some(launch) => Some(measured(&manager, launch, &files).await?),
+        None => None,
+    };
     let order = Order {
         vm: request.vm,
         tenant: request.tenant,
@@ -54,6 +61,8 @@ pub(super) async fn create(
             Launch::Later
         },
         folder: None,
+        requires_launch: request.require_launch_measurement,
+        measured,
     };
     let created = transition(&manager, |manager| async move {
         manager.fleet().create(order).await
@@ -89,17 +98,31 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Starts a vRoT. When this returns, a VMM can attach.
+/// Starts a vRoT. When this returns, a VMM can attach. The body may be left out; files that it names
+/// come along as descriptors.
 #[utoipa::path(post, path = "/v1/vrots/{id}/start", tag = "vrots", params(Id),
+    request_body = StartRequest,
     responses((status = 200, body = VrotView),
         (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn start(
     State(manager): Managed,
+    Extension(files): Extension<Files>,
     Path(id): Path<String>,
+    OptionalBody(request): OptionalBody<StartRequest>,
 ) -> Result<Json<VrotView>, ProblemResponse> {
     let key = key(&id)?;
+    let launch = match request.and_then(|request| request.launch) {
+        Some(launch) => {
+            manager.fleet().check_measurable(key)?;
+            Some(measured(&manager, launch, &files).await?)
+        }
+        None => None,
+    };
     let started = transition(&manager, move |manager| async move {
-        manager.fleet().start(key).await
+        match launch {
+            Some(launch) => manager.fleet().start_measured(key, launch).await,
+            None => manager.fleet().start(key).await,
+        }
     });
     let vrot = started.await?;
     Ok(Json(view(&manager, &vrot)))
@@ -248,7 +271,7 @@ pub(super) struct Device {
     device: TpmDeviceModel,
 }
 
-fn key(id: &str) -> Result<VrotKey, ProblemResponse> {
+pub(super) fn key(id: &str) -> Result<VrotKey, ProblemResponse> {
     id.parse()
         .map_err(|error| ProblemResponse::bad_request(format!("{error}")))
 }
@@ -281,6 +304,7 @@ fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
         ek_certificates: certificate_state(record.identity.has_ek_certificates()),
         vik_not_after: vrot.vik_not_after(),
         renewal_problem: manager.certification().problem(record.vrot),
+        launch: launch::view(manager, vrot),
         backend: vrot.observed().map(|observed| BackendView {
             process: observed.process,
             control: folder.control(),

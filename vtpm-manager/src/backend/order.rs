@@ -50,6 +50,8 @@ pub struct Observed {
     pub attached: bool,
     /// Whether a command was answered before its state was durable.
     pub degraded: bool,
+    /// VMMs that it has served with a guest since it was started.
+    pub vmms: u64,
 }
 
 impl Observed {
@@ -59,7 +61,14 @@ impl Observed {
             process: status.pid,
             attached: status.attached,
             degraded: status.degraded,
+            // Before they were counted, nothing was measured, either.
+            vmms: status.vmms.unwrap_or(u64::MAX),
         }
+    }
+
+    /// Whether a VMM came after the first one: what was measured for that start is not what runs.
+    pub fn has_changed_vmm(&self) -> bool {
+        self.vmms > 1
     }
 }
 

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use trust_anchor::{DEFAULT_POLICY_PCRS, DEFAULT_QUOTED_PCRS, Tcti};
 
 use super::anchor::PolicyName;
+use super::launch::LaunchConfig;
 use super::pool::PoolConfig;
 use super::swtpm::SwtpmFile;
 use super::vmms::NameOrNumber;
@@ -67,6 +68,8 @@ pub(super) struct File {
     pub(super) checkpoint_interval_s: Option<u64>,
     #[serde(default)]
     pub(super) pool: PoolConfig,
+    #[serde(default)]
+    pub(super) launch: LaunchConfig,
     #[serde(default = "default_backend_restarts_per_hour")]
     pub(super) backend_restarts_per_hour: u32,
     pub(super) vik_lifetime_s: Option<u64>,

@@ -4,6 +4,7 @@ mod anchor;
 mod checks;
 mod error;
 mod file;
+mod launch;
 mod pool;
 mod renewal;
 mod swtpm;
@@ -32,6 +33,7 @@ use vmms::vmms;
 
 pub use checks::MAX_RUNTIME_DIR;
 pub use error::ConfigError;
+pub use launch::LaunchConfig;
 pub use pool::PoolConfig;
 pub use renewal::RenewalConfig;
 pub use swtpm::{SwtpmConfig, Vanished};
@@ -72,6 +74,8 @@ pub struct Config {
     pub anchor_policy: AnchorPolicy,
     /// The vRoTs made ahead.
     pub pool: PoolConfig,
+    /// Whose VMs have to be measured before they are started.
+    pub launch: LaunchConfig,
     /// How often in an hour a vRoT whose backend ended by itself is started again.
     pub backend_restarts_per_hour: u32,
     /// The life of identity keys' certificates.
@@ -192,6 +196,7 @@ impl Config {
             host_evidence_per_minute: file.host_evidence_per_minute,
             state_changes_per_second: file.state_changes_per_second,
             pool: file.pool,
+            launch: file.launch,
             backend_restarts_per_hour: file.backend_restarts_per_hour,
             renewal: renewal(file.vik_lifetime_s, file.vik_renew_after_s, path)?,
             audit_begins_after: file.audit_begins_after,

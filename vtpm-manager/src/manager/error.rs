@@ -16,6 +16,7 @@ use crate::audit::AuditError;
 use crate::backend::BackendError;
 use crate::host::HostError;
 use crate::keys::KeyError;
+use crate::launch::MeasureError;
 use crate::vrot::{LifecycleError, RecordError};
 
 /// Why the manager did not do what it was asked for.
@@ -41,6 +42,33 @@ pub enum ManagerError {
     /// A backend did not do what it should.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// Its VM runs.
+    #[error(
+        "VM {vm} runs: what it was launched with can be measured before its vRoT is started, and not \
+         afterwards. Stop it first: `vtpmctl stop {vm}`"
+    )]
+    LaunchUnderWay {
+        /// The VM.
+        vm: VmId,
+    },
+    /// It would be started without.
+    #[error(
+        "the vRoT of VM {vm} is not started unless what the VM is launched with was measured, since it ran \
+         last: `vtpmctl measure {vm}`, or `vtpmctl start {vm}` with the VM's parts"
+    )]
+    LaunchNotMeasured {
+        /// The VM.
+        vm: VmId,
+    },
+    /// A new one would be started without.
+    #[error(
+        "the vRoT is not created and started at once unless what its VM is launched with is measured: give \
+         the VM's parts, too, or create it and start it later"
+    )]
+    LaunchNotMeasuredForNew,
+    /// What the VM is launched with was not measured.
+    #[error(transparent)]
+    Measure(#[from] MeasureError),
     /// A backend of an earlier manager is still waited for.
     #[error("vRoT {vrot} is being taken over from an earlier manager: try again in a moment")]
     BeingTakenOver {

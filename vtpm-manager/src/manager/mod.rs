@@ -39,6 +39,7 @@ use crate::config::Config;
 use crate::evidence::HostEvidence;
 use crate::fault::Fault;
 use crate::host::Host;
+use crate::launch::Measuring;
 
 pub use certification::Certification;
 pub use counters::{Counter, Counters};
@@ -70,6 +71,7 @@ pub struct Manager {
     factory: Arc<Factory>,
     fleet: Arc<Fleet>,
     opener: Opener,
+    measuring: Measuring,
     /// Orders of callers, and attempts to open the store.
     background: Background,
     /// Digest of this program.
@@ -146,6 +148,7 @@ impl Manager {
             factory,
             fleet,
             opener,
+            measuring: Measuring::default(),
             background: Background::default(),
             program,
             last_fault,
@@ -272,6 +275,11 @@ impl Manager {
     /// vRoTs that belong to no VM yet.
     pub fn factory(&self) -> &Factory {
         &self.factory
+    }
+
+    /// What measures launches.
+    pub fn measuring(&self) -> &Measuring {
+        &self.measuring
     }
 
     /// vRoTs of VMs.

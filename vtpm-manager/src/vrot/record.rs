@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use api_types::Timestamp;
+use attestation::launch::Launch;
 use cert_chain::{Generation, Tenant, VmId, VrotId};
 use guarded_state::disk::Batch;
 use minicbor::{Decode, Encode};
@@ -53,6 +54,13 @@ pub struct VrotRecord {
     /// The folder that its VM's launcher keeps for the VM, if it came by that.
     #[n(10)]
     pub folder: Option<FolderBinding>,
+    /// Whether it is never started without a measurement of what its VM is launched with.
+    #[n(11)]
+    #[cbor(default)]
+    pub requires_launch: bool,
+    /// What was measured: while it runs, for this start; else for the next.
+    #[n(12)]
+    pub launch: Option<Launch>,
 }
 
 /// When a backend ended after it had answered commands whose state was not durable.
@@ -123,8 +131,8 @@ pub struct VrotNameError(String);
 
 /// Version of the record, its first field. Version 1 is read as well: it knew of no lost state, and
 /// its tombstones did not say whose vRoT it was; so is version 2, which knew of no pending
-/// certificate, version 3, which knew of no TLS key, and version 4, which knew of no folder. A program
-/// that knows only an older one must not go on from a newer one, for it would forget what it does not
+/// certificate, version 3, which knew of no TLS key, and version 4, which knew of no folder and no measured
+/// launch. A program that knows only an older one must not go on from a newer one, for it would forget what it does not
 /// know, and finish deletions without their line in the audit log.
 const VERSION: u8 = 5;
 const FIRST_VERSION: u8 = 1;
@@ -283,6 +291,8 @@ pub(super) mod tests {
             },
             state_loss: None,
             folder: None,
+            requires_launch: false,
+            launch: None,
         }
     }
 
@@ -373,6 +383,8 @@ pub(super) mod tests {
                 born: Some(18),
             }),
         });
+        record.requires_launch = true;
+        record.launch = Some(attestation::fixture::launch());
         for (golden, stored) in [
             (
                 include_str!("vrot_record_v5.hex"),

@@ -21,6 +21,7 @@ mod host_evidence;
 mod hung_peers;
 mod killed;
 mod killed_at_each_step;
+mod launches;
 mod lifecycle;
 mod log;
 mod lost_state;

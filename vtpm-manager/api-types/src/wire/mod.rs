@@ -3,6 +3,7 @@
 mod audit;
 mod host;
 mod identity;
+mod launch;
 mod policy;
 mod store;
 mod vrot;
@@ -13,6 +14,10 @@ pub use host::{
     LogView,
 };
 pub use identity::{CertificateState, IdentityView, KeyView};
+pub use launch::{
+    LaunchPartRequest, LaunchPartView, LaunchRequest, LaunchSource, LaunchState, LaunchView,
+    StartRequest,
+};
 pub use policy::{ApprovalView, DifferenceView, PolicyView};
 pub use store::{PowerLossView, RecoverRequest, RecoveryView, StoreView};
 pub use vrot::{

@@ -6,6 +6,7 @@ use cert_chain::{Generation, Tenant, TpmName, VmId, VrotId};
 use serde::{Deserialize, Serialize};
 
 use super::identity::CertificateState;
+use super::launch::{LaunchRequest, LaunchView};
 use crate::timestamp::Timestamp;
 
 /// What is to be created.
@@ -25,6 +26,12 @@ pub struct CreateRequest {
     /// Whether to start it, too.
     #[serde(default)]
     pub start: bool,
+    /// Whether it is never to be started without a measurement of what it is started with.
+    #[serde(default)]
+    pub require_launch_measurement: bool,
+    /// What is measured for its first start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<LaunchRequest>,
 }
 
 /// One vRoT.
@@ -64,6 +71,8 @@ pub struct VrotView {
     pub vik_not_after: Option<Timestamp>,
     /// Why the last attempt to issue or renew a certificate failed, until one succeeds.
     pub renewal_problem: Option<String>,
+    /// What was measured of what the VM is launched with.
+    pub launch: LaunchView,
     /// Its backend, while it runs.
     pub backend: Option<BackendView>,
 }

@@ -3,6 +3,7 @@
 mod audit;
 mod host;
 mod issuer;
+mod launch;
 mod libvirt;
 mod policy;
 mod revocation;
@@ -17,6 +18,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub(crate) use audit::AuditCommand;
 pub(crate) use host::{HostCommand, InitArguments};
 pub(crate) use issuer::{IssuerCommand, OperatorKeyCommand};
+pub(crate) use launch::LaunchArguments;
 pub(crate) use libvirt::{HookArguments, LibvirtCommand, SyncArguments, XmlArguments};
 pub(crate) use policy::{PolicyCommand, SignArguments};
 pub(crate) use revocation::{CrlArguments, RevokeArguments, WhoseArguments};

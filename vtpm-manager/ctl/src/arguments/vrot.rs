@@ -1,5 +1,6 @@
 //! Commands about vRoTs.
 
+use super::launch::LaunchArguments;
 use api_types::VrotKey;
 use api_types::wire::TpmDeviceModel;
 use cert_chain::{Tenant, VmId};
@@ -21,9 +22,32 @@ pub(crate) enum VrotCommand {
         /// Start it, too.
         #[arg(long)]
         start: bool,
+        /// Never start it unless what the VM is launched with was measured.
+        #[arg(long)]
+        require_launch_measurement: bool,
+        #[command(flatten)]
+        launch: Box<LaunchArguments>,
     },
     /// Start a vRoT, so that a VMM can attach.
-    Start(VrotArgument),
+    Start {
+        #[command(flatten)]
+        vrot: VrotArgument,
+        #[command(flatten)]
+        launch: Box<LaunchArguments>,
+    },
+    /// Measure what a VM is launched with, for the next start of its vRoT; show it, if nothing is named.
+    ///
+    /// Evidence tells digest and parts from that start on, until the vRoT is stopped or another VMM
+    /// attaches to it. The vRoT must not run.
+    Measure {
+        #[command(flatten)]
+        vrot: VrotArgument,
+        #[command(flatten)]
+        launch: Box<LaunchArguments>,
+        /// Forget what was measured.
+        #[arg(long)]
+        forget: bool,
+    },
     /// Stop a vRoT; its state is kept.
     Stop(VrotArgument),
     /// Stop the vRoT of a paused VM and keep its volatile state, PCRs among it.

@@ -1,14 +1,17 @@
 //! Commands about vRoTs.
 
+use std::fs::File;
+
 use api_types::VrotKey;
 use api_types::wire::{
-    CertificateState, CreateRequest, IdentityView, KeyView, QemuArguments, TpmDeviceModel,
-    VrotList, VrotView,
+    CertificateState, CreateRequest, IdentityView, KeyView, LaunchRequest, LaunchState, LaunchView,
+    QemuArguments, StartRequest, TpmDeviceModel, VrotList, VrotView,
 };
 
-use crate::arguments::VrotCommand;
+use crate::arguments::{LaunchArguments, VrotCommand};
 use crate::client::Client;
 use crate::error::CtlError;
+use crate::measurement::{self, OpenLaunch};
 use crate::output::{Output, Table};
 
 pub(crate) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Result<(), CtlError> {
@@ -18,15 +21,20 @@ pub(crate) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Re
             tenant,
             name,
             start,
+            require_launch_measurement,
+            launch,
         } => {
+            let (launch, files) = open(launch, output)?;
             output.progress("creating: keys, certificates, state");
             let request = CreateRequest {
                 vm: *vm,
                 tenant: tenant.clone(),
                 name: name.clone(),
                 start: *start,
+                require_launch_measurement: *require_launch_measurement,
+                launch,
             };
-            let vrot: VrotView = client.post("/v1/vrots", &request)?;
+            let vrot: VrotView = client.post_with_files("/v1/vrots", &request, &files)?;
             output.result(&vrot, || {
                 let done = if *start {
                     "created and started"
@@ -36,9 +44,31 @@ pub(crate) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Re
                 format!("{done}\n{}", details(&vrot))
             })?;
         }
-        VrotCommand::Start(vrot) => {
-            let vrot: VrotView = client.post(&path(vrot.vrot, "/start"), &())?;
+        VrotCommand::Start { vrot, launch } => {
+            let (launch, files) = open(launch, output)?;
+            let request = StartRequest { launch };
+            let path = path(vrot.vrot, "/start");
+            let vrot: VrotView = client.post_with_files(&path, &request, &files)?;
             output.result(&vrot, || format!("started\n{}", details(&vrot)))?;
+        }
+        VrotCommand::Measure {
+            vrot,
+            launch,
+            forget,
+        } => {
+            let path = path(vrot.vrot, "/launch");
+            let launch: LaunchView = match (open(launch, output)?, forget) {
+                ((Some(request), files), false) => {
+                    client.put_with_files(&path, &request, &files)?
+                }
+                ((None, _), false) => client.get(&path)?,
+                ((None, _), true) => client.forget(&path)?,
+                ((Some(_), _), true) => {
+                    let both = "either name what is to be measured, or --forget what was";
+                    return Err(CtlError::Argument(both.to_owned()));
+                }
+            };
+            output.result(&launch, || measurement::details(&launch))?;
         }
         VrotCommand::Stop(vrot) => {
             let vrot: VrotView = client.post(&path(vrot.vrot, "/stop"), &())?;
@@ -93,6 +123,19 @@ pub(crate) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Re
         }
     }
     Ok(())
+}
+
+/// What a VM is launched with, if anything is named.
+fn open(
+    launch: &LaunchArguments,
+    output: &Output,
+) -> Result<(Option<LaunchRequest>, Vec<File>), CtlError> {
+    let Some(launch) = OpenLaunch::of(launch)? else {
+        return Ok((None, Vec::new()));
+    };
+    output.progress(&format!("measuring: {}", launch.size()));
+    let (request, files) = launch.into_parts();
+    Ok((Some(request), files))
 }
 
 fn path(vrot: VrotKey, rest: &str) -> String {
@@ -179,6 +222,12 @@ fn details(vrot: &VrotView) -> String {
             loss.at, loss.batch
         );
         table.row(["state lost", &noted]);
+    }
+    if vrot.launch.state != LaunchState::NotMeasured || vrot.launch.required {
+        table.row(["launch", measurement::described(&vrot.launch)]);
+    }
+    if let Some(digest) = &vrot.launch.digest {
+        table.row(["launch digest", &digest.to_string()]);
     }
     table.row(["state", &format!("{} since {}", vrot.state, vrot.since)]);
     let notes = notes(vrot);

@@ -132,6 +132,8 @@ fn create(
             tenant: tenant.clone(),
             name: shown(&domain.name),
             start: false,
+            require_launch_measurement: false,
+            launch: None,
         },
     )?;
     // What is not noted would never be deleted.

@@ -132,6 +132,8 @@ fn request(arguments: &RunArguments, vm: Option<VmId>) -> Result<CreateRequest, 
         tenant: tenant.clone(),
         name: arguments.name.clone(),
         start: false,
+        require_launch_measurement: false,
+        launch: None,
     })
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attestation::evidence::SharedHostLayer;
-use attestation::{Durability, RequestDigest};
+use attestation::{Durability, LaunchMeasurement, RequestDigest};
 use backend_link::message::{FromBackend, ToBackend};
 use cert_chain::Digest32;
 use guarded_state::disk::{MAX_CONTENTS, StateBlob, StoreError};
@@ -291,9 +291,11 @@ impl Supervisor {
                 let answer = ToBackend::HostEvidence { ticket, part };
                 return self.connection.send(&answer).await;
             }
-            FromBackend::Attachment { attached } => {
-                self.observer
-                    .send_modify(|observed| observed.attached = attached);
+            FromBackend::Attachment { attached, vmms } => {
+                self.observer.send_modify(|observed| {
+                    observed.attached = attached;
+                    observed.vmms = vmms.unwrap_or(u64::MAX).max(observed.vmms);
+                });
             }
             FromBackend::Status(status) => {
                 let before = self.observer.send_replace(Observed::of_status(&status));
@@ -346,7 +348,11 @@ impl Supervisor {
             Role::Guest(role) if self.answers.len() < OPEN_REQUESTS => {
                 role.quota.admit(std::time::Instant::now()).then(|| {
                     let certified = role.certified.clone();
-                    (role.evidence.clone(), role.subject.clone(), certified)
+                    let mut subject = role.subject.clone();
+                    if self.observer.borrow().has_changed_vmm() {
+                        subject.launch = LaunchMeasurement::NotMeasured;
+                    }
+                    (role.evidence.clone(), subject, certified)
                 })
             }
             _ => None,

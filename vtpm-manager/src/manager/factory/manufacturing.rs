@@ -97,6 +97,8 @@ impl Factory {
             ),
             state_loss: None,
             folder: None,
+            requires_launch: false,
+            launch: None,
         };
         let key = keyring.state_key(vrot, &record.state_key)?;
         let saved = Some(state.clone());

@@ -314,6 +314,8 @@ impl Fleet {
             name: order.name,
             launch: Launch::Later,
             folder: Some(binding),
+            requires_launch: false,
+            measured: None,
         });
         Ok(created.await?)
     }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use api_types::Timestamp;
+use attestation::launch::Launch as Measured;
 use cert_chain::{Tenant, VmId, VrotId};
 use guarded_state::disk::{Batch, Part};
 use tokio::sync::watch;
 use vrot_manufacture::Chain;
 
-use super::Fleet;
+use super::{Fleet, launches};
 use crate::audit::Event;
 use crate::manager::certification::has_valid_eks;
 use crate::manager::counters::Counter;
@@ -30,6 +31,10 @@ pub struct Order {
     pub launch: Launch,
     /// The folder that it is for, if its VM's launcher keeps one.
     pub folder: Option<FolderBinding>,
+    /// Whether it is never started without a measurement.
+    pub requires_launch: bool,
+    /// What was measured for its first start.
+    pub measured: Option<Measured>,
 }
 
 /// When a new vRoT is started.
@@ -51,6 +56,10 @@ enum CreationLine {
 impl Fleet {
     /// Gives a VM a vRoT: one of the pool, or a new one.
     pub async fn create(self: &Arc<Self>, order: Order) -> Result<Arc<Vrot>, ManagerError> {
+        let requires_launch = order.requires_launch || self.config.launch.requires(&order.tenant);
+        if order.launch == Launch::Now && requires_launch && order.measured.is_none() {
+            return Err(ManagerError::LaunchNotMeasuredForNew);
+        }
         let claimed = order.vm.map(|vm| self.registry.reserve(vm)).transpose()?;
         if let Some(vm) = order.vm
             && self.factory.has(VrotId::from_uuid(*vm.as_uuid()))
@@ -144,6 +153,8 @@ impl Fleet {
         }
         record.name = order.name.clone();
         record.folder = order.folder.clone();
+        record.requires_launch = order.requires_launch;
+        record.launch.clone_from(&order.measured);
         record.lifecycle = record.lifecycle.assign(now)?;
         let mut events = vec![Event::VrotCreated {
             vrot: record.vrot,
@@ -153,6 +164,9 @@ impl Fleet {
             vik: record.identity.vik(record.vrot)?.name(),
             certificate: record.identity.vik_certificate_digest(),
         }];
+        events.extend(
+            (order.measured.as_ref()).map(|launch| launches::measured(record.vrot, launch)),
+        );
         let changed = match order.launch {
             Launch::Now => {
                 record.lifecycle = record.lifecycle.start(backend.observed().process, now)?;

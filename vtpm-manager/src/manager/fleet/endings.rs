@@ -94,6 +94,7 @@ impl Fleet {
         record.lifecycle = record
             .lifecycle
             .stop(StopCause::BackendEnded, Timestamp::now())?;
+        record.launch = None;
         self.guarded.commit(record.to_batch()).await?;
         if let Err(error) = self.folder(id).forget_loss() {
             tracing::warn!(vrot = %id, %error, "a file is left behind");

@@ -10,6 +10,7 @@
 //! | `start.rs` | start and resume |
 //! | `stop.rs` | stop and suspend |
 //! | `deletion.rs` | finding a vRoT, and deleting it |
+//! | `launches.rs` | what VMs are launched with |
 //! | `renewals.rs` | renewal of certificates, on order and by itself |
 //! | `takeover.rs` | what is found when the store is opened |
 //! | `endings.rs` | backends that end by themselves |
@@ -20,6 +21,7 @@ mod bound;
 mod creation;
 mod deletion;
 mod endings;
+mod launches;
 mod losses;
 mod orphans;
 mod renewals;
@@ -31,7 +33,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use attestation::{Anchoring, CutOff, LaunchMeasurement, TpmTransport};
+use attestation::{Anchoring, CutOff, TpmTransport};
 use cert_chain::VrotId;
 use guarded_state::ledger::AnchorPolicy;
 use tokio::sync::{mpsc, watch};
@@ -185,7 +187,7 @@ impl Fleet {
                 anchoring: anchoring(self.config.anchor_policy),
                 cut_off: self.cut_off(),
                 state_loss: losses::stated(record.state_loss),
-                launch: LaunchMeasurement::NotMeasured,
+                launch: launches::stated(record),
                 transport: TpmTransport::Emulator,
             },
             quota: Quota::per_minute(self.config.host_evidence_per_minute, Instant::now()),

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use api_types::{Timestamp, VrotKey};
+use attestation::launch::Launch;
 use guarded_state::disk::Part;
 
-use super::Fleet;
+use super::{Fleet, launches};
 use crate::audit::Event;
 use crate::backend::{Backend, Ended, Ending, Role};
 use crate::manager::certification::CertificateStep;
@@ -24,21 +25,31 @@ enum StartMode {
 }
 
 impl Fleet {
-    /// Starts a vRoT. Returns when a VMM can attach.
+    /// Starts a vRoT. Returns when a VMM can attach. What was measured for this start counts.
     pub async fn start(self: &Arc<Self>, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
-        self.bring_up(key, StartMode::Start).await
+        self.bring_up(key, StartMode::Start, None).await
+    }
+
+    /// Starts a vRoT for a VM that is launched so.
+    pub async fn start_measured(
+        self: &Arc<Self>,
+        key: VrotKey,
+        launch: Launch,
+    ) -> Result<Arc<Vrot>, ManagerError> {
+        self.bring_up(key, StartMode::Start, Some(launch)).await
     }
 
     /// Starts a suspended vRoT with the volatile state that it had. Returns when a VMM can
     /// attach. The volatile state is used up: it never comes back.
     pub async fn resume(self: &Arc<Self>, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
-        self.bring_up(key, StartMode::Resume).await
+        self.bring_up(key, StartMode::Resume, None).await
     }
 
     async fn bring_up(
         self: &Arc<Self>,
         key: VrotKey,
         mode: StartMode,
+        launch: Option<Launch>,
     ) -> Result<Arc<Vrot>, ManagerError> {
         let vrot = self.find(key)?;
         let gate = vrot.gate_for_an_order().await;
@@ -50,9 +61,15 @@ impl Fleet {
         // The next backend would write over what the last one noted.
         self.record_loss(&vrot).await?;
         let mut record = vrot.record_to_change();
+        let mut events = Vec::new();
+        if let Some(launch) = launch {
+            events.push(launches::measured(record.vrot, &launch));
+            record.launch = Some(launch);
+        }
+        self.check_launch(&record)?;
         let role = Role::Guest(self.guest_role(&record, vrot.certified())?);
         let backend = self.launcher.open(&record, role).await?;
-        let begun = self.begin(&vrot, &mut record, &backend, mode).await;
+        let begun = self.begin(&vrot, &mut record, &backend, mode, events).await;
         if let Err(error) = begun {
             // It must not run while the store says that it does not.
             let _ = backend.stop().await;
@@ -73,12 +90,13 @@ impl Fleet {
         record: &mut VrotRecord,
         backend: &Backend,
         mode: StartMode,
+        mut events: Vec<Event>,
     ) -> Result<(), ManagerError> {
         let certification = &self.certification;
         let now = Timestamp::now();
         let process = backend.observed().process;
         let id = record.vrot;
-        let mut events = Vec::new();
+        let mut renewed = false;
         match mode {
             StartMode::Start => {
                 if certification.is_renewal_due(record, now) {
@@ -88,7 +106,10 @@ impl Fleet {
                         Err(error) if error.is_not_ready() => {
                             tracing::info!(vrot = %id, "it is renewed once its VM is back");
                         }
-                        certified => events.push(certified?),
+                        certified => {
+                            events.push(certified?);
+                            renewed = true;
+                        }
                     }
                 }
                 certification.reserve_pending(record, backend).await;
@@ -103,7 +124,6 @@ impl Fleet {
             }
         }
         let change = record.to_batch().remove(id, Part::Volatile);
-        let renewed = events.len() > 1;
         self.guarded.change(&vrot.record(), events, change).await?;
         if renewed {
             certification.succeeded(id);

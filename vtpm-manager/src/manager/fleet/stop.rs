@@ -33,6 +33,7 @@ impl Fleet {
         vrot.check_settled()?;
         let mut record = vrot.record_to_change();
         record.lifecycle = record.lifecycle.suspend(Timestamp::now())?;
+        record.launch = None;
         let backend = vrot.backend().ok_or(LifecycleError::NotRunning {
             state: "without a backend",
         })?;
@@ -73,6 +74,7 @@ impl Fleet {
         record.lifecycle = record
             .lifecycle
             .stop(StopCause::Ordered, Timestamp::now())?;
+        record.launch = None;
         if vrot.adoption() == Some(Adoption::OtherVersion) {
             // It has the only copy of what it did not hand over yet: the store must take something.
             self.guarded.commit(vrot.record().to_batch()).await?;

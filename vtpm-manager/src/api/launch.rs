@@ -1,0 +1,103 @@
+//! What a VM is launched with.
+
+use std::sync::Arc;
+
+use api_types::wire::{LaunchPartView, LaunchRequest, LaunchState, LaunchView};
+use api_types::{PROBLEM_JSON, Problem};
+use attestation::launch::Launch;
+use axum::Json;
+use axum::extract::{Extension, State};
+
+use super::descriptors::Files;
+use super::order::transition;
+use super::problem::{Body, Path, ProblemResponse};
+use super::vrots::{Id, Managed, key};
+use crate::launch::{self, parts_to_measure};
+use crate::manager::{Manager, ManagerError, Vrot};
+
+/// Shows what was measured of a VM.
+#[utoipa::path(get, path = "/v1/vrots/{id}/launch", tag = "vrots", params(Id),
+    responses((status = 200, body = LaunchView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
+pub(super) async fn show(
+    State(manager): Managed,
+    Path(id): Path<String>,
+) -> Result<Json<LaunchView>, ProblemResponse> {
+    let vrot = manager.fleet().find(key(&id)?)?;
+    Ok(Json(view(&manager, &vrot)))
+}
+
+/// Measures what a VM is launched with, for the next start of its vRoT, in place of what was measured
+/// for that before. Files come along as descriptors. Takes as long as it takes to read them.
+#[utoipa::path(put, path = "/v1/vrots/{id}/launch", tag = "vrots", params(Id),
+    request_body = LaunchRequest, responses((status = 200, body = LaunchView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
+pub(super) async fn measure(
+    State(manager): Managed,
+    Extension(files): Extension<Files>,
+    Path(id): Path<String>,
+    Body(request): Body<LaunchRequest>,
+) -> Result<Json<LaunchView>, ProblemResponse> {
+    let key = key(&id)?;
+    // Before anything is read.
+    manager.fleet().check_measurable(key)?;
+    let launch = measured(&manager, request, &files).await?;
+    let prepared = transition(&manager, move |manager| async move {
+        manager.fleet().prepare_launch(key, Some(launch)).await
+    });
+    let vrot = prepared.await?;
+    Ok(Json(view(&manager, &vrot)))
+}
+
+/// Forgets what was measured for the next start.
+#[utoipa::path(delete, path = "/v1/vrots/{id}/launch", tag = "vrots", params(Id),
+    responses((status = 200, body = LaunchView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
+pub(super) async fn forget(
+    State(manager): Managed,
+    Path(id): Path<String>,
+) -> Result<Json<LaunchView>, ProblemResponse> {
+    let key = key(&id)?;
+    let forgotten = transition(&manager, move |manager| async move {
+        manager.fleet().prepare_launch(key, None).await
+    });
+    let vrot = forgotten.await?;
+    Ok(Json(view(&manager, &vrot)))
+}
+
+/// Measures what came with a request. Given up with it: nothing was changed yet.
+pub(super) async fn measured(
+    manager: &Arc<Manager>,
+    request: LaunchRequest,
+    files: &Files,
+) -> Result<Launch, ManagerError> {
+    let files = files.take();
+    let parts = parts_to_measure(request, &files);
+    launch::close(files);
+    Ok(manager.measuring().measure(parts?).await?)
+}
+
+/// What was measured, and what becomes of it.
+pub(super) fn view(manager: &Manager, vrot: &Vrot) -> LaunchView {
+    let record = vrot.record();
+    let launch = record.launch.as_ref();
+    let is_used_up = vrot
+        .observed()
+        .is_some_and(|observed| observed.has_changed_vmm());
+    LaunchView {
+        required: manager.fleet().requires_launch(&record),
+        state: match (launch.is_some(), record.lifecycle.is_running()) {
+            (false, _) => LaunchState::NotMeasured,
+            (true, false) => LaunchState::Prepared,
+            (true, true) if is_used_up => LaunchState::UsedUp,
+            (true, true) => LaunchState::InForce,
+        },
+        digest: launch.map(|launch| *launch.digest()),
+        parts: (launch.into_iter().flat_map(Launch::parts))
+            .map(|part| LaunchPartView {
+                part: part.id.to_string(),
+                value: part.value.to_string(),
+            })
+            .collect(),
+    }
+}
