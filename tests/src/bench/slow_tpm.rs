@@ -29,6 +29,8 @@ pub(super) struct SlowTpm {
 pub(super) struct Traffic {
     /// Signatures, each of them delayed.
     pub(super) signatures: u64,
+    /// How long the last of them took, from the command's arrival to the response's departure.
+    last_signature: Duration,
     /// When flash was written: NV indices that are not orderly, definitions, persistent objects.
     pub(super) flash: Vec<Instant>,
     /// Writes to orderly indices.
@@ -86,6 +88,11 @@ impl SlowTpm {
     /// From now on every command that is not a signature takes at least so long as well.
     pub(super) fn slow_down(&self, command: Duration) {
         *lock(&self.other) = command;
+    }
+
+    /// How long the last signature took.
+    pub(super) fn last_signature(&self) -> Duration {
+        lock(&self.traffic).last_signature
     }
 
     /// How long the last write to an orderly index took.
@@ -149,6 +156,7 @@ impl Traffic {
         let Some(code) = code(command) else { return };
         if SIGNATURES.contains(&code) {
             self.signatures += 1;
+            self.last_signature = took;
         } else if NV_WRITES.contains(&code) {
             match number(command, HEADER + 4) {
                 Some(index) if self.orderly.contains(&index) => {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use test_support::tool::Tool;
 
 /// Every part, on two vRoTs.
-const EXPECTED: [&str; 110] = [
+const EXPECTED: [&str; 111] = [
     "launch_p50_ms",
     "launch_p99_ms",
     "launch_signatures",
@@ -99,6 +99,7 @@ const EXPECTED: [&str; 110] = [
     "attested_handshake_tls_ms",
     "attested_handshake_vik_ms",
     "attested_handshake_host_ms",
+    "attested_handshake_signature_ms",
     "attested_handshake_verification_ms",
     "attested_handshakes_per_s",
     "attested_handshake_busy_p50_ms",

@@ -23,6 +23,7 @@ use super::service::{Service, open};
 use crate::bench::arguments::Arguments;
 use crate::bench::report::Report;
 use crate::bench::samples::Samples;
+use crate::bench::slow_tpm::SlowTpm;
 
 /// Devices that connect to one VM at the same time, each again as soon as it was connected.
 const DEVICES: usize = 96;
@@ -36,6 +37,7 @@ pub(super) fn idle(
     report: &mut Report,
     runtime: &Runtime,
     arguments: &Arguments,
+    tpm: &SlowTpm,
     service: &Service,
     device: &Connector,
 ) -> Result<()> {
@@ -44,6 +46,7 @@ pub(super) fn idle(
     let mut tls = Samples::default();
     let mut vik = Samples::default();
     let mut host = Samples::default();
+    let mut signature = Samples::default();
     let mut verification = Samples::default();
     let mut quoter = Quoter::new(open(&service.vm)?, service.vm.event_log().to_owned().into());
     let below = HostThroughTpm::new(service.vm.tpm().parse()?);
@@ -65,6 +68,7 @@ pub(super) fn idle(
         let begin = Instant::now();
         below.layer(&quoted.request)?;
         host.add_ms(begin.elapsed());
+        signature.add_ms(tpm.last_signature());
 
         let (nonce, evidence) = evidence(service)?;
         let begin = Instant::now();
@@ -86,6 +90,7 @@ pub(super) fn idle(
         ("attested_handshake_tls_ms", tls),
         ("attested_handshake_vik_ms", vik),
         ("attested_handshake_host_ms", host),
+        ("attested_handshake_signature_ms", signature),
         ("attested_handshake_verification_ms", verification),
     ] {
         report.alone(name, samples.median()?, "ms", samples.count());

@@ -51,7 +51,7 @@ pub(super) fn measure(
     let policies = Policies::write(host, one, folder)?;
     let device = policies.device(LONG)?;
 
-    let outcome = handshakes::idle(report, &runtime, arguments, one, &device);
+    let outcome = handshakes::idle(report, &runtime, arguments, host.tpm(), one, &device);
     report.part("attested_handshake_p50_ms and its parts", outcome);
     let outcome = handshakes::of_one(report, &runtime, arguments, one, &device);
     report.part("attested_handshakes_per_s", outcome);

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cert_chain::Digest32;
 use cert_chain::operator::PolicyKey;
+use cert_chain::{Digest32, PcrSelection};
 use test_support::Swtpm;
 use test_support::deadline::wait_for;
 use trust_anchor::{AnchorError, TrustAnchor};
@@ -63,22 +63,29 @@ struct Host {
 
 impl Host {
     async fn new() -> Result<Self> {
+        let host = Self::with_policy_over(0..8).await?;
+        let passed = host.codes.wait_until_prepared(0)?;
+        Ok(Self { passed, ..host })
+    }
+
+    /// The same with these PCRs under policy, whether or not the next quote is prepared.
+    async fn with_policy_over(pcrs: impl IntoIterator<Item = u8>) -> Result<Self> {
         let tpm = Swtpm::of_a_host()?;
         let codes = Codes::default();
         let tap = Tap::changing(&tpm.path("tap"), &tpm.socket(), codes.clone())?;
         let mut config = config(&tpm);
         config.tpm = tap.tcti();
+        config.policy_pcrs = PcrSelection::new(pcrs)?;
         let anchor = TrustAnchor::start(&config)?;
         let key = PolicyKey::generate()?;
         anchor.provision(key.public()).await?;
         let values = anchor.pcr_values().await?;
         anchor.approve(key.approve("first", values)?).await?;
         anchor.quote(Digest32::of(b"first")).await?;
-        let passed = codes.wait_until_prepared(0)?;
         Ok(Self {
             anchor,
             codes,
-            passed,
+            passed: 0,
             tpm,
         })
     }
@@ -118,6 +125,22 @@ async fn a_host_whose_pcrs_change_after_a_quote_was_prepared_quotes_no_more() ->
         "{refusal:?}"
     );
     assert_eq!(host.since().first(), Some(&QUOTE), "it was prepared");
+    Ok(())
+}
+
+/// Extending PCR 16 leaves the counter as it is by which a TPM notices changes.
+#[tokio::test]
+async fn a_change_that_a_tpm_would_not_notice_is_not_passed_over() -> Result<()> {
+    let host = Host::with_policy_over((0..8).chain([16])).await?;
+    // What is prepared is prepared before this is answered.
+    host.anchor.quoted_pcrs().await?;
+    host.tpm
+        .tool(&format!("tpm2_pcrextend 16:sha256={}", "ab".repeat(32)))?;
+    let refusal = host.anchor.quote(Digest32::of(b"second")).await.err();
+    assert!(
+        matches!(refusal, Some(AnchorError::PcrsNotApproved { .. })),
+        "{refusal:?}"
+    );
     Ok(())
 }
 
