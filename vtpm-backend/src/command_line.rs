@@ -13,7 +13,7 @@ use backend_link::transport::Transport;
 use clap::{ArgGroup, Parser, ValueEnum};
 use program_output::log;
 use swtpm_state::{Key, KeyOptions, KeySource, Location, StateStore, StoreOptions};
-use vhost_user_tpm::{Device, Frontend, VirtioTpm};
+use vhost_user_tpm::{Device, Frontend, VirtioI2c, VirtioTpm};
 
 use crate::engine::Libtpms;
 use crate::lost_memory;
@@ -109,6 +109,7 @@ impl Arguments {
         match self.device {
             None => Transport::Emulator,
             Some(DeviceKind::VirtioTpm) => Transport::VirtioTpm,
+            Some(DeviceKind::VirtioI2c) => Transport::VirtioI2c,
         }
     }
 }
@@ -118,6 +119,8 @@ impl Arguments {
 enum DeviceKind {
     /// A TPM whose driver puts commands into a queue (device 62; ChromeOS, crosvm).
     VirtioTpm,
+    /// A TPM at address 0x2e of an I2C bus (device 34; QEMU's vhost-user-i2c-pci).
+    VirtioI2c,
 }
 
 /// Serves until the manager or a signal (SIGTERM, SIGINT) ends it.
@@ -207,7 +210,7 @@ fn frontend(transport: Transport) -> Option<Frontend> {
     let device: Box<dyn Device + Send> = match transport {
         Transport::Emulator => return None,
         Transport::VirtioTpm => Box::new(VirtioTpm),
-        Transport::VirtioI2c => return None,
+        Transport::VirtioI2c => Box::new(VirtioI2c::default()),
     };
     Some(Frontend::new(device))
 }

@@ -1,6 +1,6 @@
 //! One VMM's connection.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,6 +66,11 @@ pub(crate) struct Connection {
 
 /// A message begins with its number, its flags and the length of what follows (vhost-user, header).
 const HEADER: usize = 12;
+/// `VHOST_USER_GET_PROTOCOL_FEATURES`
+const GET_PROTOCOL_FEATURES: [u8; 4] = 15_u32.to_le_bytes();
+/// A message's flags: the version, and whether it is a reply.
+const VERSION_1: [u8; 4] = 1_u32.to_le_bytes();
+const VERSION_1_REPLY: [u8; 4] = 5_u32.to_le_bytes();
 /// What the library takes.
 const MAX_BODY: usize = 4096;
 /// A VMM that sent half a message must send the rest within this time.
@@ -76,7 +81,7 @@ impl Connection {
         let memory = SharedMemory::new(GuestMemoryMmap::new());
         let ring =
             VringMutex::new(memory.clone(), MAX_QUEUE_SIZE).map_err(ConnectionError::Ring)?;
-        let protocol = Protocol::new(device.features(), Memory::new(memory.clone()), ring.clone());
+        let protocol = Protocol::new(device, Memory::new(memory.clone()), ring.clone());
         let protocol = Arc::new(Mutex::new(protocol));
         let requests = BackendReqHandler::from_stream(stream.try_clone()?, protocol.clone());
         Ok(Self {
@@ -126,6 +131,9 @@ impl Connection {
         if !is_writable(&self.stream)? {
             return Err(ConnectionError::Full);
         }
+        if !device.is_negotiated_anew() && self.offers_nothing()? {
+            return Ok(());
+        }
         self.requests
             .handle_request()
             .map_err(|error| match error {
@@ -170,6 +178,27 @@ impl Connection {
         tracing::warn!(%error, "the guest's queue is not served until it is set up anew");
         self.is_broken = true;
         self.has_request = false;
+    }
+
+    /// Answers what is asked for extensions of the protocol: that there are none. The library would
+    /// offer acknowledgements (REPLY_ACK) all the same. False if something else is asked.
+    fn offers_nothing(&mut self) -> io::Result<bool> {
+        const QUESTION: [[u8; 4]; 3] = [GET_PROTOCOL_FEATURES, VERSION_1, [0; 4]];
+        const ANSWER: [[u8; 4]; 5] = [
+            GET_PROTOCOL_FEATURES,
+            VERSION_1_REPLY,
+            8_u32.to_le_bytes(),
+            [0; 4],
+            [0; 4],
+        ];
+        let mut header = [0_u8; HEADER];
+        recv(&self.stream, &mut header, RecvFlags::PEEK)?;
+        if header != *QUESTION.as_flattened() {
+            return Ok(false);
+        }
+        self.stream.read_exact(&mut header)?;
+        self.stream.write_all(ANSWER.as_flattened())?;
+        Ok(true)
     }
 
     /// Whether a whole message is there, or one that the library refuses at once.

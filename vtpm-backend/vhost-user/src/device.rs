@@ -25,6 +25,12 @@ pub trait Device {
         0
     }
 
+    /// Whether VMMs that connect again negotiate again, and share the guest's memory again whatever
+    /// they negotiated. Otherwise nothing is offered to them that a backend would have to remember.
+    fn is_negotiated_anew(&self) -> bool {
+        true
+    }
+
     /// How many bytes of a request are copied at most.
     fn longest_request(&self) -> usize;
 

@@ -18,6 +18,7 @@ use vhost::vhost_user::{
 use vhost_user_backend::{VringMutex, VringT};
 use virtio_queue::QueueT;
 
+use crate::device::Device;
 use crate::eventfd;
 use crate::memory::Memory;
 
@@ -58,11 +59,11 @@ pub(crate) struct Protocol {
 }
 
 impl Protocol {
-    /// For a device with these features of its own.
-    pub(crate) fn new(device_features: u64, memory: Memory, ring: VringMutex) -> Self {
+    /// For this device.
+    pub(crate) fn new(device: &dyn Device, memory: Memory, ring: VringMutex) -> Self {
         let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         Self {
-            offered: device_features | RING_FEATURES | protocol,
+            offered: device.features() | RING_FEATURES | protocol,
             memory,
             ring,
             kick: None,

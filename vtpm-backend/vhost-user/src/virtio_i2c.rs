@@ -35,6 +35,12 @@ impl Device for VirtioI2c {
         ZERO_LENGTH_REQUEST
     }
 
+    /// QEMU's `vhost-user-i2c` does not (7.2 to 10.0): it negotiates once in its life, and shares its
+    /// guest's memory again only if it cannot share it in slots.
+    fn is_negotiated_anew(&self) -> bool {
+        false
+    }
+
     fn longest_request(&self) -> usize {
         HEADER + LONGEST_WRITE
     }

@@ -19,7 +19,8 @@ pub(crate) struct TisI2c {
     selected: Option<Place>,
     /// Whether the driver uses locality 0. Only then are status and FIFO to be had.
     is_active: bool,
-    has_checksum: bool,
+    /// Whether the driver wants checksums; nothing depends on it.
+    wants_checksum: bool,
     transfer: Transfer,
 }
 
@@ -65,7 +66,7 @@ impl TisI2c {
             (Register::LocalitySelect, Some(0)) => Ok(()),
             (Register::LocalitySelect | Register::DeviceAddress, Some(_)) => Err(Nack),
             (Register::ChecksumEnable, Some(value)) => {
-                self.has_checksum = value & 1 != 0;
+                self.wants_checksum = value & 1 != 0;
                 Ok(())
             }
             (Register::Access, Some(value)) => {
@@ -100,7 +101,7 @@ impl TisI2c {
             Register::Fifo | Register::Status | Register::Checksum => u32::MAX,
             Register::LocalitySelect => 0,
             Register::Access => self.access().into(),
-            Register::ChecksumEnable => self.has_checksum.into(),
+            Register::ChecksumEnable => self.wants_checksum.into(),
             Register::DeviceAddress => DEVICE_ADDRESS.into(),
             Register::Constant(value) => value,
         };
@@ -153,11 +154,9 @@ impl TisI2c {
         }
     }
 
-    /// The high byte comes first.
+    /// The high byte comes first. It is there for everybody: a driver that wanted checksums does not
+    /// say so again when a new backend stands behind the bus.
     fn checksum(&self) -> u32 {
-        match self.has_checksum {
-            true => self.transfer.checksum().swap_bytes().into(),
-            false => 0,
-        }
+        self.transfer.checksum().swap_bytes().into()
     }
 }
