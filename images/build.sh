@@ -48,6 +48,10 @@ cp -L "$(command -v busybox)" "$root/bin/busybox"
 cp "$here/init" "$root/init"
 chmod 755 "$root/init"
 cp "$kernel"/modules/*.ko "$root/lib/modules/" 2>/dev/null || true
+# Drivers of devices that stand on what the others drive.
+if [ -d "$kernel/modules/late" ]; then
+    cp -R "$kernel/modules/late" "$root/lib/modules/"
+fi
 
 if [ "$service" != none ]; then
     program "$service" vrot-service
@@ -57,7 +61,7 @@ if [ "$tools" = yes ]; then
     # tpm2-tools is one program under many names.
     for name in tpm2_pcrread tpm2_quote tpm2_nvread tpm2_nvreadpublic tpm2_readpublic \
                 tpm2_getcap tpm2_getrandom tpm2_changeauth tpm2_nvwrite tpm2_nvundefine tpm2_nvdefine \
-                tpm2_pcrextend tpm2_send tpm2_createprimary tpm2_evictcontrol; do
+                tpm2_pcrextend tpm2_send tpm2_createprimary tpm2_evictcontrol tpm2_startup; do
         ln -s tpm2 "$root/usr/bin/$name"
     done
 fi

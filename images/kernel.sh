@@ -1,13 +1,16 @@
 #!/bin/sh
-# Fetches Debian's cloud kernel and unpacks it; nothing is installed on this machine.
+# Fetches a kernel of Debian and unpacks it; nothing is installed on this machine.
 #
-#   images/kernel.sh DIR
+#   images/kernel.sh DIR [PACKAGE]
+#
+# PACKAGE  linux-image-cloud-amd64, unless said; or linux-image-amd64, which has I2C
 #
 # leaves in DIR: `vmlinuz`, `modules/*.ko` (the few that the guest loads, uncompressed) and
 # `release` (the kernel's version). Does nothing when they are there already.
 set -eu
 
-directory=${1:?usage: images/kernel.sh DIR}
+directory=${1:?usage: images/kernel.sh DIR [PACKAGE]}
+newest=${2:-linux-image-cloud-amd64}
 
 # The virtio network card and what it depends on. Modules that a kernel has built in are simply
 # not found and not needed.
@@ -21,7 +24,7 @@ scratch=$(mktemp -d "$directory/unpack.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 
 package_name() {
-    apt-cache depends linux-image-cloud-amd64 2>/dev/null |
+    apt-cache depends "$newest" 2>/dev/null |
         awk '/Depends: linux-image-[0-9]/ { print $2; exit }'
 }
 
@@ -32,7 +35,7 @@ if [ -z "$package" ]; then
     package=$(package_name)
 fi
 if [ -z "$package" ]; then
-    echo "images: the package linux-image-cloud-amd64 is not to be had from this machine's" \
+    echo "images: the package $newest is not to be had from this machine's" \
          "package sources; the guest image needs Debian 12 or 13 (amd64)" >&2
     exit 1
 fi

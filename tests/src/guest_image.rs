@@ -28,6 +28,45 @@ pub enum Contents {
     ServiceAndTools,
 }
 
+/// A guest that reaches its TPM over virtio-i2c.
+#[derive(Clone, Debug)]
+pub struct I2cGuest {
+    /// Debian's kernel that has I2C, and tpm2-tools.
+    pub image: GuestImage,
+    /// The table by which the guest finds the TPM behind the device in slot 0x10.
+    pub acpi_table: PathBuf,
+}
+
+impl I2cGuest {
+    /// Builds the image with the two drivers that Debian leaves out, or finds it built.
+    pub fn build() -> Result<Self> {
+        let folder = programs::target_folder()?.join("images");
+        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        let _lock = exclusive(&folder)?;
+        let recipe = programs::workspace_folder()?.join("images");
+        let kernel = folder.join("kernel-i2c");
+        Tool::new(recipe.join("kernel.sh"))
+            .arg(&kernel)
+            .arg("linux-image-amd64")
+            .run()?;
+        Tool::new(recipe.join("i2c.sh")).arg(&kernel).run()?;
+        let initramfs = folder.join("i2c.cpio.gz");
+        Tool::new(recipe.join("build.sh"))
+            .arg("--kernel")
+            .arg(&kernel)
+            .args(["--service", "none", "--tools", "--output"])
+            .arg(&initramfs)
+            .run()?;
+        Ok(Self {
+            image: GuestImage {
+                kernel: kernel.join("vmlinuz"),
+                initramfs,
+            },
+            acpi_table: kernel.join("tpm-i2c.aml"),
+        })
+    }
+}
+
 impl GuestImage {
     /// Builds the image, or finds it built: the recipe is quick and gives the same bytes for the
     /// same inputs, so it simply runs each time.

@@ -52,6 +52,22 @@ impl Monitor {
             .with_context(|| format!("port {of_guest} is not forwarded: {text}"))
     }
 
+    /// Whether a socket of the command line is connected.
+    pub fn is_connected(&mut self, chardev: &str) -> Result<bool> {
+        let answer = self.execute("query-chardev", json!({}))?;
+        let all = answer.as_array().context("a list of chardevs")?;
+        let named = |one: &&Value| one.get("label").and_then(Value::as_str) == Some(chardev);
+        let found = all.iter().find(named).context("a chardev of that name")?;
+        let state = found.get("filename").and_then(Value::as_str);
+        Ok(state.is_some_and(|state| !state.starts_with("disconnected")))
+    }
+
+    /// Lets a machine that was started with `-preconfig` make its devices and start.
+    pub fn leave_preconfig(&mut self) -> Result<()> {
+        self.execute("x-exit-preconfig", json!({}))?;
+        Ok(())
+    }
+
     /// Lets the machine go on after a reset, whatever QEMU's command line said.
     pub fn keep_on_reset(&mut self) -> Result<()> {
         self.execute("set-action", json!({"reboot": "reset"}))?;

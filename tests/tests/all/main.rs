@@ -25,3 +25,4 @@ mod revoked_host;
 mod run_command;
 mod saved_vms;
 mod stand_alone_backend;
+mod virtio_i2c;
