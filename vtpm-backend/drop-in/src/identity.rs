@@ -56,3 +56,14 @@ pub(crate) fn change_root(folder: &Path) -> Result<()> {
     chroot(folder).with_context(failed)?;
     chdir("/").with_context(failed)
 }
+
+/// User and group of this process, by name where they have one.
+pub(crate) fn current() -> (String, String) {
+    let (uid, gid) = (Uid::effective(), Gid::effective());
+    let user = User::from_uid(uid).ok().flatten();
+    let group = Group::from_gid(gid).ok().flatten();
+    (
+        user.map_or_else(|| uid.to_string(), |user| user.name),
+        group.map_or_else(|| gid.to_string(), |group| group.name),
+    )
+}

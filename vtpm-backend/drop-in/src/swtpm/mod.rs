@@ -6,6 +6,7 @@ mod daemon;
 mod endpoint;
 mod serve;
 
+pub(crate) use announcements::rsa_key_sizes;
 pub(crate) use command_line::number;
 
 use std::process::ExitCode;
