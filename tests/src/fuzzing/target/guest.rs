@@ -81,7 +81,10 @@ pub(super) const MESSAGE: Target = Target {
             })?,
         ];
         let from = [
-            encode(&FromBackend::Attachment { attached: true })?,
+            encode(&FromBackend::Attachment {
+                attached: true,
+                vmms: Some(1),
+            })?,
             encode(&FromBackend::StateChanged {
                 sequence: 3,
                 sealed: vec![9; 64].into(),
