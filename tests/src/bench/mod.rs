@@ -11,6 +11,7 @@ mod commands;
 mod connection;
 mod disk;
 mod fleet;
+mod hook;
 mod host;
 mod launch;
 mod launches;
@@ -93,6 +94,10 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
         let host = start_host(arguments, run, disk, "host-1", &pool.settings())?;
         let outcome = launches::measure(report, &host, &pool, &peer, arguments.launches);
         report.part("launch_*, launch_own_vm_*", outcome);
+        step("libvirt's hook");
+        let count = arguments.launches.div_ceil(3);
+        let outcome = hook::measure(report, run, &host, &pool, &peer, count);
+        report.part("libvirt_hook_*", outcome);
     }
     if arguments.wants(Part::Commands) {
         step("commands one by one");

@@ -8,7 +8,7 @@ use serde_json::Value;
 use test_support::tool::Tool;
 
 /// Every part, on two vRoTs.
-const EXPECTED: [&str; 111] = [
+const EXPECTED: [&str; 114] = [
     "launch_p50_ms",
     "launch_p99_ms",
     "launch_signatures",
@@ -19,6 +19,9 @@ const EXPECTED: [&str; 111] = [
     "launch_certified_p99_ms",
     "launch_own_vm_certified_p50_ms",
     "launch_own_vm_certified_p99_ms",
+    "libvirt_hook_first_start_p50_ms",
+    "libvirt_hook_start_p50_ms",
+    "libvirt_hook_end_p50_ms",
     "command_idle_p50_us",
     "command_idle_p99_us",
     "command_idle_cpu_us",

@@ -73,7 +73,7 @@ pub(crate) fn check_tenant(vrot: &VrotView, wanted: &Tenant) -> Result<(), Launc
     })
 }
 
-/// Gives a VM a vRoT, which does not run yet.
+/// Gives a VM a vRoT, in one order with its start: its certificate is signed while the VM boots.
 pub(crate) fn create(client: &Client, request: &CreateRequest) -> Result<VrotView, CtlError> {
     client.post("/v1/vrots", request)
 }

@@ -88,17 +88,18 @@ fn prepare(
     client: &Client,
 ) -> Result<(), CtlError> {
     let is_restored = links::take_mark(&config.links, domain.vm)?;
-    let vrot = match launch::find(client, domain.vm)? {
-        Some(vrot) => vrot,
+    let started = match launch::find(client, domain.vm)? {
+        Some(vrot) => {
+            if let Some(tenant) = &domain.tenant {
+                launch::check_tenant(&vrot, tenant)?;
+            }
+            launch::start_anew(client, &vrot)?
+        }
         None if is_restored => {
             return Err(LibvirtError::NoVrotToRestore { vm: domain.vm }.into());
         }
         None => create(arguments, config, domain, client)?,
     };
-    if let Some(tenant) = &domain.tenant {
-        launch::check_tenant(&vrot, tenant)?;
-    }
-    let started = launch::start_anew(client, &vrot)?;
     let linked = match &started.backend {
         Some(backend) => links::make(&config.links, domain.vm, &backend.control),
         None => Ok(()),
@@ -131,13 +132,14 @@ fn create(
             vm: Some(vm),
             tenant: tenant.clone(),
             name: shown(&domain.name),
-            start: false,
+            start: true,
             require_launch_measurement: false,
             launch: None,
         },
     )?;
     // What is not noted would never be deleted.
     if let Err(error) = Note::new(vm, vrot.vrot).keep(&config.notes) {
+        launch::stop(client, vrot.vrot, STOP_PATIENCE)?;
         launch::delete(client, vrot.vrot)?;
         return Err(error.into());
     }

@@ -55,15 +55,11 @@ fn attempt(arguments: &RunArguments, client: &Client) -> Result<ExitCode, CtlErr
     // Until here, a signal ends this program; from here on, there is something to put in order.
     let mut signals = Signals::catch().map_err(CtlError::Signals)?;
     let vrot = match known {
-        Some(vrot) => vrot,
+        Some(vrot) => launch::start_anew(client, &vrot)?,
         None => launch::create(client, &request(arguments, vm)?)?,
     };
-    let end = bring_up_and_attend(arguments, client, &vmm, &vrot, &mut signals);
-    // Not stopped if it did not come up: it may be running for another VMM.
-    let stopped = match end {
-        Err(_) => Ok(()),
-        Ok(_) => launch::stop(client, vrot.vrot, STOP_PATIENCE),
-    };
+    let end = attend(arguments, client, &vmm, &vrot, &mut signals);
+    let stopped = launch::stop(client, vrot.vrot, STOP_PATIENCE);
     let tidied = stopped.and_then(|()| match arguments.delete {
         true => launch::delete(client, vrot.vrot),
         false => Ok(()),
@@ -78,23 +74,19 @@ fn attempt(arguments: &RunArguments, client: &Client) -> Result<ExitCode, CtlErr
     }))
 }
 
-fn bring_up_and_attend(
+fn attend(
     arguments: &RunArguments,
     client: &Client,
     vmm: &CommandLine<'_>,
     vrot: &VrotView,
     signals: &mut Signals,
 ) -> Result<VmmEnd, CtlError> {
-    let vrot = launch::start_anew(client, vrot)?;
-    let tpm = match launch::qemu_arguments(client, vrot.vrot, arguments.device.into()) {
-        Ok(tpm) => tpm,
-        Err(error) => {
-            launch::stop(client, vrot.vrot, STOP_PATIENCE)?;
-            return Err(error);
-        }
-    };
     let mut command = vmm.command();
-    command.args(tpm);
+    command.args(launch::qemu_arguments(
+        client,
+        vrot.vrot,
+        arguments.device.into(),
+    )?);
     Ok(signals.attend(command))
 }
 
@@ -131,7 +123,7 @@ fn request(arguments: &RunArguments, vm: Option<VmId>) -> Result<CreateRequest, 
         vm,
         tenant: tenant.clone(),
         name: arguments.name.clone(),
-        start: false,
+        start: true,
         require_launch_measurement: false,
         launch: None,
     })
