@@ -6,6 +6,7 @@
 //! TPM 2.0. What is not offered is refused, and says so; a program that announces what it can does not
 //! announce it.
 
+mod anchored;
 mod comma;
 mod descriptors;
 mod identity;

@@ -73,6 +73,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "program-output",
             "swtpm-state",
             "tpm-wire",
+            "vrot-handover",
             "vtpm-backend",
         ],
     ),

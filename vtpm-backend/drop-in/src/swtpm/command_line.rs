@@ -10,7 +10,10 @@ use clap::{Args, Parser, Subcommand};
 use swtpm_state::{Key, KeyOptions, Location, StoreOptions};
 use vtpm_backend::server::Startup;
 
+use vrot_handover::message::Lock;
+
 use super::endpoint::{Control, Data};
+use crate::anchored;
 use crate::comma::Comma;
 use crate::keys;
 
@@ -216,6 +219,16 @@ impl Socket {
             read(&self.key, "--key")?,
             read(&self.migration_key, "--migration-key")?,
         ))
+    }
+
+    /// What the key of the state is where the state is elsewhere; that of migration is read and not used.
+    pub(super) fn lock(&self) -> Result<Option<Lock>> {
+        let lock = |options: &Option<KeyOptions>, name: &str| {
+            let lock = options.as_ref().map(anchored::lock).transpose();
+            lock.with_context(|| name.to_owned())
+        };
+        lock(&self.migration_key, "--migration-key")?;
+        lock(&self.key, "--key")
     }
 
     /// Where the log goes; to standard error, where that is not said.

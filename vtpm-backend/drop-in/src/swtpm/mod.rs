@@ -1,5 +1,6 @@
 //! `swtpm`: serves a TPM to a VMM.
 
+mod anchored;
 mod announcements;
 mod command_line;
 mod daemon;
@@ -66,5 +67,8 @@ fn run_socket(socket: &Socket) -> Result<()> {
     if let Some(flags) = socket.print_info {
         return announcements::info(socket, flags);
     }
-    serve::run(socket)
+    match crate::anchored::manager()? {
+        Some(manager) => anchored::run(socket, &manager),
+        None => serve::run(socket),
+    }
 }

@@ -148,7 +148,7 @@ impl Opened {
 }
 
 /// Has the log go where it is to go: to standard error, which becomes that place.
-fn start_log(log: Option<&Log>) -> Result<()> {
+pub(super) fn start_log(log: Option<&Log>) -> Result<()> {
     let level = match log {
         Some(log) => match &log.to {
             Destination::File(path) if path == Path::new("-") => {
@@ -181,7 +181,7 @@ fn level(number: u32) -> LevelFilter {
     }
 }
 
-fn write_pid_to(to: &Destination) -> Result<Option<PidFile>> {
+pub(super) fn write_pid_to(to: &Destination) -> Result<Option<PidFile>> {
     match to {
         Destination::File(path) => PidFile::write(&std::path::absolute(path)?).map(Some),
         Destination::Descriptor(number) => {

@@ -1,12 +1,11 @@
 //! A launcher that knows swtpm: a folder for a VM, and the process that it takes for the VM's swtpm.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -15,9 +14,8 @@ use uuid::Uuid;
 use vrot_handover::HandoverError;
 use vrot_handover::message::Lock;
 use vrot_handover::set_up::{Existing, Order, Vrot, set_up};
-use vrot_handover::stand_in::{StandIn, VmmSocket};
 
-use super::{Host, wait_until};
+use super::{Host, program, wait_until};
 
 /// A VM as such a launcher keeps it.
 pub(crate) struct Domain {
@@ -33,11 +31,12 @@ pub(crate) struct Process {
     child: Child,
     /// Where VMMs attach.
     pub(crate) socket: PathBuf,
+    /// Is there once it serves.
+    ready: PathBuf,
+    said: PathBuf,
 }
 
-/// What the process is told, and its name among the tests.
-const ORDER: &str = "VROT_TEST_STAND_IN";
-const NAME: &str = "support::stand_in::stands_in_where_it_is_told_to";
+static PROCESSES: AtomicU32 = AtomicU32::new(0);
 
 impl Domain {
     /// A VM with an empty folder.
@@ -102,10 +101,8 @@ impl Domain {
     /// Why a user's process does not start it.
     pub(crate) fn start_refused_to(&self, uid: u32) -> Result<String> {
         let mut process = self.begin_as(uid, false)?;
-        let said = process.said()?;
-        ensure!(!said.contains("ready"), "it was started");
-        process.ended()?;
-        Ok(said)
+        ensure!(!process.is_ready_or_ended()?, "it was started");
+        process.said()
     }
 
     /// The process, on its way.
@@ -115,55 +112,81 @@ impl Domain {
 
     /// The same as a process of this user.
     fn begin_as(&self, uid: u32, ends_with_vmm: bool) -> Result<Process> {
-        let socket = self.folder.with_extension("sock");
-        let order = [
-            self.manager.display().to_string(),
-            self.folder.display().to_string(),
-            socket.display().to_string(),
-            ends_with_vmm.to_string(),
-            self.secret.unwrap_or_default().to_owned(),
-        ];
+        // Each has a socket of its own: one that was killed leaves its socket behind.
+        let number = PROCESSES.fetch_add(1, Ordering::Relaxed);
+        let socket = self.folder.with_extension(format!("sock{number}"));
+        let ready = self.folder.with_extension(format!("pid{number}"));
+        let config = self.folder.with_extension("toml");
+        let manager = self.manager.display();
+        fs::write(
+            &config,
+            format!("mode = \"anchored\"\nsocket = \"{manager}\"\n"),
+        )?;
+        let mut program = program("swtpm")?;
+        let said = self.folder.with_extension("said");
         let mut command = match uid {
-            // The signal is for the test's own thread, which waits for it, not for its others.
-            0 => {
-                let mut command = Command::new("env");
-                let program = std::env::current_exe()?;
-                command.args(["--block-signal=TERM", "--"]).arg(program);
-                command
-            }
-            // Another user does not get as far as this program by its path.
+            0 => Command::new(&program),
             uid => {
-                let mut command = Command::new("/proc/self/exe");
+                // Where that user gets as far.
+                let reached = self.folder.with_extension("program");
+                fs::copy(&program, &reached)?;
+                program = reached;
+                let mut command = Command::new(&program);
                 command.uid(uid).gid(uid);
                 command
             }
         };
+        command
+            .args(["socket", "--tpm2", "--tpmstate"])
+            .arg(format!("dir={},mode=0600", self.folder.display()))
+            .arg("--ctrl")
+            .arg(format!("type=unixio,path={},mode=0600", socket.display()))
+            .arg("--pid")
+            .arg(format!("file={}", ready.display()))
+            .args(ends_with_vmm.then_some("--terminate"));
+        if let Some(secret) = self.secret {
+            let key = self.folder.with_extension("key");
+            fs::write(&key, secret)?;
+            command
+                .arg("--key")
+                .arg(format!("pwdfile={},mode=aes-256-cbc", key.display()));
+        }
         let child = command
-            .args([NAME, "--exact", "--nocapture"])
-            .env(ORDER, order.join("\n"))
+            .env("VROT_SWTPM_CONFIG", config)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(fs::File::create(&said)?)
             .current_dir("/")
             .process_group(0)
             .spawn()?;
-        Ok(Process { child, socket })
+        Ok(Process {
+            child,
+            socket,
+            ready,
+            said,
+        })
     }
 }
 
 impl Process {
     fn wait_until_ready(&mut self) -> Result<()> {
-        let said = self.said()?;
-        ensure!(said.contains("ready"), "{said}");
+        ensure!(self.is_ready_or_ended()?, "{}", self.said()?);
         Ok(())
     }
 
-    /// The line that it says first.
-    fn said(&mut self) -> Result<String> {
-        let stderr = self.child.stderr.take().context("it was heard before")?;
-        let mut line = String::new();
-        BufReader::new(stderr).read_line(&mut line)?;
-        Ok(line)
+    /// Waits until a VMM can attach, or it has ended; whether a VMM can.
+    fn is_ready_or_ended(&mut self) -> Result<bool> {
+        let mut is_alive = true;
+        wait_until("the process that stands in to be ready, or to end", || {
+            is_alive = self.is_alive()?;
+            Ok(!is_alive || self.ready.exists())
+        })?;
+        Ok(is_alive)
+    }
+
+    /// What it complained about.
+    fn said(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.said)?)
     }
 
     /// Sends a signal.
@@ -191,34 +214,5 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// No test of its own: run once more as a process, it is what a launcher takes for swtpm.
-#[test]
-fn stands_in_where_it_is_told_to() {
-    let Ok(order) = std::env::var(ORDER) else {
-        return;
-    };
-    let order: Vec<&str> = order.split('\n').collect();
-    let [manager, folder, socket, ends_with_vmm, secret] = order.as_slice() else {
-        panic!("{order:?}");
-    };
-    let ends_with_vmm = *ends_with_vmm == "true";
-    let lock = Some(secret.as_bytes()).filter(|secret| !secret.is_empty());
-    let lock = lock.map(Lock::of);
-    let started = StandIn::start(Path::new(manager), Path::new(folder), lock);
-    let served = started.and_then(|stand_in| {
-        let _ = fs::remove_file(socket);
-        let listener = UnixListener::bind(socket).map_err(HandoverError::Listener)?;
-        let _ = writeln!(std::io::stderr(), "ready");
-        stand_in.serve(VmmSocket::Listening(listener), ends_with_vmm)
-    });
-    match served {
-        Ok(_) => std::process::exit(0),
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "{error}");
-            std::process::exit(1)
-        }
     }
 }
