@@ -182,6 +182,16 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         certificate: Option<Digest32>,
     },
+    /// The vRoT that is created is the TPM that its VM had elsewhere: until then, its secrets were not
+    /// guarded by this host's physical TPM.
+    VrotImported {
+        /// Its number.
+        vrot: VrotId,
+        /// The VM.
+        vm: VmId,
+        /// Name of its RSA endorsement key, which it had before.
+        ek_rsa: TpmName,
+    },
     /// A vRoT was made ahead, and its identity key certified. It belongs to no VM yet.
     VrotManufactured {
         /// Its number.

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use api_types::Problem;
 use cert_chain::operator::ApprovalError;
 
+use swtpm_state::StoreError;
+
+use crate::import::ImportError;
 use crate::issuer::IssuerError;
 use crate::launch::LaunchError;
 use crate::libvirt::LibvirtError;
@@ -37,6 +40,12 @@ pub(crate) enum CtlError {
     /// The issuer refused.
     #[error(transparent)]
     Issuer(#[from] IssuerError),
+    /// A place was not imported, or not given back.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// A place of swtpm's cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A VMM's command line cannot be run.
     #[error(transparent)]
     CommandLine(#[from] CommandLineError),

@@ -5,6 +5,7 @@ mod client;
 mod commands;
 mod error;
 mod files;
+mod import;
 mod issuer;
 mod launch;
 mod libvirt;

@@ -42,7 +42,7 @@ pub use issuance::{
     Uncertified, check_ready, device, issue_eks, issue_tls, issue_vik, withdraw, write_certificates,
 };
 pub use keys::{tls_template, vik_template};
-pub use making::{Manufactured, manufacture};
+pub use making::{Manufactured, manufacture, take_over};
 pub use order::{CertifiedSubject, Chain, ManufactureOrder};
 pub use renewal::{Guest, RederivedVik, Renewed, RenewedBesides, rederive_vik_from_copy, renew};
 pub use restoration::restore;

@@ -36,28 +36,63 @@ pub fn manufacture(
 ) -> Result<Manufactured, ManufactureError> {
     let mut tpm = Tpm::new(channel);
     tpm.start_up()?;
+    make(order, &mut tpm)
+}
 
-    let ek_rsa = keys::endorsement_key(&mut tpm, &EkTemplate::L1.to_bytes())?;
-    let ek_p256 = keys::endorsement_key(&mut tpm, &EkTemplate::L2.to_bytes())?;
-    let vik = keys::vik(&mut tpm, Keep::Persistent)?;
-    let tls = keys::tls_key(&mut tpm)?;
+/// Makes a TPM a vRoT that was made, and perhaps used, elsewhere: its endorsement keys are those that its
+/// seed has given all along, and whatever else it holds stays. Blocks as [`manufacture`] does.
+///
+/// The owner's and the endorsement hierarchy must have empty authorization values, and the handles of
+/// vIK and TLS key must be free. What lies in the places of certificates, such as those of the TPM's
+/// first maker, is removed.
+pub fn take_over(
+    order: &ManufactureOrder,
+    channel: &mut dyn CommandChannel,
+) -> Result<Manufactured, ManufactureError> {
+    let mut tpm = Tpm::new(channel);
+    tpm.start_up()?;
+    for index in PLACES {
+        if tpm.is_defined(index)? {
+            tpm.remove(index)?;
+        }
+    }
+    make(order, &mut tpm)
+}
+
+/// All indices of a vRoT.
+const PLACES: [NvIndex; 8] = [
+    NvIndex::EK_RSA_CERTIFICATE,
+    NvIndex::EK_P256_CERTIFICATE,
+    NvIndex::CERTIFICATE_CHAIN,
+    NvIndex::VIK_CERTIFICATE,
+    NvIndex::VIK_TEMPLATE,
+    NvIndex::TLS_CERTIFICATE,
+    NvIndex::TLS_TEMPLATE,
+    NvIndex::WRITER,
+];
+
+fn make(order: &ManufactureOrder, tpm: &mut Tpm<'_>) -> Result<Manufactured, ManufactureError> {
+    let ek_rsa = keys::endorsement_key(tpm, &EkTemplate::L1.to_bytes())?;
+    let ek_p256 = keys::endorsement_key(tpm, &EkTemplate::L2.to_bytes())?;
+    let vik = keys::vik(tpm, Keep::Persistent)?;
+    let tls = keys::tls_key(tpm)?;
 
     let authority = NvAuthority::random()?;
-    nv::define_writer(&mut tpm, &authority)?;
+    nv::define_writer(tpm, &authority)?;
     let uncertified = Uncertified {
         vik: Some(vik.clone()),
         tls: Some(tls.clone()),
         eks: Some([ek_rsa.clone(), ek_p256.clone()]),
     };
-    for (index, length) in lengths(order, &mut tpm, &uncertified)? {
-        nv::reserve(&mut tpm, index, length)?;
+    for (index, length) in lengths(order, tpm, &uncertified)? {
+        nv::reserve(tpm, index, length)?;
     }
     for (index, content) in [
         (NvIndex::CERTIFICATE_CHAIN, &order.host_certificate),
         (NvIndex::VIK_TEMPLATE, &keys::vik_template()),
         (NvIndex::TLS_TEMPLATE, &keys::tls_template()),
     ] {
-        nv::publish(&mut tpm, &authority, index, content)?;
+        nv::publish(tpm, &authority, index, content)?;
     }
     tpm.shut_down()?;
     Ok(Manufactured {

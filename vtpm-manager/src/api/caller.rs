@@ -13,8 +13,8 @@ use axum::response::{IntoResponse, Response};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::MAX_BODY;
 use super::problem::{ProblemResponse, Reason};
+use super::{IMPORT, MAX_BODY, MAX_IMPORT};
 use crate::audit::{Actor, Event};
 use crate::manager::{Counter, Manager, Startup};
 use crate::rate_limit::{Quota, Repetition};
@@ -193,12 +193,16 @@ impl AccessControl {
 /// A request with its whole body, which must be there within a limit of time. Nothing is begun before.
 async fn with_whole_body(request: Request) -> Result<Request, ProblemResponse> {
     let (head, body) = request.into_parts();
-    match timeout(BODY_DEADLINE, to_bytes(body, MAX_BODY)).await {
+    let limit = match head.uri.path() {
+        IMPORT => MAX_IMPORT,
+        _ => MAX_BODY,
+    };
+    match timeout(BODY_DEADLINE, to_bytes(body, limit)).await {
         Ok(Ok(body)) => Ok(Request::from_parts(head, Body::from(body))),
         Ok(Err(error)) => Err(ProblemResponse::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "body",
-            format!("the body cannot be taken, at most {MAX_BODY} bytes are: {error}"),
+            format!("the body cannot be taken, at most {limit} bytes are: {error}"),
         )),
         Err(_) => Err(ProblemResponse::new(
             StatusCode::REQUEST_TIMEOUT,

@@ -38,6 +38,7 @@ pub(super) async fn serve() -> Json<Document> {
         host::audit,
         vrots::list,
         vrots::create,
+        vrots::import,
         vrots::show,
         vrots::delete,
         launch::show,

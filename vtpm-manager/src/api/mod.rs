@@ -37,8 +37,11 @@ pub use caller::Caller;
 pub use description::description;
 pub use server::Api;
 
-/// The longest request is an enrolment message.
+/// The longest request but one is an enrolment message.
 const MAX_BODY: usize = cert_chain::enrolment::MAX_MESSAGE;
+const IMPORT: &str = "/v1/vrots/import";
+/// The longest has a TPM's state, of at most 512 KiB, in hexadecimal digits.
+const MAX_IMPORT: usize = 1024 * 1024 + MAX_BODY;
 
 /// Every route with its methods: what [`description()`] must describe.
 fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
@@ -53,6 +56,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/host/enrolment/certificate", post(host::install)),
         ("/v1/audit", get(host::audit)),
         ("/v1/vrots", get(vrots::list).post(vrots::create)),
+        (IMPORT, post(vrots::import)),
         ("/v1/vrots/{id}", get(vrots::show).delete(vrots::delete)),
         (
             "/v1/vrots/{id}/launch",

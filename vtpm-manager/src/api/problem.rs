@@ -119,6 +119,7 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
             (StatusCode::CONFLICT, "wrong-state")
         }
         ManagerError::NoFolder { .. } => (StatusCode::CONFLICT, "no-folder"),
+        ManagerError::NotTakenOver { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not-taken-over"),
         ManagerError::StateMissing { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "store-failed"),
         ManagerError::StoreOpening => (StatusCode::SERVICE_UNAVAILABLE, OPENING),
         ManagerError::StoreRefused { .. } => (StatusCode::CONFLICT, "store-refused"),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use api_types::wire::{
-    BackendView, CertificateState, CreateRequest, IdentityView, KeyView, QemuArguments,
-    StartRequest, StateLossView, TpmDeviceModel, VrotList, VrotView,
+    BackendView, CertificateState, CreateRequest, IdentityView, ImportRequest, KeyView,
+    QemuArguments, StartRequest, StateLossView, TpmDeviceModel, VrotList, VrotView,
 };
 use api_types::{PROBLEM_JSON, Problem};
 use api_types::{Timestamp, VrotKey};
@@ -15,6 +15,7 @@ use cert_chain::{PublicArea, Validity, pem};
 use minicbor::bytes::ByteVec;
 use serde::Deserialize;
 use utoipa::IntoParams;
+use zeroize::Zeroizing;
 
 use super::descriptors::Files;
 use super::launch::{self, measured};
@@ -68,6 +69,33 @@ pub(super) async fn create(
         manager.fleet().create(order).await
     });
     let vrot = created.await?;
+    Ok((StatusCode::CREATED, Json(view(&manager, &vrot))))
+}
+
+/// Gives a VM a vRoT that is the TPM that it had elsewhere, with all that is in it: endorsement seed, NV
+/// memory, persistent keys. vIK, TLS key and certificates are made in it.
+#[utoipa::path(post, path = "/v1/vrots/import", tag = "vrots", request_body = ImportRequest,
+    responses((status = 201, body = VrotView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
+pub(super) async fn import(
+    State(manager): Managed,
+    Body(request): Body<ImportRequest>,
+) -> Result<(StatusCode, Json<VrotView>), ProblemResponse> {
+    let name = request.name.as_deref().map(str::parse).transpose();
+    let order = Order {
+        vm: Some(request.vm),
+        tenant: request.tenant.clone(),
+        name: name.map_err(|error| ProblemResponse::bad_request(format!("name: {error}")))?,
+        launch: Launch::Later,
+    };
+    // What the digits are would be told by the error.
+    let state = hex::decode(request.state.expose()).map(Zeroizing::new);
+    let state = state.map_err(|_| ProblemResponse::bad_request("state: no hexadecimal digits"))?;
+    drop(request);
+    let imported = transition(&manager, |manager| async move {
+        manager.fleet().import(order, state).await
+    });
+    let vrot = imported.await?;
     Ok((StatusCode::CREATED, Json(view(&manager, &vrot))))
 }
 

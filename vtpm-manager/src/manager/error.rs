@@ -99,6 +99,16 @@ pub enum ManagerError {
         /// Which.
         vrot: VrotId,
     },
+    /// A TPM that had its life elsewhere cannot become a vRoT.
+    #[error(
+        "the state cannot become a vRoT's; nothing was created. {reason}. It must be the permanent \
+         state of a TPM 2.0 that is off, whose owner's and endorsement hierarchy have no password, and \
+         in which the handles 0x81000003 and 0x81000004 are free"
+    )]
+    NotTakenOver {
+        /// What was in the way.
+        reason: String,
+    },
     /// The TPM is off: it has no state but the permanent one.
     #[error("vRoT {vrot} has no volatile state to keep: its TPM is off; `stop` ends it")]
     NothingToSuspend {

@@ -87,6 +87,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "durable-file",
             "printable",
             "program-output",
+            "swtpm-state",
         ],
     ),
     (

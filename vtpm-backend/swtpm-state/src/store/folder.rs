@@ -24,6 +24,13 @@ const LOCK: &str = ".lock";
 /// As swtpm makes it: whoever may use the folder may lock it.
 const LOCK_MODE: u32 = 0o660;
 
+/// What is in the place of a state that was taken over: no header, for swtpm as for us.
+const RETIRED: &[u8] = b"This TPM's state was taken over. ";
+/// Where that state is.
+const RETIRED_STATE: &str = "tpm2-00.permall.taken-over";
+/// Longer notes are cut.
+const MAX_NOTE: usize = 1024;
+
 /// "tpm2" for the version, "00" for the first and only TPM.
 pub(super) fn file_name(kind: StateKind) -> String {
     format!("tpm2-00.{}", kind.name())
@@ -91,6 +98,11 @@ impl Folder {
         file.take(limit)
             .read_to_end(&mut bytes)
             .map_err(failed(&path, "read"))?;
+        if let Some(note) = bytes.strip_prefix(RETIRED) {
+            let note = String::from_utf8_lossy(note.get(..MAX_NOTE).unwrap_or(note));
+            let note = note.trim().to_owned();
+            return Err(StoreError::Retired { path, note });
+        }
         let length = bytes.len();
         if length > MAX_STATE {
             let source = FormatError::TooLong { length };
@@ -153,6 +165,42 @@ impl Folder {
         }
         file.write_all(bytes)?;
         file.sync_all()
+    }
+
+    /// The state gets another name beside its own, and then a note takes its own: there is no moment
+    /// without either, in which swtpm would make a new TPM.
+    pub(super) fn retire(&mut self, note: &str) -> Result<(), StoreError> {
+        let state = self.path.join(file_name(StateKind::Permanent));
+        let kept = self.path.join(RETIRED_STATE);
+        fs::hard_link(&state, &kept).map_err(failed(&kept, "made"))?;
+        let note = [RETIRED, note.as_bytes(), b"\n"].concat();
+        self.save(StateKind::Permanent, &note)
+    }
+
+    pub(super) fn reinstate(path: &Path) -> Result<(), StoreError> {
+        let options = StoreOptions {
+            create: false,
+            ..StoreOptions::default()
+        };
+        let mut folder = Self::open(path, options)?;
+        let in_use = || StoreError::InUse {
+            path: path.to_owned(),
+        };
+        folder.lock(0)?.then_some(()).ok_or_else(in_use)?;
+        let kept = path.join(RETIRED_STATE);
+        let state = path.join(file_name(StateKind::Permanent));
+        if !matches!(
+            folder.load(StateKind::Permanent),
+            Err(StoreError::Retired { .. })
+        ) || !kept.exists()
+        {
+            return Err(StoreError::NotRetired {
+                path: path.to_owned(),
+            });
+        }
+        fs::rename(&kept, &state)
+            .and_then(|()| folder.folder.sync_all())
+            .map_err(failed(&state, "put back"))
     }
 
     pub(super) fn remove(&mut self, kind: StateKind) -> Result<(), StoreError> {

@@ -35,6 +35,9 @@ pub enum LinearError {
          overwrite its first {HEADER} bytes with zeros"
     )]
     Foreign,
+    /// It was taken over by somebody else.
+    #[error("the TPM whose state it holds was taken over: `vtpmctl import --undo` gives it back")]
+    Retired,
     /// It is blank, and is not to be made a store.
     #[error("it is blank: no TPM has its state there")]
     Blank,
@@ -74,7 +77,11 @@ pub enum LinearError {
 
 /// "swtpmlin"
 const MAGIC: u64 = 0x7377_7470_6d6c_696e;
-const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 1;
+/// A version that no reader knows: swtpm starts no TPM from such a store, and makes no new one.
+pub(crate) const RETIRED_VERSION: u8 = 0xff;
+/// Where the version is.
+pub(crate) const VERSION_OFFSET: u64 = 8;
 const ENTRIES: usize = 15;
 const ENTRY: usize = 12;
 const BEFORE_ENTRIES: usize = 12;
@@ -109,6 +116,9 @@ impl Directory {
                 true => LinearError::Blank,
                 false => LinearError::Foreign,
             });
+        }
+        if version == RETIRED_VERSION {
+            return Err(LinearError::Retired);
         }
         if version != VERSION {
             return Err(LinearError::Version { version });

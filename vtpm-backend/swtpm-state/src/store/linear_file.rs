@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::libc::O_NOFOLLOW;
 use zeroize::Zeroizing;
 
-use super::linear::{Directory, HEADER, LinearError};
+use super::linear::{Directory, HEADER, LinearError, RETIRED_VERSION, VERSION, VERSION_OFFSET};
 use super::{StoreError, StoreOptions, failed, set_mode};
 use crate::lock;
 use crate::{FormatError, MAX_STATE, StateKind};
@@ -25,6 +25,20 @@ pub(super) struct LinearFile {
 
 impl LinearFile {
     pub(super) fn open(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
+        let mut store = Self::unread(path, options)?;
+        match store.read_directory() {
+            Ok(directory) => store.directory = directory,
+            Err(StoreError::Linear {
+                source: LinearError::Blank,
+                ..
+            }) if options.create => store.commit(Directory::EMPTY)?,
+            Err(error) => return Err(error),
+        }
+        Ok(store)
+    }
+
+    /// Opens it, whatever it holds.
+    fn unread(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -47,22 +61,13 @@ impl LinearFile {
         let length = file
             .seek(SeekFrom::End(0))
             .map_err(failed(path, "examined"))?;
-        let mut store = Self {
+        Ok(Self {
             path: path.to_owned(),
             file,
             directory: Directory::EMPTY,
             length,
             is_device,
-        };
-        match store.read_directory() {
-            Ok(directory) => store.directory = directory,
-            Err(StoreError::Linear {
-                source: LinearError::Blank,
-                ..
-            }) if options.create => store.commit(Directory::EMPTY)?,
-            Err(error) => return Err(error),
-        }
-        Ok(store)
+        })
     }
 
     fn read_directory(&self) -> Result<Directory, StoreError> {
@@ -149,6 +154,40 @@ impl LinearFile {
             .without(kind)
             .map_err(|error| self.damaged(error))?;
         self.commit(directory)
+    }
+
+    pub(super) fn retire(&mut self) -> Result<(), StoreError> {
+        self.set_version(RETIRED_VERSION)
+    }
+
+    pub(super) fn reinstate(path: &Path) -> Result<(), StoreError> {
+        let options = StoreOptions {
+            create: false,
+            ..StoreOptions::default()
+        };
+        let mut store = Self::unread(path, options)?;
+        let in_use = || StoreError::InUse {
+            path: path.to_owned(),
+        };
+        let locked = lock::lock(&store.file, 0).map_err(failed(path, "locked"))?;
+        locked.then_some(()).ok_or_else(in_use)?;
+        match store.read_directory() {
+            Err(StoreError::Linear {
+                source: LinearError::Retired,
+                ..
+            }) => store.set_version(VERSION),
+            Ok(_) => Err(StoreError::NotRetired {
+                path: path.to_owned(),
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn set_version(&mut self, version: u8) -> Result<(), StoreError> {
+        self.file
+            .write_all_at(&[version], VERSION_OFFSET)
+            .and_then(|()| self.file.sync_all())
+            .map_err(failed(&self.path, "written"))
     }
 
     /// Makes a file as long as its last section reaches: swtpm maps that.

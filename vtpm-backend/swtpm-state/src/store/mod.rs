@@ -100,9 +100,35 @@ pub enum StoreError {
         #[source]
         source: LinearError,
     },
+    /// The state was taken over by somebody else.
+    #[error("{} is not used any more. {note}", path.display())]
+    Retired {
+        /// The file.
+        path: PathBuf,
+        /// Who took it over, and what can be done.
+        note: String,
+    },
+    /// There is nothing that could be reinstated.
+    #[error("{} was not taken over by anybody, or not from here: nothing was changed", path.display())]
+    NotRetired {
+        /// The place.
+        path: PathBuf,
+    },
     /// A state cannot be put into the form of a file.
     #[error("the state cannot be written")]
     Unwritable(#[source] FormatError),
+}
+
+impl StoreError {
+    /// Whether the place was [retired](StateStore::retire).
+    pub fn says_retired(&self) -> bool {
+        let linear = |source: &LinearError| *source == LinearError::Retired;
+        match self {
+            Self::Retired { .. } => true,
+            Self::Linear { source, .. } => linear(source),
+            _ => false,
+        }
+    }
 }
 
 impl Location {
@@ -238,6 +264,24 @@ impl StateStore {
         match &mut self.medium {
             Medium::Folder(folder) => folder.remove(kind),
             Medium::File(file) => file.remove(kind),
+        }
+    }
+
+    /// Takes the place out of use for good: neither swtpm nor this project starts a TPM from it any
+    /// more, and neither makes a new one there. What it holds stays, for
+    /// [`reinstate`](Self::reinstate). Whoever tries a folder reads the note.
+    pub fn retire(&mut self, note: &str) -> Result<(), StoreError> {
+        match &mut self.medium {
+            Medium::Folder(folder) => folder.retire(note),
+            Medium::File(file) => file.retire(),
+        }
+    }
+
+    /// Puts a place that was retired into use again.
+    pub fn reinstate(location: &Location) -> Result<(), StoreError> {
+        match location {
+            Location::Folder(path) => Folder::reinstate(path),
+            Location::File(path) => LinearFile::reinstate(path),
         }
     }
 

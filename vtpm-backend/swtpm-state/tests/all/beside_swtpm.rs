@@ -128,7 +128,7 @@ impl Swtpm {
         let process = command.spawn().context("swtpm is needed for this test")?;
         let mut swtpm = Self { process, control };
         let deadline = Instant::now() + PATIENCE;
-        while !swtpm.control.exists() {
+        while std::os::unix::net::UnixStream::connect(&swtpm.control).is_err() {
             let end = swtpm.process.try_wait()?;
             ensure!(end.is_none() && Instant::now() < deadline, "swtpm: {end:?}");
             std::thread::sleep(Duration::from_millis(5));
@@ -236,6 +236,38 @@ fn swtpm_s_states_are_read_and_ours_are_read_by_swtpm() -> Result<()> {
             let taken = read_blob(&swtpm.blob(elsewhere.path())?, ours, false)?;
             assert_same_tpm(&taken, &state)?;
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn swtpm_starts_nothing_and_makes_nothing_new_where_a_state_was_taken_over() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for location in locations(folder.path()) {
+        let swtpm = Swtpm::start(folder.path(), &location, Keys::default())?;
+        swtpm.ask(&["-i"])?;
+        swtpm.end()?;
+        let mut store = open(&location, None)?;
+        store.lock(100)?;
+        let state = store
+            .load(StateKind::Permanent)?
+            .context("swtpm wrote it")?;
+        store.retire("By vRoT 1 of host 2.")?;
+        drop(store);
+        // swtpm ends at once, or at CMD_INIT; and we do not open it either.
+        let started = Swtpm::start(folder.path(), &location, Keys::default());
+        ensure!(started.is_err() || started.is_ok_and(|swtpm| swtpm.ask(&["-i"]).is_err()));
+        let _ = fs::remove_file(folder.path().join("control.sock"));
+        let store = open(&location, None).and_then(|store| Ok(store.load(StateKind::Permanent)?));
+        let refused = format!("{:#}", store.err().context("it is read")?);
+        ensure!(
+            refused.contains("taken over") || refused.contains("By vRoT 1"),
+            "{refused}"
+        );
+        StateStore::reinstate(&location)?;
+        assert!(StateStore::reinstate(&location).is_err());
+        let store = open(&location, None)?;
+        assert_eq!(store.load(StateKind::Permanent)?, Some(state));
     }
     Ok(())
 }

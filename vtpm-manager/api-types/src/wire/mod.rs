@@ -21,5 +21,6 @@ pub use launch::{
 pub use policy::{ApprovalView, DifferenceView, PolicyView};
 pub use store::{PowerLossView, RecoverRequest, RecoveryView, StoreView};
 pub use vrot::{
-    BackendView, CreateRequest, QemuArguments, StateLossView, TpmDeviceModel, VrotList, VrotView,
+    BackendView, CreateRequest, ImportRequest, QemuArguments, StateLossView, TpmDeviceModel,
+    TpmState, VrotList, VrotView,
 };

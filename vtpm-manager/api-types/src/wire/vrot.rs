@@ -1,9 +1,11 @@
 //! vRoTs, and how a VMM attaches to one.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use cert_chain::{Generation, Tenant, TpmName, VmId, VrotId};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 use super::identity::CertificateState;
 use super::launch::{LaunchRequest, LaunchView};
@@ -32,6 +34,55 @@ pub struct CreateRequest {
     /// What is measured for its first start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub launch: Option<LaunchRequest>,
+}
+
+/// A TPM that had its life elsewhere, to become a vRoT.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ImportRequest {
+    /// The VM.
+    pub vm: VmId,
+    /// Whose VM it is.
+    pub tenant: Tenant,
+    /// What people call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The permanent state of a TPM 2.0 that is off, as libtpms writes it and not encrypted, in
+    /// hexadecimal digits.
+    pub state: TpmState,
+}
+
+/// A TPM's permanent state in hexadecimal digits: with its keys, so that it is zeroed when dropped, and
+/// never shown.
+#[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", schema(value_type = String))]
+#[serde(transparent)]
+pub struct TpmState(String);
+
+impl TpmState {
+    /// Wraps the digits.
+    pub fn new(digits: String) -> Self {
+        Self(digits)
+    }
+
+    /// The digits.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for TpmState {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl fmt::Debug for TpmState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TpmState({} digits)", self.0.len())
+    }
 }
 
 /// One vRoT.

@@ -2,6 +2,7 @@
 
 mod audit;
 mod host;
+mod import;
 mod issuer;
 mod launch;
 mod libvirt;
@@ -17,6 +18,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use audit::AuditCommand;
 pub(crate) use host::{HostCommand, InitArguments};
+pub(crate) use import::ImportArguments;
 pub(crate) use issuer::{IssuerCommand, OperatorKeyCommand};
 pub(crate) use launch::LaunchArguments;
 pub(crate) use libvirt::{HookArguments, LibvirtCommand, SyncArguments, XmlArguments};
@@ -79,6 +81,13 @@ pub(crate) enum Command {
     Run(RunArguments),
     #[command(flatten)]
     Libvirt(LibvirtCommand),
+    /// Take the TPMs of VMs that are off over from swtpm: each becomes the vRoT of its VM, with all that
+    /// is in it, and its old place is kept and put out of use. A failure concerns its own place only.
+    ///
+    /// Until now, such a TPM's secrets lay outside of the physical TPM's protection: whoever has copied
+    /// its state has its endorsement seed, also from now on.
+    #[command(verbatim_doc_comment)]
+    Import(ImportArguments),
     /// The host: its keys, its policy, its enrolment.
     Host {
         #[command(subcommand)]

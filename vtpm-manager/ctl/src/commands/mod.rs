@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use crate::arguments::{Arguments, Command};
 use crate::client::Client;
 use crate::error::CtlError;
+use crate::import;
 use crate::libvirt;
 use crate::output::Output;
 use crate::run;
@@ -23,6 +24,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CtlError> {
     match &arguments.command {
         Command::Run(arguments) => return Ok(run::run(arguments, &client)),
         Command::Libvirt(command) => libvirt::run(command, &client, &output),
+        Command::Import(arguments) => import::run(arguments, &client, &output),
         Command::Host { command } => host::run(command, &client, &output),
         Command::Issuer { command } => issuer::run(command, &output),
         Command::Audit { command } => audit::run(command, &client, &output),

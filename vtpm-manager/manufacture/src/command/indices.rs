@@ -1,14 +1,15 @@
 //! NV indices: defined, looked at, read, written and removed.
 
 use cert_chain::layout::NvIndex;
-use tpm_wire::Operation;
+use tpm_wire::{Operation, ResponseCode};
 use tpm2_protocol::basic::TpmHandle;
 use tpm2_protocol::data::{
     Tpm2bAuth, Tpm2bMaxNvBuffer, Tpm2bNvPublic, TpmRh, TpmaNv, TpmsNvPublic,
 };
 use tpm2_protocol::frame::{
     TpmNvDefineSpaceCommand, TpmNvReadCommand, TpmNvReadPublicCommand, TpmNvReadPublicResponse,
-    TpmNvReadResponse, TpmNvUndefineSpaceSpecialCommand, TpmNvWriteCommand,
+    TpmNvReadResponse, TpmNvUndefineSpaceCommand, TpmNvUndefineSpaceSpecialCommand,
+    TpmNvWriteCommand,
 };
 
 use super::{Authorization, Tpm, permanent, short, unmarshal};
@@ -31,6 +32,28 @@ impl Tpm<'_> {
                 .map_err(|_| ManufactureError::Response { operation })?,
             public_info: Tpm2bNvPublic { inner: public },
         };
+        self.run(operation, &command, &Authorization::Empty)
+    }
+
+    /// Whether there is such an index.
+    pub(crate) fn is_defined(&mut self, index: NvIndex) -> Result<bool, ManufactureError> {
+        match self.read_public(index) {
+            Ok(_) => Ok(true),
+            Err(ManufactureError::Tpm { code, .. })
+                if code.without_position() == ResponseCode::HANDLE =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes an index that has no policy for that, with the platform's authorization.
+    pub(crate) fn remove(&mut self, index: NvIndex) -> Result<(), ManufactureError> {
+        let command = TpmNvUndefineSpaceCommand {
+            handles: [permanent(TpmRh::Platform), TpmHandle::new(index.handle())],
+        };
+        let operation = Operation("TPM2_NV_UndefineSpace");
         self.run(operation, &command, &Authorization::Empty)
     }
 

@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use api_types::Timestamp;
+use backend_link::StateKey;
+use backend_link::sealing::Sealer;
 use cert_chain::{Generation, Tenant, VmId, VrotId};
 use guarded_state::disk::StateBlob;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
-use vrot_manufacture::{CertifiedSubject, manufacture};
+use vrot_manufacture::{CertifiedSubject, ManufactureError, manufacture, take_over};
+use zeroize::Zeroizing;
 
 use super::Factory;
 use crate::backend::Backend;
+use crate::backend::BackendError;
 use crate::keys::{Keyring, Purpose};
 use crate::manager::blocking::blocking;
 use crate::manager::error::ManagerError;
@@ -46,6 +50,25 @@ impl Factory {
         vm: VmId,
         tenant: Tenant,
     ) -> Result<ManufacturedVrot, ManagerError> {
+        self.make(vm, tenant, None).await
+    }
+
+    /// Makes a vRoT of a TPM that had its life elsewhere, from its permanent state.
+    pub(in crate::manager) async fn take_over(
+        &self,
+        vm: VmId,
+        tenant: Tenant,
+        state: &Zeroizing<Vec<u8>>,
+    ) -> Result<ManufacturedVrot, ManagerError> {
+        self.make(vm, tenant, Some(state)).await
+    }
+
+    async fn make(
+        &self,
+        vm: VmId,
+        tenant: Tenant,
+        beginning: Option<&Zeroizing<Vec<u8>>>,
+    ) -> Result<ManufacturedVrot, ManagerError> {
         let permit = Arc::clone(&self.manufacturing).acquire_owned().await;
         // Nothing is signed now; but what can never be certified is not made.
         let (enrolment, _) = self.host.issuer().await?;
@@ -64,12 +87,26 @@ impl Factory {
         let order = order.await?;
         let state_key = keyring.wrap(vrot, Purpose::State, key.as_bytes())?;
         let launcher = &self.launcher;
-        let maker = launcher.launch_new(vrot, FIRST_GENERATION, key, None);
-        let maker = maker.await?;
+        let sealed = beginning
+            .map(|state| sealed(&key, vrot, state))
+            .transpose()?;
+        let is_taken_over = sealed.is_some();
+        let not_taken_over = |reason: String| ManagerError::NotTakenOver { reason };
+        let maker = launcher.launch_new(vrot, FIRST_GENERATION, key, sealed);
+        let maker = match maker.await {
+            Err(ManagerError::Backend(BackendError::Ended { reason, .. })) if is_taken_over => {
+                return Err(not_taken_over(reason));
+            }
+            other => other?,
+        };
         let mut channel = maker.channel();
         let ordered = order.clone();
-        let manufactured = blocking_with(permit, move || {
-            manufacture(&ordered, &mut channel).map_err(ManagerError::Manufacture)
+        let manufactured = blocking_with(permit, move || match is_taken_over {
+            false => manufacture(&ordered, &mut channel).map_err(ManagerError::Manufacture),
+            true => take_over(&ordered, &mut channel).map_err(|error| match error {
+                ManufactureError::Tpm { .. } => not_taken_over(error.to_string()),
+                other => ManagerError::Manufacture(other),
+            }),
         })
         .await;
         // Whatever came of it, it has done its work.
@@ -110,6 +147,16 @@ impl Factory {
             unsaved: Some(state),
         })
     }
+}
+
+/// The state of a TPM that comes from elsewhere, as a backend opens it.
+fn sealed(key: &StateKey, vrot: VrotId, state: &[u8]) -> Result<StateBlob, ManagerError> {
+    let sealer = Sealer::new(key, *vrot.as_bytes(), FIRST_GENERATION.number());
+    let sealed = sealer.and_then(|sealer| sealer.seal_permanent(state, None));
+    let sealed = sealed.map_err(|error| ManagerError::NotTakenOver {
+        reason: error.to_string(),
+    })?;
+    Ok(StateBlob::new(0, sealed))
 }
 
 /// Runs what blocks, and gives the permit back when that is over, even if the caller does not wait

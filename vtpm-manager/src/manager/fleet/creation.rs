@@ -8,6 +8,7 @@ use cert_chain::{Tenant, VmId, VrotId};
 use guarded_state::disk::{Batch, Part};
 use tokio::sync::watch;
 use vrot_manufacture::Chain;
+use zeroize::Zeroizing;
 
 use super::{Fleet, launches};
 use crate::audit::Event;
@@ -46,6 +47,15 @@ pub enum Launch {
     Later,
 }
 
+/// Where a vRoT's TPM was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// Here.
+    Manufactured,
+    /// Elsewhere.
+    Imported,
+}
+
 /// Whether the audit log has the line of a creation that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CreationLine {
@@ -56,6 +66,23 @@ enum CreationLine {
 impl Fleet {
     /// Gives a VM a vRoT: one of the pool, or a new one.
     pub async fn create(self: &Arc<Self>, order: Order) -> Result<Arc<Vrot>, ManagerError> {
+        self.create_from(order, None).await
+    }
+
+    /// Gives a VM a vRoT that is the TPM that it had elsewhere, by that one's permanent state.
+    pub async fn import(
+        self: &Arc<Self>,
+        order: Order,
+        state: Zeroizing<Vec<u8>>,
+    ) -> Result<Arc<Vrot>, ManagerError> {
+        self.create_from(order, Some(state)).await
+    }
+
+    async fn create_from(
+        self: &Arc<Self>,
+        order: Order,
+        state: Option<Zeroizing<Vec<u8>>>,
+    ) -> Result<Arc<Vrot>, ManagerError> {
         let requires_launch = order.requires_launch || self.config.launch.requires(&order.tenant);
         if order.launch == Launch::Now && requires_launch && order.measured.is_none() {
             return Err(ManagerError::LaunchNotMeasuredForNew);
@@ -67,15 +94,27 @@ impl Fleet {
             // A key would lead to either.
             return Err(ManagerError::VmTaken { vm });
         }
-        let mut made = match self.factory.take(&order.tenant) {
-            Some(member) => member,
-            None => {
-                let vm = order.vm.unwrap_or_else(VmId::random);
-                self.factory.manufacture(vm, order.tenant.clone()).await?
+        let vm = || order.vm.unwrap_or_else(VmId::random);
+        let mut made = match &state {
+            Some(state) => {
+                let tenant = order.tenant.clone();
+                self.factory.take_over(vm(), tenant, state).await?
             }
+            None => match self.factory.take(&order.tenant) {
+                Some(member) => member,
+                None => {
+                    let tenant = order.tenant.clone();
+                    self.factory.manufacture(vm(), tenant).await?
+                }
+            },
         };
         let certified = watch::Sender::default();
-        let handed_over = self.hand_over(&order, &mut made, certified.subscribe());
+        let origin = match &state {
+            Some(_) => Origin::Imported,
+            None => Origin::Manufactured,
+        };
+        drop(state);
+        let handed_over = self.hand_over(&order, &mut made, origin, certified.subscribe());
         let handed_over = match handed_over.await {
             Ok(change) => {
                 let committed = self.guarded.commit(change).await;
@@ -128,6 +167,7 @@ impl Fleet {
         &self,
         order: &Order,
         made: &mut ManufacturedVrot,
+        origin: Origin,
         certified: watch::Receiver<bool>,
     ) -> Result<Batch, ManagerError> {
         let now = Timestamp::now();
@@ -167,6 +207,13 @@ impl Fleet {
         events.extend(
             (order.measured.as_ref()).map(|launch| launches::measured(record.vrot, launch)),
         );
+        if origin == Origin::Imported {
+            events.push(Event::VrotImported {
+                vrot: record.vrot,
+                vm: record.vm,
+                ek_rsa: record.identity.ek_rsa(record.vrot)?.name(),
+            });
+        }
         let changed = match order.launch {
             Launch::Now => {
                 record.lifecycle = record.lifecycle.start(backend.observed().process, now)?;
