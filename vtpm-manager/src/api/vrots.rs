@@ -22,7 +22,7 @@ use super::launch::{self, measured};
 use super::order::transition;
 use super::problem::{Body, OptionalBody, Path, ProblemResponse, Query};
 use crate::manager::{Launch, Manager, ManagerError, Order, Vrot};
-use crate::vrot::{Lifecycle, Pending, StopCause};
+use crate::vrot::{Lifecycle, Origin, Pending, StopCause};
 
 pub(super) type Managed = State<Arc<Manager>>;
 
@@ -87,6 +87,9 @@ pub(super) async fn import(
         tenant: request.tenant.clone(),
         name: name.map_err(|error| ProblemResponse::bad_request(format!("name: {error}")))?,
         launch: Launch::Later,
+        folder: None,
+        requires_launch: false,
+        measured: None,
     };
     // What the digits are would be told by the error.
     let state = hex::decode(request.state.expose()).map(Zeroizing::new);
@@ -322,6 +325,7 @@ fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
             } => Some("its backend ended by itself".to_owned()),
             _ => vrot.note().map(str::to_owned),
         },
+        imported: record.origin == Some(Origin::Imported),
         state_loss: record.state_loss.map(|loss| StateLossView {
             batch: loss.batch,
             at: loss.at,

@@ -10,7 +10,9 @@ pub use error::RecordError;
 pub use folder::{FileIdentity, FolderBinding};
 pub use identity::{Identity, Pending};
 pub use lifecycle::{Lifecycle, LifecycleError, StopCause};
-pub use record::{LostState, Owner, StoredVrot, Tombstone, VrotName, VrotNameError, VrotRecord};
+pub use record::{
+    LostState, Origin, Owner, StoredVrot, Tombstone, VrotName, VrotNameError, VrotRecord,
+};
 
 #[cfg(test)]
 pub(crate) use record::tests::record as example;

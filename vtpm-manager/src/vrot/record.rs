@@ -61,6 +61,18 @@ pub struct VrotRecord {
     /// What was measured: while it runs, for this start; else for the next.
     #[n(12)]
     pub launch: Option<Launch>,
+    /// Where its TPM was made, if not by this manager.
+    #[n(13)]
+    pub origin: Option<Origin>,
+}
+
+/// Where the TPM was made that is a vRoT now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Origin {
+    /// Elsewhere, where its secrets were not guarded by this host's physical TPM.
+    #[n(0)]
+    Imported,
 }
 
 /// When a backend ended after it had answered commands whose state was not durable.
@@ -131,8 +143,8 @@ pub struct VrotNameError(String);
 
 /// Version of the record, its first field. Version 1 is read as well: it knew of no lost state, and
 /// its tombstones did not say whose vRoT it was; so is version 2, which knew of no pending
-/// certificate, version 3, which knew of no TLS key, and version 4, which knew of no folder and no measured
-/// launch. A program that knows only an older one must not go on from a newer one, for it would forget what it does not
+/// certificate, version 3, which knew of no TLS key, and version 4, which knew of no folder, no measured
+/// launch and no origin. A program that knows only an older one must not go on from a newer one, for it would forget what it does not
 /// know, and finish deletions without their line in the audit log.
 const VERSION: u8 = 5;
 const FIRST_VERSION: u8 = 1;
@@ -293,6 +305,7 @@ pub(super) mod tests {
             folder: None,
             requires_launch: false,
             launch: None,
+            origin: None,
         }
     }
 
@@ -385,7 +398,15 @@ pub(super) mod tests {
         });
         record.requires_launch = true;
         record.launch = Some(attestation::fixture::launch());
+        let imported = VrotRecord {
+            origin: Some(Origin::Imported),
+            ..record.clone()
+        };
         for (golden, stored) in [
+            (
+                include_str!("vrot_record_imported_v5.hex"),
+                StoredVrot::Living(Box::new(imported)),
+            ),
             (
                 include_str!("vrot_record_v5.hex"),
                 StoredVrot::Living(Box::new(record.clone())),

@@ -19,6 +19,7 @@ mod handed_over;
 mod handed_over_attacks;
 mod host_evidence;
 mod hung_peers;
+mod imported;
 mod killed;
 mod killed_at_each_step;
 mod launches;

@@ -108,6 +108,10 @@ pub struct VrotView {
     /// State that its guest was told of and that may have been lost with a backend, until the vRoT
     /// has a new generation: evidence says so, and a policy accepts it by `batch`.
     pub state_loss: Option<StateLossView>,
+    /// Whether its TPM had its life elsewhere before: then its endorsement seed, and whatever else it held
+    /// by then, were not guarded by this host's physical TPM.
+    #[serde(default)]
+    pub imported: bool,
     /// Name of its identity key.
     pub vik: Option<TpmName>,
     /// Whether the identity key is certified: without that certificate the VM gets no evidence.

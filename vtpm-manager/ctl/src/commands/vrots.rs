@@ -215,6 +215,10 @@ fn details(vrot: &VrotView) -> String {
     if let Some(problem) = &vrot.renewal_problem {
         table.row(["not certified", problem]);
     }
+    if vrot.imported {
+        let origin = "imported: what its TPM held before was not guarded by this host's TPM";
+        table.row(["origin", origin]);
+    }
     if let Some(loss) = &vrot.state_loss {
         let noted = format!(
             "a backend ended after it had answered commands whose state was not durable: noted at \

@@ -73,6 +73,12 @@ pub(crate) enum ImportError {
         /// Its state.
         state: String,
     },
+    /// The VM has another vRoT.
+    #[error("VM {vm} has a vRoT that was not imported: delete it first if it is not needed")]
+    Another {
+        /// The VM.
+        vm: VmId,
+    },
     /// Not everything was done.
     #[error("{failed} of {all} places failed: see the list")]
     Some {

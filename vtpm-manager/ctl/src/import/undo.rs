@@ -22,6 +22,11 @@ pub(super) fn undo(
     require_retired(place)?;
     let vrot = has_vrot(client, vm)?;
     if let Some(vrot) = &vrot
+        && !vrot.imported
+    {
+        return Err(ImportError::Another { vm }.into());
+    }
+    if let Some(vrot) = &vrot
         && vrot.state != NEVER_STARTED
         && !arguments.even_if_used
     {

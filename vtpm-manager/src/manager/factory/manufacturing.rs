@@ -17,7 +17,7 @@ use crate::backend::BackendError;
 use crate::keys::{Keyring, Purpose};
 use crate::manager::blocking::blocking;
 use crate::manager::error::ManagerError;
-use crate::vrot::{Identity, Lifecycle, VrotRecord};
+use crate::vrot::{Identity, Lifecycle, Origin, VrotRecord};
 
 /// A vRoT's first generation; sanctioned restores and copies count on from it.
 pub(in crate::manager) const FIRST_GENERATION: Generation = Generation::new(1);
@@ -136,6 +136,7 @@ impl Factory {
             folder: None,
             requires_launch: false,
             launch: None,
+            origin: is_taken_over.then_some(Origin::Imported),
         };
         let key = keyring.state_key(vrot, &record.state_key)?;
         let saved = Some(state.clone());

@@ -17,7 +17,7 @@ use crate::manager::counters::Counter;
 use crate::manager::error::ManagerError;
 use crate::manager::factory::ManufacturedVrot;
 use crate::manager::registry::Vrot;
-use crate::vrot::{FolderBinding, Owner, VrotName};
+use crate::vrot::{FolderBinding, Origin, Owner, VrotName};
 
 /// What is to be created.
 #[derive(Clone, Debug)]
@@ -45,15 +45,6 @@ pub enum Launch {
     Now,
     /// On demand.
     Later,
-}
-
-/// Where a vRoT's TPM was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
-    /// Here.
-    Manufactured,
-    /// Elsewhere.
-    Imported,
 }
 
 /// Whether the audit log has the line of a creation that failed.
@@ -109,12 +100,8 @@ impl Fleet {
             },
         };
         let certified = watch::Sender::default();
-        let origin = match &state {
-            Some(_) => Origin::Imported,
-            None => Origin::Manufactured,
-        };
         drop(state);
-        let handed_over = self.hand_over(&order, &mut made, origin, certified.subscribe());
+        let handed_over = self.hand_over(&order, &mut made, certified.subscribe());
         let handed_over = match handed_over.await {
             Ok(change) => {
                 let committed = self.guarded.commit(change).await;
@@ -167,7 +154,6 @@ impl Fleet {
         &self,
         order: &Order,
         made: &mut ManufacturedVrot,
-        origin: Origin,
         certified: watch::Receiver<bool>,
     ) -> Result<Batch, ManagerError> {
         let now = Timestamp::now();
@@ -207,7 +193,7 @@ impl Fleet {
         events.extend(
             (order.measured.as_ref()).map(|launch| launches::measured(record.vrot, launch)),
         );
-        if origin == Origin::Imported {
+        if record.origin == Some(Origin::Imported) {
             events.push(Event::VrotImported {
                 vrot: record.vrot,
                 vm: record.vm,
