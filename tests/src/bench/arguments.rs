@@ -83,6 +83,8 @@ pub enum Part {
     Launch,
     /// Commands of one guest that does not write, one by one, on an idle and on a busy machine.
     Commands,
+    /// Boots of a guest with SeaBIOS, without a TPM and with one.
+    Boot,
     /// All launches at once.
     Storm,
     /// Memory of all that run.

@@ -7,6 +7,7 @@
 mod anchor;
 mod api;
 mod arguments;
+mod boot;
 mod commands;
 mod connection;
 mod disk;
@@ -104,6 +105,13 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
         let host = start_host(arguments, run, disk, "host-3", &Pool::filling(1).settings())?;
         let outcome = commands::measure(report, &host, &peer, arguments.commands);
         report.part("command_*", outcome);
+    }
+    if arguments.wants(Part::Boot) {
+        step("boots");
+        let settings = Pool::filling(1).settings();
+        let host = start_host(arguments, run, disk, "host-4", &settings)?;
+        let outcome = boot::measure(report, run, &host, &peer, arguments.rounds);
+        report.part("boot_*", outcome);
     }
     let count = arguments.count();
     step(&format!("{count} launches at once"));

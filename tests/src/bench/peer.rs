@@ -80,6 +80,11 @@ impl<'a> Peer<'a> {
         Ok(())
     }
 
+    /// Where a TPM of this name listens.
+    pub(super) fn socket(&self, name: &str) -> PathBuf {
+        self.run.join("peer").join(name)
+    }
+
     fn state(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
@@ -97,7 +102,7 @@ impl<'a> Peer<'a> {
     }
 
     fn run_since(&self, name: &str, state: &Path, begin: Instant) -> Result<PeerTpm> {
-        let socket = self.run.join("peer").join(name);
+        let socket = self.socket(name);
         let command = emulator_command(state, &socket);
         let log = self.run.join("peer").join(format!("{name}.log"));
         let mut process = Process::start("swtpm", command, &log)?;
