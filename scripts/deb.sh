@@ -164,6 +164,12 @@ put 0644 "$packaging/vrot-host/apparmor-libvirt-qemu" vrot-host \
 for unit in vrot-libvirt-sync.service vrot-libvirt-sync.timer; do
     put 0644 "$packaging/vrot-host/$unit" vrot-host "usr/lib/systemd/system/$unit"
 done
+iasl -p "$scratch/tpm-i2c" "$root/images/tpm-i2c.asl" > "$scratch/iasl.log" 2>&1 || {
+    cat "$scratch/iasl.log" >&2
+    echo "deb: images/tpm-i2c.asl cannot be compiled; iasl is in the package acpica-tools" >&2
+    exit 1
+}
+put 0644 "$scratch/tpm-i2c.aml" vrot-host usr/share/vrot/tpm-i2c.aml
 finish vrot-host vtpm-manager vtpm-backend
 
 program vtpmctl vrot-operator

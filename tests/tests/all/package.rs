@@ -37,6 +37,7 @@ const CONTENTS: [(&str, &[&str]); 4] = [
             "-rw-r--r-- /usr/lib/systemd/system/vtpm-managerd.service",
             "-rw-r--r-- /usr/lib/sysusers.d/vtpm-manager.conf",
             "-rw-r--r-- /usr/lib/tmpfiles.d/vtpm-manager.conf",
+            "-rw-r--r-- /usr/share/vrot/tpm-i2c.aml",
         ],
     ),
     ("vrot-operator", &["-rwxr-xr-x /usr/bin/vtpmctl"]),
