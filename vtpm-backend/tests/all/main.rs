@@ -15,6 +15,7 @@ mod restarted_manager;
 mod sandbox;
 mod slow_commands;
 mod spawned_backend;
+mod swtpm_places;
 mod virtio_tpm;
 mod volatile_state;
 mod zygote;

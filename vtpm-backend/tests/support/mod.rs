@@ -116,7 +116,8 @@ impl Emulator {
         Self::start(&mut emulator_command(&state, &control), control)
     }
 
-    fn start(command: &mut Command, control: PathBuf) -> Result<Self> {
+    /// What this command starts.
+    pub(crate) fn start(command: &mut Command, control: PathBuf) -> Result<Self> {
         let name = command.get_program().to_owned();
         let process = command
             .stdin(Stdio::null())
