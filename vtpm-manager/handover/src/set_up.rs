@@ -51,6 +51,18 @@ pub struct Vrot {
     pub is_new: bool,
 }
 
+/// Name and number of the VM in the id that launchers give: `NAME:UUID` of libvirt, or either.
+pub fn vm_of(id: &str) -> (Option<String>, Option<Uuid>) {
+    let name = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
+    if let Ok(vm) = id.parse() {
+        return (None, Some(vm));
+    }
+    match id.rsplit_once(':').map(|(name, vm)| (name, vm.parse())) {
+        Some((before, Ok(vm))) => (name(before), Some(vm)),
+        _ => (name(id), None),
+    }
+}
+
 /// For a manager that is just being restarted. Launchers wait for some seconds themselves.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
@@ -258,5 +270,21 @@ impl<'p> Folder<'p> {
             path: self.path.to_owned(),
             source,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_names_a_vm_by_name_number_or_both() {
+        let uuid = Uuid::from_bytes([7; 16]);
+        let text = uuid.to_string();
+        let web = Some("web:2".to_owned());
+        assert_eq!(vm_of(&format!("web:2:{text}")), (web.clone(), Some(uuid)));
+        assert_eq!(vm_of(&text), (None, Some(uuid)));
+        assert_eq!(vm_of("web:2"), (web, None));
+        assert_eq!(vm_of(""), (None, None));
     }
 }

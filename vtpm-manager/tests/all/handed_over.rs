@@ -2,14 +2,17 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Result, ensure};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use vrot_handover::set_up::Existing;
 
 use crate::support::stand_in::Domain;
 use crate::support::vmm::Vmm;
-use crate::support::{Host, TENANT, wait_until};
+use crate::support::{Host, Said, TENANT, program, said, wait_until};
 
 /// `TPM2_GetRandom` of one byte.
 const GET_RANDOM: &str = "80010000000c0000017b0001";
@@ -186,5 +189,91 @@ fn what_setup_is_told_about_a_vrot_that_is_there_is_done() -> Result<()> {
     let refused = domain.refused(Existing::Replace)?;
     ensure!(refused.contains("run"), "{refused}");
     ensure!(process.is_alive()?);
+    Ok(())
+}
+
+/// What libvirt runs, word for word.
+#[test]
+fn libvirts_command_lines_set_up_start_and_end_a_vrot_and_what_cannot_be_is_refused() -> Result<()>
+{
+    let host = host()?;
+    let domain = Domain::new(&host, "web")?;
+    let folder = domain.folder.display().to_string();
+    let at = |end: &str| domain.folder.with_extension(end).display().to_string();
+    let (log, socket, vm) = (at("log"), at("sock"), domain.vm.to_string());
+    let run = |name: &str, line: &str| -> Result<Said> {
+        let mut command = Command::new(program(name)?);
+        command.args(line.split_whitespace());
+        command.env("VROT_SWTPM_CONFIG", domain.configuration()?);
+        said(&mut command)
+    };
+    let set_up = format!(
+        "--tpm2 --tpm-state {folder} --vmid web:{vm} --logfile {log} --createek --create-ek-cert \
+         --create-platform-cert --lock-nvram --not-overwrite"
+    );
+    for says in ["made vRoT", "Not overwriting existing state file"] {
+        let made = run("swtpm_setup", &set_up)?;
+        assert_eq!(made.status, 0, "{}", made.err);
+        let log = fs::read_to_string(&log)?;
+        ensure!(log.contains(says), "{log}");
+    }
+    assert_eq!(host.json(["show", &vm])?["name"], "web");
+    assert_eq!(state(&host, &vm)?, "assigned");
+    // A VM that arrives, and PCR banks that are to be others.
+    for (line, says) in [
+        (
+            format!("--tpm2 --tpm-state {folder} --logfile {log} --overwrite"),
+            "does not arrive",
+        ),
+        (
+            format!("--tpm2 --tpm-state {folder} --logfile {log} --pcr-banks sha256 --reconfigure"),
+            "--reconfigure is not offered",
+        ),
+        (
+            format!("{set_up} --tpm-state file://{folder}/state"),
+            "one file (file://) is not offered",
+        ),
+    ] {
+        let refused = run("swtpm_setup", &line)?;
+        assert_eq!(refused.status, 1);
+        ensure!(refused.err.contains(says), "{}", refused.err);
+        let log = fs::read_to_string(&log)?;
+        ensure!(log.contains(says) || says.contains("file://"), "{log}");
+    }
+    assert_eq!(state(&host, &vm)?, "assigned");
+
+    let serve = format!(
+        "socket --ctrl type=unixio,path={socket},mode=0600 --tpmstate dir={folder},mode=0600 \
+         --log file={log} --terminate --tpm2 --pid file={} --daemon",
+        at("pid")
+    );
+    let started = run("swtpm", &serve)?;
+    assert_eq!(started.status, 0, "{}", started.err);
+    let mode = fs::metadata(&socket)?.permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let process = fs::read_to_string(at("pid"))?;
+    let process: i32 = process.trim().parse()?;
+    Vmm::attach(Path::new(&socket))?.succeed(&hex::decode(GET_RANDOM)?)?;
+    // With its VMM, the process has gone, and what it had made with it.
+    wait_for_state(&host, &vm, "stopped")?;
+    wait_until("the process to end", || {
+        Ok(kill(Pid::from_raw(process), None).is_err() && !Path::new(&socket).exists())
+    })?;
+    ensure!(!Path::new(&at("pid")).exists());
+
+    // The order that libvirt gives when a domain is stopped.
+    let started = run("swtpm", &serve)?;
+    assert_eq!(started.status, 0, "{}", started.err);
+    let ended = run("swtpm_ioctl", &format!("--unix {socket} -s"))?;
+    assert_eq!(ended.status, 0, "{}", ended.err);
+    wait_for_state(&host, &vm, "stopped")?;
+
+    // A VM arrives whose folder did not come along.
+    let other = Domain::new(&host, "other")?;
+    let arrives = serve.replace(&folder, &other.folder.display().to_string());
+    let refused = run("swtpm", &format!("{arrives} --migration incoming"))?;
+    assert_eq!(refused.status, 1);
+    ensure!(refused.err.contains("cannot follow"), "{}", refused.err);
+    ensure!(fs::read_dir(&other.folder)?.next().is_none());
     Ok(())
 }

@@ -8,9 +8,11 @@ use swtpm_state::{
     Key, KeyForm, KeyFormat, KeyOptions, KeySize, KeySource, Location, PassphraseKdf,
 };
 
+use vrot_handover::message::Lock;
+
 use super::configuration::Configuration;
 use super::keys::RSA_SIZES;
-use crate::keys;
+use crate::{anchored, keys};
 
 /// Makes the state of a TPM 2.0 for a VM, with endorsement keys and certificates, in place of swtpm_setup.
 #[derive(Debug, Parser)]
@@ -218,6 +220,17 @@ impl Options {
 
     /// The key of the state.
     pub(super) fn key(&self) -> Result<Option<Key>> {
+        let options = self.key_options()?;
+        options.as_ref().map(keys::read).transpose()
+    }
+
+    /// What the key is where the state is elsewhere.
+    pub(super) fn lock(&self) -> Result<Option<Lock>> {
+        let options = self.key_options()?;
+        options.as_ref().map(anchored::lock).transpose()
+    }
+
+    fn key_options(&self) -> Result<Option<KeyOptions>> {
         let passphrase = KeyForm::Passphrase(PassphraseKdf::default());
         let hex = KeyForm::Key(KeyFormat::default());
         let file = |path: &PathBuf| KeySource::File(path.clone());
@@ -236,13 +249,12 @@ impl Options {
             given.next().is_none(),
             "give one of --keyfile, --keyfile-fd, --pwdfile and --pwdfile-fd"
         );
-        let options = KeyOptions {
+        Ok(Some(KeyOptions {
             source,
             form,
             size: self.cipher.unwrap_or_default(),
             remove: false,
-        };
-        keys::read(&options).map(Some)
+        }))
     }
 
     /// The banks that are to be active; nothing for all.

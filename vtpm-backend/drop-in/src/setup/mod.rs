@@ -3,6 +3,7 @@
 //! The TPM runs in this process, and its state is written once, at the end: what fails leaves what was
 //! there before.
 
+mod anchored;
 mod banks;
 mod certificates;
 mod command_line;
@@ -65,7 +66,10 @@ fn run(options: &Options) -> Result<()> {
         identity::run_as(user)?;
     }
     let report = Report::start(options.logfile.as_deref())?;
-    let made = make(options, &report);
+    let made = match crate::anchored::manager()? {
+        Some(manager) => anchored::make(options, &report, &manager),
+        None => make(options, &report),
+    };
     made.inspect_err(|error| report.failed(error))
 }
 

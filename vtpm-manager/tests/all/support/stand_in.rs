@@ -79,6 +79,15 @@ impl Domain {
         Ok(refused.to_string())
     }
 
+    /// The configuration of the programs.
+    pub(crate) fn configuration(&self) -> Result<PathBuf> {
+        let file = self.folder.with_extension("toml");
+        let manager = self.manager.display();
+        let anchored = format!("mode = \"anchored\"\nsocket = \"{manager}\"\n");
+        fs::write(&file, anchored)?;
+        Ok(file)
+    }
+
     /// What swtpm does: the process, once a VMM can attach.
     pub(crate) fn start(&self) -> Result<Process> {
         let mut process = self.begin(false)?;
@@ -116,12 +125,7 @@ impl Domain {
         let number = PROCESSES.fetch_add(1, Ordering::Relaxed);
         let socket = self.folder.with_extension(format!("sock{number}"));
         let ready = self.folder.with_extension(format!("pid{number}"));
-        let config = self.folder.with_extension("toml");
-        let manager = self.manager.display();
-        fs::write(
-            &config,
-            format!("mode = \"anchored\"\nsocket = \"{manager}\"\n"),
-        )?;
+        let config = self.configuration()?;
         let mut program = program("swtpm")?;
         let said = self.folder.with_extension("said");
         let mut command = match uid {

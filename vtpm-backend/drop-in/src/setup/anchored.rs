@@ -1,0 +1,79 @@
+//! Setting up where this host has its TPMs anchored: the manager makes the vRoT, with keys and
+//! certificates of its own, and the folder gets a file that names it.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use vrot_handover::set_up::{self, Order, set_up};
+
+use super::command_line::{Existing, Options};
+use super::configuration::Configuration;
+use super::report::{Report, now};
+use crate::{anchored, identity};
+
+/// What a vRoT's RSA keys have.
+const RSA_BITS: u64 = 2048;
+
+/// Has the manager make a vRoT.
+pub(super) fn make(options: &Options, report: &Report, manager: &Path) -> Result<()> {
+    const ANCHORED: &str = "where this host has its TPMs anchored";
+    let configuration = Configuration::read(options.config.as_deref())?;
+    let folder = anchored::folder(options.state()?)?;
+    let existing = match options.existing()? {
+        Existing::Refuse => set_up::Existing::Refuse,
+        Existing::Keep => set_up::Existing::Keep,
+        Existing::Replace => set_up::Existing::Replace,
+        Existing::Change => bail!(
+            "--reconfigure is not offered {ANCHORED}: a vRoT has all PCR banks of its libtpms, and keeps \
+             them. Leave the banks out of the VM's definition (libvirt: <active_pcr_banks>)"
+        ),
+    };
+    ensure!(
+        options.makes_endorsement_keys(),
+        "a TPM without keys is wanted, as for a VM that arrives from another host (--createek is \
+         missing): {ANCHORED}, a TPM is sealed to the physical one of its host and does not arrive"
+    );
+    ensure!(
+        options.rsa_key_size(&configuration)? == RSA_BITS,
+        "RSA keys of other lengths than {RSA_BITS} bits are not offered {ANCHORED}"
+    );
+    for (is_wanted, option) in [
+        (options.allow_signing, "--allow-signing"),
+        (options.create_spk, "--create-spk"),
+        (
+            options.write_ek_cert_files.is_some(),
+            "--write-ek-cert-files (`vtpmctl identity` shows certificates)",
+        ),
+    ] {
+        ensure!(!is_wanted, "{option} is not offered {ANCHORED}");
+    }
+    let vmid = options.vmid.as_deref().map(set_up::vm_of);
+    let (name, vm) = vmid.unwrap_or_default();
+    let order = Order {
+        existing,
+        vm,
+        name,
+        lock: options.lock()?,
+    };
+    let (user, group) = identity::current();
+    report.say(&format!(
+        "Starting vTPM manufacturing as {user}:{group} @ {}",
+        now()
+    ));
+    let made = set_up(manager, &folder, &order);
+    let made = made.with_context(|| format!("no vRoT was set up for {}", folder.display()))?;
+    let (vrot, vm) = (made.vrot, made.vm);
+    if !made.is_new {
+        report.say(&format!(
+            "Not overwriting existing state file: the folder has vRoT {vrot} of VM {vm}."
+        ));
+        return Ok(());
+    }
+    report.say(&format!(
+        "The manager of this host made vRoT {vrot} for VM {vm}, sealed to the physical TPM and \
+         certified by the host, with all PCR banks."
+    ));
+    report.say("Successfully authored TPM state.");
+    report.say(&format!("Ending vTPM manufacturing @ {}", now()));
+    Ok(())
+}
