@@ -10,5 +10,6 @@ pub mod run_folder;
 pub mod software_tpm;
 mod swtpm;
 pub mod tool;
+pub mod virtio_tpm;
 
 pub use swtpm::Swtpm;

@@ -69,6 +69,15 @@ pub enum ToBackend {
     /// ends anyway.
     #[n(8)]
     Leaving,
+    /// Switches the TPM off and on, as the reset of a platform does, for a VM whose VMM cannot say
+    /// that. Answered by a [`FromBackend::Executed`] with a TPM response without parameters. Only a
+    /// backend whose VMM shares its guest's memory is sent this.
+    #[n(9)]
+    Reset {
+        /// Comes back with the response.
+        #[n(0)]
+        id: u64,
+    },
 }
 
 /// From a backend.

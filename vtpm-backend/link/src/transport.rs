@@ -19,6 +19,11 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// Whether it is that of a VM of which nothing else was said.
+    pub fn is_emulator(&self) -> bool {
+        *self == Self::Emulator
+    }
+
     /// Whether the VMM shares its guest's memory with the backend.
     pub fn is_vhost_user(self) -> bool {
         match self {

@@ -2,6 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
+use tpm_wire::ResponseCode;
 use vhost_user_tpm::{ConnectionError, Frontend, Kick, Tpm};
 use zeroize::Zeroizing;
 
@@ -13,12 +14,18 @@ use crate::sockets::{Connection, Listener};
 pub(super) struct DeviceSocket {
     listener: Listener,
     frontend: Frontend,
+    /// Whether the manager knows of the VMM that is connected as one that serves a guest.
+    is_counted: bool,
 }
 
 impl DeviceSocket {
     /// To which nobody is connected.
     pub(super) fn new(listener: Listener, frontend: Frontend) -> Self {
-        Self { listener, frontend }
+        Self {
+            listener,
+            frontend,
+            is_counted: false,
+        }
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -69,6 +76,7 @@ impl<E: Engine> Server<E> {
             tracing::warn!("a second VMM was turned away: one is attached");
             return;
         }
+        device.is_counted = false;
         if let Err(error) = device.frontend.connect(stream.into()) {
             tracing::warn!(%error, "a VMM's connection is not taken");
         }
@@ -89,11 +97,17 @@ impl<E: Engine> Server<E> {
         self.note_attachment();
     }
 
-    /// Serves one request, so that the manager and the others get in between.
+    /// Serves one request, so that the manager and the others get in between. Each connection counts as
+    /// a VMM of its own: nobody can tell one that was restarted from one that lost its connection.
     pub(super) fn serve_device_queue(&mut self) {
         let Some(mut device) = self.device.take() else {
             return;
         };
+        if !std::mem::replace(&mut device.is_counted, true)
+            && let Some(link) = self.keeper.manager_mut()
+        {
+            link.count_vmm();
+        }
         device.frontend.serve_queue(self);
         self.device = Some(device);
     }
@@ -115,8 +129,38 @@ impl<E: Engine> Server<E> {
     }
 }
 
+impl<E: Engine> Server<E> {
+    /// Resets the TPM of a guest whose platform was reset, which only the host knows: a TPM response.
+    /// What its guest did is shut down in an orderly way before.
+    pub(super) fn reset_for_host(&mut self) -> Vec<u8> {
+        if self.device.is_none() {
+            tracing::warn!("a reset is refused: the VMM resets a TPM that it emulates");
+            return ResponseCode::FAILURE.response();
+        }
+        // Switched on by anybody but its guest, it would forget where it was.
+        if self.is_put_aside() || !self.keeper.has_state() {
+            return ResponseCode::RETRY.response();
+        }
+        if !self.engine.is_on() {
+            return ResponseCode::SUCCESS.response();
+        }
+        if let Err(error) = self.engine.power_on() {
+            tracing::error!(%error, "the TPM does not switch on");
+            return ResponseCode::FAILURE.response();
+        }
+        self.on_for_manager = false;
+        self.keeper.save(&mut self.engine);
+        tracing::info!("the TPM was reset on the host's order");
+        ResponseCode::SUCCESS.response()
+    }
+}
+
 impl<E: Engine> Tpm for Server<E> {
     fn execute(&mut self, command: &[u8], response: &mut Vec<u8>) {
+        if !self.claim_state() {
+            response.extend_from_slice(&ResponseCode::FAILURE.response());
+            return;
+        }
         self.switch_on_for_guest();
         let answer = Zeroizing::new(Server::execute(self, command));
         response.extend_from_slice(&answer);

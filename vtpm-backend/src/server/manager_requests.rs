@@ -81,6 +81,10 @@ impl<E: Engine> Server<E> {
                 }
                 self.held_until = held.then(|| Instant::now() + MAX_HOLD);
             }
+            ToBackend::Reset { id } => {
+                let response = self.reset_for_host().into();
+                self.keeper.send(&FromBackend::Executed { id, response });
+            }
             ToBackend::Stop => self.end(),
             // The link has noted it.
             ToBackend::Leaving => {}

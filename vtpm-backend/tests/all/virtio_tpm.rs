@@ -11,15 +11,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use test_support::virtio_tpm::Driver;
 use tpm_wire::MAX_SIZE;
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
-use virtio_driver::VhostUser;
 
 use crate::support::rings::{
     BUFFER, Channel, Descriptor, Guest, INDIRECT, MEMORY, NEXT, Vmm, WRITE,
 };
-use crate::support::virtio_driver::Driver;
 use crate::support::{Commands, Emulator, STARTUP, code, command, extend, pcr, with_password};
 
 /// `TPM_RC_INITIALIZE`: the TPM was switched on and not started.
@@ -460,13 +459,7 @@ fn a_second_vmm_is_turned_away_and_half_a_message_is_not_waited_for() -> Result<
     let mut backend = Backend::start()?;
     let mut driver = backend.driver(4)?;
     ensure!(code(&driver.execute(&STARTUP)?) == 0);
-    ensure!(
-        VhostUser::<virtio_driver::Le16, ()>::new(
-            backend.socket().to_str().context("a path")?,
-            1 << 32
-        )
-        .is_err()
-    );
+    ensure!(Driver::connect(&backend.socket(), 4).is_err());
     ensure!(code(&driver.execute(&GET_RANDOM)?) == 0);
     drop(driver);
     for half in [&[1_u8, 0, 0][..], &[1, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 1]] {

@@ -2,7 +2,6 @@
 
 pub(crate) mod managed;
 pub(crate) mod rings;
-pub(crate) mod virtio_driver;
 pub(crate) mod zygote;
 
 use std::fs;
@@ -20,6 +19,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
 use test_support::software_tpm::emulator_command;
+use test_support::virtio_tpm::Driver;
 use tpm_wire::{MAX_SIZE, NO_SESSIONS, Response, SESSIONS, frame, read_frame};
 
 /// `TPM2_Startup(TPM_SU_CLEAR)`
@@ -258,6 +258,12 @@ impl Vmm {
 pub(crate) trait Commands {
     /// Has a command carried out: the whole response.
     fn execute(&mut self, command: &[u8]) -> Result<Vec<u8>>;
+}
+
+impl Commands for Driver {
+    fn execute(&mut self, command: &[u8]) -> Result<Vec<u8>> {
+        Driver::execute(self, command)
+    }
 }
 
 impl Commands for Vmm {

@@ -248,6 +248,11 @@ pub enum Event {
         /// Its number.
         vrot: VrotId,
     },
+    /// The TPM of a running vRoT was to be reset on demand: its PCRs are as at a start.
+    VrotReset {
+        /// Its number.
+        vrot: VrotId,
+    },
     /// A vRoT was stopped, and its volatile state kept.
     VrotSuspended {
         /// Its number.

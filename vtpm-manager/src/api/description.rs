@@ -48,6 +48,7 @@ pub(super) async fn serve() -> Json<Document> {
         vrots::stop,
         vrots::suspend,
         vrots::resume,
+        vrots::reset,
         vrots::accept_folder,
         vrots::identity,
         vrots::renew_identity,

@@ -68,6 +68,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/vrots/{id}/stop", post(vrots::stop)),
         ("/v1/vrots/{id}/suspend", post(vrots::suspend)),
         ("/v1/vrots/{id}/resume", post(vrots::resume)),
+        ("/v1/vrots/{id}/reset", post(vrots::reset)),
         ("/v1/vrots/{id}/folder", post(vrots::accept_folder)),
         (
             "/v1/vrots/{id}/identity",

@@ -115,9 +115,10 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
         ManagerError::Measure(error) => classify_measurement(error),
         ManagerError::DeletionUnfinished { .. } => (StatusCode::CONFLICT, "deletion-unfinished"),
         ManagerError::Key(_) => (StatusCode::INTERNAL_SERVER_ERROR, "key-refused"),
-        ManagerError::Lifecycle(_) | ManagerError::NothingToSuspend { .. } => {
-            (StatusCode::CONFLICT, "wrong-state")
-        }
+        ManagerError::Lifecycle(_)
+        | ManagerError::NothingToSuspend { .. }
+        | ManagerError::NotReset { .. } => (StatusCode::CONFLICT, "wrong-state"),
+        ManagerError::ResetByVmm { .. } => (StatusCode::CONFLICT, "reset-by-vmm"),
         ManagerError::NoFolder { .. } => (StatusCode::CONFLICT, "no-folder"),
         ManagerError::NotTakenOver { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not-taken-over"),
         ManagerError::StateMissing { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "store-failed"),

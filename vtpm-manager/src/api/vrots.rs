@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use api_types::wire::{
     BackendView, CertificateState, CreateRequest, IdentityView, ImportRequest, KeyView,
-    QemuArguments, StartRequest, StateLossView, TpmDeviceModel, VrotList, VrotView,
+    QemuArguments, StartRequest, StateLossView, TpmDeviceModel, TpmTransport, VrotList, VrotView,
 };
 use api_types::{PROBLEM_JSON, Problem};
 use api_types::{Timestamp, VrotKey};
 use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
+use backend_link::transport::Transport;
 use cert_chain::{PublicArea, Validity, pem};
 use minicbor::bytes::ByteVec;
 use serde::Deserialize;
@@ -64,6 +65,11 @@ pub(super) async fn create(
         folder: None,
         requires_launch: request.require_launch_measurement,
         measured,
+        transport: match request.transport {
+            TpmTransport::Emulator => Transport::Emulator,
+            TpmTransport::VirtioTpm => Transport::VirtioTpm,
+            TpmTransport::VirtioI2c => Transport::VirtioI2c,
+        },
     };
     let created = transition(&manager, |manager| async move {
         manager.fleet().create(order).await
@@ -90,6 +96,7 @@ pub(super) async fn import(
         folder: None,
         requires_launch: false,
         measured: None,
+        transport: Transport::Emulator,
     };
     // What the digits are would be told by the error.
     let state = hex::decode(request.state.expose()).map(Zeroizing::new);
@@ -225,6 +232,23 @@ pub(super) async fn accept_folder(
     Ok(Json(view(&manager, &vrot)))
 }
 
+/// Resets the TPM of a running VM whose platform was reset, for transports by which no VMM can say
+/// so. Its PCRs are as at a start afterwards.
+#[utoipa::path(post, path = "/v1/vrots/{id}/reset", tag = "vrots", params(Id),
+    responses((status = 200, body = VrotView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
+pub(super) async fn reset(
+    State(manager): Managed,
+    Path(id): Path<String>,
+) -> Result<Json<VrotView>, ProblemResponse> {
+    let key = key(&id)?;
+    let reset = transition(&manager, move |manager| async move {
+        manager.fleet().reset(key).await
+    });
+    let vrot = reset.await?;
+    Ok(Json(view(&manager, &vrot)))
+}
+
 /// Keys and certificates of a vRoT, by its own number or its VM's.
 #[utoipa::path(get, path = "/v1/vrots/{id}/identity", tag = "vrots", params(Id),
     responses((status = 200, body = IdentityView),
@@ -263,22 +287,43 @@ pub(super) async fn qemu_arguments(
     Path(id): Path<String>,
     Query(device): Query<Device>,
 ) -> Result<Json<QemuArguments>, ProblemResponse> {
-    let vrot = manager.fleet().find(key(&id)?)?.record().vrot;
-    let folder = manager.fleet().folder(vrot);
-    Ok(Json(QemuArguments {
-        arguments: vec![
+    let record = manager.fleet().find(key(&id)?)?.record();
+    let socket = manager
+        .fleet()
+        .folder(record.vrot)
+        .vmm_socket(record.transport);
+    // A comma in a value is written twice (qemu(1), "-chardev").
+    let path = socket.display().to_string().replace(',', ",,");
+    let arguments = match record.transport {
+        Transport::Emulator => vec![
             "-chardev".to_owned(),
-            // A comma in a value is written twice (qemu(1), "-chardev").
-            format!(
-                "socket,id=chrtpm,path={}",
-                folder.control().display().to_string().replace(',', ",,")
-            ),
+            format!("socket,id=chrtpm,path={path}"),
             "-tpmdev".to_owned(),
             "emulator,id=tpm0,chardev=chrtpm".to_owned(),
             "-device".to_owned(),
             format!("{},tpmdev=tpm0", device.device.name()),
         ],
-    }))
+        // How much memory the VM has is its launcher's to say, with `share=on`.
+        Transport::VirtioI2c => vec![
+            "-chardev".to_owned(),
+            format!("socket,id=chrtpm,path={path},reconnect=1"),
+            "-device".to_owned(),
+            "vhost-user-i2c-pci,chardev=chrtpm".to_owned(),
+        ],
+        Transport::VirtioTpm => {
+            return Err(ProblemResponse::new(
+                StatusCode::CONFLICT,
+                "no-qemu-device",
+                format!(
+                    "QEMU has no device for virtio-tpm; crosvm: `--vhost-user tpm,socket={}`; \
+                 cloud-hypervisor from 52.0 on: `--generic-vhost-user \
+                 socket={0},device_type=62,queue_sizes=[2]` with `--memory shared=on`",
+                    socket.display()
+                ),
+            ));
+        }
+    };
+    Ok(Json(QemuArguments { arguments }))
 }
 
 /// Which vRoT.
@@ -316,6 +361,11 @@ fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
         tenant: record.tenant.clone(),
         name: record.name.as_ref().map(ToString::to_string),
         generation: record.generation,
+        transport: match record.transport {
+            Transport::Emulator => TpmTransport::Emulator,
+            Transport::VirtioTpm => TpmTransport::VirtioTpm,
+            Transport::VirtioI2c => TpmTransport::VirtioI2c,
+        },
         state: record.lifecycle.name().to_owned(),
         since: record.lifecycle.since(),
         note: match record.lifecycle {
@@ -339,7 +389,7 @@ fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
         launch: launch::view(manager, vrot),
         backend: vrot.observed().map(|observed| BackendView {
             process: observed.process,
-            control: folder.control(),
+            control: folder.vmm_socket(record.transport),
             attached: observed.attached,
             degraded: observed.degraded,
         }),

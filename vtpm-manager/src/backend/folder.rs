@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use backend_link::instance::{self, Instance, InstanceError};
-use backend_link::runtime_folder::{MANAGER_SOCKET, VMM_SOCKET};
+use backend_link::runtime_folder::{MANAGER_SOCKET, VHOST_USER_SOCKET, VMM_SOCKET};
+use backend_link::transport::Transport;
 use cert_chain::{Digest32, VrotId};
 
 use super::BackendError;
@@ -66,8 +67,16 @@ impl RuntimeFolder {
             chown(path, None, Some(gid))?;
             fs::set_permissions(path, fs::Permissions::from_mode(mode))
         };
+        // A backend has one of them.
+        let sockets = [Transport::Emulator, Transport::VirtioTpm];
+        let socket = (sockets
+            .into_iter()
+            .map(|transport| self.vmm_socket(transport)))
+        .find(|socket| socket.exists())
+        .ok_or_else(|| io::ErrorKind::NotFound.into());
         // The folder last: without it the socket is out of reach.
-        let_in(&self.control(), 0o660)
+        socket
+            .and_then(|socket| let_in(&socket, 0o660))
             .and_then(|()| let_in(&self.path, 0o710))
             .map_err(|source| {
                 let action = "given to `vmm_group`, of which the manager must be a member,";
@@ -178,9 +187,12 @@ impl RuntimeFolder {
         self.lock.as_deref()
     }
 
-    /// Where the VMM attaches (TPM emulator protocol).
-    pub fn control(&self) -> PathBuf {
-        self.path.join(VMM_SOCKET)
+    /// Where the VMM attaches.
+    pub fn vmm_socket(&self, transport: Transport) -> PathBuf {
+        self.path.join(match transport.is_vhost_user() {
+            true => VHOST_USER_SOCKET,
+            false => VMM_SOCKET,
+        })
     }
 
     /// Where the manager dials.

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backend_link::message::{FromBackend, Open, ToBackend};
+use backend_link::transport::Transport;
 use guarded_state::disk::StateBlob;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
+use tpm_wire::{Response, ResponseCode};
 
 use super::BackendError;
 use super::connection::Connection;
@@ -46,9 +48,10 @@ impl Backend {
         folder: RuntimeFolder,
         open: Open,
         role: Role,
+        transport: Transport,
     ) -> Result<Self, BackendError> {
         folder.create()?;
-        let mut child = match zygote.spawn(&folder).await {
+        let mut child = match zygote.spawn(&folder, transport).await {
             Ok(child) => child,
             Err(error) => {
                 folder.remove()?;
@@ -136,6 +139,20 @@ impl Backend {
             what: "hand over its volatile state",
             limit: STOP_DEADLINE,
         }))
+    }
+
+    /// Resets the TPM of a VM that shares its memory with the backend; the TPM's response code.
+    pub async fn reset(&self) -> Result<ResponseCode, BackendError> {
+        let vrot = self.folder.vrot();
+        let overdue = |_| BackendError::Deadline {
+            vrot,
+            what: "reset its TPM",
+            limit: STOP_DEADLINE,
+        };
+        let response = timeout(STOP_DEADLINE, self.ask(Order::Reset)).await;
+        let response = response.map_err(overdue)??;
+        let response = Response::parse(&response).map(|response| response.code());
+        Ok(response.unwrap_or(ResponseCode::FAILURE))
     }
 
     /// Waits until everything that the backend has pushed is durable, for a while.

@@ -109,6 +109,8 @@ pub(super) enum Order {
         command: Vec<u8>,
         response: oneshot::Sender<Vec<u8>>,
     },
+    /// Resets the TPM. The answer is a TPM response.
+    Reset(oneshot::Sender<Vec<u8>>),
     /// Whether the guest is to wait.
     Hold(bool),
     Release,

@@ -108,7 +108,11 @@ impl Zygote {
     }
 
     /// Starts a backend in a folder that was just made.
-    pub(super) async fn spawn(&self, folder: &RuntimeFolder) -> Result<Process, BackendError> {
+    pub(super) async fn spawn(
+        &self,
+        folder: &RuntimeFolder,
+        transport: Transport,
+    ) -> Result<Process, BackendError> {
         let uid = self.isolation.user_of(folder)?;
         let line = self.line().await?;
         let (spawned, answer_to_come) = oneshot::channel();
@@ -118,7 +122,7 @@ impl Zygote {
                 lock: folder.lock().map(|lock| lock.display().to_string()),
                 admission: self.vmms.admission.clone(),
                 uid,
-                transport: Transport::Emulator,
+                transport,
             },
             spawned,
         };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::WithCauses;
+use backend_link::transport::Transport;
 use cert_chain::{VmId, VrotId};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::net::UnixStream;
@@ -297,7 +298,7 @@ impl Conversation {
     /// Gives the VMM at the other end a connection to the backend.
     async fn attach(&self, vrot: &Vrot) -> Result<(), Failure> {
         let control = self.handover.manager.fleet().folder(vrot.record().vrot);
-        let connected = UnixStream::connect(control.control()).await;
+        let connected = UnixStream::connect(control.vmm_socket(Transport::Emulator)).await;
         match connected.and_then(UnixStream::into_std) {
             Ok(stream) => {
                 let message = FromManager::Attached;

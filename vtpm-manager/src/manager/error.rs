@@ -115,6 +115,26 @@ pub enum ManagerError {
         /// Which.
         vrot: VrotId,
     },
+    /// The VMM emulates the TPM, and resets it with the VM.
+    #[error(
+        "the TPM of vRoT {vrot} is reset by its VMM, with the VM (QEMU: `system_reset`): nothing was \
+         done"
+    )]
+    ResetByVmm {
+        /// Which.
+        vrot: VrotId,
+    },
+    /// The TPM did not do it.
+    #[error(
+        "the TPM of vRoT {vrot} was not reset: it answered 0x{code:x}. One that was suspended and \
+         that its guest has not used since can be reset once it was"
+    )]
+    NotReset {
+        /// Which.
+        vrot: VrotId,
+        /// The response code.
+        code: u32,
+    },
     /// A folder could not be made.
     #[error("the folder `{}` cannot be made", path.display())]
     Folder {

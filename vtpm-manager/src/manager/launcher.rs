@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use backend_link::StateKey;
 use backend_link::message::Open;
+use backend_link::transport::Transport;
 use cert_chain::{Digest32, Generation, VrotId};
 use guarded_state::disk::{Part, StateBlob};
 
@@ -89,7 +90,8 @@ impl Launcher {
         state: Option<StateBlob>,
     ) -> Result<Backend, ManagerError> {
         let open = self.open_message(vrot, generation, key, state);
-        self.launch(self.folders.of(vrot), open, Role::Manufacture)
+        let folder = self.folders.of(vrot);
+        self.launch(folder, open, Role::Manufacture, Transport::Emulator)
             .await
     }
 
@@ -150,7 +152,12 @@ impl Launcher {
             is_copy: folder.is_of_copy(),
             ..self.open_message(vrot, record.generation, key, Some(state))
         };
-        self.launch(folder, open, role).await
+        // Without a guest, nobody attaches.
+        let transport = match role {
+            Role::Guest(_) => record.transport,
+            Role::Manufacture => Transport::Emulator,
+        };
+        self.launch(folder, open, role, transport).await
     }
 
     /// In a task of its own: a launch whose caller has gone is not left half-way.
@@ -159,9 +166,12 @@ impl Launcher {
         folder: RuntimeFolder,
         open: Open,
         role: Role,
+        transport: Transport,
     ) -> Result<Backend, ManagerError> {
         let (background, zygote) = (Arc::clone(&self.background), Arc::clone(&self.zygote));
-        let launch = async move { Backend::launch(&background, &zygote, folder, open, role).await };
+        let launch = async move {
+            Backend::launch(&background, &zygote, folder, open, role, transport).await
+        };
         let launched = self.background.spawn(launch).await;
         Ok(launched.map_err(|source| ManagerError::Task { source })??)
     }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use api_types::Timestamp;
 use attestation::launch::Launch;
+use backend_link::transport::Transport;
 use cert_chain::{Generation, Tenant, VmId, VrotId};
 use guarded_state::disk::Batch;
 use minicbor::{Decode, Encode};
@@ -64,6 +65,10 @@ pub struct VrotRecord {
     /// Where its TPM was made, if not by this manager.
     #[n(13)]
     pub origin: Option<Origin>,
+    /// How its VM reaches it.
+    #[n(14)]
+    #[cbor(default, skip_if = "Transport::is_emulator")]
+    pub transport: Transport,
 }
 
 /// Where the TPM was made that is a vRoT now.
@@ -306,6 +311,7 @@ pub(super) mod tests {
             requires_launch: false,
             launch: None,
             origin: None,
+            transport: Transport::Emulator,
         }
     }
 
@@ -457,6 +463,20 @@ pub(super) mod tests {
                 tenant: record.tenant,
                 by_uid: Some(1000),
             }),
+        }
+    }
+
+    /// Without one it is written as before there were several.
+    #[test]
+    fn how_a_vm_reaches_its_vrot_is_kept() {
+        for transport in [Transport::VirtioTpm, Transport::VirtioI2c] {
+            let kept = VrotRecord {
+                transport,
+                ..record()
+            };
+            let stored = StoredVrot::Living(Box::new(kept));
+            let read = StoredVrot::from_bytes(record().vrot, &stored.to_bytes());
+            assert_eq!(read.unwrap(), stored);
         }
     }
 

@@ -44,4 +44,5 @@ mod support;
 mod suspension;
 mod taken_over;
 mod tls_key;
+mod virtio;
 mod vmm_users;

@@ -22,5 +22,5 @@ pub use policy::{ApprovalView, DifferenceView, PolicyView};
 pub use store::{PowerLossView, RecoverRequest, RecoveryView, StoreView};
 pub use vrot::{
     BackendView, CreateRequest, ImportRequest, QemuArguments, StateLossView, TpmDeviceModel,
-    TpmState, VrotList, VrotView,
+    TpmState, TpmTransport, VrotList, VrotView,
 };

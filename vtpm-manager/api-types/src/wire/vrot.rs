@@ -34,6 +34,40 @@ pub struct CreateRequest {
     /// What is measured for its first start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub launch: Option<LaunchRequest>,
+    /// How the VM reaches it, for its whole life.
+    #[serde(default, skip_serializing_if = "TpmTransport::is_emulator")]
+    pub transport: TpmTransport,
+}
+
+/// How a VM reaches its TPM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum TpmTransport {
+    /// Through its VMM, by the TPM emulator protocol: QEMU, libvirt, cloud-hypervisor.
+    #[default]
+    Emulator,
+    /// By a queue in the guest's memory (vhost-user, virtio device 62): crosvm, cloud-hypervisor.
+    /// No firmware measures into it.
+    VirtioTpm,
+    /// By a TPM behind virtio-i2c (vhost-user): QEMU. No firmware measures into it.
+    VirtioI2c,
+}
+
+impl TpmTransport {
+    /// Whether it is that of a VM of which nothing else was said.
+    pub fn is_emulator(&self) -> bool {
+        *self == Self::Emulator
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Emulator => "emulator",
+            Self::VirtioTpm => "virtio-tpm",
+            Self::VirtioI2c => "virtio-i2c",
+        }
+    }
 }
 
 /// A TPM that had its life elsewhere, to become a vRoT.
@@ -99,6 +133,9 @@ pub struct VrotView {
     pub name: Option<String>,
     /// Rises with each sanctioned restore or copy.
     pub generation: Generation,
+    /// How the VM reaches it.
+    #[serde(default)]
+    pub transport: TpmTransport,
     /// Where in its life it is: `assigned`, `running`, `suspended` or `stopped`.
     pub state: String,
     /// Since when.
@@ -148,7 +185,8 @@ pub struct StateLossView {
 pub struct BackendView {
     /// Its process.
     pub process: u32,
-    /// Where a VMM attaches (TPM emulator protocol).
+    /// Where a VMM attaches: by the TPM emulator protocol, or by vhost-user if the vRoT's transport is
+    /// another one.
     #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub control: PathBuf,
     /// Whether one is attached.

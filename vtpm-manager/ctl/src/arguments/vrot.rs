@@ -2,7 +2,7 @@
 
 use super::launch::LaunchArguments;
 use api_types::VrotKey;
-use api_types::wire::TpmDeviceModel;
+use api_types::wire::{TpmDeviceModel, TpmTransport};
 use cert_chain::{Tenant, VmId};
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -27,6 +27,9 @@ pub(crate) enum VrotCommand {
         require_launch_measurement: bool,
         #[command(flatten)]
         launch: Box<LaunchArguments>,
+        /// How the VM reaches it, for its whole life.
+        #[arg(long, value_enum, default_value_t)]
+        transport: Transport,
     },
     /// Start a vRoT, so that a VMM can attach.
     Start {
@@ -57,6 +60,9 @@ pub(crate) enum VrotCommand {
     /// Have the next folder with the right `vrot.json` be a vRoT's, where a launcher that knows swtpm
     /// keeps a folder for each VM: the folder was restored from a backup, and no other is left.
     AcceptFolder(VrotArgument),
+    /// Reset the TPM of a running VM, with the VM: for vRoTs whose VMM cannot (virtio-tpm,
+    /// virtio-i2c).
+    Reset(VrotArgument),
     /// List all vRoTs of the host.
     List,
     /// Show one vRoT.
@@ -80,6 +86,29 @@ pub(crate) enum VrotCommand {
         #[arg(long, value_enum, default_value_t)]
         device: Device,
     },
+}
+
+/// How a VM reaches its TPM.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Transport {
+    /// Through its VMM (TPM emulator protocol): QEMU, libvirt, cloud-hypervisor.
+    #[default]
+    Emulator,
+    /// By a queue in the guest's memory (vhost-user, device 62): crosvm, cloud-hypervisor. No
+    /// firmware measures into it.
+    VirtioTpm,
+    /// By a TPM behind virtio-i2c (vhost-user): QEMU. No firmware measures into it.
+    VirtioI2c,
+}
+
+impl From<Transport> for TpmTransport {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Emulator => Self::Emulator,
+            Transport::VirtioTpm => Self::VirtioTpm,
+            Transport::VirtioI2c => Self::VirtioI2c,
+        }
+    }
 }
 
 /// How the guest sees its TPM.

@@ -23,6 +23,7 @@ pub(crate) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Re
             start,
             require_launch_measurement,
             launch,
+            transport,
         } => {
             let (launch, files) = open(launch, output)?;
             output.progress("creating: keys, certificates, state");
@@ -33,6 +34,7 @@ pub(crate) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Re
                 start: *start,
                 require_launch_measurement: *require_launch_measurement,
                 launch,
+                transport: (*transport).into(),
             };
             let vrot: VrotView = client.post_with_files("/v1/vrots", &request, &files)?;
             output.result(&vrot, || {
@@ -90,6 +92,12 @@ pub(crate) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Re
             let vrot: VrotView = client.post(&path(vrot.vrot, "/folder"), &())?;
             output.result(&vrot, || {
                 format!("the next folder of vRoT {} is accepted", vrot.vrot)
+            })?;
+        }
+        VrotCommand::Reset(vrot) => {
+            let vrot: VrotView = client.post(&path(vrot.vrot, "/reset"), &())?;
+            output.result(&vrot, || {
+                format!("reset the TPM of vRoT {} of VM {}", vrot.vrot, vrot.vm)
             })?;
         }
         VrotCommand::List => {
@@ -195,6 +203,9 @@ fn details(vrot: &VrotView) -> String {
         table.row(["name", name]);
     }
     table.row(["generation", &vrot.generation.to_string()]);
+    if !vrot.transport.is_emulator() {
+        table.row(["transport", vrot.transport.name()]);
+    }
     if let Some(vik) = &vrot.vik {
         table.row(["vIK", &vik.to_string()]);
     }

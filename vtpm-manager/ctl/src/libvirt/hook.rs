@@ -7,7 +7,7 @@
 use std::io;
 use std::time::Duration;
 
-use api_types::wire::{CreateRequest, VrotView};
+use api_types::wire::{CreateRequest, TpmTransport, VrotView};
 use cert_chain::Tenant;
 use printable::is_printable;
 
@@ -135,6 +135,7 @@ fn create(
             start: true,
             require_launch_measurement: false,
             launch: None,
+            transport: TpmTransport::Emulator,
         },
     )?;
     // What is not noted would never be deleted.

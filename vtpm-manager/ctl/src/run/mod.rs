@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use api_types::WithCauses;
-use api_types::wire::{CreateRequest, VrotView};
+use api_types::wire::{CreateRequest, TpmTransport, VrotView};
 use cert_chain::{Tenant, VmId};
 use program_output::console::complain;
 
@@ -126,6 +126,7 @@ fn request(arguments: &RunArguments, vm: Option<VmId>) -> Result<CreateRequest, 
         start: true,
         require_launch_measurement: false,
         launch: None,
+        transport: TpmTransport::Emulator,
     })
 }
 

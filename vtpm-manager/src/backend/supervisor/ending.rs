@@ -90,6 +90,7 @@ impl Supervisor {
                     Some(
                         Order::Execute { .. }
                         | Order::Hold(_)
+                        | Order::Reset(_)
                         | Order::Serve(..)
                         | Order::Suspend(_)
                         | Order::TakeState(_),
@@ -192,6 +193,7 @@ impl Supervisor {
                         Order::Execute { .. }
                         | Order::Hold(_)
                         | Order::Kill
+                        | Order::Reset(_)
                         | Order::Serve(..)
                         | Order::Stop(..)
                         | Order::Suspend(_)

@@ -175,6 +175,12 @@ impl Supervisor {
                     };
                     self.connection.send(&execute).await
                 }
+                Event::Ordered(Order::Reset(response)) => {
+                    self.executed += 1;
+                    self.executing.insert(self.executed, response);
+                    let id = self.executed;
+                    self.connection.send(&ToBackend::Reset { id }).await
+                }
                 Event::Ordered(Order::Hold(held)) => {
                     self.connection.send(&ToBackend::Hold { held }).await
                 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use api_types::Timestamp;
 use backend_link::StateKey;
 use backend_link::sealing::Sealer;
+use backend_link::transport::Transport;
 use cert_chain::{Generation, Tenant, VmId, VrotId};
 use guarded_state::disk::StateBlob;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
@@ -137,6 +138,7 @@ impl Factory {
             requires_launch: false,
             launch: None,
             origin: is_taken_over.then_some(Origin::Imported),
+            transport: Transport::Emulator,
         };
         let key = keyring.state_key(vrot, &record.state_key)?;
         let saved = Some(state.clone());

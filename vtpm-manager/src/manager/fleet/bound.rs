@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use api_types::VrotKey;
+use backend_link::transport::Transport;
 use cert_chain::{Digest32, Tenant, VmId, VrotId};
 use guarded_state::disk::Batch;
 
@@ -313,6 +314,7 @@ impl Fleet {
             tenant: order.tenant,
             name: order.name,
             launch: Launch::Later,
+            transport: Transport::Emulator,
             folder: Some(binding),
             requires_launch: false,
             measured: None,

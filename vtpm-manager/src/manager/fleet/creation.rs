@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use api_types::Timestamp;
+use api_types::{Timestamp, VrotKey};
 use attestation::launch::Launch as Measured;
+use backend_link::transport::Transport;
 use cert_chain::{Tenant, VmId, VrotId};
 use guarded_state::disk::{Batch, Part};
 use tokio::sync::watch;
@@ -36,6 +37,8 @@ pub struct Order {
     pub requires_launch: bool,
     /// What was measured for its first start.
     pub measured: Option<Measured>,
+    /// How its VM reaches it.
+    pub transport: Transport,
 }
 
 /// When a new vRoT is started.
@@ -56,8 +59,28 @@ enum CreationLine {
 
 impl Fleet {
     /// Gives a VM a vRoT: one of the pool, or a new one.
+    ///
+    /// What is made ahead waits as most VMs want it. For the others the process ends, and another is
+    /// started: a confined process cannot become what it was not confined for.
     pub async fn create(self: &Arc<Self>, order: Order) -> Result<Arc<Vrot>, ManagerError> {
-        self.create_from(order, None).await
+        if order.transport.is_emulator() || order.launch == Launch::Later {
+            return self.create_from(order, None).await;
+        }
+        let later = Order {
+            launch: Launch::Later,
+            ..order
+        };
+        let created = self.create_from(later, None).await?;
+        let key = VrotKey::from(created.record().vrot);
+        match self.start(key).await {
+            Ok(started) => Ok(started),
+            Err(error) => {
+                if let Err(left) = self.delete(key).await {
+                    tracing::warn!(vrot = %created.record().vrot, %left, "it stays, and does not run");
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Gives a VM a vRoT that is the TPM that it had elsewhere, by that one's permanent state.
@@ -181,6 +204,7 @@ impl Fleet {
         record.folder = order.folder.clone();
         record.requires_launch = order.requires_launch;
         record.launch.clone_from(&order.measured);
+        record.transport = order.transport;
         record.lifecycle = record.lifecycle.assign(now)?;
         let mut events = vec![Event::VrotCreated {
             vrot: record.vrot,

@@ -34,6 +34,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use attestation::{Anchoring, CutOff, TpmTransport};
+use backend_link::transport::Transport;
 use cert_chain::VrotId;
 use guarded_state::ledger::AnchorPolicy;
 use tokio::sync::{mpsc, watch};
@@ -188,7 +189,11 @@ impl Fleet {
                 cut_off: self.cut_off(),
                 state_loss: losses::stated(record.state_loss),
                 launch: launches::stated(record),
-                transport: TpmTransport::Emulator,
+                transport: match record.transport {
+                    Transport::Emulator => TpmTransport::Emulator,
+                    Transport::VirtioTpm => TpmTransport::VirtioTpm,
+                    Transport::VirtioI2c => TpmTransport::VirtioI2c,
+                },
             },
             quota: Quota::per_minute(self.config.host_evidence_per_minute, Instant::now()),
             share: Share::new(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use api_types::{Timestamp, VrotKey};
 use guarded_state::disk::Part;
+use tpm_wire::ResponseCode;
 
 use super::Fleet;
 use crate::audit::Event;
@@ -45,6 +46,34 @@ impl Fleet {
         end(&vrot, &backend).await;
         tracing::info!(vrot = %record.vrot, "suspended");
         vrot.set_record(record);
+        drop(gate);
+        Ok(vrot)
+    }
+
+    /// Resets the TPM of a running VM whose platform was reset, where no VMM says so: afterwards its
+    /// PCRs are as at a start, and its guest has to start it. A VMM that emulates the TPM resets it
+    /// itself, with the VM.
+    pub async fn reset(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
+        let vrot = self.find(key)?;
+        let gate = vrot.gate_for_an_order().await;
+        vrot.check_settled()?;
+        let record = vrot.record();
+        let id = record.vrot;
+        if !record.transport.is_vhost_user() {
+            return Err(ManagerError::ResetByVmm { vrot: id });
+        }
+        let state = record.lifecycle.name();
+        let backend = vrot.backend().ok_or(LifecycleError::NotRunning { state })?;
+        // Before it is done: PCRs are never cleared without a line that says so.
+        self.guarded
+            .record_all(vec![Event::VrotReset { vrot: id }])
+            .await?;
+        let code = backend.reset().await?;
+        if code != ResponseCode::SUCCESS {
+            let code = code.raw();
+            return Err(ManagerError::NotReset { vrot: id, code });
+        }
+        tracing::info!(vrot = %id, "reset");
         drop(gate);
         Ok(vrot)
     }

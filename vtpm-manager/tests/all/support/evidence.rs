@@ -6,13 +6,13 @@ use cert_chain::Digest32;
 use tpm_wire::ResponseCode;
 use tpm_wire::host_commands::{HOST_EVIDENCE_READ, HOST_EVIDENCE_REQUEST};
 
-use super::vmm::{Vmm, command};
+use super::vmm::{Commands, command};
 
 /// `TPM_RC_RETRY`
 const RETRY: u32 = ResponseCode::RETRY.raw();
 
 /// Response code and evidence, whichever comes first.
-pub(crate) fn evidence(vmm: &mut Vmm, digest: &Digest32) -> Result<(u32, Vec<u8>)> {
+pub(crate) fn evidence(vmm: &mut impl Commands, digest: &Digest32) -> Result<(u32, Vec<u8>)> {
     let request = [&[0, 32], digest.as_bytes().as_slice()].concat();
     let ticket = vmm.succeed(&command(HOST_EVIDENCE_REQUEST, &request))?;
     let mut layer = Vec::new();
@@ -34,7 +34,7 @@ pub(crate) fn evidence(vmm: &mut Vmm, digest: &Digest32) -> Result<(u32, Vec<u8>
 }
 
 /// What the host states about the vRoT of a guest that asks.
-pub(crate) fn leaf(vmm: &mut Vmm) -> Result<HostLeaf> {
+pub(crate) fn leaf(vmm: &mut impl Commands) -> Result<HostLeaf> {
     let (code, layer) = evidence(vmm, &Digest32::of(b"a quote of the VM"))?;
     ensure!(code == 0, "response code 0x{code:x}");
     Ok(minicbor::decode(&HostLayer::from_cbor(&layer)?.leaf)?)

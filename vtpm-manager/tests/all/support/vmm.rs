@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use test_support::virtio_tpm::Driver;
 use tpm_wire::{MAX_SIZE, NO_SESSIONS, Response, frame, read_frame};
 
 /// An attached VMM with a guest that sends TPM commands.
@@ -100,13 +101,7 @@ impl Vmm {
 
     /// Sends a command that must succeed; the response without its header.
     pub(crate) fn succeed(&mut self, command: &[u8]) -> Result<Vec<u8>> {
-        let (code, response) = self.execute(command)?;
-        ensure!(
-            code == 0,
-            "{}: response code 0x{code:x}",
-            hex::encode(command)
-        );
-        Ok(response)
+        Commands::succeed(self, command)
     }
 
     /// Sends a command; response code, and the response without its header.
@@ -122,6 +117,37 @@ impl Vmm {
         self.control.read_exact(&mut result)?;
         ensure!(result == [0; 4], "the control channel refused: {result:?}");
         Ok(())
+    }
+}
+
+/// Whatever carries a guest's commands to its TPM.
+pub(crate) trait Commands {
+    /// Sends a command; response code, and the response without its header.
+    fn execute(&mut self, command: &[u8]) -> Result<(u32, Vec<u8>)>;
+
+    /// Sends a command that must succeed; the response without its header.
+    fn succeed(&mut self, command: &[u8]) -> Result<Vec<u8>> {
+        let (code, response) = self.execute(command)?;
+        ensure!(
+            code == 0,
+            "{}: response code 0x{code:x}",
+            hex::encode(command)
+        );
+        Ok(response)
+    }
+}
+
+impl Commands for Vmm {
+    fn execute(&mut self, command: &[u8]) -> Result<(u32, Vec<u8>)> {
+        Vmm::execute(self, command)
+    }
+}
+
+impl Commands for Driver {
+    fn execute(&mut self, command: &[u8]) -> Result<(u32, Vec<u8>)> {
+        let response = Driver::execute(self, command)?;
+        let response = Response::parse(&response).context("no response")?;
+        Ok((response.code().raw(), response.body().to_vec()))
     }
 }
 

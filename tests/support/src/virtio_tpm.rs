@@ -9,20 +9,19 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use tpm_wire::MAX_SIZE;
 use virtio_driver::virtqueue::{Virtqueue, VirtqueueLayout};
 use virtio_driver::{
     EventFd, Le16, QueueNotifier, VhostUser, VirtioFeatureFlags, VirtioTransport, iovec,
 };
 
-use super::Commands;
-
+/// The longest command and response.
+const MAX_SIZE: usize = 4096;
 /// Where the device finds the buffer. The library translates nothing.
 const BUFFER: usize = 0x10_0000;
 const PATIENCE_MS: u16 = 60_000;
 
 /// A driver with one command under way, as Linux' is.
-pub(crate) struct Driver {
+pub struct Driver {
     // Before what it lives in.
     queue: Virtqueue<'static, ()>,
     notifier: Box<dyn QueueNotifier>,
@@ -37,7 +36,7 @@ impl Driver {
         unsafe_code,
         reason = "the library lends a queue's memory and is to be lent it back"
     )]
-    pub(crate) fn connect(socket: &Path, queue_size: u16) -> Result<Self> {
+    pub fn connect(socket: &Path, queue_size: u16) -> Result<Self> {
         let wanted = VirtioFeatureFlags::VERSION_1
             | VirtioFeatureFlags::RING_EVENT_IDX
             | VirtioFeatureFlags::RING_INDIRECT_DESC;
@@ -75,11 +74,10 @@ impl Driver {
         self.completions.read()?;
         Ok(())
     }
-}
 
-impl Commands for Driver {
-    /// The buffer of the command is that of the response, as in ChromeOS' driver.
-    fn execute(&mut self, command: &[u8]) -> Result<Vec<u8>> {
+    /// Has a command carried out: the whole response. The buffer of the command is that of the
+    /// response, as in ChromeOS' driver.
+    pub fn execute(&mut self, command: &[u8]) -> Result<Vec<u8>> {
         self.buffer.write_all_at(command, 0)?;
         self.queue.add_request(|(), add| {
             let part = |length| iovec {
