@@ -20,6 +20,8 @@ mod connection;
 mod device;
 mod eventfd;
 mod frontend;
+#[cfg(feature = "testing")]
+pub mod fuzzing;
 mod memory;
 mod protocol;
 mod queue;

@@ -35,6 +35,53 @@ pub(super) const CONTROL_CHANNEL: Target = Target {
     },
 };
 
+/// A guest's memory with a queue in it. The first byte says which device serves it.
+pub(super) const VIRTIO_QUEUE: Target = Target {
+    name: "virtio-queue",
+    run: |bytes| {
+        vhost_user_tpm::fuzzing::queue(bytes);
+    },
+    seeds: || {
+        let command = get_random();
+        let length = u32::try_from(command.len())?;
+        // A command and room for its response, in the same buffer.
+        let direct = [(0x400, length, 1, 1), (0x400, 0x400, 2, 0)];
+        let indirect = [(0x200, 32, 4, 0)];
+        let memory = |kind, descriptors: &[(u64, u32, u16, u16)]| {
+            let mut memory = vec![0; 0x500];
+            let mut write = |at: usize, bytes: &[u8]| {
+                if let Some(place) = memory.get_mut(at..at + bytes.len()) {
+                    place.copy_from_slice(bytes);
+                }
+            };
+            let table = |descriptors: &[(u64, u32, u16, u16)]| -> Vec<u8> {
+                let descriptor = |(address, length, flags, next): &(u64, u32, u16, u16)| {
+                    [
+                        &address.to_le_bytes()[..],
+                        &length.to_le_bytes(),
+                        &flags.to_le_bytes(),
+                        &next.to_le_bytes(),
+                    ]
+                    .concat()
+                };
+                descriptors.iter().flat_map(descriptor).collect()
+            };
+            write(0, &table(descriptors));
+            write(0x200, &table(&direct));
+            write(0x400, &command);
+            // One chain is offered, and one more of the same.
+            write(256 + 2, &2_u16.to_le_bytes());
+            [&[kind][..], &memory].concat()
+        };
+        Ok(vec![
+            memory(0, &direct),
+            memory(2, &indirect),
+            // A read of the bus: header, room for one byte and a status.
+            memory(1, &[(0x400, 8, 1, 1), (0x410, 2, 2, 0)]),
+        ])
+    },
+};
+
 /// Headers of TPM commands.
 pub(super) const COMMAND_HEADER: Target = Target {
     name: "command-header",

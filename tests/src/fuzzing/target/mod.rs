@@ -51,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     guest::CONTROL_CHANNEL,
     guest::MESSAGE,
     guest::VENDOR_COMMAND,
+    guest::VIRTIO_QUEUE,
     logs::EVENT_LOG,
     logs::USERSPACE_LOG,
     swtpm::KEY,

@@ -4,5 +4,6 @@
 #![expect(clippy::indexing_slicing, reason = "a panic is a failed test")]
 
 mod i2c_driver;
+mod random_chains;
 mod tis_i2c;
 mod virtio_i2c;
