@@ -303,12 +303,14 @@ pub(super) async fn qemu_arguments(
             "-device".to_owned(),
             format!("{},tpmdev=tpm0", device.device.name()),
         ],
-        // How much memory the VM has is its launcher's to say, with `share=on`.
+        // How much memory the VM has is its launcher's to say, with `share=on`; so is the ACPI table,
+        // which is for this slot. Without `reconnect`: QEMU 7.2 makes no such device while a socket
+        // with it is not connected, and 10.0 fails when it connects again.
         Transport::VirtioI2c => vec![
             "-chardev".to_owned(),
-            format!("socket,id=chrtpm,path={path},reconnect=1"),
+            format!("socket,id=chrtpm,path={path}"),
             "-device".to_owned(),
-            "vhost-user-i2c-pci,chardev=chrtpm".to_owned(),
+            "vhost-user-i2c-pci,chardev=chrtpm,addr=0x10".to_owned(),
         ],
         Transport::VirtioTpm => {
             return Err(ProblemResponse::new(
