@@ -17,7 +17,8 @@ FUZZ_SECONDS ?= 60
 # Readers of our formats that are not ours; no member of the workspace.
 JUDGE := --manifest-path tests/formats/Cargo.toml
 
-.PHONY: help root setup demo test bench check fuzz deb fresh packages-check
+# What tests alone need, and no package of this release of Debian has.
+.PHONY: help root setup peers demo test bench check fuzz deb fresh packages-check
 
 help:
 	@echo 'make demo    the whole chain of trust with a real guest, and four attacks that fail'
@@ -29,6 +30,7 @@ help:
 	@echo 'make deb     Debian packages for hosts, guests and devices, in target/deb'
 	@echo 'make fresh   make demo in minimal root file systems of Debian 12 and 13; as root'
 	@echo 'make packages-check   the packages in fresh roots of Debian 12 and 13, as root'
+	@echo 'make peers   fetches the newer swtpm that tests have beside ours (make test calls it)'
 	@echo 'make setup   installs missing Debian packages (the others call it)'
 
 # Some tests change users, or make folders of other users.
@@ -41,6 +43,9 @@ root:
 setup:
 	@sh scripts/setup.sh
 
+peers: setup
+	@CARGO_TARGET_DIR=$(CURDIR)/target sh scripts/peers.sh
+
 demo: setup
 	@echo '== building (a few minutes the first time)'
 	@$(CARGO) build --locked --bins --workspace
@@ -51,7 +56,7 @@ TESTS := --locked --workspace --tests
 
 # Tests wait for disks, deadlines and machines more than they compute.
 test: export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
-test: root setup
+test: root setup peers
 	$(CARGO) test $(TESTS) --no-run
 	$(CARGO) build --locked --bins --workspace
 	$(CARGO) build --locked $(JUDGE)

@@ -126,7 +126,8 @@ pub(super) struct Socket {
 /// Where the log goes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Log {
-    pub(super) to: Destination,
+    /// Standard error, if it is not said.
+    pub(super) to: Option<Destination>,
     pub(super) level: u32,
     pub(super) prefix: String,
     pub(super) truncate: bool,
@@ -255,7 +256,7 @@ impl Socket {
         let mut comma = Comma::parse("--pid", text)?;
         let to = destination(&mut comma)?;
         comma.end("file=, fd=")?;
-        Ok(Some(to))
+        to.map(Some).context("--pid: give one of file= and fd=")
     }
 
     /// How the TPM is at first.
@@ -319,10 +320,11 @@ impl Socket {
     }
 }
 
-fn destination(comma: &mut Comma) -> Result<Destination> {
+fn destination(comma: &mut Comma) -> Result<Option<Destination>> {
     match (comma.text("file")?, comma.value("fd")?) {
-        (Some(path), None) => Ok(Destination::File(path.into())),
-        (None, Some(number)) => Ok(Destination::Descriptor(number)),
+        (Some(path), None) => Ok(Some(Destination::File(path.into()))),
+        (None, Some(number)) => Ok(Some(Destination::Descriptor(number))),
+        (None, None) => Ok(None),
         _ => bail!("--log and --pid take one of file= and fd="),
     }
 }

@@ -116,7 +116,7 @@ pub(super) fn run(socket: &Socket) -> Result<()> {
             .context("the TPM cannot be switched on")?;
     }
     if socket.daemon {
-        daemon::detach(log.is_some())?;
+        daemon::detach(log.is_some_and(|log| log.to.is_some()))?;
     }
     let removed: Vec<&Path> = removed.iter().map(std::path::PathBuf::as_path).collect();
     let files = match &location {
@@ -151,18 +151,19 @@ impl Opened {
 pub(super) fn start_log(log: Option<&Log>) -> Result<()> {
     let level = match log {
         Some(log) => match &log.to {
-            Destination::File(path) if path == Path::new("-") => {
+            Some(Destination::File(path)) if path == Path::new("-") => {
                 dup2_stderr(OpenOptions::new().write(true).open("/dev/null")?)?;
                 LevelFilter::OFF
             }
-            Destination::File(path) => {
+            Some(Destination::File(path)) => {
                 dup2_stderr(log_file(path, log.truncate)?)?;
                 level(log.level)
             }
-            Destination::Descriptor(number) => {
+            Some(Destination::Descriptor(number)) => {
                 dup2_stderr(descriptors::take(*number)?)?;
                 level(log.level)
             }
+            None => level(log.level),
         },
         None => LevelFilter::WARN,
     };
