@@ -111,7 +111,7 @@ pub fn handle<E: Engine>(vrot: &mut Vrot<'_, E>, request: Request) -> Reply {
             engine.power_off();
             words([SUCCESS])
         }
-        Request::GetConfig => words([SUCCESS, 0]),
+        Request::GetConfig => words([SUCCESS, vrot.state_export.keys_in_use()]),
         Request::SetDataFd => return Reply::TakeDataFd,
         Request::SetBufferSize { wanted } => {
             let wanted = (wanted != 0 && !engine.is_on()).then_some(wanted);

@@ -25,6 +25,11 @@ pub trait StateExport {
         carried: Vec<u8>,
         encrypted: bool,
     ) -> Result<Option<Zeroizing<Vec<u8>>>, NotCarried>;
+
+    /// Which keys are in use (`CMD_GET_CONFIG`): bit 0 for stored states, bit 1 for what a VMM carries.
+    fn keys_in_use(&self) -> u32 {
+        0
+    }
 }
 
 /// A part of the state on its way.
@@ -110,5 +115,10 @@ impl StateExport for SwtpmExport<'_> {
     ) -> Result<Option<Zeroizing<Vec<u8>>>, NotCarried> {
         let carried = Zeroizing::new(carried);
         Ok(Some(read_blob(&carried, self.0, encrypted)?))
+    }
+
+    fn keys_in_use(&self) -> u32 {
+        let BlobKeys { state, migration } = self.0;
+        u32::from(state.is_some()) | u32::from(migration.is_some()) << 1
     }
 }
