@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the Debian packages vrot-host, vrot-operator, vrot-guest and vrot-device, for the release
-# of Debian (or its like) and the architecture that this runs on.
+# Builds the Debian packages vrot-host, vrot-operator, vrot-swtpm, vrot-guest and vrot-device, for
+# the release of Debian (or its like) and the architecture that this runs on.
 #
 #   scripts/deb.sh [FOLDER]
 #
@@ -37,7 +37,7 @@ if [ -z "$programs" ]; then
     flags="--remap-path-prefix=$root=/vrot --remap-path-prefix=$cargo_home=/cargo"
     (cd "$root" && RUSTFLAGS="${RUSTFLAGS:-} $flags" CARGO_TARGET_DIR="$build" \
         "$cargo" build --locked --release --bins \
-        -p vtpm-manager -p vtpmctl -p vtpm-backend -p vrot-device -p vrot-service)
+        -p vtpm-manager -p vtpmctl -p vtpm-backend -p swtpm-drop-in -p vrot-device -p vrot-service)
     programs=$build/release
 fi
 
@@ -125,7 +125,7 @@ finish() {
 
     control=$tree/DEBIAN
     mkdir "$control"
-    for script in postinst prerm postrm; do
+    for script in preinst postinst prerm postrm; do
         [ ! -e "$packaging/$package/$script" ] ||
             install -m 0755 "$packaging/$package/$script" "$control/$script"
     done
@@ -174,6 +174,11 @@ finish vrot-host vtpm-manager vtpm-backend
 
 program vtpmctl vrot-operator
 finish vrot-operator vtpmctl
+
+for name in swtpm swtpm_setup swtpm_ioctl; do
+    program "$name" vrot-swtpm
+done
+finish vrot-swtpm swtpm-drop-in
 
 program vrot-service vrot-guest
 put 0644 "$packaging/vrot-guest/vrot-service.default" vrot-guest etc/default/vrot-service

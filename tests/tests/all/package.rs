@@ -19,10 +19,16 @@ use test_support::software_tpm::MadeTpm;
 use test_support::tool::Tool;
 use vrot_tests::host::switch_on;
 
-const PACKAGES: [&str; 4] = ["vrot-host", "vrot-operator", "vrot-guest", "vrot-device"];
+const PACKAGES: [&str; 5] = [
+    "vrot-host",
+    "vrot-operator",
+    "vrot-swtpm",
+    "vrot-guest",
+    "vrot-device",
+];
 
 /// Everything beside the documents, as `mode path`.
-const CONTENTS: [(&str, &[&str]); 4] = [
+const CONTENTS: [(&str, &[&str]); 5] = [
     (
         "vrot-host",
         &[
@@ -41,6 +47,14 @@ const CONTENTS: [(&str, &[&str]); 4] = [
         ],
     ),
     ("vrot-operator", &["-rwxr-xr-x /usr/bin/vtpmctl"]),
+    (
+        "vrot-swtpm",
+        &[
+            "-rwxr-xr-x /usr/bin/swtpm",
+            "-rwxr-xr-x /usr/bin/swtpm_ioctl",
+            "-rwxr-xr-x /usr/bin/swtpm_setup",
+        ],
+    ),
     (
         "vrot-guest",
         &[
@@ -117,6 +131,7 @@ fn packages_say_what_they_need_and_what_is_the_administrators() -> Result<()> {
             .as_slice(),
         ),
         ("vrot-operator", &["libc6"]),
+        ("vrot-swtpm", &["libc6", "libtpms0", "swtpm-tools"]),
         (
             "vrot-guest",
             &["libtss2-esys", "libtss2-tcti-device0", "tpm-udev"],
@@ -192,6 +207,7 @@ fn the_licences_of_all_linked_libraries_go_along() -> Result<()> {
     for (package, library) in [
         ("vrot-host", "tokio 1."),
         ("vrot-operator", "hyper 1."),
+        ("vrot-swtpm", "clap 4."),
         ("vrot-guest", "minicbor 2."),
         ("vrot-device", "rustls-webpki 0."),
     ] {
