@@ -14,6 +14,7 @@ mod devices;
 mod formats;
 mod fuzz_smoke;
 mod libvirt_hook;
+mod libvirt_swtpm;
 mod measured;
 mod moved_between_emulators;
 mod output;
