@@ -32,6 +32,16 @@ fn a_domains_vrot_comes_with_its_first_start_and_goes_with_its_undefinition() ->
         (&shown["tenant"], &shown["name"]),
         (&TENANT.into(), &"vm".into())
     );
+    // What it was started with was measured; what it goes on with from a file was not.
+    let launch = &shown["launch"];
+    assert_eq!(launch["state"], "in-force", "{launch}");
+    let memory = serde_json::json!({ "part": "memory-mib", "value": "64" });
+    ensure!(
+        launch["parts"]
+            .as_array()
+            .is_some_and(|parts| parts.contains(&memory)),
+        "{launch}"
+    );
     libvirt.virsh(&["reset", "vm"])?;
     wait_for_state(libvirt, "vm", "running")?;
     assert_eq!(
@@ -61,7 +71,7 @@ fn a_domains_vrot_comes_with_its_first_start_and_goes_with_its_undefinition() ->
     libvirt.virsh(&["save", "vm", saved])?;
     hooked.is_stopped(vm)?;
     libvirt.virsh(&["restore", saved])?;
-    hooked.attached(vm)?;
+    assert_eq!(hooked.attached(vm)?["launch"]["state"], "not-measured");
 
     // A snapshot can be made, and not gone back to: the VM boots then.
     libvirt.virsh(&["snapshot-create-as", "vm", "one"])?;

@@ -92,6 +92,15 @@ fn a_vm_in_the_foreground_outlives_a_manager_and_its_launcher_and_ends_by_a_sign
     let vm = Uuid::new_v4();
     let mut first = Foreground::start(&scene, "first", vm)?;
     wait_until_attached(&scene.host, vm)?;
+    let launch = &show(&scene.host, vm)?["launch"];
+    assert_eq!(launch["state"], "in-force", "{launch}");
+    let machine = serde_json::json!({ "part": "machine", "value": "q35" });
+    ensure!(
+        launch["parts"]
+            .as_array()
+            .is_some_and(|parts| parts.contains(&machine)),
+        "{launch}"
+    );
     let (status, _, said) = run(&scene.host, &["--vm", &vm.to_string()], &["true"])?;
     ensure!(
         status == 125 && said.contains("a VMM is attached"),

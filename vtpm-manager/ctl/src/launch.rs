@@ -1,14 +1,18 @@
 //! A VM's vRoT around the life of its VMM, for whatever launches VMs here.
 
+use std::fs::File;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use api_types::VrotKey;
-use api_types::wire::{CreateRequest, QemuArguments, TpmDeviceModel, VrotView};
+use api_types::wire::{
+    CreateRequest, LaunchRequest, QemuArguments, StartRequest, TpmDeviceModel, VrotView,
+};
 use cert_chain::{Tenant, VmId, VrotId};
 
 use crate::client::Client;
 use crate::error::CtlError;
+use crate::measurement::OpenLaunch;
 
 /// Why a VM cannot be launched with its vRoT.
 #[derive(Debug, thiserror::Error)]
@@ -74,13 +78,23 @@ pub(crate) fn check_tenant(vrot: &VrotView, wanted: &Tenant) -> Result<(), Launc
 }
 
 /// Gives a VM a vRoT, in one order with its start: its certificate is signed while the VM boots.
-pub(crate) fn create(client: &Client, request: &CreateRequest) -> Result<VrotView, CtlError> {
-    client.post("/v1/vrots", request)
+pub(crate) fn create(
+    client: &Client,
+    mut request: CreateRequest,
+    launch: Option<OpenLaunch>,
+) -> Result<VrotView, CtlError> {
+    let (launch, files) = apart(launch);
+    request.launch = launch;
+    client.post_with_files("/v1/vrots", &request, &files)
 }
 
 /// Starts the vRoT of a VM that is about to boot. One that runs without a VMM was left by a launcher
 /// that did not live to stop it: it is stopped first.
-pub(crate) fn start_anew(client: &Client, vrot: &VrotView) -> Result<VrotView, CtlError> {
+pub(crate) fn start_anew(
+    client: &Client,
+    vrot: &VrotView,
+    launch: Option<OpenLaunch>,
+) -> Result<VrotView, CtlError> {
     if vrot.state == SUSPENDED {
         return Err(LaunchError::Suspended { vm: vrot.vm }.into());
     }
@@ -94,7 +108,19 @@ pub(crate) fn start_anew(client: &Client, vrot: &VrotView) -> Result<VrotView, C
         }
         order(client, vrot.vrot, "stop")?;
     }
-    order(client, vrot.vrot, "start")
+    let (launch, files) = apart(launch);
+    let request = StartRequest { launch };
+    client.post_with_files(&path(vrot.vrot, "/start"), &request, &files)
+}
+
+fn apart(launch: Option<OpenLaunch>) -> (Option<LaunchRequest>, Vec<File>) {
+    match launch {
+        Some(launch) => {
+            let (request, files) = launch.into_parts();
+            (Some(request), files)
+        }
+        None => (None, Vec::new()),
+    }
 }
 
 /// Stops a vRoT whose VM is off. A manager that is being restarted is waited for.

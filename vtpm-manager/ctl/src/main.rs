@@ -11,6 +11,7 @@ mod launch;
 mod libvirt;
 mod measurement;
 mod output;
+mod parts;
 mod run;
 
 use std::process::ExitCode;

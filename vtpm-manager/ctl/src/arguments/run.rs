@@ -25,6 +25,10 @@ pub(crate) struct RunArguments {
     /// Delete the vRoT when the VM has ended. Refused for a VM that has one already.
     #[arg(long)]
     pub(crate) delete: bool,
+    /// Do not measure what QEMU is launched with (firmware, kernel, initramfs, command line, machine,
+    /// processors, memory): evidence says then that it was not.
+    #[arg(long)]
+    pub(crate) no_measure: bool,
     /// QEMU and its arguments, without a TPM among them.
     #[arg(last = true, required = true, value_name = "QEMU")]
     pub(crate) command: Vec<OsString>,

@@ -19,6 +19,8 @@ pub(crate) struct Config {
     pub(super) create: bool,
     /// Whose VMs those are whose domains do not say.
     pub(super) tenant: Option<Tenant>,
+    /// Whether what a domain is started with is measured.
+    pub(super) measure: bool,
     /// Whether what was made for a domain is deleted once libvirt does not know it any more.
     pub(super) delete_undefined: bool,
     /// For how long it has to be unknown before, in seconds.
@@ -34,6 +36,7 @@ impl Default for Config {
         Self {
             create: false,
             tenant: None,
+            measure: true,
             delete_undefined: false,
             undefined_for_s: 3600,
             links: PathBuf::from("/run/vrot-vms"),
@@ -78,12 +81,13 @@ mod tests {
         let entries: Vec<&str> = entries.filter(|line| !line.starts_with(' ')).collect();
         let said: Config = toml::from_str(&entries.join("\n")).unwrap_or_default();
         let default = Config::default();
-        assert_eq!(entries.len(), 6);
+        assert_eq!(entries.len(), 7);
         assert_eq!(said.create, default.create);
         assert_eq!(
             said.tenant.map(|tenant| tenant.to_string()).as_deref(),
             Some("acme")
         );
+        assert_eq!(said.measure, default.measure);
         assert_eq!(said.delete_undefined, default.delete_undefined);
         assert_eq!(said.undefined_for_s, default.undefined_for_s);
         assert_eq!(said.links, default.links);

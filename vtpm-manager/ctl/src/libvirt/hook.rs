@@ -5,6 +5,7 @@
 //! `virsh` prints; after the end, nobody is interested.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use api_types::wire::{CreateRequest, TpmTransport, VrotView};
@@ -15,12 +16,15 @@ use crate::arguments::HookArguments;
 use crate::client::Client;
 use crate::error::CtlError;
 use crate::launch;
+use crate::measurement::OpenLaunch;
+use crate::parts::Parts;
 
 use super::config::Config;
 use super::domain::{self, Domain};
 use super::edit::read_all;
 use super::error::LibvirtError;
 use super::links;
+use super::measured;
 use super::notes::Note;
 
 /// libvirt holds the domain as long as the hook runs; what is not stopped then is when the domain
@@ -73,7 +77,20 @@ pub(super) fn run(arguments: &HookArguments, client: &Client) -> Result<(), CtlE
         // It did not start, if it says what does not fit.
         Operation::Release if !matches!(is_ours, Ok(true)) => Ok(()),
         _ if !is_ours? => Ok(()),
-        Operation::Prepare => prepare(arguments, &config, &domain, client),
+        Operation::Prepare => {
+            let parts = match config.measure {
+                true => Some(measured::parts(&document)?),
+                false => None,
+            };
+            let start = Start {
+                config_file: &arguments.config.config,
+                config: &config,
+                domain: &domain,
+                is_restored: links::take_mark(&config.links, domain.vm)?,
+                parts,
+            };
+            start.prepare(client)
+        }
         // libvirt 11 takes a refusal here for a domain that was started: it is said a step later.
         Operation::Restore => Ok(links::mark_restored(&config.links, domain.vm)?),
         Operation::Migrate => Err(LibvirtError::Migration { vm: domain.vm }.into()),
@@ -81,70 +98,72 @@ pub(super) fn run(arguments: &HookArguments, client: &Client) -> Result<(), CtlE
     }
 }
 
-fn prepare(
-    arguments: &HookArguments,
-    config: &Config,
-    domain: &Domain,
-    client: &Client,
-) -> Result<(), CtlError> {
-    let is_restored = links::take_mark(&config.links, domain.vm)?;
-    let started = match launch::find(client, domain.vm)? {
-        Some(vrot) => {
-            if let Some(tenant) = &domain.tenant {
-                launch::check_tenant(&vrot, tenant)?;
-            }
-            launch::start_anew(client, &vrot)?
-        }
-        None if is_restored => {
-            return Err(LibvirtError::NoVrotToRestore { vm: domain.vm }.into());
-        }
-        None => create(arguments, config, domain, client)?,
-    };
-    let linked = match &started.backend {
-        Some(backend) => links::make(&config.links, domain.vm, &backend.control),
-        None => Ok(()),
-    };
-    linked.or_else(|error| {
-        // libvirt calls nothing more for a domain that was refused here.
-        launch::stop(client, started.vrot, STOP_PATIENCE)?;
-        Err(error.into())
-    })
+/// The start of a domain with its vRoT.
+struct Start<'a> {
+    config_file: &'a Path,
+    config: &'a Config,
+    domain: &'a Domain,
+    /// It goes on from what was saved: what runs then is not what the definition names.
+    is_restored: bool,
+    /// What the definition names, if that is to be measured.
+    parts: Option<Parts>,
 }
 
-fn create(
-    arguments: &HookArguments,
-    config: &Config,
-    domain: &Domain,
-    client: &Client,
-) -> Result<VrotView, CtlError> {
-    let (vm, at) = (domain.vm, arguments.config.config.clone());
-    if !config.create {
-        return Err(LibvirtError::NoVrot { vm, config: at }.into());
+impl Start<'_> {
+    fn prepare(&self, client: &Client) -> Result<(), CtlError> {
+        let vm = self.domain.vm;
+        let started = match launch::find(client, vm)? {
+            Some(vrot) => {
+                if let Some(tenant) = &self.domain.tenant {
+                    launch::check_tenant(&vrot, tenant)?;
+                }
+                launch::start_anew(client, &vrot, self.launch()?)?
+            }
+            None if self.is_restored => return Err(LibvirtError::NoVrotToRestore { vm }.into()),
+            None => self.create(client)?,
+        };
+        let linked = match &started.backend {
+            Some(backend) => links::make(&self.config.links, vm, &backend.control),
+            None => Ok(()),
+        };
+        linked.or_else(|error| {
+            // It was refused before libvirt began with it.
+            launch::stop(client, started.vrot, STOP_PATIENCE)?;
+            Err(error.into())
+        })
     }
-    let tenant: &Tenant = domain
-        .tenant
-        .as_ref()
-        .or(config.tenant.as_ref())
-        .ok_or(LibvirtError::NoTenant { vm, config: at })?;
-    let vrot = launch::create(
-        client,
-        &CreateRequest {
+
+    fn create(&self, client: &Client) -> Result<VrotView, CtlError> {
+        let (vm, config) = (self.domain.vm, self.config_file.to_owned());
+        if !self.config.create {
+            return Err(LibvirtError::NoVrot { vm, config }.into());
+        }
+        let tenant: &Tenant = (self.domain.tenant.as_ref())
+            .or(self.config.tenant.as_ref())
+            .ok_or(LibvirtError::NoTenant { vm, config })?;
+        let request = CreateRequest {
             vm: Some(vm),
             tenant: tenant.clone(),
-            name: shown(&domain.name),
+            name: shown(&self.domain.name),
             start: true,
             require_launch_measurement: false,
             launch: None,
             transport: TpmTransport::Emulator,
-        },
-    )?;
-    // What is not noted would never be deleted.
-    if let Err(error) = Note::new(vm, vrot.vrot).keep(&config.notes) {
-        launch::stop(client, vrot.vrot, STOP_PATIENCE)?;
-        launch::delete(client, vrot.vrot)?;
-        return Err(error.into());
+        };
+        let vrot = launch::create(client, request, self.launch()?)?;
+        // What is not noted would never be deleted.
+        if let Err(error) = Note::new(vm, vrot.vrot).keep(&self.config.notes) {
+            launch::stop(client, vrot.vrot, STOP_PATIENCE)?;
+            launch::delete(client, vrot.vrot)?;
+            return Err(error.into());
+        }
+        Ok(vrot)
     }
-    Ok(vrot)
+
+    fn launch(&self) -> Result<Option<OpenLaunch>, CtlError> {
+        let parts = self.parts.as_ref().filter(|_| !self.is_restored);
+        parts.map(Parts::open).transpose()
+    }
 }
 
 /// As much of a domain's name as a vRoT takes for its own.

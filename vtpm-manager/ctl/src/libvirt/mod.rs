@@ -6,6 +6,7 @@ mod edit;
 mod error;
 mod hook;
 mod links;
+mod measured;
 mod notes;
 mod sync;
 

@@ -8,7 +8,9 @@ use std::process::Command;
 
 use cert_chain::VmId;
 
+use super::measured;
 use super::options::{entries, options};
+use crate::parts::Parts;
 
 /// Why a command line cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +116,11 @@ impl<'a> CommandLine<'a> {
     /// The VM of `-uuid`.
     pub(super) fn uuid(&self) -> Option<VmId> {
         self.uuid
+    }
+
+    /// What the VM is launched with.
+    pub(super) fn parts(&self) -> Parts {
+        measured::parts(self.words.get(1..).unwrap_or_default())
     }
 
     /// The command, to which the TPM's arguments are added.

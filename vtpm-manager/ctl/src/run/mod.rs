@@ -5,6 +5,7 @@
 //! launch of the VM does, or `vtpmctl stop`.
 
 mod command_line;
+mod measured;
 mod options;
 mod vmm;
 
@@ -52,11 +53,15 @@ fn attempt(arguments: &RunArguments, client: &Client) -> Result<ExitCode, CtlErr
     if let Some(vrot) = &known {
         check(arguments, vrot)?;
     }
+    let launch = match arguments.no_measure {
+        false => Some(vmm.parts().open()?),
+        true => None,
+    };
     // Until here, a signal ends this program; from here on, there is something to put in order.
     let mut signals = Signals::catch().map_err(CtlError::Signals)?;
     let vrot = match known {
-        Some(vrot) => launch::start_anew(client, &vrot)?,
-        None => launch::create(client, &request(arguments, vm)?)?,
+        Some(vrot) => launch::start_anew(client, &vrot, launch)?,
+        None => launch::create(client, request(arguments, vm)?, launch)?,
     };
     let end = attend(arguments, client, &vmm, &vrot, &mut signals);
     let stopped = launch::stop(client, vrot.vrot, STOP_PATIENCE);
