@@ -51,7 +51,7 @@ fn domains_of_a_libvirt_that_knows_only_swtpm_have_vrots_from_definition_to_unde
         (&shown["name"], &shown["vik_certificate"]),
         (&"vm".into(), &"issued".into())
     );
-    let folder = scene.run.join(&format!("lv/lib/swtpm/{vm}/tpm2"));
+    let folder = scene.run.join(format!("lv/lib/swtpm/{vm}/tpm2"));
     ensure!(folder.join("vrot.json").exists(), "no vrot.json");
     ensure!(!folder.join("tpm2-00.permall").exists(), "a swtpm's state");
 
