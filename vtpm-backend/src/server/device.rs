@@ -47,6 +47,11 @@ impl DeviceSocket {
         self.frontend.has_request()
     }
 
+    /// Whether the driver has put something into the queue, as the guest's memory says.
+    pub(super) fn is_offered_request(&self) -> bool {
+        self.frontend.is_offered_request()
+    }
+
     pub(super) fn is_incomplete(&self) -> bool {
         self.frontend.is_incomplete()
     }
@@ -109,6 +114,7 @@ impl<E: Engine> Server<E> {
             link.count_vmm();
         }
         device.frontend.serve_queue(self);
+        self.polling.note_answered();
         self.device = Some(device);
     }
 

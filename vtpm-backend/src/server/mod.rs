@@ -35,7 +35,6 @@ use device::DeviceSocket;
 use interim::Interim;
 use peers::{Peer, Vmm, has_stalled};
 use polling::Polling;
-use readiness::Ready;
 
 pub use caller::{Admission, Ending, Startup};
 pub use keeper::Keeper;
@@ -164,9 +163,9 @@ impl<E: Engine> Server<E> {
                 tracing::warn!("the manager had the guest wait too long: it goes on");
                 self.held_until = None;
             }
-            let ready = match self.next_command_is_here() {
-                true => Ready::COMMAND,
-                false => self.look_around()?,
+            let ready = match self.next_command() {
+                Some(ready) => ready,
+                None => self.look_around()?,
             };
             if ready.termination {
                 tracing::info!("told to end by a signal");

@@ -46,6 +46,13 @@ impl Ready {
         device_queue: false,
     };
 
+    /// The same by a queue.
+    pub(super) const REQUEST: Self = Self {
+        data: false,
+        device_queue: true,
+        ..Self::COMMAND
+    };
+
     /// Whether only time has passed.
     pub(super) fn is_nothing(&self) -> bool {
         !(self.termination
@@ -69,21 +76,30 @@ const TICK_MS: u8 = 100;
 const RETRY_MS: u16 = 1000;
 
 impl<E: Engine> Server<E> {
-    /// Whether a guest that was just answered has sent its next command, and nobody else has to
-    /// be looked at first.
-    pub(super) fn next_command_is_here(&mut self) -> bool {
+    /// The next command of a guest that was just answered, if it is here and nobody else has to be
+    /// looked at first.
+    pub(super) fn next_command(&mut self) -> Option<Ready> {
         if !self.polling.take_answered() || self.held_until.is_some() || closing::is_behind() {
-            return false;
+            return None;
         }
-        let Some(data) = self.vmm.as_mut().and_then(|vmm| vmm.data.as_mut()) else {
-            return false;
+        let data = self.vmm.as_mut().and_then(|vmm| vmm.data.as_mut());
+        let (is_here, ready) = match (data, &self.device) {
+            // What failed or ended does so again when it is read in its turn.
+            (Some(data), _) => {
+                let is_here = has_command(data)
+                    || self
+                        .polling
+                        .wait_for(|| matches!(data.read(), Ok(Arrival::Bytes)));
+                (is_here, Ready::COMMAND)
+            }
+            (None, Some(device)) => {
+                let is_here = self.polling.wait_for(|| device.is_offered_request());
+                (is_here, Ready::REQUEST)
+            }
+            (None, None) => return None,
         };
-        // What failed or ended does so again when it is read in its turn.
-        let is_here = has_command(data)
-            || self
-                .polling
-                .wait_for(|| matches!(data.read(), Ok(Arrival::Bytes)));
-        is_here && !self.polling.must_look_around()
+        let is_next = is_here && !self.polling.must_look_around();
+        is_next.then_some(ready)
     }
 
     /// Waits until somebody can be read from.

@@ -110,6 +110,11 @@ impl Connection {
         self.has_request
     }
 
+    pub(crate) fn is_offered_request(&self) -> bool {
+        let memory = self.memory.memory();
+        !self.is_broken && queue::is_offered(&self.ring, &memory)
+    }
+
     pub(crate) fn is_incomplete(&self) -> bool {
         self.incomplete_since.is_some()
     }

@@ -61,6 +61,12 @@ impl Frontend {
             .is_some_and(Connection::has_request)
     }
 
+    /// Whether the driver has put something into the queue, as its memory says. That takes no system
+    /// call, so it can be asked again and again.
+    pub fn is_offered_request(&self) -> bool {
+        (self.connection.as_ref()).is_some_and(Connection::is_offered_request)
+    }
+
     /// Whether the rest of a message is missing: [`serve_connection`](Self::serve_connection) is to
     /// be called again after a while, and ends a connection that is waited for too long.
     pub fn is_incomplete(&self) -> bool {

@@ -58,6 +58,15 @@ pub(crate) fn begin(ring: &VringMutex, memory: &GuestMemoryMmap) -> Result<(), B
     Ok(())
 }
 
+/// Whether a queue that runs holds a request that was not taken.
+pub(crate) fn is_offered(ring: &VringMutex, memory: &GuestMemoryMmap) -> bool {
+    let state = ring.get_ref();
+    let queue = state.get_queue();
+    let offered = queue.avail_idx(memory, Ordering::Acquire);
+    let is_running = queue.ready() && state.is_enabled();
+    is_running && offered.is_ok_and(|offered| offered.0 != queue.next_avail())
+}
+
 /// Serves the next request, if there is one. True if another waits.
 pub(crate) fn serve_next(
     ring: &VringMutex,
