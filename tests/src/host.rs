@@ -16,7 +16,7 @@ use test_support::software_tpm::{MadeTpm, SoftwareTpm};
 use test_support::tool::Tool;
 use uuid::Uuid;
 
-use crate::guest::TpmDevice;
+use crate::guest::{GuestSpec, TpmDevice};
 use crate::host_boot_log::HostBootLog;
 use crate::issuer::IssuerFolder;
 
@@ -185,6 +185,25 @@ impl Host {
     pub fn start_vrot(&self, vm: Uuid) -> Result<()> {
         self.vtpmctl(["start", &vm.to_string()])?.run()?;
         Ok(())
+    }
+
+    /// Starts a VM's vRoT, and has measured what the VM is launched with.
+    pub fn start_measured(&self, vm: Uuid, spec: &GuestSpec) -> Result<()> {
+        let start = self.vtpmctl(["start", &vm.to_string(), "--machine", "q35"])?;
+        start
+            .args(["--memory-mib", "512", "--command-line", &spec.command_line])
+            .arg("--kernel")
+            .arg(&spec.kernel)
+            .arg("--initramfs")
+            .arg(&spec.initramfs)
+            .run()?;
+        Ok(())
+    }
+
+    /// What was measured of the VM's launch.
+    pub fn launch(&self, vm: Uuid) -> Result<Value> {
+        let measure = self.vtpmctl(["--output", "json", "measure", &vm.to_string()])?;
+        Ok(serde_json::from_slice(&measure.run()?)?)
     }
 
     /// Stops a VM's vRoT.

@@ -71,8 +71,9 @@ impl Scene {
     /// Creates a vRoT on `host` and boots a VM with it.
     pub fn boot(&self, host: &Host, name: &str, vm: Uuid, device: TpmDevice) -> Result<Guest> {
         host.create(vm, TENANT)?;
-        host.start_vrot(vm)?;
-        Guest::boot(&self.run, name, &self.spec(host, vm, device)?)
+        let spec = self.spec(host, vm, device)?;
+        host.start_measured(vm, &spec)?;
+        Guest::boot(&self.run, name, &spec)
     }
 
     /// Writes a policy (with its roots beside it) that accepts the VM as it is running now.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use cert_chain::HashAlgorithm;
 use serde_json::Value;
 use uuid::Uuid;
@@ -20,22 +20,41 @@ fn a_changed_boot_or_another_host_is_contraindicated() -> Result<()> {
         guest,
         vm,
         policy,
+        attestation,
         scene,
         ..
     } = AttestedVm::start("refused-vms")?;
+    // A policy that also says what the VM may be launched as.
+    let launch = scene.host.launch(vm)?;
+    let text = fs::read_to_string(&policy)?;
+    let launched_so = policy.with_file_name("launched-so.toml");
+    let digest = launch["digest"].as_str().context("a measured launch")?;
+    fs::write(
+        &launched_so,
+        format!("{text}\n[launch]\ndigests = [\"{digest}\"]\n"),
+    )?;
+    let verify =
+        device::verify_command(&attestation.evidence, &attestation.nonce()?, &launched_so)?;
+    let (status, result) = device::judge(verify)?;
+    assert_eq!(status, 0, "{result:#}");
+    let told = &result["submods"]["vm"]["ear_attester_claims"];
+    assert_eq!(told["launch"], launch["digest"]);
+    assert_eq!(told["launch-parts"]["machine"], "q35");
     let identity = scene.host.identity(vm)?;
     guest.power_off()?;
 
     // The same VM, with one more word on the kernel's command line.
     scene.host.stop_vrot(vm)?;
-    scene.host.start_vrot(vm)?;
-    assert_eq!(scene.host.identity(vm)?["vik"], identity["vik"]);
     let spec = scene
         .spec(&scene.host, vm, TpmDevice::Crb)?
         .command_line("vrot.changed=yes");
+    scene.host.start_measured(vm, &spec)?;
+    assert_eq!(scene.host.identity(vm)?["vik"], identity["vik"]);
     let mut changed = Guest::boot(&scene.run, "changed-command-line", &spec)?;
     let said = refusal(&scene, &mut changed, &policy, "changed")?;
     ensure!(said.contains("command line"), "{said}");
+    let said = refusal(&scene, &mut changed, &launched_so, "launched-otherwise")?;
+    ensure!(said.contains("launch-unexpected"), "{said}");
     changed.power_off()?;
 
     // The same VM by its number, on a host that the policy does not list.
