@@ -2,7 +2,7 @@
 //!
 //! `vtpm-managerd` owns the physical TPM ([`trust_anchor`]), keeps one virtualized root of trust (vRoT)
 //! for each VM ([`vrot`]), spawns and serves their backends ([`backend`]), guards their state
-//! ([`guarded_state`], [`keys`]), measures launches ([`launch`]), vouches for them ([`vrot_manufacture`], [`evidence`]) and answers on a Unix
+//! ([`guarded_state`], [`keys`]), measures launches ([`launch_measurement`]), vouches for them ([`vrot_manufacture`], [`evidence`]) and answers on a Unix
 //! socket ([`api`]), whose client `vtpmctl` is.
 
 pub mod api;
@@ -16,7 +16,6 @@ mod guarded_by_tpm;
 pub mod handover;
 pub mod host;
 pub mod keys;
-pub mod launch;
 pub mod manager;
 pub mod rate_limit;
 pub mod registers;

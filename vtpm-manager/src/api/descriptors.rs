@@ -16,7 +16,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
-use crate::launch::{self, MAX_DESCRIPTORS};
+use launch_measurement::MAX_DESCRIPTORS;
 
 /// The files that came over a connection and were not taken yet.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +40,7 @@ impl Files {
 
     /// Closes those that no request took.
     pub(super) fn close(&self) {
-        launch::close(self.take());
+        launch_measurement::close(self.take());
     }
 
     fn keep(&self, file: File) {
@@ -49,7 +49,7 @@ impl Files {
             files.push(Arc::new(file));
         } else {
             drop(files);
-            launch::close(vec![Arc::new(file)]);
+            launch_measurement::close(vec![Arc::new(file)]);
         }
     }
 

@@ -12,8 +12,8 @@ use super::descriptors::Files;
 use super::order::transition;
 use super::problem::{Body, Path, ProblemResponse};
 use super::vrots::{Id, Managed, key};
-use crate::launch::{self, parts_to_measure};
 use crate::manager::{Manager, ManagerError, Vrot};
+use launch_measurement::parts_to_measure;
 
 /// Shows what was measured of a VM.
 #[utoipa::path(get, path = "/v1/vrots/{id}/launch", tag = "vrots", params(Id),
@@ -73,7 +73,7 @@ pub(super) async fn measured(
 ) -> Result<Launch, ManagerError> {
     let files = files.take();
     let parts = parts_to_measure(request, &files);
-    launch::close(files);
+    launch_measurement::close(files);
     Ok(manager.measuring().measure(parts?).await?)
 }
 

@@ -16,8 +16,8 @@ use trust_anchor::{AnchorError, HardwareError};
 
 use crate::backend::BackendError;
 use crate::host::HostError;
-use crate::launch::{FileError, MeasureError};
 use crate::manager::ManagerError;
+use launch_measurement::{FileError, MeasureError};
 
 /// A problem as the answer to a request.
 #[derive(Clone, Debug)]

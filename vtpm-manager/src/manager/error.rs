@@ -16,8 +16,8 @@ use crate::audit::AuditError;
 use crate::backend::BackendError;
 use crate::host::HostError;
 use crate::keys::KeyError;
-use crate::launch::MeasureError;
 use crate::vrot::{LifecycleError, RecordError};
+use launch_measurement::MeasureError;
 
 /// Why the manager did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]

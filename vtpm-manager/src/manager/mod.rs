@@ -39,7 +39,7 @@ use crate::config::Config;
 use crate::evidence::HostEvidence;
 use crate::fault::Fault;
 use crate::host::Host;
-use crate::launch::Measuring;
+use launch_measurement::Measuring;
 
 pub use certification::Certification;
 pub use counters::{Counter, Counters};

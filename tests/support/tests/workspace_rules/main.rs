@@ -116,6 +116,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "launch-measurement",
+        &["api-types", "attestation", "cert-chain"],
+    ),
+    (
         "host-audit",
         &["api-types", "cert-chain", "durable-file", "guarded-state"],
     ),
@@ -146,6 +150,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "durable-file",
             "guarded-state",
             "host-audit",
+            "launch-measurement",
             "host-evidence",
             "locked-memory",
             "printable",

@@ -10,7 +10,6 @@ use ring::digest::{Context, SHA256};
 
 /// Why a file is not measured.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum FileError {
     /// A device, a folder, a pipe.
     #[error("it is no regular file; what has no end, or no contents, cannot be measured")]

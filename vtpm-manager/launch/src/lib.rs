@@ -33,7 +33,6 @@ pub struct Measuring {
 
 /// Why a launch was not measured.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum MeasureError {
     /// A part that nobody measures.
     #[error(
