@@ -28,7 +28,7 @@ fn a_million_random_chains_are_given_back_one_by_one() {
         for descriptor in bytes[1..257].chunks_mut(16) {
             descriptor[2..8].fill(0);
             descriptor[1] &= 0x1f;
-            descriptor[9] &= 0x0f;
+            descriptor[9] &= 0x01;
             descriptor[10..12].fill(0);
             descriptor[12] &= 0x07;
             descriptor[13] = 0;
