@@ -7,10 +7,12 @@
 //! | file | what |
 //! |---|---|
 //! | `parts.rs` | which parts there are, and where their values come from |
+//! | `received.rs` | files that come with a request |
 //! | `file.rs` | the digest of one file |
 
 mod file;
 mod parts;
+mod received;
 
 use std::fs::File;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use file::digest_of;
 
 pub use file::FileError;
 pub use parts::{PartToMeasure, parts_to_measure};
+pub use received::{Files, StreamWithFiles};
 
 /// Measures launches, a few at a time.
 #[derive(Debug)]

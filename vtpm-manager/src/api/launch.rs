@@ -8,12 +8,11 @@ use attestation::launch::Launch;
 use axum::Json;
 use axum::extract::{Extension, State};
 
-use super::descriptors::Files;
 use super::order::transition;
 use super::problem::{Body, Path, ProblemResponse};
 use super::vrots::{Id, Managed, key};
 use crate::manager::{Manager, ManagerError, Vrot};
-use launch_measurement::parts_to_measure;
+use launch_measurement::{Files, parts_to_measure};
 
 /// Shows what was measured of a VM.
 #[utoipa::path(get, path = "/v1/vrots/{id}/launch", tag = "vrots", params(Id),

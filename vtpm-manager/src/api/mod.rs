@@ -7,7 +7,6 @@
 mod admission;
 mod caller;
 mod description;
-mod descriptors;
 mod host;
 mod host_view;
 mod launch;

@@ -12,6 +12,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use launch_measurement::{Files, StreamWithFiles};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -19,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, Admitted};
 use super::caller::{Caller, CallerClass};
-use super::descriptors::{Files, StreamWithFiles};
 use super::problem::ProblemResponse;
 use super::{router, starting};
 use crate::manager::{Manager, Startup};

@@ -13,12 +13,12 @@ use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use backend_link::transport::Transport;
 use cert_chain::{PublicArea, Validity, pem};
+use launch_measurement::Files;
 use minicbor::bytes::ByteVec;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use zeroize::Zeroizing;
 
-use super::descriptors::Files;
 use super::launch::{self, measured};
 use super::order::transition;
 use super::problem::{Body, OptionalBody, Path, ProblemResponse, Query};

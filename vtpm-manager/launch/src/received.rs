@@ -16,15 +16,15 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
-use launch_measurement::MAX_DESCRIPTORS;
+use crate::{MAX_DESCRIPTORS, close};
 
 /// The files that came over a connection and were not taken yet.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Files(Arc<Mutex<Vec<Arc<File>>>>);
+pub struct Files(Arc<Mutex<Vec<Arc<File>>>>);
 
 /// A connection of a caller, with the files that come along.
 #[derive(Debug)]
-pub(super) struct StreamWithFiles {
+pub struct StreamWithFiles {
     stream: UnixStream,
     files: Option<Files>,
 }
@@ -34,13 +34,13 @@ const ANCILLARY: usize = cmsg_space!(ScmRights(MAX_DESCRIPTORS));
 
 impl Files {
     /// Those that came since the last request was answered.
-    pub(super) fn take(&self) -> Vec<Arc<File>> {
+    pub fn take(&self) -> Vec<Arc<File>> {
         std::mem::take(&mut self.files())
     }
 
     /// Closes those that no request took.
-    pub(super) fn close(&self) {
-        launch_measurement::close(self.take());
+    pub fn close(&self) {
+        close(self.take());
     }
 
     fn keep(&self, file: File) {
@@ -49,7 +49,7 @@ impl Files {
             files.push(Arc::new(file));
         } else {
             drop(files);
-            launch_measurement::close(vec![Arc::new(file)]);
+            close(vec![Arc::new(file)]);
         }
     }
 
@@ -60,7 +60,7 @@ impl Files {
 
 impl StreamWithFiles {
     /// Files are taken into `files`, if the caller may bring any.
-    pub(super) fn new(stream: UnixStream, files: Option<Files>) -> Self {
+    pub fn new(stream: UnixStream, files: Option<Files>) -> Self {
         Self { stream, files }
     }
 }
