@@ -9,10 +9,12 @@ use test_support::process::Process;
 use test_support::programs::program;
 use test_support::run_folder::RunFolder;
 use test_support::tool::Tool;
+use uuid::Uuid;
 use vrot_tests::accelerator::Accelerator;
-use vrot_tests::guest::{Guest, GuestSpec, READY};
+use vrot_tests::guest::{Guest, GuestSpec, READY, TpmDevice};
 use vrot_tests::guest_image::I2cGuest;
 use vrot_tests::guest_shell::GuestShell;
+use vrot_tests::scene::{Scene, TENANT};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const BOOT_PATIENCE: Duration = Duration::from_secs(180);
@@ -47,22 +49,27 @@ impl Backend {
     }
 }
 
-/// QEMU's device connects once, when it is made. For it to connect again, the socket has to be
-/// connected before the device is made, which takes `-preconfig`.
-fn arguments(guest: &I2cGuest, socket: &Path) -> Vec<String> {
+/// What QEMU needs beside the device: the guest's memory shared, and the table that tells the guest
+/// where its TPM is.
+fn surroundings(guest: &I2cGuest) -> Vec<String> {
     let table = format!("file={}", guest.acpi_table.display());
-    let socket = format!("socket,id=tpm,reconnect=1,path={}", socket.display());
     let memory = "memory-backend-memfd,id=ram,size=512M,share=on";
-    let device = "vhost-user-i2c-pci,chardev=tpm,addr=0x10";
     let words = [
         ["-machine", "memory-backend=ram"],
         ["-object", memory],
-        ["-chardev", &socket],
-        ["-device", device],
         ["-acpitable", &table],
     ];
-    let words = words.as_flattened().iter().map(|word| (*word).to_owned());
-    words.chain(["-preconfig".to_owned()]).collect()
+    let words = words.as_flattened().iter();
+    words.map(|word| (*word).to_owned()).collect()
+}
+
+/// QEMU's device connects once, when it is made. For it to connect again, the socket has to be
+/// connected before the device is made, which takes `-preconfig`.
+fn connecting_again(socket: &Path) -> Vec<String> {
+    let socket = format!("socket,id=tpm,reconnect=1,path={}", socket.display());
+    let device = "vhost-user-i2c-pci,chardev=tpm,addr=0x10";
+    let words = ["-chardev", &socket, "-device", device, "-preconfig"];
+    words.map(ToOwned::to_owned).into()
 }
 
 fn pcr(shell: &mut GuestShell) -> Result<String> {
@@ -85,7 +92,8 @@ fn a_guest_finds_its_tpm_behind_virtio_i2c_and_only_the_host_resets_it() -> Resu
     let i2c = I2cGuest::build()?;
     let spec = GuestSpec::new(&i2c.image)
         .seabios()
-        .tpm(arguments(&i2c, &backend.socket))
+        .tpm(connecting_again(&backend.socket))
+        .more(surroundings(&i2c))
         .with_shell();
     let mut guest = Guest::start_with(&folder, "guest", &spec, Accelerator::choose()?)?;
     wait_for_connection(&mut guest, true)?;
@@ -132,6 +140,34 @@ fn a_guest_finds_its_tpm_behind_virtio_i2c_and_only_the_host_resets_it() -> Resu
         "{status}: {errors}"
     );
     shell.run("tpm2_startup -T device:/dev/tpm0 -c")?;
+    assert_eq!(pcr(&mut shell)?, fresh);
+    guest.power_off()
+}
+
+#[test]
+fn a_managed_vrot_behind_virtio_i2c_has_its_certificates_and_is_reset_by_its_manager() -> Result<()>
+{
+    let scene = Scene::set("managed-virtio-i2c")?;
+    let vm = Uuid::new_v4();
+    let create = scene.host.create_command(vm, TENANT)?;
+    create.args(["--transport", "virtio-i2c"]).run()?;
+    scene.host.start_vrot(vm)?;
+    let i2c = I2cGuest::build()?;
+    let spec = GuestSpec::new(&i2c.image)
+        .seabios()
+        .tpm(scene.host.qemu_arguments(vm, TpmDevice::Crb)?)
+        .more(surroundings(&i2c))
+        .with_shell();
+    let mut guest = Guest::boot(&scene.run, "guest", &spec)?;
+    let mut shell = guest.shell()?;
+    shell.run("tpm2_nvread -T device:/dev/tpmrm0 -C o 0x01c10002")?;
+    let fresh = pcr(&mut shell)?;
+    shell.run(&format!(
+        "tpm2_pcrextend -T device:/dev/tpmrm0 16:sha256={ONES}"
+    ))?;
+    assert_ne!(pcr(&mut shell)?, fresh);
+    scene.host.vtpmctl(["reset", &vm.to_string()])?.run()?;
+    guest.reset()?;
     assert_eq!(pcr(&mut shell)?, fresh);
     guest.power_off()
 }
