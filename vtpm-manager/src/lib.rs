@@ -6,8 +6,6 @@
 //! socket ([`api`]), whose client `vtpmctl` is.
 
 pub mod api;
-pub mod backend;
-pub mod background;
 pub mod config;
 pub mod daemon;
 pub mod fault;
@@ -17,9 +15,9 @@ pub mod handover;
 pub mod host;
 pub mod keys;
 pub mod manager;
-pub mod rate_limit;
 pub mod registers;
 pub mod vrot;
 
 pub use host_audit as audit;
 pub use host_evidence as evidence;
+pub use vrot_backends::{self as backend, background, rate_limit};

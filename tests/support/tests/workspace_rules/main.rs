@@ -135,6 +135,23 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "trust-anchor",
         ],
     ),
+    // Who runs a vRoT, not what its record says.
+    (
+        "vrot-backends",
+        &[
+            "attestation",
+            "backend-link",
+            "bounded-file",
+            "cert-chain",
+            "guarded-state",
+            "host-evidence",
+            "program-output",
+            "tpm-wire",
+            // Its tests: a quoter that cannot quote.
+            "trust-anchor",
+            "vrot-manufacture",
+        ],
+    ),
     // What stands in a caller's process: nothing of the manager's.
     ("vrot-handover", &["bounded-file"]),
     // Neither the physical TPM nor the store: whoever orders brings the signer and keeps what was made.
@@ -157,6 +174,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "program-output",
             "tpm-wire",
             "trust-anchor",
+            "vrot-backends",
             "vrot-handover",
             "vrot-manufacture",
         ],

@@ -300,10 +300,10 @@ mod tests {
     use guarded_state::testing::journal;
 
     use super::*;
-    use crate::backend::GuestRole;
-    use crate::backend::share::Share;
-    use crate::evidence::{HostEvidence, HostQuoter, Subject};
+    use crate::GuestRole;
     use crate::rate_limit::Quota;
+    use crate::share::Share;
+    use host_evidence::{HostEvidence, HostQuoter, Subject};
     use trust_anchor::{AnchorError, SignedQuote};
 
     /// No test here asks for evidence.

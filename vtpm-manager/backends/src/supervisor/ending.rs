@@ -9,8 +9,8 @@ use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
 
 use super::saving::attempt;
 use super::{Supervisor, far_future};
-use crate::backend::connection::{Found, introduced};
-use crate::backend::order::{Ended, Ending, Observed, Order, Role, STOP_DEADLINE};
+use crate::connection::{Found, introduced};
+use crate::order::{Ended, Ending, Observed, Order, Role, STOP_DEADLINE};
 
 /// What became of a backend whose connection was over.
 pub(super) enum After {

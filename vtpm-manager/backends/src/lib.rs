@@ -3,6 +3,7 @@
 //! A backend listens on sockets in a folder of its own; the manager dials. Backends are no more
 //! tied to the manager than that: they outlive it, and its successor finds them by their folders.
 
+pub mod background;
 mod channel;
 mod connection;
 mod folder;
@@ -10,6 +11,7 @@ mod handle;
 mod log_lines;
 mod order;
 mod process;
+pub mod rate_limit;
 mod share;
 mod supervisor;
 mod takeover;
@@ -39,7 +41,6 @@ pub use zygote::{Executable, Zygote};
 
 /// Why a backend did not do what it should.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum BackendError {
     /// It did not answer in time.
     #[error("the backend of vRoT {vrot} did not {what} within {} s", limit.as_secs())]

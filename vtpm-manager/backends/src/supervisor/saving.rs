@@ -9,10 +9,10 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::{RETRY_PAUSE, Supervisor};
-use crate::backend::BackendError;
-use crate::backend::folder::RuntimeFolder;
-use crate::backend::order::{GuestRole, Role};
+use crate::BackendError;
 use crate::background::Background;
+use crate::folder::RuntimeFolder;
+use crate::order::{GuestRole, Role};
 use guarded_state::disk::{Batch, Part, StateBlob, StoreError};
 
 /// The commit of one state.
