@@ -93,10 +93,10 @@ impl Place {
     /// A command line: DIR is the folder, words are apart by blanks, and the files `secret` come as
     /// descriptors 7 and 8.
     fn command(&self, line: &str) -> Result<Command> {
-        self.command_of(&self.peer, line)
+        self.command_of(&self.peer, line, "")
     }
 
-    fn command_of(&self, peer: &Peer, line: &str) -> Result<Command> {
+    fn command_of(&self, peer: &Peer, line: &str, limit: &str) -> Result<Command> {
         let root = self.folder.path().to_string_lossy().into_owned();
         let line = line.replace("DIR", &root);
         let mut words = line.split(' ');
@@ -104,7 +104,7 @@ impl Place {
         let programs = peer.programs()?;
         let mut command = Command::new("sh");
         command
-            .args(["-c", "exec \"$@\" 7<secret 8<secret", "sh"])
+            .args(["-c", &format!("exec {limit}\"$@\" 7<secret 8<secret"), "sh"])
             .arg(programs.join(program))
             .args(words)
             .current_dir(self.folder.path())
@@ -116,14 +116,12 @@ impl Place {
     }
 
     pub(crate) fn run(&self, line: &str) -> Result<Output> {
-        self.command(line)?
-            .output()
-            .with_context(|| format!("{:?}: {line}", self.peer))
+        self.run_with(&self.peer, line)
     }
 
     /// The same with the programs of another implementation.
     pub(crate) fn run_with(&self, peer: &Peer, line: &str) -> Result<Output> {
-        let mut command = self.command_of(peer, line)?;
+        let mut command = self.command_of(peer, line, "timeout 60 ")?;
         command
             .output()
             .with_context(|| format!("{peer:?}: {line}"))
