@@ -38,10 +38,6 @@ pub(super) fn measure(
     let view = host.api().json("GET", &format!("/v1/vrots/{vm}"), "")?;
     let control = view.pointer("/backend/control").and_then(Value::as_str);
     let ours = PathBuf::from(control.context("a socket")?);
-    let swtpm = peer.start_copy("boot")?;
-    let theirs = peer.socket("boot");
-    let (_process, connection) = swtpm.into_parts();
-    drop(connection);
 
     let mut boots = Boots {
         run,
@@ -55,7 +51,11 @@ pub(super) fn measure(
         let bare = boots.one(None)?;
         without.add_ms(bare);
         own.add_ms(boots.one(Some(&ours))?);
-        others.add_ms(boots.one(Some(&theirs))?);
+        // It ends with its VMM.
+        let name = format!("boot-{}", boots.count);
+        let (_process, connection) = peer.start_copy(&name)?.into_parts();
+        drop(connection);
+        others.add_ms(boots.one(Some(&peer.socket(&name)))?);
     }
     let bare = without.median()?;
     // On a busy machine the boot without one may well be the slowest.

@@ -18,16 +18,24 @@ pub(super) struct Polling {
     next_pause: u32,
     /// The machine is busy: until when nothing is looked for.
     off_until: Option<Instant>,
+    /// For how long that will be the next time.
+    next_off: Duration,
+    /// Commands that were found since that was last shortened.
+    found: u32,
     /// When all peers were last looked at.
     looked_around: Instant,
 }
 
 /// Longer than a VMM on an idle machine needs for its wake-up and the next command (40 to 100 µs).
 const WINDOW: Duration = Duration::from_micros(150);
-/// What takes that long between two looks is not this process: it was not running.
-const INTERRUPTED: Duration = Duration::from_micros(100);
-/// For how long the processor is left to others then.
-const BUSY: Duration = Duration::from_secs(1);
+/// What takes that long between two looks is not this process: somebody else had the processor, for
+/// as long as the kernel lets a program run at least.
+const INTERRUPTED: Duration = Duration::from_micros(500);
+/// For how long the processor is left to others then: twice as long each time, up to a limit, and
+/// half as long after so many commands that were found.
+const FIRST_OFF: Duration = Duration::from_millis(10);
+const LONGEST_OFF: Duration = Duration::from_secs(1);
+const FORGIVEN_AFTER: u32 = 1000;
 /// So many commands pass after a window in vain, twice as many after the next, up to a limit: a
 /// guest with a command now and then costs one window for so many.
 const FIRST_PAUSE: u32 = 4;
@@ -43,6 +51,8 @@ impl Polling {
             pause: 0,
             next_pause: FIRST_PAUSE,
             off_until: None,
+            next_off: FIRST_OFF,
+            found: 0,
             looked_around: Instant::now(),
         }
     }
@@ -80,12 +90,13 @@ impl Polling {
         let mut last = begin;
         loop {
             if arrived() {
-                self.next_pause = FIRST_PAUSE;
+                self.note_found();
                 return true;
             }
             let now = clock();
             if now - last > INTERRUPTED {
-                self.off_until = Some(now + BUSY);
+                self.off_until = Some(now + self.next_off);
+                self.next_off = (2 * self.next_off).min(LONGEST_OFF);
                 return false;
             }
             if now - begin > WINDOW {
@@ -95,6 +106,15 @@ impl Polling {
             }
             last = now;
             std::hint::spin_loop();
+        }
+    }
+
+    fn note_found(&mut self) {
+        self.next_pause = FIRST_PAUSE;
+        self.found += 1;
+        if self.found == FORGIVEN_AFTER {
+            self.found = 0;
+            self.next_off = (self.next_off / 2).max(FIRST_OFF);
         }
     }
 
@@ -168,13 +188,20 @@ mod tests {
     }
 
     #[test]
-    fn the_processor_is_left_to_others_who_want_it() {
+    fn the_processor_is_left_to_others_who_want_it_the_longer_the_more_often() {
         let (mut clock, mut polling) = (Clock::new(), Polling::new());
-        clock.step = 2 * INTERRUPTED;
-        assert!(!clock.wait(&mut polling, || false));
-        clock.step = UNDISTURBED;
-        assert!(!clock.wait(&mut polling, || true), "not for a second");
-        clock.now += BUSY;
-        assert!(clock.wait(&mut polling, || true), "then again");
+        for off in [FIRST_OFF, 2 * FIRST_OFF, 4 * FIRST_OFF] {
+            clock.step = 2 * INTERRUPTED;
+            assert!(!clock.wait(&mut polling, || false));
+            clock.step = UNDISTURBED;
+            clock.now += off / 2;
+            assert!(!clock.wait(&mut polling, || true), "not for {off:?}");
+            clock.now += off / 2;
+            assert!(clock.wait(&mut polling, || true), "then again");
+        }
+        for _ in 0..3 * FORGIVEN_AFTER {
+            assert!(clock.wait(&mut polling, || true));
+        }
+        assert_eq!(polling.next_off, FIRST_OFF, "all is forgiven");
     }
 }

@@ -64,8 +64,11 @@ impl Parts {
         self.0.iter()
     }
 
-    /// Opens their files, for the manager to measure them.
-    pub(crate) fn open(&self) -> Result<OpenLaunch, CtlError> {
+    /// Opens their files, for the manager to measure them; nothing, if nothing is named.
+    pub(crate) fn open(&self) -> Result<Option<OpenLaunch>, CtlError> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
         let mut launch = OpenLaunch::default();
         for part in &self.0 {
             match &part.source {
@@ -74,7 +77,7 @@ impl Parts {
                 Source::Text(text) => launch.text(&part.name, text),
             }
         }
-        Ok(launch)
+        Ok(Some(launch))
     }
 
     /// The last one of a name counts, as with QEMU.

@@ -162,7 +162,7 @@ impl Start<'_> {
 
     fn launch(&self) -> Result<Option<OpenLaunch>, CtlError> {
         let parts = self.parts.as_ref().filter(|_| !self.is_restored);
-        parts.map(Parts::open).transpose()
+        Ok(parts.map(Parts::open).transpose()?.flatten())
     }
 }
 

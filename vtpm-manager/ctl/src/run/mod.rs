@@ -54,7 +54,7 @@ fn attempt(arguments: &RunArguments, client: &Client) -> Result<ExitCode, CtlErr
         check(arguments, vrot)?;
     }
     let launch = match arguments.no_measure {
-        false => Some(vmm.parts().open()?),
+        false => vmm.parts().open()?,
         true => None,
     };
     // Until here, a signal ends this program; from here on, there is something to put in order.
