@@ -126,6 +126,8 @@ fn raised(
     record.generation = generation;
     // That was another one's: this one goes on from what is in the store, and says so.
     record.state_loss = None;
+    // It is of a start that is over; every start measures for itself.
+    record.launch = None;
     // What it could have gone on with is given up with its volatile state.
     if let Lifecycle::Suspended { .. } = record.lifecycle {
         record.lifecycle = Lifecycle::Stopped {
@@ -165,13 +167,16 @@ mod tests {
     use crate::vrot::example;
 
     #[test]
-    fn a_suspended_vrot_in_a_new_generation_can_be_started() -> Result<()> {
+    fn a_suspended_vrot_in_a_new_generation_can_be_started_and_has_no_measured_launch() -> Result<()>
+    {
         let store = MemoryStore::default();
         let mut suspended = example();
         let vrot = suspended.vrot;
         suspended.lifecycle = Lifecycle::Suspended {
             since: Timestamp::now(),
         };
+        suspended.requires_launch = true;
+        suspended.launch = Some(attestation::fixture::launch());
         assert!(suspended.lifecycle.check_start().is_err());
         let batch = (suspended.to_batch()).put(vrot, Part::Volatile, b"volatile".to_vec());
         store.commit(&batch)?;
@@ -184,6 +189,9 @@ mod tests {
         };
         assert_eq!(raised.generation, Generation::new(2));
         assert_eq!(raised.lifecycle.check_start(), Ok(()));
+        // The launch that was measured before is over.
+        assert_eq!(raised.launch, None);
+        assert!(raised.requires_launch);
         assert_eq!(store.read(vrot, Part::Volatile)?, None);
         Ok(())
     }
