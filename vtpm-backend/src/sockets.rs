@@ -8,8 +8,8 @@ use std::fs;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,8 @@ use rustix::cmsg_space;
 use rustix::io::Errno;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketType,
-    recvmsg, send,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, recvmsg, send,
 };
 use zeroize::{Zeroize, Zeroizing};
 
@@ -109,21 +109,18 @@ impl Listener {
         Ok(listener)
     }
 
-    /// The same for others as well. The file has its permissions from its first moment, and a symbolic
-    /// link that took its place meanwhile is not followed. Only for a process with one thread: the
+    /// The same for others as well. The file has its permissions from its first moment, and what took
+    /// its place meanwhile is given to nobody. Only for a process with one thread: the
     /// permissions of files that another one creates at the same time would be others.
     pub fn bind_for(path: &Path, file: SocketFile) -> io::Result<Self> {
         use nix::sys::stat::{Mode, umask};
-        use nix::unistd::{Gid, Uid, fchownat};
         remove_what_a_dead_process_left(path)?;
         let before = umask(Mode::from_bits_truncate(!file.mode & 0o777));
         let bound = UnixListener::bind(path);
         umask(before);
         let listener = Self::over(bound?.into(), Some(path))?;
         if file.uid.is_some() || file.gid.is_some() {
-            let (uid, gid) = (file.uid.map(Uid::from_raw), file.gid.map(Gid::from_raw));
-            let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
-            fchownat(nix::fcntl::AT_FDCWD, path, uid, gid, flags)?;
+            give_away(path, file)?;
         }
         Ok(listener)
     }
@@ -176,13 +173,23 @@ impl Drop for Listener {
 fn remove_what_a_dead_process_left(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {
-            if UnixStream::connect(path).is_ok() {
-                return Err(io::Error::new(
+            let dialer = rustix::net::socket_with(
+                AddressFamily::UNIX,
+                SocketType::STREAM,
+                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+                None,
+            )?;
+            match rustix::net::connect(&dialer, &SocketAddrUnix::new(path)?) {
+                Err(Errno::CONNREFUSED) => fs::remove_file(path),
+                Err(Errno::NOENT) => Ok(()),
+                // As many wait there as may.
+                Ok(()) | Err(Errno::AGAIN) => Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
                     "another process listens there",
-                ));
+                )),
+                // Nothing says that its process is dead.
+                Err(error) => Err(error.into()),
             }
-            fs::remove_file(path)
         }
         Ok(_) => Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
@@ -191,6 +198,24 @@ fn remove_what_a_dead_process_left(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Gives a socket's file that was just made to another user or group: of this file alone, whatever is
+/// at its path next. Others may be able to write in its folder.
+fn give_away(path: &Path, file: SocketFile) -> io::Result<()> {
+    use nix::fcntl::{AtFlags, OFlag, open};
+    use nix::sys::stat::Mode;
+    use nix::unistd::{Gid, Uid, fchownat, geteuid};
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let opened = fs::File::from(open(path, flags, Mode::empty())?);
+    let found = opened.metadata()?;
+    let is_own = found.uid() == geteuid().as_raw() && found.nlink() == 1;
+    if !found.file_type().is_socket() || !is_own {
+        let error = "another file took the socket's place: it is given to nobody";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, error));
+    }
+    let (uid, gid) = (file.uid.map(Uid::from_raw), file.gid.map(Gid::from_raw));
+    Ok(fchownat(&opened, "", uid, gid, AtFlags::AT_EMPTY_PATH)?)
 }
 
 impl AsFd for Listener {
@@ -438,6 +463,9 @@ mod tests {
 
     use std::io::Read;
     use std::os::fd::IntoRawFd;
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc;
+    use std::thread;
 
     use super::*;
 
@@ -468,5 +496,46 @@ mod tests {
             // The end, once no descriptor is left that can write.
             assert_eq!(read.read(&mut [0]).ok(), Some(0), "{skipped} bytes skipped");
         }
+    }
+
+    #[test]
+    fn a_socket_whose_process_takes_no_clients_is_in_use_and_nobody_waits_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sock");
+        let busy = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&busy, 0).unwrap();
+        let _waits = UnixStream::connect(&path).unwrap();
+
+        let (sender, tried) = mpsc::channel();
+        let second = path.clone();
+        thread::spawn(move || sender.send(Listener::bind(&second).map(drop)));
+        let tried = tried.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(tried.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert!(path.exists());
+
+        drop(busy);
+        Listener::bind(&path).unwrap();
+    }
+
+    #[test]
+    fn what_took_a_socket_s_place_is_given_to_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sock");
+        let file = SocketFile {
+            mode: 0o600,
+            uid: None,
+            gid: Some(nix::unistd::getegid().as_raw()),
+        };
+        let listener = Listener::bind_for(&path, file).unwrap();
+        let other = folder.path().join("other");
+        fs::hard_link(&path, &other).unwrap();
+        assert!(give_away(&path, file).is_err(), "a second name of a file");
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        assert!(give_away(&path, file).is_err(), "a link");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        assert!(give_away(&path, file).is_err(), "a file");
+        drop(listener);
     }
 }
