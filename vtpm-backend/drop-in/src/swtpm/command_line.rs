@@ -59,8 +59,8 @@ pub(super) struct Socket {
     /// Serves in the background; returns once it does.
     #[arg(short, long)]
     pub(super) daemon: bool,
-    /// The control channel: type=unixio,path=PATH[,mode=0600][,uid=UID][,gid=GID], or
-    /// type=tcp,port=PORT[,bindaddr=ADDRESS], or fd=FD of a socket that listens or clientfd=FD of one
+    /// The control channel: `type=unixio,path=PATH[,mode=0600][,uid=UID][,gid=GID]`, or
+    /// `type=tcp,port=PORT[,bindaddr=ADDRESS]`, or fd=FD of a socket that listens or clientfd=FD of one
     /// that is connected; with terminate it ends when its connection is gone.
     #[arg(long, value_name = "OPTIONS")]
     ctrl: Option<String>,
