@@ -1,5 +1,6 @@
 //! vRoTs of VMs that share their memory with the backend.
 
+use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
@@ -148,5 +149,45 @@ fn the_tpm_that_a_vmm_emulates_is_not_reset_by_the_host() -> Result<()> {
     ensure!(refused.contains("reset by its VMM"), "{refused}");
     vmm.succeed(&command(0x17b, &[0, 8]))?;
     ensure!(leaf(&mut vmm)?.transport == TpmTransport::Emulator);
+    Ok(())
+}
+
+#[test]
+fn a_vrot_behind_virtio_tpm_is_not_started_by_launchers_that_cannot_attach_it() -> Result<()> {
+    let host = Host::enrolled()?;
+    let vm = create(&host, "virtio-tpm")?;
+    let config = host.path("libvirt.toml");
+    let links = host.path("links");
+    fs::write(&config, format!("links = \"{links}\"\nmeasure = false\n"))?;
+    let domain = host.path("domain.xml");
+    let tpm = format!(
+        "<tpm model='tpm-crb'><backend type='external'><source type='unix' mode='connect' \
+         path='{links}/{vm}.sock'/></backend></tpm>"
+    );
+    let xml = format!("<domain><name>vm</name><uuid>{vm}</uuid><devices>{tpm}</devices></domain>");
+    fs::write(&domain, xml)?;
+    // Neither one that runs is stopped, nor one that is stopped is started.
+    for state in ["running", "stopped"] {
+        let since = host.json(["show", &vm])?["since"].clone();
+        let hook = ["libvirt-hook", "vm", "prepare", "begin", "-", "--config"];
+        let mut hook = host.vtpmctl(hook);
+        let refused = hook.arg(&config).stdin(fs::File::open(&domain)?).output()?;
+        let said = String::from_utf8(refused.stderr)?;
+        ensure!(!refused.status.success(), "{said}");
+        ensure!(said.contains("is reached by virtio-tpm"), "{said}");
+        let run = host.vtpmctl(["run", "--no-measure", "--vm", &vm, "--", "true"]);
+        let refused = { run }.output()?;
+        let said = String::from_utf8(refused.stderr)?;
+        ensure!(refused.status.code() == Some(125), "{said}");
+        ensure!(said.contains("device_type=62"), "{said}");
+        let shown = host.json(["show", &vm])?;
+        ensure!(
+            shown["state"] == state && shown["since"] == since,
+            "{shown}"
+        );
+        if state == "running" {
+            host.ctl(["stop", &vm])?;
+        }
+    }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use api_types::wire::TpmTransport;
 use cert_chain::identifiers::IdentifierError;
 use cert_chain::{Tenant, VmId};
 
@@ -143,6 +144,19 @@ pub(crate) enum LibvirtError {
         vm: VmId,
         /// The configuration.
         config: PathBuf,
+    },
+    /// libvirt cannot attach it.
+    #[error(
+        "the vRoT of domain {vm} is reached by {}, and libvirt attaches a TPM by the TPM emulator protocol \
+         alone: launch the VM without libvirt (`vtpmctl start {vm}`), or make another vRoT in its place, \
+         without what this one holds: `vtpmctl delete {vm}`, `vtpmctl create --vm {vm} --tenant TENANT`",
+        transport.name()
+    )]
+    Transport {
+        /// The domain.
+        vm: VmId,
+        /// How it is reached.
+        transport: TpmTransport,
     },
     /// What was saved needs the vRoT that it was saved with.
     #[error(

@@ -113,6 +113,10 @@ impl Start<'_> {
     fn prepare(&self, client: &Client) -> Result<(), CtlError> {
         let vm = self.domain.vm;
         let started = match launch::find(client, vm)? {
+            Some(vrot) if !vrot.transport.is_emulator() => {
+                let transport = vrot.transport;
+                return Err(LibvirtError::Transport { vm, transport }.into());
+            }
             Some(vrot) => {
                 if let Some(tenant) = &self.domain.tenant {
                     launch::check_tenant(&vrot, tenant)?;

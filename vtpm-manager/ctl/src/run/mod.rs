@@ -52,6 +52,8 @@ fn attempt(arguments: &RunArguments, client: &Client) -> Result<ExitCode, CtlErr
     };
     if let Some(vrot) = &known {
         check(arguments, vrot)?;
+        // Not every vRoT can be attached to QEMU: better said before this one is started.
+        tpm_arguments(arguments, client, vrot)?;
     }
     let launch = match arguments.no_measure {
         false => vmm.parts().open()?,
@@ -87,12 +89,16 @@ fn attend(
     signals: &mut Signals,
 ) -> Result<VmmEnd, CtlError> {
     let mut command = vmm.command();
-    command.args(launch::qemu_arguments(
-        client,
-        vrot.vrot,
-        arguments.device.into(),
-    )?);
+    command.args(tpm_arguments(arguments, client, vrot)?);
     Ok(signals.attend(command))
+}
+
+fn tpm_arguments(
+    arguments: &RunArguments,
+    client: &Client,
+    vrot: &VrotView,
+) -> Result<Vec<String>, CtlError> {
+    launch::qemu_arguments(client, vrot.vrot, arguments.device.into())
 }
 
 /// Which VM it is; none if the manager is to choose.
