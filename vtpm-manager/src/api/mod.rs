@@ -109,7 +109,12 @@ fn router(manager: &Arc<Manager>) -> Router {
 /// Listens on a socket that anybody may connect to: who is served is decided afterwards, with a
 /// reason. A socket that a dead manager left is replaced; anything else at that path stays.
 pub async fn listen(path: &Path) -> io::Result<UnixListener> {
-    if UnixStream::connect(path).await.is_ok() {
+    let in_use = match UnixStream::connect(path).await {
+        Ok(_) => true,
+        // As many wait there as may.
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    };
+    if in_use {
         return Err(io::Error::new(
             io::ErrorKind::AddrInUse,
             "another manager listens there",
@@ -148,6 +153,19 @@ mod tests {
         std::fs::remove_file(&path)?;
         drop(listen(&path).await?);
         listen(&path).await?;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_socket_at_which_as_many_wait_as_may_is_in_use() -> anyhow::Result<()> {
+        use std::os::unix::net::{UnixListener, UnixStream};
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("socket");
+        let busy = UnixListener::bind(&path)?;
+        nix::sys::socket::listen(&busy, nix::sys::socket::Backlog::new(0)?)?;
+        let _waits = UnixStream::connect(&path)?;
+        let refused = listen(&path).await.err().map(|error| error.kind());
+        assert_eq!(refused, Some(io::ErrorKind::AddrInUse));
         Ok(())
     }
 }
