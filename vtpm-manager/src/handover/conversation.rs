@@ -189,7 +189,7 @@ impl Conversation {
         old: Option<Presented>,
     ) -> Result<(), Failure> {
         let handover = &self.handover;
-        let claim = handover.folders.claim(path.clone());
+        let claim = handover.folders.claim((self.uid, path.clone()));
         let _claim = claim.ok_or_else(|| Failure::Busy { path: path.clone() })?;
         let enrolment = handover.manager.host().enrolment();
         let host = enrolment.ok_or(Failure::NotEnrolled)?.host().to_string();
@@ -197,6 +197,7 @@ impl Conversation {
         let swtpm = &handover.manager.config().swtpm;
         let order = FolderOrder {
             path,
+            uid: self.uid,
             vm: wanted.vm.map(|vm| VmId::from_uuid(Uuid::from_bytes(*vm))),
             // Names of VMs that are none of ours have no other use than to be read.
             name: wanted.name.and_then(|name| name.parse().ok()),
@@ -208,13 +209,7 @@ impl Conversation {
         let made = transition(&handover.manager, |manager| async move {
             let fleet = manager.fleet();
             Ok(match old {
-                Some(old) => match fleet.of_folder(&old) {
-                    Ok(_) => match fleet.delete(old.vrot.into()).await {
-                        Ok(()) => fleet.set_up_folder(order).await,
-                        Err(error) => Err(error.into()),
-                    },
-                    Err(error) => Err(error),
-                },
+                Some(old) => fleet.replace_folder(&old, order).await,
                 None => fleet.set_up_folder(order).await,
             })
         });

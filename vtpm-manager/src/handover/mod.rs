@@ -43,8 +43,8 @@ pub struct Handover {
     manager: Arc<Manager>,
     /// vRoTs for which a process stands.
     attended: Arc<Claims<VrotId>>,
-    /// Folders that are being set up.
-    folders: Arc<Claims<String>>,
+    /// Folders that are being set up, each with the user who does.
+    folders: Arc<Claims<(u32, String)>>,
     /// Connections that have not said yet which vRoT they are about.
     beginning: Arc<Semaphore>,
     refusals: Mutex<Quota>,

@@ -112,6 +112,7 @@ pub(super) fn file(
             inode: found.ino(),
             born: born.and_then(|age| u64::try_from(age.as_nanos()).ok()),
         },
+        uid: found.uid(),
     })
 }
 

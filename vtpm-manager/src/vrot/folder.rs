@@ -21,6 +21,20 @@ pub struct FolderBinding {
     /// Which file it is; none until it is written.
     #[n(2)]
     pub file: Option<FileIdentity>,
+    /// Number of the user who set it up; since its file is written, of the file's owner.
+    #[n(3)]
+    pub uid: u32,
+    /// Whether an operator said that the folder was restored: then another file with the right token
+    /// takes the place of this one, once.
+    #[n(4)]
+    pub accepts_another: bool,
+}
+
+impl FolderBinding {
+    /// Whether a file with the right token is the folder's.
+    pub fn is_open_to(&self, file: FileIdentity) -> bool {
+        self.accepts_another || self.file.is_none_or(|known| known == file)
+    }
 }
 
 /// Which file of its file system a file is. A copy is another one.

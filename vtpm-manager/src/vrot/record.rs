@@ -401,6 +401,8 @@ pub(super) mod tests {
                 inode: 17,
                 born: Some(18),
             }),
+            uid: 19,
+            accepts_another: true,
         });
         record.requires_launch = true;
         record.launch = Some(attestation::fixture::launch());

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +13,8 @@ use vrot_handover::message::{FromManager, ToManager, Wanted};
 use vrot_handover::set_up::Existing;
 
 use crate::support::stand_in::Domain;
-use crate::support::{Host, TENANT, said};
+use crate::support::vmm::{Vmm, command};
+use crate::support::{Host, Said, TENANT, program, said};
 
 /// A user that nobody is.
 const STRANGER: u32 = 54_012;
@@ -82,6 +84,64 @@ fn a_restored_folder_is_served_once_an_operator_says_so_and_then_the_other_is_no
     process.ended()?;
     let refused = domain.start_refused()?;
     ensure!(refused.contains("is a copy"), "{refused}");
+    Ok(())
+}
+
+#[test]
+fn a_set_up_does_not_take_the_vrot_whose_restored_folder_is_awaited() -> Result<()> {
+    let host = host("")?;
+    let domain = Domain::new(&host, "web")?;
+    let made = domain.set_up(Existing::Keep)?;
+    let mut process = domain.start()?;
+    process.signal(Signal::SIGTERM)?;
+    process.ended()?;
+    let restored = copy(&domain, "restored")?;
+    host.ctl(["accept-folder", &made.vrot.to_string()])?;
+    // Whoever has the path has no token.
+    fs::remove_file(domain.folder.join("vrot.json"))?;
+    let refused = domain.refused(Existing::Keep)?;
+    ensure!(refused.contains("is kept"), "{refused}");
+    ensure!(!domain.folder.join("vrot.json").exists());
+    // The folder that was restored has it.
+    restored.start()?;
+    Ok(())
+}
+
+#[test]
+fn a_vrot_is_not_deleted_for_one_that_cannot_be_made() -> Result<()> {
+    let host = host("")?;
+    let mut domain = Domain::new(&host, "web")?;
+    let made = domain.set_up(Existing::Keep)?;
+    let taken = host.create()?;
+    domain.vm = taken.parse()?;
+    let refused = domain.refused(Existing::Replace)?;
+    ensure!(refused.contains("has vRoT"), "{refused}");
+    assert_eq!(
+        host.json(["show", &made.vrot.to_string()])?["state"],
+        "assigned"
+    );
+    domain.start()?;
+    Ok(())
+}
+
+#[test]
+fn a_vrot_with_a_vmm_is_not_started_anew_though_its_process_is_not_back_yet() -> Result<()> {
+    let mut host = host("")?;
+    let domain = Domain::new(&host, "web")?;
+    let made = domain.set_up(Existing::Keep)?;
+    let process = domain.start()?;
+    let mut vmm = Vmm::attach(&process.socket)?;
+    let backend = host.backend(&made.vm.to_string())?;
+    host.crash()?;
+    process.signal(Signal::SIGSTOP)?;
+    host.start_again()?;
+    let refused = domain.start_refused();
+    process.signal(Signal::SIGCONT)?;
+    let refused = refused?;
+    ensure!(refused.contains("a VMM is attached"), "{refused}");
+    assert_eq!(host.backend(&made.vm.to_string())?, backend);
+    // TPM2_GetRandom
+    vmm.succeed(&command(0x17b, &[0, 8]))?;
     Ok(())
 }
 
@@ -277,4 +337,49 @@ fn only_users_that_are_named_hand_over_and_only_what_is_theirs() -> Result<()> {
     let refused = theirs.start_refused_to(STRANGER)?;
     ensure!(refused.contains("others can read"), "{refused}");
     Ok(())
+}
+
+#[test]
+fn users_who_hand_over_do_not_get_at_each_others_vrots_by_the_path_or_the_vms_number() -> Result<()>
+{
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "this test changes users: run it as root"
+    );
+    let host = host(&format!("users = [{STRANGER}]\nvanished = \"delete\"\n"))?;
+    let domain = Domain::new(&host, "web")?;
+    let made = domain.set_up(Existing::Keep)?;
+    // The kernel names the same path to a user who has mounted something else there.
+    fs::remove_dir_all(&domain.folder)?;
+    fs::create_dir(&domain.folder)?;
+    fs::set_permissions(&domain.folder, fs::Permissions::from_mode(0o700))?;
+    chown(&domain.folder, Some(STRANGER), Some(STRANGER))?;
+    let refused = set_up_as_stranger(&domain, &["--vmid", &format!("web:{}", made.vm)])?;
+    assert_eq!(refused.status, 1);
+    ensure!(refused.err.contains("is taken"), "{}", refused.err);
+    // Whose it is, is none of the user's business.
+    ensure!(
+        !refused.err.contains(&made.vrot.to_string()),
+        "{}",
+        refused.err
+    );
+    let served = set_up_as_stranger(&domain, &[])?;
+    assert_eq!(served.status, 0, "{}", served.err);
+    let kept = host.json(["show", &made.vrot.to_string()])?;
+    assert_eq!(kept["state"], "assigned");
+    let vrots = host.json(["list"])?;
+    assert_eq!(vrots["vrots"].as_array().map(Vec::len), Some(2));
+    Ok(())
+}
+
+fn set_up_as_stranger(domain: &Domain, more: &[&str]) -> Result<Said> {
+    let reached = domain.folder.with_extension("setup");
+    fs::copy(program("swtpm_setup")?, &reached)?;
+    let mut command = Command::new(&reached);
+    command.args(["--tpm2", "--createek", "--create-ek-cert", "--tpm-state"]);
+    command.arg(&domain.folder);
+    command
+        .args(more)
+        .env("VROT_SWTPM_CONFIG", domain.configuration()?);
+    said(command.uid(STRANGER).gid(STRANGER).current_dir("/"))
 }

@@ -4,11 +4,13 @@
 //! another folder, and no folder gets another vRoT in the place of the one that it had.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api_types::VrotKey;
 use backend_link::transport::Transport;
 use cert_chain::{Digest32, Tenant, VmId, VrotId};
 use guarded_state::disk::Batch;
+use tokio::time::{Instant, sleep};
 
 use super::{Fleet, Launch, Order};
 use crate::audit::Event;
@@ -30,6 +32,8 @@ pub struct Presented {
     pub path: String,
     /// Which file it is.
     pub file: FileIdentity,
+    /// The file's owner.
+    pub uid: u32,
 }
 
 /// A vRoT for a folder that has none.
@@ -37,6 +41,8 @@ pub struct Presented {
 pub struct FolderOrder {
     /// The folder.
     pub path: String,
+    /// Who sets it up.
+    pub uid: u32,
     /// The VM; without one, the manager chooses its number.
     pub vm: Option<VmId>,
     /// What people call it.
@@ -128,6 +134,30 @@ pub enum FolderError {
         /// In which folder.
         whose: String,
     },
+    /// The same, and the vRoT is none of the caller's business.
+    #[error(
+        "VM {vm} is taken: nothing was set up for `{path}`. The VM's number is that of a vRoT which \
+         this user did not set up"
+    )]
+    VmOfAnother {
+        /// The folder.
+        path: String,
+        /// The VM.
+        vm: VmId,
+    },
+    /// It is not known which one's place this would take.
+    #[error(
+        "vRoTs {first} and {second} were both seen in the folder `{path}` last: nothing was set up. \
+         Start the one whose folder was moved, or delete one with `vtpmctl delete`"
+    )]
+    Ambiguous {
+        /// The folder.
+        path: String,
+        /// One vRoT.
+        first: VrotId,
+        /// Another.
+        second: VrotId,
+    },
     /// The folder was there before, and is another one now.
     #[error(
         "the folder that was at `{path}` is gone, and its vRoT {vrot} is kept (`vanished` in the \
@@ -152,9 +182,80 @@ pub enum FolderError {
         /// The vRoT.
         vrot: VrotId,
     },
+    /// A VM has its vRoT.
+    #[error(
+        "vRoT {vrot} runs, and a VMM is attached to it: it is not started anew under that VM. End the VM \
+         first, or stop the vRoT with `vtpmctl stop {vrot}`"
+    )]
+    InUse {
+        /// The vRoT.
+        vrot: VrotId,
+    },
     /// Its vRoT does not run any more.
     #[error("the vRoT was stopped while the manager was restarted")]
     NotRunning,
+}
+
+/// How long it takes at most until a backend has seen that a process which was killed just now, and
+/// its VMM with it, is gone.
+const LEFT_WITHIN: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Refuses a vRoT that runs with a VMM: its process may only not have found this manager yet.
+async fn check_is_left(vrot: &Vrot) -> Result<(), FolderError> {
+    let deadline = Instant::now() + LEFT_WITHIN;
+    let id = vrot.record().vrot;
+    loop {
+        let adoption = vrot.adoption();
+        if adoption == Some(Adoption::Waiting) {
+            return Err(ManagerError::BeingTakenOver { vrot: id }.into());
+        }
+        // A backend of another version does not say it.
+        let attached = vrot.observed().map(|observed| observed.attached);
+        if !attached.unwrap_or(adoption == Some(Adoption::OtherVersion)) {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(FolderError::InUse { vrot: id });
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// What is where a vRoT is to be made.
+enum Place {
+    /// Nothing.
+    Free,
+    /// A vRoT that was made there, and whose file was never written.
+    Begun(Arc<Vrot>),
+    /// One whose folder is gone, and that goes with it.
+    Vanished(VrotId),
+}
+
+/// Whether nobody can have used it: it never ran, and no file says that it is its folder's.
+fn is_begun(record: &VrotRecord) -> bool {
+    let is_unwritten = (record.folder.as_ref()).is_some_and(|bound| bound.file.is_none());
+    is_unwritten && matches!(record.lifecycle, Lifecycle::Assigned { .. })
+}
+
+impl FolderOrder {
+    /// Refuses because the VM has this vRoT.
+    fn vm_taken(&self, record: &VrotRecord) -> FolderError {
+        let (path, vm) = (self.path.clone(), record.vm);
+        let owner = record.folder.as_ref().map(|bound| bound.uid);
+        if self.uid != 0 && owner != Some(self.uid) {
+            return FolderError::VmOfAnother { path, vm };
+        }
+        FolderError::VmTaken {
+            path,
+            vm,
+            vrot: record.vrot,
+            whose: match &record.folder {
+                Some(bound) => format!("in the folder `{}`", bound.path),
+                None => "in no folder".to_owned(),
+            },
+        }
+    }
 }
 
 impl Fleet {
@@ -196,7 +297,7 @@ impl Fleet {
             Some(bound) if bound.token != presented.token => {
                 Err(FolderError::Stranger { path, vrot })
             }
-            Some(bound) if bound.file.is_none_or(|file| file == presented.file) => Ok(bound),
+            Some(bound) if bound.is_open_to(presented.file) => Ok(bound),
             Some(bound) => Err(FolderError::Copied {
                 path,
                 vrot,
@@ -214,6 +315,8 @@ impl Fleet {
         let bound = FolderBinding {
             file: Some(presented.file),
             path: presented.path.clone(),
+            uid: presented.uid,
+            accepts_another: false,
             ..self.recognise(&before, presented)?.clone()
         };
         if before.folder.as_ref() != Some(&bound) {
@@ -234,11 +337,14 @@ impl Fleet {
             .folder
             .clone()
             .ok_or(ManagerError::NoFolder { vrot: record.vrot })?;
-        let bound = FolderBinding {
-            file: None,
-            ..bound
-        };
-        self.change_folder(&vrot, bound).await?;
+        // Where none was written yet, none is gone.
+        if bound.file.is_some() && !bound.accepts_another {
+            let bound = FolderBinding {
+                accepts_another: true,
+                ..bound
+            };
+            self.change_folder(&vrot, bound).await?;
+        }
         drop(gate);
         Ok(vrot)
     }
@@ -248,7 +354,7 @@ impl Fleet {
         let event = Event::FolderNoted {
             vrot: record.vrot,
             folder: bound.path.as_str().into(),
-            is_certain: bound.file.is_some(),
+            is_certain: bound.file.is_some() && !bound.accepts_another,
         };
         record.folder = Some(bound);
         let change: Batch = record.to_batch();
@@ -267,47 +373,31 @@ impl Fleet {
             token: order.token,
             path: order.path.clone(),
             file: None,
+            uid: order.uid,
+            accepts_another: false,
         };
-        for vrot in self.registry.all() {
-            let record = vrot.record();
-            let is_here = (record.folder.as_ref()).is_some_and(|bound| bound.path == order.path);
-            if !is_here && Some(record.vm) != order.vm {
-                continue;
-            }
-            let (path, id) = (order.path.clone(), record.vrot);
-            let is_begun = (record.folder.as_ref()).is_some_and(|bound| bound.file.is_none());
-            let same_vm = order.vm.is_none_or(|vm| vm == record.vm);
-            if !is_here {
-                let whose = match &record.folder {
-                    Some(bound) => format!("in the folder `{}`", bound.path),
-                    None => "in no folder".to_owned(),
-                };
-                return Err(FolderError::VmTaken {
-                    path,
-                    vm: record.vm,
-                    vrot: id,
-                    whose,
-                });
-            }
-            if is_begun && same_vm && !record.lifecycle.is_running() {
+        match self.place_for(&order, None)? {
+            Place::Free => (),
+            Place::Begun(vrot) => {
                 let gate = vrot.gate_for_an_order().await;
+                // It may have been started meanwhile, or its file written.
+                if !is_begun(&vrot.record()) {
+                    let vrot = vrot.record().vrot;
+                    let path = order.path;
+                    return Err(FolderError::Kept { path, vrot });
+                }
                 self.change_folder(&vrot, binding).await?;
                 drop(gate);
                 return Ok(vrot);
             }
-            if order.unasked {
-                return Err(FolderError::FileMissing { path, vrot: id });
+            Place::Vanished(vrot) => {
+                let path = order.path.as_str();
+                tracing::warn!(%vrot, path, "its folder is gone, and it is deleted");
+                let folder = path.into();
+                let event = Event::FolderVanished { vrot, folder };
+                self.guarded.record(event).await?;
+                self.delete(vrot.into()).await?;
             }
-            if order.vanished == Vanished::Keep {
-                return Err(FolderError::Kept { path, vrot: id });
-            }
-            tracing::warn!(vrot = %id, path, "its folder is gone, and it is deleted");
-            let event = Event::FolderVanished {
-                vrot: id,
-                folder: path.into(),
-            };
-            self.guarded.record(event).await?;
-            self.delete(id.into()).await?;
         }
         let created = self.create(Order {
             vm: order.vm,
@@ -322,8 +412,78 @@ impl Fleet {
         Ok(created.await?)
     }
 
-    /// Starts the vRoT of a folder for which a new process stands. One that runs is of a process that
-    /// has gone: it is stopped before.
+    /// Deletes the vRoT of a folder and makes another one. What can be seen beforehand to stand in the
+    /// way of the new one leaves the old one as it is.
+    pub async fn replace_folder(
+        self: &Arc<Self>,
+        old: &Presented,
+        order: FolderOrder,
+    ) -> Result<Arc<Vrot>, FolderError> {
+        self.of_folder(old)?;
+        self.place_for(&order, Some(old.vrot))?;
+        self.delete(old.vrot.into()).await?;
+        self.set_up_folder(order).await
+    }
+
+    /// What is in the place of a vRoT that is to be made for a folder. By a path nobody finds but what
+    /// the same user set up: a path is what the kernel names it to that user.
+    fn place_for(
+        &self,
+        order: &FolderOrder,
+        besides: Option<VrotId>,
+    ) -> Result<Place, FolderError> {
+        let path = || order.path.clone();
+        let mut found: Option<Arc<Vrot>> = None;
+        for vrot in self.registry.all() {
+            let record = vrot.record();
+            if Some(record.vrot) == besides {
+                continue;
+            }
+            let bound = record.folder.as_ref();
+            let is_here =
+                bound.is_some_and(|bound| (bound.uid, &bound.path) == (order.uid, &order.path));
+            if !is_here && Some(record.vm) == order.vm {
+                return Err(order.vm_taken(&record));
+            }
+            if !is_here {
+                continue;
+            }
+            if let Some(first) = found.replace(vrot) {
+                return Err(FolderError::Ambiguous {
+                    path: path(),
+                    first: first.record().vrot,
+                    second: record.vrot,
+                });
+            }
+        }
+        if let Some(vm) = order.vm
+            && self.factory.has(VrotId::from_uuid(*vm.as_uuid()))
+        {
+            return Err(ManagerError::VmTaken { vm }.into());
+        }
+        let Some(vrot) = found else {
+            return Ok(Place::Free);
+        };
+        let record = vrot.record();
+        let id = record.vrot;
+        if is_begun(&record) && order.vm.is_none_or(|vm| vm == record.vm) {
+            return Ok(Place::Begun(vrot));
+        }
+        match order.vanished {
+            _ if order.unasked => Err(FolderError::FileMissing {
+                path: path(),
+                vrot: id,
+            }),
+            Vanished::Keep => Err(FolderError::Kept {
+                path: path(),
+                vrot: id,
+            }),
+            Vanished::Delete => Ok(Place::Vanished(id)),
+        }
+    }
+
+    /// Starts the vRoT of a folder for which a new process stands. One that runs without a VMM is of a
+    /// process that has gone: it is stopped before.
     pub async fn start_folder(
         self: &Arc<Self>,
         presented: &Presented,
@@ -331,6 +491,7 @@ impl Fleet {
         let vrot = self.bind_folder(presented).await?;
         let key = presented.vrot.into();
         if vrot.record().lifecycle.is_running() {
+            check_is_left(&vrot).await?;
             self.stop(key).await?;
         }
         let started = match vrot.record().lifecycle {
