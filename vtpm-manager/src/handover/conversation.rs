@@ -136,11 +136,12 @@ impl Conversation {
             ToManager::Start { lock } => {
                 let file = self.presented(descriptor, lock).await?;
                 let claim = self.claim_in_turn(file.vrot).await?;
+                // The claim lasts as long as the order, which goes on where nobody waits for it.
                 let started = transition(&self.handover.manager, |manager| async move {
-                    Ok(manager.fleet().start_folder(&file).await)
+                    Ok((manager.fleet().start_folder(&file).await, claim))
                 });
-                let vrot = started.await.map_err(FolderError::from)??;
-                self.stand_for(vrot, claim, ending).await
+                let (started, claim) = started.await.map_err(FolderError::from)?;
+                self.stand_for(started?, claim, ending).await
             }
             ToManager::Rejoin { lock } => {
                 let file = self.presented(descriptor, lock).await?;
@@ -180,7 +181,8 @@ impl Conversation {
         Ok(looked?)
     }
 
-    /// Makes a vRoT, and hears that the folder has its file.
+    /// Makes a vRoT, and hears that the folder has its file. An order for it that goes on where nobody
+    /// waits any more holds the claim on the folder meanwhile.
     async fn set_up(
         &self,
         path: String,
@@ -190,7 +192,7 @@ impl Conversation {
     ) -> Result<(), Failure> {
         let handover = &self.handover;
         let claim = handover.folders.claim((self.uid, path.clone()));
-        let _claim = claim.ok_or_else(|| Failure::Busy { path: path.clone() })?;
+        let claim = claim.ok_or_else(|| Failure::Busy { path: path.clone() })?;
         let enrolment = handover.manager.host().enrolment();
         let host = enrolment.ok_or(Failure::NotEnrolled)?.host().to_string();
         let token = token()?;
@@ -208,13 +210,14 @@ impl Conversation {
         };
         let made = transition(&handover.manager, |manager| async move {
             let fleet = manager.fleet();
-            Ok(match old {
+            let made = match old {
                 Some(old) => fleet.replace_folder(&old, order).await,
                 None => fleet.set_up_folder(order).await,
-            })
+            };
+            Ok((made, claim))
         });
-        let vrot = made.await.map_err(FolderError::from)??;
-        let record = vrot.record();
+        let (made, claim) = made.await.map_err(FolderError::from)?;
+        let record = made?.record();
         let (id, vm) = (*record.vrot.as_uuid(), *record.vm.as_uuid());
         let file = FolderFile::new(host, id, vm, token).to_bytes();
         self.say(&FromManager::Made { file: file.into() }).await?;
@@ -223,7 +226,9 @@ impl Conversation {
         };
         let written = self.presented(descriptor, lock).await?;
         let bound = transition(&handover.manager, |manager| async move {
-            Ok(manager.fleet().bind_folder(&written).await)
+            let bound = manager.fleet().bind_folder(&written).await;
+            drop(claim);
+            Ok(bound)
         });
         let vrot = bound.await.map_err(FolderError::from)??;
         self.say(&FromManager::Known(named(&vrot))).await
