@@ -1,7 +1,7 @@
 //! The implementations, each in a folder of its own with an authority of its own.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
@@ -167,7 +167,10 @@ impl Place {
 
     pub(crate) fn wait_for(&self, socket: &str) -> Result<()> {
         let path = self.path(socket);
-        let there = until(|| path.exists());
+        let there = until(|| match fs::symlink_metadata(&path) {
+            Ok(found) if found.file_type().is_socket() => is_listened_at(&path),
+            found => found.is_ok(),
+        });
         ensure!(there, "{:?}: {socket} did not appear", self.peer);
         Ok(())
     }
@@ -188,6 +191,18 @@ impl Place {
         names.sort();
         Ok(names)
     }
+}
+
+/// Whether a process listens there, which it does a moment after the file has appeared. To connect would
+/// be to be a client.
+fn is_listened_at(path: &Path) -> bool {
+    /// `__SO_ACCEPTCON`, proc_net_unix(5)
+    const LISTENS: &str = "00010000";
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    sockets.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        fields.nth(3) == Some(LISTENS) && fields.nth(3).is_some_and(|at| path.ends_with(at))
+    })
 }
 
 impl Served {
