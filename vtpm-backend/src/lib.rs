@@ -8,7 +8,6 @@
 //! that has loaded all of that. What passes between a backend and its manager, and the form in which
 //! state leaves, is in the crate `backend-link`, which the manager has as well.
 
-mod closing;
 pub mod command_line;
 pub mod control;
 pub mod engine;

@@ -21,7 +21,6 @@ use seccompiler::{
 
 use backend_link::transport::Transport;
 
-use crate::closing;
 use crate::privileges::{PrivilegeError, give_up_capabilities};
 
 /// Which files remain within reach.
@@ -93,7 +92,7 @@ pub fn enter_and_remove(
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(setting("no core dumps"))?;
     restrict_files(files, removed)?;
     // They have no more rights than this one from their start, and get the same filter.
-    closing::start()
+    foreign_descriptors::start(1)
         .and_then(|()| threads())
         .map_err(SandboxError::Thread)?;
     let filter = system_calls(files, transport)?;

@@ -2,7 +2,7 @@
 //!
 //! Nothing here waits longer than it says, whatever the other end does. A stream that was handed
 //! over is still in other hands, and so are its properties: each call says for itself that it does
-//! not block, and `closing` closes.
+//! not block, and `foreign_descriptors` closes.
 
 use std::fs;
 use std::io::{self, IoSliceMut};
@@ -13,6 +13,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use foreign_descriptors::{Foreign, SCM_MAX_FD};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::cmsg_space;
 use rustix::io::Errno;
@@ -23,7 +24,6 @@ use rustix::net::{
 };
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::closing::Foreign;
 use locked_memory::append;
 
 /// A listening socket that removes its file, if it has one, when it ends.
@@ -89,8 +89,6 @@ pub enum Arrival {
     End,
 }
 
-/// The most descriptors that the kernel delivers at a time (`SCM_MAX_FD`).
-const SCM_MAX_FD: usize = 253;
 /// Room for all of what may come along with bytes: descriptors, and the sender's credentials, label
 /// and process. Whoever has a stream in hand as well can ask for the last three (`SO_PASSCRED`,
 /// `SO_PASSSEC`, `SO_PASSPIDFD`), and what there is no room for is closed in the middle of a read.

@@ -81,6 +81,8 @@ const ENDING: Duration = Duration::from_secs(10);
 /// manager usually grants.
 const LAST_RESORT: Duration = Duration::from_secs(20);
 
+/// Closes of what callers handed over that wait for somebody at a time, before all others wait as well.
+const CLOSING: usize = 32;
 /// For threads that are at something when all else is done.
 const LAST_THREADS: Duration = Duration::from_secs(10);
 
@@ -104,6 +106,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), DaemonError> {
     let config = Config::load(&arguments.config)?;
     end_on_panic(Some(config.runtime_dir.clone()));
+    foreign_descriptors::start(CLOSING).map_err(DaemonError::Runtime)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

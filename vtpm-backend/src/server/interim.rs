@@ -20,11 +20,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use foreign_descriptors::Foreign;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tpm_wire::{MAX_SIZE, ResponseCode, length_in_stream};
 
-use crate::closing::Foreign;
 use crate::engine::Canceller;
 use crate::sockets::{Arrival, Connection};
 

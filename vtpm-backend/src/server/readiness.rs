@@ -9,7 +9,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::Server;
 use super::device::DeviceSocket;
 use super::peers::has_command;
-use crate::closing;
 use crate::engine::Engine;
 use crate::managed::ManagerLink;
 use crate::sockets::{Arrival, Connection};
@@ -79,7 +78,10 @@ impl<E: Engine> Server<E> {
     /// The next command of a guest that was just answered, if it is here and nobody else has to be
     /// looked at first.
     pub(super) fn next_command(&mut self) -> Option<Ready> {
-        if !self.polling.take_answered() || self.held_until.is_some() || closing::is_behind() {
+        if !self.polling.take_answered()
+            || self.held_until.is_some()
+            || foreign_descriptors::is_behind()
+        {
             return None;
         }
         let data = self.vmm.as_mut().and_then(|vmm| vmm.data.as_mut());
@@ -129,7 +131,7 @@ impl<E: Engine> Server<E> {
             kick.as_ref().map(AsFd::as_fd),
         ];
         // What comes from those that have to wait stays where it is.
-        let behind = closing::is_behind();
+        let behind = foreign_descriptors::is_behind();
         let held = behind || self.held_until.is_some();
         let sources = match sources {
             [end, listener, manager, ..] if held => {

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
+use foreign_descriptors::{Foreign, SCM_MAX_FD};
 use minicbor::{Decode, Encode};
 use rustix::cmsg_space;
 use rustix::net::{
@@ -18,14 +19,14 @@ pub const MAX_MESSAGE: usize = 8 * 1024;
 
 /// One end of a connection.
 #[derive(Debug)]
-pub struct Channel(OwnedFd);
+pub struct Channel(Foreign);
 
 /// A packet, with a descriptor if one came along.
 #[derive(Debug)]
 pub struct Packet {
     bytes: Vec<u8>,
     /// What came along.
-    pub descriptor: Option<OwnedFd>,
+    pub descriptor: Option<Foreign>,
 }
 
 impl Channel {
@@ -34,12 +35,12 @@ impl Channel {
         let flags = SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         connect(&socket, &SocketAddrUnix::new(path)?)?;
-        Ok(Self(socket))
+        Ok(Self::over(socket))
     }
 
     /// Takes over a connected socket.
     pub fn over(socket: OwnedFd) -> Self {
-        Self(socket)
+        Self(socket.into())
     }
 
     /// Sends a message, as a whole or not at all.
@@ -61,23 +62,26 @@ impl Channel {
     }
 
     /// The next packet; none when the other end is gone. One that is too long, or has several
-    /// descriptors, is an error: the kernel has closed what there was no room for.
+    /// descriptors, is an error. There is room for as many as may come: the kernel would close the
+    /// others here, and wait for whatever their closes wait for.
     pub fn receive(&self) -> io::Result<Option<Packet>> {
         let mut bytes = vec![0; MAX_MESSAGE];
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(SCM_MAX_FD))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut bytes)];
         let received = recvmsg(&self.0, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-        let mut descriptor = None;
+        let mut descriptors: Vec<Foreign> = Vec::new();
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(came) = message {
-                descriptor = came.last().or(descriptor);
+                descriptors.extend(came.map(Foreign::from));
             }
         }
+        let descriptor = descriptors.pop();
         use rustix::net::ReturnFlags;
         if received
             .flags
             .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+            || !descriptors.is_empty()
         {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -117,7 +121,7 @@ impl AsFd for Channel {
 
 impl AsRawFd for Channel {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.0.as_fd().as_raw_fd()
     }
 }
 

@@ -202,7 +202,7 @@ impl StandIn {
         }
         match (message, packet.descriptor, serving.waiting.take()) {
             (FromManager::Attached, Some(backend), Some(vmm)) => {
-                let relay = Relay::between(vmm, UnixStream::from(backend));
+                let relay = Relay::between(vmm, UnixStream::from(backend.into_inner()));
                 serving.relay = Some(relay.map_err(HandoverError::Listener)?);
                 Ok(())
             }

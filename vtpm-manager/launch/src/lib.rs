@@ -14,7 +14,6 @@ mod file;
 mod parts;
 mod received;
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -26,7 +25,7 @@ use file::digest_of;
 
 pub use file::FileError;
 pub use parts::{PartToMeasure, parts_to_measure};
-pub use received::{Files, StreamWithFiles};
+pub use received::{Files, ReceivedFile, StreamWithFiles};
 
 /// Measures launches, a few at a time.
 #[derive(Debug)]
@@ -170,12 +169,4 @@ fn measured_launch(parts: Vec<PartToMeasure>, wanted: &AtomicBool) -> Result<Lau
         },
     });
     Ok(Launch::new(measured.collect::<Result<_, _>>()?)?)
-}
-
-/// Closes files that somebody handed over. Their file systems may keep a close waiting.
-pub fn close(files: Vec<Arc<File>>) {
-    if !files.is_empty() {
-        // Without a thread they are closed here.
-        let _ = thread::Builder::new().spawn(move || drop(files));
-    }
 }

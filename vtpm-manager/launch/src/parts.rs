@@ -1,13 +1,12 @@
 //! Which parts a launch can have, and where their values come from.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use api_types::wire::{LaunchPartRequest, LaunchRequest, LaunchSource};
 use attestation::launch::{LaunchError, LaunchPart, MAX_PARTS, PartId, PartValue};
 use cert_chain::Digest32;
 
-use super::MeasureError;
+use super::{MeasureError, ReceivedFile};
 
 /// A part before it is measured.
 #[derive(Debug)]
@@ -19,7 +18,7 @@ pub enum PartToMeasure {
         /// Which part it is.
         id: PartId,
         /// The file, open for reading.
-        file: Arc<File>,
+        file: ReceivedFile,
     },
 }
 
@@ -35,7 +34,7 @@ enum Source {
 /// Holds what is asked for against what there is. A descriptor may serve for several parts.
 pub fn parts_to_measure(
     request: LaunchRequest,
-    files: &[Arc<File>],
+    files: &[ReceivedFile],
 ) -> Result<Vec<PartToMeasure>, MeasureError> {
     let found = request.parts.len();
     if !(1..=MAX_PARTS).contains(&found) {
@@ -47,7 +46,7 @@ pub fn parts_to_measure(
 
 fn to_measure(
     request: LaunchPartRequest,
-    files: &[Arc<File>],
+    files: &[ReceivedFile],
 ) -> Result<PartToMeasure, MeasureError> {
     let id: PartId = request.part.parse()?;
     let source = source_of(&id)?;
@@ -144,7 +143,7 @@ mod tests {
 
     #[test]
     fn each_part_comes_from_where_it_can_be_measured() -> anyhow::Result<()> {
-        let files = [Arc::new(tempfile::tempfile()?)];
+        let files = [Arc::new(tempfile::tempfile()?.into())];
         for part in [
             "firmware",
             "firmware-variables",
@@ -190,7 +189,7 @@ mod tests {
         let json = r#"{"parts":[{"part":"kernel","descriptor":0},{"part":"cpus","value":"2"},
             {"part":"command-line","text":"console=ttyS0"}]}"#;
         let request: LaunchRequest = serde_json::from_str(json)?;
-        let files = [Arc::new(tempfile::tempfile()?)];
+        let files = [Arc::new(tempfile::tempfile()?.into())];
         assert_eq!(parts_to_measure(request, &files)?.len(), 3);
         for bad in [
             r#"{"parts":[{"part":"kernel"}]}"#,

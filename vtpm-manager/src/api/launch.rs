@@ -72,7 +72,7 @@ pub(super) async fn measured(
 ) -> Result<Launch, ManagerError> {
     let files = files.take();
     let parts = parts_to_measure(request, &files);
-    launch_measurement::close(files);
+    drop(files);
     Ok(manager.measuring().measure(parts?).await?)
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use api_types::PROBLEM_JSON;
 use axum::Router;
 use axum::http::{Request, StatusCode};
+use foreign_descriptors::Foreign;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -75,7 +76,10 @@ impl Api {
                 () = ending.cancelled() => break,
             }
         }
-        drop(listener);
+        // With those in its queue goes what they brought.
+        if let Ok(listener) = listener.into_std() {
+            drop(Foreign::from(listener));
+        }
         if timeout(DRAIN_TIMEOUT, connections.shutdown())
             .await
             .is_err()
@@ -94,7 +98,7 @@ impl Api {
             Some(admitted) => self.attend(stream, caller, admitted, connections),
             None => {
                 tracing::debug!(?caller, "turned away: it has too many connections");
-                turn_away(&stream);
+                turn_away(StreamWithFiles::new(stream, None).stream());
             }
         }
     }

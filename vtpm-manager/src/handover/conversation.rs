@@ -3,14 +3,16 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use api_types::WithCauses;
 use backend_link::transport::Transport;
 use cert_chain::{VmId, VrotId};
+use foreign_descriptors::Foreign;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::net::UnixStream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -29,7 +31,8 @@ pub(super) struct Conversation {
     handover: Arc<Handover>,
     connection: Connection,
     uid: u32,
-    beginning: Option<OwnedSemaphorePermit>,
+    /// Kept also by a thread that looks at what came, for as long as that keeps it waiting.
+    beginning: Option<Arc<OwnedSemaphorePermit>>,
     /// Whether its vRoT ran before this manager: nothing that passes ends the program.
     rejoins: bool,
 }
@@ -74,7 +77,7 @@ impl Conversation {
             handover,
             connection,
             uid,
-            beginning: Some(beginning),
+            beginning: Some(Arc::new(beginning)),
             rejoins: false,
         }
     }
@@ -120,7 +123,9 @@ impl Conversation {
         ready.map_err(FolderError::from)?;
         match message {
             ToManager::SetUp { wanted, lock } => {
-                let path = presented::folder(descriptor, self.uid)?;
+                let uid = self.uid;
+                let look = move |descriptor| presented::folder(descriptor, uid);
+                let path = self.looked_at(descriptor, look).await?;
                 self.set_up(path, wanted, lock, None).await
             }
             ToManager::Replace { wanted, lock } => {
@@ -155,7 +160,7 @@ impl Conversation {
     }
 
     /// The next message; none when the other end is gone.
-    async fn hear(&self) -> Result<Option<(ToManager, Option<OwnedFd>)>, Failure> {
+    async fn hear(&self) -> Result<Option<(ToManager, Option<Foreign>)>, Failure> {
         let packet = timeout(PATIENCE, self.connection.receive()).await;
         let Some(packet) = packet.map_err(|_| Failure::Late)?? else {
             return Ok(None);
@@ -168,17 +173,36 @@ impl Conversation {
         Ok(sent.map_err(|_| Failure::Late)??)
     }
 
-    /// On a thread where it may block: the file system is the caller's.
+    /// The folder's file that came.
     async fn presented(
         &self,
-        descriptor: Option<OwnedFd>,
+        descriptor: Option<Foreign>,
         lock: Option<Lock>,
     ) -> Result<Presented, Failure> {
         let uid = self.uid;
-        let looked = tokio::task::spawn_blocking(move || presented::file(descriptor, lock, uid));
-        let looked = timeout(PATIENCE, looked).await.map_err(|_| Failure::Late)?;
-        let looked = looked.map_err(|source| FolderError::from(ManagerError::Task { source }))?;
-        Ok(looked?)
+        let look = move |descriptor| presented::file(descriptor, lock, uid);
+        self.looked_at(descriptor, look).await
+    }
+
+    /// On a thread of its own, where looking and closing may block for as long as they do: the file
+    /// system is the caller's. There are as many of them as there are places.
+    async fn looked_at<T: Send + 'static>(
+        &self,
+        descriptor: Option<Foreign>,
+        look: impl FnOnce(Option<OwnedFd>) -> Result<T, PresentedError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let place = self.beginning.clone();
+        let (done, looked) = oneshot::channel();
+        let thread = thread::Builder::new().name("look".to_owned());
+        thread.spawn(move || {
+            // Whoever asked may have gone.
+            let _ = done.send(look(descriptor.map(Foreign::into_inner)));
+            drop(place);
+        })?;
+        let looked = timeout(PATIENCE, looked).await;
+        Ok(looked
+            .map_err(|_| Failure::Late)?
+            .map_err(io::Error::other)??)
     }
 
     /// Makes a vRoT, and hears that the folder has its file. An order for it that goes on where nobody
@@ -266,6 +290,7 @@ impl Conversation {
             tokio::select! {
                 heard = self.connection.receive() => {
                     let heard = heard.ok().flatten();
+                    let heard = heard.filter(|packet| packet.descriptor.is_none());
                     match heard.and_then(|packet| packet.message().ok()) {
                         Some(ToManager::Attach) => {
                             if self.attach(&vrot).await.is_err() {

@@ -111,7 +111,9 @@ impl Handover {
             self.turn_away(&connection, uid).await;
             return;
         };
-        let Ok(beginning) = Arc::clone(&self.beginning).try_acquire_owned() else {
+        let place = Arc::clone(&self.beginning).try_acquire_owned().ok();
+        // What it brings is not taken before there is a thread that can close it.
+        let Some(beginning) = place.filter(|_| !foreign_descriptors::is_behind()) else {
             let reason = "too many programs hand over at this moment".to_owned();
             let _ = connection.send(&FromManager::NotYet { reason }, None).await;
             return;

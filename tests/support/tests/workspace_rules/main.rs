@@ -20,6 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("bounded-file", &[]),
     ("durable-file", &[]),
     ("locked-memory", &[]),
+    ("foreign-descriptors", &[]),
     ("tpm-wire", &[]),
     ("printable", &[]),
     ("program-output", &["printable"]),
@@ -94,6 +95,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "vtpm-backend",
         &[
             "backend-link",
+            "foreign-descriptors",
             "locked-memory",
             "program-output",
             "swtpm-state",
@@ -117,7 +119,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "launch-measurement",
-        &["api-types", "attestation", "cert-chain"],
+        &[
+            "api-types",
+            "attestation",
+            "cert-chain",
+            "foreign-descriptors",
+        ],
     ),
     (
         "host-audit",
@@ -153,7 +160,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // What stands in a caller's process: nothing of the manager's.
-    ("vrot-handover", &["bounded-file"]),
+    ("vrot-handover", &["bounded-file", "foreign-descriptors"]),
     // Neither the physical TPM nor the store: whoever orders brings the signer and keeps what was made.
     ("vrot-manufacture", &["cert-chain", "tpm-wire"]),
     (
@@ -165,6 +172,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "bounded-file",
             "cert-chain",
             "durable-file",
+            "foreign-descriptors",
             "guarded-state",
             "host-audit",
             "launch-measurement",
