@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use vrot_handover::set_up::Existing;
 
 use crate::support::records::differences;
+use crate::support::stand_in::Domain;
 use crate::support::vmm::Vmm;
 use crate::support::{Host, Said, TENANT, wait_until};
 
@@ -213,6 +215,34 @@ fn a_tpm_that_hangs_is_named_to_whoever_needs_it_and_all_goes_on_when_it_does() 
     ensure!(changed.is_none(), "{changed:?}");
     host.create()?;
     host.ctl(["stop", vm])?;
+    Ok(())
+}
+
+#[test]
+fn a_set_up_of_a_folder_that_goes_on_without_its_caller_is_the_only_one_of_that_folder()
+-> Result<()> {
+    // One that is made already needs the TPM for nothing but to become durable.
+    let host = Host::enrolled_with(&format!(
+        "[swtpm]\ntenant = \"{TENANT}\"\n[pool]\nsize = 1\ntenants = [\"{TENANT}\"]\n"
+    ))?;
+    wait_until("the pool to be full", || {
+        Ok(host.metric("vrot_pool_ready")? == 1.0)
+    })?;
+    let domain = Domain::new(&host, "web")?;
+    let hung = Hung::process(host.tpm()?)?;
+    let unfinished = domain.refused(Existing::Keep)?;
+    ensure!(unfinished.contains("has not answered for"), "{unfinished}");
+    let second = domain.refused(Existing::Keep)?;
+    ensure!(
+        second.contains("is being set up at this moment"),
+        "{second}"
+    );
+    drop(hung);
+    wait_until("the first one to be done", || {
+        Ok(domain.set_up(Existing::Keep).is_ok())
+    })?;
+    let vrots = host.json(["list"])?;
+    assert_eq!(vrots["vrots"].as_array().map(Vec::len), Some(1));
     Ok(())
 }
 
