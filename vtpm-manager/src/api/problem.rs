@@ -105,6 +105,7 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
         ManagerError::Host(error) => classify_host(error),
         ManagerError::Rollback(error) => classify_rollback(error),
         ManagerError::Store(error) => classify_store(error),
+        ManagerError::BeingMade { .. } => (StatusCode::CONFLICT, "being-made"),
         ManagerError::BeingTakenOver { .. } => {
             (StatusCode::SERVICE_UNAVAILABLE, "being-taken-over")
         }
@@ -126,6 +127,7 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
         ManagerError::StoreRefused { .. } => (StatusCode::CONFLICT, "store-refused"),
         ManagerError::StoreStalled { .. } => (StatusCode::SERVICE_UNAVAILABLE, "store-stalled"),
         ManagerError::Unfinished { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unfinished"),
+        ManagerError::TpmTaken { .. } => (StatusCode::CONFLICT, "tpm-taken"),
         ManagerError::UnknownVrot { .. } => (StatusCode::NOT_FOUND, "unknown-vrot"),
         ManagerError::VmTaken { .. } => (StatusCode::CONFLICT, "vm-taken"),
         ManagerError::AnotherManager { .. }

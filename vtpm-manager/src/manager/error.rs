@@ -69,6 +69,12 @@ pub enum ManagerError {
     /// What the VM is launched with was not measured.
     #[error(transparent)]
     Measure(#[from] MeasureError),
+    /// Whether there will be a vRoT is not known yet.
+    #[error("the vRoT of VM {vm} is being made: ask again in a moment")]
+    BeingMade {
+        /// Of which VM.
+        vm: VmId,
+    },
     /// A backend of an earlier manager is still waited for.
     #[error("vRoT {vrot} is being taken over from an earlier manager: try again in a moment")]
     BeingTakenOver {
@@ -222,6 +228,15 @@ pub enum ManagerError {
         /// What tokio says.
         #[source]
         source: tokio::task::JoinError,
+    },
+    /// The TPM has become a vRoT before.
+    #[error(
+        "the TPM is that of VM {vm} already, or becomes it just now (it has the same endorsement key); nothing was \
+         created. There must not be two of one TPM: delete that vRoT first if this is the copy to go on with"
+    )]
+    TpmTaken {
+        /// Of which VM.
+        vm: VmId,
     },
     /// A thread could not be started.
     #[error("a thread cannot be started")]

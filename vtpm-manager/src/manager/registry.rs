@@ -56,11 +56,19 @@ pub(super) struct Reservation<'a> {
     vm: VmId,
 }
 
+/// The claim on a TPM that had its life elsewhere, while it becomes a vRoT. Given up when dropped.
+pub(super) struct TpmReservation<'a> {
+    registry: &'a Registry,
+    ek: Vec<u8>,
+}
+
 #[derive(Debug, Default)]
 struct Entries {
     vrots: BTreeMap<VrotId, Arc<Vrot>>,
     vms: BTreeMap<VmId, VrotId>,
     reserved: BTreeSet<VmId>,
+    /// The TPMs that are taken over, by their endorsement keys, and for which VMs.
+    tpms: BTreeMap<Vec<u8>, VmId>,
 }
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -69,13 +77,14 @@ impl Registry {
     /// The vRoT with this number, or of the VM with this number.
     pub fn find(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
         let entries = self.entries();
-        let by_vm = entries.vms.get(&VmId::from_uuid(key.number())).copied();
+        let vm = VmId::from_uuid(key.number());
+        let by_vm = entries.vms.get(&vm).copied();
         let vrot = by_vm.unwrap_or(VrotId::from_uuid(key.number()));
-        entries
-            .vrots
-            .get(&vrot)
-            .cloned()
-            .ok_or(ManagerError::UnknownVrot { key })
+        let unknown = || match entries.reserved.contains(&vm) {
+            true => ManagerError::BeingMade { vm },
+            false => ManagerError::UnknownVrot { key },
+        };
+        entries.vrots.get(&vrot).cloned().ok_or_else(unknown)
     }
 
     /// The vRoT with this number. No VM's number leads to it, whoever chose that.
@@ -99,6 +108,26 @@ impl Registry {
             return Err(ManagerError::VmTaken { vm });
         }
         Ok(Reservation { registry: self, vm })
+    }
+
+    /// Claims a TPM that is about to become the vRoT of this record, unless it is one already.
+    pub(super) fn reserve_tpm(
+        &self,
+        record: &VrotRecord,
+    ) -> Result<TpmReservation<'_>, ManagerError> {
+        let ek = record.identity.ek_rsa_area();
+        let mut entries = self.entries();
+        let is_same = |other: &Arc<VrotRecord>| other.identity.ek_rsa_area() == ek;
+        let mut records = entries.vrots.values().map(|vrot| vrot.record());
+        let living = records.find(is_same).map(|other| other.vm);
+        if let Some(vm) = living.or_else(|| entries.tpms.get(ek).copied()) {
+            return Err(ManagerError::TpmTaken { vm });
+        }
+        entries.tpms.insert(ek.to_owned(), record.vm);
+        Ok(TpmReservation {
+            registry: self,
+            ek: ek.to_owned(),
+        })
     }
 
     /// Takes up a vRoT that is in the store.
@@ -278,6 +307,12 @@ impl Drop for Reservation<'_> {
     }
 }
 
+impl Drop for TpmReservation<'_> {
+    fn drop(&mut self) {
+        self.registry.entries().tpms.remove(&self.ek);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,6 +329,47 @@ mod tests {
         ));
         drop(reservation);
         registry.reserve(vm)?;
+        Ok(())
+    }
+
+    #[test]
+    fn of_a_vm_whose_vrot_is_being_made_nobody_is_told_that_there_is_none() -> anyhow::Result<()> {
+        let registry = Registry::default();
+        let vm = VmId::random();
+        let reservation = registry.reserve(vm)?;
+        let key: VrotKey = vm.to_string().parse()?;
+        assert!(matches!(
+            registry.find(key),
+            Err(ManagerError::BeingMade { .. })
+        ));
+        drop(reservation);
+        assert!(matches!(
+            registry.find(key),
+            Err(ManagerError::UnknownVrot { .. })
+        ));
+        Ok(())
+    }
+
+    #[test]
+    fn a_tpm_is_claimed_once_and_not_while_it_is_a_vrot() -> anyhow::Result<()> {
+        let registry = Registry::default();
+        let id = "00000000-0000-4000-8000-000000000001".parse()?;
+        let stored = hex::decode(include_str!("../vrot/vrot_record_v1.hex").trim())?;
+        let StoredVrot::Living(record) = StoredVrot::from_bytes(id, &stored)? else {
+            anyhow::bail!("a tombstone");
+        };
+        let is_taken = || {
+            let claimed = registry.reserve_tpm(&record);
+            matches!(claimed, Err(ManagerError::TpmTaken { .. }))
+        };
+        let reservation = registry.reserve_tpm(&record)?;
+        assert!(is_taken());
+        drop(reservation);
+        assert!(!is_taken());
+        let vrot = registry.insert(*record.clone());
+        assert!(is_taken());
+        registry.remove(&vrot);
+        assert!(!is_taken());
         Ok(())
     }
 

@@ -187,6 +187,11 @@ impl Identity {
         Ok([self.ek_rsa(vrot)?, self.ek_p256(vrot)?])
     }
 
+    /// `TPMT_PUBLIC` of the RSA-2048 EK, which no two TPMs have in common.
+    pub fn ek_rsa_area(&self) -> &[u8] {
+        &self.ek_rsa
+    }
+
     /// The RSA-2048 EK.
     pub fn ek_rsa(&self, vrot: VrotId) -> Result<EndorsementKey, RecordError> {
         key(&self.ek_rsa, vrot, "RSA-2048 EK")

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::support::identity::verified;
 use crate::support::vmm::{Vmm, nv_read};
-use crate::support::{Host, TENANT, said};
+use crate::support::{Host, TENANT, said, wait_until};
 
 /// What a VM has in its TPM.
 const INDEX: u32 = 0x0150_0001;
@@ -212,4 +212,104 @@ fn of_many_tpms_each_that_can_be_is_imported_and_the_others_are_left_as_they_are
 
 fn contents_of_permanent(place: &Path) -> Result<Vec<u8>> {
     Ok(fs::read(place.join("tpm2-00.permall"))?)
+}
+
+#[test]
+fn a_place_stays_out_of_use_unless_the_manager_says_that_no_vrot_is_made() -> Result<()> {
+    let host = Host::enrolled_on_small_disk("")?;
+    let vm = Uuid::new_v4();
+    let (place, _) = used_with_swtpm(&host, "swtpm", vm)?;
+    let name = place.display().to_string();
+    let import = ["import", "--tenant", TENANT, &name];
+    let filling = host.fill_disk()?;
+
+    // There is room for a backend, and none for what the store is to hold.
+    let room = fs::File::options().write(true).open(&filling)?;
+    let failed = loop {
+        let said = said(&mut host.vtpmctl(import))?;
+        assert_eq!(said.status, 1, "{}", said.out);
+        if !said.out.contains("nothing was created") {
+            break said;
+        }
+        room.set_len(room.metadata()?.len().saturating_sub(4096))?;
+    };
+    ensure!(failed.out.contains("not known"), "{}", failed.out);
+    let kept = contents(&place)?;
+    let refused = said(&mut host.vtpmctl(["import", "--undo", &name]))?;
+    ensure!(refused.out.contains("--even-if-used"), "{}", refused.out);
+    assert_eq!(contents(&place)?, kept);
+    ensure!(switched_on(&host, &place).is_err(), "swtpm starts it");
+
+    // A file that is open keeps its blocks.
+    drop(room);
+    fs::remove_file(filling)?;
+    wait_until("the store to take it", || {
+        // Until it does, the place is given back, or not.
+        said(&mut host.vtpmctl(["import", "--undo", "--even-if-used", &name]))?;
+        Ok(said(&mut host.vtpmctl(import))?.status == 0)
+    })
+}
+
+#[test]
+fn a_place_is_given_back_unasked_only_by_the_host_that_has_its_unused_vrot() -> Result<()> {
+    let host = Host::enrolled()?;
+    let vm = Uuid::new_v4();
+    let (place, _) = used_with_swtpm(&host, "swtpm", vm)?;
+    let (name, vm) = (place.display().to_string(), vm.to_string());
+    let import = ["import", "--tenant", TENANT, &name];
+    let undo = ["import", "--undo", &name];
+    host.json(import)?;
+    host.json(undo)?;
+
+    // Whether its vRoT was used before it was deleted, nobody knows.
+    host.json(import)?;
+    host.ctl(["delete", &vm])?;
+    let kept = contents(&place)?;
+    let refused = said(&mut host.vtpmctl(undo))?;
+    ensure!(refused.out.contains("--even-if-used"), "{}", refused.out);
+    assert_eq!(contents(&place)?, kept);
+
+    // Another host has it.
+    let note = place.join("tpm2-00.permall");
+    let here = fs::read_to_string(&note)?;
+    let named = here.lines().last().context("a line of JSON")?;
+    let mut elsewhere: Value = serde_json::from_str(named)?;
+    elsewhere["host"] = "another.example".into();
+    fs::write(&note, here.replace(named, &elsewhere.to_string()))?;
+    let refused = said(host.vtpmctl(undo).arg("--even-if-used"))?;
+    ensure!(refused.out.contains("another.example"), "{}", refused.out);
+    fs::write(&note, here)?;
+
+    host.json(["import", "--undo", "--even-if-used", &name])?;
+    switched_on(&host, &place)?.switch_off()
+}
+
+#[test]
+fn of_one_tpm_a_host_has_one_vrot_however_often_it_is_imported() -> Result<()> {
+    let host = Host::enrolled()?;
+    let [vm, other] = [(); 2].map(|()| Uuid::new_v4());
+    let (place, _) = used_with_swtpm(&host, "swtpm", vm)?;
+    let copy = PathBuf::from(host.path("copy")).join(other.to_string());
+    fs::create_dir_all(&copy)?;
+    fs::copy(place.join("tpm2-00.permall"), copy.join("tpm2-00.permall"))?;
+    let before = contents_of_permanent(&copy)?;
+    host.json(["import", "--tenant", TENANT, &place.display().to_string()])?;
+
+    let import = ["import", "--tenant", TENANT, &copy.display().to_string()];
+    let refused = said(&mut host.vtpmctl(import))?;
+    assert_eq!(refused.status, 1);
+    ensure!(
+        refused.out.contains(&format!("of VM {vm} already")),
+        "{}",
+        refused.out
+    );
+    ensure!(
+        host.refused(["show", &other.to_string()])?
+            .contains("no vRoT")
+    );
+    assert_eq!(contents_of_permanent(&copy)?, before, "it is given back");
+    host.ctl(["delete", &vm.to_string()])?;
+    host.json(import)?;
+    host.ctl(["audit", "verify"])?;
+    Ok(())
 }

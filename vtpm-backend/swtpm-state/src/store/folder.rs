@@ -2,18 +2,23 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::libc::{O_DIRECTORY, O_NOFOLLOW};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use zeroize::Zeroizing;
 
 use super::{StoreError, StoreOptions, failed, set_mode};
 use crate::lock;
 use crate::{FormatError, MAX_STATE, StateKind};
 
+/// All files are used through the open folder: whoever may exchange the folder in its path gains nothing.
 #[derive(Debug)]
 pub(super) struct Folder {
+    /// For messages.
     path: PathBuf,
     folder: File,
     options: StoreOptions,
@@ -29,7 +34,7 @@ const RETIRED: &[u8] = b"This TPM's state was taken over. ";
 /// Where that state is.
 const RETIRED_STATE: &str = "tpm2-00.permall.taken-over";
 /// Longer notes are cut.
-const MAX_NOTE: usize = 1024;
+const MAX_NOTE: usize = 8 * 1024;
 
 /// "tpm2" for the version, "00" for the first and only TPM.
 pub(super) fn file_name(kind: StateKind) -> String {
@@ -49,11 +54,15 @@ impl Folder {
                 .create(path)
                 .map_err(failed(path, "created"))?;
         }
-        let folder = File::open(path).map_err(failed(path, "opened"))?;
-        if !folder.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-            let error = io::Error::from(io::ErrorKind::NotADirectory);
-            return Err(failed(path, "used as a folder")(error));
-        }
+        let follow = match options.follow_link {
+            true => 0,
+            false => O_NOFOLLOW,
+        };
+        let folder = OpenOptions::new()
+            .read(true)
+            .custom_flags(O_DIRECTORY | follow)
+            .open(path)
+            .map_err(failed(path, "opened as a folder"))?;
         Ok(Self {
             path: path.to_owned(),
             folder,
@@ -67,13 +76,9 @@ impl Folder {
             return Ok(true);
         }
         let path = self.path.join(LOCK);
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(LOCK_MODE)
-            .custom_flags(O_NOFOLLOW | O_NONBLOCK)
-            .open(&path)
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
+        let file = self
+            .file(LOCK, flags, LOCK_MODE)
             .map_err(failed(&path, "opened"))?;
         let locked = lock::lock(&file, retries).map_err(failed(&path, "locked"))?;
         self.lock = locked.then_some(file);
@@ -89,8 +94,9 @@ impl Folder {
     }
 
     pub(super) fn load(&self, kind: StateKind) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
-        let path = self.path.join(file_name(kind));
-        let Some(file) = self.existing(&path)? else {
+        let name = file_name(kind);
+        let path = self.path.join(&name);
+        let Some(file) = self.existing(&name)? else {
             return Ok(None);
         };
         let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_STATE + 1));
@@ -112,21 +118,27 @@ impl Folder {
     }
 
     pub(super) fn size(&self, kind: StateKind) -> Result<Option<u64>, StoreError> {
-        let path = self.path.join(file_name(kind));
-        let Some(file) = self.existing(&path)? else {
+        let name = file_name(kind);
+        let Some(file) = self.existing(&name)? else {
             return Ok(None);
         };
-        let metadata = file.metadata().map_err(failed(&path, "examined"))?;
+        let metadata = file
+            .metadata()
+            .map_err(failed(&self.path.join(name), "examined"))?;
         Ok(Some(metadata.len()))
     }
 
+    /// Opens a file of the folder, and no link.
+    fn file(&self, name: &str, flags: OFlag, mode: u32) -> io::Result<File> {
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = openat(&self.folder, name, flags, Mode::from_bits_truncate(mode))?;
+        Ok(file.into())
+    }
+
     /// Opens a plain file that may be there.
-    fn existing(&self, path: &Path) -> Result<Option<File>, StoreError> {
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(O_NOFOLLOW | O_NONBLOCK)
-            .open(path);
-        let file = match opened {
+    fn existing(&self, name: &str) -> Result<Option<File>, StoreError> {
+        let path = &self.path.join(name);
+        let file = match self.file(name, OFlag::O_RDONLY, 0) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(path, "opened")(error)),
@@ -144,22 +156,21 @@ impl Folder {
     /// The new file is complete on the disk before it takes the old one's name, and has that on the
     /// disk when this returns.
     pub(super) fn save(&mut self, kind: StateKind, bytes: &[u8]) -> Result<(), StoreError> {
-        let path = self.path.join(file_name(kind));
-        let temporary = self.path.join(temporary_name(kind));
-        self.write_new(&temporary, bytes)
-            .and_then(|()| fs::rename(&temporary, &path))
-            .and_then(|()| self.folder.sync_all())
-            .map_err(failed(&path, "written"))
+        self.put(kind, bytes)
+            .map_err(failed(&path_of(&self.path, kind), "written"))
     }
 
-    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn put(&self, kind: StateKind, bytes: &[u8]) -> io::Result<()> {
+        let temporary = temporary_name(kind);
+        self.write_new(&temporary, bytes)?;
+        self.rename(&temporary, &file_name(kind))
+    }
+
+    fn write_new(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         // What an earlier attempt left may have another mode, or readers.
-        remove_if_there(path)?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(self.options.mode)
-            .open(path)?;
+        self.remove_if_there(name)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+        let mut file = self.file(name, flags, self.options.mode)?;
         if self.options.force_mode {
             set_mode(&file, self.options.mode)?;
         }
@@ -167,12 +178,51 @@ impl Folder {
         file.sync_all()
     }
 
+    /// On the disk when this returns.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        renameat(&self.folder, from, &self.folder, to)?;
+        self.folder.sync_all()
+    }
+
     /// The state gets another name beside its own, and then a note takes its own: there is no moment
     /// without either, in which swtpm would make a new TPM.
     pub(super) fn retire(&mut self, note: &str) -> Result<(), StoreError> {
-        let state = self.path.join(file_name(StateKind::Permanent));
+        let state = file_name(StateKind::Permanent);
         let kept = self.path.join(RETIRED_STATE);
-        fs::hard_link(&state, &kept).map_err(failed(&kept, "made"))?;
+        let linked = linkat(
+            &self.folder,
+            state.as_str(),
+            &self.folder,
+            RETIRED_STATE,
+            AtFlags::empty(),
+        );
+        match linked.map_err(io::Error::from) {
+            // An earlier attempt ended between the two steps.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if !self.are_one(&state, RETIRED_STATE)? {
+                    return Err(StoreError::KeptBefore { path: kept });
+                }
+            }
+            linked => linked.map_err(failed(&kept, "made"))?,
+        }
+        self.renew_note(note)
+    }
+
+    /// Whether both are names of one file.
+    fn are_one(&self, one: &str, other: &str) -> Result<bool, StoreError> {
+        let mut numbers = [None, None];
+        for (name, number) in [one, other].into_iter().zip(&mut numbers) {
+            if let Some(file) = self.existing(name)? {
+                let metadata = file.metadata();
+                let metadata = metadata.map_err(failed(&self.path.join(name), "examined"))?;
+                *number = Some((metadata.dev(), metadata.ino()));
+            }
+        }
+        let [one, other] = numbers;
+        Ok(one.is_some() && one == other)
+    }
+
+    pub(super) fn renew_note(&mut self, note: &str) -> Result<(), StoreError> {
         let note = [RETIRED, note.as_bytes(), b"\n"].concat();
         self.save(StateKind::Permanent, &note)
     }
@@ -180,6 +230,7 @@ impl Folder {
     pub(super) fn reinstate(path: &Path) -> Result<(), StoreError> {
         let options = StoreOptions {
             create: false,
+            follow_link: false,
             ..StoreOptions::default()
         };
         let mut folder = Self::open(path, options)?;
@@ -187,33 +238,35 @@ impl Folder {
             path: path.to_owned(),
         };
         folder.lock(0)?.then_some(()).ok_or_else(in_use)?;
-        let kept = path.join(RETIRED_STATE);
-        let state = path.join(file_name(StateKind::Permanent));
         if !matches!(
             folder.load(StateKind::Permanent),
             Err(StoreError::Retired { .. })
-        ) || !kept.exists()
+        ) || folder.existing(RETIRED_STATE)?.is_none()
         {
             return Err(StoreError::NotRetired {
                 path: path.to_owned(),
             });
         }
-        fs::rename(&kept, &state)
-            .and_then(|()| folder.folder.sync_all())
-            .map_err(failed(&state, "put back"))
+        folder
+            .rename(RETIRED_STATE, &file_name(StateKind::Permanent))
+            .map_err(failed(&path_of(path, StateKind::Permanent), "put back"))
     }
 
     pub(super) fn remove(&mut self, kind: StateKind) -> Result<(), StoreError> {
-        let path = self.path.join(file_name(kind));
-        remove_if_there(&path)
+        self.remove_if_there(&file_name(kind))
             .and_then(|()| self.folder.sync_all())
-            .map_err(failed(&path, "removed"))
+            .map_err(failed(&path_of(&self.path, kind), "removed"))
+    }
+
+    fn remove_if_there(&self, name: &str) -> io::Result<()> {
+        let removed = unlinkat(&self.folder, name, UnlinkatFlags::NoRemoveDir);
+        match removed.map_err(io::Error::from) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Err(_) | Ok(()) => Ok(()),
+        }
     }
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Err(_) | Ok(()) => Ok(()),
-    }
+fn path_of(folder: &Path, kind: StateKind) -> PathBuf {
+    folder.join(file_name(kind))
 }

@@ -44,6 +44,8 @@ pub struct StoreOptions {
     pub mode: u32,
     /// Whether files that are there get these permissions as well (swtpm's `mode=`).
     pub force_mode: bool,
+    /// Whether a folder may be named by a symbolic link, as it may for swtpm. A linear file may not.
+    pub follow_link: bool,
 }
 
 /// A place where states are kept. Each part of the state is written as a whole, survives a loss of power
@@ -107,6 +109,16 @@ pub enum StoreError {
         path: PathBuf,
         /// Who took it over, and what can be done.
         note: String,
+    },
+    /// What was kept of another state would be lost.
+    #[error(
+        "{} is the state of a TPM that was taken over from here before: move it away if it is not needed; nothing \
+         was changed",
+        path.display()
+    )]
+    KeptBefore {
+        /// The file.
+        path: PathBuf,
     },
     /// There is nothing that could be reinstated.
     #[error("{} was not taken over by anybody, or not from here: nothing was changed", path.display())]
@@ -177,6 +189,7 @@ impl Default for StoreOptions {
             create: true,
             mode: 0o640,
             force_mode: false,
+            follow_link: true,
         }
     }
 }
@@ -274,6 +287,14 @@ impl StateStore {
         match &mut self.medium {
             Medium::Folder(folder) => folder.retire(note),
             Medium::File(file) => file.retire(),
+        }
+    }
+
+    /// Puts another note into a place that was retired. A linear file has no room for any.
+    pub fn renew_note(&mut self, note: &str) -> Result<(), StoreError> {
+        match &mut self.medium {
+            Medium::Folder(folder) => folder.renew_note(note),
+            Medium::File(_) => Ok(()),
         }
     }
 

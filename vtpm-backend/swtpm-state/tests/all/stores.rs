@@ -176,3 +176,71 @@ fn places_are_named_as_swtpm_names_them() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn what_is_half_retired_is_retired_and_nothing_that_was_kept_before_is_lost() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let states = folder.path().join("states");
+    let location = Location::Folder(states.clone());
+    let mut store = open(&location)?;
+    store.save(StateKind::Permanent, b"first")?;
+    // Another attempt was killed between its two steps.
+    let (state, kept) = (
+        states.join("tpm2-00.permall"),
+        states.join("tpm2-00.permall.taken-over"),
+    );
+    fs::hard_link(&state, &kept)?;
+    let before = fs::read(&state)?;
+    store.retire("By a vRoT.")?;
+    store.renew_note("By another vRoT.")?;
+    let Err(StoreError::Retired { note, .. }) = store.load(StateKind::Permanent) else {
+        anyhow::bail!("it is not retired");
+    };
+    assert_eq!(note, "By another vRoT.");
+    StateStore::reinstate(&location)?;
+    assert_eq!(fs::read(&state)?, before);
+
+    fs::write(&kept, "of another TPM")?;
+    assert!(matches!(
+        store.retire("By a vRoT."),
+        Err(StoreError::KeptBefore { .. })
+    ));
+    assert_eq!(fs::read(&state)?, before);
+    assert_eq!(fs::read(&kept)?, b"of another TPM");
+    Ok(())
+}
+
+#[test]
+fn whoever_exchanges_a_folder_in_its_path_has_nothing_written_or_read_elsewhere() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let [states, aside, elsewhere] =
+        ["states", "aside", "elsewhere"].map(|name| folder.path().join(name));
+    let location = Location::Folder(states.clone());
+    let mut store = open(&location)?;
+    store.save(StateKind::Permanent, b"the VM's")?;
+    let of_another = Location::Folder(elsewhere.clone());
+    open(&of_another)?.save(StateKind::Permanent, b"of another VM")?;
+    let names = |folder: &Path| -> Result<usize> { Ok(fs::read_dir(folder)?.count()) };
+    let before = fs::read(elsewhere.join("tpm2-00.permall"))?;
+
+    fs::rename(&states, &aside)?;
+    std::os::unix::fs::symlink(&elsewhere, &states)?;
+    store.lock(0)?;
+    let state = store.load(StateKind::Permanent)?;
+    assert_eq!(state.as_deref().map(Vec::as_slice), Some(&b"the VM's"[..]));
+    store.save(StateKind::Volatile, b"volatile")?;
+    store.remove(StateKind::Volatile)?;
+    store.retire("By a vRoT.")?;
+    assert_eq!(names(&elsewhere)?, 1);
+    assert_eq!(fs::read(elsewhere.join("tpm2-00.permall"))?, before);
+
+    let unfollowed = StoreOptions {
+        follow_link: false,
+        ..StoreOptions::default()
+    };
+    assert!(StateStore::open(&location, unfollowed, None).is_err());
+    assert!(StateStore::reinstate(&location).is_err());
+    drop(store);
+    StateStore::reinstate(&Location::Folder(aside))?;
+    Ok(())
+}

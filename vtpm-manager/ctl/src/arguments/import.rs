@@ -32,7 +32,8 @@ pub(crate) struct ImportArguments {
     /// vRoT's VM changed in it since is lost.
     #[arg(long)]
     pub(crate) undo: bool,
-    /// With --undo: also vRoTs that have run since.
+    /// With --undo: also where the vRoT has run since, where it is gone or cannot be told, and linear files. If
+    /// the TPM is used anywhere else, there are two of it.
     #[arg(long, requires = "undo")]
     pub(crate) even_if_used: bool,
 }

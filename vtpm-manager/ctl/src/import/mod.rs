@@ -4,6 +4,7 @@
 //! then the manager makes a vRoT of its state. What fails, fails for its own place: that is given back
 //! as it was, and the others go on.
 
+mod note;
 mod places;
 mod report;
 mod undo;
@@ -11,7 +12,8 @@ mod undo;
 use std::fs::File;
 
 use api_types::wire::{ImportRequest, TpmState, VrotView};
-use cert_chain::{Tenant, VmId};
+use cert_chain::{HostName, Tenant, VmId};
+use program_output::console::complain;
 use swtpm_state::{Key, KeyOptions, KeySource, Location, StateKind, StateStore, StoreOptions};
 use zeroize::Zeroizing;
 
@@ -19,8 +21,17 @@ use crate::arguments::ImportArguments;
 use crate::client::Client;
 use crate::error::CtlError;
 use crate::output::Output;
+use note::Note;
 use places::Place;
 use report::{Entry, Outcome};
+
+/// What is there is used, and nothing is made.
+const OPENED: StoreOptions = StoreOptions {
+    create: false,
+    mode: 0o640,
+    force_mode: false,
+    follow_link: false,
+};
 
 /// Why a place was not taken over, or not given back.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +61,9 @@ pub(crate) enum ImportError {
     KeySource,
     /// Whether the manager has made the vRoT is not known.
     #[error(
-        "whether VM {vm} has its vRoT now is not known, so {place} stays out of use. See `vtpmctl show {vm}`: \
-         if there is none, `vtpmctl import --undo {place}` gives the place back"
+        "whether VM {vm} has its vRoT now is not known, so {place} stays out of use: the manager may still make \
+         it. `vtpmctl show {vm}` says `being made` until that is decided. Once there is none, `vtpmctl import \
+         --undo --even-if-used {place}` gives the place back"
     )]
     Unknown {
         /// The VM.
@@ -73,8 +85,33 @@ pub(crate) enum ImportError {
         /// Its state.
         state: String,
     },
+    /// There is no sign that the vRoT of the place, and no other, ends with this.
+    #[error(
+        "that this host has the vRoT that was made of this place, unused, cannot be told: VM {vm} has none, or the \
+         place does not name it. If the TPM was used since, or is used elsewhere, there would be two of it. \
+         --even-if-used gives the place back all the same, and deletes the imported vRoT of the VM if there is one"
+    )]
+    Unsure {
+        /// The VM.
+        vm: VmId,
+    },
+    /// Another host has it, or another VM.
+    #[error("the TPM in {place} was taken over by host {host} for VM {vm}: undo it there")]
+    Elsewhere {
+        /// The place.
+        place: Location,
+        /// The host.
+        host: HostName,
+        /// The VM.
+        vm: VmId,
+    },
+    /// This host has no name.
+    #[error("this host is not enrolled: nothing is imported or given back (`vtpmctl host enrol`)")]
+    NotEnrolled,
     /// The VM has another vRoT.
-    #[error("VM {vm} has a vRoT that was not imported: delete it first if it is not needed")]
+    #[error(
+        "VM {vm} has a vRoT that was not imported, or not from this place: delete it first if it is not needed"
+    )]
     Another {
         /// The VM.
         vm: VmId,
@@ -127,11 +164,7 @@ fn import(
     let location = &place.location;
     let vm = place.vm()?;
     let key = arguments.key.as_ref().map(read_key).transpose()?;
-    let options = StoreOptions {
-        create: false,
-        ..StoreOptions::default()
-    };
-    let mut store = StateStore::open(location, options, key)?;
+    let mut store = StateStore::open(location, OPENED, key)?;
     if !arguments.dry_run {
         store.lock(0)?;
     }
@@ -160,21 +193,51 @@ fn import(
         state: TpmState::new(hex::encode(&state)),
     };
     drop(state);
-    store.retire(&format!(
-        "It is the vRoT of VM {vm} on this host now. `vtpmctl import --undo {location}` gives it back."
-    ))?;
+    let mut note = Note {
+        host: undo::host_name(client)?,
+        vm,
+        vrot: None,
+    };
+    store.retire(&note.text(location))?;
     let body = serde_json::to_vec(&request).map(Zeroizing::new);
     drop(request);
     let body = body.map_err(|error| CtlError::Response(error.into()))?;
     let answer = client.post_message("/v1/vrots/import", body.to_vec());
-    drop(store);
     match answer.and_then(|answer| crate::client::parse::<VrotView>(&answer)) {
-        Ok(vrot) => Ok(Outcome::Imported { vrot: vrot.vrot }),
-        Err(error) => Err(give_back(location, vm, client, error)),
+        Ok(vrot) => {
+            note.vrot = Some(vrot.vrot);
+            if let Err(error) = store.renew_note(&note.text(location)) {
+                let error = api_types::WithCauses(&error);
+                complain(format_args!(
+                    "vtpmctl: its vRoT is not noted in {location}, so --undo will ask for --even-if-used: {error}"
+                ));
+            }
+            Ok(Outcome::Imported { vrot: vrot.vrot })
+        }
+        Err(error) => {
+            drop(store);
+            Err(give_back(location, vm, client, error))
+        }
     }
 }
 
-/// The vRoT was not made: the place is as it was, unless the vRoT is there after all.
+/// The code of the one server's error that says that an order was not begun.
+const NOT_BEGUN: &str = "store-stalled";
+
+/// Whether nothing was ordered, or what was ordered will never be done. A server's error and an answer that
+/// does not come may mean that it goes on.
+fn is_refusal(error: &CtlError) -> bool {
+    match error {
+        CtlError::Unreachable { .. } => true,
+        CtlError::Refused(problem) => {
+            (400..500).contains(&problem.status) || problem.code() == NOT_BEGUN
+        }
+        _ => false,
+    }
+}
+
+/// The place is as it was if the vRoT is certainly not made; otherwise it stays out of use: there must not be
+/// two of one TPM.
 fn give_back(location: &Location, vm: VmId, client: &Client, error: CtlError) -> CtlError {
     let unknown = |source| {
         CtlError::from(ImportError::Unknown {
@@ -183,7 +246,14 @@ fn give_back(location: &Location, vm: VmId, client: &Client, error: CtlError) ->
             source: Box::new(source),
         })
     };
-    match has_vrot(client, vm) {
+    if !is_refusal(&error) {
+        return unknown(error);
+    }
+    let vrot = match &error {
+        CtlError::Unreachable { .. } => Ok(None),
+        _ => has_vrot(client, vm),
+    };
+    match vrot {
         Ok(None) => match StateStore::reinstate(location) {
             Ok(()) => error,
             Err(not_given_back) => not_given_back.into(),

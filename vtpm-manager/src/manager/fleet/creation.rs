@@ -123,6 +123,14 @@ impl Fleet {
             },
         };
         let certified = watch::Sender::default();
+        let tpm = (state.is_some()).then(|| self.registry.reserve_tpm(&made.record));
+        let tpm = match tpm.transpose() {
+            Ok(tpm) => tpm,
+            Err(error) => {
+                let _ = made.backend.stop().await;
+                return Err(error);
+            }
+        };
         drop(state);
         let handed_over = self.hand_over(&order, &mut made, certified.subscribe());
         let handed_over = match handed_over.await {
@@ -146,7 +154,7 @@ impl Fleet {
         // Taken before it can be found: other orders for it wait until its backend is known.
         let gate = created.gate.lock().await;
         self.registry.enter(Arc::clone(&created));
-        drop(claimed);
+        drop((claimed, tpm));
         self.counters.increment(Counter::Created);
         match order.launch {
             Launch::Now => self.install(&created, backend),

@@ -13,9 +13,12 @@ use crate::vrot::{Owner, VrotRecord};
 impl Fleet {
     /// The vRoT with this number, or of the VM with this number.
     pub fn find(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
-        self.registry.find(key).map_err(|unknown| {
-            let vrot = self.guarded.unfinished_deletion_of(key);
-            vrot.map_or(unknown, |vrot| ManagerError::DeletionUnfinished { vrot })
+        self.registry.find(key).map_err(|error| match error {
+            ManagerError::UnknownVrot { .. } => {
+                let vrot = self.guarded.unfinished_deletion_of(key);
+                vrot.map_or(error, |vrot| ManagerError::DeletionUnfinished { vrot })
+            }
+            other => other,
         })
     }
 
@@ -28,6 +31,7 @@ impl Fleet {
             Err(ManagerError::DeletionUnfinished { vrot }) => {
                 return self.guarded.finish_deletion(vrot).await;
             }
+            Err(unfinished @ ManagerError::BeingMade { .. }) => return Err(unfinished),
             Err(unknown) => {
                 let was_deleted = self.guarded.was_deleted(key).await?;
                 return was_deleted.then_some(()).ok_or(unknown);
