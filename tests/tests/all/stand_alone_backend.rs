@@ -39,8 +39,10 @@ impl Backend {
             .arg(&state);
         let log = folder.log(&format!("backend-{number}.log"));
         let mut process = Process::start("vtpm-backend", command, &log)?;
-        process.wait_until("the backend's sockets", Duration::from_secs(10), || {
-            Ok((control.exists() && data.exists()).then_some(()))
+        // The files of its sockets may be those of the one before, which could not remove them.
+        process.wait_until("the backend", Duration::from_secs(60), || {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            Ok(said.contains("ready").then_some(()))
         })?;
         Ok(Self {
             process,
