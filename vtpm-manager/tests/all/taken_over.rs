@@ -62,8 +62,9 @@ fn a_backend_that_gave_its_manager_up_goes_on_as_the_only_one() -> Result<()> {
     Ok(())
 }
 
-/// Where manager and VMM dial in, the manager's connection, and both channels of the VMM.
-const CONNECTED: usize = 5;
+/// Where manager and VMM dial in, the manager's connection, both channels of the VMM, and the pair over
+/// which the backend's threads talk.
+const CONNECTED: usize = 7;
 
 /// How many sockets a process holds open; only root may see that.
 fn sockets_of(process: i32) -> Result<usize> {

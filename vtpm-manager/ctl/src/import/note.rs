@@ -46,7 +46,7 @@ mod tests {
         let place = Location::Folder("/srv/a\nb".into());
         for vrot in [None, Some(VrotId::random())] {
             let note = Note {
-                host: "host-1".parse()?,
+                host: "host-1.demo.example".parse()?,
                 vm: VmId::random(),
                 vrot,
             };
