@@ -1,12 +1,10 @@
-//! Which processor runs what, how much of it a process used, and programs that want all of it.
+//! Which processor runs what, and programs that want all of it.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::time::ClockId;
 use nix::unistd::Pid;
 
 /// Where the VMM runs, and where the TPM.
@@ -39,11 +37,6 @@ pub(super) fn pin(process: Pid) -> Result<()> {
         sched_setaffinity(thread, &only(TPM)?).context("two processors are needed")?;
     }
     Ok(())
-}
-
-/// What all threads of a process have used so far.
-pub(super) fn processor_time(process: Pid) -> Result<Duration> {
-    Ok(ClockId::pid_cpu_clock_id(process)?.now()?.into())
 }
 
 fn threads(process: Pid) -> Result<Vec<Pid>> {

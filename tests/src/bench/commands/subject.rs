@@ -11,10 +11,11 @@ use uuid::Uuid;
 
 use super::echo::Echo;
 use super::kinds::{Kind, create_key};
-use super::processors::{pin, processor_time};
+use super::processors::pin;
 use crate::bench::api::Api;
 use crate::bench::launch::{launch, remove_vm, wait_until_complete};
 use crate::bench::peer::{self, Peer};
+use crate::bench::processor_time;
 use crate::vmm::Vmm;
 
 /// One of those that have their turns, on a processor of its own.
@@ -101,7 +102,7 @@ impl Subject {
 
     /// What its process has used of the processor so far.
     pub(super) fn processor_time(&self) -> Result<Duration> {
-        processor_time(self.process)
+        processor_time::of_process(self.process)
     }
 
     /// Deletes a vRoT.
