@@ -8,7 +8,7 @@
 mod support;
 
 use std::fs::File;
-use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::sockopt::{Linger, SndBuf};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::SndBuf;
 use nix::unistd::Pid;
 use support::managed::{Backend, status};
 use support::{INIT, SET_DATAFD, STARTUP, command, words};
+use test_support::descriptors::{self, lingering};
 use vtpm_backend::sockets::WRITE_DEADLINE;
 
 /// On a machine that is busy with other tests.
@@ -164,30 +165,7 @@ fn hand_over(control: &UnixStream, descriptor: &impl AsFd) -> Result<()> {
 }
 
 fn send_along(stream: &UnixStream, bytes: &[u8], descriptor: &impl AsFd) -> Result<()> {
-    let descriptors = [descriptor.as_fd().as_raw_fd()];
-    sendmsg::<()>(
-        stream.as_raw_fd(),
-        &[IoSlice::new(bytes)],
-        &[ControlMessage::ScmRights(&descriptors)],
-        MsgFlags::empty(),
-        None,
-    )?;
-    Ok(())
-}
-
-/// A connection whose close waits for an hour, as its peer takes nothing.
-fn lingering() -> Result<(TcpStream, TcpStream)> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let mut stream = TcpStream::connect(listener.local_addr()?)?;
-    let (peer, _) = listener.accept()?;
-    stream.set_nonblocking(true)?;
-    while stream.write_all(&[0; 64 * 1024]).is_ok() {}
-    let linger = nix::libc::linger {
-        l_onoff: 1,
-        l_linger: 3600,
-    };
-    setsockopt(&stream, Linger, &linger)?;
-    Ok((stream, peer))
+    descriptors::send_along(stream.as_fd(), bytes, &[descriptor.as_fd().as_raw_fd()])
 }
 
 /// Kernels that do not know the option do nothing of the kind.

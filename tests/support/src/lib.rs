@@ -4,6 +4,7 @@
 //! It knows none of the crates that it serves, so that each of them can use it.
 
 pub mod deadline;
+pub mod descriptors;
 pub mod process;
 pub mod programs;
 pub mod run_folder;

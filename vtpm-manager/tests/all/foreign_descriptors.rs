@@ -1,15 +1,13 @@
 //! What callers hand over stays in their hands, too: whatever its close waits for, the manager serves on.
 
-use std::io::{IoSlice, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
-use nix::sys::socket::sockopt::Linger;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt};
+use test_support::descriptors::{lingering, send_along};
 use vrot_handover::channel::Channel;
 use vrot_handover::message::ToManager;
 use vrot_handover::set_up::Existing;
@@ -83,30 +81,4 @@ fn descriptors_whose_close_lingers_keep_neither_the_api_nor_the_handover_waiting
         wait_until("that all are closed", || Ok(open()? <= before + 4))?;
     }
     Ok(())
-}
-
-fn send_along(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[RawFd]) -> Result<()> {
-    sendmsg::<()>(
-        socket.as_raw_fd(),
-        &[IoSlice::new(bytes)],
-        &[ControlMessage::ScmRights(descriptors)],
-        MsgFlags::empty(),
-        None,
-    )?;
-    Ok(())
-}
-
-/// A connection whose close waits until its peer has gone, as that takes nothing.
-fn lingering() -> Result<(TcpStream, TcpStream)> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let mut stream = TcpStream::connect(listener.local_addr()?)?;
-    let (peer, _) = listener.accept()?;
-    stream.set_nonblocking(true)?;
-    while stream.write_all(&[0; 64 * 1024]).is_ok() {}
-    let linger = nix::libc::linger {
-        l_onoff: 1,
-        l_linger: 3600,
-    };
-    setsockopt(&stream, Linger, &linger)?;
-    Ok((stream, peer))
 }
