@@ -104,6 +104,11 @@ impl TlsCertificate {
         self.vm
     }
 
+    /// The VM's name, as it stands in the certificate.
+    pub fn uri(&self) -> String {
+        vm_uri(&self.vm)
+    }
+
     /// The vRoT that it names.
     pub fn vrot(&self) -> VrotId {
         self.vrot

@@ -143,6 +143,21 @@ impl VikCertificate {
             not_after: fields.not_after(),
         })
     }
+
+    /// What the host claims about the vRoT.
+    pub fn claims(&self) -> &VikClaims {
+        &self.claims
+    }
+
+    /// The VM's name, as it stands in the certificate.
+    pub fn uri(&self) -> String {
+        vm_uri(&self.claims.vm)
+    }
+
+    /// Last second of its validity.
+    pub fn not_after(&self) -> UnixTime {
+        self.not_after
+    }
 }
 
 /// Names and claims are two statements of the same facts: they must agree.

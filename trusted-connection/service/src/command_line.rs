@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::attester::TpmAddress;
 use crate::proxy::Destination;
-use attestation::BOOT_PCRS;
+use attestation::{BOOT_PCRS, Nonce};
 use attested_tls::tls::KeyExchange;
 use cert_chain::HashAlgorithm;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -38,7 +38,53 @@ pub enum Command {
     },
     /// Take attested connections and pass what comes on them to a TCP service.
     Proxy(ProxyOptions),
+    /// Write fresh evidence of this VM and its host, for whoever chose the nonce: what `serve` would
+    /// answer to a challenge with it.
+    Evidence(EvidenceOptions),
+    /// Show who this VM is: the certificates of a key in its vRoT and of the host that made them. A VM
+    /// whose identity is not certified yet waits for it.
+    Identity(IdentityOptions),
 }
+
+/// Of `evidence`.
+#[derive(Args)]
+pub struct EvidenceOptions {
+    /// The verifier's nonce, in hexadecimal: 16 to 64 bytes.
+    #[arg(long, value_name = "HEX")]
+    pub nonce: Nonce,
+    /// Where to write the evidence (CBOR). Without it, to standard output.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// The VM's TPM.
+    #[command(flatten)]
+    pub tpm: TpmOptions,
+}
+
+/// Of `identity`.
+#[derive(Args)]
+pub struct IdentityOptions {
+    /// Of which key: the VM's identity key, or that of its TLS connections.
+    #[arg(long, value_name = "KEY", default_value = "vik")]
+    pub key: IdentityKey,
+    /// Print as JSON: what the certificates say, and the certificates. Without it, certificates in PEM.
+    #[arg(long)]
+    pub json: bool,
+    /// The VM's TPM (with a resource manager).
+    #[arg(long, value_name = "DEVICE", default_value = DEVICE)]
+    pub tpm: TpmAddress,
+}
+
+/// Keys of a vRoT whose certificates a VM may want.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IdentityKey {
+    /// The key that quotes.
+    Vik,
+    /// The key of TLS connections.
+    Tls,
+}
+
+/// The TPM of most VMs.
+const DEVICE: &str = "/dev/tpmrm0";
 
 /// Of `proxy`.
 #[derive(Args)]
@@ -81,7 +127,7 @@ pub struct ProxyOptions {
 #[derive(Args)]
 pub struct TpmOptions {
     /// The VM's TPM (with a resource manager).
-    #[arg(long, value_name = "DEVICE", default_value = "/dev/tpmrm0")]
+    #[arg(long, value_name = "DEVICE", default_value = DEVICE)]
     pub tpm: TpmAddress,
     /// The event log of the VM's boot.
     #[arg(

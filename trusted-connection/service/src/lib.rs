@@ -1,10 +1,14 @@
 //! The service in a VM: [`attester`] makes evidence with the VM's vRoT and its host. [`service`] answers
 //! challenges in the clear with it; [`proxy`] puts attested connections before a TCP service, and
-//! [`devices`] says whom it lets connect.
+//! [`devices`] says whom it lets connect. For other programs in the VM, [`evidence_file`] answers one nonce
+//! and [`identity`] says who the VM is.
 
 pub mod attester;
 pub mod command_line;
 pub mod devices;
+pub mod evidence_file;
+pub mod identity;
+mod output_file;
 pub mod proxy;
 pub mod service;
 pub mod tls_identity;

@@ -27,6 +27,7 @@ use vrot_service::service::{self, Service};
 use vrot_service::tls_identity::{RENEWAL_PERIOD, TlsIdentity};
 use vrot_service::tls_key::TpmTlsKey;
 use vrot_service::vm_attester::VmAttester;
+use vrot_service::{evidence_file, identity};
 
 /// How long devices have for challenges that they began when the service is stopped.
 const CHALLENGES_END: Duration = Duration::from_secs(10);
@@ -52,38 +53,46 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
-    let runtime = tokio::runtime::Runtime::new().context("no threads can be started")?;
-    runtime.block_on(async {
-        match command {
-            Command::Serve { listen, tpm } => {
-                let stop = Stop::at_signals(CHALLENGES_END).context(SIGNALS)?;
-                let batches = batches(open_tpm(&tpm)?, &tpm)?;
-                let listener = bind(listen).await?;
-                answer_challenges(listener, batches, &stop).await
-            }
-            Command::Proxy(options) => {
-                match &options.policy {
-                    Some(policy) => {
-                        let verifier = DeviceVerifier::load(policy).with_context(|| {
-                            format!("{} is no policy about devices", policy.display())
-                        })?;
-                        let crls = Arc::new(CrlFiles::open(&options.tpm.crl)?);
-                        let verifier = verifier.with_crls(crls);
-                        let clients = verifier.client_certificates()?;
-                        let told = |device: &Arc<DeviceResult>| Told::of(device);
-                        proxy(options, clients, Arc::new(verifier), told).await
-                    }
-                    // The command line says so in so many words.
-                    None => {
-                        tracing::warn!("nothing is demanded of devices: every one is let in");
-                        let clients = WebPkiClientVerifier::no_client_auth();
-                        let told = |(): &()| Told::any();
-                        proxy(options, clients, NoDemand, told).await
-                    }
-                }
-            }
+    let runtime = || tokio::runtime::Runtime::new().context("no threads can be started");
+    match command {
+        Command::Serve { listen, tpm } => runtime()?.block_on(async {
+            let stop = Stop::at_signals(CHALLENGES_END).context(SIGNALS)?;
+            let batches = batches(open_tpm(&tpm)?, &tpm)?;
+            let listener = bind(listen).await?;
+            answer_challenges(listener, batches, &stop).await
+        }),
+        Command::Proxy(options) => runtime()?.block_on(demanding_proxy(options)),
+        Command::Evidence(options) => evidence_file::write(
+            open_tpm(&options.tpm)?,
+            &HostThroughTpm::new(options.tpm.tpm.clone()),
+            evidence_files(&options.tpm)?,
+            options.nonce,
+            options.output.as_deref(),
+        ),
+        Command::Identity(options) => identity::show(&options),
+    }
+}
+
+/// Serves a proxy that demands of devices what the command line says.
+async fn demanding_proxy(options: ProxyOptions) -> Result<()> {
+    match &options.policy {
+        Some(policy) => {
+            let verifier = DeviceVerifier::load(policy)
+                .with_context(|| format!("{} is no policy about devices", policy.display()))?;
+            let crls = Arc::new(CrlFiles::open(&options.tpm.crl)?);
+            let verifier = verifier.with_crls(crls);
+            let clients = verifier.client_certificates()?;
+            let told = |device: &Arc<DeviceResult>| Told::of(device);
+            proxy(options, clients, Arc::new(verifier), told).await
         }
-    })
+        // The command line says so in so many words.
+        None => {
+            tracing::warn!("nothing is demanded of devices: every one is let in");
+            let clients = WebPkiClientVerifier::no_client_auth();
+            let told = |(): &()| Told::any();
+            proxy(options, clients, NoDemand, told).await
+        }
+    }
 }
 
 const SIGNALS: &str = "signals cannot be waited for";
@@ -161,14 +170,18 @@ fn open_tpm(options: &TpmOptions) -> Result<EsysTpm> {
 
 fn batches(tpm: EsysTpm, options: &TpmOptions) -> Result<Arc<Batches>> {
     let host = Arc::new(HostThroughTpm::new(options.tpm.clone()));
+    let batches = Batches::start(tpm, host, evidence_files(options)?)
+        .context("no thread can be started for the vRoT's quotes")?;
+    Ok(Arc::new(batches))
+}
+
+fn evidence_files(options: &TpmOptions) -> Result<EvidenceFiles> {
     let files = EvidenceFiles {
         event_log: options.event_log.clone(),
         crls: CrlFiles::open(&options.crl)?,
     };
     files.carried().context("--crl cannot be used")?;
-    let batches = Batches::start(tpm, host, files)
-        .context("no thread can be started for the vRoT's quotes")?;
-    Ok(Arc::new(batches))
+    Ok(files)
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener> {

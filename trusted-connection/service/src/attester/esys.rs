@@ -43,6 +43,8 @@ const VIK: HostsKey = HostsKey {
 /// How long a VM waits for the certificate of its identity key, from its boot on.
 const CERTIFICATE_DEADLINE: Duration = Duration::from_secs(20);
 const CERTIFICATE_PAUSE: Duration = Duration::from_millis(50);
+/// So many looks before the log says what is waited for.
+const QUIET_LOOKS: u32 = 20;
 
 /// More than any TPM has.
 const MAX_BANKS: u32 = 16;
@@ -63,6 +65,27 @@ impl EsysTpm {
             bank,
             pcrs: None,
         })
+    }
+
+    /// The certificate in an index and the host's above it, once the host has made it.
+    pub(crate) fn wait_for_chain(&mut self, index: NvIndex) -> Result<Vec<Vec<u8>>, AttesterError> {
+        let begin = Instant::now();
+        let mut looks: u32 = 0;
+        loop {
+            match tss::chain(&mut self.context, index) {
+                Err(error) if tss::is_empty_index(&error) => {
+                    if begin.elapsed() > CERTIFICATE_DEADLINE {
+                        return Err(AttesterError::Uncertified(CERTIFICATE_DEADLINE));
+                    }
+                    looks = looks.saturating_add(1);
+                    if looks == QUIET_LOOKS {
+                        tracing::info!("waiting until the host has certified this VM's key");
+                    }
+                    thread::sleep(CERTIFICATE_PAUSE);
+                }
+                read => return read,
+            }
+        }
     }
 
     /// Has the vIK certify a key of the same TPM (`TPM2_Certify`), whose authorization value is empty.
@@ -139,18 +162,7 @@ impl VmTpm for EsysTpm {
     /// The host has the vIK's certificate signed beside the launch of the VM, and writes it as soon
     /// as it has it: until then, its index has no content.
     fn certificates(&mut self) -> Result<Vec<Vec<u8>>, AttesterError> {
-        let begin = Instant::now();
-        loop {
-            match tss::chain(&mut self.context, NvIndex::VIK_CERTIFICATE) {
-                Err(error) if tss::is_empty_index(&error) => {
-                    if begin.elapsed() > CERTIFICATE_DEADLINE {
-                        return Err(AttesterError::Uncertified(CERTIFICATE_DEADLINE));
-                    }
-                    thread::sleep(CERTIFICATE_PAUSE);
-                }
-                read => return read,
-            }
-        }
+        self.wait_for_chain(NvIndex::VIK_CERTIFICATE)
     }
 
     fn quoted(&self) -> PcrSelection {

@@ -73,9 +73,18 @@ pub enum AttesterError {
         /// The NV index.
         index: u32,
     },
-    /// The host has not certified the VM's identity key yet.
+    /// The TPM's device cannot be opened.
+    #[error("{} cannot be opened: {}", device.display(), remedy(source))]
+    Device {
+        /// The device.
+        device: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The host has not certified the VM's key yet.
     #[error(
-        "the host has not certified this VM's identity key within {} s: `vtpmctl show` on the host \
+        "the host has not certified this VM's key within {} s: `vtpmctl show` on the host \
          tells why",
         .0.as_secs()
     )]
@@ -128,4 +137,15 @@ pub enum AttesterError {
         #[source]
         source: tss_esapi::Error,
     },
+}
+
+/// What to do about a TPM's device that cannot be opened.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            "does the VM have a TPM, and its kernel a driver for it? --tpm names another one"
+        }
+        io::ErrorKind::PermissionDenied => "its users are root and, on most systems, the group tss",
+        _ => "is another program using it? /dev/tpmrm0 can be used by several",
+    }
 }

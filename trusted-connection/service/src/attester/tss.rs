@@ -33,6 +33,13 @@ pub(crate) struct HostsKey {
 /// A context on the TPM.
 pub(crate) fn open(tpm: &TpmAddress) -> Result<Context, AttesterError> {
     const OPERATION: &str = "to be opened";
+    // The stack does not tell a TPM that is missing from one that is not to be used.
+    if let TpmAddress::Device(device) = tpm {
+        tpm.open().map_err(|source| AttesterError::Device {
+            device: device.clone(),
+            source,
+        })?;
+    }
     let name = TctiNameConf::from_str(&tpm.tcti()).map_err(refused(OPERATION))?;
     Context::new(name).map_err(refused(OPERATION))
 }

@@ -1,0 +1,148 @@
+//! What other programs in a VM get by one command of `vrot-service`: evidence, and who the VM is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::Value;
+use test_support::programs::program;
+use test_support::tool::Tool;
+use vrot_tests::device;
+use vrot_tests::proxied_vm::{ProxiedVm, Proxy};
+use vrot_tests::scene::{DOMAIN, Scene, TENANT};
+
+/// A host, a VM on it with a service that goes on running, and a policy that accepts both.
+struct Stage {
+    _proxy: Proxy,
+    vm: ProxiedVm,
+    policy: PathBuf,
+    scene: Scene,
+}
+
+static STAGE: LazyLock<Result<Stage>> = LazyLock::new(|| {
+    let scene = Scene::set("commands-in-vm")?;
+    let vm = ProxiedVm::boot(&scene.host, &scene.run.join("vm"))?;
+    let nobody = "127.0.0.1:9".parse()?;
+    let proxy = vm.proxy("proxy", nobody, &["--any-device"])?;
+    let policy = vm.policy(&scene, &proxy)?;
+    Ok(Stage {
+        _proxy: proxy,
+        vm,
+        policy,
+        scene,
+    })
+});
+
+fn stage() -> Result<&'static Stage> {
+    STAGE.as_ref().map_err(|error| anyhow!("{error:#}"))
+}
+
+impl Stage {
+    /// A command of `vrot-service` that makes evidence.
+    fn attesting(&self, command: &[&str]) -> Result<Tool> {
+        Ok(self
+            .command(command)?
+            .arg("--event-log")
+            .arg(self.vm.bare.event_log()))
+    }
+
+    fn command(&self, command: &[&str]) -> Result<Tool> {
+        Ok(Tool::new(program("vrot-service")?)
+            .args(command)
+            .args(["--tpm", &self.vm.bare.tpm()]))
+    }
+
+    fn verify(&self, evidence: &Path, nonce: &str) -> Result<(i32, Value)> {
+        device::judge(device::verify_command(evidence, nonce, &self.policy)?)
+    }
+}
+
+#[test]
+fn a_program_in_the_vm_gets_fresh_evidence_with_one_command() -> Result<()> {
+    let stage = stage()?;
+    let folder = tempfile::tempdir()?;
+    let nonce = "c3".repeat(20);
+    let file = folder.path().join("evidence.cbor");
+    stage
+        .attesting(&["evidence", "--nonce", &nonce])?
+        .arg("--output")
+        .arg(&file)
+        .run()?;
+    let (status, result) = stage.verify(&file, &nonce)?;
+    assert_eq!(status, 0, "{result:#}");
+    let (status, result) = stage.verify(&file, &"c4".repeat(20))?;
+    assert_eq!((status, &result["refusal"]["code"]), (1, &"nonce".into()));
+    // The same on standard output, which is binary.
+    let printed = stage.attesting(&["evidence", "--nonce", &nonce])?.run()?;
+    fs::write(&file, printed)?;
+    assert_eq!(stage.verify(&file, &nonce)?.0, 0);
+    Ok(())
+}
+
+#[test]
+fn evidence_that_cannot_be_made_is_told_with_what_to_do() -> Result<()> {
+    let stage = stage()?;
+    let nonce = "c3".repeat(20);
+    for (command, said) in [
+        (stage.command(&["evidence", "--nonce", "c3c3"])?, "16 to 64"),
+        (
+            stage
+                .command(&["evidence", "--nonce", &nonce])?
+                .args(["--event-log", "/nonexistent"]),
+            "/nonexistent",
+        ),
+        (
+            Tool::new(program("vrot-service")?).args([
+                "evidence",
+                "--nonce",
+                &nonce,
+                "--tpm",
+                "/nonexistent",
+            ]),
+            "does the VM have a TPM",
+        ),
+    ] {
+        let output = command.outcome()?;
+        ensure!(!output.status.success() && output.stdout.is_empty());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(errors.contains(said), "{said}: {errors}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_program_in_the_vm_learns_who_the_vm_is_and_openssl_accepts_the_certificates() -> Result<()> {
+    let stage = stage()?;
+    let folder = tempfile::tempdir()?;
+    for key in ["vik", "tls"] {
+        let told = stage
+            .command(&["identity", "--json", "--key", key])?
+            .run()?;
+        let told: Value = serde_json::from_slice(&told)?;
+        assert_eq!(told["vm"], stage.vm.vm.to_string());
+        assert_eq!(told["uri"], format!("urn:uuid:{}", stage.vm.vm));
+        assert_eq!(told["host"]["name"], format!("host-1.{DOMAIN}"));
+        let pem = stage.command(&["identity", "--key", key])?.text()?;
+        let certificates = told["certificates"].as_array().context("certificates")?;
+        let joined: String = certificates.iter().filter_map(Value::as_str).collect();
+        assert_eq!(joined, pem);
+        let file = folder.path().join("chain.pem");
+        fs::write(&file, pem)?;
+        Tool::new("openssl")
+            .args(["verify", "-x509_strict", "-purpose", "any", "-CAfile"])
+            .arg(stage.scene.issuer.root())
+            .arg("-untrusted")
+            .args([&file, &file])
+            .run()?;
+    }
+    let told = stage.command(&["identity", "--json"])?.run()?;
+    let told: Value = serde_json::from_slice(&told)?;
+    assert_eq!(
+        (&told["tenant"], &told["generation"]),
+        (&TENANT.into(), &1.into())
+    );
+    let shown = stage.scene.host.identity(stage.vm.vm)?;
+    assert_eq!(told["vik"], shown["vik"]["name"]);
+    Ok(())
+}
