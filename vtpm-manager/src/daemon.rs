@@ -184,6 +184,7 @@ async fn open_and_serve(
         notify(&[NotifyState::Status(store)]);
         ending.cancelled().await;
     }
+    manager.events().end();
     manager.end_within(ENDING);
     end_at_last();
     if let Err(error) = handover.await {

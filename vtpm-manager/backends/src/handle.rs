@@ -248,6 +248,11 @@ impl Backend {
         *self.observed.borrow()
     }
 
+    /// Tells whenever that changes; ends with the backend.
+    pub fn observations(&self) -> watch::Receiver<Observed> {
+        self.observed.clone()
+    }
+
     /// Where it listens.
     pub fn folder(&self) -> &RuntimeFolder {
         &self.folder

@@ -5,7 +5,7 @@ use axum::Json;
 use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
 
-use super::{host, launch, metrics, vrots};
+use super::{events, host, launch, metrics, vrots};
 
 /// What `GET /v1/openapi.json` serves.
 pub fn description() -> Document {
@@ -36,6 +36,7 @@ pub(super) async fn serve() -> Json<Document> {
         host::answer,
         host::install,
         host::audit,
+        events::follow,
         vrots::list,
         vrots::create,
         vrots::import,

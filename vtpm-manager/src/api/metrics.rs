@@ -112,6 +112,11 @@ fn vrots(text: &mut Text, serving: &Serving, store: &StoreStatus) {
         };
         text.labelled("vrot_events_total", &format!("event=\"{event}\""), count);
     }
+    text.gauge(
+        "vrot_event_followers",
+        "Streams of events that somebody follows.",
+        serving.followers,
+    );
     text.counter(
         "vrot_certificate_renewals_total",
         "New certificates for identity keys.",

@@ -7,6 +7,7 @@
 mod admission;
 mod caller;
 mod description;
+mod events;
 mod host;
 mod host_view;
 mod launch;
@@ -54,6 +55,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/host/enrolment/answer", post(host::answer)),
         ("/v1/host/enrolment/certificate", post(host::install)),
         ("/v1/audit", get(host::audit)),
+        ("/v1/events", get(events::follow)),
         ("/v1/vrots", get(vrots::list).post(vrots::create)),
         (IMPORT, post(vrots::import)),
         ("/v1/vrots/{id}", get(vrots::show).delete(vrots::delete)),

@@ -17,6 +17,7 @@ mod factory;
 mod fleet;
 mod folders;
 mod guarded;
+mod happenings;
 mod launcher;
 mod opening;
 mod registry;
@@ -31,6 +32,7 @@ use api_types::WithCauses;
 use cert_chain::Digest32;
 use guarded_state::ledger::RecoveryRecord;
 use tokio::task::JoinHandle;
+use vrot_events::EventLog;
 
 use crate::audit::Event;
 use crate::backend::Isolation;
@@ -72,6 +74,7 @@ pub struct Manager {
     fleet: Arc<Fleet>,
     opener: Opener,
     measuring: Measuring,
+    events: Arc<EventLog>,
     /// Orders of callers, and attempts to open the store.
     background: Background,
     /// Digest of this program.
@@ -107,6 +110,7 @@ impl Manager {
         let (policy, folders) = (config.anchor_policy, Folders::new(&config));
         let guarded = Guarded::new(journal, audit, Arc::clone(&host), policy, folders);
         let guarded = Arc::new(guarded);
+        let events = Arc::new(EventLog::default());
         let launcher = Launcher::new(&config, isolation, Arc::clone(&host), Arc::clone(&guarded));
         let launcher = Arc::new(launcher);
         let certification = Arc::new(Certification::new(
@@ -131,6 +135,7 @@ impl Manager {
             Arc::clone(&launcher),
             evidence.clone(),
             Arc::clone(&config),
+            Arc::clone(&events),
         );
         let opener = Opener::new(
             Arc::clone(&guarded),
@@ -149,6 +154,7 @@ impl Manager {
             fleet,
             opener,
             measuring: Measuring::default(),
+            events,
             background: Background::default(),
             program,
             last_fault,
@@ -280,6 +286,11 @@ impl Manager {
     /// What measures launches.
     pub fn measuring(&self) -> &Measuring {
         &self.measuring
+    }
+
+    /// What happens to vRoTs, for those who follow it.
+    pub fn events(&self) -> &Arc<EventLog> {
+        &self.events
     }
 
     /// vRoTs of VMs.

@@ -70,6 +70,7 @@ impl Opener {
         let recovery = self.guarded.recover(&turn, accepted).await?;
         let served = self.take_over(&turn, recovery.vouched).await;
         served.inspect_err(|error| turn.failed(error))?;
+        self.fleet.tell_of_generations();
         recovery.recorded?;
         Ok(recovery.record)
     }

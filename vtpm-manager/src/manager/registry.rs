@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
+use api_types::wire::{EventDetails, EventKind};
 use api_types::{Timestamp, VrotKey};
 use cert_chain::{Validity, VmId, VrotId};
 use tokio::sync::watch;
+use vrot_events::{EventLog, Place};
 
 use super::error::ManagerError;
+use super::happenings;
 use crate::backend::{Backend, Observed};
 use crate::vrot::{Pending, VrotRecord};
 
@@ -16,6 +19,7 @@ use crate::vrot::{Pending, VrotRecord};
 #[derive(Debug, Default)]
 pub struct Registry {
     entries: Mutex<Entries>,
+    events: Arc<EventLog>,
 }
 
 /// One vRoT.
@@ -32,6 +36,8 @@ pub struct Vrot {
     adoption: Mutex<Option<Adoption>>,
     /// When it was started again because its backend had ended by itself.
     restarts: Mutex<Vec<Instant>>,
+    /// Is told what becomes of it.
+    events: Arc<EventLog>,
 }
 
 /// What the store holds of a vRoT, and what was read in it.
@@ -74,6 +80,14 @@ struct Entries {
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 impl Registry {
+    /// Without vRoTs. What becomes of them is told there.
+    pub(super) fn new(events: Arc<EventLog>) -> Self {
+        Self {
+            entries: Mutex::default(),
+            events,
+        }
+    }
+
     /// The vRoT with this number, or of the VM with this number.
     pub fn find(&self, key: VrotKey) -> Result<Arc<Vrot>, ManagerError> {
         let entries = self.entries();
@@ -132,7 +146,12 @@ impl Registry {
 
     /// Takes up a vRoT that is in the store.
     pub(super) fn insert(&self, record: VrotRecord) -> Arc<Vrot> {
-        self.enter(Arc::new(Vrot::new(record, watch::Sender::default())))
+        self.enter(Arc::new(self.vrot(record, watch::Sender::default())))
+    }
+
+    /// A vRoT that is not here yet. `certified` is told whether its identity key has a certificate.
+    pub(super) fn vrot(&self, record: VrotRecord, certified: watch::Sender<bool>) -> Vrot {
+        Vrot::new(record, certified, Arc::clone(&self.events))
     }
 
     /// Takes up a vRoT, unless it is here already: that one may be running.
@@ -160,9 +179,7 @@ impl Registry {
 }
 
 impl Vrot {
-    /// A vRoT that is not in the registry yet. `certified` is told whether its identity key has a
-    /// certificate.
-    pub(super) fn new(record: VrotRecord, certified: watch::Sender<bool>) -> Self {
+    fn new(record: VrotRecord, certified: watch::Sender<bool>, events: Arc<EventLog>) -> Self {
         certified.send_replace(record.identity.vik_certificate.is_some());
         Self {
             gate: tokio::sync::Mutex::new(()),
@@ -171,6 +188,7 @@ impl Vrot {
             backend: RwLock::new(None),
             adoption: Mutex::new(None),
             restarts: Mutex::new(Vec::new()),
+            events,
         }
     }
 
@@ -232,9 +250,43 @@ impl Vrot {
     pub(super) fn set_record(&self, record: VrotRecord) {
         let is_certified = record.identity.vik_certificate.is_some();
         let recorded = Recorded::of(record);
-        *(self.recorded.write()).unwrap_or_else(PoisonError::into_inner) = recorded;
+        let after = Arc::clone(&recorded.record);
+        let not_after = recorded.vik_not_after;
+        let before = {
+            let mut place = (self.recorded.write()).unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *place, recorded).record
+        };
         // Readers of the record first: evidence states what it says.
         self.certified.send_replace(is_certified);
+        for (kind, details) in happenings::between(&before, &after, not_after) {
+            self.tell(kind, details);
+        }
+    }
+
+    /// Tells that it was made, with all that has become of it since.
+    pub(super) fn tell_created(&self) {
+        let (record, not_after) = {
+            let recorded = self.recorded();
+            (Arc::clone(&recorded.record), recorded.vik_not_after)
+        };
+        for (kind, details) in happenings::of_new(&record, not_after) {
+            self.tell(kind, details);
+        }
+    }
+
+    /// Tells of something that happened to it and is not in its record.
+    pub(super) fn tell(&self, kind: EventKind, details: EventDetails) {
+        self.events.tell(self.place(), kind, details);
+    }
+
+    /// Where what happens to it happens.
+    pub(super) fn place(&self) -> Place {
+        let record = self.record();
+        Place {
+            vm: record.vm,
+            vrot: record.vrot,
+            tenant: record.tenant.clone(),
+        }
     }
 
     /// Why nothing is certain about a backend that an earlier manager left.

@@ -56,6 +56,8 @@ pub struct Serving {
     pub deletions_unfinished: usize,
     /// What was counted since the manager started.
     pub events: [(Counter, u64); Counter::ALL.len()],
+    /// How many follow what happens.
+    pub followers: usize,
     /// Certificates.
     pub renewals: RenewalStatus,
     /// The store's writer and its disk.
@@ -202,6 +204,7 @@ impl Manager {
             pool_ready: self.factory.ready(),
             deletions_unfinished: self.guarded.unfinished_deletions(),
             events: Counter::ALL.map(|counter| (counter, self.fleet.counters().count(counter))),
+            followers: self.events.followers(),
             renewals: RenewalStatus {
                 done: self.certification.renewed(),
                 failures: self.certification.failed(),

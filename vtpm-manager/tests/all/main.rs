@@ -14,6 +14,7 @@ mod busy_guests;
 mod clock;
 mod cloud_hypervisor;
 mod enrolment;
+mod events;
 mod foreign_descriptors;
 mod full_disk;
 mod handed_over;

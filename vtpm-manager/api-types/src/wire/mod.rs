@@ -1,6 +1,7 @@
 //! What travels as JSON between the manager and its clients, `vtpmctl` among them.
 
 mod audit;
+mod event;
 mod host;
 mod identity;
 mod launch;
@@ -9,6 +10,7 @@ mod store;
 mod vrot;
 
 pub use audit::AuditView;
+pub use event::{Event, EventDetails, EventKind, EventLine, NDJSON};
 pub use host::{
     EnrolmentRequest, EnrolmentView, EventLogView, FaultView, HostKeys, HostView, InitRequest,
     LogView,

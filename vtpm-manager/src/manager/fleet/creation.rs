@@ -150,10 +150,11 @@ impl Fleet {
             record, backend, ..
         } = made;
         tracing::info!(vrot = %record.vrot, vm = %record.vm, "created");
-        let created = Arc::new(Vrot::new(record, certified));
+        let created = Arc::new(self.registry.vrot(record, certified));
         // Taken before it can be found: other orders for it wait until its backend is known.
         let gate = created.gate.lock().await;
         self.registry.enter(Arc::clone(&created));
+        created.tell_created();
         drop((claimed, tpm));
         self.counters.increment(Counter::Created);
         match order.launch {

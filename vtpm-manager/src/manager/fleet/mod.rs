@@ -15,6 +15,7 @@
 //! | `takeover.rs` | what is found when the store is opened |
 //! | `endings.rs` | backends that end by themselves |
 //! | `losses.rs` | state that may have been lost with a backend |
+//! | `observations.rs` | what followers are told of backends and of the host |
 //! | `orphans.rs` | backends that go on without a manager |
 
 mod bound;
@@ -23,6 +24,7 @@ mod deletion;
 mod endings;
 mod launches;
 mod losses;
+mod observations;
 mod orphans;
 mod renewals;
 mod start;
@@ -41,6 +43,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use vrot_events::EventLog;
 
 use super::certification::Certification;
 use super::counters::Counters;
@@ -64,6 +67,7 @@ pub use orphans::Orphans;
 #[derive(Debug)]
 pub struct Fleet {
     registry: Registry,
+    events: Arc<EventLog>,
     guarded: Arc<Guarded>,
     certification: Arc<Certification>,
     factory: Arc<Factory>,
@@ -95,10 +99,12 @@ impl Fleet {
         launcher: Arc<Launcher>,
         evidence: HostEvidence,
         config: Arc<Config>,
+        events: Arc<EventLog>,
     ) -> Arc<Self> {
         let (ended, endings) = mpsc::unbounded_channel();
         let fleet = Arc::new(Self {
-            registry: Registry::default(),
+            registry: Registry::new(Arc::clone(&events)),
+            events,
             guarded,
             certification,
             factory,

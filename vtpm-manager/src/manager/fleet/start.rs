@@ -135,6 +135,7 @@ impl Fleet {
     pub(super) fn install(&self, vrot: &Vrot, backend: Backend) {
         let id = vrot.record().vrot;
         let (instance, has_ended) = (backend.instance(), backend.has_ended());
+        self.observe(vrot, &backend);
         vrot.set_backend(Some(backend));
         self.counters.increment(Counter::Started);
         if has_ended {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api_types::wire::{EventDetails, EventKind};
 use api_types::{Timestamp, VrotKey};
 use guarded_state::disk::Part;
 use tpm_wire::ResponseCode;
@@ -74,6 +75,7 @@ impl Fleet {
             return Err(ManagerError::NotReset { vrot: id, code });
         }
         tracing::info!(vrot = %id, "reset");
+        vrot.tell(EventKind::Reset, EventDetails::default());
         drop(gate);
         Ok(vrot)
     }

@@ -40,6 +40,7 @@ impl Fleet {
                 self.registry.insert(record.clone());
             }
         }
+        self.tell_of_boot();
         let adoptions = self.begin_adoptions()?;
         self.guarded.take_over_deletions(found.tombstones).await?;
         self.guarded.record_differences(&found.living).await?;
@@ -211,6 +212,7 @@ impl Fleet {
         let role = Role::Guest(self.guest_role(&record, vrot.certified())?);
         match (self.launcher).adopt(&record, role, LONGEST_ANSWER).await {
             Ok(Some(backend)) => {
+                self.observe(vrot, &backend);
                 vrot.set_backend(Some(backend));
                 Ok(TakenOver::Adopted)
             }

@@ -5,6 +5,7 @@ pub(crate) mod bus;
 mod daemon;
 pub(crate) mod enrolment;
 pub(crate) mod evidence;
+pub(crate) mod follower;
 pub(crate) mod http;
 pub(crate) mod identity;
 pub(crate) mod records;
