@@ -33,6 +33,11 @@ pub struct Libtpms {
     response_capacity: u32,
 }
 
+// SAFETY: the response's buffer is this value's own, and the library's state is the process's: it
+// keeps nothing for a thread. One thread at a time uses it, for all of that takes `&mut self`, or is
+// a look at a flag.
+unsafe impl Send for Libtpms {}
+
 /// The process's TPM was given out before.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("libtpms has one TPM for each process, and it is in use")]

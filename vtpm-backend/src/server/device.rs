@@ -3,8 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use tpm_wire::ResponseCode;
-use vhost_user_tpm::{ConnectionError, Frontend, Kick, Tpm};
-use zeroize::Zeroizing;
+use vhost_user_tpm::{ConnectionError, Execution, Frontend, Kick, Tpm};
 
 use super::Server;
 use crate::engine::Engine;
@@ -55,6 +54,11 @@ impl DeviceSocket {
     pub(super) fn is_incomplete(&self) -> bool {
         self.frontend.is_incomplete()
     }
+
+    /// The response to a command that went on; false if nobody waits for it.
+    pub(super) fn complete(&mut self, response: &[u8]) -> bool {
+        self.frontend.complete(response)
+    }
 }
 
 impl<E: Engine> Server<E> {
@@ -91,6 +95,10 @@ impl<E: Engine> Server<E> {
     /// What the VMM orders concerns rings and memory. The TPM goes on as it is, whatever becomes of
     /// the connection: a guest, or its VMM, could otherwise forget what was measured.
     pub(super) fn serve_device_connection(&mut self) {
+        let device = self.device.as_ref();
+        if device.is_some_and(|device| device.frontend.has_open_request()) {
+            self.give_up_for_others();
+        }
         let Some(device) = &mut self.device else {
             return;
         };
@@ -150,6 +158,7 @@ impl<E: Engine> Server<E> {
         if !self.engine.is_on() {
             return ResponseCode::SUCCESS.response();
         }
+        self.give_up_for_others();
         if let Err(error) = self.engine.power_on() {
             tracing::error!(%error, "the TPM does not switch on");
             return ResponseCode::FAILURE.response();
@@ -162,13 +171,16 @@ impl<E: Engine> Server<E> {
 }
 
 impl<E: Engine> Tpm for Server<E> {
-    fn execute(&mut self, command: &[u8], response: &mut Vec<u8>) {
+    fn execute(&mut self, command: &[u8], response: &mut Vec<u8>) -> Execution {
         if !self.claim_state() {
             response.extend_from_slice(&ResponseCode::FAILURE.response());
-            return;
+            return Execution::Done;
         }
         self.switch_on_for_guest();
-        let answer = Zeroizing::new(Server::execute(self, command));
-        response.extend_from_slice(&answer);
+        self.execute_for_queue(command, response)
+    }
+
+    fn give_up(&mut self) {
+        self.engine.canceller()();
     }
 }

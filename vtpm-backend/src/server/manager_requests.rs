@@ -65,6 +65,7 @@ impl<E: Engine> Server<E> {
                     // Switched on by anybody but its VMM, the TPM would forget where it was.
                     ResponseCode::RETRY.response()
                 } else {
+                    self.give_up_for_others();
                     self.on_for_manager |= !self.engine.is_on();
                     self.start_for_host();
                     match Command::parse(&command) {
@@ -89,6 +90,7 @@ impl<E: Engine> Server<E> {
             // The link has noted it.
             ToBackend::Leaving => {}
             ToBackend::Suspend => {
+                self.give_up_for_others();
                 let volatile = self.volatile_state();
                 // What the guest did from now on would not be in it.
                 self.held_until = Some(Instant::now() + LONGEST_SUSPENSION);
@@ -102,6 +104,7 @@ impl<E: Engine> Server<E> {
 
     /// Ends in an orderly way: all state is saved before the manager hears of it.
     pub(super) fn end(&mut self) {
+        self.give_up_for_others();
         self.engine.power_off();
         self.keeper.save(&mut self.engine);
         if let Some(link) = self.keeper.manager_mut() {

@@ -2,6 +2,7 @@
 //! after the other, so that the engine never sees two at once.
 
 mod aside;
+mod background;
 mod caller;
 mod device;
 mod interim;
@@ -31,6 +32,7 @@ use backend_link::message::FromBackend;
 use vhost_user_tpm::Frontend;
 
 use aside::Brought;
+use background::Background;
 use device::DeviceSocket;
 use interim::Interim;
 use peers::{Peer, Vmm, has_stalled};
@@ -42,7 +44,7 @@ pub use persistence::load_state;
 
 /// A vRoT and its peers: a VMM, tools on the host, and a manager.
 pub struct Server<E> {
-    engine: E,
+    engine: Background<E>,
     keeper: Keeper,
     tickets: Tickets,
     locality: u8,
@@ -80,11 +82,22 @@ const COMPLETION: Duration = Duration::from_millis(500);
 /// `TPM2_Startup(TPM_SU_CLEAR)`
 const STARTUP_CLEAR: [u8; 12] = [0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x44, 0, 0];
 
+impl<E: Engine + Send + 'static> Server<E> {
+    /// Starts what answers while the TPM works, and where it works, with the rights that this thread
+    /// has.
+    pub fn start_threads(&mut self) -> io::Result<()> {
+        if self.device.is_some() {
+            self.engine.start()?;
+        }
+        self.interim.start()
+    }
+}
+
 impl<E: Engine> Server<E> {
     /// A server for this TPM.
     pub fn new(engine: E, keeper: Keeper, termination: Termination) -> io::Result<Self> {
         Ok(Self {
-            engine,
+            engine: Background::new(engine),
             keeper,
             tickets: Tickets::default(),
             locality: 0,
@@ -146,11 +159,6 @@ impl<E: Engine> Server<E> {
         self.answer_within = Some(patience);
     }
 
-    /// Starts what answers while the TPM works, with the rights that this thread has.
-    pub fn start_threads(&mut self) -> io::Result<()> {
-        self.interim.start()
-    }
-
     /// Where a stand-alone backend's log goes.
     pub fn log_to(&mut self, stderr: log::Stderr) {
         self.stderr = Some(stderr);
@@ -180,6 +188,9 @@ impl<E: Engine> Server<E> {
                     self.pass_log_on();
                     continue;
                 }
+            }
+            if ready.background {
+                self.end_background();
             }
             if ready.control {
                 self.serve_control();

@@ -120,6 +120,10 @@ impl<E: Engine> Server<E> {
                 self.on_for_manager = false;
                 peer.kept = None;
             }
+            // What asks no more than how the TPM is waits until its guest's command is over.
+            if consequence != Consequence::None {
+                self.give_up_for_others();
+            }
             if consequence == Consequence::GoesOn {
                 self.go_on();
             }
@@ -206,6 +210,7 @@ impl<E: Engine> Server<E> {
                 .to_vec(),
         );
         connection.consume(length);
+        self.give_up_for_others();
         self.on_for_manager = false;
         if peer == Peer::Host && self.starts_for_host {
             self.start_for_host();

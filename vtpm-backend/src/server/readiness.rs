@@ -19,6 +19,7 @@ pub(super) struct Ready {
     pub(super) held: bool,
     pub(super) termination: bool,
     pub(super) manager: bool,
+    pub(super) background: bool,
     pub(super) control_listener: bool,
     pub(super) host_listener: bool,
     pub(super) control: bool,
@@ -35,6 +36,7 @@ impl Ready {
         held: false,
         termination: false,
         manager: false,
+        background: false,
         control_listener: false,
         host_listener: false,
         control: false,
@@ -56,6 +58,7 @@ impl Ready {
     pub(super) fn is_nothing(&self) -> bool {
         !(self.termination
             || self.manager
+            || self.background
             || self.control_listener
             || self.host_listener
             || self.control
@@ -68,7 +71,7 @@ impl Ready {
 }
 
 /// How many sockets and the like there may be.
-const SOURCES: usize = 11;
+const SOURCES: usize = 12;
 /// How often stalled peers are looked for.
 const TICK_MS: u8 = 100;
 /// How often a state that could not be saved is tried again while nobody sends commands.
@@ -121,6 +124,7 @@ impl<E: Engine> Server<E> {
             Some(self.termination.as_fd()),
             manager_listener,
             manager,
+            self.engine.over(),
             self.waiting_vmm().map(AsFd::as_fd),
             self.waiting_host().map(AsFd::as_fd),
             vmm.map(|vmm| vmm.control.as_fd()),
@@ -182,6 +186,7 @@ impl<E: Engine> Server<E> {
             termination,
             manager_listener,
             manager,
+            background,
             control_listener,
             host_listener,
             control,
@@ -195,6 +200,7 @@ impl<E: Engine> Server<E> {
             held,
             termination,
             manager: manager_listener || manager || waiting,
+            background,
             control_listener,
             host_listener,
             control,

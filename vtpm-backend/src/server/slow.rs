@@ -18,7 +18,7 @@ pub(super) struct Kept {
 
 /// How a command has to be looked after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Care {
+pub(super) enum Care {
     /// It takes microseconds, and changes nothing that has to be durable.
     None,
     /// It may wait, for the disk for one.
@@ -42,7 +42,7 @@ const SHORT: [u32; 13] = [
 ];
 
 impl Care {
-    fn of(code: u32) -> Self {
+    pub(super) fn of(code: u32) -> Self {
         match code {
             CREATE | CREATE_PRIMARY | CREATE_LOADED => Self::MakesKey,
             _ if SHORT.contains(&code) => Self::None,
@@ -87,7 +87,7 @@ impl<E: Engine> Server<E> {
     }
 
     /// The guest never learns the handle of an object that the command loaded.
-    fn forget_answer(&mut self, response: &[u8]) {
+    pub(super) fn forget_answer(&mut self, response: &[u8]) {
         const TRANSIENT: u8 = 0x80;
         let succeeded = Response::parse(response).is_some_and(|found| found.code().is_success());
         let handle = response.get(10..14);

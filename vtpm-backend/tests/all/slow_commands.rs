@@ -1,14 +1,20 @@
-//! Commands that take long: given up when the VMM says so, and answered in time where it does not
-//! wait.
+//! Commands that take long: given up when the VMM says so, answered in time where it does not
+//! wait, and out of others' way where they come by a queue.
 
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use backend_link::frame::{receive, send};
+use backend_link::message::{FromBackend, ToBackend};
 use tpm_wire::{MAX_SIZE, ResponseCode, read_frame};
+use vhost::VhostBackend;
 
-use crate::support::{Emulator, STARTUP, Vmm, code, command, with_password, words};
+use crate::support::managed::{Backend, open, start_in, status};
+use crate::support::rings::{Channel, Guest};
+use crate::support::{Commands, Emulator, STARTUP, code, command, rings, with_password, words};
 
 const OWNER: u32 = 0x4000_0001;
 const CREATE_PRIMARY: u32 = 0x131;
@@ -118,6 +124,118 @@ fn a_vmm_that_goes_in_the_middle_of_a_key_leaves_a_tpm_that_works() -> Result<()
     Ok(())
 }
 
+#[test]
+fn a_key_that_is_made_by_a_queue_keeps_neither_manager_nor_vmm_waiting() -> Result<()> {
+    let (backend, mut manager) = managed_virtio_tpm()?;
+    let (mut guest, vmm) = guest_of(&backend)?;
+    let (mut told, mut answered) = (0, 0);
+    for number in 0..8 {
+        // What the backend said by itself is not taken for an answer.
+        execute(&mut manager, &get_random(8))?;
+        guest.begin(&vmm, &rsa_key(number))?;
+        let status = status(&mut manager)?;
+        ensure!(status.attached);
+        told += u32::from(guest.answered()? != guest.offered());
+        let response = guest.end()?;
+        ensure!(code(&response) == 0, "0x{:x}", code(&response));
+        answered += 1;
+        flush(&mut Channel(&mut guest, &vmm), &response)?;
+    }
+    ensure!(told > 0, "the manager waited for each of {answered} keys");
+    Ok(())
+}
+
+#[test]
+fn a_key_that_is_made_by_a_queue_gives_way_to_what_the_manager_orders() -> Result<()> {
+    let (backend, mut manager) = managed_virtio_tpm()?;
+    let (mut guest, vmm) = guest_of(&backend)?;
+    let mut gave_way = 0;
+    for number in 0..8 {
+        guest.begin(&vmm, &rsa_key(number))?;
+        ensure!(execute(&mut manager, &get_random(8))?.len() == 12 + 8);
+        ensure!(guest.answered()? == guest.offered(), "it is still open");
+        let response = guest.end()?;
+        match code(&response) {
+            0 => flush(&mut Channel(&mut guest, &vmm), &response)?,
+            code if code == ResponseCode::RETRY.raw() => gave_way += 1,
+            code => anyhow::bail!("response code 0x{code:x}"),
+        }
+        ensure!(transient_objects(&mut Channel(&mut guest, &vmm))? == 0);
+    }
+    ensure!(gave_way > 0, "the manager waited for each key");
+    // Sent again, as Linux does, it is made.
+    let mut guest = Channel(&mut guest, &vmm);
+    let response = guest.execute(&rsa_key(0))?;
+    ensure!(code(&response) == 0, "0x{:x}", code(&response));
+    flush(&mut guest, &response)
+}
+
+#[test]
+fn a_vmm_that_stops_the_queue_in_the_middle_of_a_key_finds_each_request_answered() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let _backend = Emulator::virtio_tpm(folder.path())?;
+    let socket = folder.path().join("vhost-user.sock");
+    let mut guest = Guest::new()?;
+    let mut vmm = guest.connect(&socket, 0)?;
+    ensure!(code(&Channel(&mut guest, &vmm).execute(&STARTUP)?) == 0);
+    let mut given_up = 0;
+    for number in 0..8 {
+        guest.begin(&vmm, &rsa_key(number))?;
+        if number % 2 == 0 {
+            let base = vmm.frontend.get_vring_base(0)?;
+            ensure!(base == u32::from(guest.offered()));
+            ensure!(guest.answered()? == guest.offered(), "a request is lost");
+            vmm.start(base.try_into()?)?;
+        } else {
+            drop(vmm);
+            vmm = guest.connect(&socket, guest.answered()?)?;
+        }
+        let response = guest.end()?;
+        match code(&response) {
+            0 => flush(&mut Channel(&mut guest, &vmm), &response)?,
+            code if code == ResponseCode::RETRY.raw() => given_up += 1,
+            code => anyhow::bail!("response code 0x{code:x}"),
+        }
+        ensure!(transient_objects(&mut Channel(&mut guest, &vmm))? == 0);
+    }
+    ensure!(given_up > 0, "the VMM waited for each key");
+    Ok(())
+}
+
+/// A managed backend, and its manager.
+fn managed_virtio_tpm() -> Result<(Backend, UnixStream)> {
+    let folder = tempfile::tempdir()?;
+    let process = start_in(folder.path(), None)
+        .args(["--device", "virtio-tpm"])
+        .spawn()?;
+    let backend = Backend { process, folder };
+    let mut manager = backend.connect()?;
+    send(&mut manager, &ToBackend::Open(open(50, None)?))?;
+    match receive(&mut manager)? {
+        FromBackend::Opened => Ok((backend, manager)),
+        other => anyhow::bail!("{other:?}"),
+    }
+}
+
+/// Its VM, whose TPM is started.
+fn guest_of(backend: &Backend) -> Result<(Guest, rings::Vmm)> {
+    let mut guest = Guest::new()?;
+    let vmm = guest.connect(&backend.folder.path().join("vhost-user.sock"), 0)?;
+    ensure!(code(&Channel(&mut guest, &vmm).execute(&STARTUP)?) == 0);
+    Ok((guest, vmm))
+}
+
+/// A command of the manager's.
+fn execute(manager: &mut UnixStream, command: &[u8]) -> Result<Vec<u8>> {
+    let command = command.to_vec().into();
+    send(manager, &ToBackend::Execute { id: 1, command })?;
+    loop {
+        if let FromBackend::Executed { response, .. } = receive(manager)? {
+            return Ok(response.into());
+        }
+    }
+}
+
 /// `TPM2_CreatePrimary` of an RSA-2048 key for decryption that was never made before.
 fn rsa_key(number: u8) -> Vec<u8> {
     let public = [
@@ -138,7 +256,7 @@ fn rsa_key(number: u8) -> Vec<u8> {
 }
 
 /// Sends a command until it is answered otherwise than to send it again.
-fn patiently(vmm: &mut Vmm, command: &[u8]) -> Result<Vec<u8>> {
+fn patiently(vmm: &mut impl Commands, command: &[u8]) -> Result<Vec<u8>> {
     loop {
         let response = vmm.execute(command)?;
         if code(&response) != ResponseCode::RETRY.raw() {
@@ -152,14 +270,14 @@ fn get_random(length: u8) -> Vec<u8> {
     command(GET_RANDOM, &[0, length])
 }
 
-fn flush(vmm: &mut Vmm, created: &[u8]) -> Result<()> {
+fn flush(vmm: &mut impl Commands, created: &[u8]) -> Result<()> {
     let handle = created.get(10..14).context("a handle")?;
     ensure!(code(&vmm.execute(&command(FLUSH_CONTEXT, handle))?) == 0);
     Ok(())
 }
 
 /// How many objects the TPM has loaded (`TPM_CAP_HANDLES` from 0x80000000 on).
-fn transient_objects(vmm: &mut Vmm) -> Result<u32> {
+fn transient_objects(vmm: &mut impl Commands) -> Result<u32> {
     let ask = command(GET_CAPABILITY, &words(&[1, 0x8000_0000, 16]));
     let response = patiently(vmm, &ask)?;
     let count = response.get(15..19).context("a count")?;

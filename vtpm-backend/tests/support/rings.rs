@@ -1,6 +1,6 @@
 //! A VMM and its guest's driver by hand, byte by byte: for what no driver does.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -127,6 +127,35 @@ impl Guest {
         let place = u64::from(self.offered.wrapping_sub(1) % QUEUE_SIZE);
         let bytes = self.read(USED + 4 + 8 * place + 4, 4)?;
         Ok(u32::from_le_bytes(*bytes.first_chunk().context("four")?))
+    }
+
+    /// Offers a command, and waits until it was taken from the queue; not until it is answered.
+    pub(crate) fn begin(&mut self, vmm: &Vmm, command: &[u8]) -> Result<()> {
+        self.write(BUFFER, command)?;
+        self.describe(&[
+            (BUFFER, command.len().try_into()?, NEXT, 1),
+            (BUFFER, MAX_SIZE.try_into()?, WRITE, 0),
+        ])?;
+        self.offer(0)?;
+        vmm.kick.write(1)?;
+        let deadline = Instant::now() + PATIENCE;
+        let kick = format!("/proc/self/fdinfo/{}", vmm.kick.as_raw_fd());
+        let is_taken = |info: &str| {
+            let count = info
+                .lines()
+                .find_map(|line| line.strip_prefix("eventfd-count:"));
+            count.is_some_and(|count| count.trim() == "0")
+        };
+        while !is_taken(&fs::read_to_string(&kick)?) {
+            ensure!(Instant::now() < deadline, "the command is not taken");
+            sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// The answer to the last command, once it is there.
+    pub(crate) fn end(&self) -> Result<Vec<u8>> {
+        self.read(BUFFER, self.used()?.try_into()?)
     }
 
     /// Offers these descriptors as a chain, and says how much of its buffer was used.

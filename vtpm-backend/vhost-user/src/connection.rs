@@ -18,7 +18,7 @@ use crate::device::{Device, Tpm};
 use crate::eventfd;
 use crate::memory::{Memory, SharedMemory};
 use crate::protocol::{MAX_QUEUE_SIZE, Protocol};
-use crate::queue::{self, Buffers};
+use crate::queue::{self, Buffers, OpenRequest, Served};
 
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,8 @@ pub(crate) struct Connection {
     memory: SharedMemory,
     ring: VringMutex,
     buffers: Buffers,
+    /// The request that the TPM is at.
+    open: Option<OpenRequest>,
     /// Whether something waits in the queue that nobody says.
     has_request: bool,
     is_broken: bool,
@@ -91,6 +93,7 @@ impl Connection {
             memory,
             ring,
             buffers: Buffers::default(),
+            open: None,
             has_request: false,
             is_broken: false,
             incomplete_since: None,
@@ -103,7 +106,11 @@ impl Connection {
 
     pub(crate) fn kick(&self) -> Option<Arc<OwnedFd>> {
         let kick = self.protocol().kick().cloned();
-        kick.filter(|_| !self.is_broken)
+        kick.filter(|_| !self.is_broken && self.open.is_none())
+    }
+
+    pub(crate) fn has_open_request(&self) -> bool {
+        self.open.is_some()
     }
 
     pub(crate) fn has_request(&self) -> bool {
@@ -112,7 +119,7 @@ impl Connection {
 
     pub(crate) fn is_offered_request(&self) -> bool {
         let memory = self.memory.memory();
-        !self.is_broken && queue::is_offered(&self.ring, &memory)
+        !self.is_broken && self.open.is_none() && queue::is_offered(&self.ring, &memory)
     }
 
     pub(crate) fn is_incomplete(&self) -> bool {
@@ -155,6 +162,9 @@ impl Connection {
         if was_reset {
             device.reset();
         }
+        if started || !is_running {
+            self.open = None;
+        }
         if started {
             self.is_broken = false;
             if let Err(error) = queue::begin(&self.ring, &self.memory.memory()) {
@@ -174,9 +184,25 @@ impl Connection {
         eventfd::clear(&kick);
         let memory = self.memory.memory();
         match queue::serve_next(&self.ring, &memory, &mut self.buffers, device, tpm) {
+            Ok(Served::Done { more }) => self.has_request = more,
+            Ok(Served::Open(open)) => {
+                self.open = Some(open);
+                self.has_request = false;
+            }
+            Err(error) => self.breaks(&error),
+        }
+    }
+
+    /// Answers the open request; false if there is none.
+    pub(crate) fn answer(&mut self, answer: &[u8]) -> bool {
+        let Some(open) = self.open.take() else {
+            return false;
+        };
+        match queue::answer(&self.ring, &self.memory.memory(), &open, answer) {
             Ok(more) => self.has_request = more,
             Err(error) => self.breaks(&error),
         }
+        true
     }
 
     fn breaks(&mut self, error: &queue::BrokenQueue) {

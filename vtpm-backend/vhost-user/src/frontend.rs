@@ -75,6 +75,12 @@ impl Frontend {
             .is_some_and(Connection::is_incomplete)
     }
 
+    /// Whether the driver waits for the answer to a request that the TPM is at. What the VMM says now
+    /// may end its queue or take its memory away: the request is to be answered before.
+    pub fn has_open_request(&self) -> bool {
+        (self.connection.as_ref()).is_some_and(Connection::has_open_request)
+    }
+
     /// Follows one message of the VMM. After an error its connection is closed: rings and the
     /// guest's memory are given back, and the TPM stays as it is.
     pub fn serve_connection(&mut self) -> Result<(), ConnectionError> {
@@ -86,6 +92,13 @@ impl Frontend {
             self.connection = None;
         }
         served
+    }
+
+    /// The response to the command that went on. False if nobody waits for it.
+    pub fn complete(&mut self, response: &[u8]) -> bool {
+        let connection = self.connection.as_mut();
+        connection.is_some_and(|connection| connection.answer(response))
+            || self.device.complete(response)
     }
 
     /// Serves one request of the queue, if there is one.

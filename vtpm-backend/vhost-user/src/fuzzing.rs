@@ -6,10 +6,10 @@ use vhost_user_backend::{VringMutex, VringT};
 use virtio_queue::QueueT;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
 
-use crate::device::{Device, Tpm};
+use crate::device::{Device, Execution, Tpm};
 use crate::memory::SharedMemory;
 use crate::protocol::MAX_QUEUE_SIZE;
-use crate::queue::{Buffers, begin, serve_next};
+use crate::queue::{Buffers, Served, answer, begin, serve_next};
 use crate::virtio_i2c::VirtioI2c;
 use crate::virtio_tpm::VirtioTpm;
 
@@ -23,17 +23,31 @@ const QUEUE_SIZE: u16 = 16;
 /// What a device serves of one guest at most.
 const LONGEST: usize = 64;
 
-/// A TPM that answers with twice as many bytes as the command's last one says.
+/// A TPM that answers with twice as many bytes as the command's last one says, and later if that is
+/// odd.
 #[derive(Default)]
 struct Echo {
     executed: usize,
+    /// The response of the command that goes on.
+    later: Option<Vec<u8>>,
 }
 
 impl Tpm for Echo {
-    fn execute(&mut self, command: &[u8], response: &mut Vec<u8>) {
+    fn execute(&mut self, command: &[u8], response: &mut Vec<u8>) -> Execution {
         self.executed += 1;
         let last = command.last().copied().unwrap_or_default();
-        response.resize(usize::from(last) * 2, last);
+        let answer = vec![last; usize::from(last) * 2];
+        self.later = None;
+        if last % 2 == 1 {
+            self.later = Some(answer);
+            return Execution::GoesOn;
+        }
+        response.extend_from_slice(&answer);
+        Execution::Done
+    }
+
+    fn give_up(&mut self) {
+        self.later = None;
     }
 }
 
@@ -86,7 +100,15 @@ fn serve(ring: &VringMutex, memory: &GuestMemoryMmap, device: &mut dyn Device) -
     let mut served = 0;
     while served < LONGEST {
         let before = taken(ring);
-        let more = serve_next(ring, memory, &mut buffers, device, &mut tpm);
+        let more = match serve_next(ring, memory, &mut buffers, device, &mut tpm) {
+            Ok(Served::Done { more }) => Ok(more),
+            Ok(Served::Open(open)) => {
+                let response = tpm.later.take();
+                assert!(response.is_some(), "the TPM is at it");
+                answer(ring, memory, &open, &response.unwrap_or_default())
+            }
+            Err(error) => Err(error),
+        };
         let after = taken(ring);
         let Ok(more) = more else {
             break;

@@ -30,7 +30,7 @@ mod virtio_i2c;
 mod virtio_tpm;
 
 pub use connection::ConnectionError;
-pub use device::{Device, Request, Tpm};
+pub use device::{Device, Execution, Request, Tpm};
 pub use frontend::{Frontend, Kick};
 pub use virtio_i2c::VirtioI2c;
 pub use virtio_tpm::VirtioTpm;

@@ -1,5 +1,6 @@
 //! The queue in the guest's memory: requests are taken from it one by one and in their order, each
-//! is answered before the next is looked at.
+//! is answered before the next is looked at. One that the TPM is long at stays open meanwhile, and
+//! others than its driver can be served.
 //!
 //! So the number of answers that the ring shows is the number of requests that were taken, at any
 //! time that a VMM can see it. After a reconnection that number counts, and not the VMM's: a VMM that
@@ -14,7 +15,7 @@ use virtio_queue::{DescriptorChain, Error as QueueError, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::device::{Device, Request, Tpm};
+use crate::device::{Device, Execution, Request, Tpm};
 
 /// Why the queue cannot go on. It is not looked at again until the VMM starts it anew.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +32,34 @@ pub(crate) enum BrokenQueue {
 pub(crate) struct Buffers {
     request: Zeroizing<Vec<u8>>,
     answer: Zeroizing<Vec<u8>>,
-    /// Where the answer goes.
-    room: Vec<(GuestAddress, u32)>,
+    room: Room,
+}
+
+/// Where an answer goes.
+#[derive(Debug, Default)]
+struct Room {
+    parts: Vec<(GuestAddress, u32)>,
+    /// How many bytes that are.
+    size: usize,
+}
+
+/// A request that was taken and is not answered yet.
+#[derive(Debug)]
+pub(crate) struct OpenRequest {
+    head: u16,
+    room: Room,
+}
+
+/// What became of the next request.
+#[derive(Debug)]
+pub(crate) enum Served {
+    /// It was answered, or there was none.
+    Done {
+        /// Another waits.
+        more: bool,
+    },
+    /// It stays open until it is answered with [`answer`].
+    Open(OpenRequest),
 }
 
 /// More than this is not kept: no driver asks for it twice.
@@ -67,21 +94,54 @@ pub(crate) fn is_offered(ring: &VringMutex, memory: &GuestMemoryMmap) -> bool {
     is_running && offered.is_ok_and(|offered| offered.0 != queue.next_avail())
 }
 
-/// Serves the next request, if there is one. True if another waits.
+/// Serves the next request, if there is one. An open one is to be answered before.
 pub(crate) fn serve_next(
     ring: &VringMutex,
     memory: &GuestMemoryMmap,
     buffers: &mut Buffers,
     device: &mut dyn Device,
     tpm: &mut dyn Tpm,
-) -> Result<bool, BrokenQueue> {
+) -> Result<Served, BrokenQueue> {
     let mut state = ring.get_mut();
     let chain = state.get_queue_mut().iter(memory)?.next();
     let Some(chain) = chain else {
-        return Ok(state.get_queue_mut().enable_notification(memory)?);
+        let more = state.get_queue_mut().enable_notification(memory)?;
+        return Ok(Served::Done { more });
     };
     let head = chain.head_index();
-    let used = buffers.serve(chain, memory, device, tpm);
+    drop(state);
+    let used = match buffers.serve(chain, memory, device, tpm) {
+        (Execution::Done, used) => used,
+        (Execution::GoesOn, _) => {
+            let room = std::mem::take(&mut buffers.room);
+            return Ok(Served::Open(OpenRequest { head, room }));
+        }
+    };
+    buffers.room.clear();
+    let more = give_back(ring, memory, head, used)?;
+    Ok(Served::Done { more })
+}
+
+/// Answers an open request. True if another waits.
+pub(crate) fn answer(
+    ring: &VringMutex,
+    memory: &GuestMemoryMmap,
+    open: &OpenRequest,
+    answer: &[u8],
+) -> Result<bool, BrokenQueue> {
+    let used = open.room.write(memory, answer);
+    give_back(ring, memory, open.head, used)
+}
+
+/// Gives a chain back to the driver with so many bytes of its buffer used. True if another request
+/// waits.
+fn give_back(
+    ring: &VringMutex,
+    memory: &GuestMemoryMmap,
+    head: u16,
+    used: u32,
+) -> Result<bool, BrokenQueue> {
+    let mut state = ring.get_mut();
     let queue = state.get_queue_mut();
     queue.add_used(memory, head, used)?;
     if queue.needs_notification(memory)? {
@@ -99,17 +159,20 @@ impl Buffers {
         memory: &'m GuestMemoryMmap,
         device: &mut dyn Device,
         tpm: &mut dyn Tpm,
-    ) -> u32 {
+    ) -> (Execution, u32) {
+        let mut execution = Execution::Done;
         let used = match self.read(chain, memory, device.longest_request()) {
-            Some((length, room)) => {
-                let bytes = self.request.as_slice();
+            Some(length) => {
                 let request = Request {
-                    bytes,
+                    bytes: self.request.as_slice(),
                     length,
-                    room,
+                    room: self.room.size,
                 };
-                device.serve(request, tpm, &mut self.answer);
-                self.write(memory, room)
+                execution = device.serve(request, tpm, &mut self.answer);
+                match execution {
+                    Execution::Done => self.room.write(memory, &self.answer),
+                    Execution::GoesOn => 0,
+                }
             }
             None => {
                 tracing::debug!("a request that cannot be read is not carried out");
@@ -118,36 +181,34 @@ impl Buffers {
         };
         self.request.zeroize();
         self.answer.zeroize();
-        self.room.clear();
-        self.room.shrink_to(KEPT_ROOM);
-        used
+        (execution, used)
     }
 
-    /// Reads a request whole before anything is written: how long it is, and how much room there is
-    /// for the answer. None if the chain ends early, or is not what the specification allows.
+    /// Reads a request whole, before anything is written: how long it is. None if the chain ends
+    /// early, or is not what the specification allows.
     fn read<M>(
         &mut self,
         chain: DescriptorChain<M>,
         memory: &GuestMemoryMmap,
         longest: usize,
-    ) -> Option<(usize, usize)>
+    ) -> Option<usize>
     where
         M: Deref<Target = GuestMemoryMmap>,
     {
-        let (mut length, mut room) = (0_usize, 0_usize);
+        let mut length = 0_usize;
         let mut goes_on = true;
         for descriptor in chain {
             goes_on = descriptor.has_next();
             let size = descriptor.len();
             let bytes = usize::try_from(size).ok()?;
             if descriptor.is_write_only() {
-                self.room.push((descriptor.addr(), size));
-                room = room.checked_add(bytes)?;
+                self.room.parts.push((descriptor.addr(), size));
+                self.room.size = self.room.size.checked_add(bytes)?;
                 continue;
             }
             // "The driver MUST place any device-writable descriptor elements after any
             // device-readable descriptor elements" (virtio 1.2, 2.7.4.2).
-            if room > 0 {
+            if self.room.size > 0 {
                 return None;
             }
             let wanted = bytes.min(longest.saturating_sub(self.request.len()));
@@ -158,21 +219,29 @@ impl Buffers {
             length = length.checked_add(bytes)?;
         }
         // The library ends a chain where it leads out of its table, or in a circle.
-        (!goes_on).then_some((length, room))
+        (!goes_on).then_some(length)
+    }
+}
+
+impl Room {
+    fn clear(&mut self) {
+        self.parts.clear();
+        self.parts.shrink_to(KEPT_ROOM);
+        self.size = 0;
     }
 
-    /// Writes the answer where there is room, all of it or none.
-    fn write(&self, memory: &GuestMemoryMmap, room: usize) -> u32 {
-        let mut rest = self.answer.as_slice();
-        if rest.len() > room {
+    /// Writes an answer, all of it or none, and says how many bytes were used for it.
+    fn write(&self, memory: &GuestMemoryMmap, answer: &[u8]) -> u32 {
+        let mut rest = answer;
+        if rest.len() > self.size {
             tracing::debug!(
                 length = rest.len(),
-                room,
+                room = self.size,
                 "an answer has no room in the driver's buffer"
             );
             return 0;
         }
-        for (address, size) in &self.room {
+        for (address, size) in &self.parts {
             let size = usize::try_from(*size).unwrap_or(usize::MAX);
             let (part, more) = rest.split_at(size.min(rest.len()));
             if memory.write_slice(part, *address).is_err() {
@@ -181,6 +250,6 @@ impl Buffers {
             }
             rest = more;
         }
-        u32::try_from(self.answer.len()).unwrap_or(0)
+        u32::try_from(answer.len()).unwrap_or(0)
     }
 }

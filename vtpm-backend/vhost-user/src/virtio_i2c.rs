@@ -3,7 +3,7 @@
 
 use tpm_wire::MAX_SIZE;
 
-use crate::device::{Device, Request, Tpm};
+use crate::device::{Device, Execution, Request, Tpm};
 use crate::tis_i2c::{ADDRESS, Nack, TisI2c};
 
 /// A bus with a TPM on it.
@@ -47,17 +47,22 @@ impl Device for VirtioI2c {
 
     /// Behind what is read comes one byte that says whether it was acknowledged. Where that has no
     /// place, nothing happens.
-    fn serve(&mut self, request: Request<'_>, tpm: &mut dyn Tpm, answer: &mut Vec<u8>) {
+    fn serve(
+        &mut self,
+        request: Request<'_>,
+        tpm: &mut dyn Tpm,
+        answer: &mut Vec<u8>,
+    ) -> Execution {
         let Some(length) = request.room.checked_sub(1).filter(|l| *l <= LONGEST_READ) else {
             tracing::debug!(
                 room = request.room,
                 "a request without a place for its status"
             );
-            return;
+            return Execution::Done;
         };
         let Some((header, data)) = Header::split(request.bytes) else {
             tracing::debug!(length = request.length, "a request without a header");
-            return;
+            return Execution::Done;
         };
         let served = match self.next_fails || request.length != request.bytes.len() {
             true => Err(Nack),
@@ -66,6 +71,11 @@ impl Device for VirtioI2c {
         self.next_fails = served.is_err() && header.flags & FAIL_NEXT != 0;
         answer.resize(length, 0);
         answer.push(if served.is_ok() { OK } else { ERROR });
+        Execution::Done
+    }
+
+    fn complete(&mut self, response: &[u8]) -> bool {
+        self.tpm.complete(response)
     }
 
     /// The bus is new; so is the TPM's interface, and the TPM knows nothing of it.

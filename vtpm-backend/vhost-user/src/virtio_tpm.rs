@@ -3,7 +3,7 @@
 
 use tpm_wire::MAX_SIZE;
 
-use crate::device::{Device, Request, Tpm};
+use crate::device::{Device, Execution, Request, Tpm};
 
 /// The device with this number; the protocol does not carry it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,11 +16,16 @@ impl Device for VirtioTpm {
 
     /// What is no command, because nothing was written or too much, has no answer. (crosvm's device
     /// answers so, too.)
-    fn serve(&mut self, request: Request<'_>, tpm: &mut dyn Tpm, answer: &mut Vec<u8>) {
+    fn serve(
+        &mut self,
+        request: Request<'_>,
+        tpm: &mut dyn Tpm,
+        answer: &mut Vec<u8>,
+    ) -> Execution {
         if request.length == 0 || request.length > MAX_SIZE {
             tracing::debug!(length = request.length, "a request that is no TPM command");
-            return;
+            return Execution::Done;
         }
-        tpm.execute(request.bytes, answer);
+        tpm.execute(request.bytes, answer)
     }
 }

@@ -1,11 +1,12 @@
 //! What a guest's driver sends to the TPM behind virtio-i2c.
 
-use vhost_user_tpm::{Device, Request, Tpm, VirtioI2c};
+use vhost_user_tpm::{Device, Execution, Request, Tpm, VirtioI2c};
 
 use super::Target;
 
 /// Requests, one after the other: how much room the answer has, how long the request is, both in one
-/// byte, and the request. Whatever they were, a driver that begins anew has its command carried out.
+/// byte, and the request. A command whose last byte is odd goes on until there is room for an odd number
+/// of bytes. Whatever they were, a driver that begins anew has its command carried out.
 pub(super) const VIRTIO_I2C: Target = Target {
     name: "virtio-i2c",
     run,
@@ -44,10 +45,11 @@ const LONGEST: usize = 4096;
 struct Last {
     command: Vec<u8>,
     count: u32,
+    goes_on: bool,
 }
 
 impl Tpm for Last {
-    fn execute(&mut self, command: &[u8], response: &mut Vec<u8>) {
+    fn execute(&mut self, command: &[u8], response: &mut Vec<u8>) -> Execution {
         assert!(
             command.len() <= LONGEST,
             "a command of {} bytes",
@@ -55,7 +57,17 @@ impl Tpm for Last {
         );
         self.command = command.to_vec();
         self.count += 1;
+        self.goes_on = command.last().is_some_and(|last| last % 2 == 1);
+        if self.goes_on {
+            return Execution::GoesOn;
+        }
         response.extend(RESPONSE);
+        Execution::Done
+    }
+
+    fn give_up(&mut self) {
+        assert!(self.goes_on, "nothing goes on");
+        self.goes_on = false;
     }
 }
 
@@ -65,6 +77,10 @@ fn run(bytes: &[u8]) {
     while let [room, length, following @ ..] = rest {
         let length = usize::from(*length).min(following.len());
         let (request, more) = following.split_at(length);
+        if room % 2 == 1 {
+            let waited = bus.complete(&RESPONSE);
+            assert_eq!(waited, std::mem::take(&mut tpm.goes_on));
+        }
         serve(&mut bus, &mut tpm, request, (*room).into());
         rest = more;
     }

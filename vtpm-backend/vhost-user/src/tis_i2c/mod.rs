@@ -70,7 +70,7 @@ impl TisI2c {
                 Ok(())
             }
             (Register::Access, Some(value)) => {
-                self.write_access(*value);
+                self.write_access(*value, tpm);
                 Ok(())
             }
             (Register::Status | Register::Fifo, Some(_)) if !self.is_active => Ok(()),
@@ -119,12 +119,12 @@ impl TisI2c {
     }
 
     /// Writes with more than one bit have no meaning, here and in the status.
-    fn write_access(&mut self, value: u8) {
+    fn write_access(&mut self, value: u8, tpm: &mut dyn Tpm) {
         match value {
             ACCESS_REQUEST => self.is_active = true,
             ACCESS_ACTIVE => {
                 self.is_active = false;
-                self.transfer.forget();
+                self.transfer.forget(tpm);
             }
             _ => {}
         }
@@ -144,10 +144,17 @@ impl TisI2c {
         u32::from(status) | u32::from(progress.burst) << 8
     }
 
-    /// There is nothing that `commandCancel` could cancel: a command is over before the next write.
+    /// A read of the response to a command that went on is possible from now on. False if nobody
+    /// waits for it.
+    pub(crate) fn complete(&mut self, response: &[u8]) -> bool {
+        self.transfer.complete(response)
+    }
+
+    /// `commandCancel` stands above these bits, and is not needed: `commandReady` gives a command up
+    /// as well, and drivers write that.
     fn write_status(&mut self, value: u8, tpm: &mut dyn Tpm) {
         match value {
-            COMMAND_READY => self.transfer.prepare(),
+            COMMAND_READY => self.transfer.prepare(tpm),
             GO => self.transfer.go(tpm),
             RESPONSE_RETRY => self.transfer.rewind(),
             _ => {}

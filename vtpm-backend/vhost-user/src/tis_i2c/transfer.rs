@@ -5,9 +5,9 @@ use crc::{CRC_16_KERMIT, Crc};
 use tpm_wire::{MAX_SIZE, length_in_stream};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::device::Tpm;
+use crate::device::{Execution, Tpm};
 
-/// Execution is not among them: whoever starts a command has the response once that is over.
+/// As the driver sees them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
     /// No command is taken.
@@ -17,6 +17,8 @@ enum Phase {
     Ready,
     /// Some of a command is there, or all of it.
     Reception,
+    /// The TPM is at the command.
+    Execution,
     /// A response is there.
     Completion,
 }
@@ -55,7 +57,7 @@ impl Transfer {
             Phase::Idle => (false, false, false, 0),
             Phase::Ready => (true, false, false, free),
             Phase::Reception if self.expects_more() => (false, false, true, free),
-            Phase::Reception => (false, false, false, 0),
+            Phase::Reception | Phase::Execution => (false, false, false, 0),
             Phase::Completion => (false, unread > 0, false, unread),
         };
         Progress {
@@ -66,14 +68,22 @@ impl Transfer {
         }
     }
 
-    /// `commandReady`: forgets command or response, and waits for a command.
-    pub(super) fn prepare(&mut self) {
-        self.forget();
+    /// `commandReady`: forgets command or response, and waits for a command. What the TPM is at is
+    /// given up (6.5.2.4: "aborts the command").
+    pub(super) fn prepare(&mut self, tpm: &mut dyn Tpm) {
+        self.forget(tpm);
         self.phase = Phase::Ready;
     }
 
     /// Forgets command or response, and waits for nothing.
-    pub(super) fn forget(&mut self) {
+    pub(super) fn forget(&mut self, tpm: &mut dyn Tpm) {
+        if self.phase == Phase::Execution {
+            tpm.give_up();
+        }
+        self.clear();
+    }
+
+    fn clear(&mut self) {
         self.bytes.zeroize();
         self.read = 0;
         self.phase = Phase::Idle;
@@ -119,17 +129,32 @@ impl Transfer {
             return;
         }
         let mut response = Zeroizing::new(Vec::with_capacity(MAX_SIZE));
-        tpm.execute(&self.bytes, &mut response);
-        self.forget();
+        let execution = tpm.execute(&self.bytes, &mut response);
+        self.clear();
         self.bytes = response;
+        self.phase = match execution {
+            Execution::Done => Phase::Completion,
+            Execution::GoesOn => Phase::Execution,
+        };
+    }
+
+    /// The response to a command that went on. False if that was given up.
+    pub(super) fn complete(&mut self, response: &[u8]) -> bool {
+        if self.phase != Phase::Execution {
+            return false;
+        }
+        self.bytes.extend_from_slice(response);
         self.phase = Phase::Completion;
+        true
     }
 
     /// Of what was written of the command, or read of the response.
     pub(super) fn checksum(&self) -> u16 {
         let moved = match self.phase {
             Phase::Completion => self.bytes.get(..self.read),
-            Phase::Idle | Phase::Ready | Phase::Reception => Some(self.bytes.as_slice()),
+            Phase::Idle | Phase::Ready | Phase::Reception | Phase::Execution => {
+                Some(self.bytes.as_slice())
+            }
         };
         CHECKSUM.checksum(moved.unwrap_or_default())
     }

@@ -1,6 +1,6 @@
 //! What a guest's two drivers do: that of the bus, and that of the TPM on it.
 
-use vhost_user_tpm::{Device, Request, Tpm, VirtioI2c};
+use vhost_user_tpm::{Device, Execution, Request, Tpm, VirtioI2c};
 
 pub(crate) const READ: u32 = 2;
 pub(crate) const FAIL_NEXT: u32 = 1;
@@ -27,6 +27,10 @@ pub(crate) const GET_RANDOM: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x7b, 0,
 pub(crate) struct Recorder {
     pub(crate) commands: Vec<Vec<u8>>,
     pub(crate) response: Vec<u8>,
+    /// Whether it answers later.
+    pub(crate) is_slow: bool,
+    /// How many commands were given up.
+    pub(crate) given_up: usize,
 }
 
 impl Default for Recorder {
@@ -36,14 +40,24 @@ impl Default for Recorder {
         Self {
             commands: Vec::new(),
             response: [&header[..], &body].concat(),
+            is_slow: false,
+            given_up: 0,
         }
     }
 }
 
 impl Tpm for Recorder {
-    fn execute(&mut self, command: &[u8], response: &mut Vec<u8>) {
+    fn execute(&mut self, command: &[u8], response: &mut Vec<u8>) -> Execution {
         self.commands.push(command.to_vec());
+        if self.is_slow {
+            return Execution::GoesOn;
+        }
         response.extend_from_slice(&self.response);
+        Execution::Done
+    }
+
+    fn give_up(&mut self) {
+        self.given_up += 1;
     }
 }
 
@@ -87,7 +101,8 @@ impl Driver {
             length,
             room,
         };
-        self.bus.serve(request, &mut self.tpm, &mut answer);
+        let served = self.bus.serve(request, &mut self.tpm, &mut answer);
+        assert_eq!(served, Execution::Done, "the bus goes on");
         assert!(answer.is_empty() || answer.len() == room, "all is answered");
         answer
     }

@@ -1,5 +1,7 @@
 //! The registers of the TPM on the bus.
 
+use vhost_user_tpm::Device;
+
 use crate::i2c_driver::{
     ACCESS, ALWAYS, AVAILABLE, CHECKSUM, CHECKSUM_ENABLE, COMMAND_READY, Driver, EXPECT, FIFO,
     GET_RANDOM, GO, RETRY, STATUS, checksum,
@@ -244,4 +246,56 @@ impl Driver {
         self.write(&[STATUS, COMMAND_READY]);
         assert_eq!(self.status(), ALWAYS | COMMAND_READY);
     }
+}
+
+#[test]
+fn a_command_that_takes_long_keeps_neither_the_bus_nor_its_driver_waiting() {
+    let mut driver = Driver::ready();
+    driver.tpm.is_slow = true;
+    driver.send(&GET_RANDOM);
+    driver.write(&[STATUS, GO]);
+    assert_eq!(driver.status(), ALWAYS, "no response, and nothing is taken");
+    assert_eq!(driver.burst(), 0);
+    assert_eq!(driver.read(FIFO, 4), [0xff; 4]);
+    driver.write(&[FIFO, 1, 2, 3]);
+    driver.write(&[STATUS, GO]);
+    assert_eq!(driver.tpm.commands, [GET_RANDOM]);
+    let response = driver.tpm.response.clone();
+    assert!(driver.bus.complete(&response));
+    assert_eq!(driver.receive(), response);
+    assert!(!driver.bus.complete(&response), "there is only one");
+}
+
+#[test]
+fn a_command_that_the_driver_gives_up_has_no_response() {
+    for give_up in [
+        [STATUS, COMMAND_READY],
+        // activeLocality: gives the locality up.
+        [ACCESS, 0x20],
+    ] {
+        let mut driver = Driver::ready();
+        driver.tpm.is_slow = true;
+        driver.send(&GET_RANDOM);
+        driver.write(&[STATUS, GO]);
+        driver.write(&give_up);
+        assert_eq!(driver.tpm.given_up, 1);
+        let response = driver.tpm.response.clone();
+        assert!(!driver.bus.complete(&response));
+        driver.write(&[ACCESS, 0x02]);
+        driver.tpm.is_slow = false;
+        driver.send(&GET_RANDOM);
+        driver.write(&[STATUS, GO]);
+        assert_eq!(driver.receive(), response, "the next one has its own");
+        assert_eq!(driver.tpm.given_up, 1);
+    }
+}
+
+#[test]
+fn a_driver_that_resets_the_bus_gets_no_response_from_before() {
+    let mut driver = Driver::ready();
+    driver.tpm.is_slow = true;
+    driver.send(&GET_RANDOM);
+    driver.write(&[STATUS, GO]);
+    driver.bus.reset();
+    assert!(!driver.bus.complete(&GET_RANDOM));
 }
