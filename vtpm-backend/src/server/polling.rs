@@ -3,11 +3,13 @@
 //! On an idle machine most of a command's time is two wake-ups, of the backend and of the VMM
 //! behind it. A guest that sends one command after the other (firmware that measures, a driver that
 //! polls) is spared the first of them, as long as that works: what looks in vain looks less and less
-//! often, and where somebody else wants the processor it is not taken from them.
+//! often. Where somebody else wants the processor, it looks for no longer than it takes to sleep and
+//! to be woken: a command that comes within that time costs the processor less than one that is
+//! slept for.
 
 use std::time::{Duration, Instant};
 
-/// When to look, and when to sleep at once.
+/// When to look, for how long, and when to sleep at once.
 #[derive(Debug)]
 pub(super) struct Polling {
     /// A command was answered, and nothing was waited for since.
@@ -16,10 +18,10 @@ pub(super) struct Polling {
     pause: u32,
     /// How many that will be after the next time that was in vain.
     next_pause: u32,
-    /// The machine is busy: until when nothing is looked for.
-    off_until: Option<Instant>,
+    /// The machine is busy: until when nothing is looked for longer than [`BRIEF_WINDOW`].
+    brief_until: Option<Instant>,
     /// For how long that will be the next time.
-    next_off: Duration,
+    next_brief: Duration,
     /// Commands that were found since that was last shortened.
     found: u32,
     /// When all peers were last looked at.
@@ -28,16 +30,21 @@ pub(super) struct Polling {
 
 /// Longer than a VMM on an idle machine needs for its wake-up and the next command (40 to 100 µs).
 const WINDOW: Duration = Duration::from_micros(150);
+/// On a busy machine, whose processors do not have to be woken themselves: about as long as the
+/// system calls, the two switches to other programs and the signal between two processors by which
+/// a backend sleeps and is woken (10 to 25 µs), and longer than a VMM needs there.
+const BRIEF_WINDOW: Duration = Duration::from_micros(30);
 /// What takes that long between two looks is not this process: somebody else had the processor, for
 /// as long as the kernel lets a program run at least.
 const INTERRUPTED: Duration = Duration::from_micros(500);
-/// For how long the processor is left to others then: twice as long each time, up to a limit, and
+/// For how long the machine is taken for busy then: twice as long each time, up to a limit, and
 /// half as long after so many commands that were found.
-const FIRST_OFF: Duration = Duration::from_millis(10);
-const LONGEST_OFF: Duration = Duration::from_secs(1);
+const FIRST_BRIEF: Duration = Duration::from_millis(10);
+const LONGEST_BRIEF: Duration = Duration::from_secs(1);
 const FORGIVEN_AFTER: u32 = 1000;
-/// So many commands pass after a window in vain, twice as many after the next, up to a limit: a
-/// guest with a command now and then costs one window for so many.
+/// So many commands pass after a window in vain, twice as many after the next, up to a limit, and
+/// half as many after each that was waited for and came: a guest with a command now and then costs
+/// one window for so many.
 const FIRST_PAUSE: u32 = 4;
 const LONGEST_PAUSE: u32 = 1024;
 /// Other peers wait no longer than this for a guest that sends one command after the other.
@@ -50,8 +57,8 @@ impl Polling {
             answered: false,
             pause: 0,
             next_pause: FIRST_PAUSE,
-            off_until: None,
-            next_off: FIRST_OFF,
+            brief_until: None,
+            next_brief: FIRST_BRIEF,
             found: 0,
             looked_around: Instant::now(),
         }
@@ -82,39 +89,55 @@ impl Polling {
             self.pause -= 1;
             return false;
         }
-        let begin = clock();
-        if self.off_until.is_some_and(|until| begin < until) {
-            return false;
+        // What is there already was not waited for, and does not tell whether that is worth it.
+        if arrived() {
+            self.note_found();
+            return true;
         }
-        self.off_until = None;
+        let begin = clock();
+        let window = self.window(begin);
         let mut last = begin;
         loop {
+            std::hint::spin_loop();
             if arrived() {
+                self.next_pause = (self.next_pause / 2).max(FIRST_PAUSE);
                 self.note_found();
                 return true;
             }
             let now = clock();
             if now - last > INTERRUPTED {
-                self.off_until = Some(now + self.next_off);
-                self.next_off = (2 * self.next_off).min(LONGEST_OFF);
-                return false;
+                self.note_interrupted(now);
+                return arrived();
             }
-            if now - begin > WINDOW {
+            if now - begin > window {
                 self.pause = self.next_pause;
                 self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
                 return false;
             }
             last = now;
-            std::hint::spin_loop();
         }
     }
 
+    fn window(&mut self, now: Instant) -> Duration {
+        match self.brief_until {
+            Some(until) if now < until => BRIEF_WINDOW,
+            _ => {
+                self.brief_until = None;
+                WINDOW
+            }
+        }
+    }
+
+    fn note_interrupted(&mut self, now: Instant) {
+        self.brief_until = Some(now + self.next_brief);
+        self.next_brief = (2 * self.next_brief).min(LONGEST_BRIEF);
+    }
+
     fn note_found(&mut self) {
-        self.next_pause = FIRST_PAUSE;
         self.found += 1;
         if self.found == FORGIVEN_AFTER {
             self.found = 0;
-            self.next_off = (self.next_off / 2).max(FIRST_OFF);
+            self.next_brief = (self.next_brief / 2).max(FIRST_BRIEF);
         }
     }
 
@@ -187,21 +210,60 @@ mod tests {
         assert_eq!(found.count(), 96, "after {FIRST_PAUSE} without");
     }
 
+    /// A command that is there when it is looked for a second time.
+    fn soon() -> impl FnMut() -> bool {
+        let mut looks = 0;
+        move || {
+            looks += 1;
+            looks > 1
+        }
+    }
+
     #[test]
-    fn the_processor_is_left_to_others_who_want_it_the_longer_the_more_often() {
+    fn one_command_in_time_does_not_outweigh_many_that_were_looked_for_in_vain() {
         let (mut clock, mut polling) = (Clock::new(), Polling::new());
-        for off in [FIRST_OFF, 2 * FIRST_OFF, 4 * FIRST_OFF] {
+        clock.looked_for_in_vain(&mut polling, 1000);
+        polling.pause = 0;
+        let before = polling.next_pause;
+        assert!(clock.wait(&mut polling, || true), "it was there already");
+        assert_eq!(polling.next_pause, before);
+        assert!(clock.wait(&mut polling, soon()));
+        assert_eq!(polling.next_pause, before / 2);
+        for _ in 0..10 {
+            assert!(clock.wait(&mut polling, soon()));
+        }
+        assert_eq!(
+            polling.next_pause, FIRST_PAUSE,
+            "a guest that goes on is trusted"
+        );
+    }
+
+    #[test]
+    fn where_others_want_the_processor_a_command_is_looked_for_only_briefly() {
+        let (mut clock, mut polling) = (Clock::new(), Polling::new());
+        let longest = |clock: &mut Clock, polling: &mut Polling| {
+            polling.pause = 0;
+            let begin = clock.now;
+            assert!(!clock.wait(polling, || false));
+            clock.now - begin
+        };
+        for busy in [FIRST_BRIEF, 2 * FIRST_BRIEF, 4 * FIRST_BRIEF] {
             clock.step = 2 * INTERRUPTED;
-            assert!(!clock.wait(&mut polling, || false));
+            polling.pause = 0;
+            assert!(!clock.wait(&mut polling, || false), "in vain");
             clock.step = UNDISTURBED;
-            clock.now += off / 2;
-            assert!(!clock.wait(&mut polling, || true), "not for {off:?}");
-            clock.now += off / 2;
-            assert!(clock.wait(&mut polling, || true), "then again");
+            clock.now += busy / 2;
+            assert!(
+                longest(&mut clock, &mut polling) < 2 * BRIEF_WINDOW,
+                "for {busy:?}"
+            );
+            clock.now += busy / 2;
+            assert!(longest(&mut clock, &mut polling) > WINDOW, "then again");
         }
+        polling.pause = 0;
         for _ in 0..3 * FORGIVEN_AFTER {
-            assert!(clock.wait(&mut polling, || true));
+            assert!(clock.wait(&mut polling, soon()));
         }
-        assert_eq!(polling.next_off, FIRST_OFF, "all is forgiven");
+        assert_eq!(polling.next_brief, FIRST_BRIEF, "all is forgiven");
     }
 }

@@ -148,11 +148,9 @@ impl<E: Engine> Server<E> {
             sources => sources,
         };
         let is_incomplete = !held && device.is_some_and(DeviceSocket::is_incomplete);
-        let mut polled: Vec<PollFd<'_>> = sources
-            .iter()
-            .flatten()
-            .map(|source| PollFd::new(*source, PollFlags::POLLIN))
-            .collect();
+        let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(SOURCES);
+        let all = sources.iter().flatten();
+        polled.extend(all.map(|source| PollFd::new(*source, PollFlags::POLLIN)));
         let manager = self.keeper.manager();
         let waiting = manager.is_some_and(ManagerLink::has_waiting);
         // A command that has arrived makes its socket readable no more.
