@@ -174,6 +174,12 @@ impl HostLeaf {
         }
     }
 
+    /// Reads a leaf, in the one form that it has. Nothing about it is verified.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let leaf: Self = minicbor::decode(bytes).ok()?;
+        (leaf.encode() == bytes && leaf.eks.len() <= MAX_EKS).then_some(leaf)
+    }
+
     /// The hash under which the leaf stands in the tree (RFC 9162 §2.1.1).
     pub fn hash(&self) -> Digest32 {
         merkle::leaf_hash(&self.encode())

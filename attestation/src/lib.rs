@@ -25,6 +25,7 @@ pub mod launch;
 pub mod merkle;
 pub mod nonce;
 pub mod policy;
+pub mod policy_without_log;
 pub mod qualifying;
 pub mod quote;
 pub mod reference;
@@ -38,7 +39,7 @@ pub use appraisal::appraise;
 pub use binding::{Binding, Purpose};
 pub use certification::TlsKeyStatement;
 pub use event_log::EventLog;
-pub use evidence::{Evidence, HostLayer, VmLayer};
+pub use evidence::{BootRecord, Evidence, HostLayer, VmLayer};
 pub use host_leaf::{Anchoring, CutOff, Durability, HostLeaf, StateLoss, TpmTransport};
 pub use launch::LaunchMeasurement;
 pub use nonce::Nonce;
@@ -47,8 +48,11 @@ pub use qualifying::{
     RequestDigest, device_qualifying_data, host_qualifying_data, request_digest,
     vm_qualifying_data, vm_request_leaf,
 };
-pub use reference::{BOOT_PCRS, ReferenceError, ReferenceValues, accounted_bank, reference_values};
+pub use reference::{
+    BOOT_PCRS, ReferenceError, ReferenceValues, accounted_bank, reference_values,
+    reference_values_of_pcrs,
+};
 pub use refusal::{Layer, Refusal};
 pub use result::{AttestationResult, Verdict};
 pub use toml_error::TomlError;
-pub use verification::{TpmReport, VerifiedEvidence};
+pub use verification::{TpmReport, VerifiedBoot, VerifiedEvidence};

@@ -40,6 +40,9 @@
 //! pcr = 4
 //! type = "EV_EFI_BOOT_SERVICES_APPLICATION"
 //! digests = ["sha256:<64 hexadecimal digits>"]
+//!
+//! [vm.without_log]                 # without it, evidence without a boot log is contraindicated
+//! demand = ["pinned-pcrs"]         # and/or "pinned-launch"
 //! ```
 
 use std::collections::BTreeMap;
@@ -55,6 +58,7 @@ use cert_chain::{
 use serde::Deserialize;
 
 use crate::launch::LaunchPolicy;
+use crate::policy_without_log::{WithoutLog, WithoutLogError};
 use crate::reference::ReferenceValues;
 use crate::toml_error::TomlError;
 use crate::verdict::Verdict;
@@ -68,7 +72,7 @@ pub struct Policy {
     connection: ConnectionPolicy,
     launch: Option<LaunchPolicy>,
     host: ReferenceValues,
-    vm: ReferenceValues,
+    vm: VmPolicy,
     digest: Digest32,
 }
 
@@ -252,6 +256,9 @@ pub enum PolicyError {
         /// The bank.
         bank: HashAlgorithm,
     },
+    /// What takes the place of a boot log would be met by any boot.
+    #[error(transparent)]
+    WithoutLog(#[from] WithoutLogError),
     /// Not the TOML that a policy is.
     #[error("this is no policy: {0}")]
     Toml(#[from] TomlError),
@@ -277,7 +284,15 @@ struct Document {
     revocation: Option<RevocationPolicy>,
     launch: Option<LaunchPolicy>,
     host: LayerPolicy,
-    vm: LayerPolicy,
+    vm: VmPolicy,
+}
+
+/// What a VM may have booted, and what takes the place of its boot log. At least one of both is there.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VmPolicy {
+    reference: Option<ReferenceValues>,
+    without_log: Option<WithoutLog>,
 }
 
 #[derive(Deserialize)]
@@ -370,7 +385,7 @@ impl Policy {
             return Err(PolicyError::PowerLossElsewhere { host: host.clone() });
         }
         check_reference("host", &document.host.reference)?;
-        check_reference("vm", &document.vm.reference)?;
+        document.vm.check(document.launch.as_ref())?;
         let demand = RevocationPolicy::demand(document.revocation)?;
         let path = document.trust.roots;
         let anchors = TrustAnchors::from_pem(&read_roots(&path)?)
@@ -385,7 +400,7 @@ impl Policy {
             connection: document.connection,
             launch: document.launch,
             host: document.host.reference,
-            vm: document.vm.reference,
+            vm: document.vm,
             digest,
         })
     }
@@ -420,15 +435,33 @@ impl Policy {
         &self.host
     }
 
-    /// What the VM may have booted.
-    pub fn vm_reference(&self) -> &ReferenceValues {
-        &self.vm
+    /// What the VM may have booted; nothing where the policy is about VMs without a boot log alone.
+    pub fn vm_reference(&self) -> Option<&ReferenceValues> {
+        self.vm.reference.as_ref()
+    }
+
+    /// What takes the place of a VM's boot log; without it, nothing does.
+    pub fn vm_without_log(&self) -> Option<&WithoutLog> {
+        self.vm.without_log.as_ref()
     }
 
     /// By which a result names the policy: SHA-256 value over that of its text and the
     /// [digest](TrustAnchors::digest) of its roots, which stand in another file.
     pub fn digest(&self) -> &Digest32 {
         &self.digest
+    }
+}
+
+impl VmPolicy {
+    fn check(&self, launch: Option<&LaunchPolicy>) -> Result<(), PolicyError> {
+        if let Some(reference) = &self.reference {
+            check_reference("vm", reference)?;
+        }
+        match &self.without_log {
+            Some(section) => Ok(section.check(self.reference.as_ref(), launch)?),
+            None if self.reference.is_none() => Err(PolicyError::NoReferenceValues { layer: "vm" }),
+            None => Ok(()),
+        }
     }
 }
 

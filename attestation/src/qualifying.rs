@@ -9,6 +9,7 @@ use cert_chain::{Digest32, TpmName};
 use minicbor::{Decode, Encode, Encoder};
 
 use crate::binding::Binding;
+use crate::evidence::BootRecord;
 use crate::merkle;
 use crate::nonce::Nonce;
 
@@ -45,17 +46,17 @@ pub fn vm_request_leaf(
     }))
 }
 
-/// Qualifying data of the vIK's quote: the tree of all requests that it answers, and the event log
-/// that goes with it. The log is covered as a whole, because most of what it says is not what a PCR
-/// measured.
-pub fn vm_qualifying_data(root: &Digest32, tree_size: u64, event_log: &Digest32) -> Digest32 {
+/// Qualifying data of the vIK's quote: the tree of all requests that it answers, and the boot record
+/// that goes with it. A log is covered as a whole, because most of what it says is not what a PCR
+/// measured; and so is that there is none.
+pub fn vm_qualifying_data(root: &Digest32, tree_size: u64, boot: &BootRecord) -> Digest32 {
     digest(|encoder| {
         encoder
             .array(4)?
             .str(VM_QUOTE)?
             .encode(root)?
             .u64(tree_size)?
-            .encode(event_log)?
+            .encode(boot.log_digest())?
             .ok()
     })
 }
@@ -161,11 +162,14 @@ mod tests {
 
     #[test]
     fn qualifying_data_depend_on_every_input() {
-        let (root, log) = (Digest32::of(b"root"), Digest32::of(b"log"));
+        let (root, other) = (Digest32::of(b"root"), Digest32::of(b"other"));
+        let log = BootRecord::of_log(b"log".to_vec());
         let base = vm_qualifying_data(&root, 2, &log);
-        assert_ne!(base, vm_qualifying_data(&log, 2, &log));
+        assert_ne!(base, vm_qualifying_data(&other, 2, &log));
         assert_ne!(base, vm_qualifying_data(&root, 3, &log));
-        assert_ne!(base, vm_qualifying_data(&root, 2, &root));
+        let another = BootRecord::of_log(b"another".to_vec());
+        assert_ne!(base, vm_qualifying_data(&root, 2, &another));
+        assert_ne!(base, vm_qualifying_data(&root, 2, &BootRecord::PcrsAlone));
     }
 
     #[test]

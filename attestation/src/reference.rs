@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use cert_chain::pcr::{BANKS, is_unextended};
-use cert_chain::{HashAlgorithm, HashValue, NamedHash, PcrSelection};
+use cert_chain::{HashAlgorithm, HashValue, NamedHash, PcrSelection, PcrValues};
 use printable::is_printable;
 use serde::{Deserialize, Deserializer};
 
@@ -76,6 +76,12 @@ pub enum ReferenceError {
         /// Those that the log tells of.
         found: Vec<HashAlgorithm>,
     },
+    /// PCRs of a bank that nothing was measured into.
+    #[error(
+        "PCRs 0 to 7 ({0}) are as after a reset: no boot was measured into that bank, and anybody could \
+         extend it to any value"
+    )]
+    Unextended(HashAlgorithm),
     /// The log leaves open what a PCR holds.
     #[error("the log leaves a PCR open, which can have no reference value")]
     Gap(#[source] MissingDigest),
@@ -130,6 +136,17 @@ pub fn reference_values(
         pcrs: values,
         ignored_pcrs: BTreeSet::new(),
         events,
+    })
+}
+
+/// Takes the reference values from the PCRs of a boot that is known to be good, where no log is at hand.
+pub fn reference_values_of_pcrs(pcrs: &PcrValues) -> Result<ReferenceValues, ReferenceError> {
+    if pcrs.are_unextended() {
+        return Err(ReferenceError::Unextended(pcrs.bank()));
+    }
+    Ok(ReferenceValues {
+        pcrs: pcrs.iter().map(|(pcr, value)| (pcr, vec![value])).collect(),
+        ..ReferenceValues::default()
     })
 }
 

@@ -8,8 +8,8 @@ use rustls_pki_types::UnixTime;
 
 use crate::binding::{Binding, Purpose};
 use crate::event_log::EventLog;
-use crate::evidence::{Evidence, HostLayer, VmLayer};
-use crate::host_leaf::{HostLeaf, MAX_EKS};
+use crate::evidence::{BootRecord, Evidence, HostLayer, VmLayer};
+use crate::host_leaf::HostLeaf;
 use crate::merkle;
 use crate::nonce::Nonce;
 use crate::qualifying::{host_qualifying_data, request_digest, vm_qualifying_data};
@@ -43,16 +43,26 @@ pub struct VerifiedEvidence<L = VerifiedLayer> {
     host: L,
 }
 
-/// What one TPM reported, with the log that accounts for it.
+/// What one TPM reported, with what accounts for it.
 #[derive(Clone, Debug)]
 pub struct VerifiedLayer {
-    log: EventLog,
+    boot: VerifiedBoot,
     report: TpmReport,
 }
 
-/// What one TPM reported, and a log accounted for.
+/// What accounts for quoted PCRs.
+#[derive(Clone, Debug)]
+pub enum VerifiedBoot {
+    /// Nothing: the values stand for themselves.
+    PcrsAlone,
+    /// An event log that leads to all of them.
+    Log(EventLog),
+}
+
+/// What one TPM reported.
 #[derive(Clone, Debug)]
 pub struct TpmReport {
+    has_log: bool,
     pcrs: PcrValues,
     clock: ClockInfo,
     firmware_version: u64,
@@ -87,13 +97,13 @@ impl Evidence {
             vm: account_for(
                 Layer::Vm,
                 &vm_quote,
-                &self.vm.event_log,
+                self.vm.boot.log(),
                 &self.vm.pcr_values,
             )?,
             host: account_for(
                 Layer::Host,
                 &host_quote,
-                &self.host.event_log,
+                Some(&self.host.event_log),
                 &self.host.pcr_values,
             )?,
             chain,
@@ -152,9 +162,9 @@ impl<L> VerifiedEvidence<L> {
 }
 
 impl VerifiedLayer {
-    /// The event log, which accounts for all quoted PCRs.
-    pub fn log(&self) -> &EventLog {
-        &self.log
+    /// What accounts for all quoted PCRs.
+    pub fn boot(&self) -> &VerifiedBoot {
+        &self.boot
     }
 
     /// The bank of the quoted PCRs. Of the log, only its digests are verified.
@@ -176,6 +186,14 @@ impl TpmReport {
     /// The bank of the quoted PCRs.
     pub fn bank(&self) -> HashAlgorithm {
         self.pcrs.bank()
+    }
+
+    /// What accounted for the quoted PCRs, as results name it.
+    pub fn boot_record(&self) -> &'static str {
+        match self.has_log {
+            true => "log",
+            false => "pcrs-alone",
+        }
     }
 
     /// The quoted PCRs.
@@ -229,9 +247,11 @@ fn verify_vik(vm: &VmLayer, chain: &VerifiedVikChain) -> Result<AttestationKey, 
 
 fn verify_vm_quote(vm: &VmLayer, vik: &AttestationKey) -> Result<VerifiedQuote, Refusal> {
     let quote = verify_quote(Layer::Vm, &vm.attest, &vm.signature, vik)?;
-    check_log_digest(Layer::Vm, &vm.event_log, &vm.event_log_digest)?;
+    if let BootRecord::Log { digest, log } = &vm.boot {
+        check_log_digest(Layer::Vm, log, digest)?;
+    }
     let root = vm.request_root().map_err(Refusal::RequestPath)?;
-    let expected = vm_qualifying_data(&root, vm.tree_size, &vm.event_log_digest);
+    let expected = vm_qualifying_data(&root, vm.tree_size, &vm.boot);
     check_qualifying_data(Layer::Vm, &quote, &expected)?;
     Ok(quote)
 }
@@ -292,10 +312,7 @@ fn verify_leaf(
     if root != host.root {
         return Err(Refusal::Inclusion);
     }
-    let leaf: HostLeaf = minicbor::decode(&host.leaf).map_err(|_| Refusal::LeafMalformed)?;
-    if leaf.encode() != **host.leaf || leaf.eks.len() > MAX_EKS {
-        return Err(Refusal::LeafMalformed);
-    }
+    let leaf = HostLeaf::decode(&host.leaf).ok_or(Refusal::LeafMalformed)?;
     if leaf.request != request_digest(&vm.attest, &vm.signature) {
         return Err(Refusal::Request);
     }
@@ -357,18 +374,35 @@ pub(crate) fn check_qualifying_data<L: Copy>(
     }
 }
 
-/// Replays the log and compares the outcome with what the TPM quoted. The quote has a digest of the
-/// PCRs alone, so their values come beside it: they say which PCR it is that differs.
+/// Compares what the TPM quoted with the log, where there is one. The quote has a digest of the PCRs
+/// alone, so their values come beside it: they say which PCR it is that differs.
 pub(crate) fn account_for<L: Copy>(
     layer: L,
     quote: &VerifiedQuote,
-    log: &[u8],
+    log: Option<&[u8]>,
     values: &[u8],
 ) -> Result<VerifiedLayer, Refusal<L>> {
-    let bank = quote.bank();
-    let pcrs = PcrValues::from_bytes(bank, quote.selection(), values)
+    let pcrs = PcrValues::from_bytes(quote.bank(), quote.selection(), values)
         .filter(|pcrs| pcrs.digest() == *quote.pcr_digest())
         .ok_or(Refusal::PcrValues(layer))?;
+    let boot = match log {
+        None => VerifiedBoot::PcrsAlone,
+        Some(log) => VerifiedBoot::Log(replayed(layer, &pcrs, log)?),
+    };
+    Ok(VerifiedLayer {
+        boot,
+        report: TpmReport {
+            has_log: log.is_some(),
+            pcrs,
+            clock: quote.clock(),
+            firmware_version: quote.firmware_version(),
+        },
+    })
+}
+
+/// A log that leads to these PCRs.
+fn replayed<L: Copy>(layer: L, pcrs: &PcrValues, log: &[u8]) -> Result<EventLog, Refusal<L>> {
+    let bank = pcrs.bank();
     let log =
         EventLog::parse(log).map_err(|source| Refusal::EventLogMalformed { layer, source })?;
     let replayed = log
@@ -377,19 +411,12 @@ pub(crate) fn account_for<L: Copy>(
     let unaccounted = replayed
         .unaccounted(pcrs.iter())
         .map_err(|source| Refusal::EventLogGap { layer, source })?;
-    if !unaccounted.is_empty() {
-        return Err(Refusal::EventLogReplay {
-            layer,
-            bank,
-            pcrs: unaccounted,
-        });
+    if unaccounted.is_empty() {
+        return Ok(log);
     }
-    Ok(VerifiedLayer {
-        log,
-        report: TpmReport {
-            pcrs,
-            clock: quote.clock(),
-            firmware_version: quote.firmware_version(),
-        },
+    Err(Refusal::EventLogReplay {
+        layer,
+        bank,
+        pcrs: unaccounted,
     })
 }

@@ -40,6 +40,15 @@ pub struct I2cGuest {
 impl I2cGuest {
     /// Builds the image with the two drivers that Debian leaves out, or finds it built.
     pub fn build() -> Result<Self> {
+        Self::with("i2c", Path::new("none"))
+    }
+
+    /// The same with `vrot-service`.
+    pub fn with_service() -> Result<Self> {
+        Self::with("i2c-service", &program("vrot-service")?)
+    }
+
+    fn with(name: &str, service: &Path) -> Result<Self> {
         let folder = programs::target_folder()?.join("images");
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let _lock = exclusive(&folder)?;
@@ -50,11 +59,13 @@ impl I2cGuest {
             .arg("linux-image-amd64")
             .run()?;
         Tool::new(recipe.join("i2c.sh")).arg(&kernel).run()?;
-        let initramfs = folder.join("i2c.cpio.gz");
+        let initramfs = folder.join(format!("{name}.cpio.gz"));
         Tool::new(recipe.join("build.sh"))
             .arg("--kernel")
             .arg(&kernel)
-            .args(["--service", "none", "--tools", "--output"])
+            .arg("--service")
+            .arg(service)
+            .args(["--tools", "--output"])
             .arg(&initramfs)
             .run()?;
         Ok(Self {

@@ -7,14 +7,15 @@
 //! accounted for; where its value is pinned as well, they only name the difference.
 //!
 //! Whoever makes a quote chooses its PCRs. So a PCR that a boot chain uses counts as contradicted
-//! where it was not quoted: leaving it out is no way around what would be found in it.
+//! where it was not quoted: leaving it out is no way around what would be found in it. It chooses, too,
+//! whether a log goes with the quote; `without_log.rs` says when one may be missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use cert_chain::{HashAlgorithm, HashValue};
 
 use super::listing::{list, shortened};
-use crate::event_log::{Event, EventType};
+use crate::event_log::{Event, EventLog, EventType};
 use crate::reference::{EventReference, ReferenceValues};
 use crate::result::{Claim, LayerResult};
 use crate::verification::VerifiedLayer;
@@ -27,9 +28,10 @@ type Kind = (u8, EventType);
 ///
 /// Events and references are sorted once, so the time is that of sorting both, not their product:
 /// the events come from whoever is appraised, and there may be tens of thousands of each.
-pub(crate) fn check_boot(
+pub(crate) fn check_log(
     result: &mut LayerResult,
     layer: &VerifiedLayer,
+    log: &EventLog,
     reference: &ReferenceValues,
 ) {
     result.approve(Claim::Executables);
@@ -38,7 +40,7 @@ pub(crate) fn check_boot(
     }
     let bank = layer.bank();
     let mut measured: BTreeMap<u8, Vec<&Event>> = BTreeMap::new();
-    for event in layer.log().events() {
+    for event in log.events() {
         if let Some(pcr) = event.extended_pcr() {
             measured.entry(pcr).or_default().push(event);
         }
@@ -61,6 +63,31 @@ pub(crate) fn check_boot(
     for pcr in reference.demanded_pcrs() {
         if layer.pcrs().get(pcr).is_none() {
             not_quoted(result, pcr, bank);
+        }
+    }
+}
+
+/// Compares the layer's PCRs where there is no log: each has to have a value that is listed, or to be
+/// ignored.
+pub(crate) fn check_pcrs(
+    result: &mut LayerResult,
+    layer: &VerifiedLayer,
+    reference: &ReferenceValues,
+) {
+    result.approve(Claim::Executables);
+    if !is_comparable(result, layer, reference) {
+        return;
+    }
+    for (pcr, found) in layer.pcrs().iter() {
+        match reference.pcrs.get(&pcr) {
+            Some(accepted) => check_value(result, accepted, pcr, found),
+            None if reference.ignores(pcr) => {}
+            None => without_reference(result, pcr, found.algorithm()),
+        }
+    }
+    for pcr in reference.demanded_pcrs() {
+        if layer.pcrs().get(pcr).is_none() {
+            not_quoted(result, pcr, layer.bank());
         }
     }
 }
@@ -115,18 +142,7 @@ fn check_pcr(
 ) {
     let bank = found.algorithm();
     if let Some(accepted) = reference.pcrs.get(&pcr) {
-        if !accepted.contains(&found) {
-            result.contradict(
-                Claim::Executables,
-                "pcr-unexpected",
-                format!(
-                    "{}: found {found}, accepted {}",
-                    described(pcr, bank),
-                    list(of_bank(bank, accepted))
-                ),
-            );
-        }
-        return;
+        return check_value(result, accepted, pcr, found);
     }
     if reference.ignores(pcr) {
         return;
@@ -149,15 +165,34 @@ fn check_pcr(
                     .map_or_else(|| "none".to_owned(), ToString::to_string),
             ),
         ),
-        Some(_) => result.warn(
-            Claim::Executables,
-            "pcr-without-reference",
-            format!(
-                "{} has no reference value: add one, or list the PCR in ignored_pcrs",
-                described(pcr, bank)
-            ),
-        ),
+        Some(_) => without_reference(result, pcr, bank),
     }
+}
+
+fn check_value(result: &mut LayerResult, accepted: &[HashValue], pcr: u8, found: HashValue) {
+    let bank = found.algorithm();
+    if !accepted.contains(&found) {
+        result.contradict(
+            Claim::Executables,
+            "pcr-unexpected",
+            format!(
+                "{}: found {found}, accepted {}",
+                described(pcr, bank),
+                list(of_bank(bank, accepted))
+            ),
+        );
+    }
+}
+
+fn without_reference(result: &mut LayerResult, pcr: u8, bank: HashAlgorithm) {
+    result.warn(
+        Claim::Executables,
+        "pcr-without-reference",
+        format!(
+            "{} has no reference value: add one, or list the PCR in ignored_pcrs",
+            described(pcr, bank)
+        ),
+    );
 }
 
 /// All events of one kind, among those of its PCR, against all references to them.

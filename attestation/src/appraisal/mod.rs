@@ -4,6 +4,7 @@ mod anchoring;
 pub(crate) mod boot;
 mod launch;
 pub(crate) mod listing;
+pub(crate) mod without_log;
 
 use crate::host_leaf::Durability;
 use crate::policy::{Expectation, Policy};
@@ -12,9 +13,9 @@ use crate::result::{AttestationResult, Claim, LayerResult};
 use crate::verification::VerifiedEvidence;
 
 use anchoring::check_anchoring;
-use boot::check_boot;
 use launch::{check_launch, check_transport};
 use listing::list;
+use without_log::{check_boot, check_vm_boot};
 
 /// Compares verified evidence with a policy: first the host, then the VM, whose verdict is
 /// never better than its host's.
@@ -47,8 +48,7 @@ pub fn appraise(evidence: VerifiedEvidence, policy: &Policy) -> AttestationResul
     check_transport(&mut vm, leaf.transport, expect.firmware_not_measured);
     check_anchoring(&mut vm, evidence.chain().host(), leaf, expect);
     if meant {
-        let reference = policy.vm_reference();
-        check_boot(&mut vm, evidence.layer(Layer::Vm), reference);
+        check_vm_boot(&mut vm, evidence.layer(Layer::Vm), policy);
     }
     vm.limit_to(&host);
 

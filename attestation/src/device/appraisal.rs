@@ -6,8 +6,8 @@ use rustls_pki_types::UnixTime;
 use super::policy::DevicePolicy;
 use super::result::{DeviceIdentity, DeviceResult};
 use super::verification::VerifiedDevice;
-use crate::appraisal::boot::check_boot;
 use crate::appraisal::listing::list;
+use crate::appraisal::without_log::check_boot;
 use crate::nonce::Nonce;
 use crate::result::{Claim, LayerResult};
 

@@ -63,7 +63,7 @@ impl DeviceEvidence {
             nonce: nonce.clone(),
             anchors: *anchors.digest(),
             verified_at: at,
-            layer: account_for(Device, &quote, &quoted.event_log, &quoted.pcr_values)?,
+            layer: account_for(Device, &quote, Some(&quoted.event_log), &quoted.pcr_values)?,
             certificate,
         })
     }

@@ -3,6 +3,7 @@
 //! Decoding is bounded and strict: what would be encoded differently is refused, so that one
 //! piece of evidence has one form.
 
+mod boot_record;
 mod carried;
 mod log_position;
 mod shared;
@@ -20,6 +21,7 @@ use crate::merkle::{MAX_PATH, PathError, root_from_path};
 use crate::nonce::Nonce;
 use crate::qualifying::vm_request_leaf;
 
+pub use boot_record::BootRecord;
 pub use carried::{CarriedCrls, MAX_CARRIED};
 pub use log_position::LogPosition;
 pub use shared::SharedHostLayer;
@@ -61,33 +63,30 @@ pub struct VmLayer {
     /// `TPMT_PUBLIC` of the vIK.
     #[n(5)]
     pub vik_public: ByteVec,
-    /// SHA-256 value of the event log.
+    /// What accounts for the quoted PCRs.
     #[n(6)]
-    pub event_log_digest: Digest32,
-    /// The guest's event log.
-    #[n(7)]
-    pub event_log: ByteVec,
+    pub boot: BootRecord,
     /// Certificates of the vIK and of the host IK, in this order, in DER.
-    #[n(8)]
+    #[n(7)]
     pub chain: Vec<ByteVec>,
     /// The values of the quoted PCRs in rising order: what the quote's digest is of.
-    #[n(9)]
+    #[n(8)]
     pub pcr_values: ByteVec,
     /// Keeps this request's leaf from being guessed at.
-    #[n(10)]
+    #[n(9)]
     pub salt: Digest32,
     /// Number of requests that the quote answers.
-    #[n(11)]
+    #[n(10)]
     pub tree_size: u64,
     /// Number of this one, from zero.
-    #[n(12)]
+    #[n(11)]
     pub index: u64,
     /// Siblings on the way from this request's leaf to the root of their tree, nearest first.
-    #[n(13)]
+    #[n(12)]
     pub path: Vec<Digest32>,
     /// The key with which the VM's service authenticates itself in TLS: evidence for a connection
     /// has one.
-    #[n(14)]
+    #[n(13)]
     pub tls_key: Option<TlsKeyStatement>,
 }
 
@@ -175,7 +174,7 @@ pub const MAX_EVIDENCE: usize = 2 * MAX_LOG + MAX_CRL + 128 * 1024;
 /// What one host layer can have: a log of the largest size, and the rest. It passes through the
 /// vRoT in parts.
 pub const MAX_HOST_LAYER: usize = MAX_LOG + 64 * 1024;
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// A quote has at most a few hundred bytes; so have keys and signatures.
 pub(crate) const MAX_STRUCTURE: usize = 2048;
 pub(crate) const MAX_CERTIFICATE: usize = 4096;
@@ -264,7 +263,7 @@ impl VmLayer {
         within("the VM's quote", self.attest.len(), MAX_STRUCTURE)?;
         within("the VM's signature", self.signature.len(), MAX_STRUCTURE)?;
         within("the vIK", self.vik_public.len(), MAX_STRUCTURE)?;
-        within("the VM's event log", self.event_log.len(), MAX_LOG)?;
+        self.boot.check_length()?;
         within("the VM's PCRs", self.pcr_values.len(), MAX_PCR_VALUES)?;
         count("the VM's path", self.path.len(), MAX_PATH, "siblings")?;
         if let Some(key) = &self.tls_key {

@@ -550,7 +550,7 @@ fn reference_values_survive_being_written_and_two_good_boots_may_differ() {
         .policy_text(&vm)
         .replace(&first.to_toml("vm"), &both.to_toml("vm"));
     let policy = host.read_policy(&text).unwrap();
-    assert_eq!(policy.vm_reference(), &both);
+    assert_eq!(policy.vm_reference(), Some(&both));
     for log in [vm.log.clone(), other] {
         vm.log = log;
         let result = host.appraise(&vm, &policy);

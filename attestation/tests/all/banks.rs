@@ -194,7 +194,7 @@ fn a_policy_may_have_values_of_several_banks_for_the_same_boot() {
         .policy_text(&vm)
         .replace(&of(Sha256).to_toml("vm"), &both.to_toml("vm"));
     let policy = host.read_policy(&text).unwrap();
-    assert_eq!(policy.vm_reference(), &both);
+    assert_eq!(policy.vm_reference(), Some(&both));
     for bank in [Sha256, Sha384] {
         vm.bank = bank;
         let result = host.appraise(&vm, &policy);

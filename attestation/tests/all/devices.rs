@@ -8,7 +8,8 @@ use attestation::fixture::{Host, NOW, event_log, nonce, now};
 use attestation::policy::PolicyError;
 use attestation::refusal::Device;
 use attestation::{
-    Binding, Nonce, Refusal, Verdict, host_qualifying_data, vm_qualifying_data, vm_request_leaf,
+    Binding, BootRecord, Nonce, Refusal, Verdict, host_qualifying_data, vm_qualifying_data,
+    vm_request_leaf,
 };
 use cert_chain::{Digest32, TrustAnchors, VerifiedClientCertificate};
 use rcgen::{
@@ -167,7 +168,7 @@ fn a_quote_for_another_purpose_is_none_of_a_device() {
     let leaf = vm_request_leaf(&log, &nonce(), &connection(), None);
     for qualifying in [
         host_qualifying_data(&leaf, 1, &device.public.name(), &log),
-        vm_qualifying_data(&leaf, 1, &log),
+        vm_qualifying_data(&leaf, 1, &BootRecord::of_log(device.log.clone())),
     ] {
         let evidence = device.evidence_over(&nonce(), connection(), &qualifying);
         assert!(matches!(

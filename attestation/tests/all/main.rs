@@ -18,3 +18,4 @@ mod refusals;
 mod refused_identities;
 mod results;
 mod revocation;
+mod without_log;

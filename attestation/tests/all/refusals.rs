@@ -7,7 +7,7 @@ use attestation::fixture::{
 use attestation::merkle::{Tree, leaf_hash};
 use attestation::qualifying::{host_qualifying_data, vm_qualifying_data};
 use attestation::{
-    BOOT_PCRS, Binding, EventLog, Evidence, HostLeaf, Layer, Nonce, Purpose, Refusal,
+    BOOT_PCRS, Binding, BootRecord, EventLog, Evidence, HostLeaf, Layer, Nonce, Purpose, Refusal,
     TlsKeyStatement, VerifiedEvidence,
 };
 use cert_chain::{
@@ -77,7 +77,6 @@ fn pcrs_that_the_log_does_not_account_for_are_refused() {
     let mut evidence = host.evidence(&vm, &nonce(), Binding::None);
     // The vIK quotes other PCRs than the log leads to, with correct qualifying data.
     let other = attestation::fixture::pcrs(&event_log(&[(4, 0x8000_0003, b"rootkit")]), &BOOT_PCRS);
-    let digest = Digest32::of(&vm.log);
     let honest = attestation::fixture::pcrs(&vm.log, &BOOT_PCRS);
     let differing: Vec<u8> = (honest.iter().zip(other.iter()))
         .filter(|(honest, other)| honest != other)
@@ -89,7 +88,7 @@ fn pcrs_that_the_log_does_not_account_for_are_refused() {
         &vm_qualifying_data(
             &evidence.vm.request_root().unwrap(),
             evidence.vm.tree_size,
-            &digest,
+            &evidence.vm.boot,
         ),
     );
     evidence.vm.signature = sign(&vm.key, &attest);
@@ -165,9 +164,12 @@ fn an_altered_log_is_refused_in_both_layers() {
     let altered = event_log(&[(0, 0x8000_0008, b"other firmware")]);
 
     let mut evidence = honest.clone();
-    evidence.vm.event_log = altered.clone().into();
+    evidence.vm.boot = BootRecord::Log {
+        digest: Digest32::of(&vm.log),
+        log: altered.clone().into(),
+    };
     assert_eq!(code_of(&host, &evidence), "event-log-altered");
-    evidence.vm.event_log_digest = Digest32::of(&altered);
+    evidence.vm.boot = BootRecord::of_log(altered.clone());
     assert_eq!(code_of(&host, &evidence), "qualifying-data");
 
     let mut evidence = honest;
@@ -300,8 +302,16 @@ fn no_changed_byte_goes_unseen() {
         binding: connection(),
         key: Digest32::of(&spki(&signing_area(&vm.tls_key, TLS))),
     };
-    for purpose in [Purpose::Challenge, connection] {
-        let evidence = host.evidence(&vm, &nonce(), purpose.binding().clone());
+    let without_log = Vm {
+        has_log: false,
+        ..host.vm()
+    };
+    for (vm, purpose) in [
+        (&vm, Purpose::Challenge),
+        (&vm, connection),
+        (&without_log, Purpose::Challenge),
+    ] {
+        let evidence = host.evidence(vm, &nonce(), purpose.binding().clone());
         let evidence = evidence.to_cbor();
         for position in 0..evidence.len() {
             for flip in [0x01, 0x80, 0xff] {

@@ -245,7 +245,7 @@ fn tpm2_checkquote_accepts_both_quotes_and_no_other_qualifier() -> Result<()> {
     let vm_qualifier = vm_qualifying_data(
         &evidence.vm.request_root()?,
         evidence.vm.tree_size,
-        &Digest32::of(&evidence.vm.event_log),
+        &evidence.vm.boot,
     );
     let host_qualifier = host_qualifying_data(
         &evidence.host.root,

@@ -1,5 +1,6 @@
 //! A guest whose TPM is behind virtio-i2c: QEMU as it is, and Linux' own drivers.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use test_support::run_folder::RunFolder;
 use test_support::tool::Tool;
 use uuid::Uuid;
 use vrot_tests::accelerator::Accelerator;
+use vrot_tests::device;
 use vrot_tests::guest::{Guest, GuestSpec, READY, TpmDevice};
 use vrot_tests::guest_image::I2cGuest;
 use vrot_tests::guest_shell::GuestShell;
@@ -146,20 +148,21 @@ fn a_guest_finds_its_tpm_behind_virtio_i2c_and_only_the_host_resets_it() -> Resu
 }
 
 #[test]
-fn a_managed_vrot_behind_virtio_i2c_has_its_certificates_and_is_reset_by_its_manager() -> Result<()>
+fn a_managed_vrot_behind_virtio_i2c_is_known_by_its_launch_and_reset_by_its_manager() -> Result<()>
 {
     let scene = Scene::set("managed-virtio-i2c")?;
     let vm = Uuid::new_v4();
     let create = scene.host.create_command(vm, TENANT)?;
     create.args(["--transport", "virtio-i2c"]).run()?;
-    scene.host.start_vrot(vm)?;
-    let i2c = I2cGuest::build()?;
+    let i2c = I2cGuest::with_service()?;
     let spec = GuestSpec::new(&i2c.image)
         .seabios()
         .tpm(scene.host.qemu_arguments(vm, TpmDevice::Crb)?)
         .more(surroundings(&i2c))
         .with_shell();
+    scene.host.start_measured(vm, &spec)?;
     let mut guest = Guest::boot(&scene.run, "guest", &spec)?;
+    attested_without_a_boot_log(&scene, &mut guest, vm)?;
     let mut shell = guest.shell()?;
     shell.run("tpm2_nvread -T device:/dev/tpmrm0 -C o 0x01c10002")?;
     let fresh = pcr(&mut shell)?;
@@ -171,4 +174,44 @@ fn a_managed_vrot_behind_virtio_i2c_has_its_certificates_and_is_reset_by_its_man
     guest.reset()?;
     assert_eq!(pcr(&mut shell)?, fresh);
     guest.power_off()
+}
+
+/// The VM's service gives evidence without a boot log; a device affirms it by its measured launch, where
+/// its policy says so, and not otherwise.
+fn attested_without_a_boot_log(scene: &Scene, guest: &mut Guest, vm: Uuid) -> Result<()> {
+    let folder = scene.run.join("device");
+    let policy = scene.policy_for(guest, vm, &folder)?;
+    let service = guest.service()?;
+    let judged = |text: &str| -> Result<(i32, String)> {
+        fs::write(&policy, text)?;
+        let (status, result) = device::judge(device::challenge_command(service, &policy)?)?;
+        Ok((status, result.to_string()))
+    };
+    let text = fs::read_to_string(&policy)?;
+    let (status, result) = judged(&text)?;
+    ensure!(
+        status == 1 && result.contains("firmware-not-measured"),
+        "{result}"
+    );
+    ensure!(!result.contains("boot-log-absent"), "{result}");
+    let accepting = text.replace("[expect]", "[expect]\nfirmware_not_measured = \"accept\"");
+    let (status, result) = judged(&accepting)?;
+    ensure!(status == 0 && result.contains("pcrs-alone"), "{result}");
+    let digest = scene.host.launch(vm)?["digest"].to_string();
+    let other = accepting.replace(&digest, &format!("\"{ONES}\""));
+    let (status, result) = judged(&other)?;
+    ensure!(
+        status == 1 && result.contains("launch-unexpected"),
+        "{result}"
+    );
+    let (host, _) = accepting
+        .split_once("# Nothing was measured")
+        .unwrap_or_default();
+    let pinned = format!("{host}[vm.reference.pcrs]\n4 = [\"sha256:{ONES}\"]\n");
+    let (status, result) = judged(&pinned)?;
+    ensure!(
+        status == 1 && result.contains("boot-log-absent"),
+        "{result}"
+    );
+    Ok(())
 }

@@ -10,16 +10,10 @@ use anyhow::{Context, Result, bail};
 use attestation::event_log::{MAX_LOG, UserspaceLog};
 use attestation::evidence::MAX_EVIDENCE;
 use attestation::policy::MAX_ROOTS;
-use attestation::{
-    BOOT_PCRS, EventLog, Evidence, Layer, Nonce, Policy, Purpose, ReferenceValues,
-    VerifiedEvidence, accounted_bank, reference_values,
-};
+use attestation::{EventLog, Evidence, Nonce, Policy, Purpose};
 use bounded_file::{read_bounded, read_bounded_text};
-use cert_chain::pcr::BANKS;
-use cert_chain::{
-    HashAlgorithm, HostName, PcrSelection, RevocationLists, Tenant, TrustAnchors, VmId,
-};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use cert_chain::RevocationLists;
+use clap::{Parser, Subcommand};
 use printable::{Printable, printable_json};
 use program_output::console::print;
 use rustls_pki_types::UnixTime;
@@ -34,6 +28,7 @@ use crate::crl_options::CrlOptions;
 use crate::judgement::Judgement;
 use crate::outcome::Outcome;
 use crate::proxy::Proxy;
+use crate::reference::{Reference, print_reference};
 use crate::root_of_trust::Enrol;
 use crate::tree::{Colour, draw};
 use crate::{event_log, export};
@@ -139,49 +134,6 @@ enum Command {
     },
     /// Print reference values for a policy, from a boot that is known to be good.
     Reference(Reference),
-}
-
-#[derive(Debug, Args)]
-struct Reference {
-    /// A service in a VM that booted as it should, on a host that did.
-    #[arg(long, value_name = "HOST:PORT", requires = "roots")]
-    connect: Option<String>,
-    /// Roots that the service's evidence must lead to.
-    #[arg(long, value_name = "FILE")]
-    roots: Option<PathBuf>,
-    /// The VM that the service must be in. Without it, or the tenant, the values are those of
-    /// whichever VM answered; which one that is stands above them.
-    #[arg(long, value_name = "UUID", requires = "connect")]
-    vm: Option<VmId>,
-    /// The tenant that the VM must belong to.
-    #[arg(long, value_name = "NAME", requires = "connect")]
-    tenant: Option<Tenant>,
-    /// The host that the VM must run on.
-    #[arg(long, value_name = "NAME", requires = "connect")]
-    host: Option<HostName>,
-    /// An event log of such a boot, instead of a service.
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with = "connect",
-        requires = "layer"
-    )]
-    event_log: Option<PathBuf>,
-    /// Which layer of a policy the event log is for.
-    #[arg(long)]
-    layer: Option<LayerName>,
-    /// The PCR bank of the event log: sha256, sha384 or sha512. Without it the first of these that
-    /// the log accounts for. A service chooses its bank itself.
-    #[arg(long, value_name = "BANK", requires = "event_log")]
-    bank: Option<HashAlgorithm>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LayerName {
-    Host,
-    Vm,
-    /// Of a service's policy about devices.
-    Device,
 }
 
 /// Carries out a command.
@@ -303,101 +255,13 @@ fn explain(evidence: &Evidence, folder: &Path, json: bool) -> Result<Outcome> {
     Ok(Outcome::Good)
 }
 
-fn print_reference(reference: &Reference) -> Result<Outcome> {
-    let text = match reference {
-        Reference {
-            event_log: Some(file),
-            layer: Some(layer),
-            bank,
-            ..
-        } => {
-            let layer = match layer {
-                LayerName::Host => "host",
-                LayerName::Vm => "vm",
-                LayerName::Device => "device",
-            };
-            let log = load_log(file)?;
-            let boot = PcrSelection::new(BOOT_PCRS)?;
-            bank.map_or_else(|| accounted_bank(&log, &BANKS, boot), Ok)
-                .and_then(|bank| reference_values(&log, bank, BOOT_PCRS))
-                .with_context(|| format!("{} makes no reference", file.display()))?
-                .to_toml(layer)
-        }
-        Reference {
-            connect: Some(service),
-            roots: Some(roots),
-            ..
-        } => {
-            let anchors = TrustAnchors::from_pem(&read_roots(roots)?)
-                .with_context(|| format!("{} cannot be used", roots.display()))?;
-            let nonce = fresh_nonce()?;
-            let evidence = Evidence::from_cbor(&challenge(service, &nonce)?)?;
-            let verified = evidence
-                .verify(&nonce, &Purpose::Challenge, &anchors, UnixTime::now())
-                .with_context(|| format!("{service} gave no genuine evidence"))?;
-            reference.check_origin(service, &verified)?;
-            let of = |layer| -> Result<ReferenceValues> {
-                let verified = verified.layer(layer);
-                reference_values(verified.log(), verified.bank(), verified.pcrs().pcrs())
-                    .with_context(|| format!("the {layer}'s boot makes no reference"))
-            };
-            format!(
-                "{}{}\n{}",
-                origin(&verified),
-                of(Layer::Host)?.to_toml("host"),
-                of(Layer::Vm)?.to_toml("vm")
-            )
-        }
-        _ => bail!("give --connect with --roots, or --event-log with --layer"),
-    };
-    say(&text)?;
-    Ok(Outcome::Good)
-}
-
-impl Reference {
-    /// Any VM that the issuer vouches for can answer. Values of another one than was meant are not
-    /// printed.
-    fn check_origin(&self, service: &str, evidence: &VerifiedEvidence) -> Result<()> {
-        let (leaf, host) = (evidence.leaf(), evidence.chain().host());
-        let differs = [
-            self.vm
-                .filter(|vm| *vm != leaf.vm)
-                .map(|vm| format!("it is in VM {}, and {vm} was asked for", leaf.vm)),
-            self.tenant
-                .as_ref()
-                .filter(|tenant| **tenant != leaf.tenant)
-                .map(|tenant| format!("its tenant is {}, and {tenant} was asked for", leaf.tenant)),
-            self.host
-                .as_ref()
-                .filter(|asked| *asked != host)
-                .map(|asked| format!("its host is {host}, and {asked} was asked for")),
-        ];
-        match differs.into_iter().flatten().next() {
-            Some(difference) => bail!("{service} gave genuine evidence, but {difference}"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Whose boot the values are of, as comments in TOML.
-fn origin(evidence: &VerifiedEvidence) -> String {
-    let (leaf, chain) = (evidence.leaf(), evidence.chain());
-    format!(
-        "# Measured by VM {} of tenant {}\n# on host {}, which {} certified.\n\n",
-        leaf.vm,
-        leaf.tenant,
-        chain.host(),
-        Printable(chain.issuer())
-    )
-}
-
 fn load_evidence(path: &Path) -> Result<Evidence> {
     let bytes = read_bounded(path, MAX_EVIDENCE)
         .with_context(|| format!("{} cannot be read", path.display()))?;
     Evidence::from_cbor(&bytes).with_context(|| format!("{} cannot be used", path.display()))
 }
 
-fn load_log(path: &Path) -> Result<EventLog> {
+pub(crate) fn load_log(path: &Path) -> Result<EventLog> {
     let bytes = read_bounded(path, MAX_LOG)
         .with_context(|| format!("{} cannot be read", path.display()))?;
     EventLog::parse(&bytes).with_context(|| format!("{} is no event log", path.display()))
@@ -420,11 +284,11 @@ fn load_userspace_log(path: &Path) -> Result<UserspaceLog> {
         .with_context(|| format!("{} is no log of a running system", path.display()))
 }
 
-fn read_roots(path: &Path) -> Result<String> {
+pub(crate) fn read_roots(path: &Path) -> Result<String> {
     read_bounded_text(path, MAX_ROOTS).with_context(|| format!("{} cannot be read", path.display()))
 }
 
-fn say(text: &str) -> Result<()> {
+pub(crate) fn say(text: &str) -> Result<()> {
     print(text).context("the result cannot be written to standard output")
 }
 

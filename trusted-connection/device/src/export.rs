@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use attestation::merkle::PathError;
-use attestation::{Evidence, host_qualifying_data, vm_qualifying_data};
+use attestation::{BootRecord, Evidence, host_qualifying_data, vm_qualifying_data};
 use cert_chain::public_area::PublicAreaError;
 use cert_chain::{Digest32, PublicArea, pem};
 
@@ -51,7 +51,7 @@ pub enum ExportError {
 ///
 /// `chain.pem` holds the certificates, leaf first; `vik.pem` and `host-ik.pem` the public keys;
 /// `*-quote.attest` and `*-quote.sig` the marshalled `TPMS_ATTEST` and `TPMT_SIGNATURE`;
-/// `*-eventlog.bin` the event logs; `issuer-crl.pem` the revocation lists, if it carries any.
+/// `*-eventlog.bin` the event logs, that of the VM if the evidence has one; `issuer-crl.pem` the revocation lists, if it carries any.
 pub fn export(evidence: &Evidence, folder: &Path) -> Result<Vec<PathBuf>, ExportError> {
     let chain: String = evidence
         .vm
@@ -64,7 +64,6 @@ pub fn export(evidence: &Evidence, folder: &Path) -> Result<Vec<PathBuf>, Export
         ("vik.pem", public_key("vIK", &evidence.vm.vik_public)?),
         ("vm-quote.attest", evidence.vm.attest.to_vec()),
         ("vm-quote.sig", evidence.vm.signature.to_vec()),
-        ("vm-eventlog.bin", evidence.vm.event_log.to_vec()),
         (
             "host-ik.pem",
             public_key("host IK", &evidence.host.host_ik_public)?,
@@ -73,6 +72,9 @@ pub fn export(evidence: &Evidence, folder: &Path) -> Result<Vec<PathBuf>, Export
         ("host-quote.sig", evidence.host.signature.to_vec()),
         ("host-eventlog.bin", evidence.host.event_log.to_vec()),
     ];
+    if let Some(log) = evidence.vm.boot.log() {
+        files.push(("vm-eventlog.bin", log.to_vec()));
+    }
     let crls: String = evidence.crls.iter().map(pem::encode_crl).collect();
     if !crls.is_empty() {
         files.push(("issuer-crl.pem", crls.into_bytes()));
@@ -101,7 +103,7 @@ pub fn qualifying_data(evidence: &Evidence) -> Result<QualifyingData, ExportErro
         vm: vm_qualifying_data(
             &vm.request_root().map_err(ExportError::Path)?,
             vm.tree_size,
-            &Digest32::of(&vm.event_log),
+            &as_shown(&vm.boot),
         )
         .to_string(),
         host: host_qualifying_data(
@@ -121,4 +123,12 @@ fn public_key(which: &'static str, tpmt_public: &[u8]) -> Result<Vec<u8>, Export
 
 fn read_key(which: &'static str, tpmt_public: &[u8]) -> Result<PublicArea, ExportError> {
     PublicArea::parse(tpmt_public).map_err(|source| ExportError::Key { which, source })
+}
+
+/// The record with the digest that its log has, whatever it says.
+fn as_shown(boot: &BootRecord) -> BootRecord {
+    match boot.log() {
+        Some(log) => BootRecord::of_log(log.to_vec()),
+        None => BootRecord::PcrsAlone,
+    }
 }

@@ -11,6 +11,7 @@ pub mod export;
 pub mod judgement;
 pub mod outcome;
 pub mod proxy;
+mod reference;
 pub mod root_of_trust;
 pub mod tpm;
 pub mod tree;

@@ -129,7 +129,8 @@ pub struct TpmOptions {
     /// The VM's TPM (with a resource manager).
     #[arg(long, value_name = "DEVICE", default_value = DEVICE)]
     pub tpm: TpmAddress,
-    /// The event log of the VM's boot.
+    /// The event log of the VM's boot. Where it is missing, and the host says that no firmware measures
+    /// into the VM's TPM (virtio-tpm, virtio-i2c), evidence goes without one.
     #[arg(
         long,
         value_name = "FILE",

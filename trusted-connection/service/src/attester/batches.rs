@@ -270,8 +270,8 @@ mod tests {
     use attestation::fixture::{self, Host as FixtureHost, Vm, nonce, now};
     use attestation::merkle::leaf_hash;
     use attestation::{
-        Anchoring, Binding, CutOff, Durability, Evidence, HostLeaf, LaunchMeasurement, Nonce,
-        Purpose, RequestDigest, StateLoss, TpmTransport,
+        Anchoring, Binding, BootRecord, CutOff, Durability, Evidence, HostLeaf, LaunchMeasurement,
+        Nonce, Purpose, RequestDigest, StateLoss, TpmTransport,
     };
     use cert_chain::{Digest32, Generation, HashAlgorithm, PcrSelection, PublicArea, TrustAnchors};
 
@@ -286,12 +286,18 @@ mod tests {
         layers: AtomicUsize,
         open: AtomicUsize,
         declines: bool,
+        transport: TpmTransport,
     }
 
     impl Parties {
         fn new(declines: bool) -> Arc<Self> {
+            Self::attached_by(TpmTransport::Emulator, declines)
+        }
+
+        fn attached_by(transport: TpmTransport, declines: bool) -> Arc<Self> {
             let host = FixtureHost::new("host-1");
             Arc::new(Self {
+                transport,
                 vm: host.vm(),
                 host,
                 quotes: AtomicUsize::new(0),
@@ -372,7 +378,7 @@ mod tests {
                 anchoring: Anchoring::Strict,
                 cut_off: CutOff::Excluded,
                 state_loss: StateLoss::Excluded,
-                transport: TpmTransport::Emulator,
+                transport: self.transport,
             };
             Ok(self.host.layer(&[leaf], 0).to_cbor())
         }
@@ -468,6 +474,34 @@ mod tests {
         let quotes = parties.quotes.load(Ordering::SeqCst);
         assert!(quotes < 20, "{quotes} quotes for 150 challenges");
         assert_eq!(parties.layers.load(Ordering::SeqCst), quotes);
+    }
+
+    #[test]
+    fn a_missing_event_log_is_accepted_from_a_vm_whose_tpm_no_firmware_drives_and_from_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let answered = |transport, log: &str| {
+            let parties = Parties::attached_by(transport, false);
+            let log = folder.path().join(log);
+            let batches = Batches::start(Guest(parties.clone()), parties.clone(), log).unwrap();
+            let (sender, receiver) = mpsc::channel();
+            let reply = move |outcome| sender.send(outcome).unwrap();
+            batches.request(challenge(1), reply).unwrap();
+            receiver.recv().unwrap()
+        };
+        let evidence = answered(TpmTransport::VirtioI2c, "none").unwrap();
+        let evidence = Evidence::from_cbor(&evidence).unwrap();
+        assert_eq!(evidence.vm.boot, BootRecord::PcrsAlone);
+        let absent = answered(TpmTransport::Emulator, "none").unwrap_err();
+        assert!(
+            matches!(*absent, AttesterError::EventLogAbsent { .. }),
+            "{absent:?}"
+        );
+        // One that cannot be read is not missing.
+        let unreadable = answered(TpmTransport::VirtioI2c, ".").unwrap_err();
+        assert!(
+            matches!(*unreadable, AttesterError::EventLog { .. }),
+            "{unreadable:?}"
+        );
     }
 
     #[test]

@@ -107,6 +107,16 @@ pub enum AttesterError {
         #[source]
         source: io::Error,
     },
+    /// No event log, where firmware writes one.
+    #[error(
+        "there is no event log {}, and the host says that the VM's firmware measures into its TPM: is \
+         securityfs mounted?",
+        path.display()
+    )]
+    EventLogAbsent {
+        /// Where it would be.
+        path: PathBuf,
+    },
     /// The host did not answer, or not with a host layer.
     #[error("the host gave no evidence")]
     Host(#[from] HostEvidenceError),

@@ -1,5 +1,6 @@
 //! One quote of the vRoT for many challenges, and the evidence for each of them.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,8 +9,8 @@ use attestation::event_log::MAX_LOG;
 use attestation::evidence::{CarriedCrls, EvidenceError, HostLayer, VmLayer};
 use attestation::merkle::Tree;
 use attestation::{
-    Binding, EventLog, Evidence, Nonce, RequestDigest, TlsKeyStatement, accounted_bank,
-    request_digest, vm_qualifying_data, vm_request_leaf,
+    Binding, BootRecord, EventLog, Evidence, HostLeaf, Nonce, RequestDigest, TlsKeyStatement,
+    accounted_bank, request_digest, vm_qualifying_data, vm_request_leaf,
 };
 use bounded_file::read_bounded;
 use cert_chain::{Digest32, HashAlgorithm};
@@ -44,15 +45,16 @@ pub struct EvidenceFiles {
 pub struct Quoter<T> {
     tpm: T,
     files: EvidenceFiles,
-    log: Option<Arc<KnownLog>>,
+    boot: Option<Arc<KnownBoot>>,
     identity: Option<Arc<Identity>>,
 }
 
-/// The event log as it was read last.
+/// The event log as it was read last, or that there was none.
 #[derive(Debug)]
-struct KnownLog {
-    bytes: Vec<u8>,
-    digest: Digest32,
+struct KnownBoot {
+    record: BootRecord,
+    /// Where the log would be.
+    path: PathBuf,
     /// The bank that is quoted because of it.
     bank: HashAlgorithm,
 }
@@ -71,7 +73,7 @@ pub struct Quoted {
     /// What the host is asked for.
     pub request: RequestDigest,
     quote: SignedQuote,
-    log: Arc<KnownLog>,
+    boot: Arc<KnownBoot>,
     identity: Arc<Identity>,
     tree: Tree,
     requests: Vec<(EvidenceRequest, Digest32)>,
@@ -107,14 +109,14 @@ impl<T: VmTpm> Quoter<T> {
         Self {
             tpm,
             files,
-            log: None,
+            boot: None,
             identity: None,
         }
     }
 
     /// Quotes the vRoT's PCRs for all these requests.
     pub fn quote(&mut self, requests: Vec<EvidenceRequest>) -> Result<Quoted, AttesterError> {
-        let log = self.log()?;
+        let boot = self.boot()?;
         let identity = self.identity()?;
         let requests = requests
             .into_iter()
@@ -128,12 +130,12 @@ impl<T: VmTpm> Quoter<T> {
             })
             .collect();
         let tree = Tree::new(leaves).ok_or(AttesterError::NoRequest)?;
-        let qualifying_data = vm_qualifying_data(&tree.root(), tree.size(), &log.digest);
-        let quote = self.tpm.quote(log.bank, &qualifying_data)?;
+        let qualifying_data = vm_qualifying_data(&tree.root(), tree.size(), &boot.record);
+        let quote = self.tpm.quote(boot.bank, &qualifying_data)?;
         Ok(Quoted {
             request: request_digest(&quote.attest, &quote.signature),
             quote,
-            log,
+            boot,
             identity,
             tree,
             requests,
@@ -146,22 +148,29 @@ impl<T: VmTpm> Quoter<T> {
     }
 
     /// The log is read for each quote, since it may have grown; it is hashed and understood only if it
-    /// has.
-    fn log(&mut self) -> Result<Arc<KnownLog>, AttesterError> {
-        let path = &self.files.event_log;
-        let bytes = read_bounded(path, MAX_LOG).map_err(|source| AttesterError::EventLog {
-            path: path.clone(),
-            source,
-        })?;
-        if let Some(known) = self.log.as_ref().filter(|known| known.bytes == bytes) {
+    /// has. Where there is none, there is none to go with the quote: whether there has to be one, the
+    /// host's answer says.
+    fn boot(&mut self) -> Result<Arc<KnownBoot>, AttesterError> {
+        let path = self.files.event_log.clone();
+        let log = match read_bounded(&path, MAX_LOG) {
+            Ok(log) => Some(log),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(source) => return Err(AttesterError::EventLog { path, source }),
+        };
+        let known = self.boot.as_ref();
+        if let Some(known) = known.filter(|known| known.record.log() == log.as_deref()) {
             return Ok(Arc::clone(known));
         }
-        let known = Arc::new(KnownLog {
-            digest: Digest32::of(&bytes),
-            bank: bank_to_quote(&mut self.tpm, &bytes)?,
-            bytes,
-        });
-        Ok(Arc::clone(self.log.insert(known)))
+        let bank = bank_to_quote(&mut self.tpm, log.as_deref())?;
+        let record = match log {
+            Some(log) => BootRecord::of_log(log),
+            None => {
+                tracing::warn!(path = %path.display(), "there is no event log: evidence goes without");
+                BootRecord::PcrsAlone
+            }
+        };
+        let known = Arc::new(KnownBoot { record, path, bank });
+        Ok(Arc::clone(self.boot.insert(known)))
     }
 
     fn identity(&mut self) -> Result<Arc<Identity>, AttesterError> {
@@ -195,9 +204,10 @@ impl Quoted {
         host_layer: &[u8],
     ) -> Result<impl Iterator<Item = Evidence> + use<>, AttesterError> {
         let host = HostLayer::from_cbor(host_layer).map_err(AttesterError::HostLayer)?;
+        self.boot.check_beside(&host)?;
         let Self {
             quote,
-            log,
+            boot,
             identity,
             tree,
             requests,
@@ -212,8 +222,7 @@ impl Quoted {
                 attest: quote.attest.clone().into(),
                 signature: quote.signature.clone().into(),
                 vik_public: identity.vik_public.clone().into(),
-                event_log_digest: log.digest,
-                event_log: log.bytes.clone().into(),
+                boot: boot.record.clone(),
                 chain: identity.chain.iter().cloned().map(Into::into).collect(),
                 pcr_values: quote.pcrs.to_bytes().into(),
                 salt,
@@ -227,6 +236,23 @@ impl Quoted {
     }
 }
 
+impl KnownBoot {
+    /// A log is missing for a reason where no firmware measures into the TPM. Elsewhere something is
+    /// wrong in this VM, and evidence without its log would be refused or, by a policy that accepts it,
+    /// judged by less.
+    fn check_beside(&self, host: &HostLayer) -> Result<(), AttesterError> {
+        let measured = || {
+            let leaf = HostLeaf::decode(&host.leaf);
+            leaf.is_none_or(|leaf| leaf.transport.reaches_firmware())
+        };
+        if self.record == BootRecord::PcrsAlone && measured() {
+            let path = self.path.clone();
+            return Err(AttesterError::EventLogAbsent { path });
+        }
+        Ok(())
+    }
+}
+
 fn random_salt() -> Result<Digest32, AttesterError> {
     let mut salt = [0; 32];
     SystemRandom::new()
@@ -236,11 +262,11 @@ fn random_salt() -> Result<Digest32, AttesterError> {
 }
 
 /// The first bank that the log accounts for; where it accounts for none, the first at all. What the
-/// log lacks then, the verifier says.
-fn bank_to_quote(tpm: &mut impl VmTpm, log: &[u8]) -> Result<HashAlgorithm, AttesterError> {
+/// log lacks then, the verifier says. Without a log the first, too.
+fn bank_to_quote(tpm: &mut impl VmTpm, log: Option<&[u8]>) -> Result<HashAlgorithm, AttesterError> {
     let banks = tpm.banks()?;
     let first = banks.first().copied().ok_or(AttesterError::Bank)?;
-    let Ok(log) = EventLog::parse(log) else {
+    let Some(Ok(log)) = log.map(EventLog::parse) else {
         return Ok(first);
     };
     Ok(
