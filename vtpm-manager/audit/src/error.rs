@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use api_types::audit::{LogError, MAX_LINE};
+use cert_chain::Digest32;
 
 /// Why the audit log cannot be used, or a line not be written.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,15 @@ pub enum AuditError {
         /// Why it failed.
         #[source]
         source: io::Error,
+    },
+    /// Nothing is to be accepted.
+    #[error(
+        "the audit log does not lack a line with the hash {head}: `vtpmctl audit verify` says what it \
+         lacks, if anything; nothing was changed"
+    )]
+    NotMissing {
+        /// What was named.
+        head: Digest32,
     },
     /// What is there is not a whole log.
     #[error(transparent)]

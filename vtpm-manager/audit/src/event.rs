@@ -12,6 +12,24 @@ use serde::Serialize;
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Event {
+    /// An operator accepts that lines are missing which the physical TPM vouched for.
+    AuditLogAccepted {
+        /// How many lines there were.
+        lines: u64,
+        /// The hash of the last of them.
+        head: Digest32,
+    },
+    /// The log does not have the line that the physical TPM vouches for as the newest one: it was
+    /// rewritten, cut off, put back or taken away while no manager ran. What follows are the lines
+    /// that were found.
+    AuditLogAltered {
+        /// How many lines there were.
+        lines: u64,
+        /// The hash of the last of them.
+        head: Digest32,
+        /// What was found.
+        finding: BoundedText,
+    },
     /// A backend was found running and taken over.
     BackendAdopted {
         /// Whose.

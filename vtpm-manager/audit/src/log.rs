@@ -7,8 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use api_types::Timestamp;
 use api_types::audit::{Entry, Known, LogError, MAX_LINE, Parts, Verified, verify, verify_parts};
 use cert_chain::Digest32;
+use guarded_state::ledger::LogPosition;
 
 use super::newest_part::{NewestPart, make_first};
+use super::vouched::Comparison;
 use super::{Actor, AuditError, Event};
 
 /// The log of one manager, open for appending.
@@ -17,6 +19,11 @@ pub struct AuditLog {
     path: PathBuf,
     layout: Layout,
     end: Mutex<End>,
+    /// The newest line that is on the disk: known also while others are being written.
+    on_disk: Mutex<LogPosition>,
+    pub(super) comparison: Mutex<Comparison>,
+    /// How many lines there were when it was opened: earlier managers wrote them.
+    pub(super) found: u64,
 }
 
 /// Where a log begins, and how it goes on.
@@ -73,14 +80,18 @@ impl AuditLog {
             from: layout.from,
             head: None,
         };
+        let verified = verify_parts(parts, known)?;
         Ok(Self {
             path: path.to_owned(),
             layout,
             end: Mutex::new(End {
                 newest,
                 pending: Vec::new(),
-                verified: verify_parts(parts, known)?,
+                verified,
             }),
+            on_disk: Mutex::new(position(&verified)),
+            comparison: Mutex::default(),
+            found: verified.entries,
         })
     }
 
@@ -143,6 +154,7 @@ impl AuditLog {
         end.verified.entries = sequence;
         end.verified.head = head;
         end.verified.bytes += bytes;
+        *(self.on_disk.lock()).unwrap_or_else(PoisonError::into_inner) = position(&end.verified);
         Ok(())
     }
 
@@ -156,6 +168,11 @@ impl AuditLog {
                 "the audit log cannot begin a new part: the present one goes on"
             ),
         }
+    }
+
+    /// The newest line that is on the disk. Does not wait for a disk.
+    pub(super) fn on_disk(&self) -> LogPosition {
+        *(self.on_disk.lock()).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was written so far.
@@ -184,5 +201,12 @@ impl AuditLog {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, End> {
         self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn position(verified: &Verified) -> LogPosition {
+    LogPosition {
+        lines: verified.entries,
+        head: verified.head,
     }
 }

@@ -37,6 +37,7 @@ pub(super) async fn serve() -> Json<Document> {
         host::install,
         host::audit,
         events::follow,
+        host::accept_audit,
         vrots::list,
         vrots::create,
         vrots::import,

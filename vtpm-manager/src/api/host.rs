@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use api_types::wire::{
-    AuditView, EnrolmentRequest, HostView, InitRequest, PolicyView, RecoverRequest, RecoveryView,
+    AuditAcceptance, AuditView, EnrolmentRequest, HostView, InitRequest, PolicyView,
+    RecoverRequest, RecoveryView,
 };
 use api_types::{PROBLEM_JSON, Problem, WithCauses};
 use axum::Json;
@@ -195,12 +196,12 @@ pub(super) async fn install(
         (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(super) async fn audit(State(manager): Managed) -> Result<Json<AuditView>, ProblemResponse> {
     let log = Arc::clone(manager.guarded().audit());
+    let unvouched = manager.guarded().unvouched_lines();
+    let is_open = manager.guarded().is_open();
     let checked = tokio::task::spawn_blocking(move || {
         let end = log.end();
-        let problem = log
-            .check(end.head)
-            .err()
-            .map(|error| WithCauses(&error).to_string());
+        let altered = (log.check(end.head).err()).map(|error| WithCauses(&error).to_string());
+        let problem = altered.or_else(|| Some(log.missing()?.to_string()));
         AuditView {
             log: log.path().to_owned(),
             begins_after: log.from(),
@@ -208,6 +209,7 @@ pub(super) async fn audit(State(manager): Managed) -> Result<Json<AuditView>, Pr
             parts: end.parts,
             bytes: end.bytes,
             head: end.head,
+            vouched_lines: is_open.then(|| end.entries.saturating_sub(unvouched)),
             intact: problem.is_none(),
             problem,
         }
@@ -219,6 +221,23 @@ pub(super) async fn audit(State(manager): Managed) -> Result<Json<AuditView>, Pr
             error.to_string(),
         )
     })
+}
+
+/// Accepts that the audit log lacks lines that the physical TPM vouched for. Recorded in it.
+#[utoipa::path(post, path = "/v1/audit/accept", tag = "host", request_body = AuditAcceptance,
+    responses((status = 200, body = AuditView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
+pub(super) async fn accept_audit(
+    State(manager): Managed,
+    Body(request): Body<AuditAcceptance>,
+) -> Result<Json<AuditView>, ProblemResponse> {
+    let accepted: Result<(), ManagerError> =
+        run_to_completion(&manager, move |manager| async move {
+            manager.guarded().accept_log(request.head).await
+        })
+        .await;
+    accepted?;
+    audit(State(manager)).await
 }
 
 fn read<M: Message>(json: &[u8]) -> Result<M, ProblemResponse> {

@@ -308,7 +308,7 @@ fn host(text: &mut Text, serving: &Serving) {
         "Requests for host evidence that waited in vain for the identity key's certificate.",
         evidence.uncertified,
     );
-    let audit = &serving.audit;
+    let audit = &serving.audit.written;
     text.counter(
         "vrot_audit_entries_total",
         "Lines in the audit log.",
@@ -323,6 +323,16 @@ fn host(text: &mut Text, serving: &Serving) {
         "vrot_audit_parts",
         "Files that the audit log is.",
         audit.parts,
+    );
+    text.gauge(
+        "vrot_audit_altered",
+        "1 if the audit log lacks lines that the physical TPM vouched for and nobody accepted that, else 0.",
+        u8::from(serving.audit.is_altered),
+    );
+    text.gauge(
+        "vrot_audit_unvouched_lines",
+        "Lines of the audit log that the physical TPM does not vouch for yet.",
+        serving.audit.unvouched,
     );
 }
 

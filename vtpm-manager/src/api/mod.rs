@@ -56,6 +56,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/host/enrolment/certificate", post(host::install)),
         ("/v1/audit", get(host::audit)),
         ("/v1/events", get(events::follow)),
+        ("/v1/audit/accept", post(host::accept_audit)),
         ("/v1/vrots", get(vrots::list).post(vrots::create)),
         (IMPORT, post(vrots::import)),
         ("/v1/vrots/{id}", get(vrots::show).delete(vrots::delete)),

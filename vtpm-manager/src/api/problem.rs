@@ -14,6 +14,7 @@ use guarded_state::journal::GuardError;
 use serde::de::DeserializeOwned;
 use trust_anchor::{AnchorError, HardwareError};
 
+use crate::audit::AuditError;
 use crate::backend::BackendError;
 use crate::host::HostError;
 use crate::manager::ManagerError;
@@ -105,6 +106,9 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
         ManagerError::Host(error) => classify_host(error),
         ManagerError::Rollback(error) => classify_rollback(error),
         ManagerError::Store(error) => classify_store(error),
+        ManagerError::Audit(AuditError::NotMissing { .. }) => {
+            (StatusCode::CONFLICT, "nothing-missing")
+        }
         ManagerError::BeingMade { .. } => (StatusCode::CONFLICT, "being-made"),
         ManagerError::BeingTakenOver { .. } => {
             (StatusCode::SERVICE_UNAVAILABLE, "being-taken-over")

@@ -83,6 +83,7 @@ fn view(startup: &Startup) -> HostView {
         keys: None,
         enrolment: None,
         store: store_view(&startup.status().store),
+        audit_problem: None,
         log: log_view(),
         last_fault: startup.last_fault().map(fault_view),
     }

@@ -52,7 +52,8 @@ pub use guarded::{Guarded, StoreState, Vouched};
 pub use registry::{Registry, Vrot};
 pub use startup::Startup;
 pub use status::{
-    EvidenceStatus, RenewalStatus, Serving, Status, StoreStatus, TpmStatus, WriterStatus,
+    AuditStatus, EvidenceStatus, RenewalStatus, Serving, Status, StoreStatus, TpmStatus,
+    WriterStatus,
 };
 
 use folders::Folders;

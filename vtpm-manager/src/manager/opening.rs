@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api_types::WithCauses;
 use guarded_state::ledger::RecoveryRecord;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use trust_anchor::AnchorError;
 
 use super::error::ManagerError;
@@ -76,10 +76,19 @@ impl Opener {
     }
 
     /// Tries to open a store that is out of reach, again and again: running vRoTs are degraded until
-    /// it is open, and there may be no caller that asks for them. Finishes deletions as well.
+    /// it is open, and there may be no caller that asks for them. Finishes deletions as well, and has
+    /// the physical TPM vouch for lines of the audit log that nothing else became durable after.
     pub(super) async fn keep_open(self) {
+        let mut log_due = Instant::now() + self.guarded.log_interval();
         loop {
             sleep(RETRY_PAUSE).await;
+            if self.guarded.is_open() && log_due <= Instant::now() {
+                log_due = Instant::now() + self.guarded.log_interval();
+                if let Err(error) = self.guarded.vouch_for_log().await {
+                    let error = WithCauses(&error);
+                    tracing::warn!(%error, "the physical TPM does not vouch for the newest lines of the audit log");
+                }
+            }
             match self.guarded.store_state() {
                 StoreState::Open(_) if self.guarded.unfinished_deletions() > 0 => {
                     self.guarded.finish_deletions().await;

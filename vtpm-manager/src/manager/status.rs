@@ -69,7 +69,18 @@ pub struct Serving {
     /// Host evidence.
     pub evidence: EvidenceStatus,
     /// The audit log.
-    pub audit: Verified,
+    pub audit: AuditStatus,
+}
+
+/// How it stands with the audit log.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditStatus {
+    /// Its lines and files.
+    pub written: Verified,
+    /// Lines that the physical TPM does not vouch for yet.
+    pub unvouched: u64,
+    /// Whether it lacks lines that the physical TPM vouched for.
+    pub is_altered: bool,
 }
 
 /// Renewals of certificates since the manager started.
@@ -235,7 +246,11 @@ impl Manager {
                 refused: evidence.refused(),
                 uncertified: evidence.pending(),
             },
-            audit: self.guarded.audit().end(),
+            audit: AuditStatus {
+                written: self.guarded.audit().end(),
+                unvouched: self.guarded.unvouched_lines(),
+                is_altered: self.guarded.audit().missing().is_some(),
+            },
         }
     }
 }

@@ -10,6 +10,7 @@
 mod api;
 mod approvals;
 mod audit_parts;
+mod audit_vouched;
 mod busy_guests;
 mod clock;
 mod cloud_hypervisor;

@@ -8,7 +8,8 @@
 //! Where somebody ordered it, `by_uid` is that user. `hash` is the SHA-256 value of a domain string
 //! and of the line up to `,"hash"`. A line that was changed, inserted or taken out breaks the chain
 //! from there on. The chain says nothing about lines cut off at the end, or about a log that was
-//! made anew as a whole: for that, keep the newest hash elsewhere ([`Known::head`]).
+//! made anew as a whole: for that, keep the newest hash elsewhere ([`Known::head`]). The manager has the
+//! physical TPM keep one.
 //!
 //! The log is in parts: the chain goes on from the last line of one to the first of the next.
 //! Strung together in their order they are one log.

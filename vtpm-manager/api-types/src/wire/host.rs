@@ -37,6 +37,9 @@ pub struct HostView {
     pub enrolment: Option<EnrolmentView>,
     /// Whether the physical TPM vouches for the store.
     pub store: StoreView,
+    /// What is wrong with the audit log: it lacks lines that the physical TPM vouched for.
+    #[serde(default)]
+    pub audit_problem: Option<String>,
     /// What is missing from the manager's log.
     #[serde(default)]
     pub log: LogView,

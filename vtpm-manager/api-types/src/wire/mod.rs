@@ -9,7 +9,7 @@ mod policy;
 mod store;
 mod vrot;
 
-pub use audit::AuditView;
+pub use audit::{AuditAcceptance, AuditView};
 pub use event::{Event, EventDetails, EventKind, EventLine, NDJSON};
 pub use host::{
     EnrolmentRequest, EnrolmentView, EventLogView, FaultView, HostKeys, HostView, InitRequest,

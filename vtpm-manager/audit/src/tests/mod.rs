@@ -3,6 +3,7 @@
 mod chain;
 mod history;
 mod parts;
+mod vouched;
 
 use std::path::{Path, PathBuf};
 

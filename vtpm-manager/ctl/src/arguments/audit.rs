@@ -7,6 +7,15 @@ use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
+    /// Accept that the log lacks lines that the physical TPM vouched for: it was altered while no manager
+    /// ran.
+    ///
+    /// Until then, `host show`, `audit verify` and the metrics say so. It is written into the log.
+    Accept {
+        /// The hash of the last of them, as the problem names it.
+        #[arg(value_name = "HASH")]
+        head: Digest32,
+    },
     /// Check that no line was changed, inserted or taken out.
     Verify {
         /// The newest part of a log, with the older ones beside it; without it, the manager checks

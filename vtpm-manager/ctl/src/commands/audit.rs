@@ -4,7 +4,7 @@ use std::path::Path;
 
 use api_types::WithCauses;
 use api_types::audit::{Known, LogError, verify};
-use api_types::wire::AuditView;
+use api_types::wire::{AuditAcceptance, AuditView};
 
 use crate::arguments::AuditCommand;
 use crate::client::Client;
@@ -16,26 +16,43 @@ pub(crate) fn run(
     client: &Client,
     output: &Output,
 ) -> Result<(), CtlError> {
-    let AuditCommand::Verify { log, from, head } = command;
-    let known = Known {
-        from: *from,
-        head: *head,
+    let view = match command {
+        AuditCommand::Accept { head } => {
+            client.post("/v1/audit/accept", &AuditAcceptance { head: *head })?
+        }
+        AuditCommand::Verify { log, from, head } => {
+            let known = Known {
+                from: *from,
+                head: *head,
+            };
+            match log {
+                Some(path) => check_files(path, known)?,
+                None => check_own(known, client)?,
+            }
+        }
     };
-    let view = match log {
-        Some(path) => check_files(path, known)?,
-        None => check_own(known, client)?,
-    };
-    output.result(&view, || {
+    show(&view, output)
+}
+
+fn show(view: &AuditView, output: &Output) -> Result<(), CtlError> {
+    output.result(view, || {
         let parts = match view.parts {
             1 => "one part".to_owned(),
             parts => format!("{parts} parts"),
         };
-        format!(
-            "{}: {} lines in {parts}, unaltered\nnewest hash {}",
-            view.log.display(),
-            view.entries,
-            view.head
-        )
+        let (log, lines, head) = (view.log.display(), view.entries, view.head);
+        let vouched = match view.vouched_lines {
+            Some(vouched) if vouched == lines => {
+                "\nthe physical TPM vouches for all of them".into()
+            }
+            Some(vouched) => format!("\nthe physical TPM vouches for the first {vouched}"),
+            None => String::new(),
+        };
+        let state = match &view.problem {
+            Some(problem) => format!("ALTERED: {problem}"),
+            None => "unaltered".to_owned(),
+        };
+        format!("{log}: {lines} lines in {parts}, {state}\nnewest hash {head}{vouched}")
     })
 }
 
@@ -71,6 +88,7 @@ fn check_files(path: &Path, known: Known) -> Result<AuditView, CtlError> {
         parts: end.parts,
         bytes: end.bytes,
         head: end.head,
+        vouched_lines: None,
         intact: true,
         problem: None,
     })

@@ -248,6 +248,9 @@ fn describe(host: &HostView) -> String {
         let text = format!("of its own, at {} ({}): report it", fault.time, fault.place);
         table.row(["the last manager ended by a fault", &text]);
     }
+    if let Some(problem) = &host.audit_problem {
+        table.row(["audit log", &format!("ALTERED: {problem}")]);
+    }
     if host.log != LogView::default() {
         let LogView { lost, left_out } = host.log;
         let text = format!("{lost} lines could not be written, {left_out} were too many of a kind");

@@ -9,6 +9,7 @@ mod deletions;
 mod opening;
 mod recovery;
 mod store_state;
+mod vouched_log;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use api_types::WithCauses;
 use cert_chain::VrotId;
 use guarded_state::disk::{Batch, Part};
 use guarded_state::journal::Journal;
-use guarded_state::ledger::AnchorPolicy;
+use guarded_state::ledger::{AnchorPolicy, MarkedLog};
 
 use super::blocking::blocking;
 use super::error::ManagerError;
@@ -60,6 +61,7 @@ impl Guarded {
         policy: AnchorPolicy,
         folders: Folders,
     ) -> Self {
+        journal.mark(Arc::clone(&audit) as Arc<dyn MarkedLog>);
         Self {
             journal,
             audit,

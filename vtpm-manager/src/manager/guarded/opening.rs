@@ -118,6 +118,7 @@ impl Guarded {
         ledger: HostLedger,
         boot: Boot,
     ) -> Result<Vouched, ManagerError> {
+        self.compare_log(ledger.head().log()).await?;
         let power_loss = ledger.head().power_loss();
         self.journal.unlock(ledger).await?;
         let vouched = Vouched { boot, power_loss };

@@ -15,6 +15,7 @@ pub struct Batch {
     generations: BTreeMap<VrotId, Generation>,
     ledger: Option<LedgerWrites>,
     changes_ownership: bool,
+    marks_log: bool,
 }
 
 /// One of the things that are kept of a vRoT. The numbers stand in the store: never give one
@@ -87,6 +88,13 @@ impl Batch {
         self.changes_ownership
     }
 
+    /// Is committed for the sake of the log beside the store, whether anything else changes or not.
+    #[must_use]
+    pub fn marking_log(mut self) -> Self {
+        self.marks_log = true;
+        self
+    }
+
     /// Removes one part.
     #[must_use]
     pub fn remove(mut self, vrot: VrotId, part: Part) -> Self {
@@ -126,6 +134,7 @@ impl Batch {
         self.changes.extend(later.changes);
         self.generations.extend(later.generations);
         self.changes_ownership |= later.changes_ownership;
+        self.marks_log |= later.marks_log;
     }
 
     /// The changes; `None` where something goes.
@@ -145,8 +154,8 @@ impl Batch {
         self.changes.len()
     }
 
-    /// Whether nothing changes.
+    /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.changes.is_empty() && !self.marks_log
     }
 }

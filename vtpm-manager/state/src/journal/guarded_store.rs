@@ -2,18 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use cert_chain::VrotId;
 
 use crate::disk::{Batch, MAX_CONTENTS, Part, Store, StoreError};
-use crate::ledger::{Changes, CommitError, HostLedger, Moment, RegisterError, RollbackStatus};
+use crate::ledger::{
+    Changes, CommitError, HostLedger, MarkedLog, Moment, RegisterError, RollbackStatus,
+};
 
 /// A store, and whether it may be used.
 pub(super) struct GuardedStore {
     store: Arc<dyn Store>,
     state: Mutex<State>,
+    /// What every batch names the newest line of, if there is such a log.
+    log: OnceLock<Arc<dyn MarkedLog>>,
     /// The status after the last use of the state, and when that was. It has a lock of its own,
     /// because the state stays locked while a batch waits for the TPM.
     last_status: Mutex<Option<(RollbackStatus, Instant)>>,
@@ -37,6 +41,7 @@ impl GuardedStore {
         Self {
             store,
             state: Mutex::new(State::Locked),
+            log: OnceLock::new(),
             last_status: Mutex::new(None),
         }
     }
@@ -44,6 +49,12 @@ impl GuardedStore {
     pub(super) fn unlock(&self, ledger: HostLedger) {
         self.note_status(&ledger);
         *self.state() = State::Open(Box::new(ledger));
+    }
+
+    /// From now on, batches name the newest line of this log. The first one that is given counts.
+    pub(super) fn mark(&self, log: Arc<dyn MarkedLog>) {
+        // Whoever gives a second one has the first already.
+        let _ = self.log.set(log);
     }
 
     pub(super) fn store(&self) -> &Arc<dyn Store> {
@@ -108,10 +119,21 @@ impl GuardedStore {
         }
     }
 
-    pub(super) fn close(&self) -> Result<(), RegisterError> {
+    /// Closes the ledger. The last lines of the log come before that: what is written at the end of
+    /// a shutdown is vouched for then.
+    pub(super) fn close(&self) -> Result<(), CommitError<StoreError>> {
         match &mut *self.state() {
             State::Open(ledger) => {
-                let written = ledger.close();
+                let mark = self.log.get().and_then(|log| log.mark());
+                if let Some(mark) = mark.filter(|mark| ledger.head().log() != Some(*mark)) {
+                    ledger.mark_log(mark);
+                    // Whether the store has a batch that it did not take is not known: a closed
+                    // register would refuse it at the next start.
+                    ledger.commit(&Changes::default(), Moment::now(), |writes| {
+                        (self.store).commit(&Batch::default().with_ledger(writes.clone()))
+                    })?;
+                }
+                let written = ledger.close().map_err(CommitError::Unsettled);
                 self.note_status(ledger);
                 written
             }
@@ -175,6 +197,9 @@ impl Transaction<'_> {
             State::Open(ledger) => ledger,
         };
         let changes = Changes::from(&batch);
+        if let Some(mark) = self.guarded.log.get().and_then(|log| log.mark()) {
+            ledger.mark_log(mark);
+        }
         let mut batch = Some(batch);
         loop {
             let committed = ledger.commit(&changes, Moment::now(), |writes| {

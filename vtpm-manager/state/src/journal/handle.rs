@@ -16,7 +16,7 @@ use super::health::{Health, Stall};
 use super::metrics::JournalMetrics;
 use super::writer::{Request, Writer};
 use crate::disk::{Batch, Part, Store, StoreError};
-use crate::ledger::{HostLedger, RollbackStatus};
+use crate::ledger::{HostLedger, MarkedLog, RollbackStatus};
 
 /// A handle to the writer's queue. The writer ends, with nothing left undone, when the last
 /// handle goes.
@@ -87,6 +87,11 @@ impl Journal {
         blocking(move || store.unlock(ledger)).await?;
         // The writer has to learn of the ledger's next checkpoint.
         self.commit(Batch::default()).await
+    }
+
+    /// From now on, each batch names the newest line of this log.
+    pub fn mark(&self, log: Arc<dyn MarkedLog>) {
+        self.0.store.mark(log);
     }
 
     /// The ledger's position after the last batch; `None` while the store is locked. Does not

@@ -69,7 +69,11 @@ impl Writer {
             }
         }
         if let Err(error) = self.store.close() {
-            tracing::error!(%error, "the durable rollback register was not written at the end");
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(
+                error,
+                "the durable rollback register was not written at the end"
+            );
         }
     }
 

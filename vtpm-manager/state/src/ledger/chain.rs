@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::interval::CheckpointInterval;
 use super::keys::RollbackKeys;
+use super::log_mark::LogMark;
 use crate::disk::Epoch;
 
 /// What the store keeps of one committed batch. Its link is
@@ -29,6 +30,7 @@ pub struct ChainRecord {
     salt: Salt,
     kind: Kind,
     power_loss: Option<PowerLoss>,
+    log: Option<LogMark>,
     link: Link,
 }
 
@@ -97,9 +99,11 @@ pub enum ChainRecordError {
     },
 }
 
-/// Version of the stored record, its first field; also enters the link. A record of version 1
-/// is the same without the loss of power, and stays readable.
-const VERSION: u8 = 2;
+/// Version of the stored record, its first field; also enters the link. A record of version 2 is
+/// the same without the mark of the log, one of version 1 also without the loss of power; both stay
+/// readable.
+const VERSION: u8 = 3;
+const WITHOUT_LOG: u8 = 2;
 const WITHOUT_POWER_LOSS: u8 = 1;
 
 const LINK_DOMAIN: &str = "vrot rollback link v1";
@@ -114,6 +118,7 @@ pub(super) struct ChainRecordFields {
     pub(super) salt: Salt,
     pub(super) kind: Kind,
     pub(super) power_loss: Option<PowerLoss>,
+    pub(super) log: Option<LogMark>,
 }
 
 impl ChainRecord {
@@ -128,6 +133,7 @@ impl ChainRecord {
             salt: fields.salt,
             kind: fields.kind,
             power_loss: fields.power_loss,
+            log: fields.log,
             link: Link::NONE,
         };
         let tag = hmac::sign(keys.chain(), &batch.linked());
@@ -195,6 +201,11 @@ impl ChainRecord {
         self.power_loss
     }
 
+    /// What it says of the log beside the store; `None` in a store that has not known of one.
+    pub fn log(&self) -> Option<LogMark> {
+        self.log
+    }
+
     /// Whether this batch was made to come directly after the batch with this link: as its
     /// successor, or as a recovery that names it as what the anchor held.
     pub(super) fn continues(&self, link: Link) -> bool {
@@ -236,21 +247,30 @@ impl ChainRecord {
             .bytes(&self.salt.0)?
             .encode_with(&self.kind, context)?;
         match (self.version, &self.power_loss) {
-            (WITHOUT_POWER_LOSS, _) => encoder,
+            (WITHOUT_POWER_LOSS, _) => &mut *encoder,
             (_, None) => encoder.null()?,
             (_, Some(loss)) => encoder
                 .array(3)?
                 .encode_with(loss.batch, context)?
                 .encode_with(loss.time, context)?
                 .u16(loss.window.seconds())?,
+        };
+        match (self.version, &self.log) {
+            (WITHOUT_POWER_LOSS | WITHOUT_LOG, _) => encoder,
+            (_, None) => encoder.null()?,
+            (_, Some(log)) => encoder.encode_with(log, context)?,
         }
         .ok()
     }
 }
 
-/// Version, epoch, previous, root, highest generation, time, salt, kind, loss of power, link.
+/// Version, epoch, previous, root, highest generation, time, salt, kind, loss of power, log, link.
 const fn fields(version: u8) -> u64 {
-    if version == WITHOUT_POWER_LOSS { 9 } else { 10 }
+    match version {
+        WITHOUT_POWER_LOSS => 9,
+        WITHOUT_LOG => 10,
+        _ => 11,
+    }
 }
 
 impl PowerLoss {
@@ -288,8 +308,9 @@ impl<'b, C> Decode<'b, C> for ChainRecord {
         let position = decoder.position();
         let wrong = |text: &'static str| DecodeError::message(text).at(position);
         let (length, version) = (decoder.array()?, decoder.u8()?);
-        if ![VERSION, WITHOUT_POWER_LOSS].contains(&version) || length != Some(fields(version)) {
-            return Err(wrong("no chain record of version 1 or 2"));
+        let is_known = [VERSION, WITHOUT_LOG, WITHOUT_POWER_LOSS].contains(&version);
+        if !is_known || length != Some(fields(version)) {
+            return Err(wrong("no chain record of version 1, 2 or 3"));
         }
         Ok(Self {
             version,
@@ -307,6 +328,10 @@ impl<'b, C> Decode<'b, C> for ChainRecord {
             power_loss: match version {
                 WITHOUT_POWER_LOSS => None,
                 _ => PowerLoss::decode(decoder)?,
+            },
+            log: match version {
+                WITHOUT_POWER_LOSS | WITHOUT_LOG => None,
+                _ => LogMark::decode_optional(decoder)?,
             },
             link: decoder.decode_with(context)?,
         })
@@ -382,6 +407,11 @@ impl Salt {
 }
 
 impl UnixSeconds {
+    /// That many seconds after 1970.
+    pub const fn new(seconds: u64) -> Self {
+        Self(seconds)
+    }
+
     /// The moment as seconds; what lies before 1970 counts as 1970.
     pub fn of(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH);
@@ -415,6 +445,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     #![expect(clippy::indexing_slicing, reason = "a panic is a failed test")]
 
+    use super::super::log_mark::{LogPosition, MissingLog};
     use super::*;
 
     fn keys() -> RollbackKeys {
@@ -422,10 +453,10 @@ mod tests {
     }
 
     fn batch(kind: Kind) -> ChainRecord {
-        batch_after(None, kind)
+        batch_after(None, None, kind)
     }
 
-    fn batch_after(power_loss: Option<PowerLoss>, kind: Kind) -> ChainRecord {
+    fn batch_after(power_loss: Option<PowerLoss>, log: Option<LogMark>, kind: Kind) -> ChainRecord {
         ChainRecord::new(
             &keys(),
             ChainRecordFields {
@@ -437,8 +468,29 @@ mod tests {
                 salt: Salt([4; 16]),
                 kind,
                 power_loss,
+                log,
             },
         )
+    }
+
+    fn marks() -> [Option<LogMark>; 3] {
+        let position = |lines| LogPosition {
+            lines,
+            head: Digest32::new([6; 32]),
+        };
+        let mark = LogMark {
+            newest: position(4321),
+            missing: None,
+        };
+        let missing = MissingLog {
+            position: position(1234),
+            found: UnixSeconds(1_650_000_000),
+        };
+        let with_missing = LogMark {
+            missing: Some(missing),
+            ..mark
+        };
+        [None, Some(mark), Some(with_missing)]
     }
 
     fn power_loss() -> PowerLoss {
@@ -452,7 +504,8 @@ mod tests {
     fn every_batch() -> impl Iterator<Item = ChainRecord> {
         [None, Some(power_loss())]
             .into_iter()
-            .flat_map(|loss| kinds().map(|kind| batch_after(loss, kind)))
+            .flat_map(|loss| marks().map(|log| (loss, log)))
+            .flat_map(|(loss, log)| kinds().map(|kind| batch_after(loss, log, kind)))
     }
 
     fn kinds() -> [Kind; 5] {
@@ -535,14 +588,24 @@ mod tests {
         assert_eq!((read.kind, read.power_loss), (recovery.kind, None));
     }
 
-    /// The record of version 2, byte for byte. A store in the field holds records like it: if
+    /// The same of version 2.
+    #[test]
+    fn version_two_stays_readable() {
+        let golden = hex::decode(include_str!("chain_record_v2.hex").trim()).unwrap();
+        let read = ChainRecord::open(&keys(), &golden).unwrap();
+        assert_eq!(hex::encode(read.to_record()), hex::encode(&golden));
+        assert_eq!(read.kind, kinds()[3]);
+        assert_eq!((read.power_loss, read.log), (Some(power_loss()), None));
+    }
+
+    /// The record of version 3, byte for byte. A store in the field holds records like it: if
     /// this fails, the format needs a new version beside the old one.
     #[test]
-    fn version_two_stays_as_it_is() {
-        let recovery = batch_after(Some(power_loss()), kinds()[3].clone());
+    fn version_three_stays_as_it_is() {
+        let recovery = batch_after(Some(power_loss()), marks()[2], kinds()[3].clone());
         assert_eq!(
             hex::encode(recovery.to_record()),
-            include_str!("chain_record_v2.hex").trim()
+            include_str!("chain_record_v3.hex").trim()
         );
     }
 

@@ -9,6 +9,7 @@ use super::chain::{ChainRecord, ChainRecordFields, Kind, Link, PowerLoss, Salt, 
 use super::contents::{self, Differences, Stored};
 use super::keys::RollbackKeys;
 use super::leaf::Leaf;
+use super::log_mark::LogMark;
 use super::policy::{AnchorPolicy, Moment};
 use super::refusal::Refusal;
 use super::register::{AnchorRegisters, GenerationError, Register, RegisterError};
@@ -36,6 +37,7 @@ pub struct Recovery {
     raised: BTreeSet<VrotId>,
     discarded: BTreeSet<VrotId>,
     power_loss: Option<PowerLoss>,
+    log: Option<LogMark>,
 }
 
 /// What a recovery leaves in the audit log.
@@ -156,6 +158,7 @@ impl Recovery {
             discarded,
             // Where all are raised, verifiers see the new generation instead.
             power_loss: head.filter(|_| by_record).and_then(ChainRecord::power_loss),
+            log: head.and_then(ChainRecord::log),
         }
     }
 
@@ -234,6 +237,7 @@ impl Recovery {
                     durable: self.durable,
                 },
                 power_loss: self.power_loss,
+                log: self.log,
             },
         );
         let gone = given_up.iter().chain(&self.discarded);
@@ -254,6 +258,7 @@ impl Recovery {
             registers,
             policy,
             floor: head.epoch(),
+            log: head.log(),
             head,
             tree,
             leaves,

@@ -12,6 +12,7 @@ use super::chain::{ChainRecord, ChainRecordFields, Kind, Link, PowerLoss, Salt, 
 use super::changes::Changes;
 use super::keys::RollbackKeys;
 use super::leaf::{Leaf, part_digest};
+use super::log_mark::LogMark;
 use super::policy::{AnchorPolicy, Moment, Window};
 use super::register::{AnchorRegisters, Register, RegisterError};
 use super::registered_head::{Leave, RegisteredHead};
@@ -33,6 +34,8 @@ pub struct Ledger<R> {
     pub(super) volatile: Option<Link>,
     /// What the durable register is known to hold.
     pub(super) durable: Option<RegisteredHead>,
+    /// What the next batch says of the log beside the store.
+    pub(super) log: Option<LogMark>,
     /// The durable register must reach this batch before anything else is acknowledged.
     pub(super) floor: Epoch,
     pub(super) uncovered: Uncovered,
@@ -88,7 +91,7 @@ pub enum CommitError<E> {
     Unsettled(#[source] RegisterError),
 }
 
-/// Chain records that may pile up before a checkpoint is made early: 45 MB of them, checked in
+/// Chain records that may pile up before a checkpoint is made early: 60 MB of them, checked in
 /// less than a second at start. At 200 batches a second it is twice the default interval.
 pub const MAX_CHAIN: u64 = 1 << 18;
 
@@ -109,6 +112,11 @@ impl<R: AnchorRegisters> Ledger<R> {
     ) -> Result<Epoch, CommitError<E>> {
         let power_loss = self.head.power_loss();
         self.append(Kind::Changes, power_loss, changes, now, store)
+    }
+
+    /// Says what the batches from now on say of the log beside the store.
+    pub fn mark_log(&mut self, mark: LogMark) {
+        self.log = Some(mark);
     }
 
     /// Brings the anchor up to the newest batch. Does nothing where it is there already.
@@ -235,6 +243,7 @@ impl<R: AnchorRegisters> Ledger<R> {
                 salt: Salt::random(),
                 kind,
                 power_loss,
+                log: self.log,
             },
         );
         store(&LedgerWrites {

@@ -129,6 +129,7 @@ impl Start {
             keys: self.keys,
             registers,
             policy,
+            log: self.head.log(),
             head: self.head,
             tree: self.tree,
             leaves: self.leaves,
@@ -210,6 +211,7 @@ impl FirstStart {
                 salt: Salt::random(),
                 kind: Kind::First,
                 power_loss: None,
+                log: None,
             },
         );
         store(&LedgerWrites {
@@ -225,6 +227,7 @@ impl FirstStart {
             policy,
             floor: head.epoch(),
             head,
+            log: None,
             tree,
             leaves: BTreeMap::new(),
             volatile: None,

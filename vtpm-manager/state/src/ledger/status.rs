@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::chain::{PowerLoss, UnixSeconds};
+use super::log_mark::LogMark;
 use super::policy::{AnchorPolicy, Moment, Window};
 use super::register::AnchorRegisters;
 use super::running::Ledger;
@@ -21,6 +22,8 @@ pub struct RollbackStatus {
     pub window: Window,
     /// The last start before which batches may have been cut off.
     pub power_loss: Option<PowerLoss>,
+    /// What it says of the log beside the store.
+    pub log: Option<LogMark>,
 }
 
 impl<R: AnchorRegisters> Ledger<R> {
@@ -32,6 +35,7 @@ impl<R: AnchorRegisters> Ledger<R> {
             policy: self.policy(),
             window: self.window(now),
             power_loss: self.head().power_loss(),
+            log: self.head().log(),
         }
     }
 }

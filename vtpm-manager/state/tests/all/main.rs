@@ -6,6 +6,7 @@ mod faults;
 mod guarded_store;
 mod host;
 mod journal;
+mod marked_log;
 mod random;
 mod recoveries;
 mod refusals;
