@@ -55,6 +55,12 @@ pub(crate) enum CtlError {
     /// A domain of libvirt is refused.
     #[error(transparent)]
     Libvirt(#[from] LibvirtError),
+    /// The page of the hosts cannot be served.
+    #[error(transparent)]
+    Page(#[from] vrot_dashboard::ListenError),
+    /// There is no token for it.
+    #[error(transparent)]
+    Token(#[from] vrot_dashboard::TokenError),
     /// Signals cannot be passed on.
     #[error("signals cannot be caught")]
     Signals(#[source] std::io::Error),

@@ -38,6 +38,15 @@ pub(crate) fn replace(path: &Path, contents: &[u8]) -> Result<(), CtlError> {
     })
 }
 
+/// The same with a secret, for the user alone.
+pub(crate) fn replace_for_owner(path: &Path, contents: &[u8]) -> Result<(), CtlError> {
+    durable_file::replace(path, contents, 0o600).map_err(|source| CtlError::File {
+        path: path.to_owned(),
+        action: "written",
+        source,
+    })
+}
+
 /// Reads a text that may be a secret.
 pub(crate) fn read_secret_text(path: &Path) -> Result<Zeroizing<String>, CtlError> {
     let text = read_bounded_text(path, MAX_FILE).map_err(|source| CtlError::File {

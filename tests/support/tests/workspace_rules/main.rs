@@ -89,8 +89,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "printable",
             "program-output",
             "swtpm-state",
+            "vrot-dashboard",
         ],
     ),
+    // What managers tell, by their API alone.
+    ("vrot-dashboard", &["api-types", "cert-chain", "printable"]),
     (
         "vtpm-backend",
         &[

@@ -1,6 +1,7 @@
 //! The commands and their options.
 
 mod audit;
+mod dashboard;
 mod host;
 mod import;
 mod issuer;
@@ -17,6 +18,7 @@ use api_types::DEFAULT_SOCKET;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use audit::AuditCommand;
+pub(crate) use dashboard::DashboardArguments;
 pub(crate) use host::{HostCommand, InitArguments};
 pub(crate) use import::ImportArguments;
 pub(crate) use issuer::{IssuerCommand, OperatorKeyCommand};
@@ -93,6 +95,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: HostCommand,
     },
+    /// Serve a page that shows hosts, their vRoTs and what happens, as it happens, until this command is
+    /// ended. It only looks, and shows nothing to browsers without the token.
+    ///
+    /// Other machines reach it through a tunnel: `ssh -L 7080:127.0.0.1:7080 HOST`.
+    #[command(verbatim_doc_comment)]
+    Dashboard(DashboardArguments),
     /// The identity issuer: a folder, used without the manager.
     Issuer {
         #[command(subcommand)]

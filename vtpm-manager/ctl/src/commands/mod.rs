@@ -1,6 +1,7 @@
 //! What the commands do.
 
 mod audit;
+mod dashboard;
 mod host;
 mod issuer;
 mod policy;
@@ -26,6 +27,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CtlError> {
         Command::Libvirt(command) => libvirt::run(command, &client, &output),
         Command::Import(arguments) => import::run(arguments, &client, &output),
         Command::Host { command } => host::run(command, &client, &output),
+        Command::Dashboard(arguments) => dashboard::run(arguments, client.socket(), &output),
         Command::Issuer { command } => issuer::run(command, &output),
         Command::Audit { command } => audit::run(command, &client, &output),
         Command::Vrot(command) => vrots::run(command, &client, &output),

@@ -1,0 +1,196 @@
+//! Connections and paths: everything that is served is read with GET.
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cert_chain::VrotId;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::access::{self, Admitted};
+use crate::follow::Follower;
+use crate::hub::Hub;
+use crate::listen::{Listen, ListenError, Listener};
+use crate::manager::{Manager, ManagerError};
+use crate::response::{self, Answer};
+use crate::stream::Stream;
+use crate::token::Token;
+use crate::{assets, chain};
+
+/// The page of some hosts, where it is listened for.
+#[derive(Debug)]
+pub struct Page {
+    listener: Listener,
+    at: Listen,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    token: Token,
+    managers: Vec<Manager>,
+    hub: Arc<Hub>,
+}
+
+/// Connections at a time. A browser has six.
+const CONNECTIONS: usize = 128;
+/// Pages at a time.
+const PAGES: usize = 32;
+/// Within this time a request's head must be there.
+const HEAD: Duration = Duration::from_secs(10);
+/// Of a request; the page's have some 700 bytes.
+const BUFFER: usize = 16 * 1024;
+/// After a connection could not be accepted, e.g. for want of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+const STREAM: &str = "/api/stream";
+const CHAINS: &str = "/api/hosts/";
+
+impl Page {
+    /// Listens for browsers. The managers are those that listen at `sockets`.
+    pub async fn open(
+        listen: &Listen,
+        sockets: &[PathBuf],
+        token: Token,
+    ) -> Result<Self, ListenError> {
+        let (listener, at) = listen.open().await?;
+        let shared = Shared {
+            token,
+            managers: sockets.iter().map(|socket| Manager::new(socket)).collect(),
+            hub: Hub::new(sockets),
+        };
+        Ok(Self {
+            listener,
+            at,
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Where the page is, with the port that was free.
+    pub fn at(&self) -> &Listen {
+        &self.at
+    }
+
+    /// Serves until it is dropped.
+    pub async fn serve(self) -> Infallible {
+        let mut followers = JoinSet::new();
+        for (host, manager) in self.shared.managers.iter().enumerate() {
+            let follower = Follower {
+                manager: manager.clone(),
+                host,
+                hub: Arc::clone(&self.shared.hub),
+            };
+            followers.spawn(follower.follow());
+        }
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut connections = JoinSet::new();
+        loop {
+            // One that ends, or that cannot be accepted, gives up its place.
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                sleep(PAUSE).await;
+                continue;
+            };
+            let shared = Arc::clone(&self.shared);
+            match &self.listener {
+                Listener::Loopback(tcp) => {
+                    let Ok((stream, _)) = tcp.accept().await else {
+                        sleep(PAUSE).await;
+                        continue;
+                    };
+                    // Lines are small, and none waits for the next one.
+                    let _ = stream.set_nodelay(true);
+                    connections.spawn(async move {
+                        connection(shared, stream).await;
+                        drop(place);
+                    });
+                }
+                Listener::Socket(socket) => {
+                    let Ok((stream, _)) = socket.accept().await else {
+                        sleep(PAUSE).await;
+                        continue;
+                    };
+                    connections.spawn(async move {
+                        connection(shared, stream).await;
+                        drop(place);
+                    });
+                }
+            }
+            while connections.try_join_next().is_some() {}
+        }
+    }
+}
+
+async fn connection(shared: Arc<Shared>, stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let service = service_fn(move |request| {
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, Infallible>(shared.answer(&request).await) }
+    });
+    // One that ends early is the browser's business.
+    let _ = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+impl Shared {
+    async fn answer(&self, request: &Request<Incoming>) -> Answer {
+        if let Err(refusal) = access::check_host(request) {
+            return response::refused(refusal);
+        }
+        if request.method() != Method::GET {
+            let detail = "this page only looks: it is read with GET";
+            return response::problem(StatusCode::METHOD_NOT_ALLOWED, "method", detail);
+        }
+        let path = request.uri().path();
+        if let Some(asset) = assets::find(path) {
+            return response::asset(asset);
+        }
+        match access::admit(request, &self.token) {
+            Ok(admitted) => self.data(path, admitted).await,
+            Err(refusal) => response::refused(refusal),
+        }
+    }
+
+    async fn data(&self, path: &str, _: Admitted) -> Answer {
+        if path == STREAM {
+            return self.stream();
+        }
+        let Some((manager, vrot)) = self.chain_at(path) else {
+            return response::problem(StatusCode::NOT_FOUND, "path", "there is no such path");
+        };
+        match chain::of(manager, vrot).await {
+            Ok(chain) => response::json(&chain),
+            Err(ManagerError::Refused(problem)) if problem.status == 404 => {
+                response::problem(StatusCode::NOT_FOUND, "vrot", &problem.detail)
+            }
+            Err(error) => response::problem(StatusCode::BAD_GATEWAY, "manager", &error.to_string()),
+        }
+    }
+
+    fn stream(&self) -> Answer {
+        match self.hub.view(PAGES) {
+            Some(viewer) => response::stream(Stream::of(viewer)),
+            None => {
+                let detail = "as many pages are open as may be: close one";
+                response::problem(StatusCode::SERVICE_UNAVAILABLE, "pages", detail)
+            }
+        }
+    }
+
+    /// Which vRoT of which host: `/api/hosts/0/vrots/UUID`.
+    fn chain_at(&self, path: &str) -> Option<(&Manager, VrotId)> {
+        let (host, vrot) = path.strip_prefix(CHAINS)?.split_once("/vrots/")?;
+        let manager = self.managers.get(host.parse::<usize>().ok()?)?;
+        Some((manager, vrot.parse().ok()?))
+    }
+}
