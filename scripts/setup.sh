@@ -8,7 +8,7 @@ packages="build-essential pkg-config openssl ca-certificates
     libtpms-dev libtss2-dev swtpm swtpm-tools tpm2-tools
     qemu-system-x86 qemu-utils ovmf busybox-static cpio xz-utils faketime curl acpica-tools
     libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
-    apparmor dpkg-dev systemd iproute2"
+    apparmor dpkg-dev systemd iproute2 chromium"
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 

@@ -101,6 +101,11 @@ impl Host {
         &self.folder
     }
 
+    /// Where its manager listens.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("run").join("api.sock")
+    }
+
     /// `vtpmctl`, pointed at this host's manager.
     pub fn vtpmctl<I, S>(&self, arguments: I) -> Result<Tool>
     where
@@ -109,7 +114,7 @@ impl Host {
     {
         Ok(Tool::new(program("vtpmctl")?)
             .arg("--socket")
-            .arg(self.folder.join("run").join("api.sock"))
+            .arg(self.socket())
             .args(arguments))
     }
 

@@ -7,9 +7,12 @@
 pub mod accelerator;
 pub mod bare_vm;
 pub mod bench;
+pub mod chromium;
+pub mod dashboard;
 pub mod demo;
 pub mod device;
 pub mod device_proxy;
+pub mod fake_manager;
 pub mod format_judge;
 pub mod fuzzing;
 pub mod guest;

@@ -11,6 +11,7 @@ mod attested_connections;
 mod attested_vm;
 mod bench_smoke;
 mod commands_in_vm;
+mod dashboard;
 mod devices;
 mod formats;
 mod fuzz_smoke;
