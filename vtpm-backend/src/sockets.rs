@@ -13,14 +13,15 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use backend_link::socket_file::make_room;
 use foreign_descriptors::{Foreign, SCM_MAX_FD};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::cmsg_space;
 use rustix::io::Errno;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType, recvmsg, send,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketType,
+    recvmsg, send,
 };
 use zeroize::{Zeroize, Zeroizing};
 
@@ -101,7 +102,7 @@ pub const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 impl Listener {
     /// Listens at `path`, for this user alone. A socket that a dead process left is replaced.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        remove_what_a_dead_process_left(path)?;
+        make_room(path)?;
         let listener = Self::over(UnixListener::bind(path)?.into(), Some(path))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         Ok(listener)
@@ -112,7 +113,7 @@ impl Listener {
     /// permissions of files that another one creates at the same time would be others.
     pub fn bind_for(path: &Path, file: SocketFile) -> io::Result<Self> {
         use nix::sys::stat::{Mode, umask};
-        remove_what_a_dead_process_left(path)?;
+        make_room(path)?;
         let before = umask(Mode::from_bits_truncate(!file.mode & 0o777));
         let bound = UnixListener::bind(path);
         umask(before);
@@ -165,36 +166,6 @@ impl Drop for Listener {
         if let Some(path) = &self.path {
             let _ = fs::remove_file(path);
         }
-    }
-}
-
-fn remove_what_a_dead_process_left(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => {
-            let dialer = rustix::net::socket_with(
-                AddressFamily::UNIX,
-                SocketType::STREAM,
-                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-                None,
-            )?;
-            match rustix::net::connect(&dialer, &SocketAddrUnix::new(path)?) {
-                Err(Errno::CONNREFUSED) => fs::remove_file(path),
-                Err(Errno::NOENT) => Ok(()),
-                // As many wait there as may.
-                Ok(()) | Err(Errno::AGAIN) => Err(io::Error::new(
-                    io::ErrorKind::AddrInUse,
-                    "another process listens there",
-                )),
-                // Nothing says that its process is dead.
-                Err(error) => Err(error.into()),
-            }
-        }
-        Ok(_) => Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "a file that is no socket is there",
-        )),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
     }
 }
 
@@ -461,9 +432,6 @@ mod tests {
 
     use std::io::Read;
     use std::os::fd::IntoRawFd;
-    use std::os::unix::net::UnixStream;
-    use std::sync::mpsc;
-    use std::thread;
 
     use super::*;
 
@@ -494,25 +462,6 @@ mod tests {
             // The end, once no descriptor is left that can write.
             assert_eq!(read.read(&mut [0]).ok(), Some(0), "{skipped} bytes skipped");
         }
-    }
-
-    #[test]
-    fn a_socket_whose_process_takes_no_clients_is_in_use_and_nobody_waits_for_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("sock");
-        let busy = UnixListener::bind(&path).unwrap();
-        rustix::net::listen(&busy, 0).unwrap();
-        let _waits = UnixStream::connect(&path).unwrap();
-
-        let (sender, tried) = mpsc::channel();
-        let second = path.clone();
-        thread::spawn(move || sender.send(Listener::bind(&second).map(drop)));
-        let tried = tried.recv_timeout(Duration::from_secs(10)).unwrap();
-        assert_eq!(tried.unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        assert!(path.exists());
-
-        drop(busy);
-        Listener::bind(&path).unwrap();
     }
 
     #[test]

@@ -121,12 +121,10 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
     let ending = ending_on_signals()?;
     let path = config.socket.clone();
     let startup = Startup::begin(config).await?;
-    let listener = api::listen(&path)
-        .await
-        .map_err(|source| DaemonError::Socket {
-            path: path.clone(),
-            source,
-        })?;
+    let listener = api::listen(&path).map_err(|source| DaemonError::Socket {
+        path: path.clone(),
+        source,
+    })?;
     let socket = startup.config().swtpm_socket();
     let handover = Handover::listen(&socket).map_err(|source| DaemonError::Socket {
         path: socket.clone(),
