@@ -178,6 +178,7 @@ finish vrot-operator vtpmctl
 for name in swtpm swtpm_setup swtpm_ioctl; do
     program "$name" vrot-swtpm
 done
+put 0644 "$packaging/vrot-swtpm/swtpm.toml" vrot-swtpm etc/vtpm-manager/swtpm.toml
 finish vrot-swtpm swtpm-drop-in
 
 program vrot-service vrot-guest

@@ -108,7 +108,7 @@ pack() {
     packages=$kept/$1
     rm -rf "$packages"
     mkdir "$packages"
-    install_packages binutils dpkg-dev libtpms-dev libtss2-dev tpm-udev
+    install_packages acpica-tools binutils dpkg-dev libtpms-dev libtss2-dev tpm-udev
     for folder in "$project" "$programs" "$toolchain" "$cargo_home"; do
         mkdir -p "$scratch/root$folder" 2> /dev/null || true
         mount --bind -o ro "$folder" "$scratch/root$folder"
@@ -128,7 +128,7 @@ pack() {
 newer() {
     rm -rf "$scratch/root/newer"
     mkdir "$scratch/root/newer"
-    for name in host operator; do
+    for name in host operator swtpm; do
         tree=$scratch/tree
         rm -rf "$tree"
         dpkg-deb -R "$(echo "$packages"/vrot-"$name"_*.deb)" "$tree"
@@ -213,6 +213,62 @@ upgrades() {
     is "upgraded" /var/lib/vtpm-manager 700 vtpm-manager vrot
 }
 
+# is_ours PROGRAM: whether the one that is found is ours.
+is_ours() {
+    cmp -s "$scratch/root/usr/bin/$1" "$scratch/ours/usr/bin/$1"
+}
+
+in_place_of_swtpm() {
+    rm -rf "$scratch/ours"
+    dpkg-deb -x "$scratch/root/packages/vrot-swtpm.deb" "$scratch/ours"
+    # swtpm is here before, as on a host with libvirt, and is upgraded afterwards.
+    install_packages swtpm swtpm-tools
+    ! is_ours swtpm || fail "$release: swtpm is ours before vrot-swtpm is installed"
+    install_packages /packages/vrot-swtpm.deb
+    for program in swtpm swtpm_setup swtpm_ioctl; do
+        is_ours "$program" || fail "$release: $program is not ours"
+        within "$program.distrib" --help > "$scratch/help" 2>&1 || true
+        grep -qi 'usage' "$scratch/help" ||
+            fail "$release: swtpm's own $program does not start"
+    done
+    # A profile for swtpm's program would confine ours, and not let it reach the manager.
+    ! within grep -rs '/swtpm\b.*{' /etc/apparmor.d ||
+        fail "$release: an AppArmor profile is for /usr/bin/swtpm"
+    is "installed" /etc/vtpm-manager/swtpm.toml 644 root root
+    contains "installed" /etc/vtpm-manager/swtpm.toml 'mode = "plain"'
+    makes_a_tpm "with ours"
+    within apt-get install -q -y --reinstall swtpm swtpm-tools > /dev/null
+    is_ours swtpm || fail "$release: an upgrade of swtpm takes the place of our program"
+    sed -i 's/^mode = .*/mode = "anchored"/' "$scratch/root/etc/vtpm-manager/swtpm.toml"
+    newer 1
+    install_packages /newer/vrot-swtpm.deb
+    is_ours swtpm || fail "$release: after an upgrade, swtpm is not ours"
+    contains "upgraded" /etc/vtpm-manager/swtpm.toml 'mode = "anchored"'
+    within apt-get remove -q -y vrot-swtpm > "$scratch/removal" 2>&1
+    grep -q 'have anchored TPMs' "$scratch/removal" ||
+        fail "$release: the removal does not warn of anchored TPMs: $(cat "$scratch/removal")"
+    contains "removed" /etc/vtpm-manager/swtpm.toml 'mode = "anchored"'
+    ! is_ours swtpm || fail "$release: after the removal, swtpm is still ours"
+    absent "removed" /usr/bin/swtpm.distrib
+    makes_a_tpm "with swtpm's own"
+    ! within dpkg-divert --list | grep vrot || fail "$release: a diversion is left"
+    install_packages /packages/vrot-swtpm.deb
+    is_ours swtpm || fail "$release: installed again, swtpm is not ours"
+    within apt-get purge -q -y vrot-swtpm > /dev/null 2>&1
+    absent "purged" /etc/vtpm-manager/swtpm.toml
+    ! is_ours swtpm || fail "$release: after the purge, swtpm is still ours"
+}
+
+makes_a_tpm() {
+    rm -rf "$scratch/root/tpm"
+    mkdir "$scratch/root/tpm"
+    within chmod 777 /tpm
+    within swtpm_setup --tpm2 --tpm-state /tpm --createek > "$scratch/setup" 2>&1 ||
+        fail "$release, $1: swtpm_setup: $(cat "$scratch/setup")"
+    [ -s "$scratch/root/tpm/tpm2-00.permall" ] || fail "$release, $1: there is no TPM"
+    rm -rf "$scratch/root/tpm"
+}
+
 removal_and_purge() {
     state=/var/lib/vtpm-manager/store.redb
     echo state > "$scratch/root$state"
@@ -243,10 +299,11 @@ for release in "$@"; do
     pack "$release"
     base "$release"
     mkdir "$scratch/root/packages"
-    for name in host operator guest device; do
+    for name in host operator swtpm guest device; do
         cp "$packages"/vrot-"$name"_*.deb "$scratch/root/packages/vrot-$name.deb"
     done
     operator_alone
+    in_place_of_swtpm
     first_installation
     upgrades
     removal_and_purge

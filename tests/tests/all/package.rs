@@ -50,6 +50,7 @@ const CONTENTS: [(&str, &[&str]); 5] = [
     (
         "vrot-swtpm",
         &[
+            "-rw-r--r-- /etc/vtpm-manager/swtpm.toml",
             "-rwxr-xr-x /usr/bin/swtpm",
             "-rwxr-xr-x /usr/bin/swtpm_ioctl",
             "-rwxr-xr-x /usr/bin/swtpm_setup",
@@ -177,6 +178,7 @@ fn packages_say_what_they_need_and_what_is_the_administrators() -> Result<()> {
             "/etc/apparmor.d/abstractions/libvirt-qemu.d/vrot\n/etc/libvirt/hooks/qemu.d/vrot\n\
              /etc/vtpm-manager/config.toml\n/etc/vtpm-manager/libvirt.toml\n",
         ),
+        ("vrot-swtpm", "/etc/vtpm-manager/swtpm.toml\n"),
         ("vrot-guest", "/etc/default/vrot-service\n"),
     ] {
         let conffiles = Tool::new("dpkg-deb").arg("-I").arg(file(package)?);
@@ -396,6 +398,43 @@ fn what_is_installed_works() -> Result<()> {
         Some(at(&root.join("var")).as_str())
     );
     ensure!(manager.stop()?.success());
+    Ok(())
+}
+
+/// The shipped file with either mode, and with its other entry.
+#[test]
+fn the_programs_for_launchers_take_their_shipped_configuration() -> Result<()> {
+    let installed = tempfile::tempdir()?;
+    install("vrot-swtpm", installed.path())?;
+    let config = installed.path().join("etc/vtpm-manager/swtpm.toml");
+    let shipped = fs::read_to_string(&config)?;
+    let state = installed.path().join("state");
+    fs::create_dir(&state)?;
+    let set_up = || {
+        let mut tool = Tool::new(installed.path().join("usr/bin/swtpm_setup"));
+        tool = tool.env("VROT_SWTPM_CONFIG", &config);
+        tool.args(["--tpm2", "--createek", "--tpm-state"])
+            .arg(&state)
+            .outcome()
+    };
+    let plain = set_up()?;
+    ensure!(plain.status.success(), "{plain:?}");
+    ensure!(state.join("tpm2-00.permall").exists(), "{plain:?}");
+
+    let manager = installed.path().join("no-manager.sock");
+    let anchored = shipped
+        .replace("mode = \"plain\"", "mode = \"anchored\"")
+        .replace("#socket", "socket")
+        .replace("/run/vtpm-manager/swtpm.sock", &at(&manager));
+    ensure!(anchored.contains(&at(&manager)), "{shipped}");
+    fs::write(&config, anchored)?;
+    fs::remove_file(state.join("tpm2-00.permall"))?;
+    let refused = set_up()?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned()
+        + &String::from_utf8_lossy(&refused.stdout);
+    ensure!(!refused.status.success(), "{said}");
+    ensure!(said.contains(&at(&manager)), "{said}");
+    ensure!(!state.join("tpm2-00.permall").exists(), "an empty TPM");
     Ok(())
 }
 
