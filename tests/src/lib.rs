@@ -26,5 +26,6 @@ pub mod libvirt_daemon;
 pub mod monitor;
 pub mod narrator;
 pub mod proxied_vm;
+pub mod registers;
 pub mod scene;
 pub mod vmm;

@@ -23,6 +23,7 @@ mod output;
 mod package;
 mod peers;
 mod refused_vms;
+mod registers;
 mod restored_store;
 mod revoked_host;
 mod run_command;
