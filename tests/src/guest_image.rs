@@ -58,7 +58,7 @@ impl I2cGuest {
             .arg(&kernel)
             .arg("linux-image-amd64")
             .run()?;
-        Tool::new(recipe.join("i2c.sh")).arg(&kernel).run()?;
+        Tool::new(recipe.join("drivers.sh")).arg(&kernel).run()?;
         let initramfs = folder.join(format!("{name}.cpio.gz"));
         Tool::new(recipe.join("build.sh"))
             .arg("--kernel")

@@ -3,14 +3,14 @@
 # Debian's kernels leave out, built from Debian's own source package, and the ACPI table that says
 # where the TPM is. Nothing is installed on this machine.
 #
-#   images/i2c.sh DIR
+#   images/drivers.sh DIR
 #
 # DIR is what `images/kernel.sh DIR linux-image-amd64` made. Into it come `modules/i2c-virtio.ko`,
 # `modules/late/tpm_tis_i2c.ko` and `tpm-i2c.aml`. Does nothing when they are there already and
 # newer than the recipe.
 set -eu
 
-directory=${1:?usage: images/i2c.sh DIR}
+directory=${1:?usage: images/drivers.sh DIR}
 here=$(cd "$(dirname "$0")" && pwd)
 release=$(cat "$directory/release")
 directory=$(cd "$directory" && pwd)
