@@ -1,23 +1,25 @@
 #!/bin/sh
 # Builds a guest initramfs from this machine's Debian packages and our own binary.
 #
-#   images/build.sh --kernel DIR --service FILE --output FILE [--tools]
+#   images/build.sh --kernel DIR --service FILE --output FILE [--tools] [--with DIR]
 #
 # --kernel   what images/kernel.sh made
 # --service  the vrot-service binary (`none` for an image without it)
 # --tools    adds tpm2-tools, for tests that use stock tools in the guest
+# --with     adds what is in a folder, at the same places
 #
 # The same inputs give the same bytes, so that the guest's PCR values can be written down.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
-kernel='' service='' output='' tools=no
+kernel='' service='' output='' tools=no with=''
 while [ $# -gt 0 ]; do
     case $1 in
         --kernel)  kernel=$2; shift 2 ;;
         --service) service=$2; shift 2 ;;
         --output)  output=$2; shift 2 ;;
         --tools)   tools=yes; shift ;;
+        --with)    with=$2; shift 2 ;;
         *) echo "images: unknown option $1" >&2; exit 2 ;;
     esac
 done
@@ -75,6 +77,7 @@ if [ "$service" != none ] || [ "$tools" = yes ]; then
         break
     done
 fi
+[ -z "$with" ] || cp -R "$with/." "$root"
 
 # One order, one owner, one time, one inode numbering.
 find "$root" -exec touch -h -d @0 {} +

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Adds to a kernel what a guest needs for a TPM behind virtio-i2c: the two drivers of Linux that
-# Debian's kernels leave out, built from Debian's own source package, and the ACPI table that says
-# where the TPM is. Nothing is installed on this machine.
+# Adds to a kernel modules of Linux that Debian's kernels leave out, built from Debian's own source
+# package: the two drivers of a TPM behind virtio-i2c, with the ACPI table that says where the TPM is,
+# and trusted keys. Nothing is installed on this machine.
 #
 #   images/drivers.sh DIR
 #
 # DIR is what `images/kernel.sh DIR linux-image-amd64` made. Into it come `modules/i2c-virtio.ko`,
-# `modules/late/tpm_tis_i2c.ko` and `tpm-i2c.aml`. Does nothing when they are there already and
-# newer than the recipe.
+# `modules/late/tpm_tis_i2c.ko`, `tpm-i2c.aml`, and `keys/asn1_encoder.ko` and `keys/trusted.ko`, which
+# guests get that ask for them. Does nothing when they are there already and newer than the recipe.
 set -eu
 
 directory=${1:?usage: images/drivers.sh DIR}
@@ -16,6 +16,7 @@ release=$(cat "$directory/release")
 directory=$(cd "$directory" && pwd)
 table=$directory/tpm-i2c.aml
 driver=$directory/modules/late/tpm_tis_i2c.ko
+keys=$directory/keys
 
 scratch=$(mktemp -d "$directory/unpack.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
@@ -28,7 +29,7 @@ if [ ! -s "$table" ] || [ "$here/tpm-i2c.asl" -nt "$table" ]; then
     }
     mv "$scratch/tpm-i2c.aml" "$table"
 fi
-[ -s "$driver" ] && exit 0
+[ -s "$driver" ] && [ -s "$keys/trusted.ko" ] && exit 0
 
 # A package, and those on which it depends whose names begin in the same way.
 dependencies() {
@@ -54,16 +55,26 @@ done
 build=$tree/usr/src/$headers
 sed -i "s|/usr/src/|$tree/usr/src/|" "$build/Makefile"
 
-# Of the sources, four files.
+# Of the sources, these files: in one pass, for they are far apart.
 dpkg-deb --fsys-tarfile "$scratch/$sources"_*.deb |
     tar -xO "./usr/src/$sources.tar.xz" |
     tar -xJ -C "$scratch/drivers" --strip-components 1 \
         "$sources/drivers/char/tpm/tpm.h" "$sources/drivers/char/tpm/tpm_tis_core.h" \
-        "$sources/drivers/char/tpm/tpm_tis_i2c.c" "$sources/drivers/i2c/busses/i2c-virtio.c"
+        "$sources/drivers/char/tpm/tpm_tis_i2c.c" "$sources/drivers/i2c/busses/i2c-virtio.c" \
+        "$sources/include/linux/asn1.h" "$sources/include/linux/asn1_ber_bytecode.h" \
+        "$sources/lib/asn1_encoder.c" "$sources/scripts/asn1_compiler.c" \
+        "$sources/security/keys/trusted-keys"
 work=$scratch/work
 mkdir "$work"
-find "$scratch/drivers" -name '*.[ch]' -exec mv {} "$work" \;
-echo 'obj-m := i2c-virtio.o tpm_tis_i2c.o' > "$work/Makefile"
+(cd "$scratch/drivers" && mv drivers/char/tpm/* drivers/i2c/busses/* lib/* security/keys/trusted-keys/* "$work")
+# The format of a sealed key is compiled by a program of the kernel's sources.
+cc -I "$scratch/drivers/include" -o "$scratch/asn1_compiler" "$scratch/drivers/scripts/asn1_compiler.c"
+(cd "$work" && "$scratch/asn1_compiler" tpm2key.asn1 tpm2key.asn1.c tpm2key.asn1.h)
+cat > "$work/Makefile" << 'END'
+obj-m := i2c-virtio.o tpm_tis_i2c.o asn1_encoder.o trusted.o
+trusted-y := trusted_core.o trusted_tpm1.o trusted_tpm2.o tpm2key.asn1.o
+ccflags-y := -DCONFIG_TRUSTED_KEYS_TPM=1
+END
 make -C "$build" M="$work" modules > "$scratch/make.log" 2>&1 || {
     cat "$scratch/make.log" >&2
     exit 1
@@ -72,7 +83,8 @@ strip --strip-debug "$work"/*.ko
 
 # The second is loaded after the first has its device running. Loaded before, it would talk to the
 # TPM from within the first one's start, and both would wait for ever.
-mkdir -p "$directory/modules/late"
+mkdir -p "$directory/modules/late" "$keys"
+mv "$work/asn1_encoder.ko" "$work/trusted.ko" "$keys"
 mv "$work/i2c-virtio.ko" "$directory/modules/"
 mv "$work/tpm_tis_i2c.ko" "$driver"
-echo "images: drivers of virtio-i2c for kernel $release are ready"
+echo "images: drivers for kernel $release are ready"

@@ -276,6 +276,36 @@ impl Guest {
         self.wait_for_line(READY, BOOT_PATIENCE)
     }
 
+    /// Has a guest sleep (S3, suspend to RAM), and wakes it.
+    pub fn sleep_and_wake_up(&mut self, shell: &mut GuestShell) -> Result<()> {
+        // The kernel says on the console that it is back; what comes over a serial port before is lost.
+        let sleep = "dmesg -n 8; (sleep 1; echo mem > /sys/power/state) > /dev/null 2>&1 &";
+        shell.run(sleep)?;
+        wait_for("the machine to sleep", START_PATIENCE, || {
+            Ok((self.monitor.status()? == "suspended").then_some(()))
+        })?;
+        self.monitor.wake_up()?;
+        self.wait_for_line("PM: suspend exit", START_PATIENCE)?;
+        shell.run("dmesg -n 1")?;
+        Ok(())
+    }
+
+    /// Has a guest that brings `linux-calls` start its kernel anew, without its firmware (kexec).
+    pub fn start_another_kernel(&mut self, shell: &mut GuestShell) -> Result<()> {
+        let words = "console=ttyS0 quiet vrot.shell=ttyS1";
+        // What it was started with is not there any more: the same files are packed again.
+        shell.run("cd / && find init bin usr lib lib64 sbin | cpio -o -H newc > /tmp/initramfs")?;
+        fs::OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(&self.console)?;
+        let calls = format!("linux-calls kexec /boot/vmlinuz /tmp/initramfs '{words}'");
+        shell.run(&format!(
+            "(sleep 1; {calls} > /dev/console 2>&1) > /dev/null 2>&1 &"
+        ))?;
+        self.wait_for_line(READY, BOOT_PATIENCE)
+    }
+
     /// Waits until a machine that was saved goes on.
     pub fn wait_until_running(&mut self) -> Result<()> {
         let monitor = &mut self.monitor;

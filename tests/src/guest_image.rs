@@ -49,43 +49,103 @@ impl I2cGuest {
     }
 
     fn with(name: &str, service: &Path) -> Result<Self> {
+        let place = Place::locked()?;
+        let kernel = place.usual_kernel()?;
+        let image = place.with_tools(&kernel, name, service, None)?;
+        let acpi_table = kernel.join("tpm-i2c.aml");
+        Ok(Self { image, acpi_table })
+    }
+}
+
+/// Where images are made, by one process at a time.
+struct Place {
+    folder: PathBuf,
+    recipe: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Place {
+    fn locked() -> Result<Self> {
         let folder = programs::target_folder()?.join("images");
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-        let _lock = exclusive(&folder)?;
+        let lock = exclusive(&folder)?;
         let recipe = programs::workspace_folder()?.join("images");
-        let kernel = folder.join("kernel-i2c");
-        Tool::new(recipe.join("kernel.sh"))
+        Ok(Self {
+            folder,
+            recipe,
+            _lock: lock,
+        })
+    }
+
+    /// Debian's kernel for machines of all kinds, with modules that it leaves out.
+    fn usual_kernel(&self) -> Result<PathBuf> {
+        let kernel = self.folder.join("kernel-i2c");
+        Tool::new(self.recipe.join("kernel.sh"))
             .arg(&kernel)
             .arg("linux-image-amd64")
             .run()?;
-        Tool::new(recipe.join("drivers.sh")).arg(&kernel).run()?;
-        let initramfs = folder.join(format!("{name}.cpio.gz"));
-        Tool::new(recipe.join("build.sh"))
-            .arg("--kernel")
+        Tool::new(self.recipe.join("drivers.sh"))
             .arg(&kernel)
+            .run()?;
+        Ok(kernel)
+    }
+
+    /// An image with tpm2-tools, and with what is in a folder.
+    fn with_tools(
+        &self,
+        kernel: &Path,
+        name: &str,
+        service: &Path,
+        more: Option<&Path>,
+    ) -> Result<GuestImage> {
+        let initramfs = self.folder.join(format!("{name}.cpio.gz"));
+        let mut build = Tool::new(self.recipe.join("build.sh"))
+            .arg("--kernel")
+            .arg(kernel)
             .arg("--service")
             .arg(service)
             .args(["--tools", "--output"])
-            .arg(&initramfs)
-            .run()?;
-        Ok(Self {
-            image: GuestImage {
-                kernel: kernel.join("vmlinuz"),
-                initramfs,
-            },
-            acpi_table: kernel.join("tpm-i2c.aml"),
+            .arg(&initramfs);
+        if let Some(more) = more {
+            build = build.arg("--with").arg(more);
+        }
+        build.run()?;
+        Ok(GuestImage {
+            kernel: kernel.join("vmlinuz"),
+            initramfs,
         })
     }
 }
 
 impl GuestImage {
+    /// Builds an image for what Linux itself does with a TPM: tpm2-tools, trusted keys with
+    /// `linux-calls` to use them (`images/linux-calls.c`), and its own kernel to start another one.
+    pub fn of_linux() -> Result<Self> {
+        let place = Place::locked()?;
+        let kernel = place.usual_kernel()?;
+        let more = tempfile::tempdir_in(&place.folder)?;
+        let [programs, modules, boot] =
+            ["usr/bin", "lib/modules", "boot"].map(|folder| more.path().join(folder));
+        for folder in [&programs, &modules, &boot] {
+            fs::create_dir_all(folder)?;
+        }
+        Tool::new("cc")
+            .args(["-O2", "-Wall", "-static", "-s", "-o"])
+            .arg(programs.join("linux-calls"))
+            .arg(place.recipe.join("linux-calls.c"))
+            .run()?;
+        for module in ["asn1_encoder.ko", "trusted.ko"] {
+            fs::copy(kernel.join("keys").join(module), modules.join(module))?;
+        }
+        fs::copy(kernel.join("vmlinuz"), boot.join("vmlinuz"))?;
+        place.with_tools(&kernel, "linux", Path::new("none"), Some(more.path()))
+    }
+
     /// Builds the image, or finds it built: the recipe is quick and gives the same bytes for the
     /// same inputs, so it simply runs each time.
     pub fn build(contents: Contents) -> Result<Self> {
-        let folder = programs::target_folder()?.join("images");
-        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-        let _lock = exclusive(&folder)?;
-        let recipe = programs::workspace_folder()?.join("images");
+        let place = Place::locked()?;
+        let Place { folder, recipe, .. } = &place;
         let kernel = folder.join("kernel");
         Tool::new(recipe.join("kernel.sh")).arg(&kernel).run()?;
 

@@ -217,6 +217,12 @@ impl Host {
         Ok(())
     }
 
+    /// What the manager tells about a VM's vRoT.
+    pub fn show(&self, vm: Uuid) -> Result<Value> {
+        let show = self.vtpmctl(["--output", "json", "show", &vm.to_string()])?;
+        Ok(serde_json::from_slice(&show.run()?)?)
+    }
+
     /// What the manager tells about a VM's identity.
     pub fn identity(&self, vm: Uuid) -> Result<Value> {
         let text = self

@@ -80,6 +80,12 @@ impl Monitor {
         Ok(())
     }
 
+    /// Wakes a machine that sleeps.
+    pub fn wake_up(&mut self) -> Result<()> {
+        self.execute("system_wakeup", json!({}))?;
+        Ok(())
+    }
+
     /// Gives a command in the words of the monitor for people, and yields what it says.
     pub fn say(&mut self, command: &str) -> Result<String> {
         let answer = self.execute("human-monitor-command", json!({"command-line": command}))?;

@@ -17,6 +17,7 @@ mod formats;
 mod fuzz_smoke;
 mod libvirt_hook;
 mod libvirt_swtpm;
+mod linux_guest;
 mod measured;
 mod moved_between_emulators;
 mod output;
