@@ -58,6 +58,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "bounded-file",
             "cert-chain",
             "connection-proxy",
+            "durable-file",
             "printable",
             "program-output",
             "tpm-wire",
