@@ -10,6 +10,8 @@ use crate::pcr::PcrValues;
 /// The policy reference of a host's `PolicyAuthorize`: an approval for another purpose by the same
 /// operator's key is none for this one (TPM 2.0 Part 3 §23.16).
 pub const HOST_POLICY_REF: &[u8] = b"vrot-host-policy";
+/// The policy reference of data that a VM seals to approved boots.
+pub const DATA_POLICY_REF: &[u8] = b"vrot-sealed-data-policy";
 
 /// `TPM_CC_PolicyPCR`
 const POLICY_PCR: u32 = 0x0000_017f;

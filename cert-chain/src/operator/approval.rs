@@ -3,26 +3,56 @@
 //! Host IK and root secret carry one policy, `TPM2_PolicyAuthorize` for the operator's key. It
 //! is satisfied by whatever policy that key signed, and each [`Approval`] is such a signature
 //! over a `TPM2_PolicyPCR`. So the next software version can be approved before it is installed,
-//! on another machine, and no key has to change.
+//! on another machine, and no key has to change. Data that a VM seals to approved boots carry such a policy
+//! too, for approvals of another [`Purpose`].
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::marker::PhantomData;
 
 use printable::is_printable;
 use serde::{Deserialize, Serialize};
 
-use super::error::{APPROVAL, ApprovalError, MAX_LABEL, VERSION};
+use super::error::{ApprovalError, MAX_LABEL, VERSION};
 use super::key::{PolicyKey, PolicyKeyPublic};
 use crate::json_texts::unprintable_field;
 use crate::pcr::BANKS;
-use crate::policy::{HOST_POLICY_REF, approval_digest, pcr_policy_digest};
+use crate::policy::{DATA_POLICY_REF, HOST_POLICY_REF, approval_digest, pcr_policy_digest};
 use crate::{Digest32, HashAlgorithm, PcrValues, TpmName, hexadecimal};
+
+/// What PCR values are approved for. The signature covers it, so an approval for one purpose is none for
+/// another, even by the same key.
+pub trait Purpose: Clone + Debug + PartialEq + Eq {
+    /// `type` of the approval as it is written.
+    const KIND: &'static str;
+    /// The policy reference of the `TPM2_PolicyAuthorize` that it satisfies.
+    const POLICY_REF: &'static [u8];
+}
+
+/// The use of a host's keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostKeys;
+
+/// Opening data that a VM sealed to approved boots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedData;
+
+impl Purpose for HostKeys {
+    const KIND: &'static str = "host-policy-approval";
+    const POLICY_REF: &'static [u8] = HOST_POLICY_REF;
+}
+
+impl Purpose for SealedData {
+    const KIND: &'static str = "sealed-data-approval";
+    const POLICY_REF: &'static [u8] = DATA_POLICY_REF;
+}
 
 /// A statement of the operator: "these PCR values are good".
 ///
 /// It speaks of one PCR bank. The signature covers which, as a part of the policy that it approves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "ApprovalFile", into = "ApprovalFile")]
-pub struct Approval {
+#[serde(try_from = "ApprovalFile", into = "ApprovalFile", bound = "P: Purpose")]
+pub struct Approval<P = HostKeys> {
     version: u32,
     /// For people: which software this is. Not covered by the signature.
     pub label: String,
@@ -32,6 +62,7 @@ pub struct Approval {
     pub pcrs: PcrValues,
     /// ECDSA signature, two scalars of 32 bytes.
     signature: Vec<u8>,
+    purpose: PhantomData<P>,
 }
 
 /// An approval as it is written.
@@ -83,22 +114,32 @@ impl utoipa::ToSchema for Approval {
 const WITHOUT_BANK: u32 = 1;
 
 impl PolicyKey {
-    /// Signs an approval of `pcrs`.
+    /// Signs an approval of `pcrs` for the use of a host's keys.
     pub fn approve(&self, label: &str, pcrs: PcrValues) -> Result<Approval, ApprovalError> {
+        self.approve_for(label, pcrs)
+    }
+
+    /// Signs an approval of `pcrs`.
+    pub fn approve_for<P: Purpose>(
+        &self,
+        label: &str,
+        pcrs: PcrValues,
+    ) -> Result<Approval<P>, ApprovalError> {
         check(&pcrs)?;
         check_label(label)?;
-        let signature = self.sign(&signed_message(&pcrs))?;
+        let signature = self.sign(&signed_message::<P>(&pcrs))?;
         Ok(Approval {
             version: VERSION,
             label: label.to_owned(),
             policy_key: self.public().name(),
             pcrs,
             signature,
+            purpose: PhantomData,
         })
     }
 }
 
-impl Approval {
+impl<P: Purpose> Approval<P> {
     /// Reads an approval as it was written by [`Approval::to_json`]. Its signature is not
     /// checked here: [`Approval::is_signed_by`].
     pub fn from_json(json: &[u8]) -> Result<Self, ApprovalError> {
@@ -122,7 +163,7 @@ impl Approval {
 
     /// Whether `key` signed these values.
     pub fn is_signed_by(&self, key: &PolicyKeyPublic) -> bool {
-        !self.pcrs.is_empty() && key.signed(&signed_message(&self.pcrs), &self.signature)
+        !self.pcrs.is_empty() && key.signed(&signed_message::<P>(&self.pcrs), &self.signature)
     }
 
     /// Digest of the approved `TPM2_PolicyPCR`.
@@ -132,7 +173,7 @@ impl Approval {
 
     /// What `TPM2_VerifySignature` takes as digest.
     pub fn signed_digest(&self) -> Digest32 {
-        approval_digest(&self.policy_digest(), HOST_POLICY_REF)
+        approval_digest(&self.policy_digest(), P::POLICY_REF)
     }
 
     /// The two scalars of the signature.
@@ -151,9 +192,9 @@ fn check_label(label: &str) -> Result<(), ApprovalError> {
 }
 
 /// `approved ‖ policyRef`: its SHA-256 value is what the TPM checks the signature against.
-fn signed_message(pcrs: &PcrValues) -> Vec<u8> {
+fn signed_message<P: Purpose>(pcrs: &PcrValues) -> Vec<u8> {
     let mut message = pcr_policy_digest(pcrs).as_bytes().to_vec();
-    message.extend_from_slice(HOST_POLICY_REF);
+    message.extend_from_slice(P::POLICY_REF);
     message
 }
 
@@ -170,12 +211,13 @@ fn check(pcrs: &PcrValues) -> Result<(), ApprovalError> {
     Ok(())
 }
 
-impl TryFrom<ApprovalFile> for Approval {
+impl<P: Purpose> TryFrom<ApprovalFile> for Approval<P> {
     type Error = ApprovalError;
 
     fn try_from(file: ApprovalFile) -> Result<Self, ApprovalError> {
-        if file.kind != APPROVAL || !(WITHOUT_BANK..=VERSION).contains(&file.version) {
+        if file.kind != P::KIND || !(WITHOUT_BANK..=VERSION).contains(&file.version) {
             return Err(ApprovalError::Type {
+                expected: P::KIND,
                 kind: file.kind,
                 version: file.version,
             });
@@ -194,14 +236,15 @@ impl TryFrom<ApprovalFile> for Approval {
             policy_key: file.policy_key,
             pcrs,
             signature: file.signature,
+            purpose: PhantomData,
         })
     }
 }
 
-impl From<Approval> for ApprovalFile {
-    fn from(approval: Approval) -> Self {
+impl<P: Purpose> From<Approval<P>> for ApprovalFile {
+    fn from(approval: Approval<P>) -> Self {
         Self {
-            kind: APPROVAL.to_owned(),
+            kind: P::KIND.to_owned(),
             version: approval.version,
             label: approval.label,
             policy_key: approval.policy_key,

@@ -64,9 +64,11 @@ pub enum ApprovalError {
     Values(#[from] PcrValuesError),
     /// Another kind of file, or a version from the future.
     #[error(
-        "this is `{kind}` in version {version}, `{APPROVAL}` in a version up to {VERSION} is needed"
+        "this is `{kind}` in version {version}, `{expected}` in a version up to {VERSION} is needed"
     )]
     Type {
+        /// What it should be.
+        expected: &'static str,
         /// What the file says it is.
         kind: String,
         /// Its version.
@@ -82,7 +84,5 @@ pub enum ApprovalError {
 
 /// Most characters of a label: a version, a date or a ticket.
 pub(super) const MAX_LABEL: usize = 200;
-/// `type` of an approval.
-pub(super) const APPROVAL: &str = "host-policy-approval";
 /// `version` of an approval as it is written; version 2 names the PCR bank.
 pub(super) const VERSION: u32 = 2;

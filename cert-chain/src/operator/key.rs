@@ -8,10 +8,10 @@ use ring::signature::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::ApprovalError;
+use super::{ApprovalError, HostKeys, Purpose};
 use crate::pem as read_pem;
-use crate::policy::{HOST_POLICY_REF, authorize_digest};
-use crate::template::{EccTemplate, Purpose};
+use crate::policy::authorize_digest;
+use crate::template::{self, EccTemplate};
 use crate::{Digest32, ObjectAttributes, PublicArea, TpmName, hexadecimal};
 
 /// The operator's key: it approves PCR values, and nothing else. It belongs on the operator's
@@ -164,7 +164,7 @@ impl PolicyKeyPublic {
                 .with(ObjectAttributes::NO_DA)
                 .with(ObjectAttributes::SIGN),
             auth_policy: &[],
-            purpose: Purpose::Signing,
+            purpose: template::Purpose::Signing,
             unique: [x, y],
         }
         .to_bytes();
@@ -184,7 +184,12 @@ impl PolicyKeyPublic {
 
     /// Digest of the policy that host IK and root secret carry.
     pub fn policy_digest(&self) -> Digest32 {
-        authorize_digest(&self.name(), HOST_POLICY_REF)
+        self.policy_digest_for::<HostKeys>()
+    }
+
+    /// Digest of the policy that whatever this key approves for a purpose satisfies.
+    pub fn policy_digest_for<P: Purpose>(&self) -> Digest32 {
+        authorize_digest(&self.name(), P::POLICY_REF)
     }
 }
 

@@ -5,7 +5,7 @@ mod error;
 mod key;
 mod required_pcrs;
 
-pub use approval::Approval;
+pub use approval::{Approval, HostKeys, Purpose, SealedData};
 pub use error::ApprovalError;
 pub use key::{PolicyKey, PolicyKeyPublic};
 pub use required_pcrs::{InsufficientPcrs, RequiredPcrs, measures_a_boot};

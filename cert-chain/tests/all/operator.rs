@@ -1,7 +1,7 @@
 //! Keys of operators and approvals: as files, and what is refused.
 
 use anyhow::{Context, Result};
-use cert_chain::operator::{Approval, PolicyKey, PolicyKeyPublic};
+use cert_chain::operator::{Approval, PolicyKey, PolicyKeyPublic, SealedData};
 use cert_chain::policy::{HOST_POLICY_REF, authorize_digest, pcr_policy_digest};
 use cert_chain::{HashAlgorithm, PcrValues};
 
@@ -52,7 +52,7 @@ fn what_is_no_key_or_no_approval_is_refused() -> Result<()> {
     ] {
         let altered = json.replace(from, to);
         assert_ne!(altered, json, "{from}");
-        assert!(Approval::from_json(altered.as_bytes()).is_err(), "{to}");
+        assert!(<Approval>::from_json(altered.as_bytes()).is_err(), "{to}");
     }
     Ok(())
 }
@@ -76,6 +76,26 @@ fn the_signature_of_an_approval_covers_its_bank() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn an_approval_for_one_purpose_is_none_for_another() -> Result<()> {
+    let key = PolicyKey::generate()?;
+    let values = pcr_values(HashAlgorithm::Sha256, 0..8)?;
+    let host = key.approve("1", values.clone())?;
+    let data: Approval<SealedData> = key.approve_for("1", values)?;
+    assert!(data.is_signed_by(key.public()));
+    assert_ne!(host.signed_digest(), data.signed_digest());
+    assert_ne!(
+        key.public().policy_digest(),
+        key.public().policy_digest_for::<SealedData>()
+    );
+    // Neither as it is, nor under the other's name.
+    assert!(<Approval>::from_json(data.to_json().as_bytes()).is_err());
+    let renamed = (data.to_json()).replace("sealed-data-approval", "host-policy-approval");
+    let renamed = <Approval>::from_json(renamed.as_bytes())?;
+    assert!(!renamed.is_signed_by(key.public()));
+    Ok(())
+}
+
 /// A file of version 1, which says nothing of banks.
 #[test]
 fn an_approval_without_a_bank_is_one_of_sha256_and_stays_as_it_is() -> Result<()> {
@@ -86,7 +106,7 @@ fn an_approval_without_a_bank_is_one_of_sha256_and_stays_as_it_is() -> Result<()
         .replace("\"version\": 2", "\"version\": 1")
         .replace("  \"bank\": \"sha256\",\n", "");
     assert_ne!(old, json);
-    let read = Approval::from_json(old.as_bytes())?;
+    let read = <Approval>::from_json(old.as_bytes())?;
     assert_eq!(read.pcrs, values);
     assert!(read.is_signed_by(key.public()));
     assert_eq!(read.to_json(), old);
@@ -107,7 +127,7 @@ fn a_label_that_a_terminal_would_obey_is_neither_signed_nor_read() -> Result<()>
     ] {
         assert!(approve(text).is_err(), "{text:?}");
         let changed = json.replace("\"release 7\"", &serde_json::to_string(text)?);
-        let error = Approval::from_json(changed.as_bytes()).err();
+        let error = <Approval>::from_json(changed.as_bytes()).err();
         let error = error.with_context(|| format!("{text:?}"))?.to_string();
         assert!(error.contains("`label`"), "{error}");
     }
@@ -127,7 +147,7 @@ fn a_damaged_approval_is_refused_or_reads_as_something_that_is_not_signed() -> R
             if let Some(byte) = damaged.get_mut(position) {
                 *byte ^= change;
             }
-            let Ok(read) = Approval::from_json(&damaged) else {
+            let Ok(read) = <Approval>::from_json(&damaged) else {
                 continue;
             };
             assert!(read.label.chars().all(printable::is_printable));
