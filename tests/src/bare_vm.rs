@@ -24,7 +24,11 @@ pub struct BareVm {
     port: u16,
     event_log: PathBuf,
     vmm: Arc<Mutex<Vmm>>,
+    before: Arc<Mutex<Option<Before>>>,
 }
+
+/// What happens in the guest right before its next command of a kind.
+type Before = (u32, u32);
 
 /// What the software stack says on the control channel fits into one read, and is granted.
 const GRANTED: [u8; 4] = [0; 4];
@@ -47,12 +51,15 @@ impl BareVm {
         let (data, control, port) = two_ports()?;
         let vmm = Arc::new(Mutex::new(vmm));
         let tpm = Arc::clone(&vmm);
-        serve(data, move |client| execute(client, &tpm))?;
+        let before = Arc::<Mutex<Option<Before>>>::default();
+        let soon = Arc::clone(&before);
+        serve(data, move |client| execute(client, &tpm, &soon))?;
         serve(control, grant)?;
         Ok(Self {
             port,
             event_log,
             vmm,
+            before,
         })
     }
 
@@ -70,6 +77,26 @@ impl BareVm {
     pub fn extend(&self, pcr: u32, content: &[u8]) -> Result<()> {
         let mut vmm = self.vmm.lock().unwrap_or_else(PoisonError::into_inner);
         vmm.extend(pcr, &HashAlgorithm::Sha256.hash(&[content]))
+    }
+
+    /// Has something measured into this PCR right before the next command with this code
+    /// (`TPM_CC`) is executed; [`BareVm::happened`] tells.
+    pub fn extend_before(&self, command: u32, pcr: u32) {
+        *self.before.lock().unwrap_or_else(PoisonError::into_inner) = Some((command, pcr));
+    }
+
+    /// Whether what was asked for with [`BareVm::extend_before`] has happened.
+    pub fn happened(&self) -> bool {
+        self.before
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
+    }
+
+    /// Takes the VM away, puts it aside in the meantime, and attaches it again where its guest was.
+    pub fn set_aside(&self, meanwhile: impl FnOnce() -> Result<Vmm>) -> Result<()> {
+        *self.vmm.lock().unwrap_or_else(PoisonError::into_inner) = meanwhile()?;
+        Ok(())
     }
 }
 
@@ -103,16 +130,31 @@ fn serve(
     Ok(())
 }
 
-fn execute(mut client: TcpStream, vmm: &Mutex<Vmm>) -> io::Result<()> {
+fn execute(
+    mut client: TcpStream,
+    vmm: &Mutex<Vmm>,
+    before: &Mutex<Option<Before>>,
+) -> io::Result<()> {
     client.set_nodelay(true)?;
     while let Some(command) = read_frame(&mut client, MAX_SIZE)? {
         let response = {
             let mut vmm = vmm.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut before = before.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((_, pcr)) = before.take_if(|(code, _)| code_of(&command) == Some(*code)) {
+                vmm.extend(pcr, &HashAlgorithm::Sha256.hash(&[b"in between"]))
+                    .map_err(io::Error::other)?;
+            }
             vmm.respond(&command)?
         };
         client.write_all(&response)?;
     }
     Ok(())
+}
+
+/// `TPM_CC` of a command (TPM 2.0 Part 3 §5.1).
+fn code_of(command: &[u8]) -> Option<u32> {
+    let code = command.get(6..10)?;
+    Some(u32::from_be_bytes(code.try_into().ok()?))
 }
 
 fn grant(mut client: TcpStream) -> io::Result<()> {

@@ -48,19 +48,28 @@ impl ProxiedVm {
     pub fn boot(host: &Host, folder: &Path) -> Result<Self> {
         let vm = Uuid::new_v4();
         host.create(vm, TENANT)?;
+        Self::boot_again(host, vm, folder)
+    }
+
+    /// Boots a VM that is off and has a vRoT.
+    pub fn boot_again(host: &Host, vm: Uuid, folder: &Path) -> Result<Self> {
         host.start_vrot(vm)?;
+        Ok(Self {
+            vm,
+            bare: BareVm::boot(&Self::control(host, vm)?, folder)?,
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// Where a VMM attaches to a vRoT that runs.
+    pub fn control(host: &Host, vm: Uuid) -> Result<PathBuf> {
         let arguments = host.qemu_arguments(vm, TpmDevice::Crb)?;
-        let control = arguments
+        arguments
             .iter()
             .flat_map(|argument| argument.split(','))
             .find_map(|option| option.strip_prefix("path="))
-            .context("a socket among QEMU's arguments")?;
-        let bare = BareVm::boot(Path::new(control), folder)?;
-        Ok(Self {
-            vm,
-            bare,
-            folder: folder.to_owned(),
-        })
+            .map(PathBuf::from)
+            .context("a socket among QEMU's arguments")
     }
 
     /// Starts a proxy before the service at `forward`, with these options beside; `name` is its own.

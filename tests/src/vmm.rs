@@ -55,7 +55,15 @@ impl Control {
     }
 
     /// Attaches as QEMU does, and starts the TPM as a guest's firmware does.
-    pub fn attach(mut self) -> Result<Vmm> {
+    pub fn attach(self) -> Result<Vmm> {
+        let mut vmm = self.attach_running()?;
+        let clear = 0u16.to_be_bytes();
+        vmm.succeed("TPM2_Startup", &frame(NO_SESSIONS, STARTUP, &clear))?;
+        Ok(vmm)
+    }
+
+    /// Attaches for a guest that goes on, whose TPM is running.
+    pub fn attach_running(mut self) -> Result<Vmm> {
         let (data, theirs) = UnixStream::pair()?;
         data.set_read_timeout(Some(PATIENCE))?;
         sendmsg::<()>(
@@ -69,14 +77,11 @@ impl Control {
         let init = [CMD_INIT.to_be_bytes(), 0u32.to_be_bytes()].concat();
         self.0.write_all(&init)?;
         self.done().context("INIT")?;
-        let mut vmm = Vmm {
+        Ok(Vmm {
             _control: self.0,
             data,
             written: 0,
-        };
-        let clear = 0u16.to_be_bytes();
-        vmm.succeed("TPM2_Startup", &frame(NO_SESSIONS, STARTUP, &clear))?;
-        Ok(vmm)
+        })
     }
 
     fn done(&mut self) -> Result<()> {

@@ -29,5 +29,6 @@ mod restored_store;
 mod revoked_host;
 mod run_command;
 mod saved_vms;
+mod sealed_data;
 mod stand_alone_backend;
 mod virtio_i2c;

@@ -8,6 +8,7 @@ use crate::proxy::Destination;
 use attestation::{BOOT_PCRS, Nonce};
 use attested_tls::tls::KeyExchange;
 use cert_chain::HashAlgorithm;
+use cert_chain::operator::RequiredPcrs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Attests this VM: which one it is, what booted in it, on which host it runs and what booted
@@ -44,6 +45,124 @@ pub enum Command {
     /// Show who this VM is: the certificates of a key in its vRoT and of the host that made them. A VM
     /// whose identity is not certified yet waits for it.
     Identity(IdentityOptions),
+    /// Seal data to this VM's vRoT: no other opens them.
+    Seal(SealOptions),
+    /// Open sealed data.
+    Unseal(UnsealOptions),
+    /// Show what a file with sealed data is sealed to. The TPM is not asked.
+    ShowSealed(ShowSealedOptions),
+    /// Print the PCR values of the present boot as JSON, for `approve-boot`.
+    BootValues(BootOptions),
+    /// Sign an approval of PCR values, with which data that are sealed to approved boots open. This is for
+    /// the machine where the key is, and needs no TPM.
+    ApproveBoot(ApproveOptions),
+}
+
+/// Of `seal`.
+#[derive(Args)]
+pub struct SealOptions {
+    /// The data. Without it, standard input.
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
+    /// Where to write the sealed data.
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    /// Take the place of a file that exists.
+    #[arg(long)]
+    pub replace: bool,
+    /// Seal to the present boot as well: the data open only while the PCRs are as they are now.
+    #[arg(long, conflicts_with = "policy_key")]
+    pub boot: bool,
+    /// Seal to boots that this key's owner approves (`approve-boot`), now or later: a public key, P-256, in
+    /// PEM.
+    #[arg(long, value_name = "FILE")]
+    pub policy_key: Option<PathBuf>,
+    /// Of --boot.
+    #[command(flatten)]
+    pub pcrs: PcrOptions,
+    /// The VM's TPM (with a resource manager).
+    #[arg(long, value_name = "DEVICE", default_value = DEVICE)]
+    pub tpm: TpmAddress,
+}
+
+/// Which PCRs a boot is known by.
+#[derive(Args)]
+pub struct PcrOptions {
+    /// The PCRs by which a boot is known.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = BOOT_PCRS)]
+    pub pcrs: Vec<u8>,
+    /// The PCR bank: sha256, sha384 or sha512. Without it the first of these that has the PCRs and into which
+    /// the boot was measured.
+    #[arg(long, value_name = "BANK")]
+    pub pcr_bank: Option<HashAlgorithm>,
+}
+
+/// Of `unseal`.
+#[derive(Args)]
+pub struct UnsealOptions {
+    /// The sealed data.
+    #[arg(long, value_name = "FILE")]
+    pub from: PathBuf,
+    /// Where to write the data; nobody but the owner may read the file. Without it, to standard output, once
+    /// all of them were found genuine.
+    #[arg(long, value_name = "FILE")]
+    pub to: Option<PathBuf>,
+    /// Take the place of a file that exists.
+    #[arg(long, requires = "to")]
+    pub replace: bool,
+    /// An approval of the present boot, for data that are sealed to approved boots. Can be given several
+    /// times; the one that fits is used.
+    #[arg(long, value_name = "FILE")]
+    pub approval: Vec<PathBuf>,
+    /// The VM's TPM (with a resource manager).
+    #[arg(long, value_name = "DEVICE", default_value = DEVICE)]
+    pub tpm: TpmAddress,
+}
+
+/// Of `show-sealed`.
+#[derive(Args)]
+pub struct ShowSealedOptions {
+    /// The sealed data.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Write the TPM's object to files object.pub and object.priv in this folder, as tpm2_load reads them.
+    #[arg(long, value_name = "DIR")]
+    pub export: Option<PathBuf>,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Of `boot-values`.
+#[derive(Args)]
+pub struct BootOptions {
+    /// Which values.
+    #[command(flatten)]
+    pub pcrs: PcrOptions,
+    /// The VM's TPM (with a resource manager).
+    #[arg(long, value_name = "DEVICE", default_value = DEVICE)]
+    pub tpm: TpmAddress,
+}
+
+/// Of `approve-boot`.
+#[derive(Args)]
+pub struct ApproveOptions {
+    /// The private key, P-256, PKCS #8 in PEM: `openssl genpkey -algorithm EC -pkeyopt
+    /// ec_paramgen_curve:P-256`. It does not belong into the VM.
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// The values: what `boot-values` printed in a VM that booted as it should.
+    #[arg(long, value_name = "FILE")]
+    pub values: PathBuf,
+    /// A name for what is approved, e.g. the system's version.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub label: String,
+    /// The PCRs that the values must cover, so that the approval fits one boot only: numbers and ranges.
+    #[arg(long, value_name = "LIST", default_value = "0-7")]
+    pub require_pcrs: RequiredPcrs,
+    /// Where to write the approval.
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
 }
 
 /// Of `evidence`.

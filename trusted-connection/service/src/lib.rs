@@ -1,7 +1,7 @@
 //! The service in a VM: [`attester`] makes evidence with the VM's vRoT and its host. [`service`] answers
 //! challenges in the clear with it; [`proxy`] puts attested connections before a TCP service, and
 //! [`devices`] says whom it lets connect. For other programs in the VM, [`evidence_file`] answers one nonce
-//! and [`identity`] says who the VM is.
+//! [`identity`] says who the VM is, and [`sealing`] keeps data for this VM alone.
 
 pub mod attester;
 pub mod command_line;
@@ -10,6 +10,7 @@ pub mod evidence_file;
 pub mod identity;
 mod output_file;
 pub mod proxy;
+pub mod sealing;
 pub mod service;
 pub mod tls_identity;
 pub mod tls_key;

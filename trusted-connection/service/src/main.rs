@@ -15,7 +15,7 @@ use program_output::log;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use tokio::net::TcpListener;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use trusted_connection::crl_files::CrlFiles;
 use vrot_service::attester::batches::Batches;
 use vrot_service::attester::esys::{EsysTpm, HostThroughTpm};
@@ -27,7 +27,7 @@ use vrot_service::service::{self, Service};
 use vrot_service::tls_identity::{RENEWAL_PERIOD, TlsIdentity};
 use vrot_service::tls_key::TpmTlsKey;
 use vrot_service::vm_attester::VmAttester;
-use vrot_service::{evidence_file, identity};
+use vrot_service::{evidence_file, identity, sealing};
 
 /// How long devices have for challenges that they began when the service is stopped.
 const CHALLENGES_END: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         LogFormat::Text => log::Format::Text,
         LogFormat::Json => log::Format::Json,
     };
-    let _log = log::start(LevelFilter::INFO, format);
+    let _log = log::start(told(), format);
     log::on_panic(|_| {});
     match run(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,6 +50,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The binding to the TPM's software stack logs as an error whatever a TPM refuses, even where that is an
+/// answer like any other; what matters of it is in our own errors.
+fn told() -> Targets {
+    Targets::new()
+        .with_default(LevelFilter::INFO)
+        .with_target("tss_esapi", LevelFilter::OFF)
 }
 
 fn run(command: Command) -> Result<()> {
@@ -70,6 +78,11 @@ fn run(command: Command) -> Result<()> {
             options.output.as_deref(),
         ),
         Command::Identity(options) => identity::show(&options),
+        Command::Seal(options) => sealing::commands::seal(&options),
+        Command::Unseal(options) => sealing::commands::unseal(&options),
+        Command::ShowSealed(options) => sealing::commands::show(&options),
+        Command::BootValues(options) => sealing::approving::boot_values(&options),
+        Command::ApproveBoot(options) => sealing::approving::approve(&options),
     }
 }
 

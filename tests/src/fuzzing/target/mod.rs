@@ -7,6 +7,7 @@ mod devices;
 mod evidence;
 mod guest;
 mod logs;
+mod sealing;
 mod swtpm;
 mod virtio_i2c;
 
@@ -54,6 +55,7 @@ pub const TARGETS: &[Target] = &[
     guest::VIRTIO_QUEUE,
     logs::EVENT_LOG,
     logs::USERSPACE_LOG,
+    sealing::SEALED_DATA,
     swtpm::KEY,
     swtpm::LINEAR_STORE,
     swtpm::STATE_FILE,

@@ -7,22 +7,17 @@ use std::time::{Duration, Instant};
 use attestation::quote::canonical_signature;
 use attestation::{RequestDigest, TlsKeyStatement};
 use cert_chain::layout::{NvIndex, VIK_HANDLE};
-use cert_chain::pcr::BANKS;
-use cert_chain::{Digest32, HashAlgorithm, HashValue, PcrSelection, PcrValues};
+use cert_chain::{Digest32, HashAlgorithm, PcrSelection, PcrValues};
 use tss_esapi::Context;
-use tss_esapi::constants::CapabilityType;
 use tss_esapi::handles::KeyHandle;
-use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::session_handles::AuthSession;
-use tss_esapi::structures::{
-    Attest, AttestInfo, CapabilityData, Data, PcrSelectionList, PcrSlot, SignatureScheme,
-};
+use tss_esapi::structures::{Attest, AttestInfo, Data, SignatureScheme};
 use tss_esapi::traits::Marshall;
 
 use super::host_evidence::{self, HostEvidenceError, HostMemory};
 use super::tpm_address::TpmAddress;
 use super::tss::{self, HostsKey, refused, retrying};
-use super::{AttesterError, Host, SignedQuote, VmTpm};
+use super::{AttesterError, Host, SignedQuote, VmTpm, pcrs};
 
 /// A vRoT as its guest sees it: `/dev/tpmrm0`.
 pub struct EsysTpm {
@@ -45,9 +40,6 @@ const CERTIFICATE_DEADLINE: Duration = Duration::from_secs(20);
 const CERTIFICATE_PAUSE: Duration = Duration::from_millis(50);
 /// So many looks before the log says what is waited for.
 const QUIET_LOOKS: u32 = 20;
-
-/// More than any TPM has.
-const MAX_BANKS: u32 = 16;
 
 impl EsysTpm {
     /// Opens the TPM. Quotes will be of the PCRs in `quoted`, and of `bank`, if one is given.
@@ -119,39 +111,6 @@ impl EsysTpm {
                 .into(),
         })
     }
-
-    fn read_pcrs(&mut self, bank: HashAlgorithm) -> Result<PcrValues, AttesterError> {
-        const OPERATION: &str = "TPM2_PCR_Read";
-        let mut values = PcrValues::new(bank);
-        let mut wanted: Vec<u8> = self.quoted.iter().collect();
-        // A TPM returns as many at a time as it likes, at most eight (TPM 2.0 Part 3 §22.4).
-        while !wanted.is_empty() {
-            let list = selected(OPERATION, bank, wanted.iter().copied())?;
-            let (_, found, digests) = retrying(|| {
-                self.context
-                    .execute_without_session(|context| context.pcr_read(list.clone()))
-            })
-            .map_err(refused(OPERATION))?;
-            let found = found.get_selections().iter();
-            let slots: Vec<u8> = found
-                .filter(|selection| selection.hashing_algorithm() == stacks(bank))
-                .flat_map(|selection| selection.selected())
-                .filter_map(|slot| u8::try_from(u32::from(slot).trailing_zeros()).ok())
-                .collect();
-            let before = wanted.len();
-            for (pcr, digest) in slots.iter().zip(digests.value()) {
-                let value = HashValue::new(bank, digest.value()).ok_or(AttesterError::Bank)?;
-                values
-                    .insert(*pcr, value)
-                    .map_err(|_| AttesterError::Bank)?;
-                wanted.retain(|wanted| wanted != pcr);
-            }
-            if wanted.len() == before {
-                return Err(AttesterError::Bank);
-            }
-        }
-        Ok(values)
-    }
 }
 
 impl VmTpm for EsysTpm {
@@ -170,30 +129,9 @@ impl VmTpm for EsysTpm {
     }
 
     fn banks(&mut self) -> Result<Vec<HashAlgorithm>, AttesterError> {
-        const OPERATION: &str = "TPM2_GetCapability";
-        let (found, _) = self
-            .context
-            .execute_without_session(|context| {
-                context.get_capability(CapabilityType::AssignedPcr, 0, MAX_BANKS)
-            })
-            .map_err(refused(OPERATION))?;
-        let CapabilityData::AssignedPcr(allocated) = found else {
-            return Ok(Vec::new());
-        };
-        let has = |bank: HashAlgorithm| {
-            allocated.get_selections().iter().any(|selection| {
-                let slots = selection.selected();
-                let pcrs = slots.iter().map(|slot| u32::from(*slot).trailing_zeros());
-                let pcrs: Vec<u32> = pcrs.collect();
-                selection.hashing_algorithm() == stacks(bank)
-                    && self.quoted.iter().all(|pcr| pcrs.contains(&u32::from(pcr)))
-            })
-        };
-        let wanted = |bank: &HashAlgorithm| self.bank.is_none_or(|only| only == *bank);
-        Ok(BANKS
-            .into_iter()
-            .filter(|bank| wanted(bank) && has(*bank))
-            .collect())
+        let mut banks = pcrs::banks(&mut self.context, self.quoted)?;
+        banks.retain(|bank| self.bank.is_none_or(|only| only == *bank));
+        Ok(banks)
     }
 
     fn quote(
@@ -204,14 +142,14 @@ impl VmTpm for EsysTpm {
         const OPERATION: &str = "TPM2_Quote";
         /// Whatever extends PCRs after the boot does so now and then.
         const ATTEMPTS: usize = 4;
-        let selection = selected(OPERATION, bank, self.quoted.iter())?;
+        let selection = pcrs::selected(OPERATION, bank, self.quoted.iter())?;
         let data =
             Data::try_from(qualifying_data.as_bytes().to_vec()).map_err(refused(OPERATION))?;
         let vik = self.vik;
         for _ in 0..ATTEMPTS {
             let pcrs = match self.pcrs.take() {
                 Some(pcrs) if pcrs.bank() == bank => pcrs,
-                _ => self.read_pcrs(bank)?,
+                _ => pcrs::read(&mut self.context, bank, self.quoted)?,
             };
             let (attest, signature) = retrying(|| {
                 self.context
@@ -259,35 +197,10 @@ impl Host for HostThroughTpm {
     }
 }
 
-fn selected(
-    operation: &'static str,
-    bank: HashAlgorithm,
-    pcrs: impl Iterator<Item = u8>,
-) -> Result<PcrSelectionList, AttesterError> {
-    let slots = pcrs
-        .map(|pcr| PcrSlot::try_from(1u32 << pcr))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(refused(operation))?;
-    PcrSelectionList::builder()
-        .with_selection(stacks(bank), &slots)
-        .build()
-        .map_err(refused(operation))
-}
-
 /// Whether a quote is of these values.
 fn quotes(attest: &Attest, pcrs: &PcrValues) -> bool {
     match attest.attested() {
         AttestInfo::Quote { info } => info.pcr_digest().value() == pcrs.digest().as_bytes(),
         _ => false,
-    }
-}
-
-/// The software stack's own name of an algorithm.
-fn stacks(algorithm: HashAlgorithm) -> HashingAlgorithm {
-    match algorithm {
-        HashAlgorithm::Sha1 => HashingAlgorithm::Sha1,
-        HashAlgorithm::Sha256 => HashingAlgorithm::Sha256,
-        HashAlgorithm::Sha384 => HashingAlgorithm::Sha384,
-        HashAlgorithm::Sha512 => HashingAlgorithm::Sha512,
     }
 }

@@ -4,6 +4,7 @@
 pub mod batches;
 pub mod esys;
 pub mod host_evidence;
+pub(crate) mod pcrs;
 pub mod quoting;
 mod tpm_address;
 pub(crate) mod tss;

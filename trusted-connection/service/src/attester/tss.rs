@@ -138,7 +138,7 @@ fn split_certificates(index: NvIndex, bytes: &[u8]) -> Result<Vec<Vec<u8>>, Atte
     Ok(certificates)
 }
 
-fn kind(error: &tss_esapi::Error) -> Option<Tss2ResponseCodeKind> {
+pub(crate) fn kind(error: &tss_esapi::Error) -> Option<Tss2ResponseCodeKind> {
     match error {
         tss_esapi::Error::Tss2Error(code) => code.kind(),
         tss_esapi::Error::WrapperError(_) => None,
