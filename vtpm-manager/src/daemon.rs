@@ -1,12 +1,13 @@
 //! `vtpm-managerd`: start, serve, shut down.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::WithCauses;
 use clap::{Parser, ValueEnum};
+use program_output::console::{complain, print};
 use program_output::log;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +30,9 @@ pub struct Arguments {
     /// The configuration.
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
+    /// Read the configuration, write what holds by it as JSON, and end.
+    #[arg(long)]
+    pub check_config: bool,
     /// How log lines on standard error look. RUST_LOG says which (by default `info`).
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -89,6 +93,9 @@ const LAST_THREADS: Duration = Duration::from_secs(10);
 /// Runs the daemon to its end. 0 after a shutdown, 1 after a failure, 2 for a bad configuration,
 /// 101 after a panic.
 pub fn main(arguments: &Arguments) -> ExitCode {
+    if arguments.check_config {
+        return check_config(&arguments.config);
+    }
     let _log = start_log(arguments.log_format);
     end_on_panic(None);
     match run(arguments) {
@@ -115,6 +122,27 @@ fn run(arguments: &Arguments) -> Result<(), DaemonError> {
     // A thread of ours may wait for somebody who does not answer.
     runtime.shutdown_timeout(LAST_THREADS);
     served
+}
+
+/// 0 for a configuration that a manager can be started with, else 2.
+fn check_config(path: &Path) -> ExitCode {
+    let shown = match Config::load(path) {
+        Ok(config) => config.shown(),
+        Err(error) => {
+            complain(format_args!("vtpm-managerd: {}", WithCauses(&error)));
+            return ExitCode::from(2);
+        }
+    };
+    let written = (shown.map_err(Into::into)).and_then(|shown| print(&format!("{shown}\n")));
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(format_args!(
+                "vtpm-managerd: standard output cannot be written: {error}"
+            ));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 async fn serve(config: Config) -> Result<(), DaemonError> {

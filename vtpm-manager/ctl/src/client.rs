@@ -56,6 +56,12 @@ impl Client {
         parse(&self.call(Method::GET, path, Bytes::new(), &[])?)
     }
 
+    /// Gets a text.
+    pub(crate) fn text(&self, path: &str) -> Result<String, CtlError> {
+        let text = self.call(Method::GET, path, Bytes::new(), &[])?;
+        String::from_utf8(text).map_err(|error| CtlError::Response(error.into()))
+    }
+
     pub(crate) fn delete(&self, path: &str) -> Result<(), CtlError> {
         self.call(Method::DELETE, path, Bytes::new(), &[]).map(drop)
     }

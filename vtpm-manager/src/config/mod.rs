@@ -7,6 +7,7 @@ mod file;
 mod launch;
 mod pool;
 mod renewal;
+mod shown;
 mod swtpm;
 mod vmms;
 

@@ -14,6 +14,7 @@ mod audit_vouched;
 mod busy_guests;
 mod clock;
 mod cloud_hypervisor;
+mod doctor;
 mod enrolment;
 mod events;
 mod foreign_descriptors;

@@ -87,6 +87,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "bounded-file",
             "cert-chain",
             "durable-file",
+            "host-doctor",
             "printable",
             "program-output",
             "swtpm-state",
@@ -133,6 +134,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "host-audit",
         &["api-types", "cert-chain", "durable-file", "guarded-state"],
+    ),
+    // Looks at a host from outside: neither the TPM's stack nor the store.
+    (
+        "host-doctor",
+        &[
+            "api-types",
+            "attestation",
+            "bounded-file",
+            "cert-chain",
+            "printable",
+        ],
     ),
     // Requests and answers, whoever's they are.
     (

@@ -2,6 +2,7 @@
 
 mod audit;
 mod dashboard;
+mod doctor;
 mod host;
 mod import;
 mod issuer;
@@ -19,6 +20,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use audit::AuditCommand;
 pub(crate) use dashboard::DashboardArguments;
+pub(crate) use doctor::DoctorArguments;
 pub(crate) use host::{HostCommand, InitArguments};
 pub(crate) use import::ImportArguments;
 pub(crate) use issuer::{IssuerCommand, OperatorKeyCommand};
@@ -90,6 +92,13 @@ pub(crate) enum Command {
     /// its state has its endorsement seed, also from now on.
     #[command(verbatim_doc_comment)]
     Import(ImportArguments),
+    /// Look at this host from its TPM to its unit files, and say what to do about what is wrong.
+    ///
+    /// Changes nothing, and needs no manager that runs. Not everybody sees everything: root does.
+    /// Exit status: 0 nothing is wrong, 1 something does not work or will not soon, 3 there are
+    /// warnings only.
+    #[command(verbatim_doc_comment)]
+    Doctor(DoctorArguments),
     /// The host: its keys, its policy, its enrolment.
     Host {
         #[command(subcommand)]

@@ -2,6 +2,7 @@
 
 mod audit;
 mod dashboard;
+mod doctor;
 mod host;
 mod issuer;
 mod policy;
@@ -24,6 +25,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CtlError> {
     let output = Output::new(arguments.output);
     match &arguments.command {
         Command::Run(arguments) => return Ok(run::run(arguments, &client)),
+        Command::Doctor(arguments) => return doctor::run(arguments, &client, &output),
         Command::Libvirt(command) => libvirt::run(command, &client, &output),
         Command::Import(arguments) => import::run(arguments, &client, &output),
         Command::Host { command } => host::run(command, &client, &output),

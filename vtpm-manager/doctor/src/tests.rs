@@ -1,0 +1,278 @@
+//! Hosts in folders: each lacks one thing.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use attestation::event_log::EventType;
+use attestation::event_log::writer::LogWriter;
+use cert_chain::HashAlgorithm;
+use tempfile::TempDir;
+
+use super::finding::{Finding, Status};
+use super::{Examination, ManagerSaid, NotSaid, Programs, Report, System};
+
+struct Host(TempDir);
+
+impl Host {
+    /// A host whose firmware measured something, and logged it.
+    fn measured() -> Result<Self> {
+        let host = Self(tempfile::tempdir()?);
+        let mut boot = LogWriter::crypto_agile(&[HashAlgorithm::Sha256]);
+        boot.measure(0, EventType::S_CRTM_VERSION, b"firmware");
+        host.write("run/vrot-host/event-log", boot.bytes())?;
+        let pcrs = boot.pcrs(HashAlgorithm::Sha256);
+        for pcr in 0..24u8 {
+            let value = pcrs.get(&pcr).cloned().unwrap_or_else(|| vec![0; 32]);
+            let value = hex::encode_upper(value) + "\n";
+            host.write(&format!("sys/class/tpm/tpm0/pcr-sha256/{pcr}"), value)?;
+        }
+        host.write("sys/class/tpm/tpm0/tpm_version_major", "2\n")?;
+        host.write("proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n")?;
+        fs::create_dir_all(host.path("var/lib/vtpm-manager"))?;
+        Ok(host)
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> Result<()> {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().context("a folder")?)?;
+        Ok(fs::write(path, contents)?)
+    }
+
+    /// What is found where no manager runs, and the program that reads configurations is this.
+    fn report_with(&self, manager: &Path) -> Report {
+        let not_said = NotSaid {
+            reason: "nobody was asked".to_owned(),
+            errno: None,
+        };
+        Examination {
+            system: &System::in_folder(self.0.path()),
+            programs: &Programs {
+                manager: manager.to_owned(),
+                config: self.path("config.toml"),
+            },
+            manager: &ManagerSaid {
+                host: Err(not_said.clone()),
+                policy: Err(not_said),
+                metrics: None,
+                process: None,
+            },
+            revocation_lists: &[],
+            version: "1",
+        }
+        .report()
+    }
+
+    fn report(&self) -> Report {
+        self.report_with(Path::new("/nonexistent/vtpm-managerd"))
+    }
+}
+
+fn of<'a>(report: &'a Report, check: &str) -> Result<&'a Finding> {
+    let mut findings = report.findings.iter();
+    findings
+        .find(|finding| finding.check == check)
+        .with_context(|| format!("no {check}"))
+}
+
+/// The status and the words of a check; whoever is told of a fault is told what to do.
+fn found(host: &Host, check: &str) -> Result<(Status, String)> {
+    let report = host.report();
+    for finding in &report.findings {
+        let has_remedy = finding
+            .remedy
+            .as_ref()
+            .is_some_and(|remedy| !remedy.is_empty());
+        assert_eq!(has_remedy, finding.status != Status::Ok, "{finding:?}");
+    }
+    let finding = of(&report, check)?;
+    Ok((finding.status, finding.found.clone()))
+}
+
+#[test]
+fn a_log_that_accounts_for_the_pcrs_is_told_from_one_that_does_not_without_a_manager() -> Result<()>
+{
+    let host = Host::measured()?;
+    let (status, text) = found(&host, "event-log")?;
+    assert_eq!(status, Status::Ok, "{text}");
+    assert_eq!(found(&host, "pcr-bank")?.0, Status::Ok);
+
+    let name = "sys/class/tpm/tpm0/pcr-sha256/0";
+    let genuine = fs::read(host.path(name))?;
+    host.write(name, "AB".repeat(32))?;
+    let (status, text) = found(&host, "event-log")?;
+    assert_eq!(
+        (status, text.contains("PCR 0")),
+        (Status::Failed, true),
+        "{text}"
+    );
+    host.write(name, genuine)?;
+
+    host.write("run/vrot-host/event-log", "no log")?;
+    assert_eq!(found(&host, "event-log")?.0, Status::Failed);
+    // The kernel's own log serves as well.
+    fs::remove_file(host.path("run/vrot-host/event-log"))?;
+    let (status, text) = found(&host, "event-log")?;
+    assert_eq!(
+        (status, text.contains("neither")),
+        (Status::Failed, true),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_bank_that_is_missing_or_that_nothing_was_measured_into_is_named() -> Result<()> {
+    let host = Host::measured()?;
+    for pcr in 0..24 {
+        let name = format!("sys/class/tpm/tpm0/pcr-sha256/{pcr}");
+        host.write(&name, "0".repeat(64))?;
+    }
+    let (status, text) = found(&host, "pcr-bank")?;
+    assert_eq!(
+        (status, text.contains("measured nothing")),
+        (Status::Failed, true),
+        "{text}"
+    );
+    fs::remove_dir_all(host.path("sys/class/tpm/tpm0/pcr-sha256"))?;
+    fs::create_dir(host.path("sys/class/tpm/tpm0/pcr-sha1"))?;
+    let (status, text) = found(&host, "pcr-bank")?;
+    assert_eq!(
+        (status, text.contains("no SHA-256")),
+        (Status::Failed, true),
+        "{text}"
+    );
+    // Old kernels do not say.
+    fs::remove_dir(host.path("sys/class/tpm/tpm0/pcr-sha1"))?;
+    assert_eq!(found(&host, "pcr-bank")?.0, Status::Unseen);
+    Ok(())
+}
+
+#[test]
+fn a_tpm_that_is_missing_or_too_old_is_told() -> Result<()> {
+    let host = Host::measured()?;
+    let (status, text) = found(&host, "tpm")?;
+    assert_eq!(
+        (status, text.contains("/dev/tpmrm0")),
+        (Status::Failed, true),
+        "{text}"
+    );
+    host.write("dev/tpmrm0", "")?;
+    assert!(found(&host, "tpm")?.1.contains("no device"));
+    host.write("sys/class/tpm/tpm0/tpm_version_major", "1\n")?;
+    let report = host.report();
+    let mut texts = report.findings.iter().map(|finding| &finding.found);
+    assert!(texts.any(|text| text.contains("a TPM 1")));
+    Ok(())
+}
+
+#[test]
+fn swap_in_the_clear_and_a_state_folder_for_others_are_told() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let host = Host::measured()?;
+    assert_eq!(found(&host, "swap")?.0, Status::Ok);
+    let head = "Filename\tType\tSize\tUsed\tPriority\n";
+    host.write("sys/block/dm-1/dm/uuid", "CRYPT-PLAIN-swap\n")?;
+    for (swaps, status) in [
+        ("/dev/zram0 partition 1 0 -2\n", Status::Ok),
+        ("/dev/dm-1 partition 1 0 -2\n", Status::Ok),
+        ("/swapfile file 1 0 -2\n", Status::Warning),
+        (
+            "/dev/zram0 partition 1 0 -2\n/dev/dm-2 partition 1 0 -3\n",
+            Status::Warning,
+        ),
+    ] {
+        host.write("proc/swaps", format!("{head}{swaps}"))?;
+        assert_eq!(found(&host, "swap")?.0, status, "{swaps}");
+    }
+    let folder = host.path("var/lib/vtpm-manager");
+    for (mode, status) in [
+        (0o700, Status::Ok),
+        (0o750, Status::Failed),
+        (0o705, Status::Failed),
+    ] {
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode))?;
+        assert_eq!(found(&host, "state-folder")?.0, status, "{mode:o}");
+    }
+    Ok(())
+}
+
+#[test]
+fn unit_hook_and_rule_have_to_be_as_they_were_packaged() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let host = Host::measured()?;
+    assert_eq!(found(&host, "unit")?.0, Status::Warning);
+    let unit = include_str!("../../packaging/vrot-host/vtpm-managerd.service");
+    host.write("usr/lib/systemd/system/vtpm-managerd.service", unit)?;
+    assert_eq!(found(&host, "unit")?.0, Status::Ok);
+    host.write(
+        "etc/systemd/system/vtpm-managerd.service",
+        unit.replace("LimitCORE=0\n", ""),
+    )?;
+    assert!(found(&host, "unit")?.1.contains("not as it was packaged"));
+    // Without libvirt there is nothing to be told of it.
+    assert!(found(&host, "libvirt").is_err());
+    host.write("usr/sbin/libvirtd", "")?;
+    assert_eq!(found(&host, "libvirt")?.0, Status::Warning);
+    let hook = "etc/libvirt/hooks/qemu.d/vrot";
+    host.write(hook, "")?;
+    fs::set_permissions(host.path(hook), fs::Permissions::from_mode(0o644))?;
+    assert_eq!(found(&host, "libvirt")?.0, Status::Failed);
+    fs::set_permissions(host.path(hook), fs::Permissions::from_mode(0o755))?;
+    assert_eq!(found(&host, "libvirt")?.0, Status::Ok);
+
+    assert_eq!(found(&host, "apparmor")?.0, Status::Ok);
+    host.write("sys/module/apparmor/parameters/enabled", "Y\n")?;
+    let abstraction = "etc/apparmor.d/abstractions/libvirt-qemu";
+    host.write(abstraction, "# nothing\n")?;
+    assert!(found(&host, "apparmor")?.1.contains("is missing"));
+    let rule = include_str!("../../packaging/vrot-host/apparmor-libvirt-qemu");
+    host.write("etc/apparmor.d/abstractions/libvirt-qemu.d/vrot", rule)?;
+    assert!(found(&host, "apparmor")?.1.contains("does not include"));
+    host.write(
+        abstraction,
+        "include if exists <abstractions/libvirt-qemu.d>\n",
+    )?;
+    assert_eq!(found(&host, "apparmor")?.0, Status::Ok);
+    Ok(())
+}
+
+#[test]
+fn a_configuration_is_judged_by_the_managers_program() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let host = Host::measured()?;
+    assert!(found(&host, "configuration")?.1.contains("cannot be run"));
+    let program = host.path("program");
+    let script = |text: &str| -> Result<()> {
+        fs::write(&program, format!("#!/bin/sh\n{text}\n"))?;
+        Ok(fs::set_permissions(
+            &program,
+            fs::Permissions::from_mode(0o755),
+        )?)
+    };
+    script("echo 'config.toml: state_dir is \u{1b}[1Awrong' >&2; exit 2")?;
+    let report = host.report_with(&program);
+    let finding = of(&report, "configuration")?;
+    assert!(
+        finding.found.ends_with("state_dir is \\u{1b}[1Awrong"),
+        "{finding:?}"
+    );
+    script("echo version 2")?;
+    let report = host.report_with(&program);
+    assert!(of(&report, "configuration")?.found.contains("does not say"));
+    assert_eq!(of(&report, "programs")?.status, Status::Warning);
+    script(
+        "case $1 in --version) echo p 1;; *) echo '{\"tpm\":\"swtpm:path=x\",\"state_dir\":\"/s\",\"socket\":\"/x\",\
+        \"event_log\":\"/e\",\"policy_pcrs\":[0],\"quoted_pcrs\":[0]}';; esac",
+    )?;
+    let report = host.report_with(&program);
+    assert_eq!(of(&report, "configuration")?.status, Status::Ok);
+    assert_eq!(of(&report, "programs")?.status, Status::Ok);
+    assert!(of(&report, "tpm")?.found.contains("no TPM of this machine"));
+    assert!(of(&report, "state-folder")?.found.contains("/s"));
+    Ok(())
+}
