@@ -219,15 +219,19 @@ fn libvirts_command_lines_set_up_start_and_end_a_vrot_and_what_cannot_be_is_refu
     }
     assert_eq!(host.json(["show", &vm])?["name"], "web");
     assert_eq!(state(&host, &vm)?, "assigned");
-    // A VM that arrives, and PCR banks that are to be others.
+    // PCR banks that it has, at each start; then those that it has not, and a VM that arrives.
+    let reconfigured = format!("--tpm2 --tpm-state {folder} --logfile {log} --reconfigure");
+    let kept = run("swtpm_setup", &format!("{reconfigured} --pcr-banks sha256"))?;
+    assert_eq!(kept.status, 0, "{}", kept.err);
+    ensure!(fs::read_to_string(&log)?.contains("a TPM keeps all"));
     for (line, says) in [
         (
             format!("--tpm2 --tpm-state {folder} --logfile {log} --overwrite"),
             "does not arrive",
         ),
         (
-            format!("--tpm2 --tpm-state {folder} --logfile {log} --pcr-banks sha256 --reconfigure"),
-            "--reconfigure is not offered",
+            format!("{reconfigured} --pcr-banks sha3-256"),
+            "none of the PCR banks",
         ),
         (
             format!("{set_up} --tpm-state file://{folder}/state"),
@@ -241,6 +245,11 @@ fn libvirts_command_lines_set_up_start_and_end_a_vrot_and_what_cannot_be_is_refu
         ensure!(log.contains(says) || says.contains("file://"), "{log}");
     }
     assert_eq!(state(&host, &vm)?, "assigned");
+    // It would ask for a profile before each start, and not do without.
+    let announced = run("swtpm", "socket --print-capabilities")?;
+    assert_eq!(announced.status, 0, "{}", announced.err);
+    ensure!(announced.out.contains("tpmstate-opt-lock"));
+    ensure!(!announced.out.contains("cmdarg-print-info"));
 
     let serve = format!(
         "socket --ctrl type=unixio,path={socket},mode=0600 --tpmstate dir={folder},mode=0600 \

@@ -225,6 +225,9 @@ fn the_vrot_of_a_removed_folder_never_comes_back_and_is_kept_until_it_is_deleted
     let host = host("")?;
     let domain = Domain::new(&host, "web")?;
     let made = domain.set_up(Existing::Keep)?;
+    let mut process = domain.start()?;
+    process.signal(Signal::SIGTERM)?;
+    process.ended()?;
     fs::remove_dir_all(&domain.folder)?;
     fs::create_dir(&domain.folder)?;
     let refused = domain.refused(Existing::Keep)?;
@@ -238,6 +241,24 @@ fn the_vrot_of_a_removed_folder_never_comes_back_and_is_kept_until_it_is_deleted
     fs::create_dir(&second.folder)?;
     let refused = second.refused(Existing::Keep)?;
     ensure!(refused.contains("has vRoT"), "{refused}");
+    Ok(())
+}
+
+/// libvirt removes the folder when the first start of a domain fails.
+#[test]
+fn a_vrot_that_never_ran_goes_with_its_folder_and_the_next_set_up_has_another() -> Result<()> {
+    let host = host("")?;
+    let domain = Domain::new(&host, "web")?;
+    let made = domain.set_up(Existing::Keep)?;
+    fs::remove_dir_all(&domain.folder)?;
+    fs::create_dir(&domain.folder)?;
+    // Not by a mere start.
+    let refused = domain.start_refused()?;
+    ensure!(refused.contains("`vrot.json` is missing"), "{refused}");
+    let anew = domain.set_up(Existing::Keep)?;
+    ensure!(anew.is_new && anew.vrot != made.vrot && anew.vm == made.vm);
+    host.refused(["show", &made.vrot.to_string()])?;
+    domain.start()?;
     Ok(())
 }
 

@@ -3,30 +3,30 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use vrot_handover::set_up::{self, Order, set_up};
 
+use super::banks::{self, Bank};
 use super::command_line::{Existing, Options};
 use super::configuration::Configuration;
 use super::report::{Report, now};
 use crate::{anchored, identity};
 
+const ANCHORED: &str = "where this host has its TPMs anchored";
 /// What a vRoT's RSA keys have.
 const RSA_BITS: u64 = 2048;
+/// Those of libtpms, which a vRoT all has.
+const BANKS: [Bank; 4] = [Bank(0x0004), Bank(0x000b), Bank(0x000c), Bank(0x000d)];
 
 /// Has the manager make a vRoT.
 pub(super) fn make(options: &Options, report: &Report, manager: &Path) -> Result<()> {
-    const ANCHORED: &str = "where this host has its TPMs anchored";
     let configuration = Configuration::read(options.config.as_deref())?;
     let folder = anchored::folder(options.state()?)?;
     let existing = match options.existing()? {
         Existing::Refuse => set_up::Existing::Refuse,
         Existing::Keep => set_up::Existing::Keep,
         Existing::Replace => set_up::Existing::Replace,
-        Existing::Change => bail!(
-            "--reconfigure is not offered {ANCHORED}: a vRoT has all PCR banks of its libtpms, and keeps \
-             them. Leave the banks out of the VM's definition (libvirt: <active_pcr_banks>)"
-        ),
+        Existing::Change => return keep_banks(options, &configuration, &folder, report),
     };
     ensure!(
         options.makes_endorsement_keys(),
@@ -75,5 +75,30 @@ pub(super) fn make(options: &Options, report: &Report, manager: &Path) -> Result
     ));
     report.say("Successfully authored TPM state.");
     report.say(&format!("Ending vTPM manufacturing @ {}", now()));
+    Ok(())
+}
+
+/// `--reconfigure`, which libvirt calls at each start of a domain that names banks: a vRoT has those, and
+/// keeps the others, too.
+fn keep_banks(
+    options: &Options,
+    configuration: &Configuration,
+    folder: &Path,
+    report: &Report,
+) -> Result<()> {
+    ensure!(
+        anchored::has_vrot(folder),
+        "{} has no vRoT to reconfigure",
+        folder.display()
+    );
+    let Some(wanted) = options.banks(configuration) else {
+        return Ok(());
+    };
+    let chosen = banks::choose(&wanted, &BANKS)?;
+    report.say(&format!(
+        "The PCR banks {} are active, and stay so with all others of {}: {ANCHORED}, a TPM keeps all.",
+        banks::names(&chosen),
+        banks::names(&BANKS)
+    ));
     Ok(())
 }

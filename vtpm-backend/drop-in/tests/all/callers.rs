@@ -21,7 +21,7 @@ fn what_is_announced_is_what_swtpm_announces_but_for_what_is_not_offered() -> Re
     for (line, missing) in [
         (
             "swtpm socket --print-capabilities",
-            vec!["tpm-1.2", "tpm-send-command-header"],
+            vec!["cmdarg-print-info", "tpm-1.2", "tpm-send-command-header"],
         ),
         (
             "swtpm_setup --print-capabilities",
@@ -88,7 +88,13 @@ fn a_newer_libvirt_asks_for_the_profile_and_locks_the_state() -> Result<()> {
         place.good(LIBVIRT_SETUP)?;
         let info =
             place.json("swtpm socket --print-info 0x20 --tpm2 --tpmstate dir=DIR/state,lock")?;
-        assert!(info.is_object(), "{peer:?}");
+        // It asks wherever that is announced, and starts no domain without a name.
+        let announced = features(&place.json("swtpm socket --print-capabilities")?);
+        assert_eq!(
+            info["ActiveProfile"]["Name"].is_string(),
+            announced.contains("cmdarg-print-info"),
+            "{peer:?}: {info}"
+        );
         let _served = place.serve(
             "swtpm socket --ctrl type=unixio,path=DIR/s,mode=0600 \
              --tpmstate backend-uri=file://DIR/f,lock --log file=DIR/log,level=5 --terminate --tpm2 \

@@ -235,7 +235,11 @@ enum Place {
 /// Whether nobody can have used it: it never ran, and no file says that it is its folder's.
 fn is_begun(record: &VrotRecord) -> bool {
     let is_unwritten = (record.folder.as_ref()).is_some_and(|bound| bound.file.is_none());
-    is_unwritten && matches!(record.lifecycle, Lifecycle::Assigned { .. })
+    is_unwritten && never_ran(record)
+}
+
+fn never_ran(record: &VrotRecord) -> bool {
+    matches!(record.lifecycle, Lifecycle::Assigned { .. })
 }
 
 impl FolderOrder {
@@ -474,6 +478,9 @@ impl Fleet {
                 path: path(),
                 vrot: id,
             }),
+            // Nobody has anything in it: a launcher removes the folder that it had set up when it
+            // cannot start the VM.
+            _ if never_ran(&record) => Ok(Place::Vanished(id)),
             Vanished::Keep => Err(FolderError::Kept {
                 path: path(),
                 vrot: id,
