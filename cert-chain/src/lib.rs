@@ -38,6 +38,7 @@ pub mod public_area;
 pub mod revocation;
 pub mod serial;
 pub mod template;
+pub mod tenant_certificate;
 pub mod tls_key;
 pub mod trust_anchors;
 
@@ -62,11 +63,13 @@ pub use name::TpmName;
 pub use path::{ChainError, VerifiedVikChain, VikChain};
 pub use pcr::{PcrSelection, PcrValues};
 pub use profile::{
-    DeviceSpec, EkSpec, HostIkSpec, IssueError, IssuedCertificate, Issuer, TpmDevice, Validity,
-    VikSpec, issue_ek_certificate, issue_vik_certificate,
+    DeviceSpec, EkSpec, HostIkSpec, IssueError, IssuedCertificate, Issuer, TenantKey, TenantSpec,
+    TpmDevice, Validity, VikSpec, issue_ek_certificate, issue_host_tls_certificate,
+    issue_vik_certificate,
 };
 pub use public_area::{ObjectAttributes, PublicArea};
 pub use revocation::{RevocationDemand, RevocationError, RevocationLists, RevocationStatus};
 pub use serial::CertificateSerial;
+pub use tenant_certificate::{TenantAuthority, TenantNaming, VerifiedTenantCertificate};
 pub use tls_key::TlsKey;
 pub use trust_anchors::{TrustAnchorError, TrustAnchors};

@@ -65,6 +65,9 @@ pub enum ProfileError {
         /// Which field.
         field: &'static str,
     },
+    /// A name that breaks the rules for tenants.
+    #[error("the certificate names no acceptable tenant")]
+    Tenant(#[source] crate::identifiers::IdentifierError),
     /// More bytes than a certificate of this profile has.
     #[error("a certificate of {length} bytes is too long (at most {MAX_CERTIFICATE})")]
     TooLong {
@@ -188,7 +191,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The key purposes as text, `None` without the extension.
-    pub(super) fn key_purposes(&self) -> Result<Option<Vec<String>>, ProfileError> {
+    pub(crate) fn key_purposes(&self) -> Result<Option<Vec<String>>, ProfileError> {
         match self.certificate.extended_key_usage() {
             Ok(extension) => Ok(extension.map(|extension| key_purposes(extension.value))),
             Err(_) => Err(ProfileError::Malformed),
@@ -205,6 +208,15 @@ impl<'a> Fields<'a> {
             subject.iter_attributes().count(),
         ) {
             (Some(name), None, 1) => name.as_str().ok(),
+            _ => None,
+        }
+    }
+
+    /// The subject's one common name, whatever else the subject is.
+    pub(crate) fn only_common_name_of_several(&self) -> Option<&str> {
+        let mut names = self.certificate.subject().iter_common_name();
+        match (names.next(), names.next()) {
+            (Some(name), None) => name.as_str().ok(),
             _ => None,
         }
     }
@@ -241,7 +253,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Whether any extension could not be parsed as what it says it is.
-    pub(super) fn check_extensions_parse(&self) -> Result<(), ProfileError> {
+    pub(crate) fn check_extensions_parse(&self) -> Result<(), ProfileError> {
         let broken =
             |parsed: &ParsedExtension<'_>| matches!(parsed, ParsedExtension::ParseError { .. });
         if self

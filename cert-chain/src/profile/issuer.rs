@@ -12,14 +12,14 @@ use super::device::{self, DeviceSpec};
 use super::fields::{Fields, ProfileError};
 use super::host_ik::{self, HostIkSpec, every_ip_address};
 use super::serial_number::serial_number;
+use super::tenant::{self, TenantSpec};
 use super::{IssueError, IssuerPart, Validity};
-use crate::attestation_key::AttestationKey;
 use crate::digest::Digest32;
 use crate::identifiers::Domain;
 use crate::pem;
 use crate::serial::CertificateSerial;
 
-/// A certification authority for the hosts and devices of one domain (27071's identity issuer).
+/// A certification authority for the hosts and devices of one domain, and for tenants (27071's identity issuer).
 ///
 /// The root is itself confined to the domain: a stolen issuer key names no host outside it.
 pub struct Issuer {
@@ -33,7 +33,7 @@ pub struct Issuer {
 pub struct IssuedCertificate {
     /// Its number.
     pub serial: CertificateSerial,
-    /// Whom it names: a host's DNS name, or a device's URI.
+    /// Whom it names: a host's DNS name, or a device's or tenant's URI.
     pub subject: String,
     /// SHA-256 value of its key, as SubjectPublicKeyInfo in DER.
     pub key: Digest32,
@@ -109,7 +109,7 @@ impl Issuer {
                 domain: self.domain.clone(),
             });
         }
-        self.sign(host_ik::params(spec)?, spec.validity, &spec.ik)
+        self.sign(host_ik::params(spec)?, spec.validity, spec.ik.public_area())
     }
 
     /// Certifies a device's identity key without further questions. [`Issuer::challenge_device`] asks
@@ -121,19 +121,24 @@ impl Issuer {
                 domain: self.domain.clone(),
             });
         }
-        self.sign(device::params(spec)?, spec.validity, &spec.ik)
+        self.sign(device::params(spec)?, spec.validity, spec.ik.public_area())
+    }
+
+    /// Certifies a tenant, without any question.
+    pub fn certify_tenant(&self, spec: &TenantSpec) -> Result<CertificateDer<'static>, IssueError> {
+        self.sign(tenant::params(spec)?, spec.validity, &spec.key)
     }
 
     fn sign(
         &self,
         mut params: CertificateParams,
         validity: Validity,
-        key: &AttestationKey,
+        key: &impl PublicKeyData,
     ) -> Result<CertificateDer<'static>, IssueError> {
         let root = Fields::read(&self.certificate).map_err(IssueError::HostCertificate)?;
         validity.within(root.not_after())?.apply(&mut params);
         let certificate = params
-            .signed_by(key.public_area(), &self.signer()?)
+            .signed_by(key, &self.signer()?)
             .map_err(IssueError::Signing)?;
         Ok(certificate.into())
     }

@@ -6,6 +6,8 @@
 //! | [host IK](host_ik) | `CN=<host>.<domain>` | root | CA, path length 0 | keyCertSign, digitalSignature |
 //! | [vIK](vik) | `CN=vRoT <id>` | host IK | no CA | digitalSignature |
 //! | [vRoT TLS key](tls) | `CN=vRoT <id>` | host IK | no CA | digitalSignature |
+//! | [host TLS key](host_tls) | `CN=<host>.<domain>` | host IK | no CA | digitalSignature |
+//! | [tenant](tenant) | `CN=<tenant>` | root | no CA | digitalSignature |
 //! | [device IK](device) | `CN=<path>` | root | no CA | digitalSignature |
 //! | [vRoT EK](ek) | empty | host IK | no CA | keyEncipherment or keyAgreement |
 
@@ -13,7 +15,9 @@ pub mod crl;
 pub mod device;
 pub mod ek;
 pub mod host_ik;
+pub mod host_tls;
 pub mod issuer;
+pub mod tenant;
 pub mod tls;
 pub mod validity;
 pub mod vik;
@@ -26,8 +30,10 @@ pub use crl::{CrlSpec, RevokedCertificate};
 pub use device::DeviceSpec;
 pub use ek::{EkSpec, TpmDevice, ek_certificate_length, issue_ek_certificate};
 pub use host_ik::HostIkSpec;
+pub use host_tls::issue_host_tls_certificate;
 pub use issuer::{IssuedCertificate, Issuer};
 pub use signing::{MAX_TBS, SIGNATURE_LENGTH};
+pub use tenant::{TenantKey, TenantKeyError, TenantSpec, tenant_uri};
 pub use tls::{TlsCertificate, TlsSpec, issue_tls_certificate, tls_certificate_length};
 pub use validity::Validity;
 pub use vik::{VikSpec, issue_vik_certificate, vik_certificate_length};

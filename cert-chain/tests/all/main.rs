@@ -16,3 +16,4 @@ mod peers_swtpm;
 mod revocation;
 mod root_files;
 mod support;
+mod tenants;

@@ -6,6 +6,7 @@ use cert_chain::{Domain, TpmName};
 use clap::{Args, Subcommand};
 
 use super::revocation::{CrlArguments, RevokeArguments};
+use super::tenant::TenantCommand;
 use crate::issuer::OperatorKeyChange;
 
 #[derive(Debug, Subcommand)]
@@ -60,6 +61,11 @@ pub(crate) enum IssuerCommand {
         /// Where to write the certificate.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+    },
+    /// Tenants that may ask managers about their VMs.
+    Tenant {
+        #[command(subcommand)]
+        command: TenantCommand,
     },
     /// Revoke certificates: verifiers that get the next revocation list refuse them.
     Revoke(RevokeArguments),

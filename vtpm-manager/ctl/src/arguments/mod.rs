@@ -11,6 +11,7 @@ mod libvirt;
 mod policy;
 mod revocation;
 mod run;
+mod tenant;
 mod vrot;
 
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ pub(crate) use libvirt::{HookArguments, LibvirtCommand, SyncArguments, XmlArgume
 pub(crate) use policy::{PolicyCommand, SignArguments};
 pub(crate) use revocation::{CrlArguments, RevokeArguments, WhoseArguments};
 pub(crate) use run::RunArguments;
+pub(crate) use tenant::{AddArguments, RevokeTenantArguments, TenantCommand};
 pub(crate) use vrot::VrotCommand;
 
 /// Virtualized roots of trust, anchored in this host's physical TPM.

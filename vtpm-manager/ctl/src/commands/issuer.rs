@@ -6,7 +6,7 @@ use cert_chain::TpmName;
 use cert_chain::enrolment::{Answer, Message, MessageError, device};
 use cert_chain::operator::PolicyKeyPublic;
 
-use super::revocation;
+use super::{revocation, tenants};
 use crate::arguments::{IssuerCommand, OperatorKeyCommand};
 use crate::error::CtlError;
 use crate::files::{not_needed, read, read_message, write};
@@ -45,6 +45,7 @@ pub(crate) fn run(command: &IssuerCommand, output: &Output) -> Result<(), CtlErr
             }
         }
         IssuerCommand::OperatorKey { command } => operator_key(command, output)?,
+        IssuerCommand::Tenant { command } => tenants::run(command, output)?,
         IssuerCommand::Revoke(arguments) => revocation::revoke(arguments, output)?,
         IssuerCommand::Crl(arguments) => revocation::crl(arguments, output)?,
         IssuerCommand::Certificates { directory } => revocation::list(directory, output)?,

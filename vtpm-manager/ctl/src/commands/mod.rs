@@ -7,6 +7,7 @@ mod host;
 mod issuer;
 mod policy;
 mod revocation;
+mod tenants;
 mod vrots;
 
 use std::process::ExitCode;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use api_types::Timestamp;
+use cert_chain::RevocationReason;
 use cert_chain::enrolment::{Certificate, Message, MessageError, device};
 use cert_chain::pem::certificates;
 use serde::Serialize;
@@ -23,36 +24,58 @@ struct MadeList {
     next_update: Timestamp,
 }
 
+/// What is to be revoked, and whether a list is to be made of it.
+pub(super) struct Revocation<'a> {
+    pub(super) whose: Vec<Whose>,
+    pub(super) reason: RevocationReason,
+    pub(super) crl: Option<&'a Path>,
+    pub(super) lifetime: Duration,
+    pub(super) directory: &'a Path,
+}
+
 pub(crate) fn revoke(arguments: &RevokeArguments, output: &Output) -> Result<(), CtlError> {
     let issuer = IssuerFolder::open(&arguments.directory)?;
-    let mut revoked = Vec::new();
-    for whose in whose(&arguments.whose, &issuer)? {
-        revoked.extend(issuer.revoke(whose, arguments.reason.into())?);
+    Revocation {
+        whose: whose(&arguments.whose, &issuer)?,
+        reason: arguments.reason.into(),
+        crl: arguments.crl.as_deref(),
+        lifetime: arguments.lifetime.lifetime(),
+        directory: &arguments.directory,
     }
-    let list = match &arguments.crl {
-        Some(file) => Some(make_list(&issuer, arguments.lifetime.lifetime(), file)?),
-        None => None,
-    };
-    let made = serde_json::json!({ "revoked": revoked, "list": list });
-    output.result(&made, || {
-        let text = table(&revoked).render();
-        list.as_ref()
-            .map_or(text.clone(), |list| text + &list.told())
-    })?;
-    let left = others(&issuer, &revoked)?;
-    if !left.is_empty() {
-        output.warn(&format!(
-            "the same hosts or devices have certificates that stay valid: {}",
-            left.join(", ")
-        ));
-    }
-    if list.is_none() {
-        output.next(&format!(
+    .carry_out(&issuer, output)
+}
+
+impl Revocation<'_> {
+    pub(super) fn carry_out(self, issuer: &IssuerFolder, output: &Output) -> Result<(), CtlError> {
+        let mut revoked = Vec::new();
+        for whose in self.whose {
+            revoked.extend(issuer.revoke(whose, self.reason)?);
+        }
+        let list = match self.crl {
+            Some(file) => Some(make_list(issuer, self.lifetime, file)?),
+            None => None,
+        };
+        let made = serde_json::json!({ "revoked": revoked, "list": list });
+        output.result(&made, || {
+            let text = table(&revoked).render();
+            list.as_ref()
+                .map_or(text.clone(), |list| text + &list.told())
+        })?;
+        let left = others(issuer, &revoked)?;
+        if !left.is_empty() {
+            output.warn(&format!(
+                "the same hosts, devices or tenants have certificates that stay valid: {}",
+                left.join(", ")
+            ));
+        }
+        if list.is_none() {
+            output.next(&format!(
             "Nobody knows of it before there is a new list:\n  vtpmctl issuer crl --dir {} --out FILE",
-            arguments.directory.display()
+            self.directory.display()
         ));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 pub(crate) fn crl(arguments: &CrlArguments, output: &Output) -> Result<(), CtlError> {
@@ -137,7 +160,7 @@ fn others(issuer: &IssuerFolder, revoked: &[CertificateRecord]) -> Result<Vec<St
     Ok(left.map(|record| record.serial.to_string()).collect())
 }
 
-fn table(records: &[CertificateRecord]) -> Table {
+pub(super) fn table(records: &[CertificateRecord]) -> Table {
     let mut table = Table::default();
     table.row(["SUBJECT", "SERIAL NUMBER", "VALID UNTIL", "REVOKED"]);
     for record in records {

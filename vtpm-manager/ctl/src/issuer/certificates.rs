@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use api_types::Timestamp;
 use cert_chain::device_name::SCHEME;
-use cert_chain::profile::{CrlSpec, RevokedCertificate};
+use cert_chain::profile::{CrlSpec, RevokedCertificate, tenant_uri};
 use cert_chain::{
-    CertificateSerial, Crl, Digest32, Domain, IssuedCertificate, RevocationReason, Validity,
+    CertificateSerial, Crl, Digest32, Domain, IssuedCertificate, RevocationReason, Tenant, Validity,
 };
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,7 @@ pub(crate) struct CertificateRecord {
     version: u32,
     /// Its number.
     pub serial: CertificateSerial,
-    /// Whom it names: a host's DNS name, or a device's URI.
+    /// Whom it names: a host's DNS name, or a device's or tenant's URI.
     pub subject: String,
     /// SHA-256 value of its key, as SubjectPublicKeyInfo in DER.
     pub key: Digest32,
@@ -52,6 +52,8 @@ pub(crate) enum Whose {
     Host(String),
     /// All that name this device, by its path or its whole name.
     Device(String),
+    /// All that name this tenant.
+    Tenant(Tenant),
     /// The one with this number.
     Serial(CertificateSerial),
     /// This one.
@@ -148,6 +150,7 @@ impl IssuerFolder {
                 }
             }
             Whose::Host(name) => self.all_of(known, host_name(&name, self.domain())),
+            Whose::Tenant(tenant) => self.all_of(known, tenant_uri(&tenant)),
             Whose::Device(name) => self.all_of(known, device_name(&name, self.domain())),
         }
     }

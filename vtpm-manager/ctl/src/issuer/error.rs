@@ -7,7 +7,7 @@ use api_types::Timestamp;
 use cert_chain::TrustAnchorError;
 use cert_chain::enrolment::EnrolmentError;
 use cert_chain::operator::ApprovalError;
-use cert_chain::{CertificateSerial, DeviceName, HostName, IssueError, TpmName};
+use cert_chain::{CertificateSerial, DeviceName, HostName, IssueError, Tenant, TpmName};
 
 /// Why the issuer did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -174,6 +174,15 @@ pub(crate) enum IssuerError {
         /// Why.
         #[source]
         source: ApprovalError,
+    },
+    /// The tenant's certificate cannot be made.
+    #[error("the certificate of tenant `{tenant}` cannot be made")]
+    Tenant {
+        /// The tenant.
+        tenant: Tenant,
+        /// Why.
+        #[source]
+        source: IssueError,
     },
     /// The TPM was certified under another name.
     #[error(

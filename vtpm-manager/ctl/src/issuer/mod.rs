@@ -18,6 +18,7 @@ mod error;
 mod files;
 mod folder;
 mod memory;
+mod tenants;
 
 pub(crate) use certificates::{CertificateRecord, Whose};
 pub(crate) use error::IssuerError;
