@@ -20,4 +20,5 @@ pub mod vrot;
 
 pub use host_audit as audit;
 pub use host_evidence as evidence;
-pub use vrot_backends::{self as backend, background, rate_limit};
+pub use rate_limit;
+pub use vrot_backends::{self as backend, background};

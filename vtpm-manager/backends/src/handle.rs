@@ -306,9 +306,9 @@ mod tests {
 
     use super::*;
     use crate::GuestRole;
-    use crate::rate_limit::Quota;
     use crate::share::Share;
     use host_evidence::{HostEvidence, HostQuoter, Subject};
+    use rate_limit::Quota;
     use trust_anchor::{AnchorError, SignedQuote};
 
     /// No test here asks for evidence.

@@ -11,7 +11,6 @@ mod handle;
 mod log_lines;
 mod order;
 mod process;
-pub mod rate_limit;
 mod share;
 mod supervisor;
 mod takeover;

@@ -8,10 +8,10 @@ use cert_chain::VrotId;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::share::Share;
-use crate::rate_limit::Quota;
 use guarded_state::disk::StateBlob;
 use guarded_state::journal::Journal;
 use host_evidence::{HostEvidence, Subject};
+use rate_limit::Quota;
 
 /// What is done for a backend.
 pub enum Role {

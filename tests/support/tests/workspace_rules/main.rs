@@ -25,6 +25,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("printable", &[]),
     ("program-output", &["printable"]),
     ("cert-chain", &["printable"]),
+    // Its tests: a list of an issuer's.
+    (
+        "crl-files",
+        &["attestation", "bounded-file", "cert-chain", "printable"],
+    ),
+    ("rate-limit", &[]),
     ("attestation", &["cert-chain", "printable"]),
     ("attested-tls", &["attestation", "cert-chain", "printable"]),
     (
@@ -33,7 +39,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "trusted-connection",
-        &["attestation", "bounded-file", "cert-chain", "printable"],
+        &["attestation", "bounded-file", "cert-chain", "crl-files"],
     ),
     (
         "vrot-device",
@@ -169,6 +175,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "guarded-state",
             "host-evidence",
             "program-output",
+            "rate-limit",
             "tpm-wire",
             // Its tests: a quoter that cannot quote.
             "trust-anchor",
@@ -198,6 +205,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "locked-memory",
             "printable",
             "program-output",
+            "rate-limit",
             "tpm-wire",
             "trust-anchor",
             "vrot-backends",

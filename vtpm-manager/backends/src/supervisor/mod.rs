@@ -24,8 +24,8 @@ use super::log_lines;
 use super::order::{Ended, InstanceId, Observed, Order, Role};
 use super::process::Process;
 use crate::background::Background;
-use crate::rate_limit::Repetition;
 use host_evidence::OpenLayers;
+use rate_limit::Repetition;
 
 use ending::After;
 use saving::{Saving, attempt, pause, save};
