@@ -10,6 +10,7 @@ use clap::{Parser, ValueEnum};
 use program_output::console::{complain, print};
 use program_output::log;
 use sd_notify::NotifyState;
+use tenant_api::{Bound, ServerCertificate, TenantApiError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -19,6 +20,7 @@ use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
 use crate::fault::Fault;
 use crate::handover::{self, Handover};
 use crate::manager::{Manager, ManagerError, Startup};
+use crate::tenants;
 
 /// Manages the virtualized roots of trust of this host, anchored in its physical TPM.
 ///
@@ -61,6 +63,9 @@ pub enum DaemonError {
     /// The runtime could not be started.
     #[error("the asynchronous runtime cannot be started")]
     Runtime(#[source] std::io::Error),
+    /// The API for tenants cannot be served.
+    #[error(transparent)]
+    Tenants(#[from] TenantApiError),
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for")]
     Signal(#[source] std::io::Error),
@@ -158,6 +163,10 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
         path: socket.clone(),
         source,
     })?;
+    let tenants = match &startup.config().tenants {
+        Some(settings) => Some((tenants::bind(settings).await?, settings.certificate.clone())),
+        None => None,
+    };
     let api = Arc::new(Api::of_starting(&startup));
     let server = tokio::spawn({
         let (api, ending) = (Arc::clone(&api), ending.clone());
@@ -165,7 +174,7 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
     });
     tracing::info!(socket = %path.display(), "listening, and opening the store");
     notify(&[NotifyState::Ready, NotifyState::Status("opening the store")]);
-    let served = open_and_serve(startup, &api, handover, &ending).await;
+    let served = open_and_serve(startup, &api, handover, tenants, &ending).await;
     notify(&[NotifyState::Stopping]);
     ending.cancel();
     if let Err(error) = server.await {
@@ -185,6 +194,7 @@ async fn open_and_serve(
     startup: Startup,
     api: &Api,
     handover: handover::Listener,
+    tenants: Option<(Bound, ServerCertificate)>,
     ending: &CancellationToken,
 ) -> Result<Option<Arc<Manager>>, DaemonError> {
     let Some(opened) = ending.run_until_cancelled(startup.open()).await else {
@@ -195,6 +205,13 @@ async fn open_and_serve(
     api.serve_from(&manager);
     let handover = Handover::of(&manager).serve(handover, ending.clone());
     let handover = tokio::spawn(handover);
+    let tenants = match tenants {
+        Some((bound, certificate)) => {
+            let serving = tenants::serve(bound, &certificate, &manager, ending.clone())?;
+            Some(tokio::spawn(serving))
+        }
+        None => None,
+    };
     if ending
         .run_until_cancelled(manager.start_serving())
         .await
@@ -215,6 +232,11 @@ async fn open_and_serve(
     end_at_last();
     if let Err(error) = handover.await {
         tracing::error!(%error, "the socket for swtpm ended early");
+    }
+    if let Some(tenants) = tenants
+        && let Err(error) = tenants.await
+    {
+        tracing::error!(%error, "the API for tenants ended early");
     }
     Ok(Some(manager))
 }

@@ -16,6 +16,7 @@ pub mod host;
 pub mod keys;
 pub mod manager;
 pub mod registers;
+mod tenants;
 pub mod vrot;
 
 pub use host_audit as audit;

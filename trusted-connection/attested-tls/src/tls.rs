@@ -13,7 +13,7 @@ use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, ParsedCertificate};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     CipherSuite, ClientConfig, NamedGroup, ProtocolVersion, ServerConfig, SignatureScheme, version,
@@ -96,6 +96,23 @@ pub fn provider(key_exchange: KeyExchange) -> Arc<CryptoProvider> {
     })
 }
 
+/// The server's side of handshakes, with whatever certificate is resolved.
+pub fn server_config(
+    clients: Arc<dyn ClientCertVerifier>,
+    key: Arc<dyn ResolvesServerCert>,
+    key_exchange: KeyExchange,
+) -> Result<ServerConfig, TlsSetupError> {
+    let mut config = ServerConfig::builder_with_provider(provider(key_exchange))
+        .with_protocol_versions(&[&version::TLS13])
+        .map_err(TlsSetupError::Setup)?
+        .with_client_cert_verifier(clients)
+        .with_cert_resolver(key);
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.max_early_data_size = 0;
+    Ok(config)
+}
+
 impl ParameterNames {
     /// The names of these parameters; one without a name is told by its number.
     pub fn of(parameters: &TlsParameters) -> Self {
@@ -131,16 +148,9 @@ impl ServerTls {
         key_exchange: KeyExchange,
     ) -> Result<Self, TlsSetupError> {
         let identity = first_identity(&key.cert).map_err(TlsSetupError::Certificate)?;
-        let mut config = ServerConfig::builder_with_provider(provider(key_exchange))
-            .with_protocol_versions(&[&version::TLS13])
-            .map_err(TlsSetupError::Setup)?
-            .with_client_cert_verifier(clients)
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
-        config.send_tls13_tickets = 0;
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.max_early_data_size = 0;
+        let key = Arc::new(SingleCertAndKey::from(key));
         Ok(Self {
-            config: Arc::new(config),
+            config: Arc::new(server_config(clients, key, key_exchange)?),
             identity,
             turns: None,
         })

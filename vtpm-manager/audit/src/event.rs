@@ -158,6 +158,22 @@ pub enum Event {
         /// Why it was refused.
         reason: BoundedText,
     },
+    /// A tenant asked with a certificate that had not come since the manager started.
+    TenantAdmitted {
+        /// The tenant.
+        tenant: Tenant,
+        /// The certificate's serial number.
+        certificate: BoundedText,
+        /// From where.
+        address: BoundedText,
+    },
+    /// Somebody was not admitted to the API for tenants.
+    TenantRefused {
+        /// From where.
+        address: BoundedText,
+        /// Why.
+        reason: BoundedText,
+    },
     /// A vRoT's TLS key got its first certificate, beside its guest.
     TlsKeyCertified {
         /// Whose.

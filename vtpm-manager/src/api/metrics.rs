@@ -8,6 +8,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use guarded_state::ledger::RollbackStatus;
 use program_output::log;
+use tenant_api::{CountedRequests, Refusal, TenantApi};
 
 use crate::evidence::HostLogProblem;
 use crate::manager::{Counter, Manager, Serving, Status, StoreStatus};
@@ -46,6 +47,9 @@ fn render(status: &Status) -> String {
         vrots(&mut text, serving, &status.store);
         store(&mut text, serving, &status.store);
         host(&mut text, serving);
+        if let Some(api) = &serving.tenants {
+            tenants(&mut text, api);
+        }
     }
     text.gauge(
         "vrot_manager_fault_time_seconds",
@@ -334,6 +338,43 @@ fn host(text: &mut Text, serving: &Serving) {
         "Lines of the audit log that the physical TPM does not vouch for yet.",
         serving.audit.unvouched,
     );
+}
+
+/// Of all tenants together: a metric for each would be as many as there are names.
+fn tenants(text: &mut Text, api: &TenantApi) {
+    text.gauge(
+        "vrot_tenant_connections",
+        "Connections of tenants.",
+        api.connections(),
+    );
+    let counts = api.counts();
+    text.counter(
+        "vrot_tenant_admissions_total",
+        "Connections that were admitted with a tenant's certificate.",
+        counts.admitted(),
+    );
+    text.head(
+        "vrot_tenant_refusals_total",
+        "counter",
+        "What tenants, or those who were none, did not get, by reason.",
+    );
+    for refusal in Refusal::ALL {
+        let reason = format!("reason=\"{}\"", refusal.name());
+        text.labelled(
+            "vrot_tenant_refusals_total",
+            &reason,
+            counts.refused(refusal),
+        );
+    }
+    text.head(
+        "vrot_tenant_requests_total",
+        "counter",
+        "Requests of tenants.",
+    );
+    for kind in CountedRequests::ALL {
+        let label = format!("kind=\"{}\"", kind.name());
+        text.labelled("vrot_tenant_requests_total", &label, counts.requested(kind));
+    }
 }
 
 #[derive(Default)]

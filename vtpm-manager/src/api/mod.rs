@@ -17,7 +17,7 @@ pub(crate) mod order;
 mod problem;
 mod server;
 mod starting;
-mod vrots;
+pub(crate) mod vrots;
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;

@@ -398,7 +398,8 @@ fn view(manager: &Manager, vrot: &Vrot) -> VrotView {
     }
 }
 
-fn identity_view(manager: &Manager, vrot: &Vrot) -> Result<IdentityView, ManagerError> {
+/// Keys and certificates of a vRoT.
+pub(crate) fn identity_view(manager: &Manager, vrot: &Vrot) -> Result<IdentityView, ManagerError> {
     let record = vrot.record();
     let (id, identity) = (record.vrot, &record.identity);
     Ok(IdentityView {

@@ -11,6 +11,7 @@ use super::anchor::PolicyName;
 use super::launch::LaunchConfig;
 use super::pool::PoolConfig;
 use super::swtpm::SwtpmFile;
+use super::tenants::TenantsFile;
 use super::vmms::NameOrNumber;
 use crate::backend::UidRange;
 
@@ -77,6 +78,8 @@ pub(super) struct File {
     pub(super) audit_begins_after: Option<Digest32>,
     #[serde(default)]
     pub(super) swtpm: SwtpmFile,
+    #[serde(default)]
+    pub(super) tenants: TenantsFile,
 }
 
 fn default_state_dir() -> PathBuf {

@@ -9,6 +9,7 @@ mod pool;
 mod renewal;
 mod shown;
 mod swtpm;
+mod tenants;
 mod vmms;
 
 use std::num::NonZeroU32;
@@ -30,6 +31,7 @@ use checks::{
 use file::File;
 use renewal::renewal;
 use swtpm::swtpm;
+use tenants::tenants;
 use vmms::vmms;
 
 pub use checks::MAX_RUNTIME_DIR;
@@ -85,6 +87,8 @@ pub struct Config {
     pub audit_begins_after: Option<Digest32>,
     /// Launchers that know swtpm, and no manager.
     pub swtpm: SwtpmConfig,
+    /// The API for tenants, if it is on.
+    pub tenants: Option<tenant_api::Settings>,
 }
 
 /// Some hundred users and tenants fit in.
@@ -202,6 +206,7 @@ impl Config {
             renewal: renewal(file.vik_lifetime_s, file.vik_renew_after_s, path)?,
             audit_begins_after: file.audit_begins_after,
             swtpm: swtpm(file.swtpm, path)?,
+            tenants: tenants(file.tenants, path)?,
         })
     }
 

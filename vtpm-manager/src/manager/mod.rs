@@ -25,12 +25,13 @@ mod startup;
 mod status;
 
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use api_types::WithCauses;
 use cert_chain::Digest32;
 use guarded_state::ledger::RecoveryRecord;
+use tenant_api::TenantApi;
 use tokio::task::JoinHandle;
 use vrot_events::EventLog;
 
@@ -76,6 +77,8 @@ pub struct Manager {
     opener: Opener,
     measuring: Measuring,
     events: Arc<EventLog>,
+    /// The API for tenants, once it serves.
+    tenant_api: OnceLock<TenantApi>,
     /// Orders of callers, and attempts to open the store.
     background: Background,
     /// Digest of this program.
@@ -156,6 +159,7 @@ impl Manager {
             opener,
             measuring: Measuring::default(),
             events,
+            tenant_api: OnceLock::new(),
             background: Background::default(),
             program,
             last_fault,
@@ -292,6 +296,12 @@ impl Manager {
     /// What happens to vRoTs, for those who follow it.
     pub fn events(&self) -> &Arc<EventLog> {
         &self.events
+    }
+
+    /// The API for tenants serves from now on.
+    pub fn tell_of_tenant_api(&self, api: TenantApi) {
+        // There is one.
+        let _ = self.tenant_api.set(api);
     }
 
     /// vRoTs of VMs.

@@ -1,12 +1,13 @@
 //! Which vRoTs there are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use api_types::wire::{EventDetails, EventKind};
 use api_types::{Timestamp, VrotKey};
-use cert_chain::{Validity, VmId, VrotId};
+use cert_chain::{Tenant, Validity, VmId, VrotId};
 use tokio::sync::watch;
 use vrot_events::{EventLog, Place};
 
@@ -72,6 +73,8 @@ pub(super) struct TpmReservation<'a> {
 struct Entries {
     vrots: BTreeMap<VrotId, Arc<Vrot>>,
     vms: BTreeMap<VmId, VrotId>,
+    /// The vRoTs of each tenant: who asks for its own waits no longer because others have many.
+    tenants: HashMap<Tenant, BTreeSet<VrotId>>,
     reserved: BTreeSet<VmId>,
     /// The TPMs that are taken over, by their endorsement keys, and for which VMs.
     tpms: BTreeMap<Vec<u8>, VmId>,
@@ -104,6 +107,23 @@ impl Registry {
     /// The vRoT with this number. No VM's number leads to it, whoever chose that.
     pub(super) fn find_vrot(&self, vrot: VrotId) -> Option<Arc<Vrot>> {
         self.entries().vrots.get(&vrot).cloned()
+    }
+
+    /// The vRoTs of one tenant, found without those of others.
+    pub fn of_tenant(&self, tenant: &Tenant) -> Vec<Arc<Vrot>> {
+        let entries = self.entries();
+        let own = entries.tenants.get(tenant).into_iter().flatten();
+        own.filter_map(|vrot| entries.vrots.get(vrot).cloned())
+            .collect()
+    }
+
+    /// The vRoT of a VM, if both are this tenant's. Whatever else there is under that number, and whether
+    /// there is anything, makes no difference.
+    pub fn of_tenants_vm(&self, tenant: &Tenant, vm: VmId) -> Option<Arc<Vrot>> {
+        let entries = self.entries();
+        let vrot = entries.vms.get(&vm)?;
+        let is_own = (entries.tenants.get(tenant)).is_some_and(|own| own.contains(vrot));
+        is_own.then(|| entries.vrots.get(vrot).cloned()).flatten()
     }
 
     /// All vRoTs.
@@ -159,6 +179,8 @@ impl Registry {
         let record = vrot.record();
         let mut entries = self.entries();
         entries.vms.insert(record.vm, record.vrot);
+        let of_tenant = entries.tenants.entry(record.tenant.clone()).or_default();
+        of_tenant.insert(record.vrot);
         Arc::clone(entries.vrots.entry(record.vrot).or_insert(vrot))
     }
 
@@ -167,6 +189,12 @@ impl Registry {
         let record = vrot.record();
         let mut entries = self.entries();
         entries.vrots.remove(&record.vrot);
+        if let Entry::Occupied(mut of_tenant) = entries.tenants.entry(record.tenant.clone()) {
+            of_tenant.get_mut().remove(&record.vrot);
+            if of_tenant.get().is_empty() {
+                of_tenant.remove();
+            }
+        }
         // The VM may have another one by now.
         if entries.vms.get(&record.vm) == Some(&record.vrot) {
             entries.vms.remove(&record.vm);

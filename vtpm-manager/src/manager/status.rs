@@ -6,6 +6,7 @@ use std::time::Duration;
 use api_types::audit::Verified;
 use guarded_state::journal::Stall;
 use guarded_state::ledger::RollbackStatus;
+use tenant_api::TenantApi;
 
 use super::{Counter, Manager, Orphans, Startup, StoreState};
 use crate::backend::Isolation;
@@ -58,6 +59,8 @@ pub struct Serving {
     pub events: [(Counter, u64); Counter::ALL.len()],
     /// How many follow what happens.
     pub followers: usize,
+    /// The API for tenants, if it serves.
+    pub tenants: Option<TenantApi>,
     /// Certificates.
     pub renewals: RenewalStatus,
     /// The store's writer and its disk.
@@ -216,6 +219,7 @@ impl Manager {
             deletions_unfinished: self.guarded.unfinished_deletions(),
             events: Counter::ALL.map(|counter| (counter, self.fleet.counters().count(counter))),
             followers: self.events.followers(),
+            tenants: self.tenant_api.get().cloned(),
             renewals: RenewalStatus {
                 done: self.certification.renewed(),
                 failures: self.certification.failed(),

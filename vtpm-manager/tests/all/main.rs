@@ -47,6 +47,7 @@ mod shutdown;
 mod support;
 mod suspension;
 mod taken_over;
+mod tenants;
 mod tls_key;
 mod virtio;
 mod vmm_users;

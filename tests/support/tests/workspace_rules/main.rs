@@ -182,6 +182,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "vrot-manufacture",
         ],
     ),
+    // Who asks and what is told to whom: nothing of vRoTs or their host.
+    (
+        "tenant-api",
+        &[
+            "api-types",
+            "attested-tls",
+            "bounded-file",
+            "cert-chain",
+            "crl-files",
+            "locked-memory",
+            "printable",
+            "rate-limit",
+            "vrot-events",
+        ],
+    ),
     // What is told, not what happens.
     ("vrot-events", &["api-types", "cert-chain"]),
     // What stands in a caller's process: nothing of the manager's.
@@ -206,6 +221,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "printable",
             "program-output",
             "rate-limit",
+            "tenant-api",
             "tpm-wire",
             "trust-anchor",
             "vrot-backends",

@@ -7,6 +7,7 @@ mod identity;
 mod launch;
 mod policy;
 mod store;
+mod tenant;
 mod vrot;
 
 pub use audit::{AuditAcceptance, AuditView};
@@ -22,6 +23,7 @@ pub use launch::{
 };
 pub use policy::{ApprovalView, DifferenceView, PolicyView};
 pub use store::{PowerLossView, RecoverRequest, RecoveryView, StoreView};
+pub use tenant::{TenantEvidenceRequest, TenantVmDetails, TenantVmList, TenantVmView};
 pub use vrot::{
     BackendView, CreateRequest, ImportRequest, QemuArguments, StateLossView, TpmDeviceModel,
     TpmState, TpmTransport, VrotList, VrotView,

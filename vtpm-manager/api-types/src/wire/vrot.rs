@@ -170,7 +170,7 @@ pub struct VrotView {
 }
 
 /// State that may have been lost with a backend.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct StateLossView {
     /// Number of the store's newest batch when it was noted.

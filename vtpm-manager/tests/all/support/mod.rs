@@ -10,6 +10,7 @@ pub(crate) mod http;
 pub(crate) mod identity;
 pub(crate) mod records;
 pub(crate) mod stand_in;
+pub(crate) mod tenant;
 pub(crate) mod unit;
 pub(crate) mod vmm;
 pub(crate) mod writer;
