@@ -1,6 +1,6 @@
 // What happened, newest first.
 
-import { el, glyph } from "./dom.js";
+import { el, glyph, say } from "./dom.js";
 
 /** As many are drawn; the model keeps more. */
 const SHOWN = 150;
@@ -37,6 +37,8 @@ export function drawEvents(list, model, now, open) {
   for (const event of events) {
     const line = drawn.get(event);
     if (line) {
+      // A vRoT is told of before it is known.
+      if (model.rowOf(event)) say(line.querySelector("b"), name(model, event));
       next = line.nextSibling;
       continue;
     }
@@ -49,11 +51,9 @@ export function drawEvents(list, model, now, open) {
 
 function eventLine(model, event, open) {
   const [shape, level] = SHAPES[event.kind] ?? ["assigned", ""];
-  const row = model.rowOf(event);
-  const name = row?.name ?? (event.vm ? String(event.vm).slice(0, 8) : model.hostLabel(event.host));
   const time = el("time", "", clock(event.at));
   time.dateTime = String(event.at);
-  const what = el("span", "what", el("b", "", name), ` ${words(event.kind)}`);
+  const what = el("span", "what", el("b", "", name(model, event)), ` ${words(event.kind)}`);
   const where = [model.hostLabel(event.host), event.tenant, event.details].filter(Boolean).map(String).join(" · ");
   const line = el("li", "event", glyph(shape, level), what, time, el("span", "where", where));
   line.title = [event.vm, event.vrot, event.at, event.details].filter(Boolean).join("\n");
@@ -62,6 +62,11 @@ function eventLine(model, event, open) {
     if (found) open(found);
   });
   return line;
+}
+
+function name(model, event) {
+  const named = model.rowOf(event)?.name;
+  return named ?? (event.vm ? String(event.vm).slice(0, 8) : model.hostLabel(event.host));
 }
 
 const words = (kind) => String(kind).replaceAll("-", " ");

@@ -41,7 +41,7 @@ function pairs(model, host, told, vrots, samples) {
     ["vRoTs", `${count(vrots)}${newest.poolReady ? `, ${count(newest.poolReady)} in the pool` : ""}`],
     ["rollback window", rollback(store)],
     ["durable changes", persecond("changes")],
-    ["evidence, TPM quotes", `${persecond("evidence")}, ${persecond("quotes")}`],
+    ["evidence, quotes", `${persecond("evidence")}, ${persecond("quotes")}`],
     ["physical TPM", newest.tpmSilent ? `silent for ${span(newest.tpmSilent)}` : "answers"],
   ];
   return list.flatMap(([term, said]) => {

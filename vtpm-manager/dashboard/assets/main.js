@@ -89,7 +89,8 @@ document.addEventListener("keydown", (event) => {
     byId("search").select();
   }
 });
-table.onshow = drawSoon;
+// At once, so that the next key finds the rows that it was pressed for.
+table.onshow = draw;
 setInterval(drawSoon, CLOCK_MS);
 
 if (isRemembered) look();

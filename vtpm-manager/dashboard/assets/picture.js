@@ -8,11 +8,11 @@ const RIGHT = { x: 466, width: 253 };
 const GAP = 40;
 const LINE = 17;
 /** Characters that fit. */
-const FITS = { left: 46, right: 30 };
+const FITS = { left: 44, right: 27 };
 
 /** The chain of a vRoT: who certified whom, from above, and beside it what booted. */
 export function drawChain(chain, row) {
-  const nodes = [issuer(chain), host(chain), vrot(chain, row), vm(row)].filter(Boolean);
+  const nodes = [issuer(chain), host(chain), vrot(chain, row), vm(chain, row)].filter(Boolean);
   let y = 1;
   for (const node of nodes) {
     node.y = y;
@@ -61,12 +61,12 @@ function hostBoot(host, boot) {
   return { ...about, title, lines, level: !boot.approved || host.eventLogProblem ? "bad" : "ok" };
 }
 
-function vrot({ vrot, launch }, row) {
+function vrot({ vrot }, row) {
   const { text, level } = row.judged.certificate;
   const lines = [["hex", `vIK ${short(vrot.vik?.name)}`], ["fine", `certificate: ${text}`], ["fine", `generation ${row.generation}${row.imported ? ", imported" : ""}`]];
   return {
     role: "vRoT", title: row.vrot, lines, level: level || "ok", verb: "is the TPM of",
-    state: `certificate ${text}`, boot: launchBoot(launch),
+    state: `certificate ${text}`,
   };
 }
 
@@ -74,23 +74,24 @@ function vrot({ vrot, launch }, row) {
 const TELLING = ["kernel", "firmware", "initramfs", "command-line", "machine"];
 
 function launchBoot(launch) {
-  const about = { role: "what the VM is launched with", verb: "measures", isBoot: true };
+  const about = { role: "what booted in the VM", verb: "launched", isBoot: true };
   if (launch.state === "not-measured") {
-    return { ...about, title: "not measured", level: launch.required ? "warn" : "", lines: [["fine", "the VM's own PCRs tell what booted"]] };
+    return { ...about, title: "told by its evidence alone", level: launch.required ? "warn" : "", lines: [["fine", "the host measured nothing of it"]] };
   }
   const value = (name) => launch.parts.find(({ part }) => part === name);
   const parts = [...TELLING.map(value).filter(Boolean), ...launch.parts.filter(({ part }) => !TELLING.includes(part))];
   const lines = parts.slice(0, 3).map(({ part, value }) => ["hex", `${part} ${short(value.replace(/^sha256:/, ""), 12)}`]);
   if (parts.length > 3) lines.push(["fine", `and ${parts.length - 3} more`]);
-  const title = { prepared: "measured for the next start", "in-force": "measured, and told in evidence" }[launch.state] ?? "measured, but used up";
+  const title = { prepared: "as measured for its start", "in-force": "as the host measured" }[launch.state] ?? "another VMM has attached";
   return { ...about, title, lines, level: launch.state === "used-up" ? "warn" : "ok" };
 }
 
-function vm(row) {
+function vm({ launch }, row) {
   const attached = row.attached === null ? "off" : row.attached ? "its VMM is attached" : "no VMM is attached";
   return {
     role: "VM", title: row.name ?? row.vm, level: row.state === "running" ? "ok" : "",
     lines: [["fine", `tenant ${row.tenant}`], ["fine", `vRoT ${row.state}, ${attached}`]], state: row.state,
+    boot: launchBoot(launch),
   };
 }
 

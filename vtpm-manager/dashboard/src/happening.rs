@@ -1,7 +1,7 @@
 //! An event as the page shows it.
 
 use api_types::Timestamp;
-use api_types::wire::{Event, EventDetails};
+use api_types::wire::{Event, EventKind};
 use cert_chain::{VmId, VrotId};
 use serde::Serialize;
 
@@ -43,13 +43,15 @@ impl From<Event> for Happening {
             kind: shown(event.kind.name()),
             vm: event.vm,
             vrot: event.vrot,
+            details: told(&event),
             tenant: event.tenant.map(|tenant| shown(tenant.as_str())),
-            details: told(&event.details),
         }
     }
 }
 
-fn told(details: &EventDetails) -> Option<String> {
+/// What the row does not show as well.
+fn told(event: &Event) -> Option<String> {
+    let details = &event.details;
     let cause = match details.cause.as_deref() {
         // What was ordered needs no reason.
         Some("ordered") | None => None,
@@ -57,12 +59,10 @@ fn told(details: &EventDetails) -> Option<String> {
         Some(cause) => Some(shown(cause)),
     };
     let boot = details.boot.as_deref().map(shown);
-    let generation = details
-        .generation
-        .map(|number| format!("generation {number}"));
-    let not_after = details.not_after.map(|at| format!("certified until {at}"));
+    let raised = (details.generation).filter(|_| event.kind == EventKind::GenerationChanged);
+    let generation = raised.map(|number| format!("generation {number}"));
     let batch = details.batch.map(|batch| format!("after batch {batch}"));
-    let told: Vec<String> = [cause, boot, generation, not_after, batch]
+    let told: Vec<String> = [cause, boot, generation, batch]
         .into_iter()
         .flatten()
         .collect();
