@@ -18,7 +18,7 @@ FUZZ_SECONDS ?= 60
 JUDGE := --manifest-path tests/formats/Cargo.toml
 
 # What tests alone need, and no package of this release of Debian has.
-.PHONY: help root setup peers demo test bench check fuzz deb fresh packages-check
+.PHONY: help root setup browser peers demo test bench check fuzz deb fresh packages-check
 
 help:
 	@echo 'make demo    the whole chain of trust with a real guest, and four attacks that fail'
@@ -43,6 +43,9 @@ root:
 setup:
 	@sh scripts/setup.sh
 
+browser: setup
+	@sh scripts/setup.sh --tests
+
 peers: setup
 	@CARGO_TARGET_DIR=$(CURDIR)/target sh scripts/peers.sh
 
@@ -56,13 +59,13 @@ TESTS := --locked --workspace --tests
 
 # Tests wait for disks, deadlines and machines more than they compute.
 test: export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
-test: root setup peers
+test: root setup browser peers
 	$(CARGO) test $(TESTS) --no-run
 	$(CARGO) build --locked --bins --workspace
 	$(CARGO) build --locked $(JUDGE)
 	$(CARGO) test $(TESTS) --no-fail-fast
 
-bench: setup
+bench: setup browser
 	$(CARGO) build --locked --release --bins --workspace
 	@target/release/bench $(BENCH_FLAGS)
 

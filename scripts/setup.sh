@@ -1,14 +1,16 @@
 #!/bin/sh
-# Installs the Debian packages that building and testing need, as far as they are missing, and
-# checks the Rust toolchain. Debian 12 and 13; as root, or with sudo. Says nothing when nothing
-# is missing.
+# Installs the Debian packages that building and the demo need, and with --tests those that tests and
+# figures need besides, as far as they are missing, and checks the Rust toolchain. Debian 12 and 13; as
+# root, or with sudo. Says nothing when nothing is missing.
 set -eu
 
 packages="build-essential pkg-config openssl ca-certificates
     libtpms-dev libtss2-dev swtpm swtpm-tools tpm2-tools
     qemu-system-x86 qemu-utils ovmf busybox-static cpio xz-utils faketime curl acpica-tools
     libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
-    apparmor dpkg-dev systemd iproute2 chromium"
+    apparmor dpkg-dev systemd iproute2"
+# What the tests and figures need besides: a browser for the dashboard.
+[ "${1:-}" != --tests ] || packages="$packages chromium"
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 

@@ -2,6 +2,7 @@
 //! is attested, and four attacks.
 
 mod attacks;
+mod page;
 mod relay;
 mod stage;
 
@@ -17,12 +18,13 @@ use crate::device_proxy::DeviceProxy;
 use crate::guest::Guest;
 use crate::narrator::Narrator;
 
+use page::Page;
 use stage::Stage;
 
 /// Runs the demo; yields the verdict on the genuine VM, which is always affirming: anything else
 /// is an error.
 pub fn run() -> Result<String> {
-    let mut narrator = Narrator::new(11);
+    let mut narrator = Narrator::new(12);
     let stage = Stage::prepare(&mut narrator)?;
 
     narrator.step(
@@ -72,6 +74,14 @@ pub fn run() -> Result<String> {
     fetch_a_page(&narrator, &stage, &mut guest)?;
 
     narrator.step(
+        "An operator looks",
+        "vtpmctl serves a page that shows hosts, vRoTs and events as they happen. It only looks, and\n\
+         shows nothing to whoever does not know its token.",
+    );
+    let page = Page::serve(&narrator, &stage)?;
+    page.take_pictures(&narrator, &stage)?;
+
+    narrator.step(
         "Attack 1: old evidence is replayed",
         "An attacker recorded good evidence and answers a new challenge with it.",
     );
@@ -112,6 +122,7 @@ pub fn run() -> Result<String> {
     println!(
         "  vrot-device verify --evidence evidence.cbor --nonce $(cat nonce.hex) --policy policy.toml"
     );
+    page.tell(&stage)?;
     Ok("affirming".to_owned())
 }
 
