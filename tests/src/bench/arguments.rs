@@ -96,6 +96,8 @@ pub enum Part {
     Anchor,
     /// A manager that is killed, and restarted as planned, under load.
     Restart,
+    /// A page that shows all vRoTs, in Chromium.
+    Dashboard,
     /// Attested connections to all VMs.
     Connection,
 }

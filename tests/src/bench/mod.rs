@@ -10,6 +10,7 @@ mod arguments;
 mod boot;
 mod commands;
 mod connection;
+mod dashboard;
 mod disk;
 mod fleet;
 mod hook;
@@ -52,6 +53,8 @@ const FILE: &str = if cfg!(debug_assertions) {
 };
 /// How many launches are timed beside a full host.
 const LAUNCHES_BESIDE: u32 = 50;
+/// How often one vRoT is started and stopped beside a page that shows all.
+const PAGE_CHANGES: u32 = 50;
 /// How many writes of one VM are timed with a slow physical TPM.
 const SLOWED_WRITES: u32 = 100;
 
@@ -169,6 +172,11 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
             "manager_restart_s, failed_commands, planned_restart_*",
             outcome,
         );
+    }
+    if arguments.wants(Part::Dashboard) {
+        step(&format!("a page that shows {count}"));
+        let outcome = dashboard::measure(report, run, &host, arguments.launches.min(PAGE_CHANGES));
+        report.part("dashboard_update_ms", outcome);
     }
     if arguments.wants(Part::Connection) {
         step("attested connections");

@@ -93,7 +93,7 @@ fn the_page_shows_what_happens_on_a_host_as_it_happens() -> Result<()> {
         "host-1.test.example",
         "as the operator approved",
         vik,
-        "not measured",
+        "told by its evidence alone",
     ] {
         ensure!(drawn.contains(part), "{part} is missing: {drawn}");
     }
