@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use api_types::wire::HostView;
 use api_types::{OPENING, Problem};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode, header};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use program_output::console::complain;
@@ -180,6 +180,34 @@ impl Client {
         body: Bytes,
         files: &[File],
     ) -> Result<(StatusCode, Vec<u8>), CtlError> {
+        let response = self.request(method, path, body, files).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_RESPONSE)
+            .collect()
+            .await
+            .map_err(CtlError::Response)?;
+        Ok((status, body.to_bytes().to_vec()))
+    }
+
+    /// An answer that goes on for as long as there is something to tell.
+    pub(crate) async fn follow(&self, path: &str) -> Result<Incoming, CtlError> {
+        let request = self.request(Method::GET, path, Bytes::new(), &[]);
+        let response = request.await?;
+        if response.status().is_success() {
+            return Ok(response.into_body());
+        }
+        let body = Limited::new(response.into_body(), MAX_RESPONSE);
+        let body = body.collect().await.map_err(CtlError::Response)?;
+        Err(CtlError::Refused(parse(&body.to_bytes())?))
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        files: &[File],
+    ) -> Result<Response<Incoming>, CtlError> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| CtlError::Response(error);
         let stream = self.connect().await?;
         if !files.is_empty() {
@@ -197,16 +225,8 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|error| failed(error.into()))?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| failed(error.into()))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_RESPONSE)
-            .collect()
-            .await
-            .map_err(failed)?;
-        Ok((status, body.to_bytes().to_vec()))
+        let response = sender.send_request(request).await;
+        response.map_err(|error| failed(error.into()))
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use api_types::Problem;
+use api_types::{OPENING, Problem};
 use cert_chain::operator::ApprovalError;
 
 use swtpm_state::StoreError;
@@ -97,6 +98,12 @@ pub(crate) enum CtlError {
     /// What the manager said cannot be understood.
     #[error("the manager's answer cannot be understood: are daemon and vtpmctl of one version?")]
     Response(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It gives no sign of life.
+    #[error("the manager has given no sign of life for {} s", time.as_secs())]
+    Silent {
+        /// How long.
+        time: Duration,
+    },
     /// The manager cannot be reached.
     #[error("the manager cannot be reached at `{}`: {}", socket.display(), why_unreachable(source))]
     Unreachable {
@@ -109,6 +116,11 @@ pub(crate) enum CtlError {
 }
 
 impl CtlError {
+    /// Whether the manager has just started, and will be there in a moment.
+    pub(crate) fn is_opening(&self) -> bool {
+        matches!(self, Self::Refused(problem) if problem.code() == OPENING)
+    }
+
     /// The exit status: 2 for bad input, 1 for everything else.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {

@@ -13,6 +13,7 @@ mod measurement;
 mod output;
 mod parts;
 mod run;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -27,6 +27,11 @@ impl Output {
         Self { format }
     }
 
+    /// Whether results are for programs.
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == OutputFormat::Json
+    }
+
     /// Writes a result: as JSON, or as people read it.
     pub(crate) fn result(
         &self,

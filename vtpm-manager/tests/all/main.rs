@@ -51,3 +51,4 @@ mod tenants;
 mod tls_key;
 mod virtio;
 mod vmm_users;
+mod watch;

@@ -13,6 +13,7 @@ mod revocation;
 mod run;
 mod tenant;
 mod vrot;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -32,6 +33,7 @@ pub(crate) use revocation::{CrlArguments, RevokeArguments, WhoseArguments};
 pub(crate) use run::RunArguments;
 pub(crate) use tenant::{AddArguments, RevokeTenantArguments, TenantCommand};
 pub(crate) use vrot::VrotCommand;
+pub(crate) use watch::WatchArguments;
 
 /// Virtualized roots of trust, anchored in this host's physical TPM.
 ///
@@ -94,6 +96,12 @@ pub(crate) enum Command {
     /// its state has its endorsement seed, also from now on.
     #[command(verbatim_doc_comment)]
     Import(ImportArguments),
+    /// Tell what happens to vRoTs as it happens, one line each, until this command is ended.
+    ///
+    /// A manager that is restarted is waited for, and what it cannot tell any more is said. With
+    /// `--output json` each line is one JSON object, as in `GET /v1/events`.
+    #[command(verbatim_doc_comment)]
+    Watch(WatchArguments),
     /// Look at this host from its TPM to its unit files, and say what to do about what is wrong.
     ///
     /// Changes nothing, and needs no manager that runs. Not everybody sees everything: root does.

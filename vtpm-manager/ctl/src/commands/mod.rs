@@ -19,6 +19,7 @@ use crate::import;
 use crate::libvirt;
 use crate::output::Output;
 use crate::run;
+use crate::watch;
 
 /// Carries a command out: how this program ends.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CtlError> {
@@ -27,6 +28,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CtlError> {
     match &arguments.command {
         Command::Run(arguments) => return Ok(run::run(arguments, &client)),
         Command::Doctor(arguments) => return doctor::run(arguments, &client, &output),
+        Command::Watch(arguments) => return watch::run(arguments, &client, &output),
         Command::Libvirt(command) => libvirt::run(command, &client, &output),
         Command::Import(arguments) => import::run(arguments, &client, &output),
         Command::Host { command } => host::run(command, &client, &output),

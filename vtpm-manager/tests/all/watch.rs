@@ -1,0 +1,154 @@
+//! `vtpmctl watch`: what happens, as it happens, also beyond a restart of the manager.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::support::{Host, wait_until};
+
+/// A watcher that runs.
+struct Watch {
+    process: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Watch {
+    fn start(host: &Host, arguments: &[&str]) -> Result<Self> {
+        let mut watch = host.vtpmctl(arguments);
+        watch
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut process = watch.spawn()?;
+        let lines = BufReader::new(process.stdout.take().context("no output")?);
+        Ok(Self { process, lines })
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        ensure!(self.lines.read_line(&mut line)? > 0, "it ended");
+        Ok(line)
+    }
+
+    fn json(&mut self) -> Result<Value> {
+        let line = self.line()?;
+        serde_json::from_str(&line).with_context(|| line)
+    }
+
+    /// The next lines are of these kinds.
+    fn tells(&mut self, kinds: &[&str]) -> Result<Vec<Value>> {
+        let told: Vec<Value> = kinds.iter().map(|_| self.json()).collect::<Result<_>>()?;
+        let found: Vec<&Value> = told.iter().map(|line| &line["kind"]).collect();
+        assert_eq!(found, kinds);
+        Ok(told)
+    }
+
+    fn end(mut self, signal: Signal) -> Result<(Option<i32>, String)> {
+        kill(Pid::from_raw(self.process.id().try_into()?), signal)?;
+        let status = self.process.wait()?.code();
+        let mut said = String::new();
+        self.process
+            .stderr
+            .take()
+            .context("no output")?
+            .read_to_string(&mut said)?;
+        Ok((status, said))
+    }
+}
+
+fn create(host: &Host, tenant: &str) -> Result<String> {
+    let vm = uuid::Uuid::new_v4().to_string();
+    host.ctl(["create", "--vm", &vm, "--tenant", tenant])?;
+    Ok(vm)
+}
+
+#[test]
+fn events_are_told_as_they_happen_and_only_those_that_were_asked_for() -> Result<()> {
+    let host = Host::enrolled()?;
+    let vm = create(&host, "acme")?;
+    let mut of_vm = Watch::start(
+        &host,
+        &["--output", "json", "watch", "--vm", &vm, "--earlier"],
+    )?;
+    let told = of_vm.tells(&["hello", "created", "certified"])?;
+    assert_eq!(told[1]["vm"], vm.as_str());
+    let mut of_tenant = Watch::start(&host, &["--output", "json", "watch", "--tenant", "other"])?;
+    of_tenant.tells(&["hello"])?;
+    let mut of_nobody = Watch::start(
+        &host,
+        &["watch", "--vm", &vm, "--tenant", "other", "--earlier"],
+    )?;
+    let mut people = Watch::start(&host, &["watch", "--earlier"])?;
+    let line = people.line()?;
+    for part in ["created", &vm, "acme", "(generation 1)"] {
+        ensure!(line.contains(part), "{line}");
+    }
+
+    let other = create(&host, "other")?;
+    host.ctl(["start", &vm])?;
+    host.ctl(["start", &other])?;
+    of_vm.tells(&["started"])?;
+    let told = of_tenant.tells(&["created", "certified", "started"])?;
+    assert_eq!(told[2]["vm"], other.as_str());
+    assert_eq!(of_vm.end(Signal::SIGINT)?, (Some(0), String::new()));
+    assert_eq!(of_tenant.end(Signal::SIGTERM)?, (Some(0), String::new()));
+    // Nothing of what it asked for has happened: all that it says is its end.
+    let process = Pid::from_raw(of_nobody.process.id().try_into()?);
+    kill(process, Signal::SIGINT)?;
+    let mut said = String::new();
+    of_nobody.lines.read_to_string(&mut said)?;
+    assert_eq!(said, "");
+
+    // Nobody reads any more: the next event ends it.
+    let Watch { mut process, lines } = people;
+    drop(lines);
+    host.ctl(["stop", &vm])?;
+    wait_until("the end of what nobody reads", || {
+        Ok(process.try_wait()?.is_some())
+    })?;
+    assert_eq!(process.wait()?.code(), Some(0));
+    Ok(())
+}
+
+#[test]
+fn a_watch_outlives_the_manager_and_says_what_it_cannot_know() -> Result<()> {
+    let mut host = Host::enrolled()?;
+    let vm = create(&host, "acme")?;
+    let mut json = Watch::start(&host, &["--output", "json", "watch", "--earlier"])?;
+    let told = json.tells(&["hello", "created", "certified"])?;
+    let first = told[0]["manager"].clone();
+    let mut people = Watch::start(&host, &["watch", "--earlier"])?;
+    people.line()?;
+    people.line()?;
+    host.shut_down()?;
+    host.start_again()?;
+    host.ctl(["start", &vm])?;
+    let told = json.tells(&["hello", "started"])?;
+    assert_ne!(told[0]["manager"], first);
+    assert_eq!(told[1]["number"], 1);
+    let line = people.line()?;
+    ensure!(
+        line.contains("started again") && line.contains("event 2"),
+        "{line}"
+    );
+    ensure!(people.line()?.contains("started"));
+    host.crash()?;
+    host.start_again()?;
+    host.ctl(["stop", &vm])?;
+    let told = json.tells(&["hello"])?;
+    assert_ne!(told[0]["manager"], first);
+    while json.json()?["kind"] != "stopped" {}
+    let (status, said) = json.end(Signal::SIGINT)?;
+    assert_eq!(status, Some(0));
+    ensure!(said.matches("waiting …").count() == 2, "{said}");
+
+    // Where nobody ever answered there is nothing to wait for.
+    host.shut_down()?;
+    let said = host.refused(["watch"])?;
+    ensure!(said.contains("start vtpm-managerd"), "{said}");
+    Ok(())
+}
