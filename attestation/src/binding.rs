@@ -15,6 +15,10 @@ pub enum Binding {
     /// A connection, as [`ConnectionFacts`](crate::connection::ConnectionFacts) tell it from others.
     #[n(1)]
     Connection(#[n(0)] Digest32),
+    /// The authority of a SPIFFE trust domain, as [`TrustDomain`](crate::spiffe::TrustDomain) tells it
+    /// from others.
+    #[n(2)]
+    Node(#[n(0)] Digest32),
 }
 
 /// What a verifier asks evidence for.
@@ -29,6 +33,11 @@ pub enum Purpose {
         /// SHA-256 of the SubjectPublicKeyInfo with which that end authenticated itself.
         key: Digest32,
     },
+    /// To attest a node of a SPIFFE trust domain.
+    Node {
+        /// The binding to that trust domain.
+        binding: Binding,
+    },
 }
 
 impl Purpose {
@@ -36,7 +45,7 @@ impl Purpose {
     pub fn binding(&self) -> &Binding {
         match self {
             Self::Challenge => &Binding::None,
-            Self::Connection { binding, .. } => binding,
+            Self::Connection { binding, .. } | Self::Node { binding } => binding,
         }
     }
 }
@@ -46,6 +55,7 @@ impl fmt::Display for Binding {
         match self {
             Self::None => f.write_str("a challenge alone"),
             Self::Connection(value) => write!(f, "the connection {value}"),
+            Self::Node(value) => write!(f, "the SPIFFE trust domain with the binding {value}"),
         }
     }
 }

@@ -31,6 +31,7 @@ pub mod quote;
 pub mod reference;
 pub mod refusal;
 pub mod result;
+pub mod spiffe;
 mod toml_error;
 pub mod verdict;
 pub mod verification;

@@ -18,4 +18,5 @@ mod refusals;
 mod refused_identities;
 mod results;
 mod revocation;
+mod spiffe;
 mod without_log;

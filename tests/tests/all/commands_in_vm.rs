@@ -53,6 +53,15 @@ impl Stage {
             .args(["--tpm", &self.vm.bare.tpm()]))
     }
 
+    /// A step of the authority of a trust domain, with the policy that accepts the VM.
+    fn spiffe(&self, step: &[&str], policy: &Path) -> Result<Tool> {
+        Ok(Tool::new(program("vrot-device")?)
+            .arg("spiffe")
+            .args(step)
+            .arg("--policy")
+            .arg(policy))
+    }
+
     fn verify(&self, evidence: &Path, nonce: &str) -> Result<(i32, Value)> {
         device::judge(device::verify_command(evidence, nonce, &self.policy)?)
     }
@@ -144,5 +153,93 @@ fn a_program_in_the_vm_learns_who_the_vm_is_and_openssl_accepts_the_certificates
     );
     let shown = stage.scene.host.identity(stage.vm.vm)?;
     assert_eq!(told["vik"], shown["vik"]["name"]);
+    Ok(())
+}
+
+/// The exchange of SPIRE's node attestation (`docs/spiffe.md`): payload, challenge, answer, attributes.
+#[test]
+fn a_vm_is_attested_as_a_node_of_a_spiffe_trust_domain_by_one_exchange() -> Result<()> {
+    let stage = stage()?;
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str| folder.path().join(name);
+    let (payload, answer) = (file("payload"), file("answer"));
+    fs::write(&payload, stage.command(&["identity"])?.run()?)?;
+    let challenge = |policy: &Path| -> Result<Tool> {
+        Ok(stage
+            .spiffe(&["challenge"], policy)?
+            .arg("--payload")
+            .arg(&payload))
+    };
+    let nonce = challenge(&stage.policy)?.text()?.trim().to_owned();
+    assert_eq!(nonce.len(), 64);
+    assert_ne!(challenge(&stage.policy)?.text()?.trim(), nonce);
+    let respond = |domain: &[&str]| -> Result<()> {
+        let evidence = stage.attesting(&["evidence", "--nonce", &nonce])?;
+        let evidence = evidence.args(domain).arg("--output").arg(&answer);
+        evidence.run().map(drop)
+    };
+    let verify = |nonce: &str, domain: &str| -> Result<Tool> {
+        let step = ["verify", "--nonce", nonce, "--trust-domain", domain];
+        Ok(stage
+            .spiffe(&step, &stage.policy)?
+            .arg("--evidence")
+            .arg(&answer))
+    };
+    let refused = |command: Tool| -> Result<String> {
+        let output = command.outcome()?;
+        ensure!(output.status.code() == Some(1), "{}", output.status);
+        ensure!(output.stdout.is_empty(), "attributes were given");
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    respond(&["--spiffe", "example.org"])?;
+    let attributes = verify(&nonce, "example.org")?.run()?;
+    let attributes: Value = serde_json::from_slice(&attributes)?;
+    let vm = stage.vm.vm;
+    assert_eq!(
+        attributes["spiffe_id"],
+        format!("spiffe://example.org/spire/agent/vrot/{TENANT}/{vm}")
+    );
+    assert_eq!(attributes["can_reattest"], true);
+    let selectors = attributes["selector_values"]
+        .as_array()
+        .context("selectors")?;
+    for selector in [
+        format!("vm:{vm}"),
+        format!("tenant:{TENANT}"),
+        format!("host:host-1.{DOMAIN}"),
+        "generation:1".to_owned(),
+    ] {
+        ensure!(selectors.contains(&selector.into()), "{selectors:?}");
+    }
+
+    // It answers one nonce, in one trust domain, and is no service's answer.
+    ensure!(refused(verify(&"5a".repeat(32), "example.org")?)?.contains("nonce"));
+    ensure!(refused(verify(&nonce, "example.com")?)?.contains("binding"));
+    let (status, result) = stage.verify(&answer, &nonce)?;
+    assert_eq!((status, &result["refusal"]["code"]), (1, &"binding".into()));
+    // What a service answers to anybody, a relay included, makes nobody a node.
+    respond(&[])?;
+    ensure!(refused(verify(&nonce, "example.org")?)?.contains("binding"));
+
+    // A VM of a stranger's host gets no challenge, and one that is not expected no name.
+    let strangers = tempfile::tempdir()?;
+    let policy = fs::read_to_string(&stage.policy)?;
+    fs::write(strangers.path().join("policy.toml"), &policy)?;
+    Tool::new("openssl")
+        .args(["req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj"])
+        .arg("/CN=Another issuer")
+        .args(["-keyout", "key.pem", "-out", "roots.pem"])
+        .folder(strangers.path())
+        .run()?;
+    let said = refused(challenge(&strangers.path().join("policy.toml"))?)?;
+    ensure!(said.contains("is refused"), "{said}");
+    let other = policy.replace(&vm.to_string(), &uuid::Uuid::new_v4().to_string());
+    let other_policy = stage.policy.with_file_name("other-vm.toml");
+    fs::write(&other_policy, other)?;
+    respond(&["--spiffe", "example.org"])?;
+    let step = ["verify", "--nonce", &nonce, "--trust-domain", "example.org"];
+    let judged = stage.spiffe(&step, &other_policy)?;
+    let said = refused(judged.arg("--evidence").arg(&answer))?;
+    ensure!(said.contains("contraindicated"), "{said}");
     Ok(())
 }

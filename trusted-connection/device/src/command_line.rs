@@ -30,6 +30,7 @@ use crate::outcome::Outcome;
 use crate::proxy::Proxy;
 use crate::reference::{Reference, print_reference};
 use crate::root_of_trust::Enrol;
+use crate::spiffe::Spiffe;
 use crate::tree::{Colour, draw};
 use crate::{event_log, export};
 
@@ -87,6 +88,11 @@ enum Command {
     Enrol {
         #[command(subcommand)]
         step: Enrol,
+    },
+    /// Attest VMs as nodes of a SPIFFE trust domain: the server's part of SPIRE's exchange.
+    Spiffe {
+        #[command(subcommand)]
+        step: Spiffe,
     },
     /// Judge evidence from a file, without any connection.
     Verify {
@@ -170,6 +176,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         Command::Connect(connect) => connect.run(),
         Command::Proxy(proxy) => proxy.run(),
         Command::Enrol { step } => step.run(),
+        Command::Spiffe { step } => step.run(),
         Command::Verify {
             evidence,
             nonce,

@@ -13,6 +13,7 @@ pub mod outcome;
 pub mod proxy;
 mod reference;
 pub mod root_of_trust;
+pub mod spiffe;
 pub mod tpm;
 pub mod tree;
 

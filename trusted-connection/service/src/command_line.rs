@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::attester::TpmAddress;
 use crate::proxy::Destination;
+use attestation::spiffe::TrustDomain;
 use attestation::{BOOT_PCRS, Nonce};
 use attested_tls::tls::KeyExchange;
 use cert_chain::HashAlgorithm;
@@ -171,6 +172,10 @@ pub struct EvidenceOptions {
     /// The verifier's nonce, in hexadecimal: 16 to 64 bytes.
     #[arg(long, value_name = "HEX")]
     pub nonce: Nonce,
+    /// The SPIFFE trust domain whose authority asks, to attest this VM as a node: the evidence is of use
+    /// there and nowhere else. Not what the other end says, but the trust domain that this VM is to be in.
+    #[arg(long, value_name = "DOMAIN")]
+    pub spiffe: Option<TrustDomain>,
     /// Where to write the evidence (CBOR). Without it, to standard output.
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,

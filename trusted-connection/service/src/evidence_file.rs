@@ -29,18 +29,19 @@ pub fn make(
     evidence.next().ok_or(AttesterError::NoRequest)
 }
 
-/// Makes evidence that is bound to nothing but the nonce, and writes it to a file or to standard output.
+/// Makes evidence, and writes it to a file or to standard output.
 pub fn write(
     tpm: impl VmTpm,
     host: &dyn Host,
     files: EvidenceFiles,
     nonce: Nonce,
+    binding: Binding,
     output: Option<&Path>,
 ) -> Result<()> {
     if output.is_none() && io::stdout().is_terminal() {
         bail!("evidence is binary: give --output FILE, or have a program read standard output");
     }
-    let evidence = make(tpm, host, files, nonce, Binding::None)?;
+    let evidence = make(tpm, host, files, nonce, binding)?;
     write_bytes(&evidence.to_cbor(), output)
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use attestation::Binding;
 use attestation::device::DeviceResult;
 use attested_tls::{Demands, NoDemand};
 use cert_chain::PcrSelection;
@@ -75,6 +76,9 @@ fn run(command: Command) -> Result<()> {
             &HostThroughTpm::new(options.tpm.tpm.clone()),
             evidence_files(&options.tpm)?,
             options.nonce,
+            options
+                .spiffe
+                .map_or(Binding::None, |domain| domain.binding()),
             options.output.as_deref(),
         ),
         Command::Identity(options) => identity::show(&options),
