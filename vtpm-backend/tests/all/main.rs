@@ -5,12 +5,14 @@
 mod carried;
 mod control_channel;
 mod differential;
+mod faults;
 mod full_tpm;
 mod key_memory;
 mod log;
 mod loss_of_power;
 mod managed;
 mod random_commands;
+mod random_queues;
 mod restarted_manager;
 mod sandbox;
 mod slow_commands;

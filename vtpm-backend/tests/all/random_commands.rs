@@ -24,7 +24,7 @@ const PLATFORM: u32 = 0x4000_000c;
 const INDEX: u32 = 0x0150_0000;
 /// `TPM_RC_INITIALIZE`, `TPM_RC_FAILURE`
 const INITIALIZE: u32 = 0x100;
-const FAILURE: u32 = 0x101;
+pub(crate) const FAILURE: u32 = 0x101;
 /// In a run of `make test`.
 const COMMANDS: u64 = 3000;
 
@@ -55,7 +55,7 @@ impl<'f> Bench<'f> {
         let mut emulator = Emulator::ours(folder)?;
         let mut vmm = emulator.attach_and_init()?;
         vmm.execute(&STARTUP)?;
-        let random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let random = Random::new(seed);
         Ok(Self {
             folder,
             emulator,
@@ -172,7 +172,7 @@ impl<'f> Bench<'f> {
 }
 
 /// Commands that do something, to begin with.
-fn corpus() -> Vec<Vec<u8>> {
+pub(crate) fn corpus() -> Vec<Vec<u8>> {
     let mut corpus = vec![
         command(0x17b, &[0, 8]),
         command(0x145, &[0, 0]),
@@ -271,9 +271,13 @@ fn ecc_key(hierarchy: u32) -> Vec<u8> {
 }
 
 /// xorshift
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -281,7 +285,7 @@ impl Random {
         self.0
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         let end = u64::try_from(end).unwrap_or(1);
         usize::try_from((self.next() >> 16) % end).unwrap_or(0)
     }
@@ -294,7 +298,7 @@ impl Random {
     }
 
     /// One of these, as it is or changed, with a header that states its length.
-    fn changed(&mut self, corpus: &[Vec<u8>]) -> Vec<u8> {
+    pub(crate) fn changed(&mut self, corpus: &[Vec<u8>]) -> Vec<u8> {
         let command = corpus.get(self.below(corpus.len()));
         let mut command = command.cloned().unwrap_or_default();
         for _ in 0..self.below(4) {
@@ -320,7 +324,7 @@ impl Random {
     }
 }
 
-fn number(variable: &str, default: u64) -> Result<u64> {
+pub(crate) fn number(variable: &str, default: u64) -> Result<u64> {
     match env::var(variable) {
         Ok(value) => value.parse().with_context(|| variable.to_owned()),
         Err(_) => Ok(default),

@@ -1,5 +1,6 @@
 //! TPM emulators as a VMM sees them: this backend, and swtpm as the measure.
 
+pub(crate) mod i2c;
 pub(crate) mod managed;
 pub(crate) mod rings;
 pub(crate) mod zygote;
@@ -79,10 +80,19 @@ impl Emulator {
 
     /// The same, with its log going somewhere else.
     pub(crate) fn virtio_tpm_logging_to(folder: &Path, log: Stdio) -> Result<Self> {
+        Self::virtio_logging_to(folder, "virtio-tpm", log)
+    }
+
+    /// The same as this device.
+    pub(crate) fn virtio(folder: &Path, device: &str) -> Result<Self> {
+        Self::virtio_logging_to(folder, device, Stdio::inherit())
+    }
+
+    fn virtio_logging_to(folder: &Path, device: &str, log: Stdio) -> Result<Self> {
         let mut emulator = Self::start(
             Command::new(env!("CARGO_BIN_EXE_vtpm-backend"))
                 .stderr(log)
-                .args(["--device", "virtio-tpm", "--vhost-user"])
+                .args(["--device", device, "--vhost-user"])
                 .arg(folder.join("vhost-user.sock"))
                 .arg("--control")
                 .arg(folder.join("ours.sock"))
@@ -153,6 +163,16 @@ impl Emulator {
         let mut vmm = self.attach()?;
         ensure!(vmm.control(&words(&[INIT, 0]), 4)? == [0; 4], "CMD_INIT");
         Ok(vmm)
+    }
+
+    /// Its descriptors, and its memory in KiB (`VmRSS`).
+    pub(crate) fn holds(&self) -> Result<(usize, u64)> {
+        let process = PathBuf::from(format!("/proc/{}", self.id()));
+        let descriptors = fs::read_dir(process.join("fd"))?.count();
+        let status = fs::read_to_string(process.join("status"))?;
+        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let memory = memory.and_then(|line| line.split_whitespace().next());
+        Ok((descriptors, memory.context("its memory")?.parse()?))
     }
 
     /// Whether it still runs.
