@@ -95,7 +95,7 @@ fn a_driver_that_accesses_single_bytes_gets_what_it_gets_of_swtpm() -> Result<()
         }
         answers.push(said);
     }
-    assert_eq!(answers[0], answers[1]);
+    are_alike(&answers);
     ensure!(code(&answers[0][0])? == 0, "TPM2_Startup");
     Ok(())
 }
@@ -136,7 +136,7 @@ fn localities_can_do_to_pcrs_what_they_can_with_swtpm() -> Result<()> {
         tpm.relinquish(3)?;
         answers.push(said);
     }
-    assert_eq!(answers[0], answers[1]);
+    are_alike(&answers);
     // Locality 0 extends and resets no PCR of a dynamic launch.
     let of_17 = &answers[0][1 + 4];
     assert_eq!(code(of_17)?, LOCALITY);
@@ -166,6 +166,14 @@ fn a_command_that_a_driver_cancels_is_given_up() -> Result<()> {
     ensure!(given_up > 0, "{given_up} of 12");
     ensure!(code(&tpm.execute(&capability(5, 0, 1))?)? == 0);
     Ok(())
+}
+
+/// What both said, one after the other.
+fn are_alike(answers: &[Vec<Vec<u8>>]) {
+    assert_eq!(answers[0].len(), answers[1].len());
+    for (number, (ours, theirs)) in answers[0].iter().zip(&answers[1]).enumerate() {
+        assert_eq!(ours, theirs, "answer {number}");
+    }
 }
 
 fn code(response: &[u8]) -> Result<u32> {
