@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use cert_chain::layout::VIK_HANDLE;
+use cert_chain::layout::{NvIndex, VIK_HANDLE};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::support::http::ask;
 use crate::support::identity::{der, verified};
 use crate::support::vmm::{
-    Attach, OWNER, PASSWORD, Vmm, begin_every_session, command, create_primary, evict_control,
-    nv_read, policy_session, with_sessions,
+    Attach, OWNER, PASSWORD, Vmm, begin_every_session, command, create_primary, define_index,
+    evict_control, nv_read, policy_session, with_sessions,
 };
 use crate::support::{Host, said, wait_until};
 
@@ -192,6 +192,40 @@ fn a_vrot_that_lost_its_vik_gets_no_certificate_and_everybody_can_see_it() -> Re
     let lines = audit.matches("certificate-renewal-failed").count();
     assert_eq!(lines, 1, "the same reason is written down once");
     Ok(())
+}
+
+/// What firmware does when somebody at the machine, or its system by the physical presence interface, has
+/// the TPM cleared: the platform hierarchy is its own, and its password is empty.
+#[test]
+fn a_tpm_that_its_firmware_cleared_keeps_its_certificates_and_gets_new_ones() -> Result<()> {
+    let (host, vm) = running()?;
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    define_index(&mut vmm, 0x0150_0001)?;
+    let certificates = |vmm: &mut Vmm| -> Result<Vec<Vec<u8>>> {
+        [NvIndex::EK_RSA_CERTIFICATE, NvIndex::EK_P256_CERTIFICATE]
+            .map(|index| nv_read(vmm, index.handle()))
+            .into_iter()
+            .collect()
+    };
+    let before = certificates(&mut vmm)?;
+    let platform = [&PLATFORM.to_be_bytes()[..], PASSWORD].concat();
+    // TPM2_ClearControl, TPM2_Clear, and, for another request, TPM2_PCR_Allocate of SHA-256 alone.
+    vmm.succeed(&with_sessions(command(
+        0x127,
+        &[&platform[..], &[0]].concat(),
+    )))?;
+    vmm.succeed(&with_sessions(command(0x126, &platform)))?;
+    let banks = [&platform[..], &[0, 0, 0, 1, 0, 0x0b, 3, 0xff, 0xff, 0xff]].concat();
+    vmm.succeed(&with_sessions(command(0x12b, &banks)))?;
+    drop(vmm);
+    let mut vmm = Vmm::attach(&host.control(&vm)?)?;
+    // TPM2_NV_ReadPublic: what the owner had is gone, what the platform has is not.
+    let gone = vmm.execute(&command(0x169, &0x0150_0001_u32.to_be_bytes()))?;
+    ensure!(gone.0 != 0, "the owner's index is there");
+    assert_eq!(certificates(&mut vmm)?, before);
+    let enough = renewals(&host)? + 1;
+    renewed(&host, enough)?;
+    guest_has_what_the_manager_says(&host, &vm, &mut vmm)
 }
 
 #[test]

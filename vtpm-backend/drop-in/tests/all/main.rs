@@ -10,3 +10,4 @@ mod control;
 mod hostile;
 mod migration;
 mod peers;
+mod vmms;
