@@ -40,6 +40,7 @@ const CONTENTS: [(&str, &[&str]); 5] = [
             "-rwxr-xr-x /usr/bin/vtpm-managerd",
             "-rw-r--r-- /usr/lib/systemd/system/vrot-libvirt-sync.service",
             "-rw-r--r-- /usr/lib/systemd/system/vrot-libvirt-sync.timer",
+            "-rw-r--r-- /usr/lib/systemd/system/vtpm-managerd-tenants.socket",
             "-rw-r--r-- /usr/lib/systemd/system/vtpm-managerd.service",
             "-rw-r--r-- /usr/lib/sysusers.d/vtpm-manager.conf",
             "-rw-r--r-- /usr/lib/tmpfiles.d/vtpm-manager.conf",

@@ -431,6 +431,30 @@ mod tests {
     }
 
     #[test]
+    fn a_tenant_finds_its_own_vrots_and_no_others() -> anyhow::Result<()> {
+        let registry = Registry::default();
+        let id = "00000000-0000-4000-8000-000000000001".parse()?;
+        let stored = hex::decode(include_str!("../vrot/vrot_record_v1.hex").trim())?;
+        let StoredVrot::Living(record) = StoredVrot::from_bytes(id, &stored)? else {
+            anyhow::bail!("a tombstone");
+        };
+        let (own, other): (Tenant, Tenant) = (record.tenant.clone(), "other".parse()?);
+        let (vm, vrot) = (record.vm, record.vrot);
+        let living = registry.insert(*record);
+        assert_eq!(registry.of_tenant(&own).len(), 1);
+        assert!(registry.of_tenants_vm(&own, vm).is_some());
+        assert!(registry.of_tenant(&other).is_empty());
+        assert!(registry.of_tenants_vm(&other, vm).is_none());
+        // A vRoT's number leads to no VM.
+        let number = VmId::from_uuid(*vrot.as_uuid());
+        assert!(registry.of_tenants_vm(&own, number).is_none());
+        registry.remove(&living);
+        assert!(registry.of_tenants_vm(&own, vm).is_none());
+        assert!(registry.entries().tenants.is_empty());
+        Ok(())
+    }
+
+    #[test]
     fn a_tpm_is_claimed_once_and_not_while_it_is_a_vrot() -> anyhow::Result<()> {
         let registry = Registry::default();
         let id = "00000000-0000-4000-8000-000000000001".parse()?;

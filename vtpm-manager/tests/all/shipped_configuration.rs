@@ -40,6 +40,7 @@ fn every_entry_there_is_can_be_found_in_the_shipped_configuration() -> Result<()
         ("tmp = 1", "top"),
         ("[pool]\nzise = 1", "pool"),
         ("[swtpm]\nuzers = 1", "swtpm"),
+        ("[tenants]\nlizten = 1", "tenants"),
     ] {
         let error = parse(given).err().context("accepted")?.to_string();
         let (_, known) = error.split_once("expected one of").context(error.clone())?;
@@ -50,7 +51,8 @@ fn every_entry_there_is_can_be_found_in_the_shipped_configuration() -> Result<()
                 SHIPPED.lines().any(|line| {
                     // Behind a space where there is no default to state.
                     let line = line.trim_start_matches('#').trim_start();
-                    line.starts_with(&format!("{entry} = ")) || line == format!("[{entry}]")
+                    let table = [format!("[{entry}]"), format!("[[{table}.{entry}]]")];
+                    line.starts_with(&format!("{entry} = ")) || table.contains(&line.to_owned())
                 }),
                 "`{entry}` ({table}) is not in the shipped configuration"
             );
