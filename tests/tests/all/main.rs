@@ -13,6 +13,7 @@ mod bench_smoke;
 mod commands_in_vm;
 mod dashboard;
 mod devices;
+mod documented_commands;
 mod formats;
 mod fuzz_smoke;
 mod libvirt_hook;

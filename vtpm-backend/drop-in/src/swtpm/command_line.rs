@@ -204,9 +204,14 @@ impl Socket {
             options.mode = mode;
             options.force_mode = true;
         }
-        // The state is locked in any case.
+        // The state is locked in any case, and what a guest was answered is on the disk.
         comma.flag("lock")?;
-        comma.end("dir=, backend-uri=, mode=, lock")?;
+        comma.flag("fsync")?;
+        ensure!(
+            !comma.flag("backup")?,
+            "{OPTION}: backup is not offered: leave it out"
+        );
+        comma.end("dir=, backend-uri=, mode=, lock, fsync")?;
         Ok((absolute(location)?, options))
     }
 

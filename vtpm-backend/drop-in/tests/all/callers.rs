@@ -242,6 +242,8 @@ fn a_tpm_that_packer_killed_comes_back_and_quickemus_is_started() -> Result<()> 
 fn what_callers_abbreviate_is_understood_and_what_is_not_offered_is_refused() -> Result<()> {
     let ours = Place::of(&Peer::Ours)?;
     ours.good("swtpm socket --print-cap")?;
+    // Of a version after 0.10.2, which does always so here.
+    ours.good("swtpm socket --tpm2 --tpmstate dir=DIR/state,lock,fsync --print-states")?;
     for (line, why) in [
         (
             "swtpm socket --tpmstate dir=DIR/state --ctrl type=unixio,path=DIR/s",
@@ -259,6 +261,10 @@ fn what_callers_abbreviate_is_understood_and_what_is_not_offered_is_refused() ->
         (
             "swtpm socket --tpm2 --tpmstate dir=DIR/state --ctrl type=unixio,path=DIR/s --profile name=x",
             "not offered",
+        ),
+        (
+            "swtpm socket --tpm2 --tpmstate dir=DIR/state,backup --ctrl type=unixio,path=DIR/s",
+            "backup is not offered",
         ),
         ("swtpm cuse -n x", "cuse is not offered"),
         (
