@@ -170,6 +170,9 @@ iasl -p "$scratch/tpm-i2c" "$root/images/tpm-i2c.asl" > "$scratch/iasl.log" 2>&1
     exit 1
 }
 put 0644 "$scratch/tpm-i2c.aml" vrot-host usr/share/vrot/tpm-i2c.aml
+for file in prometheus-rules.yml grafana-dashboard.json; do
+    put 0644 "$packaging/vrot-host/monitoring/$file" vrot-host "usr/share/vrot/$file"
+done
 finish vrot-host vtpm-manager vtpm-backend
 
 program vtpmctl vrot-operator

@@ -44,6 +44,8 @@ const CONTENTS: [(&str, &[&str]); 5] = [
             "-rw-r--r-- /usr/lib/systemd/system/vtpm-managerd.service",
             "-rw-r--r-- /usr/lib/sysusers.d/vtpm-manager.conf",
             "-rw-r--r-- /usr/lib/tmpfiles.d/vtpm-manager.conf",
+            "-rw-r--r-- /usr/share/vrot/grafana-dashboard.json",
+            "-rw-r--r-- /usr/share/vrot/prometheus-rules.yml",
             "-rw-r--r-- /usr/share/vrot/tpm-i2c.aml",
         ],
     ),

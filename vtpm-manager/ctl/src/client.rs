@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{ErrorKind, IoSlice};
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use api_types::wire::HostView;
@@ -54,6 +56,19 @@ impl Client {
 
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CtlError> {
         parse(&self.call(Method::GET, path, Bytes::new(), &[])?)
+    }
+
+    /// What is found out with a client, unless the manager takes longer than this.
+    pub(crate) fn within<T: Send + 'static>(
+        &self,
+        time: Duration,
+        ask: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, CtlError> {
+        let (done, said) = mpsc::channel();
+        let client = self.clone();
+        // Once it is given up, this program ends, and the thread with it.
+        thread::spawn(move || done.send(ask(&client)));
+        (said.recv_timeout(time)).map_err(|_| CtlError::Silent { time })
     }
 
     /// Gets a text.

@@ -150,5 +150,5 @@ fn a_manager_that_hangs_and_a_user_who_may_see_little_get_an_answer() -> Result<
     let (said, found) = run(&host, &[])?;
     host.signal(Signal::SIGCONT)?;
     assert_eq!(said.status, 1);
-    told(&found, "manager", "has not answered")
+    told(&found, "manager", "no sign of life")
 }

@@ -30,6 +30,7 @@ mod launches;
 mod lifecycle;
 mod log;
 mod lost_state;
+mod monitoring;
 mod opening;
 mod operator_key;
 mod out_of_reach;

@@ -1,4 +1,4 @@
-//! Looking at a host.
+//! Looking at a host, once or again and again.
 
 use std::path::PathBuf;
 
@@ -19,4 +19,11 @@ pub(crate) struct DoctorArguments {
     /// A revocation list that is handed to services or devices: whether it ends soon. Can be repeated.
     #[arg(long, value_name = "FILE")]
     pub(crate) crl: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MetricsArguments {
+    /// Write them into this file, in place of one that is there; without it, to standard output.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
 }

@@ -22,7 +22,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use audit::AuditCommand;
 pub(crate) use dashboard::DashboardArguments;
-pub(crate) use doctor::DoctorArguments;
+pub(crate) use doctor::{DoctorArguments, MetricsArguments};
 pub(crate) use host::{HostCommand, InitArguments};
 pub(crate) use import::ImportArguments;
 pub(crate) use issuer::{IssuerCommand, OperatorKeyCommand};
@@ -102,6 +102,12 @@ pub(crate) enum Command {
     /// `--output json` each line is one JSON object, as in `GET /v1/events`.
     #[command(verbatim_doc_comment)]
     Watch(WatchArguments),
+    /// The manager's metrics in the text format of Prometheus, with whether it answers, when the host's
+    /// certificate ends and what is free on the disk.
+    ///
+    /// Exit status: 1 if the manager does not answer, which the metrics say as well.
+    #[command(verbatim_doc_comment)]
+    Metrics(MetricsArguments),
     /// Look at this host from its TPM to its unit files, and say what to do about what is wrong.
     ///
     /// Changes nothing, and needs no manager that runs. Not everybody sees everything: root does.

@@ -3,8 +3,6 @@
 use std::env;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use api_types::WithCauses;
@@ -12,6 +10,8 @@ use api_types::wire::HostView;
 use host_doctor::{
     Examination, Finding, ManagerSaid, NotSaid, Programs, Report, Status, System, listener,
 };
+
+use nix::errno::Errno;
 
 use crate::arguments::DoctorArguments;
 use crate::client::{Client, HOST};
@@ -58,10 +58,8 @@ fn beside() -> PathBuf {
 
 /// A manager that does not answer is one that cannot be seen.
 fn ask(client: &Client) -> ManagerSaid {
-    let (done, said) = mpsc::channel();
-    let asked = client.clone();
-    thread::spawn(move || {
-        let host: Result<HostView, _> = asked.get(HOST).map_err(not_said);
+    let asked = client.within(PATIENCE, |client| {
+        let host: Result<HostView, _> = client.get(HOST).map_err(not_said);
         let is_opening = host
             .as_ref()
             .is_ok_and(|host| host.store.state == "opening");
@@ -72,24 +70,17 @@ fn ask(client: &Client) -> ManagerSaid {
                 reason: "the manager is opening its store".to_owned(),
                 errno: None,
             }),
-            (Ok(_), false) => asked.get(POLICY).map_err(not_said),
+            (Ok(_), false) => client.get(POLICY).map_err(not_said),
         };
-        let metrics = asked.text("/metrics").ok();
-        let process = listener(asked.socket());
-        // Nobody waits any more, perhaps.
-        let _ = done.send(ManagerSaid {
+        ManagerSaid {
             host,
             policy,
-            metrics,
-            process,
-        });
+            metrics: client.text("/metrics").ok(),
+            process: listener(client.socket()),
+        }
     });
-    said.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-        let reason = format!("the manager has not answered for {} s", PATIENCE.as_secs());
-        let hangs = NotSaid {
-            reason,
-            errno: Some(HANGS),
-        };
+    asked.unwrap_or_else(|error| {
+        let hangs = not_said(error);
         ManagerSaid {
             host: Err(hangs.clone()),
             policy: Err(hangs),
@@ -99,12 +90,10 @@ fn ask(client: &Client) -> ManagerSaid {
     })
 }
 
-/// `ETIMEDOUT`.
-const HANGS: i32 = 110;
-
 fn not_said(error: CtlError) -> NotSaid {
     let errno = match &error {
         CtlError::Unreachable { source, .. } => source.raw_os_error(),
+        CtlError::Silent { .. } => Some(Errno::ETIMEDOUT as i32),
         _ => None,
     };
     NotSaid {

@@ -5,6 +5,7 @@ mod dashboard;
 mod doctor;
 mod host;
 mod issuer;
+mod metrics;
 mod policy;
 mod revocation;
 mod tenants;
@@ -28,6 +29,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CtlError> {
     match &arguments.command {
         Command::Run(arguments) => return Ok(run::run(arguments, &client)),
         Command::Doctor(arguments) => return doctor::run(arguments, &client, &output),
+        Command::Metrics(arguments) => return metrics::run(arguments, &client),
         Command::Watch(arguments) => return watch::run(arguments, &client, &output),
         Command::Libvirt(command) => libvirt::run(command, &client, &output),
         Command::Import(arguments) => import::run(arguments, &client, &output),
