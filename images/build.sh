@@ -2,17 +2,19 @@
 # Builds a guest initramfs from this machine's Debian packages and our own binary.
 #
 #   images/build.sh --kernel DIR --service FILE --output FILE [--tools] [--with DIR]
+#                   [--add FILE]
 #
 # --kernel   what images/kernel.sh made
 # --service  the vrot-service binary (`none` for an image without it)
 # --tools    adds tpm2-tools, for tests that use stock tools in the guest
 # --with     adds what is in a folder, at the same places
+# --add      adds a program under its own name, with its libraries
 #
 # The same inputs give the same bytes, so that the guest's PCR values can be written down.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
-kernel='' service='' output='' tools=no with=''
+kernel='' service='' output='' tools=no with='' added=''
 while [ $# -gt 0 ]; do
     case $1 in
         --kernel)  kernel=$2; shift 2 ;;
@@ -20,6 +22,7 @@ while [ $# -gt 0 ]; do
         --output)  output=$2; shift 2 ;;
         --tools)   tools=yes; shift ;;
         --with)    with=$2; shift 2 ;;
+        --add)     added=$2; shift 2 ;;
         *) echo "images: unknown option $1" >&2; exit 2 ;;
     esac
 done
@@ -78,6 +81,7 @@ if [ "$service" != none ] || [ "$tools" = yes ]; then
     done
 fi
 [ -z "$with" ] || cp -R "$with/." "$root"
+[ -z "$added" ] || program "$added" "$(basename "$added")"
 
 # One order, one owner, one time, one inode numbering.
 find "$root" -exec touch -h -d @0 {} +

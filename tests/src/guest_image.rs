@@ -40,22 +40,45 @@ pub struct I2cGuest {
 impl I2cGuest {
     /// Builds the image with the two drivers that Debian leaves out, or finds it built.
     pub fn build() -> Result<Self> {
-        Self::with("i2c", Path::new("none"))
+        Self::with("i2c", Path::new("none"), &[])
     }
 
     /// The same with `vrot-service`.
     pub fn with_service() -> Result<Self> {
-        Self::with("i2c-service", &program("vrot-service")?)
+        Self::with("i2c-service", &program("vrot-service")?, &[])
     }
 
-    fn with(name: &str, service: &Path) -> Result<Self> {
+    /// The same with `tpm-timer`, which says how long the TPM takes, behind whatever device.
+    pub fn with_timer() -> Result<Self> {
+        let timer = program("tpm-timer")?;
+        Self::with("i2c-timer", Path::new("none"), &[("--add", &timer)])
+    }
+
+    fn with(name: &str, service: &Path, more: &[More<'_>]) -> Result<Self> {
         let place = Place::locked()?;
         let kernel = place.usual_kernel()?;
-        let image = place.with_tools(&kernel, name, service, None)?;
+        let image = place.with_tools(&kernel, name, service, more)?;
         let acpi_table = kernel.join("tpm-i2c.aml");
         Ok(Self { image, acpi_table })
     }
+
+    /// What QEMU needs beside the device: the guest's memory shared, and the table that tells the
+    /// guest where its TPM is.
+    pub fn surroundings(&self) -> Vec<String> {
+        let table = format!("file={}", self.acpi_table.display());
+        let memory = "memory-backend-memfd,id=ram,size=512M,share=on";
+        let words = [
+            ["-machine", "memory-backend=ram"],
+            ["-object", memory],
+            ["-acpitable", &table],
+        ];
+        let words = words.as_flattened().iter();
+        words.map(|word| (*word).to_owned()).collect()
+    }
 }
+
+/// An option of the recipe with what it adds.
+type More<'m> = (&'m str, &'m Path);
 
 /// Where images are made, by one process at a time.
 struct Place {
@@ -90,13 +113,13 @@ impl Place {
         Ok(kernel)
     }
 
-    /// An image with tpm2-tools, and with what is in a folder.
+    /// An image with tpm2-tools and more.
     fn with_tools(
         &self,
         kernel: &Path,
         name: &str,
         service: &Path,
-        more: Option<&Path>,
+        more: &[More<'_>],
     ) -> Result<GuestImage> {
         let initramfs = self.folder.join(format!("{name}.cpio.gz"));
         let mut build = Tool::new(self.recipe.join("build.sh"))
@@ -106,8 +129,8 @@ impl Place {
             .arg(service)
             .args(["--tools", "--output"])
             .arg(&initramfs);
-        if let Some(more) = more {
-            build = build.arg("--with").arg(more);
+        for (option, added) in more {
+            build = build.arg(option).arg(added);
         }
         build.run()?;
         Ok(GuestImage {
@@ -138,7 +161,12 @@ impl GuestImage {
             fs::copy(kernel.join("keys").join(module), modules.join(module))?;
         }
         fs::copy(kernel.join("vmlinuz"), boot.join("vmlinuz"))?;
-        place.with_tools(&kernel, "linux", Path::new("none"), Some(more.path()))
+        place.with_tools(
+            &kernel,
+            "linux",
+            Path::new("none"),
+            &[("--with", more.path())],
+        )
     }
 
     /// Builds the image, or finds it built: the recipe is quick and gives the same bytes for the

@@ -85,6 +85,8 @@ pub enum Part {
     Commands,
     /// Boots of a guest with SeaBIOS, without a TPM and with one.
     Boot,
+    /// Commands of a program in a guest, which boots once for each device.
+    Guest,
     /// All launches at once.
     Storm,
     /// Memory of all that run.

@@ -2,15 +2,14 @@
 //! it, until its first process runs.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use serde_json::Value;
+use anyhow::Result;
 use test_support::run_folder::RunFolder;
 
 use super::host::BenchHost;
-use super::launch::{launch, remove_vm, wait_until_complete};
+use super::launch::{remove_vm, start_over};
 use super::peer::Peer;
 use super::report::Report;
 use super::samples::Samples;
@@ -31,13 +30,7 @@ pub(super) fn measure(
     rounds: u32,
 ) -> Result<()> {
     let image = GuestImage::build(Contents::Bare)?;
-    let launched = launch(host.api())?;
-    let vm = launched.vm;
-    wait_until_complete(host.api(), vm)?;
-    drop(launched.control);
-    let view = host.api().json("GET", &format!("/v1/vrots/{vm}"), "")?;
-    let control = view.pointer("/backend/control").and_then(Value::as_str);
-    let ours = PathBuf::from(control.context("a socket")?);
+    let ours = start_over(host.api(), "emulator")?;
 
     let mut boots = Boots {
         run,
@@ -50,7 +43,7 @@ pub(super) fn measure(
     for _ in 0..rounds {
         let bare = boots.one(None)?;
         without.add_ms(bare);
-        own.add_ms(boots.one(Some(&ours))?);
+        own.add_ms(boots.one(Some(&ours.socket))?);
         // It ends with its VMM.
         let name = format!("boot-{}", boots.count);
         let (_process, connection) = peer.start_copy(&name)?.into_parts();
@@ -75,7 +68,7 @@ pub(super) fn measure(
     report.spread(&own)?;
     report.alone("boot_without_tpm_ms", bare, "ms", without.count());
     report.spread(&without)?;
-    remove_vm(host.api(), vm)
+    remove_vm(host.api(), ours.vm)
 }
 
 struct Boots<'a> {

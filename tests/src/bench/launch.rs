@@ -46,19 +46,46 @@ pub(super) fn launch_own_vm(api: &Api) -> Result<Launched> {
 }
 
 fn ordered(api: &Api, order: &Value) -> Result<Launched> {
-    let order = order.to_string();
     let begin = Instant::now();
-    let view = api.json("POST", "/v1/vrots", &order)?;
-    let backend = view.get("backend").context("a running vRoT")?;
-    let socket = backend.get("control").and_then(Value::as_str);
-    let control = Control::connect(&PathBuf::from(socket.context("a socket")?))?;
+    let started = start(api, order)?;
+    let control = Control::connect(&started.socket)?;
     let took = begin.elapsed();
-    let vm = view.get("vm").and_then(Value::as_str);
     Ok(Launched {
-        vm: vm.context("a vRoT has a VM")?.parse()?,
-        process: process(&view)?,
+        vm: started.vm,
+        process: started.process,
         control,
         took,
+    })
+}
+
+/// A vRoT that runs.
+#[derive(Debug)]
+pub(super) struct Started {
+    /// Its VM.
+    pub(super) vm: Uuid,
+    /// Its backend's process.
+    pub(super) process: Pid,
+    /// Where its VMM attaches.
+    pub(super) socket: PathBuf,
+}
+
+/// Orders a vRoT that its guest reaches this way (`emulator`, `virtio-tpm`, `virtio-i2c`), and waits
+/// until it has all its certificates: nothing is done for it any more.
+pub(super) fn start_over(api: &Api, transport: &str) -> Result<Started> {
+    let order = json!({"tenant": TENANT, "start": true, "transport": transport});
+    let started = start(api, &order)?;
+    wait_until_complete(api, started.vm)?;
+    Ok(started)
+}
+
+fn start(api: &Api, order: &Value) -> Result<Started> {
+    let view = api.json("POST", "/v1/vrots", &order.to_string())?;
+    let socket = view.pointer("/backend/control").and_then(Value::as_str);
+    let vm = view.get("vm").and_then(Value::as_str);
+    Ok(Started {
+        vm: vm.context("a vRoT has a VM")?.parse()?,
+        process: process(&view)?,
+        socket: PathBuf::from(socket.context("a running vRoT has a socket")?),
     })
 }
 

@@ -13,6 +13,7 @@ mod connection;
 mod dashboard;
 mod disk;
 mod fleet;
+mod guest;
 mod hook;
 mod host;
 mod launch;
@@ -108,6 +109,8 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
         let host = start_host(arguments, run, disk, "host-3", &Pool::filling(1).settings())?;
         let outcome = commands::measure(report, &host, &peer, arguments.commands);
         report.part("command_*", outcome);
+        let outcome = commands::measure_queue(report, &host, arguments.commands);
+        report.part("virtio_tpm_*", outcome);
     }
     if arguments.wants(Part::Boot) {
         step("boots");
@@ -115,6 +118,12 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
         let host = start_host(arguments, run, disk, "host-4", &settings)?;
         let outcome = boot::measure(report, run, &host, &peer, arguments.rounds);
         report.part("boot_*", outcome);
+    }
+    if arguments.wants(Part::Guest) {
+        step("commands in guests");
+        let settings = Pool::filling(1).settings();
+        let host = start_host(arguments, run, disk, "host-5", &settings)?;
+        guest::measure(report, run, &host, &peer, arguments.commands);
     }
     let count = arguments.count();
     step(&format!("{count} launches at once"));

@@ -51,20 +51,6 @@ impl Backend {
     }
 }
 
-/// What QEMU needs beside the device: the guest's memory shared, and the table that tells the guest
-/// where its TPM is.
-fn surroundings(guest: &I2cGuest) -> Vec<String> {
-    let table = format!("file={}", guest.acpi_table.display());
-    let memory = "memory-backend-memfd,id=ram,size=512M,share=on";
-    let words = [
-        ["-machine", "memory-backend=ram"],
-        ["-object", memory],
-        ["-acpitable", &table],
-    ];
-    let words = words.as_flattened().iter();
-    words.map(|word| (*word).to_owned()).collect()
-}
-
 /// QEMU's device connects once, when it is made. For it to connect again, the socket has to be
 /// connected before the device is made, which takes `-preconfig`.
 fn connecting_again(socket: &Path) -> Vec<String> {
@@ -95,7 +81,7 @@ fn a_guest_finds_its_tpm_behind_virtio_i2c_and_only_the_host_resets_it() -> Resu
     let spec = GuestSpec::new(&i2c.image)
         .seabios()
         .tpm(connecting_again(&backend.socket))
-        .more(surroundings(&i2c))
+        .more(i2c.surroundings())
         .with_shell();
     let mut guest = Guest::start_with(&folder, "guest", &spec, Accelerator::choose()?)?;
     wait_for_connection(&mut guest, true)?;
@@ -158,7 +144,7 @@ fn a_managed_vrot_behind_virtio_i2c_is_known_by_its_launch_and_reset_by_its_mana
     let spec = GuestSpec::new(&i2c.image)
         .seabios()
         .tpm(scene.host.qemu_arguments(vm, TpmDevice::Crb)?)
-        .more(surroundings(&i2c))
+        .more(i2c.surroundings())
         .with_shell();
     scene.host.start_measured(vm, &spec)?;
     let mut guest = Guest::boot(&scene.run, "guest", &spec)?;

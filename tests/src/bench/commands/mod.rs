@@ -122,6 +122,23 @@ pub(super) fn measure(
     subjects.ours.remove(host.api())
 }
 
+/// Times commands by a queue in the guest's memory (virtio-tpm), on an idle machine.
+pub(super) fn measure_queue(report: &mut Report, host: &BenchHost, count: u32) -> Result<()> {
+    let mut subject = Subject::queue(host.api())?;
+    let mut measured = Measured::default();
+    let pinned = pin_this_thread()?;
+    let pace = Duration::ZERO;
+    one_turn(&mut subject, Kind::GetRandom, count, pace, &mut measured)?;
+    drop(pinned);
+    let n = measured.took_us.count();
+    for per_cent in [50, 99] {
+        let name = format!("virtio_tpm_p{per_cent}_us");
+        report.alone(name, measured.took_us.percentile(per_cent)?, "µs", n);
+    }
+    report.alone("virtio_tpm_cpu_us", measured.used_us()?, "µs", n);
+    subject.remove(host.api())
+}
+
 /// Those that have their turns.
 struct Subjects {
     ours: Subject,

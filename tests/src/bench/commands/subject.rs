@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
 use test_support::process::Process;
+use test_support::virtio_tpm::Driver;
 use tpm_wire::{Response, ResponseCode};
 use uuid::Uuid;
 
@@ -13,7 +14,7 @@ use super::echo::Echo;
 use super::kinds::{Kind, create_key};
 use super::processors::pin;
 use crate::bench::api::Api;
-use crate::bench::launch::{launch, remove_vm, wait_until_complete};
+use crate::bench::launch::{launch, remove_vm, start_over, wait_until_complete};
 use crate::bench::peer::{self, Peer};
 use crate::bench::processor_time;
 use crate::vmm::Vmm;
@@ -35,9 +36,17 @@ enum End {
         key: [u8; 4],
         _process: Process,
     },
+    Queue {
+        driver: Driver,
+        vm: Uuid,
+    },
     Echo(Echo),
 }
 
+/// As long as QEMU's queues are, and ChromeOS' driver takes them.
+const QUEUE: u16 = 128;
+/// `TPM2_Startup(TPM_SU_CLEAR)`
+const STARTUP: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, 0];
 /// libtpms may ask for a repetition (`TPM_RC_RETRY`, Part 2 §6.6.3).
 const RETRIES: u32 = 100;
 
@@ -56,6 +65,17 @@ impl Subject {
                 key,
             },
         )
+    }
+
+    /// A vRoT behind virtio-tpm, whose commands a driver puts into a queue: one that shares no code
+    /// with the backend.
+    pub(super) fn queue(api: &Api) -> Result<Self> {
+        let started = start_over(api, "virtio-tpm")?;
+        let mut driver = Driver::connect(&started.socket, QUEUE)?;
+        let startup = driver.execute(&STARTUP)?;
+        ensure!(code(&startup)?.is_success(), "the TPM does not start");
+        let vm = started.vm;
+        Self::pinned(started.process, End::Queue { driver, vm })
     }
 
     /// A swtpm with a state of the same kind.
@@ -88,7 +108,7 @@ impl Subject {
     pub(super) fn command(&self, kind: Kind) -> Vec<u8> {
         kind.command(match &self.end {
             End::Ours { key, .. } | End::Peer { key, .. } => *key,
-            End::Echo(_) => [0; 4],
+            End::Queue { .. } | End::Echo(_) => [0; 4],
         })
     }
 
@@ -96,6 +116,11 @@ impl Subject {
     pub(super) fn execute(&mut self, command: &[u8]) -> Result<()> {
         match &mut self.end {
             End::Ours { vmm, .. } | End::Peer { vmm, .. } => succeed(vmm, command).map(drop),
+            End::Queue { driver, .. } => {
+                let response = driver.execute(command)?;
+                ensure!(code(&response)?.is_success(), "a command is refused");
+                Ok(())
+            }
             End::Echo(echo) => echo.execute(command),
         }
     }
@@ -112,6 +137,10 @@ impl Subject {
                 drop(vmm);
                 remove_vm(api, vm)
             }
+            End::Queue { driver, vm } => {
+                drop(driver);
+                remove_vm(api, vm)
+            }
             End::Peer { .. } | End::Echo(_) => Ok(()),
         }
     }
@@ -123,11 +152,15 @@ fn key_of(vmm: &mut Vmm) -> Result<[u8; 4]> {
     Ok(handle.try_into()?)
 }
 
+fn code(response: &[u8]) -> Result<ResponseCode> {
+    Ok(Response::parse(response).context("a response")?.code())
+}
+
 fn succeed(vmm: &mut Vmm, command: &[u8]) -> Result<Vec<u8>> {
     let mut retries = 0;
     loop {
         let response = vmm.respond(command)?;
-        let code = Response::parse(&response).context("a response")?.code();
+        let code = code(&response)?;
         if code.is_success() {
             return Ok(response);
         }
