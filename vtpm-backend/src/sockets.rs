@@ -298,24 +298,31 @@ impl Connection {
 
     /// Writes all of it: one write where the socket takes it, as some peers read only once.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.write_until(bytes, Instant::now() + WRITE_DEADLINE)
+        match self.write_now(bytes)? {
+            [] => Ok(()),
+            rest => self.write_until(rest, Instant::now() + WRITE_DEADLINE),
+        }
+    }
+
+    /// Writes what the socket takes at once; the rest of it.
+    fn write_now<'b>(&self, bytes: &'b [u8]) -> io::Result<&'b [u8]> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match send(&self.stream, bytes, flags) {
+            Ok(written) => Ok(bytes.get(written..).unwrap_or_default()),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(bytes),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The same, with a deadline of one's own. After it, an unknown part was written.
     pub fn write_until(&mut self, bytes: &[u8], deadline: Instant) -> io::Result<()> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            match send(
-                &self.stream,
-                rest,
-                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-            ) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-                Err(Errno::AGAIN) => wait_writable(&self.stream, deadline)?,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+            let left = self.write_now(rest)?;
+            if left.len() == rest.len() {
+                wait_writable(&self.stream, deadline)?;
             }
+            rest = left;
         }
         Ok(())
     }
