@@ -4,6 +4,7 @@
 
 mod carried;
 mod control_channel;
+mod crosvm;
 mod differential;
 mod faults;
 mod full_tpm;
@@ -15,6 +16,7 @@ mod random_commands;
 mod random_queues;
 mod restarted_manager;
 mod sandbox;
+mod shutdown_orders;
 mod slow_commands;
 mod spawned_backend;
 mod swtpm_places;

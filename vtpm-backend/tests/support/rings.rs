@@ -29,11 +29,12 @@ pub(crate) const BUFFER: u64 = 0x1_0000;
 pub(crate) const MEMORY: u64 = 0x10_0000;
 /// How many descriptors there are.
 pub(crate) const QUEUE_SIZE: u16 = 16;
-const DESCRIPTORS: u64 = 0x1000;
-const AVAILABLE: u64 = 0x2000;
-const USED: u64 = 0x3000;
+/// Where the queue's three parts are.
+pub(crate) const DESCRIPTORS: u64 = 0x1000;
+pub(crate) const AVAILABLE: u64 = 0x2000;
+pub(crate) const USED: u64 = 0x3000;
 /// Where the VMM says that it has the guest's memory.
-const VMM_ADDRESS: u64 = 0x7f00_0000_0000;
+pub(crate) const VMM_ADDRESS: u64 = 0x7f00_0000_0000;
 const VERSION_1: u64 = 1 << 32;
 const PROTOCOL_FEATURES: u64 = 1 << 30;
 const PATIENCE: Duration = Duration::from_secs(60);
