@@ -161,7 +161,8 @@ put 0644 "$packaging/vrot-host/libvirt.toml" vrot-host etc/vtpm-manager/libvirt.
 put 0755 "$packaging/vrot-host/libvirt-hook" vrot-host etc/libvirt/hooks/qemu.d/vrot
 put 0644 "$packaging/vrot-host/apparmor-libvirt-qemu" vrot-host \
     etc/apparmor.d/abstractions/libvirt-qemu.d/vrot
-for unit in vrot-libvirt-sync.service vrot-libvirt-sync.timer vtpm-managerd-tenants.socket; do
+for unit in vrot-dashboard.service vrot-libvirt-sync.service vrot-libvirt-sync.timer \
+    vtpm-managerd-tenants.socket; do
     put 0644 "$packaging/vrot-host/$unit" vrot-host "usr/lib/systemd/system/$unit"
 done
 iasl -p "$scratch/tpm-i2c" "$root/images/tpm-i2c.asl" > "$scratch/iasl.log" 2>&1 || {

@@ -3,11 +3,17 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use test_support::process::Process;
+use test_support::programs::program;
 use test_support::run_folder::RunFolder;
+use test_support::tool::Tool;
 use uuid::Uuid;
 use vrot_tests::chromium::{Chromium, REBOUND, Tab, Theme};
 use vrot_tests::dashboard::Dashboard;
@@ -341,10 +347,7 @@ fn a_browser_without_the_token_or_under_a_strangers_name_sees_nothing() -> Resul
         &[manager.socket()],
     )?;
     let mode = fs::metadata(run.join("dashboard.token"))?.permissions();
-    assert_eq!(
-        std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777,
-        0o600
-    );
+    assert_eq!(mode.mode() & 0o777, 0o600);
 
     // A wrong token, and then the right one.
     let tab = browser()?.open(&page.url)?;
@@ -455,6 +458,67 @@ fn a_browser_without_the_token_or_under_a_strangers_name_sees_nothing() -> Resul
         ensure!(!head.contains("access-control-"), "{head}");
         ensure!(!head.contains("set-cookie"), "{head}");
     }
+    Ok(())
+}
+
+#[test]
+fn on_a_socket_curl_reads_the_same_lines_with_the_token_only() -> Result<()> {
+    let run = RunFolder::create("dashboard-socket")?;
+    let manager = FakeManager::start(&run.join("manager.sock"))?;
+    manager.tell_host("host-1.test.example", &[vrot(1, "web-1", "running")]);
+    let (socket, token) = (run.join("page.sock"), run.join("token"));
+    let mut command = Command::new(program("vtpmctl")?);
+    command.arg("--socket").arg(manager.socket());
+    command.arg("dashboard").arg("--listen").arg(&socket);
+    command.arg("--token-file").arg(&token);
+    let log = run.log("dashboard.log");
+    let mut page = Process::start("vtpmctl dashboard", command, &log)?;
+    page.wait_until("the token", Duration::from_secs(30), || {
+        Ok(fs::read_to_string(&token)
+            .ok()
+            .filter(|token| !token.is_empty()))
+    })?;
+    for path in [&socket, &token] {
+        assert_eq!(fs::metadata(path)?.permissions().mode() & 0o777, 0o600);
+    }
+    let token = fs::read_to_string(&token)?;
+    let follow = |bearer: &str| -> Result<String> {
+        // It goes on until curl has waited long enough.
+        let said = Tool::new("curl")
+            .args([
+                "--silent",
+                "--no-buffer",
+                "--max-time",
+                "3",
+                "--unix-socket",
+            ])
+            .arg(&socket)
+            .args(["--header", &format!("Authorization: Bearer {bearer}")])
+            .arg("http://localhost/api/stream")
+            .outcome()?;
+        Ok(String::from_utf8(said.stdout)?)
+    };
+    let told = follow(token.trim())?;
+    let lines = told.lines().filter(|line| !line.is_empty());
+    let lines: Result<Vec<Value>, _> = lines.map(serde_json::from_str).collect();
+    let lines = lines.with_context(|| told.clone())?;
+    let kinds: Vec<&str> = lines
+        .iter()
+        .filter_map(|line| line["kind"].as_str())
+        .collect();
+    assert_eq!(kinds.first(), Some(&"begin"));
+    for kind in ["ready", "host", "rows", "sample"] {
+        ensure!(kinds.contains(&kind), "{kind}: {told}");
+    }
+    ensure!(told.contains("web-1"), "{told}");
+    let refused = follow("0")?;
+    ensure!(refused.contains("urn:vrot:problem:token"), "{refused}");
+    // What it says on the terminal leads from another machine to the socket, and the token is not there.
+    let said = fs::read_to_string(&log)?;
+    ensure!(
+        said.contains("ssh -L 7080:") && !said.contains(token.trim()),
+        "{said}"
+    );
     Ok(())
 }
 

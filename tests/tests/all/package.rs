@@ -38,6 +38,7 @@ const CONTENTS: [(&str, &[&str]); 5] = [
             "-rw-r--r-- /etc/vtpm-manager/libvirt.toml",
             "-rwxr-xr-x /usr/bin/vtpm-backend",
             "-rwxr-xr-x /usr/bin/vtpm-managerd",
+            "-rw-r--r-- /usr/lib/systemd/system/vrot-dashboard.service",
             "-rw-r--r-- /usr/lib/systemd/system/vrot-libvirt-sync.service",
             "-rw-r--r-- /usr/lib/systemd/system/vrot-libvirt-sync.timer",
             "-rw-r--r-- /usr/lib/systemd/system/vtpm-managerd-tenants.socket",
@@ -235,6 +236,7 @@ fn the_licences_of_all_linked_libraries_go_along() -> Result<()> {
 fn systemd_takes_the_units_and_finds_them_confined() -> Result<()> {
     for (package, unit, most) in [
         ("vrot-host", "vtpm-managerd.service", 15),
+        ("vrot-host", "vrot-dashboard.service", 40),
         ("vrot-host", "vrot-libvirt-sync.service", 40),
         ("vrot-guest", "vrot-service.service", 25),
         ("vrot-guest", "vrot-proxy@.service", 25),

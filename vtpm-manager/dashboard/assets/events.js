@@ -57,7 +57,7 @@ function eventLine(model, event, open) {
   const where = [model.hostLabel(event.host), event.tenant, event.details].filter(Boolean).map(String).join(" · ");
   const line = el("li", "event", glyph(shape, level), what, time, el("span", "where", where));
   line.title = [event.vm, event.vrot, event.at, event.details].filter(Boolean).join("\n");
-  line.addEventListener("dblclick", () => {
+  line.addEventListener("click", () => {
     const found = model.rowOf(event);
     if (found) open(found);
   });

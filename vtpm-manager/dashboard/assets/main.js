@@ -51,7 +51,10 @@ function look() {
       drawSoon();
     },
     state,
-    denied: (why) => ask(model.isReady || isRemembered ? "Enter the token of the program that runs now." : why, enter),
+    denied(why) {
+      byId("details").close();
+      ask(model.isReady || isRemembered ? "Enter the token of the program that runs now." : why, enter);
+    },
   });
   byId("grid").focus();
 }
