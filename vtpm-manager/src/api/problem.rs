@@ -125,6 +125,7 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
         | ManagerError::NotReset { .. } => (StatusCode::CONFLICT, "wrong-state"),
         ManagerError::ResetByVmm { .. } => (StatusCode::CONFLICT, "reset-by-vmm"),
         ManagerError::NoFolder { .. } => (StatusCode::CONFLICT, "no-folder"),
+        ManagerError::LaunchersFolder(_) => (StatusCode::CONFLICT, "folder-refused"),
         ManagerError::NotTakenOver { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not-taken-over"),
         ManagerError::StateMissing { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "store-failed"),
         ManagerError::StoreOpening => (StatusCode::SERVICE_UNAVAILABLE, OPENING),

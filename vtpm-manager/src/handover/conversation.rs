@@ -41,7 +41,7 @@ pub(super) struct Conversation {
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
-    Folder(#[from] FolderError),
+    Manager(#[from] ManagerError),
     #[error(transparent)]
     Presented(#[from] PresentedError),
     #[error("the connection failed")]
@@ -93,14 +93,24 @@ impl Conversation {
         let _ = timeout(PATIENCE, self.connection.send(&answer, None)).await;
     }
 
+    /// Whether the same may succeed in a moment, without anybody's doing. To a process whose vRoT ran
+    /// before, that is so of all but what is said of its folder.
+    fn is_waited_for(&self, error: &ManagerError) -> bool {
+        match error {
+            ManagerError::StoreOpening | ManagerError::BeingTakenOver { .. } => true,
+            ManagerError::LaunchersFolder(_) => false,
+            _ => self.rejoins,
+        }
+    }
+
     async fn refusal(&self, failure: Failure) -> FromManager {
         let reason = WithCauses(&failure).to_string();
         match &failure {
-            Failure::Folder(FolderError::Manager(error)) if self.rejoins || is_temporary(error) => {
-                FromManager::NotYet { reason }
+            Failure::Manager(ManagerError::LaunchersFolder(FolderError::NotRunning)) => {
+                FromManager::Ended { reason }
             }
+            Failure::Manager(error) if self.is_waited_for(error) => FromManager::NotYet { reason },
             Failure::Attended { .. } if self.rejoins => FromManager::NotYet { reason },
-            Failure::Folder(FolderError::NotRunning) => FromManager::Ended { reason },
             Failure::Connection(_) | Failure::Late => {
                 tracing::debug!(reason, uid = self.uid, "a program that handed over is left");
                 FromManager::Refused { reason }
@@ -120,7 +130,7 @@ impl Conversation {
         };
         self.rejoins = matches!(message, ToManager::Rejoin { .. });
         let ready = self.handover.manager.ready().await;
-        ready.map_err(FolderError::from)?;
+        ready?;
         match message {
             ToManager::SetUp { wanted, lock } => {
                 let uid = self.uid;
@@ -145,7 +155,7 @@ impl Conversation {
                 let started = transition(&self.handover.manager, |manager| async move {
                     Ok((manager.fleet().start_folder(&file).await, claim))
                 });
-                let (started, claim) = started.await.map_err(FolderError::from)?;
+                let (started, claim) = started.await?;
                 self.stand_for(started?, claim, ending).await
             }
             ToManager::Rejoin { lock } => {
@@ -240,7 +250,7 @@ impl Conversation {
             };
             Ok((made, claim))
         });
-        let (made, claim) = made.await.map_err(FolderError::from)?;
+        let (made, claim) = made.await?;
         let record = made?.record();
         let (id, vm) = (*record.vrot.as_uuid(), *record.vm.as_uuid());
         let file = FolderFile::new(host, id, vm, token).to_bytes();
@@ -254,7 +264,7 @@ impl Conversation {
             drop(claim);
             Ok(bound)
         });
-        let vrot = bound.await.map_err(FolderError::from)??;
+        let vrot = bound.await??;
         self.say(&FromManager::Known(named(&vrot))).await
     }
 
@@ -352,14 +362,6 @@ impl Conversation {
             tracing::error!(vrot = %id, %error, "it is not stopped, though its process has gone");
         }
     }
-}
-
-/// Whether the same may succeed in a moment, without anybody's doing.
-fn is_temporary(error: &ManagerError) -> bool {
-    matches!(
-        error,
-        ManagerError::StoreOpening | ManagerError::BeingTakenOver { .. }
-    )
 }
 
 /// 32 random bytes in hexadecimal.

@@ -16,6 +16,7 @@ use crate::audit::AuditError;
 use crate::backend::BackendError;
 use crate::host::HostError;
 use crate::keys::KeyError;
+use crate::manager::folder_error::FolderError;
 use crate::vrot::{LifecycleError, RecordError};
 use launch_measurement::MeasureError;
 
@@ -99,6 +100,9 @@ pub enum ManagerError {
         /// Which.
         vrot: VrotId,
     },
+    /// The folder that a launcher keeps for a VM is not served.
+    #[error(transparent)]
+    LaunchersFolder(#[from] FolderError),
     /// It belongs to no folder.
     #[error("vRoT {vrot} was not made for a folder: nothing is to be accepted")]
     NoFolder {

@@ -16,6 +16,7 @@ use super::{Fleet, Launch, Order};
 use crate::audit::Event;
 use crate::config::Vanished;
 use crate::manager::error::ManagerError;
+use crate::manager::folder_error::FolderError;
 use crate::manager::registry::{Adoption, Vrot};
 use crate::vrot::{FileIdentity, FolderBinding, Lifecycle, VrotName, VrotRecord};
 
@@ -57,158 +58,19 @@ pub struct FolderOrder {
     pub vanished: Vanished,
 }
 
-/// Why a folder gets no vRoT.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum FolderError {
-    /// The manager does not do it.
-    #[error(transparent)]
-    Manager(#[from] ManagerError),
-    /// It comes from elsewhere.
-    #[error(
-        "the folder `{path}` is that of vRoT {vrot} on host `{host}`, whose state is sealed to that \
-         host's TPM and did not come along; this host is `{here}`, and nothing was reset. Run the VM on \
-         `{host}`; or, if it may have a new and empty TPM here, remove `vrot.json` from the folder and \
-         set it up again"
-    )]
-    OtherHost {
-        /// The folder.
-        path: String,
-        /// The vRoT.
-        vrot: VrotId,
-        /// The host that the file names.
-        host: String,
-        /// This one.
-        here: String,
-    },
-    /// Its vRoT is gone.
-    #[error(
-        "the folder `{path}` is that of vRoT {vrot}, which was deleted on this host: it does not come \
-         back. If the VM may have a new and empty TPM, remove `vrot.json` from the folder and set it up \
-         again"
-    )]
-    Deleted {
-        /// The folder.
-        path: String,
-        /// The vRoT.
-        vrot: VrotId,
-    },
-    /// The vRoT was not made for a folder, or for another one.
-    #[error(
-        "`vrot.json` in `{path}` is not the file of vRoT {vrot}, or the secret that the launcher gave \
-         (`--key`, `--pwdfile-fd`) is not the one of its set-up: the folder is not served"
-    )]
-    Stranger {
-        /// The folder.
-        path: String,
-        /// The vRoT.
-        vrot: VrotId,
-    },
-    /// The file is a copy.
-    #[error(
-        "the folder `{path}` is a copy: vRoT {vrot} belongs to the folder that was last seen at \
-         `{original}`, and two VMs never share one. A cloned VM gets a TPM of its own when `vrot.json` \
-         is removed from its folder and it is set up again. If this folder was restored from a backup \
-         and the other is gone, let an operator say so with `vtpmctl accept-folder {vrot}`"
-    )]
-    Copied {
-        /// The folder.
-        path: String,
-        /// The vRoT.
-        vrot: VrotId,
-        /// Where its folder was seen.
-        original: String,
-    },
-    /// The VM has a vRoT that belongs to no folder, or to another.
-    #[error(
-        "VM {vm} has vRoT {vrot} already, {whose}: nothing was set up for `{path}`. Use that, or delete \
-         it with `vtpmctl delete {vrot}`"
-    )]
-    VmTaken {
-        /// The folder.
-        path: String,
-        /// The VM.
-        vm: VmId,
-        /// Its vRoT.
-        vrot: VrotId,
-        /// In which folder.
-        whose: String,
-    },
-    /// The same, and the vRoT is none of the caller's business.
-    #[error(
-        "VM {vm} is taken: nothing was set up for `{path}`. The VM's number is that of a vRoT which \
-         this user did not set up"
-    )]
-    VmOfAnother {
-        /// The folder.
-        path: String,
-        /// The VM.
-        vm: VmId,
-    },
-    /// It is not known which one's place this would take.
-    #[error(
-        "vRoTs {first} and {second} were both seen in the folder `{path}` last: nothing was set up. \
-         Start the one whose folder was moved, or delete one with `vtpmctl delete`"
-    )]
-    Ambiguous {
-        /// The folder.
-        path: String,
-        /// One vRoT.
-        first: VrotId,
-        /// Another.
-        second: VrotId,
-    },
-    /// The folder was there before, and is another one now.
-    #[error(
-        "the folder that was at `{path}` is gone, and its vRoT {vrot} is kept (`vanished` in the \
-         manager's configuration): nothing was set up in the new folder. If the old one is not needed \
-         any more, delete it with `vtpmctl delete {vrot}`"
-    )]
-    Kept {
-        /// The folder.
-        path: String,
-        /// The vRoT.
-        vrot: VrotId,
-    },
-    /// A folder is started that lost its file.
-    #[error(
-        "the folder `{path}` had vRoT {vrot}, and `vrot.json` is missing from it: nothing was started, \
-         for another vRoT would be an empty TPM. Restore the folder, or set it up again with \
-         swtpm_setup"
-    )]
-    FileMissing {
-        /// The folder.
-        path: String,
-        /// The vRoT.
-        vrot: VrotId,
-    },
-    /// A VM has its vRoT.
-    #[error(
-        "vRoT {vrot} runs, and a VMM is attached to it: it is not started anew under that VM. End the VM \
-         first, or stop the vRoT with `vtpmctl stop {vrot}`"
-    )]
-    InUse {
-        /// The vRoT.
-        vrot: VrotId,
-    },
-    /// Its vRoT does not run any more.
-    #[error("the vRoT was stopped while the manager was restarted")]
-    NotRunning,
-}
-
 /// How long it takes at most until a backend has seen that a process which was killed just now, and
 /// its VMM with it, is gone.
 const LEFT_WITHIN: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Refuses a vRoT that runs with a VMM: its process may only not have found this manager yet.
-async fn check_is_left(vrot: &Vrot) -> Result<(), FolderError> {
+async fn check_is_left(vrot: &Vrot) -> Result<(), ManagerError> {
     let deadline = Instant::now() + LEFT_WITHIN;
     let id = vrot.record().vrot;
     loop {
         let adoption = vrot.adoption();
         if adoption == Some(Adoption::Waiting) {
-            return Err(ManagerError::BeingTakenOver { vrot: id }.into());
+            return Err(ManagerError::BeingTakenOver { vrot: id });
         }
         // A backend of another version does not say it.
         let attached = vrot.observed().map(|observed| observed.attached);
@@ -216,7 +78,7 @@ async fn check_is_left(vrot: &Vrot) -> Result<(), FolderError> {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            return Err(FolderError::InUse { vrot: id });
+            return Err(FolderError::InUse { vrot: id }.into());
         }
         sleep(PAUSE).await;
     }
@@ -264,10 +126,10 @@ impl FolderOrder {
 
 impl Fleet {
     /// The vRoT of the folder that this file is of.
-    pub fn of_folder(&self, presented: &Presented) -> Result<Arc<Vrot>, FolderError> {
+    pub fn of_folder(&self, presented: &Presented) -> Result<Arc<Vrot>, ManagerError> {
         let id = presented.vrot;
         let Some(vrot) = self.registry.find_vrot(id) else {
-            return Err(self.unknown(presented));
+            return Err(self.unknown(presented).into());
         };
         self.recognise(&vrot.record(), presented)?;
         Ok(vrot)
@@ -312,7 +174,7 @@ impl Fleet {
     }
 
     /// Notes which file the folder's is, and where the folder is now.
-    pub async fn bind_folder(&self, presented: &Presented) -> Result<Arc<Vrot>, FolderError> {
+    pub async fn bind_folder(&self, presented: &Presented) -> Result<Arc<Vrot>, ManagerError> {
         let vrot = self.of_folder(presented)?;
         let gate = vrot.gate_for_an_order().await;
         let before = vrot.record();
@@ -372,7 +234,7 @@ impl Fleet {
     pub async fn set_up_folder(
         self: &Arc<Self>,
         order: FolderOrder,
-    ) -> Result<Arc<Vrot>, FolderError> {
+    ) -> Result<Arc<Vrot>, ManagerError> {
         let binding = FolderBinding {
             token: order.token,
             path: order.path.clone(),
@@ -388,7 +250,7 @@ impl Fleet {
                 if !is_begun(&vrot.record()) {
                     let vrot = vrot.record().vrot;
                     let path = order.path;
-                    return Err(FolderError::Kept { path, vrot });
+                    return Err(FolderError::Kept { path, vrot }.into());
                 }
                 self.change_folder(&vrot, binding).await?;
                 drop(gate);
@@ -413,7 +275,7 @@ impl Fleet {
             requires_launch: false,
             measured: None,
         });
-        Ok(created.await?)
+        created.await
     }
 
     /// Deletes the vRoT of a folder and makes another one. What can be seen beforehand to stand in the
@@ -422,7 +284,7 @@ impl Fleet {
         self: &Arc<Self>,
         old: &Presented,
         order: FolderOrder,
-    ) -> Result<Arc<Vrot>, FolderError> {
+    ) -> Result<Arc<Vrot>, ManagerError> {
         self.of_folder(old)?;
         self.place_for(&order, Some(old.vrot))?;
         self.delete(old.vrot.into()).await?;
@@ -435,7 +297,7 @@ impl Fleet {
         &self,
         order: &FolderOrder,
         besides: Option<VrotId>,
-    ) -> Result<Place, FolderError> {
+    ) -> Result<Place, ManagerError> {
         let path = || order.path.clone();
         let mut found: Option<Arc<Vrot>> = None;
         for vrot in self.registry.all() {
@@ -447,23 +309,24 @@ impl Fleet {
             let is_here =
                 bound.is_some_and(|bound| (bound.uid, &bound.path) == (order.uid, &order.path));
             if !is_here && Some(record.vm) == order.vm {
-                return Err(order.vm_taken(&record));
+                return Err(order.vm_taken(&record).into());
             }
             if !is_here {
                 continue;
             }
             if let Some(first) = found.replace(vrot) {
-                return Err(FolderError::Ambiguous {
+                let error = FolderError::Ambiguous {
                     path: path(),
                     first: first.record().vrot,
                     second: record.vrot,
-                });
+                };
+                return Err(error.into());
             }
         }
         if let Some(vm) = order.vm
             && self.factory.has(VrotId::from_uuid(*vm.as_uuid()))
         {
-            return Err(ManagerError::VmTaken { vm }.into());
+            return Err(ManagerError::VmTaken { vm });
         }
         let Some(vrot) = found else {
             return Ok(Place::Free);
@@ -477,14 +340,16 @@ impl Fleet {
             _ if order.unasked => Err(FolderError::FileMissing {
                 path: path(),
                 vrot: id,
-            }),
+            }
+            .into()),
             // Nobody has anything in it: a launcher removes the folder that it had set up when it
             // cannot start the VM.
             _ if never_ran(&record) => Ok(Place::Vanished(id)),
             Vanished::Keep => Err(FolderError::Kept {
                 path: path(),
                 vrot: id,
-            }),
+            }
+            .into()),
             Vanished::Delete => Ok(Place::Vanished(id)),
         }
     }
@@ -494,30 +359,29 @@ impl Fleet {
     pub async fn start_folder(
         self: &Arc<Self>,
         presented: &Presented,
-    ) -> Result<Arc<Vrot>, FolderError> {
+    ) -> Result<Arc<Vrot>, ManagerError> {
         let vrot = self.bind_folder(presented).await?;
         let key = presented.vrot.into();
         if vrot.record().lifecycle.is_running() {
             check_is_left(&vrot).await?;
             self.stop(key).await?;
         }
-        let started = match vrot.record().lifecycle {
+        match vrot.record().lifecycle {
             Lifecycle::Suspended { .. } => self.resume(key).await,
             _ => self.start(key).await,
-        };
-        Ok(started?)
+        }
     }
 
     /// The vRoT of a folder for which the same process stands as before the manager was restarted.
-    pub fn rejoin_folder(&self, presented: &Presented) -> Result<Arc<Vrot>, FolderError> {
+    pub fn rejoin_folder(&self, presented: &Presented) -> Result<Arc<Vrot>, ManagerError> {
         let vrot = self.of_folder(presented)?;
         if let Some(Adoption::Waiting) = vrot.adoption() {
             let vrot = presented.vrot;
-            return Err(ManagerError::BeingTakenOver { vrot }.into());
+            return Err(ManagerError::BeingTakenOver { vrot });
         }
         match vrot.record().lifecycle.is_running() {
             true => Ok(vrot),
-            false => Err(FolderError::NotRunning),
+            false => Err(FolderError::NotRunning.into()),
         }
     }
 }

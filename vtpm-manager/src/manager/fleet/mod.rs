@@ -59,7 +59,7 @@ use crate::evidence::{HostEvidence, Subject};
 use crate::rate_limit::Quota;
 use crate::vrot::{RecordError, VrotRecord};
 
-pub use bound::{FolderError, FolderOrder, Presented};
+pub use bound::{FolderOrder, Presented};
 pub use creation::{Launch, Order};
 pub use orphans::Orphans;
 
