@@ -58,7 +58,7 @@ impl Chromium {
 
     /// The same with a folder for its files.
     pub fn start_in(run: RunFolder) -> Result<Self> {
-        let program = program().context("Chromium is not installed: `make setup` installs it")?;
+        let program = program().context("Chromium is not installed: `make browser` installs it")?;
         let (commands, answers) = (run.join("commands"), run.join("answers"));
         for fifo in [&commands, &answers] {
             mkfifo(fifo, Mode::from_bits_truncate(0o600))?;
