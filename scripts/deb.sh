@@ -37,7 +37,8 @@ if [ -z "$programs" ]; then
     flags="--remap-path-prefix=$root=/vrot --remap-path-prefix=$cargo_home=/cargo"
     (cd "$root" && RUSTFLAGS="${RUSTFLAGS:-} $flags" CARGO_TARGET_DIR="$build" \
         "$cargo" build --locked --release --bins \
-        -p vtpm-manager -p vtpmctl -p vtpm-backend -p swtpm-drop-in -p vrot-device -p vrot-service)
+        -p vtpm-manager -p vtpmctl -p vtpm-backend -p swtpm-drop-in -p vrot-device -p vrot-service \
+        -p vrot-manual)
     programs=$build/release
 fi
 
@@ -54,10 +55,15 @@ put() {
     install -D -m "$1" "$2" "$scratch/$3/$4"
 }
 
-# program NAME PACKAGE
+# program NAME PACKAGE, with its manual pages and its completion for shells
 program() {
     put 0755 "$programs/$1" "$2" "usr/bin/$1"
     strip --strip-unneeded --remove-section=.comment "$scratch/$2/usr/bin/$1"
+    [ -d "$scratch/manual" ] || "$programs/vrot-manual" "$scratch/manual"
+    (cd "$scratch/manual/$1" && find . -type f) | while read -r file; do
+        put 0644 "$scratch/manual/$1/$file" "$2" "usr/share/$file"
+    done
+    find "$scratch/$2/usr/share/man" -name '*.1' -exec gzip -9n {} +
 }
 
 # Name, version and licence of all libraries in the programs of some crates, and each of their

@@ -19,6 +19,7 @@ mod fuzz_smoke;
 mod libvirt_hook;
 mod libvirt_swtpm;
 mod linux_guest;
+mod manual;
 mod measured;
 mod moved_between_emulators;
 mod output;

@@ -27,7 +27,15 @@ const PACKAGES: [&str; 5] = [
     "vrot-device",
 ];
 
-/// Everything beside the documents, as `mode path`.
+/// What a package has for each of its programs, below `/usr/share`: pages of its commands as well.
+const MADE_OF_COMMAND_LINES: [&str; 4] = [
+    "/usr/share/bash-completion/completions/",
+    "/usr/share/fish/vendor_completions.d/",
+    "/usr/share/man/man1/",
+    "/usr/share/zsh/vendor-completions/_",
+];
+
+/// Everything beside these and the documents, as `mode path`.
 const CONTENTS: [(&str, &[&str]); 5] = [
     (
         "vrot-host",
@@ -94,6 +102,7 @@ fn packages_hold_these_files_with_these_modes_and_all_are_roots() -> Result<()> 
             expected.push(format!("-rw-r--r-- /usr/share/doc/{package}/{document}"));
         }
         let mut found = Vec::new();
+        let mut manual = Vec::new();
         let listing = Tool::new("dpkg-deb").arg("-c").arg(file(package)?).text()?;
         for line in listing.lines() {
             let mut words = line.split_whitespace();
@@ -103,12 +112,52 @@ fn packages_hold_these_files_with_these_modes_and_all_are_roots() -> Result<()> 
             if mode.starts_with('d') {
                 assert_eq!(mode, "drwxr-xr-x", "{line}");
             } else {
-                found.push(format!("{mode} {}", path.trim_start_matches('.')));
+                let path = path.trim_start_matches('.');
+                match MADE_OF_COMMAND_LINES
+                    .iter()
+                    .find_map(|at| path.strip_prefix(at))
+                {
+                    Some(name) => {
+                        assert_eq!(mode, "-rw-r--r--", "{line}");
+                        manual.push((path.to_owned(), name.to_owned()));
+                    }
+                    None => found.push(format!("{mode} {path}")),
+                }
             }
         }
+        has_manual_of_its_programs(&manual, contents)?;
         expected.sort();
         found.sort();
         assert_eq!(found, expected, "{package}");
+    }
+    Ok(())
+}
+
+/// Each program has its page and its completion for each shell, and there is nothing of others.
+fn has_manual_of_its_programs(manual: &[(String, String)], contents: &[&str]) -> Result<()> {
+    let programs: Vec<&str> = (contents.iter())
+        .filter_map(|line| Some(line.split_once("/usr/bin/")?.1))
+        .collect();
+    for program in &programs {
+        for file in [
+            format!("/usr/share/bash-completion/completions/{program}"),
+            format!("/usr/share/fish/vendor_completions.d/{program}.fish"),
+            format!("/usr/share/man/man1/{program}.1.gz"),
+            format!("/usr/share/zsh/vendor-completions/_{program}"),
+        ] {
+            ensure!(manual.iter().any(|(path, _)| *path == file), "no {file}");
+        }
+    }
+    for (path, name) in manual {
+        let name = name.split('.').next().unwrap_or_default();
+        let is_of = |program: &&str| {
+            name.strip_prefix(*program)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
+        ensure!(
+            programs.iter().any(is_of),
+            "{path} is of no program of the package"
+        );
     }
     Ok(())
 }

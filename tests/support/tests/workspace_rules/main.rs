@@ -249,6 +249,18 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "vtpm-manager",
         ],
     ),
+    // Every program that has a manual page.
+    (
+        "vrot-manual",
+        &[
+            "swtpm-drop-in",
+            "vrot-device",
+            "vrot-service",
+            "vtpm-backend",
+            "vtpm-manager",
+            "vtpmctl",
+        ],
+    ),
     (TEST_SUPPORT, &[]),
 ];
 

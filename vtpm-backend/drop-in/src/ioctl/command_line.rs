@@ -283,6 +283,11 @@ fn tcp(address: &str) -> Result<Place, String> {
     Ok(Place::Tcp(host.to_owned(), port))
 }
 
+/// The command line, for manual pages and for the completion of shells.
+pub fn command_line() -> clap::Command {
+    <Options as clap::CommandFactory>::command()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

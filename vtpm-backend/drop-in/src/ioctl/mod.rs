@@ -4,6 +4,8 @@ mod channel;
 mod command_line;
 mod state;
 
+pub use command_line::command_line;
+
 use std::fs;
 use std::io::{self, Read};
 use std::process::ExitCode;

@@ -282,3 +282,8 @@ impl Options {
         }
     }
 }
+
+/// The command line, for manual pages and for the completion of shells.
+pub fn command_line() -> clap::Command {
+    <Options as clap::CommandFactory>::command()
+}

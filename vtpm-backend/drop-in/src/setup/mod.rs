@@ -13,6 +13,8 @@ mod keys;
 mod report;
 mod tpm;
 
+pub use command_line::command_line;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -340,3 +340,8 @@ fn absolute(location: Location) -> Result<Location> {
         Location::File(path) => Location::File(std::path::absolute(path)?),
     })
 }
+
+/// The command line, for manual pages and for the completion of shells.
+pub fn command_line() -> clap::Command {
+    <Program as clap::CommandFactory>::command()
+}

@@ -10,6 +10,8 @@ mod serve;
 pub(crate) use announcements::rsa_key_sizes;
 pub(crate) use command_line::number;
 
+pub use command_line::command_line;
+
 use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};

@@ -20,11 +20,13 @@ use std::process::ExitCode;
 use api_types::WithCauses;
 use program_output::console::{self, complain};
 
+use clap::CommandFactory;
+
 use arguments::Arguments;
 
 /// Runs one command: 0 when it is done, 1 when it was refused or failed, 2 for bad input; `run` ends
 /// as its VMM did.
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let arguments = match console::arguments::<Arguments>() {
         Ok(arguments) => arguments,
         Err(end) => return end,
@@ -36,4 +38,9 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// The command line, for manual pages and for the completion of shells.
+pub fn command_line() -> clap::Command {
+    Arguments::command()
 }

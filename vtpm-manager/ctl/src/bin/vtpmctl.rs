@@ -1,0 +1,7 @@
+//! `vtpmctl`
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vtpmctl::main()
+}
