@@ -83,8 +83,8 @@ fn completed(folder: &Path, program: &str, words: &[&str]) -> Result<Vec<String>
         .join(program)
         .join("bash-completion/completions")
         .join(program);
-    let function = format!("_{program}");
-    let script = r#"source "$1"; program=$2; function=$3; shift 3
+    let script = r#"source "$1"; program=$2; shift 2
+        function=$(complete -p "$program" | sed 's/.* -F \([^ ]*\) .*/\1/')
         COMP_WORDS=("$program" "$@"); COMP_CWORD=$#
         "$function" "$program" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
         printf '%s\n' "${COMPREPLY[@]}""#;
@@ -92,7 +92,6 @@ fn completed(folder: &Path, program: &str, words: &[&str]) -> Result<Vec<String>
         .args(["-c", script, "bash"])
         .arg(&file)
         .arg(program)
-        .arg(&function)
         .args(words)
         .text()?;
     let mut offered: Vec<String> = (offered.lines())
