@@ -344,6 +344,30 @@ fn stock_tools_in_the_guest_find_certificates_and_quote_with_the_vik() -> Result
     guest_cannot_change_its_certificate(&mut shell)
 }
 
+/// Through the kernel's driver and resource manager, beside the service that runs there.
+#[test]
+fn a_program_in_a_real_guest_gets_evidence_and_seals_data_to_its_boot() -> Result<()> {
+    let vm = vm()?;
+    let mut shell = vm.guest.shell()?;
+    let nonce = "a5".repeat(16);
+    let evidence = vm.scene.run.join("by-command.cbor");
+    let command = format!("vrot-service evidence --nonce {nonce} --output /tmp/evidence");
+    shell.run(&command)?;
+    fs::write(&evidence, shell.read_file("/tmp/evidence")?)?;
+    let verify = device::verify_command(&evidence, &nonce, &vm.policy)?;
+    let (status, result) = device::judge(verify)?;
+    assert_eq!(status, 0, "{result:#}");
+
+    shell.run("echo the disk\\'s key | vrot-service seal --boot --to /tmp/sealed")?;
+    let opened = shell.text("vrot-service unseal --from /tmp/sealed")?;
+    assert_eq!(opened, "the disk's key\n");
+    // One that is sealed to what this VM did not boot.
+    let other = "vrot-service boot-values --pcrs 23";
+    let (status, ..) = shell.outcome(other)?;
+    ensure!(status != 0, "PCR 23 is no boot");
+    Ok(())
+}
+
 fn guest_cannot_change_its_certificate(shell: &mut GuestShell) -> Result<()> {
     for command in [
         "echo forged > /tmp/forged && tpm2_nvwrite -Q -C o -i /tmp/forged 0x01C10002",
