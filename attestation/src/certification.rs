@@ -1,4 +1,4 @@
-//! Statements about a TLS key by the attestation key of the same TPM: `TPMS_ATTEST` of type certify
+//! Statements about a key for TLS, or for signing data, by the attestation key of the same TPM: `TPMS_ATTEST` of type certify
 //! (TPM 2.0 Part 2 §10.12.3), made by `TPM2_Certify`.
 //!
 //! A certificate alone would not do: whoever had it issued might have had the key elsewhere. What the
@@ -6,13 +6,13 @@
 
 use cert_chain::attestation_key::AttestationKeyError;
 use cert_chain::public_area::PublicAreaError;
-use cert_chain::{AttestationKey, Digest32, PublicArea, TlsKey};
+use cert_chain::{AttestationKey, DataKey, Digest32, PublicArea, TlsKey, TpmName};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use tpm2_protocol::data::{TpmsAttest, TpmuAttest};
 use tpm2_protocol::{TpmError, TpmUnmarshal};
 
-use crate::qualifying::encoded;
+use crate::qualifying::{data_key_qualifying_data, encoded};
 use crate::quote::{QuoteError, verify_signature};
 
 /// A TLS key, and what its TPM says about it. Nothing about it is verified yet.
@@ -30,18 +30,33 @@ pub struct TlsKeyStatement {
     pub signature: ByteVec,
 }
 
-/// Why a statement about a TLS key is worth nothing.
+/// The same about a key that signs data, made for that alone: see [`data_key_qualifying_data`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct DataKeyStatement {
+    /// `TPMT_PUBLIC` of the key.
+    #[n(1)]
+    pub public: ByteVec,
+    /// `TPMS_ATTEST` of its certification.
+    #[n(2)]
+    pub attest: ByteVec,
+    /// `TPMT_SIGNATURE` by the vIK, or a device's identity key.
+    #[n(3)]
+    pub signature: ByteVec,
+}
+
+/// Why a statement about a key is worth nothing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CertificationError {
     /// The key cannot be read.
     #[error("the key cannot be read")]
     Key(#[source] PublicAreaError),
-    /// The key has not what a TLS key must have.
-    #[error("the key is none for TLS in a TPM")]
+    /// The key has not what a key for this purpose must have.
+    #[error("the key is none for this purpose in a TPM")]
     Attributes(#[source] AttestationKeyError),
     /// The signature is not the attestation key's.
-    #[error("the statement's signature is not that of the vRoT's identity key")]
+    #[error("the statement's signature is not that of the TPM's identity key")]
     Signature(#[source] QuoteError),
     /// The statement cannot be read.
     #[error("the statement that the TPM signed is malformed")]
@@ -52,6 +67,9 @@ pub enum CertificationError {
     /// The TPM certified another key.
     #[error("the TPM certified another key")]
     OtherKey,
+    /// It was made for something else.
+    #[error("the statement was made for another purpose")]
+    OtherPurpose,
 }
 
 impl TlsKeyStatement {
@@ -65,21 +83,49 @@ impl TlsKeyStatement {
     pub fn verify(&self, attestation_key: &AttestationKey) -> Result<TlsKey, CertificationError> {
         let area = PublicArea::parse(&self.public).map_err(CertificationError::Key)?;
         let key = TlsKey::try_from(area).map_err(CertificationError::Attributes)?;
-        let attest = verify_signature(&self.attest, &self.signature, attestation_key)
-            .map_err(CertificationError::Signature)?;
-        let (attest, rest) =
-            TpmsAttest::unmarshal(attest).map_err(CertificationError::Malformed)?;
-        let TpmuAttest::Certify(certified) = &attest.attested else {
-            return Err(CertificationError::NotACertification);
-        };
-        if !rest.is_empty() {
-            return Err(CertificationError::NotACertification);
-        }
-        let name: &[u8] = certified.name.as_ref();
-        if name == key.name().as_bytes() {
-            Ok(key)
-        } else {
-            Err(CertificationError::OtherKey)
+        let attest = certification(&self.attest, &self.signature, &key.name(), attestation_key)?;
+        // What is said beside the key says what the statement is for; here it is nothing.
+        match attest.extra_data.is_empty() {
+            true => Ok(key),
+            false => Err(CertificationError::OtherPurpose),
         }
     }
+}
+
+impl DataKeyStatement {
+    /// Verifies that the TPM with `attestation_key` certified this key for data, and that the key is one for
+    /// data that lives in that TPM alone.
+    pub fn verify(&self, attestation_key: &AttestationKey) -> Result<DataKey, CertificationError> {
+        let area = PublicArea::parse(&self.public).map_err(CertificationError::Key)?;
+        let key = DataKey::try_from(area).map_err(CertificationError::Attributes)?;
+        let attest = certification(&self.attest, &self.signature, &key.name(), attestation_key)?;
+        let said: &[u8] = attest.extra_data.as_ref();
+        match said == data_key_qualifying_data().as_bytes() {
+            true => Ok(key),
+            false => Err(CertificationError::OtherPurpose),
+        }
+    }
+}
+
+/// What the TPM signed when it certified the key with this name.
+fn certification(
+    attest: &[u8],
+    signature: &[u8],
+    key: &TpmName,
+    attestation_key: &AttestationKey,
+) -> Result<TpmsAttest, CertificationError> {
+    let attest = verify_signature(attest, signature, attestation_key)
+        .map_err(CertificationError::Signature)?;
+    let (attest, rest) = TpmsAttest::unmarshal(attest).map_err(CertificationError::Malformed)?;
+    let TpmuAttest::Certify(certified) = &attest.attested else {
+        return Err(CertificationError::NotACertification);
+    };
+    if !rest.is_empty() {
+        return Err(CertificationError::NotACertification);
+    }
+    let name: &[u8] = certified.name.as_ref();
+    if name != key.as_bytes() {
+        return Err(CertificationError::OtherKey);
+    }
+    Ok(attest)
 }

@@ -38,7 +38,7 @@ pub mod verification;
 
 pub use appraisal::appraise;
 pub use binding::{Binding, Purpose};
-pub use certification::TlsKeyStatement;
+pub use certification::{DataKeyStatement, TlsKeyStatement};
 pub use event_log::EventLog;
 pub use evidence::{BootRecord, Evidence, HostLayer, VmLayer};
 pub use host_leaf::{Anchoring, CutOff, Durability, HostLeaf, StateLoss, TpmTransport};
@@ -46,8 +46,8 @@ pub use launch::LaunchMeasurement;
 pub use nonce::Nonce;
 pub use policy::Policy;
 pub use qualifying::{
-    RequestDigest, device_qualifying_data, host_qualifying_data, request_digest,
-    vm_qualifying_data, vm_request_leaf,
+    RequestDigest, data_key_qualifying_data, device_qualifying_data, host_qualifying_data,
+    request_digest, vm_qualifying_data, vm_request_leaf,
 };
 pub use reference::{
     BOOT_PCRS, ReferenceError, ReferenceValues, accounted_bank, reference_values,

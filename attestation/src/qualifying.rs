@@ -23,6 +23,7 @@ const VM_REQUEST: &str = "vrot vm request v1";
 const VM_QUOTE: &str = "vrot vm quote v2";
 const HOST_REQUEST: &str = "vrot host evidence request v2";
 const HOST_QUOTE: &str = "vrot host quote v1";
+const DATA_KEY: &str = "vrot data key v1";
 const DEVICE_QUOTE: &str = "vrot device quote v1";
 
 /// The leaf of one request for evidence in the tree that the VM's quote covers: challenge and
@@ -114,6 +115,11 @@ pub fn device_qualifying_data(
             .encode(event_log)?
             .ok()
     })
+}
+
+/// Qualifying data of the statement by which a TPM's attestation key says that a key of that TPM signs data.
+pub fn data_key_qualifying_data() -> Digest32 {
+    digest(|encoder| encoder.array(1)?.str(DATA_KEY)?.ok())
 }
 
 fn digest(

@@ -32,6 +32,9 @@ pub enum AttestationKeyError {
     /// `fixedTPM` is clear.
     #[error("the key is not fixedTPM: it could be duplicated to another TPM")]
     NotFixedTpm,
+    /// Its policy says what it was made for, and that is something else.
+    #[error("the key was made for another purpose: its policy is not that of keys for this one")]
+    OtherPurpose,
     /// `restricted` is clear.
     #[error("the key is not restricted: it would sign a forged quote")]
     NotRestricted,

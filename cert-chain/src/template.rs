@@ -101,6 +101,34 @@ pub fn device_key() -> Vec<u8> {
     .to_bytes()
 }
 
+/// The mark of keys that sign data, where other objects have the digest of a policy: SHA-256 of
+/// "vrot data signing key v1". No policy has this digest, so the key is used by its empty authorization
+/// value.
+pub const DATA_KEY_POLICY: [u8; 32] = [
+    0xe7, 0xc4, 0x17, 0x4b, 0x31, 0x88, 0x59, 0x23, 0xc5, 0xb5, 0xc6, 0xfd, 0x10, 0x73, 0x32, 0x6a,
+    0xe6, 0x2c, 0x0e, 0xdd, 0x73, 0x32, 0xa1, 0xc0, 0xc0, 0x78, 0x04, 0xe4, 0xd7, 0xfd, 0x76, 0xe8,
+];
+
+/// A key that signs data: a primary key of the endorsement hierarchy, which its TPM makes anew whenever it is
+/// asked, as a device's identity key.
+pub fn data_key() -> Vec<u8> {
+    let mut purpose = [0; 32];
+    purpose
+        .iter_mut()
+        .zip(b"vrot data signing key v1")
+        .for_each(|(to, from)| *to = *from);
+    EccTemplate {
+        attributes: RESIDENT
+            .with(ObjectAttributes::USER_WITH_AUTH)
+            .with(ObjectAttributes::NO_DA)
+            .with(ObjectAttributes::SIGN),
+        auth_policy: &DATA_KEY_POLICY,
+        purpose: Purpose::Signing,
+        unique: [&purpose, &[0; 32]],
+    }
+    .to_bytes()
+}
+
 const ECC: u16 = 0x0023;
 const SHA256: u16 = 0x000b;
 const NULL: u16 = 0x0010;
@@ -118,4 +146,16 @@ fn put_sized(bytes: &mut Vec<u8>, content: &[u8]) {
     let length = u16::try_from(content.len()).unwrap_or(u16::MAX);
     put(bytes, length);
     bytes.extend_from_slice(content);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Digest32;
+
+    #[test]
+    fn the_mark_of_data_keys_is_the_digest_of_their_purpose() {
+        let mark = Digest32::of(b"vrot data signing key v1");
+        assert_eq!(mark.as_bytes().as_slice(), DATA_KEY_POLICY);
+    }
 }

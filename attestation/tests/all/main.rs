@@ -8,6 +8,7 @@ mod appraisal;
 mod banks;
 mod bounded_results;
 mod connection_binding;
+mod data_keys;
 mod devices;
 mod event_logs;
 mod golden_results;

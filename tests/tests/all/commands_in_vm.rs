@@ -5,9 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use attestation::TlsKeyStatement;
+use cert_chain::pem::encode_public_key;
+use cert_chain::{AttestationKey, Digest32, PcrSelection, PublicArea};
 use serde_json::Value;
 use test_support::programs::program;
 use test_support::tool::Tool;
+use vrot_service::attester::{EsysTpm, VmTpm};
+use vrot_service::data_key::TpmDataKey;
 use vrot_tests::device;
 use vrot_tests::proxied_vm::{ProxiedVm, Proxy};
 use vrot_tests::scene::{DOMAIN, Scene, TENANT};
@@ -242,4 +247,62 @@ fn a_vm_is_attested_as_a_node_of_a_spiffe_trust_domain_by_one_exchange() -> Resu
     let said = refused(judged.arg("--evidence").arg(&answer))?;
     ensure!(said.contains("contraindicated"), "{said}");
     Ok(())
+}
+
+#[test]
+fn a_vrot_makes_one_key_for_data_and_certifies_it_and_openssl_accepts_what_it_signs() -> Result<()>
+{
+    let stage = stage()?;
+    let tpm = stage.vm.bare.tpm().parse()?;
+    let mut key = TpmDataKey::make(&tpm)?;
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str| folder.path().join(name);
+    let hash = Digest32::of(b"21.5 degrees");
+    let signature = key.sign(&hash)?;
+    let (r, s) = signature.split_at(32);
+    let scalars = [integer(r), integer(s)].concat();
+    let length = u8::try_from(scalars.len())?;
+    fs::write(
+        file("signature"),
+        [&[0x30, length], scalars.as_slice()].concat(),
+    )?;
+    fs::write(file("hash"), hash.as_bytes())?;
+    let spki = key.public().subject_public_key_info();
+    fs::write(file("key.pem"), encode_public_key(&spki))?;
+    let verify = || {
+        Tool::new("openssl")
+            .args(["pkeyutl", "-verify", "-pubin", "-inkey", "key.pem"])
+            .args(["-sigfile", "signature", "-in", "hash"])
+            .folder(folder.path())
+            .run()
+    };
+    verify()?;
+    fs::write(file("hash"), Digest32::of(b"12.5 degrees").as_bytes())?;
+    ensure!(verify().is_err(), "openssl accepts anything");
+    // The same key again, and the vIK's word about it, which says nothing of TLS.
+    let name = key.public().name();
+    let statement = key.statement().clone();
+    drop(key);
+    assert_eq!(TpmDataKey::make(&tpm)?.public().name(), name);
+    let vik = EsysTpm::open(&tpm, PcrSelection::default(), None)?.vik_public()?;
+    let vik = AttestationKey::try_from(PublicArea::parse(&vik)?)?;
+    assert_eq!(statement.verify(&vik)?.name(), name);
+    let taken = TlsKeyStatement {
+        public: statement.public,
+        attest: statement.attest,
+        signature: statement.signature,
+    };
+    ensure!(taken.verify(&vik).is_err(), "a key for data is one for TLS");
+    Ok(())
+}
+
+/// INTEGER in DER, of a number that is not negative.
+fn integer(bytes: &[u8]) -> Vec<u8> {
+    let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+    let mut digits = bytes.get(zeros..).unwrap_or_default().to_vec();
+    if digits.first().is_none_or(|first| *first >= 0x80) {
+        digits.insert(0, 0);
+    }
+    let length = u8::try_from(digits.len()).unwrap_or(u8::MAX);
+    [&[0x02, length], digits.as_slice()].concat()
 }

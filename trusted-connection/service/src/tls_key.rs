@@ -6,23 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use attestation::TlsKeyStatement;
 use cert_chain::layout::{NvIndex, TLS_KEY_HANDLE};
-use cert_chain::{PublicArea, TlsKey};
-use p256::ecdsa::Signature as EcdsaSignature;
-use ring::digest::{SHA256, digest};
+use cert_chain::{Digest32, PublicArea, TlsKey};
 use rustls::SignatureScheme as TlsScheme;
 use rustls::sign::{Signer, SigningKey};
 use rustls::{OtherError, SignatureAlgorithm};
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tss_esapi::Context;
-use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_HASHCHECK};
 use tss_esapi::handles::KeyHandle;
-use tss_esapi::interface_types::session_handles::AuthSession;
-use tss_esapi::structures::{Digest, EccSignature, HashcheckTicket, Signature, SignatureScheme};
-use tss_esapi::tss2_esys::TPMT_TK_HASHCHECK;
 
-use crate::attester::tss::{self, HostsKey, refused, retrying};
-use crate::attester::{AttesterError, EsysTpm, TpmAddress};
+use crate::attester::tss::{self, HostsKey};
+use crate::attester::{AttesterError, EsysTpm, TpmAddress, signing};
 
 /// Where the host put the key.
 const TLS_KEY: HostsKey = HostsKey {
@@ -95,42 +89,11 @@ impl TpmTlsKey {
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, AttesterError> {
-        const OPERATION: &str = "TPM2_Sign";
-        let hash = digest(&SHA256, message);
-        let hash = Digest::try_from(hash.as_ref().to_vec()).map_err(refused(OPERATION))?;
         let mut tpm = self.tpm.lock().unwrap_or_else(PoisonError::into_inner);
         let Tpm { context, key } = &mut *tpm;
-        let signature = retrying(|| {
-            // The key is not restricted: it signs what the TPM did not hash itself.
-            let unhashed = HashcheckTicket::try_from(TPMT_TK_HASHCHECK {
-                tag: TPM2_ST_HASHCHECK,
-                hierarchy: TPM2_RH_NULL,
-                digest: Default::default(),
-            })?;
-            context.execute_with_session(Some(AuthSession::Password), |context| {
-                context.sign(*key, hash.clone(), SignatureScheme::Null, unhashed)
-            })
-        })
-        .map_err(refused(OPERATION))?;
-        match signature {
-            Signature::EcDsa(signature) => der(&signature).ok_or(AttesterError::NotEcdsa),
-            _ => Err(AttesterError::NotEcdsa),
-        }
+        let signature = signing::sign(context, *key, &Digest32::of(message))?;
+        Ok(signature.to_der().as_bytes().to_vec())
     }
-}
-
-/// `Ecdsa-Sig-Value` (RFC 3279 §2.2.3), whatever zeros the TPM leaves out.
-fn der(signature: &EccSignature) -> Option<Vec<u8>> {
-    let scalar = |bytes: &[u8]| {
-        let mut scalar = [0; 32];
-        let zeros = scalar.len().checked_sub(bytes.len())?;
-        scalar.get_mut(zeros..)?.copy_from_slice(bytes);
-        Some(scalar)
-    };
-    let r = scalar(signature.signature_r().value())?;
-    let s = scalar(signature.signature_s().value())?;
-    let signature = EcdsaSignature::from_scalars(r, s).ok()?;
-    Some(signature.to_der().as_bytes().to_vec())
 }
 
 impl fmt::Debug for TpmTlsKey {
@@ -172,38 +135,5 @@ impl Signer for TpmTlsKey {
 
     fn scheme(&self) -> TlsScheme {
         TlsScheme::ECDSA_NISTP256_SHA256
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tss_esapi::interface_types::algorithm::HashingAlgorithm;
-    use tss_esapi::structures::EccParameter;
-
-    use super::*;
-
-    #[test]
-    fn signatures_are_in_der_whatever_zeros_the_tpm_leaves_out() -> anyhow::Result<()> {
-        for (r, expected) in [
-            (vec![0x81], "3007020200810201 05".replace(' ', "")),
-            (
-                [vec![0; 31], vec![1]].concat(),
-                "3006020101020105".to_owned(),
-            ),
-        ] {
-            let signature = EccSignature::create(
-                HashingAlgorithm::Sha256,
-                EccParameter::try_from(r)?,
-                EccParameter::try_from(vec![5])?,
-            )?;
-            assert_eq!(der(&signature).map(hex::encode), Some(expected));
-        }
-        let zero = EccSignature::create(
-            HashingAlgorithm::Sha256,
-            EccParameter::try_from(vec![0; 32])?,
-            EccParameter::try_from(vec![5])?,
-        )?;
-        assert!(der(&zero).is_none());
-        Ok(())
     }
 }

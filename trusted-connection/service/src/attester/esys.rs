@@ -17,7 +17,7 @@ use tss_esapi::traits::Marshall;
 use super::host_evidence::{self, HostEvidenceError, HostMemory};
 use super::tpm_address::TpmAddress;
 use super::tss::{self, HostsKey, refused, retrying};
-use super::{AttesterError, Host, SignedQuote, VmTpm, pcrs};
+use super::{AttesterError, Host, SignedQuote, VmTpm, pcrs, signing};
 
 /// A vRoT as its guest sees it: `/dev/tpmrm0`.
 pub struct EsysTpm {
@@ -31,7 +31,7 @@ pub struct EsysTpm {
 }
 
 /// The key that quotes.
-const VIK: HostsKey = HostsKey {
+pub(crate) const VIK: HostsKey = HostsKey {
     handle: VIK_HANDLE,
     template: NvIndex::VIK_TEMPLATE,
 };
@@ -82,33 +82,13 @@ impl EsysTpm {
 
     /// Has the vIK certify a key of the same TPM (`TPM2_Certify`), whose authorization value is empty.
     pub(crate) fn certify(&mut self, key: HostsKey) -> Result<TlsKeyStatement, AttesterError> {
-        const OPERATION: &str = "TPM2_Certify";
-        let vik = self.vik;
         let certified = tss::load(&mut self.context, key)?;
         let public = tss::public_of(&mut self.context, certified)?;
-        let sessions = (
-            Some(AuthSession::Password),
-            Some(AuthSession::Password),
-            None,
-        );
-        let (attest, signature) = retrying(|| {
-            self.context.execute_with_sessions(sessions, |context| {
-                context.certify(
-                    certified.into(),
-                    vik,
-                    Data::default(),
-                    SignatureScheme::Null,
-                )
-            })
-        })
-        .map_err(refused(OPERATION))?;
-        let signature = signature.marshall().map_err(refused(OPERATION))?;
+        let (attest, signature) = signing::certify(&mut self.context, certified, self.vik, &[])?;
         Ok(TlsKeyStatement {
             public: public.into(),
-            attest: attest.marshall().map_err(refused(OPERATION))?.into(),
-            signature: canonical_signature(&signature)
-                .map_err(AttesterError::Signature)?
-                .into(),
+            attest: attest.into(),
+            signature: signature.into(),
         })
     }
 }

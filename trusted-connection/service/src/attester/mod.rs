@@ -6,6 +6,7 @@ pub mod esys;
 pub mod host_evidence;
 pub(crate) mod pcrs;
 pub mod quoting;
+pub(crate) mod signing;
 mod tpm_address;
 pub(crate) mod tss;
 
