@@ -55,6 +55,32 @@ pub struct HostLeaf {
     /// How the VM reaches its TPM.
     #[n(14)]
     pub transport: TpmTransport,
+    /// Who had the vRoT quote, and for whom. Only this tells a host's own answer from one that a guest
+    /// had its vRoT make: a guest can have its vIK sign any qualifying data.
+    #[n(15)]
+    pub purpose: QuotePurpose,
+}
+
+/// What a VM's quote is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum QuotePurpose {
+    /// A service in the VM quotes, and asks its host for a statement by a command to its TPM.
+    #[n(0)]
+    Service,
+    /// The host has the vRoT quote for the VM's tenant, without the guest.
+    #[n(1)]
+    Tenant,
+}
+
+impl QuotePurpose {
+    /// Its name in results and on command lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Service => "service",
+            Self::Tenant => "tenant",
+        }
+    }
 }
 
 /// How often the host has its physical TPM vouch for the newest state, in a form that outlasts a
@@ -225,6 +251,7 @@ mod tests {
                 time: 1_700_000_001,
             },
             transport: TpmTransport::VirtioI2c,
+            purpose: QuotePurpose::Tenant,
         };
         let golden = include_str!("host_leaf.hex").trim();
         assert_eq!(hex::encode(leaf.encode()), golden);
@@ -260,6 +287,7 @@ mod tests {
                 time: u64::MAX,
             },
             transport: TpmTransport::VirtioI2c,
+            purpose: QuotePurpose::Tenant,
         };
         assert!(leaf.encode().len() <= MAX_LEAF, "{}", leaf.encode().len());
     }

@@ -5,6 +5,9 @@
 //! *afterwards and over the VM's quote*. Appraisal goes bottom-up: first the host, then the VM,
 //! and the VM's verdict never exceeds its host's.
 //!
+//! A host can have many of its vRoTs quote for their tenant, without their guests: an
+//! [evidence set](evidence_set) has its own layer once. What is for one purpose is refused for the other.
+//!
 //! A device with a TPM of its own attests itself with one layer ([`device`]).
 //!
 //! The crate is pure: bytes in, verdict out, with bounds on everything an attester can send.
@@ -18,6 +21,7 @@ pub mod connection;
 pub mod device;
 pub mod event_log;
 pub mod evidence;
+pub mod evidence_set;
 #[cfg(feature = "fixture")]
 pub mod fixture;
 pub mod host_leaf;
@@ -41,13 +45,17 @@ pub use binding::{Binding, Purpose};
 pub use certification::{DataKeyStatement, TlsKeyStatement};
 pub use event_log::EventLog;
 pub use evidence::{BootRecord, Evidence, HostLayer, VmLayer};
-pub use host_leaf::{Anchoring, CutOff, Durability, HostLeaf, StateLoss, TpmTransport};
+pub use evidence_set::EvidenceSet;
+pub use host_leaf::{
+    Anchoring, CutOff, Durability, HostLeaf, QuotePurpose, StateLoss, TpmTransport,
+};
 pub use launch::LaunchMeasurement;
 pub use nonce::Nonce;
 pub use policy::Policy;
 pub use qualifying::{
     RequestDigest, data_key_qualifying_data, device_qualifying_data, host_qualifying_data,
-    request_digest, vm_qualifying_data, vm_request_leaf,
+    request_digest, tenant_qualifying_data, tenant_request_digest, vm_qualifying_data,
+    vm_request_leaf,
 };
 pub use reference::{
     BOOT_PCRS, ReferenceError, ReferenceValues, accounted_bank, reference_values,

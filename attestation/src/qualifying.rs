@@ -22,6 +22,8 @@ pub struct RequestDigest(#[n(0)] pub Digest32);
 const VM_REQUEST: &str = "vrot vm request v1";
 const VM_QUOTE: &str = "vrot vm quote v2";
 const HOST_REQUEST: &str = "vrot host evidence request v2";
+const TENANT_QUOTE: &str = "vrot tenant quote v1";
+const TENANT_REQUEST: &str = "vrot tenant evidence v1";
 const HOST_QUOTE: &str = "vrot host quote v1";
 const DATA_KEY: &str = "vrot data key v1";
 const DEVICE_QUOTE: &str = "vrot device quote v1";
@@ -67,14 +69,40 @@ pub fn vm_qualifying_data(root: &Digest32, tree_size: u64, boot: &BootRecord) ->
 ///
 /// `attest` is the marshalled `TPMS_ATTEST`, `signature` the marshalled `TPMT_SIGNATURE`.
 pub fn request_digest(attest: &[u8], signature: &[u8]) -> RequestDigest {
+    request_digest_of(HOST_REQUEST, attest, signature)
+}
+
+fn request_digest_of(domain: &str, attest: &[u8], signature: &[u8]) -> RequestDigest {
     RequestDigest(digest(|encoder| {
         encoder
             .array(3)?
-            .str(HOST_REQUEST)?
+            .str(domain)?
             .encode(Digest32::of(attest))?
             .encode(Digest32::of(signature))?
             .ok()
     }))
+}
+
+/// Qualifying data of the vIK's quote that a host has made for the VM's tenant: the tenant's challenge,
+/// and the key's own name.
+///
+/// That a host had it made, this does not show: a guest can have its vIK sign the same. The host's
+/// [statement](crate::HostLeaf) does.
+pub fn tenant_qualifying_data(nonce: &Nonce, vik: &TpmName) -> Digest32 {
+    digest(|encoder| {
+        encoder
+            .array(3)?
+            .str(TENANT_QUOTE)?
+            .encode(nonce)?
+            .encode(vik)?
+            .ok()
+    })
+}
+
+/// What a host states of a quote that it had made itself. No guest's request gives this value, whatever
+/// digest it hands over: the host states the purpose beside it.
+pub fn tenant_request_digest(attest: &[u8], signature: &[u8]) -> RequestDigest {
+    request_digest_of(TENANT_REQUEST, attest, signature)
 }
 
 /// Qualifying data of the host IK's quote: the tree of all requests that it answers, the key's
@@ -176,6 +204,18 @@ mod tests {
         let another = BootRecord::of_log(b"another".to_vec());
         assert_ne!(base, vm_qualifying_data(&root, 2, &another));
         assert_ne!(base, vm_qualifying_data(&root, 2, &BootRecord::PcrsAlone));
+    }
+
+    #[test]
+    fn a_tenants_quote_depends_on_every_input_and_is_of_its_own_purpose() {
+        let name = |byte| TpmName::from_bytes(&[&[0, 0x0b], &[byte; 32][..]].concat()).unwrap();
+        let base = tenant_qualifying_data(&nonce(1), &name(1));
+        assert_ne!(base, tenant_qualifying_data(&nonce(2), &name(1)));
+        assert_ne!(base, tenant_qualifying_data(&nonce(1), &name(2)));
+        let own = tenant_request_digest(b"quote", b"signature");
+        assert_ne!(own, request_digest(b"quote", b"signature"));
+        assert_ne!(own, tenant_request_digest(b"other", b"signature"));
+        assert_ne!(own, tenant_request_digest(b"quote", b"other"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use cert_chain::{HashAlgorithm, HostName, RevocationError, TpmName};
 use crate::binding::Binding;
 use crate::certification::CertificationError;
 use crate::event_log::{EventLogError, MissingDigest};
+use crate::host_leaf::QuotePurpose;
 use crate::merkle::PathError;
 use crate::quote::QuoteError;
 
@@ -126,6 +127,18 @@ pub enum Refusal<L = Layer> {
     /// A key is not the certified one.
     #[error("the {0}'s key is not the one that its certificate names")]
     KeyMismatch(L),
+    /// Made for another purpose by its kind.
+    #[error(
+        "the evidence is of the purpose `{}`, but `{}` was asked for",
+        found.name(),
+        expected.name()
+    )]
+    Purpose {
+        /// What it is for.
+        found: QuotePurpose,
+        /// What it should be for.
+        expected: QuotePurpose,
+    },
     /// The leaf cannot be read.
     #[error("the host's statement about the VM cannot be read")]
     LeafMalformed,
@@ -204,6 +217,7 @@ impl<L> Refusal<L> {
             Self::LeafMismatch(_) => "leaf-mismatch",
             Self::Nonce => "nonce",
             Self::PcrValues(_) => "pcr-values",
+            Self::Purpose { .. } => "purpose",
             Self::QualifyingData(_) => "qualifying-data",
             Self::Quote { .. } => "quote",
             Self::Request => "request",
@@ -235,6 +249,10 @@ impl<L> Refusal<L> {
             Self::Nonce => "send a new challenge and appraise only the answer to it",
             Self::Binding { .. } => {
                 "treat the answer as relayed: it was made for another connection, or for none"
+            }
+            Self::Purpose { .. } => {
+                "ask for the other kind, or name it with --purpose if it is meant; else treat it as \
+                 relayed: a guest cannot answer in its host's place, nor a host in that of a service"
             }
             Self::Chain(ChainError::Expired { .. } | ChainError::NotYetValid { .. }) => {
                 "compare the clocks of device and host; the host renews certificates by itself"

@@ -1,5 +1,7 @@
 //! From evidence to verified evidence: signatures first, then what they cover.
 
+use std::sync::Arc;
+
 use cert_chain::{
     AttestationKey, Digest32, HashAlgorithm, PcrValues, PublicArea, TrustAnchors, VerifiedVikChain,
     VikChain,
@@ -9,10 +11,10 @@ use rustls_pki_types::UnixTime;
 use crate::binding::{Binding, Purpose};
 use crate::event_log::EventLog;
 use crate::evidence::{BootRecord, Evidence, HostLayer, VmLayer};
-use crate::host_leaf::HostLeaf;
+use crate::host_leaf::{HostLeaf, QuotePurpose};
 use crate::merkle;
 use crate::nonce::Nonce;
-use crate::qualifying::{host_qualifying_data, request_digest, vm_qualifying_data};
+use crate::qualifying::{RequestDigest, host_qualifying_data, request_digest, vm_qualifying_data};
 use crate::quote::{ClockInfo, QuoteError, VerifiedQuote};
 use crate::refusal::{Layer, Refusal};
 
@@ -34,13 +36,14 @@ use crate::refusal::{Layer, Refusal};
 /// and have been appraised by then.
 #[derive(Clone, Debug)]
 pub struct VerifiedEvidence<L = VerifiedLayer> {
-    nonce: Nonce,
-    anchors: Digest32,
-    verified_at: UnixTime,
-    chain: VerifiedVikChain,
-    leaf: HostLeaf,
-    vm: L,
-    host: L,
+    pub(crate) nonce: Nonce,
+    pub(crate) anchors: Digest32,
+    pub(crate) verified_at: UnixTime,
+    pub(crate) chain: VerifiedVikChain,
+    pub(crate) leaf: HostLeaf,
+    pub(crate) vm: L,
+    /// What many VMs of one host share.
+    pub(crate) host: Arc<L>,
 }
 
 /// What one TPM reported, with what accounts for it.
@@ -84,12 +87,23 @@ impl Evidence {
     ) -> Result<VerifiedEvidence, Refusal> {
         check_purpose(&self.vm, nonce, purpose.binding())?;
         let anchors = anchors.with_carried(self.crls.iter());
-        let chain = verify_chain(&self.vm, &anchors, at)?;
-        let vik = verify_vik(&self.vm, &chain)?;
+        let certificates: Vec<&[u8]> = self.vm.chain.iter().map(|der| der.as_slice()).collect();
+        let chain = verify_chain(&certificates, &anchors, at)?;
+        let vik = verify_vik(&self.vm.vik_public, &chain)?;
         let vm_quote = verify_vm_quote(&self.vm, &vik)?;
         verify_tls_key(&self.vm, &vik, purpose)?;
-        let host_quote = verify_host_quote(&self.host, &chain)?;
-        let leaf = verify_leaf(&self.host, &self.vm, &chain)?;
+        let ik = read_key(Layer::Host, &self.host.host_ik_public)?;
+        check_host(&ik, &chain)?;
+        let host = verify_host_quote(&HostQuote::of_layer(&self.host), &ik)?;
+        let place = LeafPlace {
+            leaf: &self.host.leaf,
+            index: self.host.index,
+            path: &self.host.path,
+            root: &self.host.root,
+            tree_size: self.host.tree_size,
+        };
+        let request = request_digest(&self.vm.attest, &self.vm.signature);
+        let leaf = verify_leaf(&place, QuotePurpose::Service, &request, &chain)?;
         Ok(VerifiedEvidence {
             nonce: nonce.clone(),
             anchors: *anchors.digest(),
@@ -100,12 +114,7 @@ impl Evidence {
                 self.vm.boot.log(),
                 &self.vm.pcr_values,
             )?,
-            host: account_for(
-                Layer::Host,
-                &host_quote,
-                Some(&self.host.event_log),
-                &self.host.pcr_values,
-            )?,
+            host: Arc::new(host.accounted()?),
             chain,
             leaf,
         })
@@ -121,7 +130,7 @@ impl VerifiedEvidence {
             chain: self.chain,
             leaf: self.leaf,
             vm: self.vm.into_report(),
-            host: self.host.into_report(),
+            host: Arc::new(self.host.report.clone()),
         }
     }
 }
@@ -226,19 +235,21 @@ fn check_purpose(vm: &VmLayer, nonce: &Nonce, binding: &Binding) -> Result<(), R
     Ok(())
 }
 
-fn verify_chain(
-    vm: &VmLayer,
+pub(crate) fn verify_chain<C: AsRef<[u8]>>(
+    certificates: &[C],
     anchors: &TrustAnchors,
     at: UnixTime,
 ) -> Result<VerifiedVikChain, Refusal> {
-    let certificates: Vec<&[u8]> = vm.chain.iter().map(|der| der.as_slice()).collect();
-    VikChain::from_der_list(&certificates)
+    VikChain::from_der_list(certificates)
         .and_then(|chain| chain.verify(anchors, at))
         .map_err(Refusal::Chain)
 }
 
-fn verify_vik(vm: &VmLayer, chain: &VerifiedVikChain) -> Result<AttestationKey, Refusal> {
-    let vik = read_key(Layer::Vm, &vm.vik_public)?;
+pub(crate) fn verify_vik(
+    vik_public: &[u8],
+    chain: &VerifiedVikChain,
+) -> Result<AttestationKey, Refusal> {
+    let vik = read_key(Layer::Vm, vik_public)?;
     if vik.name() != chain.claims().vik || vik.subject_public_key_info() != chain.vik_spki() {
         return Err(Refusal::KeyMismatch(Layer::Vm));
     }
@@ -276,8 +287,52 @@ fn verify_tls_key(vm: &VmLayer, vik: &AttestationKey, purpose: &Purpose) -> Resu
     }
 }
 
-fn verify_host_quote(host: &HostLayer, chain: &VerifiedVikChain) -> Result<VerifiedQuote, Refusal> {
-    let ik = read_key(Layer::Host, &host.host_ik_public)?;
+/// A host's quote, with what it covers.
+pub(crate) struct HostQuote<'e> {
+    pub(crate) attest: &'e [u8],
+    pub(crate) signature: &'e [u8],
+    pub(crate) event_log_digest: &'e Digest32,
+    pub(crate) event_log: &'e [u8],
+    pub(crate) root: &'e Digest32,
+    pub(crate) tree_size: u64,
+    pub(crate) pcr_values: &'e [u8],
+}
+
+/// The same, signed by the host IK; what it has to be compared with yet is at hand.
+pub(crate) struct SignedHostQuote<'e> {
+    quote: VerifiedQuote,
+    event_log: &'e [u8],
+    pcr_values: &'e [u8],
+}
+
+impl<'e> HostQuote<'e> {
+    fn of_layer(layer: &'e HostLayer) -> Self {
+        Self {
+            attest: &layer.attest,
+            signature: &layer.signature,
+            event_log_digest: &layer.event_log_digest,
+            event_log: &layer.event_log,
+            root: &layer.root,
+            tree_size: layer.tree_size,
+            pcr_values: &layer.pcr_values,
+        }
+    }
+}
+
+impl SignedHostQuote<'_> {
+    /// What the host's TPM reported: its event log accounts for the quoted PCRs.
+    pub(crate) fn accounted(&self) -> Result<VerifiedLayer, Refusal> {
+        account_for(
+            Layer::Host,
+            &self.quote,
+            Some(self.event_log),
+            self.pcr_values,
+        )
+    }
+}
+
+/// The key is that of the host which vouches for the VM.
+pub(crate) fn check_host(ik: &AttestationKey, chain: &VerifiedVikChain) -> Result<(), Refusal> {
     if ik.name() != chain.host_claims().ik {
         return Err(Refusal::HostMismatch {
             host: chain.host().clone(),
@@ -288,32 +343,56 @@ fn verify_host_quote(host: &HostLayer, chain: &VerifiedVikChain) -> Result<Verif
     if ik.subject_public_key_info() != chain.host_spki() {
         return Err(Refusal::KeyMismatch(Layer::Host));
     }
-    let quote = verify_quote(Layer::Host, &host.attest, &host.signature, &ik)?;
-    check_log_digest(Layer::Host, &host.event_log, &host.event_log_digest)?;
-    let expected = host_qualifying_data(
-        &host.root,
-        host.tree_size,
-        &ik.name(),
-        &host.event_log_digest,
-    );
-    check_qualifying_data(Layer::Host, &quote, &expected)?;
-    Ok(quote)
+    Ok(())
 }
 
-/// The leaf is in the signed tree, answers this VM's quote, and agrees with the certificate.
-fn verify_leaf(
-    host: &HostLayer,
-    vm: &VmLayer,
+pub(crate) fn verify_host_quote<'e>(
+    host: &HostQuote<'e>,
+    ik: &AttestationKey,
+) -> Result<SignedHostQuote<'e>, Refusal> {
+    let quote = verify_quote(Layer::Host, host.attest, host.signature, ik)?;
+    check_log_digest(Layer::Host, host.event_log, host.event_log_digest)?;
+    let expected =
+        host_qualifying_data(host.root, host.tree_size, &ik.name(), host.event_log_digest);
+    check_qualifying_data(Layer::Host, &quote, &expected)?;
+    Ok(SignedHostQuote {
+        quote,
+        event_log: host.event_log,
+        pcr_values: host.pcr_values,
+    })
+}
+
+/// An encoded leaf, and where it stands in the tree that the host signed.
+pub(crate) struct LeafPlace<'e> {
+    pub(crate) leaf: &'e [u8],
+    pub(crate) index: u64,
+    pub(crate) path: &'e [Digest32],
+    pub(crate) root: &'e Digest32,
+    pub(crate) tree_size: u64,
+}
+
+/// The leaf is in the signed tree, is about a quote of this purpose, namely this one, and agrees with
+/// the certificate.
+pub(crate) fn verify_leaf(
+    place: &LeafPlace<'_>,
+    purpose: QuotePurpose,
+    request: &RequestDigest,
     chain: &VerifiedVikChain,
 ) -> Result<HostLeaf, Refusal> {
-    let hash = merkle::leaf_hash(&host.leaf);
-    let root = merkle::root_from_path(hash, host.index, host.tree_size, &host.path)
+    let hash = merkle::leaf_hash(place.leaf);
+    let root = merkle::root_from_path(hash, place.index, place.tree_size, place.path)
         .map_err(Refusal::InclusionPath)?;
-    if root != host.root {
+    if root != *place.root {
         return Err(Refusal::Inclusion);
     }
-    let leaf = HostLeaf::decode(&host.leaf).ok_or(Refusal::LeafMalformed)?;
-    if leaf.request != request_digest(&vm.attest, &vm.signature) {
+    let leaf = HostLeaf::decode(place.leaf).ok_or(Refusal::LeafMalformed)?;
+    if leaf.purpose != purpose {
+        return Err(Refusal::Purpose {
+            found: leaf.purpose,
+            expected: purpose,
+        });
+    }
+    if leaf.request != *request {
         return Err(Refusal::Request);
     }
     let claims = chain.claims();

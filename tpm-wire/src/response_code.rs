@@ -54,6 +54,8 @@ impl ResponseCode {
     pub const NV_DEFINED: Self = Self(0x14c);
     /// `TPM_RC_NO_RESULT`
     pub const NO_RESULT: Self = Self(0x154);
+    /// `TPM_RC_OBJECT_MEMORY`
+    pub const OBJECT_MEMORY: Self = Self(0x902);
     /// `TPM_RC_SESSION_MEMORY`
     pub const SESSION_MEMORY: Self = Self(0x903);
     /// `TPM_RC_YIELDED`
@@ -128,7 +130,7 @@ impl ResponseCode {
             | Self::NV_RATE
             | Self::RETRY
             | Self::NV_UNAVAILABLE
-            | OBJECT_MEMORY
+            | Self::OBJECT_MEMORY
             | Self::SESSION_MEMORY
             | MEMORY => Disposition::TryAgain,
             Self::PCR_CHANGED => Disposition::PcrChanged,
@@ -182,8 +184,6 @@ const RESPONSE_AUTH_FAILED: u32 = 0x0007_001b;
 
 /// `TPM_RC_POLICY`
 const POLICY: ResponseCode = ResponseCode(0x126);
-/// `TPM_RC_OBJECT_MEMORY`
-const OBJECT_MEMORY: ResponseCode = ResponseCode(0x902);
 /// `TPM_RC_MEMORY`
 const MEMORY: ResponseCode = ResponseCode(0x904);
 

@@ -14,6 +14,7 @@ pub mod engine;
 #[cfg(feature = "testing")]
 pub mod fuzzing;
 pub mod host_commands;
+mod host_quote;
 mod lost_memory;
 pub mod managed;
 pub mod privileges;

@@ -28,20 +28,32 @@ use without_log::{check_boot, check_vm_boot};
 /// Identities come first. What booted is compared only where host, VM and tenant are those that the
 /// policy is about: reference values say nothing about others.
 pub fn appraise(evidence: VerifiedEvidence, policy: &Policy) -> AttestationResult {
-    let expect = policy.expectation();
+    let host = appraise_host(&evidence, policy);
+    appraise_vm(evidence, host, policy)
+}
 
+/// Compares the host below a VM with a policy.
+pub(crate) fn appraise_host(evidence: &VerifiedEvidence, policy: &Policy) -> LayerResult {
     let mut host = LayerResult::new();
-    check_roots(&mut host, &evidence, policy);
-    check_host_identity(&mut host, &evidence, expect);
-    let meant = !host.contradicts(Claim::Identity);
-    if meant {
+    check_roots(&mut host, evidence, policy);
+    check_host_identity(&mut host, evidence, policy.expectation());
+    if !host.contradicts(Claim::Identity) {
         let reference = policy.host_reference();
         check_boot(&mut host, evidence.layer(Layer::Host), reference);
     }
+    host
+}
 
+/// Compares a VM with a policy, below which this was found about its host.
+pub(crate) fn appraise_vm(
+    evidence: VerifiedEvidence,
+    host: LayerResult,
+    policy: &Policy,
+) -> AttestationResult {
+    let expect = policy.expectation();
     let mut vm = LayerResult::new();
     check_vm_identity(&mut vm, &evidence, expect);
-    let meant = meant && !vm.contradicts(Claim::Identity);
+    let meant = !host.contradicts(Claim::Identity) && !vm.contradicts(Claim::Identity);
     check_vm_state(&mut vm, &evidence, expect);
     let leaf = evidence.leaf();
     check_launch(&mut vm, &leaf.launch, policy.launch());

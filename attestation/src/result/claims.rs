@@ -126,6 +126,7 @@ impl AttestationResult {
             ("clock-ms", clock.clock_ms.to_string()),
             ("clock-safe", clock.safe.to_string()),
             ("tpm-transport", leaf.transport.name().to_owned()),
+            ("purpose", leaf.purpose.name().to_owned()),
             ("boot-record", layer.boot_record().to_owned()),
         ]);
         if let Some(parts) = parts {

@@ -11,6 +11,7 @@ mod connection_binding;
 mod data_keys;
 mod devices;
 mod event_logs;
+mod evidence_sets;
 mod golden_results;
 mod launches;
 mod random_boots;

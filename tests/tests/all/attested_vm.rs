@@ -21,7 +21,7 @@ use vrot_tests::scene::{AttestedVm, DOMAIN, TENANT};
 
 static VM: LazyLock<Result<AttestedVm>> = LazyLock::new(|| AttestedVm::start("attested-vm"));
 
-fn vm() -> Result<&'static AttestedVm> {
+pub(crate) fn vm() -> Result<&'static AttestedVm> {
     VM.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))
 }
 

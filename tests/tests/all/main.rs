@@ -33,4 +33,5 @@ mod run_command;
 mod saved_vms;
 mod sealed_data;
 mod stand_alone_backend;
+mod tenant_evidence;
 mod virtio_i2c;

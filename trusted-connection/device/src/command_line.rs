@@ -1,7 +1,6 @@
 //! The commands of `vrot-device`.
 
 use std::fs;
-use std::io::IsTerminal;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,6 +31,7 @@ use crate::reference::{Reference, print_reference};
 use crate::root_of_trust::Enrol;
 use crate::spiffe::Spiffe;
 use crate::tree::{Colour, draw};
+use crate::verify::Verify;
 use crate::{event_log, export};
 
 /// Judges services in VMs by their evidence and a policy, and connects to those that pass.
@@ -95,25 +95,10 @@ enum Command {
         step: Spiffe,
     },
     /// Judge evidence from a file, without any connection.
-    Verify {
-        /// The evidence.
-        #[arg(long, value_name = "FILE")]
-        evidence: PathBuf,
-        /// The nonce that it must answer, in hexadecimal.
-        #[arg(long, value_name = "HEX")]
-        nonce: Nonce,
-        /// What is expected of it.
-        #[arg(long, value_name = "FILE")]
-        policy: PathBuf,
-        #[command(flatten)]
-        crls: CrlOptions,
-        /// Judge as of this time (RFC 3339) instead of now.
-        #[arg(long, value_name = "TIME", value_parser = parse_time)]
-        at: Option<UnixTime>,
-        /// Print the result as JSON (an EAT attestation result).
-        #[arg(long)]
-        json: bool,
-    },
+    ///
+    /// Evidence of a tenant's VMs (`--purpose tenant`) is of many VMs at a time: the verdict is then the
+    /// worst of all, and less than affirming where a VM could not be quoted.
+    Verify(Verify),
     /// Take evidence apart into files for OpenSSL and tpm2-tools. Verifies nothing.
     Explain {
         /// The evidence.
@@ -177,20 +162,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         Command::Proxy(proxy) => proxy.run(),
         Command::Enrol { step } => step.run(),
         Command::Spiffe { step } => step.run(),
-        Command::Verify {
-            evidence,
-            nonce,
-            policy,
-            crls,
-            at,
-            json,
-        } => {
-            let policy = load_policy(policy)?;
-            let crls = crls.open()?.for_verification();
-            let evidence = load_evidence(evidence)?;
-            let at = at.unwrap_or_else(UnixTime::now);
-            report(&judge(&evidence, nonce, &policy, &crls, at), *json)
-        }
+        Command::Verify(verify) => verify.run(),
         Command::Explain {
             evidence,
             export,
@@ -225,13 +197,11 @@ fn judge(
     Judgement::of(evidence, nonce, &Purpose::Challenge, policy, crls, at)
 }
 
-fn report(judgement: &Judgement, json: bool) -> Result<Outcome> {
+pub(crate) fn report(judgement: &Judgement, json: bool) -> Result<Outcome> {
     if json {
         say_json(&judgement.to_json())?;
     } else {
-        let plain = std::env::var_os("NO_COLOR").is_some() || !std::io::stdout().is_terminal();
-        let colour = if plain { Colour::Plain } else { Colour::Ansi };
-        say(&draw(judgement, colour))?;
+        say(&draw(judgement, Colour::of_output()))?;
     }
     Ok(judgement.verdict().into())
 }
@@ -299,11 +269,11 @@ pub(crate) fn say(text: &str) -> Result<()> {
     print(text).context("the result cannot be written to standard output")
 }
 
-fn say_json(value: &Value) -> Result<()> {
+pub(crate) fn say_json(value: &Value) -> Result<()> {
     say(&printable_json(&format!("{value:#}\n")))
 }
 
-fn parse_time(text: &str) -> Result<UnixTime, String> {
+pub(crate) fn parse_time(text: &str) -> Result<UnixTime, String> {
     let time = OffsetDateTime::parse(text, &Rfc3339)
         .map_err(|error| format!("{error}; write it like 2026-06-01T12:00:00Z"))?;
     u64::try_from(time.unix_timestamp())

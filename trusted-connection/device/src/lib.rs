@@ -16,6 +16,7 @@ pub mod root_of_trust;
 pub mod spiffe;
 pub mod tpm;
 pub mod tree;
+mod verify;
 
 pub use challenge::{ChallengeError, challenge};
 pub use connection::Connector;

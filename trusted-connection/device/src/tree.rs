@@ -1,6 +1,7 @@
 //! The verdict as a person wants to read it: the chain of trust as a tree, then the reasons.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal;
 
 use attestation::result::LayerResult;
 use attestation::{AttestationResult, Durability, LaunchMeasurement, Layer, Verdict};
@@ -18,6 +19,16 @@ pub enum Colour {
     Ansi,
     /// For everything else.
     Plain,
+}
+
+impl Colour {
+    /// What standard output takes.
+    pub fn of_output() -> Self {
+        match std::env::var_os("NO_COLOR").is_some() || !std::io::stdout().is_terminal() {
+            true => Self::Plain,
+            false => Self::Ansi,
+        }
+    }
 }
 
 /// Draws the judgement; the last line is `verdict: …`.
@@ -165,7 +176,7 @@ fn date(seconds: u64) -> String {
         .unwrap_or_else(|| format!("{seconds} s"))
 }
 
-fn mark(verdict: Verdict, colour: Colour) -> String {
+pub(crate) fn mark(verdict: Verdict, colour: Colour) -> String {
     let symbol = match verdict {
         Verdict::Affirming => "✓",
         Verdict::Warning => "!",

@@ -10,6 +10,7 @@ pub mod admission;
 pub mod frame;
 pub mod instance;
 pub mod message;
+pub mod quote;
 pub mod runtime_folder;
 pub mod sealing;
 pub mod socket_file;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode};
 
+use crate::quote::{QuoteOrder, QuoteOutcome};
 use crate::state_key::StateKey;
 
 /// From the manager.
@@ -69,6 +70,17 @@ pub enum ToBackend {
     /// ends anyway.
     #[n(8)]
     Leaving,
+    /// Has the vRoT quote for its host, between two commands of its guest. Answered by a
+    /// [`FromBackend::Quoted`]. A TPM that is off stays off.
+    #[n(10)]
+    Quote {
+        /// Comes back with the answer.
+        #[n(0)]
+        id: u64,
+        /// What is to be quoted.
+        #[n(1)]
+        order: QuoteOrder,
+    },
     /// Switches the TPM off and on, as the reset of a platform does, for a VM whose VMM cannot say
     /// that. Answered by a [`FromBackend::Executed`] with a TPM response without parameters. Only a
     /// backend whose VMM shares its guest's memory is sent this.
@@ -156,6 +168,16 @@ pub enum FromBackend {
         /// What it says.
         #[n(1)]
         says: String,
+    },
+    /// The answer to [`ToBackend::Quote`].
+    #[n(11)]
+    Quoted {
+        /// The request's number.
+        #[n(0)]
+        id: u64,
+        /// What came of it.
+        #[n(1)]
+        outcome: QuoteOutcome,
     },
     /// The guest reads on: the part of its host layer that begins here.
     #[n(10)]
@@ -270,7 +292,7 @@ pub struct Status {
 }
 
 /// Version of these messages. It changes when one side would misunderstand the other.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 /// What a backend keeps of a host layer, and has under way. It takes a guest 32 commands to read.
 pub const MAX_PART: usize = 64 * 1024;
 /// What the manager does meanwhile takes some ten milliseconds. Linux gives a TPM up that takes

@@ -70,6 +70,11 @@ impl<E: Engine> Background<E> {
         thread.map(|thread| thread.over.as_fd())
     }
 
+    /// Whether the TPM is at a command now.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.is_at_work
+    }
+
     /// Has the thread carry out a command; false if there is no thread.
     fn begin(&mut self, command: &[u8], locality: u8) -> bool {
         let Some(thread) = &self.thread else {

@@ -7,7 +7,9 @@ use tpm_wire::{Command, ResponseCode};
 
 use super::Server;
 use crate::engine::{Engine, StateKind};
+use crate::host_quote;
 use backend_link::message::{FromBackend, MAX_HOLD, ToBackend};
+use backend_link::quote::{NoQuote, Quote, QuoteOrder, QuoteOutcome};
 
 /// A guest that was suspended waits for its end, and not for ever.
 const LONGEST_SUSPENSION: Duration = Duration::from_secs(60 * 60);
@@ -86,6 +88,13 @@ impl<E: Engine> Server<E> {
                 let response = self.reset_for_host().into();
                 self.keeper.send(&FromBackend::Executed { id, response });
             }
+            ToBackend::Quote { id, order } => {
+                let outcome = match self.quote_for_host(&order) {
+                    Ok(quote) => QuoteOutcome::Quoted(quote),
+                    Err(why) => QuoteOutcome::NotQuoted(why),
+                };
+                self.keeper.send(&FromBackend::Quoted { id, outcome });
+            }
             ToBackend::Stop => self.end(),
             // The link has noted it.
             ToBackend::Leaving => {}
@@ -100,6 +109,23 @@ impl<E: Engine> Server<E> {
                 }
             }
         }
+    }
+
+    /// Has the TPM quote without its guest, if it is on for that: what the guest has it do comes first,
+    /// and a state that is somebody's to go on from stays as it is.
+    fn quote_for_host(&mut self, order: &QuoteOrder) -> Result<Quote, NoQuote> {
+        if self.engine.is_at_work() {
+            return Err(NoQuote::Busy);
+        }
+        if self.held_until.is_some() || self.is_put_aside() {
+            return Err(NoQuote::Aside);
+        }
+        if !self.engine.is_on() || self.on_for_manager {
+            return Err(NoQuote::Off);
+        }
+        let quote = host_quote::quote(&mut self.engine, order);
+        self.keeper.save(&mut self.engine);
+        quote
     }
 
     /// Ends in an orderly way: all state is saved before the manager hears of it.

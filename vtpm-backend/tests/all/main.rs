@@ -8,6 +8,7 @@ mod crosvm;
 mod differential;
 mod faults;
 mod full_tpm;
+mod host_quotes;
 mod key_memory;
 mod log;
 mod loss_of_power;

@@ -3,10 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use attestation::Nonce;
 use backend_link::message::Status;
 use cert_chain::VrotId;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::quoting::{NotQuoted, QuotedVm};
 use super::share::Share;
 use guarded_state::disk::StateBlob;
 use guarded_state::journal::Journal;
@@ -111,6 +113,8 @@ pub(super) enum Order {
     },
     /// Resets the TPM. The answer is a TPM response.
     Reset(oneshot::Sender<Vec<u8>>),
+    /// Has the vRoT quote for its host, with this nonce.
+    Quote(Nonce, oneshot::Sender<Result<QuotedVm, NotQuoted>>),
     /// Whether the guest is to wait.
     Hold(bool),
     Release,

@@ -8,6 +8,7 @@
 
 mod host_log;
 mod open_layers;
+mod statements;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -24,8 +25,8 @@ use attestation::evidence::SharedHostLayer;
 use attestation::merkle::Tree;
 use attestation::quote::canonical_signature;
 use attestation::{
-    Anchoring, CutOff, Durability, HostLayer, HostLeaf, LaunchMeasurement, RequestDigest,
-    StateLoss, TpmTransport, host_qualifying_data,
+    Anchoring, CutOff, Durability, HostLayer, HostLeaf, LaunchMeasurement, QuotePurpose,
+    RequestDigest, StateLoss, TpmTransport, host_qualifying_data,
 };
 use cert_chain::{AttestationKey, Digest32, Generation, PcrValues, Tenant, TpmName, VmId, VrotId};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -36,6 +37,8 @@ use trust_anchor::{AnchorError, SignedQuote, TrustAnchor};
 
 pub use host_log::{HostLog, HostLogProblem, LogContents};
 pub use open_layers::OpenLayers;
+use statements::{Group, Groups, MAX_STATEMENTS, hidden_tree};
+pub use statements::{Place, SignedStatements};
 use turns::{OF_A_VROT, Turns};
 
 /// A handle to the service. The service ends with its last handle.
@@ -161,14 +164,43 @@ impl HostEvidence {
         request: RequestDigest,
     ) -> Result<SharedHostLayer, HostEvidenceError> {
         let (answer, answered) = oneshot::channel();
-        let leaf = leaf(subject, durability, request)?;
+        let leaf = leaf(subject, durability, request, QuotePurpose::Service)?;
+        let leaf = Box::new(leaf);
+        self.ask(Request::Layer { leaf, answer })?;
+        answered.await.unwrap_or(Err(HostEvidenceError::Stopped))
+    }
+
+    /// The host's statements about quotes that it had made itself, all under one quote of its own. No
+    /// guest can ask for them.
+    pub async fn statements(
+        &self,
+        quoted: &[(Subject, Durability, RequestDigest)],
+    ) -> Result<(Vec<HostLeaf>, SignedStatements), HostEvidenceError> {
+        if quoted.len() > MAX_STATEMENTS {
+            return Err(HostEvidenceError::Busy);
+        }
+        let leaves = quoted
+            .iter()
+            .map(|(subject, durability, request)| {
+                leaf(subject, *durability, *request, QuotePurpose::Tenant)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let (answer, answered) = oneshot::channel();
+        self.ask(Request::Statements(Group {
+            leaves: leaves.clone(),
+            answer,
+        }))?;
+        let signed = answered.await.unwrap_or(Err(HostEvidenceError::Stopped))?;
+        Ok((leaves, signed))
+    }
+
+    fn ask(&self, request: Request) -> Result<(), HostEvidenceError> {
         self.requests
-            .try_send(Request { leaf, answer })
+            .try_send(request)
             .map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => HostEvidenceError::Busy,
                 mpsc::error::TrySendError::Closed(_) => HostEvidenceError::Stopped,
-            })?;
-        answered.await.unwrap_or(Err(HostEvidenceError::Stopped))
+            })
     }
 
     /// The host's event log.
@@ -233,9 +265,32 @@ impl HostQuoter for TrustAnchor {
     }
 }
 
-struct Request {
-    leaf: HostLeaf,
-    answer: oneshot::Sender<Result<SharedHostLayer, HostEvidenceError>>,
+enum Request {
+    /// Of a guest.
+    Layer {
+        leaf: Box<HostLeaf>,
+        answer: LayerAnswer,
+    },
+    /// Of the host's own.
+    Statements(Group),
+}
+
+type LayerAnswer = oneshot::Sender<Result<SharedHostLayer, HostEvidenceError>>;
+
+/// What waits for a quote.
+struct Waiting {
+    layers: Turns<(Box<HostLeaf>, LayerAnswer)>,
+    groups: Groups,
+}
+
+/// A quote over a tree, and where each of its leaves stands.
+struct SignedTree {
+    quote: SignedQuote,
+    signature: Vec<u8>,
+    identity_key: AttestationKey,
+    log: LogContents,
+    tree: Tree,
+    places: Vec<usize>,
 }
 
 struct Service<Q> {
@@ -252,43 +307,44 @@ impl<Q: HostQuoter> Service<Q> {
         // Before the first device is shown the log.
         self.learn_pcrs().await;
         tell(self.file.check().await);
-        let mut turns = Turns::new();
-        while !turns.is_empty() || self.next(&mut requests, &mut turns).await {
+        let mut waiting = Waiting {
+            layers: Turns::new(),
+            groups: Groups::default(),
+        };
+        while !waiting.is_empty() || self.next(&mut requests, &mut waiting).await {
             while let Ok(request) = requests.try_recv() {
-                take_up(&mut turns, request);
+                waiting.take_up(request);
             }
-            let (leaves, answers): (Vec<_>, Vec<_>) = turns
-                .take(MAX_BATCH)
-                .into_iter()
-                .map(|request: Request| (request.leaf, request.answer))
-                .unzip();
-            let layers = {
-                let mut quoting = pin!(self.layers(&leaves));
+            let layers = waiting.layers.take(MAX_BATCH);
+            let groups = waiting.groups.take();
+            let mut leaves: Vec<&HostLeaf> = layers.iter().map(|(leaf, _)| &**leaf).collect();
+            leaves.extend(groups.iter().flat_map(|group| &group.leaves));
+            let signed = {
+                let mut quoting = pin!(self.sign(&leaves, !groups.is_empty()));
                 loop {
                     tokio::select! {
-                        layers = &mut quoting => break layers,
-                        Some(request) = requests.recv() => take_up(&mut turns, request),
+                        signed = &mut quoting => break signed,
+                        Some(request) = requests.recv() => waiting.take_up(request),
                     }
                 }
             };
-            match layers {
-                Ok(layers) => {
+            let requests = layers.len() + groups.len();
+            match signed {
+                Ok(signed) => {
                     self.metrics.quotes.fetch_add(1, Ordering::Relaxed);
-                    self.metrics
-                        .answered
-                        .fetch_add(layers.len() as u64, Ordering::Relaxed);
-                    for (answer, layer) in answers.into_iter().zip(layers) {
-                        // A guest that went away meanwhile needs no answer.
-                        let _ = answer.send(Ok(layer));
-                    }
+                    let count = requests as u64;
+                    self.metrics.answered.fetch_add(count, Ordering::Relaxed);
+                    signed.answer(layers, groups);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, requests = answers.len(), "no host evidence");
-                    self.metrics
-                        .failed
-                        .fetch_add(answers.len() as u64, Ordering::Relaxed);
-                    for answer in answers {
+                    tracing::warn!(%error, requests, "no host evidence");
+                    let count = requests as u64;
+                    self.metrics.failed.fetch_add(count, Ordering::Relaxed);
+                    for (_, answer) in layers {
                         let _ = answer.send(Err(error.clone()));
+                    }
+                    for group in groups {
+                        let _ = group.answer.send(Err(error.clone()));
                     }
                 }
             }
@@ -300,7 +356,7 @@ impl<Q: HostQuoter> Service<Q> {
     async fn next(
         &mut self,
         requests: &mut mpsc::Receiver<Request>,
-        turns: &mut Turns<Request>,
+        waiting: &mut Waiting,
     ) -> bool {
         let request = loop {
             if self.file.knows_pcrs() {
@@ -313,7 +369,7 @@ impl<Q: HostQuoter> Service<Q> {
                 tell(self.file.check().await);
             }
         };
-        request.map(|request| take_up(turns, request)).is_some()
+        request.map(|request| waiting.take_up(request)).is_some()
     }
 
     /// Asks the TPM for the PCRs that are quoted; whether it showed them.
@@ -330,11 +386,12 @@ impl<Q: HostQuoter> Service<Q> {
         }
     }
 
-    /// One quote over all leaves, and each leaf's own layer.
-    async fn layers(
+    /// One quote over all leaves.
+    async fn sign(
         &mut self,
-        leaves: &[HostLeaf],
-    ) -> Result<Vec<SharedHostLayer>, HostEvidenceError> {
+        leaves: &[&HostLeaf],
+        hides: bool,
+    ) -> Result<SignedTree, HostEvidenceError> {
         let identity_key = match &self.identity_key {
             Some(key) => key.clone(),
             None => {
@@ -348,47 +405,97 @@ impl<Q: HostQuoter> Service<Q> {
             .await
             .map_err(HostEvidenceError::EventLog)?;
         let is_other_log = self.log.replace(log.digest) != Some(log.digest);
-        let event_log_digest = log.digest;
-        let Some(tree) = Tree::new(leaves.iter().map(HostLeaf::hash).collect()) else {
-            return Ok(Vec::new());
+        let hashes: Vec<Digest32> = leaves.iter().map(|leaf| leaf.hash()).collect();
+        let (tree, places) = match hides {
+            true => hidden_tree(&hashes)?,
+            false => {
+                let places = (0..hashes.len()).collect();
+                (Tree::new(hashes).ok_or(HostEvidenceError::Busy)?, places)
+            }
         };
-        let (root, tree_size) = (tree.root(), tree.size());
-        let qualifying_data =
-            host_qualifying_data(&root, tree_size, &identity_key.name(), &event_log_digest);
+        let name = identity_key.name();
+        let qualifying_data = host_qualifying_data(&tree.root(), tree.size(), &name, &log.digest);
         let quote = self.quoter.quote(qualifying_data).await.map_err(anchor)?;
         let signature =
             canonical_signature(&quote.signature).map_err(|_| HostEvidenceError::Signature)?;
         if self.file.note_pcrs(&quote.pcrs) || is_other_log {
             tell(self.file.check_against_pcrs(&log));
         }
-        Ok(leaves
-            .iter()
-            .enumerate()
-            .map(|(index, leaf)| {
-                let layer = HostLayer {
-                    attest: quote.attest.clone().into(),
-                    signature: signature.clone().into(),
-                    host_ik_public: identity_key.public_area().as_bytes().to_vec().into(),
-                    event_log_digest,
-                    event_log: Vec::new().into(),
-                    root,
-                    tree_size,
-                    index: index as u64,
-                    path: tree.path(index).unwrap_or_default(),
-                    leaf: leaf.encode().into(),
-                    pcr_values: quote.pcrs.to_bytes().into(),
-                };
-                SharedHostLayer::new(&layer, Arc::clone(&log.bytes))
-            })
-            .collect())
+        Ok(SignedTree {
+            quote,
+            signature,
+            identity_key,
+            log,
+            tree,
+            places,
+        })
     }
 }
 
-/// Puts a request among those that wait, unless too many of its vRoT do.
-fn take_up(turns: &mut Turns<Request>, request: Request) {
-    if let Err(request) = turns.push(request.leaf.vrot, request) {
-        // A guest that went away needs no answer.
-        let _ = request.answer.send(Err(HostEvidenceError::Busy));
+impl SignedTree {
+    /// Tells everybody who waited: first those who asked for a layer, then the groups, as the leaves
+    /// are.
+    fn answer(self, layers: Vec<(Box<HostLeaf>, LayerAnswer)>, groups: Vec<Group>) {
+        let mut places = self.places.iter().copied();
+        for (leaf, answer) in layers {
+            let Some(place) = places.next() else { return };
+            // A guest that went away meanwhile needs no answer.
+            let _ = answer.send(Ok(self.layer(&leaf, place)));
+        }
+        for Group { leaves, answer } in groups {
+            let places = places.by_ref().take(leaves.len());
+            let places = places.map(|place| Place {
+                index: place as u64,
+                path: self.tree.path(place).unwrap_or_default(),
+            });
+            let _ = answer.send(Ok(SignedStatements {
+                attest: self.quote.attest.clone(),
+                signature: self.signature.clone(),
+                host_ik_public: self.identity_key.public_area().as_bytes().to_vec(),
+                event_log: Arc::clone(&self.log.bytes),
+                event_log_digest: self.log.digest,
+                root: self.tree.root(),
+                tree_size: self.tree.size(),
+                pcr_values: self.quote.pcrs.to_bytes(),
+                places: places.collect(),
+            }));
+        }
+    }
+
+    fn layer(&self, leaf: &HostLeaf, place: usize) -> SharedHostLayer {
+        let layer = HostLayer {
+            attest: self.quote.attest.clone().into(),
+            signature: self.signature.clone().into(),
+            host_ik_public: self.identity_key.public_area().as_bytes().to_vec().into(),
+            event_log_digest: self.log.digest,
+            event_log: Vec::new().into(),
+            root: self.tree.root(),
+            tree_size: self.tree.size(),
+            index: place as u64,
+            path: self.tree.path(place).unwrap_or_default(),
+            leaf: leaf.encode().into(),
+            pcr_values: self.quote.pcrs.to_bytes().into(),
+        };
+        SharedHostLayer::new(&layer, Arc::clone(&self.log.bytes))
+    }
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.layers.is_empty() && self.groups.is_empty()
+    }
+
+    /// Puts a request among those that wait, unless too many of its kind do.
+    fn take_up(&mut self, request: Request) {
+        match request {
+            Request::Layer { leaf, answer } => {
+                if let Err((_, answer)) = self.layers.push(leaf.vrot, (leaf, answer)) {
+                    // A guest that went away needs no answer.
+                    let _ = answer.send(Err(HostEvidenceError::Busy));
+                }
+            }
+            Request::Statements(group) => self.groups.push(group),
+        }
     }
 }
 
@@ -396,6 +503,7 @@ fn leaf(
     subject: &Subject,
     durability: Durability,
     request: RequestDigest,
+    purpose: QuotePurpose,
 ) -> Result<HostLeaf, HostEvidenceError> {
     let mut salt = [0; 32];
     SystemRandom::new()
@@ -416,6 +524,7 @@ fn leaf(
         cut_off: subject.cut_off,
         state_loss: subject.state_loss,
         transport: subject.transport,
+        purpose,
     })
 }
 

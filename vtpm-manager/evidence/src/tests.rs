@@ -184,8 +184,18 @@ async fn a_vrot_that_floods_is_refused_and_its_neighbours_share_the_next_quote()
 async fn equal_requests_get_different_leaves() -> anyhow::Result<()> {
     let subject = subject();
     let leaves = [
-        leaf(&subject, Durability::Durable, request(1))?,
-        leaf(&subject, Durability::Durable, request(1))?,
+        leaf(
+            &subject,
+            Durability::Durable,
+            request(1),
+            QuotePurpose::Service,
+        )?,
+        leaf(
+            &subject,
+            Durability::Durable,
+            request(1),
+            QuotePurpose::Service,
+        )?,
     ];
     assert_ne!(leaves.first(), leaves.last());
     Ok(())

@@ -5,7 +5,7 @@ use axum::Json;
 use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
 
-use super::{events, host, launch, metrics, vrots};
+use super::{events, evidence, host, launch, metrics, vrots};
 
 /// What `GET /v1/openapi.json` serves.
 pub fn description() -> Document {
@@ -37,6 +37,7 @@ pub(super) async fn serve() -> Json<Document> {
         host::install,
         host::audit,
         events::follow,
+        evidence::make,
         host::accept_audit,
         vrots::list,
         vrots::create,

@@ -8,6 +8,7 @@ mod admission;
 mod caller;
 mod description;
 mod events;
+mod evidence;
 mod host;
 mod host_view;
 mod launch;
@@ -57,6 +58,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/host/enrolment/certificate", post(host::install)),
         ("/v1/audit", get(host::audit)),
         ("/v1/events", get(events::follow)),
+        ("/v1/evidence", post(evidence::make)),
         ("/v1/audit/accept", post(host::accept_audit)),
         ("/v1/vrots", get(vrots::list).post(vrots::create)),
         (IMPORT, post(vrots::import)),

@@ -16,6 +16,7 @@ use trust_anchor::{AnchorError, HardwareError};
 
 use crate::audit::AuditError;
 use crate::backend::BackendError;
+use crate::evidence::HostEvidenceError;
 use crate::host::HostError;
 use crate::manager::ManagerError;
 use launch_measurement::{FileError, MeasureError};
@@ -118,6 +119,11 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
             (StatusCode::CONFLICT, "launch-not-measured")
         }
         ManagerError::Measure(error) => classify_measurement(error),
+        ManagerError::NoEvidence(HostEvidenceError::Busy) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "evidence-busy")
+        }
+        ManagerError::NoEvidence(_) => (StatusCode::SERVICE_UNAVAILABLE, "no-evidence"),
+        ManagerError::TooManyVms { .. } => (StatusCode::BAD_REQUEST, "too-many-vms"),
         ManagerError::DeletionUnfinished { .. } => (StatusCode::CONFLICT, "deletion-unfinished"),
         ManagerError::Key(_) => (StatusCode::INTERNAL_SERVER_ERROR, "key-refused"),
         ManagerError::Lifecycle(_)

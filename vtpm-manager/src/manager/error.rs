@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use api_types::VrotKey;
+use attestation::evidence_set::MAX_VMS;
 use cert_chain::{VmId, VrotId};
 use guarded_state::disk::{StateBlobError, StoreError};
 use guarded_state::journal::GuardError;
@@ -14,6 +15,7 @@ use vrot_manufacture::ManufactureError;
 
 use crate::audit::AuditError;
 use crate::backend::BackendError;
+use crate::evidence::HostEvidenceError;
 use crate::host::HostError;
 use crate::keys::KeyError;
 use crate::manager::folder_error::FolderError;
@@ -67,6 +69,18 @@ pub enum ManagerError {
          the VM's parts, too, or create it and start it later"
     )]
     LaunchNotMeasuredForNew,
+    /// More VMs than evidence can be of.
+    #[error(
+        "evidence of {found} VMs was asked for, and one request can be for {MAX_VMS}: name the VMs in \
+         several requests"
+    )]
+    TooManyVms {
+        /// How many were asked for.
+        found: usize,
+    },
+    /// The host made no evidence.
+    #[error(transparent)]
+    NoEvidence(#[from] HostEvidenceError),
     /// What the VM is launched with was not measured.
     #[error(transparent)]
     Measure(#[from] MeasureError),

@@ -7,9 +7,11 @@ mod notices;
 use std::io;
 use std::sync::Arc;
 
+use api_types::WithCauses;
 use api_types::wire::{
     CertificateState, StateLossView, TenantEvidenceRequest, TenantVmDetails, TenantVmView,
 };
+use attestation::Nonce;
 use cert_chain::{HostName, Tenant, VmId, pem};
 use futures_util::future::BoxFuture;
 use tenant_api::{
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use vrot_events::EventLog;
 
 use crate::api::vrots::identity_view;
-use crate::manager::{Manager, Vrot};
+use crate::manager::{Manager, ManagerError, Vrot};
 use crate::vrot::{Origin, Pending};
 
 /// A manager whose tenants ask it.
@@ -109,10 +111,31 @@ impl TenantHost for Asked {
 
     fn evidence(
         &self,
-        _: &Tenant,
-        _: TenantEvidenceRequest,
+        tenant: &Tenant,
+        request: TenantEvidenceRequest,
     ) -> BoxFuture<'static, Result<Vec<u8>, EvidenceRefusal>> {
-        Box::pin(async { Err(EvidenceRefusal::Unavailable) })
+        let registry = self.manager.fleet().registry();
+        let vrots = match request.vms {
+            None => Some(registry.of_tenant(tenant)),
+            Some(vms) => (vms.into_iter())
+                .map(|vm| registry.of_tenants_vm(tenant, vm))
+                .collect(),
+        };
+        let manager = Arc::clone(&self.manager);
+        Box::pin(async move {
+            let nonce = (request.nonce.parse::<Nonce>())
+                .map_err(|error| EvidenceRefusal::BadRequest(format!("nonce: {error}")))?;
+            let vrots = vrots.ok_or(EvidenceRefusal::UnknownVm)?;
+            let set = manager.fleet().evidence_set(&nonce, vrots).await;
+            let set = set.map_err(|error| match error {
+                ManagerError::TooManyVms { .. } => EvidenceRefusal::BadRequest(error.to_string()),
+                other => {
+                    tracing::warn!(error = %WithCauses(&other), "no evidence for a tenant");
+                    EvidenceRefusal::Unavailable
+                }
+            })?;
+            Ok(set.to_cbor())
+        })
     }
 
     fn events(&self) -> &Arc<EventLog> {

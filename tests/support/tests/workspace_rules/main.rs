@@ -90,6 +90,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "vtpmctl",
         &[
             "api-types",
+            "attestation",
             "bounded-file",
             "cert-chain",
             "durable-file",

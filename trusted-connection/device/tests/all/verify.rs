@@ -471,3 +471,44 @@ fn a_result_may_live_as_long_as_a_number_can_say() {
         assert_eq!(status(&judged), expected, "{lifetime}: {said}");
     }
 }
+
+#[test]
+fn a_tenants_evidence_is_judged_vm_by_vm_and_is_not_taken_for_a_services() {
+    let given = Given::new();
+    let host = Host::new("host-1");
+    let (vm, other) = (host.vm(), host.vm());
+    let text = host.policy_text(&vm) + "[vm.without_log]\ndemand = [\"pinned-pcrs\"]\n";
+    given.write("policy.toml", text.as_bytes());
+    given.write("roots.pem", host.issuer.certificate_pem().as_bytes());
+    let set = host.evidence_set(&[&vm, &other], &nonce());
+    given.write("set.cbor", &set.to_cbor());
+    let verify = |more: &[&str]| given.verify("set.cbor", &good_nonce(), "policy.toml", more);
+    let meant = vm.vm.to_string();
+    let output = verify(&["--purpose", "tenant", "--vm", &meant]);
+    assert_eq!(status(&output), Some(0), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        said.contains(&meant) && said.ends_with("verdict: affirming\n"),
+        "{said}"
+    );
+    let all = verify(&["--purpose", "tenant", "--json"]);
+    assert_eq!(status(&all), Some(1));
+    let all = json_of(&all);
+    assert_eq!(all["verdict"], "contraindicated");
+    assert_eq!(all["vms"][0]["verdict"], "affirming");
+    assert_eq!(all["vms"][1]["result"]["ear_status"], "contraindicated");
+    let service = verify(&["--json"]);
+    assert_eq!(status(&service), Some(1));
+    assert_eq!(json_of(&service)["refusal"]["code"], "purpose");
+    let evidence = host.evidence(&vm, &nonce(), Binding::None);
+    given.write("one.cbor", &evidence.to_cbor());
+    let nonce = good_nonce();
+    let tenant = given.verify("one.cbor", &nonce, "policy.toml", &["--purpose", "tenant"]);
+    assert_eq!(status(&tenant), Some(1));
+    // What is no evidence at all is not judged.
+    given.write("garbage", &[0xff; 64]);
+    for more in [&["--purpose", "tenant"][..], &[], &["--vm", &meant]] {
+        let output = given.verify("garbage", &nonce, "policy.toml", more);
+        assert_eq!(status(&output), Some(2), "{more:?}");
+    }
+}

@@ -271,7 +271,7 @@ mod tests {
     use attestation::merkle::leaf_hash;
     use attestation::{
         Anchoring, Binding, BootRecord, CutOff, Durability, Evidence, HostLeaf, LaunchMeasurement,
-        Nonce, Purpose, RequestDigest, StateLoss, TpmTransport,
+        Nonce, Purpose, QuotePurpose, RequestDigest, StateLoss, TpmTransport,
     };
     use cert_chain::{Digest32, Generation, HashAlgorithm, PcrSelection, PublicArea, TrustAnchors};
 
@@ -379,6 +379,7 @@ mod tests {
                 cut_off: CutOff::Excluded,
                 state_loss: StateLoss::Excluded,
                 transport: self.transport,
+                purpose: QuotePurpose::Service,
             };
             Ok(self.host.layer(&[leaf], 0).to_cbor())
         }

@@ -2,6 +2,7 @@
 
 mod audit;
 mod event;
+mod evidence;
 mod host;
 mod identity;
 mod launch;
@@ -12,6 +13,7 @@ mod vrot;
 
 pub use audit::{AuditAcceptance, AuditView};
 pub use event::{Event, EventDetails, EventKind, EventLine, NDJSON};
+pub use evidence::{EVIDENCE_SET, EvidenceRequest};
 pub use host::{
     EnrolmentRequest, EnrolmentView, EventLogView, FaultView, HostKeys, HostView, InitRequest,
     LogView,

@@ -45,6 +45,7 @@ impl Supervisor {
     pub(super) async fn regain(&mut self) -> After {
         // What was asked over the old connection is not answered any more.
         self.executing.clear();
+        self.give_quotes_up();
         self.suspending = None;
         self.answers = JoinSet::new();
         self.early.clear();
@@ -90,6 +91,7 @@ impl Supervisor {
                     Some(
                         Order::Execute { .. }
                         | Order::Hold(_)
+                        | Order::Quote(..)
                         | Order::Reset(_)
                         | Order::Serve(..)
                         | Order::Suspend(_)
@@ -193,6 +195,7 @@ impl Supervisor {
                         Order::Execute { .. }
                         | Order::Hold(_)
                         | Order::Kill
+                        | Order::Quote(..)
                         | Order::Reset(_)
                         | Order::Serve(..)
                         | Order::Stop(..)

@@ -2,6 +2,7 @@
 //! its end.
 
 mod ending;
+mod quotes;
 mod saving;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,10 +25,11 @@ use super::log_lines;
 use super::order::{Ended, InstanceId, Observed, Order, Role};
 use super::process::Process;
 use crate::background::Background;
-use host_evidence::OpenLayers;
+use host_evidence::{OpenLayers, Subject};
 use rate_limit::Repetition;
 
 use ending::After;
+use quotes::Quotes;
 use saving::{Saving, attempt, pause, save};
 
 /// Between attempts to write to a store that does not take it.
@@ -69,6 +71,7 @@ pub(super) struct Supervisor {
     /// Receivers of responses to commands, by the command's number.
     executing: BTreeMap<u64, oneshot::Sender<Vec<u8>>>,
     executed: u64,
+    quotes: Quotes,
     stop: Option<(oneshot::Sender<Ended>, Instant)>,
     /// Receiver of the volatile state.
     suspending: Option<oneshot::Sender<Option<Vec<u8>>>>,
@@ -131,6 +134,7 @@ impl Supervisor {
             layers: OpenLayers::default(),
             executing: BTreeMap::new(),
             executed: 0,
+            quotes: Quotes::default(),
             stop: None,
             suspending: None,
             refusals: Repetition::default(),
@@ -181,6 +185,7 @@ impl Supervisor {
                     let id = self.executed;
                     self.connection.send(&ToBackend::Reset { id }).await
                 }
+                Event::Ordered(Order::Quote(nonce, answer)) => self.quote(nonce, answer).await,
                 Event::Ordered(Order::Hold(held)) => {
                     self.connection.send(&ToBackend::Hold { held }).await
                 }
@@ -318,6 +323,7 @@ impl Supervisor {
                     let _ = waiting.send(response.into());
                 }
             }
+            FromBackend::Quoted { id, outcome } => return self.quoted(id, outcome).await,
             FromBackend::Suspended { volatile } => {
                 let waiting = self.suspending.take();
                 let taken = waiting.map(|waiting| waiting.send(volatile.map(Into::into)));
@@ -352,18 +358,13 @@ impl Supervisor {
     ) -> Result<(), BackendError> {
         let admitted = match &mut self.role {
             Role::Guest(role) if self.answers.len() < OPEN_REQUESTS => {
-                role.quota.admit(std::time::Instant::now()).then(|| {
-                    let certified = role.certified.clone();
-                    let mut subject = role.subject.clone();
-                    if self.observer.borrow().has_changed_vmm() {
-                        subject.launch = LaunchMeasurement::NotMeasured;
-                    }
-                    (role.evidence.clone(), subject, certified)
-                })
+                (role.quota.admit(std::time::Instant::now()))
+                    .then(|| (role.evidence.clone(), role.certified.clone()))
             }
             _ => None,
         };
-        let Some((evidence, subject, mut certified)) = admitted else {
+        let stated = self.statement();
+        let Some(((evidence, mut certified), (subject, durability))) = admitted.zip(stated) else {
             if let Role::Guest(role) = &self.role {
                 role.evidence.metrics().count_refusal();
             }
@@ -373,11 +374,6 @@ impl Supervisor {
             }
             let refusal = ToBackend::HostEvidence { ticket, part: None };
             return self.connection.send(&refusal).await;
-        };
-        let durability = if self.observer.borrow().degraded {
-            Durability::Degraded
-        } else {
-            Durability::Durable
         };
         self.answers.spawn(async move {
             let certified = async { certified.wait_for(|done| *done).await.is_ok() };
@@ -398,6 +394,25 @@ impl Supervisor {
             (ticket, layer.ok())
         });
         Ok(())
+    }
+}
+
+impl Supervisor {
+    /// What the host states of the vRoT at present, if it has a guest.
+    fn statement(&self) -> Option<(Subject, Durability)> {
+        let Role::Guest(role) = &self.role else {
+            return None;
+        };
+        let observed = *self.observer.borrow();
+        let mut subject = role.subject.clone();
+        if observed.has_changed_vmm() {
+            subject.launch = LaunchMeasurement::NotMeasured;
+        }
+        let durability = match observed.degraded {
+            true => Durability::Degraded,
+            false => Durability::Durable,
+        };
+        Some((subject, durability))
     }
 }
 

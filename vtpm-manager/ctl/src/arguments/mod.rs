@@ -3,6 +3,7 @@
 mod audit;
 mod dashboard;
 mod doctor;
+mod evidence;
 mod host;
 mod import;
 mod issuer;
@@ -23,6 +24,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub(crate) use audit::AuditCommand;
 pub(crate) use dashboard::DashboardArguments;
 pub(crate) use doctor::{DoctorArguments, MetricsArguments};
+pub(crate) use evidence::EvidenceArguments;
 pub(crate) use host::{HostCommand, InitArguments};
 pub(crate) use import::ImportArguments;
 pub(crate) use issuer::{IssuerCommand, OperatorKeyCommand};
@@ -78,6 +80,11 @@ pub(crate) enum OutputFormat {
 pub(crate) enum Command {
     #[command(flatten)]
     Vrot(VrotCommand),
+    /// Have VMs quoted with a nonce, without their guests, and the host vouch for all of them with one
+    /// signature: an evidence set for their tenant.
+    ///
+    /// Who judges it says which purpose is meant: `vrot-device verify --purpose tenant`.
+    Evidence(EvidenceArguments),
     /// Run a VM with its vRoT: create it if there is none, start it, run QEMU with it, and stop it
     /// when QEMU has ended.
     ///

@@ -3,6 +3,7 @@
 mod audit;
 mod dashboard;
 mod doctor;
+mod evidence;
 mod host;
 mod issuer;
 mod metrics;
@@ -37,6 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CtlError> {
         Command::Dashboard(arguments) => dashboard::run(arguments, client.socket(), &output),
         Command::Issuer { command } => issuer::run(command, &output),
         Command::Audit { command } => audit::run(command, &client, &output),
+        Command::Evidence(arguments) => evidence::run(arguments, &client, &output),
         Command::Vrot(command) => vrots::run(command, &client, &output),
     }
     .map(|()| ExitCode::SUCCESS)

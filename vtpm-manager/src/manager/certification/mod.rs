@@ -33,7 +33,7 @@ use super::launcher::Launcher;
 use crate::audit::Event;
 use crate::background::Background;
 use crate::config::RenewalConfig;
-use crate::host::Host;
+use crate::host::{Enrolment, Host};
 use crate::keys::{KeyError, Keyring, Purpose};
 use crate::vrot::VrotRecord;
 
@@ -101,6 +101,11 @@ impl Certification {
             issued: AtomicU64::new(0),
             renewed: AtomicU64::new(0),
         }
+    }
+
+    /// The host's certificate as it is now.
+    pub(super) fn enrolment(&self) -> Option<Arc<Enrolment>> {
+        self.host.enrolment()
     }
 
     /// What this host is called, once it is enrolled.

@@ -12,6 +12,7 @@
 //! | `deletion.rs` | finding a vRoT, and deleting it |
 //! | `launches.rs` | what VMs are launched with |
 //! | `renewals.rs` | renewal of certificates, on order and by itself |
+//! | `tenant_evidence.rs` | quotes for tenants, without the guests |
 //! | `takeover.rs` | what is found when the store is opened |
 //! | `endings.rs` | backends that end by themselves |
 //! | `losses.rs` | state that may have been lost with a backend |
@@ -30,6 +31,7 @@ mod renewals;
 mod start;
 mod stop;
 mod takeover;
+mod tenant_evidence;
 
 use std::sync::Arc;
 use std::sync::Mutex;

@@ -1,0 +1,271 @@
+//! What a host has a vRoT quote without its guest: with the certified key or not at all, and with nothing
+//! that the guest could notice but the time.
+
+use std::os::unix::net::UnixStream;
+
+use anyhow::{Context, Result, bail, ensure};
+use backend_link::frame::{receive, send};
+use backend_link::message::{FromBackend, ToBackend};
+use backend_link::quote::{NoQuote, Quote, QuoteOrder, QuoteOutcome};
+
+use crate::support::managed::{Backend, OWNER, define_index};
+use crate::support::{Vmm, code, command, with_password, words};
+
+const ENDORSEMENT: u32 = 0x4000_000b;
+const HANDLE: u32 = 0x8101_0010;
+const QUALIFYING_DATA: [u8; 32] = [0x5a; 32];
+const SHA256: u16 = 0x0b;
+const SHA384: u16 = 0x0c;
+/// The boot's: 0 to 9 and 11 to 14.
+const PCRS: u32 = 0x7bff;
+/// A restricted P-256 key that signs, of this TPM.
+const TEMPLATE: [u8; 24] = [
+    0, 0x23, 0, 0x0b, 0, 0x05, 0x04, 0x72, 0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10, 0, 0, 0,
+    0,
+];
+
+fn create_primary(vmm: &mut Vmm, hierarchy: u32) -> Result<u32> {
+    let length = u16::try_from(TEMPLATE.len())?.to_be_bytes();
+    let body = [&[0, 4, 0, 0, 0, 0], &length[..], &TEMPLATE, &[0; 6]].concat();
+    let response = vmm.execute(&with_password(0x131, &[hierarchy], &body))?;
+    ensure!(code(&response) == 0, "{response:02x?}");
+    let handle = response.get(10..14).context("a handle")?;
+    Ok(u32::from_be_bytes(handle.try_into()?))
+}
+
+fn run(vmm: &mut Vmm, command: &[u8]) -> Result<Vec<u8>> {
+    let response = vmm.execute(command)?;
+    ensure!(code(&response) == 0, "{command:02x?}: {response:02x?}");
+    Ok(response)
+}
+
+fn flush(vmm: &mut Vmm, handle: u32) -> Result<()> {
+    run(vmm, &command(0x165, &words(&[handle]))).map(drop)
+}
+
+/// TPM2_EvictControl: puts an object at a handle, or takes it away from there.
+fn evict(vmm: &mut Vmm, object: u32) -> Result<()> {
+    let evict = with_password(0x120, &[OWNER, object], &words(&[HANDLE]));
+    run(vmm, &evict).map(drop)
+}
+
+/// Makes the key and keeps it, as at manufacture; its name.
+fn made_key(vmm: &mut Vmm) -> Result<Vec<u8>> {
+    let key = create_primary(vmm, ENDORSEMENT)?;
+    let read = run(vmm, &command(0x173, &words(&[key])))?;
+    evict(vmm, key)?;
+    flush(vmm, key)?;
+    // Header, public area, name: each of both with its length before it.
+    let (length, rest) = (read.get(10..).and_then(<[u8]>::split_first_chunk)).context("an area")?;
+    let name = rest.get(usize::from(u16::from_be_bytes(*length)) + 2..);
+    Ok(name
+        .and_then(|name| name.get(..34))
+        .context("a name")?
+        .to_vec())
+}
+
+fn order(name: &[u8]) -> QuoteOrder {
+    QuoteOrder {
+        handle: HANDLE,
+        template: TEMPLATE.to_vec().into(),
+        name: name.to_vec().into(),
+        pcrs: PCRS,
+        banks: vec![SHA256, SHA384],
+        qualifying_data: QUALIFYING_DATA.into(),
+    }
+}
+
+/// The answer, and how many states were pushed before it.
+fn ask(manager: &mut UnixStream, order: QuoteOrder) -> Result<(QuoteOutcome, usize)> {
+    send(manager, &ToBackend::Quote { id: 7, order })?;
+    let mut states = 0;
+    loop {
+        match receive(manager)? {
+            FromBackend::Quoted { id, outcome } => {
+                ensure!(id == 7);
+                return Ok((outcome, states));
+            }
+            FromBackend::StateChanged { sequence, .. } => {
+                states += 1;
+                send(manager, &ToBackend::Persisted { sequence })?;
+            }
+            _ => {}
+        }
+    }
+}
+
+fn quoted(manager: &mut UnixStream, name: &[u8]) -> Result<Quote> {
+    match ask(manager, order(name))? {
+        (QuoteOutcome::Quoted(quote), _) => Ok(quote),
+        (other, _) => bail!("{other:?}"),
+    }
+}
+
+fn refused(manager: &mut UnixStream, name: &[u8]) -> Result<NoQuote> {
+    match ask(manager, order(name))? {
+        (QuoteOutcome::NotQuoted(why), _) => Ok(why),
+        (other, _) => bail!("{other:?}"),
+    }
+}
+
+/// All that a guest can ask its TPM without a side effect: objects, sessions, counters, PCRs.
+fn observed(vmm: &mut Vmm) -> Result<Vec<Vec<u8>>> {
+    let mut seen = Vec::new();
+    for (capability, first) in [
+        (1, 0x8000_0000),
+        (1, 0x0200_0000),
+        (1, 0x0300_0000),
+        (1, 0x8100_0000),
+        (1, 0x0100_0000),
+        (4, 0),
+        (5, 0),
+        // Variable properties: the counter of failed authorizations among them.
+        (6, 0x200),
+    ] {
+        seen.push(run(
+            vmm,
+            &command(0x17a, &words(&[capability, first, 254])),
+        )?);
+    }
+    // With the number of changes.
+    let pcrs = [0, 0, 0, 1, 0, 0x0b, 3, 0xff, 0, 0];
+    seen.push(run(vmm, &command(0x17e, &pcrs))?);
+    // TPM2_ReadClock, without the time.
+    let clock = run(vmm, &command(0x181, &[]))?;
+    seen.push(clock.get(26..).context("a clock")?.to_vec());
+    Ok(seen)
+}
+
+#[test]
+fn a_guest_notices_nothing_of_its_hosts_quotes() -> Result<()> {
+    let backend = Backend::start()?;
+    let mut manager = backend.opened(50, None)?;
+    let mut vmm = backend.guest()?.wait()?;
+    let name = made_key(&mut vmm)?;
+    // A session and an object of the guest's.
+    let session = [
+        &words(&[0x4000_0007, 0x4000_0007])[..],
+        &[0, 16],
+        &[1; 16],
+        &[0, 0, 1, 0, 0x10, 0, 0x0b],
+    ];
+    run(&mut vmm, &command(0x176, &session.concat()))?;
+    create_primary(&mut vmm, OWNER)?;
+    run(
+        &mut vmm,
+        &with_password(
+            0x182,
+            &[4],
+            &[&[0, 0, 0, 1, 0, 0x0b], &[3; 32][..]].concat(),
+        ),
+    )?;
+    let before = observed(&mut vmm)?;
+    // What the guest changed comes first.
+    while ask(&mut manager, order(&name))?.1 > 0 {}
+    for _ in 0..50 {
+        let (outcome, states) = ask(&mut manager, order(&name))?;
+        let QuoteOutcome::Quoted(quote) = outcome else {
+            bail!("{outcome:?}");
+        };
+        assert_eq!(states, 0, "permanent state changed");
+        let attest: &[u8] = &quote.attest;
+        ensure!(attest.windows(32).any(|bytes| bytes == QUALIFYING_DATA));
+        assert_eq!(quote.pcr_values.len(), 14 * 32);
+        // PCR 4 was extended, and PCR 3 was not.
+        assert_ne!(quote.pcr_values.get(4 * 32..5 * 32), Some(&[0; 32][..]));
+        assert_eq!(quote.pcr_values.get(3 * 32..4 * 32), Some(&[0; 32][..]));
+    }
+    assert_eq!(observed(&mut vmm)?, before);
+    Ok(())
+}
+
+#[test]
+fn a_guest_that_took_the_key_away_or_holds_every_place_is_quoted_all_the_same() -> Result<()> {
+    let backend = Backend::start()?;
+    let mut manager = backend.opened(50, None)?;
+    let mut vmm = backend.guest()?.wait()?;
+    let name = made_key(&mut vmm)?;
+    let with_it = quoted(&mut manager, &name)?;
+    evict(&mut vmm, HANDLE)?;
+    let before = observed(&mut vmm)?;
+    let anew = quoted(&mut manager, &name)?;
+    assert_eq!(anew.public, with_it.public);
+    assert_eq!(observed(&mut vmm)?, before);
+    // Another key at its handle.
+    let other = create_primary(&mut vmm, OWNER)?;
+    evict(&mut vmm, other)?;
+    flush(&mut vmm, other)?;
+    assert_eq!(quoted(&mut manager, &name)?.public, with_it.public);
+    // No place for an object.
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let handle = create_primary(&mut vmm, OWNER)?;
+        held.push((handle, run(&mut vmm, &command(0x173, &words(&[handle])))?));
+    }
+    let before = observed(&mut vmm)?;
+    assert_eq!(quoted(&mut manager, &name)?.public, with_it.public);
+    assert_eq!(observed(&mut vmm)?, before);
+    for (handle, public) in held {
+        assert_eq!(run(&mut vmm, &command(0x173, &words(&[handle])))?, public);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_guest_did_to_make_a_quote_impossible_is_told_and_no_other_key_quotes() -> Result<()> {
+    let backend = Backend::start()?;
+    let mut manager = backend.opened(50, None)?;
+    let mut vmm = backend.guest()?.wait()?;
+    let name = made_key(&mut vmm)?;
+    let other_name = [&[0, 0x0b][..], &[7; 32]].concat();
+    assert_eq!(refused(&mut manager, &other_name)?, NoQuote::AnotherKey);
+    // TPM2_SetCommandCodeAuditStatus: TPM2_Quote.
+    let audit = |set: bool| {
+        let one = [0, 0, 0, 1, 0, 0, 1, 0x58];
+        let none = [0; 4];
+        let lists = match set {
+            true => [&[0, 0x10], &one[..], &none].concat(),
+            false => [&[0, 0x10], &none[..], &one].concat(),
+        };
+        with_password(0x140, &[OWNER], &lists)
+    };
+    run(&mut vmm, &audit(true))?;
+    assert_eq!(refused(&mut manager, &name)?, NoQuote::Audited);
+    run(&mut vmm, &audit(false))?;
+    quoted(&mut manager, &name)?;
+    evict(&mut vmm, HANDLE)?;
+    // TPM2_HierarchyChangeAuth
+    run(
+        &mut vmm,
+        &with_password(0x129, &[ENDORSEMENT], &[0, 3, 1, 2, 3]),
+    )?;
+    let before = observed(&mut vmm)?;
+    let why = refused(&mut manager, &name)?;
+    ensure!(matches!(why, NoQuote::Key { .. }), "{why:?}");
+    assert_eq!(
+        observed(&mut vmm)?,
+        before,
+        "nothing was counted against anybody"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_tpm_that_is_off_not_started_or_suspended_is_not_quoted_and_stays_as_it_is() -> Result<()> {
+    let backend = Backend::start()?;
+    let mut manager = backend.opened(50, None)?;
+    let name = [&[0, 0x0b][..], &[7; 32]].concat();
+    assert_eq!(refused(&mut manager, &name)?, NoQuote::Off);
+    let mut vmm = backend.vmm()?;
+    assert_eq!(refused(&mut manager, &name)?, NoQuote::NotStarted);
+    run(&mut vmm, &crate::support::STARTUP)?;
+    let name = made_key(&mut vmm)?;
+    ensure!(define_index(&mut vmm, 0x0150_0000)? == 0);
+    quoted(&mut manager, &name)?;
+    send(&mut manager, &ToBackend::Suspend)?;
+    while !matches!(receive(&mut manager)?, FromBackend::Suspended { .. }) {}
+    assert_eq!(refused(&mut manager, &name)?, NoQuote::Aside);
+    send(&mut manager, &ToBackend::Hold { held: false })?;
+    quoted(&mut manager, &name)?;
+    Ok(())
+}

@@ -1,0 +1,19 @@
+//! What evidence is asked for.
+
+use cert_chain::VmId;
+use serde::{Deserialize, Serialize};
+
+/// Media type of an evidence set.
+pub const EVIDENCE_SET: &str = "application/cbor";
+
+/// What evidence is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct EvidenceRequest {
+    /// The verifier's nonce: 16 to 64 bytes in hexadecimal digits.
+    pub nonce: String,
+    /// Of which VMs. Without it, of all on this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vms: Option<Vec<VmId>>,
+}
