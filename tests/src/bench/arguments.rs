@@ -100,6 +100,8 @@ pub enum Part {
     Restart,
     /// A page that shows all vRoTs, in Chromium.
     Dashboard,
+    /// Tenants that ask about all VMs, and a thousand who follow events.
+    Tenants,
     /// Attested connections to all VMs.
     Connection,
 }

@@ -28,6 +28,7 @@ mod report;
 mod restart;
 mod samples;
 mod slow_tpm;
+mod tenants;
 mod writes;
 
 use std::time::Instant;
@@ -186,6 +187,11 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
         step(&format!("a page that shows {count}"));
         let outcome = dashboard::measure(report, run, &host, arguments.launches.min(PAGE_CHANGES));
         report.part("dashboard_update_ms", outcome);
+    }
+    if arguments.wants(Part::Tenants) {
+        step("tenants and followers");
+        let outcome = tenants::measure(report, run, &mut host, &policy(arguments));
+        report.part("events_delivered_ms, tenant_list_*", outcome);
     }
     if arguments.wants(Part::Connection) {
         step("attested connections");

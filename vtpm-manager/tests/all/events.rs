@@ -106,7 +106,11 @@ fn a_follower_that_does_not_read_holds_up_nobody_and_an_ending_manager_ends_stre
     ensure!(host.metric("vrot_event_followers")? >= 51.0);
     ensure!(host.shut_down()?.success());
     assert_eq!(follower.next()?, None);
-    ensure!(!host.log().contains("kept its connection"), "{}", host.log());
+    ensure!(
+        !host.log().contains("kept its connection"),
+        "{}",
+        host.log()
+    );
     Ok(())
 }
 

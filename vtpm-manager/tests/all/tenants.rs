@@ -159,6 +159,16 @@ fn nothing_that_a_tenant_writes_makes_it_another_one() -> Result<()> {
         }
     }
     assert_eq!(acme.is_admitted()?, Ok(()));
+    let evidence_of = |vm: &str| {
+        let nonce = "00112233445566778899aabbccddeeff";
+        let body = serde_json::json!({ "nonce": nonce, "vms": [vm] }).to_string();
+        acme.ask("/v1/evidence", &["--data", &body])
+    };
+    let (foreign, none) = (
+        evidence_of(&others[0])?,
+        evidence_of(&Uuid::new_v4().to_string())?,
+    );
+    assert_eq!((foreign.status, &foreign.body), (404, &none.body));
     Ok(())
 }
 
