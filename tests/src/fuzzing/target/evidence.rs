@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 use attestation::evidence::CarriedCrls;
 use attestation::fixture::{Host, launch, nonce, now};
 use attestation::{
-    Binding, Evidence, HostLayer, HostLeaf, LaunchMeasurement, Policy, Purpose, Verdict, appraise,
+    Binding, Evidence, EvidenceSet, HostLayer, HostLeaf, LaunchMeasurement, Policy, Purpose,
+    Verdict, appraise,
 };
 
 use super::Target;
@@ -32,6 +33,31 @@ pub(super) const EVIDENCE: Target = Target {
         assert_eq!(result.verdict(), Verdict::Affirming);
     },
     seeds: || Ok(vec![SCENE.evidence.clone(), SCENE.with_list.clone()]),
+};
+
+/// Evidence of many VMs: decoding and verification.
+pub(super) const EVIDENCE_SET: Target = Target {
+    name: "evidence-set",
+    run: |input| {
+        let Ok(set) = EvidenceSet::from_cbor(input) else {
+            return;
+        };
+        assert!(set.to_cbor() == input, "there is one encoding only");
+        let anchors = SCENE.policy.anchors();
+        let Ok(verified) = set.verify(&nonce(), anchors, now()) else {
+            return;
+        };
+        // The host's certificate is verified with each VM's.
+        let is_host = set.host == SCENE.set.host;
+        for (vm, outcome) in set.vms.iter().zip(verified.vms()) {
+            let is_genuine = is_host && SCENE.set.vms.contains(vm);
+            assert!(
+                outcome.is_err() || is_genuine,
+                "something changed was verified"
+            );
+        }
+    },
+    seeds: || Ok(vec![SCENE.set.to_cbor()]),
 };
 
 /// A host layer, as the manager hands it to the backend and the backend to the guest.
@@ -82,6 +108,7 @@ struct Scene {
     with_list: Vec<u8>,
     host_layer: Vec<u8>,
     leaf: Vec<u8>,
+    set: EvidenceSet,
     policy: Policy,
     policy_text: String,
     roots: String,
@@ -95,6 +122,7 @@ static SCENE: LazyLock<Scene> = LazyLock::new(|| {
     Scene {
         host_layer: evidence.host.to_cbor(),
         leaf: evidence.host.leaf.to_vec(),
+        set: host.evidence_set(&[&vm, &host.vm()], &nonce()),
         evidence: evidence.to_cbor(),
         with_list: evidence.carrying(CarriedCrls::new([list])).to_cbor(),
         policy: host.policy(&vm),

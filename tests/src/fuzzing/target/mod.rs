@@ -44,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     devices::EVIDENCE,
     devices::POLICY,
     evidence::EVIDENCE,
+    evidence::EVIDENCE_SET,
     evidence::HOST_LAYER,
     evidence::HOST_LEAF,
     evidence::POLICY,
