@@ -6,7 +6,7 @@
 //! permanent state that can change is the clock's, as with any command.
 //!
 //! A guest owns its TPM. What it does to the key's handle does not matter: the key is known by its name,
-//! and made anew from its template where it is not found. What it does to the endorsement hierarchy can
+//! and made anew from its template where it is not found, or where it is kept with an authorization value. What it does to the endorsement hierarchy can
 //! make a quote impossible, and then that is the answer.
 
 use backend_link::quote::{NoQuote, Quote, QuoteOrder};
@@ -98,7 +98,23 @@ impl<E: Engine> Tpm<'_, E> {
 
     fn quote_in(&mut self, bank: u16, order: &QuoteOrder) -> Result<Quote, NoQuote> {
         let key = self.key(order)?;
-        let quote = self.quote_with(&key, bank, order);
+        match self.quote_and_flush(&key, bank, order) {
+            // The name does not tell of an authorization value: the guest kept the key with one.
+            Err(NoQuote::Refused { code }) if !key.is_transient && is_authorization(code) => {
+                let key = self.make(order)?;
+                self.quote_and_flush(&key, bank, order)
+            }
+            other => other,
+        }
+    }
+
+    fn quote_and_flush(
+        &mut self,
+        key: &Key,
+        bank: u16,
+        order: &QuoteOrder,
+    ) -> Result<Quote, NoQuote> {
+        let quote = self.quote_with(key, bank, order);
         if key.is_transient {
             self.flush(key.handle)?;
         }
@@ -238,7 +254,10 @@ impl<E: Engine> Tpm<'_, E> {
         let context = self.run(NO_SESSIONS, CONTEXT_SAVE, &handle.to_be_bytes())?;
         self.flush(handle)?;
         let outcome = work(self);
-        let loaded = self.run(NO_SESSIONS, CONTEXT_LOAD, &context)?;
+        let loaded = self.run(NO_SESSIONS, CONTEXT_LOAD, &context);
+        let loaded = loaded.inspect_err(|error| {
+            tracing::error!(%error, "an object of the guest's could not be put back");
+        })?;
         if Reader(&loaded).u32()? != handle {
             tracing::error!("an object of the guest's has another handle than before");
         }
@@ -275,6 +294,12 @@ impl<E: Engine> Tpm<'_, E> {
         }
         Ok(response.get(HEADER..).unwrap_or_default().to_vec())
     }
+}
+
+/// Whether a response code says that an authorization value is not the key's.
+fn is_authorization(code: u32) -> bool {
+    let code = ResponseCode::new(code).without_position();
+    code == ResponseCode::BAD_AUTH || code == ResponseCode::AUTH_FAIL
 }
 
 /// `TPML_PCR_SELECTION` of one bank.

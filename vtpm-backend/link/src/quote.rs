@@ -73,8 +73,8 @@ pub enum NoQuote {
     #[error("its VM is suspended or saved: its TPM waits for it")]
     #[n(2)]
     Aside,
-    /// The TPM is at a long command of its guest.
-    #[error("its TPM is making a key for its guest: ask again")]
+    /// The TPM is at a long command of its guest, or its VMM is measuring into it.
+    #[error("its TPM is making a key for its guest, or its VMM is measuring: ask again")]
     #[n(3)]
     Busy,
     /// The guest has commands audited: the audit would tell of commands that are not its own.

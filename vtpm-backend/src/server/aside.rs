@@ -105,6 +105,7 @@ impl<E: Engine> Server<E> {
 
     /// The VMM is gone.
     pub(super) fn detached(&mut self) {
+        self.engine.forget_measurement();
         if self.keeper.manager().is_none() {
             if self.brought == Brought::ByVmm {
                 self.brought = Brought::ByOneThatLeft;

@@ -30,6 +30,8 @@ pub(super) struct Background<E> {
     canceller: Canceller,
     thread: Option<Thread>,
     is_at_work: bool,
+    /// Whether a measurement was begun (`_TPM_Hash_Start`) that any command would end.
+    is_measuring: bool,
 }
 
 /// This end of the TPM's thread.
@@ -61,6 +63,7 @@ impl<E: Engine> Background<E> {
             engine: Arc::new(Mutex::new(engine)),
             thread: None,
             is_at_work: false,
+            is_measuring: false,
         }
     }
 
@@ -75,6 +78,18 @@ impl<E: Engine> Background<E> {
         self.is_at_work
     }
 
+    /// Whether the VMM is measuring into the TPM (`_TPM_Hash_Start` to `_TPM_Hash_End`). A command that
+    /// comes in between ends that, and the TPM ignores the rest without an error: only the guest's
+    /// own may.
+    pub(super) fn is_measuring(&self) -> bool {
+        self.is_measuring
+    }
+
+    /// Whoever measured is gone, and does not go on with it.
+    pub(super) fn forget_measurement(&mut self) {
+        self.is_measuring = false;
+    }
+
     /// Has the thread carry out a command; false if there is no thread.
     fn begin(&mut self, command: &[u8], locality: u8) -> bool {
         let Some(thread) = &self.thread else {
@@ -84,6 +99,7 @@ impl<E: Engine> Background<E> {
             command: Zeroizing::new(command.to_vec()),
             locality,
         };
+        self.is_measuring = false;
         // From here on, the TPM is the thread's.
         self.is_at_work = thread.orders.send(order).is_ok() && thread.begun.recv().is_ok();
         self.is_at_work
@@ -214,10 +230,12 @@ impl<E: Engine> Server<E> {
 
 impl<E: Engine> Engine for Background<E> {
     fn power_on(&mut self) -> Result<(), EngineError> {
+        self.is_measuring = false;
         self.lock().power_on()
     }
 
     fn power_off(&mut self) {
+        self.is_measuring = false;
         self.lock().power_off();
     }
 
@@ -235,6 +253,7 @@ impl<E: Engine> Engine for Background<E> {
     }
 
     fn execute(&mut self, command: &[u8], locality: u8) -> Vec<u8> {
+        self.is_measuring = false;
         self.lock().execute(command, locality)
     }
 
@@ -255,7 +274,14 @@ impl<E: Engine> Engine for Background<E> {
     }
 
     fn hash(&mut self, step: HashStep<'_>) -> Result<(), EngineError> {
-        self.lock().hash(step)
+        let begins = match step {
+            HashStep::Start => true,
+            HashStep::Data(_) => self.is_measuring,
+            HashStep::End => false,
+        };
+        let done = self.lock().hash(step);
+        self.is_measuring = begins && done.is_ok();
+        done
     }
 
     fn state(&mut self, kind: StateKind) -> Result<Option<Vec<u8>>, EngineError> {

@@ -63,8 +63,9 @@ impl<E: Engine> Server<E> {
                     self.fail("a command came before key and state".to_owned());
                     return;
                 }
-                let response = if self.is_put_aside() {
-                    // Switched on by anybody but its VMM, the TPM would forget where it was.
+                let response = if self.is_put_aside() || self.engine.is_measuring() {
+                    // Switched on by anybody but its VMM, the TPM would forget where it was; and a
+                    // command would cut a measurement of the VMM's off.
                     ResponseCode::RETRY.response()
                 } else {
                     self.give_up_for_others();
@@ -114,7 +115,7 @@ impl<E: Engine> Server<E> {
     /// Has the TPM quote without its guest, if it is on for that: what the guest has it do comes first,
     /// and a state that is somebody's to go on from stays as it is.
     fn quote_for_host(&mut self, order: &QuoteOrder) -> Result<Quote, NoQuote> {
-        if self.engine.is_at_work() {
+        if self.engine.is_at_work() || self.engine.is_measuring() {
             return Err(NoQuote::Busy);
         }
         if self.held_until.is_some() || self.is_put_aside() {

@@ -9,7 +9,7 @@ use backend_link::message::{FromBackend, ToBackend};
 use backend_link::quote::{NoQuote, Quote, QuoteOrder, QuoteOutcome};
 
 use crate::support::managed::{Backend, OWNER, define_index};
-use crate::support::{Vmm, code, command, with_password, words};
+use crate::support::{INIT, STARTUP, Vmm, code, command, with_password, words};
 
 const ENDORSEMENT: u32 = 0x4000_000b;
 const HANDLE: u32 = 0x8101_0010;
@@ -25,8 +25,21 @@ const TEMPLATE: [u8; 24] = [
 ];
 
 fn create_primary(vmm: &mut Vmm, hierarchy: u32) -> Result<u32> {
+    create_primary_with(vmm, hierarchy, &[])
+}
+
+/// The same with an authorization value, of which the key's name does not tell.
+fn create_primary_with(vmm: &mut Vmm, hierarchy: u32, value: &[u8]) -> Result<u32> {
     let length = u16::try_from(TEMPLATE.len())?.to_be_bytes();
-    let body = [&[0, 4, 0, 0, 0, 0], &length[..], &TEMPLATE, &[0; 6]].concat();
+    let size = u16::try_from(value.len())?;
+    let sensitive = [
+        &(size + 4).to_be_bytes(),
+        &size.to_be_bytes(),
+        value,
+        &[0; 2],
+    ]
+    .concat();
+    let body = [&sensitive, &length[..], &TEMPLATE, &[0; 6]].concat();
     let response = vmm.execute(&with_password(0x131, &[hierarchy], &body))?;
     ensure!(code(&response) == 0, "{response:02x?}");
     let handle = response.get(10..14).context("a handle")?;
@@ -212,6 +225,140 @@ fn a_guest_that_took_the_key_away_or_holds_every_place_is_quoted_all_the_same() 
 }
 
 #[test]
+fn a_guest_that_keeps_the_key_with_an_authorization_value_is_quoted_all_the_same() -> Result<()> {
+    let backend = Backend::start()?;
+    let mut manager = backend.opened(50, None)?;
+    let mut vmm = backend.guest()?.wait()?;
+    let name = made_key(&mut vmm)?;
+    let with_it = quoted(&mut manager, &name)?;
+    evict(&mut vmm, HANDLE)?;
+    let key = create_primary_with(&mut vmm, ENDORSEMENT, b"x")?;
+    evict(&mut vmm, key)?;
+    flush(&mut vmm, key)?;
+    // It is at its handle, with its name, and of no use without the value.
+    let read = run(&mut vmm, &command(0x173, &words(&[HANDLE])))?;
+    ensure!(read.windows(name.len()).any(|bytes| bytes == name));
+    let quote = [&[0, 0, 0, 0x10][..], &[0, 0, 0, 1, 0, 0x0b, 3, 1, 0, 0]].concat();
+    let response = vmm.execute(&with_password(0x158, &[HANDLE], &quote))?;
+    assert_eq!(code(&response), 0x9a2);
+    let before = observed(&mut vmm)?;
+    assert_eq!(quoted(&mut manager, &name)?.public, with_it.public);
+    assert_eq!(observed(&mut vmm)?, before);
+    // No place for an object either.
+    for _ in 0..3 {
+        create_primary(&mut vmm, OWNER)?;
+    }
+    let before = observed(&mut vmm)?;
+    assert_eq!(quoted(&mut manager, &name)?.public, with_it.public);
+    assert_eq!(observed(&mut vmm)?, before);
+    Ok(())
+}
+
+/// TPM2_HashSequenceStart, SHA-256, without an authorization value.
+fn begin_hash(vmm: &mut Vmm) -> Result<u32> {
+    let response = run(vmm, &command(0x186, &[0, 0, 0, 0x0b]))?;
+    let handle = response.get(10..14).context("a handle")?;
+    Ok(u32::from_be_bytes(handle.try_into()?))
+}
+
+/// TPM2_SequenceComplete: the digest of what was fed, and this.
+fn complete_hash(vmm: &mut Vmm, sequence: u32, rest: u8) -> Result<Vec<u8>> {
+    let body = [&[0, 1, rest][..], &words(&[0x4000_0007])].concat();
+    let response = run(vmm, &with_password(0x13e, &[sequence], &body))?;
+    // Header, size of the parameters, size of the digest.
+    Ok(response.get(16..48).context("a digest")?.to_vec())
+}
+
+#[test]
+fn hash_sequences_that_hold_every_place_go_on_after_a_quote() -> Result<()> {
+    let backend = Backend::start()?;
+    let mut manager = backend.opened(50, None)?;
+    let mut vmm = backend.guest()?.wait()?;
+    let name = made_key(&mut vmm)?;
+    let digests = |vmm: &mut Vmm, manager: Option<&mut UnixStream>| -> Result<Vec<Vec<u8>>> {
+        let mut sequences = Vec::new();
+        for number in 0..3u8 {
+            let sequence = begin_hash(vmm)?;
+            // TPM2_SequenceUpdate: more than a block, and not a whole number of them.
+            let fed = [&[0, 100][..], &[number; 100]].concat();
+            run(vmm, &with_password(0x15c, &[sequence], &fed))?;
+            sequences.push(sequence);
+        }
+        if let Some(manager) = manager {
+            let before = observed(vmm)?;
+            for _ in 0..3 {
+                quoted(manager, &name)?;
+            }
+            assert_eq!(observed(vmm)?, before);
+        }
+        let complete = |sequence| complete_hash(vmm, sequence, 9);
+        sequences.into_iter().map(complete).collect()
+    };
+    let undisturbed = digests(&mut vmm, None)?;
+    assert_eq!(digests(&mut vmm, Some(&mut manager))?, undisturbed);
+    Ok(())
+}
+
+/// Requests of the control channel.
+const HASH_START: [u32; 1] = [6];
+const HASH_DATA: [u32; 3] = [7, 4, 0x626f_6f74];
+const HASH_END: [u32; 1] = [8];
+
+fn tell(vmm: &mut Vmm, request: &[u32]) -> Result<()> {
+    ensure!(vmm.control(&words(request), 4)? == [0; 4], "{request:?}");
+    Ok(())
+}
+
+/// TPM2_PCR_Read of PCR 0.
+fn first_pcr(vmm: &mut Vmm) -> Result<Vec<u8>> {
+    run(vmm, &command(0x17e, &[0, 0, 0, 1, 0, 0x0b, 3, 1, 0, 0]))
+}
+
+#[test]
+fn a_measurement_that_the_vmm_has_begun_is_not_cut_off_by_its_host() -> Result<()> {
+    let backend = Backend::start()?;
+    let mut manager = backend.opened(50, None)?;
+    let mut vmm = backend.guest()?.wait()?;
+    let name = made_key(&mut vmm)?;
+    let mut launch = |between: &mut dyn FnMut() -> Result<()>| {
+        tell(&mut vmm, &[INIT, 0])?;
+        tell(&mut vmm, &HASH_START)?;
+        between()?;
+        tell(&mut vmm, &HASH_DATA)?;
+        between()?;
+        tell(&mut vmm, &HASH_END)?;
+        run(&mut vmm, &STARTUP)?;
+        first_pcr(&mut vmm)
+    };
+    let undisturbed = launch(&mut || Ok(()))?;
+    let quote_between = launch(&mut || {
+        assert_eq!(refused(&mut manager, &name)?, NoQuote::Busy);
+        Ok(())
+    })?;
+    assert_eq!(quote_between, undisturbed);
+    // Its manager's commands wait as well: TPM2_GetRandom.
+    let command_between = launch(&mut || {
+        let command = command(0x17b, &[0, 8]).into();
+        send(&mut manager, &ToBackend::Execute { id: 3, command })?;
+        loop {
+            if let FromBackend::Executed { response, .. } = receive(&mut manager)? {
+                assert_eq!(code(&response), 0x922);
+                return Ok(());
+            }
+        }
+    })?;
+    assert_eq!(command_between, undisturbed);
+    quoted(&mut manager, &name)?;
+    // Whoever measured and went away does not measure any more.
+    tell(&mut vmm, &HASH_START)?;
+    drop(vmm);
+    let vmm = Vmm::over(backend.control_channel()?)?;
+    quoted(&mut manager, &name)?;
+    drop(vmm);
+    Ok(())
+}
+
+#[test]
 fn what_a_guest_did_to_make_a_quote_impossible_is_told_and_no_other_key_quotes() -> Result<()> {
     let backend = Backend::start()?;
     let mut manager = backend.opened(50, None)?;
@@ -258,7 +405,7 @@ fn a_tpm_that_is_off_not_started_or_suspended_is_not_quoted_and_stays_as_it_is()
     assert_eq!(refused(&mut manager, &name)?, NoQuote::Off);
     let mut vmm = backend.vmm()?;
     assert_eq!(refused(&mut manager, &name)?, NoQuote::NotStarted);
-    run(&mut vmm, &crate::support::STARTUP)?;
+    run(&mut vmm, &STARTUP)?;
     let name = made_key(&mut vmm)?;
     ensure!(define_index(&mut vmm, 0x0150_0000)? == 0);
     quoted(&mut manager, &name)?;
