@@ -27,7 +27,8 @@ pub enum InsteadOfLog {
     /// Each PCR that a boot chain measures into has a value that the policy lists, unless the policy
     /// ignores it. Single events cannot be looked at.
     PinnedPcrs,
-    /// The host measured the launch, and it is one that the policy lists.
+    /// The host measured the launch, and it is one that the policy lists. Alone it does not do where
+    /// firmware measures into the TPM: what a firmware started, only PCRs tell.
     PinnedLaunch,
 }
 

@@ -60,7 +60,7 @@ pub(crate) fn appraise_vm(
     check_transport(&mut vm, leaf.transport, expect.firmware_not_measured);
     check_anchoring(&mut vm, evidence.chain().host(), leaf, expect);
     if meant {
-        check_vm_boot(&mut vm, evidence.layer(Layer::Vm), policy);
+        check_vm_boot(&mut vm, evidence.layer(Layer::Vm), leaf.transport, policy);
     }
     vm.limit_to(&host);
 

@@ -1,6 +1,7 @@
 //! A layer whose evidence has no boot log.
 
 use super::boot::{check_log, check_pcrs};
+use crate::host_leaf::TpmTransport;
 use crate::policy::Policy;
 use crate::policy_without_log::InsteadOfLog;
 use crate::reference::ReferenceValues;
@@ -20,7 +21,12 @@ pub(crate) fn check_boot(
 }
 
 /// Compares what a VM booted with a policy. What was measured of its launch is compared elsewhere.
-pub(super) fn check_vm_boot(result: &mut LayerResult, layer: &VerifiedLayer, policy: &Policy) {
+pub(super) fn check_vm_boot(
+    result: &mut LayerResult,
+    layer: &VerifiedLayer,
+    transport: TpmTransport,
+    policy: &Policy,
+) {
     match layer.boot() {
         VerifiedBoot::Log(log) => match policy.vm_reference() {
             Some(reference) => check_log(result, layer, log, reference),
@@ -32,11 +38,16 @@ pub(super) fn check_vm_boot(result: &mut LayerResult, layer: &VerifiedLayer, pol
                     .to_owned(),
             ),
         },
-        VerifiedBoot::PcrsAlone => check_vm_without_log(result, layer, policy),
+        VerifiedBoot::PcrsAlone => check_vm_without_log(result, layer, transport, policy),
     }
 }
 
-fn check_vm_without_log(result: &mut LayerResult, layer: &VerifiedLayer, policy: &Policy) {
+fn check_vm_without_log(
+    result: &mut LayerResult,
+    layer: &VerifiedLayer,
+    transport: TpmTransport,
+    policy: &Policy,
+) {
     let Some(instead) = policy.vm_without_log() else {
         return absent(
             result,
@@ -49,6 +60,14 @@ fn check_vm_without_log(result: &mut LayerResult, layer: &VerifiedLayer, policy:
             Some(reference) => check_pcrs(result, layer, reference),
             None => absent(result, "and the policy has no values to compare PCRs with"),
         }
+    } else if transport.reaches_firmware() {
+        // A launch ends with firmware, or with a kernel that starts others. What these started is in
+        // the PCRs, and nothing here looks at them.
+        absent(
+            result,
+            "and firmware measures into the TPM of this VM: [vm.without_log] has to demand \
+             `pinned-pcrs`, with values in [vm.reference]",
+        );
     }
 }
 

@@ -143,6 +143,37 @@ fn a_vm_whose_tpm_no_firmware_measures_into_is_known_by_its_measured_launch() {
     );
 }
 
+/// The host measured the VM's firmware. What that started from the VM's disk, only PCRs tell.
+#[test]
+fn a_pinned_launch_alone_does_not_do_for_a_vm_whose_firmware_measures() {
+    let host = Host::new("host-1");
+    let vm = unmeasured(&host);
+    let firmware = launch();
+    let parts = firmware.parts().iter();
+    let parts: String = parts
+        .map(|part| format!("{} = [\"{}\"]\n", part.id, part.value))
+        .collect();
+    for lines in [
+        format!("[launch.parts]\n{parts}"),
+        format!("[launch]\ndigests = [\"{}\"]\n", launch().digest()),
+    ] {
+        let policy = about_launch(&host, &vm, &(lines + PINNED_LAUNCH)).unwrap();
+        let over = |transport| {
+            appraised(&host, &vm, &policy, |leaf| {
+                leaf.transport = transport;
+                leaf.launch = LaunchMeasurement::Measured(launch());
+            })
+        };
+        for silent in [TpmTransport::VirtioI2c, TpmTransport::VirtioTpm] {
+            assert_eq!(over(silent), (Verdict::Affirming, vec![]));
+        }
+        assert_eq!(
+            over(TpmTransport::Emulator),
+            (Verdict::Contraindicated, vec!["boot-log-absent"])
+        );
+    }
+}
+
 /// Each would be met by a guest that booted something else and dropped its log.
 #[test]
 fn a_policy_that_demands_less_of_evidence_without_a_log_is_no_policy() {

@@ -156,7 +156,14 @@ fn of_vm(evidence: &VerifiedEvidence) -> Result<String> {
             "{values}\n[vm.without_log]\ndemand = [\"pinned-pcrs\"]\n"
         ));
     }
-    match &evidence.leaf().launch {
+    let leaf = evidence.leaf();
+    if leaf.transport.reaches_firmware() {
+        bail!(
+            "the VM's boot makes no reference: nothing was measured into its TPM, although its firmware \
+             can do that; and what that started, a measured launch does not tell"
+        );
+    }
+    match &leaf.launch {
         LaunchMeasurement::Measured(launch) => Ok(format!(
             "# Nothing was measured into the VM's TPM: what its host measured of its launch counts.\n\
              [launch]\ndigests = [\"{}\"]\n\n[vm.without_log]\ndemand = [\"pinned-launch\"]\n",
