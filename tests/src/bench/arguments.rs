@@ -100,7 +100,7 @@ pub enum Part {
     Restart,
     /// A page that shows all vRoTs, in Chromium.
     Dashboard,
-    /// Tenants that ask about all VMs, and a thousand who follow events.
+    /// A tenant that asks for the list of all VMs and for evidence of them, and a thousand who follow events.
     Tenants,
     /// Attested connections to all VMs.
     Connection,

@@ -100,6 +100,17 @@ pub(super) fn wait_until_complete(api: &Api, vm: Uuid) -> Result<()> {
     wait_for_certificates(api, vm, &["vik", "tls", "ek_rsa", "ek_p256"])
 }
 
+/// The same of all that there are: the physical TPM has nothing left to sign.
+pub(super) fn wait_until_all_are_complete(api: &Api) -> Result<()> {
+    let list = api.json("GET", "/v1/vrots", "")?;
+    let vrots = list.get("vrots").and_then(Value::as_array);
+    for view in vrots.context("a list of vRoTs")? {
+        let vm = view.get("vm").and_then(Value::as_str);
+        wait_until_complete(api, vm.context("a vRoT has a VM")?.parse()?)?;
+    }
+    Ok(())
+}
+
 fn wait_for_certificates(api: &Api, vm: Uuid, keys: &[&str]) -> Result<()> {
     let begin = Instant::now();
     loop {

@@ -136,9 +136,12 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
         let outcome = launch_beside(arguments, report, &mut host);
         report.part(&format!("launch_beside_{count}_*"), outcome);
     }
-    step(&format!("{count} swtpm beside them"));
-    let mut peers = Fleet::of_peers(&peer, count).context("starting swtpm")?;
-
+    let has_peers = arguments.wants(Part::Memory) || arguments.wants(Part::Writes);
+    let mut peers = Fleet::default();
+    if has_peers {
+        step(&format!("{count} swtpm beside them"));
+        peers = Fleet::of_peers(&peer, count).context("starting swtpm")?;
+    }
     if arguments.wants(Part::Memory) {
         step("memory");
         let outcome = memory::measure(report, &host, &mut ours, &mut peers, arguments.rounds);
@@ -183,6 +186,10 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
             outcome,
         );
     }
+    if arguments.wants(Part::Dashboard) || arguments.wants(Part::Tenants) {
+        step("until all certificates are there");
+        launch::wait_until_all_are_complete(host.api())?;
+    }
     if arguments.wants(Part::Dashboard) {
         step(&format!("a page that shows {count}"));
         let outcome = dashboard::measure(report, run, &host, arguments.launches.min(PAGE_CHANGES));
@@ -191,7 +198,7 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
     if arguments.wants(Part::Tenants) {
         step("tenants and followers");
         let outcome = tenants::measure(report, run, &mut host, &policy(arguments));
-        report.part("events_delivered_ms, tenant_list_*", outcome);
+        report.part("events_delivered_ms, tenant_*, guest_delay_*", outcome);
     }
     if arguments.wants(Part::Connection) {
         step("attested connections");

@@ -8,7 +8,7 @@ use serde_json::Value;
 use test_support::tool::Tool;
 
 /// Every part, on two vRoTs; but the guests, which boot for seconds each.
-const EXPECTED: [&str; 123] = [
+const EXPECTED: [&str; 129] = [
     "launch_p50_ms",
     "launch_p99_ms",
     "launch_signatures",
@@ -107,6 +107,12 @@ const EXPECTED: [&str; 123] = [
     "dashboard_update_ms",
     "events_delivered_ms",
     "tenant_list_2_ms",
+    "tenant_evidence_per_s",
+    "tenant_evidence_p99_ms",
+    "verify_set_per_s",
+    "guest_delay_by_tenant_quote_p50_us",
+    "guest_delay_by_tenant_quote_us",
+    "guest_delay_by_tenant_set_us",
     "attested_handshake_p50_ms",
     "attested_handshake_tls_ms",
     "attested_handshake_vik_ms",
