@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the Debian packages vrot-host, vrot-operator, vrot-swtpm, vrot-guest and vrot-device, for
-# the release of Debian (or its like) and the architecture that this runs on.
+# Builds the Debian packages vrot-host, vrot-operator, vrot-swtpm, vrot-guest, vrot-device and
+# vrot-tenant, for the release of Debian (or its like) and the architecture that this runs on.
 #
 #   scripts/deb.sh [FOLDER]
 #
@@ -38,7 +38,7 @@ if [ -z "$programs" ]; then
     (cd "$root" && RUSTFLAGS="${RUSTFLAGS:-} $flags" CARGO_TARGET_DIR="$build" \
         "$cargo" build --locked --release --bins \
         -p vtpm-manager -p vtpmctl -p vtpm-backend -p swtpm-drop-in -p vrot-device -p vrot-service \
-        -p vrot-manual)
+        -p vrot-tenant -p vrot-manual)
     programs=$build/release
 fi
 
@@ -203,3 +203,6 @@ program vrot-device vrot-device
 put 0644 "$packaging/vrot-device/vrot-device-proxy@.service" vrot-device \
     usr/lib/systemd/system/vrot-device-proxy@.service
 finish vrot-device vrot-device
+
+program vrot-tenant vrot-tenant
+finish vrot-tenant vrot-tenant

@@ -172,8 +172,8 @@ operator_alone() {
 
 first_installation() {
     install_packages /packages/vrot-host.deb /packages/vrot-operator.deb /packages/vrot-guest.deb \
-        /packages/vrot-device.deb
-    for program in vtpm-managerd vtpm-backend vtpmctl vrot-service vrot-device; do
+        /packages/vrot-device.deb /packages/vrot-tenant.deb
+    for program in vtpm-managerd vtpm-backend vtpmctl vrot-service vrot-device vrot-tenant; do
         within "$program" --version > /dev/null || fail "$release: $program does not start"
     done
     is "installed" /etc/vtpm-manager/config.toml 644 root root
@@ -272,7 +272,7 @@ makes_a_tpm() {
 removal_and_purge() {
     state=/var/lib/vtpm-manager/store.redb
     echo state > "$scratch/root$state"
-    within apt-get remove -q -y vrot-host vrot-operator vrot-guest vrot-device > /dev/null
+    within apt-get remove -q -y vrot-host vrot-operator vrot-guest vrot-device vrot-tenant > /dev/null
     contains "removed" /etc/vtpm-manager/config.toml "# A line of the administrator."
     contains "removed" $state state
     absent "removed" /usr/bin/vtpm-managerd

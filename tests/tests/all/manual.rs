@@ -59,6 +59,7 @@ fn manual_pages_are_read_without_a_warning_and_completion_knows_commands_and_opt
     ensure!(of("vtpmctl", &["audit", "verify", "--he"])?.contains(&"--head".to_owned()));
     assert_eq!(of("vtpmctl", &["--output", ""])?, ["human", "json"]);
     assert_eq!(of("vtpm-managerd", &["--che"])?, ["--check-config"]);
+    ensure!(of("vrot-tenant", &["att"])?.contains(&"attest".to_owned()));
     ensure!(of("vrot-device", &["ver"])?.contains(&"verify".to_owned()));
     Ok(())
 }

@@ -13,12 +13,13 @@ use nix::unistd::pipe2;
 use test_support::deadline::wait_for;
 use test_support::programs::program;
 
-const PROGRAMS: [&str; 5] = [
+const PROGRAMS: [&str; 6] = [
     "vtpm-managerd",
     "vtpmctl",
     "vtpm-backend",
     "vrot-service",
     "vrot-device",
+    "vrot-tenant",
 ];
 
 /// A pipe that nobody reads.

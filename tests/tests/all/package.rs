@@ -19,12 +19,13 @@ use test_support::software_tpm::MadeTpm;
 use test_support::tool::Tool;
 use vrot_tests::host::switch_on;
 
-const PACKAGES: [&str; 5] = [
+const PACKAGES: [&str; 6] = [
     "vrot-host",
     "vrot-operator",
     "vrot-swtpm",
     "vrot-guest",
     "vrot-device",
+    "vrot-tenant",
 ];
 
 /// What a package has for each of its programs, below `/usr/share`: pages of its commands as well.
@@ -36,7 +37,7 @@ const MADE_OF_COMMAND_LINES: [&str; 4] = [
 ];
 
 /// Everything beside these and the documents, as `mode path`.
-const CONTENTS: [(&str, &[&str]); 5] = [
+const CONTENTS: [(&str, &[&str]); 6] = [
     (
         "vrot-host",
         &[
@@ -84,6 +85,7 @@ const CONTENTS: [(&str, &[&str]); 5] = [
             "-rw-r--r-- /usr/lib/systemd/system/vrot-device-proxy@.service",
         ],
     ),
+    ("vrot-tenant", &["-rwxr-xr-x /usr/bin/vrot-tenant"]),
 ];
 
 const DOCUMENTS: [&str; 5] = [
@@ -191,6 +193,7 @@ fn packages_say_what_they_need_and_what_is_the_administrators() -> Result<()> {
             &["libtss2-esys", "libtss2-tcti-device0", "tpm-udev"],
         ),
         ("vrot-device", &["libc6"]),
+        ("vrot-tenant", &["libc6"]),
     ]
     .into();
     for (package, needs) in needs {
@@ -211,8 +214,8 @@ fn packages_say_what_they_need_and_what_is_the_administrators() -> Result<()> {
                 "{package} does not depend on {need}: {depends}"
             );
         }
-        // Neither an issuer nor a device has a TPM of its own, or a service of ours.
-        let bare = ["vrot-operator", "vrot-device"].contains(&package);
+        // Neither an issuer nor a device nor a tenant has a TPM of its own, or a service of ours.
+        let bare = ["vrot-operator", "vrot-device", "vrot-tenant"].contains(&package);
         for foreign in ["tss2", "tpm", "systemd"] {
             ensure!(!bare || !depends.contains(foreign), "{package}: {depends}");
         }
@@ -265,6 +268,7 @@ fn the_licences_of_all_linked_libraries_go_along() -> Result<()> {
         ("vrot-swtpm", "clap 4."),
         ("vrot-guest", "minicbor 2."),
         ("vrot-device", "rustls-webpki 0."),
+        ("vrot-tenant", "hyper 1."),
     ] {
         install(package, installed.path())?;
         let documents = installed.path().join("usr/share/doc").join(package);
@@ -398,7 +402,13 @@ fn what_is_installed_works() -> Result<()> {
         install(package, &root)?;
     }
     let bin = root.join("usr/bin");
-    for name in ["vtpm-backend", "vtpmctl", "vrot-service", "vrot-device"] {
+    for name in [
+        "vtpm-backend",
+        "vtpmctl",
+        "vrot-service",
+        "vrot-device",
+        "vrot-tenant",
+    ] {
         let said = Tool::new(bin.join(name)).arg("--version").text()?;
         ensure!(said.starts_with(name) || said.contains(' '), "{said}");
     }

@@ -48,6 +48,7 @@ mod shutdown;
 mod support;
 mod suspension;
 mod taken_over;
+mod tenant_client;
 mod tenant_evidence;
 mod tenants;
 mod tls_key;

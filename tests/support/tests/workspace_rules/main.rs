@@ -71,6 +71,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "trusted-connection",
         ],
     ),
+    // What managers answer to tenants, by their API alone.
+    (
+        "vrot-tenant",
+        &[
+            "api-types",
+            "attestation",
+            "attested-tls",
+            "bounded-file",
+            "cert-chain",
+            "printable",
+            "program-output",
+            "trusted-connection",
+        ],
+    ),
     ("backend-link", &["locked-memory"]),
     ("swtpm-state", &["locked-memory"]),
     (
@@ -257,6 +271,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "swtpm-drop-in",
             "vrot-device",
             "vrot-service",
+            "vrot-tenant",
             "vtpm-backend",
             "vtpm-manager",
             "vtpmctl",
@@ -348,10 +363,14 @@ fn identity_and_appraisal_use_no_file_no_network_and_no_clock() -> Result<()> {
 
 /// Crates that judge what others claim to be, and which of the libraries in [`NETWORK`] they are built
 /// with: none where identity and evidence are judged; those of its own connections in the device.
-const VERIFIERS: [(&str, &[&str]); 3] = [
+const VERIFIERS: [(&str, &[&str]); 4] = [
     ("attestation", &[]),
     ("cert-chain", &[]),
     ("vrot-device", &["mio", "rustls", "socket2", "tokio"]),
+    (
+        "vrot-tenant",
+        &["hyper", "mio", "rustls", "socket2", "tokio"],
+    ),
 ];
 
 /// Libraries that open connections, or serve those that do.

@@ -38,6 +38,10 @@ fn programs() -> Vec<(&'static str, Command)> {
             "vrot-device",
             vrot_device::command_line::Arguments::command(),
         ),
+        (
+            "vrot-tenant",
+            vrot_tenant::command_line::Arguments::command(),
+        ),
         ("swtpm", swtpm_drop_in::swtpm::command_line()),
         ("swtpm_setup", swtpm_drop_in::setup::command_line()),
         ("swtpm_ioctl", swtpm_drop_in::ioctl::command_line()),
