@@ -75,8 +75,13 @@ impl BareVm {
 
     /// Measures something more.
     pub fn extend(&self, pcr: u32, content: &[u8]) -> Result<()> {
+        self.extend_in(HashAlgorithm::Sha256, pcr, content)
+    }
+
+    /// The same in another bank.
+    pub fn extend_in(&self, bank: HashAlgorithm, pcr: u32, content: &[u8]) -> Result<()> {
         let mut vmm = self.vmm.lock().unwrap_or_else(PoisonError::into_inner);
-        vmm.extend(pcr, &HashAlgorithm::Sha256.hash(&[content]))
+        vmm.extend(pcr, &bank.hash(&[content]))
     }
 
     /// Has something measured into this PCR right before the next command with this code

@@ -73,6 +73,10 @@ fn the_page_shows_what_happens_on_a_host_as_it_happens() -> Result<()> {
     let running = "document.querySelector('[data-tile=running] .value').textContent";
     tab.wait("the count", &format!("{running} === '1 of 2'"))?;
 
+    // Whoever comes back is told again what happened, once.
+    tab.evaluate("location.reload()")?;
+    tab.wait("the event again", told)?;
+
     // By keyboard alone: search, choose, open, close.
     tab.press("/")?;
     tab.type_text("globex assigned")?;
@@ -113,6 +117,9 @@ fn the_page_shows_what_happens_on_a_host_as_it_happens() -> Result<()> {
         "!document.querySelector('#details').open",
     )?;
     assert_eq!(tab.evaluate("document.activeElement.id")?, "grid");
+
+    let times = "[...document.querySelectorAll('.event .what')].filter((line) => line.textContent.endsWith(' started')).length";
+    assert_eq!(tab.evaluate(times)?, 1);
 
     // A manager that is gone is told, and what it tells afterwards is shown.
     scene.host.without_manager(|| {

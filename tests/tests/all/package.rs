@@ -286,6 +286,32 @@ fn the_licences_of_all_linked_libraries_go_along() -> Result<()> {
 }
 
 #[test]
+fn what_can_be_switched_on_is_stopped_and_forgotten_with_its_package() -> Result<()> {
+    let packaging = workspace_folder()?.join("vtpm-manager/packaging");
+    for package in PACKAGES {
+        let folder = packaging.join(package);
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let name = name.context("a file without a name")?;
+            let is_unit = [".service", ".socket", ".timer"]
+                .iter()
+                .any(|end| name.ends_with(end));
+            if !is_unit || !fs::read_to_string(&path)?.contains("[Install]") {
+                continue;
+            }
+            // Of a template, each instance.
+            let units = name.replace("@.", "@*.");
+            for script in ["prerm", "postrm"] {
+                let said = fs::read_to_string(folder.join(script))?;
+                ensure!(said.contains(&units), "{package}: {script} leaves {units}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn systemd_takes_the_units_and_finds_them_confined() -> Result<()> {
     for (package, unit, most) in [
         ("vrot-host", "vtpm-managerd.service", 15),
@@ -374,7 +400,7 @@ fn systemd_takes_the_users_and_folders() -> Result<()> {
 
 #[test]
 fn scripts_of_the_packages_keep_state_until_they_are_purged() -> Result<()> {
-    for package in ["vrot-host", "vrot-guest"] {
+    for package in ["vrot-host", "vrot-guest", "vrot-device"] {
         let control = tempfile::tempdir()?;
         Tool::new("dpkg-deb")
             .arg("-e")

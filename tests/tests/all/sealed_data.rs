@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use cert_chain::HashAlgorithm;
 use serde_json::Value;
 use tempfile::TempDir;
 use test_support::process::Process;
@@ -237,6 +238,37 @@ fn data_are_not_sealed_to_pcrs_that_no_boot_determines() -> Result<()> {
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(
             !output.status.success() && errors.contains(said),
+            "{errors}"
+        );
+        ensure!(!vm.path("sealed").exists());
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_running_system_extends_is_no_boot_to_seal_to() -> Result<()> {
+    let vm = Vm::boot(host()?)?;
+    // Its firmware measured into another bank.
+    let bank = HashAlgorithm::Sha384;
+    vm.booted
+        .bare
+        .extend_in(bank, 14, b"a constant of a script")?;
+    fs::write(vm.path("secret"), SECRET)?;
+    let seal = [
+        "seal",
+        "--from",
+        "secret",
+        "--to",
+        "sealed",
+        "--boot",
+        "--pcr-bank",
+        "sha384",
+    ];
+    for options in [&[][..], &["--pcrs", "14"]] {
+        let output = vm.command(&seal)?.args(options).outcome()?;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            !output.status.success() && errors.contains("no boot was measured"),
             "{errors}"
         );
         ensure!(!vm.path("sealed").exists());

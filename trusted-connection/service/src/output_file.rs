@@ -1,20 +1,31 @@
 //! Files that commands write: whole under their name, or not there.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use durable_file::{folder_of, sync_folder_of};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use tempfile::NamedTempFile;
 
-/// A file that has its name once it is [finished](OutputFile::finish). Until then it is a temporary one
-/// in the same folder, which goes when this is dropped.
+/// A file that has its name once it is [finished](OutputFile::finish). Until then it is in the same folder
+/// without a name, so that nothing is left of it however the program ends. Where the file system has no
+/// files without names, it has a temporary one, which goes when this is dropped, but not with a program
+/// that is killed.
 #[derive(Debug)]
 pub(crate) struct OutputFile {
-    temporary: NamedTempFile,
+    contents: Contents,
     path: PathBuf,
     existing: Existing,
+}
+
+/// What is written.
+#[derive(Debug)]
+enum Contents {
+    Unnamed(File),
+    Named(NamedTempFile),
 }
 
 /// What becomes of a file that has the name already.
@@ -59,12 +70,9 @@ impl OutputFile {
             }
             Ok(_) | Err(_) => {}
         }
-        let temporary = tempfile::Builder::new()
-            .permissions(Permissions::from_mode(mode))
-            .tempfile_in(folder_of(path))
-            .map_err(|source| at(path, source))?;
+        let contents = Contents::create(path, mode).map_err(|source| at(path, source))?;
         Ok(Self {
-            temporary,
+            contents,
             path: path.to_owned(),
             existing,
         })
@@ -73,22 +81,66 @@ impl OutputFile {
     /// Gives the file its name. It outlives a loss of power then.
     pub(crate) fn finish(self) -> Result<(), OutputError> {
         let Self {
-            temporary,
+            contents,
             path,
             existing,
         } = self;
-        let file = temporary.as_file();
-        file.sync_all().map_err(|source| at(&path, source))?;
-        match existing {
-            Existing::Replace => temporary.persist(&path),
-            Existing::Keep => temporary.persist_noclobber(&path),
-        }
-        .map_err(|error| match error.error.kind() {
-            io::ErrorKind::AlreadyExists => OutputError::Exists(path.clone()),
-            _ => at(&path, error.error),
-        })?;
+        (contents.file().sync_all()).map_err(|source| at(&path, source))?;
+        contents
+            .name(&path, existing)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => OutputError::Exists(path.clone()),
+                _ => at(&path, error),
+            })?;
         sync_folder_of(&path).map_err(|source| at(&path, source))
     }
+}
+
+impl Contents {
+    fn create(path: &Path, mode: u32) -> io::Result<Self> {
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let folder = folder_of(path);
+        match rustix::fs::open(folder, flags, Mode::from_raw_mode(mode)) {
+            Ok(file) => Ok(Self::Unnamed(file.into())),
+            // What open(2) says where there are none.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => {
+                tempfile::Builder::new()
+                    .permissions(Permissions::from_mode(mode))
+                    .tempfile_in(folder)
+                    .map(Self::Named)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn file(&self) -> &File {
+        match self {
+            Self::Unnamed(file) => file,
+            Self::Named(file) => file.as_file(),
+        }
+    }
+
+    fn name(self, path: &Path, existing: Existing) -> io::Result<()> {
+        let named = match (self, existing) {
+            (Self::Unnamed(file), Existing::Keep) => return link(&file, path),
+            // A link takes no other file's place; a file with a name does.
+            (Self::Unnamed(file), Existing::Replace) => {
+                let linked =
+                    tempfile::Builder::new().make_in(folder_of(path), |name| link(&file, name))?;
+                return Ok(linked.persist(path).map_err(|error| error.error)?);
+            }
+            (Self::Named(file), Existing::Keep) => file.persist_noclobber(path),
+            (Self::Named(file), Existing::Replace) => file.persist(path),
+        };
+        named.map(drop).map_err(|error| error.error)
+    }
+}
+
+/// Gives a file without a name one that nothing has (open(2), `O_TMPFILE`).
+fn link(file: &File, path: &Path) -> io::Result<()> {
+    let found = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::linkat(CWD, found, CWD, path, AtFlags::SYMLINK_FOLLOW)?;
+    Ok(())
 }
 
 fn at(path: &Path, source: io::Error) -> OutputError {
@@ -100,11 +152,11 @@ fn at(path: &Path, source: io::Error) -> OutputError {
 
 impl Write for OutputFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.temporary.write(bytes)
+        self.contents.file().write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.temporary.flush()
+        self.contents.file().flush()
     }
 }
 
@@ -118,7 +170,8 @@ mod tests {
         let path = folder.path().join("secret");
         let mut file = OutputFile::create(&path, 0o600, Existing::Keep)?;
         file.write_all(b"half")?;
-        assert!(!path.exists());
+        // Nothing that a program could leave behind when it is killed.
+        assert_eq!(fs::read_dir(folder.path())?.count(), 0);
         drop(file);
         assert_eq!(fs::read_dir(folder.path())?.count(), 0);
         let mut file = OutputFile::create(&path, 0o600, Existing::Keep)?;
@@ -144,6 +197,7 @@ mod tests {
         assert_eq!(fs::read(&path)?, b"first");
         OutputFile::create(&path, 0o600, Existing::Replace)?.finish()?;
         assert_eq!(fs::read(&path)?, b"");
+        assert_eq!(fs::read_dir(folder.path())?.count(), 1);
         let link = folder.path().join("link");
         std::os::unix::fs::symlink("/dev/null", &link)?;
         assert!(matches!(

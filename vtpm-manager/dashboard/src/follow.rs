@@ -63,10 +63,12 @@ impl Follower {
     /// Asks whenever somebody looks.
     pub(crate) async fn follow(self) {
         let mut viewers = self.hub.viewers();
+        // The hub keeps events while nobody looks: those that it has are not told again.
+        let mut position = None;
         while viewers.wait_for(|viewers| *viewers > 0).await.is_ok() {
             tokio::select! {
                 () = self.ask_for_host() => {}
-                () = self.ask_for_vrots() => {}
+                () = self.ask_for_vrots(&mut position) => {}
                 _ = viewers.wait_for(|viewers| *viewers == 0) => {}
             }
         }
@@ -92,13 +94,12 @@ impl Follower {
         }
     }
 
-    async fn ask_for_vrots(&self) {
-        let mut position = None;
+    async fn ask_for_vrots(&self, position: &mut Option<Position>) {
         let mut events = None;
         loop {
             if events.is_none() {
                 // What happens from here on is told, so that the list misses nothing.
-                events = self.open_events(&mut position).await.ok();
+                events = self.open_events(position).await.ok();
             }
             // A store that is not open yet has no list; the host's card says so.
             let _ = self.ask_for_list().await;
@@ -107,7 +108,7 @@ impl Follower {
                 None => LIST_PERIOD_WITHOUT_EVENTS,
             };
             let end = Instant::now() + period;
-            self.until(end, &mut events, &mut position).await;
+            self.until(end, &mut events, position).await;
         }
     }
 

@@ -36,6 +36,11 @@ struct Expectation {
     remedy: &'static str,
 }
 
+/// The store's state while a manager starts.
+const OPENING: &str = "opening";
+/// What is to be done about it.
+const AGAIN: &str = "look again in a moment";
+
 const EXPECTATIONS: [Expectation; 6] = [
     Expectation {
         metric: "vrot_degraded",
@@ -109,7 +114,7 @@ pub(crate) fn check(examined: &Examination<'_>, findings: &mut Vec<Finding>) {
         Check::new("audit-log", findings).failed(problem, remedy);
     }
     if let Some(metrics) = &examined.manager.metrics {
-        vrots(metrics, &mut Check::new("vrots", findings));
+        vrots(host, metrics, &mut Check::new("vrots", findings));
     }
 }
 
@@ -130,6 +135,10 @@ fn unreached(reason: &NotSaid, check: &mut Check<'_>) {
 }
 
 fn keys(host: &HostView, said: &ManagerSaid, check: &mut Check<'_>) {
+    if host.store.state == OPENING {
+        check.unseen("the manager has not asked its TPM yet", AGAIN);
+        return;
+    }
     if let Some(problem) = &host.tpm_problem {
         let remedy = "it is tried again; look into the kernel's log for the TPM's driver";
         check.failed(
@@ -203,7 +212,7 @@ fn store(host: &HostView, check: &mut Check<'_>) {
             problem,
             "look at the disk of the state folder and at the physical TPM",
         ),
-        "opening" => check.unseen(problem, "look again in a moment"),
+        OPENING => check.unseen(problem, AGAIN),
         "blank" => check.failed(
             "it is not set up",
             "`vtpmctl host init`, and the operator's approval",
@@ -240,7 +249,14 @@ fn store(host: &HostView, check: &mut Check<'_>) {
     }
 }
 
-fn vrots(metrics: &str, check: &mut Check<'_>) {
+fn vrots(host: &HostView, metrics: &str, check: &mut Check<'_>) {
+    if host.store.state != "open" {
+        check.unseen(
+            "the manager knows its vRoTs once its store is open",
+            "look again then",
+        );
+        return;
+    }
     let value = |name: &str| {
         let mut lines = metrics.lines().filter_map(|line| line.split_once(' '));
         let (_, value) = lines.find(|(found, _)| *found == name)?;
@@ -253,10 +269,12 @@ fn vrots(metrics: &str, check: &mut Check<'_>) {
         remedy,
     } in EXPECTATIONS
     {
-        if let Some(value) = value(metric).filter(|value| *value > 0.0) {
-            check.warning(format!("{value:.0} {found}"), remedy);
-            well = false;
+        match value(metric) {
+            Some(value) if value > 0.0 => check.warning(format!("{value:.0} {found}"), remedy),
+            Some(_) => continue,
+            None => check.unseen(format!("the manager does not tell `{metric}`"), AGAIN),
         }
+        well = false;
     }
     if well {
         check.ok("all are durable, and have their certificates");

@@ -4,9 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use api_types::wire::HostView;
 use attestation::event_log::EventType;
 use attestation::event_log::writer::LogWriter;
 use cert_chain::HashAlgorithm;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::finding::{Finding, Status};
@@ -45,10 +47,22 @@ impl Host {
 
     /// What is found where no manager runs, and the program that reads configurations is this.
     fn report_with(&self, manager: &Path) -> Report {
-        let not_said = NotSaid {
-            reason: "nobody was asked".to_owned(),
-            errno: None,
-        };
+        self.examined(manager, Err(nobody_was_asked()), None)
+    }
+
+    /// The same where a manager says this of its host.
+    fn report_of(&self, host: Value, metrics: &str) -> Result<Report> {
+        let host = serde_json::from_value(host)?;
+        let program = Path::new("/nonexistent/vtpm-managerd");
+        Ok(self.examined(program, Ok(host), Some(metrics.to_owned())))
+    }
+
+    fn examined(
+        &self,
+        manager: &Path,
+        host: Result<HostView, NotSaid>,
+        metrics: Option<String>,
+    ) -> Report {
         Examination {
             system: &System::in_folder(self.0.path()),
             programs: &Programs {
@@ -56,9 +70,9 @@ impl Host {
                 config: self.path("config.toml"),
             },
             manager: &ManagerSaid {
-                host: Err(not_said.clone()),
-                policy: Err(not_said),
-                metrics: None,
+                host,
+                policy: Err(nobody_was_asked()),
+                metrics,
                 process: None,
             },
             revocation_lists: &[],
@@ -69,6 +83,13 @@ impl Host {
 
     fn report(&self) -> Report {
         self.report_with(Path::new("/nonexistent/vtpm-managerd"))
+    }
+}
+
+fn nobody_was_asked() -> NotSaid {
+    NotSaid {
+        reason: "nobody was asked".to_owned(),
+        errno: None,
     }
 }
 
@@ -274,5 +295,39 @@ fn a_configuration_is_judged_by_the_managers_program() -> Result<()> {
     assert_eq!(of(&report, "programs")?.status, Status::Ok);
     assert!(of(&report, "tpm")?.found.contains("no TPM of this machine"));
     assert!(of(&report, "state-folder")?.found.contains("/s"));
+    Ok(())
+}
+
+#[test]
+fn what_a_manager_cannot_know_yet_is_neither_well_nor_wrong() -> Result<()> {
+    let digest = "11".repeat(32);
+    let said = |state: &str| {
+        json!({
+            "tpm": "device:/dev/tpmrm0", "tpm_problem": "it was not asked yet", "state_dir": "/s",
+            "event_log": { "path": "/e", "problem": null },
+            "backend_digest": digest, "isolation": "own-users", "manager_digest": digest,
+            "keys": null, "enrolment": null,
+            "store": { "state": state, "refusal": null, "problem": "it is read", "batch": null,
+                "uncovered_batches": 0, "window_s": null, "window_age_s": null, "policy": "checkpoint",
+                "boot": null, "power_loss": null },
+            "last_fault": null,
+        })
+    };
+    let host = Host::measured()?;
+    let report = host.report_of(said("opening"), "")?;
+    for check in ["keys", "store", "vrots"] {
+        assert_eq!(of(&report, check)?.status, Status::Unseen, "{check}");
+    }
+    // Of a store that is not served, nothing is loaded: no vRoT is degraded in it.
+    let refused = host.report_of(said("refused"), "vrot_degraded 0\n")?;
+    assert_eq!(of(&refused, "vrots")?.status, Status::Unseen);
+    let open = host.report_of(said("open"), "vrot_degraded 1\n")?;
+    let vrots = open
+        .findings
+        .iter()
+        .filter(|finding| finding.check == "vrots");
+    let statuses: Vec<Status> = vrots.map(|finding| finding.status).collect();
+    assert_eq!(statuses.first(), Some(&Status::Warning));
+    assert!(statuses[1..].iter().all(|status| *status == Status::Unseen));
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Data that a VM seals to its vRoT, and, if it wants, to a boot: ISO/IEC 27070 §6.5.
 //!
 //! A file is sealed under a key of its own ([`stream`]); the TPM keeps that key under its storage hierarchy,
-//! in an object that cannot leave it ([`tpm`]). The object and what it is sealed to stand at the beginning of
+//! in an object that cannot leave it (`tpm.rs`). The object and what it is sealed to stand at the beginning of
 //! the file ([`header`]). [`commands`] and [`approving`] are what people call.
 
 pub mod approving;

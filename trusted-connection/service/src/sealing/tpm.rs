@@ -67,7 +67,12 @@ impl SealingTpm {
         let mut measured = Err(SealError::Tpm(AttesterError::Bank));
         for bank in banks {
             let values = pcrs::read(&mut self.context, bank, selection)?;
-            if !values.iter().all(|(_, value)| is_unextended(value)) {
+            // What a running system extends says nothing of a boot that no firmware measured.
+            let firmware = pcrs::read(&mut self.context, bank, PcrSelection::of_firmware())?;
+            if [&values, &firmware]
+                .iter()
+                .all(|values| !values.iter().all(|(_, value)| is_unextended(value)))
+            {
                 return Ok(values);
             }
             measured = Err(SealError::NothingMeasured {
@@ -110,6 +115,10 @@ impl SealingTpm {
         const OPERATION: &str = "TPM2_Load";
         let public = Public::unmarshall(&header.public).map_err(refused(OPERATION))?;
         let private = Private::try_from(header.private.to_vec()).map_err(refused(OPERATION))?;
+        // What is looked at before the TPM opens the object is what the object was made for.
+        if !is_sealed_to(&public, &header.sealed_to).map_err(refused(OPERATION))? {
+            return Err(SealError::Altered { part: 0 });
+        }
         let parent = StorageKey::named(&mut self.context, &header.parent)?;
         let loaded = retrying(|| {
             self.context
@@ -319,6 +328,26 @@ fn sealed_object(to: &SealedTo) -> Result<Public, Error> {
         .with_keyed_hash_parameters(PublicKeyedHashParameters::new(KeyedHashScheme::Null))
         .with_keyed_hash_unique_identifier(Digest::default())
         .build()
+}
+
+/// Whether this is the public area of an object that is sealed to that.
+fn is_sealed_to(public: &Public, to: &SealedTo) -> Result<bool, Error> {
+    let (
+        Public::KeyedHash {
+            object_attributes,
+            auth_policy,
+            ..
+        },
+        Public::KeyedHash {
+            object_attributes: attributes,
+            auth_policy: policy,
+            ..
+        },
+    ) = (public, &sealed_object(to)?)
+    else {
+        return Ok(false);
+    };
+    Ok(object_attributes == attributes && auth_policy == policy)
 }
 
 fn digest(digest: &Digest32) -> Result<Digest, Error> {
