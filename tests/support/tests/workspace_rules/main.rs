@@ -32,6 +32,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("rate-limit", &[]),
     ("attestation", &["cert-chain", "printable"]),
+    ("signed-data", &["attestation", "cert-chain", "printable"]),
     ("attested-tls", &["attestation", "cert-chain", "printable"]),
     (
         "connection-proxy",
@@ -52,6 +53,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "durable-file",
             "printable",
             "program-output",
+            "signed-data",
             "tpm-wire",
             "trusted-connection",
         ],
@@ -67,6 +69,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "durable-file",
             "printable",
             "program-output",
+            "signed-data",
             "tpm-wire",
             "trusted-connection",
         ],

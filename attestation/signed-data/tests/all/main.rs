@@ -1,0 +1,13 @@
+//! Signed data: their format, another implementation as judge, and what is refused.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a failed unwrap is a failed test"
+)]
+
+mod alterations;
+mod appraisal;
+mod format;
+mod refusals;
+mod scene;
