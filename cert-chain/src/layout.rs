@@ -31,6 +31,9 @@ impl NvIndex {
     }
 }
 
+/// The counter that numbers what a VM signs with its key for data. The guest makes it, in the range that the
+/// TCG's registry leaves to the TPM's owner.
+pub const DATA_COUNTER: u32 = 0x0180_7664;
 /// The vIK, persistent.
 pub const VIK_HANDLE: u32 = 0x8100_0003;
 /// The key with which the VM's service authenticates itself in TLS, persistent.

@@ -32,6 +32,7 @@ mod revoked_host;
 mod run_command;
 mod saved_vms;
 mod sealed_data;
+mod signed_data;
 mod stand_alone_backend;
 mod tenant_evidence;
 mod virtio_i2c;

@@ -32,6 +32,7 @@ use crate::root_of_trust::Enrol;
 use crate::spiffe::Spiffe;
 use crate::tree::{Colour, draw};
 use crate::verify::Verify;
+use crate::verify_data::VerifyData;
 use crate::{event_log, export};
 
 /// Judges services in VMs by their evidence and a policy, and connects to those that pass.
@@ -99,6 +100,9 @@ enum Command {
     /// Evidence of a tenant's VMs (`--purpose tenant`) is of many VMs at a time: the verdict is then the
     /// worst of all, and less than affirming where a VM could not be quoted.
     Verify(Verify),
+    /// Judge data that a VM signed (`vrot-service sign`): which VM they are from, whether they are replayed,
+    /// and what had booted when they were signed.
+    VerifyData(VerifyData),
     /// Take evidence apart into files for OpenSSL and tpm2-tools. Verifies nothing.
     Explain {
         /// The evidence.
@@ -163,6 +167,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         Command::Enrol { step } => step.run(),
         Command::Spiffe { step } => step.run(),
         Command::Verify(verify) => verify.run(),
+        Command::VerifyData(verify) => verify.run(),
         Command::Explain {
             evidence,
             export,

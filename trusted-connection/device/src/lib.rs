@@ -17,6 +17,7 @@ pub mod spiffe;
 pub mod tpm;
 pub mod tree;
 mod verify;
+mod verify_data;
 
 pub use challenge::{ChallengeError, challenge};
 pub use connection::Connector;

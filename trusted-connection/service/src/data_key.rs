@@ -19,6 +19,7 @@ use tss_esapi::traits::UnMarshall;
 use crate::attester::esys::VIK;
 use crate::attester::tss::{self, refused, retrying};
 use crate::attester::{AttesterError, TpmAddress, signing};
+use crate::data_counter::{self, CounterError};
 
 /// The key, used over a connection to the TPM of its own.
 pub struct TpmDataKey {
@@ -87,6 +88,11 @@ impl TpmDataKey {
     /// What the vIK says about it.
     pub fn statement(&self) -> &DataKeyStatement {
         &self.statement
+    }
+
+    /// A number for what is signed next, which no other signature of this VM has or will have.
+    pub fn next_number(&mut self) -> Result<u64, CounterError> {
+        data_counter::next(&mut self.context)
     }
 
     /// Signs a SHA-256 value: two scalars of 32 bytes, as COSE has them (RFC 9053 §2.1).

@@ -28,7 +28,7 @@ use vrot_service::service::{self, Service};
 use vrot_service::tls_identity::{RENEWAL_PERIOD, TlsIdentity};
 use vrot_service::tls_key::TpmTlsKey;
 use vrot_service::vm_attester::VmAttester;
-use vrot_service::{evidence_file, identity, sealing};
+use vrot_service::{evidence_file, identity, sealing, signing_data};
 
 /// How long devices have for challenges that they began when the service is stopped.
 const CHALLENGES_END: Duration = Duration::from_secs(10);
@@ -82,6 +82,12 @@ fn run(command: Command) -> Result<()> {
             options.output.as_deref(),
         ),
         Command::Identity(options) => identity::show(&options),
+        Command::Sign(options) => signing_data::sign(
+            open_tpm(&options.tpm)?,
+            &HostThroughTpm::new(options.tpm.tpm.clone()),
+            evidence_files(&options.tpm)?,
+            &options,
+        ),
         Command::Seal(options) => sealing::commands::seal(&options),
         Command::Unseal(options) => sealing::commands::unseal(&options),
         Command::ShowSealed(options) => sealing::commands::show(&options),

@@ -8,6 +8,7 @@ mod evidence;
 mod guest;
 mod logs;
 mod sealing;
+mod signed;
 mod swtpm;
 mod virtio_i2c;
 
@@ -57,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     logs::EVENT_LOG,
     logs::USERSPACE_LOG,
     sealing::SEALED_DATA,
+    signed::SIGNED_DATA,
     swtpm::KEY,
     swtpm::LINEAR_STORE,
     swtpm::STATE_FILE,

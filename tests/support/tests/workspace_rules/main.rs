@@ -256,6 +256,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "backend-link",
             "cert-chain",
             "connection-proxy",
+            "signed-data",
             "swtpm-state",
             "test-support",
             "tpm-wire",

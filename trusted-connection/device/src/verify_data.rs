@@ -1,0 +1,221 @@
+//! `vrot-device verify-data`: data that a VM's TPM signed.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use attestation::{Layer, Verdict};
+use bounded_file::read_bounded;
+use cert_chain::Digest32;
+use clap::Args;
+use printable::Printable;
+use ring::digest::{Context as Hash, SHA256};
+use rustls_pki_types::UnixTime;
+use serde_json::{Value, json};
+use signed_data::{
+    DataRefusal, DataResult, Demand, LabelText, MAX_SIGNED_DATA, SignedData, appraise,
+};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::command_line::{parse_time, say, say_json};
+use crate::connection_options::load_policy;
+use crate::crl_options::CrlOptions;
+use crate::outcome::Outcome;
+use crate::tree::{Colour, mark};
+
+/// What is judged, and by what.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyData {
+    /// The signed data.
+    #[arg(value_name = "FILE")]
+    signed: PathBuf,
+    /// The data, unless they are in the signed file.
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// What is expected of the VM and its host.
+    #[arg(long, value_name = "FILE")]
+    policy: PathBuf,
+    /// The stream that they must belong to.
+    #[arg(long, value_name = "NAME")]
+    stream_name: Option<LabelText>,
+    /// The highest number seen so far of this VM: data with this or a lower one are refused as replayed.
+    #[arg(long, value_name = "NUMBER")]
+    after: Option<u64>,
+    /// The most seconds before the signature that their evidence may have been taken.
+    #[arg(long, value_name = "SECONDS", conflicts_with = "identity_alone")]
+    max_evidence_age: Option<u64>,
+    /// Take data without evidence too: it is known which VM signed them, and not what had booted in it.
+    #[arg(long)]
+    identity_alone: bool,
+    #[command(flatten)]
+    crls: CrlOptions,
+    /// Judge as of this time (RFC 3339) instead of now. The time in the data is the VM's word.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    at: Option<UnixTime>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl VerifyData {
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        let policy = load_policy(&self.policy)?;
+        let file = self.signed.display();
+        let bytes = read_bounded(&self.signed, MAX_SIGNED_DATA)
+            .with_context(|| format!("{file} cannot be read"))?;
+        let signed =
+            SignedData::from_cbor(&bytes).with_context(|| format!("{file} cannot be used"))?;
+        let data = self.data.as_deref().map(hash_of).transpose()?;
+        let lists = self.crls.open()?.for_verification();
+        let anchors = policy.anchors().with_lists(&lists);
+        let at = self.at.unwrap_or_else(UnixTime::now);
+        let judged = signed
+            .verify(data.as_ref(), &anchors, at)
+            .and_then(|verified| appraise(verified, &policy, &self.demand()));
+        if self.json {
+            say_json(&to_json(&judged))?;
+        } else {
+            say(&to_text(&judged))?;
+        }
+        Ok(verdict(&judged).into())
+    }
+
+    fn demand(&self) -> Demand {
+        Demand {
+            stream: self.stream_name.clone(),
+            after: self.after,
+            max_evidence_age: self.max_evidence_age,
+            identity_alone: self.identity_alone,
+        }
+    }
+}
+
+fn verdict(judged: &Result<DataResult, DataRefusal>) -> Verdict {
+    let verdict = judged.as_ref().map(DataResult::verdict);
+    verdict.unwrap_or(Verdict::Contraindicated)
+}
+
+fn to_json(judged: &Result<DataResult, DataRefusal>) -> Value {
+    match judged {
+        Err(refusal) => json!({
+            "verdict": Verdict::Contraindicated,
+            "refusal": { "code": refusal.code(), "text": explain(refusal) },
+        }),
+        Ok(result) => {
+            let (data, label) = (result.data(), result.data().label());
+            let claims = data.chain().claims();
+            let reasons = result.reasons().iter();
+            json!({
+                "verdict": result.verdict(),
+                "source": { "role": "vm", "vm": label.vm, "vrot": claims.vrot, "tenant": claims.tenant,
+                    "generation": claims.generation, "host": data.chain().host() },
+                "stream": label.stream,
+                "number": label.sequence,
+                "signed_at": rfc3339(label.time),
+                "content_type": label.content_type,
+                "data_sha256": data.content().digest(),
+                "key": label.key,
+                "evidence_age_s": data.evidence_age(),
+                "reasons": reasons
+                    .map(|reason| json!({ "code": reason.code, "text": reason.text }))
+                    .collect::<Vec<_>>(),
+                "attestation": result.attestation().map(|attestation| attestation.to_json()),
+            })
+        }
+    }
+}
+
+/// What was signed, what was found, and last `verdict: …`.
+fn to_text(judged: &Result<DataResult, DataRefusal>) -> String {
+    let mark = mark(verdict(judged), Colour::of_output());
+    let mut text = String::new();
+    match judged {
+        Err(refusal) => {
+            let (why, code) = (explain(refusal), refusal.code());
+            let _ = writeln!(text, "{mark} refused: {} ({code})", Printable(&why));
+        }
+        Ok(result) => {
+            let (data, label) = (result.data(), result.data().label());
+            let claims = data.chain().claims();
+            let (vm, generation, host) = (label.vm, claims.generation, data.chain().host());
+            let time = rfc3339(label.time);
+            let evidence = match data.evidence_age() {
+                Some(age) => format!("taken {age} s before the data were signed"),
+                None => "none".to_owned(),
+            };
+            for (name, value) in [
+                (
+                    "VM",
+                    format!("{vm} of {}, generation {generation}", claims.tenant),
+                ),
+                ("host", host.to_string()),
+                ("stream", label.stream.to_string()),
+                ("number", label.sequence.to_string()),
+                ("signed at", format!("{time}, by the VM's clock")),
+                ("type", label.content_type.to_string()),
+                ("SHA-256", data.content().digest().to_string()),
+                ("evidence", evidence),
+            ] {
+                let _ = writeln!(text, "{name:<10} {}", Printable(&value));
+            }
+            for reason in result.reasons() {
+                let (why, code) = (Printable(&reason.text), reason.code);
+                let _ = writeln!(text, "{mark} {why} ({code})");
+            }
+            if let Some(attestation) = result.attestation() {
+                for layer in [Layer::Host, Layer::Vm] {
+                    let verdict = attestation.layer(layer).verdict();
+                    let _ = writeln!(text, "{layer} by the evidence: {verdict}");
+                    for reason in attestation.layer(layer).reasons() {
+                        let (why, code) = (Printable(&reason.text), reason.code);
+                        let _ = writeln!(text, "    {why} ({code})");
+                    }
+                }
+            }
+        }
+    }
+    let _ = writeln!(text, "\nverdict: {}", verdict(judged));
+    text
+}
+
+/// The refusal with what is below it.
+fn explain(refusal: &DataRefusal) -> String {
+    let mut text = refusal.to_string();
+    let mut below = refusal.source();
+    while let Some(error) = below {
+        let _ = write!(text, ": {error}");
+        below = error.source();
+    }
+    text
+}
+
+fn rfc3339(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok();
+    let time = time.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let text = time.and_then(|time| time.format(&Rfc3339).ok());
+    text.unwrap_or_else(|| format!("{seconds} s after 1970"))
+}
+
+/// SHA-256 value of a file of any length.
+fn hash_of(path: &Path) -> Result<Digest32> {
+    let hashed = || -> io::Result<Digest32> {
+        let mut file = File::open(path)?;
+        let mut hash = Hash::new(&SHA256);
+        let mut piece = vec![0; 64 * 1024];
+        loop {
+            match file.read(&mut piece) {
+                Ok(0) => break,
+                Ok(read) => hash.update(piece.get(..read).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let value = <[u8; 32]>::try_from(hash.finish().as_ref());
+        value.map(Digest32::new).map_err(io::Error::other)
+    };
+    hashed().with_context(|| format!("{} cannot be read", path.display()))
+}
