@@ -127,7 +127,7 @@ impl Contents {
             (Self::Unnamed(file), Existing::Replace) => {
                 let linked =
                     tempfile::Builder::new().make_in(folder_of(path), |name| link(&file, name))?;
-                return Ok(linked.persist(path).map_err(|error| error.error)?);
+                return linked.persist(path).map_err(|error| error.error);
             }
             (Self::Named(file), Existing::Keep) => file.persist_noclobber(path),
             (Self::Named(file), Existing::Replace) => file.persist(path),
