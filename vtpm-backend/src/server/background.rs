@@ -44,6 +44,16 @@ struct Thread {
     over: UnixStream,
 }
 
+impl Thread {
+    /// The response, once it is there. What made this end readable is taken first: it may be of the
+    /// response before, which came to whoever gave that command up sooner than this, and nothing
+    /// else would take it.
+    fn take_response(&self) -> Option<Zeroizing<Vec<u8>>> {
+        let _ = recv(&self.over, &mut [0; 16], RecvFlags::DONTWAIT);
+        self.responses.try_recv().ok()
+    }
+}
+
 struct Order {
     command: Zeroizing<Vec<u8>>,
     locality: u8,
@@ -108,8 +118,7 @@ impl<E: Engine> Background<E> {
     /// The response, once it is there.
     fn take_response(&mut self) -> Option<Zeroizing<Vec<u8>>> {
         let thread = self.thread.as_ref().filter(|_| self.is_at_work)?;
-        let response = thread.responses.try_recv().ok()?;
-        let _ = recv(&thread.over, &mut [0; 16], RecvFlags::DONTWAIT);
+        let response = thread.take_response()?;
         self.is_at_work = false;
         Some(response)
     }
@@ -302,5 +311,52 @@ impl<E: Engine> Engine for Background<E> {
 
     fn changed_permanent_state(&mut self) -> Option<Vec<u8>> {
         self.lock().changed_permanent_state()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Result, ensure};
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::*;
+
+    #[test]
+    fn a_byte_of_the_key_before_keeps_the_loop_awake_once() -> Result<()> {
+        let (orders, _ordered) = sync_channel(1);
+        let (_begins, begun) = sync_channel(1);
+        let (responds, responses) = sync_channel(1);
+        let (over, ends) = UnixStream::pair()?;
+        let thread = Thread {
+            orders,
+            begun,
+            responses,
+            over,
+        };
+        let is_readable = || -> Result<bool> {
+            let mut polled = [PollFd::new(&thread.over, PollFlags::IN)];
+            Ok(poll(&mut polled, Some(&Timespec::default()))? == 1)
+        };
+        let end = || send(&ends, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+
+        end()?;
+        ensure!(is_readable()?);
+        ensure!(thread.take_response().is_none());
+        ensure!(
+            !is_readable()?,
+            "the loop would spin until the key is there"
+        );
+
+        // The next response comes all the same, also before its own byte.
+        responds.send(Zeroizing::new(vec![1]))?;
+        end()?;
+        ensure!(is_readable()?);
+        ensure!(
+            thread
+                .take_response()
+                .is_some_and(|response| *response == [1])
+        );
+        ensure!(!is_readable()?);
+        Ok(())
     }
 }

@@ -93,16 +93,22 @@ impl<E: Engine> Server<E> {
     }
 
     /// What the VMM orders concerns rings and memory. The TPM goes on as it is, whatever becomes of
-    /// the connection: a guest, or its VMM, could otherwise forget what was measured.
+    /// the connection: a guest, or its VMM, could otherwise forget what was measured. A guest's key is
+    /// given up for what its own VMM says, once that is whole, and for nobody who merely connects.
     pub(super) fn serve_device_connection(&mut self) {
-        let device = self.device.as_ref();
-        if device.is_some_and(|device| device.frontend.has_open_request()) {
+        let Some(device) = &mut self.device else {
+            return;
+        };
+        let Some(arrival) = device.frontend.arrival() else {
+            return;
+        };
+        if device.frontend.has_open_request() {
             self.give_up_for_others();
         }
         let Some(device) = &mut self.device else {
             return;
         };
-        match device.frontend.serve_connection() {
+        match device.frontend.serve_connection(arrival) {
             Ok(()) => return,
             Err(ConnectionError::Ended) => tracing::debug!("the VMM closed its connection"),
             Err(error) => tracing::warn!(%error, "the VMM's connection is closed"),
@@ -122,7 +128,10 @@ impl<E: Engine> Server<E> {
             link.count_vmm();
         }
         device.frontend.serve_queue(self);
-        self.polling.note_answered();
+        // While the TPM makes a key, its guest has nothing to send.
+        if !device.frontend.has_open_request() {
+            self.polling.note_answered();
+        }
         self.device = Some(device);
     }
 

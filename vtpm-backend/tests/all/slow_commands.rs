@@ -1,7 +1,7 @@
 //! Commands that take long: given up when the VMM says so, answered in time where it does not
 //! wait, and out of others' way where they come by a queue.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
@@ -168,6 +168,32 @@ fn a_key_that_is_made_by_a_queue_gives_way_to_what_the_manager_orders() -> Resul
     let response = guest.execute(&rsa_key(0))?;
     ensure!(code(&response) == 0, "0x{:x}", code(&response));
     flush(&mut guest, &response)
+}
+
+#[test]
+fn a_key_that_is_made_by_a_queue_is_not_given_up_for_whoever_connects() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let _backend = Emulator::virtio_tpm(folder.path())?;
+    let socket = folder.path().join("vhost-user.sock");
+    let mut guest = Guest::new()?;
+    let vmm = guest.connect(&socket, 0)?;
+    ensure!(code(&Channel(&mut guest, &vmm).execute(&STARTUP)?) == 0);
+    let mut turned_away = 0;
+    for number in 0..8 {
+        guest.begin(&vmm, &rsa_key(number))?;
+        while guest.answered()? != guest.offered() {
+            // Turned away while the key is made.
+            let mut other = UnixStream::connect(&socket)?;
+            other.set_read_timeout(Some(Duration::from_secs(60)))?;
+            ensure!(matches!(other.read(&mut [0]), Ok(0)));
+            turned_away += u32::from(guest.answered()? != guest.offered());
+        }
+        let response = guest.end()?;
+        ensure!(code(&response) == 0, "0x{:x}", code(&response));
+        flush(&mut Channel(&mut guest, &vmm), &response)?;
+    }
+    ensure!(turned_away > 0, "nobody connected while a key was made");
+    Ok(())
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use backend_link::socket_file::make_room;
 use nix::sys::signal::Signal;
 use test_support::virtio_tpm::Driver;
 use tpm_wire::MAX_SIZE;
@@ -460,6 +461,10 @@ fn a_second_vmm_is_turned_away_and_half_a_message_is_not_waited_for() -> Result<
     let mut driver = backend.driver(4)?;
     ensure!(code(&driver.execute(&STARTUP)?) == 0);
     ensure!(Driver::connect(&backend.socket(), 4).is_err());
+    // A program that looks whether somebody listens there, as another backend does.
+    ensure!(make_room(&backend.socket()).is_err());
+    // Longer than a half message is waited for: the first one has sent none.
+    sleep(Duration::from_millis(1500));
     ensure!(code(&driver.execute(&GET_RANDOM)?) == 0);
     drop(driver);
     for half in [&[1_u8, 0, 0][..], &[1, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 1]] {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, ioctl_fionread};
+use rustix::io::{Errno, ioctl_fionread, retry_on_intr};
 use rustix::net::{RecvFlags, recv};
 use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
 use vhost_user_backend::{VringMutex, VringT};
@@ -48,6 +48,22 @@ impl From<Errno> for ConnectionError {
     fn from(error: Errno) -> Self {
         Self::Io(error.into())
     }
+}
+
+/// What a VMM has its device do next. What is only half there is not among it.
+#[derive(Debug)]
+pub enum Arrival {
+    /// A whole message.
+    Message,
+    /// The connection is over.
+    End(ConnectionError),
+}
+
+/// How much of the VMM's next message has come.
+enum Received {
+    Nothing,
+    Part,
+    Message,
 }
 
 pub(crate) struct Connection {
@@ -130,16 +146,28 @@ impl Connection {
         self.protocol.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Follows one message, once all of it is there: the library would wait for the rest.
-    pub(crate) fn serve(&mut self, device: &mut dyn Device) -> Result<(), ConnectionError> {
-        if !self.has_message()? {
-            let since = *self.incomplete_since.get_or_insert_with(Instant::now);
-            return match since.elapsed() > COMPLETION {
-                true => Err(ConnectionError::Stalled),
-                false => Ok(()),
-            };
+    /// What is to be followed now: a message of which all is there, because the library would wait for
+    /// the rest, or the end of the connection.
+    pub(crate) fn arrival(&mut self) -> Option<Arrival> {
+        match self.look() {
+            Ok(Received::Message) => {
+                self.incomplete_since = None;
+                Some(Arrival::Message)
+            }
+            Ok(Received::Nothing) => {
+                self.incomplete_since = None;
+                None
+            }
+            Ok(Received::Part) => {
+                let since = *self.incomplete_since.get_or_insert_with(Instant::now);
+                (since.elapsed() > COMPLETION).then_some(Arrival::End(ConnectionError::Stalled))
+            }
+            Err(error) => Some(Arrival::End(error)),
         }
-        self.incomplete_since = None;
+    }
+
+    /// Follows the message that is there.
+    pub(crate) fn serve(&mut self, device: &mut dyn Device) -> Result<(), ConnectionError> {
         if !is_writable(&self.stream)? {
             return Err(ConnectionError::Full);
         }
@@ -232,25 +260,28 @@ impl Connection {
         Ok(true)
     }
 
-    /// Whether a whole message is there, or one that the library refuses at once.
-    fn has_message(&self) -> Result<bool, ConnectionError> {
+    /// How much of a message is there; all, of one that the library refuses at once.
+    fn look(&self) -> Result<Received, ConnectionError> {
         let mut header = [0_u8; HEADER];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let length = match recv(&self.stream, &mut header, flags) {
+        let length = match retry_on_intr(|| recv(&self.stream, &mut header, flags)) {
             Ok((_, 0)) | Err(Errno::CONNRESET) => return Err(ConnectionError::Ended),
             Ok((_, length)) => length,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
+            Err(Errno::AGAIN) => return Ok(Received::Nothing),
             Err(error) => return Err(error.into()),
         };
         let Some(body) = header.last_chunk().filter(|_| length == HEADER) else {
-            return Ok(false);
+            return Ok(Received::Part);
         };
         let body = usize::try_from(u32::from_le_bytes(*body)).unwrap_or(usize::MAX);
         if body > MAX_BODY {
-            return Ok(true);
+            return Ok(Received::Message);
         }
         let arrived = usize::try_from(ioctl_fionread(&self.stream)?).unwrap_or(usize::MAX);
-        Ok(arrived >= HEADER + body)
+        Ok(match arrived >= HEADER + body {
+            true => Received::Message,
+            false => Received::Part,
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use crate::connection::{Connection, ConnectionError};
+use crate::connection::{Arrival, Connection, ConnectionError};
 use crate::device::{Device, Tpm};
 
 /// A device, and the VMM that is connected to it, if one is.
@@ -67,8 +67,8 @@ impl Frontend {
         (self.connection.as_ref()).is_some_and(Connection::is_offered_request)
     }
 
-    /// Whether the rest of a message is missing: [`serve_connection`](Self::serve_connection) is to
-    /// be called again after a while, and ends a connection that is waited for too long.
+    /// Whether the rest of a message is missing: [`arrival`](Self::arrival) is to be called again
+    /// after a while, and ends a connection that is waited for too long.
     pub fn is_incomplete(&self) -> bool {
         self.connection
             .as_ref()
@@ -81,13 +81,22 @@ impl Frontend {
         (self.connection.as_ref()).is_some_and(Connection::has_open_request)
     }
 
-    /// Follows one message of the VMM. After an error its connection is closed: rings and the
-    /// guest's memory are given back, and the TPM stays as it is.
-    pub fn serve_connection(&mut self) -> Result<(), ConnectionError> {
+    /// What the VMM has this device do next, for [`serve_connection`](Self::serve_connection); `None`
+    /// while it says nothing, or half a message. Nothing waits, and nothing changes for its guest.
+    pub fn arrival(&mut self) -> Option<Arrival> {
+        self.connection.as_mut()?.arrival()
+    }
+
+    /// Follows what the VMM says. After an error its connection is closed: rings and the guest's
+    /// memory are given back, and the TPM stays as it is.
+    pub fn serve_connection(&mut self, arrival: Arrival) -> Result<(), ConnectionError> {
         let Some(connection) = &mut self.connection else {
             return Ok(());
         };
-        let served = connection.serve(self.device.as_mut());
+        let served = match arrival {
+            Arrival::Message => connection.serve(self.device.as_mut()),
+            Arrival::End(error) => Err(error),
+        };
         if served.is_err() {
             self.connection = None;
         }

@@ -29,7 +29,7 @@ mod tis_i2c;
 mod virtio_i2c;
 mod virtio_tpm;
 
-pub use connection::ConnectionError;
+pub use connection::{Arrival, ConnectionError};
 pub use device::{Device, Execution, Request, Tpm};
 pub use frontend::{Frontend, Kick};
 pub use virtio_i2c::VirtioI2c;
