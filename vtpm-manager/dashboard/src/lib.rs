@@ -2,9 +2,9 @@
 //! certificates, how the host's store stands, events. It only looks.
 //!
 //! [`Page::serve`] serves it on a loopback address or a Unix socket, to browsers that know the token
-//! ([`access`]). One task for each manager asks its API over the Unix socket ([`follow`]), as long as
-//! anybody looks; what has changed since goes to every page ([`hub`]), one JSON value a line. What
-//! the page is made of is compiled in ([`assets`]), and it speaks to its own origin only.
+//! (`access.rs`). One task for each manager asks its API over the Unix socket (`follow.rs`), as long as
+//! anybody looks; what has changed since goes to every page (`hub.rs`), one JSON value a line. What
+//! the page is made of is compiled in (`assets.rs`), and it speaks to its own origin only.
 
 mod access;
 mod assets;
