@@ -25,8 +25,13 @@ use super::{Actor, AuditError, AuditLog, Event};
 pub(super) struct Comparison {
     /// Whether the log was held against what the store says.
     done: bool,
-    missing: Option<MissingLines>,
+    /// The oldest first, [`MAX_MISSING`] at most.
+    missing: Vec<MissingLines>,
 }
+
+/// As many as a batch has room for: what was found first, so that no later alteration ends the warning
+/// about it, and what was found last.
+const MAX_MISSING: usize = 2;
 
 /// Lines that the physical TPM vouches for, and that the log does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,29 +65,44 @@ impl AuditLog {
                 finding,
             }),
         };
-        let known = vouched.and_then(|mark| mark.missing).map(known);
+        let known = vouched
+            .into_iter()
+            .flat_map(|mark| [mark.missing, mark.later]);
+        let mut missing: Vec<_> = known.flatten().map(known_before).collect();
+        if let Some(found_now) = &found_now {
+            missing.truncate(MAX_MISSING - 1);
+            missing.push(found_now.clone());
+        }
         *self.comparison() = Comparison {
             done: true,
-            missing: found_now.clone().or(known),
+            missing,
         };
         Ok(found_now)
     }
 
-    /// What is missing from the log, if anything is.
-    pub fn missing(&self) -> Option<MissingLines> {
+    /// What is missing from the log and not accepted, the oldest finding first.
+    pub fn missing(&self) -> Vec<MissingLines> {
         self.comparison().missing.clone()
     }
 
+    /// The same as a text; `None` if nothing is.
+    pub fn what_is_missing(&self) -> Option<String> {
+        let missing = self.missing();
+        let texts: Vec<_> = missing.iter().map(MissingLines::to_string).collect();
+        (!texts.is_empty()).then(|| texts.join(". Besides: "))
+    }
+
     /// An operator has looked into it and accepts the log as it is, naming the hash that is missing.
-    /// The line about it comes first. Blocks.
+    /// What is missing besides is told on. The line about it comes first. Blocks.
     pub fn accept(&self, by: Option<Actor>, head: Digest32) -> Result<(), AuditError> {
         let missing = self
             .missing()
-            .filter(|missing| missing.position.head == head);
+            .into_iter()
+            .find(|missing| missing.position.head == head);
         let missing = missing.ok_or(AuditError::NotMissing { head })?;
         let LogPosition { lines, head } = missing.position;
         self.append(by, &[Event::AuditLogAccepted { lines, head }])?;
-        self.comparison().missing = None;
+        (self.comparison().missing).retain(|missing| missing.position.head != head);
         Ok(())
     }
 
@@ -137,19 +157,20 @@ impl AuditLog {
 impl MarkedLog for AuditLog {
     fn mark(&self) -> Option<LogMark> {
         let comparison = self.comparison();
-        let missing = comparison.missing.as_ref().map(|missing| MissingLog {
+        let mut missing = comparison.missing.iter().map(|missing| MissingLog {
             position: missing.position,
             found: UnixSeconds::new(missing.found.seconds()),
         });
         comparison.done.then(|| LogMark {
             newest: self.on_disk(),
-            missing,
+            missing: missing.next(),
+            later: missing.next(),
         })
     }
 }
 
 /// What an earlier manager found. The log has the line in which it wrote that down.
-fn known(missing: MissingLog) -> MissingLines {
+fn known_before(missing: MissingLog) -> MissingLines {
     let LogPosition { lines, head } = missing.position;
     MissingLines {
         position: missing.position,

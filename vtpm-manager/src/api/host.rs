@@ -201,7 +201,7 @@ pub(super) async fn audit(State(manager): Managed) -> Result<Json<AuditView>, Pr
     let checked = tokio::task::spawn_blocking(move || {
         let end = log.end();
         let altered = (log.check(end.head).err()).map(|error| WithCauses(&error).to_string());
-        let problem = altered.or_else(|| Some(log.missing()?.to_string()));
+        let problem = altered.or_else(|| log.what_is_missing());
         AuditView {
             log: log.path().to_owned(),
             begins_after: log.from(),

@@ -52,7 +52,7 @@ pub(super) async fn view(manager: &Manager) -> Result<HostView, ProblemResponse>
         keys,
         enrolment: manager.host().enrolment().as_deref().map(Into::into),
         store: store_view(&manager.store_status().await),
-        audit_problem: (manager.guarded().audit().missing()).map(|missing| missing.to_string()),
+        audit_problem: manager.guarded().audit().what_is_missing(),
         log: log_view(),
         last_fault: manager.last_fault().map(fault_view),
     })

@@ -253,7 +253,7 @@ impl Manager {
             audit: AuditStatus {
                 written: self.guarded.audit().end(),
                 unvouched: self.guarded.unvouched_lines(),
-                is_altered: self.guarded.audit().missing().is_some(),
+                is_altered: !self.guarded.audit().missing().is_empty(),
             },
         }
     }

@@ -19,7 +19,7 @@ fn missing_after(
 ) -> anyhow::Result<(Option<MissingLines>, LogMark)> {
     let missing = log.compare(Some(vouched))?;
     assert_eq!(
-        log.missing().map(|it| it.position),
+        log.missing().last().map(|it| it.position),
         missing.as_ref().map(|it| it.position)
     );
     Ok((missing, log.mark().context("compared")?))
@@ -137,6 +137,7 @@ fn what_is_missing_is_told_by_each_manager_until_an_operator_accepts_it_by_its_h
     let mark = LogMark {
         newest: gone,
         missing: None,
+        later: None,
     };
     let (missing, next) = missing_after(mark, &open(&path)?)?;
     let found = missing.context("unnoticed")?.found;
@@ -145,7 +146,7 @@ fn what_is_missing_is_told_by_each_manager_until_an_operator_accepts_it_by_its_h
     // The next manager finds the lines that the one before wrote, and knows what was missing.
     let log = open(&path)?;
     assert_eq!(log.compare(Some(next))?, None);
-    let known = log.missing().context("forgotten")?;
+    let known = log.missing().pop().context("forgotten")?;
     assert_eq!((known.position, known.found), (gone, found));
     assert!(found <= Timestamp::now());
     assert_eq!(vouched(&log)?.missing, next.missing);
@@ -156,7 +157,7 @@ fn what_is_missing_is_told_by_each_manager_until_an_operator_accepts_it_by_its_h
         "{refused:?}"
     );
     assert_eq!(log.end().entries, 2);
-    assert!(log.missing().is_some());
+    assert_eq!(log.missing().len(), 1);
     log.accept(None, gone.head)?;
     assert_eq!(vouched(&log)?.missing, None);
     let text = std::fs::read_to_string(&path)?;
@@ -165,5 +166,55 @@ fn what_is_missing_is_told_by_each_manager_until_an_operator_accepts_it_by_its_h
         "{text}"
     );
     assert!(log.accept(None, gone.head).is_err());
+    Ok(())
+}
+
+#[test]
+fn what_was_altered_before_an_operator_looked_is_not_forgotten_for_a_later_alteration()
+-> anyhow::Result<()> {
+    let (_folder, path) = log_of(2)?;
+    let gone = ["first", "second", "third"].map(|text| LogPosition {
+        lines: 9,
+        head: Digest32::of(text.as_bytes()),
+    });
+    let [first, second, third] = gone;
+    let mut mark = LogMark {
+        newest: first,
+        missing: None,
+        later: None,
+    };
+    for (newest, told) in [
+        (first, vec![first]),
+        (second, vec![first, second]),
+        // Of many, the first and the newest.
+        (third, vec![first, third]),
+    ] {
+        mark.newest = newest;
+        let log = open(&path)?;
+        (_, mark) = missing_after(mark, &log)?;
+        let missing: Vec<_> = log.missing().iter().map(|it| it.position).collect();
+        assert_eq!(missing, told);
+        let text = log.what_is_missing().context("not told")?;
+        for position in told {
+            let remedy = format!("audit accept {}", position.head);
+            assert!(text.contains(&remedy), "{text}");
+        }
+    }
+
+    // The next manager knows both, and whoever accepts one hears of the other.
+    let log = open(&path)?;
+    assert_eq!(log.compare(Some(mark))?, None);
+    assert_eq!(log.missing().len(), 2);
+    log.accept(None, first.head)?;
+    let mark = vouched(&log)?;
+    assert_eq!(mark.missing.map(|it| it.position), Some(third));
+    assert_eq!(mark.later, None);
+    assert!(log.accept(None, second.head).is_err());
+    drop(log);
+    let log = open(&path)?;
+    assert_eq!(log.compare(Some(mark))?, None);
+    log.accept(None, third.head)?;
+    assert_eq!(log.what_is_missing(), None);
+    assert_eq!(vouched(&log)?.missing, None);
     Ok(())
 }

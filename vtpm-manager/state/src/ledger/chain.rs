@@ -101,8 +101,10 @@ pub enum ChainRecordError {
 
 /// Version of the stored record, its first field; also enters the link. A record of version 2 is
 /// the same without the mark of the log, one of version 1 also without the loss of power; both stay
-/// readable.
+/// readable. One of version 4 is made only where more than one line is missing from the log: earlier
+/// versions have room for one, and a manager that knows no more refuses it rather than forget one.
 const VERSION: u8 = 3;
+const WITH_LATER_MISSING: u8 = 4;
 const WITHOUT_LOG: u8 = 2;
 const WITHOUT_POWER_LOSS: u8 = 1;
 
@@ -123,8 +125,12 @@ pub(super) struct ChainRecordFields {
 
 impl ChainRecord {
     pub(super) fn new(keys: &RollbackKeys, fields: ChainRecordFields) -> Self {
+        let has_later = fields.log.is_some_and(|log| log.later.is_some());
         let mut batch = Self {
-            version: VERSION,
+            version: match has_later {
+                true => WITH_LATER_MISSING,
+                false => VERSION,
+            },
             epoch: fields.epoch,
             previous: fields.previous,
             root: fields.root,
@@ -308,9 +314,10 @@ impl<'b, C> Decode<'b, C> for ChainRecord {
         let position = decoder.position();
         let wrong = |text: &'static str| DecodeError::message(text).at(position);
         let (length, version) = (decoder.array()?, decoder.u8()?);
-        let is_known = [VERSION, WITHOUT_LOG, WITHOUT_POWER_LOSS].contains(&version);
+        let known = [WITH_LATER_MISSING, VERSION, WITHOUT_LOG, WITHOUT_POWER_LOSS];
+        let is_known = known.contains(&version);
         if !is_known || length != Some(fields(version)) {
-            return Err(wrong("no chain record of version 1, 2 or 3"));
+            return Err(wrong("no chain record of version 1, 2, 3 or 4"));
         }
         Ok(Self {
             version,
@@ -331,7 +338,7 @@ impl<'b, C> Decode<'b, C> for ChainRecord {
             },
             log: match version {
                 WITHOUT_POWER_LOSS | WITHOUT_LOG => None,
-                _ => LogMark::decode_optional(decoder)?,
+                _ => LogMark::decode_optional(decoder, version == WITH_LATER_MISSING)?,
             },
             link: decoder.decode_with(context)?,
         })
@@ -473,7 +480,7 @@ mod tests {
         )
     }
 
-    fn marks() -> [Option<LogMark>; 3] {
+    fn marks() -> [Option<LogMark>; 4] {
         let position = |lines| LogPosition {
             lines,
             head: Digest32::new([6; 32]),
@@ -481,16 +488,25 @@ mod tests {
         let mark = LogMark {
             newest: position(4321),
             missing: None,
+            later: None,
         };
         let missing = MissingLog {
             position: position(1234),
             found: UnixSeconds(1_650_000_000),
         };
+        let later = MissingLog {
+            position: position(2345),
+            found: UnixSeconds(1_660_000_000),
+        };
         let with_missing = LogMark {
             missing: Some(missing),
             ..mark
         };
-        [None, Some(mark), Some(with_missing)]
+        let with_later = LogMark {
+            later: Some(later),
+            ..with_missing
+        };
+        [None, Some(mark), Some(with_missing), Some(with_later)]
     }
 
     fn power_loss() -> PowerLoss {
@@ -606,6 +622,16 @@ mod tests {
         assert_eq!(
             hex::encode(recovery.to_record()),
             include_str!("chain_record_v3.hex").trim()
+        );
+    }
+
+    /// The same of version 4.
+    #[test]
+    fn version_four_stays_as_it_is() {
+        let recovery = batch_after(Some(power_loss()), marks()[3], kinds()[3].clone());
+        assert_eq!(
+            hex::encode(recovery.to_record()),
+            include_str!("chain_record_v4.hex").trim()
         );
     }
 

@@ -26,6 +26,8 @@ pub struct LogMark {
     /// What an earlier batch said, and was not found in the log. Each batch repeats it until
     /// somebody accepts that: no restart makes it undone.
     pub missing: Option<MissingLog>,
+    /// The same of what was found missing before the first was accepted; of several, the newest.
+    pub later: Option<MissingLog>,
 }
 
 /// A line of the log.
@@ -48,30 +50,70 @@ pub struct MissingLog {
 
 /// Lines, hash, what is missing.
 const FIELDS: u64 = 3;
+/// The same, and what is missing besides.
+const FIELDS_WITH_LATER: u64 = 4;
 
 impl LogMark {
-    pub(super) fn decode_optional(decoder: &mut Decoder<'_>) -> Result<Option<Self>, DecodeError> {
+    /// One with [`later`](Self::later), or one without.
+    pub(super) fn decode_optional(
+        decoder: &mut Decoder<'_>,
+        has_later: bool,
+    ) -> Result<Option<Self>, DecodeError> {
         let position = decoder.position();
         if decoder.datatype()? == Type::Null {
             return decoder.null().map(|()| None);
         }
-        let wrong = || DecodeError::message("no mark of a log").at(position);
-        if decoder.array()? != Some(FIELDS) {
-            return Err(wrong());
+        let fields = match has_later {
+            true => FIELDS_WITH_LATER,
+            false => FIELDS,
+        };
+        if decoder.array()? != Some(fields) {
+            return Err(DecodeError::message("no mark of a log").at(position));
         }
         let newest = LogPosition::decode(decoder)?;
         let missing = if decoder.datatype()? == Type::Null {
             decoder.null()?;
             None
-        } else if decoder.array()? == Some(FIELDS) {
-            Some(MissingLog {
-                position: LogPosition::decode(decoder)?,
-                found: decoder.decode()?,
-            })
         } else {
-            return Err(wrong());
+            Some(MissingLog::decode(decoder)?)
         };
-        Ok(Some(Self { newest, missing }))
+        let later = match has_later {
+            true => Some(MissingLog::decode(decoder)?),
+            false => None,
+        };
+        Ok(Some(Self {
+            newest,
+            missing,
+            later,
+        }))
+    }
+}
+
+impl MissingLog {
+    fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let position = decoder.position();
+        if decoder.array()? != Some(FIELDS) {
+            return Err(DecodeError::message("no missing line of a log").at(position));
+        }
+        Ok(Self {
+            position: LogPosition::decode(decoder)?,
+            found: decoder.decode()?,
+        })
+    }
+}
+
+impl<C> Encode<C> for MissingLog {
+    fn encode<W: Write>(
+        &self,
+        encoder: &mut Encoder<W>,
+        context: &mut C,
+    ) -> Result<(), EncodeError<W::Error>> {
+        encoder
+            .array(FIELDS)?
+            .u64(self.position.lines)?
+            .encode_with(self.position.head, context)?
+            .encode_with(self.found, context)?
+            .ok()
     }
 }
 
@@ -91,17 +133,21 @@ impl<C> Encode<C> for LogMark {
         encoder: &mut Encoder<W>,
         context: &mut C,
     ) -> Result<(), EncodeError<W::Error>> {
+        let fields = match self.later {
+            Some(_) => FIELDS_WITH_LATER,
+            None => FIELDS,
+        };
         encoder
-            .array(FIELDS)?
+            .array(fields)?
             .u64(self.newest.lines)?
             .encode_with(self.newest.head, context)?;
         match &self.missing {
             None => encoder.null()?,
-            Some(missing) => encoder
-                .array(FIELDS)?
-                .u64(missing.position.lines)?
-                .encode_with(missing.position.head, context)?
-                .encode_with(missing.found, context)?,
+            Some(missing) => encoder.encode_with(missing, context)?,
+        };
+        match &self.later {
+            None => encoder,
+            Some(later) => encoder.encode_with(later, context)?,
         }
         .ok()
     }

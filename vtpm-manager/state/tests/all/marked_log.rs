@@ -20,6 +20,7 @@ impl Log {
                 head: Digest32::of(&lines.to_be_bytes()),
             },
             missing: None,
+            later: None,
         };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(mark);
         mark
