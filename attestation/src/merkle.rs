@@ -138,7 +138,8 @@ pub fn root_from_path(
     }
 }
 
-fn node_hash(left: &Digest32, right: &Digest32) -> Digest32 {
+/// The node above these two.
+pub fn node_hash(left: &Digest32, right: &Digest32) -> Digest32 {
     let hash = Sha256::new()
         .chain_update([NODE])
         .chain_update(left.as_bytes())

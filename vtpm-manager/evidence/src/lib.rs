@@ -3,9 +3,10 @@
 //!
 //! Each request becomes a salted leaf ([`HostLeaf`]) of a Merkle tree (RFC 9162); the quote signs
 //! the tree's root. A requester gets the quote, its own leaf and the path to the root, and learns
-//! nothing of its neighbours. So the rate of evidence does not depend on how slowly the TPM signs, and
+//! nothing of its neighbours from them, not even how many there are. So the rate of evidence does not depend on how slowly the TPM signs, and
 //! a vRoT that floods its host takes nothing from others: each has its turn.
 
+mod hidden_tree;
 mod host_log;
 mod open_layers;
 mod statements;
@@ -22,7 +23,6 @@ use std::time::Duration;
 
 use api_types::WithCauses;
 use attestation::evidence::SharedHostLayer;
-use attestation::merkle::Tree;
 use attestation::quote::canonical_signature;
 use attestation::{
     Anchoring, CutOff, Durability, HostLayer, HostLeaf, LaunchMeasurement, QuotePurpose,
@@ -35,9 +35,10 @@ use tokio::time::timeout;
 
 use trust_anchor::{AnchorError, SignedQuote, TrustAnchor};
 
+use hidden_tree::HiddenTree;
 pub use host_log::{HostLog, HostLogProblem, LogContents};
 pub use open_layers::OpenLayers;
-use statements::{Group, Groups, MAX_STATEMENTS, hidden_tree};
+use statements::{Group, Groups, MAX_STATEMENTS};
 pub use statements::{Place, SignedStatements};
 use turns::{OF_A_VROT, Turns};
 
@@ -129,7 +130,7 @@ pub enum HostEvidenceError {
 const QUEUE: usize = 4096;
 /// Between two questions for the host's PCRs, until there is an answer.
 const LEARNING_PAUSE: Duration = Duration::from_secs(5);
-/// Leaves of one tree: paths stay within twelve steps.
+/// Requests of guests under one quote.
 const MAX_BATCH: usize = 4096;
 
 impl HostEvidence {
@@ -283,14 +284,13 @@ struct Waiting {
     groups: Groups,
 }
 
-/// A quote over a tree, and where each of its leaves stands.
+/// A quote over a tree.
 struct SignedTree {
     quote: SignedQuote,
     signature: Vec<u8>,
     identity_key: AttestationKey,
     log: LogContents,
-    tree: Tree,
-    places: Vec<usize>,
+    tree: HiddenTree,
 }
 
 struct Service<Q> {
@@ -320,7 +320,7 @@ impl<Q: HostQuoter> Service<Q> {
             let mut leaves: Vec<&HostLeaf> = layers.iter().map(|(leaf, _)| &**leaf).collect();
             leaves.extend(groups.iter().flat_map(|group| &group.leaves));
             let signed = {
-                let mut quoting = pin!(self.sign(&leaves, !groups.is_empty()));
+                let mut quoting = pin!(self.sign(&leaves));
                 loop {
                     tokio::select! {
                         signed = &mut quoting => break signed,
@@ -387,11 +387,7 @@ impl<Q: HostQuoter> Service<Q> {
     }
 
     /// One quote over all leaves.
-    async fn sign(
-        &mut self,
-        leaves: &[&HostLeaf],
-        hides: bool,
-    ) -> Result<SignedTree, HostEvidenceError> {
+    async fn sign(&mut self, leaves: &[&HostLeaf]) -> Result<SignedTree, HostEvidenceError> {
         let identity_key = match &self.identity_key {
             Some(key) => key.clone(),
             None => {
@@ -406,13 +402,7 @@ impl<Q: HostQuoter> Service<Q> {
             .map_err(HostEvidenceError::EventLog)?;
         let is_other_log = self.log.replace(log.digest) != Some(log.digest);
         let hashes: Vec<Digest32> = leaves.iter().map(|leaf| leaf.hash()).collect();
-        let (tree, places) = match hides {
-            true => hidden_tree(&hashes)?,
-            false => {
-                let places = (0..hashes.len()).collect();
-                (Tree::new(hashes).ok_or(HostEvidenceError::Busy)?, places)
-            }
-        };
+        let tree = HiddenTree::new(&hashes)?;
         let name = identity_key.name();
         let qualifying_data = host_qualifying_data(&tree.root(), tree.size(), &name, &log.digest);
         let quote = self.quoter.quote(qualifying_data).await.map_err(anchor)?;
@@ -427,7 +417,6 @@ impl<Q: HostQuoter> Service<Q> {
             identity_key,
             log,
             tree,
-            places,
         })
     }
 }
@@ -436,7 +425,7 @@ impl SignedTree {
     /// Tells everybody who waited: first those who asked for a layer, then the groups, as the leaves
     /// are.
     fn answer(self, layers: Vec<(Box<HostLeaf>, LayerAnswer)>, groups: Vec<Group>) {
-        let mut places = self.places.iter().copied();
+        let mut places = self.tree.places().iter().copied();
         for (leaf, answer) in layers {
             let Some(place) = places.next() else { return };
             // A guest that went away meanwhile needs no answer.

@@ -4,9 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use attestation::HostLeaf;
-use attestation::merkle::Tree;
 use cert_chain::Digest32;
-use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::oneshot;
 
 use crate::HostEvidenceError;
@@ -53,9 +51,6 @@ pub(super) struct Group {
 const MAX_WAITING: usize = 64;
 /// Statements of groups under one quote.
 pub(super) const MAX_STATEMENTS: usize = 4096;
-/// The size of every tree with such statements. How many requests of others share it does not show, nor
-/// which are next to each other.
-const TREE: usize = 2 * 4096;
 
 /// Groups in the order in which they came.
 #[derive(Default)]
@@ -87,66 +82,5 @@ impl Groups {
             taken.extend(self.0.pop_front());
         }
         taken
-    }
-}
-
-/// A tree in which these hashes stand in any order among others that are random; where each stands.
-pub(super) fn hidden_tree(hashes: &[Digest32]) -> Result<(Tree, Vec<usize>), HostEvidenceError> {
-    let random = SystemRandom::new();
-    let mut bytes = vec![0; TREE * 32];
-    (random.fill(&mut bytes)).map_err(|_| HostEvidenceError::Random)?;
-    let mut leaves: Vec<Digest32> = (bytes.as_chunks().0.iter())
-        .map(|bytes| Digest32::new(*bytes))
-        .collect();
-    let mut places: Vec<usize> = (0..leaves.len().max(hashes.len())).collect();
-    // Each in turn changes places with any that has none yet (Fisher and Yates).
-    let mut draws = vec![0; hashes.len() * 8];
-    (random.fill(&mut draws)).map_err(|_| HostEvidenceError::Random)?;
-    for (turn, draw) in draws.as_chunks().0.iter().enumerate() {
-        let left = places.len().saturating_sub(turn).max(1) as u64;
-        let offset = usize::try_from(u64::from_le_bytes(*draw) % left).unwrap_or(0);
-        places.swap(turn, turn + offset);
-    }
-    places.truncate(hashes.len());
-    for (hash, place) in hashes.iter().zip(&places) {
-        match leaves.get_mut(*place) {
-            Some(leaf) => *leaf = *hash,
-            None => return Err(HostEvidenceError::Busy),
-        }
-    }
-    let tree = Tree::new(leaves).ok_or(HostEvidenceError::Busy)?;
-    Ok((tree, places))
-}
-
-#[cfg(test)]
-mod tests {
-    use attestation::merkle::root_from_path;
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    #[test]
-    fn a_tree_of_few_statements_and_one_of_many_look_the_same() -> anyhow::Result<()> {
-        let mut places_of_one = BTreeSet::new();
-        for count in [1, 1, 1, 1, 3, MAX_STATEMENTS, TREE] {
-            let hashes: Vec<Digest32> = (0..count)
-                .map(|number| Digest32::of(&number.to_le_bytes()))
-                .collect();
-            let (tree, places) = hidden_tree(&hashes)?;
-            assert_eq!(tree.size(), TREE as u64);
-            let distinct: BTreeSet<usize> = places.iter().copied().collect();
-            assert_eq!(distinct.len(), count);
-            for (hash, place) in hashes.iter().zip(&places).take(9) {
-                let path = tree.path(*place).unwrap_or_default();
-                let root = root_from_path(*hash, *place as u64, tree.size(), &path)?;
-                assert_eq!(root, tree.root());
-            }
-            if let [place] = places.as_slice() {
-                places_of_one.insert(*place);
-            }
-        }
-        assert!(places_of_one.len() > 1, "always in the same place");
-        assert!(hidden_tree(&vec![Digest32::of(b"x"); TREE + 1]).is_err());
-        Ok(())
     }
 }

@@ -172,11 +172,59 @@ async fn a_vrot_that_floods_is_refused_and_its_neighbours_share_the_next_quote()
     }
     gate.add_permits(2);
     first.await?;
-    for layer in neighbours.join_all().await {
-        let layer = HostLayer::from_cbor(&layer?.part(0, usize::MAX))?;
-        assert_eq!(layer.tree_size, 50 + OF_A_VROT as u64);
-    }
+    assert!(neighbours.join_all().await.iter().all(Result::is_ok));
+    assert_eq!(evidence.metrics().quotes(), 2);
     assert!(flood.join_all().await.iter().all(Result::is_ok));
+    Ok(())
+}
+
+/// What a guest sees of the tree that its layer stands in.
+async fn seen(evidence: &HostEvidence) -> anyhow::Result<(u64, usize)> {
+    let subject = subject();
+    let layer = evidence.layer(&subject, Durability::Durable, request(0));
+    let layer = HostLayer::from_cbor(&layer.await?.part(0, usize::MAX))?;
+    let leaf = attestation::merkle::leaf_hash(&layer.leaf);
+    let root = root_from_path(leaf, layer.index, layer.tree_size, &layer.path)?;
+    assert_eq!(root, layer.root);
+    Ok((layer.tree_size, layer.path.len()))
+}
+
+#[tokio::test]
+async fn a_guest_does_not_see_whether_others_share_its_quote() -> anyhow::Result<()> {
+    let log = tempfile::NamedTempFile::new()?;
+    let gate = Arc::new(Semaphore::new(1));
+    let quoter = GatedQuoter {
+        gate: Arc::clone(&gate),
+        signed: Arc::default(),
+    };
+    let (evidence, service) = HostEvidence::new(quoter, log.path());
+    tokio::spawn(service);
+    let alone = seen(&evidence).await?;
+    // While one quote is under way, others and a tenant's set come to share the next with it.
+    let mut first = pin!(seen(&evidence));
+    assert!(
+        timeout(Duration::from_millis(50), &mut first)
+            .await
+            .is_err()
+    );
+    let mut guest = pin!(seen(&evidence));
+    let mut neighbours = pin!(async { tokio::join!(seen(&evidence), seen(&evidence)) });
+    let quoted = [(subject(), Durability::Durable, request(1))];
+    let mut set = pin!(evidence.statements(&quoted));
+    tokio::select! {
+        biased;
+        _ = &mut guest => anyhow::bail!("no quote was made yet"),
+        _ = &mut neighbours => anyhow::bail!("no quote was made yet"),
+        _ = &mut set => anyhow::bail!("no quote was made yet"),
+        () = tokio::time::sleep(Duration::from_millis(50)) => {}
+    }
+    gate.add_permits(2);
+    let (first, guest, neighbours, set) = tokio::join!(first, guest, neighbours, set);
+    assert_eq!(evidence.metrics().quotes(), 3);
+    assert_eq!(first?, alone);
+    assert_eq!(guest?, alone);
+    assert_eq!(neighbours.0?, alone);
+    assert_eq!(set?.1.tree_size, alone.0);
     Ok(())
 }
 
