@@ -156,6 +156,42 @@ fn an_audit_log_that_was_altered_while_no_manager_ran_is_told_until_it_is_accept
 }
 
 #[test]
+fn an_audit_log_that_was_altered_again_is_told_by_both_hashes_until_each_is_accepted() -> Result<()>
+{
+    let mut host = Host::enrolled()?;
+    let vm = host.create()?;
+    let path = host.path("state/audit.jsonl");
+    let mut heads = Vec::new();
+    for tenant in ["evil", "worse"] {
+        host.shut_down()?;
+        let log = fs::read_to_string(&path)?;
+        let before = if tenant == "evil" { "acme" } else { "evil" };
+        let [from, to] = [before, tenant].map(|name| format!("\"tenant\":\"{name}\""));
+        fs::write(&path, rewritten(&log, &from, &to)?)?;
+        host.start_again()?;
+        heads.push(is_told(&host, &vm, "instead of")?);
+    }
+    let [first, second] = heads.as_slice() else {
+        anyhow::bail!("{heads:?}");
+    };
+    ensure!(first != second);
+    // Also after a crash, and after one of them was accepted.
+    host.crash()?;
+    host.start_again()?;
+    is_told(&host, &vm, first)?;
+    is_told(&host, &vm, second)?;
+    host.ctl(["audit", "accept", second])?;
+    let shown = host.json(["host", "show"])?["audit_problem"].clone();
+    let problem = shown.as_str().context("no problem")?;
+    ensure!(
+        problem.contains(first) && !problem.contains(second),
+        "{problem}"
+    );
+    host.ctl(["audit", "accept", first])?;
+    nothing_is_told(&host)
+}
+
+#[test]
 fn whenever_a_manager_is_killed_the_log_that_it_leaves_is_called_unaltered() -> Result<()> {
     let mut host = Host::enrolled()?;
     for delay in [0, 1, 3, 7, 15, 40] {
