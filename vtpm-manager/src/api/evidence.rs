@@ -26,6 +26,10 @@ pub(super) async fn make(
     let registry = manager.fleet().registry();
     let vrots = match request.vms {
         None => registry.all(),
+        Some(vms) if vms.is_empty() => {
+            let detail = "vms: name at least one VM, or leave it out for all";
+            return Err(ProblemResponse::bad_request(detail));
+        }
         Some(vms) => (vms.into_iter())
             .map(|vm| registry.find(VrotKey::from(VrotId::from_uuid(*vm.as_uuid()))))
             .collect::<Result<_, ManagerError>>()?,

@@ -78,6 +78,9 @@ pub enum ManagerError {
         /// How many were asked for.
         found: usize,
     },
+    /// Evidence was asked for of all VMs, and there is none.
+    #[error("evidence of all VMs was asked for, and there is none: create one first")]
+    NoVms,
     /// The host made no evidence.
     #[error(transparent)]
     NoEvidence(#[from] HostEvidenceError),

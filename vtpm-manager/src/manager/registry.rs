@@ -1,7 +1,7 @@
 //! Which vRoTs there are.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -73,8 +73,9 @@ pub(super) struct TpmReservation<'a> {
 struct Entries {
     vrots: BTreeMap<VrotId, Arc<Vrot>>,
     vms: BTreeMap<VmId, VrotId>,
-    /// The vRoTs of each tenant: who asks for its own waits no longer because others have many.
-    tenants: HashMap<Tenant, BTreeSet<VrotId>>,
+    /// The vRoTs of each tenant by their VMs: who asks for its own waits no longer because others have
+    /// many, and of what is not its own nothing is looked up.
+    tenants: HashMap<Tenant, BTreeMap<VmId, Arc<Vrot>>>,
     reserved: BTreeSet<VmId>,
     /// The TPMs that are taken over, by their endorsement keys, and for which VMs.
     tpms: BTreeMap<Vec<u8>, VmId>,
@@ -109,21 +110,18 @@ impl Registry {
         self.entries().vrots.get(&vrot).cloned()
     }
 
-    /// The vRoTs of one tenant, found without those of others.
+    /// The vRoTs of one tenant in the order of their VMs' numbers, found without those of others.
     pub fn of_tenant(&self, tenant: &Tenant) -> Vec<Arc<Vrot>> {
         let entries = self.entries();
-        let own = entries.tenants.get(tenant).into_iter().flatten();
-        own.filter_map(|vrot| entries.vrots.get(vrot).cloned())
-            .collect()
+        let own = entries.tenants.get(tenant);
+        own.map_or_else(Vec::new, |own| own.values().cloned().collect())
     }
 
     /// The vRoT of a VM, if both are this tenant's. Whatever else there is under that number, and whether
     /// there is anything, makes no difference.
     pub fn of_tenants_vm(&self, tenant: &Tenant, vm: VmId) -> Option<Arc<Vrot>> {
         let entries = self.entries();
-        let vrot = entries.vms.get(&vm)?;
-        let is_own = (entries.tenants.get(tenant)).is_some_and(|own| own.contains(vrot));
-        is_own.then(|| entries.vrots.get(vrot).cloned()).flatten()
+        entries.tenants.get(tenant)?.get(&vm).cloned()
     }
 
     /// All vRoTs.
@@ -179,9 +177,10 @@ impl Registry {
         let record = vrot.record();
         let mut entries = self.entries();
         entries.vms.insert(record.vm, record.vrot);
+        let vrot = Arc::clone(entries.vrots.entry(record.vrot).or_insert(vrot));
         let of_tenant = entries.tenants.entry(record.tenant.clone()).or_default();
-        of_tenant.insert(record.vrot);
-        Arc::clone(entries.vrots.entry(record.vrot).or_insert(vrot))
+        of_tenant.insert(record.vm, Arc::clone(&vrot));
+        vrot
     }
 
     /// Forgets a vRoT that is not in the store any more.
@@ -189,13 +188,17 @@ impl Registry {
         let record = vrot.record();
         let mut entries = self.entries();
         entries.vrots.remove(&record.vrot);
+        // The VM may have another one by now.
         if let Entry::Occupied(mut of_tenant) = entries.tenants.entry(record.tenant.clone()) {
-            of_tenant.get_mut().remove(&record.vrot);
+            if let btree_map::Entry::Occupied(own) = of_tenant.get_mut().entry(record.vm)
+                && own.get().record().vrot == record.vrot
+            {
+                own.remove();
+            }
             if of_tenant.get().is_empty() {
                 of_tenant.remove();
             }
         }
-        // The VM may have another one by now.
         if entries.vms.get(&record.vm) == Some(&record.vrot) {
             entries.vms.remove(&record.vm);
         }

@@ -4,6 +4,7 @@
 mod certificate;
 mod notices;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -117,7 +118,8 @@ impl TenantHost for Asked {
         let registry = self.manager.fleet().registry();
         let vrots = match request.vms {
             None => Some(registry.of_tenant(tenant)),
-            Some(vms) => (vms.into_iter())
+            // However often it is named.
+            Some(ref vms) => (vms.iter().copied().collect::<BTreeSet<_>>().into_iter())
                 .map(|vm| registry.of_tenants_vm(tenant, vm))
                 .collect(),
         };
@@ -125,9 +127,14 @@ impl TenantHost for Asked {
         Box::pin(async move {
             let nonce = (request.nonce.parse::<Nonce>())
                 .map_err(|error| EvidenceRefusal::BadRequest(format!("nonce: {error}")))?;
+            if request.vms.is_some_and(|vms| vms.is_empty()) {
+                let detail = "vms: name at least one of your VMs, or leave it out for all";
+                return Err(EvidenceRefusal::BadRequest(detail.to_owned()));
+            }
             let vrots = vrots.ok_or(EvidenceRefusal::UnknownVm)?;
             let set = manager.fleet().evidence_set(&nonce, vrots).await;
             let set = set.map_err(|error| match error {
+                ManagerError::NoVms => EvidenceRefusal::NoVms,
                 ManagerError::TooManyVms { .. } => EvidenceRefusal::BadRequest(error.to_string()),
                 other => {
                     tracing::warn!(error = %WithCauses(&other), "no evidence for a tenant");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use api_types::WithCauses;
-use cert_chain::CertificateSerial;
+use cert_chain::{CertificateSerial, Tenant};
 use tenant_api::Notice;
 use tokio::sync::mpsc;
 
@@ -19,7 +19,7 @@ const REFUSALS_PER_MINUTE: u32 = 12;
 
 /// What was written down already.
 struct Written {
-    certificates: HashSet<CertificateSerial>,
+    certificates: HashSet<(Tenant, CertificateSerial)>,
     refusals: Repetition,
     lines: Quota,
 }
@@ -32,10 +32,19 @@ pub(super) async fn write_down(manager: &Arc<Manager>, mut notices: mpsc::Receiv
         lines: Quota::per_minute(REFUSALS_PER_MINUTE, Instant::now()),
     };
     while let Some(notice) = notices.recv().await {
-        if let Some(event) = written.event(notice, Instant::now())
-            && let Err(error) = manager.guarded().record(event).await
-        {
-            tracing::error!(error = %WithCauses(&error), "a tenant's connection could not be recorded");
+        match written.event(notice, Instant::now()) {
+            // It comes once: a full disk gets it later.
+            Some(admitted @ Event::TenantAdmitted { .. }) => {
+                manager.guarded().record_or_keep(vec![admitted]).await;
+            }
+            // Others come again, and strangers are not to fill what is kept.
+            Some(event) => {
+                if let Err(error) = manager.guarded().record(event).await {
+                    let error = WithCauses(&error);
+                    tracing::error!(%error, "a tenant's connection could not be recorded");
+                }
+            }
+            None => {}
         }
     }
     std::future::pending().await
@@ -53,7 +62,8 @@ impl Written {
                     self.certificates.clear();
                 }
                 let serial = certificate.to_string();
-                let is_new = self.certificates.insert(certificate);
+                // Each CA numbers its own certificates.
+                let is_new = self.certificates.insert((tenant.clone(), certificate));
                 is_new.then(|| Event::TenantAdmitted {
                     tenant,
                     certificate: serial.into(),
@@ -91,7 +101,7 @@ mod tests {
             refusals: Repetition::default(),
             lines: Quota::per_minute(REFUSALS_PER_MINUTE, start),
         };
-        let (address, tenant) = ("192.0.2.1".parse()?, "acme".parse()?);
+        let address = "192.0.2.1".parse()?;
         let refused = || Notice::Refused {
             address,
             reason: "no TLS".to_owned(),
@@ -103,13 +113,16 @@ mod tests {
         };
         assert_eq!(lines(&mut written, start), 1);
         assert_eq!(lines(&mut written, start + Duration::from_secs(61)), 1);
-        let admitted = Notice::Admitted {
-            tenant,
-            certificate: "0102".parse()?,
-            address,
-        };
-        assert!(written.event(admitted.clone(), start).is_some());
-        assert!(written.event(admitted, start).is_none());
+        // Two CAs may have given the same number.
+        for tenant in ["acme", "other"] {
+            let admitted = Notice::Admitted {
+                tenant: tenant.parse()?,
+                certificate: "0102".parse()?,
+                address,
+            };
+            assert!(written.event(admitted.clone(), start).is_some(), "{tenant}");
+            assert!(written.event(admitted, start).is_none(), "{tenant}");
+        }
         Ok(())
     }
 }

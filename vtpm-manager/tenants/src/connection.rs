@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::answer::AnswerDeadline;
 use crate::authorities::{Authorities, now};
 use crate::counts::{Counts, Refusal};
 use crate::host::{Notice, TenantHost};
@@ -79,7 +80,11 @@ pub(crate) async fn serve(
         certificate: verified.serial().clone(),
         address: from.ip(),
     });
-    let asking = Asking(verified.tenant().clone());
+    let deadline = AnswerDeadline::default();
+    let asking = Asking {
+        tenant: verified.tenant().clone(),
+        deadline: deadline.clone(),
+    };
     let router = shared.router.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         // Whatever the request says: nothing of it can be this.
@@ -106,6 +111,9 @@ pub(crate) async fn serve(
             let reason = WithCauses(&error).to_string();
             tracing::info!(%from, reason, "a tenant's connection is ended: its certificate does not count any more");
         }
+        () = deadline.passed() => {
+            tracing::info!(%from, "a tenant's connection is ended: it takes too long to read an answer");
+        }
         () = ending.cancelled() => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
@@ -127,10 +135,16 @@ async fn admit(
     entering: Entering,
 ) -> Result<Admitted, Nothing> {
     let acceptor = TlsAcceptor::from(Arc::clone(&shared.config));
-    let stream = match timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(Nothing::Handshake(error.to_string())),
-        Err(_) => return Err(Nothing::Handshake("it takes too long".to_owned())),
+    let stream = tokio::select! {
+        accepted = timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)) => match accepted {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(Nothing::Handshake(error.to_string())),
+            Err(_) => return Err(Nothing::Handshake("it takes too long".to_owned())),
+        },
+        () = entering.gave_way() => {
+            let reason = "it took too long while others came: its place was needed";
+            return Err(Nothing::Handshake(reason.to_owned()));
+        }
     };
     let shown = stream.get_ref().1.peer_certificates();
     let Some(certificate) = shown.and_then(|shown| shown.first()).cloned() else {

@@ -17,7 +17,7 @@ pub trait TenantHost: Send + Sync + 'static {
     /// The host's name, if it is enrolled.
     fn name(&self) -> Option<HostName>;
 
-    /// The tenant's VMs, in the order of their vRoTs' numbers.
+    /// The tenant's VMs, in the order of their numbers.
     fn vms(&self, tenant: &Tenant) -> Vec<TenantVmView>;
 
     /// The tenant's VM with this number. None is also one of which there is nothing that can be told.
@@ -45,6 +45,9 @@ pub enum EvidenceRefusal {
     /// A VM that is asked for is none of the tenant's.
     #[error("a VM that is asked for is none of yours on this host")]
     UnknownVm,
+    /// Of all VMs was asked for, and the tenant has none.
+    #[error("you have no VMs on this host")]
+    NoVms,
     /// The request makes no sense.
     #[error("{0}")]
     BadRequest(String),

@@ -19,6 +19,7 @@
 //! not asked for by its tenant: the [`TenantHost`] looks tenants' VMs up, and what it does not find is
 //! answered in one place, with one text.
 
+mod answer;
 mod authorities;
 mod connection;
 mod counts;

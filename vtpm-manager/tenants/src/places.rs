@@ -1,13 +1,18 @@
 //! How many connections each may have: addresses as long as they have shown nothing, tenants afterwards.
+//!
+//! When all places for handshakes are taken, the oldest handshake of the address with most gives way to
+//! whoever comes: no number of silent connections keeps others out.
 
-use std::collections::HashMap;
-use std::hash::Hash;
+use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use cert_chain::Tenant;
 use rate_limit::Quota;
+use tokio_util::sync::CancellationToken;
 
 /// Handshakes at a time, from everywhere.
 const HANDSHAKES: usize = 256;
@@ -33,7 +38,10 @@ pub(crate) struct Places {
 
 #[derive(Debug)]
 struct Taken {
-    handshakes: HashMap<IpAddr, usize>,
+    /// Those of each address in the order in which they came, each with what ends it.
+    handshakes: HashMap<IpAddr, BTreeMap<u64, CancellationToken>>,
+    /// How many handshakes there have been.
+    came: u64,
     connections: HashMap<Tenant, usize>,
     /// How often each address has begun a handshake.
     begun: HashMap<IpAddr, Quota>,
@@ -45,6 +53,8 @@ struct Taken {
 pub(crate) struct Entering {
     places: Arc<Places>,
     from: IpAddr,
+    number: u64,
+    gave_way: CancellationToken,
 }
 
 /// A tenant's connection. Its place is given back when it is dropped.
@@ -59,6 +69,7 @@ impl Places {
         Arc::new(Self {
             taken: Mutex::new(Taken {
                 handshakes: HashMap::new(),
+                came: 0,
                 connections: HashMap::new(),
                 begun: HashMap::new(),
                 all_begun: Quota::per_minute(HANDSHAKES_PER_MINUTE, now),
@@ -67,19 +78,27 @@ impl Places {
         })
     }
 
-    /// A place for a handshake, if there is one.
+    /// A place for a handshake, unless its address has as many as it may have.
     pub(crate) fn enter(self: &Arc<Self>, from: IpAddr, now: Instant) -> Option<Entering> {
         let from = network_of(from);
         let mut taken = self.taken();
-        let all: usize = taken.handshakes.values().sum();
-        let own = taken.handshakes.get(&from).copied().unwrap_or(0);
-        if all >= HANDSHAKES || own >= HANDSHAKES_OF_ONE || !taken.may_begin(from, now) {
+        let own = taken.handshakes.get(&from).map_or(0, BTreeMap::len);
+        if own >= HANDSHAKES_OF_ONE || !taken.may_begin(from, now) {
             return None;
         }
-        *taken.handshakes.entry(from).or_default() += 1;
+        let all: usize = taken.handshakes.values().map(BTreeMap::len).sum();
+        if all >= HANDSHAKES {
+            taken.give_one_up();
+        }
+        let (number, gave_way) = (taken.came, CancellationToken::new());
+        taken.came = taken.came.wrapping_add(1);
+        let of_address = taken.handshakes.entry(from).or_default();
+        of_address.insert(number, gave_way.clone());
         Some(Entering {
             places: Arc::clone(self),
             from,
+            number,
+            gave_way,
         })
     }
 
@@ -102,9 +121,40 @@ impl Taken {
         // One that has used up its own takes nothing of what all have.
         self.begun.entry(from).or_insert_with(own).admit(now) && self.all_begun.admit(now)
     }
+
+    /// Ends the oldest handshake of the address with most.
+    fn give_one_up(&mut self) {
+        let addresses = self.handshakes.iter();
+        let most = addresses.max_by_key(|(_, found)| {
+            let oldest = found.first_key_value().map(|(number, _)| Reverse(*number));
+            (found.len(), oldest)
+        });
+        let Some((from, number)) = most.and_then(|(from, found)| {
+            let (number, gives_way) = found.first_key_value()?;
+            gives_way.cancel();
+            Some((*from, *number))
+        }) else {
+            return;
+        };
+        self.end(from, number);
+    }
+
+    fn end(&mut self, from: IpAddr, number: u64) {
+        if let Entry::Occupied(mut found) = self.handshakes.entry(from) {
+            found.get_mut().remove(&number);
+            if found.get().is_empty() {
+                found.remove();
+            }
+        }
+    }
 }
 
 impl Entering {
+    /// Waits until its place is needed for another one.
+    pub(crate) async fn gave_way(&self) {
+        self.gave_way.cancelled().await;
+    }
+
     /// The tenant is known: a place of its own for the connection, if it has one left.
     pub(crate) fn admit(self, tenant: &Tenant) -> Option<Place> {
         let mut taken = self.places.taken();
@@ -124,21 +174,18 @@ impl Entering {
 
 impl Drop for Entering {
     fn drop(&mut self) {
-        give_back(&mut self.places.taken().handshakes, &self.from);
+        self.places.taken().end(self.from, self.number);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        give_back(&mut self.places.taken().connections, &self.tenant);
-    }
-}
-
-fn give_back<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
-    if let Some(count) = counts.get_mut(key) {
-        *count = count.saturating_sub(1);
-        if *count == 0 {
-            counts.remove(key);
+        let mut taken = self.places.taken();
+        if let Entry::Occupied(mut count) = taken.connections.entry(self.tenant.clone()) {
+            *count.get_mut() = count.get().saturating_sub(1);
+            if *count.get() == 0 {
+                count.remove();
+            }
         }
     }
 }
@@ -156,6 +203,8 @@ fn network_of(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use anyhow::{Context, Result};
 
     use super::*;
@@ -177,6 +226,43 @@ mod tests {
         drop(held);
         assert!(places.enter(greedy, now).is_some());
         assert!(places.taken().handshakes.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn when_all_places_are_taken_the_oldest_handshake_of_the_address_with_most_gives_way()
+    -> Result<()> {
+        let now = Instant::now();
+        let places = Places::new(2, now);
+        let enter = |network: u8, host: u8| {
+            let from = Ipv4Addr::new(192, 0, network, host);
+            places.enter(from.into(), now).context("no place")
+        };
+        let few = enter(1, 1)?;
+        let mut held = Vec::new();
+        for host in 0..16 {
+            for _ in 0..16 - u8::from(host == 0) {
+                held.push(enter(2, host)?);
+            }
+        }
+        assert_eq!(held.len() + 1, HANDSHAKES);
+        let gone = |held: &[Entering]| {
+            held.iter()
+                .filter(|one| one.gave_way.is_cancelled())
+                .count()
+        };
+        assert_eq!(gone(&held), 0);
+        let _late = enter(3, 1)?;
+        // Of the first address that has as many as it may have.
+        assert!(held.get(15).is_some_and(|one| one.gave_way.is_cancelled()));
+        let (_later, _latest) = (enter(4, 1)?, enter(5, 1)?);
+        assert_eq!(gone(&held), 3);
+        assert!(!few.gave_way.is_cancelled());
+        held.retain(|one| !one.gave_way.is_cancelled());
+        let all: usize = places.taken().handshakes.values().map(BTreeMap::len).sum();
+        assert_eq!(all, HANDSHAKES);
+        drop(held);
+        assert_eq!(places.taken().handshakes.len(), 4);
         Ok(())
     }
 

@@ -56,6 +56,10 @@ impl From<EvidenceRefusal> for Refused {
     fn from(refusal: EvidenceRefusal) -> Self {
         match refusal {
             EvidenceRefusal::UnknownVm => Self::unknown_vm(),
+            EvidenceRefusal::NoVms => {
+                let detail = EvidenceRefusal::NoVms.to_string();
+                Self::new(StatusCode::NOT_FOUND, "no-vms", detail)
+            }
             EvidenceRefusal::BadRequest(detail) => Self::bad_request(detail),
             EvidenceRefusal::Unavailable => {
                 let detail = EvidenceRefusal::Unavailable.to_string();

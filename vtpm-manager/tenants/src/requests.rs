@@ -8,8 +8,8 @@ use api_types::wire::{EventLine, NDJSON, TenantEvidenceRequest, TenantVmDetails,
 use api_types::{PROBLEM_JSON, Problem};
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Extension, Path, Query, Request, State};
-use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -22,6 +22,7 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 use vrot_events::Scope;
 
+use crate::answer::AnswerDeadline;
 use crate::counts::{CountedRequests, Counts, Refusal};
 use crate::description;
 use crate::host::TenantHost;
@@ -38,12 +39,18 @@ pub(crate) struct Api {
 
 /// Whose connection it is.
 #[derive(Clone, Debug)]
-pub(crate) struct Asking(pub(crate) Tenant);
+pub(crate) struct Asking {
+    pub(crate) tenant: Tenant,
+    /// When the answer under way there must have been taken.
+    pub(crate) deadline: AnswerDeadline,
+}
 
 /// The numbers of 4,096 VMs.
 const MAX_BODY: usize = 256 * 1024;
 /// For a body as a whole.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
+/// For the whole of an evidence set, which may have some ten megabytes.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 /// Media type of an evidence set.
 const CBOR: &str = "application/cbor";
 
@@ -74,7 +81,7 @@ pub(crate) fn router(api: Api) -> Router {
 /// Before anything else, and of every kind of request.
 async fn within_quota(
     State(api): State<Api>,
-    Extension(Asking(tenant)): Extension<Asking>,
+    Extension(Asking { tenant, .. }): Extension<Asking>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -91,7 +98,7 @@ async fn within_quota(
         (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(crate) async fn list(
     State(api): State<Api>,
-    Extension(Asking(tenant)): Extension<Asking>,
+    Extension(Asking { tenant, .. }): Extension<Asking>,
 ) -> Result<Json<TenantVmList>, Refused> {
     api.counts.request(CountedRequests::List);
     api.ready()?;
@@ -107,7 +114,7 @@ pub(crate) async fn list(
         (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(crate) async fn show(
     State(api): State<Api>,
-    Extension(Asking(tenant)): Extension<Asking>,
+    Extension(Asking { tenant, .. }): Extension<Asking>,
     Path(vm): Path<String>,
 ) -> Result<Json<TenantVmDetails>, Refused> {
     api.counts.request(CountedRequests::Show);
@@ -124,7 +131,7 @@ pub(crate) async fn show(
         (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(crate) async fn evidence(
     State(api): State<Api>,
-    Extension(Asking(tenant)): Extension<Asking>,
+    Extension(Asking { tenant, deadline }): Extension<Asking>,
     request: Request,
 ) -> Result<Response, Refused> {
     api.counts.request(CountedRequests::Evidence);
@@ -136,12 +143,18 @@ pub(crate) async fn evidence(
     let asked = serde_json::from_slice(&body)
         .map_err(|error| Refused::bad_request(format!("the body is not as described: {error}")))?;
     api.ready()?;
-    let Ok(_turn) = turn.acquire().await else {
+    let Ok(turn) = turn.acquire_owned().await else {
         return Err(Refused::opening());
     };
     let set = api.host.evidence(&tenant, asked).await?;
-    let headers = [(CONTENT_TYPE, CBOR), (CACHE_CONTROL, "no-store")];
-    Ok((headers, set).into_response())
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static(CBOR)),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (CONTENT_LENGTH, HeaderValue::from(set.len())),
+    ];
+    // The next one begins when this one is taken.
+    let body = deadline.body(set.into(), turn, ANSWER_DEADLINE);
+    Ok((headers, body).into_response())
 }
 
 /// Follows what happens to your VMs: one JSON object a line, as it happens, and empty lines in between.
@@ -151,7 +164,7 @@ pub(crate) async fn evidence(
         (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
 pub(crate) async fn follow(
     State(api): State<Api>,
-    Extension(Asking(tenant)): Extension<Asking>,
+    Extension(Asking { tenant, .. }): Extension<Asking>,
     from: Result<Query<Beginning>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Refused> {
     api.counts.request(CountedRequests::Events);

@@ -50,6 +50,8 @@ mod suspension;
 mod taken_over;
 mod tenant_client;
 mod tenant_evidence;
+mod tenant_sets;
+mod tenant_tls;
 mod tenants;
 mod tls_key;
 mod virtio;

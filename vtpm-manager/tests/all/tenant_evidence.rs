@@ -4,22 +4,17 @@
 use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
-use attestation::event_log::EventType;
-use attestation::event_log::writer::LogWriter;
-use attestation::evidence_set::{SetHost, SetVm, VerifiedSet};
+use attestation::evidence_set::{SetHost, SetVm};
 use attestation::quote::canonical_signature;
 use attestation::{
     EvidenceSet, HostLayer, Nonce, QuotePurpose, tenant_qualifying_data, tenant_request_digest,
 };
+use cert_chain::PublicArea;
 use cert_chain::layout::VIK_HANDLE;
-use cert_chain::{HashAlgorithm, PublicArea, TrustAnchors};
-use rustls_pki_types::UnixTime;
 
 use crate::support::Host;
-use crate::support::evidence::{evidence, leaf};
+use crate::support::evidence::{NONCE, empty_log_into, evidence, leaf, verified};
 use crate::support::vmm::{Vmm, command, evict_control};
-
-const NONCE: &str = "5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a";
 
 fn nonce() -> Result<Nonce> {
     Ok(NONCE.parse()?)
@@ -28,9 +23,7 @@ fn nonce() -> Result<Nonce> {
 /// A host with an event log that accounts for its PCRs, into which nothing was measured.
 fn enrolled() -> Result<Host> {
     let host = Host::enrolled()?;
-    let mut log = LogWriter::crypto_agile(&[HashAlgorithm::Sha256]);
-    log.measure(16, EventType::S_CRTM_VERSION, b"of no PCR that is quoted");
-    fs::write(host.path("event-log"), log.bytes())?;
+    empty_log_into(&host)?;
     Ok(host)
 }
 
@@ -39,11 +32,6 @@ fn asked(host: &Host, vms: &[&str]) -> Result<EvidenceSet> {
     let options = ["--nonce", NONCE, "--save", &file];
     host.ctl([&["evidence"][..], vms, &options].concat())?;
     Ok(EvidenceSet::from_cbor(&fs::read(file)?)?)
-}
-
-fn verified(host: &Host, set: &EvidenceSet) -> Result<VerifiedSet> {
-    let anchors = TrustAnchors::from_pem(&fs::read_to_string(host.path("issuer/root.pem"))?)?;
-    Ok(set.verify(&nonce()?, &anchors, UnixTime::now())?)
 }
 
 fn started(host: &Host) -> Result<(String, Vmm)> {

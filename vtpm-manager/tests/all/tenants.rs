@@ -145,30 +145,6 @@ fn nothing_that_a_tenant_writes_makes_it_another_one() -> Result<()> {
         let answer = acme.ask(&format!("/v1/vms/{}", own[0]), &["-X", method])?;
         assert_eq!(answer.status, 405, "{method}");
     }
-    let long = format!("X-Long: {}", "x".repeat(32 * 1024));
-    let body = host.path("body");
-    fs::write(&body, "x".repeat(1024 * 1024))?;
-    let body = format!("@{body}");
-    for (path, more, status) in [
-        ("/v1/vms", ["-H", &long], 431),
-        ("/v1/evidence", ["--data-binary", &body], 413),
-    ] {
-        // The connection ends, and curl may notice that before it reads why.
-        if let Ok(answer) = acme.ask(path, &more) {
-            assert_eq!(answer.status, status, "{path}: {}", answer.body);
-        }
-    }
-    assert_eq!(acme.is_admitted()?, Ok(()));
-    let evidence_of = |vm: &str| {
-        let nonce = "00112233445566778899aabbccddeeff";
-        let body = serde_json::json!({ "nonce": nonce, "vms": [vm] }).to_string();
-        acme.ask("/v1/evidence", &["--data", &body])
-    };
-    let (foreign, none) = (
-        evidence_of(&others[0])?,
-        evidence_of(&Uuid::new_v4().to_string())?,
-    );
-    assert_eq!((foreign.status, &foreign.body), (404, &none.body));
     Ok(())
 }
 
@@ -240,7 +216,7 @@ fn whoever_has_no_certificate_of_a_tenant_is_not_spoken_to() -> Result<()> {
         &foreign_key,
     ])?;
     refused(&foreign, &foreign_key)?;
-    // Somebody else's certificate, without its key.
+    // No certificate.
     let mut curl = Command::new("curl");
     let resolve = format!("host-1.{DOMAIN}:{}:127.0.0.1", port(&host)?);
     let none = said(
@@ -390,7 +366,8 @@ fn tls_is_version_1_3_without_tickets_and_who_says_nothing_keeps_nobody_out() ->
     let host = serving("")?;
     let acme = Tenant::certified(&host, "acme")?;
     let version = acme.ask("/v1/vms", &["--tls-max", "1.2"]);
-    ensure!(version.is_err());
+    let refused = format!("{:#}", version.err().context("TLS 1.2")?);
+    ensure!(refused.contains("protocol version"), "{refused}");
     let request = host.path("request");
     fs::write(
         &request,

@@ -13,7 +13,7 @@ pub const EVIDENCE_SET: &str = "application/cbor";
 pub struct EvidenceRequest {
     /// The verifier's nonce: 16 to 64 bytes in hexadecimal digits.
     pub nonce: String,
-    /// Of which VMs. Without it, of all on this host.
+    /// Of which VMs, at least one. Without it, of all on this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vms: Option<Vec<VmId>>,
 }

@@ -13,7 +13,7 @@ use crate::timestamp::Timestamp;
 pub struct TenantVmList {
     /// The host's name, if an issuer gave it one.
     pub host: Option<HostName>,
-    /// In the order of their vRoTs' numbers.
+    /// In the order of their numbers.
     pub vms: Vec<TenantVmView>,
 }
 
@@ -67,7 +67,7 @@ pub struct TenantVmDetails {
 pub struct TenantEvidenceRequest {
     /// The verifier's nonce: 16 to 64 bytes in hexadecimal digits.
     pub nonce: String,
-    /// Of which VMs. Without it, of all of the tenant's on this host.
+    /// Of which VMs, at least one. Without it, of all of the tenant's on this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vms: Option<Vec<VmId>>,
 }

@@ -1,11 +1,12 @@
 //! Evidence of VMs for their tenants, which the host makes without the guests.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use attestation::evidence_set::{EvidenceSet, MAX_VMS, SetHost, SetVm, Unquoted};
 use attestation::quote::{VerifiedQuote, canonical_signature};
 use attestation::{Nonce, tenant_qualifying_data, tenant_request_digest};
-use cert_chain::{AttestationKey, PcrValues, VmId};
+use cert_chain::{AttestationKey, PcrValues, VmId, VrotId};
 use minicbor::bytes::ByteVec;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -48,13 +49,19 @@ impl Fleet {
     /// Has each of these vRoTs quote with this nonce between two commands of its guest, and the host
     /// vouch for all of them with one signature of the physical TPM.
     ///
-    /// A VM that cannot be quoted is in the set with the reason. Whose VMs may be asked for is for the
-    /// caller to know.
+    /// A vRoT that is named several times quotes once, and of none the physical TPM signs nothing. A VM
+    /// that cannot be quoted is in the set with the reason. Whose VMs may be asked for is for the caller
+    /// to know.
     pub async fn evidence_set(
         &self,
         nonce: &Nonce,
         vrots: Vec<Arc<Vrot>>,
     ) -> Result<EvidenceSet, ManagerError> {
+        let vrots = vrots.into_iter().map(|vrot| (vrot.record().vrot, vrot));
+        let vrots: BTreeMap<VrotId, Arc<Vrot>> = vrots.collect();
+        if vrots.is_empty() {
+            return Err(ManagerError::NoVms);
+        }
         if vrots.len() > MAX_VMS {
             return Err(ManagerError::TooManyVms { found: vrots.len() });
         }
@@ -63,7 +70,7 @@ impl Fleet {
         let certificate: Arc<[u8]> = enrolment.certificate.der().to_vec().into();
         let places = Arc::new(Semaphore::new(AT_A_TIME));
         let mut quotes = JoinSet::new();
-        for vrot in vrots {
+        for vrot in vrots.into_values() {
             let (nonce, places) = (nonce.clone(), Arc::clone(&places));
             let certificate = Arc::clone(&certificate);
             quotes.spawn(async move {

@@ -112,7 +112,7 @@ impl Guarded {
 
     /// Writes lines of what has happened anyway: a disk that does not take them gets them with
     /// the next line, and the manager serves meanwhile.
-    pub(super) async fn record_or_keep(&self, events: Vec<Event>) {
+    pub async fn record_or_keep(&self, events: Vec<Event>) {
         let audit = Arc::clone(&self.audit);
         let recorded = blocking(move || audit.append_or_keep(&events)).await;
         if let Err(error) = recorded.and_then(|appended| Ok(appended?)) {

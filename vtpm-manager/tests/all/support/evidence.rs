@@ -1,12 +1,22 @@
 //! Host evidence, as a guest asks for it.
 
+use std::fs;
+
 use anyhow::{Result, ensure};
-use attestation::{HostLayer, HostLeaf};
-use cert_chain::Digest32;
+use attestation::event_log::EventType;
+use attestation::event_log::writer::LogWriter;
+use attestation::evidence_set::VerifiedSet;
+use attestation::{EvidenceSet, HostLayer, HostLeaf};
+use cert_chain::{Digest32, HashAlgorithm, TrustAnchors};
+use rustls_pki_types::UnixTime;
 use tpm_wire::ResponseCode;
 use tpm_wire::host_commands::{HOST_EVIDENCE_READ, HOST_EVIDENCE_REQUEST};
 
+use super::Host;
 use super::vmm::{Commands, command};
+
+/// A verifier's.
+pub(crate) const NONCE: &str = "5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a";
 
 /// `TPM_RC_RETRY`
 const RETRY: u32 = ResponseCode::RETRY.raw();
@@ -38,4 +48,22 @@ pub(crate) fn leaf(vmm: &mut impl Commands) -> Result<HostLeaf> {
     let (code, layer) = evidence(vmm, &Digest32::of(b"a quote of the VM"))?;
     ensure!(code == 0, "response code 0x{code:x}");
     Ok(minicbor::decode(&HostLayer::from_cbor(&layer)?.leaf)?)
+}
+
+/// Gives a host this event log.
+pub(crate) fn log_into(host: &Host, log: &LogWriter) -> Result<()> {
+    Ok(fs::write(host.path("event-log"), log.bytes())?)
+}
+
+/// Gives a host an event log that accounts for its PCRs, into which nothing was measured.
+pub(crate) fn empty_log_into(host: &Host) -> Result<()> {
+    let mut log = LogWriter::crypto_agile(&[HashAlgorithm::Sha256]);
+    log.measure(16, EventType::S_CRTM_VERSION, b"of no PCR that is quoted");
+    log_into(host, &log)
+}
+
+/// What is verified of a set that was asked for with [`NONCE`].
+pub(crate) fn verified(host: &Host, set: &EvidenceSet) -> Result<VerifiedSet> {
+    let anchors = TrustAnchors::from_pem(&fs::read_to_string(host.path("issuer/root.pem"))?)?;
+    Ok(set.verify(&NONCE.parse()?, &anchors, UnixTime::now())?)
 }

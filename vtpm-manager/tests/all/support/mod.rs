@@ -11,6 +11,7 @@ pub(crate) mod identity;
 pub(crate) mod records;
 pub(crate) mod stand_in;
 pub(crate) mod tenant;
+pub(crate) mod tls_client;
 pub(crate) mod unit;
 pub(crate) mod vmm;
 pub(crate) mod writer;

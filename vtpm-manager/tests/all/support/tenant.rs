@@ -102,6 +102,16 @@ impl Tenant {
         self.certificate.clone().into()
     }
 
+    /// Where its private key is.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Where the certificate of the host's issuer is.
+    pub(crate) fn root(&self) -> &str {
+        &self.root
+    }
+
     /// curl, for this tenant and host.
     pub(crate) fn curl(&self) -> Command {
         let mut curl = Command::new("curl");
@@ -161,6 +171,18 @@ impl Tenant {
             .iter()
             .filter_map(|vm| vm["vm"].as_str().map(str::to_owned));
         Ok(numbers.collect())
+    }
+
+    /// Asks for evidence; the answer's body goes into a file, and its status is told.
+    pub(crate) fn evidence(&self, body: &Value, into: &str) -> Result<u16> {
+        let asked = format!("{into}.request");
+        fs::write(&asked, body.to_string())?;
+        let mut curl = self.curl();
+        curl.args(["--no-include", "--output", into, "--write-out"])
+            .args(["%{http_code}", "--data-binary", &format!("@{asked}")]);
+        let said = said(curl.arg(self.url("/v1/evidence")))?;
+        ensure!(said.status == 0, "curl: {} {}", said.status, said.err);
+        Ok(said.out.parse()?)
     }
 
     /// Whether the host speaks with it, and what curl said if not.
