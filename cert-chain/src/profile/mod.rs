@@ -7,7 +7,7 @@
 //! | [vIK](vik) | `CN=vRoT <id>` | host IK | no CA | digitalSignature |
 //! | [vRoT TLS key](tls) | `CN=vRoT <id>` | host IK | no CA | digitalSignature |
 //! | [host TLS key](host_tls) | `CN=<host>.<domain>` | host IK | no CA | digitalSignature |
-//! | [tenant](tenant) | `CN=<tenant>` | root | no CA | digitalSignature |
+//! | [tenant] | `CN=<tenant>` | root | no CA | digitalSignature |
 //! | [device IK](device) | `CN=<path>` | root | no CA | digitalSignature |
 //! | [vRoT EK](ek) | empty | host IK | no CA | keyEncipherment or keyAgreement |
 
