@@ -74,8 +74,8 @@ fn the_page_shows_what_happens_on_a_host_as_it_happens() -> Result<()> {
     tab.wait("the count", &format!("{running} === '1 of 2'"))?;
 
     // Whoever comes back is told again what happened, once.
-    tab.evaluate("location.reload()")?;
-    tab.wait("the event again", told)?;
+    tab.evaluate("window.before = true; location.reload()")?;
+    tab.wait("the event again", &format!("!window.before && {told}"))?;
 
     // By keyboard alone: search, choose, open, close.
     tab.press("/")?;

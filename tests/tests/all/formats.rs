@@ -91,8 +91,8 @@ fn what_the_code_refuses_is_not_as_described() -> Result<()> {
         *changed.get_mut(position).context("position")? = value;
         Ok(changed)
     };
-    // { 0: 2, 1: { 1: nonce (32 bytes), 2: [0, []], …
-    let layout = [0xa3, 0x00, 0x02, 0x01, 0xad, 0x01, 0x58, 0x20];
+    // { 0: 3, 1: { 1: nonce (32 bytes), 2: [0, []], …
+    let layout = [0xa3, 0x00, 0x03, 0x01, 0xac, 0x01, 0x58, 0x20];
     assert!(bytes.starts_with(&layout));
     const BINDING: usize = 8 + 32 + 1;
     assert_eq!(
