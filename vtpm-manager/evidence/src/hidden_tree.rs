@@ -28,7 +28,8 @@ pub(crate) struct HiddenTree {
 }
 
 impl HiddenTree {
-    /// Refused are none, and more than there is room for.
+    /// Refused are more than there is room for. Of none the root is random: it states nothing, as where
+    /// no VM that was asked for could be quoted.
     pub(crate) fn new(hashes: &[Digest32]) -> Result<Self, HostEvidenceError> {
         let random = SystemRandom::new();
         let places = random_places(&random, hashes.len())?;
@@ -51,7 +52,14 @@ impl HiddenTree {
             let above = above.collect();
             levels.push(mem::replace(&mut level, above));
         }
-        let root = level.into_values().next().ok_or(HostEvidenceError::Busy)?;
+        let root = match level.into_values().next() {
+            Some(root) => root,
+            None => {
+                let mut bytes = [0; 32];
+                (random.fill(&mut bytes)).map_err(|_| HostEvidenceError::Random)?;
+                Digest32::new(bytes)
+            }
+        };
         Ok(Self {
             levels,
             root,
@@ -137,8 +145,11 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_of_none_or_of_too_many_is_refused() {
-        assert!(HiddenTree::new(&[]).is_err());
+    fn a_tree_of_too_many_is_refused_and_one_of_none_states_nothing() -> anyhow::Result<()> {
         assert!(HiddenTree::new(&vec![Digest32::of(b"x"); SIZE + 1]).is_err());
+        let (one, other) = (HiddenTree::new(&[])?, HiddenTree::new(&[])?);
+        assert_ne!(one.root(), other.root());
+        assert!(one.places().is_empty() && one.path(0).is_none());
+        Ok(())
     }
 }
