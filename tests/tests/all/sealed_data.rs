@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use cert_chain::HashAlgorithm;
 use serde_json::Value;
 use tempfile::TempDir;
+use test_support::deadline::wait_for;
 use test_support::process::Process;
 use test_support::programs::program;
 use test_support::tool::Tool;
@@ -494,6 +495,12 @@ fn sealed_data_outlive_what_happens_to_a_vrot_on_its_host() -> Result<()> {
         .host
         .restart_manager_after(|state| Ok(fs::write(state.join("store.redb"), &backup)?))?;
     let recover = ["host", "recover", "--accept", "restored-store", "--yes"];
+    // A manager answers before it has looked at its store.
+    wait_for("the store to be refused", Duration::from_secs(30), || {
+        let host = scene.host.vtpmctl(["host", "show", "--output", "json"])?;
+        let host: Value = serde_json::from_slice(&host.run()?)?;
+        Ok((host["store"]["state"] == "refused").then_some(()))
+    })?;
     scene.host.vtpmctl(recover)?.run()?;
     let booted = ProxiedVm::boot_again(&scene.host, id, disk.path())?;
     assert_eq!(scene.host.identity(id)?["generation"], 2);
