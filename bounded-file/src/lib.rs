@@ -7,9 +7,16 @@ use std::path::Path;
 /// Reads a file of at most `limit` bytes. A longer one, or one that does not end, is an error
 /// once that many bytes were read.
 pub fn read_bounded(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    read_open_bounded(&File::open(path)?, limit)
+}
+
+/// The same of a file that is open. It is read into memory of the file's size, so that growing leaves no
+/// copy of a secret behind.
+pub fn read_open_bounded(file: &File, limit: usize) -> io::Result<Vec<u8>> {
+    let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    let mut bytes = Vec::with_capacity(size.min(limit).saturating_add(1));
     let one_more = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-    File::open(path)?.take(one_more).read_to_end(&mut bytes)?;
+    file.take(one_more).read_to_end(&mut bytes)?;
     if bytes.len() <= limit {
         return Ok(bytes);
     }

@@ -20,6 +20,7 @@ mod frame;
 #[cfg(feature = "testing")]
 pub mod fuzzing;
 mod gate;
+pub mod key_files;
 mod message;
 mod parties;
 mod rounds;

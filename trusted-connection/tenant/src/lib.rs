@@ -9,7 +9,6 @@
 //! | file | what |
 //! |---|---|
 //! | `settings.rs` | the settings file |
-//! | `identity.rs` | the tenant's certificate and key, from files |
 //! | `tls.rs` | connections to hosts |
 //! | `host.rs` | requests to one host: bounded answers, one deadline |
 //! | `error.rs` | why there is no answer |
@@ -46,7 +45,6 @@ pub mod command_line;
 pub mod error;
 pub mod events;
 pub mod host;
-mod identity;
 mod json;
 mod lines;
 pub mod outcome;

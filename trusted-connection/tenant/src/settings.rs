@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use attestation::Policy;
 use attestation::policy::{MAX_ROOTS, PolicyError};
+use attested_tls::key_files::{KeyFilesError, certified_key};
 use bounded_file::{read_bounded, read_bounded_text};
 use cert_chain::trust_anchors::TrustAnchorError;
 use cert_chain::{HostName, TrustAnchors, VmId};
@@ -17,7 +18,6 @@ use serde::Deserialize;
 use trusted_connection::crl_files::{CrlFiles, CrlFilesError};
 use trusted_connection::policy_files;
 
-use crate::identity::{self, IdentityError};
 use crate::policies::Policies;
 use crate::tls::Tls;
 
@@ -77,7 +77,7 @@ pub enum SettingsError {
     },
     /// Certificate or key.
     #[error(transparent)]
-    Identity(#[from] IdentityError),
+    Identity(#[from] KeyFilesError),
     /// A revocation list.
     #[error(transparent)]
     Crls(#[from] CrlFilesError),
@@ -270,7 +270,7 @@ impl Settings {
             path: path.clone(),
             source,
         })?;
-        let key = identity::from_files(&self.certificate, &self.key)?;
+        let key = certified_key(&self.certificate, &self.key)?;
         Ok(Tls::new(key, roots, CrlFiles::open(&self.crls)?))
     }
 }

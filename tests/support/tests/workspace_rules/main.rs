@@ -33,7 +33,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("rate-limit", &[]),
     ("attestation", &["cert-chain", "printable"]),
     ("signed-data", &["attestation", "cert-chain", "printable"]),
-    ("attested-tls", &["attestation", "cert-chain", "printable"]),
+    (
+        "attested-tls",
+        &["attestation", "bounded-file", "cert-chain", "printable"],
+    ),
     (
         "connection-proxy",
         &["attested-tls", "printable", "program-output"],

@@ -28,7 +28,7 @@ use trusted_connection::crl_files::CrlFiles;
 pub use address::{AddressError, ServiceAddress};
 pub use changes::{Change, changes};
 pub use error::{ConnectError, SetupError};
-pub use identity::{DeviceIdentity, IdentityError};
+pub use identity::DeviceIdentity;
 pub use tls::BelowTheIssuer;
 pub use verifier::{Appraised, NotAccepted};
 

@@ -1,21 +1,22 @@
-//! The certificate that names the tenant, and its key.
+//! A certificate and its key, in files.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use attested_tls::tls::{KeyExchange, provider};
-use bounded_file::read_bounded;
+use bounded_file::{read_bounded, read_open_bounded};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-/// Why certificate and key cannot be used.
+use crate::tls::{KeyExchange, provider};
+
+/// Why a certificate and its key cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum IdentityError {
+pub enum KeyFilesError {
     /// A file cannot be read.
     #[error("{} cannot be read", path.display())]
     Read {
@@ -25,7 +26,7 @@ pub enum IdentityError {
         #[source]
         source: io::Error,
     },
-    /// Others may read the key.
+    /// Everybody may read the key.
     #[error("{} can be read by every user of this machine: chmod o= it", path.display())]
     Exposed {
         /// The file.
@@ -57,9 +58,9 @@ const MAX_KEY: usize = 16 * 1024;
 /// Permissions of users who are neither the owner nor in the group.
 const OTHERS: u32 = 0o007;
 
-/// Reads a certificate, with those above it after it, and its key, in PEM.
-pub(crate) fn from_files(certificate: &Path, key: &Path) -> Result<CertifiedKey, IdentityError> {
-    let no_pem = |path: &Path, what| IdentityError::Pem {
+/// Reads a certificate, with those that lead to its issuer after it, and its key, in PEM.
+pub fn certified_key(certificate: &Path, key: &Path) -> Result<CertifiedKey, KeyFilesError> {
+    let no_pem = |path: &Path, what| KeyFilesError::Pem {
         path: path.to_owned(),
         what,
     };
@@ -73,7 +74,7 @@ pub(crate) fn from_files(certificate: &Path, key: &Path) -> Result<CertifiedKey,
     let pem = read_key(key)?;
     let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| no_pem(key, "private key"))?;
     CertifiedKey::from_der(chain, private, &provider(KeyExchange::HybridFirst)).map_err(|source| {
-        IdentityError::Key {
+        KeyFilesError::Key {
             certificate: certificate.to_owned(),
             key: key.to_owned(),
             source,
@@ -82,23 +83,20 @@ pub(crate) fn from_files(certificate: &Path, key: &Path) -> Result<CertifiedKey,
 }
 
 /// The permissions are those of the very file that is read.
-fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFilesError> {
     let file = File::open(path).map_err(unread(path))?;
     let mode = file.metadata().map_err(unread(path))?.permissions().mode();
     if mode & OTHERS != 0 {
-        return Err(IdentityError::Exposed {
+        return Err(KeyFilesError::Exposed {
             path: path.to_owned(),
         });
     }
-    let mut pem = Zeroizing::new(Vec::with_capacity(MAX_KEY));
-    file.take(MAX_KEY as u64)
-        .read_to_end(&mut pem)
-        .map_err(unread(path))?;
-    Ok(pem)
+    let pem = read_open_bounded(&file, MAX_KEY).map_err(unread(path))?;
+    Ok(Zeroizing::new(pem))
 }
 
-fn unread(path: &Path) -> impl Fn(io::Error) -> IdentityError {
-    move |source| IdentityError::Read {
+fn unread(path: &Path) -> impl Fn(io::Error) -> KeyFilesError {
+    move |source| KeyFilesError::Read {
         path: path.to_owned(),
         source,
     }
