@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use api_types::wire::{EventDetails, TenantVmDetails, TenantVmList, TenantVmView};
+use api_types::wire::{TenantVmDetails, TenantVmList, TenantVmView};
 use attestation::evidence_set::{SetResult, VmOutcome};
 use attestation::{Layer, Verdict};
 use cert_chain::{HostName, VmId};
@@ -218,23 +218,8 @@ pub(crate) fn happening(from: &FromStream) -> String {
     if let Some(vm) = &event.vm {
         let _ = write!(text, "  VM {vm}");
     }
-    let EventDetails {
-        batch,
-        boot,
-        cause,
-        generation,
-        not_after,
-    } = &event.details;
-    let details = [
-        batch.map(|batch| format!("batch {batch}")),
-        boot.clone(),
-        cause.clone(),
-        generation.map(|generation| format!("generation {generation}")),
-        not_after.map(|end| format!("until {end}")),
-    ];
-    let details: Vec<String> = details.into_iter().flatten().collect();
-    if !details.is_empty() {
-        let _ = write!(text, "  ({})", details.join(", "));
+    if !event.details.is_empty() {
+        let _ = write!(text, "  ({})", event.details);
     }
     text.trim_end().to_owned()
 }

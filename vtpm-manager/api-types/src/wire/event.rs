@@ -1,5 +1,7 @@
 //! What happens to vRoTs, as a stream of lines: one JSON object each (NDJSON).
 
+use std::fmt;
+
 use cert_chain::{Generation, Tenant, VmId, VrotId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -131,6 +133,28 @@ impl EventDetails {
     /// Whether there is nothing else to say.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+/// For people: what there is to say, with commas between.
+impl fmt::Display for EventDetails {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            batch,
+            boot,
+            cause,
+            generation,
+            not_after,
+        } = self;
+        let details = [
+            batch.map(|batch| format!("batch {batch}")),
+            boot.clone(),
+            cause.clone(),
+            generation.map(|generation| format!("generation {generation}")),
+            not_after.map(|end| format!("until {end}")),
+        ];
+        let details: Vec<String> = details.into_iter().flatten().collect();
+        f.write_str(&details.join(", "))
     }
 }
 

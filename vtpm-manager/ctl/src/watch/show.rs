@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 
 use api_types::VrotKey;
-use api_types::wire::{Event, EventDetails, EventLine};
+use api_types::wire::{Event, EventLine};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use printable::{Printable, printable_json};
 
@@ -93,23 +93,8 @@ fn for_people(event: &Event) -> String {
     if let Some(tenant) = &event.tenant {
         text.push_str(&format!("  {tenant}"));
     }
-    let EventDetails {
-        batch,
-        boot,
-        cause,
-        generation,
-        not_after,
-    } = &event.details;
-    let details = [
-        batch.map(|batch| format!("batch {batch}")),
-        boot.clone(),
-        cause.clone(),
-        generation.map(|generation| format!("generation {generation}")),
-        not_after.map(|end| format!("until {end}")),
-    ];
-    let details: Vec<String> = details.into_iter().flatten().collect();
-    if !details.is_empty() {
-        text.push_str(&format!("  ({})", details.join(", ")));
+    if !event.details.is_empty() {
+        text.push_str(&format!("  ({})", event.details));
     }
     text.trim_end().to_owned()
 }
