@@ -1,9 +1,12 @@
 //! The COSE_Sign1 (RFC 9052 §4.2), in the one form that ours have.
 
+use std::io::{self, Read};
+
 use cert_chain::Digest32;
 use minicbor::data::Tag;
 use minicbor::encode::Write;
 use minicbor::{Decoder, Encoder, decode, encode};
+use ring::digest::{Context as Hash, SHA256};
 
 use crate::credentials::{Credentials, MAX_CREDENTIALS};
 use crate::label::{Form, Label, digest};
@@ -24,6 +27,22 @@ pub enum Content {
     Attached(Vec<u8>),
     /// The SHA-256 value of data that are elsewhere.
     Hash(Digest32),
+}
+
+/// What stands for data of any length in a [`Content::Hash`]: their SHA-256 value.
+pub fn hash_of_data(data: &mut impl Read) -> io::Result<Digest32> {
+    let mut hash = Hash::new(&SHA256);
+    let mut piece = vec![0; 64 * 1024];
+    loop {
+        match data.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => hash.update(piece.get(..read).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let value = <[u8; 32]>::try_from(hash.finish().as_ref());
+    value.map(Digest32::new).map_err(io::Error::other)
 }
 
 /// A label and what it labels, to be signed.

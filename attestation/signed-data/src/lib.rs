@@ -18,7 +18,9 @@ pub mod text;
 pub mod verification;
 
 pub use appraisal::{DataResult, Demand, appraise};
-pub use cose::{Content, FormatError, MAX_ATTACHED, MAX_SIGNED_DATA, SignedData, ToBeSigned};
+pub use cose::{
+    Content, FormatError, MAX_ATTACHED, MAX_SIGNED_DATA, SignedData, ToBeSigned, hash_of_data,
+};
 pub use credentials::Credentials;
 pub use label::{EvidenceReference, Label, evidence_nonce};
 pub use refusal::DataRefusal;

@@ -1,9 +1,7 @@
 //! `vrot-device verify-data`: data that a VM's TPM signed.
 
-use std::error::Error as _;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,12 +9,11 @@ use attestation::{Layer, Verdict};
 use bounded_file::read_bounded;
 use cert_chain::Digest32;
 use clap::Args;
-use printable::Printable;
-use ring::digest::{Context as Hash, SHA256};
+use printable::{Printable, WithCauses};
 use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};
 use signed_data::{
-    DataRefusal, DataResult, Demand, LabelText, MAX_SIGNED_DATA, SignedData, appraise,
+    DataRefusal, DataResult, Demand, LabelText, MAX_SIGNED_DATA, SignedData, appraise, hash_of_data,
 };
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -103,7 +100,7 @@ fn to_json(judged: &Result<DataResult, DataRefusal>) -> Value {
     match judged {
         Err(refusal) => json!({
             "verdict": Verdict::Contraindicated,
-            "refusal": { "code": refusal.code(), "text": explain(refusal) },
+            "refusal": { "code": refusal.code(), "text": WithCauses(refusal).to_string() },
         }),
         Ok(result) => {
             let (data, label) = (result.data(), result.data().label());
@@ -135,7 +132,7 @@ fn to_text(judged: &Result<DataResult, DataRefusal>) -> String {
     let mut text = String::new();
     match judged {
         Err(refusal) => {
-            let (why, code) = (explain(refusal), refusal.code());
+            let (why, code) = (WithCauses(refusal).to_string(), refusal.code());
             let _ = writeln!(text, "{mark} refused: {} ({code})", Printable(&why));
         }
         Ok(result) => {
@@ -182,17 +179,6 @@ fn to_text(judged: &Result<DataResult, DataRefusal>) -> String {
     text
 }
 
-/// The refusal with what is below it.
-fn explain(refusal: &DataRefusal) -> String {
-    let mut text = refusal.to_string();
-    let mut below = refusal.source();
-    while let Some(error) = below {
-        let _ = write!(text, ": {error}");
-        below = error.source();
-    }
-    text
-}
-
 fn rfc3339(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok();
     let time = time.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
@@ -202,20 +188,7 @@ fn rfc3339(seconds: u64) -> String {
 
 /// SHA-256 value of a file of any length.
 fn hash_of(path: &Path) -> Result<Digest32> {
-    let hashed = || -> io::Result<Digest32> {
-        let mut file = File::open(path)?;
-        let mut hash = Hash::new(&SHA256);
-        let mut piece = vec![0; 64 * 1024];
-        loop {
-            match file.read(&mut piece) {
-                Ok(0) => break,
-                Ok(read) => hash.update(piece.get(..read).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let value = <[u8; 32]>::try_from(hash.finish().as_ref());
-        value.map(Digest32::new).map_err(io::Error::other)
-    };
-    hashed().with_context(|| format!("{} cannot be read", path.display()))
+    File::open(path)
+        .and_then(|mut file| hash_of_data(&mut file))
+        .with_context(|| format!("{} cannot be read", path.display()))
 }

@@ -10,9 +10,9 @@ use attestation::Binding;
 use cert_chain::profile::host_ik::HostCertificate;
 use cert_chain::profile::vik::VikCertificate;
 use cert_chain::{Digest32, VikChain, VmId};
-use ring::digest::{Context as Hash, SHA256};
 use signed_data::{
     Content, Credentials, EvidenceReference, Label, MAX_ATTACHED, ToBeSigned, evidence_nonce,
+    hash_of_data,
 };
 
 use crate::attester::quoting::EvidenceFiles;
@@ -96,7 +96,7 @@ fn read_content(from: Option<&Path>, attached: bool) -> Result<Content> {
 
 fn read_from(input: &mut impl Read, attached: bool) -> Result<Content> {
     if !attached {
-        return Ok(Content::Hash(hash(input)?));
+        return Ok(Content::Hash(hash_of_data(input)?));
     }
     let most = u64::try_from(MAX_ATTACHED)?;
     let mut data = Vec::new();
@@ -108,22 +108,6 @@ fn read_from(input: &mut impl Read, attached: bool) -> Result<Content> {
         );
     }
     Ok(Content::Attached(data))
-}
-
-/// SHA-256 value of what can be any length.
-fn hash(input: &mut impl Read) -> io::Result<Digest32> {
-    let mut hash = Hash::new(&SHA256);
-    let mut piece = vec![0; 64 * 1024];
-    loop {
-        match input.read(&mut piece) {
-            Ok(0) => break,
-            Ok(read) => hash.update(piece.get(..read).unwrap_or_default()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let value = <[u8; 32]>::try_from(hash.finish().as_ref());
-    value.map(Digest32::new).map_err(io::Error::other)
 }
 
 fn vm_of(chain: &[Vec<u8>]) -> Result<VmId> {
