@@ -69,10 +69,8 @@ impl SealingTpm {
             let values = pcrs::read(&mut self.context, bank, selection)?;
             // What a running system extends says nothing of a boot that no firmware measured.
             let firmware = pcrs::read(&mut self.context, bank, PcrSelection::of_firmware())?;
-            if [&values, &firmware]
-                .iter()
-                .all(|values| !values.iter().all(|(_, value)| is_unextended(value)))
-            {
+            let is_measured = !values.iter().all(|(_, value)| is_unextended(value));
+            if is_measured && !firmware.are_unextended() {
                 return Ok(values);
             }
             measured = Err(SealError::NothingMeasured {
