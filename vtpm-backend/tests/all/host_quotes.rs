@@ -24,6 +24,30 @@ const TEMPLATE: [u8; 24] = [
     0,
 ];
 
+/// A vRoT with its manager and a guest, and the key that it was manufactured with.
+struct Host {
+    backend: Backend,
+    manager: UnixStream,
+    vmm: Vmm,
+    /// The key's.
+    name: Vec<u8>,
+}
+
+impl Host {
+    fn with_key() -> Result<Self> {
+        let backend = Backend::start()?;
+        let manager = backend.opened(50, None)?;
+        let mut vmm = backend.guest()?.wait()?;
+        let name = made_key(&mut vmm)?;
+        Ok(Self {
+            backend,
+            manager,
+            vmm,
+            name,
+        })
+    }
+}
+
 fn create_primary(vmm: &mut Vmm, hierarchy: u32) -> Result<u32> {
     create_primary_with(vmm, hierarchy, &[])
 }
@@ -151,10 +175,12 @@ fn observed(vmm: &mut Vmm) -> Result<Vec<Vec<u8>>> {
 
 #[test]
 fn a_guest_notices_nothing_of_its_hosts_quotes() -> Result<()> {
-    let backend = Backend::start()?;
-    let mut manager = backend.opened(50, None)?;
-    let mut vmm = backend.guest()?.wait()?;
-    let name = made_key(&mut vmm)?;
+    let Host {
+        backend: _backend,
+        mut manager,
+        mut vmm,
+        name,
+    } = Host::with_key()?;
     // A session and an object of the guest's.
     let session = [
         &words(&[0x4000_0007, 0x4000_0007])[..],
@@ -194,10 +220,12 @@ fn a_guest_notices_nothing_of_its_hosts_quotes() -> Result<()> {
 
 #[test]
 fn a_guest_that_took_the_key_away_or_holds_every_place_is_quoted_all_the_same() -> Result<()> {
-    let backend = Backend::start()?;
-    let mut manager = backend.opened(50, None)?;
-    let mut vmm = backend.guest()?.wait()?;
-    let name = made_key(&mut vmm)?;
+    let Host {
+        backend: _backend,
+        mut manager,
+        mut vmm,
+        name,
+    } = Host::with_key()?;
     let with_it = quoted(&mut manager, &name)?;
     evict(&mut vmm, HANDLE)?;
     let before = observed(&mut vmm)?;
@@ -226,10 +254,12 @@ fn a_guest_that_took_the_key_away_or_holds_every_place_is_quoted_all_the_same() 
 
 #[test]
 fn a_guest_that_keeps_the_key_with_an_authorization_value_is_quoted_all_the_same() -> Result<()> {
-    let backend = Backend::start()?;
-    let mut manager = backend.opened(50, None)?;
-    let mut vmm = backend.guest()?.wait()?;
-    let name = made_key(&mut vmm)?;
+    let Host {
+        backend: _backend,
+        mut manager,
+        mut vmm,
+        name,
+    } = Host::with_key()?;
     let with_it = quoted(&mut manager, &name)?;
     evict(&mut vmm, HANDLE)?;
     let key = create_primary_with(&mut vmm, ENDORSEMENT, b"x")?;
@@ -271,10 +301,12 @@ fn complete_hash(vmm: &mut Vmm, sequence: u32, rest: u8) -> Result<Vec<u8>> {
 
 #[test]
 fn hash_sequences_that_hold_every_place_go_on_after_a_quote() -> Result<()> {
-    let backend = Backend::start()?;
-    let mut manager = backend.opened(50, None)?;
-    let mut vmm = backend.guest()?.wait()?;
-    let name = made_key(&mut vmm)?;
+    let Host {
+        backend: _backend,
+        mut manager,
+        mut vmm,
+        name,
+    } = Host::with_key()?;
     let digests = |vmm: &mut Vmm, manager: Option<&mut UnixStream>| -> Result<Vec<Vec<u8>>> {
         let mut sequences = Vec::new();
         for number in 0..3u8 {
@@ -316,10 +348,12 @@ fn first_pcr(vmm: &mut Vmm) -> Result<Vec<u8>> {
 
 #[test]
 fn a_measurement_that_the_vmm_has_begun_is_not_cut_off_by_its_host() -> Result<()> {
-    let backend = Backend::start()?;
-    let mut manager = backend.opened(50, None)?;
-    let mut vmm = backend.guest()?.wait()?;
-    let name = made_key(&mut vmm)?;
+    let Host {
+        backend,
+        mut manager,
+        mut vmm,
+        name,
+    } = Host::with_key()?;
     let mut launch = |between: &mut dyn FnMut() -> Result<()>| {
         tell(&mut vmm, &[INIT, 0])?;
         tell(&mut vmm, &HASH_START)?;
@@ -360,10 +394,12 @@ fn a_measurement_that_the_vmm_has_begun_is_not_cut_off_by_its_host() -> Result<(
 
 #[test]
 fn what_a_guest_did_to_make_a_quote_impossible_is_told_and_no_other_key_quotes() -> Result<()> {
-    let backend = Backend::start()?;
-    let mut manager = backend.opened(50, None)?;
-    let mut vmm = backend.guest()?.wait()?;
-    let name = made_key(&mut vmm)?;
+    let Host {
+        backend: _backend,
+        mut manager,
+        mut vmm,
+        name,
+    } = Host::with_key()?;
     let other_name = [&[0, 0x0b][..], &[7; 32]].concat();
     assert_eq!(refused(&mut manager, &other_name)?, NoQuote::AnotherKey);
     // TPM2_SetCommandCodeAuditStatus: TPM2_Quote.
