@@ -2,6 +2,7 @@
 //! processes only the backends of guests go on.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -54,7 +55,12 @@ fn a_manager_at_work_that_is_told_to_end_gives_nothing_up_and_leaves_its_guests_
 fn children_of(process: i32) -> Result<Vec<String>> {
     let mut children = Vec::new();
     for thread in fs::read_dir(format!("/proc/{process}/task"))? {
-        let started = fs::read_to_string(thread?.path().join("children"))?;
+        let started = match fs::read_to_string(thread?.path().join("children")) {
+            Ok(started) => started,
+            // A thread has ended meanwhile, and its children are another's now.
+            Err(error) if error.kind() == ErrorKind::NotFound => return children_of(process),
+            Err(error) => return Err(error.into()),
+        };
         children.extend(started.split_whitespace().map(str::to_owned));
     }
     Ok(children)
