@@ -15,6 +15,9 @@ use nix::libc::{self, flock};
 
 /// Between two attempts, as swtpm waits.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Attempts for who can wait half a second. A user that has just ended may still hold its lock: a
+/// program that it was starting has a copy of the descriptor until it is executed.
+pub(crate) const PATIENT: u32 = 50;
 
 /// Locks a file for its only user: false, if another one has it, also after so many more attempts.
 pub(crate) fn lock(file: &File, retries: u32) -> io::Result<bool> {

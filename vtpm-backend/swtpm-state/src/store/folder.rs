@@ -237,7 +237,10 @@ impl Folder {
         let in_use = || StoreError::InUse {
             path: path.to_owned(),
         };
-        folder.lock(0)?.then_some(()).ok_or_else(in_use)?;
+        folder
+            .lock(lock::PATIENT)?
+            .then_some(())
+            .ok_or_else(in_use)?;
         if !matches!(
             folder.load(StateKind::Permanent),
             Err(StoreError::Retired { .. })

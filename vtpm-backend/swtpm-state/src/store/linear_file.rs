@@ -169,7 +169,7 @@ impl LinearFile {
         let in_use = || StoreError::InUse {
             path: path.to_owned(),
         };
-        let locked = lock::lock(&store.file, 0).map_err(failed(path, "locked"))?;
+        let locked = lock::lock(&store.file, lock::PATIENT).map_err(failed(path, "locked"))?;
         locked.then_some(()).ok_or_else(in_use)?;
         match store.read_directory() {
             Err(StoreError::Linear {
