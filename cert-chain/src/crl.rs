@@ -42,8 +42,17 @@ struct Signed {
 pub struct Revoked {
     /// Since when.
     pub since: UnixTime,
+    /// Since when the key is known or suspected not to be its owner's alone (RFC 5280 §5.3.2), if that is said.
+    pub invalid_since: Option<UnixTime>,
     /// Why.
     pub reason: RevocationReason,
+}
+
+impl Revoked {
+    /// The time from which on the key's signatures do not count.
+    pub fn unusable_since(&self) -> UnixTime {
+        (self.invalid_since).map_or(self.since, |invalid| invalid.min(self.since))
+    }
 }
 
 /// Why a certificate was revoked (RFC 5280 §5.3.1).
@@ -232,6 +241,7 @@ impl Crl {
         let found = self.entries.find_serial(serial.as_bytes()).ok()??;
         Some(Revoked {
             since: found.revocation_date,
+            invalid_since: found.invalidity_date,
             reason: found
                 .reason_code
                 .map_or(RevocationReason::Unspecified, RevocationReason::from),

@@ -40,6 +40,7 @@ pub mod revocation;
 pub mod serial;
 pub mod template;
 pub mod tenant_certificate;
+pub mod time_stamp_authority;
 pub mod tls_key;
 pub mod trust_anchors;
 
@@ -73,5 +74,6 @@ pub use public_area::{ObjectAttributes, PublicArea};
 pub use revocation::{RevocationDemand, RevocationError, RevocationLists, RevocationStatus};
 pub use serial::CertificateSerial;
 pub use tenant_certificate::{TenantAuthority, TenantNaming, VerifiedTenantCertificate};
+pub use time_stamp_authority::VerifiedTimeStampAuthority;
 pub use tls_key::TlsKey;
 pub use trust_anchors::{TrustAnchorError, TrustAnchors};

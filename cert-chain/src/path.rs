@@ -53,6 +53,8 @@ pub enum ChainMember {
     Device,
     /// A TLS client's own certificate.
     Client,
+    /// A time-stamp authority's certificate, or one between it and its root.
+    TimeStampAuthority,
 }
 
 /// Why a chain was refused.
@@ -91,6 +93,12 @@ pub enum ChainError {
     /// A name outside what the issuing certificate may name.
     #[error("a certificate names something outside its issuer's name constraints")]
     NameConstraint,
+    /// Not certified for time stamps.
+    #[error(
+        "the certificate is not a time-stamp authority's: RFC 3161 demands a critical extended key usage of \
+         1.3.6.1.5.5.7.3.8 alone"
+    )]
+    NoTimeStampAuthority,
     /// A certificate's validity has not begun.
     #[error("a certificate of the chain is not valid before {not_before} (Unix time; it is {at})")]
     NotYetValid {
@@ -399,6 +407,7 @@ impl std::fmt::Display for ChainMember {
             Self::Host => "host's",
             Self::Device => "device's",
             Self::Client => "client's",
+            Self::TimeStampAuthority => "time-stamp authority's",
         })
     }
 }

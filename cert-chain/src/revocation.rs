@@ -205,6 +205,58 @@ impl RevocationLists {
         }
     }
 
+    /// What was known about a certificate of `issuer` at `at`, when what it is needed for existed. Any list
+    /// that the issuer signed tells of a revocation until then, whenever the list was made; where a list is
+    /// demanded, one has to have been valid and fresh then.
+    pub(crate) fn check_past(
+        &self,
+        demand: RevocationDemand,
+        certificate: (&str, &CertificateSerial),
+        issuer: &TrustAnchor<'_>,
+        at: UnixTime,
+    ) -> Result<CheckedRevocation, RevocationError> {
+        let (subject, serial) = certificate;
+        let of_issuer: Vec<_> = (self.lists.iter())
+            .filter(|list| list.is_of(issuer))
+            .collect();
+        let revoked = (of_issuer.iter())
+            .filter_map(|list| list.find(serial))
+            .min_by_key(|revoked| revoked.unusable_since().as_secs());
+        if let Some(revoked) = revoked.filter(|revoked| revoked.unusable_since() <= at) {
+            return Err(RevocationError::Revoked {
+                subject: subject.to_owned(),
+                serial: serial.clone(),
+                since: revoked.unusable_since().as_secs(),
+                reason: revoked.reason,
+            });
+        }
+        // The newest of those that were there already.
+        let then = (of_issuer.iter())
+            .filter(|list| list.this_update() <= at)
+            .max_by_key(|list| (list.number(), list.this_update().as_secs()));
+        let facts = then.map(|list| ListFacts::of(list));
+        let status = match (demand, facts) {
+            (RevocationDemand::NotAsked, Some(facts)) if facts.is_valid(at).is_ok() => {
+                RevocationStatus::NotListed(facts)
+            }
+            (RevocationDemand::NotAsked, _) => RevocationStatus::NotAsked,
+            (RevocationDemand::Listed { max_age }, Some(facts)) => {
+                facts.is_valid(at)?;
+                facts.is_fresh(max_age, at)?;
+                RevocationStatus::NotListed(facts)
+            }
+            (RevocationDemand::Listed { .. }, None) => {
+                let later = of_issuer.first().map(|list| ListFacts::of(list));
+                later.map_or(Ok(()), |list| list.is_valid(at))?;
+                return Err(self.why_none(issuer));
+            }
+        };
+        Ok(CheckedRevocation {
+            status,
+            until: None,
+        })
+    }
+
     /// Why there is no list of an issuer.
     fn why_none(&self, issuer: &TrustAnchor<'_>) -> RevocationError {
         if self.lists.iter().any(|list| list.names(issuer)) {

@@ -18,7 +18,17 @@ use crate::serial::CertificateSerial;
 pub struct TrustAnchors {
     roots: Arc<Roots>,
     demand: RevocationDemand,
+    judged: RevocationJudged,
     lists: RevocationLists,
+}
+
+/// Which revocations count.
+#[derive(Clone, Copy, Debug)]
+enum RevocationJudged {
+    /// All: nothing says that a signature is older than the revocation of its key.
+    ForGood,
+    /// Those before the time of validation.
+    AsOfValidation,
 }
 
 #[derive(Debug)]
@@ -106,6 +116,7 @@ impl TrustAnchors {
                 digest: Digest32::of(&digests),
             }),
             demand: RevocationDemand::NotAsked,
+            judged: RevocationJudged::ForGood,
             lists: RevocationLists::default(),
         })
     }
@@ -115,6 +126,15 @@ impl TrustAnchors {
     pub fn demanding(mut self, demand: RevocationDemand) -> Self {
         self.demand = demand;
         self
+    }
+
+    /// The same for what is proven to have existed at the time as of which it is validated, by a time stamp
+    /// that was verified: what was revoked later counted then, and what was revoked before did not.
+    #[must_use]
+    pub fn as_of_proven_time(&self) -> Self {
+        let mut anchors = self.clone();
+        anchors.judged = RevocationJudged::AsOfValidation;
+        anchors
     }
 
     /// The same with these revocation lists beside those that are known.
@@ -148,7 +168,13 @@ impl TrustAnchors {
         issuer: &TrustAnchor<'_>,
         at: UnixTime,
     ) -> Result<CheckedRevocation, RevocationError> {
-        (self.lists).check(self.demand, (subject, serial), issuer, at)
+        let certificate = (subject, serial);
+        match self.judged {
+            RevocationJudged::ForGood => self.lists.check(self.demand, certificate, issuer, at),
+            RevocationJudged::AsOfValidation => {
+                self.lists.check_past(self.demand, certificate, issuer, at)
+            }
+        }
     }
 
     /// SHA-256 value over those of the certificates, in rising order: the same for the same set.

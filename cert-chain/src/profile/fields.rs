@@ -136,6 +136,10 @@ impl<'a> Fields<'a> {
         self.certificate.issuer().to_string()
     }
 
+    pub(crate) fn subject_text(&self) -> String {
+        self.certificate.subject().to_string()
+    }
+
     pub(super) fn not_before(&self) -> UnixTime {
         unix(self.certificate.validity().not_before.timestamp())
     }
@@ -194,6 +198,16 @@ impl<'a> Fields<'a> {
     pub(crate) fn key_purposes(&self) -> Result<Option<Vec<String>>, ProfileError> {
         match self.certificate.extended_key_usage() {
             Ok(extension) => Ok(extension.map(|extension| key_purposes(extension.value))),
+            Err(_) => Err(ProfileError::Malformed),
+        }
+    }
+
+    /// The key purposes as text, where the extension is there and critical.
+    pub(crate) fn critical_key_purposes(&self) -> Result<Option<Vec<String>>, ProfileError> {
+        match self.certificate.extended_key_usage() {
+            Ok(extension) => Ok(extension
+                .filter(|extension| extension.critical)
+                .map(|extension| key_purposes(extension.value))),
             Err(_) => Err(ProfileError::Malformed),
         }
     }
