@@ -1,0 +1,229 @@
+//! `openssl ts` as a time-stamp authority of a test.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, SystemTime};
+
+use archive::time_stamp::{Nonce, Token};
+use archive::{Imprint, TimeStampRequest};
+use cert_chain::TrustAnchors;
+use rustls_pki_types::UnixTime;
+use tempfile::TempDir;
+
+/// Root and authority, with keys of their own, in a folder of their own.
+pub(crate) struct Authority {
+    folder: TempDir,
+}
+
+/// What an authority's keys are.
+#[derive(Clone, Copy)]
+pub(crate) enum Keys {
+    P256,
+    Rsa,
+}
+
+const CONFIGURATION: &str = "
+[req]
+distinguished_name = name
+prompt = no
+[name]
+CN = placeholder
+[root]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign, cRLSign
+[authority]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = critical, timeStamping
+[not-critical]
+extendedKeyUsage = timeStamping
+[two-purposes]
+extendedKeyUsage = critical, timeStamping, serverAuth
+[ca]
+default_ca = this
+[this]
+database = index.txt
+crlnumber = crlnumber
+default_md = sha256
+default_crl_days = 3650
+[tsa]
+default_tsa = stamps
+[stamps]
+serial = serial
+signer_digest = sha256
+default_policy = 1.3.6.1.4.1.99999.1
+digests = sha256, sha384, sha512
+accuracy = millisecs:500
+ordering = no
+tsa_name = yes
+ess_cert_id_chain = no
+ess_cert_id_alg = sha256
+";
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        Self::with(Keys::P256, "authority")
+    }
+
+    /// With the extensions of this section.
+    pub(crate) fn with(keys: Keys, extensions: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Self { folder };
+        authority.write("openssl.cnf", CONFIGURATION.as_bytes());
+        authority.write("index.txt", b"");
+        authority.write("crlnumber", b"01\n");
+        authority.write("serial", b"01\n");
+        let key: &[&str] = match keys {
+            Keys::P256 => &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"],
+            Keys::Rsa => &["-newkey", "rsa:2048"],
+        };
+        let common = [
+            "req",
+            "-x509",
+            "-config",
+            "openssl.cnf",
+            "-nodes",
+            "-days",
+            "3650",
+        ];
+        let root = [
+            "-subj",
+            "/CN=Root for time",
+            "-extensions",
+            "root",
+            "-keyout",
+            "root.key",
+            "-out",
+            "root.pem",
+        ];
+        authority.openssl(&[&common, key, &root].concat());
+        let own = [
+            "-subj",
+            "/CN=Time-stamp authority",
+            "-extensions",
+            extensions,
+            "-keyout",
+            "own.key",
+        ];
+        let issued = ["-CA", "root.pem", "-CAkey", "root.key", "-out", "own.pem"];
+        authority.openssl(&[&common, key, &own, &issued].concat());
+        authority
+    }
+
+    pub(crate) fn anchors(&self) -> TrustAnchors {
+        TrustAnchors::from_pem(&self.read("root.pem")).unwrap()
+    }
+
+    /// The authority's answer to a request in DER.
+    pub(crate) fn answer(&self, request: &[u8]) -> Vec<u8> {
+        self.write("request.tsq", request);
+        let signing = [
+            "-signer", "own.pem", "-inkey", "own.key", "-chain", "root.pem",
+        ];
+        let reply = [
+            "ts",
+            "-reply",
+            "-config",
+            "openssl.cnf",
+            "-queryfile",
+            "request.tsq",
+        ];
+        self.openssl(&[&reply[..], &signing, &["-out", "answer.tsr"]].concat());
+        self.read("answer.tsr")
+    }
+
+    pub(crate) fn stamp(&self, imprint: Imprint) -> Token {
+        let request = request(imprint);
+        let answer = self.answer(&request.to_der().unwrap());
+        request.token(&answer).unwrap()
+    }
+
+    /// A revocation list in DER, of the authority if `revoked`.
+    pub(crate) fn crl(&self, revoked: bool) -> Vec<u8> {
+        let ca = [
+            "ca",
+            "-config",
+            "openssl.cnf",
+            "-cert",
+            "root.pem",
+            "-keyfile",
+            "root.key",
+        ];
+        if revoked {
+            self.openssl(
+                &[
+                    &ca[..],
+                    &["-revoke", "own.pem", "-crl_reason", "keyCompromise"],
+                ]
+                .concat(),
+            );
+        }
+        self.openssl(&[&ca[..], &["-gencrl", "-out", "list.pem"]].concat());
+        self.openssl(&[
+            "crl", "-in", "list.pem", "-outform", "DER", "-out", "list.der",
+        ]);
+        self.read("list.der")
+    }
+
+    /// Whether OpenSSL takes this token for a time stamp over these data.
+    pub(crate) fn openssl_verifies(&self, token: &[u8], data: &[u8]) -> bool {
+        self.write("judged.tst", token);
+        self.write("judged.data", data);
+        let verify = [
+            "ts",
+            "-verify",
+            "-data",
+            "judged.data",
+            "-in",
+            "judged.tst",
+            "-token_in",
+        ];
+        let output = self.run(&[&verify[..], &["-CAfile", "root.pem"]].concat());
+        output.status.success()
+    }
+
+    pub(crate) fn write(&self, name: &str, content: &[u8]) {
+        fs::write(self.folder.path().join(name), content).unwrap();
+    }
+
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.folder.path().join(name)).unwrap()
+    }
+
+    fn openssl(&self, arguments: &[&str]) {
+        let output = self.run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "openssl {arguments:?}: {said}");
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        openssl_in(self.folder.path(), arguments)
+    }
+}
+
+fn openssl_in(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new("openssl");
+    command
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap()
+}
+
+pub(crate) fn request(imprint: Imprint) -> TimeStampRequest {
+    TimeStampRequest::new(imprint, Nonce::new([7; 8]))
+}
+
+/// Now, and a few seconds for the authority's accuracy.
+pub(crate) fn now() -> UnixTime {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap();
+    UnixTime::since_unix_epoch(now + Duration::from_secs(5))
+}
+
+pub(crate) fn later(days: u64) -> UnixTime {
+    let days = Duration::from_secs(days * 24 * 3600);
+    UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs()) + days)
+}
