@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 use archive::time_stamp::{Nonce, Token};
 use archive::{Imprint, TimeStampRequest};
 use cert_chain::TrustAnchors;
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tempfile::TempDir;
 
 /// Root and authority, with keys of their own, in a folder of their own.
@@ -100,7 +101,7 @@ impl Authority {
         authority.openssl(&[&common, key, &root].concat());
         let own = [
             "-subj",
-            "/CN=Time-stamp authority",
+            "/CN=Authority of time here",
             "-extensions",
             extensions,
             "-keyout",
@@ -109,6 +110,46 @@ impl Authority {
         let issued = ["-CA", "root.pem", "-CAkey", "root.key", "-out", "own.pem"];
         authority.openssl(&[&common, key, &own, &issued].concat());
         authority
+    }
+
+    /// Another certificate in DER of the authority's key, with the same issuer and number.
+    pub(crate) fn certificate_with_the_same_number(&self) -> Vec<u8> {
+        let shown = self
+            .run(&["x509", "-in", "own.pem", "-noout", "-serial"])
+            .stdout;
+        let shown = String::from_utf8(shown).unwrap();
+        let number = format!("0x{}", shown.trim().strip_prefix("serial=").unwrap());
+        let common = [
+            "req",
+            "-x509",
+            "-config",
+            "openssl.cnf",
+            "-days",
+            "3650",
+            "-key",
+            "own.key",
+        ];
+        let own = [
+            "-subj",
+            "/CN=Another authority of t",
+            "-extensions",
+            "authority",
+        ];
+        let issued = [
+            "-CA",
+            "root.pem",
+            "-CAkey",
+            "root.key",
+            "-set_serial",
+            &number,
+        ];
+        self.openssl(&[&common[..], &own, &issued, &["-out", "same.pem"]].concat());
+        certificate(&self.read("same.pem"))
+    }
+
+    /// The authority's certificate in DER.
+    pub(crate) fn certificate(&self) -> Vec<u8> {
+        certificate(&self.read("own.pem"))
     }
 
     pub(crate) fn anchors(&self) -> TrustAnchors {
@@ -226,4 +267,8 @@ pub(crate) fn now() -> UnixTime {
 pub(crate) fn later(days: u64) -> UnixTime {
     let days = Duration::from_secs(days * 24 * 3600);
     UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs()) + days)
+}
+
+fn certificate(pem: &[u8]) -> Vec<u8> {
+    CertificateDer::from_pem_slice(pem).unwrap().to_vec()
 }

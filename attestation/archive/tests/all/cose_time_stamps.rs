@@ -6,25 +6,18 @@ use archive::cose_time_stamp::{StampedError, StampedSign1, signature_imprint};
 use crate::authority::{Authority, now};
 
 /// The COSE_Sign1 of RFC 9921 §3.1.1: `18([<<{1: -7}>>, {4: '11'}, 'This is the content.', signature])`.
-fn example() -> Vec<u8> {
+pub(crate) fn example() -> Vec<u8> {
     let signature = "8eb33e4ca31d1c465ab05aac34cc6b23d58fef5c083106c4d25a91aef0b0117e2af9a291aa32e14ab834dc56ed2a2234\
                      44547e01f11d3b0916e5a4c345cacb36";
     let text =
         format!("d28443a10126a10442313154546869732069732074686520636f6e74656e742e5840{signature}");
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
-        .collect()
+    hex::decode(text).unwrap()
 }
 
 #[test]
 fn the_imprint_is_that_of_the_rfc() {
     let imprint = signature_imprint(&example(), ArchiveHash::Sha256).unwrap();
-    let shown: String = imprint
-        .value()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let shown = hex::encode(imprint.value());
     assert_eq!(
         shown,
         "44c2419d131d53d55584b5dd33b788c24e551c6d44b1afc8b2b85e6954763b4e"

@@ -6,4 +6,6 @@
 mod authority;
 mod cose_time_stamps;
 mod evidence_records;
+mod files;
+mod records;
 mod time_stamps;

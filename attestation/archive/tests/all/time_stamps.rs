@@ -23,7 +23,7 @@ fn time_stamps_of_openssl_verify_with_every_hash_algorithm_and_kind_of_key() {
                 .verify(&hash.of(DATA), &authority.anchors(), now())
                 .unwrap();
             assert!((before..=now().as_secs()).contains(&stamp.before().as_secs()));
-            assert_eq!(stamp.authority().name(), "CN=Time-stamp authority");
+            assert_eq!(stamp.authority().name(), "CN=Authority of time here");
             assert!(authority.openssl_verifies(token.der(), DATA));
         }
     }
@@ -68,7 +68,7 @@ fn certificates_that_are_not_for_time_stamps_alone_make_none() {
     // OpenSSL itself refuses to sign with these: a token of a proper authority gets another certificate.
     for extensions in ["not-critical", "two-purposes"] {
         let authority = Authority::with(Keys::P256, extensions);
-        let certificate = pem(&authority.read("own.pem"));
+        let certificate = authority.certificate();
         let refused = cert_chain::VerifiedTimeStampAuthority::verify::<&[u8]>(
             &certificate,
             &[],
@@ -157,9 +157,27 @@ fn an_authority_that_was_revoked_later_counted_and_one_that_was_revoked_before_d
     assert!(authority.openssl_verifies(token.der(), DATA));
 }
 
-fn pem(text: &[u8]) -> Vec<u8> {
-    use rustls_pki_types::pem::PemObject;
-    rustls_pki_types::CertificateDer::from_pem_slice(text)
-        .unwrap()
-        .to_vec()
+#[test]
+fn a_token_names_the_certificate_of_its_signer_and_goes_with_no_other_of_the_same_number() {
+    let authority = Authority::with(Keys::Rsa, "authority");
+    let imprint = ArchiveHash::Sha256.of(DATA);
+    let token = authority.stamp(imprint.clone());
+    let (own, other) = (
+        authority.certificate(),
+        authority.certificate_with_the_same_number(),
+    );
+    assert_eq!(own.len(), other.len());
+    let der = token.der();
+    let at = der
+        .windows(own.len())
+        .position(|window| window == own)
+        .unwrap();
+    let swapped = [&der[..at], &other, &der[at + own.len()..]].concat();
+    let swapped = Token::from_der(&swapped).unwrap();
+    let refused = swapped.verify(&imprint, &authority.anchors(), now());
+    let Err(TimeStampError::Malformed(why)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(why.contains("not the one that its signature names"));
+    assert!(!authority.openssl_verifies(swapped.der(), DATA));
 }

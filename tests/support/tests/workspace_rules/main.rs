@@ -31,6 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["attestation", "bounded-file", "cert-chain", "printable"],
     ),
     ("rate-limit", &[]),
+    ("archive", &["cert-chain"]),
     ("attestation", &["cert-chain", "printable"]),
     ("signed-data", &["attestation", "cert-chain", "printable"]),
     (
@@ -370,7 +371,8 @@ fn identity_and_appraisal_use_no_file_no_network_and_no_clock() -> Result<()> {
 
 /// Crates that judge what others claim to be, and which of the libraries in [`NETWORK`] they are built
 /// with: none where identity and evidence are judged; those of its own connections in the device.
-const VERIFIERS: [(&str, &[&str]); 4] = [
+const VERIFIERS: [(&str, &[&str]); 5] = [
+    ("archive", &[]),
     ("attestation", &[]),
     ("cert-chain", &[]),
     ("vrot-device", &["mio", "rustls", "socket2", "tokio"]),

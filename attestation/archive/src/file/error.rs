@@ -1,0 +1,58 @@
+//! Why an archive is not written, or proves nothing.
+
+use minicbor::decode;
+
+use crate::cose_time_stamp::StampedError;
+use crate::evidence_record::RecordError;
+use crate::time_stamp::TimeStampError;
+
+/// Why an archive is not written, or is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArchiveError {
+    /// Changed since it was written, by accident as a rule.
+    #[error("the archive is damaged: its checksum differs")]
+    Damaged,
+    /// The head.
+    #[error("the archive's head is not what archive.cddl describes: {0}")]
+    Head(#[from] decode::Error),
+    /// Reading or writing.
+    #[error("the archive cannot be read or written")]
+    Io(#[from] std::io::Error),
+    /// Not as many data as the head says.
+    #[error("{found} bytes of data were given; the archive's head says {said}")]
+    Length {
+        /// How many there are.
+        found: u64,
+        /// How many there have to be.
+        said: u64,
+    },
+    /// Not an archive.
+    #[error("this is no archive: {0}")]
+    Malformed(&'static str),
+    /// Its evidence record.
+    #[error("when the archive was made is not proven")]
+    Record(#[from] RecordError),
+    /// The signed data in it.
+    #[error("the signed data in the archive cannot be read")]
+    Signed(#[from] StampedError),
+    /// The time stamp over the signature.
+    #[error("when the data were signed is not proven")]
+    Stamp(#[source] TimeStampError),
+    /// There is none.
+    #[error("the signed data in the archive have no time stamp in their header (270, RFC 9921)")]
+    StampMissing,
+    /// Longer than it may be.
+    #[error("{part} of the archive has {length} bytes; {limit} is the most")]
+    TooLong {
+        /// Which part.
+        part: &'static str,
+        /// How many.
+        length: u64,
+        /// The most.
+        limit: usize,
+    },
+    /// From a later version of this format.
+    #[error("the archive is of version {0}; version 1 is read")]
+    Version(u64),
+}

@@ -1,0 +1,81 @@
+//! What of an archive is proven.
+
+use cert_chain::TrustAnchors;
+use rustls_pki_types::UnixTime;
+
+use crate::cose_time_stamp::{StampedSign1, signature_imprint};
+use crate::evidence_record::VerifiedRecord;
+use crate::hashing::Imprint;
+use crate::time_stamp::VerifiedTimeStamp;
+
+use super::error::ArchiveError;
+use super::head::Head;
+use super::reader::CheckedArchive;
+
+/// An archive whose time is proven.
+///
+/// It establishes that the signature was there before one time, and the whole archive before another, and which
+/// authorities say so. Whose signature it is, and what it is of, is for whoever reads the signed data: as of
+/// [the signature's time](Self::signature), with anchors [as of a proven time](TrustAnchors::as_of_proven_time).
+/// What the signed data say about their time is the signer's word.
+#[derive(Clone, Debug)]
+pub struct VerifiedArchive {
+    head: Head,
+    signed: Vec<u8>,
+    data: Option<Imprint>,
+    signature: VerifiedTimeStamp,
+    record: VerifiedRecord,
+}
+
+impl CheckedArchive {
+    /// Verifies the proof of time: the last time stamp counts at `at`, each one before it counted when it was
+    /// renewed, and the one over the signature when the archive was made. `authorities` are the roots that are
+    /// trusted for telling time.
+    pub fn verify(
+        self,
+        authorities: &TrustAnchors,
+        at: UnixTime,
+    ) -> Result<VerifiedArchive, ArchiveError> {
+        let record = self.record.verify(&self, authorities, at)?;
+        let stamped = StampedSign1::read(&self.head.signed)?;
+        let token = stamped.token.ok_or(ArchiveError::StampMissing)?;
+        let signature = signature_imprint(&stamped.sign1, token.imprint().algorithm())?;
+        let made = record.first().before();
+        let signature = (token.verify(&signature, &authorities.as_of_proven_time(), made))
+            .map_err(ArchiveError::Stamp)?;
+        Ok(VerifiedArchive {
+            data: self.data().cloned(),
+            head: self.head,
+            signed: stamped.sign1,
+            signature,
+            record,
+        })
+    }
+}
+
+impl VerifiedArchive {
+    /// What the archive says about itself.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The COSE_Sign1 as its signer left it.
+    pub fn signed(&self) -> &[u8] {
+        &self.signed
+    }
+
+    /// The SHA-256 value of the data, if they are in the archive.
+    pub fn data(&self) -> Option<&Imprint> {
+        self.data.as_ref()
+    }
+
+    /// The signature was there before this one's time.
+    pub fn signature(&self) -> &VerifiedTimeStamp {
+        &self.signature
+    }
+
+    /// All of the archive was there before its first one's time.
+    pub fn record(&self) -> &VerifiedRecord {
+        &self.record
+    }
+}
