@@ -11,6 +11,7 @@ use cert_chain::TrustAnchors;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tempfile::TempDir;
+use time::OffsetDateTime;
 
 /// Root and authority, with keys of their own, in a folder of their own.
 pub(crate) struct Authority {
@@ -180,8 +181,8 @@ impl Authority {
         request.token(&answer).unwrap()
     }
 
-    /// A revocation list in DER, of the authority if `revoked`.
-    pub(crate) fn crl(&self, revoked: bool) -> Vec<u8> {
+    /// A revocation list in DER, of the authority if it was revoked at a time.
+    pub(crate) fn crl(&self, revoked: Option<UnixTime>) -> Vec<u8> {
         let ca = [
             "ca",
             "-config",
@@ -191,7 +192,7 @@ impl Authority {
             "-keyfile",
             "root.key",
         ];
-        if revoked {
+        if let Some(since) = revoked {
             self.openssl(
                 &[
                     &ca[..],
@@ -199,6 +200,15 @@ impl Authority {
                 ]
                 .concat(),
             );
+            // A line of the database: state, end of validity, time and reason of the revocation, and the rest.
+            let database = String::from_utf8(self.read("index.txt")).unwrap();
+            let fields: Vec<&str> = database.splitn(4, '\t').collect();
+            let [state, end, _now, rest] = fields[..] else {
+                panic!("{database}")
+            };
+            let since = in_utc(since);
+            let line = format!("{state}\t{end}\t{since},keyCompromise\t{rest}");
+            self.write("index.txt", line.as_bytes());
         }
         self.openssl(&[&ca[..], &["-gencrl", "-out", "list.pem"]].concat());
         self.openssl(&[
@@ -267,6 +277,25 @@ pub(crate) fn now() -> UnixTime {
 pub(crate) fn later(days: u64) -> UnixTime {
     let days = Duration::from_secs(days * 24 * 3600);
     UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs()) + days)
+}
+
+/// Some seconds after a time.
+pub(crate) fn after(time: UnixTime, seconds: u64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(time.as_secs() + seconds))
+}
+
+/// `UTCTime`.
+fn in_utc(time: UnixTime) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(time.as_secs().try_into().unwrap()).unwrap();
+    format!(
+        "{:02}{:02}{:02}{:02}{:02}{:02}Z",
+        time.year() % 100,
+        u8::from(time.month()),
+        time.day(),
+        time.hour(),
+        time.minute(),
+        time.second()
+    )
 }
 
 fn certificate(pem: &[u8]) -> Vec<u8> {

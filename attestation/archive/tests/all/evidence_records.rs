@@ -4,7 +4,7 @@ use archive::evidence_record::{DataHashes, EvidenceRecord, RecordError, first_im
 use archive::{ArchiveHash, Imprint};
 use cert_chain::TrustAnchors;
 
-use crate::authority::{Authority, later, now};
+use crate::authority::{Authority, after, later, now};
 
 /// Data objects of a record, in memory.
 struct Data(Vec<Vec<u8>>);
@@ -54,13 +54,13 @@ fn a_record_proves_that_its_data_were_there_before_its_time() {
 fn a_record_that_was_renewed_outlives_an_authority_whose_key_is_revoked() {
     let (first, second) = (Authority::new(), Authority::new());
     let record = record(&first, &data())
-        .with_crls(&[first.crl(false)])
+        .with_crls(&[first.crl(None)])
         .unwrap();
     let before = record.clone();
     let token = second.stamp(record.renewal_imprint().unwrap());
+    let since = after(token.unverified_time(), 60);
     let record = record.renewed(token).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(2100));
-    let revoked = first.crl(true);
+    let revoked = first.crl(Some(since));
     let anchors = both(&first, &second).with_carried([revoked.as_slice()]);
     let at = later(1);
     let verified = record.verify(&data(), &anchors, at).unwrap();
@@ -76,9 +76,9 @@ fn a_record_that_was_renewed_outlives_an_authority_whose_key_is_revoked() {
 fn a_renewal_after_the_first_authority_was_revoked_is_too_late() {
     let (first, second) = (Authority::new(), Authority::new());
     let record = record(&first, &data());
-    let revoked = first.crl(true);
-    std::thread::sleep(std::time::Duration::from_millis(1100));
     let token = second.stamp(record.renewal_imprint().unwrap());
+    // Not after the second authority's time, and so not before the first one's.
+    let revoked = first.crl(Some(token.unverified_time()));
     let record = record.renewed(token).unwrap();
     let anchors = both(&first, &second).with_carried([revoked.as_slice()]);
     let refused = record.verify(&data(), &anchors, later(1));
