@@ -1,9 +1,14 @@
-//! Small files that must survive a crash: the old contents or the new ones, never a part.
+//! Files that must survive a crash: the old contents or the new ones, never a part. Small ones are written at
+//! once ([`replace`], [`make`]), others piece by piece ([`OutputFile`]).
+
+mod output_file;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+pub use output_file::{Existing, OutputError, OutputFile};
 
 /// Replaces a file. When this returns, the new contents outlive a loss of power: the folder is
 /// written as well, since a rename that it does not know yet is undone by one.

@@ -8,7 +8,7 @@ use attestation::{Binding, Evidence, Nonce};
 
 use crate::attester::quoting::{EvidenceFiles, EvidenceRequest, Quoter};
 use crate::attester::{AttesterError, Host, VmTpm};
-use crate::output_file::{Existing, OutputFile};
+use durable_file::{Existing, OutputFile};
 
 /// Has this TPM quote and this host answer for one nonce. It uses the TPM beside a service that runs.
 pub fn make(

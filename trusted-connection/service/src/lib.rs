@@ -11,7 +11,6 @@ pub mod data_key;
 pub mod devices;
 pub mod evidence_file;
 pub mod identity;
-mod output_file;
 pub mod proxy;
 pub mod sealing;
 pub mod service;

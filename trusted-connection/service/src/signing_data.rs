@@ -20,7 +20,7 @@ use crate::attester::{Host, VmTpm};
 use crate::command_line::SignOptions;
 use crate::data_key::TpmDataKey;
 use crate::evidence_file;
-use crate::output_file::{Existing, OutputFile};
+use durable_file::{Existing, OutputFile};
 
 /// Signs a file or standard input. The data are read before the TPM counts, so that what cannot be read
 /// leaves no gap in the numbers.

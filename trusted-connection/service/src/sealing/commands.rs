@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{ContentKey, Header, SealError, SealedTo, SealingTpm, stream};
 use crate::command_line::{SealOptions, ShowSealedOptions, UnsealOptions};
-use crate::output_file::{Existing, OutputFile};
+use durable_file::{Existing, OutputFile};
 
 /// A key, or an approval, is much shorter.
 pub(super) const MAX_FILE: usize = 64 * 1024;

@@ -6,16 +6,17 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use durable_file::{folder_of, sync_folder_of};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use tempfile::NamedTempFile;
+
+use crate::{folder_of, sync_folder_of};
 
 /// A file that has its name once it is [finished](OutputFile::finish). Until then it is in the same folder
 /// without a name, so that nothing is left of it however the program ends. Where the file system has no
 /// files without names, it has a temporary one, which goes when this is dropped, but not with a program
 /// that is killed.
 #[derive(Debug)]
-pub(crate) struct OutputFile {
+pub struct OutputFile {
     contents: Contents,
     path: PathBuf,
     existing: Existing,
@@ -30,7 +31,7 @@ enum Contents {
 
 /// What becomes of a file that has the name already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Existing {
+pub enum Existing {
     /// It stays, and the new one is not made.
     Keep,
     /// The new one takes its place.
@@ -39,13 +40,14 @@ pub(crate) enum Existing {
 
 /// Why a file is not written.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum OutputError {
+#[non_exhaustive]
+pub enum OutputError {
     /// There is one.
     #[error("{} exists: nothing was written; --replace puts the new file in its place", .0.display())]
     Exists(PathBuf),
     /// A device, a pipe, a link.
     #[error(
-        "{} is no regular file: leave the option out to write to standard output",
+        "{} is no regular file: name one, or a name that nothing has yet",
         .0.display()
     )]
     NoFile(PathBuf),
@@ -62,7 +64,7 @@ pub(crate) enum OutputError {
 
 impl OutputFile {
     /// A file with this mode, cut by the umask.
-    pub(crate) fn create(path: &Path, mode: u32, existing: Existing) -> Result<Self, OutputError> {
+    pub fn create(path: &Path, mode: u32, existing: Existing) -> Result<Self, OutputError> {
         match fs::symlink_metadata(path) {
             Ok(found) if !found.is_file() => return Err(OutputError::NoFile(path.to_owned())),
             Ok(_) if existing == Existing::Keep => {
@@ -79,7 +81,7 @@ impl OutputFile {
     }
 
     /// Gives the file its name. It outlives a loss of power then.
-    pub(crate) fn finish(self) -> Result<(), OutputError> {
+    pub fn finish(self) -> Result<(), OutputError> {
         let Self {
             contents,
             path,
