@@ -6,13 +6,13 @@
 
 use cert_chain::attestation_key::AttestationKeyError;
 use cert_chain::public_area::PublicAreaError;
-use cert_chain::{AttestationKey, DataKey, Digest32, PublicArea, TlsKey, TpmName};
+use cert_chain::{AttestationKey, ConfirmationKey, DataKey, Digest32, PublicArea, TlsKey, TpmName};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use tpm2_protocol::data::{TpmsAttest, TpmuAttest};
 use tpm2_protocol::{TpmError, TpmUnmarshal};
 
-use crate::qualifying::{data_key_qualifying_data, encoded};
+use crate::qualifying::{confirmation_key_qualifying_data, data_key_qualifying_data, encoded};
 use crate::quote::{QuoteError, verify_signature};
 
 /// A TLS key, and what its TPM says about it. Nothing about it is verified yet.
@@ -41,6 +41,21 @@ pub struct DataKeyStatement {
     #[n(2)]
     pub attest: ByteVec,
     /// `TPMT_SIGNATURE` by the vIK, or a device's identity key.
+    #[n(3)]
+    pub signature: ByteVec,
+}
+
+/// The same about a key with which a person confirms: see [`confirmation_key_qualifying_data`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ConfirmationKeyStatement {
+    /// `TPMT_PUBLIC` of the key.
+    #[n(1)]
+    pub public: ByteVec,
+    /// `TPMS_ATTEST` of its certification.
+    #[n(2)]
+    pub attest: ByteVec,
+    /// `TPMT_SIGNATURE` by the device's identity key.
     #[n(3)]
     pub signature: ByteVec,
 }
@@ -101,6 +116,24 @@ impl DataKeyStatement {
         let attest = certification(&self.attest, &self.signature, &key.name(), attestation_key)?;
         let said: &[u8] = attest.extra_data.as_ref();
         match said == data_key_qualifying_data().as_bytes() {
+            true => Ok(key),
+            false => Err(CertificationError::OtherPurpose),
+        }
+    }
+}
+
+impl ConfirmationKeyStatement {
+    /// Verifies that the TPM with `attestation_key` certified this key for confirmations, and that the key is
+    /// one that lives in that TPM alone and wants a PIN.
+    pub fn verify(
+        &self,
+        attestation_key: &AttestationKey,
+    ) -> Result<ConfirmationKey, CertificationError> {
+        let area = PublicArea::parse(&self.public).map_err(CertificationError::Key)?;
+        let key = ConfirmationKey::try_from(area).map_err(CertificationError::Attributes)?;
+        let attest = certification(&self.attest, &self.signature, &key.name(), attestation_key)?;
+        let said: &[u8] = attest.extra_data.as_ref();
+        match said == confirmation_key_qualifying_data().as_bytes() {
             true => Ok(key),
             false => Err(CertificationError::OtherPurpose),
         }

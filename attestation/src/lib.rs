@@ -42,7 +42,7 @@ pub mod verification;
 
 pub use appraisal::appraise;
 pub use binding::{Binding, Purpose};
-pub use certification::{DataKeyStatement, TlsKeyStatement};
+pub use certification::{ConfirmationKeyStatement, DataKeyStatement, TlsKeyStatement};
 pub use event_log::EventLog;
 pub use evidence::{BootRecord, Evidence, HostLayer, VmLayer};
 pub use evidence_set::EvidenceSet;
@@ -53,9 +53,9 @@ pub use launch::LaunchMeasurement;
 pub use nonce::Nonce;
 pub use policy::Policy;
 pub use qualifying::{
-    RequestDigest, data_key_qualifying_data, device_qualifying_data, host_qualifying_data,
-    request_digest, tenant_qualifying_data, tenant_request_digest, vm_qualifying_data,
-    vm_request_leaf,
+    RequestDigest, confirmation_key_qualifying_data, data_key_qualifying_data,
+    device_qualifying_data, host_qualifying_data, request_digest, tenant_qualifying_data,
+    tenant_request_digest, vm_qualifying_data, vm_request_leaf,
 };
 pub use reference::{
     BOOT_PCRS, ReferenceError, ReferenceValues, accounted_bank, reference_values,

@@ -26,6 +26,7 @@ const TENANT_QUOTE: &str = "vrot tenant quote v1";
 const TENANT_REQUEST: &str = "vrot tenant evidence v1";
 const HOST_QUOTE: &str = "vrot host quote v1";
 const DATA_KEY: &str = "vrot data key v1";
+const CONFIRMATION_KEY: &str = "vrot confirmation key v1";
 const DEVICE_QUOTE: &str = "vrot device quote v1";
 
 /// The leaf of one request for evidence in the tree that the VM's quote covers: challenge and
@@ -148,6 +149,12 @@ pub fn device_qualifying_data(
 /// Qualifying data of the statement by which a TPM's attestation key says that a key of that TPM signs data.
 pub fn data_key_qualifying_data() -> Digest32 {
     digest(|encoder| encoder.array(1)?.str(DATA_KEY)?.ok())
+}
+
+/// Qualifying data of the statement by which a TPM's attestation key says that a person confirms with a key of
+/// that TPM.
+pub fn confirmation_key_qualifying_data() -> Digest32 {
+    digest(|encoder| encoder.array(1)?.str(CONFIRMATION_KEY)?.ok())
 }
 
 fn digest(

@@ -35,6 +35,11 @@ pub enum AttestationKeyError {
     /// Its policy says what it was made for, and that is something else.
     #[error("the key was made for another purpose: its policy is not that of keys for this one")]
     OtherPurpose,
+    /// `userWithAuth` or `noDA` is set.
+    #[error(
+        "the key is not confined to a counted PIN (userWithAuth or noDA is set): guesses would be free"
+    )]
+    NotGated,
     /// `restricted` is clear.
     #[error("the key is not restricted: it would sign a forged quote")]
     NotRestricted,

@@ -10,6 +10,7 @@
 pub mod attestation_key;
 pub mod claims;
 pub mod client_certificate;
+pub mod confirmation_key;
 pub mod credential;
 pub mod crl;
 pub mod data_key;
@@ -51,6 +52,7 @@ mod signature_algorithms;
 pub use attestation_key::AttestationKey;
 pub use claims::{DeviceClaims, HostClaims, VikClaims};
 pub use client_certificate::VerifiedClientCertificate;
+pub use confirmation_key::ConfirmationKey;
 pub use credential::{CredentialBlob, make_credential};
 pub use crl::{Crl, RevocationReason};
 pub use data_key::DataKey;

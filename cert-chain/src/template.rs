@@ -3,7 +3,7 @@
 //! They are bytes: the physical TPM gets them through ESYS, a vRoT through its command channel.
 //! Those of endorsement keys are in [`ek_template`](crate::ek_template).
 
-use crate::ObjectAttributes;
+use crate::{ConfirmationKey, ObjectAttributes};
 
 /// A storage or signing key on NIST P-256 whose public point is still to be made, or known.
 pub struct EccTemplate<'a> {
@@ -125,6 +125,18 @@ pub fn data_key() -> Vec<u8> {
         auth_policy: &DATA_KEY_POLICY,
         purpose: Purpose::Signing,
         unique: [&purpose, &[0; 32]],
+    }
+    .to_bytes()
+}
+
+/// A key with which a person confirms what a trusted display showed. It is made with `TPM2_Create`, at random:
+/// a primary key would be the same one whatever PIN it is made with.
+pub fn confirmation_key() -> Vec<u8> {
+    EccTemplate {
+        attributes: RESIDENT.with(ObjectAttributes::SIGN),
+        auth_policy: ConfirmationKey::policy().as_bytes(),
+        purpose: Purpose::Signing,
+        unique: [&[], &[]],
     }
     .to_bytes()
 }

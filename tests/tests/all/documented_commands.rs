@@ -7,12 +7,13 @@ use anyhow::{Context, Result, ensure};
 use test_support::programs::{program, workspace_folder};
 use test_support::tool::Tool;
 
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 9] = [
     "vtpmctl",
     "vtpm-backend",
     "vtpm-managerd",
     "vrot-service",
     "vrot-device",
+    "vrot-confirm",
     "swtpm",
     "swtpm_setup",
     "swtpm_ioctl",

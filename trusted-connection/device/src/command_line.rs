@@ -22,6 +22,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::by_hand::Connect;
 use crate::challenge::{challenge, fresh_nonce};
+use crate::confirmation::VerifyConfirmation;
 use crate::connection_options::load_policy;
 use crate::crl_options::CrlOptions;
 use crate::judgement::Judgement;
@@ -103,6 +104,10 @@ enum Command {
     /// Judge data that a VM signed (`vrot-service sign`): which VM they are from, whether they are replayed,
     /// and what had booted when they were signed.
     VerifyData(VerifyData),
+    /// Judge whether a person confirmed what a service asked, with `vrot-confirm` on a device.
+    ///
+    /// Exit status 1 if it is not accepted.
+    VerifyConfirmation(VerifyConfirmation),
     /// Take evidence apart into files for OpenSSL and tpm2-tools. Verifies nothing.
     Explain {
         /// The evidence.
@@ -168,6 +173,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         Command::Spiffe { step } => step.run(),
         Command::Verify(verify) => verify.run(),
         Command::VerifyData(verify) => verify.run(),
+        Command::VerifyConfirmation(verify) => verify.run(),
         Command::Explain {
             evidence,
             export,

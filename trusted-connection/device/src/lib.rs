@@ -3,6 +3,7 @@
 pub mod by_hand;
 pub mod challenge;
 pub mod command_line;
+mod confirmation;
 pub mod connection;
 pub mod connection_options;
 pub mod crl_options;

@@ -34,6 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("archive", &["cert-chain"]),
     ("attestation", &["cert-chain", "printable"]),
     ("signed-data", &["attestation", "cert-chain", "printable"]),
+    ("confirmation", &["attestation", "cert-chain", "printable"]),
     (
         "attested-tls",
         &["attestation", "bounded-file", "cert-chain", "printable"],
@@ -47,12 +48,26 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["attestation", "bounded-file", "cert-chain", "crl-files"],
     ),
     (
+        "vrot-confirm",
+        &[
+            "attestation",
+            "bounded-file",
+            "cert-chain",
+            "confirmation",
+            "durable-file",
+            "locked-memory",
+            "printable",
+            "program-output",
+        ],
+    ),
+    (
         "vrot-device",
         &[
             "attestation",
             "attested-tls",
             "bounded-file",
             "cert-chain",
+            "confirmation",
             "connection-proxy",
             "durable-file",
             "printable",

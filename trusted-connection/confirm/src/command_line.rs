@@ -1,0 +1,230 @@
+//! The commands of `vrot-confirm`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, bail, ensure};
+use attestation::Nonce;
+use bounded_file::{read_bounded, read_bounded_text};
+use cert_chain::pem;
+use clap::{Parser, Subcommand};
+use printable::Printable;
+use program_output::console::{complain, print};
+use serde_json::json;
+
+use crate::hardening::harden;
+use crate::key_file::KeyFile;
+use crate::request::{Answer, RequestJson};
+use crate::server::Server;
+use crate::terminal::Tty;
+use crate::virtual_terminal::number;
+use crate::{ask, enrol};
+
+/// Shows a text on a terminal of its own, takes a person's PIN, and has this device's TPM sign what was shown.
+///
+/// Exit status: 0 if it was done or confirmed, 1 if the person declined, 2 if there is no answer.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Set a PIN, and have the TPM make a key that only this PIN opens.
+    ///
+    /// Register the name that this prints with each service that is to accept confirmations.
+    Enrol {
+        /// The device's TPM.
+        #[arg(long, value_name = "DEVICE", default_value = "/dev/tpmrm0")]
+        tpm: String,
+        /// Where the PIN is typed.
+        #[arg(long, value_name = "TTY", default_value = "/dev/tty")]
+        terminal: PathBuf,
+        /// Where to keep the key. It is of use in this TPM and with the PIN alone.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take requests on a socket and show them, one at a time.
+    Serve {
+        /// The device's TPM.
+        #[arg(long, value_name = "DEVICE", default_value = "/dev/tpmrm0")]
+        tpm: String,
+        /// The virtual terminal, which no other program uses: /dev/tty12, say.
+        #[arg(long, value_name = "TTY")]
+        terminal: PathBuf,
+        /// Allow a terminal that is no virtual one of this machine: a serial line, or a pseudoterminal, of which
+        /// whoever made it sees all. Nothing brings it to the front.
+        #[arg(long)]
+        any_terminal: bool,
+        /// The key, from `vrot-confirm enrol`.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// The device's certificate, in PEM: certificate.pem in the folder of its identity.
+        #[arg(long, value_name = "FILE")]
+        certificate: PathBuf,
+        /// The socket. Who is in this process's group may ask.
+        #[arg(long, value_name = "PATH")]
+        socket: PathBuf,
+    },
+    /// Ask for a confirmation, and wait for the answer.
+    Ask {
+        /// The daemon's socket.
+        #[arg(long, value_name = "PATH", default_value = "/run/vrot-confirm/socket")]
+        socket: PathBuf,
+        /// The text.
+        #[arg(long, value_name = "FILE")]
+        text: PathBuf,
+        /// The service that wants to know.
+        #[arg(long, value_name = "NAME")]
+        service: String,
+        /// The service's nonce, in hexadecimal.
+        #[arg(long, value_name = "HEX")]
+        nonce: Nonce,
+        /// Where to write the confirmation.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+/// More than a text has; how long one may be, the daemon says.
+const MAX_TEXT_FILE: usize = 64 * 1024;
+const MAX_PEM: usize = 64 * 1024;
+const CANNOT_PRINT: &str = "the result cannot be written to standard output";
+
+/// Carries a command out.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    match &arguments.command {
+        Command::Enrol {
+            tpm,
+            terminal,
+            key,
+            json,
+        } => {
+            harden().context("core files cannot be forbidden")?;
+            let name = enrol::enrol(&mut open(terminal)?, tpm, key)?;
+            let text = match json {
+                true => format!("{}\n", json!({ "key": name.to_string(), "file": key })),
+                false => {
+                    format!("{name}\nregister this key with the services that are to know it\n")
+                }
+            };
+            print(&text).context(CANNOT_PRINT)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Serve {
+            tpm,
+            terminal,
+            any_terminal,
+            key,
+            certificate,
+            socket,
+        } => {
+            harden().context("core files cannot be forbidden")?;
+            let tty = open(terminal)?;
+            ensure!(
+                *any_terminal || number(tty.device())?.is_some(),
+                "{} is no virtual terminal of this machine (/dev/tty1 to /dev/tty63): give one, or \
+                 --any-terminal",
+                terminal.display()
+            );
+            let server = Server {
+                terminal: Mutex::new(tty),
+                tpm: tpm.clone(),
+                key: KeyFile::read(key)?,
+                certificate: read_certificate(certificate)?,
+            };
+            server.serve(&listen(socket)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Ask {
+            socket,
+            text,
+            service,
+            nonce,
+            out,
+        } => {
+            let shown = read_bounded_text(text, MAX_TEXT_FILE)
+                .with_context(|| format!("{} cannot be read as UTF-8", text.display()))?;
+            let request = RequestJson {
+                // A file's last line ends like the others.
+                text: shown.trim_end_matches('\n').to_owned(),
+                service: service.clone(),
+                nonce: nonce.to_string(),
+            };
+            take(ask::ask(socket, &request)?, out)
+        }
+    }
+}
+
+fn take(answer: Answer, out: &Path) -> Result<ExitCode> {
+    match answer {
+        Answer::Confirmed { confirmation } => {
+            let confirmation = hex::decode(confirmation).context("the answer is malformed")?;
+            fs::write(out, confirmation)
+                .with_context(|| format!("{} cannot be written", out.display()))?;
+            print(&format!(
+                "confirmed: {}\n",
+                Printable(&out.display().to_string())
+            ))
+            .context(CANNOT_PRINT)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Answer::Declined => {
+            complain(format_args!("vrot-confirm: the person declined"));
+            Ok(ExitCode::from(1))
+        }
+        Answer::Busy => bail!("another request is being shown: ask again"),
+        Answer::Refused { reason } => bail!("{reason}"),
+    }
+}
+
+fn open(terminal: &Path) -> Result<Tty> {
+    Tty::open(terminal).with_context(|| {
+        format!(
+            "{} cannot be used as a terminal by this user",
+            terminal.display()
+        )
+    })
+}
+
+fn read_certificate(path: &Path) -> Result<Vec<u8>> {
+    let text = read_bounded(path, MAX_PEM)
+        .with_context(|| format!("{} cannot be read", path.display()))?;
+    let found = pem::certificates(&text)
+        .ok()
+        .and_then(|all| all.into_iter().next());
+    let found = found.with_context(|| {
+        format!(
+            "{} has no certificate in PEM: enrol the device (`vrot-device enrol`)",
+            path.display()
+        )
+    })?;
+    Ok(found.der.to_vec())
+}
+
+/// A socket for the group. What an earlier daemon left is replaced; one that answers is not.
+fn listen(socket: &Path) -> Result<UnixListener> {
+    let at = socket.display();
+    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+        bail!("{at}: another daemon listens there");
+    }
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("{at} cannot be replaced"));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket).with_context(|| format!("{at} cannot be made"))?;
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o660))
+        .with_context(|| format!("{at} cannot be given to its group"))?;
+    Ok(listener)
+}

@@ -1,0 +1,254 @@
+//! What a person sees and does, and what becomes of it.
+
+use std::io::Read;
+
+use anyhow::{Context, Result};
+use confirmation::{ConfirmationRefused, judge};
+use rustls_pki_types::UnixTime;
+
+use crate::support::{Asked, Device, PIN, enrol};
+
+const TEXT: &str = "Pay 100 € to ACME GmbH";
+
+/// More lines than a small terminal has.
+fn long_text() -> String {
+    let lines: Vec<String> = (1..=20).map(|line| format!("Clause {line}")).collect();
+    lines.join("\n")
+}
+
+#[test]
+fn what_was_confirmed_counts_for_its_text_service_and_nonce_alone() -> Result<()> {
+    let device = Device::enrolled(80, 24)?;
+    let asked = Asked::new(TEXT, 7)?;
+    let asking = device.ask(TEXT, &asked.nonce)?;
+    device.screen.wait_for(&format!("| {TEXT}\r\n"))?;
+    device.screen.press(&format!("{PIN}\r"))?;
+    let confirmation = asking.confirmed()?;
+    let (policy, now) = (device.policy()?, UnixTime::now());
+    let judged = |asked: &Asked| judge(Some(&confirmation), &asked.expected(), &policy, now);
+    let verified = judged(&asked)?.context("a confirmation")?;
+    assert_eq!(verified.key().to_string(), device.key_name()?);
+    assert_eq!(verified.lines(), [TEXT]);
+    // The PIN was not shown, and did not cross the way to the TPM, neither when it was set nor now.
+    assert!(!device.screen.all().contains(PIN));
+    let sent = device.sent_to_tpm();
+    let finds = |what: &[u8]| sent.windows(what.len()).any(|window| window == what);
+    assert!(finds(&[0x80, 0x02]) && !finds(PIN.as_bytes()));
+
+    let other_text = Asked::new("Pay 900 € to ACME GmbH", 7)?;
+    assert!(matches!(
+        judged(&other_text),
+        Err(ConfirmationRefused::Text { .. })
+    ));
+    let other_nonce = Asked::new(TEXT, 8)?;
+    assert!(matches!(
+        judged(&other_nonce),
+        Err(ConfirmationRefused::Nonce)
+    ));
+    let mut other_service = Asked::new(TEXT, 7)?;
+    other_service.service = "bank.example".parse()?;
+    assert!(matches!(
+        judged(&other_service),
+        Err(ConfirmationRefused::Service { .. })
+    ));
+    // Too late, and before it was made.
+    for seconds in [now.as_secs() + 3000, now.as_secs() - 200] {
+        let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+        let refused = judge(Some(&confirmation), &asked.expected(), &policy, at);
+        assert!(
+            matches!(refused, Err(ConfirmationRefused::Time { .. })),
+            "{refused:?}"
+        );
+    }
+    // No byte of it can be changed, and nothing cut off or added.
+    for at in 0..confirmation.len() {
+        let mut changed = confirmation.clone();
+        *changed.get_mut(at).context("a byte")? ^= 1;
+        assert!(
+            judge(Some(&changed), &asked.expected(), &policy, now).is_err(),
+            "byte {at}"
+        );
+        let cut = confirmation.get(..at).context("its beginning")?;
+        assert!(judge(Some(cut), &asked.expected(), &policy, now).is_err());
+    }
+    let longer = [confirmation.as_slice(), &[0]].concat();
+    assert!(judge(Some(&longer), &asked.expected(), &policy, now).is_err());
+    Ok(())
+}
+
+#[test]
+fn policies_demand_a_confirmation_or_do_without_and_name_their_keys() -> Result<()> {
+    let device = Device::enrolled(80, 24)?;
+    let (asked, now) = (Asked::new(TEXT, 7)?, UnixTime::now());
+    let none =
+        |policy: &confirmation::ConfirmationPolicy| judge(None, &asked.expected(), policy, now);
+    let (required, own) = (device.policy()?, device.key_name()?);
+    assert!(matches!(none(&required), Err(ConfirmationRefused::Missing)));
+    let optional = device.policy_with("optional", &own)?;
+    assert!(none(&optional)?.is_none());
+    // One that is there must be good, also where none is demanded.
+    let bad = judge(Some(&[0xa0]), &asked.expected(), &optional, now);
+    assert!(matches!(bad, Err(ConfirmationRefused::Malformed)));
+    // Another key of the same TPM, which somebody else enrolled.
+    enrol(
+        &device.tpm_name,
+        &crate::support::Screen::open(80, 24)?,
+        &device.path("key-2"),
+    )?;
+    let other = vrot_confirm::key_file::KeyFile::read(&device.path("key-2"))?;
+    let other = cert_chain::PublicArea::parse(&other.statement.public)?.name();
+    assert_ne!(other.to_string(), own);
+    let asking = device.ask(TEXT, &asked.nonce)?;
+    device.screen.wait_for("Page 1 of 1")?;
+    device.screen.press(&format!("{PIN}\r"))?;
+    let confirmation = asking.confirmed()?;
+    let policy = device.policy_with("required", &other.to_string())?;
+    let refused = judge(
+        Some(&confirmation),
+        &asked.expected(),
+        &policy,
+        UnixTime::now(),
+    );
+    assert!(
+        matches!(refused, Err(ConfirmationRefused::UnknownKey(_))),
+        "{refused:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_command_line_verifies_a_confirmation_by_a_policy() -> Result<()> {
+    let device = Device::enrolled(80, 24)?;
+    let (asked, other) = (Asked::new(TEXT, 7)?, Asked::new(TEXT, 8)?);
+    let asking = device.ask(TEXT, &asked.nonce)?;
+    device.screen.wait_for("Page 1 of 1")?;
+    device.screen.press(&format!("{PIN}\r"))?;
+    let file = device.path("confirmation.cbor");
+    std::fs::write(&file, asking.confirmed()?)?;
+    for (demand, asked, has_one, status, said) in [
+        ("required", &asked, true, 0, "\"confirmed\": true"),
+        ("required", &other, true, 1, "another nonce"),
+        ("required", &asked, false, 1, "demands one"),
+        ("optional", &asked, false, 0, "\"confirmed\": false"),
+        ("optional", &other, true, 1, "another nonce"),
+    ] {
+        let mut command = device.verify_command(demand, asked)?;
+        if has_one {
+            command = command.arg("--confirmation").arg(&file);
+        }
+        let output = command.outcome()?;
+        assert_eq!(output.status.code(), Some(status), "{output:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stdout).contains(said),
+            "{output:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pin_that_is_typed_before_the_last_page_confirms_nothing() -> Result<()> {
+    let device = Device::enrolled(60, 12)?;
+    let asked = Asked::new(&long_text(), 9)?;
+    let asking = device.ask(&long_text(), &asked.nonce)?;
+    device.screen.wait_for("Page 1 of 4")?;
+    device.screen.press(&format!("{PIN}\r"))?;
+    device.screen.press(" ")?;
+    device.screen.wait_for("Page 2 of 4")?;
+    device.screen.press(&format!("{PIN}\r  "))?;
+    device.screen.wait_for("Page 4 of 4")?;
+    // Nothing of what was typed before counts: this is too little for a PIN, and wrong.
+    device.screen.press("1\r")?;
+    device.screen.wait_for("Wrong PIN")?;
+    device.screen.press(&format!("{PIN}\r"))?;
+    let confirmation = asking.confirmed()?;
+    let policy = device.policy()?;
+    let verified = judge(
+        Some(&confirmation),
+        &asked.expected(),
+        &policy,
+        UnixTime::now(),
+    )?;
+    assert_eq!(verified.context("a confirmation")?.lines().len(), 20);
+    Ok(())
+}
+
+#[test]
+fn a_terminal_that_changes_its_size_shows_the_text_anew_and_the_pin_is_forgotten() -> Result<()> {
+    let device = Device::enrolled(60, 40)?;
+    let asked = Asked::new(&long_text(), 9)?;
+    let asking = device.ask(&long_text(), &asked.nonce)?;
+    device.screen.wait_for("Page 1 of 1")?;
+    device.screen.press(PIN)?;
+    device.screen.resize(60, 12)?;
+    device.screen.press("\r")?;
+    device.screen.wait_for("Page 1 of 4")?;
+    device.screen.press("\x1b")?;
+    assert!(asking.failed(1)?.contains("declined"));
+    Ok(())
+}
+
+#[test]
+fn one_request_is_shown_at_a_time_and_another_is_told_so() -> Result<()> {
+    let device = Device::enrolled(80, 24)?;
+    let (first, second) = (Asked::new(TEXT, 1)?, Asked::new(TEXT, 2)?);
+    let asking = device.ask(TEXT, &first.nonce)?;
+    device.screen.wait_for("Request 0101010101010101")?;
+    let busy = device.ask("Pay 900 € to somebody else", &second.nonce)?;
+    assert!(busy.failed(2)?.contains("another request"));
+    assert!(!device.screen.all().contains("somebody else"));
+    device.screen.press("\x1b")?;
+    asking.failed(1)?;
+    Ok(())
+}
+
+#[test]
+fn a_request_whose_asker_or_daemon_is_killed_ends_without_a_confirmation() -> Result<()> {
+    let mut device = Device::enrolled(80, 24)?;
+    let asked = Asked::new(TEXT, 1)?;
+    let mut asking = device.ask(TEXT, &asked.nonce)?;
+    device.screen.wait_for("Page 1 of 1")?;
+    asking.child.kill()?;
+    asking.ended()?;
+    device.screen.wait_for("nothing to confirm")?;
+    // What is typed now is for nobody, and not for who asks next.
+    device.screen.press(&format!("{PIN}\r"))?;
+    let asking = device.ask(TEXT, &asked.nonce)?;
+    device.screen.wait_for("Page 1 of 1")?;
+    device.daemon.kill()?;
+    assert!(asking.failed(2)?.contains("no answer"));
+    Ok(())
+}
+
+#[test]
+fn no_request_reaches_the_terminal_with_anything_but_printable_text() -> Result<()> {
+    let device = Device::enrolled(80, 24)?;
+    let nonce = "07".repeat(32);
+    let before = device.screen.all();
+    for (text, service) in [
+        ("Pay 1 €\\u001b[2J\\u001b[HPay 900 €", "shop.example"),
+        ("Pay\\r900 €", "shop.example"),
+        ("Pay \\u202e001\\u202c €", "shop.example"),
+        ("Pay", "shop.example\\u001b[2J"),
+        ("Pay", "sh\\u043ep.example"),
+    ] {
+        let line =
+            format!("{{\"text\":\"{text}\",\"service\":\"{service}\",\"nonce\":\"{nonce}\"}}");
+        let mut answer = String::new();
+        device.send(&line)?.read_to_string(&mut answer)?;
+        assert!(answer.starts_with("{\"answer\":\"refused\""), "{answer}");
+        assert!(answer.is_ascii() && !answer.contains('\u{1b}'), "{answer}");
+    }
+    // Neither JSON, nor an end.
+    for line in ["Pay", &"x".repeat(100_000)] {
+        let mut answer = String::new();
+        let sent = device.send(line);
+        // It does not read to the end what is too long.
+        if let Ok(mut stream) = sent {
+            let _ = stream.read_to_string(&mut answer);
+        }
+        assert!(!answer.contains("confirmed"), "{answer}");
+    }
+    assert_eq!(device.screen.all(), before);
+    Ok(())
+}

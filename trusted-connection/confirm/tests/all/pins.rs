@@ -1,0 +1,95 @@
+//! PINs, and the TPM that counts wrong ones.
+
+use anyhow::Result;
+use test_support::tool::Tool;
+use vrot_confirm::pin::Pin;
+
+use crate::support::{Asked, Device, PIN};
+
+fn pin(text: &str) -> Result<Pin> {
+    let mut pin = Pin::new()?;
+    text.bytes().for_each(|byte| pin.push(byte));
+    Ok(pin)
+}
+
+#[test]
+fn wrong_pins_are_counted_by_the_tpm_until_it_is_locked() -> Result<()> {
+    let device = Device::enrolled(80, 24)?;
+    // As the maker of a TPM for desks would set it.
+    Tool::new("tpm2_dictionarylockout")
+        .args(["--setup-parameters", "--max-tries", "3"])
+        .args(["--recovery-time", "1000", "--lockout-recovery-time", "1000"])
+        .env("TPM2TOOLS_TCTI", device.tpm.tcti())
+        .run()?;
+    let asked = Asked::new("Pay 1 €", 7)?;
+    let asking = device.ask("Pay 1 €", &asked.nonce)?;
+    device.screen.wait_for("Page 1 of 1")?;
+    for left in ["2 left", "1 left"] {
+        device.screen.press("000000\r")?;
+        device.screen.wait_for(&format!("Wrong PIN, {left}"))?;
+    }
+    device.screen.press("000000\r")?;
+    let said = asking.failed(2)?;
+    assert!(
+        said.contains("the TPM is locked after wrong PINs"),
+        "{said}"
+    );
+    device.screen.wait_for("nothing to confirm")?;
+    // Now the right one does not help either.
+    let asking = device.ask("Pay 1 €", &asked.nonce)?;
+    device.screen.wait_for("Page 1 of 1")?;
+    device.screen.press(&format!("{PIN}\r"))?;
+    assert!(asking.failed(2)?.contains("locked"));
+    Ok(())
+}
+
+#[test]
+fn the_key_signs_by_its_pin_alone_and_in_its_own_tpm() -> Result<()> {
+    let device = Device::enrolled(80, 24)?;
+    let asked = Asked::new("Pay 1 €", 7)?;
+    for wrong in ["738292", "7382910", "73829", &"7".repeat(40)] {
+        let asking = device.ask("Pay 1 €", &asked.nonce)?;
+        device.screen.wait_for("Page 1 of 1")?;
+        device.screen.press(&format!("{wrong}\r"))?;
+        device.screen.wait_for("Wrong PIN")?;
+        device.screen.press("\x1b")?;
+        asking.failed(1)?;
+        device.screen.wait_for("nothing to confirm")?;
+        Tool::new("tpm2_dictionarylockout")
+            .arg("--clear-lockout")
+            .env("TPM2TOOLS_TCTI", device.tpm.tcti())
+            .run()?;
+    }
+    // A TPM with another storage key is not given the session's salt.
+    Tool::new("tpm2_clear")
+        .env("TPM2TOOLS_TCTI", device.tpm.tcti())
+        .run()?;
+    let asking = device.ask("Pay 1 €", &asked.nonce)?;
+    device.screen.wait_for("Page 1 of 1")?;
+    device.screen.press(&format!("{PIN}\r"))?;
+    let said = asking.failed(2)?;
+    assert!(
+        said.contains("the TPM is another one or was cleared"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
+fn pins_that_are_guessed_first_are_not_set() -> Result<()> {
+    for (text, is_good) in [
+        (PIN, true),
+        ("tr0ub4dor&3", true),
+        ("12345", false),
+        ("123456", false),
+        ("987654", false),
+        ("111111", false),
+        ("7382 1", false),
+        (&"7382".repeat(8), true),
+        (&"7382".repeat(9), false),
+    ] {
+        assert_eq!(pin(text)?.check().is_ok(), is_good, "{text}");
+    }
+    assert_eq!(format!("{:?}", pin(PIN)?), "Pin");
+    Ok(())
+}

@@ -1,0 +1,372 @@
+//! A device with a daemon, and a person who reads its terminal and types.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use attestation::Nonce;
+use cert_chain::pem::encode_certificate;
+use cert_chain::{AttestationKey, DeviceName, DeviceSpec, Issuer, PublicArea, Validity};
+use confirmation::{ConfirmableText, ConfirmationPolicy, Expected, ServiceName};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use rustls_pki_types::UnixTime;
+use tempfile::TempDir;
+use test_support::deadline::wait_for;
+use test_support::process::Process;
+use test_support::programs::program;
+use test_support::software_tpm::{MadeTpm, SoftwareTpm};
+use test_support::tool::Tool;
+use vrot_confirm::key_file::KeyFile;
+
+pub(crate) const PIN: &str = "738291";
+pub(crate) const SERVICE: &str = "shop.example";
+const DEVICE: &str = "spiffe://demo.example/desk-1";
+const PATIENCE: Duration = Duration::from_secs(60);
+const PROGRAM: &str = env!("CARGO_BIN_EXE_vrot-confirm");
+
+/// A pseudoterminal: what a program shows there, and a keyboard.
+pub(crate) struct Screen {
+    master: File,
+    path: PathBuf,
+    shown: Arc<Mutex<Vec<u8>>>,
+    /// While it is open, the terminal stays there for the next program.
+    _slave: File,
+}
+
+impl Screen {
+    pub(crate) fn open(columns: u16, rows: u16) -> Result<Self> {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+        grantpt(&master)?;
+        unlockpt(&master)?;
+        let path = PathBuf::from(ptsname(&master, Vec::new())?.into_string()?);
+        let no_controlling = i32::try_from(rustix::fs::OFlags::NOCTTY.bits())?;
+        let slave = std::os::unix::fs::OpenOptionsExt::custom_flags(
+            OpenOptions::new().read(true).write(true),
+            no_controlling,
+        )
+        .open(&path)?;
+        let screen = Self {
+            master: master.into(),
+            path,
+            shown: Arc::default(),
+            _slave: slave,
+        };
+        screen.resize(columns, rows)?;
+        let (shown, mut from) = (Arc::clone(&screen.shown), screen.master.try_clone()?);
+        thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(length @ 1..) = from.read(&mut piece) {
+                let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+                shown.extend(piece.iter().take(length));
+            }
+        });
+        Ok(screen)
+    }
+
+    pub(crate) fn resize(&self, columns: u16, rows: u16) -> Result<()> {
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        Ok(tcsetwinsize(&self.master, size)?)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All that was shown so far.
+    pub(crate) fn all(&self) -> String {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&shown).into_owned()
+    }
+
+    /// What was shown since the screen was last cleared.
+    fn now(&self) -> String {
+        let all = self.all();
+        all.rsplit("\x1b[H").next().unwrap_or_default().to_owned()
+    }
+
+    pub(crate) fn wait_for(&self, text: &str) -> Result<()> {
+        wait_for(text, PATIENCE, || {
+            Ok(self.now().contains(text).then_some(()))
+        })
+        .with_context(|| format!("the screen shows: {:?}", self.now()))
+    }
+
+    pub(crate) fn press(&self, keys: &str) -> Result<()> {
+        (&self.master).write_all(keys.as_bytes())?;
+        Ok(())
+    }
+}
+
+/// What went to a TPM.
+type Wire = Arc<Mutex<Vec<u8>>>;
+
+/// A device whose person has set a PIN, and whose daemon runs.
+pub(crate) struct Device {
+    pub(crate) screen: Screen,
+    pub(crate) daemon: Process,
+    pub(crate) key: KeyFile,
+    pub(crate) tpm: SoftwareTpm,
+    /// How programs with the TCG software stack name it.
+    pub(crate) tpm_name: String,
+    wire: Wire,
+    issuer: Issuer,
+    folder: TempDir,
+}
+
+impl Device {
+    pub(crate) fn enrolled(columns: u16, rows: u16) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let at = |name: &str| folder.path().join(name);
+        MadeTpm::first(&["sha256"])?.copy_to(&at("state"))?;
+        let tpm = SoftwareTpm::start("the TPM", &at("state"), &at("tpm"), &at("tpm-log"))?;
+        let screen = Screen::open(columns, rows)?;
+        let wire = Wire::default();
+        let tpm_name = bridge(tpm.socket(), &wire)?;
+        enrol(&tpm_name, &screen, &at("key"))?;
+        let key = KeyFile::read(&at("key"))?;
+
+        let now = UnixTime::now();
+        let validity = Validity::starting(now, Duration::from_secs(86400))?;
+        let issuer = Issuer::create("demo.example".parse()?, validity)?;
+        let ik = AttestationKey::try_from(PublicArea::parse(&key.identity_key)?)?;
+        let certificate = issuer.certify_device(&DeviceSpec {
+            device: DEVICE.parse::<DeviceName>()?,
+            ek: ik.name(),
+            ik,
+            validity: Validity::starting(now, Duration::from_secs(3600))?,
+        })?;
+        fs::write(at("certificate.pem"), encode_certificate(&certificate))?;
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["serve", "--any-terminal"])
+            .arg("--terminal")
+            .arg(screen.path())
+            .args(["--tpm", &tpm_name])
+            .arg("--key")
+            .arg(at("key"))
+            .arg("--certificate")
+            .arg(at("certificate.pem"))
+            .arg("--socket")
+            .arg(at("socket"));
+        let mut daemon = Process::start("vrot-confirm", command, &at("log"))?;
+        daemon.wait_until("its socket", PATIENCE, || {
+            Ok(at("socket").exists().then_some(()))
+        })?;
+        screen.wait_for("nothing to confirm")?;
+        Ok(Self {
+            screen,
+            daemon,
+            key,
+            tpm,
+            tpm_name,
+            wire,
+            issuer,
+            folder,
+        })
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// What went to the TPM since the enrolment began.
+    pub(crate) fn sent_to_tpm(&self) -> Vec<u8> {
+        let wire = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
+        wire.clone()
+    }
+
+    /// `vrot-confirm ask`, not waited for.
+    pub(crate) fn ask(&self, text: &str, nonce: &Nonce) -> Result<Asking> {
+        let name = format!("ask-{nonce}");
+        fs::write(self.path(&name), text)?;
+        let out = self.path(&format!("{name}.cbor"));
+        let child = Command::new(PROGRAM)
+            .args(["ask", "--service", SERVICE, "--nonce", &nonce.to_string()])
+            .arg("--socket")
+            .arg(self.path("socket"))
+            .arg("--text")
+            .arg(self.path(&name))
+            .arg("--out")
+            .arg(&out)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        Ok(Asking { child, out })
+    }
+
+    /// A connection to the daemon by which this line was sent.
+    pub(crate) fn send(&self, line: &str) -> Result<UnixStream> {
+        let stream = UnixStream::connect(self.path("socket"))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        (&stream).write_all(format!("{line}\n").as_bytes())?;
+        Ok(stream)
+    }
+
+    /// A service's policy that accepts this device and its key.
+    pub(crate) fn policy(&self) -> Result<ConfirmationPolicy> {
+        self.policy_with("required", &self.key_name()?)
+    }
+
+    pub(crate) fn policy_with(&self, demand: &str, key: &str) -> Result<ConfirmationPolicy> {
+        let text = Self::policy_text(demand, key);
+        Ok(ConfirmationPolicy::parse(&text, |_| {
+            Ok(self.issuer.certificate_pem())
+        })?)
+    }
+
+    fn policy_text(demand: &str, key: &str) -> String {
+        format!(
+            "demand = \"{demand}\"\nroots = \"roots.pem\"\ndevices = [\"{DEVICE}\"]\nkeys = [\"{key}\"]\n\
+             max_age_s = 300\n"
+        )
+    }
+
+    /// `vrot-device verify-confirmation` with a policy of this demand.
+    pub(crate) fn verify_command(&self, demand: &str, asked: &Asked) -> Result<Tool> {
+        let policy = self.path(&format!("{demand}.toml"));
+        fs::write(&policy, Self::policy_text(demand, &self.key_name()?))?;
+        fs::write(self.path("roots.pem"), self.issuer.certificate_pem())?;
+        fs::write(self.path("asked"), asked.text.as_str())?;
+        Ok(Tool::new(program("vrot-device")?)
+            .args(["verify-confirmation", "--json", "--service", SERVICE])
+            .args(["--nonce", &asked.nonce.to_string()])
+            .arg("--policy")
+            .arg(policy)
+            .arg("--text")
+            .arg(self.path("asked")))
+    }
+
+    pub(crate) fn key_name(&self) -> Result<String> {
+        let area = PublicArea::parse(&self.key.statement.public)?;
+        Ok(area.name().to_string())
+    }
+}
+
+/// Sets [`PIN`] on a screen.
+pub(crate) fn enrol(tpm: &str, screen: &Screen, key: &Path) -> Result<()> {
+    let enrolling = Command::new(PROGRAM)
+        .args(["enrol", "--json", "--terminal"])
+        .arg(screen.path())
+        .args(["--tpm", tpm])
+        .arg("--key")
+        .arg(key)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    screen.wait_for("Set a PIN")?;
+    screen.press(&format!("{PIN}\r"))?;
+    screen.wait_for("Once more")?;
+    screen.press(&format!("{PIN}\r"))?;
+    let output = enrolling.wait_with_output()?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(())
+}
+
+pub(crate) struct Asking {
+    pub(crate) child: std::process::Child,
+    out: PathBuf,
+}
+
+impl Asking {
+    pub(crate) fn ended(self) -> Result<(Output, PathBuf)> {
+        Ok((self.child.wait_with_output()?, self.out))
+    }
+
+    pub(crate) fn confirmed(self) -> Result<Vec<u8>> {
+        let (output, out) = self.ended()?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(fs::read(out)?)
+    }
+
+    /// What it complained, when it ended with this status.
+    pub(crate) fn failed(self, status: i32) -> Result<String> {
+        let (output, _) = self.ended()?;
+        ensure!(output.status.code() == Some(status), "{output:?}");
+        Ok(String::from_utf8(output.stderr)?)
+    }
+}
+
+/// What a service asked, which owns its parts.
+pub(crate) struct Asked {
+    pub(crate) service: ServiceName,
+    pub(crate) nonce: Nonce,
+    pub(crate) text: ConfirmableText,
+}
+
+impl Asked {
+    pub(crate) fn new(text: &str, nonce: u8) -> Result<Self> {
+        Ok(Self {
+            service: SERVICE.parse()?,
+            nonce: Nonce::new([nonce; 32])?,
+            text: ConfirmableText::new(text)?,
+        })
+    }
+
+    pub(crate) fn expected(&self) -> Expected<'_> {
+        Expected {
+            service: &self.service,
+            nonce: &self.nonce,
+            text: &self.text,
+        }
+    }
+}
+
+/// Two ports, on an address of this test's own, for the two sockets of swtpm: `tss-esapi` names no sockets.
+fn bridge(socket: &Path, wire: &Wire) -> Result<String> {
+    static BRIDGES: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let number = BRIDGES.fetch_add(1, Ordering::Relaxed);
+    let host = Ipv4Addr::new(127, high, low, number);
+    let mut control = socket.as_os_str().to_owned();
+    control.push(".ctrl");
+    for (port, to) in [(2321, socket.to_owned()), (2322, control.into())] {
+        let listener = TcpListener::bind((host, port))?;
+        let wire = Arc::clone(wire);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if let Ok(tpm) = UnixStream::connect(&to) {
+                    let _ = join(stream, tpm, Arc::clone(&wire));
+                }
+            }
+        });
+    }
+    Ok(format!("swtpm:host={host},port=2321"))
+}
+
+/// Passes bytes in both directions until either end closes, and notes those that go to the TPM.
+fn join(stream: TcpStream, tpm: UnixStream, wire: Wire) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (mut answers, mut to) = (tpm.try_clone()?, stream.try_clone()?);
+    thread::spawn(move || {
+        let _ = std::io::copy(&mut answers, &mut to);
+        to.shutdown(std::net::Shutdown::Both)
+    });
+    thread::spawn(move || {
+        let mut piece = [0; 4096];
+        while let Ok(length @ 1..) = (&stream).read(&mut piece) {
+            let piece = piece.get(..length).unwrap_or_default();
+            let mut wire = wire.lock().unwrap_or_else(PoisonError::into_inner);
+            wire.extend(piece);
+            drop(wire);
+            if (&tpm).write_all(piece).is_err() {
+                break;
+            }
+        }
+        tpm.shutdown(std::net::Shutdown::Both)
+    });
+    Ok(())
+}
