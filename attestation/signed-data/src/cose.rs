@@ -46,10 +46,10 @@ pub fn hash_of_data(data: &mut impl Read) -> io::Result<Digest32> {
 }
 
 /// A label and what it labels, to be signed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToBeSigned {
-    label: Label,
-    content: Content,
+    pub(crate) label: Label,
+    pub(crate) content: Content,
 }
 
 /// Why bytes are no signed data.
@@ -73,7 +73,7 @@ pub enum FormatError {
 }
 
 /// Two scalars (RFC 9053 §2.1).
-const SIGNATURE: usize = 64;
+pub(crate) const SIGNATURE: usize = 64;
 /// The most data that travel with their signature. Of more, the SHA-256 value is signed.
 pub const MAX_ATTACHED: usize = 1024 * 1024;
 /// The most that signed data can have.
@@ -152,27 +152,7 @@ impl SignedData {
     pub fn from_cbor(bytes: &[u8]) -> Result<Self, FormatError> {
         within(bytes.len(), MAX_SIGNED_DATA)?;
         let mut d = Decoder::new(bytes);
-        if d.tag()? != COSE_SIGN1 || d.array()? != Some(4) {
-            return Err(decode::Error::message("they begin as no COSE_Sign1 with its tag").into());
-        }
-        let (label, form) = Label::from_protected(d.bytes()?)?;
-        let credentials = Credentials::read(&mut d)?;
-        let payload = d.bytes()?;
-        let content = match form {
-            Form::Attached => {
-                within(payload.len(), MAX_ATTACHED)?;
-                Content::Attached(payload.to_vec())
-            }
-            Form::HashEnvelope => Content::Hash(digest(payload)?),
-        };
-        let signature = <[u8; SIGNATURE]>::try_from(d.bytes()?)
-            .map_err(|_| decode::Error::message("the signature has not 64 bytes"))?;
-        let data = Self {
-            label,
-            content,
-            credentials,
-            signature,
-        };
+        let data = Self::read(&mut d)?;
         match data.to_cbor() == bytes {
             true => Ok(data),
             false => Err(FormatError::NotDeterministic),
@@ -184,14 +164,64 @@ impl SignedData {
         sig_structure(&self.label, &self.content)
     }
 
-    fn write<W: Write>(&self, e: &mut Encoder<W>) -> Result<(), encode::Error<W::Error>> {
-        e.tag(COSE_SIGN1)?.array(4)?;
-        e.bytes(&self.label.to_protected(self.content.form()))?;
-        self.credentials.write(e)?;
-        e.bytes(self.content.payload())?
-            .bytes(&self.signature)?
-            .ok()
+    pub(crate) fn write<W: Write>(
+        &self,
+        e: &mut Encoder<W>,
+    ) -> Result<(), encode::Error<W::Error>> {
+        let unsigned = (&self.label, &self.content);
+        write_sign1(e, unsigned, Some(&self.credentials), &self.signature)
     }
+
+    pub(crate) fn read(d: &mut Decoder<'_>) -> Result<Self, FormatError> {
+        let (unsigned, credentials, signature) = read_sign1(d)?;
+        let credentials =
+            credentials.ok_or_else(|| decode::Error::message("the unprotected header is empty"))?;
+        Ok(unsigned.signed(signature, credentials))
+    }
+}
+
+/// A COSE_Sign1 whose credentials may be known from elsewhere: then the unprotected header is empty.
+pub(crate) fn write_sign1<W: Write>(
+    e: &mut Encoder<W>,
+    (label, content): (&Label, &Content),
+    credentials: Option<&Credentials>,
+    signature: &[u8; SIGNATURE],
+) -> Result<(), encode::Error<W::Error>> {
+    e.tag(COSE_SIGN1)?.array(4)?;
+    e.bytes(&label.to_protected(content.form()))?;
+    match credentials {
+        Some(credentials) => credentials.write(e)?,
+        None => e.map(0)?.ok()?,
+    }
+    e.bytes(content.payload())?.bytes(signature)?.ok()
+}
+
+/// Reads what [`write_sign1`] wrote.
+pub(crate) fn read_sign1(
+    d: &mut Decoder<'_>,
+) -> Result<(ToBeSigned, Option<Credentials>, [u8; SIGNATURE]), FormatError> {
+    if d.tag()? != COSE_SIGN1 || d.array()? != Some(4) {
+        return Err(decode::Error::message("they begin as no COSE_Sign1 with its tag").into());
+    }
+    let (label, form) = Label::from_protected(d.bytes()?)?;
+    let credentials = match d.probe().map()? {
+        Some(0) => {
+            d.map()?;
+            None
+        }
+        _ => Some(Credentials::read(d)?),
+    };
+    let payload = d.bytes()?;
+    let content = match form {
+        Form::Attached => {
+            within(payload.len(), MAX_ATTACHED)?;
+            Content::Attached(payload.to_vec())
+        }
+        Form::HashEnvelope => Content::Hash(digest(payload)?),
+    };
+    let signature = <[u8; SIGNATURE]>::try_from(d.bytes()?)
+        .map_err(|_| decode::Error::message("the signature has not 64 bytes"))?;
+    Ok((ToBeSigned { label, content }, credentials, signature))
 }
 
 fn sig_structure(label: &Label, content: &Content) -> Vec<u8> {
@@ -205,7 +235,7 @@ fn sig_structure(label: &Label, content: &Content) -> Vec<u8> {
     })
 }
 
-fn encoded(
+pub(crate) fn encoded(
     write: impl FnOnce(&mut Encoder<Vec<u8>>) -> Result<(), encode::Error<std::convert::Infallible>>,
 ) -> Vec<u8> {
     let mut encoder = Encoder::new(Vec::new());
@@ -215,7 +245,7 @@ fn encoded(
     }
 }
 
-fn within(length: usize, limit: usize) -> Result<(), FormatError> {
+pub(crate) fn within(length: usize, limit: usize) -> Result<(), FormatError> {
     match length <= limit {
         true => Ok(()),
         false => Err(FormatError::TooLong { length, limit }),

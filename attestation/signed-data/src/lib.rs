@@ -6,6 +6,8 @@
 //! travel the [`Credentials`]: the key with the vIK's statement about it, the certificates, the evidence.
 //! `signed-data.cddl` describes the format.
 //!
+//! A [`stream`] is many readings that are signed in batches.
+//!
 //! The crate is pure: bytes in, verified type out. [`SignedData::verify`] is the only source of
 //! [`VerifiedData`], and [`appraise`] of it the only source of a [`DataResult`].
 
@@ -14,6 +16,7 @@ pub mod cose;
 pub mod credentials;
 pub mod label;
 pub mod refusal;
+pub mod stream;
 pub mod text;
 pub mod verification;
 

@@ -11,3 +11,5 @@ mod appraisal;
 mod format;
 mod refusals;
 mod scene;
+mod stream;
+mod stream_order;

@@ -1,0 +1,349 @@
+//! Streams: format, single readings, and that no byte can be changed.
+
+use attestation::fixture::{NOW, now};
+use attestation::{Binding, Verdict};
+use cert_chain::{Digest32, TpmName};
+use signed_data::stream::{
+    Batch, BatchInput, BatchStatement, InputError, Link, MAX_READING, Position, ProvenReading,
+    Readings, Span, StreamRefusal, StreamVerifier, UnsignedBatch,
+};
+use signed_data::{
+    Content, Credentials, DataRefusal, Demand, EvidenceReference, Label, SignedData, appraise,
+    evidence_nonce,
+};
+
+use crate::scene::{Scene, fixed};
+
+/// Readings with these texts.
+pub(crate) fn readings(texts: &[&str]) -> Readings {
+    let bytes = texts.iter().map(|text| text.as_bytes().to_vec());
+    Readings::new(bytes.collect()).unwrap()
+}
+
+pub(crate) fn unsigned(
+    scene: &Scene,
+    sequence: u64,
+    after: Option<Link>,
+    texts: &[&str],
+) -> UnsignedBatch {
+    batch_with(scene.label(sequence), after, texts)
+}
+
+pub(crate) fn batch_with(label: Label, after: Option<Link>, texts: &[&str]) -> UnsignedBatch {
+    let span = Span { from: 1, to: 2 };
+    let readings = readings(texts);
+    let content_type = "application/json".parse().unwrap();
+    let statement = BatchStatement::over(&readings, &label, after, content_type, span);
+    UnsignedBatch::new(label, statement, readings).unwrap()
+}
+
+pub(crate) fn sign(
+    scene: &Scene,
+    unsigned: UnsignedBatch,
+    credentials: Option<Credentials>,
+) -> Batch {
+    let signature = fixed(&scene.key, &unsigned.message());
+    unsigned.signed(signature, credentials)
+}
+
+/// Four batches that follow each other, of three readings each; the first has credentials.
+pub(crate) fn stream(scene: &Scene) -> Vec<Batch> {
+    stream_with(scene, |batch| (batch == 0).then(|| scene.credentials()))
+}
+
+/// The same with these credentials.
+pub(crate) fn stream_with(
+    scene: &Scene,
+    credentials: impl Fn(usize) -> Option<Credentials>,
+) -> Vec<Batch> {
+    let mut after = None;
+    let texts = [
+        ["a", "b", "c"],
+        ["d", "e", "f"],
+        ["g", "h", "i"],
+        ["j", "k", "l"],
+    ];
+    let mut batches = Vec::new();
+    for (sequence, texts) in (7..).zip(texts) {
+        let unsigned = unsigned(scene, sequence, after, &texts);
+        after = Some(unsigned.link());
+        batches.push(sign(scene, unsigned, credentials(batches.len())));
+    }
+    batches
+}
+
+pub(crate) fn bytes_of(batches: &[Batch]) -> Vec<u8> {
+    batches.iter().flat_map(Batch::to_stream).collect()
+}
+
+/// Verifies a stream from its beginning to its end.
+fn verified(scene: &Scene, bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let mut verifier = StreamVerifier::new();
+    let mut found = Vec::new();
+    for batch in BatchInput::new(bytes) {
+        let batch = batch.map_err(|error| error.to_string())?;
+        let verified = verifier.verify(batch, &scene.anchors(), now());
+        let verified = verified.map_err(|refusal| refusal.to_string())?;
+        found.extend(verified.readings().iter().map(<[u8]>::to_vec));
+    }
+    Ok(found)
+}
+
+#[test]
+fn a_stream_is_verified_reading_by_reading() {
+    let scene = Scene::new();
+    let found = verified(&scene, &bytes_of(&stream(&scene))).unwrap();
+    let text = String::from_utf8(found.concat()).unwrap();
+    assert_eq!(text, "abcdefghijkl");
+}
+
+#[test]
+fn no_changed_byte_of_a_stream_goes_unseen() {
+    let scene = Scene::new();
+    let bytes = bytes_of(&stream(&scene)[..2]);
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 0x01;
+        assert!(verified(&scene, &changed).is_err(), "byte {at}");
+    }
+}
+
+#[test]
+fn a_stream_that_was_cut_off_within_a_batch_is_told_from_one_that_ended() {
+    let scene = Scene::new();
+    let batches = stream(&scene);
+    let (first, both) = (bytes_of(&batches[..1]), bytes_of(&batches[..2]));
+    for length in 1..both.len() {
+        match BatchInput::new(&both[..length]).last() {
+            Some(Ok(_)) => assert_eq!(length, first.len()),
+            Some(Err(InputError::CutOff { batches, .. })) => {
+                assert_eq!(batches, u64::from(length > first.len()));
+            }
+            end => panic!("{end:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_single_reading_is_taken_out_and_verified_alone() {
+    let scene = Scene::new();
+    let batches = stream(&scene);
+    let policy = scene.host.policy(&scene.vm);
+    for (number, text) in [(3, "d"), (5, "f")] {
+        let proven = batches[1].take(number, scene.credentials()).unwrap();
+        let bytes = proven.to_cbor();
+        assert!(ProvenReading::begins(&bytes));
+        assert!(!ProvenReading::begins(&scene.attached().to_cbor()));
+        let read = ProvenReading::from_cbor(&bytes).unwrap();
+        assert_eq!(read, proven);
+        let verified = read.verify(&scene.anchors(), now()).unwrap();
+        assert_eq!(
+            (verified.number(), verified.reading()),
+            (number, text.as_bytes())
+        );
+        let demand = Demand {
+            identity_alone: true,
+            after: Some(7),
+            ..Demand::default()
+        };
+        let result = appraise(verified.into_data(), &policy, &demand).unwrap();
+        assert_eq!(result.verdict(), Verdict::Affirming);
+        // No byte can be changed, and none left out.
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0x01;
+            let accepted = ProvenReading::from_cbor(&changed)
+                .is_ok_and(|read| read.verify(&scene.anchors(), now()).is_ok());
+            assert!(!accepted, "byte {at}");
+            assert!(ProvenReading::from_cbor(&bytes[..at]).is_err(), "{at}");
+        }
+    }
+    assert_eq!(batches[1].take(6, scene.credentials()), None);
+    assert_eq!(batches[1].take(2, scene.credentials()), None);
+}
+
+#[test]
+fn a_single_reading_under_another_number_is_refused() {
+    let scene = Scene::new();
+    let proven = stream(&scene)[1].take(4, scene.credentials()).unwrap();
+    let mut bytes = proven.to_cbor();
+    // Behind the signature: the number.
+    let at = bytes.len() - (1 + 2 * 34) - 2 - 1;
+    assert_eq!(bytes[at], 4);
+    for (number, there) in [(3, true), (5, true), (6, false), (0, false)] {
+        bytes[at] = number;
+        let refused = ProvenReading::from_cbor(&bytes)
+            .unwrap()
+            .verify(&scene.anchors(), now());
+        assert!(
+            matches!(refused, Err(StreamRefusal::NotInBatch { .. })),
+            "{there} {refused:?}"
+        );
+    }
+}
+
+#[test]
+fn a_verifier_goes_on_from_a_position_that_was_kept() {
+    let scene = Scene::new();
+    let batches = stream(&scene);
+    let mut verifier = StreamVerifier::new();
+    for batch in &batches[..2] {
+        verifier
+            .verify(batch.clone(), &scene.anchors(), now())
+            .unwrap();
+    }
+    let kept = verifier.position().unwrap().to_cbor();
+    let read = Position::from_cbor(&kept).unwrap();
+    assert_eq!(Some(&read), verifier.position());
+    for at in 0..kept.len() {
+        assert!(Position::from_cbor(&kept[..at]).is_err(), "{at}");
+    }
+    // With the credentials of the batches before, and no batch that was seen.
+    let mut again = StreamVerifier::after(read);
+    let seen = again.verify(batches[1].clone(), &scene.anchors(), now());
+    assert!(
+        matches!(seen, Err(StreamRefusal::Replayed { from: 3, to: 5 })),
+        "{seen:?}"
+    );
+    let older = again.verify(batches[0].clone(), &scene.anchors(), now());
+    assert!(
+        matches!(older, Err(StreamRefusal::Replayed { from: 0, to: 2 })),
+        "{older:?}"
+    );
+    let next = again
+        .verify(batches[2].clone(), &scene.anchors(), now())
+        .unwrap();
+    assert_eq!(next.statement().first, 6);
+}
+
+#[test]
+fn evidence_counts_for_the_batches_that_follow_as_long_as_its_age_is_demanded() {
+    let scene = Scene::new();
+    let policy = scene.host.policy(&scene.vm);
+    let (first, after) = with_evidence(&scene);
+    let mut late = scene.label(8);
+    late.time = NOW + 30;
+    let second = sign(&scene, batch_with(late, Some(after), &["d"]), None);
+    let judged = |most| {
+        let mut verifier = StreamVerifier::new();
+        let mut verdict = |batch: &Batch| {
+            let verified = verifier.verify(batch.clone(), policy.anchors(), now());
+            let demand = Demand {
+                max_evidence_age: most,
+                ..Demand::default()
+            };
+            let result = verifier
+                .appraise(verified.unwrap(), &policy, &demand)
+                .unwrap();
+            let codes = result.reasons().map(|reason| reason.code);
+            (
+                result.verdict(),
+                result.evidence_age(),
+                codes.collect::<Vec<_>>(),
+            )
+        };
+        (verdict(&first), verdict(&second))
+    };
+    let good = |age| (Verdict::Affirming, Some(age), vec![]);
+    assert_eq!(judged(Some(30)), (good(0), good(30)));
+    let old = (Verdict::Contraindicated, Some(30), vec!["evidence-old"]);
+    assert_eq!(judged(Some(29)), (good(0), old));
+    // Of any age, it is that of its own batch alone.
+    let missing = (Verdict::Contraindicated, None, vec!["evidence-missing"]);
+    assert_eq!(judged(None), (good(0), missing));
+}
+
+/// A first batch with evidence for it.
+fn with_evidence(scene: &Scene) -> (Batch, Link) {
+    let mut label = scene.label(7);
+    let statement = unsigned(scene, 7, None, &["a"]).content().digest();
+    let nonce = evidence_nonce(&label.key, label.sequence, &statement).unwrap();
+    let evidence = scene.host.evidence(&scene.vm, &nonce, Binding::None);
+    let evidence = evidence.to_cbor();
+    label.evidence = Some(EvidenceReference {
+        digest: Digest32::of(&evidence),
+        taken: NOW,
+    });
+    let credentials = Credentials {
+        evidence: Some(evidence.into()),
+        ..scene.credentials()
+    };
+    let unsigned = batch_with(label, None, &["a"]);
+    let link = unsigned.link();
+    (sign(scene, unsigned, Some(credentials)), link)
+}
+
+#[test]
+fn other_data_and_batches_that_are_too_large_are_none_of_a_stream() {
+    let scene = Scene::new();
+    // The signature of other data, with readings beside it.
+    let label = Label {
+        content_type: signed_data::stream::BATCH_TYPE.parse().unwrap(),
+        ..scene.label(7)
+    };
+    let data = scene.signed(label, Content::Attached(b"\x80".to_vec()));
+    let batch = [
+        &[0x82][..],
+        &data.to_cbor(),
+        &[0x81, 0x82, 0x00, 0x41, b'a'],
+    ]
+    .concat();
+    assert!(Batch::from_cbor(&batch).is_err());
+    assert!(Readings::new(Vec::new()).is_err());
+    assert!(Readings::new(vec![vec![0; MAX_READING + 1]]).is_err());
+    assert!(Readings::new(vec![Vec::new(); 65_537]).is_err());
+    assert!(Readings::new(vec![vec![0; MAX_READING]; 65]).is_err());
+    assert!(Readings::new(vec![vec![0; MAX_READING]; 64]).is_ok());
+    // A header that promises more than there can be.
+    let mut input = BatchInput::new(&b"\x5a\xff\xff\xff\xff"[..]);
+    assert!(matches!(input.next(), Some(Err(InputError::Format { .. }))));
+    assert!(input.next().is_none());
+}
+
+#[test]
+fn a_batch_is_verified_as_other_signed_data_are() {
+    let scene = Scene::new();
+    let batches = stream(&scene);
+    let bytes = batches[0].to_cbor();
+    // The COSE_Sign1 by itself: behind the array's first byte, before the readings.
+    let readings = 1 + 3 * 4;
+    let alone = SignedData::from_cbor(&bytes[1..bytes.len() - readings]).unwrap();
+    assert!(alone.verify(None, &scene.anchors(), now()).is_ok());
+    // By a key of another VM.
+    let other = Scene::new();
+    let refused = StreamVerifier::new().verify(batches[0].clone(), &other.anchors(), now());
+    assert!(
+        matches!(refused, Err(StreamRefusal::Data(DataRefusal::Chain(_)))),
+        "{refused:?}"
+    );
+    // Nobody knows whose batches without credentials are.
+    let refused = StreamVerifier::new()
+        .join()
+        .verify(batches[1].clone(), &scene.anchors(), now());
+    assert!(
+        matches!(refused, Err(StreamRefusal::CredentialsMissing(3))),
+        "{refused:?}"
+    );
+}
+
+/// The statement of version 1, byte by byte.
+#[test]
+fn what_is_signed_is_written_as_the_format_says() {
+    let mut key = [0x22; 34];
+    key[..2].copy_from_slice(&[0x00, 0x0b]);
+    let label = Label {
+        key: TpmName::from_bytes(&key).unwrap(),
+        ..Scene::new().label(7)
+    };
+    let after = Link {
+        digest: Digest32::new([0x11; 32]),
+        next: 300,
+    };
+    let mut written = String::new();
+    for after in [None, Some(after)] {
+        let unsigned = batch_with(label.clone(), after, &["a", "", "b"]);
+        written.push_str(&hex::encode(unsigned.statement().to_cbor()));
+        written.push('\n');
+    }
+    assert_eq!(written, include_str!("batch_statement_v1.hex"));
+}
