@@ -12,6 +12,7 @@
 //! | `deletion.rs` | finding a vRoT, and deleting it |
 //! | `launches.rs` | what VMs are launched with |
 //! | `renewals.rs` | renewal of certificates, on order and by itself |
+//! | `quoting_places.rs` | how many vRoTs quote for tenants at a time |
 //! | `tenant_evidence.rs` | quotes for tenants, without the guests |
 //! | `takeover.rs` | what is found when the store is opened |
 //! | `endings.rs` | backends that end by themselves |
@@ -27,6 +28,7 @@ mod launches;
 mod losses;
 mod observations;
 mod orphans;
+mod quoting_places;
 mod renewals;
 mod start;
 mod stop;
@@ -47,6 +49,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use vrot_events::EventLog;
 
+use self::quoting_places::QuotingPlaces;
 use super::certification::Certification;
 use super::counters::Counters;
 use super::factory::Factory;
@@ -75,6 +78,7 @@ pub struct Fleet {
     factory: Arc<Factory>,
     launcher: Arc<Launcher>,
     evidence: HostEvidence,
+    quoting: QuotingPlaces,
     config: Arc<Config>,
     folders: Folders,
     background: Background,
@@ -112,6 +116,7 @@ impl Fleet {
             factory,
             launcher,
             evidence,
+            quoting: QuotingPlaces::of_this_host(),
             folders: Folders::new(&config),
             config,
             background: Background::default(),

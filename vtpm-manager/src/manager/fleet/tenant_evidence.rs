@@ -8,7 +8,6 @@ use attestation::quote::{VerifiedQuote, canonical_signature};
 use attestation::{Nonce, tenant_qualifying_data, tenant_request_digest};
 use cert_chain::{AttestationKey, PcrValues, VmId, VrotId};
 use minicbor::bytes::ByteVec;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::Fleet;
@@ -17,9 +16,6 @@ use crate::host::HostError;
 use crate::manager::error::ManagerError;
 use crate::manager::registry::Vrot;
 use crate::vrot::RecordError;
-
-/// vRoTs that quote at a time for one request.
-const AT_A_TIME: usize = 64;
 
 /// What goes into a set about one VM, but for the host's statement.
 struct Quoted {
@@ -68,15 +64,14 @@ impl Fleet {
         let enrolment = self.certification.enrolment();
         let enrolment = enrolment.ok_or(HostError::NotEnrolled)?;
         let certificate: Arc<[u8]> = enrolment.certificate.der().to_vec().into();
-        let places = Arc::new(Semaphore::new(AT_A_TIME));
+        let share = self.quoting.share();
         let mut quotes = JoinSet::new();
         for vrot in vrots.into_values() {
-            let (nonce, places) = (nonce.clone(), Arc::clone(&places));
+            let (nonce, share) = (nonce.clone(), share.clone());
             let certificate = Arc::clone(&certificate);
             quotes.spawn(async move {
                 let vm = vrot.record().vm;
-                let _place = places.acquire_owned().await;
-                (vm, quote(&vrot, nonce, &certificate).await)
+                (vm, share.quote(quote(&vrot, nonce, &certificate)).await)
             });
         }
         let mut quoted: Vec<Quoted> = Vec::new();
