@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use api_types::wire::{EventDetails, EventKind, EventLine};
 use cert_chain::Tenant;
@@ -34,9 +35,9 @@ pub enum Scope {
 struct Sequences {
     host: Kept,
     tenants: HashMap<Tenant, Kept>,
-    /// Where a tenant's numbers begin that is new: beyond those of every sequence that was given up,
-    /// so that no number comes twice.
-    first: u64,
+    began: Instant,
+    /// One more than the highest number of any sequence that was given up.
+    given_up: Option<u64>,
 }
 
 /// Some hundred bytes each: what a thousand vRoTs tell when all of them are started.
@@ -54,7 +55,8 @@ impl Default for EventLog {
             sequences: Mutex::new(Sequences {
                 host: Kept::new(1, KEPT_OF_HOST),
                 tenants: HashMap::new(),
-                first: 1,
+                began: Instant::now(),
+                given_up: None,
             }),
             ending: watch::Sender::new(false),
         }
@@ -161,10 +163,21 @@ impl Sequences {
         if self.tenants.len() >= MOST_TENANTS && !self.tenants.contains_key(tenant) {
             self.give_one_up();
         }
+        let first = self.first();
         match self.tenants.entry(tenant.clone()) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(Kept::new(self.first, KEPT_OF_TENANT)),
+            Entry::Vacant(new) => new.insert(Kept::new(first, KEPT_OF_TENANT)),
         }
+    }
+
+    /// Where the numbers of a tenant begin that is not known, or not any more: no number comes twice, and none
+    /// tells how much happened to others. So once a sequence was given up, they begin at the time in
+    /// microseconds, of which each has fewer events than one.
+    fn first(&self) -> u64 {
+        self.given_up.map_or(1, |beyond| {
+            let now = u64::try_from(self.began.elapsed().as_micros());
+            beyond.max(now.unwrap_or(u64::MAX))
+        })
     }
 
     fn give_one_up(&mut self) {
@@ -180,7 +193,7 @@ impl Sequences {
             return;
         };
         if let Some(kept) = self.tenants.remove(&tenant) {
-            self.first = self.first.max(kept.next());
+            self.given_up = self.given_up.max(Some(kept.next()));
         }
     }
 }

@@ -173,6 +173,29 @@ async fn tenants_beyond_number_cost_no_memory_and_no_number_comes_twice() -> Res
 }
 
 #[tokio::test]
+async fn numbers_that_begin_anew_tell_nothing_of_what_happened_to_others() -> Result<()> {
+    const MINUTE: Duration = Duration::from_secs(60);
+    for events_of_others in [1, 2000] {
+        let log = Arc::new(EventLog::default());
+        log.sequences().began = Instant::now().checked_sub(MINUTE).context("a minute ago")?;
+        for _ in 0..events_of_others {
+            tell(&log, "busy")?;
+        }
+        for number in 0..MOST_TENANTS {
+            tell(&log, &format!("tenant-{number}"))?;
+        }
+        let mut new = log.follow(of("new")?, None, None);
+        tell(&log, "new")?;
+        let told = lines(&mut new).await?;
+        let first = events(&told).first().context("told")?.number;
+        let elapsed = log.sequences().began.elapsed();
+        let times = u64::try_from(MINUTE.as_micros())?..=u64::try_from(elapsed.as_micros())?;
+        assert!(times.contains(&first), "{first} is not within {times:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn followers_end_with_the_manager() -> Result<()> {
     let log = Arc::new(EventLog::default());
     let mut follower = log.follow(Scope::Host, None, None);
