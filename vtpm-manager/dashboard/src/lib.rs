@@ -16,6 +16,7 @@ mod hub;
 mod listen;
 mod manager;
 mod metrics;
+mod places;
 mod response;
 mod row;
 mod server;

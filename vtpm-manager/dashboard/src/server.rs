@@ -12,7 +12,6 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -21,6 +20,7 @@ use crate::follow::Follower;
 use crate::hub::Hub;
 use crate::listen::{Listen, ListenError, Listener};
 use crate::manager::{Manager, ManagerError};
+use crate::places::{Place, Places};
 use crate::response::{self, Answer};
 use crate::stream::Stream;
 use crate::token::Token;
@@ -41,8 +41,6 @@ struct Shared {
     hub: Arc<Hub>,
 }
 
-/// Connections at a time. A browser has six.
-const CONNECTIONS: usize = 128;
 /// Pages at a time.
 const PAGES: usize = 32;
 /// Within this time a request's head must be there.
@@ -90,14 +88,9 @@ impl Page {
             };
             followers.spawn(follower.follow());
         }
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let places = Places::new();
         let mut connections = JoinSet::new();
         loop {
-            // One that ends, or that cannot be accepted, gives up its place.
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                sleep(PAUSE).await;
-                continue;
-            };
             let shared = Arc::clone(&self.shared);
             match &self.listener {
                 Listener::Loopback(tcp) => {
@@ -107,20 +100,14 @@ impl Page {
                     };
                     // Lines are small, and none waits for the next one.
                     let _ = stream.set_nodelay(true);
-                    connections.spawn(async move {
-                        connection(shared, stream).await;
-                        drop(place);
-                    });
+                    connections.spawn(connection(shared, stream, places.enter()));
                 }
                 Listener::Socket(socket) => {
                     let Ok((stream, _)) = socket.accept().await else {
                         sleep(PAUSE).await;
                         continue;
                     };
-                    connections.spawn(async move {
-                        connection(shared, stream).await;
-                        drop(place);
-                    });
+                    connections.spawn(connection(shared, stream, places.enter()));
                 }
             }
             while connections.try_join_next().is_some() {}
@@ -128,22 +115,29 @@ impl Page {
     }
 }
 
-async fn connection(shared: Arc<Shared>, stream: impl AsyncRead + AsyncWrite + Unpin) {
-    let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(shared.answer(&request).await) }
+async fn connection(
+    shared: Arc<Shared>,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    place: Place,
+) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let (shared, place) = (&shared, &place);
+        async move { Ok::<_, Infallible>(shared.answer(&request, place).await) }
     });
-    // One that ends early is the browser's business.
-    let _ = http1::Builder::new()
+    let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        // One that ends early is the browser's business.
+        _ = served => {}
+        () = place.gave_way() => {}
+    }
 }
 
 impl Shared {
-    async fn answer(&self, request: &Request<Incoming>) -> Answer {
+    async fn answer(&self, request: &Request<Incoming>, place: &Place) -> Answer {
         if let Err(refusal) = access::check_host(request) {
             return response::refused(refusal);
         }
@@ -156,6 +150,10 @@ impl Shared {
             return response::asset(asset);
         }
         match access::admit(request, &self.token) {
+            Ok(_) if !place.admit() => {
+                let detail = "as many connections are open as may be: close a page";
+                response::problem(StatusCode::SERVICE_UNAVAILABLE, "connections", detail)
+            }
             Ok(admitted) => self.data(path, admitted).await,
             Err(refusal) => response::refused(refusal),
         }
