@@ -11,6 +11,38 @@ pub struct Tree {
     levels: Vec<Vec<Digest32>>,
 }
 
+/// A tree whose leaves come one after the other. It keeps a hash for each bit of their number, and so has no need to
+/// hold them all.
+#[derive(Clone, Debug, Default)]
+pub struct GrowingTree {
+    size: u64,
+    /// Roots of the complete subtrees of which it is made so far, the largest first: as many as the size has bits
+    /// that are set.
+    peaks: Vec<Digest32>,
+    followed: Option<Followed>,
+}
+
+/// The leaf whose path is wanted.
+#[derive(Clone, Debug)]
+struct Followed {
+    /// Number of the leaf, from zero.
+    index: u64,
+    /// Which of the peaks it is below.
+    peak: usize,
+    path: Vec<Digest32>,
+}
+
+/// A tree that does not grow any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrownTree {
+    /// Number of leaves; never 0.
+    pub size: u64,
+    /// `MTH` of RFC 9162 §2.1.1.
+    pub root: Digest32,
+    /// Number and path of the leaf that was followed.
+    pub followed: Option<(u64, Vec<Digest32>)>,
+}
+
 /// Why a path does not lead from a leaf to a root.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
@@ -94,6 +126,59 @@ impl Tree {
             position >>= 1;
         }
         Some(path)
+    }
+}
+
+impl GrowingTree {
+    /// Adds a leaf behind the others.
+    pub fn push(&mut self, leaf: Digest32) {
+        self.peaks.push(leaf);
+        self.size = self.size.saturating_add(1);
+        let mut merged = self.size;
+        while merged & 1 == 0 && self.merge() {
+            merged >>= 1;
+        }
+    }
+
+    /// Adds a leaf behind the others and keeps its path, instead of that of an earlier one.
+    pub fn push_followed(&mut self, leaf: Digest32) {
+        self.followed = Some(Followed {
+            index: self.size,
+            peak: self.peaks.len(),
+            path: Vec::new(),
+        });
+        self.push(leaf);
+    }
+
+    /// The tree over all leaves, or `None` if there are none.
+    pub fn finish(mut self) -> Option<GrownTree> {
+        while self.merge() {}
+        let root = self.peaks.pop()?;
+        Some(GrownTree {
+            size: self.size,
+            root,
+            followed: (self.followed).map(|followed| (followed.index, followed.path)),
+        })
+    }
+
+    /// Puts a node above the two smallest subtrees, if there are two.
+    fn merge(&mut self) -> bool {
+        let [.., left, right] = self.peaks.as_slice() else {
+            return false;
+        };
+        let (left, right) = (*left, *right);
+        self.peaks.truncate(self.peaks.len().saturating_sub(2));
+        let place = self.peaks.len();
+        if let Some(followed) = &mut self.followed {
+            if followed.peak > place {
+                followed.path.push(left);
+                followed.peak = place;
+            } else if followed.peak == place {
+                followed.path.push(right);
+            }
+        }
+        self.peaks.push(node_hash(&left, &right));
+        true
     }
 }
 
@@ -233,7 +318,31 @@ mod tests {
     }
 
     #[test]
+    fn a_tree_that_grew_has_the_same_root_and_paths() {
+        for size in 1..=33usize {
+            let leaves: Vec<_> = (0..size).map(|i| leaf_hash(&i.to_be_bytes())).collect();
+            let tree = Tree::new(leaves.clone()).unwrap();
+            for index in 0..size {
+                let mut growing = GrowingTree::default();
+                for (position, leaf) in leaves.iter().enumerate() {
+                    match position == index {
+                        true => growing.push_followed(*leaf),
+                        false => growing.push(*leaf),
+                    }
+                }
+                let expected = GrownTree {
+                    size: tree.size(),
+                    root: tree.root(),
+                    followed: Some((index as u64, tree.path(index).unwrap())),
+                };
+                assert_eq!(growing.finish(), Some(expected));
+            }
+        }
+    }
+
+    #[test]
     fn a_tree_has_at_least_one_leaf() {
+        assert_eq!(GrowingTree::default().finish(), None);
         assert!(Tree::new(Vec::new()).is_none());
     }
 }
