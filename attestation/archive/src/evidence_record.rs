@@ -32,6 +32,11 @@ struct Chain {
 pub trait DataHashes {
     /// One hash value for each data object.
     fn hashes(&self, algorithm: ArchiveHash) -> Option<Vec<Imprint>>;
+
+    /// Whether those are all that the record covers. If not, nothing is found out about the others.
+    fn are_all(&self) -> bool {
+        true
+    }
 }
 
 /// The time stamps of a record, all verified, oldest first.
@@ -256,10 +261,14 @@ impl EvidenceRecord {
                 true => sorted(&own),
                 false => self.renewed_group(&own, before)?,
             };
-            if group != chain.group {
+            let covered = match data.are_all() {
+                true => group == chain.group,
+                false => group.iter().all(|own| chain.group.contains(own)),
+            };
+            if !covered || own.is_empty() {
                 return Err(RecordError::OtherData { number });
             }
-            let first = group_imprint(chain.hash, &group);
+            let first = group_imprint(chain.hash, &chain.group);
             expected.push(first.ok_or(RecordError::Malformed("there are no data"))?);
             let renewed = chain.tokens.len().saturating_sub(1);
             let renewals = chain.tokens.iter().take(renewed);
@@ -365,6 +374,14 @@ impl Chain {
                 ));
             }
         };
+        if group
+            .iter()
+            .any(|value| value.as_bytes().len() != hash.length())
+        {
+            return Err(RecordError::Malformed(
+                "a hash value in it has another length than its algorithm's",
+            ));
+        }
         let tokens = (stamps.iter().enumerate())
             .map(|(index, stamp)| {
                 let number = index + 1;

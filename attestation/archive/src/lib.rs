@@ -4,7 +4,7 @@
 //! [`time_stamp`] is about an authority's word that a hash value was there before a time (RFC 3161);
 //! [`evidence_record`] about time stamps that renew one another, so that the proof outlives authorities and hash
 //! algorithms (RFC 4998); [`cose_time_stamp`] about a time stamp over a COSE signature (RFC 9921); [`file`] about
-//! the archive itself.
+//! the archive itself; [`records`] about many small records in one.
 //!
 //! The crate is pure: it asks no clock and opens no file or connection. What verification returns, only
 //! verification makes.
@@ -13,6 +13,7 @@ pub mod cose_time_stamp;
 pub mod evidence_record;
 pub mod file;
 pub mod hashing;
+pub mod records;
 pub mod time_stamp;
 
 pub use evidence_record::{DataHashes, EvidenceRecord, RecordError, VerifiedRecord};

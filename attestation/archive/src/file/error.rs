@@ -4,6 +4,7 @@ use minicbor::decode;
 
 use crate::cose_time_stamp::StampedError;
 use crate::evidence_record::RecordError;
+use crate::records::RecordsError;
 use crate::time_stamp::TimeStampError;
 
 /// Why an archive is not written, or is refused.
@@ -18,7 +19,7 @@ pub enum ArchiveError {
     Head(#[from] decode::Error),
     /// Reading or writing.
     #[error("the archive cannot be read or written")]
-    Io(#[from] std::io::Error),
+    Io(#[source] std::io::Error),
     /// Not as many data as the head says.
     #[error("{found} bytes of data were given; the archive's head says {said}")]
     Length {
@@ -33,6 +34,9 @@ pub enum ArchiveError {
     /// Its evidence record.
     #[error("when the archive was made is not proven")]
     Record(#[from] RecordError),
+    /// The records in it.
+    #[error("the records in the archive cannot be used")]
+    Records(#[from] RecordsError),
     /// The signed data in it.
     #[error("the signed data in the archive cannot be read")]
     Signed(#[from] StampedError),
@@ -55,4 +59,14 @@ pub enum ArchiveError {
     /// From a later version of this format.
     #[error("the archive is of version {0}; version 1 is read")]
     Version(u64),
+}
+
+/// Records are looked at while they pass by as bytes: why one is refused comes back among the errors of that.
+impl From<std::io::Error> for ArchiveError {
+    fn from(error: std::io::Error) -> Self {
+        match error.downcast::<RecordsError>() {
+            Ok(refused) => Self::Records(refused),
+            Err(error) => Self::Io(error),
+        }
+    }
 }

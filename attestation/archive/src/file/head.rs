@@ -70,7 +70,7 @@ impl Head {
         self.crls.iter().flatten().map(|list| list.as_slice())
     }
 
-    pub(super) fn to_cbor(&self) -> Result<Vec<u8>, ArchiveError> {
+    pub(crate) fn to_cbor(&self) -> Result<Vec<u8>, ArchiveError> {
         let bytes = match minicbor::to_vec(self) {
             Ok(bytes) => bytes,
             Err(error) => unreachable!("a Vec takes every byte: {error}"),
@@ -85,7 +85,7 @@ impl Head {
         }
     }
 
-    pub(super) fn from_cbor(bytes: &[u8]) -> Result<Self, ArchiveError> {
+    pub(crate) fn from_cbor(bytes: &[u8]) -> Result<Self, ArchiveError> {
         let head: Self = minicbor::decode(bytes)?;
         if head.version != VERSION {
             return Err(ArchiveError::Version(head.version));

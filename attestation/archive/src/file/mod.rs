@@ -6,13 +6,11 @@ mod error;
 mod head;
 mod item;
 mod reader;
-mod records;
 mod verified;
 mod writer;
 
 pub use error::ArchiveError;
 pub use head::{Form, Head, MAX_HEAD};
 pub use reader::{CheckedArchive, Reader};
-pub use records::{MAX_NAME, MAX_RECORD_CONTENT, RecordReader, RecordWriter, record_length};
 pub use verified::VerifiedArchive;
 pub use writer::{Unstamped, Writer};

@@ -4,7 +4,7 @@ use cert_chain::TrustAnchors;
 use rustls_pki_types::UnixTime;
 
 use crate::cose_time_stamp::{StampedSign1, signature_imprint};
-use crate::evidence_record::VerifiedRecord;
+use crate::evidence_record::{DataHashes, EvidenceRecord, VerifiedRecord};
 use crate::hashing::Imprint;
 use crate::time_stamp::VerifiedTimeStamp;
 
@@ -36,24 +36,38 @@ impl CheckedArchive {
         authorities: &TrustAnchors,
         at: UnixTime,
     ) -> Result<VerifiedArchive, ArchiveError> {
-        let record = self.record.verify(&self, authorities, at)?;
-        let stamped = StampedSign1::read(&self.head.signed)?;
+        let mut verified =
+            VerifiedArchive::of_head(&self.head, &self.record, &self, authorities, at)?;
+        verified.data = self.data().cloned();
+        Ok(verified)
+    }
+}
+
+impl VerifiedArchive {
+    /// Verifies the proof of time of an archive of which `hashes` are known.
+    pub(crate) fn of_head(
+        head: &Head,
+        record: &EvidenceRecord,
+        hashes: &impl DataHashes,
+        authorities: &TrustAnchors,
+        at: UnixTime,
+    ) -> Result<Self, ArchiveError> {
+        let record = record.verify(hashes, authorities, at)?;
+        let stamped = StampedSign1::read(&head.signed)?;
         let token = stamped.token.ok_or(ArchiveError::StampMissing)?;
         let signature = signature_imprint(&stamped.sign1, token.imprint().algorithm())?;
         let made = record.first().before();
         let signature = (token.verify(&signature, &authorities.as_of_proven_time(), made))
             .map_err(ArchiveError::Stamp)?;
-        Ok(VerifiedArchive {
-            data: self.data().cloned(),
-            head: self.head,
+        Ok(Self {
+            head: head.clone(),
             signed: stamped.sign1,
+            data: None,
             signature,
             record,
         })
     }
-}
 
-impl VerifiedArchive {
     /// What the archive says about itself.
     pub fn head(&self) -> &Head {
         &self.head

@@ -16,7 +16,7 @@ use crate::cose_time_stamps::example;
 const DATA: &[u8] = b"This is the content.";
 
 /// An archive of these data, with a signature that nobody verifies here.
-fn archive(authority: &Authority, form: Form, data: &[u8]) -> Vec<u8> {
+pub(crate) fn archive(authority: &Authority, form: Form, data: &[u8]) -> Vec<u8> {
     let imprint = signature_imprint(&example(), ArchiveHash::Sha256).unwrap();
     let signed = StampedSign1 {
         sign1: example(),

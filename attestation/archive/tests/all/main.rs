@@ -7,5 +7,6 @@ mod authority;
 mod cose_time_stamps;
 mod evidence_records;
 mod files;
+mod golden;
 mod records;
 mod time_stamps;

@@ -31,8 +31,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["attestation", "bounded-file", "cert-chain", "printable"],
     ),
     ("rate-limit", &[]),
-    ("archive", &["cert-chain"]),
     ("attestation", &["cert-chain", "printable"]),
+    ("archive", &["attestation", "cert-chain"]),
     ("signed-data", &["attestation", "cert-chain", "printable"]),
     ("confirmation", &["attestation", "cert-chain", "printable"]),
     (
