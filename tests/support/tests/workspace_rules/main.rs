@@ -33,6 +33,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("rate-limit", &[]),
     ("attestation", &["cert-chain", "printable"]),
     ("archive", &["attestation", "cert-chain"]),
+    ("record-files", &["archive"]),
     ("signed-data", &["attestation", "cert-chain", "printable"]),
     ("confirmation", &["attestation", "cert-chain", "printable"]),
     (
