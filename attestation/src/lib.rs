@@ -29,6 +29,7 @@ pub mod launch;
 pub mod merkle;
 pub mod nonce;
 pub mod policy;
+pub mod policy_about;
 pub mod policy_without_log;
 pub mod qualifying;
 pub mod quote;
@@ -52,6 +53,7 @@ pub use host_leaf::{
 pub use launch::LaunchMeasurement;
 pub use nonce::Nonce;
 pub use policy::Policy;
+pub use policy_about::PolicyAbout;
 pub use qualifying::{
     RequestDigest, confirmation_key_qualifying_data, data_key_qualifying_data,
     device_qualifying_data, host_qualifying_data, request_digest, tenant_qualifying_data,

@@ -1,13 +1,17 @@
 //! What verified data are worth by a policy.
 
+use attestation::device::{DeviceResult, appraise_device, check_device_identity};
 use attestation::policy::Expectation;
-use attestation::{AttestationResult, Policy, Verdict};
+use attestation::{AttestationResult, Policy, PolicyAbout, Verdict};
+use cert_chain::{Digest32, VerifiedVikChain};
+use rustls_pki_types::UnixTime;
+use serde_json::Value;
 
 use crate::refusal::DataRefusal;
 use crate::text::LabelText;
-use crate::verification::VerifiedData;
+use crate::verification::{VerifiedData, VerifiedSource};
 
-/// What is demanded of data beyond the policy about VM and host.
+/// What is demanded of data beyond the policy about their source.
 #[derive(Clone, Debug, Default)]
 pub struct Demand {
     /// The stream that they must belong to.
@@ -16,8 +20,8 @@ pub struct Demand {
     pub after: Option<u64>,
     /// The most seconds that the evidence may have been taken before they were signed.
     pub max_evidence_age: Option<u64>,
-    /// Data without evidence are good enough: the VM's identity is compared with the policy, and nothing is
-    /// known of what booted.
+    /// Data without evidence are good enough: the source's identity is compared with the policy, and nothing
+    /// is known of what booted.
     pub identity_alone: bool,
 }
 
@@ -25,7 +29,7 @@ pub struct Demand {
 #[derive(Debug)]
 pub struct DataResult {
     data: VerifiedData,
-    attestation: Option<AttestationResult>,
+    attestation: Option<EvidenceResult>,
     reasons: Vec<DataReason>,
 }
 
@@ -38,36 +42,70 @@ pub struct DataReason {
     pub text: String,
 }
 
-/// Compares verified data with a policy and a demand. What is not of the stream, or has a number that is not
-/// new, is refused; evidence is appraised; and data without evidence are contraindicated unless the demand
-/// says otherwise.
+/// What the evidence that came along is worth.
+#[derive(Clone, Debug)]
+pub enum EvidenceResult {
+    /// Of a VM and its host.
+    Vm(Box<AttestationResult>),
+    /// Of a device.
+    Device(Box<DeviceResult>),
+}
+
+/// Compares verified data with a policy about VMs or devices, and a demand. What is of the other kind or
+/// another stream, or has a number that is not new, is refused; evidence is appraised; and data without
+/// evidence are contraindicated unless the demand says otherwise.
+///
+/// A policy's exemption of devices whose keys are in software is for connections: nothing that such a device
+/// signs gets here.
 pub fn appraise(
     mut data: VerifiedData,
-    policy: &Policy,
+    policy: &PolicyAbout,
     demand: &Demand,
 ) -> Result<DataResult, DataRefusal> {
     check_label(&data, demand)?;
-    let mut reasons = Vec::new();
-    let age = data.evidence_age();
-    match (age, demand.max_evidence_age) {
-        (Some(age), Some(most)) if age > most => reasons.push(DataReason {
-            code: "evidence-old",
-            text: format!(
-                "the evidence was taken {age} s before the data were signed; {most} s are allowed"
-            ),
-        }),
-        (None, Some(_)) => reasons.push(without_evidence()),
-        (None, None) if !demand.identity_alone => reasons.push(without_evidence()),
-        _ => {}
-    }
-    reasons.extend(check_identity(&data, policy));
-    let attestation =
-        (data.evidence.take()).map(|evidence| attestation::appraise(evidence, policy));
+    let mut reasons = check_evidence_age(&data, demand);
+    let attestation = match (&mut data.source, policy) {
+        (VerifiedSource::Vm { chain, evidence }, PolicyAbout::Vms(policy)) => {
+            reasons.extend(check_vm(chain, &data.anchors, data.verified_at, policy));
+            let appraise = |evidence: Box<_>| Box::new(attestation::appraise(*evidence, policy));
+            evidence.take().map(appraise).map(EvidenceResult::Vm)
+        }
+        (
+            VerifiedSource::Device {
+                certificate,
+                evidence,
+            },
+            PolicyAbout::Devices(policy),
+        ) => {
+            let found = check_device_identity(certificate, &data.anchors, data.verified_at, policy);
+            reasons.extend(found.into_iter().map(|reason| DataReason {
+                code: reason.code,
+                text: reason.text,
+            }));
+            let appraise = |evidence: Box<_>| Box::new(appraise_device(*evidence, policy));
+            evidence.take().map(appraise).map(EvidenceResult::Device)
+        }
+        _ => return Err(DataRefusal::PolicyOfOthers(data.label.source)),
+    };
     Ok(DataResult {
         data,
         attestation,
         reasons,
     })
+}
+
+fn check_evidence_age(data: &VerifiedData, demand: &Demand) -> Vec<DataReason> {
+    match (data.evidence_age(), demand.max_evidence_age) {
+        (Some(age), Some(most)) if age > most => vec![DataReason {
+            code: "evidence-old",
+            text: format!(
+                "the evidence was taken {age} s before the data were signed; {most} s are allowed"
+            ),
+        }],
+        (None, Some(_)) => vec![without_evidence()],
+        (None, None) if !demand.identity_alone => vec![without_evidence()],
+        _ => Vec::new(),
+    }
 }
 
 fn check_label(data: &VerifiedData, demand: &Demand) -> Result<(), DataRefusal> {
@@ -90,24 +128,28 @@ fn check_label(data: &VerifiedData, demand: &Demand) -> Result<(), DataRefusal> 
 fn without_evidence() -> DataReason {
     DataReason {
         code: "evidence-missing",
-        text: "the data come without evidence of what booted in the VM and on its host".to_owned(),
+        text: "the data come without evidence of what booted where they were signed".to_owned(),
     }
 }
 
 /// The same as for evidence, of what the certificates say.
-fn check_identity(data: &VerifiedData, policy: &Policy) -> Vec<DataReason> {
+fn check_vm(
+    chain: &VerifiedVikChain,
+    anchors: &Digest32,
+    verified_at: UnixTime,
+    policy: &Policy,
+) -> Vec<DataReason> {
     let expect: &Expectation = policy.expectation();
-    let claims = data.chain.claims();
-    let host = data.chain.host();
+    let (claims, host) = (chain.claims(), chain.host());
     let reason = |code, text| DataReason { code, text };
     let mut reasons = Vec::new();
     // Its own digest is of the roots alone, whatever revocation lists came along.
-    if data.anchors != *policy.anchors().digest() {
+    if anchors != policy.anchors().digest() {
         let text = "the data were verified under other roots than the policy trusts".to_owned();
         reasons.push(reason("roots-unexpected", text));
     }
     let demanded = policy.anchors().demand();
-    if !data.chain.revocation().meets(demanded, data.verified_at) {
+    if !chain.revocation().meets(demanded, verified_at) {
         let text = "the data were verified without the revocation list that the policy demands";
         reasons.push(reason("revocation-unchecked", text.to_owned()));
     }
@@ -144,7 +186,7 @@ impl DataResult {
             true => Verdict::Affirming,
             false => Verdict::Contraindicated,
         };
-        let evidence = self.attestation.as_ref().map(AttestationResult::verdict);
+        let evidence = self.attestation.as_ref().map(EvidenceResult::verdict);
         evidence.map_or(data, |evidence| evidence.max(data))
     }
 
@@ -154,12 +196,30 @@ impl DataResult {
     }
 
     /// What the evidence is worth.
-    pub fn attestation(&self) -> Option<&AttestationResult> {
+    pub fn attestation(&self) -> Option<&EvidenceResult> {
         self.attestation.as_ref()
     }
 
     /// What was found about the data themselves.
     pub fn reasons(&self) -> &[DataReason] {
         &self.reasons
+    }
+}
+
+impl EvidenceResult {
+    /// The verdict.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::Vm(result) => result.verdict(),
+            Self::Device(result) => result.verdict(),
+        }
+    }
+
+    /// The result as an EAR, as unsigned JSON claims.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Vm(result) => result.to_json(),
+            Self::Device(result) => result.to_json(),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What travels beside the signature, so that it can be verified.
 
 use attestation::DataKeyStatement;
+use attestation::device::MAX_DEVICE_EVIDENCE;
 use attestation::evidence::MAX_EVIDENCE;
 use minicbor::bytes::ByteVec;
 use minicbor::encode::Write;
@@ -13,26 +14,33 @@ use crate::label::number;
 /// the digest of the evidence in the label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
-    /// Certificates of the vIK and of the host IK, in this order, in DER.
-    pub chain: Vec<ByteVec>,
-    /// `TPMT_PUBLIC` of the vIK.
-    pub vik_public: ByteVec,
-    /// What the vIK says about the key that signs.
+    /// The certificates of the source's identity key.
+    pub certificates: Certificates,
+    /// `TPMT_PUBLIC` of that key: the vIK, or the device's identity key.
+    pub identity_key: ByteVec,
+    /// What that key says about the key that signs.
     pub statement: DataKeyStatement,
     /// The evidence (`evidence.cddl`) that the label refers to.
     pub evidence: Option<ByteVec>,
 }
 
+/// Certificates of an identity key, without the issuer's root, in DER.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certificates {
+    /// A VM's: the vIK's, which the host made, and the host's.
+    Vm([ByteVec; 2]),
+    /// A device's, which the issuer made itself.
+    Device(ByteVec),
+}
+
 /// Header parameters of the unprotected header, in the range for private use.
 mod header {
-    pub(super) const CHAIN: i64 = -70_001;
-    pub(super) const VIK: i64 = -70_002;
+    pub(super) const CERTIFICATES: i64 = -70_001;
+    pub(super) const IDENTITY_KEY: i64 = -70_002;
     pub(super) const STATEMENT: i64 = -70_003;
     pub(super) const EVIDENCE: i64 = -70_004;
 }
 
-/// Certificates of the vIK and its host.
-const CERTIFICATES: u64 = 2;
 const MAX_CERTIFICATE: usize = 4096;
 const MAX_STRUCTURE: usize = 2048;
 /// All but the evidence.
@@ -45,8 +53,12 @@ impl Credentials {
         e: &mut Encoder<W>,
     ) -> Result<(), encode::Error<W::Error>> {
         e.map(if self.evidence.is_some() { 4 } else { 3 })?;
-        e.i64(header::CHAIN)?.encode(&self.chain)?;
-        e.i64(header::VIK)?.encode(&self.vik_public)?;
+        e.i64(header::CERTIFICATES)?;
+        match &self.certificates {
+            Certificates::Vm(chain) => e.encode(chain)?,
+            Certificates::Device(own) => e.array(1)?.encode(own)?,
+        };
+        e.i64(header::IDENTITY_KEY)?.encode(&self.identity_key)?;
         e.i64(header::STATEMENT)?.encode(&self.statement)?;
         if let Some(evidence) = &self.evidence {
             e.i64(header::EVIDENCE)?.encode(evidence)?;
@@ -56,14 +68,18 @@ impl Credentials {
 
     pub(crate) fn read(d: &mut Decoder<'_>) -> Result<Self, decode::Error> {
         let parameters = d.map()?;
-        number(d, header::CHAIN)?;
-        if d.array()? != Some(CERTIFICATES) {
-            return Err(decode::Error::message("a chain has two certificates"));
-        }
-        let vik = bytes(d, MAX_CERTIFICATE)?;
-        let host = bytes(d, MAX_CERTIFICATE)?;
-        number(d, header::VIK)?;
-        let vik_public = bytes(d, MAX_STRUCTURE)?;
+        number(d, header::CERTIFICATES)?;
+        let certificates = match d.array()? {
+            Some(1) => Certificates::Device(bytes(d, MAX_CERTIFICATE)?),
+            Some(2) => Certificates::Vm([bytes(d, MAX_CERTIFICATE)?, bytes(d, MAX_CERTIFICATE)?]),
+            _ => {
+                return Err(decode::Error::message(
+                    "a VM has two certificates, and a device one",
+                ));
+            }
+        };
+        number(d, header::IDENTITY_KEY)?;
+        let identity_key = bytes(d, MAX_STRUCTURE)?;
         number(d, header::STATEMENT)?;
         let statement: DataKeyStatement = d.decode()?;
         for part in [&statement.public, &statement.attest, &statement.signature] {
@@ -73,7 +89,7 @@ impl Credentials {
             Some(3) => None,
             Some(4) => {
                 number(d, header::EVIDENCE)?;
-                Some(bytes(d, MAX_EVIDENCE)?)
+                Some(bytes(d, certificates.most_evidence())?)
             }
             _ => {
                 return Err(decode::Error::message(
@@ -82,11 +98,21 @@ impl Credentials {
             }
         };
         Ok(Self {
-            chain: vec![vik, host],
-            vik_public,
+            certificates,
+            identity_key,
             statement,
             evidence,
         })
+    }
+}
+
+impl Certificates {
+    /// The most bytes that evidence of such a source has.
+    fn most_evidence(&self) -> usize {
+        match self {
+            Self::Vm(_) => MAX_EVIDENCE,
+            Self::Device(_) => MAX_DEVICE_EVIDENCE,
+        }
     }
 }
 

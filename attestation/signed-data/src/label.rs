@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use attestation::Nonce;
 use attestation::nonce::NonceError;
-use cert_chain::{Digest32, TpmName, VmId};
+use cert_chain::{Digest32, TpmName};
 use minicbor::encode::Write;
 use minicbor::{Decoder, Encoder, decode, encode};
 use rustls_pki_types::UnixTime;
 
+use crate::source::Source;
 use crate::text::LabelText;
 
 /// What the signature says about the data.
@@ -16,13 +17,13 @@ use crate::text::LabelText;
 pub struct Label {
     /// Name of the key that signs.
     pub key: TpmName,
-    /// The VM whose TPM has the key.
-    pub vm: VmId,
-    /// Which of the VM's streams they belong to.
+    /// Whose TPM has the key.
+    pub source: Source,
+    /// Which of the source's streams they belong to.
     pub stream: LabelText,
-    /// Their number. A VM's numbers only rise; all its streams share them.
+    /// Their number. A source's numbers only rise; all its streams share them.
     pub sequence: u64,
-    /// When they were signed, by the VM's clock, in seconds since 1970.
+    /// When they were signed, by the source's clock, in seconds since 1970.
     pub time: u64,
     /// What they are: a media type.
     pub content_type: LabelText,
@@ -35,7 +36,7 @@ pub struct Label {
 pub struct EvidenceReference {
     /// SHA-256 value of the evidence.
     pub digest: Digest32,
-    /// When it was asked for, by the VM's clock, in seconds since 1970.
+    /// When it was asked for, by the source's clock, in seconds since 1970.
     pub taken: u64,
 }
 
@@ -71,8 +72,6 @@ mod claim {
 const ES256: i64 = -7;
 /// SHA-256 (RFC 9054 §2.1).
 const SHA_256: i64 = -16;
-/// How a VM is named in its vIK's certificate.
-const VM_URI: &str = "urn:uuid:";
 
 impl Label {
     /// The time.
@@ -103,7 +102,7 @@ impl Label {
         e.i64(header::KID)?.bytes(self.key.as_bytes())?;
         e.i64(header::CWT_CLAIMS)?;
         e.map(if self.evidence.is_some() { 5 } else { 4 })?;
-        e.i64(claim::ISS)?.str(&format!("{VM_URI}{}", self.vm))?;
+        e.i64(claim::ISS)?.str(&self.source.to_string())?;
         e.i64(claim::SUB)?.str(self.stream.as_str())?;
         e.i64(claim::IAT)?.u64(self.time)?;
         e.i64(claim::SEQUENCE)?.u64(self.sequence)?;
@@ -145,7 +144,7 @@ impl Label {
         number(&mut d, header::CWT_CLAIMS)?;
         let claims = d.map()?;
         number(&mut d, claim::ISS)?;
-        let vm = vm(d.str()?)?;
+        let source = d.str()?.parse().map_err(decode::Error::custom)?;
         number(&mut d, claim::SUB)?;
         let stream = text(&mut d)?;
         number(&mut d, claim::IAT)?;
@@ -168,7 +167,7 @@ impl Label {
         };
         let label = Self {
             key,
-            vm,
+            source,
             stream,
             sequence,
             time,
@@ -214,11 +213,6 @@ fn reference(d: &mut Decoder<'_>) -> Result<EvidenceReference, decode::Error> {
 pub(crate) fn digest(bytes: &[u8]) -> Result<Digest32, decode::Error> {
     let digest = <[u8; 32]>::try_from(bytes);
     (digest.map(Digest32::new)).map_err(|_| decode::Error::message("a SHA-256 value has 32 bytes"))
-}
-
-fn vm(uri: &str) -> Result<VmId, decode::Error> {
-    let id = uri.strip_prefix(VM_URI).and_then(|id| id.parse().ok());
-    id.ok_or_else(|| decode::Error::message("the source is no VM: urn:uuid:…"))
 }
 
 fn text(d: &mut Decoder<'_>) -> Result<LabelText, decode::Error> {

@@ -3,10 +3,12 @@
 use attestation::Refusal;
 use attestation::certification::CertificationError;
 use attestation::evidence::EvidenceError;
+use attestation::refusal::Device;
+use cert_chain::ChainError;
 use cert_chain::attestation_key::AttestationKeyError;
 use cert_chain::public_area::PublicAreaError;
-use cert_chain::{ChainError, VmId};
 
+use crate::source::Source;
 use crate::text::LabelText;
 
 /// Why signed data are refused.
@@ -14,17 +16,17 @@ use crate::text::LabelText;
 #[non_exhaustive]
 pub enum DataRefusal {
     /// The certificates.
-    #[error("the certificates of the vIK do not lead to a trusted root")]
+    #[error("the certificates of the identity key do not lead to a trusted root")]
     Chain(#[source] ChainError),
-    /// The vIK cannot be read.
-    #[error("the vIK cannot be read")]
-    VikMalformed(#[source] PublicAreaError),
-    /// The vIK is none.
-    #[error("the vIK is no attestation key")]
-    Vik(#[source] AttestationKeyError),
+    /// The identity key cannot be read.
+    #[error("the identity key cannot be read")]
+    IdentityKeyMalformed(#[source] PublicAreaError),
+    /// The identity key is none.
+    #[error("the identity key is no attestation key")]
+    IdentityKey(#[source] AttestationKeyError),
     /// It is another one than was certified.
-    #[error("the vIK is not the one that its certificate is for")]
-    VikMismatch,
+    #[error("the identity key is not the one that its certificate is for")]
+    IdentityKeyMismatch,
     /// The key is none for data.
     #[error("the key that signed is not certified for data")]
     Key(#[source] CertificationError),
@@ -34,14 +36,17 @@ pub enum DataRefusal {
     /// The signature.
     #[error("the signature is not that of the key: data or label were altered")]
     Signature,
-    /// The label names another VM.
-    #[error("the label says VM {said}; the key is that of VM {certified}")]
+    /// The label names another VM or device.
+    #[error("the label says {said}; the key is that of {certified}")]
     Source {
         /// The label's.
-        said: VmId,
+        said: Source,
         /// The certificate's.
-        certified: VmId,
+        certified: Source,
     },
+    /// The policy is about devices and the source is a VM, or the other way round.
+    #[error("the data are of {0}, and the policy is about {policy}", policy = other_kind(.0))]
+    PolicyOfOthers(Source),
     /// The data are elsewhere, and were not given.
     #[error("a SHA-256 value is signed here: the data that it is of have to be given")]
     DataMissing,
@@ -68,8 +73,11 @@ pub enum DataRefusal {
     /// It proves nothing.
     #[error("the evidence proves nothing")]
     Evidence(#[source] Box<Refusal>),
-    /// It is of another VM.
-    #[error("the evidence is of another vRoT")]
+    /// The same of a device's.
+    #[error("the device's evidence proves nothing")]
+    DeviceEvidence(#[source] Box<Refusal<Device>>),
+    /// It is of another VM or device.
+    #[error("the evidence is of another VM or device than the data")]
     EvidenceOfAnother,
     /// Another stream.
     #[error("the data belong to the stream {found:?}, not to {expected:?}")]
@@ -96,19 +104,30 @@ impl DataRefusal {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Chain(_) => "chain",
-            Self::VikMalformed(_) | Self::Vik(_) | Self::VikMismatch => "vik",
+            Self::IdentityKeyMalformed(_) | Self::IdentityKey(_) | Self::IdentityKeyMismatch => {
+                "identity-key"
+            }
             Self::Key(_) => "key-purpose",
             Self::KeyMismatch => "key",
             Self::Signature => "signature",
             Self::Source { .. } => "source",
+            Self::PolicyOfOthers(_) => "source-unexpected",
             Self::DataMissing => "data-missing",
             Self::DataMismatch => "data",
             Self::Future(_) => "future",
             Self::EvidenceAbsent | Self::EvidenceMismatch | Self::EvidenceLater => "evidence-label",
-            Self::EvidenceMalformed(_) | Self::Evidence(_) => "evidence",
+            Self::EvidenceMalformed(_) | Self::Evidence(_) | Self::DeviceEvidence(_) => "evidence",
             Self::EvidenceOfAnother => "evidence-of-another",
             Self::Stream { .. } => "stream",
             Self::Replayed { .. } => "replayed",
         }
+    }
+}
+
+/// What a policy is about that says nothing about this source.
+fn other_kind(source: &Source) -> &'static str {
+    match source {
+        Source::Vm(_) => "devices",
+        Source::Device(_) => "VMs",
     }
 }

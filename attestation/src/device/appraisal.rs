@@ -1,6 +1,6 @@
 //! A device against the policy of whom it connects to.
 
-use cert_chain::VerifiedClientCertificate;
+use cert_chain::{Digest32, VerifiedClientCertificate, VerifiedDeviceCertificate};
 use rustls_pki_types::UnixTime;
 
 use super::policy::DevicePolicy;
@@ -9,64 +9,84 @@ use super::verification::VerifiedDevice;
 use crate::appraisal::listing::list;
 use crate::appraisal::without_log::check_boot;
 use crate::nonce::Nonce;
-use crate::result::{Claim, LayerResult};
+use crate::result::{Claim, LayerResult, Reason};
 
 /// Compares a verified device with a policy. The appraisal is of the time as of which the evidence was
 /// verified. What booted is compared only where the device is one that the policy is about: reference
 /// values say nothing about others.
 pub fn appraise_device(device: VerifiedDevice, policy: &DevicePolicy) -> DeviceResult {
+    let (certificate, at) = (device.certificate(), device.verified_at());
+    let mut layer = compare_identity(certificate, device.anchors(), at, policy);
+    if let Some(expected) = policy.attested()
+        && !layer.contradicts(Claim::Identity)
+    {
+        check_boot(&mut layer, device.layer(), &expected.reference);
+    }
+    let nonce = device.nonce().clone();
+    let identity = DeviceIdentity::Attested(Box::new(device.without_log()));
+    DeviceResult::new(identity, nonce, layer, policy, at)
+}
+
+/// Compares what is certified about a device with a policy: why it is none that the policy accepts, if it is
+/// none. The certificate leads to the anchors with this [digest](cert_chain::TrustAnchors::digest) as of `at`.
+///
+/// It says nothing about what the device booted, nor whether it is present: [`appraise_device`] does.
+pub fn check_device_identity(
+    certificate: &VerifiedDeviceCertificate,
+    anchors: &Digest32,
+    at: UnixTime,
+    policy: &DevicePolicy,
+) -> Vec<Reason> {
+    let layer = compare_identity(certificate, anchors, at, policy);
+    layer.reasons().to_vec()
+}
+
+fn compare_identity(
+    certificate: &VerifiedDeviceCertificate,
+    anchors: &Digest32,
+    at: UnixTime,
+    policy: &DevicePolicy,
+) -> LayerResult {
     let mut layer = LayerResult::new();
     layer.approve(Claim::Identity);
-    match policy.attested() {
-        None => layer.contradict(
+    let Some(expected) = policy.attested() else {
+        layer.contradict(
             Claim::Identity,
             "device-unexpected",
             "the policy accepts no device with a TPM".to_owned(),
-        ),
-        Some(expected) => {
-            let trusted = expected.anchors.digest();
-            if device.anchors() != trusted {
-                layer.contradict(
-                    Claim::Identity,
-                    "roots-unexpected",
-                    format!(
-                        "the evidence was verified under the roots {}; the policy trusts {trusted}",
-                        device.anchors()
-                    ),
-                );
-            }
-            let revocation = device.certificate().revocation();
-            if !revocation.meets(expected.anchors.demand(), device.verified_at()) {
-                layer.contradict(
-                    Claim::Identity,
-                    "revocation-unchecked",
-                    "the evidence was verified without the revocation list that the policy demands"
-                        .to_owned(),
-                );
-            }
-            let name = device.certificate().device().to_string();
-            if !expected
-                .devices
-                .iter()
-                .any(|pattern| pattern.matches(&name))
-            {
-                layer.contradict(
-                    Claim::Identity,
-                    "device-unexpected",
-                    format!(
-                        "the device is {name}; the policy allows {}",
-                        list(&expected.devices)
-                    ),
-                );
-            }
-            if !layer.contradicts(Claim::Identity) {
-                check_boot(&mut layer, device.layer(), &expected.reference);
-            }
-        }
+        );
+        return layer;
+    };
+    let trusted = expected.anchors.digest();
+    if anchors != trusted {
+        layer.contradict(
+            Claim::Identity,
+            "roots-unexpected",
+            format!(
+                "the device was verified under the roots {anchors}; the policy trusts {trusted}"
+            ),
+        );
     }
-    let (nonce, at) = (device.nonce().clone(), device.verified_at());
-    let identity = DeviceIdentity::Attested(Box::new(device.without_log()));
-    DeviceResult::new(identity, nonce, layer, policy, at)
+    if !(certificate.revocation()).meets(expected.anchors.demand(), at) {
+        layer.contradict(
+            Claim::Identity,
+            "revocation-unchecked",
+            "the device was verified without the revocation list that the policy demands"
+                .to_owned(),
+        );
+    }
+    let name = certificate.device().to_string();
+    if !(expected.devices.iter()).any(|pattern| pattern.matches(&name)) {
+        layer.contradict(
+            Claim::Identity,
+            "device-unexpected",
+            format!(
+                "the device is {name}; the policy allows {}",
+                list(&expected.devices)
+            ),
+        );
+    }
+    layer
 }
 
 /// Compares a device that has nothing but a client certificate with a policy; `at` is the time as of

@@ -17,7 +17,7 @@ mod policy;
 mod result;
 mod verification;
 
-pub use appraisal::{appraise_device, appraise_software_key};
+pub use appraisal::{appraise_device, appraise_software_key, check_device_identity};
 pub use evidence::{DeviceEvidence, DeviceQuote, MAX_DEVICE_EVIDENCE};
 pub use policy::{DevicePattern, DevicePolicy, SoftwareKeyExemption};
 pub use result::{DeviceIdentity, DeviceResult};

@@ -1,25 +1,27 @@
-//! `vrot-device verify-data`: data that a VM's TPM signed.
+//! `vrot-device verify-data`: data that the TPM of a VM or a device signed.
 
 use std::fmt::Write as _;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use attestation::{Layer, Verdict};
+use attestation::result::LayerResult;
+use attestation::{Layer, PolicyAbout, Verdict};
 use bounded_file::read_bounded;
-use cert_chain::Digest32;
+use cert_chain::{Digest32, TrustAnchors};
 use clap::Args;
 use printable::{Printable, WithCauses};
 use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};
 use signed_data::{
-    DataRefusal, DataResult, Demand, LabelText, MAX_SIGNED_DATA, SignedData, appraise, hash_of_data,
+    DataRefusal, DataResult, Demand, EvidenceResult, LabelText, MAX_SIGNED_DATA, SignedData,
+    VerifiedSource, appraise, hash_of_data,
 };
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use trusted_connection::policy_files;
 
 use crate::command_line::{parse_time, say, say_json};
-use crate::connection_options::load_policy;
 use crate::crl_options::CrlOptions;
 use crate::outcome::Outcome;
 use crate::tree::{Colour, mark};
@@ -33,24 +35,24 @@ pub(crate) struct VerifyData {
     /// The data, unless they are in the signed file.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// What is expected of the VM and its host.
+    /// What is expected of their source: a policy about VMs and their hosts, or one about devices.
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
     /// The stream that they must belong to.
     #[arg(long, value_name = "NAME")]
     stream_name: Option<LabelText>,
-    /// The highest number seen so far of this VM: data with this or a lower one are refused as replayed.
+    /// The highest number seen so far of this source: data with this or a lower one are refused as replayed.
     #[arg(long, value_name = "NUMBER")]
     after: Option<u64>,
     /// The most seconds before the signature that their evidence may have been taken.
     #[arg(long, value_name = "SECONDS", conflicts_with = "identity_alone")]
     max_evidence_age: Option<u64>,
-    /// Take data without evidence too: it is known which VM signed them, and not what had booted in it.
+    /// Take data without evidence too: it is known who signed them, and not what had booted there.
     #[arg(long)]
     identity_alone: bool,
     #[command(flatten)]
     crls: CrlOptions,
-    /// Judge as of this time (RFC 3339) instead of now. The time in the data is the VM's word.
+    /// Judge as of this time (RFC 3339) instead of now. The time in the data is their source's word.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     at: Option<UnixTime>,
     /// Print the result as JSON.
@@ -60,7 +62,8 @@ pub(crate) struct VerifyData {
 
 impl VerifyData {
     pub(crate) fn run(&self) -> Result<Outcome> {
-        let policy = load_policy(&self.policy)?;
+        let policy = policy_files::load_about_either(&self.policy)
+            .with_context(|| format!("the policy {} cannot be used", self.policy.display()))?;
         let file = self.signed.display();
         let bytes = read_bounded(&self.signed, MAX_SIGNED_DATA)
             .with_context(|| format!("{file} cannot be read"))?;
@@ -68,7 +71,7 @@ impl VerifyData {
             SignedData::from_cbor(&bytes).with_context(|| format!("{file} cannot be used"))?;
         let data = self.data.as_deref().map(hash_of).transpose()?;
         let lists = self.crls.open()?.for_verification();
-        let anchors = policy.anchors().with_lists(&lists);
+        let anchors = anchors_of(&policy)?.with_lists(&lists);
         let at = self.at.unwrap_or_else(UnixTime::now);
         let judged = signed
             .verify(data.as_ref(), &anchors, at)
@@ -91,6 +94,17 @@ impl VerifyData {
     }
 }
 
+/// The issuers that the policy trusts. One that exempts devices without a TPM and accepts no other is of no
+/// use here: nothing that they sign proves who they are.
+fn anchors_of(policy: &PolicyAbout) -> Result<&TrustAnchors> {
+    match policy {
+        PolicyAbout::Vms(policy) => Ok(policy.anchors()),
+        PolicyAbout::Devices(policy) => policy.anchors().context(
+            "the policy accepts no device with a TPM, and others sign nothing that can be verified",
+        ),
+    }
+}
+
 fn verdict(judged: &Result<DataResult, DataRefusal>) -> Verdict {
     let verdict = judged.as_ref().map(DataResult::verdict);
     verdict.unwrap_or(Verdict::Contraindicated)
@@ -104,12 +118,10 @@ fn to_json(judged: &Result<DataResult, DataRefusal>) -> Value {
         }),
         Ok(result) => {
             let (data, label) = (result.data(), result.data().label());
-            let claims = data.chain().claims();
             let reasons = result.reasons().iter();
             json!({
                 "verdict": result.verdict(),
-                "source": { "role": "vm", "vm": label.vm, "vrot": claims.vrot, "tenant": claims.tenant,
-                    "generation": claims.generation, "host": data.chain().host() },
+                "source": source_to_json(data.source()),
                 "stream": label.stream,
                 "number": label.sequence,
                 "signed_at": rfc3339(label.time),
@@ -137,46 +149,80 @@ fn to_text(judged: &Result<DataResult, DataRefusal>) -> String {
         }
         Ok(result) => {
             let (data, label) = (result.data(), result.data().label());
-            let claims = data.chain().claims();
-            let (vm, generation, host) = (label.vm, claims.generation, data.chain().host());
             let time = rfc3339(label.time);
             let evidence = match data.evidence_age() {
                 Some(age) => format!("taken {age} s before the data were signed"),
                 None => "none".to_owned(),
             };
-            for (name, value) in [
-                (
-                    "VM",
-                    format!("{vm} of {}, generation {generation}", claims.tenant),
-                ),
-                ("host", host.to_string()),
+            let mut lines = source_to_lines(data.source());
+            lines.extend([
                 ("stream", label.stream.to_string()),
                 ("number", label.sequence.to_string()),
-                ("signed at", format!("{time}, by the VM's clock")),
+                ("signed at", format!("{time}, by its own clock")),
                 ("type", label.content_type.to_string()),
                 ("SHA-256", data.content().digest().to_string()),
                 ("evidence", evidence),
-            ] {
+            ]);
+            for (name, value) in lines {
                 let _ = writeln!(text, "{name:<10} {}", Printable(&value));
             }
             for reason in result.reasons() {
                 let (why, code) = (Printable(&reason.text), reason.code);
                 let _ = writeln!(text, "{mark} {why} ({code})");
             }
-            if let Some(attestation) = result.attestation() {
-                for layer in [Layer::Host, Layer::Vm] {
-                    let verdict = attestation.layer(layer).verdict();
-                    let _ = writeln!(text, "{layer} by the evidence: {verdict}");
-                    for reason in attestation.layer(layer).reasons() {
-                        let (why, code) = (Printable(&reason.text), reason.code);
-                        let _ = writeln!(text, "    {why} ({code})");
-                    }
+            for (layer, found) in result.attestation().map(layers).unwrap_or_default() {
+                let _ = writeln!(text, "{layer} by the evidence: {}", found.verdict());
+                for reason in found.reasons() {
+                    let (why, code) = (Printable(&reason.text), reason.code);
+                    let _ = writeln!(text, "    {why} ({code})");
                 }
             }
         }
     }
     let _ = writeln!(text, "\nverdict: {}", verdict(judged));
     text
+}
+
+fn source_to_json(source: &VerifiedSource) -> Value {
+    match source {
+        VerifiedSource::Vm { chain, .. } => {
+            let claims = chain.claims();
+            json!({ "role": "vm", "vm": claims.vm, "vrot": claims.vrot, "tenant": claims.tenant,
+                "generation": claims.generation, "host": chain.host() })
+        }
+        VerifiedSource::Device { certificate, .. } => {
+            let claims = certificate.claims();
+            json!({ "role": "device", "device": certificate.device(), "ik": claims.ik, "ek": claims.ek,
+                "issuer": certificate.issuer() })
+        }
+    }
+}
+
+fn source_to_lines(source: &VerifiedSource) -> Vec<(&'static str, String)> {
+    match source {
+        VerifiedSource::Vm { chain, .. } => {
+            let claims = chain.claims();
+            let (vm, tenant, generation) = (claims.vm, &claims.tenant, claims.generation);
+            vec![
+                ("VM", format!("{vm} of {tenant}, generation {generation}")),
+                ("host", chain.host().to_string()),
+            ]
+        }
+        VerifiedSource::Device { certificate, .. } => vec![
+            ("device", certificate.device().to_string()),
+            ("issuer", certificate.issuer().to_owned()),
+        ],
+    }
+}
+
+/// What the evidence showed, from below.
+fn layers(result: &EvidenceResult) -> Vec<(String, &LayerResult)> {
+    match result {
+        EvidenceResult::Vm(result) => [Layer::Host, Layer::Vm]
+            .map(|layer| (layer.to_string(), result.layer(layer)))
+            .into(),
+        EvidenceResult::Device(result) => vec![("device".to_owned(), result.layer())],
+    }
 }
 
 fn rfc3339(seconds: u64) -> String {

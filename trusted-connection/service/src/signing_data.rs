@@ -11,8 +11,8 @@ use cert_chain::profile::host_ik::HostCertificate;
 use cert_chain::profile::vik::VikCertificate;
 use cert_chain::{Digest32, VikChain, VmId};
 use signed_data::{
-    Content, Credentials, EvidenceReference, Label, MAX_ATTACHED, ToBeSigned, evidence_nonce,
-    hash_of_data,
+    Certificates, Content, Credentials, EvidenceReference, Label, MAX_ATTACHED, Source, ToBeSigned,
+    evidence_nonce, hash_of_data,
 };
 
 use crate::attester::quoting::EvidenceFiles;
@@ -42,7 +42,7 @@ pub fn sign(
     let sequence = key.next_number()?;
     let mut label = Label {
         key: key.public().name(),
-        vm: vm_of(&chain)?,
+        source: Source::Vm(vm_of(&chain)?),
         stream: options.stream_name.clone(),
         sequence,
         time: 0,
@@ -50,8 +50,8 @@ pub fn sign(
         evidence: None,
     };
     let mut credentials = Credentials {
-        chain: chain.into_iter().map(Into::into).collect(),
-        vik_public: vik_public.into(),
+        certificates: certificates(chain)?,
+        identity_key: vik_public.into(),
         statement: key.statement().clone(),
         evidence: None,
     };
@@ -116,6 +116,13 @@ fn vm_of(chain: &[Vec<u8>]) -> Result<VmId> {
     let host = HostCertificate::read(chain.host_certificate()).context(MALFORMED)?;
     let vik = VikCertificate::read(chain.vik_certificate(), host.host()).context(MALFORMED)?;
     Ok(vik.claims().vm)
+}
+
+fn certificates(chain: Vec<Vec<u8>>) -> Result<Certificates> {
+    match <[Vec<u8>; 2]>::try_from(chain) {
+        Ok(chain) => Ok(Certificates::Vm(chain.map(Into::into))),
+        Err(_) => bail!("the vRoT has not the two certificates of a VM"),
+    }
 }
 
 fn seconds_now() -> Result<u64> {

@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 
-use attestation::{AttestationResult, Policy, Verdict};
+use attestation::{PolicyAbout, Verdict};
 use cert_chain::{Digest32, TrustAnchors};
 use rustls_pki_types::UnixTime;
 
-use crate::appraisal::{DataReason, DataResult, Demand, appraise};
+use crate::appraisal::{DataReason, DataResult, Demand, EvidenceResult, appraise};
 use crate::cose::SignedData;
 use crate::credentials::Credentials;
 use crate::stream::batch::{Batch, UnsignedBatch};
@@ -147,7 +147,7 @@ impl StreamVerifier {
     pub fn appraise(
         &mut self,
         verified: VerifiedBatch,
-        policy: &Policy,
+        policy: &PolicyAbout,
         demand: &Demand,
     ) -> Result<BatchResult, StreamRefusal> {
         let VerifiedBatch {
@@ -358,7 +358,7 @@ impl BatchResult {
     }
 
     /// What its own evidence is worth.
-    pub fn attestation(&self) -> Option<&AttestationResult> {
+    pub fn attestation(&self) -> Option<&EvidenceResult> {
         self.result.attestation()
     }
 

@@ -9,7 +9,7 @@ use crate::scene::Scene;
 fn codes(scene: &Scene, data: SignedData, demand: &Demand) -> (Verdict, Vec<&'static str>) {
     let policy = scene.host.policy(&scene.vm);
     let data = data.verify(None, policy.anchors(), now()).unwrap();
-    let result = appraise(data, &policy, demand).unwrap();
+    let result = appraise(data, &policy.clone().into(), demand).unwrap();
     let codes = result.reasons().iter().map(|reason| reason.code);
     (result.verdict(), codes.collect())
 }
@@ -66,7 +66,7 @@ fn data_of_another_vm_than_the_policys_are_contraindicated() {
         identity_alone: true,
         ..Demand::default()
     };
-    let result = appraise(data, &policy, &alone).unwrap();
+    let result = appraise(data, &policy.clone().into(), &alone).unwrap();
     assert_eq!(result.verdict(), Verdict::Contraindicated);
     assert!(
         result
@@ -85,7 +85,7 @@ fn replayed_data_and_those_of_another_stream_are_told_apart() {
             .attached()
             .verify(None, policy.anchors(), now())
             .unwrap();
-        appraise(data, &policy, demand).map(|_| ())
+        appraise(data, &policy.clone().into(), demand).map(|_| ())
     };
     let after = |after| Demand {
         after: Some(after),

@@ -38,7 +38,7 @@ fn we_verify_what_another_implementation_of_cose_signs() {
     let label = scene.label(7);
     let template = CoseSign1::from_tagged_slice(&scene.attached().to_cbor()).unwrap();
     let claims = Value::Map(vec![
-        (1.into(), format!("urn:uuid:{}", label.vm).into()),
+        (1.into(), label.source.to_string().into()),
         (2.into(), label.stream.as_str().into()),
         (6.into(), label.time.into()),
         ((-70_001).into(), 8.into()),
@@ -69,7 +69,7 @@ fn the_label_is_written_as_the_format_says() {
     let label = scene.label(7);
     let claims = [
         &[0xa4, 0x01, 0x78, 45][..],
-        format!("urn:uuid:{}", label.vm).as_bytes(),
+        label.source.to_string().as_bytes(),
         &[0x02, 0x72],
         b"room-1/temperature",
         &[0x06, 0x1a],

@@ -8,6 +8,7 @@
 
 mod alterations;
 mod appraisal;
+mod devices;
 mod format;
 mod refusals;
 mod scene;

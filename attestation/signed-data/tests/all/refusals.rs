@@ -8,7 +8,7 @@ use cert_chain::attestation_key::AttestationKeyError;
 use cert_chain::template::DATA_KEY_POLICY;
 use cert_chain::{Digest32, ObjectAttributes, PublicArea};
 use rustls_pki_types::UnixTime;
-use signed_data::{Content, Credentials, DataRefusal, Label, SignedData, VerifiedData};
+use signed_data::{Content, Credentials, DataRefusal, Label, SignedData, Source, VerifiedData};
 
 use crate::scene::{DATA, Scene};
 
@@ -69,7 +69,7 @@ fn data_under_another_label_are_refused() {
     }
     // The key's own VM alone.
     let other = Label {
-        vm: scene.host.vm().vm,
+        source: Source::Vm(scene.host.vm().vm),
         ..label
     };
     let refused = verify(

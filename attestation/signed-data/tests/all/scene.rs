@@ -1,12 +1,14 @@
-//! A VM whose keys are in software, and what it signs.
+//! A VM and a device whose keys are in software, and what they sign.
 
+use attestation::device::fixture::FixtureDevice;
 use attestation::fixture::{Host, NOW, TLS, Vm, certification, sign, signing_area_with};
-use attestation::{Binding, DataKeyStatement, data_key_qualifying_data};
+use attestation::{Binding, DataKeyStatement, Nonce, data_key_qualifying_data};
 use cert_chain::template::DATA_KEY_POLICY;
-use cert_chain::{Digest32, PublicArea, TrustAnchors};
+use cert_chain::{Digest32, Issuer, PublicArea, TrustAnchors};
 use rcgen::{KeyPair, SigningKey};
 use signed_data::{
-    Content, Credentials, EvidenceReference, Label, SignedData, ToBeSigned, evidence_nonce,
+    Certificates, Content, Credentials, EvidenceReference, Label, SignedData, Source, ToBeSigned,
+    evidence_nonce,
 };
 
 pub(crate) const DATA: &[u8] = b"{\"celsius\":21.5}";
@@ -36,7 +38,7 @@ impl Scene {
     pub(crate) fn label(&self, sequence: u64) -> Label {
         Label {
             key: PublicArea::parse(&self.area()).unwrap().name(),
-            vm: self.vm.vm,
+            source: Source::Vm(self.vm.vm),
             stream: "room-1/temperature".parse().unwrap(),
             sequence,
             time: NOW,
@@ -51,16 +53,11 @@ impl Scene {
 
     /// With a key that has this public area, which the vIK certified for data.
     pub(crate) fn credentials_of(&self, area: Vec<u8>) -> Credentials {
-        let attest = certification(&area, data_key_qualifying_data().as_bytes());
-        let certificates = [&self.vm.certificate, &self.host.certificate];
+        let chain = [&self.vm.certificate, &self.host.certificate];
         Credentials {
-            chain: certificates.map(|der| der.to_vec().into()).to_vec(),
-            vik_public: self.vm.public.clone().into(),
-            statement: DataKeyStatement {
-                public: area.into(),
-                signature: sign(&self.vm.key, &attest),
-                attest: attest.into(),
-            },
+            certificates: Certificates::Vm(chain.map(|der| der.to_vec().into())),
+            identity_key: self.vm.public.clone().into(),
+            statement: statement(&self.vm.key, area),
             evidence: None,
         }
     }
@@ -75,9 +72,7 @@ impl Scene {
         content: Content,
         credentials: Credentials,
     ) -> SignedData {
-        let unsigned = ToBeSigned::new(label, content).unwrap();
-        let signature = fixed(&self.key, &unsigned_message(&unsigned));
-        unsigned.signed(signature, credentials)
+        signed_by(&self.key, label, content, credentials)
     }
 
     pub(crate) fn attached(&self) -> SignedData {
@@ -87,21 +82,131 @@ impl Scene {
     /// With evidence that answers the challenge of these data, taken so many seconds before.
     pub(crate) fn with_evidence(&self, age: u64) -> SignedData {
         let mut label = self.label(7);
-        let nonce = evidence_nonce(&label.key, label.sequence, &Digest32::of(DATA)).unwrap();
         let evidence = self
             .host
-            .evidence(&self.vm, &nonce, Binding::None)
-            .to_cbor();
-        label.evidence = Some(EvidenceReference {
-            digest: Digest32::of(&evidence),
-            taken: NOW - age,
-        });
-        let credentials = Credentials {
-            evidence: Some(evidence.into()),
-            ..self.credentials()
-        };
+            .evidence(&self.vm, &nonce_of(&label), Binding::None);
+        let credentials = refer_to(&mut label, evidence.to_cbor(), age, self.credentials());
         self.signed_with(label, Content::Attached(DATA.to_vec()), credentials)
     }
+}
+
+/// A device whose keys are in software, and what it signs.
+pub(crate) struct DeviceScene {
+    pub(crate) device: FixtureDevice,
+    pub(crate) key: KeyPair,
+}
+
+impl DeviceScene {
+    pub(crate) fn under(issuer: Issuer, path: &str) -> Self {
+        Self {
+            device: FixtureDevice::under(issuer, path),
+            key: KeyPair::generate().unwrap(),
+        }
+    }
+
+    pub(crate) fn anchors(&self) -> TrustAnchors {
+        self.device.policy().anchors().unwrap().clone()
+    }
+
+    pub(crate) fn area(&self) -> Vec<u8> {
+        signing_area_with(&self.key, TLS, &DATA_KEY_POLICY)
+    }
+
+    pub(crate) fn label(&self, sequence: u64) -> Label {
+        Label {
+            key: PublicArea::parse(&self.area()).unwrap().name(),
+            source: Source::Device(self.device.name.clone()),
+            stream: "meter-12/energy".parse().unwrap(),
+            sequence,
+            time: NOW,
+            content_type: "application/json".parse().unwrap(),
+            evidence: None,
+        }
+    }
+
+    pub(crate) fn credentials(&self) -> Credentials {
+        self.credentials_of(self.area())
+    }
+
+    /// With a key that has this public area, which the device's identity key certified for data.
+    pub(crate) fn credentials_of(&self, area: Vec<u8>) -> Credentials {
+        let identity_key = self.device.public.public_area().as_bytes();
+        Credentials {
+            certificates: Certificates::Device(self.device.certificate.to_vec().into()),
+            identity_key: identity_key.to_vec().into(),
+            statement: statement(&self.device.key, area),
+            evidence: None,
+        }
+    }
+
+    pub(crate) fn signed(&self, label: Label, credentials: Credentials) -> SignedData {
+        signed_by(
+            &self.key,
+            label,
+            Content::Attached(DATA.to_vec()),
+            credentials,
+        )
+    }
+
+    pub(crate) fn attached(&self) -> SignedData {
+        self.signed(self.label(7), self.credentials())
+    }
+
+    /// With evidence that answers the challenge of these data, taken so many seconds before.
+    pub(crate) fn with_evidence(&self, age: u64) -> SignedData {
+        self.with_evidence_of(self, age)
+    }
+
+    /// The same with what another device answers.
+    pub(crate) fn with_evidence_of(&self, other: &Self, age: u64) -> SignedData {
+        let mut label = self.label(7);
+        let evidence = (other.device).evidence(&nonce_of(&label), Binding::None);
+        let credentials = refer_to(&mut label, evidence.to_cbor(), age, self.credentials());
+        self.signed(label, credentials)
+    }
+}
+
+/// The challenge of [`DATA`] under this label.
+pub(crate) fn nonce_of(label: &Label) -> Nonce {
+    evidence_nonce(&label.key, label.sequence, &Digest32::of(DATA)).unwrap()
+}
+
+/// Label and credentials with this evidence, taken so many seconds before.
+pub(crate) fn refer_to(
+    label: &mut Label,
+    evidence: Vec<u8>,
+    age: u64,
+    credentials: Credentials,
+) -> Credentials {
+    label.evidence = Some(EvidenceReference {
+        digest: Digest32::of(&evidence),
+        taken: NOW - age,
+    });
+    Credentials {
+        evidence: Some(evidence.into()),
+        ..credentials
+    }
+}
+
+/// What an identity key says about a key for data.
+pub(crate) fn statement(identity_key: &KeyPair, area: Vec<u8>) -> DataKeyStatement {
+    let attest = certification(&area, data_key_qualifying_data().as_bytes());
+    DataKeyStatement {
+        public: area.into(),
+        signature: sign(identity_key, &attest),
+        attest: attest.into(),
+    }
+}
+
+pub(crate) fn signed_by(
+    key: &KeyPair,
+    label: Label,
+    content: Content,
+    credentials: Credentials,
+) -> SignedData {
+    let unsigned = ToBeSigned::new(label, content).unwrap();
+    let signature = fixed(key, &unsigned_message(&unsigned));
+    unsigned.signed(signature, credentials)
 }
 
 /// The Sig_structure, of which the digest is what a TPM signs.

@@ -146,7 +146,7 @@ fn a_single_reading_is_taken_out_and_verified_alone() {
             after: Some(7),
             ..Demand::default()
         };
-        let result = appraise(verified.into_data(), &policy, &demand).unwrap();
+        let result = appraise(verified.into_data(), &policy.clone().into(), &demand).unwrap();
         assert_eq!(result.verdict(), Verdict::Affirming);
         // No byte can be changed, and none left out.
         for at in 0..bytes.len() {
@@ -233,7 +233,7 @@ fn evidence_counts_for_the_batches_that_follow_as_long_as_its_age_is_demanded() 
                 ..Demand::default()
             };
             let result = verifier
-                .appraise(verified.unwrap(), &policy, &demand)
+                .appraise(verified.unwrap(), &policy.clone().into(), &demand)
                 .unwrap();
             let codes = result.reasons().map(|reason| reason.code);
             (

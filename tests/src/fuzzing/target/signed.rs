@@ -1,8 +1,9 @@
-//! Data that a VM signed.
+//! Data that a VM or a device signed.
 
 use std::sync::LazyLock;
 
 use anyhow::Context;
+use attestation::device::fixture::FixtureDevice;
 use attestation::fixture::{Host, NOW, TLS, certification, now, sign, signing_area_with};
 use attestation::{DataKeyStatement, Policy, data_key_qualifying_data};
 use cert_chain::PublicArea;
@@ -13,7 +14,7 @@ use signed_data::stream::{
     Batch, BatchInput, BatchStatement, Position, ProvenReading, Readings, Span, StreamVerifier,
     UnsignedBatch,
 };
-use signed_data::{Content, Credentials, Label, SignedData, ToBeSigned};
+use signed_data::{Certificates, Content, Credentials, Label, SignedData, Source, ToBeSigned};
 
 use super::Target;
 
@@ -28,13 +29,13 @@ pub(super) const SIGNED_DATA: Target = Target {
         let Ok(scene) = &*SCENE else { return };
         if data.verify(None, scene.policy.anchors(), now()).is_ok() {
             assert!(
-                input == scene.signed,
+                scene.signed.iter().any(|signed| input == signed),
                 "signed data with a changed byte were verified"
             );
         }
     },
     seeds: || match &*SCENE {
-        Ok(scene) => Ok(vec![scene.signed.clone()]),
+        Ok(scene) => Ok(scene.signed.to_vec()),
         Err(error) => anyhow::bail!("{error:#}"),
     },
 };
@@ -100,7 +101,8 @@ pub(super) const POSITION: Target = Target {
 
 struct Scene {
     policy: Policy,
-    signed: Vec<u8>,
+    /// Of a VM, and of a device of the same issuer.
+    signed: [Vec<u8>; 2],
     stream: Vec<u8>,
     reading: Vec<u8>,
     position: Vec<u8>,
@@ -109,33 +111,22 @@ struct Scene {
 static SCENE: LazyLock<anyhow::Result<Scene>> = LazyLock::new(|| {
     let host = Host::new("host-1");
     let vm = host.vm();
-    let key = KeyPair::generate()?;
-    let area = signing_area_with(&key, TLS, &DATA_KEY_POLICY);
-    let attest = certification(&area, data_key_qualifying_data().as_bytes());
-    let mut label = Label {
-        key: PublicArea::parse(&area)?.name(),
-        vm: vm.vm,
-        stream: "room-1/temperature".parse()?,
-        sequence: 7,
-        time: NOW,
-        content_type: "application/json".parse()?,
-        evidence: None,
-    };
-    let certificates = [&vm.certificate, &host.certificate];
-    let credentials = Credentials {
-        chain: certificates.map(|der| der.to_vec().into()).to_vec(),
-        vik_public: vm.public.clone().into(),
-        statement: DataKeyStatement {
-            public: area.into(),
-            signature: sign(&vm.key, &attest),
-            attest: attest.into(),
-        },
-        evidence: None,
-    };
-    let sign = |message: &[u8]| -> anyhow::Result<[u8; 64]> {
-        let signature = Signature::from_der(&key.sign(message)?)?;
-        Ok(signature.to_bytes().into())
-    };
+    let device = FixtureDevice::under(host.issuer_again(), "plant-7/meter-12");
+    let device = Signer::certified(
+        Source::Device(device.name.clone()),
+        Certificates::Device(device.certificate.to_vec().into()),
+        device.public.public_area().as_bytes(),
+        &device.key,
+    )?;
+    let chain = [&vm.certificate, &host.certificate].map(|der| der.to_vec().into());
+    let signer = Signer::certified(
+        Source::Vm(vm.vm),
+        Certificates::Vm(chain),
+        &vm.public,
+        &vm.key,
+    )?;
+    let signed = [signer.signed()?, device.signed()?];
+    let (mut label, credentials) = (signer.label.clone(), signer.credentials.clone());
     let mut after = None;
     let mut batches = Vec::new();
     for texts in [["a", "bc"], ["", "d"]] {
@@ -146,7 +137,7 @@ static SCENE: LazyLock<anyhow::Result<Scene>> = LazyLock::new(|| {
         let statement = BatchStatement::over(&readings, &label, after, content_type, span);
         let unsigned = UnsignedBatch::new(label.clone(), statement, readings)?;
         after = Some(unsigned.link());
-        let signature = sign(&unsigned.message())?;
+        let signature = signer.sign(&unsigned.message())?;
         let credentials = batches.is_empty().then(|| credentials.clone());
         batches.push(unsigned.signed(signature, credentials));
         label.sequence = label.sequence.saturating_add(1);
@@ -161,13 +152,69 @@ static SCENE: LazyLock<anyhow::Result<Scene>> = LazyLock::new(|| {
     let first = batches.first().context("batches")?;
     let reading = first.take(1, credentials.clone()).context("a reading")?;
     let stream = batches.iter().flat_map(Batch::to_stream).collect();
-    let unsigned = ToBeSigned::new(label, Content::Attached(b"21.5".to_vec()))?;
-    let signature = sign(&unsigned.message())?;
     Ok(Scene {
         policy: host.policy(&vm),
-        signed: unsigned.signed(signature, credentials).to_cbor(),
+        signed,
         stream,
         reading: reading.to_cbor(),
         position: position.to_cbor(),
     })
 });
+
+/// A key for data, and how it is known.
+struct Signer {
+    key: KeyPair,
+    label: Label,
+    credentials: Credentials,
+}
+
+impl Signer {
+    /// A key that an identity key has certified.
+    fn certified(
+        source: Source,
+        certificates: Certificates,
+        identity_key: &[u8],
+        identity: &KeyPair,
+    ) -> anyhow::Result<Self> {
+        let key = KeyPair::generate()?;
+        let area = signing_area_with(&key, TLS, &DATA_KEY_POLICY);
+        let attest = certification(&area, data_key_qualifying_data().as_bytes());
+        let label = Label {
+            key: PublicArea::parse(&area)?.name(),
+            source,
+            stream: "room-1/temperature".parse()?,
+            sequence: 7,
+            time: NOW,
+            content_type: "application/json".parse()?,
+            evidence: None,
+        };
+        let credentials = Credentials {
+            certificates,
+            identity_key: identity_key.to_vec().into(),
+            statement: DataKeyStatement {
+                public: area.into(),
+                signature: sign(identity, &attest),
+                attest: attest.into(),
+            },
+            evidence: None,
+        };
+        Ok(Self {
+            key,
+            label,
+            credentials,
+        })
+    }
+
+    fn sign(&self, message: &[u8]) -> anyhow::Result<[u8; 64]> {
+        let signature = Signature::from_der(&self.key.sign(message)?)?;
+        Ok(signature.to_bytes().into())
+    }
+
+    fn signed(&self) -> anyhow::Result<Vec<u8>> {
+        let unsigned = ToBeSigned::new(self.label.clone(), Content::Attached(b"21.5".to_vec()))?;
+        let signature = self.sign(&unsigned.message())?;
+        Ok(unsigned
+            .signed(signature, self.credentials.clone())
+            .to_cbor())
+    }
+}
