@@ -155,7 +155,12 @@ fn processes_that_come_along_with_bytes_fill_no_table_of_descriptors() -> Result
     for _ in 0..50 {
         vmm.execute(&command(0x17b, &[0, 8]))?;
     }
-    assert_eq!(open()?, before);
+    // What is to be closed, as the first data channel before, is closed beside the answers.
+    let began = Instant::now();
+    while open()? > before {
+        ensure!(began.elapsed() < SLACK, "{} are open", open()?);
+        std::thread::sleep(Duration::from_millis(5));
+    }
     status(&mut manager)?;
     Ok(())
 }

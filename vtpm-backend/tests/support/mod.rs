@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
+use test_support::deadline::wait_for;
 use test_support::software_tpm::emulator_command;
 use test_support::virtio_tpm::Driver;
 use tpm_wire::{MAX_SIZE, NO_SESSIONS, Response, SESSIONS, frame, read_frame};
@@ -178,6 +179,12 @@ impl Emulator {
     /// Whether it still runs.
     pub(crate) fn is_alive(&mut self) -> Result<bool> {
         Ok(self.process.try_wait()?.is_none())
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn ends(&mut self) -> Result<ExitStatus> {
+        let process = &mut self.process;
+        wait_for("the emulator's end", PATIENCE, || Ok(process.try_wait()?))
     }
 
     /// Has it end by a signal, and waits for that.
