@@ -101,6 +101,14 @@ impl Instance {
         }
     }
 
+    /// Gives the right up in so many words: a program that this process is starting has a copy of the
+    /// open file, and so keeps the lock until it is executed.
+    pub fn give_up(self) -> Result<(), InstanceError> {
+        self.lock
+            .unlock()
+            .map_err(|source| failed(&self.path, source))
+    }
+
     /// Gives the right up, and the file with it.
     pub fn remove(self) -> Result<(), InstanceError> {
         fs::remove_file(&self.path).map_err(|source| failed(&self.path, source))

@@ -54,7 +54,7 @@ impl RuntimeFolder {
 
     /// Makes the folder. One that is there already may be in use: it is left alone.
     pub fn create(&self) -> Result<(), BackendError> {
-        self.unused()?;
+        self.check_unused()?;
         DirBuilder::new()
             .mode(0o700)
             .create(&self.path)
@@ -94,11 +94,12 @@ impl RuntimeFolder {
             }
             Ok(()) | Err(_) => {}
         }
-        if self.is_noted_degraded()? {
-            return Ok(());
-        }
+        let end = match self.is_noted_degraded()? {
+            true => Instance::give_up,
+            false => Instance::remove,
+        };
         lock.map_or(Ok(()), |lock| {
-            lock.remove().map_err(|error| self.lock_error(error))
+            end(lock).map_err(|error| self.lock_error(error))
         })
     }
 
@@ -107,7 +108,7 @@ impl RuntimeFolder {
     pub fn may_have_lost(&self) -> Result<bool, BackendError> {
         let lost = self.is_noted_degraded()?;
         if lost {
-            self.unused()?;
+            self.check_unused()?;
         }
         Ok(lost)
     }
@@ -136,6 +137,14 @@ impl RuntimeFolder {
     pub fn sync_note(&self) -> io::Result<()> {
         let lock = self.lock.as_deref().map(File::open).transpose()?;
         lock.map_or(Ok(()), |lock| lock.sync_all())
+    }
+
+    /// Fails if a backend lives.
+    fn check_unused(&self) -> Result<(), BackendError> {
+        let lock = self.unused()?;
+        lock.map_or(Ok(()), |lock| {
+            lock.give_up().map_err(|error| self.lock_error(error))
+        })
     }
 
     /// The lock, if it is free; the kernel gives it back when a backend has ended.
@@ -256,6 +265,12 @@ mod tests {
         Ok(())
     }
 
+    /// As at the end of a process: another test that starts a program has a copy of the lock for a
+    /// moment.
+    fn ends(backend: Option<Instance>) -> anyhow::Result<()> {
+        Ok(backend.map_or(Ok(()), Instance::give_up)?)
+    }
+
     #[test]
     fn what_a_backend_may_have_lost_is_known_until_it_is_recorded() -> anyhow::Result<()> {
         let (runtime_dir, locks) = (tempfile::tempdir()?, tempfile::tempdir()?);
@@ -267,7 +282,7 @@ mod tests {
                 .as_ref()
                 .map(|backend| backend.note(degraded))
                 .transpose()?;
-            drop(backend);
+            ends(backend)?;
             folder.remove()?;
             assert!(!folder.path().exists());
             assert_eq!(folder.may_have_lost()?, degraded);
@@ -290,7 +305,7 @@ mod tests {
         fs::remove_dir(folder.path())?;
         let made = folder.create();
         assert!(matches!(made, Err(BackendError::Instance { .. })));
-        drop(backend);
+        ends(backend)?;
         folder.create()?;
         Ok(())
     }
