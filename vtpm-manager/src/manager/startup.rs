@@ -5,10 +5,12 @@ use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cert_chain::Digest32;
 use guarded_state::disk::{EmbeddedStore, Store};
 use guarded_state::journal::Journal;
+use tokio::time::sleep;
 use trust_anchor::TrustAnchor;
 
 use super::Manager;
@@ -48,7 +50,7 @@ impl Startup {
     /// anything of the first.
     pub async fn begin(config: Config) -> Result<Self, ManagerError> {
         make_folder(&config.state_dir, 0o700)?;
-        let claim = claim(&config.state_dir)?;
+        let claim = claim(&config.state_dir).await?;
         // Allowed users must get through to the API's socket; each vRoT's folder is the manager's.
         make_folder(&config.runtime_dir, 0o711)?;
         make_folder(&config.locks(), 0o700)?;
@@ -134,20 +136,31 @@ fn make_folder(path: &Path, mode: u32) -> Result<(), ManagerError> {
         })
 }
 
+/// For how long another manager is waited for that may have ended: a program that it was starting has
+/// a copy of its descriptors, and so of its lock, until it is executed.
+const PATIENCE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Locks the state folder; the kernel gives the lock back when this process has ended. Backends do
 /// not inherit it: descriptors are closed when a program is started.
-fn claim(state_dir: &Path) -> Result<File, ManagerError> {
+async fn claim(state_dir: &Path) -> Result<File, ManagerError> {
     let failed = |source| ManagerError::Claim {
         path: state_dir.to_owned(),
         source,
     };
     let folder = File::open(state_dir).map_err(failed)?;
-    match folder.try_lock() {
-        Ok(()) => Ok(folder),
-        Err(TryLockError::WouldBlock) => Err(ManagerError::AnotherManager {
-            path: state_dir.to_owned(),
-        }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match folder.try_lock() {
+            Ok(()) => return Ok(folder),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(PAUSE).await,
+            Err(TryLockError::WouldBlock) => {
+                return Err(ManagerError::AnotherManager {
+                    path: state_dir.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
     }
 }
 
@@ -155,15 +168,16 @@ fn claim(state_dir: &Path) -> Result<File, ManagerError> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_state_folder_has_one_manager_at_a_time() -> anyhow::Result<()> {
+    #[tokio::test]
+    async fn a_state_folder_has_one_manager_at_a_time() -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
-        let first = claim(folder.path())?;
-        let refused = claim(folder.path()).err().map(|error| error.to_string());
+        let first = claim(folder.path()).await?;
+        let refused = claim(folder.path()).await.err();
+        let refused = refused.map(|error| error.to_string());
         let named = folder.path().display().to_string();
         assert!(refused.is_some_and(|error| error.contains(&named)));
         drop(first);
-        claim(folder.path())?;
+        claim(folder.path()).await?;
         Ok(())
     }
 }
