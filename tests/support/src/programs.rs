@@ -1,9 +1,12 @@
 //! Where the programs under test are.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+
+use crate::tool::Tool;
 
 /// The path of one of the workspace's programs.
 ///
@@ -18,6 +21,29 @@ pub fn program(name: &str) -> Result<PathBuf> {
         );
     }
     Ok(path)
+}
+
+/// Puts a copy of a program where everybody can run it.
+///
+/// Another process writes it: a program that another test starts has a copy of every descriptor of
+/// this process for a moment, and what is open for writing is not executed (`ETXTBSY`).
+pub fn install(from: &Path, to: &Path) -> Result<()> {
+    Tool::new("install")
+        .args(["-m", "755", "--"])
+        .arg(from)
+        .arg(to)
+        .run()?;
+    Ok(())
+}
+
+/// The same with a program of these contents: a script.
+pub fn install_script(contents: &str, to: &Path) -> Result<()> {
+    let mut draft = to.as_os_str().to_owned();
+    draft.push(".draft");
+    let draft = PathBuf::from(draft);
+    fs::write(&draft, contents).with_context(|| format!("writing {}", draft.display()))?;
+    install(&draft, to)?;
+    fs::remove_file(&draft).with_context(|| format!("removing {}", draft.display()))
 }
 
 /// The workspace's root folder.

@@ -11,6 +11,7 @@ use attestation::event_log::EventType;
 use attestation::event_log::writer::LogWriter;
 use cert_chain::HashAlgorithm;
 use serde_json::{Value, json};
+use test_support::programs::install;
 use vtpm_manager::audit::{AuditLog, Event, Layout};
 
 use crate::support::enrolment::Files;
@@ -264,7 +265,7 @@ fn another_user_is_turned_away_and_that_is_recorded() -> Result<()> {
     let host = Host::start()?;
     // A copy where everybody gets to it.
     let program = host.path("vtpmctl");
-    std::fs::copy(crate::support::program("vtpmctl")?, &program)?;
+    install(&crate::support::program("vtpmctl")?, program.as_ref())?;
     let said = crate::support::said(
         std::process::Command::new(program)
             .arg("--socket")

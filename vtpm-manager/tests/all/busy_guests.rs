@@ -49,7 +49,7 @@ fn guests_that_write_without_rest_have_their_share_and_others_theirs() -> Result
     // Others go on beside them, with what they may write at once before them.
     let other = prepared(&host)?;
     let guest = Writer::start(attach(&host, &other)?);
-    thread::sleep(Duration::from_secs(1));
+    wait_until("another to have written", || Ok(guest.written() > 0))?;
     ensure!(guest.stop()? > 0);
 
     for (vm, writer) in vms.iter().zip(writers) {

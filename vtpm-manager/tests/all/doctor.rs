@@ -9,8 +9,9 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use test_support::programs::install;
 
-use crate::support::{Host, Said, said};
+use crate::support::{Host, Said, program, said};
 
 const NOBODY: u32 = 65534;
 
@@ -129,11 +130,10 @@ fn a_manager_that_hangs_and_a_user_who_may_see_little_get_an_answer() -> Result<
     let host = Host::enrolled()?;
     // Where everybody can run them.
     for (name, from) in [
-        ("ctl", host.vtpmctl(["x"]).get_program().to_owned()),
+        ("ctl", program("vtpmctl")?),
         ("managerd", env!("CARGO_BIN_EXE_vtpm-managerd").into()),
     ] {
-        fs::copy(from, host.path(name))?;
-        fs::set_permissions(host.path(name), fs::Permissions::from_mode(0o755))?;
+        install(&from, host.path(name).as_ref())?;
     }
     let mut doctor = Command::new(host.path("ctl"));
     doctor

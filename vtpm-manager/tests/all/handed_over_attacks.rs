@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use test_support::programs::install;
 use vrot_handover::channel::Channel;
 use vrot_handover::message::{FromManager, ToManager, Wanted};
 use vrot_handover::set_up::Existing;
@@ -395,7 +396,7 @@ fn users_who_hand_over_do_not_get_at_each_others_vrots_by_the_path_or_the_vms_nu
 
 fn set_up_as_stranger(domain: &Domain, more: &[&str]) -> Result<Said> {
     let reached = domain.folder.with_extension("setup");
-    fs::copy(program("swtpm_setup")?, &reached)?;
+    install(&program("swtpm_setup")?, &reached)?;
     let mut command = Command::new(&reached);
     command.args(["--tpm2", "--createek", "--create-ek-cert", "--tpm-state"]);
     command.arg(&domain.folder);

@@ -17,6 +17,9 @@ use crate::support::http::ask;
 use crate::support::vmm::{Vmm, define_index};
 use crate::support::{Host, TENANT, wait_until};
 
+/// So that none is said to be degraded, or noted in the log, because the machine is busy.
+const UNHURRIED: &str = "durability_deadline_ms = 5000\n";
+
 /// A vRoT with its guest at work.
 fn started(host: &Host) -> Result<(String, Vmm)> {
     let vm = host.create()?;
@@ -49,7 +52,7 @@ fn all_is_served(host: &Host, vm: &str, vmm: &mut Vmm) -> Result<()> {
 
 #[test]
 fn a_log_whose_reader_has_ended_keeps_nothing_from_being_served() -> Result<()> {
-    let mut host = Host::enrolled()?;
+    let mut host = Host::enrolled_with(UNHURRIED)?;
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     host.shut_down()?;
     host.start_again_logging_to(writer.into())?;
@@ -63,7 +66,7 @@ fn a_log_whose_reader_has_ended_keeps_nothing_from_being_served() -> Result<()> 
 
 #[test]
 fn a_reader_of_the_log_that_stalls_holds_nobody_up() -> Result<()> {
-    let mut host = Host::enrolled()?;
+    let mut host = Host::enrolled_with(UNHURRIED)?;
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     fill(&writer)?;
     host.shut_down()?;
@@ -85,7 +88,7 @@ fn a_reader_of_the_log_that_stalls_holds_nobody_up() -> Result<()> {
 #[test]
 fn a_log_on_a_full_disk_keeps_nothing_from_being_served_and_tells_later_what_it_lacks() -> Result<()>
 {
-    let mut host = Host::enrolled_on_small_disk("")?;
+    let mut host = Host::enrolled_on_small_disk(UNHURRIED)?;
     host.shut_down()?;
     let path = host.path("state/daemon.log");
     let mut log = File::options().append(true).create(true).open(&path)?;
@@ -115,7 +118,7 @@ fn a_log_on_a_full_disk_keeps_nothing_from_being_served_and_tells_later_what_it_
 
 #[test]
 fn who_causes_lines_without_rest_gets_a_few_into_the_log_and_the_rest_is_counted() -> Result<()> {
-    let host = Host::enrolled()?;
+    let host = Host::enrolled_with(UNHURRIED)?;
     let (vm, _vmm) = started(&host)?;
     let (quiet, _quiet) = started(&host)?;
     let before = host.log().len();

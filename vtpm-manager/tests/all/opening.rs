@@ -1,6 +1,7 @@
 //! A manager that was just started: it answers before it has opened its store, says so, and is
 //! waited for.
 
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
 use std::time::Duration;
@@ -101,22 +102,22 @@ fn a_request_that_came_before_the_store_was_open_is_not_recorded_as_refused() ->
 fn vtpmctl_waits_for_a_manager_that_opens_its_store_and_says_so() -> Result<()> {
     let (host, vm, tpm) = opening()?;
     let mut waiting = host.vtpmctl(["--output", "json", "show", &vm]);
-    let waiting = waiting
+    let mut waiting = waiting
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
     ensure!(host.metric("vrot_store_opening")? == 1.0);
-    // It is told to wait before there is anything else to tell.
-    std::thread::sleep(Duration::from_secs(1));
+    // It says so before there is anything else to tell.
+    let mut err = BufReader::new(waiting.stderr.take().context("its words")?);
+    let mut line = String::new();
+    err.read_line(&mut line)?;
     kill(tpm, Signal::SIGCONT)?;
+    ensure!(line.contains("opening its store: waiting"), "{line}");
+    err.read_to_string(&mut line)?;
     let said = waiting.wait_with_output()?;
-    let (out, err) = (
-        String::from_utf8(said.stdout)?,
-        String::from_utf8(said.stderr)?,
-    );
-    ensure!(said.status.success(), "{err}");
-    ensure!(err.contains("opening its store: waiting"), "{err}");
+    ensure!(said.status.success(), "{line}");
+    let out = String::from_utf8(said.stdout)?;
     let shown: Value = serde_json::from_str(&out).context("JSON")?;
     ensure!(shown["backend"]["process"].is_number(), "{shown}");
     Ok(())

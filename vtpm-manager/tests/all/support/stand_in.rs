@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use test_support::programs::install;
 use uuid::Uuid;
 use vrot_handover::HandoverError;
 use vrot_handover::message::Lock;
@@ -133,7 +134,7 @@ impl Domain {
             uid => {
                 // Where that user gets as far.
                 let reached = self.folder.with_extension("program");
-                fs::copy(&program, &reached)?;
+                install(&program, &reached)?;
                 program = reached;
                 let mut command = Command::new(&program);
                 command.uid(uid).gid(uid);

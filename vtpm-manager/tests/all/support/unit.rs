@@ -11,6 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
+use test_support::programs::install;
 
 /// Settings of the unit, by key, in the order in which they stand.
 #[derive(Clone)]
@@ -283,9 +284,9 @@ exec "$@"
 /// it; the path of the backend.
 pub(crate) fn folder_with(manager: &Path, backend: &Path) -> Result<(TempDir, PathBuf)> {
     let folder = tempfile::Builder::new().prefix("vm-").tempdir_in("/run")?;
-    fs::copy(manager, folder.path().join(MANAGER))?;
+    install(manager, &folder.path().join(MANAGER))?;
     let copy = folder.path().join("vtpm-backend");
-    fs::copy(backend, &copy)?;
+    install(backend, &copy)?;
     Ok((folder, copy))
 }
 

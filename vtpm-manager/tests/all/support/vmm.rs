@@ -1,6 +1,7 @@
 //! A VMM as the backend sees it: the TPM emulator protocol with a data descriptor.
 
 use std::io::{IoSlice, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -17,6 +18,8 @@ pub(crate) struct Vmm {
     data: UnixStream,
 }
 
+/// Longer than anything takes on a machine that does other things.
+const PATIENCE: Duration = Duration::from_secs(60);
 const CMD_INIT: u32 = 2;
 const CMD_GET_STATEBLOB: u32 = 0xc;
 const CMD_SET_STATEBLOB: u32 = 0xd;
@@ -36,6 +39,16 @@ pub(crate) enum Attach<'b> {
     Bringing(&'b [(u32, &'b [u8])]),
 }
 
+impl Drop for Vmm {
+    /// So that its end is seen at once. Closing alone is not: a program that another test starts has a
+    /// copy of every descriptor for a moment, between its fork and its exec.
+    fn drop(&mut self) {
+        for channel in [&self.control, &self.data] {
+            let _ = channel.shutdown(Shutdown::Both);
+        }
+    }
+}
+
 impl Vmm {
     /// Attaches, as QEMU does, and starts the TPM, as a guest's firmware does.
     pub(crate) fn attach(socket: &Path) -> Result<Self> {
@@ -45,9 +58,9 @@ impl Vmm {
     /// Attaches, as QEMU does.
     pub(crate) fn attach_as(socket: &Path, attach: Attach<'_>) -> Result<Self> {
         let control = UnixStream::connect(socket)?;
-        control.set_read_timeout(Some(Duration::from_secs(30)))?;
+        control.set_read_timeout(Some(PATIENCE))?;
         let (data, theirs) = UnixStream::pair()?;
-        data.set_read_timeout(Some(Duration::from_secs(30)))?;
+        data.set_read_timeout(Some(PATIENCE))?;
         let mut vmm = Self { control, data };
         sendmsg::<()>(
             vmm.control.as_raw_fd(),

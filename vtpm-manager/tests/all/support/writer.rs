@@ -1,7 +1,7 @@
 //! A guest that writes without a pause, and what must be there of it afterwards.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ const INDEX: u32 = 0x0150_0001;
 /// A guest that writes rising numbers into its NV memory.
 pub(crate) struct Writer {
     done: Arc<AtomicBool>,
+    /// How many numbers were answered.
+    answered: Arc<AtomicU64>,
     thread: JoinHandle<Written>,
 }
 
@@ -38,6 +40,8 @@ impl Writer {
     pub(crate) fn start(mut vmm: Vmm) -> Self {
         let done = Arc::new(AtomicBool::new(false));
         let is_done = Arc::clone(&done);
+        let answered = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&answered);
         let thread = thread::spawn(move || {
             let mut written = Written::default();
             match number(&mut vmm) {
@@ -54,10 +58,20 @@ impl Writer {
                     break;
                 }
                 written.last = next;
+                count.fetch_add(1, Ordering::SeqCst);
             }
             written
         });
-        Self { done, thread }
+        Self {
+            done,
+            answered,
+            thread,
+        }
+    }
+
+    /// How many numbers it has written so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.answered.load(Ordering::SeqCst)
     }
 
     /// Waits until the guest's TPM is gone: the last number that was answered.
