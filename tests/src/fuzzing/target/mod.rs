@@ -1,5 +1,6 @@
 //! The fuzz targets: each feeds one parser that reads what an attacker may write.
 
+mod archives;
 mod certificates;
 mod connection;
 mod connection_evidence;
@@ -27,6 +28,10 @@ pub struct Target {
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
+    archives::ARCHIVE,
+    archives::EVIDENCE_RECORD,
+    archives::RECORDS,
+    archives::SINGLE_RECORD,
     certificates::CHAIN,
     certificates::EK_CERTIFICATE,
     certificates::EK_CHAIN,

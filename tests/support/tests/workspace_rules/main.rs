@@ -271,6 +271,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "vrot-tests",
         &[
+            "archive",
             "attestation",
             "attested-tls",
             "backend-link",
