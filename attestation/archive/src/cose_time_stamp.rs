@@ -51,10 +51,14 @@ struct Parts<'a> {
     signature: &'a [u8],
 }
 
-/// What the time stamp covers: the hash value of the signature as it stands there, with the head of its byte
-/// string.
+/// What the time stamp covers: the hash value of [the signature](stamped_bytes).
 pub fn signature_imprint(sign1: &[u8], hash: ArchiveHash) -> Result<Imprint, StampedError> {
-    Ok(hash.of(Parts::of(sign1)?.signature))
+    Ok(hash.of(stamped_bytes(sign1)?))
+}
+
+/// The signature as it stands there, with the head of its byte string.
+pub fn stamped_bytes(sign1: &[u8]) -> Result<&[u8], StampedError> {
+    Ok(Parts::of(sign1)?.signature)
 }
 
 impl StampedSign1 {

@@ -70,7 +70,8 @@ impl Head {
         self.crls.iter().flatten().map(|list| list.as_slice())
     }
 
-    pub(crate) fn to_cbor(&self) -> Result<Vec<u8>, ArchiveError> {
+    /// As it stands in an archive.
+    pub fn to_cbor(&self) -> Result<Vec<u8>, ArchiveError> {
         let bytes = match minicbor::to_vec(self) {
             Ok(bytes) => bytes,
             Err(error) => unreachable!("a Vec takes every byte: {error}"),

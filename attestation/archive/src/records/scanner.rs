@@ -20,6 +20,7 @@ pub struct RecordScanner<V> {
     wanted: Option<String>,
     order: Order,
     tree: GrowingTree,
+    length: u64,
     /// What was not taken yet: less than a record.
     rest: Vec<u8>,
     entry: Option<Vec<u8>>,
@@ -50,6 +51,7 @@ impl<V: FnMut(RecordName<'_>, &[u8]) -> io::Result<()>> RecordScanner<V> {
             wanted: None,
             order: Order::default(),
             tree: GrowingTree::default(),
+            length: 0,
             rest: Vec::new(),
             entry: None,
         }
@@ -67,7 +69,7 @@ impl<V: FnMut(RecordName<'_>, &[u8]) -> io::Result<()>> RecordScanner<V> {
             return Err(RecordsError::Cut);
         }
         let tree = self.tree.finish().ok_or(RecordsError::None)?;
-        let records = Records::from(&tree);
+        let records = Records::of_tree(&tree, self.length);
         let wanted = tree.followed.zip(self.entry);
         let wanted = wanted.map(|((index, path), entry)| Place { index, path, entry });
         Ok(Scanned { records, wanted })
@@ -93,6 +95,7 @@ impl<V: FnMut(RecordName<'_>, &[u8]) -> io::Result<()>> RecordScanner<V> {
                 self.tree.push(leaf(entry));
             }
             (self.visit)(record.name, record.content)?;
+            self.length = self.length.saturating_add(length as u64);
             taken += length;
         }
     }

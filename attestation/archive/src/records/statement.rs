@@ -12,14 +12,24 @@ use super::error::RecordsError;
 pub const CONTENT_TYPE: &str = "application/vnd.vrot.records+cbor";
 const VERSION: u64 = 1;
 
-/// Which records there are: their number and the root of the tree over all of them.
+/// Which records there are: their number, the root of the tree over all of them, and how many bytes they have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Records {
     count: u64,
     root: Digest32,
+    length: u64,
 }
 
 impl Records {
+    /// Those of so many bytes whose entries are the leaves of `tree`.
+    pub(super) fn of_tree(tree: &GrownTree, length: u64) -> Self {
+        Self {
+            count: tree.size,
+            root: tree.root,
+            length,
+        }
+    }
+
     /// How many.
     pub fn count(&self) -> u64 {
         self.count
@@ -30,13 +40,19 @@ impl Records {
         &self.root
     }
 
+    /// How many bytes they have in an archive.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
     /// What is signed.
     pub fn to_cbor(&self) -> Vec<u8> {
         let mut encoder = Encoder::new(Vec::new());
-        let written = (encoder.map(3))
+        let written = (encoder.map(4))
             .and_then(|e| e.u8(0)?.u64(VERSION))
             .and_then(|e| e.u8(1)?.u64(self.count))
-            .and_then(|e| e.u8(2)?.bytes(self.root.as_bytes()));
+            .and_then(|e| e.u8(2)?.bytes(self.root.as_bytes()))
+            .and_then(|e| e.u8(3)?.u64(self.length));
         match written {
             Ok(_) => encoder.into_writer(),
             Err(error) => unreachable!("a Vec takes every byte: {error}"),
@@ -73,24 +89,19 @@ impl Records {
     }
 }
 
-impl From<&GrownTree> for Records {
-    fn from(tree: &GrownTree) -> Self {
-        Self {
-            count: tree.size,
-            root: tree.root,
-        }
-    }
-}
-
 impl fmt::Display for Records {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} with the root {}", self.count, self.root)
+        write!(
+            f,
+            "{} of {} bytes with the root {}",
+            self.count, self.length, self.root
+        )
     }
 }
 
 fn read(d: &mut Decoder<'_>) -> Result<Records, decode::Error> {
     let wrong = |what| Err(decode::Error::message(what));
-    if d.map()? != Some(3) || d.u64()? != 0 {
+    if d.map()? != Some(4) || d.u64()? != 0 {
         return wrong("it begins otherwise");
     }
     if d.u64()? != VERSION {
@@ -105,8 +116,12 @@ fn read(d: &mut Decoder<'_>) -> Result<Records, decode::Error> {
     }
     let root = <[u8; 32]>::try_from(d.bytes()?)
         .map_err(|_| decode::Error::message("its root has not 32 bytes"))?;
+    if d.u64()? != 3 {
+        return wrong("it has no length");
+    }
     Ok(Records {
         count,
         root: Digest32::new(root),
+        length: d.u64()?,
     })
 }

@@ -28,8 +28,6 @@ pub struct Written<W> {
     pub out: W,
     /// What is to be signed.
     pub records: Records,
-    /// How many bytes they have.
-    pub length: u64,
 }
 
 /// Names have to rise, in the order of bytes, so that each stands there once and the same records have one form.
@@ -64,8 +62,7 @@ impl<W: Write> RecordWriter<W> {
         let tree = self.tree.finish().ok_or(RecordsError::None)?;
         Ok(Written {
             out: self.out,
-            records: Records::from(&tree),
-            length: self.length,
+            records: Records::of_tree(&tree, self.length),
         })
     }
 }

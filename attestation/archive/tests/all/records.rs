@@ -32,7 +32,7 @@ pub(crate) fn written(records: &[Pair]) -> (Vec<u8>, Records) {
         writer.record(name(own), content).unwrap();
     }
     let written = writer.finish().unwrap();
-    assert_eq!(written.length, written.out.len() as u64);
+    assert_eq!(written.records.length(), written.out.len() as u64);
     (written.out, written.records)
 }
 
