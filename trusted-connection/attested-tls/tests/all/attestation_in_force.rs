@@ -13,6 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{Issuer, Signer, Trusting, between};
 
+/// Long enough for a new appraisal in time, on a machine that is busy with other tests.
+const BRIEF: Duration = Duration::from_secs(3);
+
 /// A service that is not asked for anything, and a client for which an appraisal of it holds so long.
 async fn connected(lasting: Duration) -> Result<(Arc<Signer>, Attested<()>, Attested<Nonce>)> {
     let issuer = Issuer::new()?;
@@ -28,7 +31,7 @@ async fn connected(lasting: Duration) -> Result<(Arc<Signer>, Attested<()>, Atte
 
 #[tokio::test]
 async fn a_peer_is_appraised_anew_while_data_flow_and_while_nobody_reads() -> Result<()> {
-    let (service, mut server, mut client) = connected(Duration::from_millis(1500)).await?;
+    let (service, mut server, mut client) = connected(BRIEF).await?;
     let first = client.appraisal.clone();
     // The client's buffers are full for longer than an appraisal lasts.
     let flood = tokio::spawn(async move {
@@ -52,7 +55,7 @@ async fn a_peer_is_appraised_anew_while_data_flow_and_while_nobody_reads() -> Re
 
 #[tokio::test]
 async fn a_connection_whose_peer_has_no_new_evidence_ends_with_its_appraisal() -> Result<()> {
-    let (service, server, client) = connected(Duration::from_millis(1500)).await?;
+    let (service, server, client) = connected(BRIEF).await?;
     let (mut server, mut client) = (server.stream, client.stream);
     service.broken.store(true, Ordering::SeqCst);
     let mut buffer = [0; 16];
@@ -81,7 +84,7 @@ async fn a_connection_whose_peer_has_no_new_evidence_ends_with_its_appraisal() -
 
 #[tokio::test]
 async fn a_peer_that_fails_for_a_moment_is_asked_again_in_time() -> Result<()> {
-    let (service, _server, mut client) = connected(Duration::from_secs(3)).await?;
+    let (service, _server, mut client) = connected(BRIEF).await?;
     service.broken.store(true, Ordering::SeqCst);
     while service.made.load(Ordering::SeqCst) < 2 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -94,7 +97,7 @@ async fn a_peer_that_fails_for_a_moment_is_asked_again_in_time() -> Result<()> {
 
 #[tokio::test]
 async fn data_that_an_ended_appraisal_takes_away_do_not_read_as_if_there_were_none() -> Result<()> {
-    let (service, server, client) = connected(Duration::from_millis(1500)).await?;
+    let (service, server, client) = connected(BRIEF).await?;
     let (mut server, mut client) = (server.stream, client.stream);
     service.broken.store(true, Ordering::SeqCst);
     server.write_all(b"all there is").await?;

@@ -8,6 +8,7 @@ use attested_tls::{AttestedStream, NoDemand, Unattested};
 use rustls::server::NoClientAuth;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::support::{Issuer, NAME, Signer, Trusting, between};
@@ -128,6 +129,7 @@ async fn a_reader_that_rests_slows_its_writer_and_loses_nothing() -> Result<()> 
     let (mut server, mut client) = streams().await?;
     let data = pattern(3_000_000);
     let sent = data.clone();
+    let (tell, full) = oneshot::channel();
     let writing = tokio::spawn(async move {
         let mut written = 0;
         // Nobody reads: what is not taken within this time, nobody has room for.
@@ -136,15 +138,15 @@ async fn a_reader_that_rests_slows_its_writer_and_loses_nothing() -> Result<()> 
         {
             written += part?;
         }
-        let before = written;
+        let _ = tell.send(written);
         server.write_all(&sent[written..]).await?;
         server.shutdown().await?;
-        anyhow::Ok((before, server))
+        anyhow::Ok(server)
     });
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    let before = full.await?;
     let mut received = Vec::new();
     client.read_to_end(&mut received).await?;
-    let (before, server) = writing.await??;
+    let server = writing.await??;
     assert!(
         before < 1_000_000,
         "{before} bytes were taken while nobody read"

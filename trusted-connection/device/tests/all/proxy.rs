@@ -235,7 +235,7 @@ async fn a_service_that_is_refused_costs_the_local_connection_and_the_log_says_w
 async fn a_connection_that_cannot_be_attested_anew_is_reset_and_the_log_says_why() {
     let (host, vm) = host_and_vm();
     let machine = Machine::new(host, vm);
-    let policy = machine.policy_text() + "\n[freshness]\nresult_lifetime_s = 2\n";
+    let policy = machine.policy_text() + "\n[freshness]\nresult_lifetime_s = 4\n";
     let Listening { address, .. } = listen(machine.service()).await;
     let proxy = Proxy::to(&machine, &address, &policy, &[]).await;
     let mut stream = proxy.connect().await;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use connection_proxy::{Side, Traffic, forward};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -72,6 +73,8 @@ async fn a_reader_that_rests_slows_its_writer_and_loses_nothing_and_the_other_di
     let (mut client, mut server, forwarding) = proxied().await?;
     let data = pattern(24_000_000);
     let sent = data.clone();
+    let (tell, full) = oneshot::channel();
+    let (hear, heard) = oneshot::channel();
     let writing = tokio::spawn(async move {
         let mut written = 0;
         while let Ok(part) = timeout(
@@ -83,22 +86,22 @@ async fn a_reader_that_rests_slows_its_writer_and_loses_nothing_and_the_other_di
             written += part?;
         }
         // Nothing is taken; the other direction is free all the same.
+        let _ = tell.send(written);
         let mut word = [0; 5];
         client.read_exact(&mut word).await?;
+        let _ = hear.send(word);
         client
             .write_all(sent.get(written..).unwrap_or_default())
             .await?;
         client.shutdown().await?;
-        anyhow::Ok((written, word, client))
+        anyhow::Ok(client)
     });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let before = full.await?;
     server.write_all(b"hello").await?;
-    // Until the writer has found out that nobody reads.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(&heard.await?, b"hello");
     let mut received = Vec::new();
     server.read_to_end(&mut received).await?;
-    let (before, word, client) = writing.await??;
-    assert_eq!(&word, b"hello");
+    let client = writing.await??;
     assert!(before < data.len(), "all was taken while nobody read");
     assert!(received == data, "{} bytes came", received.len());
     drop((client, server));

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 
 use anyhow::{Context, Result};
+use nix::fcntl::FcntlArg;
 use serde_json::Value;
 
 use crate::peers::{ALL, NEWER, Peer, Place, until};
@@ -191,6 +191,9 @@ fn incus_names_its_socket_by_a_relative_path() -> Result<()> {
     Ok(())
 }
 
+/// Behind the descriptors of secrets, and that which is to be refused.
+const FIRST_OF_LISTENERS: i32 = 100;
+
 #[test]
 fn vmspawn_looks_for_profiles_and_gives_a_socket_that_listens() -> Result<()> {
     for peer in NEWER {
@@ -205,12 +208,13 @@ fn vmspawn_looks_for_profiles_and_gives_a_socket_that_listens() -> Result<()> {
              --logfile /dev/null",
         )?;
         let listener = UnixListener::bind(place.path("s"))?;
-        let flags = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty());
-        nix::fcntl::fcntl(&listener, flags)?;
-        let number = listener.as_raw_fd();
+        // A number that none of the secrets gets, for it to come along.
+        let number = nix::fcntl::fcntl(&listener, FcntlArg::F_DUPFD(FIRST_OF_LISTENERS))?;
         let line =
             format!("swtpm socket --tpm2 --tpmstate dir=DIR/state --ctrl type=unixio,fd={number}");
-        let _served = place.serve(&line, "s")?;
+        let served = place.serve(&line, "s");
+        nix::unistd::close(number)?;
+        let _served = served?;
         place.good("swtpm_ioctl --unix DIR/s -i")?;
     }
     Ok(())

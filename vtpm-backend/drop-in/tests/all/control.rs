@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 
 use anyhow::Result;
 
-use crate::peers::{ALL, Peer, Place};
+use crate::peers::{ALL, Peer, Place, free_ports};
 
 /// A line, and whether it succeeds; output that differs between releases is not compared.
 const SESSION: [(&str, bool); 19] = [
@@ -76,9 +76,7 @@ fn every_request_is_answered_alike_by_every_tpm_to_every_client() -> Result<()> 
 fn a_tpm_is_reached_by_network_and_describes_itself() -> Result<()> {
     for peer in ALL {
         let place = Place::of(&peer)?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?
-            .local_addr()?
-            .port();
+        let port = free_ports(1)?;
         let line = format!(
             "swtpm socket --ctrl type=tcp,port={port} --tpmstate dir=DIR/state --tpm2 --pid file=DIR/pid"
         );

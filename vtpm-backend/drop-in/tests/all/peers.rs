@@ -1,9 +1,12 @@
 //! The implementations, each in a folder of its own with an authority of its own.
 
 use std::fs;
+use std::net::TcpListener;
+use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -222,6 +225,23 @@ impl Drop for Served {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// So many ports in a row, the first of them, that nothing has. They lie before those that the system
+/// gives away by itself (`ip_local_port_range`), so no other test comes to have them meanwhile.
+pub(crate) fn free_ports(count: u16) -> Result<u16> {
+    const PORTS: Range<u16> = 20_000..30_000;
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    // Another run of these tests may be under way: each begins elsewhere.
+    let begin = std::process::id().wrapping_mul(61);
+    for _ in 0..1000 {
+        let at = begin.wrapping_add(TAKEN.fetch_add(count.into(), Ordering::Relaxed));
+        let first = PORTS.start + u16::try_from(at % u32::from(PORTS.end - PORTS.start))?;
+        if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return Ok(first);
+        }
+    }
+    anyhow::bail!("there are no {count} free ports in a row")
 }
 
 /// Waits until something holds; false if it does not come to that.

@@ -2,14 +2,14 @@
 //! each answer they read at a time.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::peers::{ALL, Place};
+use crate::peers::{ALL, Place, free_ports};
 
 const STARTUP: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, 0];
 const GET_RANDOM: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x7b, 0, 16];
@@ -33,7 +33,8 @@ const GET_INFO: u32 = 18;
 fn virtualbox_finds_its_tpm_by_two_ports_and_reads_answers_in_parts() -> Result<()> {
     for peer in ALL {
         let place = Place::of(&peer)?;
-        let (control, data) = two_ports()?;
+        let control = free_ports(2)?;
+        let data = control + 1;
         let line = format!(
             "swtpm socket --tpmstate dir=DIR/state --ctrl type=tcp,port={control} \
              --server type=tcp,port={data} --tpm2 --pid file=DIR/pid"
@@ -168,16 +169,4 @@ fn connect(port: u16) -> Result<TcpStream> {
     let stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     Ok(stream)
-}
-
-/// Two ports in a row that were free a moment ago.
-fn two_ports() -> Result<(u16, u16)> {
-    for _ in 0..100 {
-        let first = TcpListener::bind("127.0.0.1:0")?;
-        let port = first.local_addr()?.port();
-        if port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
-            return Ok((port, port + 1));
-        }
-    }
-    anyhow::bail!("there are no two free ports in a row")
 }
