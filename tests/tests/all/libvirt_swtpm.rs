@@ -20,7 +20,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn domains_of_a_libvirt_that_knows_only_swtpm_have_vrots_from_definition_to_undefinition()
 -> Result<()> {
     let mut scene = Scene::set("libvirt-swtpm")?;
-    let mut libvirt = LibvirtDaemon::start(&scene.run, "#!/bin/sh\nexit 0\n")?;
+    // libvirt's hook is the packaged one, and has what its domains are started with measured.
+    let settings = scene.run.join("libvirt.toml");
+    let links = scene.run.join("links");
+    fs::write(&settings, format!("links = \"{}\"\n", links.display()))?;
+    let vtpmctl = format!(
+        "#!/bin/sh\nexport VTPM_MANAGER_SOCKET='{}' VTPM_LIBVIRT_CONFIG='{}' VROT_SWTPM_CONFIG='{}'\n\
+         exec '{}' \"$@\"\n",
+        scene.host.folder().join("run/api.sock").display(),
+        settings.display(),
+        scene.run.join("swtpm.toml").display(),
+        program("vtpmctl")?.display()
+    );
+    let mut libvirt = LibvirtDaemon::start(&scene.run, &vtpmctl)?;
     install_programs(&scene)?;
     let etc = scene.run.join("lv/etc/qemu.conf");
     let user = "swtpm_user = \"root\"\nswtpm_group = \"root\"\n";
@@ -51,6 +63,7 @@ fn domains_of_a_libvirt_that_knows_only_swtpm_have_vrots_from_definition_to_unde
         (&shown["name"], &shown["vik_certificate"]),
         (&"vm".into(), &"issued".into())
     );
+    is_measured(&shown)?;
     let folder = scene.run.join(format!("lv/lib/swtpm/{vm}/tpm2"));
     ensure!(folder.join("vrot.json").exists(), "no vrot.json");
     ensure!(!folder.join("tpm2-00.permall").exists(), "a swtpm's state");
@@ -62,17 +75,23 @@ fn domains_of_a_libvirt_that_knows_only_swtpm_have_vrots_from_definition_to_unde
     let again = attached(&scene, vm)?;
     assert_eq!(again["backend"]["process"], shown["backend"]["process"]);
 
-    // Put aside and brought back: the same vRoT goes on.
+    is_measured(&again)?;
+
+    // Put aside and brought back: the same vRoT goes on, with a VM that was not measured.
     libvirt.virsh(&["managedsave", "vm"])?;
     stopped(&scene, vm)?;
     libvirt.virsh(&["start", "vm"])?;
-    assert_eq!(attached(&scene, vm)?["vrot"], shown["vrot"]);
+    let restored = attached(&scene, vm)?;
+    assert_eq!(restored["vrot"], shown["vrot"]);
+    assert_eq!(restored["launch"]["state"], "not-measured");
 
     // Destroyed and started: the same.
     libvirt.virsh(&["destroy", "vm"])?;
     stopped(&scene, vm)?;
     libvirt.virsh(&["start", "vm"])?;
-    assert_eq!(attached(&scene, vm)?["vrot"], shown["vrot"]);
+    let again = attached(&scene, vm)?;
+    assert_eq!(again["vrot"], shown["vrot"]);
+    is_measured(&again)?;
     libvirt.virsh(&["destroy", "vm"])?;
     stopped(&scene, vm)?;
 
@@ -86,6 +105,16 @@ fn domains_of_a_libvirt_that_knows_only_swtpm_have_vrots_from_definition_to_unde
     libvirt.virsh(&["start", "vm"])?;
     ensure!(attached(&scene, vm)?["vrot"] != shown["vrot"]);
     libvirt.virsh(&["destroy", "vm"])?;
+    Ok(())
+}
+
+/// That the hook had measured what the domain was started with, before libvirt started its TPM.
+fn is_measured(shown: &Value) -> Result<()> {
+    let launch = &shown["launch"];
+    assert_eq!(launch["state"], "in-force", "{launch}");
+    let memory = serde_json::json!({ "part": "memory-mib", "value": "64" });
+    let parts = launch["parts"].as_array().context("parts")?;
+    ensure!(parts.contains(&memory), "{launch}");
     Ok(())
 }
 

@@ -7,21 +7,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use swtpm_state::{KeyOptions, KeySource, Location};
-use vrot_handover::config::{DEFAULT_CONFIG, Mode};
+use vrot_handover::config::Mode;
 use vrot_handover::message::Lock;
 
 use crate::descriptors;
 
-/// Names another file than [`DEFAULT_CONFIG`], for trials.
-const CONFIG: &str = "VROT_SWTPM_CONFIG";
 /// No secret is longer.
 const MAX_SECRET: u64 = 64 * 1024;
 
 /// The manager's socket, if this host has its TPMs anchored.
 pub(crate) fn manager() -> Result<Option<PathBuf>> {
-    let config = std::env::var_os(CONFIG).map(PathBuf::from);
-    let config = config.unwrap_or_else(|| DEFAULT_CONFIG.into());
-    Ok(match Mode::configured(&config)? {
+    Ok(match Mode::of_this_host()? {
         Mode::Plain => None,
         Mode::Anchored(manager) => Some(manager),
     })

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use api_types::VrotKey;
 use api_types::wire::{
-    CreateRequest, LaunchRequest, QemuArguments, StartRequest, TpmDeviceModel, VrotView,
+    CreateRequest, LaunchRequest, LaunchView, QemuArguments, StartRequest, TpmDeviceModel, VrotView,
 };
 use cert_chain::{Tenant, VmId, VrotId};
 
@@ -111,6 +111,23 @@ pub(crate) fn start_anew(
     let (launch, files) = apart(launch);
     let request = StartRequest { launch };
     client.post_with_files(&path(vrot.vrot, "/start"), &request, &files)
+}
+
+/// Tells how the VM is launched whose vRoT its launcher starts by itself, or that this is not known. A
+/// manager that is being restarted is waited for.
+pub(crate) fn announce(
+    client: &Client,
+    vm: VmId,
+    launch: Option<OpenLaunch>,
+    patience: Duration,
+) -> Result<(), CtlError> {
+    let path = format!("/v1/vms/{vm}/launch");
+    let (request, files) = apart(launch);
+    patiently(patience, || match &request {
+        Some(request) => client.put_with_files::<LaunchView>(&path, request, &files),
+        None => client.forget(&path),
+    })
+    .map(drop)
 }
 
 fn apart(launch: Option<OpenLaunch>) -> (Option<LaunchRequest>, Vec<File>) {

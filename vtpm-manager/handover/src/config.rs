@@ -9,7 +9,9 @@ use serde::Deserialize;
 use crate::error::HandoverError;
 
 /// Where it lies.
-pub const DEFAULT_CONFIG: &str = "/etc/vtpm-manager/swtpm.toml";
+const DEFAULT_CONFIG: &str = "/etc/vtpm-manager/swtpm.toml";
+/// Names another one in the environment, for trials.
+const CONFIG: &str = "VROT_SWTPM_CONFIG";
 const DEFAULT_SOCKET: &str = "/run/vtpm-manager/swtpm.sock";
 const MAX_CONFIG: usize = 64 * 1024;
 
@@ -37,6 +39,14 @@ enum ModeName {
 }
 
 impl Mode {
+    /// What this host has.
+    pub fn of_this_host() -> Result<Self, HandoverError> {
+        match std::env::var_os(CONFIG) {
+            Some(path) => Self::configured(Path::new(&path)),
+            None => Self::configured(Path::new(DEFAULT_CONFIG)),
+        }
+    }
+
     /// What this file says; plain, where there is none. One that cannot be read is an error: a VM
     /// that is to have an anchored TPM must not get another one.
     pub fn configured(path: &Path) -> Result<Self, HandoverError> {

@@ -47,6 +47,8 @@ pub(super) async fn serve() -> Json<Document> {
         launch::show,
         launch::measure,
         launch::forget,
+        launch::announce,
+        launch::withdraw,
         vrots::start,
         vrots::stop,
         vrots::suspend,

@@ -10,7 +10,7 @@ use axum::extract::{Extension, State};
 
 use super::order::transition;
 use super::problem::{Body, Path, ProblemResponse};
-use super::vrots::{Id, Managed, key};
+use super::vrots::{Id, Managed, Vm, key, vm};
 use crate::manager::{Manager, ManagerError, Vrot};
 use launch_measurement::{Files, parts_to_measure};
 
@@ -64,6 +64,45 @@ pub(super) async fn forget(
     Ok(Json(view(&manager, &vrot)))
 }
 
+/// Measures what a VM is about to be launched with whose launcher sets its vRoT up and starts it by
+/// itself, under swtpm's names: for that start, if it comes within five minutes. Files come along as descriptors.
+#[utoipa::path(put, path = "/v1/vms/{vm}/launch", tag = "vrots", params(Vm),
+    request_body = LaunchRequest, responses((status = 200, body = LaunchView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
+pub(super) async fn announce(
+    State(manager): Managed,
+    Extension(files): Extension<Files>,
+    Path(id): Path<String>,
+    Body(request): Body<LaunchRequest>,
+) -> Result<Json<LaunchView>, ProblemResponse> {
+    let vm = vm(&id)?;
+    let launch = measured(&manager, request, &files).await?;
+    let told = announced_view(&manager, Some(&launch));
+    manager.fleet().announce_launch(vm, Some(launch));
+    Ok(Json(told))
+}
+
+/// Forgets what was announced for a VM's next start.
+#[utoipa::path(delete, path = "/v1/vms/{vm}/launch", tag = "vrots", params(Vm),
+    responses((status = 200, body = LaunchView),
+        (status = "default", body = Problem, content_type = PROBLEM_JSON)))]
+pub(super) async fn withdraw(
+    State(manager): Managed,
+    Path(id): Path<String>,
+) -> Result<Json<LaunchView>, ProblemResponse> {
+    let vm = vm(&id)?;
+    manager.fleet().announce_launch(vm, None);
+    Ok(Json(announced_view(&manager, None)))
+}
+
+/// Of a VM whose vRoT may have to be made first.
+fn announced_view(manager: &Manager, launch: Option<&Launch>) -> LaunchView {
+    let config = manager.config();
+    let state = launch.map_or(LaunchState::NotMeasured, |_| LaunchState::Prepared);
+    let required = config.launch.requires(&config.swtpm.tenant);
+    launch_view(required, state, launch)
+}
+
 /// Measures what came with a request. Given up with it: nothing was changed yet.
 pub(super) async fn measured(
     manager: &Arc<Manager>,
@@ -83,14 +122,19 @@ pub(super) fn view(manager: &Manager, vrot: &Vrot) -> LaunchView {
     let is_used_up = vrot
         .observed()
         .is_some_and(|observed| observed.has_changed_vmm());
+    let state = match (launch.is_some(), record.lifecycle.is_running()) {
+        (false, _) => LaunchState::NotMeasured,
+        (true, false) => LaunchState::Prepared,
+        (true, true) if is_used_up => LaunchState::UsedUp,
+        (true, true) => LaunchState::InForce,
+    };
+    launch_view(manager.fleet().requires_launch(&record), state, launch)
+}
+
+fn launch_view(required: bool, state: LaunchState, launch: Option<&Launch>) -> LaunchView {
     LaunchView {
-        required: manager.fleet().requires_launch(&record),
-        state: match (launch.is_some(), record.lifecycle.is_running()) {
-            (false, _) => LaunchState::NotMeasured,
-            (true, false) => LaunchState::Prepared,
-            (true, true) if is_used_up => LaunchState::UsedUp,
-            (true, true) => LaunchState::InForce,
-        },
+        required,
+        state,
         digest: launch.map(|launch| *launch.digest()),
         parts: (launch.into_iter().flat_map(Launch::parts))
             .map(|part| LaunchPartView {

@@ -26,7 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, get, post, put};
 use axum::{Router, middleware};
 use backend_link::socket_file::make_room;
 use tokio::net::UnixListener;
@@ -68,6 +68,10 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
             get(launch::show)
                 .put(launch::measure)
                 .delete(launch::forget),
+        ),
+        (
+            "/v1/vms/{vm}/launch",
+            put(launch::announce).delete(launch::withdraw),
         ),
         ("/v1/vrots/{id}/start", post(vrots::start)),
         ("/v1/vrots/{id}/stop", post(vrots::stop)),

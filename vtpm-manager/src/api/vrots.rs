@@ -12,7 +12,7 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use backend_link::transport::Transport;
-use cert_chain::{PublicArea, Validity, pem};
+use cert_chain::{PublicArea, Validity, VmId, pem};
 use launch_measurement::Files;
 use minicbor::bytes::ByteVec;
 use serde::Deserialize;
@@ -338,6 +338,16 @@ pub(super) struct Id {
     id: String,
 }
 
+/// Which VM.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "describes the path to clients")]
+pub(super) struct Vm {
+    /// Its number.
+    #[param(format = Uuid)]
+    vm: String,
+}
+
 /// How the guest is to see its TPM.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -350,6 +360,11 @@ pub(super) struct Device {
 }
 
 pub(super) fn key(id: &str) -> Result<VrotKey, ProblemResponse> {
+    id.parse()
+        .map_err(|error| ProblemResponse::bad_request(format!("{error}")))
+}
+
+pub(super) fn vm(id: &str) -> Result<VmId, ProblemResponse> {
     id.parse()
         .map_err(|error| ProblemResponse::bad_request(format!("{error}")))
 }

@@ -7,6 +7,7 @@
     reason = "what a JSON value lacks is null, which no test expects; a panic is a failed test"
 )]
 
+mod announced_launches;
 mod api;
 mod approvals;
 mod audit_parts;

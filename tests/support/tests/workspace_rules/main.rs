@@ -136,6 +136,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "program-output",
             "swtpm-state",
             "vrot-dashboard",
+            "vrot-handover",
         ],
     ),
     // What managers tell, by their API alone.

@@ -40,6 +40,8 @@ pub(super) enum DomainTpm {
     Own,
     /// A link in our folder that is not this VM's.
     OfAnother(PathBuf),
+    /// One that libvirt starts by itself, by swtpm's programs.
+    Emulator,
     /// Something else.
     Other,
 }
@@ -91,10 +93,10 @@ impl Domain {
                 found: found.clone(),
                 own: link(links, self.vm),
             }),
-            DomainTpm::None | DomainTpm::Other if self.tenant.is_some() => {
+            DomainTpm::None | DomainTpm::Emulator | DomainTpm::Other if self.tenant.is_some() => {
                 Err(LibvirtError::OtherTpm { vm: self.vm })
             }
-            DomainTpm::None | DomainTpm::Other => Ok(false),
+            DomainTpm::None | DomainTpm::Emulator | DomainTpm::Other => Ok(false),
         }
     }
 }
@@ -160,11 +162,14 @@ fn tpm(root: Node<'_, '_>, links: &Path, vm: VmId) -> Result<DomainTpm, LibvirtE
     let Some(first) = all.first() else {
         return Ok(DomainTpm::None);
     };
-    let is_external = |backend: &Node<'_, '_>| backend.attribute("type") == Some("external");
-    let backend = one(*first, "backend")?.filter(is_external);
-    let source = match backend {
-        Some(backend) => one(backend, "source")?,
-        None => None,
+    let backend = one(*first, "backend")?;
+    let source = match (
+        backend,
+        backend.and_then(|backend| backend.attribute("type")),
+    ) {
+        (Some(backend), Some("external")) => one(backend, "source")?,
+        (_, Some("emulator")) => return Ok(DomainTpm::Emulator),
+        _ => None,
     };
     let path = source
         .and_then(|source| source.attribute("path"))

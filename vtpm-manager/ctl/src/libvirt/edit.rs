@@ -131,10 +131,10 @@ impl Edit<'_> {
         match &found.tpm {
             DomainTpm::Own => return Ok(None),
             DomainTpm::None => {}
-            DomainTpm::OfAnother(_) | DomainTpm::Other if !self.replace => {
+            DomainTpm::OfAnother(_) | DomainTpm::Emulator | DomainTpm::Other if !self.replace => {
                 return Err(LibvirtError::HasTpm { vm: found.vm });
             }
-            DomainTpm::OfAnother(_) | DomainTpm::Other => {
+            DomainTpm::OfAnother(_) | DomainTpm::Emulator | DomainTpm::Other => {
                 let tpms = domain::tpms(root)?;
                 let [tpm] = tpms.as_slice() else {
                     return Err(LibvirtError::NoDomain("it has several TPMs"));

@@ -167,6 +167,15 @@ pub(crate) enum LibvirtError {
         /// The domain.
         vm: VmId,
     },
+    /// Whether its TPM is a vRoT is not known.
+    #[error("whether the TPM of domain {vm} is a vRoT cannot be found out")]
+    Swtpm {
+        /// The domain.
+        vm: VmId,
+        /// Why.
+        #[source]
+        source: vrot_handover::HandoverError,
+    },
     /// A vRoT belongs to its host.
     #[error(
         "domain {vm} cannot be migrated to this host: its vRoT belongs to the host that it runs on. \

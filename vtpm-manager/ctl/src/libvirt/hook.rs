@@ -9,8 +9,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use api_types::wire::{CreateRequest, TpmTransport, VrotView};
-use cert_chain::Tenant;
+use cert_chain::{Tenant, VmId};
 use printable::is_printable;
+use roxmltree::Document;
+use vrot_handover::config::Mode;
 
 use crate::arguments::HookArguments;
 use crate::client::Client;
@@ -20,7 +22,7 @@ use crate::measurement::OpenLaunch;
 use crate::parts::Parts;
 
 use super::config::Config;
-use super::domain::{self, Domain};
+use super::domain::{self, Domain, DomainTpm};
 use super::edit::read_all;
 use super::error::LibvirtError;
 use super::links;
@@ -30,6 +32,8 @@ use super::notes::Note;
 /// libvirt holds the domain as long as the hook runs; what is not stopped then is when the domain
 /// starts again.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// As long as programs that hand over wait for a manager that is being restarted.
+const START_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The manager takes names of this many characters.
 const MAX_NAME: usize = 64;
@@ -73,6 +77,9 @@ pub(super) fn run(arguments: &HookArguments, client: &Client) -> Result<(), CtlE
     let document = domain::parse(&text)?;
     let domain = Domain::read(&document, &config.links)?;
     let is_ours = domain.is_ours(&config.links);
+    if domain.tpm == DomainTpm::Emulator && matches!(is_ours, Ok(false)) {
+        return started_by_libvirt(operation, &config, &document, domain.vm, client);
+    }
     match operation {
         // It did not start, if it says what does not fit.
         Operation::Release if !matches!(is_ours, Ok(true)) => Ok(()),
@@ -96,6 +103,34 @@ pub(super) fn run(arguments: &HookArguments, client: &Client) -> Result<(), CtlE
         Operation::Migrate => Err(LibvirtError::Migration { vm: domain.vm }.into()),
         Operation::Release => release(&config, &domain, client),
     }
+}
+
+/// A domain of which libvirt starts the TPM by itself: where that is a vRoT, what is measured here counts
+/// for its start, which follows.
+fn started_by_libvirt(
+    operation: Operation,
+    config: &Config,
+    document: &Document<'_>,
+    vm: VmId,
+    client: &Client,
+) -> Result<(), CtlError> {
+    let is_anchored = match Mode::of_this_host() {
+        Ok(mode) => mode != Mode::Plain,
+        Err(source) => return Err(LibvirtError::Swtpm { vm, source }.into()),
+    };
+    if !config.measure || !is_anchored {
+        return Ok(());
+    }
+    let launch = match operation {
+        // What goes on is not what the definition names.
+        Operation::Restore | Operation::Migrate => {
+            return Ok(links::mark_restored(&config.links, vm)?);
+        }
+        Operation::Prepare if links::take_mark(&config.links, vm)? => None,
+        Operation::Prepare => measured::parts(document)?.open()?,
+        Operation::Release => return Ok(()),
+    };
+    launch::announce(client, vm, launch, START_PATIENCE)
 }
 
 /// The start of a domain with its vRoT.

@@ -355,7 +355,7 @@ impl Fleet {
     }
 
     /// Starts the vRoT of a folder for which a new process stands. One that runs without a VMM is of a
-    /// process that has gone: it is stopped before.
+    /// process that has gone: it is stopped before. A launch that was announced for the VM is this one.
     pub async fn start_folder(
         self: &Arc<Self>,
         presented: &Presented,
@@ -366,10 +366,11 @@ impl Fleet {
             check_is_left(&vrot).await?;
             self.stop(key).await?;
         }
-        match vrot.record().lifecycle {
-            Lifecycle::Suspended { .. } => self.resume(key).await,
-            _ => self.start(key).await,
-        }
+        let vm = vrot.record().vm;
+        let started = self.go_on(key, self.announced_launch(vm)).await?;
+        // One that was not started may be tried again.
+        self.announce_launch(vm, None);
+        Ok(started)
     }
 
     /// The vRoT of a folder for which the same process stands as before the manager was restarted.

@@ -2,11 +2,12 @@
 //! and of no use to the one after.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use api_types::VrotKey;
 use attestation::LaunchMeasurement;
 use attestation::launch::Launch;
-use cert_chain::VrotId;
+use cert_chain::{VmId, VrotId};
 
 use super::Fleet;
 use crate::audit::Event;
@@ -47,6 +48,17 @@ impl Fleet {
         vrot.set_record(record);
         drop(gate);
         Ok(vrot)
+    }
+
+    /// What was measured counts for the next start of the VM's vRoT by a process that stands for it
+    /// ([`Fleet::start_folder`]), which may have to be made first; or nothing does.
+    pub fn announce_launch(&self, vm: VmId, launch: Option<Launch>) {
+        self.announced.set(vm, launch, Instant::now());
+    }
+
+    /// What was announced for the next such start of the VM's vRoT.
+    pub(super) fn announced_launch(&self, vm: VmId) -> Option<Launch> {
+        self.announced.of(vm, Instant::now())
     }
 
     /// Whether the vRoT is not started without a measurement: it was created so, or this host's

@@ -6,6 +6,7 @@
 //! | file | what |
 //! |---|---|
 //! | `creation.rs` | a vRoT for a VM |
+//! | `announced.rs` | launches that hooks announced, for launchers that know swtpm |
 //! | `bound.rs` | a vRoT for a folder |
 //! | `start.rs` | start and resume |
 //! | `stop.rs` | stop and suspend |
@@ -20,6 +21,7 @@
 //! | `observations.rs` | what followers are told of backends and of the host |
 //! | `orphans.rs` | backends that go on without a manager |
 
+mod announced;
 mod bound;
 mod creation;
 mod deletion;
@@ -87,6 +89,7 @@ pub struct Fleet {
     compared: CancellationToken,
     counters: Counters,
     orphans: Mutex<orphans::Seen>,
+    announced: announced::Announced,
 }
 
 /// What releasing the backends takes, all at once: longer than the store takes to give up what
@@ -124,6 +127,7 @@ impl Fleet {
             compared: CancellationToken::new(),
             counters: Counters::default(),
             orphans: Mutex::default(),
+            announced: announced::Announced::default(),
         });
         let noting = endings::note_endings(Arc::clone(&fleet), endings);
         fleet.background.until_the_end(noting);

@@ -13,7 +13,7 @@ use crate::manager::certification::CertificateStep;
 use crate::manager::counters::Counter;
 use crate::manager::error::ManagerError;
 use crate::manager::registry::Vrot;
-use crate::vrot::VrotRecord;
+use crate::vrot::{Lifecycle, VrotRecord};
 
 /// How a vRoT comes up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,19 @@ impl Fleet {
         launch: Launch,
     ) -> Result<Arc<Vrot>, ManagerError> {
         self.bring_up(key, StartMode::Start, Some(launch)).await
+    }
+
+    /// Starts a vRoT, or resumes a suspended one, for a VM that is launched so.
+    pub(super) async fn go_on(
+        self: &Arc<Self>,
+        key: VrotKey,
+        launch: Option<Launch>,
+    ) -> Result<Arc<Vrot>, ManagerError> {
+        let mode = match self.find(key)?.record().lifecycle {
+            Lifecycle::Suspended { .. } => StartMode::Resume,
+            _ => StartMode::Start,
+        };
+        self.bring_up(key, mode, launch).await
     }
 
     /// Starts a suspended vRoT with the volatile state that it had. Returns when a VMM can
