@@ -59,6 +59,17 @@ pub enum ToManager {
     /// After [`ToManager::Start`]: stops the vRoT.
     #[n(7)]
     Stop,
+    /// Has the vRoT of a folder, whose file comes along, have these PCR banks and no others, from its next
+    /// start on.
+    #[n(8)]
+    ActivateBanks {
+        /// `TPM_ALG_ID` of each.
+        #[n(0)]
+        banks: Vec<u16>,
+        /// See [`Lock`].
+        #[n(1)]
+        lock: Option<Lock>,
+    },
 }
 
 /// SHA-256 value of the secret that the launcher gave, where it gives one: without it, the folder's
@@ -183,6 +194,9 @@ mod tests {
             "8204815820\
              2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"
         );
+        let banks = vec![0x0b, 0x0c];
+        let bytes = minicbor::to_vec(ToManager::ActivateBanks { banks, lock: None });
+        assert_eq!(hex::encode(bytes.unwrap_or_default()), "820881820b0c");
         let bytes = minicbor::to_vec(FromManager::Stopped).unwrap_or_default();
         assert_eq!(hex::encode(bytes), "820480");
     }

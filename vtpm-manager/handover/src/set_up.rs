@@ -96,6 +96,22 @@ pub fn set_up(socket: &Path, folder: &Path, order: &Order) -> Result<Vrot, Hando
     }
 }
 
+/// Has the vRoT of a folder have these PCR banks (`TPM_ALG_ID`) and no others, from its next start on.
+pub fn activate_banks(
+    socket: &Path,
+    folder: &Path,
+    lock: Option<Lock>,
+    banks: &[u16],
+) -> Result<Vrot, HandoverError> {
+    let opened = Folder::open(folder)?;
+    let file = opened.file()?;
+    let file = file.ok_or_else(|| opened.unusable(io::ErrorKind::NotFound.into()))?;
+    let banks = banks.to_vec();
+    let order = ToManager::ActivateBanks { banks, lock };
+    let (_, answer) = first(socket, &order, Some(file.as_fd()))?;
+    known(answer).map(|named| vrot(&named, false))
+}
+
 /// The file of a folder whose vRoT is about to be started. A folder that never had one gets one.
 pub(crate) fn file_to_start(
     socket: &Path,

@@ -26,6 +26,9 @@ pub enum ManufactureError {
     /// Something in the vRoT is not what a vIK is.
     #[error("the vRoT's identity key is refused")]
     AttestationKey(#[source] AttestationKeyError),
+    /// The TPM has no such banks together.
+    #[error("the vRoT refuses these PCR banks")]
+    Banks,
     /// The connection to the vRoT broke.
     #[error("{operation}: the connection to the vRoT broke")]
     Connection {

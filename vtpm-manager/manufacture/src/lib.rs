@@ -20,6 +20,7 @@
 //! make room for longer ones before it runs.
 
 mod authority;
+mod banks;
 mod bound_session;
 mod channel;
 mod command;
@@ -36,6 +37,7 @@ mod restoration;
 mod session;
 
 pub use authority::{NV_AUTHORITY_LENGTH, NvAuthority};
+pub use banks::activate_banks;
 pub use channel::CommandChannel;
 pub use error::ManufactureError;
 pub use issuance::{

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use api_types::WithCauses;
 use backend_link::transport::Transport;
-use cert_chain::{VmId, VrotId};
+use cert_chain::{HashAlgorithm, VmId, VrotId};
 use foreign_descriptors::Foreign;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::net::UnixStream;
@@ -157,6 +157,22 @@ impl Conversation {
                 });
                 let (started, claim) = started.await?;
                 self.stand_for(started?, claim, ending).await
+            }
+            ToManager::ActivateBanks { banks, lock } => {
+                let banks = banks.into_iter().map(HashAlgorithm::from_identifier);
+                let banks: Option<Vec<_>> = banks.collect();
+                let banks = banks.filter(|banks| !banks.is_empty());
+                let banks = banks.ok_or(Failure::Unexpected)?;
+                let file = self.presented(descriptor, lock).await?;
+                let claim = self.claim_in_turn(file.vrot).await?;
+                let activated = transition(&self.handover.manager, |manager| async move {
+                    let fleet = manager.fleet();
+                    Ok((fleet.activate_folder_banks(&file, banks).await, claim))
+                });
+                let (activated, claim) = activated.await?;
+                drop(claim);
+                let vrot = activated?;
+                self.say(&FromManager::Known(named(&vrot))).await
             }
             ToManager::Rejoin { lock } => {
                 let file = self.presented(descriptor, lock).await?;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use vrot_handover::set_up::Existing;
 
 use crate::support::stand_in::Domain;
-use crate::support::vmm::Vmm;
+use crate::support::vmm::{Vmm, command, define_index};
 use crate::support::{Host, Said, TENANT, program, said, wait_until};
 
 /// `TPM2_GetRandom` of one byte.
@@ -219,11 +219,11 @@ fn libvirts_command_lines_set_up_start_and_end_a_vrot_and_what_cannot_be_is_refu
     }
     assert_eq!(host.json(["show", &vm])?["name"], "web");
     assert_eq!(state(&host, &vm)?, "assigned");
-    // PCR banks that it has, at each start; then those that it has not, and a VM that arrives.
+    // PCR banks, at each start; then those that it has not, and a VM that arrives.
     let reconfigured = format!("--tpm2 --tpm-state {folder} --logfile {log} --reconfigure");
-    let kept = run("swtpm_setup", &format!("{reconfigured} --pcr-banks sha256"))?;
-    assert_eq!(kept.status, 0, "{}", kept.err);
-    ensure!(fs::read_to_string(&log)?.contains("a TPM keeps all"));
+    let changed = run("swtpm_setup", &format!("{reconfigured} --pcr-banks sha256"))?;
+    assert_eq!(changed.status, 0, "{}", changed.err);
+    ensure!(fs::read_to_string(&log)?.contains("Successfully activated PCR banks sha256 among"));
     for (line, says) in [
         (
             format!("--tpm2 --tpm-state {folder} --logfile {log} --overwrite"),
@@ -284,5 +284,91 @@ fn libvirts_command_lines_set_up_start_and_end_a_vrot_and_what_cannot_be_is_refu
     assert_eq!(refused.status, 1);
     ensure!(refused.err.contains("cannot follow"), "{}", refused.err);
     ensure!(fs::read_dir(&other.folder)?.next().is_none());
+    Ok(())
+}
+
+/// `TPM2_GetCapability` of the PCR banks with their registers.
+const GET_BANKS: &str = "8001000000160000017a000000050000000000000010";
+const INDEX: u32 = 0x0180_0001;
+
+/// The banks of the TPM behind this socket, and that it still has what its guest keeps there.
+fn banks(socket: &Path) -> Result<Vec<u8>> {
+    let mut vmm = Vmm::attach(socket)?;
+    // TPM2_NV_ReadPublic
+    vmm.succeed(&command(0x169, &INDEX.to_be_bytes()))?;
+    vmm.succeed(&hex::decode(GET_BANKS)?)
+}
+
+#[test]
+fn a_vrot_of_a_folder_has_the_pcr_banks_that_its_launcher_wants_as_a_swtpm_has() -> Result<()> {
+    let host = host()?;
+    let domain = Domain::new(&host, "web")?;
+    let peer = Domain::new(&host, "peer")?;
+    let set_up = |line: &str| -> Result<Said> {
+        for (mut setup, folder) in [
+            (Command::new(program("swtpm_setup")?), &domain.folder),
+            (Command::new("swtpm_setup"), &peer.folder),
+        ] {
+            setup.args(["--tpm2", "--tpm-state"]).arg(folder);
+            setup.args(line.split_whitespace());
+            setup.env("VROT_SWTPM_CONFIG", domain.configuration()?);
+            let said = said(&mut setup)?;
+            if said.status != 0 {
+                return Ok(said);
+            }
+        }
+        let none = String::new();
+        Ok(Said {
+            status: 0,
+            out: none.clone(),
+            err: none,
+        })
+    };
+    let socket = peer.folder.with_extension("sock");
+    let start_peer = || -> Result<Child> {
+        let process = Command::new("swtpm")
+            .args(["socket", "--tpm2", "--terminate", "--tpmstate"])
+            .arg(format!("dir={}", peer.folder.display()))
+            .arg("--ctrl")
+            .arg(format!("type=unixio,path={}", socket.display()))
+            .spawn()?;
+        wait_until("swtpm's socket", || Ok(socket.exists()))?;
+        Ok(process)
+    };
+
+    let mut found = Vec::new();
+    for (line, is_first) in [
+        ("--createek --pcr-banks sha384,sha256", true),
+        ("--reconfigure --pcr-banks sha1", false),
+        ("--reconfigure --pcr-banks sha256,sha512", false),
+        ("--reconfigure --pcr-banks sha256,sha512", false),
+    ] {
+        let done = set_up(line)?;
+        assert_eq!(done.status, 0, "{line}: {}", done.err);
+        let mut process = domain.start_ending_with_vmm()?;
+        let mut swtpm = start_peer()?;
+        if is_first {
+            define_index(&mut Vmm::attach(&process.socket)?, INDEX)?;
+            define_index(&mut Vmm::attach(&socket)?, INDEX)?;
+            process.ended()?;
+            swtpm.wait()?;
+            process = domain.start_ending_with_vmm()?;
+            swtpm = start_peer()?;
+        }
+        let (ours, theirs) = (banks(&process.socket)?, banks(&socket)?);
+        assert_eq!(hex::encode(&ours), hex::encode(&theirs), "{line}");
+        process.ended()?;
+        swtpm.wait()?;
+        found.push(ours);
+    }
+    ensure!(found[0] != found[1] && found[1] != found[2] && found[2] == found[3]);
+
+    // Not under a VM.
+    let process = domain.start()?;
+    let vmm = Vmm::attach(&process.socket)?;
+    let refused = set_up("--reconfigure --pcr-banks sha1")?;
+    assert_eq!(refused.status, 1);
+    ensure!(refused.err.contains("stay as they are"), "{}", refused.err);
+    drop(vmm);
     Ok(())
 }

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use vrot_handover::message::Lock;
 use vrot_handover::set_up::{self, Order, set_up};
 
 use super::banks::{self, Bank};
@@ -26,7 +27,18 @@ pub(super) fn make(options: &Options, report: &Report, manager: &Path) -> Result
         Existing::Refuse => set_up::Existing::Refuse,
         Existing::Keep => set_up::Existing::Keep,
         Existing::Replace => set_up::Existing::Replace,
-        Existing::Change => return keep_banks(options, &configuration, &folder, report),
+        Existing::Change => {
+            ensure!(
+                anchored::has_vrot(&folder),
+                "{} has no vRoT to reconfigure",
+                folder.display()
+            );
+            let wanted = options.banks(&configuration);
+            let lock = options.lock()?;
+            return wanted.map_or(Ok(()), |wanted| {
+                change_banks(&wanted, manager, &folder, lock, report)
+            });
+        }
     };
     ensure!(
         options.makes_endorsement_keys(),
@@ -55,6 +67,11 @@ pub(super) fn make(options: &Options, report: &Report, manager: &Path) -> Result
         name,
         lock: options.lock()?,
     };
+    // Of the configuration's banks nobody thought of a vRoT.
+    let banks = options.banks_said();
+    if let Some(wanted) = banks {
+        banks::choose(wanted, &BANKS)?;
+    }
     let (user, group) = identity::current();
     report.say(&format!(
         "Starting vTPM manufacturing as {user}:{group} @ {}",
@@ -71,33 +88,31 @@ pub(super) fn make(options: &Options, report: &Report, manager: &Path) -> Result
     }
     report.say(&format!(
         "The manager of this host made vRoT {vrot} for VM {vm}, sealed to the physical TPM and \
-         certified by the host, with all PCR banks."
+         certified by the host."
     ));
+    if let Some(wanted) = banks {
+        change_banks(wanted, manager, &folder, order.lock, report)?;
+    }
     report.say("Successfully authored TPM state.");
     report.say(&format!("Ending vTPM manufacturing @ {}", now()));
     Ok(())
 }
 
-/// `--reconfigure`, which libvirt calls at each start of a domain that names banks: a vRoT has those, and
-/// keeps the others, too.
-fn keep_banks(
-    options: &Options,
-    configuration: &Configuration,
+/// `--pcr-banks`, which libvirt gives with `--reconfigure` at each start of a domain that names banks.
+fn change_banks(
+    wanted: &str,
+    manager: &Path,
     folder: &Path,
+    lock: Option<Lock>,
     report: &Report,
 ) -> Result<()> {
-    ensure!(
-        anchored::has_vrot(folder),
-        "{} has no vRoT to reconfigure",
-        folder.display()
-    );
-    let Some(wanted) = options.banks(configuration) else {
-        return Ok(());
-    };
-    let chosen = banks::choose(&wanted, &BANKS)?;
+    let active = banks::choose(wanted, &BANKS)?;
+    let identifiers: Vec<u16> = active.iter().map(|bank| bank.0).collect();
+    let activated = set_up::activate_banks(manager, folder, lock, &identifiers);
+    activated.with_context(|| format!("the PCR banks of {} stay as they are", folder.display()))?;
     report.say(&format!(
-        "The PCR banks {} are active, and stay so with all others of {}: {ANCHORED}, a TPM keeps all.",
-        banks::names(&chosen),
+        "Successfully activated PCR banks {} among {}.",
+        banks::names(&active),
         banks::names(&BANKS)
     ));
     Ok(())

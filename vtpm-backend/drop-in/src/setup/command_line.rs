@@ -257,6 +257,12 @@ impl Options {
         }))
     }
 
+    /// The banks that the command line says; nothing for all.
+    pub(super) fn banks_said(&self) -> Option<&str> {
+        let said = self.pcr_banks.as_deref();
+        said.filter(|banks| !banks.is_empty() && *banks != "-")
+    }
+
     /// The banks that are to be active; nothing for all.
     pub(super) fn banks(&self, configuration: &Configuration) -> Option<String> {
         let wanted = self.pcr_banks.clone().filter(|banks| !banks.is_empty());

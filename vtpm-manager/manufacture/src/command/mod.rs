@@ -3,6 +3,7 @@
 //! No salted sessions here: the channel is a socket of the vRoT's own process that only its
 //! manager can reach, and not a bus.
 
+mod banks;
 mod indices;
 mod keys;
 mod sessions;

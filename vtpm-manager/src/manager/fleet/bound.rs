@@ -354,6 +354,16 @@ impl Fleet {
         }
     }
 
+    /// Stops a vRoT that runs without a VMM, for a process that has gone.
+    pub(super) async fn leave_folder(self: &Arc<Self>, vrot: &Vrot) -> Result<(), ManagerError> {
+        let record = vrot.record();
+        if record.lifecycle.is_running() {
+            check_is_left(vrot).await?;
+            self.stop(record.vrot.into()).await?;
+        }
+        Ok(())
+    }
+
     /// Starts the vRoT of a folder for which a new process stands. One that runs without a VMM is of a
     /// process that has gone: it is stopped before. A launch that was announced for the VM is this one.
     pub async fn start_folder(
@@ -362,10 +372,7 @@ impl Fleet {
     ) -> Result<Arc<Vrot>, ManagerError> {
         let vrot = self.bind_folder(presented).await?;
         let key = presented.vrot.into();
-        if vrot.record().lifecycle.is_running() {
-            check_is_left(&vrot).await?;
-            self.stop(key).await?;
-        }
+        self.leave_folder(&vrot).await?;
         let vm = vrot.record().vm;
         let started = self.go_on(key, self.announced_launch(vm)).await?;
         // One that was not started may be tried again.

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `creation.rs` | a vRoT for a VM |
 //! | `announced.rs` | launches that hooks announced, for launchers that know swtpm |
+//! | `banks.rs` | PCR banks of a folder's vRoT |
 //! | `bound.rs` | a vRoT for a folder |
 //! | `start.rs` | start and resume |
 //! | `stop.rs` | stop and suspend |
@@ -22,6 +23,7 @@
 //! | `orphans.rs` | backends that go on without a manager |
 
 mod announced;
+mod banks;
 mod bound;
 mod creation;
 mod deletion;
