@@ -1,7 +1,7 @@
 //! A vRoT under cloud-hypervisor, which reads each reply once, and gives a command up after 100 ms, with a
 //! guest that sends a command again as Linux does.
 
-use std::io::{IoSlice, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -60,22 +60,37 @@ fn each_rsa_key_is_made_for_a_linux_guest_although_its_vmm_does_not_wait_for_one
     let host = Host::enrolled_with("answer_within_ms = 20\n")?;
     let vm = host.create()?;
     host.ctl(["start", &vm])?;
-    let mut linux = Linux::over(CloudHypervisor::attach(&host.control(&vm)?)?);
-    ensure!(code(&linux.transmit(&command(0x144, &[0, 0]))?) == Some(0));
-    for number in 0..8 {
-        let key = linux.transmit(&rsa_key(number))?;
-        ensure!(code(&key) == Some(0), "key {number}: {:?}", code(&key));
-        let handle = key.get(10..14).context("a handle")?;
-        let flushed = linux.transmit(&command(0x165, handle))?;
-        ensure!(code(&flushed) == Some(0), "{flushed:?}");
-        // Sizes tell whose answer it is.
-        for bytes in 1..=3 {
-            let random = linux.transmit(&command(0x17b, &[0, bytes]))?;
-            ensure!(random.len() == 12 + usize::from(bytes), "{random:?}");
+    let mut told_to_retry = 0;
+    let mut too_busy = 0;
+    let mut number = 0;
+    while number < KEYS {
+        let mut linux = Linux::over(CloudHypervisor::attach(&host.control(&vm)?)?);
+        let outcome = linux.make_keys(&mut number);
+        told_to_retry += linux.told_to_retry;
+        drop(linux);
+        wait_until("the end of the VMM", || {
+            Ok(host.json(["show", &vm])?["backend"]["attached"] == false)
+        })?;
+        match outcome {
+            // Where other programs keep the backend from the processors for so long, its answer is late,
+            // and the guest starts anew, with a new VMM.
+            Err(error) if is_late(&error) && too_busy < MAX_TOO_BUSY => too_busy += 1,
+            outcome => outcome?,
         }
     }
-    ensure!(linux.told_to_retry > 0, "each key was made in 20 ms");
+    ensure!(told_to_retry > 0, "each key was made in 20 ms");
     Ok(())
+}
+
+const KEYS: u8 = 8;
+/// A backend that answers no command in time is late with each: on a machine on which it is not, one VM
+/// in some hundreds finds it so.
+const MAX_TOO_BUSY: u32 = 30;
+
+/// Whether the VMM has given a command up.
+fn is_late(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// Linux in the guest, from its driver up.
@@ -98,6 +113,25 @@ impl Linux {
             vmm,
             told_to_retry: 0,
         }
+    }
+
+    /// Makes those keys that were not made yet.
+    fn make_keys(&mut self, number: &mut u8) -> Result<()> {
+        ensure!(code(&self.transmit(&command(0x144, &[0, 0]))?) == Some(0));
+        while *number < KEYS {
+            let key = self.transmit(&rsa_key(*number))?;
+            ensure!(code(&key) == Some(0), "key {number}: {:?}", code(&key));
+            let handle = key.get(10..14).context("a handle")?;
+            let flushed = self.transmit(&command(0x165, handle))?;
+            ensure!(code(&flushed) == Some(0), "{flushed:?}");
+            // Sizes tell whose answer it is.
+            for bytes in 1..=3 {
+                let random = self.transmit(&command(0x17b, &[0, bytes]))?;
+                ensure!(random.len() == 12 + usize::from(bytes), "{random:?}");
+            }
+            *number += 1;
+        }
+        Ok(())
     }
 
     fn transmit(&mut self, command: &[u8]) -> Result<Vec<u8>> {
