@@ -86,27 +86,18 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, CtlError> {
-        self.post_with_files(path, body, &[])
+        self.with_files(Method::POST, path, body, &[])
     }
 
-    /// The same with files, which the manager reads by the rights with which they were opened.
-    pub(crate) fn post_with_files<T: DeserializeOwned>(
+    /// Sends JSON, with files, which the manager reads by the rights with which they were opened.
+    pub(crate) fn with_files<T: DeserializeOwned>(
         &self,
+        method: Method,
         path: &str,
         body: &impl Serialize,
         files: &[File],
     ) -> Result<T, CtlError> {
-        parse(&self.call(Method::POST, path, json(body)?, files)?)
-    }
-
-    /// Puts JSON, with files.
-    pub(crate) fn put_with_files<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &impl Serialize,
-        files: &[File],
-    ) -> Result<T, CtlError> {
-        parse(&self.call(Method::PUT, path, json(body)?, files)?)
+        parse(&self.call(method, path, json(body)?, files)?)
     }
 
     /// Deletes something of which there is something to be told.

@@ -9,6 +9,7 @@ use api_types::wire::{
     CreateRequest, LaunchRequest, LaunchView, QemuArguments, StartRequest, TpmDeviceModel, VrotView,
 };
 use cert_chain::{Tenant, VmId, VrotId};
+use hyper::Method;
 
 use crate::client::Client;
 use crate::error::CtlError;
@@ -85,7 +86,7 @@ pub(crate) fn create(
 ) -> Result<VrotView, CtlError> {
     let (launch, files) = apart(launch);
     request.launch = launch;
-    client.post_with_files("/v1/vrots", &request, &files)
+    client.with_files(Method::POST, "/v1/vrots", &request, &files)
 }
 
 /// Starts the vRoT of a VM that is about to boot. One that runs without a VMM was left by a launcher
@@ -110,7 +111,7 @@ pub(crate) fn start_anew(
     }
     let (launch, files) = apart(launch);
     let request = StartRequest { launch };
-    client.post_with_files(&path(vrot.vrot, "/start"), &request, &files)
+    client.with_files(Method::POST, &path(vrot.vrot, "/start"), &request, &files)
 }
 
 /// Tells how the VM is launched whose vRoT its launcher starts by itself, or that this is not known. A
@@ -124,7 +125,7 @@ pub(crate) fn announce(
     let path = format!("/v1/vms/{vm}/launch");
     let (request, files) = apart(launch);
     patiently(patience, || match &request {
-        Some(request) => client.put_with_files::<LaunchView>(&path, request, &files),
+        Some(request) => client.with_files::<LaunchView>(Method::PUT, &path, request, &files),
         None => client.forget(&path),
     })
     .map(drop)

@@ -7,6 +7,7 @@ use api_types::wire::{
     CertificateState, CreateRequest, IdentityView, KeyView, LaunchRequest, LaunchState, LaunchView,
     QemuArguments, StartRequest, TpmDeviceModel, VrotList, VrotView,
 };
+use hyper::Method;
 
 use crate::arguments::{LaunchArguments, VrotCommand};
 use crate::client::Client;
@@ -36,7 +37,7 @@ pub(crate) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Re
                 launch,
                 transport: (*transport).into(),
             };
-            let vrot: VrotView = client.post_with_files("/v1/vrots", &request, &files)?;
+            let vrot: VrotView = client.with_files(Method::POST, "/v1/vrots", &request, &files)?;
             output.result(&vrot, || {
                 let done = if *start {
                     "created and started"
@@ -50,7 +51,7 @@ pub(crate) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Re
             let (launch, files) = open(launch, output)?;
             let request = StartRequest { launch };
             let path = path(vrot.vrot, "/start");
-            let vrot: VrotView = client.post_with_files(&path, &request, &files)?;
+            let vrot: VrotView = client.with_files(Method::POST, &path, &request, &files)?;
             output.result(&vrot, || format!("started\n{}", details(&vrot)))?;
         }
         VrotCommand::Measure {
@@ -61,7 +62,7 @@ pub(crate) fn run(command: &VrotCommand, client: &Client, output: &Output) -> Re
             let path = path(vrot.vrot, "/launch");
             let launch: LaunchView = match (open(launch, output)?, forget) {
                 ((Some(request), files), false) => {
-                    client.put_with_files(&path, &request, &files)?
+                    client.with_files(Method::PUT, &path, &request, &files)?
                 }
                 ((None, _), false) => client.get(&path)?,
                 ((None, _), true) => client.forget(&path)?,
