@@ -6,6 +6,7 @@
 //! [`VerifiedConfirmation`].
 //!
 //! The crate is pure: bytes in, verdict out.
+//! `docs/confirm.md` shows what a service does with it.
 
 mod policy;
 mod rendering;
@@ -16,5 +17,5 @@ mod verification;
 pub use policy::{ConfirmationPolicy, Demand, PolicyError};
 pub use rendering::{Rendering, SizeRefused, TerminalSize};
 pub use statement::{Confirmation, MAX_CONFIRMATION, ServiceName, ServiceRefused, Shown};
-pub use text::{ConfirmableText, MAX_TEXT, Place, TextRefused, Unshowable};
+pub use text::{ConfirmableText, MAX_TEXT, Place, TextRefused, Unshowable, looks_like};
 pub use verification::{ConfirmationRefused, Expected, VerifiedConfirmation, judge};

@@ -167,14 +167,14 @@ fn check(c: char) -> Result<(), Unshowable> {
     if !c.identifier_allowed() {
         return Err(Unshowable::Uncommon);
     }
-    match look(c) {
+    match looks_like(c) {
         Some(other) if c.script() == Script::Latin => Err(Unshowable::LooksLike(other)),
         _ => Ok(()),
     }
 }
 
-/// The ASCII character that this one can be taken for.
-fn look(c: char) -> Option<char> {
+/// The ASCII character that this one can be taken for (Unicode Technical Standard #39, §4).
+pub fn looks_like(c: char) -> Option<char> {
     let mut shape = skeleton(c.encode_utf8(&mut [0; 4]))
         .fuse()
         .collect::<Vec<_>>();
@@ -221,7 +221,7 @@ impl Words {
         let Some(script) = script_name(c) else {
             return Ok(());
         };
-        let looks_latin = look(c).is_some();
+        let looks_latin = looks_like(c).is_some();
         match &mut self.open {
             Some(word) if word.script != script => Err(TextRefused::MixedScripts {
                 character: c,

@@ -80,6 +80,34 @@ fn all_evidence_is_as_described() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_persons_confirmation_is_as_described() -> Result<()> {
+    const RULES: &str = include_str!("../../../attestation/confirmation/confirmation.cddl");
+    let confirmation =
+        include_bytes!("../../../attestation/confirmation/tests/all/golden/confirmation-v1.cbor");
+    check(RULES, confirmation)?;
+    for (what, from, to) in [
+        ("another answer", "confirmed", "consented"),
+        ("another kind", "confirmation v1", "confirmation v2"),
+        (
+            "another content type",
+            "confirmation+cbor",
+            "confirmation+json",
+        ),
+    ] {
+        let from = from.as_bytes();
+        let at = confirmation
+            .windows(from.len())
+            .position(|part| part == from);
+        let at = at.with_context(|| format!("{what}: it is not there"))?;
+        let (before, rest) = confirmation.split_at(at);
+        let after = rest.get(from.len()..).context("what follows")?;
+        let changed = [before, to.as_bytes(), after].concat();
+        assert!(described(RULES, &changed)?.is_err(), "{what} is described");
+    }
+    Ok(())
+}
+
 /// The description says no less than the code: each departure that the code refuses when it
 /// decodes is also outside the description.
 #[test]

@@ -15,9 +15,13 @@ pub(crate) fn ask(socket: &Path, request: &RequestJson) -> Result<Answer> {
         format!("{at}: does vrot-confirm run, and is this user in the group that may ask?")
     })?;
     let line = serde_json::to_string(request)?;
-    (&stream).write_all(format!("{line}\n").as_bytes())?;
+    // A daemon with too many connections says so without reading, and closes.
+    let sent = (&stream).write_all(format!("{line}\n").as_bytes());
     let mut answer = Vec::new();
     BufReader::new((&stream).take(MAX_ANSWER)).read_until(b'\n', &mut answer)?;
+    if answer.is_empty() {
+        sent.with_context(|| format!("{at} takes no request"))?;
+    }
     serde_json::from_slice(&answer)
         .with_context(|| format!("{at}: no answer. The daemon's log says why"))
 }

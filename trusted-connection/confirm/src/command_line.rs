@@ -6,6 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail, ensure};
 use attestation::Nonce;
@@ -16,12 +17,13 @@ use printable::Printable;
 use program_output::console::{complain, print};
 use serde_json::json;
 
+use crate::ending::end_well;
 use crate::hardening::harden;
 use crate::key_file::KeyFile;
 use crate::request::{Answer, RequestJson};
 use crate::server::Server;
 use crate::terminal::Tty;
-use crate::virtual_terminal::number;
+use crate::virtual_terminal::{number, unlock};
 use crate::{ask, enrol};
 
 /// Shows a text on a terminal of its own, takes a person's PIN, and has this device's TPM sign what was shown.
@@ -109,7 +111,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             key,
             json,
         } => {
-            harden().context("core files cannot be forbidden")?;
+            harden().context("the PIN cannot be protected in memory")?;
             let name = enrol::enrol(&mut open(terminal)?, tpm, key)?;
             let text = match json {
                 true => format!("{}\n", json!({ "key": name.to_string(), "file": key })),
@@ -128,16 +130,27 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             certificate,
             socket,
         } => {
-            harden().context("core files cannot be forbidden")?;
+            harden().context("the PIN cannot be protected in memory")?;
             let tty = open(terminal)?;
-            ensure!(
-                *any_terminal || number(tty.device())?.is_some(),
-                "{} is no virtual terminal of this machine (/dev/tty1 to /dev/tty63): give one, or \
-                 --any-terminal",
-                terminal.display()
-            );
+            match number(tty.device())? {
+                // One that was killed in mid-request left it locked.
+                Some(_) => unlock(tty.device()).with_context(|| {
+                    format!(
+                        "{} cannot be brought to the front by this user: CAP_SYS_TTY_CONFIG is needed",
+                        terminal.display()
+                    )
+                })?,
+                None => ensure!(
+                    *any_terminal,
+                    "{} is no virtual terminal of this machine (/dev/tty1 to /dev/tty63): give one, or \
+                     --any-terminal",
+                    terminal.display()
+                ),
+            }
+            end_well(&tty).context("signals cannot be waited for")?;
             let server = Server {
                 terminal: Mutex::new(tty),
+                is_asking: AtomicBool::new(false),
                 tpm: tpm.clone(),
                 key: KeyFile::read(key)?,
                 certificate: read_certificate(certificate)?,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use confirmation::{Rendering, TerminalSize};
 use locked_memory::NotLocked;
 
+use crate::font::NotInFont;
 use crate::pin::Pin;
 use crate::request::Request;
 use crate::screen;
@@ -31,6 +32,8 @@ pub(crate) enum DialogueError {
     Terminal(#[from] io::Error),
     #[error("the terminal cannot show it")]
     Size(#[from] confirmation::SizeRefused),
+    #[error(transparent)]
+    Font(#[from] NotInFont),
     #[error("the terminal has {columns} columns, and the service's name is longer")]
     Narrow { columns: u16 },
     #[error(transparent)]

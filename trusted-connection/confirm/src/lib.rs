@@ -7,11 +7,13 @@
 mod ask;
 pub mod command_line;
 mod dialogue;
+mod ending;
 mod enrol;
+mod font;
 mod hardening;
 pub mod key_file;
 pub mod pin;
-mod request;
+pub mod request;
 mod screen;
 mod server;
 pub mod terminal;

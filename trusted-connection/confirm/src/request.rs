@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// A request that can be shown.
 #[derive(Clone, Debug)]
-pub(crate) struct Request {
+pub struct Request {
     pub(crate) text: ConfirmableText,
     pub(crate) service: ServiceName,
     pub(crate) nonce: Nonce,
@@ -39,13 +39,18 @@ pub(crate) enum Answer {
 
 /// Why a request is not shown.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RequestRefused {
+#[non_exhaustive]
+pub enum RequestRefused {
+    /// It is no request.
     #[error("the request is not the JSON that is needed: {0}")]
     Json(#[from] serde_json::Error),
+    /// The text cannot be shown.
     #[error("the text is not shown: {0}")]
     Text(#[from] TextRefused),
+    /// The service's name cannot be shown.
     #[error(transparent)]
     Service(#[from] ServiceRefused),
+    /// The nonce is none.
     #[error(transparent)]
     Nonce(#[from] NonceError),
 }
@@ -56,12 +61,18 @@ pub(crate) const MAX_REQUEST: u64 = 64 * 1024;
 pub(crate) const MAX_ANSWER: u64 = 256 * 1024;
 
 impl Request {
-    pub(crate) fn parse(line: &[u8]) -> Result<Self, RequestRefused> {
+    /// Reads one line of JSON.
+    pub fn parse(line: &[u8]) -> Result<Self, RequestRefused> {
         let read: RequestJson = serde_json::from_slice(line)?;
         Ok(Self {
             text: ConfirmableText::new(&read.text)?,
             service: read.service.parse()?,
             nonce: read.nonce.parse()?,
         })
+    }
+
+    /// The text.
+    pub fn text(&self) -> &ConfirmableText {
+        &self.text
     }
 }

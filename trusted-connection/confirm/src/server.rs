@@ -3,17 +3,20 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, TryLockError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use confirmation::{Confirmation, Shown};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use printable::WithCauses;
 use program_output::console::complain;
 use rustls_pki_types::UnixTime;
 
 use crate::dialogue::{self, DialogueError, End};
+use crate::font::Font;
 use crate::key_file::KeyFile;
 use crate::request::{Answer, MAX_REQUEST, Request};
 use crate::terminal::{Terminal, Tty};
@@ -23,10 +26,15 @@ use crate::virtual_terminal::{InFront, number};
 /// What the daemon has: one terminal, one key, one certificate.
 pub(crate) struct Server {
     pub(crate) terminal: Mutex<Tty>,
+    /// Whether a request is being shown.
+    pub(crate) is_asking: AtomicBool,
     pub(crate) tpm: String,
     pub(crate) key: KeyFile,
     pub(crate) certificate: Vec<u8>,
 }
+
+/// The turn of one request.
+struct Turn<'a>(&'a AtomicBool);
 
 /// Connections at a time; of those that ask while one is shown, each is told so at once.
 const MOST_CONNECTIONS: usize = 16;
@@ -44,6 +52,10 @@ impl Server {
                 let stream = stream?;
                 if open.fetch_add(1, Ordering::Relaxed) >= MOST_CONNECTIONS {
                     open.fetch_sub(1, Ordering::Relaxed);
+                    // Nobody waits for those that there are: it is told so, if it can be told at once.
+                    let _ = stream
+                        .set_nonblocking(true)
+                        .and_then(|()| say(&stream, &Answer::Busy));
                     continue;
                 }
                 scope.spawn(|| {
@@ -70,35 +82,32 @@ impl Server {
                 reason: error.to_string(),
             },
         };
-        let answer = serde_json::to_string(&answer).map_err(io::Error::other)?;
-        (&stream).write_all(format!("{answer}\n").as_bytes())
+        say(&stream, &answer)
     }
 
     /// The answer; `None` if nobody waits for it.
     fn show(&self, request: &Request, asker: &UnixStream) -> Option<Answer> {
-        let mut terminal = match self.terminal.try_lock() {
-            Ok(terminal) => terminal,
-            Err(TryLockError::WouldBlock) => return Some(Answer::Busy),
-            Err(TryLockError::Poisoned(held)) => held.into_inner(),
+        let Some(turn) = Turn::take(&self.is_asking) else {
+            return Some(Answer::Busy);
         };
+        let mut terminal = self.terminal.lock().unwrap_or_else(PoisonError::into_inner);
         let ended = self.ask(&mut terminal, request, asker);
+        // Before the terminal says so: who sees that may ask.
+        drop(turn);
         let _ = terminal.show(IDLE);
         drop(terminal);
-        Some(match ended {
-            Ok(End::Confirmed(confirmation)) => Answer::Confirmed {
-                confirmation: hex::encode(confirmation.to_cbor()),
-            },
-            Ok(End::Declined) => Answer::Declined,
-            Ok(End::AskerGone) => return None,
-            Ok(End::Late) => Answer::Refused {
-                reason: "nobody answered in time".to_owned(),
-            },
-            Err(error) => {
-                let reason = WithCauses(&error).to_string();
-                complain(format_args!("a request was not led to its end: {reason}"));
-                Answer::Refused { reason }
+        let (said, answer) = match ended {
+            Ok(End::Confirmed(confirmation)) => {
+                let confirmation = hex::encode(confirmation.to_cbor());
+                ("confirmed", Some(Answer::Confirmed { confirmation }))
             }
-        })
+            Ok(End::Declined) => ("declined", Some(Answer::Declined)),
+            Ok(End::AskerGone) => ("taken back", None),
+            Ok(End::Late) => refused("nobody answered in time".to_owned()),
+            Err(error) => refused(WithCauses(&error).to_string()),
+        };
+        log(request, asker, said, answer.as_ref());
+        answer
     }
 
     fn ask(
@@ -109,8 +118,11 @@ impl Server {
     ) -> Result<End<Confirmation>, DialogueError> {
         let device = terminal.device().try_clone()?;
         let _in_front = match number(&device)? {
-            Some(number) => Some(InFront::bring(&device, number)?),
-            // The command line says whether that is allowed.
+            Some(number) => {
+                Font::of(&device)?.check(&request.text)?;
+                Some(InFront::bring(&device, number)?)
+            }
+            // The command line says whether that is allowed. What such a terminal shows is not known here.
             None => None,
         };
         dialogue::ask(terminal, request, Some(asker.as_fd()), |rendering, pin| {
@@ -132,4 +144,42 @@ impl Server {
             let _ = terminal.show(IDLE);
         }
     }
+}
+
+impl<'a> Turn<'a> {
+    fn take(is_asking: &'a AtomicBool) -> Option<Self> {
+        (!is_asking.swap(true, Ordering::AcqRel)).then(|| Self(is_asking))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+fn refused(reason: String) -> (&'static str, Option<Answer>) {
+    ("not led to its end", Some(Answer::Refused { reason }))
+}
+
+/// For whoever looks into who asked what.
+fn log(request: &Request, asker: &UnixStream, said: &str, answer: Option<&Answer>) {
+    let user = match getsockopt(asker, PeerCredentials) {
+        Ok(peer) => peer.uid().to_string(),
+        Err(_) => "?".to_owned(),
+    };
+    let reason = match answer {
+        Some(Answer::Refused { reason }) => format!(": {reason}"),
+        _ => String::new(),
+    };
+    complain(format_args!(
+        "a request of {}, asked by user {user} with nonce {}, was {said}{reason}",
+        request.service, request.nonce
+    ));
+}
+
+fn say(to: &UnixStream, answer: &Answer) -> io::Result<()> {
+    let mut to = to;
+    let answer = serde_json::to_string(answer).map_err(io::Error::other)?;
+    to.write_all(format!("{answer}\n").as_bytes())
 }

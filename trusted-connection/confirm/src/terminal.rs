@@ -13,7 +13,7 @@ use rustix::termios::{
     OptionalActions, QueueSelector, Termios, ioctl_tiocexcl, tcflush, tcgetattr, tcgetwinsize,
     tcsetattr,
 };
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// What the dialogue needs of a terminal: a virtual one of the machine, or one that stands for it.
 pub trait Terminal {
@@ -60,15 +60,23 @@ pub enum Key {
 /// A terminal device of which this is the only reader. It is as before when this is dropped.
 pub struct Tty {
     file: File,
-    before: Termios,
+    before: Before,
     typed: Zeroizing<[u8; 64]>,
     next: usize,
     end: usize,
 }
 
+/// How a terminal was before it was taken.
+pub(crate) struct Before {
+    file: File,
+    settings: Termios,
+}
+
 const ESCAPE: u8 = 0x1b;
-/// Clears the screen and what scrolled off it, and goes to its first place (ECMA-48 §8.3.39, §8.3.21).
-const CLEAR: &str = "\x1b[2J\x1b[3J\x1b[H";
+/// Puts back whatever a program did to the terminal before, such as colours in which nothing is seen (`ESC c`),
+/// has it read UTF-8 (`ESC % G`), clears the screen and what scrolled off it, and goes to its first place
+/// (ECMA-48 §8.3.39, §8.3.21, §8.3.105; console_codes(4)).
+const CLEAR: &str = "\x1bc\x1b%G\x1b[2J\x1b[3J\x1b[H";
 
 impl Tty {
     /// Takes a terminal: no echo, no signals from keys, and nobody without rights of root opens it from now on.
@@ -79,9 +87,12 @@ impl Tty {
             .write(true)
             .custom_flags(no_controlling)
             .open(path)?;
-        let before = tcgetattr(&file)?;
+        let before = Before {
+            settings: tcgetattr(&file)?,
+            file: file.try_clone()?,
+        };
         ioctl_tiocexcl(&file)?;
-        let mut raw = before.clone();
+        let mut raw = before.settings.clone();
         raw.make_raw();
         tcsetattr(&file, OptionalActions::Flush, &raw)?;
         Ok(Self {
@@ -98,10 +109,19 @@ impl Tty {
         &self.file
     }
 
+    /// What puts it back when this process ends without dropping this.
+    pub(crate) fn before(&self) -> io::Result<Before> {
+        Ok(Before {
+            file: self.file.try_clone()?,
+            settings: self.before.settings.clone(),
+        })
+    }
+
     fn pending(&mut self) -> Option<u8> {
-        let byte = *self.typed.get(self.next..self.end)?.first()?;
+        let byte = self.typed.get_mut(self.next..self.end)?.first_mut()?;
         self.next += 1;
-        Some(byte)
+        // It may be a part of a PIN.
+        Some(std::mem::take(byte))
     }
 
     fn read(&mut self) -> io::Result<()> {
@@ -157,6 +177,7 @@ impl Terminal for Tty {
 
     fn forget_input(&mut self) -> io::Result<()> {
         (self.next, self.end) = (0, 0);
+        self.typed.zeroize();
         tcflush(&self.file, QueueSelector::IFlush)?;
         Ok(())
     }
@@ -194,11 +215,22 @@ impl AsFd for Tty {
     }
 }
 
+impl Before {
+    /// Clears the terminal and puts it back. One that is gone needs nothing any more.
+    pub(crate) fn restore(&self) {
+        let _ = (&self.file).write_all(CLEAR.as_bytes());
+        let _ = tcsetattr(&self.file, OptionalActions::Flush, &self.settings);
+    }
+
+    /// Its device.
+    pub(crate) fn device(&self) -> &File {
+        &self.file
+    }
+}
+
 impl Drop for Tty {
     fn drop(&mut self) {
-        // A terminal that is gone needs nothing any more.
-        let _ = self.show("");
-        let _ = tcsetattr(&self.file, OptionalActions::Flush, &self.before);
+        self.before.restore();
     }
 }
 

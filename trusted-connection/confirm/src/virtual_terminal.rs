@@ -36,8 +36,7 @@ pub(crate) fn number(terminal: &File) -> io::Result<Option<u16>> {
 impl<'t> InFront<'t> {
     /// Brings it to the front and holds it there (`CAP_SYS_TTY_CONFIG`).
     pub(crate) fn bring(terminal: &'t File, number: u16) -> io::Result<Self> {
-        // SAFETY: it writes a `struct vt_stat`, which is three numbers of 16 bits.
-        let [before, ..] = unsafe { ioctl(terminal, Getter::<VT_GETSTATE, [u16; 3]>::new()) }?;
+        let before = active(terminal)?;
         let held = Self { terminal, before };
         activate(terminal, number)?;
         // SAFETY: it takes a number.
@@ -46,8 +45,28 @@ impl<'t> InFront<'t> {
         unsafe { ioctl(terminal, wait) }?;
         // SAFETY: it takes nothing.
         unsafe { ioctl(terminal, NoArg::<VT_LOCKSWITCH>::new()) }?;
-        Ok(held)
+        // Somebody may have switched between these two.
+        match active(terminal)? == number {
+            true => Ok(held),
+            false => Err(io::Error::other("another terminal came to the front")),
+        }
     }
+}
+
+/// Lets the person switch again.
+#[expect(unsafe_code, reason = "an ioctl takes what its number says")]
+pub(crate) fn unlock(terminal: &File) -> io::Result<()> {
+    // SAFETY: it takes nothing.
+    unsafe { ioctl(terminal, NoArg::<VT_UNLOCKSWITCH>::new()) }?;
+    Ok(())
+}
+
+/// The number of the terminal in front.
+#[expect(unsafe_code, reason = "an ioctl takes what its number says")]
+fn active(terminal: &File) -> io::Result<u16> {
+    // SAFETY: it writes a `struct vt_stat`, which is three numbers of 16 bits.
+    let [active, ..] = unsafe { ioctl(terminal, Getter::<VT_GETSTATE, [u16; 3]>::new()) }?;
+    Ok(active)
 }
 
 #[expect(unsafe_code, reason = "an ioctl takes what its number says")]
@@ -59,11 +78,10 @@ fn activate(terminal: &File, number: u16) -> io::Result<()> {
     Ok(())
 }
 
-#[expect(unsafe_code, reason = "an ioctl takes what its number says")]
 impl Drop for InFront<'_> {
     fn drop(&mut self) {
-        // SAFETY: it takes nothing. If it fails, the lock was never taken.
-        let _ = unsafe { ioctl(self.terminal, NoArg::<VT_UNLOCKSWITCH>::new()) };
+        // If it fails, the lock was never taken.
+        let _ = unlock(self.terminal);
         let _ = activate(self.terminal, self.before);
     }
 }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod format;
 mod keys;
 mod rendering;
+mod scene;
 mod texts;

@@ -2,6 +2,7 @@
 
 mod archives;
 mod certificates;
+mod confirmation;
 mod connection;
 mod connection_evidence;
 mod devices;
@@ -41,6 +42,8 @@ pub const TARGETS: &[Target] = &[
     certificates::REVOCATION_LIST,
     certificates::ROOTS,
     certificates::VIK_CERTIFICATE,
+    confirmation::CONFIRMATION,
+    confirmation::REQUEST,
     connection::FRAMES,
     connection::MESSAGES,
     connection_evidence::EVIDENCE,

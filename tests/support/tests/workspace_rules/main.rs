@@ -277,6 +277,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "attested-tls",
             "backend-link",
             "cert-chain",
+            "confirmation",
             "connection-proxy",
             "signed-data",
             "swtpm-state",
@@ -284,6 +285,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tpm-wire",
             "trusted-connection",
             "vhost-user-tpm",
+            "vrot-confirm",
             "vrot-device",
             "vrot-service",
             "vtpm-backend",
@@ -295,6 +297,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "vrot-manual",
         &[
             "swtpm-drop-in",
+            "vrot-confirm",
             "vrot-device",
             "vrot-service",
             "vrot-tenant",

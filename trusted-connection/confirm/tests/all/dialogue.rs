@@ -1,10 +1,16 @@
 //! What a person sees and does, and what becomes of it.
 
+use std::fs;
 use std::io::Read;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use confirmation::{ConfirmationRefused, judge};
 use rustls_pki_types::UnixTime;
+use test_support::deadline::wait_for;
+use test_support::tool::Tool;
 
 use crate::support::{Asked, Device, PIN, enrol};
 
@@ -174,6 +180,31 @@ fn a_pin_that_is_typed_before_the_last_page_confirms_nothing() -> Result<()> {
 }
 
 #[test]
+fn enter_confirms_nothing_with_a_pin_from_before_the_last_page_was_seen_or_seen_again() -> Result<()>
+{
+    let device = Device::enrolled(60, 12)?;
+    let asked = Asked::new(&long_text(), 9)?;
+    // Typed on the first page; and on the last one, before another one was looked at.
+    for (typed, first) in [
+        (format!("{PIN}   "), true),
+        (format!("   {PIN}\x1b[A"), false),
+    ] {
+        let asking = device.ask(&long_text(), &asked.nonce)?;
+        device.screen.wait_for("Page 1 of 4")?;
+        device.screen.press(&typed)?;
+        if !first {
+            device.screen.wait_for("Page 3 of 4")?;
+            device.screen.press(" ")?;
+        }
+        device.screen.wait_for("Page 4 of 4")?;
+        device.screen.press("\r\x1b")?;
+        assert!(asking.failed(1)?.contains("declined"), "{typed:?}");
+        device.screen.wait_for("nothing to confirm")?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_terminal_that_changes_its_size_shows_the_text_anew_and_the_pin_is_forgotten() -> Result<()> {
     let device = Device::enrolled(60, 40)?;
     let asked = Asked::new(&long_text(), 9)?;
@@ -200,6 +231,116 @@ fn one_request_is_shown_at_a_time_and_another_is_told_so() -> Result<()> {
     device.screen.press("\x1b")?;
     asking.failed(1)?;
     Ok(())
+}
+
+#[test]
+fn a_flood_of_connections_is_turned_away_and_leaves_room_again() -> Result<()> {
+    let device = Device::enrolled(80, 24)?;
+    let connect = || UnixStream::connect(device.path("socket"));
+    let silent: Vec<UnixStream> = (0..16).map(|_| connect()).collect::<Result<_, _>>()?;
+    let asked = Asked::new(TEXT, 1)?;
+    // They are taken in their order.
+    let busy = device.ask(TEXT, &asked.nonce)?;
+    assert!(busy.failed(2)?.contains("another request"));
+    drop(silent);
+    let asking = wait_for("room again", Duration::from_secs(60), || {
+        let mut asking = device.ask(TEXT, &asked.nonce)?;
+        let is_shown = wait_for("an end or a page", Duration::from_secs(60), || {
+            let is_shown = device.screen.shows("Page 1 of 1");
+            Ok((is_shown || asking.is_answered()?).then_some(is_shown))
+        })?;
+        Ok(is_shown.then_some(asking))
+    })?;
+    device.screen.press(&format!("{PIN}\r"))?;
+    asking.confirmed()?;
+    Ok(())
+}
+
+#[test]
+fn other_users_neither_open_the_terminal_nor_reach_the_socket() -> Result<()> {
+    let device = Device::enrolled(80, 24)?;
+    let mode = |path: &std::path::Path| {
+        Ok::<_, anyhow::Error>(fs::metadata(path)?.permissions().mode() & 0o777)
+    };
+    assert_eq!(mode(&device.path("socket"))?, 0o660);
+    assert_eq!(mode(&device.path("key"))?, 0o600);
+    // Even where a terminal's modes would allow it.
+    let terminal = device.screen.path();
+    fs::set_permissions(terminal, fs::Permissions::from_mode(0o666))?;
+    let write = format!("echo 738291 > {}", terminal.display());
+    let output = Tool::new("setpriv")
+        .args(["--reuid=65534", "--clear-groups", "sh", "-c", &write])
+        .outcome()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("busy"),
+        "{output:?}"
+    );
+    let limits = fs::read_to_string(format!("/proc/{}/limits", device.daemon.id()))?;
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let values: Vec<&str> = core
+        .context("a limit")?
+        .split_whitespace()
+        .skip(4)
+        .take(2)
+        .collect();
+    assert_eq!(values, ["0", "0"]);
+    Ok(())
+}
+
+#[test]
+fn a_pin_is_not_in_the_daemons_memory_when_the_request_has_ended() -> Result<()> {
+    let device = Device::enrolled(80, 24)?;
+    let asked = Asked::new(TEXT, 1)?;
+    let asking = device.ask(TEXT, &asked.nonce)?;
+    device.screen.wait_for("Page 1 of 1")?;
+    device.screen.press("9173840265")?;
+    // It can be found where it is.
+    let typed = b"9173840265";
+    wait_for("the PIN in memory", Duration::from_secs(60), || {
+        Ok(memory_has(&device, typed)?.then_some(()))
+    })?;
+    device.screen.press("\r")?;
+    device.screen.wait_for("Wrong PIN")?;
+    assert!(!memory_has(&device, typed)?, "a wrong one");
+    device.screen.press(&format!("{PIN}\r"))?;
+    asking.confirmed()?;
+    device.screen.wait_for("nothing to confirm")?;
+    assert!(!memory_has(&device, PIN.as_bytes())?, "the right one");
+    Ok(())
+}
+
+/// Whether these bytes are anywhere in the daemon's memory that it can write to.
+fn memory_has(device: &Device, bytes: &[u8]) -> Result<bool> {
+    let process = format!("/proc/{}", device.daemon.id());
+    let memory = fs::File::open(format!("{process}/mem"))?;
+    for line in fs::read_to_string(format!("{process}/maps"))?.lines() {
+        let mut words = line.split(' ');
+        let (range, mode) = (
+            words.next().context("a range")?,
+            words.next().context("a mode")?,
+        );
+        if !mode.starts_with("rw") {
+            continue;
+        }
+        let (start, end) = range.split_once('-').context("two ends")?;
+        let (start, end) = (
+            u64::from_str_radix(start, 16)?,
+            u64::from_str_radix(end, 16)?,
+        );
+        let mut part = vec![0; usize::try_from(end - start)?];
+        // What was unmapped meanwhile, and what the kernel keeps there.
+        let Ok(length) = memory.read_at(&mut part, start) else {
+            continue;
+        };
+        part.truncate(length);
+        if part.windows(bytes.len()).any(|window| window == bytes) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 #[test]

@@ -4,4 +4,5 @@
 mod dialogue;
 mod pins;
 mod support;
+mod virtual_terminal;
 mod web_service;

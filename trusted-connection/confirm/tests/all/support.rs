@@ -44,7 +44,7 @@ pub(crate) struct Screen {
 
 impl Screen {
     pub(crate) fn open(columns: u16, rows: u16) -> Result<Self> {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;
         unlockpt(&master)?;
         let path = PathBuf::from(ptsname(&master, Vec::new())?.into_string()?);
@@ -105,6 +105,10 @@ impl Screen {
         .with_context(|| format!("the screen shows: {:?}", self.now()))
     }
 
+    pub(crate) fn shows(&self, text: &str) -> bool {
+        self.now().contains(text)
+    }
+
     pub(crate) fn press(&self, keys: &str) -> Result<()> {
         (&self.master).write_all(keys.as_bytes())?;
         Ok(())
@@ -150,22 +154,7 @@ impl Device {
             validity: Validity::starting(now, Duration::from_secs(3600))?,
         })?;
         fs::write(at("certificate.pem"), encode_certificate(&certificate))?;
-        let mut command = Command::new(PROGRAM);
-        command
-            .args(["serve", "--any-terminal"])
-            .arg("--terminal")
-            .arg(screen.path())
-            .args(["--tpm", &tpm_name])
-            .arg("--key")
-            .arg(at("key"))
-            .arg("--certificate")
-            .arg(at("certificate.pem"))
-            .arg("--socket")
-            .arg(at("socket"));
-        let mut daemon = Process::start("vrot-confirm", command, &at("log"))?;
-        daemon.wait_until("its socket", PATIENCE, || {
-            Ok(at("socket").exists().then_some(()))
-        })?;
+        let daemon = serve(folder.path(), screen.path(), &["--any-terminal"], &tpm_name)?;
         screen.wait_for("nothing to confirm")?;
         Ok(Self {
             screen,
@@ -177,6 +166,13 @@ impl Device {
             issuer,
             folder,
         })
+    }
+
+    /// In place of the daemon that runs, another one on this terminal.
+    pub(crate) fn move_to(&mut self, terminal: &Path) -> Result<()> {
+        self.daemon.stop()?;
+        self.daemon = serve(self.folder.path(), terminal, &[], &self.tpm_name)?;
+        Ok(())
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -256,6 +252,28 @@ impl Device {
     }
 }
 
+/// The daemon on a terminal, with what [`Device::enrolled`] left in a folder.
+fn serve(folder: &Path, terminal: &Path, options: &[&str], tpm: &str) -> Result<Process> {
+    let at = |name: &str| folder.join(name);
+    let mut command = Command::new(PROGRAM);
+    command
+        .arg("serve")
+        .args(options)
+        .args(["--tpm", tpm, "--terminal"])
+        .arg(terminal)
+        .arg("--key")
+        .arg(at("key"))
+        .arg("--certificate")
+        .arg(at("certificate.pem"))
+        .arg("--socket")
+        .arg(at("socket"));
+    let mut daemon = Process::start("vrot-confirm", command, &at("log"))?;
+    daemon.wait_until("its socket", PATIENCE, || {
+        Ok(UnixStream::connect(at("socket")).ok())
+    })?;
+    Ok(daemon)
+}
+
 /// Sets [`PIN`] on a screen.
 pub(crate) fn enrol(tpm: &str, screen: &Screen, key: &Path) -> Result<()> {
     let enrolling = Command::new(PROGRAM)
@@ -282,6 +300,11 @@ pub(crate) struct Asking {
 }
 
 impl Asking {
+    /// Whether it has ended already.
+    pub(crate) fn is_answered(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     pub(crate) fn ended(self) -> Result<(Output, PathBuf)> {
         Ok((self.child.wait_with_output()?, self.out))
     }

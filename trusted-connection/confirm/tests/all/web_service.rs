@@ -1,9 +1,10 @@
 //! A web service that has an order confirmed: curl fetches the request, `vrot-confirm` shows it, curl brings the
 //! confirmation, and the service verifies it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -16,26 +17,22 @@ use crate::support::{Device, PIN, SERVICE};
 
 const ORDER: &str = "Transfer 2 500 € to Müller & Söhne";
 
-/// The service: which nonces it gave out that nobody used yet.
+/// The service: its orders, each with the nonce that it drew, until that is used.
 struct Service {
     policy: ConfirmationPolicy,
-    open: BTreeSet<Vec<u8>>,
-    drawn: u8,
+    nonces: BTreeMap<String, Nonce>,
 }
 
 impl Service {
     fn answer(&mut self, method: &str, path: &str, body: &[u8]) -> (u16, String) {
-        match (method, path.strip_prefix("/order")) {
-            ("GET", Some("")) => {
-                self.drawn += 1;
-                let nonce = [self.drawn; 32];
-                self.open.insert(nonce.to_vec());
-                (
-                    200,
-                    nonce.iter().map(|byte| format!("{byte:02x}")).collect(),
-                )
-            }
-            ("POST", Some(rest)) => match self.accept(rest.trim_start_matches('/'), body) {
+        let order = path.strip_prefix("/order/").unwrap_or_default();
+        match (method, order.split_once('/')) {
+            ("GET", Some((_, "text"))) => (200, format!("{ORDER}\n")),
+            ("GET", Some((order, "nonce"))) => match self.draw(order) {
+                Ok(nonce) => (200, nonce.to_string()),
+                Err(error) => (500, format!("{error:#}")),
+            },
+            ("POST", Some((order, "confirmation"))) => match self.accept(order, body) {
                 Ok(key) => (200, format!("done, confirmed with {key}")),
                 Err(error) => (403, format!("{error:#}")),
             },
@@ -43,11 +40,18 @@ impl Service {
         }
     }
 
-    fn accept(&mut self, nonce: &str, body: &[u8]) -> Result<String> {
-        let nonce: Nonce = nonce.parse()?;
+    fn draw(&mut self, order: &str) -> Result<Nonce> {
+        let mut random = [0; 32];
+        std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
+        let nonce = Nonce::new(random)?;
+        self.nonces.insert(order.to_owned(), nonce.clone());
+        Ok(nonce)
+    }
+
+    fn accept(&mut self, order: &str, body: &[u8]) -> Result<String> {
         // Each nonce once, whatever comes of it.
-        let is_open = self.open.remove(nonce.as_bytes());
-        anyhow::ensure!(is_open, "no order waits for this nonce");
+        let nonce = self.nonces.remove(order);
+        let nonce = nonce.context("no nonce of this order waits for a confirmation")?;
         let expected = Expected {
             service: &SERVICE.parse()?,
             nonce: &nonce,
@@ -85,67 +89,66 @@ impl Service {
     }
 }
 
-fn curl(url: &str, upload: Option<&std::path::Path>) -> Result<String> {
-    let mut tool = Tool::new("curl").args(["-s", "-w", " [%{http_code}]", url]);
+/// What the service answers, and with which status.
+fn curl(url: &str, upload: Option<&Path>) -> Result<(String, String)> {
+    let mut tool = Tool::new("curl").args(["-s", "-w", "|%{http_code}", url]);
     if let Some(file) = upload {
         let data = format!("@{}", file.display());
         tool = tool.args(["-H", "Expect:", "--data-binary", &data]);
     }
-    tool.text()
+    let said = tool.text()?;
+    let (body, status) = said.rsplit_once('|').context("a status")?;
+    Ok((body.to_owned(), status.to_owned()))
 }
 
 #[test]
 fn a_web_service_has_an_order_confirmed_and_takes_each_confirmation_once() -> Result<()> {
     let device = Device::enrolled(80, 24)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    let order = format!("http://{}/order", listener.local_addr()?);
+    let orders = format!("http://{}/order", listener.local_addr()?);
     let mut service = Service {
         policy: device.policy()?,
-        open: BTreeSet::new(),
-        drawn: 0,
+        nonces: BTreeMap::new(),
     };
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let _ = service.serve(stream);
         }
     });
-    let fetch = || -> Result<Nonce> {
-        let said = curl(&order, None)?;
-        Ok(said.split(' ').next().context("a nonce")?.parse()?)
+    let fetch = |order: u8, what: &str| curl(&format!("{orders}/{order}/{what}"), None);
+    let confirmed = |text: &str, nonce: &str| -> Result<PathBuf> {
+        let asking = device.ask(text, &nonce.parse()?)?;
+        device.screen.wait_for(text)?;
+        device.screen.wait_for(SERVICE)?;
+        device.screen.press(&format!("{PIN}\r"))?;
+        let file = device.path("confirmation");
+        std::fs::write(&file, asking.confirmed()?)?;
+        Ok(file)
     };
-    let nonce = fetch()?;
-    let asking = device.ask(ORDER, &nonce)?;
-    device.screen.wait_for(ORDER)?;
-    device.screen.wait_for(SERVICE)?;
-    device.screen.press(&format!("{PIN}\r"))?;
-    let confirmation = device.path("confirmation");
-    std::fs::write(&confirmation, asking.confirmed()?)?;
-    let post = |nonce: &Nonce| curl(&format!("{order}/{nonce}"), Some(&confirmation));
-    let said = post(&nonce)?;
+    let post = |order: u8, file: &Path| curl(&format!("{orders}/{order}/confirmation"), Some(file));
+    let (text, _) = fetch(17, "text")?;
+    let (nonce, _) = fetch(17, "nonce")?;
+    let confirmation = confirmed(text.trim_end(), &nonce)?;
+    let (said, status) = post(17, &confirmation)?;
     assert!(
-        said.contains(&device.key_name()?) && said.contains("[200]"),
+        said.contains(&device.key_name()?) && status == "200",
         "{said}"
     );
-    // The same again, and for the next order.
-    let said = post(&nonce)?;
+    // The same again, and for another order.
+    let (said, status) = post(17, &confirmation)?;
     assert!(
-        said.contains("no order waits") && said.contains("[403]"),
+        said.contains("no nonce of this order") && status == "403",
         "{said}"
     );
-    let said = post(&fetch()?)?;
-    assert!(
-        said.contains("another nonce") && said.contains("[403]"),
-        "{said}"
-    );
+    fetch(18, "nonce")?;
+    let (said, status) = post(18, &confirmation)?;
+    assert!(said.contains("another nonce") && status == "403", "{said}");
     // An agent that shows another text than the service's.
-    let nonce = fetch()?;
-    let asking = device.ask("Transfer 1 € to Müller & Söhne", &nonce)?;
-    device.screen.wait_for("Transfer 1 €")?;
-    device.screen.press(&format!("{PIN}\r"))?;
-    std::fs::write(&confirmation, asking.confirmed()?)?;
-    let said = post(&nonce)?;
+    let (nonce, _) = fetch(19, "nonce")?;
+    let confirmation = confirmed("Transfer 1 € to Müller & Söhne", &nonce)?;
+    let (said, status) = post(19, &confirmation)?;
     assert!(
-        said.contains("is not what this text looks like") && said.contains("[403]"),
+        said.contains("is not what this text looks like") && status == "403",
         "{said}"
     );
     Ok(())

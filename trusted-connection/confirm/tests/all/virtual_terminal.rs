@@ -1,0 +1,196 @@
+//! A virtual terminal of this machine: what it really shows, that it is in front, and that it is let go.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use confirmation::judge;
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::ioctl::{Getter, IntegerSetter, NoArg, Setter, ioctl};
+use rustix::termios::{LocalModes, tcgetattr};
+use rustls_pki_types::UnixTime;
+use test_support::deadline::wait_for;
+
+use crate::support::{Asked, Device, PIN};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const TEXT: &str = "Pay 100 EUR to ACME";
+
+/// A virtual terminal that nobody has open. While this lives, other tests on this machine wait for their turn:
+/// one terminal is in front.
+struct Console {
+    file: File,
+    number: u16,
+    /// The one in front before.
+    before: u16,
+    _turn: File,
+}
+
+#[expect(unsafe_code, reason = "an ioctl takes what its number says")]
+impl Console {
+    /// `None` where the machine has none, or none that can be read, as most containers.
+    fn open() -> Result<Option<Self>> {
+        let Ok(any) = open(Path::new("/dev/tty0")) else {
+            return Ok(None);
+        };
+        flock(&any, FlockOperation::LockExclusive)?;
+        // SAFETY: VT_GETSTATE writes three numbers.
+        let state = unsafe { ioctl(&any, Getter::<0x5603, [u16; 3]>::new()) };
+        let Ok([before, _, in_use]) = state else {
+            return Ok(None);
+        };
+        let is_free = |number: &u16| in_use & (1 << number) == 0 && *number != before;
+        let number = (2..16).find(is_free).context("a free virtual terminal")?;
+        let console = Self {
+            file: open(Path::new(&format!("/dev/tty{number}")))?,
+            number,
+            before,
+            _turn: any,
+        };
+        Ok(console.shown().is_ok().then_some(console))
+    }
+
+    fn path(&self) -> PathBuf {
+        format!("/dev/tty{}", self.number).into()
+    }
+
+    fn in_front(&self) -> Result<u16> {
+        // SAFETY: VT_GETSTATE writes three numbers.
+        let [active, ..] = unsafe { ioctl(&self.file, Getter::<0x5603, [u16; 3]>::new()) }?;
+        Ok(active)
+    }
+
+    /// As Control, Alt and a function key do.
+    fn switch_to(&self, number: u16) -> Result<()> {
+        // SAFETY: VT_ACTIVATE takes a number.
+        unsafe {
+            let activate = IntegerSetter::<0x5606>::new_usize(number.into());
+            ioctl(&self.file, activate)
+        }?;
+        Ok(())
+    }
+
+    /// What the kernel shows, as lines of characters (vcs(4)).
+    fn shown(&self) -> Result<Vec<String>> {
+        let cells = fs::read(format!("/dev/vcsu{}", self.number))?;
+        let columns = usize::from(rustix::termios::tcgetwinsize(&self.file)?.ws_col);
+        let characters: Vec<char> = cells
+            .chunks_exact(4)
+            .filter_map(|cell| char::from_u32(u32::from_ne_bytes(cell.try_into().ok()?)))
+            .collect();
+        let line = |line: &[char]| line.iter().collect::<String>().trim_end().to_owned();
+        Ok(characters.chunks(columns.max(1)).map(line).collect())
+    }
+
+    fn wait_for(&self, text: &str) -> Result<()> {
+        wait_for(text, PATIENCE, || {
+            Ok(self
+                .shown()?
+                .iter()
+                .any(|line| line.contains(text))
+                .then_some(()))
+        })
+        .with_context(|| format!("it shows {:?}", self.shown()))
+    }
+
+    fn wait_until_in_front(&self, number: u16) -> Result<()> {
+        wait_for("the terminal in front", PATIENCE, || {
+            Ok((self.in_front()? == number).then_some(()))
+        })
+    }
+
+    /// As the keyboard does.
+    fn press(&self, keys: &str) -> Result<()> {
+        for key in keys.bytes() {
+            // SAFETY: TIOCSTI reads one byte.
+            unsafe { ioctl(&self.file, Setter::<0x5412, u8>::new(key)) }?;
+        }
+        Ok(())
+    }
+
+    fn echoes(&self) -> Result<bool> {
+        Ok(tcgetattr(&self.file)?
+            .local_modes
+            .contains(LocalModes::ECHO))
+    }
+}
+
+#[expect(unsafe_code, reason = "an ioctl takes what its number says")]
+impl Drop for Console {
+    /// However the test ended.
+    fn drop(&mut self) {
+        // SAFETY: VT_UNLOCKSWITCH takes nothing.
+        let _ = unsafe { ioctl(&self.file, NoArg::<0x560c>::new()) };
+        let _ = self.switch_to(self.before);
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    let no_controlling = i32::try_from(OFlags::NOCTTY.bits())?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(no_controlling);
+    Ok(options.open(path)?)
+}
+
+#[test]
+fn a_virtual_terminal_shows_the_text_in_front_is_held_there_and_let_go() -> Result<()> {
+    let Some(console) = Console::open()? else {
+        eprintln!("this machine has no virtual terminals: nothing was tested");
+        return Ok(());
+    };
+    let mut device = Device::enrolled(80, 24)?;
+    let before = console.before;
+    device.move_to(&console.path())?;
+    let asked = Asked::new(TEXT, 7)?;
+    let asking = device.ask(TEXT, &asked.nonce)?;
+    console.wait_for("PIN and Enter")?;
+    assert_eq!(console.in_front()?, console.number);
+    let shown = console.shown()?;
+    assert!(shown.contains(&format!("| {TEXT}")), "{shown:?}");
+    assert!(shown.iter().any(|line| line == "shop.example"), "{shown:?}");
+    // Held: a switch does nothing, and is not made up for later either.
+    let _ = console.switch_to(before);
+    console.press(PIN)?;
+    assert_eq!(console.in_front()?, console.number);
+    console.press("\r")?;
+    let confirmation = asking.confirmed()?;
+    let expected = asked.expected();
+    judge(
+        Some(&confirmation),
+        &expected,
+        &device.policy()?,
+        UnixTime::now(),
+    )?;
+    console.wait_until_in_front(before)?;
+    console.wait_for("nothing to confirm")?;
+    assert!(!console.shown()?.concat().contains(PIN));
+
+    // What a font lacks is not shown as something else. None has all of these.
+    let scripts = "Πληρωμή, Đến, Ждать";
+    let refused = device.ask(scripts, &asked.nonce)?.failed(2)?;
+    assert!(refused.contains("setfont"), "{refused}");
+
+    // Stopped in mid-request, it lets it go itself, and gives the terminal back.
+    let asking = device.ask(TEXT, &asked.nonce)?;
+    console.wait_for("PIN and Enter")?;
+    assert!(!console.echoes()?);
+    assert!(device.daemon.stop()?.success());
+    asking.failed(2)?;
+    assert!(console.echoes()?);
+    console.switch_to(before)?;
+    console.wait_until_in_front(before)?;
+    device.move_to(&console.path())?;
+
+    // Killed in mid-request, the daemon leaves the terminal locked; the next one lets it go.
+    let asking = device.ask(TEXT, &asked.nonce)?;
+    console.wait_for("PIN and Enter")?;
+    device.daemon.kill()?;
+    asking.failed(2)?;
+    let _ = console.switch_to(before);
+    assert_eq!(console.in_front()?, console.number);
+    device.move_to(&console.path())?;
+    console.switch_to(before)?;
+    console.wait_until_in_front(before)
+}
