@@ -1,6 +1,7 @@
 #!/bin/sh
-# Builds the Debian packages vrot-host, vrot-operator, vrot-swtpm, vrot-guest, vrot-device and
-# vrot-tenant, for the release of Debian (or its like) and the architecture that this runs on.
+# Builds the Debian packages vrot-host, vrot-operator, vrot-swtpm, vrot-guest, vrot-device,
+# vrot-confirm and vrot-tenant, for the release of Debian (or its like) and the architecture that this
+# runs on.
 #
 #   scripts/deb.sh [FOLDER]
 #
@@ -38,7 +39,7 @@ if [ -z "$programs" ]; then
     (cd "$root" && RUSTFLAGS="${RUSTFLAGS:-} $flags" CARGO_TARGET_DIR="$build" \
         "$cargo" build --locked --release --bins \
         -p vtpm-manager -p vtpmctl -p vtpm-backend -p swtpm-drop-in -p vrot-device -p vrot-service \
-        -p vrot-tenant -p vrot-manual)
+        -p vrot-confirm -p vrot-tenant -p vrot-manual)
     programs=$build/release
 fi
 
@@ -203,6 +204,16 @@ program vrot-device vrot-device
 put 0644 "$packaging/vrot-device/vrot-device-proxy@.service" vrot-device \
     usr/lib/systemd/system/vrot-device-proxy@.service
 finish vrot-device vrot-device
+
+program vrot-confirm vrot-confirm
+put 0644 "$packaging/vrot-confirm/vrot-confirm.default" vrot-confirm etc/default/vrot-confirm
+put 0644 "$packaging/vrot-confirm/vrot-confirm.service" vrot-confirm \
+    usr/lib/systemd/system/vrot-confirm.service
+put 0644 "$packaging/vrot-confirm/vrot-confirm.sysusers" vrot-confirm \
+    usr/lib/sysusers.d/vrot-confirm.conf
+put 0644 "$packaging/vrot-confirm/vrot-confirm.tmpfiles" vrot-confirm \
+    usr/lib/tmpfiles.d/vrot-confirm.conf
+finish vrot-confirm vrot-confirm
 
 program vrot-tenant vrot-tenant
 finish vrot-tenant vrot-tenant

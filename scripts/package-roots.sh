@@ -172,8 +172,9 @@ operator_alone() {
 
 first_installation() {
     install_packages /packages/vrot-host.deb /packages/vrot-operator.deb /packages/vrot-guest.deb \
-        /packages/vrot-device.deb /packages/vrot-tenant.deb
-    for program in vtpm-managerd vtpm-backend vtpmctl vrot-service vrot-device vrot-tenant; do
+        /packages/vrot-device.deb /packages/vrot-tenant.deb /packages/vrot-confirm.deb
+    for program in vtpm-managerd vtpm-backend vtpmctl vrot-service vrot-device vrot-tenant \
+        vrot-confirm; do
         within "$program" --version > /dev/null || fail "$release: $program does not start"
     done
     is "installed" /etc/vtpm-manager/config.toml 644 root root
@@ -182,12 +183,19 @@ first_installation() {
     is "installed" /var/lib/vtpm-manager 700 vtpm-manager vrot
     contains "installed" /etc/passwd "vtpm-manager:"
     contains "installed" /etc/group "vrot:"
-    user=$(within getent passwd vtpm-manager)
-    case $user in
-        *:/usr/sbin/nologin) ;;
-        *) fail "$release: the manager's user can log in: $user" ;;
-    esac
-    ! within find /etc/systemd -name 'vtpm-managerd*' -o -name 'vrot-service*' | grep . ||
+    is "installed" /etc/default/vrot-confirm 644 root root
+    is "installed" /var/lib/vrot-confirm 700 vrot-confirm vrot-confirm
+    within id -nG vrot-confirm | grep -qw tss ||
+        fail "$release: vrot-confirm may not use the TPM"
+    for name in vtpm-manager vrot-confirm; do
+        user=$(within getent passwd "$name")
+        case $user in
+            *:/usr/sbin/nologin) ;;
+            *) fail "$release: a daemon's user can log in: $user" ;;
+        esac
+    done
+    ! within find /etc/systemd -name 'vtpm-managerd*' -o -name 'vrot-service*' \
+        -o -name 'vrot-confirm*' | grep . ||
         fail "$release: a service is enabled by its installation"
 }
 
@@ -272,7 +280,10 @@ makes_a_tpm() {
 removal_and_purge() {
     state=/var/lib/vtpm-manager/store.redb
     echo state > "$scratch/root$state"
-    within apt-get remove -q -y vrot-host vrot-operator vrot-guest vrot-device vrot-tenant > /dev/null
+    echo key > "$scratch/root/var/lib/vrot-confirm/key"
+    within apt-get remove -q -y vrot-host vrot-operator vrot-guest vrot-device vrot-confirm \
+        vrot-tenant > /dev/null
+    contains "removed" /var/lib/vrot-confirm/key key
     contains "removed" /etc/vtpm-manager/config.toml "# A line of the administrator."
     contains "removed" $state state
     absent "removed" /usr/bin/vtpm-managerd
@@ -281,7 +292,7 @@ removal_and_purge() {
     contains "removed" /etc/passwd "vtpm-manager:"
 
     # The others have no configuration: they are purged by their removal.
-    within apt-get purge -q -y vrot-host vrot-guest > /dev/null
+    within apt-get purge -q -y vrot-host vrot-guest vrot-confirm > /dev/null
     # The user and the groups stay, as in Debian: their numbers would be given away otherwise.
     contains "purged" /etc/passwd "vtpm-manager:"
     rm -rf "$scratch/root/packages" "$scratch/root/newer"
@@ -299,7 +310,7 @@ for release in "$@"; do
     pack "$release"
     base "$release"
     mkdir "$scratch/root/packages"
-    for name in host operator swtpm guest device; do
+    for name in host operator swtpm guest device confirm tenant; do
         cp "$packages"/vrot-"$name"_*.deb "$scratch/root/packages/vrot-$name.deb"
     done
     operator_alone

@@ -24,6 +24,7 @@ mod measured;
 mod moved_between_emulators;
 mod output;
 mod package;
+mod packed;
 mod peers;
 mod refused_vms;
 mod registers;

@@ -13,11 +13,12 @@ use nix::unistd::pipe2;
 use test_support::deadline::wait_for;
 use test_support::programs::program;
 
-const PROGRAMS: [&str; 6] = [
+const PROGRAMS: [&str; 7] = [
     "vtpm-managerd",
     "vtpmctl",
     "vtpm-backend",
     "vrot-service",
+    "vrot-confirm",
     "vrot-device",
     "vrot-tenant",
 ];

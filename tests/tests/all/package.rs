@@ -5,28 +5,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use test_support::process::Process;
-use test_support::programs::{program, target_folder, workspace_folder};
+use test_support::programs::workspace_folder;
 use test_support::run_folder::RunFolder;
 use test_support::software_tpm::MadeTpm;
 use test_support::tool::Tool;
 use vrot_tests::host::switch_on;
 
-const PACKAGES: [&str; 6] = [
-    "vrot-host",
-    "vrot-operator",
-    "vrot-swtpm",
-    "vrot-guest",
-    "vrot-device",
-    "vrot-tenant",
-];
+use crate::packed::{PACKAGES, build, file, install};
 
 /// What a package has for each of its programs, below `/usr/share`: pages of its commands as well.
 const MADE_OF_COMMAND_LINES: [&str; 4] = [
@@ -37,7 +29,7 @@ const MADE_OF_COMMAND_LINES: [&str; 4] = [
 ];
 
 /// Everything beside these and the documents, as `mode path`.
-const CONTENTS: [(&str, &[&str]); 6] = [
+const CONTENTS: [(&str, &[&str]); 7] = [
     (
         "vrot-host",
         &[
@@ -83,6 +75,16 @@ const CONTENTS: [(&str, &[&str]); 6] = [
         &[
             "-rwxr-xr-x /usr/bin/vrot-device",
             "-rw-r--r-- /usr/lib/systemd/system/vrot-device-proxy@.service",
+        ],
+    ),
+    (
+        "vrot-confirm",
+        &[
+            "-rw-r--r-- /etc/default/vrot-confirm",
+            "-rwxr-xr-x /usr/bin/vrot-confirm",
+            "-rw-r--r-- /usr/lib/systemd/system/vrot-confirm.service",
+            "-rw-r--r-- /usr/lib/sysusers.d/vrot-confirm.conf",
+            "-rw-r--r-- /usr/lib/tmpfiles.d/vrot-confirm.conf",
         ],
     ),
     ("vrot-tenant", &["-rwxr-xr-x /usr/bin/vrot-tenant"]),
@@ -193,6 +195,15 @@ fn packages_say_what_they_need_and_what_is_the_administrators() -> Result<()> {
             &["libtss2-esys", "libtss2-tcti-device0", "tpm-udev"],
         ),
         ("vrot-device", &["libc6"]),
+        (
+            "vrot-confirm",
+            &[
+                "libtss2-esys",
+                "libtss2-tcti-device0",
+                "systemd",
+                "tpm-udev",
+            ],
+        ),
         ("vrot-tenant", &["libc6"]),
     ]
     .into();
@@ -236,6 +247,7 @@ fn packages_say_what_they_need_and_what_is_the_administrators() -> Result<()> {
         ),
         ("vrot-swtpm", "/etc/vtpm-manager/swtpm.toml\n"),
         ("vrot-guest", "/etc/default/vrot-service\n"),
+        ("vrot-confirm", "/etc/default/vrot-confirm\n"),
     ] {
         let conffiles = Tool::new("dpkg-deb").arg("-I").arg(file(package)?);
         assert_eq!(conffiles.arg("conffiles").text()?, expected);
@@ -268,6 +280,7 @@ fn the_licences_of_all_linked_libraries_go_along() -> Result<()> {
         ("vrot-swtpm", "clap 4."),
         ("vrot-guest", "minicbor 2."),
         ("vrot-device", "rustls-webpki 0."),
+        ("vrot-confirm", "unicode-security 0."),
         ("vrot-tenant", "hyper 1."),
     ] {
         install(package, installed.path())?;
@@ -320,6 +333,7 @@ fn systemd_takes_the_units_and_finds_them_confined() -> Result<()> {
         ("vrot-guest", "vrot-service.service", 25),
         ("vrot-guest", "vrot-proxy@.service", 25),
         ("vrot-device", "vrot-device-proxy@.service", 15),
+        ("vrot-confirm", "vrot-confirm.service", 20),
     ] {
         let installed = tempfile::tempdir()?;
         // A host has the command line of the operator, too.
@@ -380,18 +394,28 @@ fn systemd_takes_the_users_and_folders() -> Result<()> {
         "this test makes folders of other users: run it as root"
     );
     let installed = tempfile::tempdir()?;
-    install("vrot-host", installed.path())?;
+    for package in ["vrot-host", "vrot-confirm"] {
+        install(package, installed.path())?;
+    }
     let root = format!("--root={}", installed.path().display());
     Tool::new("systemd-sysusers").arg(&root).run()?;
     let read = |name: &str| fs::read_to_string(installed.path().join(name));
     let (users, groups) = (read("etc/passwd")?, read("etc/group")?);
     ensure!(users.contains("\nvtpm-manager:") || users.starts_with("vtpm-manager:"));
     ensure!(groups.lines().any(|line| line.starts_with("vrot:")));
+    let is_there = |line: &str| line.starts_with("vrot-confirm:");
+    ensure!(users.lines().any(is_there) && groups.lines().any(is_there));
+    let may_use_tpm = |line: &str| line.starts_with("tss:") && line.ends_with(":vrot-confirm");
+    ensure!(groups.lines().any(may_use_tpm), "{groups}");
 
     Tool::new("systemd-tmpfiles")
         .args([&root, "--create"])
         .run()?;
-    for (folder, mode) in [("var/lib/vtpm-manager", 0o700), ("run/vtpm-manager", 0o710)] {
+    for (folder, mode) in [
+        ("var/lib/vtpm-manager", 0o700),
+        ("run/vtpm-manager", 0o710),
+        ("var/lib/vrot-confirm", 0o700),
+    ] {
         let metadata = fs::metadata(installed.path().join(folder))?;
         assert_eq!(metadata.permissions().mode() & 0o7777, mode, "{folder}");
     }
@@ -400,7 +424,7 @@ fn systemd_takes_the_users_and_folders() -> Result<()> {
 
 #[test]
 fn scripts_of_the_packages_keep_state_until_they_are_purged() -> Result<()> {
-    for package in ["vrot-host", "vrot-guest", "vrot-device"] {
+    for package in ["vrot-host", "vrot-guest", "vrot-device", "vrot-confirm"] {
         let control = tempfile::tempdir()?;
         Tool::new("dpkg-deb")
             .arg("-e")
@@ -433,6 +457,7 @@ fn what_is_installed_works() -> Result<()> {
         "vtpmctl",
         "vrot-service",
         "vrot-device",
+        "vrot-confirm",
         "vrot-tenant",
     ] {
         let said = Tool::new(bin.join(name)).arg("--version").text()?;
@@ -530,59 +555,4 @@ fn the_programs_for_launchers_take_their_shipped_configuration() -> Result<()> {
 
 fn at(path: &Path) -> String {
     path.display().to_string()
-}
-
-/// Unpacks a package without running its scripts.
-fn install(package: &str, root: &Path) -> Result<()> {
-    Tool::new("dpkg-deb")
-        .arg("-x")
-        .arg(file(package)?)
-        .arg(root)
-        .run()?;
-    Ok(())
-}
-
-/// A package; the first to ask builds all of them.
-fn file(package: &str) -> Result<PathBuf> {
-    static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let folder = FOLDER
-        .get_or_init(|| build_once().map_err(|error| format!("{error:#}")))
-        .as_ref()
-        .map_err(|error| anyhow::anyhow!("{error}"))?;
-    let prefix = format!("{package}_");
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(&prefix) {
-            return Ok(path);
-        }
-    }
-    anyhow::bail!("there is no package {package} in {}", folder.display())
-}
-
-fn build_once() -> Result<PathBuf> {
-    let folder = target_folder()?.join("deb-test");
-    match fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    build(&folder)?;
-    Ok(folder)
-}
-
-/// Packs the programs under test, hardly compressed.
-fn build(folder: &Path) -> Result<()> {
-    let mut programs = PathBuf::new();
-    for name in ["vtpm-managerd", "vtpm-backend", "vrot-service"] {
-        programs = program(name)?;
-    }
-    let programs = programs.parent().context("programs lie in a folder")?;
-    Tool::new("sh")
-        .arg(workspace_folder()?.join("scripts/deb.sh"))
-        .arg(folder)
-        .env("DEB_PROGRAMS", programs)
-        .env("DPKG_DEB_COMPRESSOR_TYPE", "gzip")
-        .env("DPKG_DEB_COMPRESSOR_LEVEL", "1")
-        .run()?;
-    Ok(())
 }

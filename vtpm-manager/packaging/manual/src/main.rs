@@ -39,6 +39,10 @@ fn programs() -> Vec<(&'static str, Command)> {
             vrot_device::command_line::Arguments::command(),
         ),
         (
+            "vrot-confirm",
+            vrot_confirm::command_line::Arguments::command(),
+        ),
+        (
             "vrot-tenant",
             vrot_tenant::command_line::Arguments::command(),
         ),
