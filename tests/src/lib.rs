@@ -8,6 +8,7 @@ pub mod accelerator;
 pub mod bare_vm;
 pub mod bench;
 pub mod chromium;
+pub mod contrast;
 pub mod dashboard;
 pub mod demo;
 pub mod device;

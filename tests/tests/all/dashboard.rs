@@ -4,11 +4,13 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use cert_chain::{Digest32, HashAlgorithm, HashValue};
 use serde_json::{Value, json};
 use test_support::process::Process;
 use test_support::programs::program;
@@ -16,9 +18,11 @@ use test_support::run_folder::RunFolder;
 use test_support::tool::Tool;
 use uuid::Uuid;
 use vrot_tests::chromium::{Chromium, REBOUND, Tab, Theme};
+use vrot_tests::contrast::contrasts;
 use vrot_tests::dashboard::Dashboard;
 use vrot_tests::fake_manager::{FakeManager, host, vrot};
 use vrot_tests::scene::Scene;
+use vrot_tests::vmm::Control;
 
 static BROWSER: LazyLock<Result<Chromium>> = LazyLock::new(|| Chromium::start("dashboard-browser"));
 
@@ -118,6 +122,27 @@ fn the_page_shows_what_happens_on_a_host_as_it_happens() -> Result<()> {
     )?;
     assert_eq!(tab.evaluate("document.activeElement.id")?, "grid");
 
+    // What its VM measures is shown to whoever opens it, though the guest tells nobody.
+    let shown = scene.host.show(web)?;
+    let control = shown["backend"]["control"].as_str().context("a socket")?;
+    let mut vmm = Control::connect(Path::new(control))?.attach()?;
+    let measured = Digest32::of(b"a boot loader");
+    let digest = HashValue::new(HashAlgorithm::Sha256, measured.as_bytes());
+    vmm.extend(4, &digest.context("32 bytes")?)?;
+    let log = [&[0; 32][..], measured.as_bytes()].concat();
+    let pcr = Digest32::of(&log).to_string();
+    tab.press("Enter")?;
+    let beginning = pcr.get(..12).context("digits")?;
+    let told = format!(
+        "({chain}).includes('as its vRoT quotes') && ({chain}).includes('PCR 4 {beginning}')"
+    );
+    tab.wait("what booted in the VM", &told)?;
+    ensure!(
+        tab.text("document.querySelector('#details').innerText")?
+            .contains(&pcr)
+    );
+    tab.press("Escape")?;
+
     let times = "[...document.querySelectorAll('.event .what')].filter((line) => line.textContent.endsWith(' started')).length";
     assert_eq!(tab.evaluate(times)?, 1);
 
@@ -190,6 +215,10 @@ fn nothing_that_a_manager_tells_is_executed() -> Result<()> {
     manager.tell("/v1/host/policy", json!({ "policy_key": format!("000b{}", "44".repeat(32)),
         "policy_digest": "44".repeat(32), "objects": [], "bank": "sha256", "pcrs": { "4": HOSTILE },
         "satisfied": true, "approvals": [{ "label": HOSTILE, "bank": "sha256", "differences": [] }] }));
+    manager.tell(
+        &format!("/v1/vrots/{vrot_id}/pcrs"),
+        json!({ "bank": "sha256", "pcrs": { "4": HOSTILE, "7": HOSTILE } }),
+    );
     let event = json!({ "number": 1, "at": "2026-11-28T12:00:00Z", "kind": HOSTILE, "vrot": vrot_id,
         "vm": row["vm"], "details": { "cause": HOSTILE } });
     let hello = json!({ "kind": "hello", "manager": vrot_id, "oldest": 1, "next": 2 });
@@ -219,7 +248,7 @@ fn nothing_that_a_manager_tells_is_executed() -> Result<()> {
     tab.wait("the chain of trust", shown)?;
     // Each of them stands there to be read, and none became an element.
     let words = tab.text("document.body.textContent")?;
-    ensure!(words.matches("<img src=x onerror").count() > 12, "{words}");
+    ensure!(words.matches("<img src=x onerror").count() > 15, "{words}");
     ensure!(words.contains("invoices\\u{202e}gnp.exe"), "{words}");
     let foreign = "document.querySelectorAll('#page script, #details script, #page img:not([src=\"/icon.svg\"]), #details img, [onerror]').length";
     assert_eq!(tab.evaluate(foreign)?, 0);
@@ -543,36 +572,6 @@ fn must_be_content(tab: &Tab<'_>) -> Result<()> {
     ensure!(complaints.is_empty(), "{}", complaints.join("\n"));
     Ok(())
 }
-
-/// The page's ground, and the worst contrast of any text on it (WCAG 2.2, "contrast ratio").
-fn contrasts(tab: &Tab<'_>) -> Result<(String, f64)> {
-    let measured = tab.evaluate(CONTRASTS)?;
-    let ground = measured[0].as_str().context("a colour")?.to_owned();
-    println!("{measured}");
-    Ok((ground, measured[1].as_f64().context("a contrast")?))
-}
-
-const CONTRASTS: &str = r"(() => {
-    const parse = (text) => text.match(/[\d.]+/g).map(Number);
-    const light = (part) => (part /= 255) <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
-    const luminance = ([r, g, b]) => 0.2126 * light(r) + 0.7152 * light(g) + 0.0722 * light(b);
-    const ground = (element) => {
-        for (; element; element = element.parentElement) {
-            const colour = parse(getComputedStyle(element).backgroundColor);
-            if (colour.length === 3 || colour[3] === 1) return colour;
-        }
-        return [255, 255, 255];
-    };
-    let worst = [99, ''];
-    for (const element of document.querySelectorAll('#page *')) {
-        const isText = [...element.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
-        if (!isText || element.closest('[hidden], .unseen') || element.closest('svg')) continue;
-        const [a, b] = [parse(getComputedStyle(element).color), ground(element)].map(luminance);
-        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-        if (ratio < worst[0]) worst = [ratio, element.className + ': ' + element.textContent];
-    }
-    return [getComputedStyle(document.body).backgroundColor, ...worst];
-})()";
 
 /// The head of an answer, in small letters where it is a header's name.
 fn ask(authority: &str, request: &str, headers: &[&str]) -> Result<String> {

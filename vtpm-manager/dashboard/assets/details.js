@@ -80,7 +80,7 @@ export class Details {
 function sections(chain, row) {
   const parts = [el("section", "", el("h3", "", "Chain of trust"), drawChain(chain, row))];
   if (row.renewalProblem) parts.push(el("p", "problem", row.renewalProblem));
-  parts.push(keys(chain), launch(chain), boot(chain), programs(chain));
+  parts.push(keys(chain), launch(chain), vmBoot(chain), boot(chain), programs(chain));
   return parts.filter(Boolean);
 }
 
@@ -126,14 +126,21 @@ function launch({ launch }) {
   return section("What the VM is launched with", el("p", "muted", said), facts([...parts, ["digest", mono(launch.digest)]]));
 }
 
+const pcrs = (values, note = () => null) => Object.entries(values).map(([pcr, value]) => [`PCR ${pcr}`, mono(value), note(pcr)]);
+
+function vmBoot({ vmBoot }) {
+  if (vmBoot.problem) return section("What booted in the VM", el("p", "muted", `Not known now: ${vmBoot.problem}`));
+  const said = "Its vRoT quoted these values just now, and nobody has judged them: verifiers hold evidence against a policy.";
+  return section(`What booted in the VM (${vmBoot.bank.toUpperCase()})`, el("p", "muted", said), facts(pcrs(vmBoot.pcrs)));
+}
+
 function boot({ boot, host }) {
   if (boot.problem) return section("What booted on the host", el("p", "problem", boot.problem));
   const approved = boot.approved
     ? `An operator approved these values${boot.approval ? ` (${boot.approval})` : ""}.`
     : "No operator approved these values.";
   const log = host.eventLogProblem ?? host.eventLogUnchecked ?? `The event log accounts for them: ${host.eventLog}`;
-  const values = Object.entries(boot.pcrs).map(([pcr, value]) =>
-    [`PCR ${pcr}`, mono(value), boot.differing.includes(Number(pcr)) ? el("span", "bad", " not as approved") : null]);
+  const values = pcrs(boot.pcrs, (pcr) => (boot.differing.includes(Number(pcr)) ? el("span", "bad", " not as approved") : null));
   return section(`What booted on the host (${boot.bank.toUpperCase()})`,
     el("p", boot.approved ? "muted" : "problem", approved), el("p", host.eventLogProblem ? "problem" : "muted", log), facts(values));
 }

@@ -86,12 +86,26 @@ function launchBoot(launch) {
   return { ...about, title, lines, level: launch.state === "used-up" ? "warn" : "ok" };
 }
 
-function vm({ launch }, row) {
+/** PCRs that tell boots apart, those that say most first: boot loader, what may boot, firmware. */
+const BOOT_PCRS = ["4", "7", "0"];
+
+/** What the host measured of the launch, and what the vRoT holds of the boot. */
+function vmBoot({ launch, vmBoot }) {
+  const launched = launchBoot(launch);
+  if (vmBoot.problem) return launched;
+  const measured = BOOT_PCRS.filter((pcr) => /[^0]/.test(vmBoot.pcrs[pcr] ?? "0"));
+  const lines = measured.map((pcr) => ["hex", `PCR ${pcr} ${short(vmBoot.pcrs[pcr], 12)}`]);
+  if (launch.state !== "not-measured") return { ...launched, lines: [...launched.lines, ...lines.slice(0, 1)] };
+  if (!lines.length) return { ...launched, title: "nothing measured yet", lines: [["fine", "its vRoT's PCRs are as at a start"]] };
+  return { ...launched, verb: "quotes", title: "as its vRoT quotes", lines };
+}
+
+function vm(chain, row) {
   const attached = row.attached === null ? "off" : row.attached ? "its VMM is attached" : "no VMM is attached";
   return {
     role: "VM", title: row.name ?? row.vm, level: row.state === "running" ? "ok" : "",
     lines: [["fine", `tenant ${row.tenant}`], ["fine", `vRoT ${row.state}, ${attached}`]], state: row.state,
-    boot: launchBoot(launch),
+    boot: vmBoot(chain),
   };
 }
 

@@ -2,14 +2,16 @@
 //! when somebody opens a vRoT.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use api_types::Timestamp;
 use api_types::wire::{
-    CertificateState, HostView, IdentityView, KeyView, LaunchPartView, LaunchState, PolicyView,
-    VrotView,
+    CertificateState, HostView, IdentityView, KeyView, LaunchPartView, LaunchState, PcrsView,
+    PolicyView, VrotView,
 };
 use cert_chain::{Digest32, HashAlgorithm, TpmName, VrotId};
 use serde::Serialize;
+use tokio::time::timeout;
 
 use crate::manager::{Manager, ManagerError};
 use crate::row::Row;
@@ -25,6 +27,7 @@ pub(crate) struct Chain {
     boot: Known<HostBoot>,
     vrot: Known<VrotKeys>,
     launch: Launch,
+    vm_boot: Known<VmBoot>,
 }
 
 /// Who certified the host.
@@ -74,6 +77,14 @@ struct HostBoot {
     differing: Vec<u8>,
 }
 
+/// What booted in the VM: its PCRs, as its vRoT has quoted them.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct VmBoot {
+    bank: HashAlgorithm,
+    pcrs: BTreeMap<u8, String>,
+}
+
 /// The vRoT's keys.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -105,16 +116,21 @@ struct Launch {
     parts: Vec<LaunchPartView>,
 }
 
-/// Asks a manager for all of it. What is missing of keys and boot says why; without the vRoT or the
+/// A guest may keep its TPM at a command for seconds; the rest is not to wait for that.
+const QUOTE: Duration = Duration::from_secs(3);
+
+/// Asks a manager for all of it. What is missing of keys and boots says why; without the vRoT or the
 /// host there is no chain.
 pub(crate) async fn of(manager: &Manager, vrot: VrotId) -> Result<Chain, ManagerError> {
     let path = format!("/v1/vrots/{vrot}");
     let identity = format!("{path}/identity");
-    let (view, host, identity, policy) = tokio::join!(
+    let pcrs = format!("{path}/pcrs");
+    let (view, host, identity, policy, pcrs) = tokio::join!(
         manager.json::<VrotView>(&path),
         manager.json::<HostView>("/v1/host"),
         manager.json::<IdentityView>(&identity),
         manager.json::<PolicyView>("/v1/host/policy"),
+        timeout(QUOTE, manager.json::<PcrsView>(&pcrs)),
     );
     let (view, host) = (view?, host?);
     let enrolment = host.enrolment.as_ref();
@@ -145,6 +161,12 @@ pub(crate) async fn of(manager: &Manager, vrot: VrotId) -> Result<Chain, Manager
             required: view.launch.required,
             digest: view.launch.digest,
             parts: view.launch.parts.into_iter().map(shown_part).collect(),
+        },
+        vm_boot: match pcrs {
+            Ok(told) => Known::of(told.map(VmBoot::from)),
+            Err(_) => Known::Unknown {
+                problem: "its TPM is busy with a command of its guest".to_owned(),
+            },
         },
     })
 }
@@ -184,14 +206,26 @@ impl From<PolicyView> for HostBoot {
         };
         Self {
             bank: policy.bank,
-            pcrs: (policy.pcrs.into_iter())
-                .map(|(pcr, value)| (pcr, shown(&value)))
-                .collect(),
+            pcrs: shown_pcrs(policy.pcrs),
             approved: policy.satisfied,
             approval: in_force.map(|approval| shown(&approval.label)),
             differing,
         }
     }
+}
+
+impl From<PcrsView> for VmBoot {
+    fn from(quoted: PcrsView) -> Self {
+        Self {
+            bank: quoted.bank,
+            pcrs: shown_pcrs(quoted.pcrs),
+        }
+    }
+}
+
+fn shown_pcrs(pcrs: BTreeMap<u8, String>) -> BTreeMap<u8, String> {
+    let pcrs = pcrs.into_iter();
+    pcrs.map(|(pcr, value)| (pcr, shown(&value))).collect()
 }
 
 impl From<IdentityView> for VrotKeys {

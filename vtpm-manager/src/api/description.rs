@@ -57,6 +57,7 @@ pub(super) async fn serve() -> Json<Document> {
         vrots::accept_folder,
         vrots::identity,
         vrots::renew_identity,
+        evidence::pcrs,
         vrots::qemu_arguments,
         serve,
         metrics::serve,

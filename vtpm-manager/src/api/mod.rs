@@ -83,6 +83,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
             "/v1/vrots/{id}/identity",
             get(vrots::identity).post(vrots::renew_identity),
         ),
+        ("/v1/vrots/{id}/pcrs", get(evidence::pcrs)),
         ("/v1/vrots/{id}/qemu-args", get(vrots::qemu_arguments)),
         ("/v1/openapi.json", get(description::serve)),
         ("/metrics", get(metrics::serve)),

@@ -123,6 +123,7 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
             (StatusCode::SERVICE_UNAVAILABLE, "evidence-busy")
         }
         ManagerError::NoEvidence(_) => (StatusCode::SERVICE_UNAVAILABLE, "no-evidence"),
+        ManagerError::NotQuoted { .. } => (StatusCode::CONFLICT, "not-quoted"),
         ManagerError::NoVms => (StatusCode::NOT_FOUND, "no-vms"),
         ManagerError::TooManyVms { .. } => (StatusCode::BAD_REQUEST, "too-many-vms"),
         ManagerError::DeletionUnfinished { .. } => (StatusCode::CONFLICT, "deletion-unfinished"),

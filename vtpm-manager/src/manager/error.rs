@@ -81,6 +81,14 @@ pub enum ManagerError {
     /// Evidence was asked for of all VMs, and there is none.
     #[error("evidence of all VMs was asked for, and there is none: create one first")]
     NoVms,
+    /// It does not quote its PCRs.
+    #[error("what booted in the VM of vRoT {vrot} is not known: {reason}")]
+    NotQuoted {
+        /// Which.
+        vrot: VrotId,
+        /// Why.
+        reason: String,
+    },
     /// The host made no evidence.
     #[error(transparent)]
     NoEvidence(#[from] HostEvidenceError),

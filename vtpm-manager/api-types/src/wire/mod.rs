@@ -13,7 +13,7 @@ mod vrot;
 
 pub use audit::{AuditAcceptance, AuditView};
 pub use event::{Event, EventDetails, EventKind, EventLine, NDJSON};
-pub use evidence::{EVIDENCE_SET, EvidenceRequest};
+pub use evidence::{EVIDENCE_SET, EvidenceRequest, PcrsView};
 pub use host::{
     EnrolmentRequest, EnrolmentView, EventLogView, FaultView, HostKeys, HostView, InitRequest,
     LogView,

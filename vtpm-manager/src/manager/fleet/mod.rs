@@ -15,7 +15,7 @@
 //! | `launches.rs` | what VMs are launched with |
 //! | `renewals.rs` | renewal of certificates, on order and by itself |
 //! | `quoting_places.rs` | how many vRoTs quote for tenants at a time |
-//! | `tenant_evidence.rs` | quotes for tenants, without the guests |
+//! | `tenant_evidence.rs` | quotes for tenants and of PCRs, without the guests |
 //! | `takeover.rs` | what is found when the store is opened |
 //! | `endings.rs` | backends that end by themselves |
 //! | `losses.rs` | state that may have been lost with a backend |

@@ -1,4 +1,4 @@
-//! Evidence of VMs for their tenants, which the host makes without the guests.
+//! What the vRoTs of VMs quote without the guests: evidence for tenants, and what the host itself shows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use attestation::{Nonce, tenant_qualifying_data, tenant_request_digest};
 use cert_chain::{AttestationKey, PcrValues, VmId, VrotId};
 use minicbor::bytes::ByteVec;
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 use super::Fleet;
 use crate::backend::{NotQuoted, QuotedVm};
@@ -16,6 +17,14 @@ use crate::host::HostError;
 use crate::manager::error::ManagerError;
 use crate::manager::registry::Vrot;
 use crate::vrot::RecordError;
+
+/// What a vRoT quoted, once that was checked.
+struct Checked {
+    vm: QuotedVm,
+    /// In the form that evidence has.
+    signature: Vec<u8>,
+    pcrs: PcrValues,
+}
 
 /// What goes into a set about one VM, but for the host's statement.
 struct Quoted {
@@ -118,11 +127,26 @@ impl Fleet {
             unquoted,
         ))
     }
+
+    /// What the PCRs of a VM hold now, quoted between two commands of its guest. The physical TPM
+    /// signs nothing, and nobody else can use the quote.
+    pub async fn quoted_pcrs(&self, vrot: &Vrot) -> Result<PcrValues, ManagerError> {
+        let quoted = async {
+            let nonce = Nonce::new(Uuid::new_v4().into_bytes()).map_err(|_| WithoutQuote::Quote)?;
+            self.quoting.share().quote(checked(vrot, &nonce)).await
+        };
+        quoted.await.map(|checked| checked.pcrs).map_err(|why| {
+            let record = vrot.record();
+            ManagerError::NotQuoted {
+                vrot: record.vrot,
+                reason: told(record.vm, &why).reason,
+            }
+        })
+    }
 }
 
 async fn quote(vrot: &Vrot, nonce: Nonce, host: &[u8]) -> Result<Quoted, WithoutQuote> {
-    let backend = vrot.backend().ok_or(WithoutQuote::NotRunning)?;
-    let vm = backend.quote(nonce.clone()).await?;
+    let Checked { vm, signature, .. } = checked(vrot, &nonce).await?;
     // As it is now: a certificate that was renewed meanwhile is of the same key.
     let record = vrot.record();
     let certificate = record.identity.vik_certificate.clone();
@@ -130,8 +154,6 @@ async fn quote(vrot: &Vrot, nonce: Nonce, host: &[u8]) -> Result<Quoted, Without
     if **record.identity.host_certificate != *host {
         return Err(WithoutQuote::OtherHost);
     }
-    let vik = record.identity.vik(record.vrot)?;
-    let signature = checked(&vm, &nonce, &vik).ok_or(WithoutQuote::Quote)?;
     Ok(Quoted {
         vm,
         signature,
@@ -139,9 +161,22 @@ async fn quote(vrot: &Vrot, nonce: Nonce, host: &[u8]) -> Result<Quoted, Without
     })
 }
 
-/// The signature in the form that evidence has, if the certified key quoted what was asked for. The
-/// host states nothing of other quotes.
-fn checked(vm: &QuotedVm, nonce: &Nonce, vik: &AttestationKey) -> Option<Vec<u8>> {
+/// Has a vRoT quote. The host states and shows nothing of quotes of another key, or of something else.
+async fn checked(vrot: &Vrot, nonce: &Nonce) -> Result<Checked, WithoutQuote> {
+    let backend = vrot.backend().ok_or(WithoutQuote::NotRunning)?;
+    let vm = backend.quote(nonce.clone()).await?;
+    let record = vrot.record();
+    let vik = record.identity.vik(record.vrot)?;
+    let (signature, pcrs) = verified(&vm, nonce, &vik).ok_or(WithoutQuote::Quote)?;
+    Ok(Checked {
+        vm,
+        signature,
+        pcrs,
+    })
+}
+
+/// The signature and the values, if this key quoted what was asked for.
+fn verified(vm: &QuotedVm, nonce: &Nonce, vik: &AttestationKey) -> Option<(Vec<u8>, PcrValues)> {
     if *vm.quote.public != *vik.public_area().as_bytes() || vm.subject.vik != vik.name() {
         return None;
     }
@@ -150,14 +185,14 @@ fn checked(vm: &QuotedVm, nonce: &Nonce, vik: &AttestationKey) -> Option<Vec<u8>
     if quote.qualifying_data() != tenant_qualifying_data(nonce, &vik.name()).as_bytes() {
         return None;
     }
-    PcrValues::from_bytes(quote.bank(), quote.selection(), &vm.quote.pcr_values)
+    let pcrs = PcrValues::from_bytes(quote.bank(), quote.selection(), &vm.quote.pcr_values)
         .filter(|pcrs| pcrs.digest() == *quote.pcr_digest())?;
-    Some(signature)
+    Some((signature, pcrs))
 }
 
 fn told(vm: VmId, why: &WithoutQuote) -> Unquoted {
     if let WithoutQuote::Record(_) | WithoutQuote::Quote = why {
-        tracing::error!(%vm, %why, "no evidence for its tenant");
+        tracing::error!(%vm, %why, "its vRoT is not quoted");
     }
     Unquoted {
         vm,
