@@ -138,6 +138,11 @@ impl SignedData {
         &self.label
     }
 
+    /// The data, or their SHA-256 value, unverified.
+    pub fn unverified_content(&self) -> &Content {
+        &self.content
+    }
+
     /// What travels beside the signature, unverified.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials

@@ -10,6 +10,7 @@ pub mod programs;
 pub mod run_folder;
 pub mod software_tpm;
 mod swtpm;
+pub mod time_authority;
 pub mod tool;
 pub mod virtio_tpm;
 

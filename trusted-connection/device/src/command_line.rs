@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::archiving::Archive;
 use crate::by_hand::Connect;
 use crate::challenge::{challenge, fresh_nonce};
 use crate::confirmation::VerifyConfirmation;
@@ -40,7 +41,8 @@ use crate::{event_log, export};
 ///
 /// Exit status: 0 if the verdict is affirming, 1 if it is anything less (also if a connection ended
 /// because its service could not be attested anew), 2 if there is nothing to judge (input that cannot
-/// be read, a service that does not answer) or data were cut off.
+/// be read, a service that does not answer) or data were cut off, 3 if an archive waits for a time-stamp
+/// authority's answer in a file.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Arguments {
@@ -108,6 +110,11 @@ enum Command {
     ///
     /// Exit status 1 if it is not accepted.
     VerifyConfirmation(VerifyConfirmation),
+    /// Keep signed data so that they prove for decades what was signed, by whom, and before when.
+    Archive {
+        #[command(subcommand)]
+        step: Archive,
+    },
     /// Take evidence apart into files for OpenSSL and tpm2-tools. Verifies nothing.
     Explain {
         /// The evidence.
@@ -170,6 +177,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         Command::Connect(connect) => connect.run(),
         Command::Proxy(proxy) => proxy.run(),
         Command::Enrol { step } => step.run(),
+        Command::Archive { step } => step.run(),
         Command::Spiffe { step } => step.run(),
         Command::Verify(verify) => verify.run(),
         Command::VerifyData(verify) => verify.run(),

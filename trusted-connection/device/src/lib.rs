@@ -1,5 +1,6 @@
 //! The device: challenges a service, verifies what it answers, appraises it and explains it.
 
+pub mod archiving;
 pub mod by_hand;
 pub mod challenge;
 pub mod command_line;

@@ -11,6 +11,8 @@ pub enum Outcome {
     Good,
     /// The verdict is less than affirming.
     NotAffirming,
+    /// A request to a time-stamp authority has to be answered first.
+    Waiting,
 }
 
 impl From<Outcome> for ExitCode {
@@ -18,6 +20,7 @@ impl From<Outcome> for ExitCode {
         match outcome {
             Outcome::Good => Self::SUCCESS,
             Outcome::NotAffirming => Self::from(1),
+            Outcome::Waiting => Self::from(3),
         }
     }
 }

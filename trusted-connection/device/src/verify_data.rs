@@ -96,7 +96,7 @@ impl VerifyData {
 
 /// The issuers that the policy trusts. One that exempts devices without a TPM and accepts no other is of no
 /// use here: nothing that they sign proves who they are.
-fn anchors_of(policy: &PolicyAbout) -> Result<&TrustAnchors> {
+pub(crate) fn anchors_of(policy: &PolicyAbout) -> Result<&TrustAnchors> {
     match policy {
         PolicyAbout::Vms(policy) => Ok(policy.anchors()),
         PolicyAbout::Devices(policy) => policy.anchors().context(
@@ -116,70 +116,76 @@ fn to_json(judged: &Result<DataResult, DataRefusal>) -> Value {
             "verdict": Verdict::Contraindicated,
             "refusal": { "code": refusal.code(), "text": WithCauses(refusal).to_string() },
         }),
-        Ok(result) => {
-            let (data, label) = (result.data(), result.data().label());
-            let reasons = result.reasons().iter();
-            json!({
-                "verdict": result.verdict(),
-                "source": source_to_json(data.source()),
-                "stream": label.stream,
-                "number": label.sequence,
-                "signed_at": rfc3339(label.time),
-                "content_type": label.content_type,
-                "data_sha256": data.content().digest(),
-                "key": label.key,
-                "evidence_age_s": data.evidence_age(),
-                "reasons": reasons
-                    .map(|reason| json!({ "code": reason.code, "text": reason.text }))
-                    .collect::<Vec<_>>(),
-                "attestation": result.attestation().map(|attestation| attestation.to_json()),
-            })
-        }
+        Ok(result) => result_to_json(result),
     }
+}
+
+pub(crate) fn result_to_json(result: &DataResult) -> Value {
+    let (data, label) = (result.data(), result.data().label());
+    let reasons = result.reasons().iter();
+    json!({
+        "verdict": result.verdict(),
+        "source": source_to_json(data.source()),
+        "stream": label.stream,
+        "number": label.sequence,
+        "signed_at": rfc3339(label.time),
+        "content_type": label.content_type,
+        "data_sha256": data.content().digest(),
+        "key": label.key,
+        "evidence_age_s": data.evidence_age(),
+        "reasons": reasons
+            .map(|reason| json!({ "code": reason.code, "text": reason.text }))
+            .collect::<Vec<_>>(),
+        "attestation": result.attestation().map(|attestation| attestation.to_json()),
+    })
 }
 
 /// What was signed, what was found, and last `verdict: …`.
 fn to_text(judged: &Result<DataResult, DataRefusal>) -> String {
-    let mark = mark(verdict(judged), Colour::of_output());
-    let mut text = String::new();
-    match judged {
+    let text = match judged {
         Err(refusal) => {
+            let mark = mark(verdict(judged), Colour::of_output());
             let (why, code) = (WithCauses(refusal).to_string(), refusal.code());
-            let _ = writeln!(text, "{mark} refused: {} ({code})", Printable(&why));
+            format!("{mark} refused: {} ({code})\n", Printable(&why))
         }
-        Ok(result) => {
-            let (data, label) = (result.data(), result.data().label());
-            let time = rfc3339(label.time);
-            let evidence = match data.evidence_age() {
-                Some(age) => format!("taken {age} s before the data were signed"),
-                None => "none".to_owned(),
-            };
-            let mut lines = source_to_lines(data.source());
-            lines.extend([
-                ("stream", label.stream.to_string()),
-                ("number", label.sequence.to_string()),
-                ("signed at", format!("{time}, by its own clock")),
-                ("type", label.content_type.to_string()),
-                ("SHA-256", data.content().digest().to_string()),
-                ("evidence", evidence),
-            ]);
-            for (name, value) in lines {
-                let _ = writeln!(text, "{name:<10} {}", Printable(&value));
-            }
-            for reason in result.reasons() {
-                let (why, code) = (Printable(&reason.text), reason.code);
-                let _ = writeln!(text, "{mark} {why} ({code})");
-            }
-            for (layer, found) in result.attestation().map(layers).unwrap_or_default() {
-                let _ = writeln!(text, "{layer} by the evidence: {}", found.verdict());
-                for reason in found.reasons() {
-                    let (why, code) = (Printable(&reason.text), reason.code);
-                    let _ = writeln!(text, "    {why} ({code})");
-                }
-            }
+        Ok(result) => result_to_text(result),
+    };
+    format!("{text}\nverdict: {}\n", verdict(judged))
+}
+
+/// What was signed and what was found.
+pub(crate) fn result_to_text(result: &DataResult) -> String {
+    let mark = mark(result.verdict(), Colour::of_output());
+    let mut text = String::new();
+    let (data, label) = (result.data(), result.data().label());
+    let time = rfc3339(label.time);
+    let evidence = match data.evidence_age() {
+        Some(age) => format!("taken {age} s before the data were signed"),
+        None => "none".to_owned(),
+    };
+    let mut lines = source_to_lines(data.source());
+    lines.extend([
+        ("stream", label.stream.to_string()),
+        ("number", label.sequence.to_string()),
+        ("signed at", format!("{time}, by its own clock")),
+        ("type", label.content_type.to_string()),
+        ("SHA-256", data.content().digest().to_string()),
+        ("evidence", evidence),
+    ]);
+    for (name, value) in lines {
+        let _ = writeln!(text, "{name:<10} {}", Printable(&value));
+    }
+    for reason in result.reasons() {
+        let (why, code) = (Printable(&reason.text), reason.code);
+        let _ = writeln!(text, "{mark} {why} ({code})");
+    }
+    for (layer, found) in result.attestation().map(layers).unwrap_or_default() {
+        let _ = writeln!(text, "{layer} by the evidence: {}", found.verdict());
+        for reason in found.reasons() {
+            let (why, code) = (Printable(&reason.text), reason.code);
+            let _ = writeln!(text, "    {why} ({code})");
         }
     }
-    let _ = writeln!(text, "\nverdict: {}", verdict(judged));
     text
 }
 
@@ -225,7 +231,7 @@ fn layers(result: &EvidenceResult) -> Vec<(String, &LayerResult)> {
     }
 }
 
-fn rfc3339(seconds: u64) -> String {
+pub(crate) fn rfc3339(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok();
     let time = time.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
     let text = time.and_then(|time| time.format(&Rfc3339).ok());

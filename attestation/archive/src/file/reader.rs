@@ -129,7 +129,7 @@ impl<R: Read + Seek> Reader<R> {
         })
     }
 
-    /// Writes the same archive with another proof of time.
+    /// Writes the same archive with another proof of time, if it is still [whole](Self::check).
     pub fn rewrite(
         &mut self,
         record: &EvidenceRecord,
@@ -137,8 +137,13 @@ impl<R: Read + Seek> Reader<R> {
     ) -> Result<(), ArchiveError> {
         to.write_all(&self.begin)?;
         let data = self.hash_data(&[ArchiveHash::Sha256], to)?;
-        let checksum = self.checksum_of(&data)?;
-        end(to, checksum, record)
+        let begun = self.checksum_of(&data)?;
+        let mut whole = begun.clone();
+        whole.update(&self.record_item);
+        if whole.finish().value() != self.checksum {
+            return Err(ArchiveError::Damaged);
+        }
+        end(to, begun, record)
     }
 
     fn hash_data(

@@ -6,7 +6,7 @@ use der::{Decode, Encode};
 use super::asn1::{MessageImprint, TimeStampReq, TimeStampResp};
 use super::error::TimeStampError;
 use super::token::{MAX_TOKEN, Token};
-use crate::hashing::Imprint;
+use crate::hashing::{ArchiveHash, Imprint};
 
 /// Random bytes by which an answer is told from an older one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,25 @@ impl TimeStampRequest {
     /// A request for a time stamp over `imprint`, with the authority's certificates.
     pub fn new(imprint: Imprint, nonce: Nonce) -> Self {
         Self { imprint, nonce }
+    }
+
+    /// Reads a request that was made here, for an authority that is asked by files.
+    pub fn from_der(der: &[u8]) -> Result<Self, TimeStampError> {
+        let request = TimeStampReq::from_der(der)?;
+        let MessageImprint {
+            hash_algorithm,
+            hashed_message,
+        } = &request.message_imprint;
+        let algorithm = ArchiveHash::from_oid(hash_algorithm.oid)?;
+        let imprint = Imprint::new(algorithm, hashed_message.as_bytes());
+        let nonce =
+            (request.nonce.as_ref()).and_then(|nonce| <[u8; 8]>::try_from(nonce.as_bytes()).ok());
+        match (imprint, nonce) {
+            (Some(imprint), Some(nonce)) => Ok(Self::new(imprint, Nonce::new(nonce))),
+            _ => Err(TimeStampError::Malformed(
+                "the request has no nonce of 8 bytes, or a hash value of another length",
+            )),
+        }
     }
 
     /// What is to be stamped.

@@ -42,6 +42,9 @@ pub struct VerifiedTimeStamp {
 /// Tokens have 1 to 8 KiB; those with revocation lists of their authority have more.
 pub const MAX_TOKEN: usize = 1024 * 1024;
 
+/// Clocks of authorities and verifiers differ by so many seconds at most.
+const CLOCK_SKEW: u64 = 60;
+
 const ID_SIGNED_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.2");
 const ID_CT_TST_INFO: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.16.1.4");
 const CONTENT_TYPE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.3");
@@ -167,7 +170,7 @@ impl Token {
         if self.imprint != *expected {
             return Err(TimeStampError::Imprint);
         }
-        if self.time > at {
+        if self.time.as_secs() > at.as_secs().saturating_add(CLOCK_SKEW) {
             return Err(TimeStampError::Future {
                 time: self.time.as_secs(),
                 at: at.as_secs(),

@@ -1,8 +1,5 @@
 //! `openssl ts` as a time-stamp authority of a test.
 
-use std::fs;
-use std::path::Path;
-use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
 use archive::time_stamp::{Nonce, Token};
@@ -10,58 +7,11 @@ use archive::{Imprint, TimeStampRequest};
 use cert_chain::TrustAnchors;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, UnixTime};
-use tempfile::TempDir;
-use time::OffsetDateTime;
+pub(crate) use test_support::time_authority::Keys;
+use test_support::time_authority::{AuthorityProfile, TimeAuthority};
 
-/// Root and authority, with keys of their own, in a folder of their own.
-pub(crate) struct Authority {
-    folder: TempDir,
-}
-
-/// What an authority's keys are.
-#[derive(Clone, Copy)]
-pub(crate) enum Keys {
-    P256,
-    Rsa,
-}
-
-const CONFIGURATION: &str = "
-[req]
-distinguished_name = name
-prompt = no
-[name]
-CN = placeholder
-[root]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign, cRLSign
-[authority]
-basicConstraints = critical, CA:FALSE
-keyUsage = critical, digitalSignature
-extendedKeyUsage = critical, timeStamping
-[not-critical]
-extendedKeyUsage = timeStamping
-[two-purposes]
-extendedKeyUsage = critical, timeStamping, serverAuth
-[ca]
-default_ca = this
-[this]
-database = index.txt
-crlnumber = crlnumber
-default_md = sha256
-default_crl_days = 3650
-[tsa]
-default_tsa = stamps
-[stamps]
-serial = serial
-signer_digest = sha256
-default_policy = 1.3.6.1.4.1.99999.1
-digests = sha256, sha384, sha512
-accuracy = millisecs:500
-ordering = no
-tsa_name = yes
-ess_cert_id_chain = no
-ess_cert_id_alg = sha256
-";
+/// The authority, with what it makes in this project's types.
+pub(crate) struct Authority(TimeAuthority);
 
 impl Authority {
     pub(crate) fn new() -> Self {
@@ -70,81 +20,24 @@ impl Authority {
 
     /// With the extensions of this section.
     pub(crate) fn with(keys: Keys, extensions: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let authority = Self { folder };
-        authority.write("openssl.cnf", CONFIGURATION.as_bytes());
-        authority.write("index.txt", b"");
-        authority.write("crlnumber", b"01\n");
-        authority.write("serial", b"01\n");
-        let key: &[&str] = match keys {
-            Keys::P256 => &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"],
-            Keys::Rsa => &["-newkey", "rsa:2048"],
-        };
-        let common = [
-            "req",
-            "-x509",
-            "-config",
-            "openssl.cnf",
-            "-nodes",
-            "-days",
-            "3650",
-        ];
-        let root = [
-            "-subj",
-            "/CN=Root for time",
-            "-extensions",
-            "root",
-            "-keyout",
-            "root.key",
-            "-out",
-            "root.pem",
-        ];
-        authority.openssl(&[&common, key, &root].concat());
-        let own = [
-            "-subj",
-            "/CN=Authority of time here",
-            "-extensions",
+        let profile = AuthorityProfile {
+            keys,
             extensions,
-            "-keyout",
-            "own.key",
-        ];
-        let issued = ["-CA", "root.pem", "-CAkey", "root.key", "-out", "own.pem"];
-        authority.openssl(&[&common, key, &own, &issued].concat());
-        authority
+            ..AuthorityProfile::default()
+        };
+        Self(TimeAuthority::with(profile, None).unwrap())
     }
 
     /// Another certificate in DER of the authority's key, with the same issuer and number.
     pub(crate) fn certificate_with_the_same_number(&self) -> Vec<u8> {
-        let shown = self
-            .run(&["x509", "-in", "own.pem", "-noout", "-serial"])
-            .stdout;
+        let shown = self.openssl("x509 -in own.pem -noout -serial", &[]);
         let shown = String::from_utf8(shown).unwrap();
         let number = format!("0x{}", shown.trim().strip_prefix("serial=").unwrap());
-        let common = [
-            "req",
-            "-x509",
-            "-config",
-            "openssl.cnf",
-            "-days",
-            "3650",
-            "-key",
-            "own.key",
-        ];
-        let own = [
-            "-subj",
-            "/CN=Another authority of t",
-            "-extensions",
-            "authority",
-        ];
-        let issued = [
-            "-CA",
-            "root.pem",
-            "-CAkey",
-            "root.key",
-            "-set_serial",
-            &number,
-        ];
-        self.openssl(&[&common[..], &own, &issued, &["-out", "same.pem"]].concat());
+        self.openssl(
+            "req -x509 -config openssl.cnf -days 3650 -key own.key -extensions authority -CA root.pem \
+             -CAkey root.key -out same.pem -set_serial",
+            &[&number, "-subj", "/CN=Another authority of t"],
+        );
         certificate(&self.read("same.pem"))
     }
 
@@ -159,20 +52,7 @@ impl Authority {
 
     /// The authority's answer to a request in DER.
     pub(crate) fn answer(&self, request: &[u8]) -> Vec<u8> {
-        self.write("request.tsq", request);
-        let signing = [
-            "-signer", "own.pem", "-inkey", "own.key", "-chain", "root.pem",
-        ];
-        let reply = [
-            "ts",
-            "-reply",
-            "-config",
-            "openssl.cnf",
-            "-queryfile",
-            "request.tsq",
-        ];
-        self.openssl(&[&reply[..], &signing, &["-out", "answer.tsr"]].concat());
-        self.read("answer.tsr")
+        self.0.answer(request).unwrap()
     }
 
     pub(crate) fn stamp(&self, imprint: Imprint) -> Token {
@@ -183,83 +63,22 @@ impl Authority {
 
     /// A revocation list in DER, of the authority if it was revoked at a time.
     pub(crate) fn crl(&self, revoked: Option<UnixTime>) -> Vec<u8> {
-        let ca = [
-            "ca",
-            "-config",
-            "openssl.cnf",
-            "-cert",
-            "root.pem",
-            "-keyfile",
-            "root.key",
-        ];
-        if let Some(since) = revoked {
-            self.openssl(
-                &[
-                    &ca[..],
-                    &["-revoke", "own.pem", "-crl_reason", "keyCompromise"],
-                ]
-                .concat(),
-            );
-            // A line of the database: state, end of validity, time and reason of the revocation, and the rest.
-            let database = String::from_utf8(self.read("index.txt")).unwrap();
-            let fields: Vec<&str> = database.splitn(4, '\t').collect();
-            let [state, end, _now, rest] = fields[..] else {
-                panic!("{database}")
-            };
-            let since = in_utc(since);
-            let line = format!("{state}\t{end}\t{since},keyCompromise\t{rest}");
-            self.write("index.txt", line.as_bytes());
-        }
-        self.openssl(&[&ca[..], &["-gencrl", "-out", "list.pem"]].concat());
-        self.openssl(&[
-            "crl", "-in", "list.pem", "-outform", "DER", "-out", "list.der",
-        ]);
-        self.read("list.der")
+        let revoked = revoked.map(|since| since.as_secs());
+        self.0.crl(revoked).unwrap()
     }
 
     /// Whether OpenSSL takes this token for a time stamp over these data.
     pub(crate) fn openssl_verifies(&self, token: &[u8], data: &[u8]) -> bool {
-        self.write("judged.tst", token);
-        self.write("judged.data", data);
-        let verify = [
-            "ts",
-            "-verify",
-            "-data",
-            "judged.data",
-            "-in",
-            "judged.tst",
-            "-token_in",
-        ];
-        let output = self.run(&[&verify[..], &["-CAfile", "root.pem"]].concat());
-        output.status.success()
-    }
-
-    pub(crate) fn write(&self, name: &str, content: &[u8]) {
-        fs::write(self.folder.path().join(name), content).unwrap();
+        self.0.openssl_verifies(token, data).unwrap()
     }
 
     pub(crate) fn read(&self, name: &str) -> Vec<u8> {
-        fs::read(self.folder.path().join(name)).unwrap()
+        self.0.read(name).unwrap()
     }
 
-    fn openssl(&self, arguments: &[&str]) {
-        let output = self.run(arguments);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "openssl {arguments:?}: {said}");
+    fn openssl(&self, line: &str, more: &[&str]) -> Vec<u8> {
+        self.0.openssl(line, more).unwrap()
     }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        openssl_in(self.folder.path(), arguments)
-    }
-}
-
-fn openssl_in(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new("openssl");
-    command
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .unwrap()
 }
 
 pub(crate) fn request(imprint: Imprint) -> TimeStampRequest {
@@ -282,20 +101,6 @@ pub(crate) fn later(days: u64) -> UnixTime {
 /// Some seconds after a time.
 pub(crate) fn after(time: UnixTime, seconds: u64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(time.as_secs() + seconds))
-}
-
-/// `UTCTime`.
-fn in_utc(time: UnixTime) -> String {
-    let time = OffsetDateTime::from_unix_timestamp(time.as_secs().try_into().unwrap()).unwrap();
-    format!(
-        "{:02}{:02}{:02}{:02}{:02}{:02}Z",
-        time.year() % 100,
-        u8::from(time.month()),
-        time.day(),
-        time.hour(),
-        time.minute(),
-        time.second()
-    )
 }
 
 fn certificate(pem: &[u8]) -> Vec<u8> {

@@ -64,6 +64,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "vrot-device",
         &[
+            "archive",
             "attestation",
             "attested-tls",
             "bounded-file",
@@ -400,7 +401,10 @@ const VERIFIERS: [(&str, &[&str]); 5] = [
     ("archive", &[]),
     ("attestation", &[]),
     ("cert-chain", &[]),
-    ("vrot-device", &["mio", "rustls", "socket2", "tokio"]),
+    (
+        "vrot-device",
+        &["hyper", "mio", "rustls", "socket2", "tokio"],
+    ),
     (
         "vrot-tenant",
         &["hyper", "mio", "rustls", "socket2", "tokio"],

@@ -7,6 +7,7 @@
 )]
 
 mod adversary;
+mod archives;
 mod by_hand;
 mod connections;
 mod proxy;

@@ -1,0 +1,53 @@
+//! `vrot-device archive`: signed data in one file that proves for decades what was signed, by whom, and before
+//! when.
+//!
+//! The format and the proof of time are in the crate `archive`, signed data in `signed-data`; here they meet:
+//! [`judge`] reads the signed data of an archive as of the time that its time stamp proves.
+
+mod authority;
+mod client;
+mod create;
+mod describe;
+mod judgement;
+mod progress;
+mod renew;
+mod requests;
+mod show;
+mod verify;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::outcome::Outcome;
+
+pub use authority::AuthorityUrl;
+pub use client::{AuthorityClient, AuthorityError};
+pub use judgement::{ArchiveRefusal, ArchivedData, Judge, judge};
+
+/// What is done with an archive.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Archive {
+    /// Archive signed data, once they are verified, with time stamps over the signature and over the whole.
+    ///
+    /// Without a connection to the authority, give a folder for requests instead (`--requests`): each run
+    /// writes the next request there and ends with status 3, until the answers lie beside the requests.
+    Create(create::Create),
+    /// Show what an archive says. Verifies nothing.
+    Show(show::Show),
+    /// Judge an archive by trust anchors of your own alone: what was signed, by whom, and before when.
+    Verify(verify::Verify),
+    /// Renew the proof of time, before the certificate of the last time stamp's authority ends or its
+    /// algorithms are broken.
+    Renew(renew::Renew),
+}
+
+impl Archive {
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        match self {
+            Self::Create(create) => create.run(),
+            Self::Show(show) => show.run(),
+            Self::Verify(verify) => verify.run(),
+            Self::Renew(renew) => renew.run(),
+        }
+    }
+}

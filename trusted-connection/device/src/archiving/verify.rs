@@ -1,0 +1,198 @@
+//! `vrot-device archive verify`.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use archive::{ArchiveError, CheckedArchive, Form, Head, Reader};
+use attestation::policy::MAX_ROOTS;
+use attestation::{PolicyAbout, Verdict};
+use bounded_file::read_bounded_text;
+use cert_chain::Digest32;
+use clap::Args;
+use durable_file::{Existing, OutputFile};
+use rustls_pki_types::UnixTime;
+use signed_data::{Content, Demand, LabelText, hash_of_data};
+use trusted_connection::policy_files;
+
+use super::authority::TimeRoots;
+use super::describe::{PolicyOf, to_json, to_text, verdict};
+use super::judgement::{ArchivedData, Judge, judge};
+use super::progress::Watched;
+use crate::command_line::{parse_time, say, say_json};
+use crate::crl_options::CrlOptions;
+use crate::outcome::Outcome;
+use crate::verify_data::anchors_of;
+
+/// What is judged, and by what.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The archive.
+    #[arg(value_name = "ARCHIVE")]
+    archive: PathBuf,
+    /// What is expected of the source of the data: a policy about VMs and their hosts, or one about devices.
+    #[arg(long, value_name = "FILE", required_unless_present = "issuer_root")]
+    policy: Option<PathBuf>,
+    /// Roots of issuers that are trusted, in PEM, where nothing else is known of the source: the policy in the
+    /// archive decides with them, which is that of whoever made it.
+    #[arg(long, value_name = "FILE", conflicts_with = "policy")]
+    issuer_root: Option<PathBuf>,
+    #[command(flatten)]
+    authorities: TimeRoots,
+    /// The data, if they are not in the archive.
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    demand: DemandOptions,
+    #[command(flatten)]
+    crls: CrlOptions,
+    /// Write the data here if the verdict is affirming.
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+    /// Take the place of a file that exists.
+    #[arg(long, requires = "to")]
+    replace: bool,
+    /// Judge as of this time (RFC 3339) instead of now.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    at: Option<UnixTime>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is demanded of data beyond the policy.
+#[derive(Debug, Args)]
+pub(super) struct DemandOptions {
+    /// The stream that they must belong to.
+    #[arg(long, value_name = "NAME")]
+    stream_name: Option<LabelText>,
+    /// The most seconds before the signature that their evidence may have been taken.
+    #[arg(long, value_name = "SECONDS", conflicts_with = "identity_alone")]
+    max_evidence_age: Option<u64>,
+    /// Take data without evidence too: it is known who signed them, and not what had booted there.
+    #[arg(long)]
+    identity_alone: bool,
+}
+
+impl DemandOptions {
+    pub(super) fn demand(&self) -> Demand {
+        Demand {
+            stream: self.stream_name.clone(),
+            after: None,
+            max_evidence_age: self.max_evidence_age,
+            identity_alone: self.identity_alone,
+        }
+    }
+}
+
+impl Verify {
+    pub(super) fn run(&self) -> Result<Outcome> {
+        let mut reader = open(&self.archive)?;
+        let (policy, policy_of) = self.policy(reader.head())?;
+        let lists = self.crls.open()?.for_verification();
+        let issuers = anchors_of(&policy)?.with_lists(&lists);
+        let authorities = self.authorities.open()?.with_lists(&lists);
+        let form = reader.head().form;
+        if form != Form::Elsewhere && self.data.is_some() {
+            bail!("the data are in the archive: leave --data out");
+        }
+        let elsewhere = self.data.as_deref().map(hash_of).transpose()?;
+        let mut output = self.output()?;
+        let checked = match (&mut output, form) {
+            (Some(output), Form::File | Form::Records) => check(&mut reader, output),
+            _ => check(&mut reader, &mut io::sink()),
+        };
+        let by = Judge {
+            policy: &policy,
+            issuers: &issuers,
+            authorities: &authorities,
+            demand: &self.demand.demand(),
+        };
+        let at = self.at.unwrap_or_else(UnixTime::now);
+        let judged = match checked {
+            // It was not read to its end.
+            Err(ArchiveError::Io(error)) => {
+                let file = self.archive.display();
+                return Err(error)
+                    .with_context(|| format!("{file} cannot be read, or its data not be written"));
+            }
+            Err(error) => Err(error.into()),
+            Ok(checked) => judge(checked, elsewhere.as_ref(), &by, at),
+        };
+        if let (Some(output), Ok(archived)) = (output, &judged)
+            && archived.result().verdict() == Verdict::Affirming
+        {
+            finish(output, form, archived)?;
+        }
+        match self.json {
+            true => say_json(&to_json(&judged, policy_of))?,
+            false => say(&to_text(&judged, policy_of))?,
+        }
+        Ok(verdict(&judged).into())
+    }
+
+    fn policy(&self, head: &Head) -> Result<(PolicyAbout, PolicyOf)> {
+        match (&self.policy, &self.issuer_root) {
+            (Some(path), _) => {
+                let policy = policy_files::load_about_either(path)
+                    .with_context(|| format!("the policy {} cannot be used", path.display()))?;
+                Ok((policy, PolicyOf::Verifier))
+            }
+            (None, Some(path)) => {
+                let text = (head.policy.as_ref())
+                    .context("there is no policy in the archive: give one (--policy)")?;
+                let roots = read_bounded_text(path, MAX_ROOTS)
+                    .with_context(|| format!("{} cannot be read", path.display()))?;
+                let policy = PolicyAbout::parse(text, |_| Ok(roots.clone()))
+                    .context("the policy in the archive cannot be used: give one (--policy)")?;
+                Ok((policy, PolicyOf::Archiver))
+            }
+            (None, None) => bail!("neither a policy nor an issuer's root is named"),
+        }
+    }
+
+    fn output(&self) -> Result<Option<OutputFile>> {
+        let existing = existing(self.replace);
+        let output = (self.to.as_deref()).map(|path| OutputFile::create(path, 0o666, existing));
+        Ok(output.transpose()?)
+    }
+}
+
+fn finish(mut output: OutputFile, form: Form, archived: &ArchivedData) -> Result<()> {
+    if form == Form::Elsewhere {
+        match archived.result().data().content() {
+            Content::Attached(data) => output
+                .write_all(data)
+                .context("the data cannot be written")?,
+            Content::Hash(_) => bail!("the data are not in the archive: nothing was written"),
+        }
+    }
+    Ok(output.finish()?)
+}
+
+pub(super) fn existing(replace: bool) -> Existing {
+    match replace {
+        true => Existing::Replace,
+        false => Existing::Keep,
+    }
+}
+
+pub(super) fn open(path: &Path) -> Result<Reader<File>> {
+    let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    Reader::open(file).with_context(|| format!("{} cannot be used", path.display()))
+}
+
+fn check(reader: &mut Reader<File>, to: &mut impl Write) -> Result<CheckedArchive, ArchiveError> {
+    let length = reader.head().length;
+    reader.check(&[], &mut Watched::new(to, "verified", length))
+}
+
+/// SHA-256 value of a file of any length.
+pub(super) fn hash_of(path: &Path) -> Result<Digest32> {
+    let hashed = File::open(path).and_then(|file| {
+        let length = file.metadata()?.len();
+        hash_of_data(&mut Watched::new(file, "hashed", length))
+    });
+    hashed.with_context(|| format!("{} cannot be read", path.display()))
+}

@@ -1,0 +1,186 @@
+//! Archives through the years: what ends, what is renewed, and what is revoked.
+
+use test_support::time_authority::{AuthorityProfile, Keys};
+
+use super::scene::{DAY, SIGNED, Scene};
+
+const YEAR: u64 = 366 * DAY;
+
+#[test]
+fn an_archive_verifies_after_the_certificates_of_its_signer_ended() {
+    let scene = Scene::new();
+    scene.archived_by(&scene.authority(3650, "first.pem"));
+    let later = SIGNED + 2 * YEAR;
+    let ended = scene.device(later, "verify-data reading.signed --policy policy.toml");
+    assert_eq!(ended.status, 1, "{ended:?}");
+    let (status, told) = scene.verify(later, "first.pem", "");
+    assert_eq!(
+        (status, &told["verdict"]),
+        (0, &"affirming".into()),
+        "{told:#}"
+    );
+    assert_eq!(told["data"]["signed_at"], "2026-06-02T00:00:00Z");
+    assert_eq!(told["time"]["signed"]["before"], "2026-06-02T00:01:01Z");
+}
+
+#[test]
+fn an_archive_outlives_its_authority_if_it_was_renewed_before() {
+    let scene = Scene::new();
+    let (first, second) = (
+        scene.authority(366, "first.pem"),
+        scene.authority(3650, "second.pem"),
+    );
+    scene.archived_by(&first);
+    let unrenewed = scene.read("reading.archive");
+    let renewed = scene.renew(&second, SIGNED + 300 * DAY, "first.pem second.pem", "");
+    assert_eq!(renewed.status, 0, "{renewed:?}");
+    let later = SIGNED + 5 * YEAR;
+    let both = "first.pem --authority-root second.pem";
+    let (status, told) = scene.verify(later, both, "");
+    assert_eq!(
+        (status, &told["verdict"]),
+        (0, &"affirming".into()),
+        "{told:#}"
+    );
+    assert_eq!(told["time"]["renewed"].as_array().map(Vec::len), Some(1));
+    scene.write("reading.archive", &unrenewed);
+    let (status, told) = scene.verify(later, both, "");
+    assert_eq!(
+        (status, &told["refusal"]["code"]),
+        (1, &"overdue".into()),
+        "{told:#}"
+    );
+    // A time stamp over what does not count any more would prove nothing.
+    let late = scene.renew(&second, later, "first.pem second.pem", "");
+    assert_eq!(late.status, 1, "{late:?}");
+    assert!(late.out.contains("had to be renewed before"), "{late:?}");
+    assert_eq!(scene.read("reading.archive"), unrenewed);
+}
+
+#[test]
+fn a_key_that_was_revoked_later_had_signed_and_one_that_was_revoked_before_may_not_have() {
+    for certificate_of in [
+        |scene: &Scene| scene.vm.certificate.to_vec(),
+        |scene: &Scene| scene.host.certificate.to_vec(),
+    ] {
+        let scene = Scene::new();
+        scene.archived_by(&scene.authority(3650, "first.pem"));
+        let certificate = certificate_of(&scene);
+        scene.revoke(&certificate, SIGNED + 30 * DAY, "later.crl");
+        scene.revoke(&certificate, SIGNED - 60, "before.crl");
+        let at = SIGNED + 60 * DAY;
+        let (status, told) = scene.verify(at, "first.pem", " --crl later.crl");
+        assert_eq!(
+            (status, &told["verdict"]),
+            (0, &"affirming".into()),
+            "{told:#}"
+        );
+        let (status, told) = scene.verify(at, "first.pem", " --crl before.crl");
+        assert_eq!(
+            (status, &told["refusal"]["code"]),
+            (1, &"chain".into()),
+            "{told:#}"
+        );
+        assert!(
+            told["refusal"]["text"].to_string().contains("revoked"),
+            "{told:#}"
+        );
+        // Without a time that is proven, a signature may be younger than the revocation.
+        let ended = scene.device(
+            at,
+            "verify-data reading.signed --policy policy.toml --crl later.crl",
+        );
+        assert_eq!(ended.status, 1, "{ended:?}");
+    }
+}
+
+#[test]
+fn an_authority_that_is_revoked_counts_no_more_unless_the_archive_was_renewed_before() {
+    let scene = Scene::new();
+    let (first, second) = (
+        scene.authority(3650, "first.pem"),
+        scene.authority(3650, "second.pem"),
+    );
+    scene.archived_by(&first);
+    let unrenewed = scene.read("reading.archive");
+    scene.write("good.crl", &first.crl(None).unwrap());
+    let renewed = scene.renew(
+        &second,
+        SIGNED + 30 * DAY,
+        "first.pem second.pem",
+        " --crl good.crl",
+    );
+    assert_eq!(renewed.status, 0, "{renewed:?}");
+    let revoked = SIGNED + 60 * DAY;
+    first.set_clock(revoked);
+    scene.write("revoked.crl", &first.crl(Some(revoked)).unwrap());
+    let both = "first.pem --authority-root second.pem";
+    let at = revoked + DAY;
+    let (status, told) = scene.verify(at, both, " --crl revoked.crl");
+    assert_eq!(
+        (status, &told["verdict"]),
+        (0, &"affirming".into()),
+        "{told:#}"
+    );
+    scene.write("reading.archive", &unrenewed);
+    let (status, told) = scene.verify(at, both, " --crl revoked.crl");
+    assert_eq!(
+        (status, &told["refusal"]["code"]),
+        (1, &"overdue".into()),
+        "{told:#}"
+    );
+}
+
+#[test]
+fn an_archive_is_hashed_anew_with_sha_512_and_still_proves_when_it_was_made() {
+    let scene = Scene::new();
+    let (first, second) = (
+        scene.authority(366, "first.pem"),
+        scene.authority(3650, "second.pem"),
+    );
+    scene.archived_by(&first);
+    let renewed = scene.renew(
+        &second,
+        SIGNED + 300 * DAY,
+        "first.pem second.pem",
+        " --rehash sha512",
+    );
+    assert_eq!(renewed.status, 0, "{renewed:?}");
+    let both = "first.pem --authority-root second.pem";
+    let (status, told) = scene.verify(SIGNED + 5 * YEAR, both, "");
+    assert_eq!(
+        (status, &told["verdict"]),
+        (0, &"affirming".into()),
+        "{told:#}"
+    );
+    assert_eq!(told["time"]["renewed"][0]["hash"], "SHA-512");
+    assert_eq!(told["time"]["archived"]["before"], "2026-06-02T00:01:01Z");
+}
+
+#[test]
+fn authorities_with_rsa_keys_and_their_revocation_lists_count_too() {
+    let scene = Scene::new();
+    let profile = AuthorityProfile {
+        keys: Keys::Rsa,
+        ..AuthorityProfile::default()
+    };
+    let authority = scene.authority_with(profile, "first.pem");
+    scene.archived_by(&authority);
+    let revoked = SIGNED + 30 * DAY;
+    authority.set_clock(revoked);
+    scene.write("good.crl", &authority.crl(None).unwrap());
+    scene.write("revoked.crl", &authority.crl(Some(revoked)).unwrap());
+    let at = revoked + DAY;
+    let (status, told) = scene.verify(at, "first.pem", " --crl good.crl");
+    assert_eq!(
+        (status, &told["verdict"]),
+        (0, &"affirming".into()),
+        "{told:#}"
+    );
+    let (status, told) = scene.verify(at, "first.pem", " --crl revoked.crl");
+    assert_eq!(
+        (status, &told["refusal"]["code"]),
+        (1, &"overdue".into()),
+        "{told:#}"
+    );
+}
