@@ -3,7 +3,7 @@
 //! The first time stamp covers the archived data. Each later one covers what was there before it, so that
 //! something whose authority, key or hash algorithm does not count any more is known to be older than that.
 
-use cert_chain::TrustAnchors;
+use cert_chain::{ChainError, TrustAnchors};
 use cms::content_info::ContentInfo;
 use der::asn1::{Any, OctetString};
 use der::{Decode, Encode, Sequence};
@@ -76,8 +76,8 @@ pub enum RecordError {
         #[source]
         source: TimeStampError,
     },
-    /// A time stamp that was renewed did not count when it was.
-    #[error("time stamp {number} did not count when it was renewed")]
+    /// A time stamp that does not count, or that was renewed when it did not count any more.
+    #[error("time stamp {number} does not count, or did not when it was renewed")]
     Stamp {
         /// From one.
         number: usize,
@@ -230,7 +230,8 @@ impl EvidenceRecord {
         for (index, (token, expected)) in tokens.into_iter().enumerate().rev() {
             let number = index + 1;
             let stamp = token.verify(expected, &judged, then);
-            let stamp = stamp.map_err(|source| match number == self.stamps() {
+            let is_last = number == self.stamps();
+            let stamp = stamp.map_err(|source| match is_last && has_ended(&source) {
                 true => RecordError::Overdue { number, source },
                 false => RecordError::Stamp { number, source },
             })?;
@@ -416,6 +417,16 @@ impl VerifiedRecord {
         let last = self.renewals.last().unwrap_or(&self.first);
         last.authority().not_after()
     }
+}
+
+/// Whether a time stamp counted once.
+fn has_ended(why: &TimeStampError) -> bool {
+    matches!(
+        why,
+        TimeStampError::Authority(
+            ChainError::Expired { .. } | ChainError::RootExpired { .. } | ChainError::Revocation(_)
+        )
+    )
 }
 
 fn sorted(hashes: &[Imprint]) -> Vec<Vec<u8>> {

@@ -92,18 +92,12 @@ async fn an_answer_that_is_too_long_silent_or_none_of_an_authority_is_refused_in
         );
         thread.join().unwrap();
     }
-    // It takes the connection and says nothing.
+    // It says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", silent.local_addr().unwrap());
     let refused = stamp(&url, Duration::from_millis(50)).await;
     assert!(
         matches!(refused, Err(AuthorityError::Deadline { .. })),
-        "{refused:?}"
-    );
-    drop(silent);
-    let refused = stamp(&url, LONG).await;
-    assert!(
-        matches!(refused, Err(AuthorityError::Unreachable { .. })),
         "{refused:?}"
     );
 }

@@ -129,7 +129,7 @@ fn forged_and_damaged_archives_are_refused_and_their_data_not_written() {
     let (status, told) = scene.verify(SIGNED + DAY, "other.pem", "");
     assert_eq!(
         (status, &told["refusal"]["code"]),
-        (1, &"overdue".into()),
+        (1, &"time-stamp".into()),
         "{told:#}"
     );
     let (status, told) = scene.verify(SIGNED + DAY, "first.pem", " --stream-name room-2");
