@@ -29,5 +29,4 @@ pub mod narrator;
 pub mod proxied_vm;
 pub mod registers;
 pub mod scene;
-pub mod time_authority;
 pub mod vmm;
