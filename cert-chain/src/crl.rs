@@ -85,8 +85,10 @@ pub enum RevocationReason {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CrlError {
-    /// Signed in a way that issuers of hosts do not use.
-    #[error("it is signed with {algorithm}; issuers sign with ECDSA on P-256 or P-384")]
+    /// Signed in a way that is not verified.
+    #[error(
+        "it is signed with {algorithm}; read are ECDSA on P-256 or P-384, and RSA (PKCS #1) with SHA-256 or more"
+    )]
     Algorithm {
         /// How.
         algorithm: String,
@@ -249,11 +251,15 @@ impl Crl {
     }
 }
 
-/// How issuers of hosts sign: with the hash algorithm that goes with their curve.
+/// How issuers of hosts sign, with the hash algorithm that goes with their curve; and other issuers, many of
+/// time-stamp authorities among them, with RSA from 2,048 bits on. A key of another kind verifies nothing.
 fn algorithm(oid: &Oid<'_>) -> Result<&'static dyn SignatureVerificationAlgorithm, CrlError> {
     match oid.to_id_string().as_str() {
         "1.2.840.10045.4.3.2" => Ok(webpki::ring::ECDSA_P256_SHA256),
         "1.2.840.10045.4.3.3" => Ok(webpki::ring::ECDSA_P384_SHA384),
+        "1.2.840.113549.1.1.11" => Ok(webpki::ring::RSA_PKCS1_2048_8192_SHA256),
+        "1.2.840.113549.1.1.12" => Ok(webpki::ring::RSA_PKCS1_2048_8192_SHA384),
+        "1.2.840.113549.1.1.13" => Ok(webpki::ring::RSA_PKCS1_2048_8192_SHA512),
         other => Err(CrlError::Algorithm {
             algorithm: other.to_owned(),
         }),

@@ -41,7 +41,7 @@ pub(super) struct AuthorityOptions {
 pub(super) struct TimeRoots {
     /// Roots of time-stamp authorities that are believed, in PEM. Can be given several times.
     #[arg(long = "authority-root", value_name = "FILE", required = true)]
-    files: Vec<PathBuf>,
+    authority_roots: Vec<PathBuf>,
 }
 
 /// Where an authority is asked: `http://` or `https://`, without a password.
@@ -92,7 +92,7 @@ impl Authority {
 impl TimeRoots {
     pub(super) fn open(&self) -> Result<TrustAnchors> {
         let mut all = Vec::new();
-        for path in &self.files {
+        for path in &self.authority_roots {
             read_roots(path)?;
             all.extend(read_pem(path)?);
             all.push(b'\n');

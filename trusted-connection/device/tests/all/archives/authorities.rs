@@ -57,6 +57,14 @@ fn answer_of(body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
+/// Without keeping the runtime from closing the connection.
+async fn ended(thread: JoinHandle<()>) {
+    tokio::task::spawn_blocking(|| thread.join())
+        .await
+        .unwrap()
+        .unwrap();
+}
+
 const LONG: Duration = Duration::from_secs(120);
 
 #[tokio::test]
@@ -71,7 +79,7 @@ async fn an_answer_that_is_too_long_silent_or_none_of_an_authority_is_refused_in
         matches!(refused, Err(AuthorityError::Body { .. })),
         "{refused:?}"
     );
-    thread.join().unwrap();
+    ended(thread).await;
     let head = b"HTTP/1.1 200 OK\r\n".to_vec();
     let (url, thread) = answering(head, b"A: b\r\n".to_vec());
     let refused = stamp(&url, LONG).await;
@@ -79,7 +87,7 @@ async fn an_answer_that_is_too_long_silent_or_none_of_an_authority_is_refused_in
         matches!(refused, Err(AuthorityError::Http { .. })),
         "{refused:?}"
     );
-    thread.join().unwrap();
+    ended(thread).await;
     for other in [
         "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nhi",
         "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
@@ -90,7 +98,7 @@ async fn an_answer_that_is_too_long_silent_or_none_of_an_authority_is_refused_in
             matches!(refused, Err(AuthorityError::NoAuthority { .. })),
             "{refused:?}"
         );
-        thread.join().unwrap();
+        ended(thread).await;
     }
     // It says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -112,7 +120,7 @@ async fn an_older_answer_over_the_same_data_is_told_by_its_nonce() {
         panic!("{refused:?}");
     };
     assert!(source.to_string().contains("nonce"), "{source}");
-    thread.join().unwrap();
+    ended(thread).await;
 }
 
 #[tokio::test]

@@ -22,9 +22,10 @@ use tempfile::TempDir;
 use test_support::time_authority::{AuthorityProfile, TimeAuthority, at_time};
 
 pub(super) const DATA: &[u8] = b"{\"celsius\":21.5}";
-pub(super) const DAY: u64 = 86_400;
+pub(super) const HOUR: u64 = 3600;
+pub(super) const DAY: u64 = 24 * HOUR;
 /// When the VM signs.
-pub(super) const SIGNED: u64 = NOW + DAY;
+pub(super) const SIGNED: u64 = NOW + HOUR;
 
 /// A VM, what it signed, and who reads it: files in a folder.
 pub(super) struct Scene {
