@@ -294,7 +294,7 @@ fn a_thousand_vrots_are_as_few_elements_and_found_by_search_keyboard_and_order()
     rows[8]["vik_not_after"] = "2026-01-01T00:00:00Z".into();
     manager.tell_host("host-1.test.example", &rows);
     let second = FakeManager::start(&run.join("second.sock"))?;
-    second.tell_host("host-2.test.example", &[vrot(5000, "elsewhere", "running")]);
+    second.tell_host("other.test.example", &[vrot(5000, "elsewhere", "running")]);
     let sockets = [manager.socket(), second.socket()];
     let page = Dashboard::start(&run.join(""), &run.log("dashboard.log"), &sockets)?;
     let tab = page.open(browser()?)?;
@@ -302,6 +302,12 @@ fn a_thousand_vrots_are_as_few_elements_and_found_by_search_keyboard_and_order()
     tab.wait(
         "all rows",
         "document.querySelector('#count').textContent === '1,001'",
+    )?;
+    // The name of a host may be known after its rows are.
+    second.tell("/v1/host", host("host-2.test.example"));
+    tab.wait(
+        "the second host's name",
+        "[...document.querySelectorAll('.host .name')].some((name) => name.textContent.includes('host-2'))",
     )?;
     let drawn = tab.evaluate("document.querySelectorAll('.row').length")?;
     ensure!(

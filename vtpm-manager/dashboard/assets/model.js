@@ -24,7 +24,7 @@ export class Model {
         this.events = [];
         return false;
       case "host":
-        this.hosts[line.host].card = line.card;
+        this.setCard(line.host, line.card);
         break;
       case "rows":
         for (const row of line.rows) this.put(line.host, row);
@@ -51,9 +51,24 @@ export class Model {
     row.key = key;
     row.host = host;
     row.changed = this.isReady ? performance.now() : -Infinity;
-    row.text = [row.name, row.vm, row.vrot, row.tenant, row.state, this.hostName(host), row.note]
-      .filter(Boolean).join("\n").toLowerCase();
+    row.text = this.textOf(row);
     this.rows.set(key, row);
+  }
+
+  setCard(host, card) {
+    const before = this.hostName(host);
+    this.hosts[host].card = card;
+    if (this.hostName(host) === before) return;
+    // Rows that came before the name are found by it as well.
+    for (const row of this.rows.values()) {
+      if (row.host === host) row.text = this.textOf(row);
+    }
+  }
+
+  /** What a search finds a row by. */
+  textOf(row) {
+    return [row.name, row.vm, row.vrot, row.tenant, row.state, this.hostName(row.host), row.note]
+      .filter(Boolean).join("\n").toLowerCase();
   }
 
   /** What people call a host: its name, or else where its manager listens. */
