@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 use test_support::programs::program;
+use test_support::time_authority::{TimeAuthority, at_time};
 use test_support::tool::Tool;
 use vrot_tests::device;
 use vrot_tests::proxied_vm::ProxiedVm;
@@ -151,6 +152,54 @@ fn a_vm_signs_data_and_a_device_tells_them_from_forged_ones() -> Result<()> {
     forged.truncate(forged.len() - 1);
     fs::write(vm.path("cut"), &forged)?;
     assert_eq!(vm.verify("cut", &[])?.0, 2);
+    Ok(())
+}
+
+#[test]
+fn what_a_vm_signed_is_verified_from_its_archive_alone_two_years_later() -> Result<()> {
+    let vm = Vm::boot()?;
+    vm.sign("signed", &["--evidence"])?;
+    let authority = Arc::new(TimeAuthority::new()?);
+    let served = authority.serve()?;
+    let (root, url) = (authority.root(), served.url());
+    let create = Tool::new(program("vrot-device")?)
+        .args([
+            "archive", "create", "signed", "--data", "data", "--to", "archive",
+        ])
+        .args(["--authority", &url, "--authority-root"])
+        .arg(&root)
+        .arg("--policy")
+        .arg(&vm.policy)
+        .folder(vm.disk.path());
+    let (status, created) = device::judge(create)?;
+    assert_eq!(status, 0, "{created:#}");
+    drop(served);
+    fs::remove_file(vm.path("data"))?;
+    let later = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + 2 * 366 * 86_400;
+    let verify = || -> Result<_> {
+        let command = at_time(program("vrot-device")?, later)
+            .args(["archive", "verify", "archive", "--authority-root"])
+            .arg(&root)
+            .arg("--policy")
+            .arg(&vm.policy)
+            .folder(vm.disk.path());
+        device::judge(command)
+    };
+    let (status, found) = verify()?;
+    assert_eq!(
+        (status, &found["verdict"]),
+        (0, &"affirming".into()),
+        "{found:#}"
+    );
+    assert_eq!(found["time"]["signed"], created["time"]["signed"]);
+    assert_eq!(found["data"]["source"]["vm"], vm.booted.vm.to_string());
+    // Warmer by one degree.
+    let mut forged = fs::read(vm.path("archive"))?;
+    let at = (forged.windows(DATA.len())).position(|part| part == DATA.as_bytes());
+    let at = at.context("the data are in the archive")?;
+    *forged.get_mut(at + 12).context("a digit")? = b'2';
+    fs::write(vm.path("archive"), &forged)?;
+    assert_eq!(refused(&verify()?), (1, "damaged"));
     Ok(())
 }
 

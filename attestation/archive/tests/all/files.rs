@@ -1,5 +1,6 @@
 //! Archives as files.
 
+use std::fs::{self, File};
 use std::io::{Cursor, Write, sink};
 
 use archive::cose_time_stamp::{StampedSign1, signature_imprint};
@@ -122,6 +123,32 @@ fn an_archive_that_is_renewed_with_another_hash_algorithm_outlives_its_first_aut
         .with_carried([revoked.as_slice()]);
     verify(&renewed, &anchors, later(1)).unwrap();
     assert!(verify(&archive, &anchors, later(1)).is_err());
+}
+
+#[test]
+fn data_that_change_between_their_check_and_their_renewal_are_noticed() {
+    let authority = Authority::new();
+    let genuine = archive(&authority, Form::File, DATA);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("archive");
+    fs::write(&path, &genuine).unwrap();
+    let mut reader = Reader::open(File::open(&path).unwrap()).unwrap();
+    reader.check(&[], &mut sink()).unwrap();
+    let record = reader.record().clone();
+    let token = authority.stamp(record.renewal_imprint().unwrap());
+    let record = record.renewed(token).unwrap();
+    reader.rewrite(&record, &mut sink()).unwrap();
+    let at = genuine
+        .windows(DATA.len())
+        .rposition(|part| part == DATA)
+        .unwrap();
+    let mut changed = genuine;
+    changed[at] ^= 1;
+    fs::write(&path, changed).unwrap();
+    assert!(matches!(
+        reader.rewrite(&record, &mut sink()),
+        Err(ArchiveError::Damaged)
+    ));
 }
 
 #[test]

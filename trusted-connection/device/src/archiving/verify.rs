@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use archive::{ArchiveError, CheckedArchive, Form, Head, Reader};
-use attestation::policy::MAX_ROOTS;
+use attestation::policy::{MAX_POLICY, MAX_ROOTS};
 use attestation::{PolicyAbout, Verdict};
 use bounded_file::read_bounded_text;
 use cert_chain::Digest32;
@@ -142,6 +142,11 @@ impl Verify {
             (None, Some(path)) => {
                 let text = (head.policy.as_ref())
                     .context("there is no policy in the archive: give one (--policy)")?;
+                let most = MAX_POLICY;
+                ensure!(
+                    text.len() <= most,
+                    "the policy in the archive has more than {most} bytes"
+                );
                 let roots = read_bounded_text(path, MAX_ROOTS)
                     .with_context(|| format!("{} cannot be read", path.display()))?;
                 let policy = PolicyAbout::parse(text, |_| Ok(roots.clone()))
