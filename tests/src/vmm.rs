@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cert_chain::HashValue;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 use tpm_wire::host_commands::HOST_EVIDENCE_REQUEST;
 use tpm_wire::{MAX_SIZE, NO_SESSIONS, Response, ResponseCode, SESSIONS, frame, read_frame};
 
@@ -20,13 +21,14 @@ pub struct Control(UnixStream);
 #[derive(Debug)]
 pub struct Vmm {
     // Open as long as the VMM is attached.
-    _control: UnixStream,
+    control: Control,
     data: UnixStream,
     written: u64,
 }
 
 const CMD_GET_CAPABILITY: u32 = 1;
 const CMD_INIT: u32 = 2;
+const CMD_CANCEL_TPM_CMD: u32 = 9;
 const CMD_SET_DATAFD: u32 = 0x10;
 /// Nobody waits longer than a guest's driver does (Linux: two minutes for the slowest command).
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -78,7 +80,7 @@ impl Control {
         self.0.write_all(&init)?;
         self.done().context("INIT")?;
         Ok(Vmm {
-            _control: self.0,
+            control: self,
             data,
             written: 0,
         })
@@ -150,20 +152,39 @@ impl Vmm {
 
     /// Extends a PCR in one bank.
     pub fn extend(&mut self, pcr: u32, digest: &HashValue) -> Result<()> {
-        let body = [
-            &pcr.to_be_bytes()[..],
-            &password(),
-            &1u32.to_be_bytes(),
-            &digest.algorithm().identifier().to_be_bytes(),
-            digest.as_bytes(),
-        ]
-        .concat();
-        self.succeed("TPM2_PCR_Extend", &frame(SESSIONS, PCR_EXTEND, &body))
+        self.succeed("TPM2_PCR_Extend", &pcr_extend(pcr, digest))
     }
 
     /// Has the TPM execute a command; its response as it came.
     pub fn respond(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
-        self.data.write_all(command)?;
+        self.send(command)?;
+        self.receive()
+    }
+
+    /// Sends a command, and does not wait for its response.
+    pub fn send(&mut self, command: &[u8]) -> io::Result<()> {
+        self.data.write_all(command)
+    }
+
+    /// Orders that the command under way be given up, as far as the TPM can do that.
+    pub fn cancel(&mut self) -> Result<()> {
+        let cancel = CMD_CANCEL_TPM_CMD.to_be_bytes();
+        self.control.0.write_all(&cancel)?;
+        self.control.done().context("CANCEL_TPM_CMD")
+    }
+
+    /// Whether a response is there.
+    pub fn has_response(&self) -> io::Result<bool> {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        match recv(self.data.as_raw_fd(), &mut [0], flags) {
+            Ok(_) => Ok(true),
+            Err(Errno::EAGAIN) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The response to a command that was sent.
+    pub fn receive(&mut self) -> io::Result<Vec<u8>> {
         Ok(read_frame(&mut self.data, MAX_SIZE)?.ok_or(io::ErrorKind::UnexpectedEof)?)
     }
 
@@ -177,6 +198,19 @@ impl Vmm {
 fn success(code: ResponseCode, name: &str) -> Result<()> {
     ensure!(code.is_success(), "{name}: response code {code}");
     Ok(())
+}
+
+/// `TPM2_PCR_Extend` of a PCR in one bank.
+pub fn pcr_extend(pcr: u32, digest: &HashValue) -> Vec<u8> {
+    let body = [
+        &pcr.to_be_bytes()[..],
+        &password(),
+        &1u32.to_be_bytes(),
+        &digest.algorithm().identifier().to_be_bytes(),
+        digest.as_bytes(),
+    ]
+    .concat();
+    frame(SESSIONS, PCR_EXTEND, &body)
 }
 
 /// The authorization area with the empty password.

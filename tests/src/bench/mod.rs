@@ -110,6 +110,8 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
         let host = start_host(arguments, run, disk, "host-3", &Pool::filling(1).settings())?;
         let outcome = commands::measure(report, &host, &peer, arguments.commands);
         report.part("command_*", outcome);
+        let outcome = commands::cancel::measure(report, &host, &peer, arguments.commands);
+        report.part("cancel_*", outcome);
         let outcome = commands::measure_queue(report, &host, arguments.commands);
         report.part("virtio_tpm_*", outcome);
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use test_support::tool::Tool;
 
 /// Every part, on two vRoTs; but the guests, which boot for seconds each.
-const EXPECTED: [&str; 129] = [
+const EXPECTED: [&str; 133] = [
     "launch_p50_ms",
     "launch_p99_ms",
     "launch_signatures",
@@ -50,6 +50,10 @@ const EXPECTED: [&str; 129] = [
     "command_busy_cpu_us_quote",
     "command_paced_p50_us",
     "command_paced_cpu_percent",
+    "cancel_p50_ms",
+    "cancel_p99_ms",
+    "cancel_ready_p50_ms",
+    "cancel_ready_p99_ms",
     "virtio_tpm_p50_us",
     "virtio_tpm_p99_us",
     "virtio_tpm_cpu_us",

@@ -1,8 +1,9 @@
 //! The commands that are timed.
 
+use cert_chain::HashAlgorithm;
 use tpm_wire::{NO_SESSIONS, SESSIONS, frame};
 
-use crate::vmm::password;
+use crate::vmm::{password, pcr_extend};
 
 /// A kind of command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,11 +20,11 @@ pub(super) enum Kind {
 
 const GET_RANDOM: u32 = 0x17b;
 const PCR_READ: u32 = 0x17e;
-const PCR_EXTEND: u32 = 0x182;
 const CREATE_PRIMARY: u32 = 0x131;
 const QUOTE: u32 = 0x158;
 
 const OWNER: u32 = 0x4000_0001;
+const ALG_RSA: u16 = 0x0001;
 const ALG_SHA256: u16 = 0x000b;
 const ALG_NULL: u16 = 0x0010;
 const ALG_ECDSA: u16 = 0x0018;
@@ -31,6 +32,8 @@ const ALG_ECC: u16 = 0x0023;
 const NIST_P256: u16 = 0x0003;
 /// `fixedTPM`, `fixedParent`, `sensitiveDataOrigin`, `userWithAuth`, `restricted`, `sign`.
 const SIGNING: u32 = 0x0005_0072;
+/// `fixedTPM`, `fixedParent`, `sensitiveDataOrigin`, `userWithAuth`, `restricted`, `decrypt`.
+const STORAGE: u32 = 0x0003_0072;
 /// One that an operating system may use.
 const PCR: u32 = 10;
 
@@ -54,15 +57,7 @@ impl Kind {
         match self {
             Self::GetRandom => frame(NO_SESSIONS, GET_RANDOM, &16u16.to_be_bytes()),
             Self::PcrRead => frame(NO_SESSIONS, PCR_READ, &first_eight()),
-            Self::PcrExtend => {
-                let values = [
-                    &1u32.to_be_bytes()[..],
-                    &ALG_SHA256.to_be_bytes(),
-                    &[0xab; 32],
-                ];
-                let body = [&PCR.to_be_bytes(), &password()[..], &values.concat()].concat();
-                frame(SESSIONS, PCR_EXTEND, &body)
-            }
+            Self::PcrExtend => pcr_extend(PCR, &HashAlgorithm::Sha256.filled(0xab)),
             Self::Quote => {
                 let nonce = [&32u16.to_be_bytes()[..], &[0x5a; 32]].concat();
                 let scheme = ALG_NULL.to_be_bytes();
@@ -71,6 +66,23 @@ impl Kind {
             }
         }
     }
+}
+
+/// `TPM2_CreatePrimary` of a storage key of RSA, another one for each number.
+pub(super) fn create_rsa_key(number: u32) -> Vec<u8> {
+    let public = [
+        &ALG_RSA.to_be_bytes()[..],
+        &ALG_SHA256.to_be_bytes(),
+        &STORAGE.to_be_bytes(),
+        &[0, 0],                  // no policy
+        &[0, 6, 0, 128, 0, 0x43], // AES-128 in CFB mode
+        &ALG_NULL.to_be_bytes(),
+        &[8, 0, 0, 0, 0, 0], // 2048 bits, the usual exponent
+        &[0, 4],
+        &number.to_be_bytes(),
+    ]
+    .concat();
+    create_primary(&public)
 }
 
 /// `TPM2_CreatePrimary` of the key that quotes.
@@ -88,6 +100,10 @@ pub(super) fn create_key() -> Vec<u8> {
         &[0, 0, 0, 0], // no unique value
     ]
     .concat();
+    create_primary(&public)
+}
+
+fn create_primary(public: &[u8]) -> Vec<u8> {
     // Some twenty bytes.
     let size = u16::try_from(public.len()).unwrap_or(u16::MAX);
     let body = [
@@ -95,7 +111,7 @@ pub(super) fn create_key() -> Vec<u8> {
         &password(),
         &[0, 4, 0, 0, 0, 0], // no authorization value, no data
         &size.to_be_bytes(),
-        &public,
+        public,
         &[0, 0, 0, 0, 0, 0], // no outside information, no PCRs
     ]
     .concat();

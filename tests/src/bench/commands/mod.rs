@@ -4,6 +4,7 @@
 //! The VMM is pinned to one processor and the TPM to another. An echo server, which answers with
 //! what it got, shows what the sockets and the two wake-ups take by themselves.
 
+pub(super) mod cancel;
 pub(super) mod echo;
 mod kinds;
 mod processors;

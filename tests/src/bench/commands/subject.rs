@@ -125,6 +125,14 @@ impl Subject {
         }
     }
 
+    /// The VMM, where there is one.
+    pub(super) fn vmm(&mut self) -> Option<&mut Vmm> {
+        match &mut self.end {
+            End::Ours { vmm, .. } | End::Peer { vmm, .. } => Some(vmm),
+            End::Queue { .. } | End::Echo(_) => None,
+        }
+    }
+
     /// What its process has used of the processor so far.
     pub(super) fn processor_time(&self) -> Result<Duration> {
         processor_time::of_process(self.process)
