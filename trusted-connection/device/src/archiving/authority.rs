@@ -23,7 +23,7 @@ use super::requests::Requests;
 /// The authority, asked over a connection or by files.
 #[derive(Debug, Args)]
 pub(super) struct AuthorityOptions {
-    /// The time-stamp authority (RFC 3161 over HTTP): http:// or https://. What it answers is signed and
+    /// The time-stamp authority (RFC 3161 over HTTP): http://, or https:// (TLS 1.3). What it answers is signed and
     /// belongs to one request, over http:// too.
     #[arg(long, value_name = "URL", required_unless_present = "requests")]
     authority: Option<AuthorityUrl>,
