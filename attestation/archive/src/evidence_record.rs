@@ -85,6 +85,9 @@ pub enum RecordError {
         #[source]
         source: TimeStampError,
     },
+    /// More renewals than are verified.
+    #[error("the evidence record has more than {MAX_CHAINS} chains or {MAX_STAMPS} time stamps")]
+    TooManyStamps,
     /// Longer than it may be.
     #[error("the evidence record has {length} bytes; {MAX_RECORD} is the most")]
     TooLong {
@@ -97,6 +100,10 @@ pub enum RecordError {
 pub const MAX_RECORD: usize = 8 * 1024 * 1024;
 /// A record for one archive has few objects.
 const MAX_GROUP: usize = 16;
+/// Hash algorithms of more than a century. Each chain is verified with all before it.
+const MAX_CHAINS: usize = 16;
+/// Renewals of as long, several a year.
+const MAX_STAMPS: usize = 512;
 
 #[derive(Clone, Debug, PartialEq, Eq, Sequence)]
 struct RecordDer {
@@ -180,7 +187,7 @@ impl EvidenceRecord {
         if let Some(chain) = self.chains.last_mut() {
             chain.tokens.push(token);
         }
-        Ok(self)
+        self.within_limits()
     }
 
     /// With a time stamp over [`Self::rehash_imprint`] of `data`.
@@ -194,7 +201,14 @@ impl EvidenceRecord {
             group: self.renewed_group(data, &self.chains)?,
             tokens: vec![token],
         });
-        Ok(self)
+        self.within_limits()
+    }
+
+    fn within_limits(self) -> Result<Self, RecordError> {
+        match self.chains.len() <= MAX_CHAINS && self.stamps() <= MAX_STAMPS {
+            true => Ok(self),
+            false => Err(RecordError::TooManyStamps),
+        }
     }
 
     /// The hash algorithms with which the data have to be hashed to verify this record.
@@ -329,7 +343,7 @@ impl EvidenceRecord {
         }
         let chains = (record.chains.iter().map(|chain| Chain::read(chain)))
             .collect::<Result<Vec<_>, _>>()?;
-        let read = Self { chains };
+        let read = Self { chains }.within_limits()?;
         if read.chains.is_empty() || read.to_der()? != der {
             return Err(RecordError::Malformed(
                 "it is not in the form that archives have",

@@ -118,6 +118,25 @@ fn a_record_is_renewed_with_another_hash_algorithm_over_the_data_and_all_time_st
 }
 
 #[test]
+fn a_record_has_no_more_chains_than_can_be_verified_in_time() {
+    let authority = Authority::new();
+    let mut record = record(&authority, &data());
+    let hashes = data().hashes(ArchiveHash::Sha256).unwrap();
+    for _ in 1..16 {
+        let token = authority.stamp(record.rehash_imprint(&hashes).unwrap());
+        record = record.rehashed(&hashes, token).unwrap();
+    }
+    let read = EvidenceRecord::from_der(&record.to_der().unwrap()).unwrap();
+    read.verify(&data(), &authority.anchors(), now()).unwrap();
+    let token = authority.stamp(record.rehash_imprint(&hashes).unwrap());
+    let refused = record.rehashed(&hashes, token);
+    assert!(
+        matches!(refused, Err(RecordError::TooManyStamps)),
+        "{refused:?}"
+    );
+}
+
+#[test]
 fn every_flipped_byte_and_every_truncation_of_a_record_that_was_renewed_is_noticed_up_to_its_last_stamp()
  {
     let authority = Authority::new();

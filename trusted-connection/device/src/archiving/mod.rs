@@ -38,6 +38,9 @@ pub(crate) enum Archive {
     Verify(verify::Verify),
     /// Renew the proof of time, before the certificate of the last time stamp's authority ends or its
     /// algorithms are broken.
+    ///
+    /// Revocation lists (`--crl`) are put beside the last time stamp: they show later that its authority had not
+    /// been revoked.
     Renew(renew::Renew),
 }
 

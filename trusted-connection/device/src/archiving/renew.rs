@@ -40,8 +40,6 @@ pub(crate) struct Renew {
     authority: AuthorityOptions,
     #[command(flatten)]
     authorities: TimeRoots,
-    /// A revocation list of the last authority's issuer, PEM or DER: it is put beside the last time stamp, and
-    /// shows later that the authority had not been revoked. Can be given several times.
     #[command(flatten)]
     crls: CrlOptions,
     /// Print the result as JSON.
