@@ -23,7 +23,7 @@ const EVERY: Duration = Duration::from_secs(1);
 const MIB: u64 = 1024 * 1024;
 
 impl<T> Watched<T> {
-    /// Work on `total` bytes.
+    /// Work on `total` bytes; zero if that is not known.
     pub(super) fn new(inner: T, what: &'static str, total: u64) -> Self {
         Self {
             inner,
@@ -45,14 +45,12 @@ impl Progress {
         if self.due.is_some_and(|due| due <= now) {
             self.due = Some(now + EVERY);
             self.shown = true;
-            let percent = self.done.saturating_mul(100) / self.total.max(1);
             let (done, total) = (self.done / MIB, self.total / MIB);
-            let what = self.what;
+            let percent = self.done.saturating_mul(100).checked_div(self.total);
+            let of = percent.map(|percent| format!(" of {total} MiB, {percent} %"));
+            let (what, of) = (self.what, of.unwrap_or_else(|| " MiB".to_owned()));
             // Nobody is told if this fails: the result does not depend on it.
-            let _ = write!(
-                io::stderr(),
-                "\r\x1b[K{what}: {done} of {total} MiB, {percent} %"
-            );
+            let _ = write!(io::stderr(), "\r\x1b[K{what}: {done}{of}");
         }
     }
 }

@@ -1,14 +1,19 @@
 //! What the commands do with good and bad archives.
 
-use std::fs::File;
-use std::io::sink;
+use std::fs::{self, File};
+use std::io::{Read, Write, sink};
 use std::os::unix::fs::symlink;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use archive::cose_time_stamp::StampedSign1;
 use archive::{ArchiveHash, DataHashes, Reader};
 use serde_json::Value;
 use signed_data::{Content, hash_of_data};
+use test_support::deadline::wait_for;
 
 use super::scene::{DATA, DAY, SIGNED, Scene};
 
@@ -291,4 +296,75 @@ fn what_is_no_archive_or_no_file_is_said_to_be_none() {
         assert_eq!(ended.status, 2, "{ended:?}");
         assert!(ended.err.contains(why), "{ended:?}");
     }
+}
+
+#[test]
+fn signed_data_that_have_a_time_stamp_already_keep_it() {
+    let scene = Scene::new();
+    scene.archived_by(&scene.authority(3650, "first.pem"));
+    let (_, before) = scene.verify(SIGNED + DAY, "first.pem", "");
+    let archived = File::open(scene.path("reading.archive")).unwrap();
+    let stamped = Reader::open(archived).unwrap().head().signed.to_vec();
+    scene.write("reading.signed", &stamped);
+    fs::remove_dir_all(scene.path("asked")).unwrap();
+    let another = scene.authority(3650, "second.pem");
+    let roots = "first.pem second.pem";
+    let ended = scene.create_by(
+        &another,
+        "reading.signed --to reading.archive --replace",
+        roots,
+    );
+    assert_eq!(ended.status, 0, "{ended:?}");
+    assert!(!scene.path("asked/signature.tsq").exists());
+    let (status, told) = scene.verify(SIGNED + DAY, roots, "");
+    assert_eq!(status, 0, "{told:#}");
+    assert_eq!(told["time"]["signed"], before["time"]["signed"]);
+}
+
+/// What `script` shows is what somebody at a terminal sees.
+#[test]
+fn long_work_tells_a_terminal_how_far_it_is() {
+    let scene = film();
+    let authority = scene.authority(3650, "first.pem");
+    let what = "film.signed --data film --without-data --to reading.archive";
+    assert_eq!(scene.create(&authority, what).status, 0);
+    let slow = scene.path("slow");
+    let made = Command::new("mkfifo").arg(&slow).status().unwrap();
+    assert!(made.success());
+    let line = format!(
+        "{} archive verify reading.archive --policy policy.toml --authority-root first.pem --data slow",
+        env!("CARGO_BIN_EXE_vrot-device")
+    );
+    let mut child = Command::new("script")
+        .args(["-qfec", &line, "/dev/null"])
+        .current_dir(slow.parent().unwrap())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut terminal = child.stdout.take().unwrap();
+    let shown = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&shown);
+    let reader = thread::spawn(move || {
+        let (mut all, mut piece) = (Vec::new(), [0; 4096]);
+        while let Ok(read @ 1..) = terminal.read(&mut piece) {
+            all.extend(&piece[..read]);
+            let text = String::from_utf8_lossy(&all).into_owned();
+            seen.fetch_or(text.contains("hashed: 0 MiB"), Ordering::SeqCst);
+        }
+        String::from_utf8_lossy(&all).into_owned()
+    });
+    // Opened for both, it waits for nobody.
+    let mut data = File::options().read(true).write(true).open(&slow).unwrap();
+    wait_for("a line of progress", Duration::from_secs(120), || {
+        data.write_all(b".")?;
+        Ok((shown.load(Ordering::SeqCst) || reader.is_finished()).then_some(()))
+    })
+    .unwrap();
+    drop(data);
+    let ended = child.wait().unwrap();
+    let all = reader.join().unwrap();
+    assert!(!ended.success(), "{all}");
+    assert!(shown.load(Ordering::SeqCst), "{all}");
+    assert!(all.contains("verdict: contraindicated"), "{all}");
 }

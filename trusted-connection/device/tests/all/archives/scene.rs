@@ -165,9 +165,13 @@ impl Scene {
 
     /// Creates an archive by requests in files, which the authority answers, a minute after the signature.
     pub(super) fn create(&self, authority: &TimeAuthority, what: &str) -> Ended {
+        self.create_by(authority, what, "first.pem")
+    }
+
+    pub(super) fn create_by(&self, authority: &TimeAuthority, what: &str, roots: &str) -> Ended {
         let at = SIGNED + 60;
         let line = format!("create {what} --policy policy.toml");
-        self.asking(authority, at, &line, "first.pem")
+        self.asking(authority, at, &line, roots)
     }
 
     /// Renews `reading.archive`.
