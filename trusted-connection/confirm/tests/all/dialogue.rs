@@ -40,6 +40,15 @@ fn what_was_confirmed_counts_for_its_text_service_and_nonce_alone() -> Result<()
     let sent = device.sent_to_tpm();
     let finds = |what: &[u8]| sent.windows(what.len()).any(|window| window == what);
     assert!(finds(&[0x80, 0x02]) && !finds(PIN.as_bytes()));
+    // Nor what it could be guessed from: each session has a salt that only the TPM can open
+    // (TPM2_StartAuthSession, whose first handle would be TPM_RH_NULL).
+    let salts: Vec<&[u8]> = (sent.windows(14))
+        .filter_map(|window| match window {
+            [0x80, 1, _, _, _, _, 0, 0, 1, 0x76, salt @ ..] => Some(salt),
+            _ => None,
+        })
+        .collect();
+    assert!(salts.len() >= 2 && !salts.contains(&[0x40, 0, 0, 7].as_slice()));
 
     let other_text = Asked::new("Pay 900 € to ACME GmbH", 7)?;
     assert!(matches!(
@@ -360,6 +369,11 @@ fn a_request_whose_asker_or_daemon_is_killed_ends_without_a_confirmation() -> Re
     device.screen.wait_for("nothing to confirm")?;
     // What is typed now is for nobody, and not for who asks next.
     device.screen.press(&format!("{PIN}\r"))?;
+    let asking = device.ask(TEXT, &asked.nonce)?;
+    device.screen.wait_for("Page 1 of 1")?;
+    device.screen.press("\x1b")?;
+    assert!(asking.failed(1)?.contains("declined"));
+    device.screen.wait_for("nothing to confirm")?;
     let asking = device.ask(TEXT, &asked.nonce)?;
     device.screen.wait_for("Page 1 of 1")?;
     device.daemon.kill()?;
