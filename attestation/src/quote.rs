@@ -250,8 +250,8 @@ pub fn canonical_signature(tpmt_signature: &[u8]) -> Result<Vec<u8>, QuoteError>
     Ok(signature)
 }
 
-/// `r ‖ s`, from a signature in canonical form.
-fn fixed_signature(bytes: &[u8]) -> Result<[u8; 2 * SCALAR], QuoteError> {
+/// `r ‖ s`, from a signature in [canonical form](canonical_signature).
+pub fn fixed_signature(bytes: &[u8]) -> Result<[u8; 2 * SCALAR], QuoteError> {
     let (r, s) = read_signature(bytes)?;
     let wrong_length = QuoteError::SignatureLength {
         r: r.len(),

@@ -30,8 +30,8 @@ use vrot_service::devices::DeviceVerifier;
 use vrot_tests::host_boot_log::HostBootLog;
 use vrot_tests::issuer::IssuerFolder;
 
-const BANKS: &[&str] = &["sha256"];
-const NAME: &str = "plant-7/meter-12";
+pub(crate) const BANKS: &[&str] = &["sha256"];
+pub(crate) const NAME: &str = "plant-7/meter-12";
 
 /// A device that is switched on and has booted, with a folder for what it keeps and sends.
 pub(crate) struct Device {
@@ -187,7 +187,7 @@ impl Issuer {
 }
 
 /// An issuer, and a device that it certified.
-fn enrolled() -> Result<(Issuer, Device)> {
+pub(crate) fn enrolled() -> Result<(Issuer, Device)> {
     let made = MadeTpm::first(BANKS)?;
     let (issuer, device) = (Issuer::accepting(&made)?, Device::boot(&made, "6.12.48")?);
     device.enrol_as(NAME, &issuer)?;

@@ -31,6 +31,7 @@ use crate::outcome::Outcome;
 use crate::proxy::Proxy;
 use crate::reference::{Reference, print_reference};
 use crate::root_of_trust::Enrol;
+use crate::sign::Sign;
 use crate::spiffe::Spiffe;
 use crate::tree::{Colour, draw};
 use crate::verify::Verify;
@@ -103,8 +104,11 @@ enum Command {
     /// Evidence of a tenant's VMs (`--purpose tenant`) is of many VMs at a time: the verdict is then the
     /// worst of all, and less than affirming where a VM could not be quoted.
     Verify(Verify),
-    /// Judge data that a VM signed (`vrot-service sign`): which VM they are from, whether they are replayed,
-    /// and what had booted when they were signed.
+    /// Sign data as this device, with a key in its TPM: which device they are from, which number they have,
+    /// when, and, if wanted, what had booted then. The device has to be enrolled.
+    Sign(Sign),
+    /// Judge data that a VM or a device signed (`vrot-service sign`, `vrot-device sign`): whom they are from,
+    /// whether they are replayed, and what had booted when they were signed.
     VerifyData(VerifyData),
     /// Judge whether a person confirmed what a service asked, with `vrot-confirm` on a device.
     ///
@@ -180,6 +184,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         Command::Archive { step } => step.run(),
         Command::Spiffe { step } => step.run(),
         Command::Verify(verify) => verify.run(),
+        Command::Sign(sign) => sign.run(),
         Command::VerifyData(verify) => verify.run(),
         Command::VerifyConfirmation(verify) => verify.run(),
         Command::Explain {

@@ -15,6 +15,7 @@ pub mod outcome;
 pub mod proxy;
 mod reference;
 pub mod root_of_trust;
+mod sign;
 pub mod spiffe;
 pub mod tpm;
 pub mod tree;

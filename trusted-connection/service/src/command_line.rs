@@ -11,7 +11,6 @@ use attested_tls::tls::KeyExchange;
 use cert_chain::HashAlgorithm;
 use cert_chain::operator::RequiredPcrs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use signed_data::LabelText;
 
 /// Attests this VM: which one it is, what booted in it, on which host it runs and what booted
 /// there.
@@ -49,7 +48,7 @@ pub enum Command {
     Identity(IdentityOptions),
     /// Sign data with this VM's key for data: which VM they are from, which number they have, when, and, if
     /// wanted, what had booted then. `vrot-device verify-data` verifies them.
-    Sign(SignOptions),
+    Sign(SignCommand),
     /// Seal data to this VM's vRoT: no other opens them.
     Seal(SealOptions),
     /// Open sealed data.
@@ -65,29 +64,10 @@ pub enum Command {
 
 /// Of `sign`.
 #[derive(Args)]
-pub struct SignOptions {
-    /// The data. Without it, standard input.
-    #[arg(long, value_name = "FILE")]
-    pub from: Option<PathBuf>,
-    /// Where to write the signed data (COSE_Sign1).
-    #[arg(long, value_name = "FILE")]
-    pub to: PathBuf,
-    /// Take the place of a file that exists.
-    #[arg(long)]
-    pub replace: bool,
-    /// Put the data into the signed file, which takes at most 1 MiB of them. Without it, their SHA-256 value
-    /// is signed, and whoever verifies them needs the data as well.
-    #[arg(long)]
-    pub attached: bool,
-    /// What the data are: a media type.
-    #[arg(long, value_name = "TYPE", default_value = "application/octet-stream")]
-    pub content_type: LabelText,
-    /// Which of this VM's streams they belong to.
-    #[arg(long, value_name = "NAME", default_value = "default")]
-    pub stream_name: LabelText,
-    /// Take fresh evidence of this VM and its host, made for these data, and put it into the signed file.
-    #[arg(long)]
-    pub evidence: bool,
+pub struct SignCommand {
+    /// What is signed.
+    #[command(flatten)]
+    pub data: data_signing::SignOptions,
     /// The VM's TPM.
     #[command(flatten)]
     pub tpm: TpmOptions,

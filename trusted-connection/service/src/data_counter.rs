@@ -1,11 +1,7 @@
 //! The numbers of what this VM signs: a counter in its vRoT (`TPM_NT_COUNTER`), which no command sets back.
-//!
-//! The TPM increments it before anything is signed with the number, and has that in its state before it
-//! answers. So a crash at any point leaves a gap and never a number twice, and a counter that was removed and
-//! made anew goes on above the highest value that any counter of this TPM ever had (TPM 2.0 Part 3,
-//! `TPM2_NV_Increment`).
 
 use cert_chain::layout::DATA_COUNTER;
+use data_signing::number::{self, Counter, CounterProblem};
 use tss_esapi::Context;
 use tss_esapi::attributes::NvIndexAttributes;
 use tss_esapi::constants::NvIndexType;
@@ -33,39 +29,38 @@ pub enum CounterError {
          \"nt=counter|authread|authwrite|no_da\"`"
     )]
     Define(#[source] tss_esapi::Error),
-    /// Something else is there.
-    #[error(
-        "NV index 0x{DATA_COUNTER:08x} is no counter that keeps every value: something else uses it; look at \
-         it with `tpm2_nvreadpublic`"
-    )]
-    NoCounter,
-    /// Others are always in between.
-    #[error("the counter 0x{DATA_COUNTER:08x} is incremented by others all the time")]
-    Contended,
+    /// It is none, or gives no number.
+    #[error(transparent)]
+    Problem(#[from] CounterProblem),
 }
 
 const INCREMENT: &str = "TPM2_NV_Increment";
 const READ: &str = "TPM2_NV_Read";
 const READ_PUBLIC: &str = "TPM2_NV_ReadPublic";
 const COUNTER_SIZE: u16 = 8;
-/// Others that sign at the same time are in between now and then.
-const ATTEMPTS: usize = 200;
 
-/// A number that nobody else gets. Others increment the counter as well, and increment and read are two
-/// commands: if it rose by one between two of our reads, that one was ours, and so is the number.
+/// A number that nobody else gets.
 pub(crate) fn next(context: &mut Context) -> Result<u64, CounterError> {
-    let counter = open(context)?;
-    let mut before = read(context, counter)?;
-    for _ in 0..ATTEMPTS {
-        increment(context, counter)?;
-        // It has a value from here on.
-        let after = read(context, counter)?.ok_or(CounterError::NoCounter)?;
-        if before.and_then(|before| before.checked_add(1)) == Some(after) {
-            return Ok(after);
-        }
-        before = Some(after);
+    let index = open(context)?;
+    number::next(&mut OpenCounter { context, index })
+}
+
+/// The counter, over a connection to the TPM.
+struct OpenCounter<'a> {
+    context: &'a mut Context,
+    index: NvIndexHandle,
+}
+
+impl Counter for OpenCounter<'_> {
+    type Error = CounterError;
+
+    fn increment(&mut self) -> Result<(), CounterError> {
+        increment(self.context, self.index).map_err(CounterError::from)
     }
-    Err(CounterError::Contended)
+
+    fn read(&mut self) -> Result<Option<u64>, CounterError> {
+        read(self.context, self.index)
+    }
 }
 
 fn open(context: &mut Context) -> Result<NvIndexHandle, CounterError> {
@@ -73,7 +68,7 @@ fn open(context: &mut Context) -> Result<NvIndexHandle, CounterError> {
     match find(context, index)? {
         Some(counter) => Ok(counter),
         None => match define(context, index) {
-            Ok(()) => find(context, index)?.ok_or(CounterError::NoCounter),
+            Ok(()) => Ok(find(context, index)?.ok_or(CounterProblem::NoCounter)?),
             // Somebody else may just have made it.
             Err(error) => find(context, index)?.ok_or(CounterError::Define(error)),
         },
@@ -102,7 +97,7 @@ fn find(
         && public.data_size() == usize::from(COUNTER_SIZE);
     match counts {
         true => Ok(Some(counter)),
-        false => Err(CounterError::NoCounter),
+        false => Err(CounterProblem::NoCounter.into()),
     }
 }
 
@@ -145,7 +140,8 @@ fn read(context: &mut Context, counter: NvIndexHandle) -> Result<Option<u64>, Co
     });
     match read {
         Ok(value) => {
-            let value = <[u8; 8]>::try_from(value.value()).map_err(|_| CounterError::NoCounter)?;
+            let value =
+                <[u8; 8]>::try_from(value.value()).map_err(|_| CounterProblem::NoCounter)?;
             Ok(Some(u64::from_be_bytes(value)))
         }
         Err(error) if kind(&error) == Some(Tss2ResponseCodeKind::NvUninitialized) => Ok(None),

@@ -10,11 +10,10 @@ use crate::attester::quoting::{EvidenceFiles, EvidenceRequest, Quoter};
 use crate::attester::{AttesterError, Host, VmTpm};
 use durable_file::{Existing, OutputFile};
 
-/// Has this TPM quote and this host answer for one nonce. It uses the TPM beside a service that runs.
+/// Has a TPM quote and this host answer for one nonce. It uses the TPM beside a service that runs.
 pub fn make(
-    tpm: impl VmTpm,
+    quoter: &mut Quoter<impl VmTpm>,
     host: &dyn Host,
-    files: EvidenceFiles,
     nonce: Nonce,
     binding: Binding,
 ) -> Result<Evidence, AttesterError> {
@@ -23,7 +22,7 @@ pub fn make(
         binding,
         tls_key: None,
     };
-    let quoted = Quoter::new(tpm, files).quote(vec![request])?;
+    let quoted = quoter.quote(vec![request])?;
     let layer = host.layer(&quoted.request)?;
     let mut evidence = quoted.complete(&layer)?;
     evidence.next().ok_or(AttesterError::NoRequest)
@@ -41,7 +40,7 @@ pub fn write(
     if output.is_none() && io::stdout().is_terminal() {
         bail!("evidence is binary: give --output FILE, or have a program read standard output");
     }
-    let evidence = make(tpm, host, files, nonce, binding)?;
+    let evidence = make(&mut Quoter::new(tpm, files), host, nonce, binding)?;
     write_bytes(&evidence.to_cbor(), output)
 }
 

@@ -25,10 +25,11 @@ use vrot_service::command_line::{Arguments, Command, LogFormat, ProxyOptions, Tp
 use vrot_service::devices::{DeviceVerifier, Told};
 use vrot_service::proxy::Proxy;
 use vrot_service::service::{self, Service};
+use vrot_service::signing_data::VmSigner;
 use vrot_service::tls_identity::{RENEWAL_PERIOD, TlsIdentity};
 use vrot_service::tls_key::TpmTlsKey;
 use vrot_service::vm_attester::VmAttester;
-use vrot_service::{evidence_file, identity, sealing, signing_data};
+use vrot_service::{evidence_file, identity, sealing};
 
 /// How long devices have for challenges that they began when the service is stopped.
 const CHALLENGES_END: Duration = Duration::from_secs(10);
@@ -82,12 +83,16 @@ fn run(command: Command) -> Result<()> {
             options.output.as_deref(),
         ),
         Command::Identity(options) => identity::show(&options),
-        Command::Sign(options) => signing_data::sign(
-            open_tpm(&options.tpm)?,
-            &HostThroughTpm::new(options.tpm.tpm.clone()),
-            evidence_files(&options.tpm)?,
-            &options,
-        ),
+        Command::Sign(options) => {
+            let address = &options.tpm.tpm;
+            let number = data_signing::sign(&options.data, || {
+                let host = HostThroughTpm::new(address.clone());
+                let files = evidence_files(&options.tpm)?;
+                VmSigner::open(address, open_tpm(&options.tpm)?, host, files)
+            })?;
+            tracing::info!(number, "signed");
+            Ok(())
+        }
         Command::Seal(options) => sealing::commands::seal(&options),
         Command::Unseal(options) => sealing::commands::unseal(&options),
         Command::ShowSealed(options) => sealing::commands::show(&options),

@@ -1,113 +1,75 @@
 //! `vrot-service sign`: data signed by this VM's key for data.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use anyhow::{Context, Result, bail};
-use attestation::Binding;
+use anyhow::{Context, Result};
+use attestation::{Binding, Nonce};
 use cert_chain::profile::host_ik::HostCertificate;
 use cert_chain::profile::vik::VikCertificate;
-use cert_chain::{Digest32, VikChain, VmId};
-use signed_data::{
-    Certificates, Content, Credentials, EvidenceReference, Label, MAX_ATTACHED, Source, ToBeSigned,
-    evidence_nonce, hash_of_data,
-};
+use cert_chain::{Digest32, TpmName, VikChain, VmId};
+use data_signing::{BoxedError, DataSigner};
+use signed_data::{Certificates, Credentials, Source};
 
-use crate::attester::quoting::EvidenceFiles;
-use crate::attester::{Host, VmTpm};
-use crate::command_line::SignOptions;
+use crate::attester::quoting::{EvidenceFiles, Quoter};
+use crate::attester::{Host, TpmAddress, VmTpm};
 use crate::data_key::TpmDataKey;
 use crate::evidence_file;
-use durable_file::{Existing, OutputFile};
 
-/// Signs a file or standard input. The data are read before the TPM counts, so that what cannot be read
-/// leaves no gap in the numbers.
-pub fn sign(
-    mut tpm: impl VmTpm,
-    host: &dyn Host,
-    files: EvidenceFiles,
-    options: &SignOptions,
-) -> Result<()> {
-    let existing = match options.replace {
-        true => Existing::Replace,
-        false => Existing::Keep,
-    };
-    let mut output = OutputFile::create(&options.to, 0o666, existing)?;
-    let content = read_content(options.from.as_deref(), options.attached)?;
-    let chain = tpm.certificates()?;
-    let vik_public = tpm.vik_public()?;
-    let mut key = TpmDataKey::make(&options.tpm.tpm)?;
-    let sequence = key.next_number()?;
-    let mut label = Label {
-        key: key.public().name(),
-        source: Source::Vm(vm_of(&chain)?),
-        stream: options.stream_name.clone(),
-        sequence,
-        time: 0,
-        content_type: options.content_type.clone(),
-        evidence: None,
-    };
-    let mut credentials = Credentials {
-        certificates: certificates(chain)?,
-        identity_key: vik_public.into(),
-        statement: key.statement().clone(),
-        evidence: None,
-    };
-    if options.evidence {
-        let taken = seconds_now()?;
-        let nonce = evidence_nonce(&label.key, sequence, &content.digest())?;
-        let evidence = evidence_file::make(tpm, host, files, nonce, Binding::None)?.to_cbor();
-        label.evidence = Some(EvidenceReference {
-            digest: Digest32::of(&evidence),
-            taken,
-        });
-        credentials.evidence = Some(evidence.into());
-    }
-    label.time = seconds_now()?;
-    if (label.evidence).is_some_and(|evidence| evidence.taken > label.time) {
-        bail!("the VM's clock was set back while evidence was taken: sign again");
-    }
-    let unsigned = ToBeSigned::new(label, content)?;
-    let signature = key.sign(&unsigned.digest())?;
-    let signed = unsigned.signed(signature, credentials).to_cbor();
-    output
-        .write_all(&signed)
-        .with_context(|| format!("{} cannot be written", options.to.display()))?;
-    output.finish()?;
-    tracing::info!(number = sequence, "signed");
-    Ok(())
+/// This VM, which signs with its vRoT.
+#[derive(Debug)]
+pub struct VmSigner<T, H> {
+    quoter: Quoter<T>,
+    host: H,
+    key: TpmDataKey,
+    vm: VmId,
 }
 
-fn read_content(from: Option<&Path>, attached: bool) -> Result<Content> {
-    match from {
-        Some(path) => {
-            let name = path.display();
-            let mut file = File::open(path).with_context(|| format!("{name} cannot be opened"))?;
-            read_from(&mut file, attached).with_context(|| format!("{name} cannot be signed"))
-        }
-        None => {
-            let mut input = io::stdin().lock();
-            read_from(&mut input, attached).context("standard input cannot be signed")
-        }
+impl<T: VmTpm, H: Host> VmSigner<T, H> {
+    /// Has the vRoT at this address, which `tpm` is as well, make its key for data.
+    pub fn open(address: &TpmAddress, tpm: T, host: H, files: EvidenceFiles) -> Result<Self> {
+        let mut quoter = Quoter::new(tpm, files);
+        let identity = quoter.identity()?;
+        Ok(Self {
+            vm: vm_of(&identity.chain)?,
+            key: TpmDataKey::make(address)?,
+            quoter,
+            host,
+        })
     }
 }
 
-fn read_from(input: &mut impl Read, attached: bool) -> Result<Content> {
-    if !attached {
-        return Ok(Content::Hash(hash_of_data(input)?));
+impl<T: VmTpm, H: Host> DataSigner for VmSigner<T, H> {
+    fn key(&self) -> TpmName {
+        self.key.public().name()
     }
-    let most = u64::try_from(MAX_ATTACHED)?;
-    let mut data = Vec::new();
-    input.take(most.saturating_add(1)).read_to_end(&mut data)?;
-    if data.len() > MAX_ATTACHED {
-        bail!(
-            "there are more than {MAX_ATTACHED} bytes, the most that travel with their signature: leave out \
-             --attached, and the data stay where they are"
-        );
+
+    fn source(&self) -> Source {
+        Source::Vm(self.vm)
     }
-    Ok(Content::Attached(data))
+
+    fn number(&mut self) -> Result<u64, BoxedError> {
+        Ok(self.key.next_number()?)
+    }
+
+    fn credentials(&mut self) -> Result<Credentials, BoxedError> {
+        let identity = self.quoter.identity()?;
+        let [vik, host] = identity.chain.as_slice() else {
+            return Err("the vRoT has not the two certificates of a VM".into());
+        };
+        Ok(Credentials {
+            certificates: Certificates::Vm([vik.clone().into(), host.clone().into()]),
+            identity_key: identity.vik_public.clone().into(),
+            statement: self.key.statement().clone(),
+            evidence: None,
+        })
+    }
+
+    fn evidence(&mut self, nonce: Nonce) -> Result<Vec<u8>, BoxedError> {
+        let evidence = evidence_file::make(&mut self.quoter, &self.host, nonce, Binding::None)?;
+        Ok(evidence.to_cbor())
+    }
+
+    fn sign(&mut self, hash: &Digest32) -> Result<[u8; 64], BoxedError> {
+        Ok(self.key.sign(hash)?)
+    }
 }
 
 fn vm_of(chain: &[Vec<u8>]) -> Result<VmId> {
@@ -116,18 +78,4 @@ fn vm_of(chain: &[Vec<u8>]) -> Result<VmId> {
     let host = HostCertificate::read(chain.host_certificate()).context(MALFORMED)?;
     let vik = VikCertificate::read(chain.vik_certificate(), host.host()).context(MALFORMED)?;
     Ok(vik.claims().vm)
-}
-
-fn certificates(chain: Vec<Vec<u8>>) -> Result<Certificates> {
-    match <[Vec<u8>; 2]>::try_from(chain) {
-        Ok(chain) => Ok(Certificates::Vm(chain.map(Into::into))),
-        Err(_) => bail!("the vRoT has not the two certificates of a VM"),
-    }
-}
-
-fn seconds_now() -> Result<u64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    Ok(now
-        .context("the VM's clock shows a time before 1970")?
-        .as_secs())
 }

@@ -62,6 +62,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "program-output",
         ],
     ),
+    // Whatever signs: no TPM's stack.
+    (
+        "data-signing",
+        &["attestation", "cert-chain", "durable-file", "signed-data"],
+    ),
     (
         "vrot-device",
         &[
@@ -72,6 +77,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "cert-chain",
             "confirmation",
             "connection-proxy",
+            "data-signing",
             "durable-file",
             "printable",
             "program-output",
@@ -88,6 +94,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "bounded-file",
             "cert-chain",
             "connection-proxy",
+            "data-signing",
             "durable-file",
             "printable",
             "program-output",

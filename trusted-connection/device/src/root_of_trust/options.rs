@@ -10,14 +10,16 @@ use cert_chain::PcrSelection;
 use clap::Args;
 
 use super::attester::DeviceAttester;
+use super::evidence::RootOfTrust;
 use super::folder::IdentityFolder;
+use super::signer::DeviceSigner;
 use crate::tpm::DeviceTpm;
 
-/// Where a device's root of trust is, for the commands that show evidence of it.
+/// Where a device's root of trust is, for the commands that show evidence of it or sign with it.
 #[derive(Debug, Args)]
 pub struct RootOfTrustOptions {
-    /// The folder of this device's identity (`vrot-device enrol`): services that demand evidence of
-    /// devices get it, made with this device's TPM.
+    /// The folder of this device's identity (`vrot-device enrol`), which this device's TPM proves: to
+    /// services that demand evidence of devices, and beside data that it signs.
     #[arg(long, value_name = "DIR")]
     identity: Option<PathBuf>,
     /// The device's TPM.
@@ -31,8 +33,8 @@ pub struct RootOfTrustOptions {
         requires = "identity"
     )]
     event_log: PathBuf,
-    /// The PCRs to quote. Services ask for all of these; leave out those that something goes on
-    /// extending after the boot, and have the services' policies ignore them.
+    /// The PCRs to quote. Policies ask for all of these; leave out those that something goes on
+    /// extending after the boot, and have the policies ignore them.
     #[arg(
         long,
         value_name = "LIST",
@@ -49,15 +51,30 @@ impl RootOfTrustOptions {
         let Some(identity) = &self.identity else {
             return Ok(None);
         };
-        let quoted = PcrSelection::new(self.quoted_pcrs.iter().copied())
-            .context("--quoted-pcrs cannot be used")?;
         let attester = DeviceAttester::new(
             DeviceTpm::open(&self.tpm)?,
             IdentityFolder::new(identity),
             &self.event_log,
-            quoted,
+            self.quoted()?,
         )
         .with_context(|| format!("the identity in {} cannot be used", identity.display()))?;
         Ok(Some(Arc::new(attester)))
+    }
+
+    /// What signs data as this device.
+    pub fn signer(&self) -> Result<DeviceSigner> {
+        let identity = (self.identity.as_ref()).context("--identity says as which device")?;
+        let root = RootOfTrust {
+            tpm: DeviceTpm::open(&self.tpm)?,
+            identity: IdentityFolder::new(identity),
+            event_log: self.event_log.clone(),
+            quoted: self.quoted()?,
+        };
+        DeviceSigner::new(root)
+            .with_context(|| format!("the identity in {} cannot be used", identity.display()))
+    }
+
+    fn quoted(&self) -> Result<PcrSelection> {
+        PcrSelection::new(self.quoted_pcrs.iter().copied()).context("--quoted-pcrs cannot be used")
     }
 }

@@ -9,7 +9,9 @@ use zeroize::Zeroizing;
 use super::channel::Channel;
 use super::error::TpmError;
 use super::wire::{Command, Reader};
-use super::{CC_GET_CAPABILITY, DeviceTpm, ENDORSEMENT, GET_CAPABILITY, create_primary, flush};
+use super::{
+    CC_GET_CAPABILITY, DeviceTpm, ENDORSEMENT, GET_CAPABILITY, OWNER, create_primary, flush,
+};
 
 /// An endorsement key and its certificate. Neither is verified.
 #[derive(Clone, Debug)]
@@ -39,7 +41,6 @@ const CC_POLICY_SECRET: u32 = 0x0000_0151;
 const CC_NV_READ_PUBLIC: u32 = 0x0000_0169;
 const CC_START_AUTH_SESSION: u32 = 0x0000_0176;
 const CAP_HANDLES: u32 = 0x0000_0001;
-const OWNER: u32 = 0x4000_0001;
 const RH_NULL: u32 = 0x4000_0007;
 const POLICY_SESSION: u8 = 0x01;
 const ALG_NULL: u16 = 0x0010;
@@ -217,7 +218,8 @@ fn ek_chain(channel: &mut Channel) -> Vec<u8> {
     }
 }
 
-fn exists(channel: &mut Channel, index: u32) -> Result<bool, TpmError> {
+/// Whether the TPM has this NV index.
+pub(super) fn exists(channel: &mut Channel, index: u32) -> Result<bool, TpmError> {
     Ok(handles_from(channel, index, 1)?.contains(&index))
 }
 

@@ -3,9 +3,12 @@
 use std::io;
 use std::path::PathBuf;
 
+use attestation::certification::CertificationError;
 use attestation::quote::QuoteError;
 use cert_chain::attestation_key::AttestationKeyError;
 use cert_chain::endorsement_key::EndorsementKeyError;
+use cert_chain::layout::DATA_COUNTER;
+use data_signing::number::CounterProblem;
 use tpm_wire::{Operation, ResponseCode};
 
 /// Why the device's TPM did not do its part.
@@ -66,6 +69,22 @@ pub enum TpmError {
     /// The TPM's signature cannot be used.
     #[error("the TPM's quote cannot be used")]
     Quote(#[source] QuoteError),
+    /// The TPM's signature cannot be used.
+    #[error("the TPM's signature cannot be used")]
+    Signature(#[source] QuoteError),
+    /// What the TPM made and certified is no key for data.
+    #[error("what the TPM made is no key for data")]
+    DataKey(#[source] CertificationError),
+    /// The counter cannot be made.
+    #[error(
+        "the counter 0x{DATA_COUNTER:08x} cannot be made: {0}; if the TPM's owner has a password, make it once \
+         with `tpm2_nvdefine 0x{DATA_COUNTER:08x} -C o -P PASSWORD -a \
+         \"nt=counter|authread|authwrite|no_da\"`"
+    )]
+    Counter(ResponseCode),
+    /// There is something else, or no number.
+    #[error(transparent)]
+    CounterProblem(#[from] CounterProblem),
     /// The PCRs do not hold still.
     #[error(
         "the TPM's PCRs change while they are quoted: leave out of --quoted-pcrs what goes on being \

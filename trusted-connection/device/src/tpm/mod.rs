@@ -1,10 +1,12 @@
-//! The device's own TPM: its identity key, its quotes, and what enrolment asks of it.
+//! The device's own TPM: its identity key, its quotes, what enrolment asks of it, and its signatures of data.
 //!
 //! A dozen commands, sent as they are. A TCG software stack would do no more here, and every verifier
 //! would have to bring it along. Nothing secret travels to the TPM: what it opens for an issuer is
 //! worth something to that issuer alone, and only once.
 
 mod channel;
+mod data_counter;
+mod data_key;
 mod endorsement;
 mod error;
 mod wire;
@@ -20,6 +22,7 @@ use cert_chain::{
 use tpm_wire::Operation;
 
 use channel::Channel;
+use data_key::LoadedDataKey;
 use wire::{Command, Reader};
 
 pub use endorsement::CertifiedEk;
@@ -30,6 +33,7 @@ pub struct DeviceTpm {
     channel: Channel,
     ik: Primary,
     key: AttestationKey,
+    data_key: Option<LoadedDataKey>,
 }
 
 /// A quote as it travels.
@@ -60,6 +64,7 @@ const CC_QUOTE: u32 = 0x0000_0158;
 const CC_FLUSH_CONTEXT: u32 = 0x0000_0165;
 const CC_GET_CAPABILITY: u32 = 0x0000_017a;
 const CC_PCR_READ: u32 = 0x0000_017e;
+const OWNER: u32 = 0x4000_0001;
 const ENDORSEMENT: u32 = 0x4000_000b;
 const CAP_PCRS: u32 = 0x0000_0005;
 /// `TPM_ALG_NULL`: the scheme that the key has.
@@ -76,7 +81,12 @@ impl DeviceTpm {
         })?;
         let ik = create_primary(&mut channel, &template::device_key())?;
         match AttestationKey::try_from(ik.public.clone()) {
-            Ok(key) => Ok(Self { channel, ik, key }),
+            Ok(key) => Ok(Self {
+                channel,
+                ik,
+                key,
+                data_key: None,
+            }),
             Err(error) => {
                 flush(&mut channel, ik.handle)?;
                 Err(TpmError::IdentityKey(error))
@@ -185,8 +195,14 @@ impl DeviceTpm {
 impl Drop for DeviceTpm {
     /// A resource manager would do it as well; a TPM without one has three places for keys.
     fn drop(&mut self) {
-        if let Err(error) = flush(&mut self.channel, self.ik.handle) {
-            tracing::debug!(%error, "the identity key stays in the TPM's memory");
+        let keys = [
+            Some(self.ik.handle),
+            self.data_key.as_ref().map(|key| key.handle),
+        ];
+        for handle in keys.into_iter().flatten() {
+            if let Err(error) = flush(&mut self.channel, handle) {
+                tracing::debug!(%error, "a key stays in the TPM's memory");
+            }
         }
     }
 }

@@ -61,9 +61,11 @@ struct KnownBoot {
 
 /// The vIK and its certificates.
 #[derive(Debug)]
-struct Identity {
-    vik_public: Vec<u8>,
-    chain: Vec<Vec<u8>>,
+pub(crate) struct Identity {
+    /// The vIK as `TPMT_PUBLIC`.
+    pub(crate) vik_public: Vec<u8>,
+    /// Its certificate and the host's.
+    pub(crate) chain: Vec<Vec<u8>>,
     read_at: Instant,
 }
 
@@ -173,7 +175,8 @@ impl<T: VmTpm> Quoter<T> {
         Ok(Arc::clone(self.boot.insert(known)))
     }
 
-    fn identity(&mut self) -> Result<Arc<Identity>, AttesterError> {
+    /// The vIK and its certificates, which are read anew now and then.
+    pub(crate) fn identity(&mut self) -> Result<Arc<Identity>, AttesterError> {
         let known = self.identity.as_ref();
         if let Some(known) = known.filter(|known| known.read_at.elapsed() < REREAD) {
             return Ok(Arc::clone(known));
