@@ -61,6 +61,11 @@ impl Device {
         self.folder.path().join(name)
     }
 
+    /// Its TPM.
+    pub(crate) fn tpm(&self) -> &SoftwareTpm {
+        &self.tpm
+    }
+
     /// A step of `vrot-device enrol`, with files in this device's folder.
     fn enrol(&self, step: &str, arguments: &[&str]) -> Result<Tool> {
         let mut tool = Tool::new(program("vrot-device")?)

@@ -37,4 +37,5 @@ mod sealed_data;
 mod signed_data;
 mod stand_alone_backend;
 mod tenant_evidence;
+mod tpm_relay;
 mod virtio_i2c;
