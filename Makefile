@@ -30,7 +30,7 @@ help:
 	@echo 'make deb     Debian packages for hosts, guests and devices, in target/deb'
 	@echo 'make fresh   make demo in minimal root file systems of Debian 12 and 13; as root'
 	@echo 'make packages-check   the packages in fresh roots of Debian 12 and 13, as root'
-	@echo 'make peers   fetches the newer swtpm and the promtool that tests need (make test calls it)'
+	@echo 'make peers   fetches the newer swtpm, the promtool and the pycose that tests need (make test calls it)'
 	@echo 'make setup   installs missing Debian packages (the others call it)'
 
 # Some tests change users, or make folders of other users.
@@ -46,9 +46,10 @@ setup:
 browser: setup
 	@sh scripts/setup.sh --tests
 
-peers: setup
+peers: browser
 	@CARGO_TARGET_DIR=$(CURDIR)/target sh scripts/peers.sh
 	@CARGO_TARGET_DIR=$(CURDIR)/target sh scripts/promtool.sh
+	@CARGO_TARGET_DIR=$(CURDIR)/target sh scripts/pycose.sh
 
 demo: setup
 	@echo '== building (a few minutes the first time)'

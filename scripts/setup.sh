@@ -9,8 +9,9 @@ packages="build-essential pkg-config openssl ca-certificates
     qemu-system-x86 qemu-utils ovmf busybox-static cpio xz-utils faketime curl acpica-tools
     libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
     apparmor dpkg-dev systemd iproute2"
-# What the tests and figures need besides: a browser for the dashboard, a reader of manual pages.
-[ "${1:-}" != --tests ] || packages="$packages chromium groff-base"
+# What the tests and figures need besides: a browser for the dashboard, a reader of manual pages, another
+# implementation of COSE (scripts/pycose.sh).
+[ "${1:-}" != --tests ] || packages="$packages chromium groff-base python3-venv"
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 

@@ -12,6 +12,7 @@ use attestation::{
 };
 use cert_chain::Digest32;
 use serde_json::Value;
+use signed_data::SignedData;
 use vrot_tests::format_judge::{described, understood_ear};
 
 const DESCRIPTION: &str = include_str!("../../../attestation/evidence.cddl");
@@ -214,6 +215,30 @@ fn results_of_every_verdict_are_ears_to_another_library() -> Result<()> {
     unknown["ear_status"] = "splendid".into();
     for wrong in [better, unknown] {
         assert!(understood_ear(&wrong, NOW).is_err(), "{wrong:#}");
+    }
+    Ok(())
+}
+
+#[test]
+fn signed_data_are_as_described_and_what_departs_is_not() -> Result<()> {
+    const DESCRIPTION: &str = include_str!("../../../attestation/signed-data/signed-data.cddl");
+    const GOLDEN: [&[u8]; 3] = [
+        include_bytes!("../../../attestation/signed-data/tests/golden/vm_attached_v1.cbor"),
+        include_bytes!("../../../attestation/signed-data/tests/golden/vm_hash_evidence_v1.cbor"),
+        include_bytes!("../../../attestation/signed-data/tests/golden/device_evidence_v1.cbor"),
+    ];
+    for bytes in GOLDEN {
+        check(DESCRIPTION, bytes)?;
+        // A VM with three certificates or none, where it has two; a device likewise.
+        let header = [0x3a, 0x00, 0x01, 0x11, 0x70];
+        let at =
+            (bytes.windows(6)).position(|part| part.starts_with(&header) && part[5] & 0xe0 == 0x80);
+        let mut changed = bytes.to_vec();
+        *changed
+            .get_mut(at.context("the certificates")? + 5)
+            .context("an array")? = 0x83;
+        assert!(SignedData::from_cbor(&changed).is_err());
+        assert!(described(DESCRIPTION, &changed)?.is_err());
     }
     Ok(())
 }

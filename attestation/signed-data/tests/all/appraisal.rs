@@ -2,9 +2,9 @@
 
 use attestation::Verdict;
 use attestation::fixture::now;
-use signed_data::{Credentials, DataRefusal, Demand, SignedData, appraise};
+use signed_data::{Content, Credentials, DataRefusal, Demand, Label, SignedData, appraise};
 
-use crate::scene::Scene;
+use crate::scene::{DATA, Scene, nonce_of, refer_to, statement};
 
 fn codes(scene: &Scene, data: SignedData, demand: &Demand) -> (Verdict, Vec<&'static str>) {
     let policy = scene.host.policy(&scene.vm);
@@ -143,4 +143,63 @@ fn evidence_that_was_taken_for_other_data_or_exchanged_is_refused() {
         verify(moved(7, with(None))),
         Err(DataRefusal::EvidenceAbsent)
     ));
+}
+
+#[test]
+fn evidence_that_is_later_than_the_signature_or_that_the_label_does_not_name_is_refused() {
+    let scene = Scene::new();
+    let mut label = scene.label(7);
+    let evidence = (scene.host).evidence(&scene.vm, &nonce_of(&label), attestation::Binding::None);
+    let credentials = refer_to(&mut label, evidence.to_cbor(), 0, scene.credentials());
+    let verify = |label: &Label| {
+        let content = Content::Attached(DATA.to_vec());
+        let data = scene.signed_with(label.clone(), content, credentials.clone());
+        data.verify(None, &scene.anchors(), now())
+    };
+    assert!(verify(&label).is_ok());
+    label.time -= 1;
+    assert!(matches!(verify(&label), Err(DataRefusal::EvidenceLater)));
+    label.evidence = None;
+    assert!(matches!(verify(&label), Err(DataRefusal::EvidenceAbsent)));
+}
+
+#[test]
+fn the_label_names_the_key_that_was_certified_and_the_identity_key_is_the_certified_one() {
+    let scene = Scene::new();
+    let verify = |label: Label, credentials| {
+        let data = scene.signed_with(label, Content::Attached(DATA.to_vec()), credentials);
+        data.verify(None, &scene.anchors(), now())
+    };
+    // Signed with the certified key, under another key's name.
+    let label = Label {
+        key: Scene::new().label(7).key,
+        ..scene.label(7)
+    };
+    let refused = verify(label, scene.credentials());
+    assert!(
+        matches!(refused, Err(DataRefusal::KeyMismatch)),
+        "{refused:?}"
+    );
+    // Another VM's identity key, and what it says, below this one's certificates.
+    let other = scene.host.vm();
+    let credentials = Credentials {
+        identity_key: other.public.clone().into(),
+        statement: statement(&other.key, scene.area()),
+        ..scene.credentials()
+    };
+    let refused = verify(scene.label(7), credentials);
+    assert!(
+        matches!(refused, Err(DataRefusal::IdentityKeyMismatch)),
+        "{refused:?}"
+    );
+    // And one that is none.
+    let credentials = Credentials {
+        identity_key: scene.area().into(),
+        ..scene.credentials()
+    };
+    let refused = verify(scene.label(7), credentials);
+    assert!(
+        matches!(refused, Err(DataRefusal::IdentityKey(_))),
+        "{refused:?}"
+    );
 }

@@ -10,6 +10,8 @@ mod alterations;
 mod appraisal;
 mod devices;
 mod format;
+mod golden;
+mod pycose;
 mod refusals;
 mod scene;
 mod stream;

@@ -81,12 +81,17 @@ impl Scene {
 
     /// With evidence that answers the challenge of these data, taken so many seconds before.
     pub(crate) fn with_evidence(&self, age: u64) -> SignedData {
+        self.content_with_evidence(Content::Attached(DATA.to_vec()), age)
+    }
+
+    /// The same with the data in another form.
+    pub(crate) fn content_with_evidence(&self, content: Content, age: u64) -> SignedData {
         let mut label = self.label(7);
         let evidence = self
             .host
             .evidence(&self.vm, &nonce_of(&label), Binding::None);
         let credentials = refer_to(&mut label, evidence.to_cbor(), age, self.credentials());
-        self.signed_with(label, Content::Attached(DATA.to_vec()), credentials)
+        self.signed_with(label, content, credentials)
     }
 }
 
