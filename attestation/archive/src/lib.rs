@@ -3,7 +3,7 @@
 //!
 //! [`time_stamp`] is about an authority's word that a hash value was there before a time (RFC 3161);
 //! [`evidence_record`] about time stamps that renew one another, so that the proof outlives authorities and hash
-//! algorithms (RFC 4998); [`cose_time_stamp`] about a time stamp over a COSE signature (RFC 9921); [`file`] about
+//! algorithms (RFC 4998); [`cose_time_stamp`] about a time stamp over a COSE signature (RFC 9921); [`mod@file`] about
 //! the archive itself; [`records`] about many small records in one.
 //!
 //! The crate is pure: it asks no clock and opens no file or connection. What verification returns, only
