@@ -8,8 +8,9 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use cert_chain::HashAlgorithm;
@@ -25,6 +26,16 @@ pub struct BareVm {
     event_log: PathBuf,
     vmm: Arc<Mutex<Vmm>>,
     before: Arc<Mutex<Option<Before>>>,
+    signatures: Arc<Mutex<Signatures>>,
+}
+
+/// Signatures of keys that are not restricted.
+#[derive(Debug, Default)]
+struct Signatures {
+    /// How long the TPM takes for each beside its own time.
+    delay: Duration,
+    /// How long each took, from the command's arrival to its response.
+    took: Vec<Duration>,
 }
 
 /// What happens in the guest right before its next command of a kind.
@@ -53,13 +64,16 @@ impl BareVm {
         let tpm = Arc::clone(&vmm);
         let before = Arc::<Mutex<Option<Before>>>::default();
         let soon = Arc::clone(&before);
-        serve(data, move |client| execute(client, &tpm, &soon))?;
+        let signatures = Arc::<Mutex<Signatures>>::default();
+        let signed = Arc::clone(&signatures);
+        serve(data, move |client| execute(client, &tpm, &soon, &signed))?;
         serve(control, grant)?;
         Ok(Self {
             port,
             event_log,
             vmm,
             before,
+            signatures,
         })
     }
 
@@ -96,6 +110,16 @@ impl BareVm {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .is_none()
+    }
+
+    /// Has each signature (`TPM2_Sign`) take so much longer, as it would with a slow part.
+    pub fn slow_signatures(&self, delay: Duration) {
+        lock(&self.signatures).delay = delay;
+    }
+
+    /// How long each signature took since this was asked last.
+    pub fn signatures(&self) -> Vec<Duration> {
+        std::mem::take(&mut lock(&self.signatures).took)
     }
 
     /// Takes the VM away, puts it aside in the meantime, and attaches it again where its guest was.
@@ -139,9 +163,12 @@ fn execute(
     mut client: TcpStream,
     vmm: &Mutex<Vmm>,
     before: &Mutex<Option<Before>>,
+    signatures: &Mutex<Signatures>,
 ) -> io::Result<()> {
     client.set_nodelay(true)?;
     while let Some(command) = read_frame(&mut client, MAX_SIZE)? {
+        let begun = Instant::now();
+        let signs = code_of(&command) == Some(SIGN);
         let response = {
             let mut vmm = vmm.lock().unwrap_or_else(PoisonError::into_inner);
             let mut before = before.lock().unwrap_or_else(PoisonError::into_inner);
@@ -149,11 +176,27 @@ fn execute(
                 vmm.extend(pcr, &HashAlgorithm::Sha256.hash(&[b"in between"]))
                     .map_err(io::Error::other)?;
             }
+            if signs {
+                // Whoever else has a command waits as well.
+                let delay = lock(signatures).delay;
+                thread::sleep(delay);
+            }
             vmm.respond(&command)?
         };
+        if signs {
+            lock(signatures).took.push(begun.elapsed());
+        }
         client.write_all(&response)?;
     }
     Ok(())
+}
+
+/// `TPM2_Sign`.
+const SIGN: u32 = 0x15d;
+
+/// What a panicked thread left is still good: every change is one step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// `TPM_CC` of a command (TPM 2.0 Part 3 §5.1).

@@ -43,7 +43,7 @@ pub struct Arguments {
     /// of the physical TPM's flash are counted. Elsewhere guests do not think at all.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 1000)]
     pub think_ms: u64,
-    /// How long a signature of the physical TPM takes at least. Its other commands are as fast as
+    /// How long a signature of the physical TPM takes at least, and one of the vRoT in the part `signing`. Its other commands are as fast as
     /// swtpm, except where the next option says otherwise.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 70)]
     pub signature_ms: u64,
@@ -102,6 +102,8 @@ pub enum Part {
     Dashboard,
     /// A tenant that asks for the list of all VMs and for evidence of them, and a thousand who follow events.
     Tenants,
+    /// Readings that a VM signs one by one and in batches, with a TPM whose signatures are slow.
+    Signing,
     /// Attested connections to all VMs.
     Connection,
 }
@@ -122,7 +124,7 @@ impl Arguments {
         Duration::from_millis(self.think_ms)
     }
 
-    /// How long a signature of the physical TPM takes at least.
+    /// How long a signature of the physical TPM takes at least, and one of the vRoT in the part `signing`.
     pub fn signature(&self) -> Duration {
         Duration::from_millis(self.signature_ms)
     }

@@ -27,6 +27,7 @@ mod progress;
 mod report;
 mod restart;
 mod samples;
+mod signing;
 mod slow_tpm;
 mod tenants;
 mod writes;
@@ -201,6 +202,11 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
         step("tenants and followers");
         let outcome = tenants::measure(report, run, &mut host, &policy(arguments));
         report.part("events_delivered_ms, tenant_*, guest_delay_*", outcome);
+    }
+    if arguments.wants(Part::Signing) {
+        step("readings that a VM signs");
+        let outcome = signing::measure(report, arguments, run, &host);
+        report.part("signed_readings_per_s, sign_latency_ms", outcome);
     }
     if arguments.wants(Part::Connection) {
         step("attested connections");

@@ -8,7 +8,7 @@ use serde_json::Value;
 use test_support::tool::Tool;
 
 /// Every part, on two vRoTs; but the guests, which boot for seconds each.
-const EXPECTED: [&str; 133] = [
+const EXPECTED: [&str; 135] = [
     "launch_p50_ms",
     "launch_p99_ms",
     "launch_signatures",
@@ -117,6 +117,8 @@ const EXPECTED: [&str; 133] = [
     "guest_delay_by_tenant_quote_p50_us",
     "guest_delay_by_tenant_quote_us",
     "guest_delay_by_tenant_set_us",
+    "signed_readings_per_s",
+    "sign_latency_ms",
     "attested_handshake_p50_ms",
     "attested_handshake_tls_ms",
     "attested_handshake_vik_ms",

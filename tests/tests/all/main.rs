@@ -35,6 +35,7 @@ mod run_command;
 mod saved_vms;
 mod sealed_data;
 mod signed_data;
+mod signed_stream;
 mod stand_alone_backend;
 mod tenant_evidence;
 mod tpm_relay;

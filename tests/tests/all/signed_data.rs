@@ -28,14 +28,14 @@ fn scene() -> Result<&'static Scene> {
 }
 
 /// A VM, what it has on its disk, and a policy that accepts it.
-struct Vm {
-    booted: ProxiedVm,
-    policy: PathBuf,
-    disk: TempDir,
+pub(crate) struct Vm {
+    pub(crate) booted: ProxiedVm,
+    pub(crate) policy: PathBuf,
+    pub(crate) disk: TempDir,
 }
 
 impl Vm {
-    fn boot() -> Result<Self> {
+    pub(crate) fn boot() -> Result<Self> {
         let disk = tempfile::tempdir()?;
         let booted = ProxiedVm::boot(&scene()?.host, disk.path())?;
         let nobody = "127.0.0.1:9".parse()?;
@@ -66,7 +66,7 @@ impl Vm {
         })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.disk.path().join(name)
     }
 
@@ -86,7 +86,7 @@ impl Vm {
         self.signing(to, options)?.run().map(drop)
     }
 
-    fn verify(&self, signed: &str, options: &[&str]) -> Result<(i32, Value)> {
+    pub(crate) fn verify(&self, signed: &str, options: &[&str]) -> Result<(i32, Value)> {
         let command = Tool::new(program("vrot-device")?)
             .args(["verify-data", signed, "--policy"])
             .arg(&self.policy)
@@ -102,7 +102,7 @@ impl Vm {
         result["number"].as_u64().context("a number")
     }
 
-    fn tool(&self, line: &str) -> Result<Vec<u8>> {
+    pub(crate) fn tool(&self, line: &str) -> Result<Vec<u8>> {
         let mut words = line.split_whitespace();
         Tool::new(words.next().context("a program")?)
             .args(words)

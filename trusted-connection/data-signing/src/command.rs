@@ -13,15 +13,51 @@ use signed_data::{
 
 use crate::options::SignOptions;
 use crate::signer::DataSigner;
+use crate::stream::{Job, Summary, sign_stream};
 
-/// Signs a file or standard input, and returns the number that it has. The data are read before the TPM is
-/// opened and counts, so that what cannot be read leaves no gap in the numbers.
-pub fn sign<S: DataSigner>(options: &SignOptions, open: impl FnOnce() -> Result<S>) -> Result<u64> {
+/// What was signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signed {
+    /// Data, which have this number.
+    Data(u64),
+    /// A stream.
+    Stream(Summary),
+}
+
+/// Signs a file or standard input: as a whole, or reading by reading.
+pub fn sign<S: DataSigner>(
+    options: &SignOptions,
+    open: impl FnOnce() -> Result<S>,
+) -> Result<Signed> {
+    match (options.stream.stream, &options.to) {
+        (false, Some(to)) => sign_data(options, to, open).map(Signed::Data),
+        (false, None) => bail!("--to says where to write the signed data"),
+        (true, to) => {
+            let job = Job {
+                options: &options.stream,
+                from: options.from.as_deref(),
+                to: to.as_deref(),
+                stream: &options.stream_name,
+                content_type: &options.content_type,
+                evidence: options.evidence,
+            };
+            Ok(Signed::Stream(sign_stream(&job, &mut open()?)?))
+        }
+    }
+}
+
+/// The data are read before the TPM is opened and counts, so that what cannot be read leaves no gap in the
+/// numbers.
+fn sign_data<S: DataSigner>(
+    options: &SignOptions,
+    to: &Path,
+    open: impl FnOnce() -> Result<S>,
+) -> Result<u64> {
     let existing = match options.replace {
         true => Existing::Replace,
         false => Existing::Keep,
     };
-    let mut output = OutputFile::create(&options.to, 0o666, existing)?;
+    let mut output = OutputFile::create(to, 0o666, existing)?;
     let content = read_content(options.from.as_deref(), options.attached)?;
     let mut signer = open()?;
     let mut credentials = signer.credentials().map_err(Error::from_boxed)?;
@@ -54,7 +90,7 @@ pub fn sign<S: DataSigner>(options: &SignOptions, open: impl FnOnce() -> Result<
     let signed = unsigned.signed(signature, credentials).to_cbor();
     output
         .write_all(&signed)
-        .with_context(|| format!("{} cannot be written", options.to.display()))?;
+        .with_context(|| format!("{} cannot be written", to.display()))?;
     output.finish()?;
     Ok(sequence)
 }

@@ -2,8 +2,10 @@
 
 use anyhow::Result;
 use clap::Args;
-use data_signing::SignOptions;
+use data_signing::{SignOptions, Signed};
 use printable::Printable;
+use program_output::log;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::command_line::say;
 use crate::outcome::Outcome;
@@ -21,9 +23,21 @@ pub(crate) struct Sign {
 
 impl Sign {
     pub(crate) fn run(&self) -> Result<Outcome> {
-        let number = data_signing::sign(&self.data, || self.root_of_trust.signer())?;
-        let to = self.data.to.display().to_string();
-        say(&format!("{}: number {number}\n", Printable(&to)))?;
+        // A stream goes on for long, and tells what happens meanwhile.
+        let is_stream = self.data.stream.stream;
+        let _log = is_stream.then(|| log::start(LevelFilter::INFO, log::Format::Text));
+        let signed = data_signing::sign(&self.data, || self.root_of_trust.signer())?;
+        // Without a file, a stream is what standard output has.
+        if let Some(to) = &self.data.to {
+            let to = to.display().to_string();
+            let what = match signed {
+                Signed::Data(number) => format!("number {number}"),
+                Signed::Stream(signed) => {
+                    format!("{} readings in {} batches", signed.readings, signed.batches)
+                }
+            };
+            say(&format!("{}: {what}\n", Printable(&to)))?;
+        }
         Ok(Outcome::Good)
     }
 }

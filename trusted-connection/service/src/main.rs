@@ -11,6 +11,8 @@ use attestation::device::DeviceResult;
 use attested_tls::{Demands, NoDemand};
 use cert_chain::PcrSelection;
 use connection_proxy::{Limits, Stop, allow_open_files, serve};
+use data_signing::Signed;
+use data_signing::stream::Summary;
 use program_output::console::arguments;
 use program_output::log;
 use rustls::server::WebPkiClientVerifier;
@@ -85,12 +87,17 @@ fn run(command: Command) -> Result<()> {
         Command::Identity(options) => identity::show(&options),
         Command::Sign(options) => {
             let address = &options.tpm.tpm;
-            let number = data_signing::sign(&options.data, || {
+            let signed = data_signing::sign(&options.data, || {
                 let host = HostThroughTpm::new(address.clone());
                 let files = evidence_files(&options.tpm)?;
                 VmSigner::open(address, open_tpm(&options.tpm)?, host, files)
             })?;
-            tracing::info!(number, "signed");
+            match signed {
+                Signed::Data(number) => tracing::info!(number, "signed"),
+                Signed::Stream(Summary { batches, readings }) => {
+                    tracing::info!(batches, readings, "signed");
+                }
+            }
             Ok(())
         }
         Command::Seal(options) => sealing::commands::seal(&options),

@@ -1,7 +1,7 @@
 //! Streams: format, single readings, and that no byte can be changed.
 
 use attestation::fixture::{NOW, now};
-use attestation::{Binding, Verdict};
+use attestation::{Binding, PolicyAbout, Verdict};
 use cert_chain::{Digest32, TpmName};
 use signed_data::stream::{
     Batch, BatchInput, BatchStatement, InputError, Link, MAX_READING, Position, ProvenReading,
@@ -219,30 +219,30 @@ fn a_verifier_goes_on_from_a_position_that_was_kept() {
 #[test]
 fn evidence_counts_for_the_batches_that_follow_as_long_as_its_age_is_demanded() {
     let scene = Scene::new();
-    let policy = scene.host.policy(&scene.vm);
+    let policy = PolicyAbout::from(scene.host.policy(&scene.vm));
     let (first, after) = with_evidence(&scene);
     let mut late = scene.label(8);
     late.time = NOW + 30;
     let second = sign(&scene, batch_with(late, Some(after), &["d"]), None);
+    let judge = |verifier: &mut StreamVerifier, batch: &Batch, most| {
+        let anchors = scene.anchors();
+        let verified = verifier.verify(batch.clone(), &anchors, now()).unwrap();
+        let demand = Demand {
+            max_evidence_age: most,
+            ..Demand::default()
+        };
+        let result = verifier.appraise(verified, &policy, &demand).unwrap();
+        let codes = result.reasons().map(|reason| reason.code);
+        (
+            result.verdict(),
+            result.evidence_age(),
+            codes.collect::<Vec<_>>(),
+        )
+    };
     let judged = |most| {
         let mut verifier = StreamVerifier::new();
-        let mut verdict = |batch: &Batch| {
-            let verified = verifier.verify(batch.clone(), policy.anchors(), now());
-            let demand = Demand {
-                max_evidence_age: most,
-                ..Demand::default()
-            };
-            let result = verifier
-                .appraise(verified.unwrap(), &policy.clone().into(), &demand)
-                .unwrap();
-            let codes = result.reasons().map(|reason| reason.code);
-            (
-                result.verdict(),
-                result.evidence_age(),
-                codes.collect::<Vec<_>>(),
-            )
-        };
-        (verdict(&first), verdict(&second))
+        let first = judge(&mut verifier, &first, most);
+        (first, judge(&mut verifier, &second, most))
     };
     let good = |age| (Verdict::Affirming, Some(age), vec![]);
     assert_eq!(judged(Some(30)), (good(0), good(30)));
@@ -250,7 +250,16 @@ fn evidence_counts_for_the_batches_that_follow_as_long_as_its_age_is_demanded() 
     assert_eq!(judged(Some(29)), (good(0), old));
     // Of any age, it is that of its own batch alone.
     let missing = (Verdict::Contraindicated, None, vec!["evidence-missing"]);
-    assert_eq!(judged(None), (good(0), missing));
+    assert_eq!(judged(None), (good(0), missing.clone()));
+    // Not beyond a new beginning.
+    let anew = sign(
+        &scene,
+        unsigned(&scene, 20, None, &["x"]),
+        Some(scene.credentials()),
+    );
+    let mut verifier = StreamVerifier::new().allow_restarts();
+    let verdicts = [&first, &anew].map(|batch| judge(&mut verifier, batch, Some(30)));
+    assert_eq!(verdicts, [good(0), missing]);
 }
 
 /// A first batch with evidence for it.

@@ -65,7 +65,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Whatever signs: no TPM's stack.
     (
         "data-signing",
-        &["attestation", "cert-chain", "durable-file", "signed-data"],
+        &[
+            "attestation",
+            "cert-chain",
+            "durable-file",
+            "printable",
+            "signed-data",
+        ],
     ),
     (
         "vrot-device",

@@ -1,0 +1,108 @@
+//! Files that grow.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use cert_chain::TpmName;
+use data_signing::DataSigner;
+use data_signing::stream::collector::Collector;
+use data_signing::stream::output::{Opened, Output, OutputError};
+use signed_data::LabelText;
+use signed_data::stream::Link;
+
+use crate::scene::{SoftwareSigner, batches, options, stream_name};
+
+/// A stream of two batches, with its source's key.
+fn stream() -> (TpmName, Vec<u8>) {
+    let collector = Collector::new(1, Duration::from_secs(3600));
+    let mut signed = 0;
+    let mut source = SoftwareSigner::new();
+    source.meanwhile = Box::new(|| {
+        signed += 1;
+        match signed {
+            1 => collector.add(b"2".to_vec()),
+            _ => collector.end(None),
+        }
+    });
+    collector.add(b"1".to_vec());
+    let key = source.key();
+    let (summary, bytes) = source.sign(&options(1), &collector);
+    assert_eq!(summary.batches, 2);
+    (key, bytes)
+}
+
+#[test]
+fn a_stream_in_a_file_goes_on_behind_its_last_whole_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stream");
+    let (key, bytes) = stream();
+    let all = batches(&bytes);
+    let first = all[0].to_stream();
+    let append = |contents: &[u8]| -> Option<Link> {
+        fs::write(&path, contents).unwrap();
+        let Opened { mut output, after } = Output::append(&path, &key, &stream_name()).unwrap();
+        output.write(b"next").unwrap();
+        after
+    };
+    // Whatever a signer that was killed left.
+    for length in 0..bytes.len() {
+        let after = append(&bytes[..length]);
+        let whole = match length < first.len() {
+            true => &[][..],
+            false => &first,
+        };
+        assert_eq!(
+            after,
+            (!whole.is_empty()).then(|| all[0].link()),
+            "{length}"
+        );
+        assert_eq!(fs::read(&path).unwrap(), [whole, b"next"].concat());
+    }
+    assert_eq!(append(&bytes), Some(all[1].link()));
+    fs::remove_file(&path).unwrap();
+    let opened = Output::append(&path, &key, &stream_name()).unwrap();
+    assert_eq!(opened.after, None);
+}
+
+#[test]
+fn a_file_with_something_else_in_it_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stream");
+    let (key, bytes) = stream();
+    let room = "room-2/temperature".parse().unwrap();
+    let other = refused(&path, &bytes, &key, &room);
+    assert!(
+        matches!(other, OutputError::OtherStream { .. }),
+        "{other:?}"
+    );
+    let (another, _) = stream();
+    let other = refused(&path, &bytes, &another, &stream_name());
+    assert!(
+        matches!(other, OutputError::OtherStream { .. }),
+        "{other:?}"
+    );
+    let text = [&bytes[..], b"text"].concat();
+    let other = refused(&path, &text, &key, &stream_name());
+    assert!(matches!(other, OutputError::NoStream { .. }), "{other:?}");
+    let exists = Output::create(&path).unwrap_err();
+    assert!(matches!(exists, OutputError::Exists(_)), "{exists:?}");
+}
+
+fn refused(path: &Path, contents: &[u8], key: &TpmName, stream: &LabelText) -> OutputError {
+    fs::write(path, contents).unwrap();
+    let refused = Output::append(path, key, stream).unwrap_err();
+    assert_eq!(fs::read(path).unwrap(), contents);
+    refused
+}
+
+#[test]
+fn two_signers_do_not_write_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stream");
+    let (key, _) = stream();
+    let first = Output::create(&path).unwrap();
+    let second = Output::append(&path, &key, &stream_name());
+    assert!(matches!(second, Err(OutputError::Locked(_))), "{second:?}");
+    drop(first);
+}

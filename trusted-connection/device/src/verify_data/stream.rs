@@ -1,0 +1,302 @@
+//! `vrot-device verify-data --stream`: readings that are signed batch by batch.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use attestation::{PolicyAbout, Verdict};
+use bounded_file::read_bounded;
+use cert_chain::TrustAnchors;
+use clap::Args;
+use durable_file::{Existing, OutputFile};
+use printable::{Printable, printable_json};
+use serde_json::{Value, json};
+use signed_data::stream::{
+    Batch, BatchInput, BatchResult, MAX_POSITION, Position, StreamRefusal, StreamVerifier,
+};
+
+use super::VerifyData;
+use super::telling::{reading_to_json, refusal_to_json, refusal_to_text, rfc3339, source_to_json};
+use crate::command_line::say;
+use crate::outcome::Outcome;
+use crate::tree::{Colour, mark};
+
+/// Of `verify-data`, where it verifies a stream.
+#[derive(Debug, Args)]
+pub(super) struct StreamOptions {
+    /// Verify a stream (`sign --stream`): print its readings batch by batch, as each is verified, up to the
+    /// first batch that is refused.
+    #[arg(long, conflicts_with = "data")]
+    pub(super) stream: bool,
+    /// Where it is kept how far the stream was verified: verification begins behind that, and the file is
+    /// written anew with each batch. The stream begins if there is no such file.
+    #[arg(long, value_name = "FILE", requires = "stream")]
+    position: Option<PathBuf>,
+    /// Pass over batches up to the kept position, instead of refusing them as replayed.
+    #[arg(long, requires = "position")]
+    skip_seen: bool,
+    /// Take a stream up in its middle, whatever came before.
+    #[arg(long, requires = "stream")]
+    join: bool,
+    /// Take it that the stream begins anew, as after its source was killed: what was in between is not known.
+    #[arg(long, requires = "stream")]
+    allow_restarts: bool,
+    /// Write the reading with this number, with its proof, to the file of --to.
+    #[arg(long, value_name = "NUMBER", requires_all = ["stream", "to"])]
+    take: Option<u64>,
+    /// The file for the reading of --take.
+    #[arg(long, value_name = "FILE", requires = "take")]
+    to: Option<PathBuf>,
+}
+
+/// One run over a stream.
+struct Run<'a> {
+    command: &'a VerifyData,
+    policy: &'a PolicyAbout,
+    anchors: &'a TrustAnchors,
+    verifier: StreamVerifier,
+    batches: u64,
+    readings: u64,
+    restarts: u64,
+    taken: bool,
+    refusal: Option<&'static str>,
+}
+
+/// Verifies a stream from its beginning, or from where it was verified to.
+pub(super) fn verify(
+    command: &VerifyData,
+    policy: &PolicyAbout,
+    anchors: &TrustAnchors,
+) -> Result<Outcome> {
+    let options = &command.stream;
+    let known = (options.position.as_deref()).map_or(Ok(None), read_position)?;
+    let mut input = BatchInput::new(open(&command.signed)?);
+    if let Some(known) = known.as_ref().filter(|_| options.skip_seen) {
+        skip(&mut input, known)?;
+    }
+    let (mut verifier, resumed) = match known {
+        Some(position) => (StreamVerifier::after(position), true),
+        None => (StreamVerifier::new(), false),
+    };
+    if options.allow_restarts {
+        verifier = verifier.allow_restarts();
+    }
+    if options.join {
+        verifier = verifier.join();
+    }
+    let mut run = Run {
+        command,
+        policy,
+        anchors,
+        verifier,
+        batches: 0,
+        readings: 0,
+        restarts: 0,
+        taken: false,
+        refusal: None,
+    };
+    let verdict = run.all(&mut input)?;
+    if run.batches == 0 && verdict == Verdict::Affirming && !resumed {
+        bail!("{} has no batch of a stream", command.signed.display());
+    }
+    run.end(verdict)?;
+    if let Some(number) = (options.take).filter(|_| !run.taken && verdict == Verdict::Affirming) {
+        bail!("reading {number} is not among those that were verified");
+    }
+    Ok(verdict.into())
+}
+
+impl Run<'_> {
+    /// Batch by batch, until one is less than affirming.
+    fn all(&mut self, input: &mut BatchInput<Box<dyn Read>>) -> Result<Verdict> {
+        while let Some(batch) = input.next() {
+            match self.judge(batch?) {
+                Ok(result) => {
+                    let verdict = result.verdict();
+                    self.tell(&result)?;
+                    if verdict != Verdict::Affirming {
+                        return Ok(verdict);
+                    }
+                    self.keep(&result)?;
+                }
+                Err(refusal) => {
+                    let following = input.by_ref().map_while(Result::ok);
+                    let at = self.command.at();
+                    let refusal = self.verifier.explain(refusal, following, self.anchors, at);
+                    match self.command.json {
+                        true => say_line(&refusal_to_json(&refusal))?,
+                        false => say(&refusal_to_text(&refusal))?,
+                    }
+                    self.refusal = Some(refusal.code());
+                    return Ok(Verdict::Contraindicated);
+                }
+            }
+        }
+        Ok(Verdict::Affirming)
+    }
+
+    fn judge(&mut self, batch: Batch) -> Result<BatchResult, StreamRefusal> {
+        let at = self.command.at();
+        let verified = self.verifier.verify(batch, self.anchors, at)?;
+        let demand = self.command.demand();
+        self.verifier.appraise(verified, self.policy, &demand)
+    }
+
+    /// Prints a batch; its readings only if it is affirmed.
+    fn tell(&self, result: &BatchResult) -> Result<()> {
+        let readings = match result.verdict() {
+            Verdict::Affirming => Some((result.statement().first..).zip(result.readings().iter())),
+            Verdict::Warning | Verdict::Contraindicated => None,
+        };
+        if self.command.json {
+            let mut lines = line(&batch_to_json(result));
+            for (number, reading) in readings.into_iter().flatten() {
+                lines.push_str(&line(&reading_to_json(number, reading)));
+            }
+            return self.deliver(&lines);
+        }
+        let mut text = batch_to_text(result);
+        for (number, reading) in readings.into_iter().flatten() {
+            let shown = String::from_utf8_lossy(reading);
+            let _ = writeln!(text, "  {number} {}", Printable(&shown));
+        }
+        self.deliver(&text)
+    }
+
+    /// Prints readings. Who closes its end has read what it wanted, but for one that goes on another time:
+    /// what it did not read is not to be behind the position.
+    fn deliver(&self, text: &str) -> Result<()> {
+        match self.command.stream.position {
+            None => say(text),
+            Some(_) => {
+                let mut out = io::stdout().lock();
+                (out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+                    .context("the readings cannot be written to standard output")
+            }
+        }
+    }
+
+    /// What is done with a batch that was printed.
+    fn keep(&mut self, result: &BatchResult) -> Result<()> {
+        let options = &self.command.stream;
+        self.batches = self.batches.saturating_add(1);
+        self.readings = (self.readings).saturating_add(result.readings().count());
+        self.restarts = (self.restarts).saturating_add(u64::from(result.restarted()));
+        if let (Some(number), Some(to), false) = (options.take, &options.to, self.taken)
+            && let Some(reading) = result.take(number)
+        {
+            let mut file = OutputFile::create(to, 0o666, Existing::Keep)?;
+            file.write_all(&reading.to_cbor())
+                .with_context(|| format!("{} cannot be written", to.display()))?;
+            file.finish()?;
+            self.taken = true;
+        }
+        if let (Some(path), Some(position)) = (&options.position, self.verifier.position()) {
+            durable_file::replace(path, &position.to_cbor(), 0o600)
+                .with_context(|| format!("the position {} cannot be written", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// The last lines.
+    fn end(&self, verdict: Verdict) -> Result<()> {
+        let (batches, readings, restarts) = (self.batches, self.readings, self.restarts);
+        if self.command.json {
+            return say_line(
+                &json!({ "summary": { "verdict": verdict, "batches": batches,
+                "readings": readings, "restarts": restarts, "refusal": self.refusal } }),
+            );
+        }
+        let mut text = format!("\n{readings} readings in {batches} batches are verified\n");
+        if restarts > 0 {
+            let _ = writeln!(text, "the stream began anew {restarts} times");
+        }
+        let _ = writeln!(text, "\nverdict: {verdict}");
+        say(&text)
+    }
+}
+
+fn batch_to_json(result: &BatchResult) -> Value {
+    let (data, statement) = (result.data(), result.statement());
+    let label = data.label();
+    let reasons = result.reasons();
+    json!({ "batch": {
+        "verdict": result.verdict(),
+        "source": source_to_json(data.source()),
+        "stream": label.stream,
+        "number": label.sequence,
+        "signed_at": rfc3339(label.time),
+        "content_type": statement.content_type,
+        "first_reading": statement.first,
+        "readings": statement.count,
+        "taken_from_ms": statement.span.from,
+        "taken_to_ms": statement.span.to,
+        "began_anew": result.restarted(),
+        "evidence_age_s": result.evidence_age(),
+        "reasons": reasons
+            .map(|reason| json!({ "code": reason.code, "text": reason.text }))
+            .collect::<Vec<_>>(),
+    } })
+}
+
+/// One line for the batch, and one for each reason.
+fn batch_to_text(result: &BatchResult) -> String {
+    let (label, statement) = (result.data().label(), result.statement());
+    let (number, time) = (label.sequence, rfc3339(label.time));
+    let source = label.source.to_string();
+    let (from, to) = (statement.first, statement.next().saturating_sub(1));
+    let mut text = format!(
+        "batch {number} of {}, signed at {time}: readings {from} to {to}",
+        Printable(&source)
+    );
+    if result.restarted() {
+        text.push_str("; the stream begins anew");
+    }
+    text.push('\n');
+    let mark = mark(result.verdict(), Colour::of_output());
+    for reason in result.reasons() {
+        let (why, code) = (Printable(&reason.text), reason.code);
+        let _ = writeln!(text, "{mark} {why} ({code})");
+    }
+    text
+}
+
+/// Batches up to the one that was verified last.
+fn skip(input: &mut BatchInput<Box<dyn Read>>, known: &Position) -> Result<()> {
+    for batch in input.by_ref() {
+        if batch?.link() == known.link {
+            return Ok(());
+        }
+    }
+    bail!("the batch up to which the stream was verified is not in it");
+}
+
+fn read_position(path: &Path) -> Result<Option<Position>> {
+    if !fs::exists(path).with_context(|| format!("{} cannot be read", path.display()))? {
+        return Ok(None);
+    }
+    let bytes = read_bounded(path, MAX_POSITION)
+        .with_context(|| format!("{} cannot be read", path.display()))?;
+    let position = Position::from_cbor(&bytes);
+    let position =
+        position.with_context(|| format!("{} is no position in a stream", path.display()))?;
+    Ok(Some(position))
+}
+
+fn open(path: &Path) -> Result<Box<dyn Read>> {
+    if path == Path::new("-") {
+        return Ok(Box::new(io::stdin().lock()));
+    }
+    let file = File::open(path).with_context(|| format!("{} cannot be opened", path.display()))?;
+    Ok(Box::new(BufReader::new(file)))
+}
+
+fn line(value: &Value) -> String {
+    printable_json(&format!("{value}\n"))
+}
+
+fn say_line(value: &Value) -> Result<()> {
+    say(&line(value))
+}
