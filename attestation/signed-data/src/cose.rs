@@ -143,6 +143,11 @@ impl SignedData {
         &self.content
     }
 
+    /// The signature: two scalars (RFC 9053 §2.1).
+    pub fn signature(&self) -> &[u8; SIGNATURE] {
+        &self.signature
+    }
+
     /// What travels beside the signature, unverified.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials
@@ -164,8 +169,8 @@ impl SignedData {
         }
     }
 
-    /// What the signature covers.
-    pub(crate) fn sig_structure(&self) -> Vec<u8> {
+    /// What the signature covers: the Sig_structure (RFC 9052 §4.4).
+    pub fn message(&self) -> Vec<u8> {
         sig_structure(&self.label, &self.content)
     }
 

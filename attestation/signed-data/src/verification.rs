@@ -183,7 +183,7 @@ impl SignedData {
         }
         let point = key.public_area().public_key_bytes();
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
-            .verify(&self.sig_structure(), &self.signature)
+            .verify(&self.message(), &self.signature)
             .map_err(|_| DataRefusal::Signature)?;
         match self.label.source == certified {
             true => Ok(()),

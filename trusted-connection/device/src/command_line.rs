@@ -7,16 +7,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use attestation::event_log::{MAX_LOG, UserspaceLog};
-use attestation::evidence::MAX_EVIDENCE;
 use attestation::policy::MAX_ROOTS;
 use attestation::{EventLog, Evidence, Nonce, Policy, Purpose};
 use bounded_file::{read_bounded, read_bounded_text};
 use cert_chain::RevocationLists;
 use clap::{Parser, Subcommand};
-use printable::{Printable, printable_json};
+use printable::printable_json;
 use program_output::console::print;
 use rustls_pki_types::UnixTime;
-use serde_json::{Value, json};
+use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -26,6 +25,8 @@ use crate::challenge::{challenge, fresh_nonce};
 use crate::confirmation::VerifyConfirmation;
 use crate::connection_options::load_policy;
 use crate::crl_options::CrlOptions;
+use crate::event_log;
+use crate::explaining::Explain;
 use crate::judgement::Judgement;
 use crate::outcome::Outcome;
 use crate::proxy::Proxy;
@@ -36,7 +37,6 @@ use crate::spiffe::Spiffe;
 use crate::tree::{Colour, draw};
 use crate::verify::Verify;
 use crate::verify_data::VerifyData;
-use crate::{event_log, export};
 
 /// Judges services in VMs by their evidence and a policy, and connects to those that pass.
 ///
@@ -119,18 +119,9 @@ enum Command {
         #[command(subcommand)]
         step: Archive,
     },
-    /// Take evidence apart into files for OpenSSL and tpm2-tools. Verifies nothing.
-    Explain {
-        /// The evidence.
-        #[arg(long, value_name = "FILE")]
-        evidence: PathBuf,
-        /// The folder for the files.
-        #[arg(long, value_name = "DIR")]
-        export: PathBuf,
-        /// Print as JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Take evidence or an archive apart into files for OpenSSL and tpm2-tools, and draw an archive. Verifies
+    /// nothing.
+    Explain(Explain),
     /// Show a TCG event log and the PCR values that it leads to.
     EventLog {
         /// The log, as firmware wrote it.
@@ -187,11 +178,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         Command::Sign(sign) => sign.run(),
         Command::VerifyData(verify) => verify.run(),
         Command::VerifyConfirmation(verify) => verify.run(),
-        Command::Explain {
-            evidence,
-            export,
-            json,
-        } => explain(&load_evidence(evidence)?, export, *json),
+        Command::Explain(explain) => explain.run(),
         Command::EventLog {
             file,
             userspace,
@@ -228,38 +215,6 @@ pub(crate) fn report(judgement: &Judgement, json: bool) -> Result<Outcome> {
         say(&draw(judgement, Colour::of_output()))?;
     }
     Ok(judgement.verdict().into())
-}
-
-fn explain(evidence: &Evidence, folder: &Path, json: bool) -> Result<Outcome> {
-    let files = export::export(evidence, folder)?;
-    let quotes = export::qualifying_data(evidence)?;
-    if json {
-        let files: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
-        say_json(&json!({
-            "files": files,
-            "vm_qualifying_data": quotes.vm,
-            "host_qualifying_data": quotes.host,
-            "verified": false,
-        }))?;
-    } else {
-        let mut text = String::from("Nothing was verified. Written:\n");
-        for file in files {
-            let file = file.display().to_string();
-            text.push_str(&format!("  {}\n", Printable(&file)));
-        }
-        text.push_str(&format!(
-            "Qualifying data for tpm2_checkquote -q:\n  VM   {}\n  host {}\n",
-            quotes.vm, quotes.host
-        ));
-        say(&text)?;
-    }
-    Ok(Outcome::Good)
-}
-
-fn load_evidence(path: &Path) -> Result<Evidence> {
-    let bytes = read_bounded(path, MAX_EVIDENCE)
-        .with_context(|| format!("{} cannot be read", path.display()))?;
-    Evidence::from_cbor(&bytes).with_context(|| format!("{} cannot be used", path.display()))
 }
 
 pub(crate) fn load_log(path: &Path) -> Result<EventLog> {

@@ -79,11 +79,23 @@ pub fn export(evidence: &Evidence, folder: &Path) -> Result<Vec<PathBuf>, Export
     if !crls.is_empty() {
         files.push(("issuer-crl.pem", crls.into_bytes()));
     }
+    let parts = files.into_iter();
+    write_parts(parts.map(|(name, bytes)| (name.to_owned(), bytes)), folder)
+}
+
+/// A file's name, and what is in it.
+pub(crate) type Part = (String, Vec<u8>);
+
+/// Writes files into `folder`, and returns their paths.
+pub(crate) fn write_parts(
+    parts: impl IntoIterator<Item = Part>,
+    folder: &Path,
+) -> Result<Vec<PathBuf>, ExportError> {
     fs::create_dir_all(folder).map_err(|source| ExportError::Write {
         path: folder.to_owned(),
         source,
     })?;
-    files
+    parts
         .into_iter()
         .map(|(name, bytes)| {
             let path = folder.join(name);

@@ -9,6 +9,7 @@ pub mod connection;
 pub mod connection_options;
 pub mod crl_options;
 pub mod event_log;
+mod explaining;
 pub mod export;
 pub mod judgement;
 pub mod outcome;

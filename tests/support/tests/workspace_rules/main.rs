@@ -87,6 +87,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "durable-file",
             "printable",
             "program-output",
+            "record-files",
             "signed-data",
             "tpm-wire",
             "trusted-connection",

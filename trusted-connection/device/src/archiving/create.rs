@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use archive::cose_time_stamp::{StampedSign1, signature_imprint};
+use archive::records::Records;
 use archive::time_stamp::MAX_TOKEN;
 use archive::{ArchiveError, ArchiveHash, EvidenceRecord, Form, Head, VerifiedTimeStamp, Writer};
 use attestation::Verdict;
@@ -16,13 +17,16 @@ use clap::Args;
 use durable_file::OutputFile;
 use rustls_pki_types::UnixTime;
 use serde_json::json;
-use signed_data::{Content, DataResult, MAX_SIGNED_DATA, appraise};
+use signed_data::{Content, DataResult, MAX_SIGNED_DATA, SignedData, appraise};
 use trusted_connection::policy_files;
 
 use super::authority::{AuthorityOptions, TimeRoots};
 use super::describe::{before, said, say_refusal, stamp_to_json};
-use super::judgement::{ArchiveRefusal, Judge, digest_of, judge_signed, read_signed};
+use super::judgement::{
+    ArchiveRefusal, Judge, digest_of, judge_signed, read_signed, signed_records,
+};
 use super::progress::Watched;
+use super::records::pack;
 use super::verify::{DemandOptions, existing, hash_of};
 use crate::command_line::{say, say_json};
 use crate::crl_options::CrlOptions;
@@ -44,6 +48,9 @@ pub(crate) struct Create {
     /// The data, unless they are in the signed file. They are archived too.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
+    /// The directory whose files were signed (`archive records`). They are archived too.
+    #[arg(long, value_name = "DIR", conflicts_with = "data")]
+    records: Option<PathBuf>,
     /// Leave the data where they are: the archive has their SHA-256 value alone. It cannot be renewed with
     /// another hash algorithm then.
     #[arg(long, requires = "data")]
@@ -129,6 +136,10 @@ impl Create {
             demand: &self.demand.demand(),
         };
         let attached = matches!(signed.unverified_content(), Content::Attached(_));
+        let records = match self.stated_records(&signed).transpose() {
+            Ok(records) => records,
+            Err(refusal) => return Ok(Err(Stopped::Refused(refusal))),
+        };
         // What is not genuine now costs no authority a time stamp.
         if stamped.token.is_none() {
             let verified = signed.verify(data.as_ref(), by.issuers, UnixTime::now());
@@ -152,9 +163,10 @@ impl Create {
         };
         let taken = (self.data.as_deref()).filter(|_| !attached && !self.without_data);
         let mut source = taken.map(open_regular).transpose()?;
-        let (form, length) = match &source {
-            Some((_, length)) => (Form::File, *length),
-            None => (Form::Elsewhere, 0),
+        let (form, length) = match (&source, &records) {
+            (Some((_, length)), _) => (Form::File, *length),
+            (None, Some((_, stated))) => (Form::Records, stated.length()),
+            (None, None) => (Form::Elsewhere, 0),
         };
         let mut head = Head::new(stamped.to_cbor()?, form, length);
         let lists: Vec<_> = (crls.lists().iter())
@@ -167,6 +179,13 @@ impl Create {
         if let (Some((file, length)), Some(path)) = (&mut source, taken) {
             copy(file, &mut Watched::new(&mut writer, "archived", *length))
                 .with_context(|| format!("{} cannot be archived", path.display()))?;
+        }
+        if let Some((folder, stated)) = &records {
+            let found = pack(folder, &mut writer, length)
+                .with_context(|| format!("{} cannot be archived", folder.display()))?;
+            if let Err(other) = found.must_be(stated) {
+                return Ok(Err(Stopped::Refused(ArchiveError::from(other).into())));
+            }
         }
         let unstamped = writer.finish().map_err(|error| changed(error, taken))?;
         let archived = unstamped
@@ -196,6 +215,17 @@ impl Create {
 
     fn takes(&self, verdict: Verdict) -> bool {
         verdict == Verdict::Affirming || self.any_verdict
+    }
+
+    /// The directory of records, and what was signed about it.
+    fn stated_records(
+        &self,
+        signed: &SignedData,
+    ) -> Option<Result<(&Path, Records), ArchiveRefusal>> {
+        let folder = self.records.as_deref()?;
+        let content_type = signed.unverified_label().content_type.as_str();
+        let stated = signed_records(content_type, signed.unverified_content());
+        Some(stated.map(|stated| (folder, stated)))
     }
 
     /// With a time stamp over the signature, if it has none yet; `None` while that is waited for.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use archive::records::Records;
 use archive::{VerifiedArchive, VerifiedTimeStamp};
 use attestation::Verdict;
 use printable::{Printable, WithCauses};
@@ -34,8 +35,18 @@ pub(super) fn to_json(judged: &Result<ArchivedData, ArchiveRefusal>, policy: Pol
             "policy_of": policy.name(),
             "time": time_to_json(archived.archive()),
             "data": result_to_json(archived.result()),
+            "records": archived.records().map(records_to_json),
+            "record": archived.record().map(|record| json!({
+                "name": record.name(),
+                "index": record.index(),
+                "length": record.content().len(),
+            })),
         }),
     }
+}
+
+pub(super) fn records_to_json(records: &Records) -> Value {
+    json!({ "count": records.count(), "length": records.length(), "root": records.root() })
 }
 
 /// What is proven about the time, what was signed, and last `verdict: …`.
@@ -66,6 +77,20 @@ pub(super) fn to_text(judged: &Result<ArchivedData, ArchiveRefusal>, policy: Pol
                     "policy",
                     "of whoever made the archive, with your roots",
                 );
+            }
+            let count = archived.records().map(Records::count);
+            match (archived.record(), count) {
+                (Some(record), Some(count)) => {
+                    let number = record.index().saturating_add(1);
+                    let name = record.name();
+                    said(
+                        &mut text,
+                        "record",
+                        &format!("{name}, number {number} of {count}"),
+                    );
+                }
+                (None, Some(count)) => said(&mut text, "records", &count.to_string()),
+                (_, None) => {}
             }
             text.push('\n');
             text.push_str(&result_to_text(archived.result()));

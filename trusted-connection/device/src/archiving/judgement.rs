@@ -2,11 +2,12 @@
 
 use archive::cose_time_stamp::StampedSign1;
 use archive::evidence_record::RecordError;
-use archive::{ArchiveError, CheckedArchive, VerifiedArchive, VerifiedTimeStamp};
+use archive::records::{PlacedRecord, Records, RecordsError, SingleRecord};
+use archive::{ArchiveError, CheckedArchive, Form, Head, VerifiedArchive, VerifiedTimeStamp};
 use attestation::PolicyAbout;
 use cert_chain::{Digest32, TrustAnchors};
 use rustls_pki_types::UnixTime;
-use signed_data::{DataRefusal, DataResult, Demand, FormatError, SignedData, appraise};
+use signed_data::{Content, DataRefusal, DataResult, Demand, FormatError, SignedData, appraise};
 
 /// By what an archive is judged. All of it is the verifier's own.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +30,8 @@ pub struct Judge<'a> {
 pub struct ArchivedData {
     archive: VerifiedArchive,
     result: DataResult,
+    records: Option<Records>,
+    record: Option<PlacedRecord>,
 }
 
 /// Why an archive is refused.
@@ -56,25 +59,95 @@ pub fn judge(
     by: &Judge<'_>,
     at: UnixTime,
 ) -> Result<ArchivedData, ArchiveRefusal> {
-    let lists: Vec<Vec<u8>> = checked.head().crls().map(<[u8]>::to_vec).collect();
-    let lists = || lists.iter().map(Vec::as_slice);
-    let archive = checked.verify(&by.authorities.with_carried(lists()), at)?;
+    if checked.head().form == Form::Records {
+        return Err(ArchiveError::from(RecordsError::None).into());
+    }
+    let lists = lists_of(checked.head());
+    let archive = checked.verify(&with(by.authorities, &lists), at)?;
     let own = archive
         .data()
         .map(|data| digest_of(data.value()))
         .transpose()?;
-    let issuers = by.issuers.with_carried(lists());
+    judge_verified(archive, own.as_ref().or(elsewhere), by)
+}
+
+/// Judges an archive of records as [`judge`] does; `found` are [the records in it](archive::records::RecordScanner).
+pub fn judge_records(
+    checked: CheckedArchive,
+    found: &Records,
+    by: &Judge<'_>,
+    at: UnixTime,
+) -> Result<ArchivedData, ArchiveRefusal> {
+    let lists = lists_of(checked.head());
+    let archive = checked.verify(&with(by.authorities, &lists), at)?;
+    let mut archived = judge_verified(archive, None, by)?;
+    let signed = signed_records(
+        archived.result.data().label().content_type.as_str(),
+        archived.result.data().content(),
+    )?;
+    found.must_be(&signed).map_err(ArchiveError::from)?;
+    archived.records = Some(signed);
+    Ok(archived)
+}
+
+/// Judges a record that was taken out of an archive, as [`judge_records`] judges all.
+pub fn judge_record(
+    single: &SingleRecord,
+    by: &Judge<'_>,
+    at: UnixTime,
+) -> Result<ArchivedData, ArchiveRefusal> {
+    let lists = lists_of(single.head());
+    let archive = single.verify(&with(by.authorities, &lists), at)?;
+    let mut archived = judge_verified(archive, None, by)?;
+    let signed = signed_records(
+        archived.result.data().label().content_type.as_str(),
+        archived.result.data().content(),
+    )?;
+    let placed = single.verify_place(&signed).map_err(ArchiveError::from)?;
+    archived.records = Some(signed);
+    archived.record = Some(placed);
+    Ok(archived)
+}
+
+/// What was signed about records, given what the label says it is.
+pub(super) fn signed_records(
+    content_type: &str,
+    content: &Content,
+) -> Result<Records, ArchiveRefusal> {
+    let Content::Attached(statement) = content else {
+        let missing = "what was signed about its records does not stand with the signature";
+        return Err(ArchiveError::Malformed(missing).into());
+    };
+    Ok(Records::from_signed(content_type, statement).map_err(ArchiveError::from)?)
+}
+
+fn lists_of(head: &Head) -> Vec<Vec<u8>> {
+    head.crls().map(<[u8]>::to_vec).collect()
+}
+
+/// Lists that the archive carries count by their own signature.
+fn with(anchors: &TrustAnchors, lists: &[Vec<u8>]) -> TrustAnchors {
+    anchors.with_carried(lists.iter().map(Vec::as_slice))
+}
+
+/// Judges what is signed in an archive whose time is proven.
+fn judge_verified(
+    archive: VerifiedArchive,
+    data: Option<&Digest32>,
+    by: &Judge<'_>,
+) -> Result<ArchivedData, ArchiveRefusal> {
+    let issuers = with(by.issuers, &lists_of(archive.head()));
     let by = Judge {
         issuers: &issuers,
         ..*by
     };
-    let result = judge_signed(
-        archive.signed(),
-        own.as_ref().or(elsewhere),
-        &by,
-        archive.signature(),
-    )?;
-    Ok(ArchivedData { archive, result })
+    let result = judge_signed(archive.signed(), data, &by, archive.signature())?;
+    Ok(ArchivedData {
+        archive,
+        result,
+        records: None,
+        record: None,
+    })
 }
 
 /// Judges signed data whose signature has a time stamp.
@@ -111,6 +184,16 @@ impl ArchivedData {
     pub fn result(&self) -> &DataResult {
         &self.result
     }
+
+    /// The records that were signed, of an archive of records or a record of it.
+    pub fn records(&self) -> Option<&Records> {
+        self.records.as_ref()
+    }
+
+    /// The record that was judged by itself.
+    pub fn record(&self) -> Option<&PlacedRecord> {
+        self.record.as_ref()
+    }
 }
 
 impl ArchiveRefusal {
@@ -122,6 +205,9 @@ impl ArchiveRefusal {
             Self::Archive(ArchiveError::Record(RecordError::Overdue { .. })) => "overdue",
             Self::Archive(ArchiveError::Record(RecordError::Stamp { .. })) => "time-stamp",
             Self::Archive(ArchiveError::Stamp(_) | ArchiveError::StampMissing) => "time-stamp",
+            Self::Archive(ArchiveError::Records(
+                RecordsError::Other { .. } | RecordsError::NotAmong { .. },
+            )) => "records",
             Self::Archive(_) | Self::Format(_) => "format",
             Self::Data(refusal) => refusal.code(),
         }

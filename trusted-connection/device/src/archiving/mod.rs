@@ -8,8 +8,10 @@ mod authority;
 mod client;
 mod create;
 mod describe;
+mod extract;
 mod judgement;
 mod progress;
+mod records;
 mod renew;
 mod requests;
 mod show;
@@ -22,7 +24,7 @@ use crate::outcome::Outcome;
 
 pub use authority::AuthorityUrl;
 pub use client::{AuthorityClient, AuthorityError};
-pub use judgement::{ArchiveRefusal, ArchivedData, Judge, judge};
+pub use judgement::{ArchiveRefusal, ArchivedData, Judge, judge, judge_record, judge_records};
 
 /// What is done with an archive.
 #[derive(Debug, Subcommand)]
@@ -32,6 +34,13 @@ pub(crate) enum Archive {
     /// Without a connection to the authority, give a folder for requests instead (`--requests`): each run
     /// writes the next request there and ends with status 3, until the answers lie beside the requests.
     Create(create::Create),
+    /// Write what is to be signed about the files of a directory, so that they can be archived as one.
+    ///
+    /// Sign it (`vrot-service sign --attached --content-type application/vnd.vrot.records+cbor`), and archive
+    /// the directory with it (`archive create --records`).
+    Records(records::ListRecords),
+    /// Take a record out of an archive of many, with what proves it: `archive verify` judges it by itself.
+    Extract(extract::Extract),
     /// Show what an archive says. Verifies nothing.
     Show(show::Show),
     /// Judge an archive by trust anchors of your own alone: what was signed, by whom, and before when.
@@ -48,6 +57,8 @@ impl Archive {
     pub(crate) fn run(&self) -> Result<Outcome> {
         match self {
             Self::Create(create) => create.run(),
+            Self::Records(records) => records.run(),
+            Self::Extract(extract) => extract.run(),
             Self::Show(show) => show.run(),
             Self::Verify(verify) => verify.run(),
             Self::Renew(renew) => renew.run(),

@@ -10,7 +10,7 @@ use signed_data::{Content, SignedData};
 
 use super::describe::said;
 use super::judgement::read_signed;
-use super::verify::open;
+use super::records::Opened;
 use crate::command_line::{say, say_json};
 use crate::outcome::Outcome;
 use crate::verify_data::rfc3339;
@@ -18,7 +18,7 @@ use crate::verify_data::rfc3339;
 /// What is shown.
 #[derive(Debug, Args)]
 pub(crate) struct Show {
-    /// The archive.
+    /// The archive, or a record that was taken out of one.
     #[arg(value_name = "ARCHIVE")]
     archive: PathBuf,
     /// Print as JSON.
@@ -28,13 +28,26 @@ pub(crate) struct Show {
 
 impl Show {
     pub(super) fn run(&self) -> Result<Outcome> {
-        let reader = open(&self.archive)?;
-        let (signed, stamped) = read_signed(&reader.head().signed)?;
-        let stamps: Vec<&Token> = reader.record().tokens().collect();
-        let (head, signature) = (reader.head(), stamped.token.as_ref());
+        let opened = Opened::open(&self.archive)?;
+        let (signed, stamped) = read_signed(&opened.head().signed)?;
+        let stamps: Vec<&Token> = opened.record().tokens().collect();
+        let (head, signature) = (opened.head(), stamped.token.as_ref());
+        let record = opened.unverified_name()?;
         match self.json {
-            true => say_json(&to_json(head, &signed, signature, &stamps))?,
-            false => say(&to_text(head, &signed, signature, &stamps))?,
+            true => {
+                let mut told = to_json(head, &signed, signature, &stamps);
+                if let Some(told) = told.as_object_mut() {
+                    told.insert("record".to_owned(), json!(record));
+                }
+                say_json(&told)?;
+            }
+            false => {
+                let mut text = to_text(head, &signed, signature, &stamps);
+                if let Some(record) = record {
+                    said(&mut text, "record", &format!("{record}, taken out of it"));
+                }
+                say(&text)?;
+            }
         }
         Ok(Outcome::Good)
     }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use archive::records::SingleRecord;
 use archive::{ArchiveError, CheckedArchive, Form, Head, Reader};
 use attestation::policy::{MAX_POLICY, MAX_ROOTS};
 use attestation::{PolicyAbout, Verdict};
@@ -18,8 +19,9 @@ use trusted_connection::policy_files;
 
 use super::authority::TimeRoots;
 use super::describe::{PolicyOf, to_json, to_text, verdict};
-use super::judgement::{ArchivedData, Judge, judge};
+use super::judgement::{ArchiveRefusal, ArchivedData, Judge, judge, judge_record, judge_records};
 use super::progress::Watched;
+use super::records::{Opened, scan, unpack};
 use crate::command_line::{parse_time, say, say_json};
 use crate::crl_options::CrlOptions;
 use crate::outcome::Outcome;
@@ -28,7 +30,7 @@ use crate::verify_data::anchors_of;
 /// What is judged, and by what.
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
-    /// The archive.
+    /// The archive, or a record that was taken out of one.
     #[arg(value_name = "ARCHIVE")]
     archive: PathBuf,
     /// What is expected of the source of the data: a policy about VMs and their hosts, or one about devices.
@@ -47,8 +49,8 @@ pub(crate) struct Verify {
     demand: DemandOptions,
     #[command(flatten)]
     crls: CrlOptions,
-    /// Write the data here if the verdict is affirming.
-    #[arg(long, value_name = "FILE")]
+    /// Write the data here if the verdict is affirming; records to a new directory.
+    #[arg(long, value_name = "PATH")]
     to: Option<PathBuf>,
     /// Take the place of a file that exists.
     #[arg(long, requires = "to")]
@@ -60,6 +62,8 @@ pub(crate) struct Verify {
     #[arg(long)]
     json: bool,
 }
+
+type Judged = Result<ArchivedData, ArchiveRefusal>;
 
 /// What is demanded of data beyond the policy.
 #[derive(Debug, Args)]
@@ -88,21 +92,14 @@ impl DemandOptions {
 
 impl Verify {
     pub(super) fn run(&self) -> Result<Outcome> {
-        let mut reader = open(&self.archive)?;
-        let (policy, policy_of) = self.policy(reader.head())?;
+        let opened = Opened::open(&self.archive)?;
+        let (policy, policy_of) = self.policy(opened.head())?;
         let lists = self.crls.open()?.for_verification();
         let issuers = anchors_of(&policy)?.with_lists(&lists);
         let authorities = self.authorities.open()?.with_lists(&lists);
-        let form = reader.head().form;
-        if form != Form::Elsewhere && self.data.is_some() {
+        if opened.head().form != Form::Elsewhere && self.data.is_some() {
             bail!("the data are in the archive: leave --data out");
         }
-        let elsewhere = self.data.as_deref().map(hash_of).transpose()?;
-        let mut output = self.output()?;
-        let checked = match (&mut output, form) {
-            (Some(output), Form::File | Form::Records) => check(&mut reader, output),
-            _ => check(&mut reader, &mut io::sink()),
-        };
         let by = Judge {
             policy: &policy,
             issuers: &issuers,
@@ -110,26 +107,87 @@ impl Verify {
             demand: &self.demand.demand(),
         };
         let at = self.at.unwrap_or_else(UnixTime::now);
-        let judged = match checked {
-            // It was not read to its end.
-            Err(ArchiveError::Io(error)) => {
-                let file = self.archive.display();
-                return Err(error)
-                    .with_context(|| format!("{file} cannot be read, or its data not be written"));
+        let judged = match opened {
+            Opened::Record(record) => self.judge_record(&record, &by, at)?,
+            Opened::Archive(reader) if reader.head().form == Form::Records => {
+                self.judge_records(*reader, &by, at)?
             }
+            Opened::Archive(reader) => self.judge(*reader, &by, at)?,
+        };
+        match self.json {
+            true => say_json(&to_json(&judged, policy_of))?,
+            false => say(&to_text(&judged, policy_of))?,
+        }
+        Ok(verdict(&judged).into())
+    }
+
+    fn judge(&self, mut reader: Reader<File>, by: &Judge<'_>, at: UnixTime) -> Result<Judged> {
+        let form = reader.head().form;
+        let elsewhere = self.data.as_deref().map(hash_of).transpose()?;
+        let mut output = self.output()?;
+        let checked = match (&mut output, form) {
+            (Some(output), Form::File) => check(&mut reader, output),
+            _ => check(&mut reader, &mut io::sink()),
+        };
+        let judged = match self.read_to_its_end(checked)? {
             Err(error) => Err(error.into()),
-            Ok(checked) => judge(checked, elsewhere.as_ref(), &by, at),
+            Ok(checked) => judge(checked, elsewhere.as_ref(), by, at),
         };
         if let (Some(output), Ok(archived)) = (output, &judged)
             && archived.result().verdict() == Verdict::Affirming
         {
             finish(output, form, archived)?;
         }
-        match self.json {
-            true => say_json(&to_json(&judged, policy_of))?,
-            false => say(&to_text(&judged, policy_of))?,
+        Ok(judged)
+    }
+
+    fn judge_record(&self, record: &SingleRecord, by: &Judge<'_>, at: UnixTime) -> Result<Judged> {
+        let output = self.output()?;
+        let judged = judge_record(record, by, at);
+        if let (Some(mut output), Ok(archived)) = (output, &judged)
+            && archived.result().verdict() == Verdict::Affirming
+            && let Some(record) = archived.record()
+        {
+            output
+                .write_all(record.content())
+                .context("the record cannot be written")?;
+            output.finish()?;
         }
-        Ok(verdict(&judged).into())
+        Ok(judged)
+    }
+
+    fn judge_records(
+        &self,
+        mut reader: Reader<File>,
+        by: &Judge<'_>,
+        at: UnixTime,
+    ) -> Result<Judged> {
+        if self.replace {
+            bail!("records are written to a new directory: leave --replace out");
+        }
+        let judged = match self.read_to_its_end(scan(&mut reader))? {
+            Err(error) => Err(error.into()),
+            Ok((checked, found)) => judge_records(checked, &found, by, at),
+        };
+        if let (Some(folder), Ok(archived)) = (&self.to, &judged)
+            && archived.result().verdict() == Verdict::Affirming
+            && let Some(records) = archived.records()
+        {
+            unpack(&mut reader, folder, records)?;
+        }
+        Ok(judged)
+    }
+
+    /// What was not read to its end is neither good nor bad.
+    fn read_to_its_end<T>(&self, read: Result<T, ArchiveError>) -> Result<Result<T, ArchiveError>> {
+        match read {
+            Err(ArchiveError::Io(error)) => {
+                let file = self.archive.display();
+                Err(error)
+                    .with_context(|| format!("{file} cannot be read, or its data not be written"))
+            }
+            other => Ok(other),
+        }
     }
 
     fn policy(&self, head: &Head) -> Result<(PolicyAbout, PolicyOf)> {

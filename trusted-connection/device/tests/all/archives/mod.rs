@@ -2,6 +2,8 @@
 
 mod authorities;
 mod devices;
+mod explained;
 mod program;
+mod records;
 mod scene;
 mod years;

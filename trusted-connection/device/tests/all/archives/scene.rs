@@ -75,6 +75,11 @@ impl Scene {
 
     /// Signed at [`SIGNED`], with evidence.
     pub(super) fn signed(&self, content: Content) -> SignedData {
+        self.signed_as("application/json", content)
+    }
+
+    /// The same of another type.
+    pub(super) fn signed_as(&self, content_type: &str, content: Content) -> SignedData {
         let area = signing_area_with(&self.key, TLS, &DATA_KEY_POLICY);
         let key = PublicArea::parse(&area).unwrap().name();
         let nonce = evidence_nonce(&key, 7, &content.digest()).unwrap();
@@ -85,7 +90,7 @@ impl Scene {
             stream: "room-1/temperature".parse().unwrap(),
             sequence: 7,
             time: SIGNED,
-            content_type: "application/json".parse().unwrap(),
+            content_type: content_type.parse().unwrap(),
             evidence: Some(EvidenceReference {
                 digest: Digest32::of(&evidence),
                 taken: SIGNED - 2,
