@@ -56,6 +56,14 @@ pub struct Arguments {
     /// after 500 ms, durable or not.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 1000)]
     pub late_ms: u64,
+    /// How large the file is that is archived.
+    #[arg(long, value_name = "MIB", default_value_t = 1024,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub archive_mib: u32,
+    /// How many records are archived as one; of another number the figures have another name.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub records: u32,
     /// Another rate at which the pool is refilled beside a storm than the manager's own.
     #[arg(long, value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..))]
@@ -106,6 +114,8 @@ pub enum Part {
     Signing,
     /// Attested connections to all VMs.
     Connection,
+    /// Archives of a large file and of many records.
+    Archive,
 }
 
 impl Arguments {

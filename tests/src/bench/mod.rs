@@ -6,6 +6,7 @@
 
 mod anchor;
 mod api;
+mod archive;
 mod arguments;
 mod boot;
 mod commands;
@@ -213,6 +214,11 @@ fn measure(arguments: &Arguments, run: &RunFolder, disk: &Disk, report: &mut Rep
         let folder = disk.join("connections");
         let outcome = connection::measure(report, arguments, &host, ours, &folder);
         report.part("attested_*", outcome);
+    }
+    if arguments.wants(Part::Archive) {
+        step("archives");
+        let outcome = archive::measure(report, arguments, &disk.join("archive"));
+        report.part("archive_*", outcome);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use test_support::tool::Tool;
 
 /// Every part, on two vRoTs; but the guests, which boot for seconds each.
-const EXPECTED: [&str; 135] = [
+const EXPECTED: [&str; 141] = [
     "launch_p50_ms",
     "launch_p99_ms",
     "launch_signatures",
@@ -144,6 +144,12 @@ const EXPECTED: [&str; 135] = [
     "reattestation_slowest_ms",
     "reattestation_trip_p99_ms",
     "tls_hybrid_cpu_ratio",
+    "archive_verify_mib_per_s",
+    "archive_verify_peak_mib",
+    "archive_1000_records_s",
+    "archive_1000_records_create_s",
+    "archive_1000_records_verify_s",
+    "archive_1000_records_verify_peak_mib",
 ];
 
 #[test]
@@ -164,6 +170,7 @@ fn a_small_bench_measures_every_part_and_nothing_fails() -> Result<()> {
         .args(["--rounds", "1", "--window-s", "1", "--think-ms", "100"])
         .args(["--signature-ms", "0", "--command-ms", "1"])
         .args(["--skip", "guest"])
+        .args(["--archive-mib", "16", "--records", "1000"])
         .args([
             "--refill-per-minute",
             "6000",
