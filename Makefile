@@ -21,7 +21,7 @@ JUDGE := --manifest-path tests/formats/Cargo.toml
 .PHONY: help root setup browser peers demo test bench check fuzz deb fresh packages-check
 
 help:
-	@echo 'make demo    the whole chain of trust with a real guest, and four attacks that fail'
+	@echo 'make demo    the whole chain of trust with a real guest, and five attacks that fail'
 	@echo 'make test    every test, with swtpm, QEMU, OpenSSL and tpm2-tools as peers; as root'
 	@echo 'make bench   figures beside swtpm on this machine, into target/bench.json (about 45 minutes);'
 	@echo '             BENCH_FLAGS="--vrots 20 --skip anchor" for a quick look, --help says more'

@@ -1,6 +1,7 @@
 //! The demo: one VM, from the physical TPM to a device's verdict, a connection to a service in it that
-//! is attested, and four attacks.
+//! is attested, data that the VM signed and that are archived, and five attacks.
 
+mod archiving;
 mod attacks;
 mod page;
 mod relay;
@@ -18,13 +19,14 @@ use crate::device_proxy::DeviceProxy;
 use crate::guest::Guest;
 use crate::narrator::Narrator;
 
+use archiving::Archivist;
 use page::Page;
 use stage::Stage;
 
 /// Runs the demo; yields the verdict on the genuine VM, which is always affirming: anything else
 /// is an error.
 pub fn run() -> Result<String> {
-    let mut narrator = Narrator::new(12);
+    let mut narrator = Narrator::new(14);
     let stage = Stage::prepare(&mut narrator)?;
 
     narrator.step(
@@ -71,7 +73,16 @@ pub fn run() -> Result<String> {
          vrot-device proxy. Between those two is TLS 1.3; the evidence is bound to that connection,\n\
          and accepted before the first byte passes.",
     );
-    fetch_a_page(&narrator, &stage, &mut guest)?;
+    let archivist = Archivist::open(&stage)?;
+    fetch_a_page(&narrator, &stage, &mut guest, &archivist)?;
+
+    narrator.step(
+        "A reading that the VM signed is archived, and verified from the archive alone",
+        "The VM signed a measured value with a key of its vRoT. An authority, here of OpenSSL, puts\n\
+         time stamps over the signature and over the archive: years later, it still shows what\n\
+         was signed, by which VM on which host, what had booted there, and before when.",
+    );
+    archivist.archive(&narrator, &stage)?;
 
     narrator.step(
         "An operator looks",
@@ -108,6 +119,13 @@ pub fn run() -> Result<String> {
     );
     attacks::another_host(&narrator, &stage)?;
 
+    narrator.step(
+        "Attack 5: a forged reading",
+        "Somebody makes the archived reading warmer, computes the archive's checksum anew, and\n\
+         presents it with the genuine time stamps.",
+    );
+    archivist.forge(&narrator, &stage)?;
+
     println!("\nLeft in {}:", stage.output("").display());
     for (file, meaning) in [
         ("evidence.cbor", "the evidence, as the device received it"),
@@ -115,19 +133,33 @@ pub fn run() -> Result<String> {
         ("policy.toml", "what the device expects"),
         ("roots.pem", "the identity issuer that it trusts"),
         ("result.json", "its attestation result"),
+        (
+            "reading.archive",
+            "the reading, with everything that proves it",
+        ),
+        ("time-root.pem", "the root of the authority that said when"),
     ] {
-        println!("  {file:14} {meaning}");
+        println!("  {file:15} {meaning}");
     }
     println!("Check it yourself, offline:");
     println!(
         "  vrot-device verify --evidence evidence.cbor --nonce $(cat nonce.hex) --policy policy.toml"
     );
+    println!(
+        "  vrot-device archive verify reading.archive --policy policy.toml --authority-root time-root.pem"
+    );
+    println!("  vrot-device explain --archive reading.archive --export reading/");
     page.tell(&stage)?;
     Ok("affirming".to_owned())
 }
 
 /// A stock client and a stock server, with the proxies between them.
-fn fetch_a_page(narrator: &Narrator, stage: &Stage, guest: &mut Guest) -> Result<()> {
+fn fetch_a_page(
+    narrator: &Narrator,
+    stage: &Stage,
+    guest: &mut Guest,
+    archivist: &Archivist,
+) -> Result<()> {
     let service = guest.attested()?;
     let folder = stage.run.join("device-proxy");
     fs::create_dir_all(&folder)?;
@@ -142,6 +174,7 @@ fn fetch_a_page(narrator: &Narrator, stage: &Stage, guest: &mut Guest) -> Result
     let page = narrator.run(curl)?;
     narrator.quote(&page);
     ensure!(page.contains("Hello from the VM."), "another page: {page}");
+    archivist.fetch(narrator, proxy.listen)?;
     let log = fs::read_to_string(&proxy.log)?;
     let attested = log
         .lines()
