@@ -1,7 +1,7 @@
 //! Our formats as other libraries read them: `evidence.cddl` describes the evidence that the code
 //! makes, and nothing that the code refuses; results are EATs.
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use attestation::device::appraise_device;
 use attestation::device::fixture::FixtureDevice;
 use attestation::evidence::CarriedCrls;
@@ -13,6 +13,7 @@ use attestation::{
 use cert_chain::Digest32;
 use serde_json::Value;
 use signed_data::SignedData;
+use signed_data::stream::BatchInput;
 use vrot_tests::format_judge::{described, understood_ear};
 
 const DESCRIPTION: &str = include_str!("../../../attestation/evidence.cddl");
@@ -241,4 +242,33 @@ fn signed_data_are_as_described_and_what_departs_is_not() -> Result<()> {
         assert!(described(DESCRIPTION, &changed)?.is_err());
     }
     Ok(())
+}
+
+#[test]
+fn batches_of_a_stream_single_readings_and_positions_are_as_described() -> Result<()> {
+    const DESCRIPTION: &str = include_str!("../../../attestation/signed-data/signed-data.cddl");
+    const STREAM: &[u8] =
+        include_bytes!("../../../attestation/signed-data/tests/golden/stream_v1.cbor");
+    const READING: &[u8] =
+        include_bytes!("../../../attestation/signed-data/tests/golden/proven_reading_v1.cbor");
+    const POSITION: &[u8] =
+        include_bytes!("../../../attestation/signed-data/tests/golden/stream_position_v1.cbor");
+    let beginning_with = |rule: &str| format!("start = {rule}\n\n{DESCRIPTION}");
+    let batches = BatchInput::new(STREAM).collect::<Result<Vec<_>, _>>()?;
+    ensure!(batches.len() == 4);
+    for batch in batches {
+        check(&beginning_with("batch"), &batch.to_cbor())?;
+        check(&beginning_with("stream-item"), &batch.to_stream())?;
+        let statement = batch.unverified_statement().to_cbor();
+        check(&beginning_with("batch-statement"), &statement)?;
+        // A reading more than an array of two.
+        let mut changed = batch.to_cbor();
+        let at = changed.iter().rposition(|byte| *byte == 0x82);
+        *changed
+            .get_mut(at.context("a reading")?)
+            .context("a byte")? = 0x83;
+        assert!(described(&beginning_with("batch"), &changed)?.is_err());
+    }
+    check(&beginning_with("proven-reading"), READING)?;
+    check(&beginning_with("stream-position"), POSITION)
 }

@@ -15,4 +15,5 @@ mod pycose;
 mod refusals;
 mod scene;
 mod stream;
+mod stream_golden;
 mod stream_order;
