@@ -2,7 +2,6 @@
 //! the test's, and a network namespace without a network.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_support::deadline::wait_for;
 use test_support::process::{Process, tail};
-use test_support::programs::workspace_folder;
+use test_support::programs::{install_script, workspace_folder};
 use test_support::run_folder::RunFolder;
 use test_support::tool::Tool;
 
@@ -55,11 +54,11 @@ impl LibvirtDaemon {
         let hooks = etc.join("hooks").join("qemu.d");
         fs::create_dir_all(&hooks)?;
         let packaged = "vtpm-manager/packaging/vrot-host/libvirt-hook";
-        let packaged = fs::read(workspace_folder()?.join(packaged))?;
-        executable(&hooks.join("vrot"), &packaged)?;
+        let packaged = fs::read_to_string(workspace_folder()?.join(packaged))?;
+        install_script(&packaged, &hooks.join("vrot"))?;
         let programs = root.join("bin");
         fs::create_dir_all(&programs)?;
-        executable(&programs.join("vtpmctl"), vtpmctl.as_bytes())?;
+        install_script(vtpmctl, &programs.join("vtpmctl"))?;
 
         let path = format!(
             "{}:{}",
@@ -169,12 +168,6 @@ fn start(root: &Path, path: &str, log: &Path) -> Result<Process> {
         Ok(asked.status.success().then_some(()))
     })?;
     Ok(process)
-}
-
-fn executable(path: &Path, contents: &[u8]) -> Result<()> {
-    fs::write(path, contents)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
-    Ok(())
 }
 
 /// Waits until a domain is in a state, in libvirt's words.

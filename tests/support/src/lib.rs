@@ -8,6 +8,7 @@ pub mod descriptors;
 pub mod process;
 pub mod programs;
 pub mod run_folder;
+pub mod sockets;
 pub mod software_tpm;
 mod swtpm;
 pub mod time_authority;

@@ -71,13 +71,13 @@ impl Process {
         .with_context(|| format!("{}: {}", self.name, self.last_words()))
     }
 
-    /// Asks the program to end (SIGTERM) and waits for it; after five seconds it is killed.
+    /// Asks the program to end (SIGTERM) and waits for it; after half a minute it is killed.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         let id = Pid::from_raw(i32::try_from(self.child.id())?);
         if self.child.try_wait()?.is_none() {
             kill(id, Signal::SIGTERM).with_context(|| format!("stopping {}", self.name))?;
         }
-        let ended = wait_for(&self.name, Duration::from_secs(5), || {
+        let ended = wait_for(&self.name, Duration::from_secs(30), || {
             Ok(self.child.try_wait()?)
         });
         if ended.is_err() {

@@ -1,11 +1,11 @@
 //! The page that shows hosts, in a real browser.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 use test_support::process::Process;
 use test_support::programs::program;
 use test_support::run_folder::RunFolder;
-use test_support::tool::Tool;
 use uuid::Uuid;
 use vrot_tests::chromium::{Chromium, REBOUND, Tab, Theme};
 use vrot_tests::contrast::contrasts;
@@ -524,36 +523,37 @@ fn on_a_socket_curl_reads_the_same_lines_with_the_token_only() -> Result<()> {
         assert_eq!(fs::metadata(path)?.permissions().mode() & 0o777, 0o600);
     }
     let token = fs::read_to_string(&token)?;
-    let follow = |bearer: &str| -> Result<String> {
-        // It goes on until curl has waited long enough.
-        let said = Tool::new("curl")
-            .args([
-                "--silent",
-                "--no-buffer",
-                "--max-time",
-                "3",
-                "--unix-socket",
-            ])
+    let follow = |bearer: &str| {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--no-buffer", "--max-time", "60"])
+            .arg("--unix-socket")
             .arg(&socket)
             .args(["--header", &format!("Authorization: Bearer {bearer}")])
-            .arg("http://localhost/api/stream")
-            .outcome()?;
-        Ok(String::from_utf8(said.stdout)?)
+            .arg("http://localhost/api/stream");
+        curl
     };
-    let told = follow(token.trim())?;
-    let lines = told.lines().filter(|line| !line.is_empty());
-    let lines: Result<Vec<Value>, _> = lines.map(serde_json::from_str).collect();
-    let lines = lines.with_context(|| told.clone())?;
-    let kinds: Vec<&str> = lines
-        .iter()
-        .filter_map(|line| line["kind"].as_str())
-        .collect();
-    assert_eq!(kinds.first(), Some(&"begin"));
-    for kind in ["ready", "host", "rows", "sample"] {
-        ensure!(kinds.contains(&kind), "{kind}: {told}");
+    // It goes on until curl ends.
+    let mut curl = follow(token.trim()).stdout(Stdio::piped()).spawn()?;
+    let mut told = String::new();
+    let mut kinds = Vec::new();
+    let all = ["ready", "host", "rows", "sample"];
+    let output = BufReader::new(curl.stdout.take().context("its output")?);
+    for value in serde_json::Deserializer::from_reader(output).into_iter() {
+        let value: Value = value.with_context(|| told.clone())?;
+        kinds.push(value["kind"].as_str().context("a kind")?.to_owned());
+        told.push_str(&value.to_string());
+        if all.iter().all(|kind| kinds.iter().any(|told| told == kind)) && told.contains("web-1") {
+            break;
+        }
+    }
+    curl.kill()?;
+    curl.wait()?;
+    assert_eq!(kinds.first().map(String::as_str), Some("begin"));
+    for kind in all {
+        ensure!(kinds.iter().any(|told| told == kind), "{kind}: {told}");
     }
     ensure!(told.contains("web-1"), "{told}");
-    let refused = follow("0")?;
+    let refused = String::from_utf8(follow("0").output()?.stdout)?;
     ensure!(refused.contains("urn:vrot:problem:token"), "{refused}");
     // What it says on the terminal leads from another machine to the socket, and the token is not there.
     let said = fs::read_to_string(&log)?;

@@ -2,14 +2,13 @@
 //! finds under swtpm's names hand over to the manager.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use test_support::deadline::wait_for;
-use test_support::programs::program;
+use test_support::programs::{install_script, program};
 use uuid::Uuid;
 use vrot_tests::libvirt_daemon::{LibvirtDaemon, wait_for_state};
 use vrot_tests::scene::Scene;
@@ -131,8 +130,7 @@ fn install_programs(scene: &Scene) -> Result<()> {
             program(name)?.display()
         );
         let path: PathBuf = scene.run.join("lv/bin").join(name);
-        fs::write(&path, script)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        install_script(&script, &path)?;
     }
     Ok(())
 }

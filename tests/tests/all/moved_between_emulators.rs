@@ -11,6 +11,7 @@ use test_support::deadline::wait_for;
 use test_support::process::Process;
 use test_support::programs::program;
 use test_support::run_folder::RunFolder;
+use test_support::sockets::is_listened_at;
 use tpm_wire::{MAX_SIZE, NO_SESSIONS, SESSIONS, frame, read_frame};
 use vrot_tests::monitor::Monitor;
 
@@ -122,7 +123,7 @@ impl Emulator {
         let log = run.log(&format!("{name}-tpm.log"));
         let mut process = Process::start(&format!("{name} TPM"), command, &log)?;
         process.wait_until("the control channel", PATIENCE, || {
-            Ok(control.exists().then_some(()))
+            Ok(is_listened_at(&control).then_some(()))
         })?;
         Ok(Self {
             _process: process,

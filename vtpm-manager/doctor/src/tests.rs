@@ -264,16 +264,20 @@ fn unit_hook_and_rule_have_to_be_as_they_were_packaged() -> Result<()> {
 
 #[test]
 fn a_configuration_is_judged_by_the_managers_program() -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
     let host = Host::measured()?;
     assert!(found(&host, "configuration")?.1.contains("cannot be run"));
-    let program = host.path("program");
+    let (draft, program) = (host.path("draft"), host.path("program"));
+    // Another process writes it: what this one has open for writing, a program that another test starts
+    // has for a moment, too, and then it is not executed (ETXTBSY).
     let script = |text: &str| -> Result<()> {
-        fs::write(&program, format!("#!/bin/sh\n{text}\n"))?;
-        Ok(fs::set_permissions(
-            &program,
-            fs::Permissions::from_mode(0o755),
-        )?)
+        fs::write(&draft, format!("#!/bin/sh\n{text}\n"))?;
+        let mut install = std::process::Command::new("install");
+        let installed = install
+            .args(["-m", "755"])
+            .args([&draft, &program])
+            .status()?;
+        anyhow::ensure!(installed.success(), "{installed}");
+        Ok(())
     };
     script("echo 'config.toml: state_dir is \u{1b}[1Awrong' >&2; exit 2")?;
     let report = host.report_with(&program);

@@ -1,6 +1,7 @@
 //! Requests that share a quote, and those that get none.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use attestation::merkle::root_from_path;
 use cert_chain::{HashAlgorithm, PublicArea};
@@ -11,6 +12,8 @@ use super::*;
 /// Quotes when it is let, and notes what it was asked to sign.
 struct GatedQuoter {
     gate: Arc<Semaphore>,
+    /// How often it was asked.
+    asked: Arc<AtomicUsize>,
     signed: Arc<Mutex<Vec<Digest32>>>,
 }
 
@@ -20,6 +23,7 @@ impl HostQuoter for GatedQuoter {
     }
 
     async fn quote(&self, qualifying_data: Digest32) -> Result<SignedQuote, AnchorError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
         let permit = self.gate.acquire().await;
         permit.map_err(|_| AnchorError::Stopped)?.forget();
         let signed = self.signed.lock();
@@ -83,6 +87,7 @@ async fn requests_during_a_quote_share_the_next_one() -> anyhow::Result<()> {
     let signed = Arc::new(Mutex::new(Vec::new()));
     let quoter = GatedQuoter {
         gate: Arc::clone(&gate),
+        asked: Arc::default(),
         signed: Arc::clone(&signed),
     };
     let (evidence, service) = HostEvidence::new(quoter, log.path());
@@ -134,6 +139,7 @@ async fn a_vrot_that_floods_is_refused_and_its_neighbours_share_the_next_quote()
     let gate = Arc::new(Semaphore::new(0));
     let quoter = GatedQuoter {
         gate: Arc::clone(&gate),
+        asked: Arc::default(),
         signed: Arc::default(),
     };
     let (evidence, service) = HostEvidence::new(quoter, log.path());
@@ -193,8 +199,10 @@ async fn seen(evidence: &HostEvidence) -> anyhow::Result<(u64, usize)> {
 async fn a_guest_does_not_see_whether_others_share_its_quote() -> anyhow::Result<()> {
     let log = tempfile::NamedTempFile::new()?;
     let gate = Arc::new(Semaphore::new(1));
+    let asked = Arc::<AtomicUsize>::default();
     let quoter = GatedQuoter {
         gate: Arc::clone(&gate),
+        asked: Arc::clone(&asked),
         signed: Arc::default(),
     };
     let (evidence, service) = HostEvidence::new(quoter, log.path());
@@ -202,11 +210,10 @@ async fn a_guest_does_not_see_whether_others_share_its_quote() -> anyhow::Result
     let alone = seen(&evidence).await?;
     // While one quote is under way, others and a tenant's set come to share the next with it.
     let mut first = pin!(seen(&evidence));
-    assert!(
-        timeout(Duration::from_millis(50), &mut first)
-            .await
-            .is_err()
-    );
+    while asked.load(Ordering::SeqCst) < 2 {
+        let under_way = timeout(Duration::from_millis(5), &mut first).await;
+        assert!(under_way.is_err(), "no quote was made yet");
+    }
     let mut guest = pin!(seen(&evidence));
     let mut neighbours = pin!(async { tokio::join!(seen(&evidence), seen(&evidence)) });
     let quoted = [(subject(), Durability::Durable, request(1))];
@@ -253,6 +260,7 @@ async fn equal_requests_get_different_leaves() -> anyhow::Result<()> {
 async fn a_missing_event_log_is_named() {
     let quoter = GatedQuoter {
         gate: Arc::new(Semaphore::new(1)),
+        asked: Arc::default(),
         signed: Arc::default(),
     };
     let (evidence, service) = HostEvidence::new(quoter, Path::new("/nonexistent/log"));

@@ -8,6 +8,7 @@ use std::process::{Child, Command};
 use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use test_support::sockets::is_listened_at;
 use vrot_handover::set_up::Existing;
 
 use crate::support::stand_in::Domain;
@@ -332,7 +333,7 @@ fn a_vrot_of_a_folder_has_the_pcr_banks_that_its_launcher_wants_as_a_swtpm_has()
             .arg("--ctrl")
             .arg(format!("type=unixio,path={}", socket.display()))
             .spawn()?;
-        wait_until("swtpm's socket", || Ok(socket.exists()))?;
+        wait_until("swtpm's socket", || Ok(is_listened_at(&socket)))?;
         Ok(process)
     };
 

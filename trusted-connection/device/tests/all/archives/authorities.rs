@@ -29,7 +29,7 @@ fn answering(first: Vec<u8>, again: Vec<u8>) -> (String, JoinHandle<()>) {
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let thread = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        read_request(&mut stream);
+        assert!(read_request(&mut stream));
         let mut written = stream.write_all(&first);
         while written.is_ok() && !again.is_empty() {
             written = stream.write_all(&again);
@@ -38,15 +38,18 @@ fn answering(first: Vec<u8>, again: Vec<u8>) -> (String, JoinHandle<()>) {
     (url, thread)
 }
 
-fn read_request(stream: &mut impl Read) {
+/// Reads the whole of a request, if one comes: what was not read would take the answer away.
+fn read_request(stream: &mut impl Read) -> bool {
     let mut request = Vec::new();
     let mut piece = [0; 4096];
     // The request's last bytes are its nonce and that certificates are asked for.
     while !request.ends_with(&[1, 1, 0xff]) {
-        let read = stream.read(&mut piece).unwrap();
-        assert_ne!(read, 0);
-        request.extend(&piece[..read]);
+        match stream.read(&mut piece) {
+            Ok(read @ 1..) => request.extend(&piece[..read]),
+            Ok(_) | Err(_) => return false,
+        }
     }
+    true
 }
 
 fn answer_of(body: &[u8]) -> Vec<u8> {
@@ -148,9 +151,8 @@ async fn an_authority_is_asked_over_tls_if_its_server_has_a_certificate_that_is_
             let (stream, _): (TcpStream, _) = listener.accept().unwrap();
             let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
             let mut stream = StreamOwned::new(connection, stream);
-            let mut piece = [0; 4096];
             // Whoever does not believe the certificate asks nothing.
-            if matches!(stream.read(&mut piece), Ok(1..)) {
+            if read_request(&mut stream) {
                 stream.write_all(&answer).unwrap();
                 stream.conn.send_close_notify();
                 stream.flush().unwrap();
