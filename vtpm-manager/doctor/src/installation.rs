@@ -41,7 +41,7 @@ pub(crate) fn check(examined: &Examination<'_>, findings: &mut Vec<Finding>) {
 fn programs(examined: &Examination<'_>, check: &mut Check<'_>) {
     let manager = &examined.programs.manager;
     let shown = manager.display();
-    let said = (examined.system).answer_of(&manager.to_string_lossy(), &["--version"]);
+    let said = System::answer_of_file(manager, &["--version"]);
     match said.as_deref().and_then(|said| said.rsplit(' ').next()) {
         None => return, // The check of the configuration says why.
         Some(version) if version != examined.version => check.warning(
@@ -71,7 +71,7 @@ const MAX_PROGRAM: usize = 512 * 1024 * 1024;
 
 fn users(system: &System, check: &mut Check<'_>) {
     let mut missing: Vec<String> = Vec::new();
-    if system.user(MANAGER_USER).is_none() {
+    if !system.has_user(MANAGER_USER) {
         missing.push(format!("user {MANAGER_USER}"));
     }
     let groups = GROUPS.iter().filter(|name| system.group(name).is_none());

@@ -32,7 +32,8 @@ impl System {
         Self::in_folder("/")
     }
 
-    /// A host whose files are in this folder; users and programs are those of this one.
+    /// A host whose files are in this folder, its users among them (`etc/passwd`, `etc/group`). What its
+    /// programs answer is in `answers/`, in a file of the program's name.
     pub fn in_folder(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
@@ -77,8 +78,19 @@ impl System {
         names.into()
     }
 
-    /// What a program writes, if it ends well.
+    /// What a program of the host writes, if it ends well.
     pub(crate) fn answer_of(&self, program: &str, arguments: &[&str]) -> Option<String> {
+        if self.is_this() {
+            return Self::answer_of_file(program.as_ref(), arguments);
+        }
+        match self.text(Path::new("answers").join(program)) {
+            Seen::There(answer) => Some(answer.trim().to_owned()),
+            _ => None,
+        }
+    }
+
+    /// What the program in this file writes, if it ends well.
+    pub(crate) fn answer_of_file(program: &Path, arguments: &[&str]) -> Option<String> {
         let output = Command::new(program)
             .args(arguments)
             .stdin(Stdio::null())
@@ -89,12 +101,33 @@ impl System {
         output.status.success().then_some(text)
     }
 
-    pub(crate) fn user(&self, name: &str) -> Option<User> {
-        User::from_name(name).ok().flatten()
+    pub(crate) fn has_user(&self, name: &str) -> bool {
+        match self.is_this() {
+            true => User::from_name(name).is_ok_and(|user| user.is_some()),
+            false => self.number_in("/etc/passwd", name).is_some(),
+        }
     }
 
-    pub(crate) fn group(&self, name: &str) -> Option<Group> {
-        Group::from_name(name).ok().flatten()
+    /// The number of a group, if there is one of this name.
+    pub(crate) fn group(&self, name: &str) -> Option<u32> {
+        match self.is_this() {
+            true => (Group::from_name(name).ok().flatten()).map(|group| group.gid.as_raw()),
+            false => self.number_in("/etc/group", name),
+        }
+    }
+
+    /// Of a user or group in a file like passwd(5) or group(5), which both have it in the third place.
+    fn number_in(&self, file: &str, name: &str) -> Option<u32> {
+        let Seen::There(text) = self.text(file) else {
+            return None;
+        };
+        let mut lines = text.lines().map(|line| line.split(':'));
+        let mut line = lines.find(|line| line.clone().next() == Some(name))?;
+        line.nth(2)?.parse().ok()
+    }
+
+    fn is_this(&self) -> bool {
+        self.root == Path::new("/")
     }
 }
 

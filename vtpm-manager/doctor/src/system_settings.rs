@@ -65,7 +65,8 @@ fn core_dumps(system: &System, process: i32, check: &mut Check<'_>) {
     let line = limits
         .lines()
         .find_map(|line| line.strip_prefix("Max core file size"));
-    match line.and_then(|line| line.split_whitespace().nth(1)) {
+    // The first is the limit that holds, the second the one up to which it can be raised (proc_pid_limits(5)).
+    match line.and_then(|line| line.split_whitespace().next()) {
         Some("0") => check.ok("none of the manager is written"),
         _ => check.warning(
             "a core of the manager can be written, with keys in it",

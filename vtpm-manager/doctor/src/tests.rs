@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use api_types::wire::HostView;
@@ -10,6 +11,7 @@ use attestation::event_log::writer::LogWriter;
 use cert_chain::HashAlgorithm;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use test_support::programs::install_script;
 
 use super::finding::{Finding, Status};
 use super::{Examination, ManagerSaid, NotSaid, Programs, Report, System};
@@ -73,7 +75,7 @@ impl Host {
                 host,
                 policy: Err(nobody_was_asked()),
                 metrics,
-                process: None,
+                process: self.path("proc/7").exists().then_some(7),
             },
             revocation_lists: &[],
             version: "1",
@@ -263,22 +265,87 @@ fn unit_hook_and_rule_have_to_be_as_they_were_packaged() -> Result<()> {
 }
 
 #[test]
+fn users_and_groups_that_are_missing_are_named() -> Result<()> {
+    let host = Host::measured()?;
+    host.write(
+        "etc/passwd",
+        "root:x:0:0::/root:/bin/sh\nvtpm-manager:x:9:9::/:/bin/false\n",
+    )?;
+    host.write("etc/group", "vrot:x:8:\ntss:x:7:vtpm-manager\n")?;
+    let (status, text) = found(&host, "users")?;
+    assert_eq!(status, Status::Ok, "{text}");
+    host.write("etc/group", "not-vrot:x:8:\ntss:x:7:vrot\n")?;
+    let (status, text) = found(&host, "users")?;
+    assert_eq!(
+        (status, text.as_str()),
+        (Status::Failed, "there is no group vrot")
+    );
+    host.write("etc/passwd", "root:x:0:0::/root:/bin/sh\n")?;
+    let (_, text) = found(&host, "users")?;
+    assert!(text.contains("no user vtpm-manager"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn a_clock_that_nothing_sets_and_one_that_was_put_back_are_told() -> Result<()> {
+    let host = Host::measured()?;
+    assert_eq!(found(&host, "clock")?.0, Status::Unseen);
+    for (answer, status) in [("yes", Status::Ok), ("no", Status::Warning)] {
+        host.write("answers/timedatectl", format!("{answer}\n"))?;
+        assert_eq!(found(&host, "clock")?.0, status, "{answer}");
+    }
+    let name = "var/lib/vtpm-manager/store";
+    host.write(name, "")?;
+    assert_eq!(found(&host, "clock")?.0, Status::Warning);
+    let hour = SystemTime::now() + Duration::from_secs(3600);
+    fs::File::open(host.path(name))?.set_modified(hour)?;
+    let (status, text) = found(&host, "clock")?;
+    assert_eq!(
+        (status, text.contains("put back")),
+        (Status::Failed, true),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_manager_whose_core_would_be_written_and_one_that_is_not_enabled_are_told() -> Result<()> {
+    let host = Host::measured()?;
+    let limits = |cores: &str| {
+        let line =
+            format!("Max core file size        {cores}            unlimited            bytes\n");
+        host.write("proc/7/limits", format!("Limit Soft Hard Units\n{line}"))
+    };
+    limits("0")?;
+    assert_eq!(found(&host, "core-dumps")?.0, Status::Ok);
+    limits("unlimited")?;
+    assert_eq!(found(&host, "core-dumps")?.0, Status::Warning);
+    fs::remove_file(host.path("proc/7/limits"))?;
+    assert_eq!(found(&host, "core-dumps")?.0, Status::Unseen);
+
+    let is_told = || -> Result<bool> {
+        let report = host.report();
+        let mut units = report
+            .findings
+            .iter()
+            .filter(|finding| finding.check == "unit");
+        Ok(units.any(|unit| unit.found.contains("is not enabled")))
+    };
+    // Without systemd nobody could have enabled it.
+    assert!(!is_told()?);
+    fs::create_dir_all(host.path("run/systemd/system"))?;
+    assert!(is_told()?);
+    host.write("answers/systemctl", "enabled\n")?;
+    assert!(!is_told()?);
+    Ok(())
+}
+
+#[test]
 fn a_configuration_is_judged_by_the_managers_program() -> Result<()> {
     let host = Host::measured()?;
     assert!(found(&host, "configuration")?.1.contains("cannot be run"));
-    let (draft, program) = (host.path("draft"), host.path("program"));
-    // Another process writes it: what this one has open for writing, a program that another test starts
-    // has for a moment, too, and then it is not executed (ETXTBSY).
-    let script = |text: &str| -> Result<()> {
-        fs::write(&draft, format!("#!/bin/sh\n{text}\n"))?;
-        let mut install = std::process::Command::new("install");
-        let installed = install
-            .args(["-m", "755"])
-            .args([&draft, &program])
-            .status()?;
-        anyhow::ensure!(installed.success(), "{installed}");
-        Ok(())
-    };
+    let program = host.path("program");
+    let script = |text: &str| install_script(&format!("#!/bin/sh\n{text}\n"), &program);
     script("echo 'config.toml: state_dir is \u{1b}[1Awrong' >&2; exit 2")?;
     let report = host.report_with(&program);
     let finding = of(&report, "configuration")?;

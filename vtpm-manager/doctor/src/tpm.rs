@@ -67,7 +67,7 @@ fn tpm(system: &System, device: &str, check: &mut Check<'_>) {
             );
         }
         Seen::There(file) => {
-            let tss = system.group("tss").map(|group| group.gid.as_raw());
+            let tss = system.group("tss");
             if Some(file.gid()) == tss && file.mode() & 0o060 == 0o060 {
                 check.ok(format!("`{device}`, for members of tss"));
             } else {
