@@ -55,7 +55,7 @@ fn what_becomes_of_a_vrot_is_told_as_it_happens() -> Result<()> {
 #[test]
 fn a_follower_of_a_manager_that_went_away_hears_what_happened_since() -> Result<()> {
     let mut host = Host::enrolled_with("backend_restarts_per_hour = 0\n")?;
-    let vm = host.create()?;
+    let vm = host.create_certified(TENANT)?;
     host.ctl(["start", &vm])?;
     let mut vmm = Vmm::attach(&host.control(&vm)?)?;
     let mut before = Follower::at(&host.socket(), "?after=0")?;

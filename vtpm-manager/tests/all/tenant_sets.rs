@@ -19,15 +19,9 @@ fn serving(more: &str) -> Result<Host> {
     Ok(host)
 }
 
-fn create(host: &Host, tenant: &str) -> Result<String> {
-    let vm = Uuid::new_v4().to_string();
-    host.ctl(["create", "--vm", &vm, "--tenant", tenant])?;
-    Ok(vm)
-}
-
 /// A VM whose guest has its TPM.
 fn started(host: &Host, tenant: &str) -> Result<(String, Vmm)> {
-    let vm = create(host, tenant)?;
+    let vm = host.create_for(tenant)?;
     host.ctl(["start", &vm])?;
     let mut vmm = Vmm::attach(&host.control(&vm)?)?;
     leaf(&mut vmm)?;
@@ -55,8 +49,8 @@ fn a_tenant_s_evidence_is_of_exactly_its_own_vms() -> Result<()> {
     let (own, _own) = started(&host, "acme")?;
     let (own_too, _own_too) = started(&host, "acme")?;
     let (foreign, _foreign) = started(&host, "other")?;
-    let stopped = create(&host, "acme")?;
-    let foreign_stopped = create(&host, "other")?;
+    let stopped = host.create_for("acme")?;
+    let foreign_stopped = host.create_for("other")?;
     let of = |tenant: &Tenant, body: &Value| {
         let (status, set) = ask(&host, tenant, body)?;
         ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(&set));
@@ -114,7 +108,7 @@ fn a_tenant_has_evidence_as_often_as_is_configured_and_others_theirs() -> Result
         Tenant::certified(&host, "other")?,
     );
     for tenant in ["acme", "other"] {
-        create(&host, tenant)?;
+        host.create_for(tenant)?;
     }
     let all = json!({ "nonce": NONCE });
     let before = quotes(&host)?;

@@ -20,16 +20,10 @@ fn serving(more: &str) -> Result<Host> {
     Ok(host)
 }
 
-fn create(host: &Host, tenant: &str) -> Result<String> {
-    let vm = Uuid::new_v4().to_string();
-    host.ctl(["create", "--vm", &vm, "--tenant", tenant])?;
-    Ok(vm)
-}
-
 /// Two tenants, and two VMs of each.
 fn two_tenants(host: &Host) -> Result<[(Tenant, Vec<String>); 2]> {
     let of = |name| {
-        let mut vms = vec![create(host, name)?, create(host, name)?];
+        let mut vms = vec![host.create_certified(name)?, host.create_certified(name)?];
         let tenant = Tenant::certified(host, name)?;
         vms.sort();
         Ok::<_, anyhow::Error>((tenant, vms))
@@ -266,7 +260,7 @@ fn a_certificate_that_is_revoked_ends_its_connections_and_gets_no_other() -> Res
     let [(acme, _), (other, _)] = two_tenants(&host)?;
     let mut stream = acme.follow("?after=0")?;
     assert_eq!(stream.events.hello["kind"], "hello");
-    let vm = create(&host, "acme")?;
+    let vm = host.create_for("acme")?;
     stream.events.tells(&vm, &["created", "certified"])?;
 
     let revoked = host.json([
@@ -472,7 +466,7 @@ fn a_ca_of_the_operator_s_own_names_tenants_and_a_request_s_key_stays_with_the_t
     let corp = at("corp.pem");
     let more = format!("[[tenants.authority]]\nroot = \"{corp}\"\nnames = \"common-name\"\n");
     serve_tenants(&mut host, &more)?;
-    let vm = create(&host, "blue")?;
+    let vm = host.create_for("blue")?;
     let tenant = Tenant::with(&host, blue.0, blue.1)?;
     assert_eq!(tenant.vms()?, [vm]);
     let red = Tenant::with(&host, expired.0, expired.1)?;
@@ -528,7 +522,7 @@ fn a_tenant_with_vms_on_two_hosts_sees_on_each_its_own() -> Result<()> {
     let hosts = [serving("")?, serving("")?];
     let mut told = Vec::new();
     for host in &hosts {
-        let (of_acme, of_other) = (create(host, "acme")?, create(host, "other")?);
+        let (of_acme, of_other) = (host.create_for("acme")?, host.create_for("other")?);
         let (acme, other) = (
             Tenant::certified(host, "acme")?,
             Tenant::certified(host, "other")?,

@@ -60,16 +60,10 @@ impl Watch {
     }
 }
 
-fn create(host: &Host, tenant: &str) -> Result<String> {
-    let vm = uuid::Uuid::new_v4().to_string();
-    host.ctl(["create", "--vm", &vm, "--tenant", tenant])?;
-    Ok(vm)
-}
-
 #[test]
 fn events_are_told_as_they_happen_and_only_those_that_were_asked_for() -> Result<()> {
     let host = Host::enrolled()?;
-    let vm = create(&host, "acme")?;
+    let vm = host.create_for("acme")?;
     let mut of_vm = Watch::start(
         &host,
         &["--output", "json", "watch", "--vm", &vm, "--earlier"],
@@ -88,7 +82,7 @@ fn events_are_told_as_they_happen_and_only_those_that_were_asked_for() -> Result
         ensure!(line.contains(part), "{line}");
     }
 
-    let other = create(&host, "other")?;
+    let other = host.create_certified("other")?;
     host.ctl(["start", &vm])?;
     host.ctl(["start", &other])?;
     of_vm.tells(&["started"])?;
@@ -117,7 +111,7 @@ fn events_are_told_as_they_happen_and_only_those_that_were_asked_for() -> Result
 #[test]
 fn a_watch_outlives_the_manager_and_says_what_it_cannot_know() -> Result<()> {
     let mut host = Host::enrolled()?;
-    let vm = create(&host, "acme")?;
+    let vm = host.create_for("acme")?;
     let mut json = Watch::start(&host, &["--output", "json", "watch", "--earlier"])?;
     let told = json.tells(&["hello", "created", "certified"])?;
     let first = told[0]["manager"].clone();

@@ -8,6 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::Host;
+
 /// Longer than the pause between two signs of life.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -59,6 +61,17 @@ impl Follower {
         let found: Vec<&Value> = told.iter().map(|event| &event["kind"]).collect();
         assert_eq!(found, kinds);
         Ok(told)
+    }
+}
+
+impl Host {
+    /// Gives a VM of this tenant a vRoT, and waits until it is certified and that was told: what happens next is
+    /// told afterwards.
+    pub(crate) fn create_certified(&self, tenant: &str) -> Result<String> {
+        let vm = self.create_for(tenant)?;
+        let mut events = Follower::at(&self.socket(), "?after=0")?;
+        events.tells(&vm, &["created", "certified"])?;
+        Ok(vm)
     }
 }
 

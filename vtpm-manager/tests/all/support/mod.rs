@@ -269,8 +269,13 @@ impl Host {
 
     /// Creates a vRoT for a new VM.
     pub(crate) fn create(&self) -> Result<String> {
+        self.create_for(TENANT)
+    }
+
+    /// The same for a VM of this tenant.
+    pub(crate) fn create_for(&self, tenant: &str) -> Result<String> {
         let vm = Uuid::new_v4().to_string();
-        self.ctl(["create", "--vm", &vm, "--tenant", TENANT])?;
+        self.ctl(["create", "--vm", &vm, "--tenant", tenant])?;
         Ok(vm)
     }
 
