@@ -33,6 +33,10 @@ pub enum HostError {
     /// No settings for TLS: mostly a root that has ended.
     #[error("no connection can be set up: {0}")]
     Setup(String),
+    /// The host ended the connection without a word. Mostly its manager has ended, or the certificate counts no
+    /// more.
+    #[error("the host ended the connection")]
+    Ended,
     /// The connection broke, or it is not HTTP.
     #[error("the connection failed")]
     Http(#[source] hyper::Error),
@@ -72,7 +76,7 @@ impl HostError {
             Self::Tls(_) => "tls",
             Self::Alert(_) => "refused-by-host",
             Self::Setup(_) => "setup",
-            Self::Http(_) => "connection",
+            Self::Ended | Self::Http(_) => "connection",
             Self::Deadline(_) | Self::Silent(_) => "deadline",
             Self::Refused(_) => "request-refused",
             Self::TooLong { .. } => "answer-too-long",
@@ -97,6 +101,7 @@ impl HostError {
     pub(crate) fn of_http(error: hyper::Error) -> Self {
         match alert_in(&error) {
             Some(alert) => Self::Alert(alert),
+            None if has_ended(&error) => Self::Ended,
             None => Self::Http(error),
         }
     }
@@ -126,16 +131,45 @@ impl HostError {
 
 /// The alert that the other end sent, somewhere below an error.
 fn alert_in(error: &(dyn Error + 'static)) -> Option<AlertDescription> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let inner = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        if let Some(rustls::Error::AlertReceived(alert)) = inner {
-            return Some(*alert);
+    io_errors(error).find_map(|error| {
+        let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+        match inner {
+            rustls::Error::AlertReceived(alert) => Some(*alert),
+            _ => None,
         }
+    })
+}
+
+/// Whether the other end hung up: TLS calls it unexpected, since nobody signed that this was all.
+fn has_ended(error: &(dyn Error + 'static)) -> bool {
+    io_errors(error).any(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+}
+
+fn io_errors<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e io::Error> {
+    let mut next = Some(error);
+    let errors = std::iter::from_fn(move || {
+        let error = next?;
         next = error.source();
+        Some(error)
+    });
+    errors.filter_map(|error| error.downcast_ref::<io::Error>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("something above it")]
+    struct Above(#[source] io::Error);
+
+    #[test]
+    fn an_end_and_an_alert_are_found_below_other_errors() {
+        let end = Above(io::ErrorKind::UnexpectedEof.into());
+        assert!(has_ended(&end) && alert_in(&end).is_none());
+        let alert = rustls::Error::AlertReceived(AlertDescription::CertificateRevoked);
+        let alert = Above(io::Error::other(alert));
+        assert!(!has_ended(&alert));
+        assert_eq!(alert_in(&alert), Some(AlertDescription::CertificateRevoked));
     }
-    None
 }

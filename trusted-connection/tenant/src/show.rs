@@ -3,12 +3,11 @@
 
 use std::fmt::Write as _;
 
-use api_types::wire::{TenantVmDetails, TenantVmList, TenantVmView};
+use api_types::wire::{IdentityView, TenantVmDetails, TenantVmList, TenantVmView};
 use attestation::evidence_set::{SetResult, VmOutcome};
 use attestation::{Layer, Verdict};
 use cert_chain::{HostName, VmId};
 use printable::Printable;
-use serde_json::Value;
 
 use crate::attestations::{Attestation, SetOutcome};
 use crate::error::HostError;
@@ -47,9 +46,8 @@ pub(crate) fn vm(vm: &VmId, told: &[FromHost<Option<TenantVmDetails>>]) -> Strin
                 is_found = true;
                 let _ = writeln!(text, "{}:", from.host);
                 let _ = writeln!(text, "  {}", one_line(&details.vm));
-                let _ = writeln!(text, "  vRoT {}", details.vm.vrot);
-                let keys = serde_json::to_value(&details.keys).unwrap_or_default();
-                list_keys(&mut text, "", &keys);
+                let _ = writeln!(text, "  {:<24}  {}", "vRoT", details.vm.vrot);
+                list_keys(&mut text, &details.keys);
             }
             Err(error) => failed(&mut text, &from.host, error),
         }
@@ -60,35 +58,29 @@ pub(crate) fn vm(vm: &VmId, told: &[FromHost<Option<TenantVmDetails>>]) -> Strin
     text
 }
 
-/// Names and certificates as they are; PEM keeps its lines.
-fn list_keys(text: &mut String, name: &str, value: &Value) {
-    match value {
-        Value::Null => {}
-        Value::Object(members) => {
-            for (member, value) in members {
-                let separator = if name.is_empty() { "" } else { "." };
-                list_keys(text, &format!("{name}{separator}{member}"), value);
-            }
-        }
-        Value::Array(members) => members.iter().for_each(|one| list_keys(text, name, one)),
-        Value::String(value) if value.trim_end().contains('\n') => {
-            let _ = writeln!(text, "  {}:", Printable(name));
-            for line in value.lines() {
-                let _ = writeln!(text, "    {}", Printable(line));
-            }
-        }
-        Value::String(value) => {
-            let _ = writeln!(
-                text,
-                "  {}: {}",
-                Printable(name),
-                Printable(value.trim_end())
-            );
-        }
-        other => {
-            let _ = writeln!(text, "  {}: {other}", Printable(name));
-        }
+/// Names of keys, and until when they are certified. Keys and certificates themselves are for programs.
+fn list_keys(text: &mut String, identity: &IdentityView) {
+    let keys = [
+        ("identity key (vIK)", Some(&identity.vik)),
+        ("TLS key", identity.tls.as_ref()),
+        ("endorsement key, RSA", Some(&identity.ek_rsa)),
+        ("endorsement key, P-256", Some(&identity.ek_p256)),
+    ];
+    for (what, key) in keys {
+        let Some(key) = key else { continue };
+        let end = match &key.not_after {
+            Some(end) => format!("certified until {end}"),
+            None => "not certified yet".to_owned(),
+        };
+        let _ = writeln!(text, "  {what:<24}  {}  ({end})", key.name);
     }
+    for (what, digest) in [
+        ("certified by manager", identity.manager_digest),
+        ("beside backend", identity.backend_digest),
+    ] {
+        let _ = writeln!(text, "  {what:<24}  program with SHA-256 {digest}");
+    }
+    let _ = writeln!(text, "  Certificates and public keys: --output json");
 }
 
 fn one_line(vm: &TenantVmView) -> String {
