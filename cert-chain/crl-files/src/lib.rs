@@ -23,7 +23,7 @@ pub struct CrlFiles {
 #[non_exhaustive]
 pub enum CrlFilesError {
     /// It cannot be read.
-    #[error("the revocation list {} cannot be read", path.display())]
+    #[error("the revocation list {} cannot be read (`vtpmctl issuer crl` makes one)", path.display())]
     Read {
         /// The file.
         path: PathBuf,

@@ -87,6 +87,9 @@ fn remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrInUse => {
             "something else is there; name another place with --listen (port 0 takes a free one)"
         }
+        io::ErrorKind::NotFound => {
+            "its folder is missing: make it, or name another place with --listen"
+        }
         io::ErrorKind::PermissionDenied => "this user may not; name another place with --listen",
         _ => "the operating system refused",
     }
@@ -147,6 +150,9 @@ mod tests {
         assert!(refused.to_string().contains("--listen"), "{refused}");
         drop(first);
         drop(listen.open().await?);
+        let nowhere = Listen::Socket(folder.path().join("none/page.sock"));
+        let refused = nowhere.open().await.err().context("no folder")?;
+        assert!(refused.to_string().contains("make it"), "{refused}");
 
         fs::remove_file(&path)?;
         fs::write(&path, "contents")?;
