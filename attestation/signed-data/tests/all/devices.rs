@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use attestation::certification::CertificationError;
 use attestation::device::DevicePolicy;
-use attestation::fixture::{ATTESTATION, Host, TLS, now, signing_area, signing_area_with};
-use attestation::{Binding, PolicyAbout, Verdict};
+use attestation::fixture::{
+    ATTESTATION, Host, TLS, certification, now, sign, signing_area, signing_area_with,
+};
+use attestation::{Binding, DataKeyStatement, PolicyAbout, Verdict};
 use cert_chain::attestation_key::AttestationKeyError;
 use cert_chain::template::DATA_KEY_POLICY;
 use cert_chain::{ObjectAttributes, PublicArea, RevocationLists, TrustAnchors};
@@ -356,5 +358,43 @@ fn no_changed_byte_of_a_device_s_signed_data_goes_unseen() {
         let mut changed = bytes.clone();
         changed[at] ^= 0x01;
         assert!(!accepted(&changed), "byte {at}");
+    }
+}
+
+#[test]
+fn a_key_that_was_certified_for_something_else_signs_no_data() {
+    let (vm, device) = both();
+    let anchors = vm.anchors();
+    let said = |identity: &rcgen::KeyPair, area: Vec<u8>, said: &[u8]| {
+        let attest = certification(&area, said);
+        DataKeyStatement {
+            public: area.into(),
+            signature: sign(identity, &attest),
+            attest: attest.into(),
+        }
+    };
+    // As a key for TLS is certified, and for another purpose.
+    for purpose in [&[][..], cert_chain::Digest32::of(b"other").as_bytes()] {
+        let credentials = Credentials {
+            statement: said(&device.device.key, device.area(), purpose),
+            ..device.credentials()
+        };
+        let of_device = device.signed(device.label(7), credentials);
+        let credentials = Credentials {
+            statement: said(&vm.vm.key, vm.area(), purpose),
+            ..vm.credentials()
+        };
+        let content = Content::Attached(DATA.to_vec());
+        let of_vm = vm.signed_with(vm.label(7), content, credentials);
+        for data in [of_device, of_vm] {
+            let refused = verify(&anchors, data);
+            assert!(
+                matches!(
+                    refused,
+                    Err(DataRefusal::Key(CertificationError::OtherPurpose))
+                ),
+                "{refused:?}"
+            );
+        }
     }
 }
