@@ -291,8 +291,8 @@ removal_and_purge() {
     # The state is still somebody's.
     contains "removed" /etc/passwd "vtpm-manager:"
 
-    # The others have no configuration: they are purged by their removal.
-    within apt-get purge -q -y vrot-host vrot-guest vrot-confirm > /dev/null
+    # The others have neither configuration nor scripts for it: they are purged by their removal.
+    within apt-get purge -q -y vrot-host vrot-guest vrot-device vrot-confirm > /dev/null
     # The user and the groups stay, as in Debian: their numbers would be given away otherwise.
     contains "purged" /etc/passwd "vtpm-manager:"
     rm -rf "$scratch/root/packages" "$scratch/root/newer"
