@@ -45,8 +45,10 @@ fn a_stream_in_a_file_goes_on_behind_its_last_whole_batch() {
         output.write(b"next").unwrap();
         after
     };
-    // Whatever a signer that was killed left.
-    for length in 0..bytes.len() {
+    // Whatever a signer that was killed left: each time, the disk is waited for.
+    let (end, second) = (bytes.len(), first.len());
+    let near = [1, 2, 5, second - 1, second, second + 1, second + 4, end - 1];
+    for length in (0..end).step_by(199).chain(near) {
         let after = append(&bytes[..length]);
         let whole = match length < first.len() {
             true => &[][..],
