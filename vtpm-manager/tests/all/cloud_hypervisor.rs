@@ -1,7 +1,7 @@
 //! A vRoT under cloud-hypervisor, which reads each reply once, and gives a command up after 100 ms, with a
 //! guest that sends a command again as Linux does.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -90,7 +90,7 @@ const MAX_TOO_BUSY: u32 = 30;
 /// Whether the VMM has given a command up.
 fn is_late(error: &anyhow::Error) -> bool {
     let error = error.downcast_ref::<io::Error>();
-    error.is_some_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    error.is_some_and(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
 /// Linux in the guest, from its driver up.
@@ -239,7 +239,13 @@ impl CloudHypervisor {
 
 fn read_once(stream: &mut UnixStream) -> Result<Vec<u8>> {
     let mut buffer = vec![0; 4096];
-    let length = stream.read(&mut buffer)?;
+    let length = loop {
+        match stream.read(&mut buffer) {
+            // A child of another test ended.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            read => break read?,
+        }
+    };
     buffer.truncate(length);
     Ok(buffer)
 }

@@ -8,6 +8,7 @@ pub(crate) mod evidence;
 pub(crate) mod follower;
 pub(crate) mod http;
 pub(crate) mod identity;
+mod processes;
 pub(crate) mod records;
 pub(crate) mod stand_in;
 pub(crate) mod tenant;
@@ -32,6 +33,8 @@ use daemon::{
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+pub(crate) use processes::kill_processes_in;
+use processes::{end_processes_of, processes_in};
 use serde_json::Value;
 use tempfile::TempDir;
 use test_support::software_tpm::{MadeTpm, SoftwareTpm};
@@ -561,38 +564,4 @@ pub(crate) fn program(name: &str) -> Result<PathBuf> {
 
 fn beside_daemon(name: &str) -> PathBuf {
     manager_program().with_file_name(name)
-}
-
-/// Backends and TPM outlive the daemon; none of them outlives the test.
-fn end_processes_of(folder: &Path) {
-    let name = folder.as_os_str().as_encoded_bytes();
-    let named = processes_where(|process| {
-        let line = fs::read(process.join("cmdline")).unwrap_or_default();
-        line.windows(name.len()).any(|window| window == name)
-    });
-    for process in [named, processes_in(folder)].concat() {
-        let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
-    }
-}
-
-/// Ends what is at home in a folder. What has ended meanwhile has ended.
-pub(crate) fn kill_processes_in(folder: &Path) {
-    for process in processes_in(folder) {
-        let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
-    }
-}
-
-/// Backends: each is at home in the folder of its sockets.
-fn processes_in(folder: &Path) -> Vec<i32> {
-    processes_where(|process| {
-        fs::read_link(process.join("cwd")).is_ok_and(|home| home.starts_with(folder))
-    })
-}
-
-fn processes_where(is: impl Fn(&Path) -> bool) -> Vec<i32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter(|entry| is(&entry.path()))
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect()
 }
