@@ -205,15 +205,16 @@ impl RevocationLists {
         }
     }
 
-    /// What was known about a certificate of `issuer` at `at`, when what it is needed for existed. Any list
-    /// that the issuer signed tells of a revocation until then, whenever the list was made; where a list is
-    /// demanded, one has to have been valid and fresh then.
+    /// What was known about a certificate of `issuer` at `at`, when it was needed. It is proven to have existed
+    /// at `known`: any list that the issuer signed tells of a revocation until then, whenever the list was made.
+    /// Where a list is demanded, one has to have been valid and fresh at `at`.
     pub(crate) fn check_past(
         &self,
         demand: RevocationDemand,
         certificate: (&str, &CertificateSerial),
         issuer: &TrustAnchor<'_>,
         at: UnixTime,
+        known: UnixTime,
     ) -> Result<CheckedRevocation, RevocationError> {
         let (subject, serial) = certificate;
         let of_issuer: Vec<_> = (self.lists.iter())
@@ -222,7 +223,7 @@ impl RevocationLists {
         let revoked = (of_issuer.iter())
             .filter_map(|list| list.find(serial))
             .min_by_key(|revoked| revoked.unusable_since().as_secs());
-        if let Some(revoked) = revoked.filter(|revoked| revoked.unusable_since() <= at) {
+        if let Some(revoked) = revoked.filter(|revoked| revoked.unusable_since() <= known) {
             return Err(RevocationError::Revoked {
                 subject: subject.to_owned(),
                 serial: serial.clone(),

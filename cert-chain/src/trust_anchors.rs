@@ -27,8 +27,8 @@ pub struct TrustAnchors {
 enum RevocationJudged {
     /// All: nothing says that a signature is older than the revocation of its key.
     ForGood,
-    /// Those before the time of validation.
-    AsOfValidation,
+    /// Those up to when what is validated is proven to have existed.
+    UpTo(UnixTime),
 }
 
 #[derive(Debug)]
@@ -128,12 +128,15 @@ impl TrustAnchors {
         self
     }
 
-    /// The same for what is proven to have existed at the time as of which it is validated, by a time stamp
-    /// that was verified: what was revoked later counted then, and what was revoked before did not.
+    /// The same for certificates, and what their keys vouched for, that are proven by a time stamp to have
+    /// existed at `known`: what was revoked later counted then, and what was revoked before did not.
+    ///
+    /// The time as of which they are validated may be an earlier one, at which something that they are about is
+    /// proven to have existed, but they are not: until `known`, whoever had the key could make them.
     #[must_use]
-    pub fn as_of_proven_time(&self) -> Self {
+    pub fn as_of_proven_time(&self, known: UnixTime) -> Self {
         let mut anchors = self.clone();
-        anchors.judged = RevocationJudged::AsOfValidation;
+        anchors.judged = RevocationJudged::UpTo(known);
         anchors
     }
 
@@ -171,8 +174,8 @@ impl TrustAnchors {
         let certificate = (subject, serial);
         match self.judged {
             RevocationJudged::ForGood => self.lists.check(self.demand, certificate, issuer, at),
-            RevocationJudged::AsOfValidation => {
-                self.lists.check_past(self.demand, certificate, issuer, at)
+            RevocationJudged::UpTo(known) => {
+                (self.lists).check_past(self.demand, certificate, issuer, at, known)
             }
         }
     }

@@ -251,7 +251,7 @@ impl EvidenceRecord {
             })?;
             // The one before existed when this one was made: then it has to have counted.
             then = stamp.before();
-            judged = anchors.as_of_proven_time();
+            judged = anchors.as_of_proven_time(then);
             verified.push(stamp);
         }
         let first = verified

@@ -16,7 +16,8 @@ use super::reader::CheckedArchive;
 ///
 /// It establishes that the signature was there before one time, and the whole archive before another, and which
 /// authorities say so. Whose signature it is, and what it is of, is for whoever reads the signed data: as of
-/// [the signature's time](Self::signature), with anchors [as of a proven time](TrustAnchors::as_of_proven_time).
+/// [the signature's time](Self::signature), with anchors [up to the archive's](TrustAnchors::as_of_proven_time):
+/// certificates and statements are not under the signature's time stamp.
 /// What the signed data say about their time is the signer's word.
 #[derive(Clone, Debug)]
 pub struct VerifiedArchive {
@@ -57,7 +58,7 @@ impl VerifiedArchive {
         let token = stamped.token.ok_or(ArchiveError::StampMissing)?;
         let signature = signature_imprint(&stamped.sign1, token.imprint().algorithm())?;
         let made = record.first().before();
-        let signature = (token.verify(&signature, &authorities.as_of_proven_time(), made))
+        let signature = (token.verify(&signature, &authorities.as_of_proven_time(made), made))
             .map_err(ArchiveError::Stamp)?;
         Ok(Self {
             head: head.clone(),

@@ -146,9 +146,10 @@ fn an_authority_that_was_revoked_later_counted_and_one_that_was_revoked_before_d
     };
     // What another time stamp proves to have existed before the revocation goes on to count.
     token
-        .verify(&imprint, &anchors.as_of_proven_time(), then)
+        .verify(&imprint, &anchors.as_of_proven_time(then), then)
         .unwrap();
-    let refused = token.verify(&imprint, &anchors.as_of_proven_time(), after(then, 60));
+    let late = after(then, 60);
+    let refused = token.verify(&imprint, &anchors.as_of_proven_time(late), late);
     assert!(matches!(
         refused,
         Err(TimeStampError::Authority(ChainError::Revocation(_)))

@@ -154,7 +154,8 @@ impl Create {
         let Some((stamped, stamp)) = self.stamp_signature(stamped, by.authorities)? else {
             return Ok(Err(Stopped::Waiting));
         };
-        let result = match judge_signed(&stamped.sign1, data.as_ref(), &by, &stamp) {
+        let now = UnixTime::now();
+        let result = match judge_signed(&stamped.sign1, data.as_ref(), &by, &stamp, now) {
             Err(refusal) => return Ok(Err(Stopped::Refused(refusal))),
             Ok(result) if !self.takes(result.verdict()) => {
                 return Ok(Err(Stopped::NotAffirmed(Box::new(result))));

@@ -51,8 +51,8 @@ pub enum ArchiveRefusal {
 
 /// Judges an archive as of `at`. `elsewhere` is the SHA-256 value of the data if they are not in the archive.
 ///
-/// Revocation counts as of the time that is proven: a key that was revoked later had not been when it signed, and
-/// one that was revoked before may have signed anything since.
+/// Validity counts as of the time that is proven of the signature, and revocation up to the one that is proven of
+/// the whole archive: until then, whoever had a key could make certificates and statements that are dated back.
 pub fn judge(
     checked: CheckedArchive,
     elsewhere: Option<&Digest32>,
@@ -141,7 +141,8 @@ fn judge_verified(
         issuers: &issuers,
         ..*by
     };
-    let result = judge_signed(archive.signed(), data, &by, archive.signature())?;
+    let known = archive.record().first().before();
+    let result = judge_signed(archive.signed(), data, &by, archive.signature(), known)?;
     Ok(ArchivedData {
         archive,
         result,
@@ -150,14 +151,16 @@ fn judge_verified(
     })
 }
 
-/// Judges signed data whose signature has a time stamp.
+/// Judges signed data whose signature has a time stamp. Certificates and statements are not under it: they are
+/// proven to have been there at `known`, and whoever got a key before may have made them for a signature of old.
 pub(super) fn judge_signed(
     sign1: &[u8],
     data: Option<&Digest32>,
     by: &Judge<'_>,
     stamp: &VerifiedTimeStamp,
+    known: UnixTime,
 ) -> Result<DataResult, ArchiveRefusal> {
-    let issuers = by.issuers.as_of_proven_time();
+    let issuers = by.issuers.as_of_proven_time(known);
     let verified = SignedData::from_cbor(sign1)?.verify(data, &issuers, stamp.before())?;
     Ok(appraise(verified, by.policy, by.demand)?)
 }

@@ -192,7 +192,13 @@ impl Scene {
     }
 
     /// Runs a command until no request waits any more.
-    fn asking(&self, authority: &TimeAuthority, at: u64, line: &str, roots: &str) -> Ended {
+    pub(super) fn asking(
+        &self,
+        authority: &TimeAuthority,
+        at: u64,
+        line: &str,
+        roots: &str,
+    ) -> Ended {
         authority.set_clock(at);
         let roots: String = (roots.split(' '))
             .map(|root| format!(" --authority-root {root}"))

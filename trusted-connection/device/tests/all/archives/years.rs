@@ -1,5 +1,8 @@
 //! Archives through the years: what ends, what is renewed, and what is revoked.
 
+use archive::cose_time_stamp::{StampedSign1, signature_imprint};
+use archive::time_stamp::Nonce;
+use archive::{ArchiveHash, TimeStampRequest};
 use test_support::time_authority::{AuthorityProfile, Keys};
 
 use super::scene::{DAY, HOUR, SIGNED, Scene};
@@ -90,6 +93,51 @@ fn what_a_host_that_was_revoked_later_vouched_for_counts_and_what_one_that_was_r
     );
     assert_eq!(ended.status, 1, "{ended:?}");
     assert!(ended.out.contains("revoked"), "{ended:?}");
+}
+
+#[test]
+fn what_is_archived_after_its_host_was_revoked_does_not_count_though_the_signature_is_older() {
+    let scene = Scene::new();
+    let authority = scene.authority(3650, "first.pem");
+    // The time stamp is over the signature: certificates and statement may be younger.
+    authority.set_clock(SIGNED + 60);
+    let sign1 = scene.read("reading.signed");
+    let imprint = signature_imprint(&sign1, ArchiveHash::Sha256).unwrap();
+    let request = TimeStampRequest::new(imprint, Nonce::new([7; 8]));
+    let answer = authority.answer(&request.to_der().unwrap()).unwrap();
+    let token = Some(request.token(&answer).unwrap());
+    let stamped = StampedSign1 { sign1, token };
+    scene.write("stamped.signed", &stamped.to_cbor().unwrap());
+    let certificate = scene.host.certificate.to_vec();
+    scene.revoke(&certificate, SIGNED + DAY, "between.crl");
+    scene.revoke(&certificate, SIGNED + 3 * DAY, "later.crl");
+    let archived = SIGNED + 2 * DAY;
+    let line = "create stamped.signed --to reading.archive --policy policy.toml";
+    let told = scene.asking(
+        &authority,
+        archived,
+        &format!("{line} --crl between.crl"),
+        "first.pem",
+    );
+    assert_eq!(told.status, 1, "{told:?}");
+    assert!(told.out.contains("(chain)"), "{told:?}");
+    assert!(!scene.path("asked").exists(), "an authority was asked");
+    // The archiver did not know.
+    let told = scene.asking(&authority, archived, line, "first.pem");
+    assert_eq!(told.status, 0, "{told:?}");
+    let at = SIGNED + 60 * DAY;
+    let (status, told) = scene.verify(at, "first.pem", " --crl between.crl");
+    assert_eq!(
+        (status, &told["refusal"]["code"]),
+        (1, &"chain".into()),
+        "{told:#}"
+    );
+    let (status, told) = scene.verify(at, "first.pem", " --crl later.crl");
+    assert_eq!(
+        (status, &told["verdict"]),
+        (0, &"affirming".into()),
+        "{told:#}"
+    );
 }
 
 #[test]
