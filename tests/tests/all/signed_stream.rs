@@ -89,7 +89,7 @@ fn lines(numbers: std::ops::Range<usize>) -> Vec<String> {
 fn a_vms_stream_is_signed_in_batches_and_verified_reading_by_reading() -> Result<()> {
     let vm = Vm::boot()?;
     let sent = lines(0..500);
-    fs::write(vm.path("readings"), sent.join("\n"))?;
+    fs::write(vm.path("readings"), sent.join("\n") + "\n")?;
     let options = ["--from", "readings", "--to", "stream", "--evidence"];
     vm.stream_signing(&options)?
         .args(["--batch-readings", "100"])
@@ -125,7 +125,7 @@ fn a_vms_stream_is_signed_in_batches_and_verified_reading_by_reading() -> Result
 fn replayed_dropped_reordered_and_altered_batches_of_a_vm_are_told_apart_and_not_printed()
 -> Result<()> {
     let vm = Vm::boot()?;
-    fs::write(vm.path("readings"), lines(0..8).join("\n"))?;
+    fs::write(vm.path("readings"), lines(0..8).join("\n") + "\n")?;
     let options = ["--from", "readings", "--to", "stream"];
     vm.stream_signing(&options)?
         .args(["--batch-readings", "2"])
@@ -293,7 +293,7 @@ fn a_device_signs_a_stream_with_its_tpm() -> Result<()> {
     let (issuer, device) = enrolled()?;
     let policy = device.policy("spiffe://demo.example/plant-7/*", &issuer)?;
     let sent = lines(0..30);
-    fs::write(device.path("readings"), sent.join("\n"))?;
+    fs::write(device.path("readings"), sent.join("\n") + "\n")?;
     Tool::new(program("vrot-device")?)
         .args(["sign", "--stream", "--from", "readings", "--to", "stream"])
         .args(["--batch-readings", "10", "--evidence"])

@@ -1,7 +1,8 @@
 //! A batch as it travels.
 
-use cert_chain::Digest32;
+use cert_chain::{Digest32, PublicArea};
 use minicbor::{Decoder, decode};
+use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 
 use crate::cose::{
     Content, FormatError, MAX_ATTACHED, SIGNATURE, ToBeSigned, encoded, read_sign1, within,
@@ -117,6 +118,21 @@ impl Batch {
     /// Where the next batch goes on, unverified.
     pub fn link(&self) -> Link {
         self.unsigned.link()
+    }
+
+    /// Whether this key signed it, with these readings. Where the key is from is not verified: this is for
+    /// its own signer, who goes on with what it wrote before.
+    pub fn is_signed_by(&self, key: &PublicArea) -> bool {
+        let UnsignedBatch {
+            to_be_signed,
+            statement,
+            readings,
+        } = &self.unsigned;
+        key.name() == to_be_signed.label.key
+            && readings.root(&to_be_signed.label, statement.first) == statement.root
+            && UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.public_key_bytes())
+                .verify(&to_be_signed.message(), &self.signature)
+                .is_ok()
     }
 
     /// The readings, in the order in which they travel, unverified.

@@ -6,6 +6,7 @@ use minicbor::{Decoder, data::Type};
 
 use crate::cose::FormatError;
 use crate::stream::batch::{Batch, MAX_BATCH};
+use crate::stream::statement::BATCH_TYPE;
 
 /// Takes batches from bytes.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub enum InputError {
     /// The system.
     #[error("the stream cannot be read")]
     Io(#[from] io::Error),
-    /// It ends within a batch.
+    /// It ends within a batch: what is there of it begins as one.
     #[error(
         "the stream ends within batch {} of this input: what follows byte {length} was cut off",
         .batches + 1
@@ -70,6 +71,7 @@ impl<R: Read> BatchInput<R> {
     }
 
     fn read(&mut self) -> Result<Option<Batch>, InputError> {
+        self.bytes.clear();
         let mut header = [0; HEADER];
         let [first, rest @ ..] = &mut header;
         if !self.fill(std::slice::from_mut(first))? {
@@ -84,17 +86,16 @@ impl<R: Read> BatchInput<R> {
         if let Some(rest) = rest.get_mut(..more)
             && !self.fill(rest)?
         {
-            return Err(self.cut_off());
+            return Err(self.cut_off(&[*first]));
         }
         let header = header.get(..=more).unwrap_or_default();
         let length = body_length(header).map_err(|source| self.format(source))?;
-        self.bytes.clear();
         // Memory is taken as bytes come, not as the header promises.
         let read = (&mut self.input)
             .take(length as u64)
             .read_to_end(&mut self.bytes)?;
         if read < length {
-            return Err(self.cut_off());
+            return Err(self.cut_off(header));
         }
         let batch = Batch::from_cbor(&self.bytes).map_err(|source| self.format(source))?;
         self.batches = self.batches.saturating_add(1);
@@ -112,10 +113,17 @@ impl<R: Read> BatchInput<R> {
         }
     }
 
-    fn cut_off(&self) -> InputError {
-        InputError::CutOff {
-            batches: self.batches,
-            length: self.length,
+    /// Of a batch with this header, or what is there of it, whose body is not whole.
+    fn cut_off(&self, header: &[u8]) -> InputError {
+        match begins_as_batch(header, &self.bytes) {
+            true => InputError::CutOff {
+                batches: self.batches,
+                length: self.length,
+            },
+            false => {
+                let message = "it begins otherwise, and ends";
+                self.format(minicbor::decode::Error::message(message).into())
+            }
         }
     }
 
@@ -139,6 +147,26 @@ impl<R: Read> Iterator for BatchInput<R> {
         self.failed = matches!(next, Some(Err(_)));
         next
     }
+}
+
+/// Whether bytes that end too early are those of a batch, as far as they go. None is so short that its length
+/// fits into one byte.
+fn begins_as_batch(header: &[u8], body: &[u8]) -> bool {
+    const ARRAY_AND_SIGN1: &[u8] = &[0x82, 0xd2, 0x84];
+    /// A map of four, ES256, and a content type with the length of ours.
+    const LABEL: &[u8] = &[0xa4, 0x01, 0x26, 0x03, 0x78];
+    #[expect(clippy::cast_possible_truncation, reason = "41")]
+    const TYPE_LENGTH: &[u8] = &[BATCH_TYPE.len() as u8];
+    let alike = |found: &[u8], expected: &[u8]| found.iter().zip(expected).all(|(a, b)| a == b);
+    let label = match body.get(ARRAY_AND_SIGN1.len()..) {
+        None | Some([]) => &[],
+        Some([0x58, rest @ ..]) => rest.get(1..).unwrap_or_default(),
+        Some([0x59, rest @ ..]) => rest.get(2..).unwrap_or_default(),
+        Some(_) => return false,
+    };
+    matches!(header, [0x59 | 0x5a, ..])
+        && alike(body, ARRAY_AND_SIGN1)
+        && alike(label, &[LABEL, TYPE_LENGTH, BATCH_TYPE.as_bytes()].concat())
 }
 
 /// The length that a byte string's header says, in the one form that it has (RFC 8949 §4.2.1).

@@ -36,8 +36,8 @@ pub enum FramingError {
         #[source]
         source: serde_json::Error,
     },
-    /// It ends in the middle.
-    #[error("the input ends within reading {0}")]
+    /// It ends in the middle: of a line without its end, nobody knows whether it is whole.
+    #[error("the input ends within reading {0}: its line end, or a part of its length, is missing")]
     CutOff(u64),
 }
 
@@ -87,10 +87,10 @@ impl<R: BufRead> ReadingInput<R> {
             return Ok(None);
         }
         self.taken = self.taken.saturating_add(1);
-        line.pop_if(|last| *last == b'\n');
-        match line.len() <= MAX_READING {
-            true => Ok(Some(line)),
-            false => Err(FramingError::TooLong(self.taken)),
+        match (line.pop_if(|last| *last == b'\n'), line.len()) {
+            (Some(_), _) => Ok(Some(line)),
+            (None, length) if length > MAX_READING => Err(FramingError::TooLong(self.taken)),
+            (None, _) => Err(FramingError::CutOff(self.taken)),
         }
     }
 

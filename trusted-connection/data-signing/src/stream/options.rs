@@ -40,7 +40,7 @@ pub struct StreamOptions {
     #[arg(long, requires_all = ["stream", "to"])]
     pub append: bool,
     /// With --evidence: take evidence for the first batch, and anew for the one that begins so many seconds
-    /// after it was taken.
+    /// after it was taken, or could not be had.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, requires_all = ["stream", "evidence"])]
     pub evidence_seconds: u64,
 }

@@ -4,7 +4,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, IsTerminal, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use cert_chain::TpmName;
+use cert_chain::{PublicArea, TpmName};
+use durable_file::sync_folder_of;
 use signed_data::LabelText;
 use signed_data::stream::{Batch, BatchInput, InputError, Link};
 
@@ -53,6 +54,18 @@ pub enum OutputError {
         #[source]
         source: InputError,
     },
+    /// The last batch was altered.
+    #[error(
+        "what follows byte {length} of {} is not what this key signed: nothing was written; without those \
+         bytes (truncate --size {length}), the stream goes on behind the batch before",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Bytes before the batch.
+        length: u64,
+    },
     /// Another stream is there.
     #[error("{} holds the stream {found:?} of the key {key}, not this one: nothing was written", path.display())]
     OtherStream {
@@ -95,12 +108,17 @@ impl Output {
             path: path.to_owned(),
         };
         output.lock()?;
+        sync_folder_of(path).map_err(at(path))?;
         Ok(output)
     }
 
     /// A file with a stream of this key and name, which goes on; if there is none, a new one. A batch that was
     /// not written whole is removed from its end.
-    pub fn append(path: &Path, key: &TpmName, stream: &LabelText) -> Result<Opened, OutputError> {
+    pub fn append(
+        path: &Path,
+        key: &PublicArea,
+        stream: &LabelText,
+    ) -> Result<Opened, OutputError> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -119,17 +137,31 @@ impl Output {
                 after: None,
             });
         };
-        let (last, length) = last_batch(file, path)?;
-        if let Some(last) = &last
-            && (last.unverified_label().key != *key || last.unverified_label().stream != *stream)
-        {
-            return Err(OutputError::OtherStream {
-                path: path.to_owned(),
-                found: last.unverified_label().stream.clone(),
-                key: last.unverified_label().key.clone(),
-            });
-        }
         let found = file.metadata().map_err(at(path))?.len();
+        let (last, length) = match last_batch(file, path, found)? {
+            Some(LastBatch { batch, from, to }) => {
+                let label = batch.unverified_label();
+                if label.key != key.name() || label.stream != *stream {
+                    return Err(OutputError::OtherStream {
+                        path: path.to_owned(),
+                        found: label.stream.clone(),
+                        key: label.key.clone(),
+                    });
+                }
+                if !batch.is_signed_by(key) {
+                    return Err(OutputError::Damaged {
+                        path: path.to_owned(),
+                        length: from,
+                    });
+                }
+                (Some(batch.link()), to)
+            }
+            None => {
+                // As a batch that is written is on the disk, so is its file's name.
+                sync_folder_of(path).map_err(at(path))?;
+                (None, 0)
+            }
+        };
         if found > length {
             tracing::warn!(
                 file = %path.display(),
@@ -141,7 +173,7 @@ impl Output {
         let mut end = file;
         end.seek(SeekFrom::Start(length)).map_err(at(path))?;
         Ok(Opened {
-            after: last.map(|last| last.link()),
+            after: last,
             output,
         })
     }
@@ -175,14 +207,33 @@ impl Output {
     }
 }
 
-/// The last whole batch, and how many bytes it and those before have.
-fn last_batch(file: &File, path: &Path) -> Result<(Option<Batch>, u64), OutputError> {
+/// The last whole batch of a file, and where it is.
+struct LastBatch {
+    batch: Batch,
+    from: u64,
+    to: u64,
+}
+
+/// So many bytes show that something was to become a batch, whatever the file is meant for.
+const TELLING: u64 = 17;
+
+/// The last whole batch of a file of this length, if there is one and what follows it is nothing else than
+/// the beginning of another.
+fn last_batch(file: &File, path: &Path, found: u64) -> Result<Option<LastBatch>, OutputError> {
     let mut batches = BatchInput::new(BufReader::new(file));
     let mut last = None;
     loop {
+        let from = batches.length();
         match batches.next() {
-            Some(Ok(batch)) => last = Some(batch),
-            None | Some(Err(InputError::CutOff { .. })) => return Ok((last, batches.length())),
+            Some(Ok(batch)) => {
+                let to = batches.length();
+                last = Some(LastBatch { batch, from, to });
+            }
+            None => return Ok(last),
+            // Of a file that may be somebody's, so little is not removed.
+            Some(Err(InputError::CutOff { .. })) if last.is_some() || found >= TELLING => {
+                return Ok(last);
+            }
             Some(Err(InputError::Io(source))) => return Err(at(path)(source)),
             Some(Err(source)) => {
                 return Err(OutputError::NoStream {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cert_chain::Digest32;
+use cert_chain::{Digest32, PublicArea};
 use printable::WithCauses;
 use signed_data::stream::{BatchStatement, Link, Readings, UnsignedBatch};
 use signed_data::{Credentials, EvidenceReference, FormatError, Label, LabelText, evidence_nonce};
@@ -65,6 +65,9 @@ pub enum StreamError {
     /// The output.
     #[error(transparent)]
     Output(#[from] OutputError),
+    /// Who signs, before anything is signed.
+    #[error("the key that signs cannot be read: nothing was written")]
+    Key(#[source] BoxedError),
     /// Who signs.
     #[error("the batch of {readings} readings from {first} on was not signed")]
     Signer {
@@ -91,7 +94,10 @@ const REREAD: Duration = Duration::from_secs(60);
 pub fn sign_stream(job: &Job<'_>, signer: &mut dyn DataSigner) -> Result<Summary, StreamError> {
     let input = open(job.from)?;
     let Opened { mut output, after } = match job.to {
-        Some(path) if job.options.append => Output::append(path, &signer.key(), job.stream)?,
+        Some(path) if job.options.append => {
+            let key = public_area(signer).map_err(StreamError::Key)?;
+            Output::append(path, &key, job.stream)?
+        }
         Some(path) => Opened {
             output: Output::create(path)?,
             after: None,
@@ -113,6 +119,10 @@ pub fn sign_stream(job: &Job<'_>, signer: &mut dyn DataSigner) -> Result<Summary
         .map_err(StreamError::Threads)?;
     let write = |batch: &[u8]| output.write(batch);
     sign_collected(job, &collector, after, signer, write)
+}
+
+fn public_area(signer: &mut dyn DataSigner) -> Result<PublicArea, BoxedError> {
+    Ok(PublicArea::parse(&signer.credentials()?.statement.public)?)
 }
 
 /// Takes readings in until there are no more.
@@ -170,7 +180,7 @@ struct Run<'a> {
     credentials: Option<(Credentials, Instant)>,
     /// Whether the next batch needs its credentials with it.
     repeat: bool,
-    /// When evidence was taken last.
+    /// When evidence was taken last, or could not be had behind the first.
     evidence: Option<Instant>,
 }
 
@@ -221,10 +231,13 @@ impl Run<'_> {
                     self.repeat = true;
                     self.evidence = Some(begun);
                 }
-                // Whoever demands evidence of a certain age notices; the host may be starting anew.
+                // Whoever demands evidence of a certain age notices; the host may be starting anew. It is
+                // not asked for each batch: readings would wait as long as it does not answer.
                 Err(error) if self.evidence.is_some() => {
                     let why = WithCauses(error.as_ref()).to_string();
                     tracing::warn!("no evidence for this batch: {why}");
+                    self.evidence = Some(Instant::now());
+                    label.time = self.signer.now()?;
                 }
                 Err(error) => return Err(error.into()),
             }

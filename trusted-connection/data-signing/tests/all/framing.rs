@@ -16,15 +16,23 @@ fn all(framing: Framing, bytes: &[u8]) -> (Vec<Vec<u8>>, Option<FramingError>) {
 }
 
 #[test]
-fn lines_are_readings_with_or_without_a_last_line_end() {
-    for text in ["1\n{\"a\":2}\n\n \"x\"", "1\n{\"a\":2}\n \"x\"\n"] {
-        let (readings, error) = all(Framing::JsonLines, text.as_bytes());
-        assert_eq!(readings, [&b"1"[..], b"{\"a\":2}", b" \"x\""]);
-        assert!(error.is_none(), "{error:?}");
-    }
-    let (readings, error) = all(Framing::Lines, b"a\n\nb\xff");
+fn lines_are_readings() {
+    let (readings, error) = all(Framing::JsonLines, b"1\n{\"a\":2}\n\n \"x\"\n");
+    assert_eq!(readings, [&b"1"[..], b"{\"a\":2}", b" \"x\""]);
+    assert!(error.is_none(), "{error:?}");
+    let (readings, error) = all(Framing::Lines, b"a\n\nb\xff\n");
     assert_eq!(readings, [&b"a"[..], b"", b"b\xff"]);
     assert!(error.is_none(), "{error:?}");
+}
+
+#[test]
+fn a_line_without_its_end_is_no_reading() {
+    for framing in [Framing::JsonLines, Framing::Lines] {
+        // Of 21.5, perhaps.
+        let (readings, error) = all(framing, b"1\n2");
+        assert_eq!(readings, [b"1"]);
+        assert!(matches!(error, Some(FramingError::CutOff(2))), "{error:?}");
+    }
 }
 
 #[test]
@@ -40,7 +48,8 @@ fn what_is_no_reading_is_named_by_its_line_and_what_came_before_is_kept() {
     assert_eq!(readings, [b"1"]);
     assert!(matches!(error, Some(FramingError::TooLong(2))), "{error:?}");
     let fits = vec![b'7'; MAX_READING];
-    assert_eq!(all(Framing::JsonLines, &fits).0, [fits]);
+    let line = [&fits[..], b"\n"].concat();
+    assert_eq!(all(Framing::JsonLines, &line).0, [fits]);
 }
 
 #[test]

@@ -4,8 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use cert_chain::TpmName;
-use data_signing::DataSigner;
+use cert_chain::PublicArea;
 use data_signing::stream::collector::Collector;
 use data_signing::stream::output::{Opened, Output, OutputError};
 use signed_data::LabelText;
@@ -14,7 +13,7 @@ use signed_data::stream::Link;
 use crate::scene::{SoftwareSigner, batches, options, stream_name};
 
 /// A stream of two batches, with its source's key.
-fn stream() -> (TpmName, Vec<u8>) {
+fn stream() -> (PublicArea, Vec<u8>) {
     let collector = Collector::new(1, Duration::from_secs(3600));
     let mut signed = 0;
     let mut source = SoftwareSigner::new();
@@ -26,7 +25,7 @@ fn stream() -> (TpmName, Vec<u8>) {
         }
     });
     collector.add(b"1".to_vec());
-    let key = source.key();
+    let key = PublicArea::parse(&source.area()).unwrap();
     let (summary, bytes) = source.sign(&options(1), &collector);
     assert_eq!(summary.batches, 2);
     (key, bytes)
@@ -47,7 +46,7 @@ fn a_stream_in_a_file_goes_on_behind_its_last_whole_batch() {
     };
     // Whatever a signer that was killed left: each time, the disk is waited for.
     let (end, second) = (bytes.len(), first.len());
-    let near = [1, 2, 5, second - 1, second, second + 1, second + 4, end - 1];
+    let near = [17, second - 1, second, second + 1, second + 4, end - 1];
     for length in (0..end).step_by(199).chain(near) {
         let after = append(&bytes[..length]);
         let whole = match length < first.len() {
@@ -84,14 +83,62 @@ fn a_file_with_something_else_in_it_stays_as_it_is() {
         matches!(other, OutputError::OtherStream { .. }),
         "{other:?}"
     );
-    let text = [&bytes[..], b"text"].concat();
-    let other = refused(&path, &text, &key, &stream_name());
-    assert!(matches!(other, OutputError::NoStream { .. }), "{other:?}");
+    // Some begin as a batch that promises more bytes than there are.
+    let texts = [
+        "text",
+        "Year,celsius\n1,2\n",
+        "Zone,celsius\n1,2\n",
+        "Xa",
+        "W\n",
+    ];
+    for text in texts {
+        for before in [&[][..], &bytes] {
+            let contents = [before, text.as_bytes()].concat();
+            let other = refused(&path, &contents, &key, &stream_name());
+            let found = matches!(other, OutputError::NoStream { .. });
+            assert!(found, "{text:?}: {other:?}");
+        }
+    }
+    // And so little tells nothing, unless it stands behind a batch.
+    for little in [&b"Y"[..], &bytes[..16]] {
+        let other = refused(&path, little, &key, &stream_name());
+        assert!(matches!(other, OutputError::NoStream { .. }), "{other:?}");
+    }
     let exists = Output::create(&path).unwrap_err();
     assert!(matches!(exists, OutputError::Exists(_)), "{exists:?}");
 }
 
-fn refused(path: &Path, contents: &[u8], key: &TpmName, stream: &LabelText) -> OutputError {
+#[test]
+fn a_stream_does_not_go_on_behind_a_batch_that_its_key_did_not_sign() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stream");
+    let (key, bytes) = stream();
+    let all = batches(&bytes);
+    let first = all[0].to_stream();
+    let signature = all[1].signature();
+    let signature = (bytes.windows(64)).position(|part| part == signature);
+    // As after a loss of power, or by whoever writes into the file.
+    for at in [bytes.len() - 1, signature.unwrap()] {
+        let mut altered = bytes.clone();
+        altered[at] ^= 1;
+        let error = refused(&path, &altered, &key, &stream_name());
+        let OutputError::Damaged { length, .. } = error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(length, first.len() as u64);
+    }
+    let mut altered = bytes.clone();
+    altered[first.len()..][..5].fill(0);
+    let error = refused(&path, &altered, &key, &stream_name());
+    assert!(matches!(error, OutputError::NoStream { .. }), "{error:?}");
+    // What the message says to do.
+    altered.truncate(first.len());
+    fs::write(&path, altered).unwrap();
+    let opened = Output::append(&path, &key, &stream_name()).unwrap();
+    assert_eq!(opened.after, Some(all[0].link()));
+}
+
+fn refused(path: &Path, contents: &[u8], key: &PublicArea, stream: &LabelText) -> OutputError {
     fs::write(path, contents).unwrap();
     let refused = Output::append(path, key, stream).unwrap_err();
     assert_eq!(fs::read(path).unwrap(), contents);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use attestation::fixture::now;
 use attestation::{PolicyAbout, Verdict};
@@ -113,4 +113,37 @@ fn credentials_come_with_the_first_batch_and_with_evidence() {
         let result = verifier.appraise(verified.unwrap(), &policy, &demand);
         assert_eq!(result.unwrap().verdict(), Verdict::Affirming);
     }
+}
+
+#[test]
+fn a_host_that_does_not_answer_is_not_asked_for_each_batch() {
+    const BATCHES: usize = 10;
+    let collector = collector(1);
+    let mut number = 0;
+    let mut failing_since = None;
+    let mut source = SoftwareSigner::new();
+    source.evidence = [&[true][..], &[false; BATCHES]].concat().into();
+    source.meanwhile = Box::new(|| {
+        number += 1;
+        if number == 1 {
+            // Until evidence is due.
+            thread::sleep(Duration::from_secs(1));
+            failing_since = Some(Instant::now());
+        }
+        match number {
+            BATCHES => collector.end(None),
+            _ => collector.add(reading(number)),
+        }
+    });
+    collector.add(reading(0));
+    let mut options = options(1);
+    options.evidence_seconds = 1;
+    let (summary, _) = source.sign(&options, &collector);
+    let failed = BATCHES - source.evidence.len();
+    drop(source);
+    assert_eq!(summary.batches, BATCHES as u64);
+    // Once, or once for each second that the machine took.
+    let seconds = failing_since.unwrap().elapsed().as_secs();
+    assert!(failed >= 1, "evidence was due");
+    assert!(failed as u64 <= 1 + seconds, "{failed} in {seconds} s");
 }

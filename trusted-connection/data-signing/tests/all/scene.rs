@@ -51,7 +51,7 @@ impl SoftwareSigner<'_> {
         self.host.policy(&self.vm).anchors().clone()
     }
 
-    fn area(&self) -> Vec<u8> {
+    pub(crate) fn area(&self) -> Vec<u8> {
         signing_area_with(&self.key, TLS, &DATA_KEY_POLICY)
     }
 
