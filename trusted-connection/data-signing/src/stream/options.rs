@@ -23,7 +23,7 @@ pub struct StreamOptions {
     /// that grows, or standard output.
     #[arg(long, conflicts_with_all = ["attached", "replace"])]
     pub stream: bool,
-    /// How readings are told apart in the input.
+    /// How readings are told apart in the input. The last line needs its line end as well.
     #[arg(long, value_enum, default_value = "json-lines", requires = "stream")]
     pub framing: Framing,
     /// A batch is signed when its first reading has waited for so long, in milliseconds; or later, while the
