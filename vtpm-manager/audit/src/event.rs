@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use api_types::Timestamp;
-use cert_chain::{Digest32, Generation, HostName, Tenant, TpmName, VmId, VrotId};
+use cert_chain::{Digest32, Generation, HashAlgorithm, HostName, Tenant, TpmName, VmId, VrotId};
 use guarded_state::ledger::{Boot, RecoveryRecord};
 use serde::Serialize;
 
@@ -131,6 +131,13 @@ pub enum Event {
     },
     /// The manager ends.
     ManagerStopped,
+    /// The launcher of a vRoT's VM has other PCR banks active in it, from its next start on.
+    PcrBanksChanged {
+        /// Whose.
+        vrot: VrotId,
+        /// Those that are active from then on.
+        banks: Vec<HashAlgorithm>,
+    },
     /// The operator approved PCR values.
     PolicyApproved {
         /// What the note in the approval calls them. The signature does not cover the note.

@@ -8,6 +8,7 @@ use std::process::{Child, Command};
 use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 use test_support::sockets::is_listened_at;
 use vrot_handover::set_up::Existing;
 
@@ -363,6 +364,17 @@ fn a_vrot_of_a_folder_has_the_pcr_banks_that_its_launcher_wants_as_a_swtpm_has()
         found.push(ours);
     }
     ensure!(found[0] != found[1] && found[1] != found[2] && found[2] == found[3]);
+    // A line for each change, and none where nothing changed.
+    let mut changes = host.audit()?;
+    changes.retain(|line| line["event"] == "pcr-banks-changed");
+    let told: Vec<_> = changes.iter().map(|line| &line["banks"]).collect();
+    let expected = [
+        json!(["sha384", "sha256"]),
+        json!(["sha1"]),
+        json!(["sha256", "sha512"]),
+    ];
+    assert_eq!(told, expected.iter().collect::<Vec<_>>());
+    ensure!(changes.iter().all(|line| line["vrot"] == changes[0]["vrot"]));
 
     // Not under a VM.
     let process = domain.start()?;

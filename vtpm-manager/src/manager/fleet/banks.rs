@@ -7,6 +7,7 @@ use guarded_state::disk::Part;
 use vrot_manufacture::activate_banks;
 
 use super::{Fleet, Presented};
+use crate::audit::Event;
 use crate::backend::Role;
 use crate::manager::blocking::blocking;
 use crate::manager::error::ManagerError;
@@ -33,13 +34,20 @@ impl Fleet {
         let record = vrot.record_to_change();
         let backend = self.launcher.open(&record, Role::Manufacture).await?;
         let mut channel = backend.channel();
-        let activated = blocking(move || activate_banks(&active, &mut channel)).await;
+        let wanted = active.clone();
+        let activated = blocking(move || activate_banks(&wanted, &mut channel)).await;
         let ended = backend.stop().await;
         if activated?.map_err(ManagerError::Manufacture)? {
             let state = ended?.state.ok_or(ManagerError::NoState)?;
             let change = record.to_batch();
             let change = change.put(record.vrot, Part::Permanent, state.to_bytes());
-            self.guarded.commit(change).await?;
+            let event = Event::PcrBanksChanged {
+                vrot: record.vrot,
+                banks: active,
+            };
+            self.guarded
+                .change(&vrot.record(), vec![event], change)
+                .await?;
             tracing::info!(vrot = %record.vrot, "its launcher has its PCR banks changed");
         }
         drop(gate);
