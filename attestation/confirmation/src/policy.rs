@@ -6,6 +6,9 @@
 //! devices = ["spiffe://demo.example/plant-7/desk-1"]
 //! keys = ["000b…"]                 # as `vrot-confirm enrol` named them
 //! max_age_s = 300
+//!
+//! [revocation]                     # without it, no revocation list of the device's issuer is asked for
+//! max_crl_age_s = 604800
 //! ```
 
 use std::collections::BTreeSet;
@@ -14,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use attestation::TomlError;
+use attestation::policy::RevocationPolicy;
 use cert_chain::{DeviceName, RevocationLists, TpmName, TrustAnchorError, TrustAnchors};
 use serde::Deserialize;
 
@@ -56,6 +60,9 @@ pub enum PolicyError {
     /// The roots are none.
     #[error("the roots cannot be used")]
     Anchors(#[from] TrustAnchorError),
+    /// No revocation list could be so young.
+    #[error(transparent)]
+    Revocation(attestation::policy::PolicyError),
     /// A device's name is none.
     #[error("`devices`: `{0}` is no name of a device: spiffe://DOMAIN/NAME")]
     Device(String),
@@ -77,6 +84,7 @@ struct Toml {
     devices: Vec<String>,
     keys: Vec<String>,
     max_age_s: u32,
+    revocation: Option<RevocationPolicy>,
 }
 
 impl ConfirmationPolicy {
@@ -98,6 +106,7 @@ impl ConfirmationPolicy {
                 return Err(PolicyError::Nothing(what));
             }
         }
+        let demand = RevocationPolicy::demand(read.revocation).map_err(PolicyError::Revocation)?;
         let device = |name: &String| match name.parse::<DeviceName>() {
             Ok(name) => Ok(name.to_string()),
             Err(_) => Err(PolicyError::Device(name.clone())),
@@ -108,7 +117,7 @@ impl ConfirmationPolicy {
         };
         Ok(Self {
             demand: read.demand,
-            anchors: TrustAnchors::from_pem(&roots)?,
+            anchors: TrustAnchors::from_pem(&roots)?.demanding(demand),
             devices: read.devices.iter().map(device).collect::<Result<_, _>>()?,
             keys: read.keys.iter().map(key).collect::<Result<_, _>>()?,
             max_age: Duration::from_secs(read.max_age_s.into()),

@@ -5,5 +5,6 @@
 mod format;
 mod keys;
 mod rendering;
+mod revocation;
 mod scene;
 mod texts;

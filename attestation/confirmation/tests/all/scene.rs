@@ -5,7 +5,7 @@ use attestation::fixture::{Host, NOW, TLS, certification, sign, signing_area_wit
 use attestation::{ConfirmationKeyStatement, Nonce, confirmation_key_qualifying_data};
 use cert_chain::{ConfirmationKey, PublicArea};
 use confirmation::{
-    ConfirmableText, Confirmation, ConfirmationPolicy, Expected, Rendering, ServiceName, Shown,
+    ConfirmableText, Confirmation, ConfirmationPolicy, Expected, PolicyError, Rendering, ServiceName, Shown,
     TerminalSize,
 };
 use coset::{CoseSign1, CoseSign1Builder, TaggedCborSerializable};
@@ -16,6 +16,8 @@ pub(crate) const TEXT: &str = "Pay 100 € to ACME GmbH";
 
 pub(crate) struct Scene {
     pub(crate) device: FixtureDevice,
+    /// Of the same issuer.
+    pub(crate) host: Host,
     pub(crate) key: KeyPair,
     pub(crate) service: ServiceName,
     pub(crate) nonce: Nonce,
@@ -24,8 +26,10 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new() -> Self {
+        let host = Host::new("host-1");
         Self {
-            device: FixtureDevice::under(Host::new("host-1").issuer, "desk-1"),
+            device: FixtureDevice::under(host.issuer_again(), "desk-1"),
+            host,
             key: KeyPair::generate().unwrap(),
             service: "shop.example".parse().unwrap(),
             nonce: Nonce::new([7; 32]).unwrap(),
@@ -34,14 +38,19 @@ impl Scene {
     }
 
     pub(crate) fn policy(&self) -> ConfirmationPolicy {
+        self.policy_with("").unwrap()
+    }
+
+    /// The policy with more behind it.
+    pub(crate) fn policy_with(&self, more: &str) -> Result<ConfirmationPolicy, PolicyError> {
         let key = PublicArea::parse(&self.area()).unwrap().name();
         let text = format!(
             "demand = \"required\"\nroots = \"roots.pem\"\ndevices = [\"{}\"]\nkeys = [\"{key}\"]\n\
-             max_age_s = 300\n",
+             max_age_s = 300\n{more}",
             self.device.name
         );
         let roots = self.device.issuer.certificate_pem();
-        ConfirmationPolicy::parse(&text, |_| Ok(roots)).unwrap()
+        ConfirmationPolicy::parse(&text, |_| Ok(roots))
     }
 
     pub(crate) fn expected(&self) -> Expected<'_> {
