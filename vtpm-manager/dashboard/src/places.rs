@@ -69,7 +69,8 @@ impl Places {
 }
 
 impl Place {
-    /// The token was shown: from now on this gives way to nobody. False if as many have as may.
+    /// The token was shown: from now on this gives way to nobody. False if as many have as may, or if it gave
+    /// way just before.
     pub(crate) fn admit(&self) -> bool {
         if self.admitted.get().is_some() {
             return true;
@@ -77,7 +78,15 @@ impl Place {
         let Ok(place) = Arc::clone(&self.places.admitted).try_acquire_owned() else {
             return false;
         };
-        self.places.unknown().connections.remove(&self.number);
+        if self
+            .places
+            .unknown()
+            .connections
+            .remove(&self.number)
+            .is_none()
+        {
+            return false;
+        }
         // A connection has one request at a time: nobody else has set it.
         let _ = self.admitted.set(place);
         true
@@ -128,11 +137,25 @@ mod tests {
         assert!(places.unknown().connections.is_empty());
     }
 
+    #[tokio::test]
+    async fn who_gave_way_before_the_token_was_read_is_not_admitted() {
+        let places = Places::new();
+        let first = places.enter();
+        let _others: Vec<Place> = (0..UNKNOWN).map(|_| places.enter()).collect();
+        assert!(!first.admit());
+        assert!(is_ended(&first).await);
+        assert_eq!(places.admitted.available_permits(), ADMITTED);
+    }
+
     #[test]
     fn connections_with_the_token_have_a_limit_too() {
         let places = Places::new();
-        let mut admitted: Vec<Place> = (0..ADMITTED).map(|_| places.enter()).collect();
-        assert!(admitted.iter().all(Place::admit));
+        let mut admitted = Vec::new();
+        for _ in 0..ADMITTED {
+            let place = places.enter();
+            assert!(place.admit());
+            admitted.push(place);
+        }
         let late = places.enter();
         assert!(!late.admit());
         admitted.pop();

@@ -22,9 +22,10 @@ pub(super) struct Announced {
     launches: Mutex<BTreeMap<VmId, Waiting>>,
 }
 
-#[derive(Debug)]
-struct Waiting {
-    launch: Launch,
+/// A launch that waits for its VM.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    pub(super) launch: Launch,
     since: Instant,
 }
 
@@ -44,10 +45,16 @@ impl Announced {
     }
 
     /// How the VM is about to be launched.
-    pub(super) fn of(&self, vm: VmId, now: Instant) -> Option<Launch> {
-        self.current(now)
-            .get(&vm)
-            .map(|waiting| waiting.launch.clone())
+    pub(super) fn of(&self, vm: VmId, now: Instant) -> Option<Waiting> {
+        self.current(now).get(&vm).cloned()
+    }
+
+    /// This one was used. What was announced since is for the start after that.
+    pub(super) fn used(&self, vm: VmId, used: &Waiting, now: Instant) {
+        let mut launches = self.current(now);
+        if launches.get(&vm).map(|waiting| waiting.since) == Some(used.since) {
+            launches.remove(&vm);
+        }
     }
 
     /// Those that have not waited too long.
@@ -60,29 +67,54 @@ impl Announced {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::Context;
     use attestation::launch::LaunchPart;
 
     use super::*;
+
+    fn launch_of(announced: &Announced, vm: VmId, now: Instant) -> Option<Launch> {
+        announced.of(vm, now).map(|waiting| waiting.launch)
+    }
+
+    fn launch() -> anyhow::Result<Launch> {
+        let part = LaunchPart {
+            id: "cpus".parse()?,
+            value: "2".parse()?,
+        };
+        Ok(Launch::new(vec![part])?)
+    }
+
+    #[test]
+    fn what_is_announced_while_a_vm_starts_is_for_its_next_start() -> anyhow::Result<()> {
+        let announced = Announced::default();
+        let vm = VmId::random();
+        let begun = Instant::now();
+        announced.set(vm, Some(launch()?), begun);
+        let used = announced.of(vm, begun).context("an announcement")?;
+        let later = begun + Duration::from_secs(1);
+        announced.set(vm, Some(launch()?), later);
+        announced.used(vm, &used, later);
+        let next = announced.of(vm, later).context("the next start's")?;
+        announced.used(vm, &next, later);
+        assert_eq!(launch_of(&announced, vm, later), None);
+        Ok(())
+    }
 
     #[test]
     fn a_launch_waits_for_its_vm_for_a_while_and_no_longer() -> anyhow::Result<()> {
         let announced = Announced::default();
         let (vm, other) = (VmId::random(), VmId::random());
-        let part = LaunchPart {
-            id: "cpus".parse()?,
-            value: "2".parse()?,
-        };
-        let launch = Launch::new(vec![part])?;
+        let launch = launch()?;
         let begun = Instant::now();
         announced.set(vm, Some(launch.clone()), begun);
-        assert_eq!(announced.of(other, begun), None);
-        assert_eq!(announced.of(vm, begun), Some(launch.clone()));
+        assert_eq!(launch_of(&announced, other, begun), None);
+        assert_eq!(launch_of(&announced, vm, begun), Some(launch.clone()));
         let late = begun + WAITS;
-        assert_eq!(announced.of(vm, late), None);
+        assert_eq!(launch_of(&announced, vm, late), None);
 
         announced.set(vm, Some(launch.clone()), late);
         announced.set(vm, None, late);
-        assert_eq!(announced.of(vm, late), None);
+        assert_eq!(launch_of(&announced, vm, late), None);
 
         // However many there are, the newest waits.
         announced.set(other, Some(launch.clone()), late);
@@ -91,8 +123,8 @@ mod tests {
             announced.set(VmId::random(), Some(launch.clone()), later);
         }
         announced.set(vm, Some(launch.clone()), later);
-        assert_eq!(announced.of(other, later), None);
-        assert_eq!(announced.of(vm, later), Some(launch));
+        assert_eq!(launch_of(&announced, other, later), None);
+        assert_eq!(launch_of(&announced, vm, later), Some(launch));
         assert_eq!(announced.current(later).len(), MAX_ANNOUNCED);
         Ok(())
     }

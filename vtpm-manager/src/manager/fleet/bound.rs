@@ -374,9 +374,13 @@ impl Fleet {
         let key = presented.vrot.into();
         self.leave_folder(&vrot).await?;
         let vm = vrot.record().vm;
-        let started = self.go_on(key, self.announced_launch(vm)).await?;
+        let announced = self.announced_launch(vm);
+        let launch = announced.as_ref().map(|waiting| waiting.launch.clone());
+        let started = self.go_on(key, launch).await?;
         // One that was not started may be tried again.
-        self.announce_launch(vm, None);
+        if let Some(used) = announced {
+            self.announced_launch_used(vm, &used);
+        }
         Ok(started)
     }
 

@@ -10,6 +10,7 @@ use attestation::launch::Launch;
 use cert_chain::{VmId, VrotId};
 
 use super::Fleet;
+use super::announced::Waiting;
 use crate::audit::Event;
 use crate::manager::error::ManagerError;
 use crate::manager::registry::Vrot;
@@ -57,8 +58,13 @@ impl Fleet {
     }
 
     /// What was announced for the next such start of the VM's vRoT.
-    pub(super) fn announced_launch(&self, vm: VmId) -> Option<Launch> {
+    pub(super) fn announced_launch(&self, vm: VmId) -> Option<Waiting> {
         self.announced.of(vm, Instant::now())
+    }
+
+    /// A start was made with this one, so the next is not.
+    pub(super) fn announced_launch_used(&self, vm: VmId, used: &Waiting) {
+        self.announced.used(vm, used, Instant::now());
     }
 
     /// Whether the vRoT is not started without a measurement: it was created so, or this host's
