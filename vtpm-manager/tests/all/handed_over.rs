@@ -374,7 +374,11 @@ fn a_vrot_of_a_folder_has_the_pcr_banks_that_its_launcher_wants_as_a_swtpm_has()
         json!(["sha256", "sha512"]),
     ];
     assert_eq!(told, expected.iter().collect::<Vec<_>>());
-    ensure!(changes.iter().all(|line| line["vrot"] == changes[0]["vrot"]));
+    ensure!(
+        changes
+            .iter()
+            .all(|line| line["vrot"] == changes[0]["vrot"])
+    );
 
     // Not under a VM.
     let process = domain.start()?;

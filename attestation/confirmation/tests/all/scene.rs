@@ -5,8 +5,8 @@ use attestation::fixture::{Host, NOW, TLS, certification, sign, signing_area_wit
 use attestation::{ConfirmationKeyStatement, Nonce, confirmation_key_qualifying_data};
 use cert_chain::{ConfirmationKey, PublicArea};
 use confirmation::{
-    ConfirmableText, Confirmation, ConfirmationPolicy, Expected, PolicyError, Rendering, ServiceName, Shown,
-    TerminalSize,
+    ConfirmableText, Confirmation, ConfirmationPolicy, Expected, PolicyError, Rendering,
+    ServiceName, Shown, TerminalSize,
 };
 use coset::{CoseSign1, CoseSign1Builder, TaggedCborSerializable};
 use p256::ecdsa::Signature;
