@@ -89,7 +89,9 @@ pub enum RecordError {
     #[error("the evidence record has more than {MAX_CHAINS} chains or {MAX_STAMPS} time stamps")]
     TooManyStamps,
     /// Longer than it may be.
-    #[error("the evidence record has {length} bytes; {MAX_RECORD} is the most")]
+    #[error(
+        "the evidence record has {length} bytes; {MAX_RECORD} is the most, with all revocation lists in it"
+    )]
     TooLong {
         /// How many.
         length: usize,
@@ -175,6 +177,8 @@ impl EvidenceRecord {
             *token =
                 (token.with_crls(lists)).map_err(|source| RecordError::Stamp { number, source })?;
         }
+        // Too long a list is refused before an authority is asked.
+        self.to_der()?;
         Ok(self)
     }
 
@@ -317,7 +321,7 @@ impl EvidenceRecord {
             .ok_or(RecordError::Malformed("it has no time stamp"))
     }
 
-    /// `EvidenceRecord` in DER.
+    /// `EvidenceRecord` in DER. What would be too long to be read is not written either.
     pub fn to_der(&self) -> Result<Vec<u8>, RecordError> {
         let chains = (self.chains.iter().map(Chain::to_der)).collect::<Result<_, _>>()?;
         let record = RecordDer {
@@ -329,7 +333,11 @@ impl EvidenceRecord {
             encryption_info: None,
             chains,
         };
-        Ok(record.to_der()?)
+        let der = record.to_der()?;
+        match der.len() <= MAX_RECORD {
+            true => Ok(der),
+            false => Err(RecordError::TooLong { length: der.len() }),
+        }
     }
 
     /// Reads a record in the one form that ours have.

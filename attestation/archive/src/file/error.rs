@@ -56,6 +56,14 @@ pub enum ArchiveError {
         /// The most.
         limit: usize,
     },
+    /// More lists than are read.
+    #[error("the archive's head has {found} revocation lists; {limit} is the most")]
+    TooManyLists {
+        /// How many.
+        found: usize,
+        /// The most.
+        limit: usize,
+    },
     /// From a later version of this format.
     #[error("the archive is of version {0}; version 1 is read")]
     Version(u64),

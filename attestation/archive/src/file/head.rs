@@ -48,8 +48,9 @@ pub enum Form {
 
 /// Signed data with evidence and event logs, and revocation lists.
 pub const MAX_HEAD: usize = 8 * 1024 * 1024;
+/// The most revocation lists in an archive's head.
+pub const MAX_CRLS: usize = 16;
 const VERSION: u64 = 1;
-const MAX_CRLS: usize = 16;
 
 impl Head {
     /// A head about data of this form and length.
@@ -70,8 +71,13 @@ impl Head {
         self.crls.iter().flatten().map(|list| list.as_slice())
     }
 
-    /// As it stands in an archive.
+    /// As it stands in an archive. What would not be read is not written either.
     pub fn to_cbor(&self) -> Result<Vec<u8>, ArchiveError> {
+        let found = self.crls().count();
+        if found > MAX_CRLS {
+            let limit = MAX_CRLS;
+            return Err(ArchiveError::TooManyLists { found, limit });
+        }
         let bytes = match minicbor::to_vec(self) {
             Ok(bytes) => bytes,
             Err(error) => unreachable!("a Vec takes every byte: {error}"),
@@ -91,11 +97,8 @@ impl Head {
         if head.version != VERSION {
             return Err(ArchiveError::Version(head.version));
         }
-        let lists = head.crls.as_ref().map(Vec::len);
-        if lists.is_some_and(|lists| lists == 0 || lists > MAX_CRLS) {
-            return Err(ArchiveError::Malformed(
-                "it has no or too many revocation lists",
-            ));
+        if head.crls.as_ref().is_some_and(Vec::is_empty) {
+            return Err(ArchiveError::Malformed("its revocation lists are none"));
         }
         if head.form == Form::Elsewhere && head.length != 0 {
             return Err(ArchiveError::Malformed(

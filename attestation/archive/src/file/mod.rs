@@ -10,7 +10,7 @@ mod verified;
 mod writer;
 
 pub use error::ArchiveError;
-pub use head::{Form, Head, MAX_HEAD};
+pub use head::{Form, Head, MAX_CRLS, MAX_HEAD};
 pub use reader::{CheckedArchive, Reader};
 pub use verified::VerifiedArchive;
 pub use writer::{Unstamped, Writer};

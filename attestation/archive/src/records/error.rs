@@ -9,6 +9,14 @@ use super::name::NameError;
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordsError {
+    /// A record's name is as of a file below another record.
+    #[error("the record {name:?} is below {file:?}, which is a record itself")]
+    Below {
+        /// Its name.
+        name: String,
+        /// The other one's.
+        file: String,
+    },
     /// They end within a record.
     #[error("the records end within one")]
     Cut,

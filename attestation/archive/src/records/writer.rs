@@ -30,10 +30,13 @@ pub struct Written<W> {
     pub records: Records,
 }
 
-/// Names have to rise, in the order of bytes, so that each stands there once and the same records have one form.
+/// Names have to rise, in the order of bytes, so that each stands there once and the same records have one form. None
+/// is below another one, as if that were a directory: no directory could have both.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     last: String,
+    /// The lengths of those names that the last one begins with, rising; its own is the last.
+    begun: Vec<usize>,
 }
 
 impl<W: Write> RecordWriter<W> {
@@ -76,8 +79,21 @@ impl Order {
                 name: name.to_owned(),
             });
         }
+        let common = (self.last.bytes().zip(name.bytes()))
+            .take_while(|(one, other)| one == other)
+            .count();
+        self.begun.retain(|length| *length <= common);
+        // Other names may stand between both, `a.txt` between `a` and `a/b`: they all begin with the first.
+        let above = (self.begun.iter()).find(|length| name.as_bytes().get(**length) == Some(&b'/'));
+        if let Some(file) = above.and_then(|length| name.get(..*length)) {
+            return Err(RecordsError::Below {
+                name: name.to_owned(),
+                file: file.to_owned(),
+            });
+        }
         self.last.clear();
         self.last.push_str(name);
+        self.begun.push(name.len());
         Ok(())
     }
 }

@@ -3,6 +3,10 @@
 use archive::evidence_record::{DataHashes, EvidenceRecord, RecordError, first_imprint};
 use archive::{ArchiveHash, Imprint};
 use cert_chain::TrustAnchors;
+use der::asn1::{ObjectIdentifier, OctetString};
+use der::{Decode, Encode};
+use x509_cert::crl::CertificateList;
+use x509_cert::ext::Extension;
 
 use crate::authority::{Authority, after, later, now};
 
@@ -156,5 +160,42 @@ fn every_flipped_byte_and_every_truncation_of_a_record_that_was_renewed_is_notic
             "byte {index}"
         );
         assert!(EvidenceRecord::from_der(&record[..index]).is_err());
+    }
+}
+
+/// A revocation list of some 900 KiB, of which almost all is one extension.
+fn long_list(authority: &Authority, number: u8) -> Vec<u8> {
+    let mut list = CertificateList::from_der(&authority.crl(None)).unwrap();
+    let extension = Extension {
+        extn_id: ObjectIdentifier::new_unwrap("1.2.3.4"),
+        critical: false,
+        extn_value: OctetString::new(vec![number; 900 * 1024]).unwrap(),
+    };
+    let extensions = list.tbs_cert_list.crl_extensions.get_or_insert_default();
+    extensions.push(extension);
+    list.to_der().unwrap()
+}
+
+#[test]
+fn a_record_that_would_be_too_long_to_be_read_is_not_written() {
+    let authority = Authority::new();
+    let mut record = record(&authority, &data());
+    for number in 0.. {
+        let read = EvidenceRecord::from_der(&record.to_der().unwrap()).unwrap();
+        assert_eq!(read, record);
+        let list = long_list(&authority, number);
+        record = match record.with_crls(&[list]) {
+            Ok(longer) => longer,
+            Err(refused) => {
+                assert!(
+                    matches!(refused, RecordError::TooLong { .. }),
+                    "{refused:?}"
+                );
+                assert_eq!(number, 9);
+                return;
+            }
+        };
+        let token = authority.stamp(record.renewal_imprint().unwrap());
+        record = record.renewed(token).unwrap();
     }
 }

@@ -169,3 +169,16 @@ fn lengths_that_are_too_great_are_refused_before_anything_is_read() {
         assert!(Reader::open(Cursor::new(bytes)).is_err());
     }
 }
+
+#[test]
+fn a_head_with_more_revocation_lists_than_are_read_is_not_written() {
+    let mut head = Head::new(example(), Form::File, 3);
+    head.crls = Some(vec![b"a list".to_vec().into(); 16]);
+    Writer::new(sink(), &head).unwrap();
+    head.crls = Some(vec![b"a list".to_vec().into(); 17]);
+    let refused = Writer::new(sink(), &head);
+    assert!(
+        matches!(refused, Err(ArchiveError::TooManyLists { found: 17, .. })),
+        "{refused:?}"
+    );
+}

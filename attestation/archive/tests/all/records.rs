@@ -126,6 +126,41 @@ fn records_have_names_that_rise_and_a_cut_is_noticed() {
     ));
 }
 
+/// As an archive that somebody else's program made may have them: `written` refuses them, too.
+#[test]
+fn a_record_below_another_one_is_neither_written_nor_read() {
+    for (names, file) in [
+        (&["a", "a/b"][..], "a"),
+        (&["a", "a.txt", "a.txt.old", "a/b/c"], "a"),
+        (&["d/a", "d/a-", "d/a/b"], "d/a"),
+        (&["a", "a-/a", "a-/a+", "a-/a/b"], "a-/a"),
+    ] {
+        let below = |refused: &Result<(), ArchiveError>| {
+            matches!(
+                refused,
+                Err(ArchiveError::Records(RecordsError::Below { name, file: found }))
+                    if name == names.last().unwrap() && found == file
+            )
+        };
+        let mut writer = RecordWriter::new(sink());
+        let (last, before) = names.split_last().unwrap();
+        for own in before {
+            writer.record(name(own), b"").unwrap();
+        }
+        let refused = writer.record(name(last), b"");
+        assert!(below(&refused), "{refused:?}");
+        let bytes: Vec<u8> = (names.iter())
+            .flat_map(|own| written(&[((*own).to_owned(), Vec::new())]).0)
+            .collect();
+        let refused = read(&bytes, 7).map(drop);
+        assert!(below(&refused), "{refused:?}");
+    }
+    let beside = ["a", "a.txt", "a0/a", "a0/a.txt", "b/a", "b/a0/a"];
+    let beside = beside.map(|own| (own.to_owned(), Vec::new()));
+    let (bytes, records) = written(&beside);
+    assert_eq!(read(&bytes, 7).unwrap(), (beside.to_vec(), records));
+}
+
 #[test]
 fn names_that_lead_elsewhere_are_neither_written_nor_read() {
     let long_part = "n".repeat(256);

@@ -27,8 +27,8 @@ pub(super) struct AuthorityOptions {
     /// belongs to one request, over http:// too.
     #[arg(long, value_name = "URL", required_unless_present = "requests")]
     authority: Option<AuthorityUrl>,
-    /// Ask an authority that this machine does not reach, by files in this folder: NAME.tsq is a request, and
-    /// NAME.tsr has to be the answer.
+    /// Ask an authority that this machine does not reach, by files in this folder, which is for one archive alone:
+    /// NAME.tsq is a request, and NAME.tsr has to be the answer.
     #[arg(long, value_name = "DIR", conflicts_with = "authority")]
     requests: Option<PathBuf>,
     /// Roots that vouch for the authority's web server, for https://, in PEM.
@@ -82,7 +82,10 @@ impl Authority {
                     .enable_all()
                     .build()
                     .context("no connection can be made")?;
-                Ok(Some(runtime.block_on(client.stamp(&request))?))
+                let token = runtime.block_on(client.stamp(&request));
+                // A host's name that is still looked up then would hold up for as long as that takes.
+                runtime.shutdown_background();
+                Ok(Some(token?))
             }
             Self::Files(requests) => requests.stamp(name, imprint),
         }

@@ -4,6 +4,7 @@
 //! which hash value is stamped.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore, version};
 use rustls_pki_types::{InvalidDnsNameError, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
@@ -157,8 +158,9 @@ impl AuthorityClient {
         };
         // Brackets are around an IPv6 address in a URL alone.
         let host = self.url.host().trim_matches(['[', ']']);
-        let stream = TcpStream::connect((host, self.url.port())).await;
-        let stream = stream.map_err(unreachable)?;
+        let addresses = lookup_host((host, self.url.port())).await;
+        let addresses: Vec<_> = addresses.map_err(unreachable)?.collect();
+        let stream = self.connect(&addresses).await.map_err(unreachable)?;
         match &self.tls {
             None => self.exchange(stream, query).await,
             Some(tls) => {
@@ -170,6 +172,22 @@ impl AuthorityClient {
                 self.exchange(stream, query).await
             }
         }
+    }
+
+    /// The first address that takes a connection. Each has its part of the time, so that one of which nothing comes
+    /// back leaves some for the others, and for the answer.
+    async fn connect(&self, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+        let parts = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        let each = self.deadline / parts.saturating_add(1);
+        let mut refused = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+        for address in addresses {
+            match timeout(each, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => refused = error,
+                Err(_) => refused = io::ErrorKind::TimedOut.into(),
+            }
+        }
+        Err(refused)
     }
 
     async fn exchange(

@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use archive::cose_time_stamp::{StampedSign1, signature_imprint};
+use archive::file::MAX_CRLS;
 use archive::records::Records;
 use archive::time_stamp::MAX_TOKEN;
 use archive::{ArchiveError, ArchiveHash, EvidenceRecord, Form, Head, VerifiedTimeStamp, Writer};
@@ -13,6 +15,7 @@ use attestation::Verdict;
 use attestation::policy::MAX_POLICY;
 use bounded_file::{read_bounded, read_bounded_text};
 use cert_chain::TrustAnchors;
+use cert_chain::crl::Crl;
 use clap::Args;
 use durable_file::OutputFile;
 use rustls_pki_types::UnixTime;
@@ -128,6 +131,7 @@ impl Create {
         let data = self.data.as_deref().map(hash_of).transpose()?;
         let crls = self.crls.open()?;
         let lists = crls.for_verification();
+        let kept = distinct(crls.lists())?;
         let authorities = self.authorities.open()?.with_lists(&lists);
         let by = Judge {
             policy: &policy,
@@ -170,10 +174,10 @@ impl Create {
             (None, None) => (Form::Elsewhere, 0),
         };
         let mut head = Head::new(stamped.to_cbor()?, form, length);
-        let lists: Vec<_> = (crls.lists().iter())
+        let kept: Vec<_> = (kept.iter())
             .map(|list| list.der().to_vec().into())
             .collect();
-        head.crls = (!lists.is_empty()).then_some(lists);
+        head.crls = (!kept.is_empty()).then_some(kept);
         head.policy = Some(read_policy(&self.policy)?);
         head.verdict = Some(result_to_json(&result).to_string());
         let mut writer = Writer::new(&mut output, &head)?;
@@ -285,6 +289,22 @@ impl Create {
             result.verdict()
         ))
     }
+}
+
+/// Each list once, and no more than an archive has.
+fn distinct(lists: Vec<Arc<Crl>>) -> Result<Vec<Arc<Crl>>> {
+    let mut distinct: Vec<Arc<Crl>> = Vec::new();
+    for list in lists {
+        if !distinct.iter().any(|known| known.der() == list.der()) {
+            distinct.push(list);
+        }
+    }
+    let found = distinct.len();
+    ensure!(
+        found <= MAX_CRLS,
+        "{found} revocation lists are too many for an archive: {MAX_CRLS} is the most (--crl)"
+    );
+    Ok(distinct)
 }
 
 fn read_policy(path: &Path) -> Result<String> {

@@ -129,29 +129,29 @@ pub(super) fn scan(reader: &mut Reader<File>) -> Result<(CheckedArchive, Records
     Ok((checked, scanner.finish()?.records))
 }
 
-/// Writes the records to a new directory, and makes sure that they are still these.
+/// Writes the records to a new directory, which has its name once it is sure that they are still these.
 pub(super) fn unpack(reader: &mut Reader<File>, folder: &Path, records: &Records) -> Result<()> {
     let mut files = NewFolder::create(folder)?;
-    let mut unwritten = None;
+    let mut failed = None;
     let mut scanner = RecordScanner::new(|name: RecordName<'_>, content: &[u8]| {
         files.write(name, content).map_err(|error| {
-            unwritten = Some(error);
+            failed = Some(error);
             io::Error::other("a record was not written")
         })
     });
     let length = reader.head().length;
     let read = reader.check(&[], &mut Watched::new(&mut scanner, "written", length));
     let found = scanner.finish();
-    if let Some(error) = unwritten {
+    if let Some(error) = failed {
         return Err(error.into());
     }
-    let unfinished = || format!("{} is not complete: do not use it", folder.display());
-    read.with_context(unfinished)?;
-    let found = found.with_context(unfinished)?.records;
+    let unwritten = || format!("{} was not written", folder.display());
+    read.with_context(unwritten)?;
+    let found = found.with_context(unwritten)?.records;
     ensure!(
         found == *records,
         "the archive changed while it was read; {}",
-        unfinished()
+        unwritten()
     );
     Ok(files.finish()?)
 }

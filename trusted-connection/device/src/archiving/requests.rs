@@ -27,21 +27,29 @@ impl Requests {
         Self { folder }
     }
 
-    /// The token of the answer; `None` if the request has none yet. It is written if it is not there.
+    /// The token of the answer; `None` if the request has none yet. It is written if it is not there. One that waits
+    /// for another archive's answer is left as it is.
     pub(super) fn stamp(&self, name: &str, imprint: Imprint) -> Result<Option<Token>> {
         let (asked, answered) = (self.file(name, "tsq"), self.file(name, "tsr"));
         let request = read_if_there(&asked, MAX_REQUEST)?
             .map(|der| TimeStampRequest::from_der(&der))
             .transpose()
             .with_context(|| format!("{} is no request of ours", asked.display()))?;
-        let request = request.filter(|request| *request.imprint() == imprint);
+        let is_other = (request.as_ref()).is_some_and(|request| *request.imprint() != imprint);
         match (request, read_if_there(&answered, MAX_RESPONSE)?) {
+            (Some(_), _) if is_other => bail!(
+                "{} asks about something else: a folder is for one archive, and what is archived, policy and \
+                 revocation lists too, must not change until it is whole. If nobody else waits for its answer, \
+                 remove it and {}",
+                asked.display(),
+                answered.display()
+            ),
             (Some(request), Some(answer)) => request
                 .token(&answer)
                 .map(Some)
                 .with_context(|| format!("{} cannot be used", answered.display())),
             (None, Some(_)) => bail!(
-                "{} is the answer to another request: what is archived changed since then. Remove it to ask anew",
+                "{} is the answer to a request that is not there any more. Remove it to ask anew",
                 answered.display()
             ),
             (request, None) => {

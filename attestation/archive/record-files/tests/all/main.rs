@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use archive::records::{RecordName, RecordWriter, Records};
 use nix::sys::stat::Mode;
@@ -157,6 +157,49 @@ fn directory(path: &Path) {
     fs::create_dir(path).unwrap();
 }
 
+/// What has such a name in a directory.
+fn beside(directory: &Path, prefix: &str) -> Option<PathBuf> {
+    let mut entries = fs::read_dir(directory).unwrap();
+    let found = entries.find(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_str().unwrap().starts_with(prefix)
+    });
+    found.map(|entry| entry.unwrap().path())
+}
+
+#[test]
+fn a_directory_has_its_name_only_once_it_is_whole() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("new");
+    let name = RecordName::parse("a/b").unwrap();
+    let mut folder = NewFolder::create(&path).unwrap();
+    folder.write(name, b"1").unwrap();
+    assert!(!path.exists());
+    drop(folder);
+    assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    // What took the name meanwhile stays as it is.
+    let mut folder = NewFolder::create(&path).unwrap();
+    folder.write(name, b"2").unwrap();
+    fs::create_dir(&path).unwrap();
+    let refused = folder.finish();
+    assert!(
+        matches!(refused, Err(RecordFilesError::Write { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    fs::remove_dir(&path).unwrap();
+    let mut folder = NewFolder::create(&path).unwrap();
+    folder.write(name, b"3").unwrap();
+    folder.finish().unwrap();
+    assert_eq!(fs::read(path.join("a/b")).unwrap(), b"3");
+    assert!(beside(parent.path(), ".new.").is_none());
+    // A name of the greatest length, too.
+    let long = parent.path().join("n".repeat(255));
+    NewFolder::create(&long).unwrap().finish().unwrap();
+    assert!(long.is_dir());
+}
+
 /// A name and a directory of the same name cannot both be there; and links that somebody put there are not followed.
 #[test]
 fn records_are_written_below_the_new_directory_alone_and_over_nothing() {
@@ -165,8 +208,9 @@ fn records_are_written_below_the_new_directory_alone_and_over_nothing() {
     let outside = parent.path().join("outside");
     fs::create_dir(&outside).unwrap();
     let mut folder = NewFolder::create(&path).unwrap();
-    symlink(&outside, path.join("directory")).unwrap();
-    symlink(outside.join("file"), path.join("file")).unwrap();
+    let made = beside(parent.path(), ".new.").unwrap();
+    symlink(&outside, made.join("directory")).unwrap();
+    symlink(outside.join("file"), made.join("file")).unwrap();
     let write = |folder: &mut NewFolder, name| folder.write(RecordName::parse(name).unwrap(), b"");
     write(&mut folder, "a").unwrap();
     for name in ["a", "a/b", "directory/x", "file"] {

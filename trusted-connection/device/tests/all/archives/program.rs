@@ -261,8 +261,52 @@ fn an_answer_in_a_file_is_taken_for_its_own_request_alone() {
     scene.write("policy.toml", &policy);
     let ended = scene.archive(at, create);
     assert_eq!(ended.status, 2, "{ended:?}");
-    assert!(ended.err.contains("changed since then"), "{ended:?}");
+    assert!(ended.err.contains("asks about something else"), "{ended:?}");
     assert!(!scene.path("reading.archive").exists());
+}
+
+#[test]
+fn a_request_that_waits_for_another_archives_answer_is_not_written_over() {
+    let scene = film();
+    scene.authority(3650, "first.pem");
+    let common = "--policy policy.toml --requests asked --authority-root first.pem";
+    let film = format!("create film.signed --data film --to film.archive {common}");
+    let reading = format!("create reading.signed --to reading.archive {common}");
+    assert_eq!(scene.archive(SIGNED + 60, &film).status, 3);
+    let request = scene.read("asked/signature.tsq");
+    let ended = scene.archive(SIGNED + 60, &reading);
+    assert_eq!(ended.status, 2, "{ended:?}");
+    assert!(
+        ended.err.contains("a folder is for one archive"),
+        "{ended:?}"
+    );
+    assert_eq!(scene.read("asked/signature.tsq"), request);
+    assert_eq!(scene.archive(SIGNED + 60, &film).status, 3);
+}
+
+#[test]
+fn more_revocation_lists_than_an_archive_has_are_refused_before_an_authority_is_asked() {
+    let scene = Scene::new();
+    let authority = scene.authority(3650, "first.pem");
+    let mut lists = String::new();
+    for number in 0..17 {
+        let name = format!("{number}.crl");
+        scene.write(&name, &authority.crl(None).unwrap());
+        // The same list twice is one.
+        let again = if number == 16 { 1 } else { 2 };
+        lists.push_str(&format!(" --crl {name}").repeat(again));
+        if number == 15 {
+            let what = format!("reading.signed --to reading.archive{lists}");
+            let ended = scene.create(&authority, &what);
+            assert_eq!(ended.status, 0, "{ended:?}");
+        }
+    }
+    fs::remove_dir_all(scene.path("asked")).unwrap();
+    let what = format!("reading.signed --to more.archive{lists}");
+    let ended = scene.create(&authority, &what);
+    assert_eq!(ended.status, 2, "{ended:?}");
+    assert!(ended.err.contains("17 revocation lists"), "{ended:?}");
+    assert!(!scene.path("asked").exists());
 }
 
 #[test]

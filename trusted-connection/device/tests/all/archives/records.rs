@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use archive::records::CONTENT_TYPE;
 use serde_json::Value;
 use signed_data::Content;
-use test_support::time_authority::TimeAuthority;
+use test_support::time_authority::{TimeAuthority, at_time};
 
 use super::scene::{DAY, Ended, SIGNED, Scene};
 
@@ -91,6 +91,33 @@ fn a_directory_is_archived_as_one_and_comes_back_as_it_was() {
     );
     assert_eq!(ended.status, 2, "{ended:?}");
     assert!(ended.err.contains("again cannot be written"), "{ended:?}");
+}
+
+/// No file may have more than a few bytes, so the first record ends the process.
+#[test]
+fn records_whose_writing_was_cut_off_have_no_directory_of_the_name_that_was_asked_for() {
+    let scene = archived();
+    let verify =
+        "archive verify reading.archive --policy policy.toml --authority-root first.pem --to again";
+    let ended = at_time("prlimit", SIGNED + DAY)
+        .args([
+            "--fsize=8",
+            "--core=0",
+            "--",
+            env!("CARGO_BIN_EXE_vrot-device"),
+        ])
+        .args(verify.split(' '))
+        .folder(&scene.path(""))
+        .outcome()
+        .unwrap();
+    assert!(!ended.status.success(), "{ended:?}");
+    assert!(!scene.path("again").exists(), "{ended:?}");
+    let ended = scene.device(SIGNED + DAY, verify);
+    assert_eq!(ended.status, 0, "{ended:?}");
+    assert_eq!(
+        scene.read(&name(0).replacen("measured", "again", 1)),
+        content(0).as_bytes()
+    );
 }
 
 #[test]
