@@ -8,7 +8,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use rustls_pki_types::{SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
+use rustls_pki_types::{AlgorithmIdentifier, TrustAnchor, UnixTime, alg_id};
 use serde::{Deserialize, Serialize};
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 use x509_parser::der_parser::Oid;
@@ -19,6 +19,7 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::pem::{self, FileError};
 use crate::serial::CertificateSerial;
+use crate::signature_algorithms;
 
 /// A revocation list as it was read. Its signature is not verified: who asks it names the issuer.
 pub struct Crl {
@@ -33,7 +34,7 @@ pub struct Crl {
 /// What an issuer signed, and how.
 struct Signed {
     contents: Vec<u8>,
-    algorithm: &'static dyn SignatureVerificationAlgorithm,
+    algorithm: AlgorithmIdentifier,
     signature: Vec<u8>,
 }
 
@@ -87,7 +88,7 @@ pub enum RevocationReason {
 pub enum CrlError {
     /// Signed in a way that is not verified.
     #[error(
-        "it is signed with {algorithm}; read are ECDSA on P-256 or P-384, and RSA (PKCS #1) with SHA-256 or more"
+        "it is signed with {algorithm}; read are ECDSA on P-256, P-384 or P-521, and RSA (PKCS #1) with SHA-256 or more"
     )]
     Algorithm {
         /// How.
@@ -223,6 +224,9 @@ impl Crl {
 
     /// Whether this issuer made the list.
     pub(crate) fn is_of(&self, issuer: &TrustAnchor<'_>) -> bool {
+        if !self.names(issuer) {
+            return false;
+        }
         let key = webpki::spki_for_anchor(issuer);
         let Ok((_, key)) = SubjectPublicKeyInfo::from_der(&key) else {
             return false;
@@ -233,8 +237,10 @@ impl Crl {
             algorithm,
             signature,
         } = &self.signed;
-        let verified = algorithm.verify_signature(key, contents, signature);
-        self.names(issuer) && verified.is_ok()
+        // Several curves go with one signature algorithm: that of the key is found.
+        (signature_algorithms::ALL.iter())
+            .filter(|known| known.signature_alg_id() == *algorithm)
+            .any(|known| known.verify_signature(key, contents, signature).is_ok())
     }
 
     /// What the list says about the certificate with this number.
@@ -251,15 +257,16 @@ impl Crl {
     }
 }
 
-/// How issuers of hosts sign, with the hash algorithm that goes with their curve; and other issuers, many of
-/// time-stamp authorities among them, with RSA from 2,048 bits on. A key of another kind verifies nothing.
-fn algorithm(oid: &Oid<'_>) -> Result<&'static dyn SignatureVerificationAlgorithm, CrlError> {
+/// How issuers of hosts sign; and other issuers, many of time-stamp authorities among them, with RSA from 2,048
+/// bits on. A key of another kind verifies nothing.
+fn algorithm(oid: &Oid<'_>) -> Result<AlgorithmIdentifier, CrlError> {
     match oid.to_id_string().as_str() {
-        "1.2.840.10045.4.3.2" => Ok(webpki::ring::ECDSA_P256_SHA256),
-        "1.2.840.10045.4.3.3" => Ok(webpki::ring::ECDSA_P384_SHA384),
-        "1.2.840.113549.1.1.11" => Ok(webpki::ring::RSA_PKCS1_2048_8192_SHA256),
-        "1.2.840.113549.1.1.12" => Ok(webpki::ring::RSA_PKCS1_2048_8192_SHA384),
-        "1.2.840.113549.1.1.13" => Ok(webpki::ring::RSA_PKCS1_2048_8192_SHA512),
+        "1.2.840.10045.4.3.2" => Ok(alg_id::ECDSA_SHA256),
+        "1.2.840.10045.4.3.3" => Ok(alg_id::ECDSA_SHA384),
+        "1.2.840.10045.4.3.4" => Ok(alg_id::ECDSA_SHA512),
+        "1.2.840.113549.1.1.11" => Ok(alg_id::RSA_PKCS1_SHA256),
+        "1.2.840.113549.1.1.12" => Ok(alg_id::RSA_PKCS1_SHA384),
+        "1.2.840.113549.1.1.13" => Ok(alg_id::RSA_PKCS1_SHA512),
         other => Err(CrlError::Algorithm {
             algorithm: other.to_owned(),
         }),

@@ -257,14 +257,26 @@ pub(crate) fn root_of_path(
         Ok(path) => return root_of(anchors, &path),
         Err(refused) => refused,
     };
-    // The roots that are not valid may tell more, and never excuse anything.
-    Err(
-        match validate(&leaf, intermediates, anchors.as_slice(), at) {
-            Ok(path) => ChainError::of_root(root_of(anchors, &path)?.validity, at),
-            Err(of_all) if matches!(refused, ChainError::OtherIssuer) => of_all,
-            Err(_) => refused,
+    let of_all = validate(&leaf, intermediates, anchors.as_slice(), at);
+    Err(refusal(anchors, refused, of_all, at))
+}
+
+/// Why a path is refused, given what comes of all roots: those that are not valid may tell more, and never excuse
+/// anything.
+pub(crate) fn refusal(
+    anchors: &TrustAnchors,
+    refused: ChainError,
+    of_all: Result<VerifiedPath<'_>, ChainError>,
+    at: UnixTime,
+) -> ChainError {
+    match of_all {
+        Ok(path) => match root_of(anchors, &path) {
+            Ok(root) => ChainError::of_root(root.validity, at),
+            Err(error) => error,
         },
-    )
+        Err(of_all) if matches!(refused, ChainError::OtherIssuer) => of_all,
+        Err(_) => refused,
+    }
 }
 
 fn validate<'p>(

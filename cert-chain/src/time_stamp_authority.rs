@@ -1,9 +1,9 @@
 //! Validation of a time-stamp authority's certificate (RFC 3161 §2.3), with the outcome as a type.
 
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage};
+use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, VerifiedPath};
 
-use crate::path::{ChainError, ChainMember, root_of};
+use crate::path::{ChainError, ChainMember, refusal, root_of};
 use crate::profile::Fields;
 use crate::revocation::CheckedRevocation;
 use crate::serial::CertificateSerial;
@@ -53,17 +53,13 @@ impl VerifiedTimeStampAuthority {
             .map(|other| CertificateDer::from(other.as_ref()))
             .collect();
         let valid = anchors.valid_at(at);
-        let path = leaf
-            .verify_for_usage(
-                signature_algorithms::ALL,
-                &valid,
-                &others,
-                at,
-                IfPresent,
-                None,
-                None,
-            )
-            .map_err(ChainError::from_validation)?;
+        let path = match validate(&leaf, &others, &valid, at) {
+            Ok(path) => path,
+            Err(refused) => {
+                let of_all = validate(&leaf, &others, anchors.as_slice(), at);
+                return Err(refusal(anchors, refused, of_all, at));
+            }
+        };
         let root = root_of(anchors, &path)?;
         let above: Vec<CertificateDer<'_>> = (path.intermediate_certificates())
             .map(|certificate| certificate.der())
@@ -119,6 +115,17 @@ impl VerifiedTimeStampAuthority {
             .then_some(())
             .ok_or(ChainError::Signature)
     }
+}
+
+fn validate<'p>(
+    leaf: &'p EndEntityCert<'p>,
+    others: &'p [CertificateDer<'p>],
+    anchors: &'p [TrustAnchor<'p>],
+    at: UnixTime,
+) -> Result<VerifiedPath<'p>, ChainError> {
+    let algorithms = signature_algorithms::ALL;
+    leaf.verify_for_usage(algorithms, anchors, others, at, IfPresent, None, None)
+        .map_err(ChainError::from_validation)
 }
 
 /// RFC 3161 §2.3: one purpose, in a critical extension.

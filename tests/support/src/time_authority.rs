@@ -31,6 +31,8 @@ pub struct AuthorityProfile<'a> {
     pub extensions: &'a str,
     /// How long its certificate is valid.
     pub days: u32,
+    /// How long its root's is.
+    pub root_days: u32,
     /// Its name.
     pub name: &'a str,
 }
@@ -40,6 +42,8 @@ pub struct AuthorityProfile<'a> {
 pub enum Keys {
     /// ECDSA.
     P256,
+    /// ECDSA on the curve for which another hash algorithm than the one in use here is customary.
+    P384,
     /// What `openssl ts` is shown with as a rule.
     Rsa,
 }
@@ -99,6 +103,7 @@ impl Default for AuthorityProfile<'_> {
             keys: Keys::P256,
             extensions: "authority",
             days: 3650,
+            root_days: 36500,
             name: "Authority of time here",
         }
     }
@@ -122,11 +127,15 @@ impl TimeAuthority {
         authority.write("serial", b"01\n")?;
         let key = match profile.keys {
             Keys::P256 => "-newkey ec -pkeyopt ec_paramgen_curve:P-256",
+            Keys::P384 => "-newkey ec -pkeyopt ec_paramgen_curve:P-384",
             Keys::Rsa => "-newkey rsa:2048",
         };
         let common = format!("req -x509 -config openssl.cnf -nodes {key}");
+        let root_days = profile.root_days;
         authority.openssl(
-            &format!("{common} -days 36500 -extensions root -keyout root.key -out root.pem -subj"),
+            &format!(
+                "{common} -days {root_days} -extensions root -keyout root.key -out root.pem -subj"
+            ),
             &["/CN=Root for time"],
         )?;
         let (days, extensions) = (profile.days, profile.extensions);

@@ -4,6 +4,7 @@ mod asn1;
 mod clock_time;
 mod error;
 mod request;
+mod sets;
 mod token;
 
 pub use error::TimeStampError;

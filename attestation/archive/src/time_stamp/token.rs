@@ -16,6 +16,7 @@ use x509_cert::ext::pkix::SubjectKeyIdentifier;
 use super::asn1::{Accuracy, SigningCertificateV2, TstInfo};
 use super::clock_time;
 use super::error::TimeStampError;
+use super::sets;
 use crate::hashing::{ArchiveHash, Imprint};
 
 /// A time-stamp token (`TimeStampToken`, RFC 3161 §2.4.2) as it was read. Nothing about it is verified.
@@ -62,6 +63,7 @@ impl Token {
                 limit: MAX_TOKEN,
             });
         }
+        sets::check(der)?;
         let info = ContentInfo::from_der(der)?;
         if info.content_type != ID_SIGNED_DATA {
             return Err(TimeStampError::Malformed("it is no SignedData (RFC 5652)"));
@@ -71,6 +73,11 @@ impl Token {
             return Err(TimeStampError::Malformed("it has not exactly one signer"));
         };
         let signer = signer.clone();
+        if (signed.crls.as_ref()).is_some_and(|lists| lists.0.len() > MAX_LISTS) {
+            return Err(TimeStampError::Malformed(
+                "it has too many revocation lists",
+            ));
+        }
         let encapsulated = &signed.encap_content_info;
         let content: OctetString = match &encapsulated.econtent {
             Some(content) if encapsulated.econtent_type == ID_CT_TST_INFO => content.decode_as()?,
@@ -316,6 +323,8 @@ impl VerifiedTimeStamp {
 
 /// An authority, those above it, and some that are not needed.
 const MAX_CERTIFICATES: usize = 16;
+/// One of each of them.
+const MAX_LISTS: usize = 16;
 
 fn latest(time: UnixTime, accuracy: Option<&Accuracy>) -> UnixTime {
     let parts = accuracy.map_or(0, |accuracy| {

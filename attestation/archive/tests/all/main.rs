@@ -10,3 +10,4 @@ mod files;
 mod golden;
 mod records;
 mod time_stamps;
+mod token_limits;

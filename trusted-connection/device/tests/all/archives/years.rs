@@ -206,9 +206,18 @@ fn an_archive_is_hashed_anew_with_sha_512_and_still_proves_when_it_was_made() {
 
 #[test]
 fn authorities_with_rsa_keys_and_their_revocation_lists_count_too() {
+    an_authority_counts_until_its_list_says_otherwise(Keys::Rsa);
+}
+
+#[test]
+fn a_list_that_is_signed_with_another_hash_than_is_customary_for_its_curve_is_not_passed_over() {
+    an_authority_counts_until_its_list_says_otherwise(Keys::P384);
+}
+
+fn an_authority_counts_until_its_list_says_otherwise(keys: Keys) {
     let scene = Scene::new();
     let profile = AuthorityProfile {
-        keys: Keys::Rsa,
+        keys,
         ..AuthorityProfile::default()
     };
     let authority = scene.authority_with(profile, "first.pem");
@@ -229,5 +238,35 @@ fn authorities_with_rsa_keys_and_their_revocation_lists_count_too() {
         (status, &told["refusal"]["code"]),
         (1, &"overdue".into()),
         "{told:#}"
+    );
+}
+
+#[test]
+fn an_archive_whose_authority_outlives_its_root_is_overdue_when_the_root_has_ended() {
+    let scene = Scene::new();
+    let profile = AuthorityProfile {
+        root_days: 366,
+        ..AuthorityProfile::default()
+    };
+    let authority = scene.authority_with(profile, "first.pem");
+    scene.archived_by(&authority);
+    let (status, told) = scene.verify(SIGNED + 300 * DAY, "first.pem", "");
+    assert_eq!(
+        (status, &told["verdict"]),
+        (0, &"affirming".into()),
+        "{told:#}"
+    );
+    let ends = told["time"]["proof_ends"].as_str().unwrap();
+    assert!(ends.starts_with("2027-06-02T01:"), "{ends}");
+    let (status, told) = scene.verify(SIGNED + 400 * DAY, "first.pem", "");
+    assert_eq!(
+        (status, &told["refusal"]["code"]),
+        (1, &"overdue".into()),
+        "{told:#}"
+    );
+    let why = told["refusal"]["text"].as_str().unwrap();
+    assert!(
+        why.contains("the root that the chain leads to expired"),
+        "{why}"
     );
 }
