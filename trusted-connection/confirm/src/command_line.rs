@@ -10,20 +10,21 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail, ensure};
 use attestation::Nonce;
-use bounded_file::{read_bounded, read_bounded_text};
-use cert_chain::pem;
+use bounded_file::read_bounded_text;
 use clap::{Parser, Subcommand};
 use printable::Printable;
 use program_output::console::{complain, print};
+use rustls_pki_types::UnixTime;
 use serde_json::json;
 
+use crate::device_certificate::DeviceCertificate;
 use crate::ending::end_well;
 use crate::hardening::harden;
 use crate::key_file::KeyFile;
 use crate::request::{Answer, RequestJson};
 use crate::server::Server;
 use crate::terminal::Tty;
-use crate::virtual_terminal::{number, unlock};
+use crate::virtual_terminal::{SwitchLock, may_switch, number};
 use crate::{ask, enrol};
 
 /// Shows a text on a terminal of its own, takes a person's PIN, and has this device's TPM sign what was shown.
@@ -99,7 +100,6 @@ enum Command {
 
 /// More than a text has; how long one may be, the daemon says.
 const MAX_TEXT_FILE: usize = 64 * 1024;
-const MAX_PEM: usize = 64 * 1024;
 const CANNOT_PRINT: &str = "the result cannot be written to standard output";
 
 /// Carries a command out.
@@ -131,15 +131,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             socket,
         } => {
             harden().context("the PIN cannot be protected in memory")?;
+            let key = KeyFile::read(key)?;
+            let certificate = DeviceCertificate::read(certificate, &key)?;
+            if let Err(error) = certificate.check(UnixTime::now()) {
+                complain(format_args!("vrot-confirm: {error}"));
+            }
             let tty = open(terminal)?;
             match number(tty.device())? {
-                // One that was killed in mid-request left it locked.
-                Some(_) => unlock(tty.device()).with_context(|| {
-                    format!(
-                        "{} cannot be brought to the front by this user: CAP_SYS_TTY_CONFIG is needed",
-                        terminal.display()
-                    )
-                })?,
+                Some(_) => ensure!(
+                    may_switch()?,
+                    "{} cannot be brought to the front by this user: CAP_SYS_TTY_CONFIG is needed",
+                    terminal.display()
+                ),
                 None => ensure!(
                     *any_terminal,
                     "{} is no virtual terminal of this machine (/dev/tty1 to /dev/tty63): give one, or \
@@ -147,15 +150,21 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                     terminal.display()
                 ),
             }
-            end_well(&tty).context("signals cannot be waited for")?;
+            let lock = SwitchLock::beside(socket);
+            end_well(&tty, lock.clone()).context("signals cannot be waited for")?;
+            let listener = listen(socket)?;
+            // One that was killed in mid-request left it locked.
+            lock.release(tty.device())
+                .with_context(|| format!("{} cannot be let go", terminal.display()))?;
             let server = Server {
                 terminal: Mutex::new(tty),
                 is_asking: AtomicBool::new(false),
+                lock,
                 tpm: tpm.clone(),
-                key: KeyFile::read(key)?,
-                certificate: read_certificate(certificate)?,
+                key,
+                certificate,
             };
-            server.serve(&listen(socket)?)?;
+            server.serve(&listener)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Ask {
@@ -207,21 +216,6 @@ fn open(terminal: &Path) -> Result<Tty> {
             terminal.display()
         )
     })
-}
-
-fn read_certificate(path: &Path) -> Result<Vec<u8>> {
-    let text = read_bounded(path, MAX_PEM)
-        .with_context(|| format!("{} cannot be read", path.display()))?;
-    let found = pem::certificates(&text)
-        .ok()
-        .and_then(|all| all.into_iter().next());
-    let found = found.with_context(|| {
-        format!(
-            "{} has no certificate in PEM: enrol the device (`vrot-device enrol`)",
-            path.display()
-        )
-    })?;
-    Ok(found.der.to_vec())
 }
 
 /// A socket for the group. What an earlier daemon left is replaced; one that answers is not.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use confirmation::{Rendering, TerminalSize};
 use locked_memory::NotLocked;
 
+use crate::device_certificate::OutOfTime;
 use crate::font::NotInFont;
 use crate::pin::Pin;
 use crate::request::Request;
@@ -34,6 +35,8 @@ pub(crate) enum DialogueError {
     Size(#[from] confirmation::SizeRefused),
     #[error(transparent)]
     Font(#[from] NotInFont),
+    #[error(transparent)]
+    Certificate(#[from] OutOfTime),
     #[error("the terminal has {columns} columns, and the service's name is longer")]
     Narrow { columns: u16 },
     #[error(transparent)]

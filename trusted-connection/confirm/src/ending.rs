@@ -7,12 +7,11 @@ use std::thread;
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::terminal::Tty;
-use crate::virtual_terminal::{number, unlock};
+use crate::virtual_terminal::SwitchLock;
 
 /// From now on, signals that end a daemon end this process in that way. Threads must be started later.
-pub(crate) fn end_well(terminal: &Tty) -> io::Result<()> {
+pub(crate) fn end_well(terminal: &Tty, lock: SwitchLock) -> io::Result<()> {
     let before = terminal.before()?;
-    let is_virtual = number(before.device())?.is_some();
     let mut signals = SigSet::empty();
     // The terminal's end is one, too, where it controls this process.
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
@@ -22,9 +21,7 @@ pub(crate) fn end_well(terminal: &Tty) -> io::Result<()> {
     thread::spawn(move || {
         // It fails for no set of signals that there are.
         let _ = signals.wait();
-        if is_virtual {
-            let _ = unlock(before.device());
-        }
+        let _ = lock.release(before.device());
         before.restore();
         process::exit(0);
     });

@@ -6,6 +6,7 @@
 
 mod ask;
 pub mod command_line;
+mod device_certificate;
 mod dialogue;
 mod ending;
 mod enrol;

@@ -15,22 +15,24 @@ use printable::WithCauses;
 use program_output::console::complain;
 use rustls_pki_types::UnixTime;
 
+use crate::device_certificate::DeviceCertificate;
 use crate::dialogue::{self, DialogueError, End};
 use crate::font::Font;
 use crate::key_file::KeyFile;
 use crate::request::{Answer, MAX_REQUEST, Request};
 use crate::terminal::{Terminal, Tty};
 use crate::tpm::ConfirmTpm;
-use crate::virtual_terminal::{InFront, number};
+use crate::virtual_terminal::{InFront, SwitchLock, number};
 
 /// What the daemon has: one terminal, one key, one certificate.
 pub(crate) struct Server {
     pub(crate) terminal: Mutex<Tty>,
     /// Whether a request is being shown.
     pub(crate) is_asking: AtomicBool,
+    pub(crate) lock: SwitchLock,
     pub(crate) tpm: String,
     pub(crate) key: KeyFile,
-    pub(crate) certificate: Vec<u8>,
+    pub(crate) certificate: DeviceCertificate,
 }
 
 /// The turn of one request.
@@ -116,11 +118,12 @@ impl Server {
         request: &Request,
         asker: &UnixStream,
     ) -> Result<End<Confirmation>, DialogueError> {
+        self.certificate.check(UnixTime::now())?;
         let device = terminal.device().try_clone()?;
         let _in_front = match number(&device)? {
             Some(number) => {
                 Font::of(&device)?.check(&request.text)?;
-                Some(InFront::bring(&device, number)?)
+                Some(InFront::bring(&device, number, &self.lock)?)
             }
             // The command line says whether that is allowed. What such a terminal shows is not known here.
             None => None,
@@ -134,7 +137,7 @@ impl Server {
                 signed: shown.signed(&signature).into(),
                 key: self.key.statement.clone(),
                 identity_key: self.key.identity_key.clone(),
-                certificate: self.certificate.clone().into(),
+                certificate: self.certificate.der().to_vec().into(),
             })
         })
     }

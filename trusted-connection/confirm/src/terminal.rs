@@ -10,8 +10,8 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::termios::{
-    OptionalActions, QueueSelector, Termios, ioctl_tiocexcl, tcflush, tcgetattr, tcgetwinsize,
-    tcsetattr,
+    OptionalActions, QueueSelector, Termios, ioctl_tiocexcl, ioctl_tiocnxcl, tcflush, tcgetattr,
+    tcgetwinsize, tcsetattr,
 };
 use zeroize::{Zeroize, Zeroizing};
 
@@ -184,6 +184,10 @@ impl Terminal for Tty {
 
     fn key(&mut self, until: Instant, asker: Option<BorrowedFd<'_>>) -> io::Result<Input> {
         loop {
+            // Before what was typed: keys that come without end are no reason to wait longer.
+            if Instant::now() >= until {
+                return Ok(Input::Late);
+            }
             if let Some(first) = self.pending() {
                 return Ok(Input::Key(self.decode(first)));
             }
@@ -220,6 +224,7 @@ impl Before {
     pub(crate) fn restore(&self) {
         let _ = (&self.file).write_all(CLEAR.as_bytes());
         let _ = tcsetattr(&self.file, OptionalActions::Flush, &self.settings);
+        let _ = ioctl_tiocnxcl(&self.file);
     }
 
     /// Its device.

@@ -348,7 +348,8 @@ impl std::fmt::Debug for ConfirmTpm {
 
 /// A PIN as the stack takes it, which zeroes it. One that is too long becomes one that no key has.
 fn auth(pin: &Pin) -> Result<Auth, Error> {
-    Auth::try_from(pin.bytes().unwrap_or(b"\0").to_vec())
+    // Not zeros: a TPM takes those at the end away, and none is the PIN of a key that has none (Part 1 §19.6.4).
+    Auth::try_from(pin.bytes().unwrap_or(&[0xff; 32]).to_vec())
 }
 
 /// The signature, whatever zeros the TPM leaves out: behind four bytes, each scalar after its length.

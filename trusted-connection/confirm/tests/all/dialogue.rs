@@ -4,15 +4,16 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use confirmation::{ConfirmationRefused, judge};
 use rustls_pki_types::UnixTime;
 use test_support::deadline::wait_for;
 use test_support::tool::Tool;
+use vrot_confirm::terminal::{Input, Terminal, Tty};
 
-use crate::support::{Asked, Device, PIN, enrol};
+use crate::support::{Asked, Device, PIN, Screen, enrol};
 
 const TEXT: &str = "Pay 100 € to ACME GmbH";
 
@@ -273,7 +274,7 @@ fn a_flood_of_connections_is_turned_away_and_leaves_room_again() -> Result<()> {
 
 #[test]
 fn other_users_neither_open_the_terminal_nor_reach_the_socket() -> Result<()> {
-    let device = Device::enrolled(80, 24)?;
+    let mut device = Device::enrolled(80, 24)?;
     let mode = |path: &std::path::Path| {
         Ok::<_, anyhow::Error>(fs::metadata(path)?.permissions().mode() & 0o777)
     };
@@ -283,9 +284,12 @@ fn other_users_neither_open_the_terminal_nor_reach_the_socket() -> Result<()> {
     let terminal = device.screen.path();
     fs::set_permissions(terminal, fs::Permissions::from_mode(0o666))?;
     let write = format!("echo 738291 > {}", terminal.display());
-    let output = Tool::new("setpriv")
-        .args(["--reuid=65534", "--clear-groups", "sh", "-c", &write])
-        .outcome()?;
+    let other_user = || {
+        Tool::new("setpriv")
+            .args(["--reuid=65534", "--clear-groups", "sh", "-c", &write])
+            .outcome()
+    };
+    let output = other_user()?;
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
         !output.status.success() && said.contains("busy"),
@@ -302,6 +306,46 @@ fn other_users_neither_open_the_terminal_nor_reach_the_socket() -> Result<()> {
         .take(2)
         .collect();
     assert_eq!(values, ["0", "0"]);
+    // Afterwards it is as any other, for who used it for the daemon or for an enrolment.
+    assert!(device.daemon.stop()?.success());
+    assert!(other_user()?.status.success());
+    enrol(&device.tpm_name, &device.screen, &device.path("another"))?;
+    assert!(other_user()?.status.success());
+    Ok(())
+}
+
+#[test]
+fn a_person_is_not_asked_with_a_certificate_that_no_service_accepts() -> Result<()> {
+    let mut device = Device::enrolled(80, 24)?;
+    let now = UnixTime::now().as_secs();
+    device.certify_anew(now - 7200, 3600)?;
+    let asked = Asked::new(TEXT, 7)?;
+    let refused = device.ask(TEXT, &asked.nonce)?.failed(2)?;
+    assert!(refused.contains("has expired"), "{refused}");
+    assert!(!device.screen.all().contains(TEXT));
+    // It was renewed.
+    device.certify_anew(now, 3600)?;
+    let asking = device.ask(TEXT, &asked.nonce)?;
+    device.screen.wait_for("Page 1 of 1")?;
+    device.screen.press("\x1b")?;
+    asking.failed(1)?;
+    // One of another key.
+    fs::write(device.path("certificate.pem"), device.issuer_pem())?;
+    let refused = device.restart().err().context("a refusal")?;
+    let refused = format!("{refused:#}");
+    assert!(refused.contains("is of another key"), "{refused}");
+    Ok(())
+}
+
+#[test]
+fn keys_that_are_pressed_without_end_do_not_make_a_person_s_time_longer() -> Result<()> {
+    let screen = Screen::open(80, 24)?;
+    let mut terminal = Tty::open(screen.path())?;
+    screen.press("ab")?;
+    let later = Instant::now() + Duration::from_secs(60);
+    assert!(matches!(terminal.key(later, None)?, Input::Key(_)));
+    // The second is there as well.
+    assert_eq!(terminal.key(Instant::now(), None)?, Input::Late);
     Ok(())
 }
 

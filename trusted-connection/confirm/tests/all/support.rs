@@ -146,14 +146,12 @@ impl Device {
         let now = UnixTime::now();
         let validity = Validity::starting(now, Duration::from_secs(86400))?;
         let issuer = Issuer::create("demo.example".parse()?, validity)?;
-        let ik = AttestationKey::try_from(PublicArea::parse(&key.identity_key)?)?;
-        let certificate = issuer.certify_device(&DeviceSpec {
-            device: DEVICE.parse::<DeviceName>()?,
-            ek: ik.name(),
-            ik,
-            validity: Validity::starting(now, Duration::from_secs(3600))?,
-        })?;
-        fs::write(at("certificate.pem"), encode_certificate(&certificate))?;
+        let certificate = certify(
+            &issuer,
+            &key,
+            Validity::starting(now, Duration::from_secs(3600))?,
+        )?;
+        fs::write(at("certificate.pem"), certificate)?;
         let daemon = serve(folder.path(), screen.path(), &["--any-terminal"], &tpm_name)?;
         screen.wait_for("nothing to confirm")?;
         Ok(Self {
@@ -173,6 +171,32 @@ impl Device {
         self.daemon.stop()?;
         self.daemon = serve(self.folder.path(), terminal, &[], &self.tpm_name)?;
         Ok(())
+    }
+
+    /// In place of the daemon that runs, another one on the same terminal.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        self.daemon.stop()?;
+        self.daemon = serve(
+            self.folder.path(),
+            self.screen.path(),
+            &["--any-terminal"],
+            &self.tpm_name,
+        )?;
+        Ok(())
+    }
+
+    /// Gives the device another certificate, valid for so many seconds from this time on, and restarts the daemon.
+    pub(crate) fn certify_anew(&mut self, from: u64, seconds: u64) -> Result<()> {
+        let from = UnixTime::since_unix_epoch(Duration::from_secs(from));
+        let validity = Validity::starting(from, Duration::from_secs(seconds))?;
+        let certificate = certify(&self.issuer, &self.key, validity)?;
+        fs::write(self.path("certificate.pem"), certificate)?;
+        self.restart()
+    }
+
+    /// The certificate of who certified it.
+    pub(crate) fn issuer_pem(&self) -> String {
+        self.issuer.certificate_pem()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -250,6 +274,18 @@ impl Device {
         let area = PublicArea::parse(&self.key.statement.public)?;
         Ok(area.name().to_string())
     }
+}
+
+/// A certificate of the device's identity key, in PEM.
+fn certify(issuer: &Issuer, key: &KeyFile, validity: Validity) -> Result<String> {
+    let ik = AttestationKey::try_from(PublicArea::parse(&key.identity_key)?)?;
+    let certificate = issuer.certify_device(&DeviceSpec {
+        device: DEVICE.parse::<DeviceName>()?,
+        ek: ik.name(),
+        ik,
+        validity,
+    })?;
+    Ok(encode_certificate(&certificate))
 }
 
 /// The daemon on a terminal, with what [`Device::enrolled`] left in a folder.

@@ -72,6 +72,17 @@ impl Console {
         Ok(())
     }
 
+    /// As `vlock -a` does.
+    fn lock(&self) -> Result<()> {
+        // SAFETY: VT_LOCKSWITCH takes nothing.
+        Ok(unsafe { ioctl(&self.file, NoArg::<0x560b>::new()) }?)
+    }
+
+    fn unlock(&self) -> Result<()> {
+        // SAFETY: VT_UNLOCKSWITCH takes nothing.
+        Ok(unsafe { ioctl(&self.file, NoArg::<0x560c>::new()) }?)
+    }
+
     /// What the kernel shows, as lines of characters (vcs(4)).
     fn shown(&self) -> Result<Vec<String>> {
         let cells = fs::read(format!("/dev/vcsu{}", self.number))?;
@@ -117,12 +128,10 @@ impl Console {
     }
 }
 
-#[expect(unsafe_code, reason = "an ioctl takes what its number says")]
 impl Drop for Console {
     /// However the test ended.
     fn drop(&mut self) {
-        // SAFETY: VT_UNLOCKSWITCH takes nothing.
-        let _ = unsafe { ioctl(&self.file, NoArg::<0x560c>::new()) };
+        let _ = self.unlock();
         let _ = self.switch_to(self.before);
     }
 }
@@ -193,4 +202,27 @@ fn a_virtual_terminal_shows_the_text_in_front_is_held_there_and_let_go() -> Resu
     device.move_to(&console.path())?;
     console.switch_to(before)?;
     console.wait_until_in_front(before)
+}
+
+#[test]
+fn another_program_s_lock_of_the_terminals_is_not_undone() -> Result<()> {
+    let Some(console) = Console::open()? else {
+        eprintln!("this machine has no virtual terminals: nothing was tested");
+        return Ok(());
+    };
+    let mut device = Device::enrolled(80, 24)?;
+    let before = console.before;
+    device.move_to(&console.path())?;
+    let asked = Asked::new(TEXT, 7)?;
+    // Neither for a request nor by a daemon that ends or starts.
+    console.lock()?;
+    let refused = device.ask(TEXT, &asked.nonce)?.failed(2)?;
+    assert!(refused.contains("stays in front"), "{refused}");
+    device.move_to(&console.path())?;
+    let refused = device.ask(TEXT, &asked.nonce)?.failed(2)?;
+    assert!(refused.contains("stays in front"), "{refused}");
+    assert_eq!(console.in_front()?, before);
+    console.unlock()?;
+    console.switch_to(console.number)?;
+    console.wait_until_in_front(console.number)
 }
