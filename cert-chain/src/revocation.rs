@@ -75,6 +75,17 @@ pub enum RevocationError {
         /// The time of the check.
         at: u64,
     },
+    /// Where it counts what was known at an earlier time: all lists were made later.
+    #[error(
+        "the revocation lists of the issuer were all made later, at {earliest} at the earliest; the policy demands \
+         one that was valid at {at} (Unix time): give that one as well"
+    )]
+    LaterOnly {
+        /// When the first of them was made.
+        earliest: u64,
+        /// The time for which one is demanded.
+        at: u64,
+    },
     /// Lists that cannot be read.
     #[error("the revocation list cannot be used")]
     Malformed(#[source] CrlError),
@@ -247,9 +258,14 @@ impl RevocationLists {
                 RevocationStatus::NotListed(facts)
             }
             (RevocationDemand::Listed { .. }, None) => {
-                let later = of_issuer.first().map(|list| ListFacts::of(list));
-                later.map_or(Ok(()), |list| list.is_valid(at))?;
-                return Err(self.why_none(issuer));
+                let made = of_issuer.iter().map(|list| list.this_update().as_secs());
+                return Err(match made.min() {
+                    Some(earliest) => RevocationError::LaterOnly {
+                        earliest,
+                        at: at.as_secs(),
+                    },
+                    None => self.why_none(issuer),
+                });
             }
         };
         Ok(CheckedRevocation {

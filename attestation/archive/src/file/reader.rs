@@ -97,6 +97,11 @@ impl<R: Read + Seek> Reader<R> {
         &self.record
     }
 
+    /// Number of bytes before the data.
+    pub fn data_offset(&self) -> u64 {
+        self.data
+    }
+
     /// Reads the data, hashes them as the proof of time needs it and with `also`, and gives them to `to` piece by
     /// piece. They are what was signed only when the archive is [verified](CheckedArchive::verify).
     pub fn check(

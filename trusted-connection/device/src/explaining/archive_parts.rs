@@ -4,27 +4,54 @@ use std::io::{Read, Seek, sink};
 
 use anyhow::{Context, Result};
 use archive::cose_time_stamp::{StampedSign1, stamped_bytes};
-use archive::{ArchiveHash, DataHashes, Form, Head, Reader};
+use archive::{ArchiveHash, DataHashes, Form, Reader};
 use cert_chain::{PublicArea, pem};
 use p256::ecdsa::Signature;
-use signed_data::{Certificates, SignedData};
+use signed_data::{Certificates, Content, SignedData};
 
 use crate::export::Part;
 
-/// How the parts are judged without us.
-pub(super) fn by_hand(head: &Head) -> String {
+/// How the parts are judged without us, in a shell. A time stamp has to count at the time of the next one.
+pub(super) fn by_hand<R: Read + Seek>(reader: &Reader<R>, signed: &SignedData) -> String {
+    let head = reader.head();
+    let times: Vec<u64> = (reader.record().tokens())
+        .map(|token| token.unverified_time().as_secs())
+        .collect();
+    let as_of =
+        |index: usize| (times.get(index)).map_or(String::new(), |at| format!(" -attime {at}"));
+    let (signature, archive) = (as_of(0), as_of(1));
     // One hash value alone is stamped as it is, and not hashed again.
     let archived = match head.form {
         Form::Elsewhere => "head.cbor",
         Form::File | Form::Records => "archived-hashes.bin",
     };
-    let stamp = "openssl ts -verify -token_in -CAfile AUTHORITY-ROOT.pem -data";
-    format!(
-        "By hand:\n  \
+    let stamp = "openssl ts -verify -token_in -CAfile AUTHORITY-ROOT.pem";
+    let mut text = format!(
+        "By hand, in that folder:\n  \
          openssl dgst -sha256 -verify data-key.pem -signature signature.der signed-message.bin\n  \
-         {stamp} stamped-signature.bin -in signature.tst\n  \
-         {stamp} {archived} -in archive-1.tst\n"
-    )
+         {stamp}{signature} -data stamped-signature.bin -in signature.tst\n  \
+         {stamp}{archive} -data {archived} -in archive-1.tst\n"
+    );
+    let (from, length) = (reader.data_offset() + 1, head.length);
+    let data = format!("tail -c +{from} ARCHIVE | head -c {length}");
+    if head.form != Form::Elsewhere {
+        text.push_str(&format!(
+            "  {{ sha256sum head.cbor; {data} | sha256sum; }} | cut -c -64 | LC_ALL=C sort | tr -d '\\n' | \
+             tr a-f A-F | basenc -d --base16 | cmp - archived-hashes.bin\n"
+        ));
+    }
+    if let Content::Hash(_) = signed.unverified_content() {
+        let data = match head.form {
+            Form::Elsewhere => "cat DATA",
+            Form::File | Form::Records => &data,
+        };
+        // The hash value of the data is what the signed message ends with.
+        let before = signed.message().len().saturating_sub(32);
+        text.push_str(&format!(
+            "  {data} | openssl dgst -sha256 -binary | cmp -i 0:{before} - signed-message.bin\n"
+        ));
+    }
+    text
 }
 
 /// Its parts, by the names of the files.

@@ -110,7 +110,7 @@ impl Explain {
             if !files.is_empty() {
                 text.push_str("Written:\n");
                 list(&mut text, &files);
-                text.push_str(&archive_parts::by_hand(reader.head()));
+                text.push_str(&archive_parts::by_hand(&reader, &signed));
             }
             say(&text)?;
         }

@@ -15,12 +15,12 @@ use serde_json::Value;
 use signed_data::{Content, hash_of_data};
 use test_support::deadline::wait_for;
 
-use super::scene::{DATA, DAY, SIGNED, Scene};
+use super::scene::{DATA, DAY, HOUR, SIGNED, Scene};
 
 const FILM: &[u8] = &[0x5a; 700_000];
 
 /// A scene with an archive of data that are in it as a file.
-fn film() -> Scene {
+pub(super) fn film() -> Scene {
     let scene = Scene::new();
     let digest = hash_of_data(&mut &*FILM).unwrap();
     scene.write("film", FILM);
@@ -282,6 +282,39 @@ fn a_request_that_waits_for_another_archives_answer_is_not_written_over() {
     );
     assert_eq!(scene.read("asked/signature.tsq"), request);
     assert_eq!(scene.archive(SIGNED + 60, &film).status, 3);
+}
+
+#[test]
+fn a_list_that_was_exchanged_while_an_answer_was_waited_for_is_needed_beside_the_one_before_it() {
+    let scene = Scene::new();
+    let authority = scene.authority(3650, "first.pem");
+    let mut policy = scene.read("policy.toml");
+    policy.extend(b"\n[revocation]\nmax_crl_age_s = 86400\n");
+    scene.write("policy.toml", &policy);
+    scene.list(1, SIGNED, "before.crl");
+    scene.list(2, SIGNED + 2 * HOUR, "after.crl");
+    let create = "create reading.signed --to reading.archive --policy policy.toml --requests asked \
+                  --authority-root first.pem";
+    let waits = scene.archive(SIGNED + 60, &format!("{create} --crl before.crl"));
+    assert_eq!(waits.status, 3, "{waits:?}");
+    authority.set_clock(SIGNED + 60);
+    let answer = authority
+        .answer(&scene.read("asked/signature.tsq"))
+        .unwrap();
+    scene.write("asked/signature.tsr", &answer);
+    let at = SIGNED + 3 * HOUR;
+    let refused = scene.archive(at, &format!("{create} --crl after.crl"));
+    assert_eq!(refused.status, 1, "{refused:?}");
+    assert!(refused.out.contains("give that one as well"), "{refused:?}");
+    let both = format!("{create} --crl before.crl --crl after.crl");
+    assert_eq!(scene.archive(at, &both).status, 3);
+    authority.set_clock(at);
+    let answer = authority.answer(&scene.read("asked/archive.tsq")).unwrap();
+    scene.write("asked/archive.tsr", &answer);
+    let ended = scene.archive(at, &both);
+    assert_eq!(ended.status, 0, "{ended:?}");
+    let (status, told) = scene.verify(at, "first.pem", "");
+    assert_eq!(status, 0, "{told:#}");
 }
 
 #[test]

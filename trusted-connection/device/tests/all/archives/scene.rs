@@ -128,6 +128,16 @@ impl Scene {
         self.write(name, list.unwrap().der());
     }
 
+    /// Writes a list of the issuer's that was made at a time and revokes nothing.
+    pub(super) fn list(&self, number: u64, made: u64, name: &str) {
+        let list = self.host.issuer.sign_crl(&CrlSpec {
+            number,
+            validity: Validity::starting(time(made), Duration::from_secs(7 * DAY)).unwrap(),
+            revoked: Vec::new(),
+        });
+        self.write(name, list.unwrap().der());
+    }
+
     /// An authority whose certificate is valid for so many days, and its root in a file.
     pub(super) fn authority(&self, days: u32, root: &str) -> TimeAuthority {
         self.authority_with(
