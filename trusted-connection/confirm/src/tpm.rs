@@ -266,8 +266,8 @@ impl ConfirmTpm {
                 })
         })
         .map_err(refused(OPERATION))?;
-        // As the stack checked it against the key's name.
-        let area = self.public_of(created.key_handle)?;
+        // The one that the stack salts sessions to. TPM2_ReadPublic may be answered by another.
+        let area = created.out_public.marshall().map_err(refused(OPERATION))?;
         Ok((created.key_handle, area))
     }
 

@@ -86,6 +86,22 @@ fn the_key_signs_by_its_pin_alone_and_in_its_own_tpm() -> Result<()> {
 }
 
 #[test]
+fn who_answers_in_the_tpms_place_with_another_storage_key_gets_no_session() -> Result<()> {
+    let device = Device::enrolled(80, 24)?;
+    let asked = Asked::new("Pay 1 €", 7)?;
+    let asking = device.ask("Pay 1 €", &asked.nonce)?;
+    device.screen.wait_for("Page 1 of 1")?;
+    device.intrude();
+    let before = device.sessions();
+    assert!(before > 0);
+    device.screen.press(&format!("{PIN}\r"))?;
+    let said = asking.failed(2)?;
+    assert!(said.contains("something sits on the way to it"), "{said}");
+    assert_eq!(device.sessions(), before);
+    Ok(())
+}
+
+#[test]
 fn pins_that_are_guessed_first_are_not_set() -> Result<()> {
     for (text, is_good) in [
         (PIN, true),

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -115,8 +115,14 @@ impl Screen {
     }
 }
 
-/// What went to a TPM.
-type Wire = Arc<Mutex<Vec<u8>>>;
+/// The way to a TPM.
+#[derive(Clone, Default)]
+struct Wire {
+    /// What went there.
+    sent: Arc<Mutex<Vec<u8>>>,
+    /// Whether somebody sits there who puts a key of their own in place of each primary one.
+    has_impostor: Arc<AtomicBool>,
+}
 
 /// A device whose person has set a PIN, and whose daemon runs.
 pub(crate) struct Device {
@@ -205,8 +211,20 @@ impl Device {
 
     /// What went to the TPM since the enrolment began.
     pub(crate) fn sent_to_tpm(&self) -> Vec<u8> {
-        let wire = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
-        wire.clone()
+        let sent = self.wire.sent.lock();
+        sent.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many sessions were begun with the TPM (TPM2_StartAuthSession).
+    pub(crate) fn sessions(&self) -> usize {
+        let sent = self.sent_to_tpm();
+        let is_start = |window: &&[u8]| matches!(window, [0x80, 1, _, _, _, _, 0, 0, 1, 0x76]);
+        sent.windows(10).filter(is_start).count()
+    }
+
+    /// From now on, somebody sits on the way to the TPM.
+    pub(crate) fn intrude(&self) {
+        self.wire.has_impostor.store(true, Ordering::Release);
     }
 
     /// `vrot-confirm ask`, not waited for.
@@ -394,11 +412,11 @@ fn bridge(socket: &Path, wire: &Wire) -> Result<String> {
     control.push(".ctrl");
     for (port, to) in [(2321, socket.to_owned()), (2322, control.into())] {
         let listener = TcpListener::bind((host, port))?;
-        let wire = Arc::clone(wire);
+        let wire = wire.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if let Ok(tpm) = UnixStream::connect(&to) {
-                    let _ = join(stream, tpm, Arc::clone(&wire));
+                    let _ = join(stream, tpm, wire.clone());
                 }
             }
         });
@@ -410,17 +428,25 @@ fn bridge(socket: &Path, wire: &Wire) -> Result<String> {
 fn join(stream: TcpStream, tpm: UnixStream, wire: Wire) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut answers, mut to) = (tpm.try_clone()?, stream.try_clone()?);
+    let has_impostor = Arc::clone(&wire.has_impostor);
     thread::spawn(move || {
-        let _ = std::io::copy(&mut answers, &mut to);
+        while let Ok(answer) = answer(&mut answers) {
+            let answer = match has_impostor.load(Ordering::Acquire) {
+                true => with_another_key(&answer).unwrap_or(answer),
+                false => answer,
+            };
+            if to.write_all(&answer).is_err() {
+                break;
+            }
+        }
         to.shutdown(std::net::Shutdown::Both)
     });
     thread::spawn(move || {
         let mut piece = [0; 4096];
         while let Ok(length @ 1..) = (&stream).read(&mut piece) {
             let piece = piece.get(..length).unwrap_or_default();
-            let mut wire = wire.lock().unwrap_or_else(PoisonError::into_inner);
-            wire.extend(piece);
-            drop(wire);
+            let sent = wire.sent.lock();
+            sent.unwrap_or_else(PoisonError::into_inner).extend(piece);
             if (&tpm).write_all(piece).is_err() {
                 break;
             }
@@ -428,4 +454,52 @@ fn join(stream: TcpStream, tpm: UnixStream, wire: Wire) -> std::io::Result<()> {
         tpm.shutdown(std::net::Shutdown::Both)
     });
     Ok(())
+}
+
+/// What comes next: an answer of the TPM in one piece, or whatever the control channel says.
+fn answer(from: &mut UnixStream) -> std::io::Result<Vec<u8>> {
+    let mut answer = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        let free = answer.get_mut(length..).unwrap_or_default();
+        match from.read(free)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            more => length += more,
+        }
+        // Tag with or without sessions, then the size (TPM 2.0 Library, Part 1, "Response Header").
+        let whole = match answer.get(..6) {
+            Some([0x80, 1 | 2, size @ ..]) if length >= 6 => size
+                .iter()
+                .fold(0, |size, byte| size << 8 | usize::from(*byte)),
+            _ => 0,
+        };
+        if length >= whole {
+            answer.truncate(length);
+            return Ok(answer);
+        }
+    }
+}
+
+/// An answer to TPM2_CreatePrimary with a key whose private part anybody knows (it is 1), and its name; `None` for
+/// another answer.
+fn with_another_key(answer: &[u8]) -> Option<Vec<u8>> {
+    const GENERATOR: &str = "6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296\
+                             4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
+    let length = answer.get(18..20)?;
+    let length = usize::from(u16::from_be_bytes(length.try_into().ok()?));
+    let area = answer.get(20..20 + length)?;
+    let name = PublicArea::parse(area).ok()?.name();
+    let point = hex::decode(GENERATOR).ok()?;
+    let mut other = area.to_vec();
+    let x = length.checked_sub(66)?;
+    other.get_mut(x..x + 32)?.copy_from_slice(point.get(..32)?);
+    other.get_mut(x + 34..)?.copy_from_slice(point.get(32..)?);
+    let other_name = PublicArea::parse(&other).ok()?.name();
+    let mut answer = answer.to_vec();
+    answer.get_mut(20..20 + length)?.copy_from_slice(&other);
+    let name = name.as_bytes();
+    let at = answer.windows(name.len()).position(|part| part == name)?;
+    let place = answer.get_mut(at..at + name.len())?;
+    place.copy_from_slice(other_name.as_bytes());
+    Some(answer)
 }
