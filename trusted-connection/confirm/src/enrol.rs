@@ -20,6 +20,7 @@ pub(crate) fn enrol(terminal: &mut impl Terminal, tpm: &str, out: &Path) -> Resu
         "{} is there already: its key is not replaced. Remove it if nobody needs it any more",
         out.display()
     );
+    ConfirmTpm::open(tpm)?.check_lockout()?;
     terminal.forget_input()?;
     let first = typed(terminal, "Set a PIN, then press Enter: ")?;
     first.check()?;

@@ -69,7 +69,7 @@ pub enum KeyError {
     /// Too many wrong PINs.
     #[error(
         "the TPM is locked after wrong PINs: it takes one back every {interval_s} s, or its owner unlocks it \
-         (tpm2_dictionarylockout --clear-lockout)"
+         (tpm2_dictionarylockout --clear-lockout --auth PASSWORD)"
     )]
     Locked {
         /// After how many seconds it allows one more.
@@ -86,6 +86,24 @@ pub enum KeyError {
         /// The present one.
         found: TpmName,
     },
+    /// Anybody with the TPM may take wrong PINs back.
+    #[error(
+        "the TPM's lockout hierarchy has no password: whoever has this machine takes wrong PINs back and guesses \
+         on. Set one, and keep it elsewhere: tpm2_changeauth -c lockout PASSWORD"
+    )]
+    NoLockoutPassword,
+    /// The TPM allows too many wrong PINs, or none.
+    #[error(
+        "the TPM allows {most} wrong PINs and takes one back every {interval_s} s: 1 to {MOST_TRIES}, and at least \
+         {LEAST_INTERVAL_S} s, are needed. Set them: tpm2_dictionarylockout --setup-parameters --max-tries 5 \
+         --recovery-time 600 --lockout-recovery-time 86400 --auth PASSWORD"
+    )]
+    FreeGuesses {
+        /// How many it allows.
+        most: u32,
+        /// After how many seconds it allows one more.
+        interval_s: u32,
+    },
     /// What the TPM made cannot be read.
     #[error("what the TPM made cannot be read")]
     PublicArea(#[from] PublicAreaError),
@@ -93,6 +111,13 @@ pub enum KeyError {
     #[error("the TPM's signature cannot be used")]
     Signature(#[source] QuoteError),
 }
+
+/// Wrong PINs in a row, and seconds for each further one: in a year, about a twentieth of the PINs of six digits
+/// is tried.
+const MOST_TRIES: u32 = 100;
+const LEAST_INTERVAL_S: u32 = 600;
+/// `lockoutAuthSet` in `TPMA_PERMANENT` (TPM 2.0 Library, Part 2, §8.6).
+const LOCKOUT_AUTH_SET: u32 = 1 << 2;
 
 /// Waits in front of further tries while the TPM is busy, in milliseconds.
 const WAITS_MS: [u64; 5] = [1, 5, 20, 100, 300];
@@ -111,6 +136,19 @@ impl ConfirmTpm {
                 tpm: tpm.to_owned(),
                 source,
             })
+    }
+
+    /// Whether the TPM counts wrong PINs, and whoever has the machine cannot change that.
+    pub fn check_lockout(&mut self) -> Result<(), KeyError> {
+        if self.property(PropertyTag::Permanent) & LOCKOUT_AUTH_SET == 0 {
+            return Err(KeyError::NoLockoutPassword);
+        }
+        let most = self.property(PropertyTag::MaxAuthFail);
+        let interval_s = self.property(PropertyTag::LockoutInterval);
+        match (1..=MOST_TRIES).contains(&most) && interval_s >= LEAST_INTERVAL_S {
+            true => Ok(()),
+            false => Err(KeyError::FreeGuesses { most, interval_s }),
+        }
     }
 
     /// Makes a key that this PIN opens, and has the device's identity key certify it.

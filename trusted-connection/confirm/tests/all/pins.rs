@@ -4,7 +4,7 @@ use anyhow::Result;
 use test_support::tool::Tool;
 use vrot_confirm::pin::Pin;
 
-use crate::support::{Asked, Device, PIN};
+use crate::support::{Asked, Device, LOCKOUT_PASSWORD, PIN, Screen, enrol, enrolment, owned};
 
 fn pin(text: &str) -> Result<Pin> {
     let mut pin = Pin::new()?;
@@ -12,14 +12,18 @@ fn pin(text: &str) -> Result<Pin> {
     Ok(pin)
 }
 
+/// With the password of the lockout hierarchy.
+fn lockout(device: &Device) -> Tool {
+    owned("tpm2_dictionarylockout", &device.tpm).args(["--auth", LOCKOUT_PASSWORD])
+}
+
 #[test]
 fn wrong_pins_are_counted_by_the_tpm_until_it_is_locked() -> Result<()> {
     let device = Device::enrolled(80, 24)?;
     // As the maker of a TPM for desks would set it.
-    Tool::new("tpm2_dictionarylockout")
+    lockout(&device)
         .args(["--setup-parameters", "--max-tries", "3"])
         .args(["--recovery-time", "1000", "--lockout-recovery-time", "1000"])
-        .env("TPM2TOOLS_TCTI", device.tpm.tcti())
         .run()?;
     let asked = Asked::new("Pay 1 €", 7)?;
     let asking = device.ask("Pay 1 €", &asked.nonce)?;
@@ -42,10 +46,7 @@ fn wrong_pins_are_counted_by_the_tpm_until_it_is_locked() -> Result<()> {
     let said = asking.failed(2)?;
     assert!(said.contains("locked") && said.contains("1000 s"), "{said}");
     // Until its owner unlocks it.
-    Tool::new("tpm2_dictionarylockout")
-        .arg("--clear-lockout")
-        .env("TPM2TOOLS_TCTI", device.tpm.tcti())
-        .run()?;
+    lockout(&device).arg("--clear-lockout").run()?;
     let asking = device.ask("Pay 1 €", &asked.nonce)?;
     device.screen.wait_for("Page 1 of 1")?;
     device.screen.press(&format!("{PIN}\r"))?;
@@ -65,14 +66,11 @@ fn the_key_signs_by_its_pin_alone_and_in_its_own_tpm() -> Result<()> {
         device.screen.press("\x1b")?;
         asking.failed(1)?;
         device.screen.wait_for("nothing to confirm")?;
-        Tool::new("tpm2_dictionarylockout")
-            .arg("--clear-lockout")
-            .env("TPM2TOOLS_TCTI", device.tpm.tcti())
-            .run()?;
+        lockout(&device).arg("--clear-lockout").run()?;
     }
     // A TPM with another storage key is not given the session's salt.
-    Tool::new("tpm2_clear")
-        .env("TPM2TOOLS_TCTI", device.tpm.tcti())
+    owned("tpm2_clear", &device.tpm)
+        .arg(LOCKOUT_PASSWORD)
         .run()?;
     let asking = device.ask("Pay 1 €", &asked.nonce)?;
     device.screen.wait_for("Page 1 of 1")?;
@@ -99,6 +97,42 @@ fn who_answers_in_the_tpms_place_with_another_storage_key_gets_no_session() -> R
     assert!(said.contains("something sits on the way to it"), "{said}");
     assert_eq!(device.sessions(), before);
     Ok(())
+}
+
+#[test]
+fn no_pin_is_set_where_the_tpm_lets_whoever_has_it_guess_on() -> Result<()> {
+    let device = Device::enrolled(80, 24)?;
+    let screen = Screen::open(80, 24)?;
+    let refused = |key: &str| -> Result<String> {
+        let output = enrolment(&device.tpm_name, &screen, &device.path(key)).output()?;
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        Ok(String::from_utf8(output.stderr)?)
+    };
+    let limits = |tries: &str, seconds: &str| {
+        lockout(&device)
+            .args(["--setup-parameters", "--max-tries", tries])
+            .args([
+                "--recovery-time",
+                seconds,
+                "--lockout-recovery-time",
+                "86400",
+            ])
+            .run()
+    };
+    for (tries, seconds) in [("4294967295", "1000"), ("5", "1"), ("5", "0")] {
+        limits(tries, seconds)?;
+        let said = refused("key-2")?;
+        assert!(said.contains("tpm2_dictionarylockout"), "{said}");
+    }
+    limits("5", "600")?;
+    let change = || owned("tpm2_changeauth", &device.tpm).args(["-c", "lockout"]);
+    // As it comes from its maker.
+    change().args(["-p", LOCKOUT_PASSWORD, ""]).run()?;
+    let said = refused("key-2")?;
+    assert!(said.contains("tpm2_changeauth -c lockout"), "{said}");
+    assert!(!device.path("key-2").exists() && !screen.all().contains("Set a PIN"));
+    change().arg(LOCKOUT_PASSWORD).run()?;
+    enrol(&device.tpm_name, &screen, &device.path("key-2"))
 }
 
 #[test]

@@ -29,6 +29,8 @@ use vrot_confirm::key_file::KeyFile;
 
 pub(crate) const PIN: &str = "738291";
 pub(crate) const SERVICE: &str = "shop.example";
+/// Without it, nobody changes how the TPM counts wrong PINs.
+pub(crate) const LOCKOUT_PASSWORD: &str = "kept elsewhere";
 const DEVICE: &str = "spiffe://demo.example/desk-1";
 const PATIENCE: Duration = Duration::from_secs(60);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_vrot-confirm");
@@ -146,6 +148,9 @@ impl Device {
         let screen = Screen::open(columns, rows)?;
         let wire = Wire::default();
         let tpm_name = bridge(tpm.socket(), &wire)?;
+        owned("tpm2_changeauth", &tpm)
+            .args(["-c", "lockout", LOCKOUT_PASSWORD])
+            .run()?;
         enrol(&tpm_name, &screen, &at("key"))?;
         let key = KeyFile::read(&at("key"))?;
 
@@ -306,6 +311,11 @@ fn certify(issuer: &Issuer, key: &KeyFile, validity: Validity) -> Result<String>
     Ok(encode_certificate(&certificate))
 }
 
+/// What the TPM's owner does with it.
+pub(crate) fn owned(tool: &str, tpm: &SoftwareTpm) -> Tool {
+    Tool::new(tool).env("TPM2TOOLS_TCTI", tpm.tcti())
+}
+
 /// The daemon on a terminal, with what [`Device::enrolled`] left in a folder.
 fn serve(folder: &Path, terminal: &Path, options: &[&str], tpm: &str) -> Result<Process> {
     let at = |name: &str| folder.join(name);
@@ -328,17 +338,23 @@ fn serve(folder: &Path, terminal: &Path, options: &[&str], tpm: &str) -> Result<
     Ok(daemon)
 }
 
-/// Sets [`PIN`] on a screen.
-pub(crate) fn enrol(tpm: &str, screen: &Screen, key: &Path) -> Result<()> {
-    let enrolling = Command::new(PROGRAM)
+/// `vrot-confirm enrol`.
+pub(crate) fn enrolment(tpm: &str, screen: &Screen, key: &Path) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command
         .args(["enrol", "--json", "--terminal"])
         .arg(screen.path())
         .args(["--tpm", tpm])
         .arg("--key")
         .arg(key)
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Sets [`PIN`] on a screen.
+pub(crate) fn enrol(tpm: &str, screen: &Screen, key: &Path) -> Result<()> {
+    let enrolling = enrolment(tpm, screen, key).spawn()?;
     screen.wait_for("Set a PIN")?;
     screen.press(&format!("{PIN}\r"))?;
     screen.wait_for("Once more")?;
