@@ -67,6 +67,12 @@ pub enum TextRefused {
         /// Its script.
         script: &'static str,
     },
+    /// A run of blanks that hides what follows: it has lines of its own where the text is wrapped.
+    #[error("{place}: more than {MAX_BLANKS} blanks one after the other")]
+    Blanks {
+        /// The first that is too many.
+        place: Place,
+    },
     /// Blank lines that hide what follows.
     #[error("line {line}: more than two blank lines one after the other")]
     BlankLines {
@@ -101,6 +107,8 @@ pub enum Unshowable {
 /// Characters of a text. It is a page that somebody reads before they confirm, no contract.
 pub const MAX_TEXT: usize = 4096;
 const MAX_BLANK_LINES: usize = 2;
+/// Less than the narrowest terminal shows in a line.
+const MAX_BLANKS: usize = 32;
 /// Signs beyond ASCII that are shown in one column and look like no other.
 const SIGNS: &str = "€£¥§°–„“”’…«»±";
 
@@ -123,15 +131,25 @@ impl ConfirmableText {
         let mut words = Words::default();
         let mut blank = 0;
         for (line, number) in text.split('\n').zip(1..) {
-            blank = if line.trim().is_empty() { blank + 1 } else { 0 };
+            blank = match (line.trim().is_empty(), line.ends_with(' ')) {
+                (true, _) => blank + 1,
+                // Where this line is wrapped, its last blanks may have a line of their own.
+                (false, true) => 1,
+                (false, false) => 0,
+            };
             if blank > MAX_BLANK_LINES {
                 return Err(TextRefused::BlankLines { line: number });
             }
+            let mut run = 0;
             for (character, column) in line.chars().zip(1..) {
                 let place = Place {
                     line: number,
                     column,
                 };
+                run = if character == ' ' { run + 1 } else { 0 };
+                if run > MAX_BLANKS {
+                    return Err(TextRefused::Blanks { place });
+                }
                 check(character).map_err(|why| TextRefused::Character {
                     character,
                     place,

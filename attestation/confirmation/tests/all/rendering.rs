@@ -30,6 +30,35 @@ fn lines_are_wrapped_at_blanks_or_where_the_terminal_ends_and_nothing_is_lost() 
 }
 
 #[test]
+fn no_terminal_shows_more_than_two_blank_lines_one_after_the_other() {
+    let blanks = [0, 1, 32].map(|count| " ".repeat(count));
+    let mut texts = Vec::new();
+    for letters in 1..=80 {
+        for begin in &blanks {
+            for end in &blanks {
+                let line = format!("{begin}{}{end}", "x".repeat(letters));
+                for between in ["\n", "\n\n", "\n \n", "\n\n\n"] {
+                    texts.push(format!("{line}{between}{line}"));
+                }
+            }
+        }
+    }
+    let texts: Vec<_> = (texts.iter())
+        .filter_map(|text| ConfirmableText::new(text).ok())
+        .collect();
+    assert!(texts.len() > 1000);
+    for columns in [40, 41, 57, 80, 132, 500] {
+        let size = TerminalSize::new(columns, 24).unwrap();
+        for text in &texts {
+            let rendering = Rendering::of(text, size);
+            let hides = (rendering.lines().windows(3))
+                .any(|lines| lines.iter().all(|line| line.trim().is_empty()));
+            assert!(!hides, "{columns} {text:?}");
+        }
+    }
+}
+
+#[test]
 fn pages_have_what_fits_and_terminals_that_are_too_small_are_refused() {
     let text = (1..=20)
         .map(|n| n.to_string())

@@ -1,4 +1,4 @@
-use confirmation::{ConfirmableText, MAX_TEXT, TextRefused, Unshowable};
+use confirmation::{ConfirmableText, MAX_TEXT, Place, TextRefused, Unshowable};
 
 fn refused(text: &str) -> TextRefused {
     match ConfirmableText::new(text) {
@@ -130,4 +130,13 @@ fn texts_have_a_length_that_people_read_and_hide_nothing_behind_blanks() {
     assert!(ConfirmableText::new(&"x".repeat(MAX_TEXT)).is_ok());
     assert_eq!(refused(&"x".repeat(MAX_TEXT + 1)), TextRefused::TooLong);
     assert_eq!(refused("a\n\n \n\nb"), TextRefused::BlankLines { line: 4 });
+    // Blanks at a line's end may become a line.
+    assert_eq!(refused("a \n\n\nb"), TextRefused::BlankLines { line: 3 });
+    let blanks = |count| format!("a\nb{}c", " ".repeat(count));
+    assert!(ConfirmableText::new(&blanks(32)).is_ok());
+    let place = Place {
+        line: 2,
+        column: 34,
+    };
+    assert_eq!(refused(&blanks(33)), TextRefused::Blanks { place });
 }
