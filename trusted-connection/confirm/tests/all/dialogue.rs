@@ -28,7 +28,8 @@ fn what_was_confirmed_counts_for_its_text_service_and_nonce_alone() -> Result<()
     let device = Device::enrolled(80, 24)?;
     let asked = Asked::new(TEXT, 7)?;
     let asking = device.ask(TEXT, &asked.nonce)?;
-    device.screen.wait_for(&format!("| {TEXT}\r\n"))?;
+    device.screen.wait_for("Page 1 of 1")?;
+    assert!(device.screen.shows(&format!("| {TEXT}\r\n")));
     device.screen.press(&format!("{PIN}\r"))?;
     let confirmation = asking.confirmed()?;
     let (policy, now) = (device.policy()?, UnixTime::now());
@@ -234,7 +235,8 @@ fn one_request_is_shown_at_a_time_and_another_is_told_so() -> Result<()> {
     let device = Device::enrolled(80, 24)?;
     let (first, second) = (Asked::new(TEXT, 1)?, Asked::new(TEXT, 2)?);
     let asking = device.ask(TEXT, &first.nonce)?;
-    device.screen.wait_for("Request 0101010101010101")?;
+    device.screen.wait_for("Page 1 of 1")?;
+    assert!(device.screen.shows("Request 0101010101010101"));
     let busy = device.ask("Pay 900 € to somebody else", &second.nonce)?;
     assert!(busy.failed(2)?.contains("another request"));
     assert!(!device.screen.all().contains("somebody else"));
@@ -410,8 +412,15 @@ fn a_request_whose_asker_or_daemon_is_killed_ends_without_a_confirmation() -> Re
     device.screen.wait_for("Page 1 of 1")?;
     asking.child.kill()?;
     asking.ended()?;
+    device.screen.wait_for("was taken back")?;
+    // Who has read it may be typing: that is for nobody, and nobody else has their request shown meanwhile.
+    let other = Asked::new("Pay 900 € to somebody else", 2)?;
+    device.screen.press(PIN)?;
+    let busy = device.ask(other.text.as_str(), &other.nonce)?;
+    assert!(busy.failed(2)?.contains("another request"));
+    device.screen.press("\r\x1b")?;
     device.screen.wait_for("nothing to confirm")?;
-    // What is typed now is for nobody, and not for who asks next.
+    assert!(!device.screen.all().contains("somebody else"));
     device.screen.press(&format!("{PIN}\r"))?;
     let asking = device.ask(TEXT, &asked.nonce)?;
     device.screen.wait_for("Page 1 of 1")?;

@@ -118,8 +118,8 @@ fn a_web_service_has_an_order_confirmed_and_takes_each_confirmation_once() -> Re
     let fetch = |order: u8, what: &str| curl(&format!("{orders}/{order}/{what}"), None);
     let confirmed = |text: &str, nonce: &str| -> Result<PathBuf> {
         let asking = device.ask(text, &nonce.parse()?)?;
-        device.screen.wait_for(text)?;
-        device.screen.wait_for(SERVICE)?;
+        device.screen.wait_for("Page 1 of 1")?;
+        assert!(device.screen.shows(text) && device.screen.shows(SERVICE));
         device.screen.press(&format!("{PIN}\r"))?;
         let file = device.path("confirmation");
         std::fs::write(&file, asking.confirmed()?)?;
