@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use confirmation::{Confirmation, Shown};
 use nix::sys::socket::getsockopt;
@@ -71,10 +71,8 @@ impl Server {
     }
 
     fn handle(&self, stream: UnixStream) -> io::Result<()> {
-        stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let mut line = Vec::new();
-        BufReader::new((&stream).take(MAX_REQUEST)).read_until(b'\n', &mut line)?;
+        let line = line(&stream, Instant::now() + PATIENCE)?;
         let answer = match Request::parse(&line) {
             Ok(request) => match self.show(&request, &stream) {
                 Some(answer) => answer,
@@ -161,6 +159,31 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// A connection that is read until a time, however little comes at a time.
+struct Until<'a> {
+    stream: &'a UnixStream,
+    end: Instant,
+}
+
+impl Read for Until<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        let mut from = self.stream;
+        from.read(to)
+    }
+}
+
+/// What comes until this time: a line, or less.
+fn line(stream: &UnixStream, end: Instant) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    BufReader::new(Until { stream, end }.take(MAX_REQUEST)).read_until(b'\n', &mut line)?;
+    Ok(line)
+}
+
 fn refused(reason: String) -> (&'static str, Option<Answer>) {
     ("not led to its end", Some(Answer::Refused { reason }))
 }
@@ -185,4 +208,25 @@ fn say(to: &UnixStream, answer: &Answer) -> io::Result<()> {
     let mut to = to;
     let answer = serde_json::to_string(answer).map_err(io::Error::other)?;
     to.write_all(format!("{answer}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_trickles_in_is_cut_off() -> io::Result<()> {
+        let (mut asker, stream) = UnixStream::pair()?;
+        let trickle = thread::spawn(move || {
+            // Until nobody reads any more.
+            while asker.write_all(b"x").is_ok() {
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let end = Instant::now() + Duration::from_millis(200);
+        let read = line(&stream, end);
+        drop(stream);
+        assert!(read.is_err() && Instant::now() >= end);
+        trickle.join().map_err(|_| io::Error::other("it panicked"))
+    }
 }
