@@ -20,6 +20,9 @@ pub struct Demand {
     pub after: Option<u64>,
     /// The most seconds that the evidence may have been taken before they were signed.
     pub max_evidence_age: Option<u64>,
+    /// The most seconds before the time of verification at which they may say that they were signed: for who
+    /// verifies data as they come.
+    pub max_delay: Option<u64>,
     /// Data without evidence are good enough: the source's identity is compared with the policy, and nothing
     /// is known of what booted.
     pub identity_alone: bool,
@@ -64,6 +67,7 @@ pub fn appraise(
 ) -> Result<DataResult, DataRefusal> {
     check_label(&data, demand)?;
     let mut reasons = check_evidence_age(&data, demand);
+    reasons.extend(check_delay(&data, demand));
     let attestation = match (&mut data.source, policy) {
         (VerifiedSource::Vm { chain, evidence }, PolicyAbout::Vms(policy)) => {
             reasons.extend(check_vm(chain, &data.anchors, data.verified_at, policy));
@@ -106,6 +110,17 @@ fn check_evidence_age(data: &VerifiedData, demand: &Demand) -> Vec<DataReason> {
         (None, None) if !demand.identity_alone => vec![without_evidence()],
         _ => Vec::new(),
     }
+}
+
+fn check_delay(data: &VerifiedData, demand: &Demand) -> Option<DataReason> {
+    let delay = (data.verified_at.as_secs()).saturating_sub(data.label.time);
+    let most = demand.max_delay.filter(|most| delay > *most)?;
+    Some(DataReason {
+        code: "late",
+        text: format!(
+            "the data say that they were signed {delay} s before they were verified; {most} s are allowed"
+        ),
+    })
 }
 
 fn check_label(data: &VerifiedData, demand: &Demand) -> Result<(), DataRefusal> {

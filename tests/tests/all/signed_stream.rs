@@ -92,7 +92,7 @@ fn a_vms_stream_is_signed_in_batches_and_verified_reading_by_reading() -> Result
     fs::write(vm.path("readings"), sent.join("\n") + "\n")?;
     let options = ["--from", "readings", "--to", "stream", "--evidence"];
     vm.stream_signing(&options)?
-        .args(["--batch-readings", "100"])
+        .args(["--batch-readings", "100", "--batch-ms", "3600000"])
         .run()?;
     let fresh = ["--max-evidence-age", "600", "--stream-name", STREAM];
     let said = vm.verify_stream("stream", &fresh)?;
@@ -128,7 +128,7 @@ fn replayed_dropped_reordered_and_altered_batches_of_a_vm_are_told_apart_and_not
     fs::write(vm.path("readings"), lines(0..8).join("\n") + "\n")?;
     let options = ["--from", "readings", "--to", "stream"];
     vm.stream_signing(&options)?
-        .args(["--batch-readings", "2"])
+        .args(["--batch-readings", "2", "--batch-ms", "3600000"])
         .run()?;
     let all = vm.batches("stream")?;
     let [a, b, c, d] = &all[..] else {

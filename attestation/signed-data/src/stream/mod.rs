@@ -16,6 +16,7 @@ mod order;
 mod position;
 mod reading;
 mod refusal;
+mod seen;
 mod statement;
 mod verifier;
 
@@ -26,5 +27,6 @@ pub use reading::{
     MAX_READING, MAX_READINGS, MAX_READINGS_BYTES, ProvenReading, Readings, VerifiedReading,
 };
 pub use refusal::StreamRefusal;
+pub use seen::Seen;
 pub use statement::{BATCH_TYPE, BatchStatement, Link, Span};
-pub use verifier::{BatchResult, StreamVerifier, VerifiedBatch};
+pub use verifier::{BatchEvidence, BatchResult, StreamVerifier, VerifiedBatch};

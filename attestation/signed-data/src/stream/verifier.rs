@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use attestation::{PolicyAbout, Verdict};
+use attestation::evidence::CarriedCrls;
+use attestation::{Evidence, PolicyAbout, Verdict};
 use cert_chain::{Digest32, TrustAnchors};
 use rustls_pki_types::UnixTime;
 
@@ -14,8 +15,9 @@ use crate::stream::order;
 use crate::stream::position::Position;
 use crate::stream::reading::{ProvenReading, Readings};
 use crate::stream::refusal::StreamRefusal;
+use crate::stream::seen::{Passed, Seen};
 use crate::stream::statement::{BatchStatement, Link};
-use crate::verification::VerifiedData;
+use crate::verification::{VerifiedData, VerifiedSource};
 
 /// Takes the batches of one stream in their order, and remembers where it is, in constant memory.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +26,8 @@ pub struct StreamVerifier {
     /// Digests and numbers of the last batches, the newest last.
     recent: VecDeque<(Digest32, u64)>,
     evidence: Option<CarriedEvidence>,
+    /// Revocation lists of the last evidence that had some.
+    lists: CarriedCrls,
     restarts: bool,
     join: bool,
 }
@@ -33,7 +37,20 @@ pub struct StreamVerifier {
 struct CarriedEvidence {
     /// When it was asked for, by the source's clock, in seconds since 1970.
     taken: u64,
+    /// The latest time that a batch since then says: a clock that goes back makes no evidence younger.
+    latest: u64,
     verdict: Verdict,
+}
+
+/// Which evidence counts for a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchEvidence {
+    /// Its own.
+    Own,
+    /// That of an earlier batch, which is worth this. What booted since then is not known.
+    Earlier(Verdict),
+    /// None.
+    None,
 }
 
 /// A batch that its source signed, next in its stream, with the readings that were signed.
@@ -53,7 +70,7 @@ pub struct BatchResult {
     credentials: Credentials,
     restarted: bool,
     evidence_age: Option<u64>,
-    carried: Option<Verdict>,
+    evidence: BatchEvidence,
     reasons: Vec<DataReason>,
 }
 
@@ -74,6 +91,74 @@ impl StreamVerifier {
             recent: [(position.link.digest, position.sequence)].into(),
             last: Some(position),
             ..Self::default()
+        }
+    }
+
+    /// The same where the batches up to the position are there. The evidence of the last that has some is
+    /// verified and appraised anew, and counts for those that follow; if it proves nothing any more, there is
+    /// none. The same goes for the revocation lists that it carries.
+    pub fn after_seen(
+        seen: Seen,
+        policy: &PolicyAbout,
+        anchors: &TrustAnchors,
+        at: UnixTime,
+    ) -> Self {
+        let (position, passed) = seen.into_parts();
+        let mut verifier = Self::after(position);
+        if let Some(passed) = passed {
+            verifier.recall(passed, policy, anchors, at);
+        }
+        verifier
+    }
+
+    fn recall(
+        &mut self,
+        passed: Passed,
+        policy: &PolicyAbout,
+        anchors: &TrustAnchors,
+        at: UnixTime,
+    ) {
+        let Passed { batch, latest, .. } = passed;
+        let Ok((data, credentials)) = self.verify_signature(&batch, anchors, at) else {
+            return;
+        };
+        let label = data.label();
+        let same = |last: &Position| last.key == label.key && last.stream == label.stream;
+        let (Some(taken), true) = (
+            label.evidence.map(|evidence| evidence.taken),
+            self.last.as_ref().is_some_and(same),
+        ) else {
+            return;
+        };
+        self.take_lists(&data, &credentials);
+        let alone = Demand {
+            identity_alone: true,
+            ..Demand::default()
+        };
+        let result = appraise(data, policy, &alone).ok();
+        if let Some(attestation) = result.as_ref().and_then(|result| result.attestation()) {
+            self.evidence = Some(CarriedEvidence {
+                taken,
+                latest,
+                verdict: attestation.verdict(),
+            });
+        }
+    }
+
+    /// Keeps the revocation lists of evidence that was verified. That of devices carries none.
+    fn take_lists(&mut self, data: &VerifiedData, credentials: &Credentials) {
+        let carried = match (data.source(), &credentials.evidence) {
+            (
+                VerifiedSource::Vm {
+                    evidence: Some(_), ..
+                },
+                Some(bytes),
+            ) => Evidence::from_cbor(bytes).ok(),
+            _ => None,
+        };
+        let lists = carried.map(|evidence| evidence.crls);
+        if let Some(lists) = lists.filter(|lists| lists.iter().next().is_some()) {
+            self.lists = lists;
         }
     }
 
@@ -122,7 +207,9 @@ impl StreamVerifier {
         self.recent.push_back((link.digest, data.label().sequence));
         if restarted {
             self.evidence = None;
+            self.lists = CarriedCrls::default();
         }
+        self.take_lists(&data, &credentials);
         self.last = Some(Position {
             link,
             sequence: data.label().sequence,
@@ -143,7 +230,8 @@ impl StreamVerifier {
 
     /// Compares a batch with a policy and a demand, as [`appraise`] does other data. If the demand says how
     /// old evidence may be, that of an earlier batch counts as well: each batch names the one before, so the
-    /// same source signed them all.
+    /// same source signed them all. It says nothing about what that source booted since. How old it is, is the
+    /// source's word too: only together with [`Demand::max_delay`] is it bounded by the verifier's clock.
     pub fn appraise(
         &mut self,
         verified: VerifiedBatch,
@@ -168,15 +256,28 @@ impl StreamVerifier {
         if let Some((evidence, most)) = carried {
             demand.max_evidence_age = None;
             demand.identity_alone = true;
-            evidence_age = time.checked_sub(evidence.taken);
+            let latest = evidence.latest.max(time);
+            evidence_age = (time >= evidence.taken).then(|| latest.saturating_sub(evidence.taken));
             if evidence_age.is_none_or(|age| age > most) {
                 reasons.push(old(evidence_age, most));
             }
         }
         let result = appraise(data, policy, &demand)?;
-        if let (Some(taken), Some(attestation)) = (own, result.attestation()) {
-            let verdict = attestation.verdict();
-            self.evidence = Some(CarriedEvidence { taken, verdict });
+        let evidence = match (own, result.attestation()) {
+            (Some(taken), Some(attestation)) => {
+                self.evidence = Some(CarriedEvidence {
+                    taken,
+                    latest: time,
+                    verdict: attestation.verdict(),
+                });
+                BatchEvidence::Own
+            }
+            _ => carried.map_or(BatchEvidence::None, |(evidence, _)| {
+                BatchEvidence::Earlier(evidence.verdict)
+            }),
+        };
+        if let Some(evidence) = &mut self.evidence {
+            evidence.latest = evidence.latest.max(time);
         }
         Ok(BatchResult {
             result,
@@ -184,7 +285,7 @@ impl StreamVerifier {
             credentials,
             restarted,
             evidence_age,
-            carried: carried.map(|(evidence, _)| evidence.verdict),
+            evidence,
             reasons,
         })
     }
@@ -224,7 +325,11 @@ impl StreamVerifier {
         let credentials = credentials.ok_or(missing)?;
         let to_be_signed = batch.unsigned.to_be_signed.clone();
         let signed: SignedData = to_be_signed.signed(batch.signature, credentials.clone());
-        Ok((signed.verify(None, anchors, at)?, credentials))
+        let verified = match self.lists.iter().next() {
+            None => signed.verify(None, anchors, at),
+            Some(_) => signed.verify(None, &anchors.with_carried(self.lists.iter()), at),
+        };
+        Ok((verified?, credentials))
     }
 
     /// Whether a genuine batch is the next of the stream; and whether the stream begins anew with it.
@@ -334,7 +439,10 @@ impl BatchResult {
             true => self.result.verdict(),
             false => Verdict::Contraindicated,
         };
-        self.carried.map_or(own, |carried| carried.max(own))
+        match self.evidence {
+            BatchEvidence::Earlier(verdict) => verdict.max(own),
+            BatchEvidence::Own | BatchEvidence::None => own,
+        }
     }
 
     /// The batch's label and certificates, held against the policy.
@@ -362,7 +470,13 @@ impl BatchResult {
         self.result.attestation()
     }
 
-    /// How many seconds before the batch was signed the evidence was asked for that counts for it.
+    /// Which evidence counts for it.
+    pub fn evidence(&self) -> BatchEvidence {
+        self.evidence
+    }
+
+    /// How many seconds before the batch was signed the evidence was asked for that counts for it, by the
+    /// source's clock. That of an earlier batch is counted up to the latest time that any since then says.
     pub fn evidence_age(&self) -> Option<u64> {
         self.evidence_age
     }

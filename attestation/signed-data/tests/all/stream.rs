@@ -1,11 +1,12 @@
 //! Streams: format, single readings, and that no byte can be changed.
 
+use attestation::evidence::CarriedCrls;
 use attestation::fixture::{NOW, now};
 use attestation::{Binding, PolicyAbout, Verdict};
 use cert_chain::{Digest32, TpmName};
 use signed_data::stream::{
-    Batch, BatchInput, BatchStatement, InputError, Link, MAX_READING, Position, ProvenReading,
-    Readings, Span, StreamRefusal, StreamVerifier, UnsignedBatch,
+    Batch, BatchEvidence, BatchInput, BatchStatement, InputError, Link, MAX_READING, Position,
+    ProvenReading, Readings, Seen, Span, StreamRefusal, StreamVerifier, UnsignedBatch,
 };
 use signed_data::{
     Content, Credentials, DataRefusal, Demand, EvidenceReference, Label, SignedData, appraise,
@@ -262,13 +263,119 @@ fn evidence_counts_for_the_batches_that_follow_as_long_as_its_age_is_demanded() 
     assert_eq!(verdicts, [good(0), missing]);
 }
 
+#[test]
+fn a_clock_that_goes_back_makes_no_evidence_younger() {
+    let scene = Scene::new();
+    let policy = PolicyAbout::from(scene.host.policy(&scene.vm));
+    let demand = Demand {
+        max_evidence_age: Some(20),
+        ..Demand::default()
+    };
+    let mut verifier = StreamVerifier::new();
+    let mut judge = |batch: Batch| {
+        let verified = verifier.verify(batch, &scene.anchors(), now()).unwrap();
+        let result = verifier.appraise(verified, &policy, &demand).unwrap();
+        (result.verdict(), result.evidence(), result.evidence_age())
+    };
+    let (first, mut after) = with_evidence(&scene);
+    assert_eq!(
+        judge(first),
+        (Verdict::Affirming, BatchEvidence::Own, Some(0))
+    );
+    let mut found = Vec::new();
+    for (sequence, time) in [(8, NOW + 10), (9, NOW + 30), (10, NOW + 10)] {
+        let label = Label {
+            time,
+            ..scene.label(sequence)
+        };
+        let unsigned = batch_with(label, Some(after), &["x"]);
+        after = unsigned.link();
+        found.push(judge(sign(&scene, unsigned, None)));
+    }
+    let earlier = BatchEvidence::Earlier(Verdict::Affirming);
+    let old = (Verdict::Contraindicated, earlier, Some(30));
+    let good = (Verdict::Affirming, earlier, Some(10));
+    assert_eq!(found, [good, old, old]);
+}
+
+#[test]
+fn revocation_lists_that_came_with_evidence_count_for_the_batches_that_follow() {
+    let scene = Scene::new();
+    let text = scene.host.policy_text(&scene.vm) + "\n[revocation]\nmax_crl_age_s = 86400\n";
+    let policy = scene.host.read_policy(&text).unwrap();
+    let anchors = policy.anchors().clone();
+    let policy = PolicyAbout::from(policy);
+    let judged = |revoked: &[&[u8]]| {
+        let list = scene.host.revocation_list(1, 60, revoked).der().to_vec();
+        let (first, after) = with_evidence_carrying(&scene, CarriedCrls::new([list]));
+        let second = sign(&scene, unsigned(&scene, 8, Some(after), &["b"]), None);
+        let mut verifier = StreamVerifier::new();
+        let found = [first, second].map(|batch| {
+            let verified = verifier.verify(batch, &anchors, now())?;
+            let demand = Demand {
+                max_evidence_age: Some(30),
+                ..Demand::default()
+            };
+            let result = verifier.appraise(verified, &policy, &demand)?;
+            Ok::<_, StreamRefusal>(result.verdict())
+        });
+        found.map(|found| found.map_err(|refusal| refusal.code()))
+    };
+    assert_eq!(judged(&[]), [Ok(Verdict::Affirming); 2]);
+    assert_eq!(judged(&[&scene.host.certificate])[0], Err("chain"));
+}
+
+#[test]
+fn only_a_batch_to_which_the_digests_lead_back_vouches_behind_a_position() {
+    let scene = Scene::new();
+    let policy = PolicyAbout::from(scene.host.policy(&scene.vm));
+    let (first, after) = with_evidence(&scene);
+    let second = unsigned(&scene, 8, Some(after), &["b"]);
+    let third = unsigned(&scene, 9, Some(second.link()), &["c"]);
+    let [second, third] = [second, third].map(|batch| sign(&scene, batch, None));
+    let mut verifier = StreamVerifier::new();
+    for batch in [&first, &second] {
+        let verified = verifier.verify(batch.clone(), &scene.anchors(), now());
+        verified.unwrap();
+    }
+    let position = verifier.position().unwrap();
+    let judged = |batches: &[&Batch]| {
+        let mut seen = Seen::up_to(position.clone());
+        let ends: Vec<_> = (batches.iter())
+            .map(|batch| seen.pass((*batch).clone()))
+            .collect();
+        let mut verifier = StreamVerifier::after_seen(seen, &policy, &scene.anchors(), now());
+        let verified = verifier.verify(third.clone(), &scene.anchors(), now());
+        let demand = Demand {
+            max_evidence_age: Some(30),
+            ..Demand::default()
+        };
+        let result = verifier.appraise(verified.unwrap(), &policy, &demand);
+        (ends.last().copied(), result.unwrap().evidence())
+    };
+    let earlier = BatchEvidence::Earlier(Verdict::Affirming);
+    assert_eq!(judged(&[&first, &second]), (Some(true), earlier));
+    // Another beginning, nothing between, and no batch of the position.
+    let (other, _) = with_evidence(&scene);
+    assert_eq!(
+        judged(&[&other, &second]),
+        (Some(true), BatchEvidence::None)
+    );
+    assert_eq!(judged(&[&second]), (Some(true), BatchEvidence::None));
+    assert_eq!(judged(&[&first]), (Some(false), BatchEvidence::None));
+}
+
 /// A first batch with evidence for it.
 fn with_evidence(scene: &Scene) -> (Batch, Link) {
+    with_evidence_carrying(scene, CarriedCrls::default())
+}
+
+fn with_evidence_carrying(scene: &Scene, lists: CarriedCrls) -> (Batch, Link) {
     let mut label = scene.label(7);
     let statement = unsigned(scene, 7, None, &["a"]).content().digest();
     let nonce = evidence_nonce(&label.key, label.sequence, &statement).unwrap();
     let evidence = scene.host.evidence(&scene.vm, &nonce, Binding::None);
-    let evidence = evidence.to_cbor();
+    let evidence = evidence.carrying(lists).to_cbor();
     label.evidence = Some(EvidenceReference {
         digest: Digest32::of(&evidence),
         taken: NOW,

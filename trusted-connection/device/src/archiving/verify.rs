@@ -86,6 +86,7 @@ impl DemandOptions {
             after: None,
             max_evidence_age: self.max_evidence_age,
             identity_alone: self.identity_alone,
+            max_delay: None,
         }
     }
 }

@@ -45,6 +45,9 @@ pub(crate) struct VerifyData {
     /// The most seconds before the signature that their evidence may have been taken.
     #[arg(long, value_name = "SECONDS", conflicts_with = "identity_alone")]
     max_evidence_age: Option<u64>,
+    /// The most seconds ago that they may say that they were signed: for who verifies data as they come.
+    #[arg(long, value_name = "SECONDS")]
+    max_delay: Option<u64>,
     /// Take data without evidence too: it is known who signed them, and not what had booted there.
     #[arg(long)]
     identity_alone: bool,
@@ -64,11 +67,11 @@ impl VerifyData {
     pub(crate) fn run(&self) -> Result<Outcome> {
         let policy = policy_files::load_about_either(&self.policy)
             .with_context(|| format!("the policy {} cannot be used", self.policy.display()))?;
-        let lists = self.crls.open()?.for_verification();
-        let anchors = anchors_of(&policy)?.with_lists(&lists);
+        let crls = self.crls.open()?;
         if self.stream.stream {
-            return stream::verify(self, &policy, &anchors);
+            return stream::verify(self, &policy, &crls);
         }
+        let anchors = anchors_of(&policy)?.with_lists(&crls.for_verification());
         let file = self.signed.display();
         let bytes = read_bounded(&self.signed, MAX_SIGNED_DATA.max(ProvenReading::MAX))
             .with_context(|| format!("{file} cannot be read"))?;
@@ -132,6 +135,7 @@ impl VerifyData {
             stream: self.stream_name.clone(),
             after: self.after,
             max_evidence_age: self.max_evidence_age,
+            max_delay: self.max_delay,
             identity_alone: self.identity_alone,
         }
     }

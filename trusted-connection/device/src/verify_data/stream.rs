@@ -1,8 +1,10 @@
 //! `vrot-device verify-data --stream`: readings that are signed batch by batch.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Read, Write as _};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -14,11 +16,15 @@ use durable_file::{Existing, OutputFile};
 use printable::{Printable, printable_json};
 use serde_json::{Value, json};
 use signed_data::stream::{
-    Batch, BatchInput, BatchResult, MAX_POSITION, Position, StreamRefusal, StreamVerifier,
+    Batch, BatchEvidence, BatchInput, BatchResult, MAX_POSITION, Position, Seen, StreamRefusal,
+    StreamVerifier,
 };
+use trusted_connection::crl_files::CrlFiles;
 
-use super::VerifyData;
-use super::telling::{reading_to_json, refusal_to_json, refusal_to_text, rfc3339, source_to_json};
+use super::telling::{
+    evidence_to_text, reading_to_json, refusal_to_json, refusal_to_text, rfc3339, source_to_json,
+};
+use super::{VerifyData, anchors_of};
 use crate::command_line::say;
 use crate::outcome::Outcome;
 use crate::tree::{Colour, mark};
@@ -34,7 +40,8 @@ pub(super) struct StreamOptions {
     /// written anew with each batch. The stream begins if there is no such file.
     #[arg(long, value_name = "FILE", requires = "stream")]
     position: Option<PathBuf>,
-    /// Pass over batches up to the kept position, instead of refusing them as replayed.
+    /// Pass over batches up to the kept position, instead of refusing them as replayed. The evidence of the
+    /// last that has some counts for those that follow.
     #[arg(long, requires = "position")]
     skip_seen: bool,
     /// Take a stream up in its middle, whatever came before.
@@ -55,7 +62,10 @@ pub(super) struct StreamOptions {
 struct Run<'a> {
     command: &'a VerifyData,
     policy: &'a PolicyAbout,
-    anchors: &'a TrustAnchors,
+    roots: &'a TrustAnchors,
+    crls: &'a CrlFiles,
+    /// What follows in the input is there: nothing has to be waited for.
+    whole: bool,
     verifier: StreamVerifier,
     batches: u64,
     readings: u64,
@@ -68,17 +78,24 @@ struct Run<'a> {
 pub(super) fn verify(
     command: &VerifyData,
     policy: &PolicyAbout,
-    anchors: &TrustAnchors,
+    crls: &CrlFiles,
 ) -> Result<Outcome> {
     let options = &command.stream;
+    let roots = anchors_of(policy)?;
+    let _lock = options.position.as_deref().map(lock).transpose()?;
     let known = (options.position.as_deref()).map_or(Ok(None), read_position)?;
-    let mut input = BatchInput::new(open(&command.signed)?);
-    if let Some(known) = known.as_ref().filter(|_| options.skip_seen) {
-        skip(&mut input, known)?;
-    }
-    let (mut verifier, resumed) = match known {
-        Some(position) => (StreamVerifier::after(position), true),
-        None => (StreamVerifier::new(), false),
+    let file = open(&command.signed)?;
+    let whole = (file.metadata()).is_ok_and(|metadata| metadata.is_file());
+    let mut input = BatchInput::new(BufReader::new(file));
+    let skipped = known.is_some() && options.skip_seen;
+    let mut verifier = match known {
+        Some(position) if skipped => {
+            let seen = skip(&mut input, position)?;
+            let anchors = roots.with_lists(&crls.for_verification());
+            StreamVerifier::after_seen(seen, policy, &anchors, command.at())
+        }
+        Some(position) => StreamVerifier::after(position),
+        None => StreamVerifier::new(),
     };
     if options.allow_restarts {
         verifier = verifier.allow_restarts();
@@ -89,7 +106,9 @@ pub(super) fn verify(
     let mut run = Run {
         command,
         policy,
-        anchors,
+        roots,
+        crls,
+        whole,
         verifier,
         batches: 0,
         readings: 0,
@@ -98,7 +117,7 @@ pub(super) fn verify(
         refusal: None,
     };
     let verdict = run.all(&mut input)?;
-    if run.batches == 0 && verdict == Verdict::Affirming && !resumed {
+    if run.batches == 0 && verdict == Verdict::Affirming && !skipped {
         bail!("{} has no batch of a stream", command.signed.display());
     }
     run.end(verdict)?;
@@ -110,7 +129,7 @@ pub(super) fn verify(
 
 impl Run<'_> {
     /// Batch by batch, until one is less than affirming.
-    fn all(&mut self, input: &mut BatchInput<Box<dyn Read>>) -> Result<Verdict> {
+    fn all(&mut self, input: &mut BatchInput<impl Read>) -> Result<Verdict> {
         while let Some(batch) = input.next() {
             match self.judge(batch?) {
                 Ok(result) => {
@@ -122,9 +141,11 @@ impl Run<'_> {
                     self.keep(&result)?;
                 }
                 Err(refusal) => {
-                    let following = input.by_ref().map_while(Result::ok);
-                    let at = self.command.at();
-                    let refusal = self.verifier.explain(refusal, following, self.anchors, at);
+                    // Who drops a batch must not be able to hold back that this is told.
+                    let refusal = match self.whole {
+                        true => self.explain(refusal, input),
+                        false => refusal,
+                    };
                     match self.command.json {
                         true => say_line(&refusal_to_json(&refusal))?,
                         false => say(&refusal_to_text(&refusal))?,
@@ -139,9 +160,20 @@ impl Run<'_> {
 
     fn judge(&mut self, batch: Batch) -> Result<BatchResult, StreamRefusal> {
         let at = self.command.at();
-        let verified = self.verifier.verify(batch, self.anchors, at)?;
+        let verified = self.verifier.verify(batch, &self.anchors(), at)?;
         let demand = self.command.demand();
         self.verifier.appraise(verified, self.policy, &demand)
+    }
+
+    fn explain(&self, refusal: StreamRefusal, input: &mut BatchInput<impl Read>) -> StreamRefusal {
+        let following = input.map_while(Result::ok);
+        let at = self.command.at();
+        (self.verifier).explain(refusal, following, &self.anchors(), at)
+    }
+
+    /// With the revocation lists as their files have them now.
+    fn anchors(&self) -> TrustAnchors {
+        self.roots.with_lists(&self.crls.for_verification())
     }
 
     /// Prints a batch; its readings only if it is affirmed.
@@ -155,27 +187,14 @@ impl Run<'_> {
             for (number, reading) in readings.into_iter().flatten() {
                 lines.push_str(&line(&reading_to_json(number, reading)));
             }
-            return self.deliver(&lines);
+            return deliver(&lines);
         }
         let mut text = batch_to_text(result);
         for (number, reading) in readings.into_iter().flatten() {
             let shown = String::from_utf8_lossy(reading);
             let _ = writeln!(text, "  {number} {}", Printable(&shown));
         }
-        self.deliver(&text)
-    }
-
-    /// Prints readings. Who closes its end has read what it wanted, but for one that goes on another time:
-    /// what it did not read is not to be behind the position.
-    fn deliver(&self, text: &str) -> Result<()> {
-        match self.command.stream.position {
-            None => say(text),
-            Some(_) => {
-                let mut out = io::stdout().lock();
-                (out.write_all(text.as_bytes()).and_then(|()| out.flush()))
-                    .context("the readings cannot be written to standard output")
-            }
-        }
+        deliver(&text)
     }
 
     /// What is done with a batch that was printed.
@@ -194,8 +213,11 @@ impl Run<'_> {
             self.taken = true;
         }
         if let (Some(path), Some(position)) = (&options.position, self.verifier.position()) {
-            durable_file::replace(path, &position.to_cbor(), 0o600)
-                .with_context(|| format!("the position {} cannot be written", path.display()))?;
+            let cannot = || format!("the position {} cannot be written", path.display());
+            let mut file =
+                OutputFile::create(path, 0o600, Existing::Replace).with_context(cannot)?;
+            file.write_all(&position.to_cbor()).with_context(cannot)?;
+            file.finish().with_context(cannot)?;
         }
         Ok(())
     }
@@ -218,6 +240,14 @@ impl Run<'_> {
     }
 }
 
+/// Prints readings. Nobody has verified what could not be printed: it is not to be behind the position, and a
+/// stream that nobody reads is not read to its end.
+fn deliver(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    (out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+        .context("the readings cannot be written to standard output")
+}
+
 fn batch_to_json(result: &BatchResult) -> Value {
     let (data, statement) = (result.data(), result.statement());
     let label = data.label();
@@ -234,14 +264,24 @@ fn batch_to_json(result: &BatchResult) -> Value {
         "taken_from_ms": statement.span.from,
         "taken_to_ms": statement.span.to,
         "began_anew": result.restarted(),
+        "evidence": evidence_of(result),
         "evidence_age_s": result.evidence_age(),
         "reasons": reasons
             .map(|reason| json!({ "code": reason.code, "text": reason.text }))
             .collect::<Vec<_>>(),
+        "attestation": result.attestation().map(|attestation| attestation.to_json()),
     } })
 }
 
-/// One line for the batch, and one for each reason.
+fn evidence_of(result: &BatchResult) -> &'static str {
+    match result.evidence() {
+        BatchEvidence::Own => "own",
+        BatchEvidence::Earlier(_) => "earlier",
+        BatchEvidence::None => "none",
+    }
+}
+
+/// One line for the batch, one for each reason, and what its evidence showed.
 fn batch_to_text(result: &BatchResult) -> String {
     let (label, statement) = (result.data().label(), result.statement());
     let (number, time) = (label.sequence, rfc3339(label.time));
@@ -251,6 +291,10 @@ fn batch_to_text(result: &BatchResult) -> String {
         "batch {number} of {}, signed at {time}: readings {from} to {to}",
         Printable(&source)
     );
+    let _ = write!(text, "; evidence: {}", evidence_of(result));
+    if let Some(age) = result.evidence_age() {
+        let _ = write!(text, ", {age} s old");
+    }
     if result.restarted() {
         text.push_str("; the stream begins anew");
     }
@@ -260,14 +304,24 @@ fn batch_to_text(result: &BatchResult) -> String {
         let (why, code) = (Printable(&reason.text), reason.code);
         let _ = writeln!(text, "{mark} {why} ({code})");
     }
+    if let BatchEvidence::Earlier(verdict) = result.evidence()
+        && verdict != Verdict::Affirming
+    {
+        let _ = writeln!(
+            text,
+            "{mark} the evidence of the earlier batch is {verdict}"
+        );
+    }
+    text.push_str(&evidence_to_text(result.attestation()));
     text
 }
 
 /// Batches up to the one that was verified last.
-fn skip(input: &mut BatchInput<Box<dyn Read>>, known: &Position) -> Result<()> {
-    for batch in input.by_ref() {
-        if batch?.link() == known.link {
-            return Ok(());
+fn skip(input: &mut BatchInput<impl Read>, known: Position) -> Result<Seen> {
+    let mut seen = Seen::up_to(known);
+    for batch in input {
+        if seen.pass(batch?) {
+            return Ok(seen);
         }
     }
     bail!("the batch up to which the stream was verified is not in it");
@@ -285,12 +339,37 @@ fn read_position(path: &Path) -> Result<Option<Position>> {
     Ok(Some(position))
 }
 
-fn open(path: &Path) -> Result<Box<dyn Read>> {
-    if path == Path::new("-") {
-        return Ok(Box::new(io::stdin().lock()));
+/// Keeps other runs from the same position: each would go on from where it was, and the last would have its
+/// say. The position itself is replaced, so that the lock is on a file beside it.
+fn lock(position: &Path) -> Result<File> {
+    let mut path = position.to_owned().into_os_string();
+    path.push(".lock");
+    let path = PathBuf::from(path);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("{} cannot be opened", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another run keeps its position in {}: end that one first, or name another file",
+            position.display()
+        ),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("{} cannot be locked", path.display()))
+        }
     }
-    let file = File::open(path).with_context(|| format!("{} cannot be opened", path.display()))?;
-    Ok(Box::new(BufReader::new(file)))
+}
+
+fn open(path: &Path) -> Result<File> {
+    let file = match path == Path::new("-") {
+        true => io::stdin().as_fd().try_clone_to_owned().map(File::from),
+        false => File::open(path),
+    };
+    file.with_context(|| format!("{} cannot be opened", path.display()))
 }
 
 fn line(value: &Value) -> String {

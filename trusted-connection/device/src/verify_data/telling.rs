@@ -126,7 +126,14 @@ pub(crate) fn result_to_text(result: &DataResult) -> String {
         let (why, code) = (Printable(&reason.text), reason.code);
         let _ = writeln!(text, "{mark} {why} ({code})");
     }
-    for (layer, found) in result.attestation().map(layers).unwrap_or_default() {
+    text.push_str(&evidence_to_text(result.attestation()));
+    text
+}
+
+/// What the evidence showed, layer by layer.
+pub(super) fn evidence_to_text(evidence: Option<&EvidenceResult>) -> String {
+    let mut text = String::new();
+    for (layer, found) in evidence.map(layers).unwrap_or_default() {
         let _ = writeln!(text, "{layer} by the evidence: {}", found.verdict());
         for reason in found.reasons() {
             let (why, code) = (Printable(&reason.text), reason.code);

@@ -12,5 +12,6 @@ mod by_hand;
 mod connections;
 mod proxy;
 mod rounds;
+mod streams;
 mod support;
 mod verify;

@@ -7,3 +7,5 @@ mod program;
 mod records;
 mod scene;
 mod years;
+
+pub(crate) use scene::fixed;

@@ -262,7 +262,7 @@ pub(super) fn time(seconds: u64) -> UnixTime {
 }
 
 /// Two scalars, of a signature in DER.
-pub(super) fn fixed(key: &KeyPair, message: &[u8]) -> [u8; 64] {
+pub(crate) fn fixed(key: &KeyPair, message: &[u8]) -> [u8; 64] {
     let der = key.sign(message).unwrap();
     let mut fixed = [0; 64];
     let mut at = 2;
