@@ -248,10 +248,15 @@ impl RevocationLists {
             .max_by_key(|list| (list.number(), list.this_update().as_secs()));
         let facts = then.map(|list| ListFacts::of(list));
         let status = match (demand, facts) {
-            (RevocationDemand::NotAsked, Some(facts)) if facts.is_valid(at).is_ok() => {
-                RevocationStatus::NotListed(facts)
+            // Where none is demanded, a list from later tells as much, and more.
+            (RevocationDemand::NotAsked, facts) => {
+                let later = (of_issuer.iter())
+                    .filter(|list| list.this_update() > at)
+                    .max_by_key(|list| (list.number(), list.this_update().as_secs()));
+                let then = facts.filter(|facts| facts.is_valid(at).is_ok());
+                let best = later.map(|list| ListFacts::of(list)).or(then);
+                best.map_or(RevocationStatus::NotAsked, RevocationStatus::NotListed)
             }
-            (RevocationDemand::NotAsked, _) => RevocationStatus::NotAsked,
             (RevocationDemand::Listed { max_age }, Some(facts)) => {
                 facts.is_valid(at)?;
                 facts.is_fresh(max_age, at)?;
@@ -297,6 +302,19 @@ impl RevocationStatus {
                 facts.is_valid(at).is_ok() && facts.is_fresh(max_age, at).is_ok()
             }
             (RevocationDemand::Listed { .. }, Self::NotAsked) => false,
+        }
+    }
+
+    /// Of two certificates of one path: nothing, if nothing is known of one, and else the older list.
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::NotListed(one), Self::NotListed(other)) => {
+                Self::NotListed(match one.this_update <= other.this_update {
+                    true => one,
+                    false => other,
+                })
+            }
+            _ => Self::NotAsked,
         }
     }
 }

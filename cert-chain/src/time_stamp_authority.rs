@@ -5,7 +5,7 @@ use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsag
 
 use crate::path::{ChainError, ChainMember, refusal, root_of};
 use crate::profile::Fields;
-use crate::revocation::CheckedRevocation;
+use crate::revocation::{CheckedRevocation, RevocationStatus};
 use crate::serial::CertificateSerial;
 use crate::signature_algorithms;
 use crate::trust_anchors::TrustAnchors;
@@ -19,6 +19,7 @@ pub struct VerifiedTimeStampAuthority {
     name: String,
     certificate: Vec<u8>,
     not_after: UnixTime,
+    revocation: RevocationStatus,
 }
 
 /// `id-kp-timeStamping`, 1.3.6.1.5.5.7.3.8.
@@ -65,6 +66,7 @@ impl VerifiedTimeStampAuthority {
             .map(|certificate| certificate.der())
             .collect();
         let mut not_after = root.validity.not_after;
+        let mut revocation = None;
         let mut below = own.clone();
         let issuers = above.iter().map(Some).chain([None]);
         for issuer in issuers {
@@ -76,6 +78,10 @@ impl VerifiedTimeStampAuthority {
             };
             let checked = check_revocation(&fields, &anchor, anchors, at)?;
             not_after = checked.limit(not_after.min(fields.not_after()));
+            revocation = Some(match revocation {
+                None => checked.status().clone(),
+                Some(below) => checked.status().clone().and(below),
+            });
             if let Some(issuer) = issuer {
                 below = issuer.clone();
             }
@@ -85,6 +91,7 @@ impl VerifiedTimeStampAuthority {
             name: fields.subject_text(),
             certificate: certificate.to_vec(),
             not_after,
+            revocation: revocation.unwrap_or(RevocationStatus::NotAsked),
         })
     }
 
@@ -96,6 +103,12 @@ impl VerifiedTimeStampAuthority {
     /// Until when everything up to the root is valid, and known to be. Tokens have to be renewed before.
     pub fn not_after(&self) -> UnixTime {
         self.not_after
+    }
+
+    /// What is known about the revocation of the authority and of those between it and the root: the oldest of
+    /// the lists of all of their issuers.
+    pub fn revocation(&self) -> &RevocationStatus {
+        &self.revocation
     }
 
     /// Verifies a signature of the authority's key. `algorithm` are the contents of an `AlgorithmIdentifier`

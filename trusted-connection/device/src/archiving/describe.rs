@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use archive::records::Records;
 use archive::{VerifiedArchive, VerifiedTimeStamp};
 use attestation::Verdict;
+use cert_chain::RevocationStatus;
 use printable::{Printable, WithCauses};
 use serde_json::{Value, json};
 
@@ -115,12 +116,26 @@ pub(super) fn stamp_to_json(stamp: &VerifiedTimeStamp) -> Value {
         "before": rfc3339(stamp.before().as_secs()),
         "authority": stamp.authority().name(),
         "hash": stamp.imprint().algorithm().name(),
+        "revocation": match stamp.authority().revocation() {
+            RevocationStatus::NotAsked => Value::Null,
+            RevocationStatus::NotListed(list) => json!({
+                "crl_number": list.number.to_string(),
+                "crl_this_update": rfc3339(list.this_update.as_secs()),
+            }),
+        },
     })
 }
 
 pub(super) fn before(what: &str, stamp: &VerifiedTimeStamp) -> String {
     let (time, authority) = (rfc3339(stamp.before().as_secs()), stamp.authority().name());
-    format!("{what} before {time}, says {authority}")
+    let revocation = match stamp.authority().revocation() {
+        RevocationStatus::NotAsked => "whether it was revoked is not known".to_owned(),
+        RevocationStatus::NotListed(list) => {
+            let made = rfc3339(list.this_update.as_secs());
+            format!("not revoked by the list of {made}")
+        }
+    };
+    format!("{what} before {time}, says {authority} ({revocation})")
 }
 
 pub(super) fn said(text: &mut String, name: &str, value: &str) {

@@ -233,6 +233,13 @@ fn an_authority_counts_until_its_list_says_otherwise(keys: Keys) {
         (0, &"affirming".into()),
         "{told:#}"
     );
+    let listed = &told["time"]["archived"]["revocation"]["crl_this_update"];
+    assert!(
+        listed.as_str().unwrap().starts_with("2026-07-01T01:"),
+        "{told:#}"
+    );
+    let (_, told) = scene.verify(at, "first.pem", "");
+    assert!(told["time"]["archived"]["revocation"].is_null(), "{told:#}");
     let (status, told) = scene.verify(at, "first.pem", " --crl revoked.crl");
     assert_eq!(
         (status, &told["refusal"]["code"]),
