@@ -137,7 +137,7 @@ fn a_domains_vrot_comes_with_its_first_start_and_goes_with_its_undefinition() ->
 
 #[test]
 fn a_domain_without_a_vrot_is_refused_with_the_remedy() -> Result<()> {
-    let hooked = Hooked::set("libvirt-hook-refusals", "")?;
+    let mut hooked = Hooked::set("libvirt-hook-refusals", "")?;
     let (vm, plain) = (Uuid::new_v4(), Uuid::new_v4());
     let libvirt = &hooked.libvirt;
     hooked.define("vm", vm, None)?;
@@ -178,14 +178,11 @@ fn a_domain_without_a_vrot_is_refused_with_the_remedy() -> Result<()> {
     assert_eq!(vrots(&hooked.scene.host)?, [""; 0]);
 
     // One that has nothing to do with us starts without a manager.
-    let Hooked { libvirt, scene, .. } = hooked;
-    let mut scene = scene;
-    let file = scene.run.join("plain.xml");
-    fs::write(&file, xml("plain", plain, &scene.run.join("plain.qcow2")))?;
+    let file = hooked.scene.run.join("plain.xml");
+    let disk = hooked.scene.run.join("plain.qcow2");
+    fs::write(&file, xml("plain", plain, &disk))?;
     libvirt.virsh(&["define", file.to_str().context("a path of text")?])?;
-    scene
-        .host
-        .without_manager(|| libvirt.virsh(&["start", "plain"]))?;
+    (hooked.scene.host).without_manager(|| hooked.libvirt.virsh(&["start", "plain"]))?;
     Ok(())
 }
 
