@@ -98,12 +98,9 @@ impl TlsKeyStatement {
     pub fn verify(&self, attestation_key: &AttestationKey) -> Result<TlsKey, CertificationError> {
         let area = PublicArea::parse(&self.public).map_err(CertificationError::Key)?;
         let key = TlsKey::try_from(area).map_err(CertificationError::Attributes)?;
-        let attest = certification(&self.attest, &self.signature, &key.name(), attestation_key)?;
-        // What is said beside the key says what the statement is for; here it is nothing.
-        match attest.extra_data.is_empty() {
-            true => Ok(key),
-            false => Err(CertificationError::OtherPurpose),
-        }
+        let (attest, signature) = (&self.attest, &self.signature);
+        check(attest, signature, &key.name(), &[], attestation_key)?;
+        Ok(key)
     }
 }
 
@@ -113,12 +110,16 @@ impl DataKeyStatement {
     pub fn verify(&self, attestation_key: &AttestationKey) -> Result<DataKey, CertificationError> {
         let area = PublicArea::parse(&self.public).map_err(CertificationError::Key)?;
         let key = DataKey::try_from(area).map_err(CertificationError::Attributes)?;
-        let attest = certification(&self.attest, &self.signature, &key.name(), attestation_key)?;
-        let said: &[u8] = attest.extra_data.as_ref();
-        match said == data_key_qualifying_data().as_bytes() {
-            true => Ok(key),
-            false => Err(CertificationError::OtherPurpose),
-        }
+        let (attest, signature) = (&self.attest, &self.signature);
+        let purpose = data_key_qualifying_data();
+        check(
+            attest,
+            signature,
+            &key.name(),
+            purpose.as_bytes(),
+            attestation_key,
+        )?;
+        Ok(key)
     }
 }
 
@@ -131,22 +132,28 @@ impl ConfirmationKeyStatement {
     ) -> Result<ConfirmationKey, CertificationError> {
         let area = PublicArea::parse(&self.public).map_err(CertificationError::Key)?;
         let key = ConfirmationKey::try_from(area).map_err(CertificationError::Attributes)?;
-        let attest = certification(&self.attest, &self.signature, &key.name(), attestation_key)?;
-        let said: &[u8] = attest.extra_data.as_ref();
-        match said == confirmation_key_qualifying_data().as_bytes() {
-            true => Ok(key),
-            false => Err(CertificationError::OtherPurpose),
-        }
+        let (attest, signature) = (&self.attest, &self.signature);
+        let purpose = confirmation_key_qualifying_data();
+        check(
+            attest,
+            signature,
+            &key.name(),
+            purpose.as_bytes(),
+            attestation_key,
+        )?;
+        Ok(key)
     }
 }
 
-/// What the TPM signed when it certified the key with this name.
-fn certification(
+/// Checks that the TPM certified the key with this name, for this purpose: what is said beside the key, and
+/// nothing for TLS.
+fn check(
     attest: &[u8],
     signature: &[u8],
     key: &TpmName,
+    purpose: &[u8],
     attestation_key: &AttestationKey,
-) -> Result<TpmsAttest, CertificationError> {
+) -> Result<(), CertificationError> {
     let attest = verify_signature(attest, signature, attestation_key)
         .map_err(CertificationError::Signature)?;
     let (attest, rest) = TpmsAttest::unmarshal(attest).map_err(CertificationError::Malformed)?;
@@ -160,5 +167,9 @@ fn certification(
     if name != key.as_bytes() {
         return Err(CertificationError::OtherKey);
     }
-    Ok(attest)
+    let said: &[u8] = attest.extra_data.as_ref();
+    match said == purpose {
+        true => Ok(()),
+        false => Err(CertificationError::OtherPurpose),
+    }
 }

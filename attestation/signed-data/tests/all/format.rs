@@ -8,7 +8,8 @@ use rcgen::PublicKeyData;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use signed_data::{Content, FormatError, MAX_ATTACHED, SignedData, ToBeSigned};
 
-use crate::scene::{DATA, Scene, fixed};
+use crate::scene::{DATA, Scene};
+use attestation::fixture::sign_fixed;
 
 #[test]
 fn another_implementation_of_cose_verifies_what_we_sign() {
@@ -53,7 +54,7 @@ fn we_verify_what_another_implementation_of_cose_signs() {
         .protected(protected)
         .unprotected(template.unprotected)
         .payload(DATA.to_vec())
-        .create_signature(&[], |message| fixed(&scene.key, message).to_vec())
+        .create_signature(&[], |message| sign_fixed(&scene.key, message).to_vec())
         .build();
     let read = SignedData::from_cbor(&made.to_tagged_vec().unwrap()).unwrap();
     let verified = read.verify(None, &scene.anchors(), now()).unwrap();

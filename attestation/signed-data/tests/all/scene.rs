@@ -1,11 +1,13 @@
 //! A VM and a device whose keys are in software, and what they sign.
 
 use attestation::device::fixture::FixtureDevice;
-use attestation::fixture::{Host, NOW, TLS, Vm, certification, sign, signing_area_with};
+use attestation::fixture::{
+    Host, NOW, TLS, Vm, certification, sign, sign_fixed, signing_area_with,
+};
 use attestation::{Binding, DataKeyStatement, Nonce, data_key_qualifying_data};
 use cert_chain::template::DATA_KEY_POLICY;
 use cert_chain::{Digest32, Issuer, PublicArea, TrustAnchors};
-use rcgen::{KeyPair, SigningKey};
+use rcgen::KeyPair;
 use signed_data::{
     Certificates, Content, Credentials, EvidenceReference, Label, SignedData, Source, ToBeSigned,
     evidence_nonce,
@@ -210,7 +212,7 @@ pub(crate) fn signed_by(
     credentials: Credentials,
 ) -> SignedData {
     let unsigned = ToBeSigned::new(label, content).unwrap();
-    let signature = fixed(key, &unsigned_message(&unsigned));
+    let signature = sign_fixed(key, &unsigned_message(&unsigned));
     unsigned.signed(signature, credentials)
 }
 
@@ -219,20 +221,4 @@ fn unsigned_message(unsigned: &ToBeSigned) -> Vec<u8> {
     let message = unsigned.message();
     assert_eq!(Digest32::of(&message), unsigned.digest());
     message
-}
-
-/// Two scalars, of a signature in DER.
-pub(crate) fn fixed(key: &KeyPair, message: &[u8]) -> [u8; 64] {
-    let der = key.sign(message).unwrap();
-    let mut fixed = [0; 64];
-    let mut at = 2;
-    for scalar in 0..2 {
-        let length = usize::from(der[at + 1]);
-        let bytes = &der[at + 2..at + 2 + length];
-        let bytes = &bytes[length.saturating_sub(32)..];
-        let end = 32 * (scalar + 1);
-        fixed[end - bytes.len()..end].copy_from_slice(bytes);
-        at += 2 + length;
-    }
-    fixed
 }

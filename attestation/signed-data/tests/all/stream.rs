@@ -13,7 +13,8 @@ use signed_data::{
     evidence_nonce,
 };
 
-use crate::scene::{Scene, fixed};
+use crate::scene::Scene;
+use attestation::fixture::sign_fixed;
 
 /// Readings with these texts.
 pub(crate) fn readings(texts: &[&str]) -> Readings {
@@ -43,7 +44,7 @@ pub(crate) fn sign(
     unsigned: UnsignedBatch,
     credentials: Option<Credentials>,
 ) -> Batch {
-    let signature = fixed(&scene.key, &unsigned.message());
+    let signature = sign_fixed(&scene.key, &unsigned.message());
     unsigned.signed(signature, credentials)
 }
 

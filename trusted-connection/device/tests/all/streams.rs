@@ -20,7 +20,7 @@ use signed_data::{Certificates, Credentials, EvidenceReference, Label, Source, e
 use tempfile::TempDir;
 use test_support::deadline::wait_for;
 
-use crate::archives::fixed;
+use attestation::fixture::sign_fixed;
 
 /// When the first batch is signed ([`NOW`]), and later.
 const SIGNED: &str = "2026-06-01T00:00:00Z";
@@ -119,7 +119,7 @@ impl Scene {
             });
             let unsigned = UnsignedBatch::new(label, statement, readings).unwrap();
             after = Some(unsigned.link());
-            let signature = fixed(&self.key, &unsigned.message());
+            let signature = sign_fixed(&self.key, &unsigned.message());
             let credentials = evidence.map(|evidence| credentials(Some(evidence.into())));
             batches.push(unsigned.signed(signature, credentials));
         }

@@ -11,7 +11,8 @@ use signed_data::{
     evidence_nonce,
 };
 
-use super::scene::{DATA, DAY, HOUR, SIGNED, Scene, fixed};
+use super::scene::{DATA, DAY, HOUR, SIGNED, Scene};
+use attestation::fixture::sign_fixed;
 
 /// A device of the scene's issuer, its policy, and what it signed in place of the VM.
 fn with_device(scene: &Scene) -> FixtureDevice {
@@ -47,7 +48,7 @@ fn with_device(scene: &Scene) -> FixtureDevice {
         evidence: Some(evidence.into()),
     };
     let unsigned = ToBeSigned::new(label, content).unwrap();
-    let signature = fixed(&key, &unsigned.message());
+    let signature = sign_fixed(&key, &unsigned.message());
     let signed = unsigned.signed(signature, credentials);
     scene.write("reading.signed", &signed.to_cbor());
     scene.write("policy.toml", device.policy_text().as_bytes());

@@ -7,5 +7,3 @@ mod program;
 mod records;
 mod scene;
 mod years;
-
-pub(crate) use scene::fixed;

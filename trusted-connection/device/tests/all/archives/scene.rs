@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
-use attestation::fixture::{Host, NOW, TLS, Vm, certification, sign, signing_area_with};
+use attestation::fixture::{
+    Host, NOW, TLS, Vm, certification, sign, sign_fixed, signing_area_with,
+};
 use attestation::{Binding, DataKeyStatement, data_key_qualifying_data};
 use cert_chain::crl::RevocationReason;
 use cert_chain::profile::{CrlSpec, RevokedCertificate};
 use cert_chain::template::DATA_KEY_POLICY;
 use cert_chain::{CertificateSerial, Digest32, PublicArea, Validity};
-use rcgen::{KeyPair, SigningKey};
+use rcgen::KeyPair;
 use rustls_pki_types::UnixTime;
 use serde_json::Value;
 use signed_data::{
@@ -109,7 +111,7 @@ impl Scene {
             evidence: Some(evidence.into()),
         };
         let unsigned = ToBeSigned::new(label, content).unwrap();
-        let signature = fixed(&self.key, &unsigned.message());
+        let signature = sign_fixed(&self.key, &unsigned.message());
         unsigned.signed(signature, credentials)
     }
 
@@ -259,20 +261,4 @@ impl Ended {
 
 pub(super) fn time(seconds: u64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(seconds))
-}
-
-/// Two scalars, of a signature in DER.
-pub(crate) fn fixed(key: &KeyPair, message: &[u8]) -> [u8; 64] {
-    let der = key.sign(message).unwrap();
-    let mut fixed = [0; 64];
-    let mut at = 2;
-    for scalar in 0..2 {
-        let length = usize::from(der[at + 1]);
-        let bytes = &der[at + 2..at + 2 + length];
-        let bytes = &bytes[length.saturating_sub(32)..];
-        let end = 32 * (scalar + 1);
-        fixed[end - bytes.len()..end].copy_from_slice(bytes);
-        at += 2 + length;
-    }
-    fixed
 }
