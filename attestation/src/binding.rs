@@ -19,6 +19,9 @@ pub enum Binding {
     /// from others.
     #[n(2)]
     Node(#[n(0)] Digest32),
+    /// Data that are signed beside it, of which its challenge is made.
+    #[n(3)]
+    SignedData,
 }
 
 /// What a verifier asks evidence for.
@@ -38,6 +41,8 @@ pub enum Purpose {
         /// The binding to that trust domain.
         binding: Binding,
     },
+    /// To say what a VM was when it signed data.
+    SignedData,
 }
 
 impl Purpose {
@@ -45,6 +50,7 @@ impl Purpose {
     pub fn binding(&self) -> &Binding {
         match self {
             Self::Challenge => &Binding::None,
+            Self::SignedData => &Binding::SignedData,
             Self::Connection { binding, .. } | Self::Node { binding } => binding,
         }
     }
@@ -56,6 +62,7 @@ impl fmt::Display for Binding {
             Self::None => f.write_str("a challenge alone"),
             Self::Connection(value) => write!(f, "the connection {value}"),
             Self::Node(value) => write!(f, "the SPIFFE trust domain with the binding {value}"),
+            Self::SignedData => f.write_str("data that are signed beside it"),
         }
     }
 }

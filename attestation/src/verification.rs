@@ -275,7 +275,7 @@ fn verify_tls_key(vm: &VmLayer, vik: &AttestationKey, purpose: &Purpose) -> Resu
         .map(|statement| statement.verify(vik).map_err(Refusal::TlsKey))
         .transpose()?;
     match (purpose, certified) {
-        (Purpose::Challenge | Purpose::Node { .. }, _) => Ok(()),
+        (Purpose::Challenge | Purpose::Node { .. } | Purpose::SignedData, _) => Ok(()),
         (Purpose::Connection { .. }, None) => Err(Refusal::TlsKeyMissing),
         (Purpose::Connection { key, .. }, Some(certified)) => {
             if Digest32::of(&certified.subject_public_key_info()) == *key {

@@ -102,7 +102,7 @@ impl SignedData {
         self.check_signature(&key, Source::Vm(chain.claims().vm))?;
         let verify = |evidence: Evidence| {
             let verified = evidence
-                .verify(&self.evidence_nonce()?, &Purpose::Challenge, anchors, at)
+                .verify(&self.evidence_nonce()?, &Purpose::SignedData, anchors, at)
                 .map_err(|refusal| DataRefusal::Evidence(Box::new(refusal)))?;
             match verified.chain().claims().vik == *vik {
                 true => Ok(Box::new(verified)),
@@ -132,7 +132,7 @@ impl SignedData {
         self.check_signature(&key, Source::Device(device.clone()))?;
         let verify = |evidence: DeviceEvidence| {
             let verified = evidence
-                .verify(&self.evidence_nonce()?, &Binding::None, anchors, at)
+                .verify(&self.evidence_nonce()?, &Binding::SignedData, anchors, at)
                 .map_err(|refusal| DataRefusal::DeviceEvidence(Box::new(refusal)))?;
             let quoted = verified.certificate();
             match quoted.claims().ik == *ik && quoted.device() == device {

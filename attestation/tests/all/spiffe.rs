@@ -21,6 +21,7 @@ fn evidence_for_a_trust_domain_is_of_use_there_and_for_nothing_else() {
         here.purpose(),
         there.purpose(),
         Purpose::Challenge,
+        Purpose::SignedData,
         Purpose::Connection {
             binding: connection,
             key,

@@ -27,9 +27,14 @@ fn description_of(rule: &str) -> String {
     format!("start = {rule}\n\n{DESCRIPTION}")
 }
 
-fn every_binding() -> [Binding; 2] {
+fn every_binding() -> [Binding; 4] {
     let digest = Digest32::of(b"what the evidence is for");
-    [Binding::None, Binding::Connection(digest)]
+    [
+        Binding::None,
+        Binding::Connection(digest),
+        Binding::Node(digest),
+        Binding::SignedData,
+    ]
 }
 
 fn every_kind() -> Vec<Evidence> {
@@ -225,8 +230,8 @@ fn signed_data_are_as_described_and_what_departs_is_not() -> Result<()> {
     const DESCRIPTION: &str = include_str!("../../../attestation/signed-data/signed-data.cddl");
     const GOLDEN: [&[u8]; 3] = [
         include_bytes!("../../../attestation/signed-data/tests/golden/vm_attached_v1.cbor"),
-        include_bytes!("../../../attestation/signed-data/tests/golden/vm_hash_evidence_v1.cbor"),
-        include_bytes!("../../../attestation/signed-data/tests/golden/device_evidence_v1.cbor"),
+        include_bytes!("../../../attestation/signed-data/tests/golden/vm_hash_evidence_v2.cbor"),
+        include_bytes!("../../../attestation/signed-data/tests/golden/device_evidence_v2.cbor"),
     ];
     for bytes in GOLDEN {
         check(DESCRIPTION, bytes)?;

@@ -24,7 +24,7 @@ pub trait DataSigner {
     /// What proves the key, without evidence. It may change, as certificates are renewed.
     fn credentials(&mut self) -> Result<Credentials, BoxedError>;
 
-    /// Evidence that answers this challenge, in CBOR.
+    /// Evidence that answers this challenge and is bound to signed data, in CBOR.
     fn evidence(&mut self, nonce: Nonce) -> Result<Vec<u8>, BoxedError>;
 
     /// Signs a SHA-256 value: two scalars of 32 bytes, as COSE has them (RFC 9053 §2.1).

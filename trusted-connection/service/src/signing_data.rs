@@ -63,7 +63,8 @@ impl<T: VmTpm, H: Host> DataSigner for VmSigner<T, H> {
     }
 
     fn evidence(&mut self, nonce: Nonce) -> Result<Vec<u8>, BoxedError> {
-        let evidence = evidence_file::make(&mut self.quoter, &self.host, nonce, Binding::None)?;
+        let evidence =
+            evidence_file::make(&mut self.quoter, &self.host, nonce, Binding::SignedData)?;
         Ok(evidence.to_cbor())
     }
 

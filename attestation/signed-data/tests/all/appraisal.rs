@@ -133,7 +133,7 @@ fn evidence_that_was_taken_for_other_data_or_exchanged_is_refused() {
     let fresh = scene.host.evidence(
         &scene.vm,
         &attestation::fixture::nonce(),
-        attestation::Binding::None,
+        attestation::Binding::SignedData,
     );
     assert!(matches!(
         verify(moved(7, with(Some(fresh.to_cbor().into())))),
@@ -149,7 +149,11 @@ fn evidence_that_was_taken_for_other_data_or_exchanged_is_refused() {
 fn evidence_that_is_later_than_the_signature_or_that_the_label_does_not_name_is_refused() {
     let scene = Scene::new();
     let mut label = scene.label(7);
-    let evidence = (scene.host).evidence(&scene.vm, &nonce_of(&label), attestation::Binding::None);
+    let evidence = (scene.host).evidence(
+        &scene.vm,
+        &nonce_of(&label),
+        attestation::Binding::SignedData,
+    );
     let credentials = refer_to(&mut label, evidence.to_cbor(), 0, scene.credentials());
     let verify = |label: &Label| {
         let content = Content::Attached(DATA.to_vec());

@@ -298,7 +298,7 @@ fn evidence_of_another_source_is_none_of_a_device_s_data() {
     );
     // A VM's evidence in a device's data, and the other way round: neither is read as the other.
     let mut label = device.label(7);
-    let evidence = (vm.host).evidence(&vm.vm, &nonce_of(&label), Binding::None);
+    let evidence = (vm.host).evidence(&vm.vm, &nonce_of(&label), Binding::SignedData);
     let credentials = refer_to(&mut label, evidence.to_cbor(), 0, device.credentials());
     let refused = verify(&anchors, device.signed(label, credentials));
     assert!(
@@ -306,7 +306,7 @@ fn evidence_of_another_source_is_none_of_a_device_s_data() {
         "{refused:?}"
     );
     let mut label = vm.label(7);
-    let evidence = (device.device).evidence(&nonce_of(&label), Binding::None);
+    let evidence = (device.device).evidence(&nonce_of(&label), Binding::SignedData);
     let credentials = refer_to(&mut label, evidence.to_cbor(), 0, vm.credentials());
     let data = vm.signed_with(label, Content::Attached(DATA.to_vec()), credentials);
     let refused = verify(&anchors, data);

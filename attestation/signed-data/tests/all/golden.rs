@@ -1,4 +1,6 @@
-//! Files that were written once, and have to be read for ever: these bytes are version 1 of the format.
+//! Files that were written once, and have to be read for ever: these bytes are version 1 of the format, and
+//! those with evidence version 2. In version 1 evidence beside data was bound to a challenge alone, which
+//! anybody could have it made for.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,8 +17,8 @@ fn path(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn verified(name: &str) -> VerifiedData {
-    let roots = fs::read_to_string(path("roots.pem")).unwrap();
+fn verified(name: &str, roots: &str) -> VerifiedData {
+    let roots = fs::read_to_string(path(roots)).unwrap();
     let anchors = TrustAnchors::from_pem(&roots).unwrap();
     let bytes = fs::read(path(name)).unwrap();
     let data = SignedData::from_cbor(&bytes).unwrap();
@@ -27,7 +29,7 @@ fn verified(name: &str) -> VerifiedData {
 
 #[test]
 fn golden_signed_data_of_vms_and_devices_are_read_as_they_were_meant() {
-    let attached = verified("vm_attached_v1.cbor");
+    let attached = verified("vm_attached_v1.cbor", "roots.pem");
     assert_eq!(attached.content(), &Content::Attached(DATA.to_vec()));
     let label = attached.label();
     assert_eq!((label.sequence, label.time), (7, NOW));
@@ -39,7 +41,7 @@ fn golden_signed_data_of_vms_and_devices_are_read_as_they_were_meant() {
     assert_eq!(chain.host().to_string(), "host-1.demo.example");
     assert!(evidence.is_none());
 
-    let hash = verified("vm_hash_evidence_v1.cbor");
+    let hash = verified("vm_hash_evidence_v2.cbor", "roots_v2.pem");
     assert_eq!(hash.content(), &Content::Hash(Digest32::of(DATA)));
     assert_eq!(hash.evidence_age(), Some(9));
     let VerifiedSource::Vm { evidence, .. } = hash.source() else {
@@ -47,7 +49,7 @@ fn golden_signed_data_of_vms_and_devices_are_read_as_they_were_meant() {
     };
     assert!(evidence.is_some());
 
-    let device = verified("device_evidence_v1.cbor");
+    let device = verified("device_evidence_v2.cbor", "roots_v2.pem");
     assert_eq!(device.evidence_age(), Some(9));
     let VerifiedSource::Device {
         certificate,
@@ -69,13 +71,15 @@ fn golden_signed_data_are_written() {
     let device = DeviceScene::under(vm.host.issuer_again(), "plant-7/meter-12");
     let hash = Content::Hash(Digest32::of(DATA));
     for (name, bytes) in [
-        ("roots.pem", vm.host.issuer.certificate_pem().into_bytes()),
-        ("vm_attached_v1.cbor", vm.attached().to_cbor()),
         (
-            "vm_hash_evidence_v1.cbor",
+            "roots_v2.pem",
+            vm.host.issuer.certificate_pem().into_bytes(),
+        ),
+        (
+            "vm_hash_evidence_v2.cbor",
             vm.content_with_evidence(hash, 9).to_cbor(),
         ),
-        ("device_evidence_v1.cbor", device.with_evidence(9).to_cbor()),
+        ("device_evidence_v2.cbor", device.with_evidence(9).to_cbor()),
     ] {
         fs::write(path(name), bytes).unwrap();
     }

@@ -11,6 +11,7 @@ mod appraisal;
 mod devices;
 mod format;
 mod golden;
+mod purposes;
 mod pycose;
 mod refusals;
 mod scene;

@@ -91,7 +91,7 @@ impl Scene {
         let mut label = self.label(7);
         let evidence = self
             .host
-            .evidence(&self.vm, &nonce_of(&label), Binding::None);
+            .evidence(&self.vm, &nonce_of(&label), Binding::SignedData);
         let credentials = refer_to(&mut label, evidence.to_cbor(), age, self.credentials());
         self.signed_with(label, content, credentials)
     }
@@ -167,7 +167,7 @@ impl DeviceScene {
     /// The same with what another device answers.
     pub(crate) fn with_evidence_of(&self, other: &Self, age: u64) -> SignedData {
         let mut label = self.label(7);
-        let evidence = (other.device).evidence(&nonce_of(&label), Binding::None);
+        let evidence = (other.device).evidence(&nonce_of(&label), Binding::SignedData);
         let credentials = refer_to(&mut label, evidence.to_cbor(), age, self.credentials());
         self.signed(label, credentials)
     }

@@ -375,7 +375,7 @@ fn with_evidence_carrying(scene: &Scene, lists: CarriedCrls) -> (Batch, Link) {
     let mut label = scene.label(7);
     let statement = unsigned(scene, 7, None, &["a"]).content().digest();
     let nonce = evidence_nonce(&label.key, label.sequence, &statement).unwrap();
-    let evidence = scene.host.evidence(&scene.vm, &nonce, Binding::None);
+    let evidence = scene.host.evidence(&scene.vm, &nonce, Binding::SignedData);
     let evidence = evidence.carrying(lists).to_cbor();
     label.evidence = Some(EvidenceReference {
         digest: Digest32::of(&evidence),

@@ -153,7 +153,7 @@ impl DataSigner for SoftwareSigner<'_> {
     fn evidence(&mut self, nonce: Nonce) -> Result<Vec<u8>, BoxedError> {
         match self.evidence.pop_front() {
             Some(true) => {
-                let evidence = self.host.evidence(&self.vm, &nonce, Binding::None);
+                let evidence = self.host.evidence(&self.vm, &nonce, Binding::SignedData);
                 Ok(evidence.to_cbor())
             }
             _ => Err("the host does not answer".into()),

@@ -55,7 +55,7 @@ impl DataSigner for DeviceSigner {
     }
 
     fn evidence(&mut self, nonce: Nonce) -> Result<Vec<u8>, BoxedError> {
-        Ok(self.root.evidence(nonce, Binding::None)?.to_cbor())
+        Ok(self.root.evidence(nonce, Binding::SignedData)?.to_cbor())
     }
 
     fn sign(&mut self, hash: &Digest32) -> Result<[u8; 64], BoxedError> {

@@ -110,7 +110,7 @@ impl Scene {
             let digest = Digest32::of(&statement.to_cbor());
             let nonce = evidence_nonce(&key, label.sequence, &digest).unwrap();
             let evidence = (number == 0).then(|| {
-                let evidence = self.host.evidence(&self.vm, &nonce, Binding::None);
+                let evidence = self.host.evidence(&self.vm, &nonce, Binding::SignedData);
                 evidence.to_cbor()
             });
             label.evidence = evidence.as_ref().map(|evidence| EvidenceReference {

@@ -22,7 +22,7 @@ fn with_device(scene: &Scene) -> FixtureDevice {
     let name = PublicArea::parse(&area).unwrap().name();
     let content = Content::Attached(DATA.to_vec());
     let nonce = evidence_nonce(&name, 7, &content.digest()).unwrap();
-    let evidence = device.evidence(&nonce, Binding::None).to_cbor();
+    let evidence = device.evidence(&nonce, Binding::SignedData).to_cbor();
     let label = Label {
         key: name,
         source: Source::Device(device.name.clone()),

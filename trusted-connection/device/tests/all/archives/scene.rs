@@ -85,7 +85,7 @@ impl Scene {
         let area = signing_area_with(&self.key, TLS, &DATA_KEY_POLICY);
         let key = PublicArea::parse(&area).unwrap().name();
         let nonce = evidence_nonce(&key, 7, &content.digest()).unwrap();
-        let evidence = (self.host.evidence(&self.vm, &nonce, Binding::None)).to_cbor();
+        let evidence = (self.host.evidence(&self.vm, &nonce, Binding::SignedData)).to_cbor();
         let label = Label {
             key,
             source: Source::Vm(self.vm.vm),
