@@ -4,8 +4,8 @@
 #
 #   scripts/pycose.sh [FOLDER]
 #
-# FOLDER is target/peers/pycose by default; FOLDER/bin/python runs it. It comes from PyPI, in the versions of
-# scripts/pycose.txt. Says nothing if it is there.
+# FOLDER is target/peers/pycose by default; FOLDER/bin/python runs it. It comes from PyPI: the files that
+# scripts/pycose.txt names by their hash values, and no others. Says nothing if it is there.
 set -eu
 export LC_ALL=C
 
@@ -28,7 +28,7 @@ fail() {
 python3 -m venv "$folder" > "$log" 2>&1 ||
     fail "no Python environment can be made: is the package python3-venv installed?"
 "$folder/bin/pip" install -q --disable-pip-version-check --no-deps --only-binary :all: \
-    -r "$versions" > "$log" 2>&1 ||
+    --require-hashes -r "$versions" > "$log" 2>&1 ||
     fail "pycose cannot be fetched from PyPI (pip's settings, e.g. PIP_INDEX_URL, name a mirror)"
 "$folder/bin/python" -c 'import pycose.messages' > "$log" 2>&1 ||
     fail "what was fetched is no pycose"
