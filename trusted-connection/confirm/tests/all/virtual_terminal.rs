@@ -1,7 +1,10 @@
 //! A virtual terminal of this machine: what it really shows, that it is in front, and that it is let go.
+//!
+//! It comes to the front, so that is tested where it is in nobody's way.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{Write, stderr};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,30 +33,56 @@ struct Console {
 
 #[expect(unsafe_code, reason = "an ioctl takes what its number says")]
 impl Console {
-    /// `None` where the machine has none, or none that can be read, as most containers.
+    /// `None`, and why is told, where the machine has none, or none that can be read, as most containers, or where
+    /// somebody sits before the one in front.
     fn open() -> Result<Option<Self>> {
+        let console = Self::where_it_disturbs_nobody()?;
+        Ok(match console {
+            Ok(console) => Some(console),
+            Err(why) => {
+                // Not by a macro, whose words nobody sees unless the test fails.
+                writeln!(stderr(), "no virtual terminal was tested: {why}")?;
+                None
+            }
+        })
+    }
+
+    fn where_it_disturbs_nobody() -> Result<Result<Self, &'static str>> {
+        const NONE: &str = "this machine has none that may be used";
         let Ok(any) = open(Path::new("/dev/tty0")) else {
-            return Ok(None);
+            return Ok(Err(NONE));
         };
         flock(&any, FlockOperation::LockExclusive)?;
         // SAFETY: VT_GETSTATE writes three numbers.
         let state = unsafe { ioctl(&any, Getter::<0x5603, [u16; 3]>::new()) };
         let Ok([before, _, in_use]) = state else {
-            return Ok(None);
+            return Ok(Err(NONE));
         };
+        let front = open(&terminal(before))?;
+        // SAFETY: KDGETMODE writes a number.
+        let is_graphical = unsafe { ioctl(&front, Getter::<0x4b3b, i32>::new()) }? != 0;
+        // login(1) gives it to whoever logs in.
+        if is_graphical || front.metadata()?.uid() != 0 {
+            return Ok(Err(
+                "somebody uses the one in front, which another one would cover",
+            ));
+        }
         let is_free = |number: &u16| in_use & (1 << number) == 0 && *number != before;
         let number = (2..16).find(is_free).context("a free virtual terminal")?;
         let console = Self {
-            file: open(Path::new(&format!("/dev/tty{number}")))?,
+            file: open(&terminal(number))?,
             number,
             before,
             _turn: any,
         };
-        Ok(console.shown().is_ok().then_some(console))
+        Ok(match console.shown() {
+            Ok(_) => Ok(console),
+            Err(_) => Err("what it shows cannot be read"),
+        })
     }
 
     fn path(&self) -> PathBuf {
-        format!("/dev/tty{}", self.number).into()
+        terminal(self.number)
     }
 
     fn in_front(&self) -> Result<u16> {
@@ -136,6 +165,10 @@ impl Drop for Console {
     }
 }
 
+fn terminal(number: u16) -> PathBuf {
+    format!("/dev/tty{number}").into()
+}
+
 fn open(path: &Path) -> Result<File> {
     let no_controlling = i32::try_from(OFlags::NOCTTY.bits())?;
     let mut options = OpenOptions::new();
@@ -146,7 +179,6 @@ fn open(path: &Path) -> Result<File> {
 #[test]
 fn a_virtual_terminal_shows_the_text_in_front_is_held_there_and_let_go() -> Result<()> {
     let Some(console) = Console::open()? else {
-        eprintln!("this machine has no virtual terminals: nothing was tested");
         return Ok(());
     };
     let mut device = Device::enrolled(80, 24)?;
@@ -207,7 +239,6 @@ fn a_virtual_terminal_shows_the_text_in_front_is_held_there_and_let_go() -> Resu
 #[test]
 fn another_program_s_lock_of_the_terminals_is_not_undone() -> Result<()> {
     let Some(console) = Console::open()? else {
-        eprintln!("this machine has no virtual terminals: nothing was tested");
         return Ok(());
     };
     let mut device = Device::enrolled(80, 24)?;
