@@ -115,9 +115,9 @@ fn classify(error: &ManagerError) -> (StatusCode, &'static str) {
             (StatusCode::SERVICE_UNAVAILABLE, "being-taken-over")
         }
         ManagerError::LaunchUnderWay { .. } => (StatusCode::CONFLICT, "launch-under-way"),
-        ManagerError::LaunchNotMeasured { .. } | ManagerError::LaunchNotMeasuredForNew => {
-            (StatusCode::CONFLICT, "launch-not-measured")
-        }
+        ManagerError::LaunchNotMeasured { .. }
+        | ManagerError::LaunchNotAnnounced { .. }
+        | ManagerError::LaunchNotMeasuredForNew => (StatusCode::CONFLICT, "launch-not-measured"),
         ManagerError::Measure(error) => classify_measurement(error),
         ManagerError::NoEvidence(HostEvidenceError::Busy) => {
             (StatusCode::SERVICE_UNAVAILABLE, "evidence-busy")

@@ -63,6 +63,16 @@ pub enum ManagerError {
         /// The VM.
         vm: VmId,
     },
+    /// It would be started without, by a launcher whose hook announces what it measured.
+    #[error(
+        "the vRoT of VM {vm} is not started unless what the VM is launched with was measured: its launcher's hook \
+         has to announce that before each start, and none waits. One is for a single start within five minutes, and \
+         lost when the manager is restarted: start the VM again, and see that the hook is installed"
+    )]
+    LaunchNotAnnounced {
+        /// The VM.
+        vm: VmId,
+    },
     /// A new one would be started without.
     #[error(
         "the vRoT is not created and started at once unless what its VM is launched with is measured: give \

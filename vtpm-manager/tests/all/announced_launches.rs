@@ -131,7 +131,8 @@ fn a_vrot_of_a_folder_is_not_started_without_a_launch_that_is_required() -> Resu
     Hook::new(&host)?.call(&domain, "prepare")?;
     host.crash()?;
     host.start_again()?;
-    domain.start_refused()?;
+    let refused = domain.start_refused()?;
+    ensure!(refused.contains("start the VM again"), "{refused}");
     Hook::new(&host)?.call(&domain, "prepare")?;
     let process = domain.start()?;
     assert_eq!(told(&process)?.context("a launch")?, PARTS);

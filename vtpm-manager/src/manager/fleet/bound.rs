@@ -376,7 +376,10 @@ impl Fleet {
         let vm = vrot.record().vm;
         let announced = self.announced_launch(vm);
         let launch = announced.as_ref().map(|waiting| waiting.launch.clone());
-        let started = self.go_on(key, launch).await?;
+        let started = self.go_on(key, launch).await.map_err(|error| match error {
+            ManagerError::LaunchNotMeasured { vm } => ManagerError::LaunchNotAnnounced { vm },
+            other => other,
+        })?;
         // One that was not started may be tried again.
         if let Some(used) = announced {
             self.announced_launch_used(vm, &used);
