@@ -4,12 +4,17 @@ use std::io::{Cursor, Write, sink};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use archive::evidence_record::first_imprint;
 use archive::records::{
     CONTENT_TYPE, RecordName, RecordScanner, RecordWriter, Records, SingleRecord,
 };
-use archive::{EvidenceRecord, Form, Reader, Token};
+use archive::time_stamp::Nonce;
+use archive::{
+    ArchiveHash, DataHashes, EvidenceRecord, Form, Imprint, Reader, TimeStampRequest, Token,
+};
 use cert_chain::TrustAnchors;
 use rustls_pki_types::UnixTime;
+use test_support::time_authority::{AuthorityProfile, Keys, TimeAuthority};
 
 use super::Target;
 
@@ -93,6 +98,9 @@ pub(super) const EVIDENCE_RECORD: Target = Target {
                 record.to_der().is_ok_and(|again| again == input),
                 "there is one encoding only"
             );
+            if let (Ok(roots), Some(at)) = (roots(), time_of(&record)) {
+                let _ = record.verify(&SeedData, &roots, at);
+            }
         }
         if let Ok(token) = Token::from_der(input) {
             let (Ok(roots), at) = (roots(), token.unverified_time()) else {
@@ -105,11 +113,57 @@ pub(super) const EVIDENCE_RECORD: Target = Target {
     },
     seeds: || {
         let archive = golden(0)?;
-        let record = archive.record();
-        let tokens = record.tokens().map(|token| token.der().to_vec());
-        Ok(std::iter::once(record.to_der()?).chain(tokens).collect())
+        let mut seeds = vec![nested(64)?, nested(4096)?];
+        for record in [archive.record(), &renewed()?] {
+            seeds.push(record.to_der()?);
+            seeds.extend(record.tokens().map(|token| token.der().to_vec()));
+        }
+        Ok(seeds)
     },
 };
+
+/// What the records of the seeds cover.
+struct SeedData;
+
+impl DataHashes for SeedData {
+    fn hashes(&self, algorithm: ArchiveHash) -> Option<Vec<Imprint>> {
+        Some(vec![algorithm.of(b"head"), algorithm.of(b"data")])
+    }
+}
+
+/// A record with what one has after decades: revocation lists in a token, another authority with other keys, and
+/// another hash algorithm.
+fn renewed() -> Result<EvidenceRecord> {
+    let profile = AuthorityProfile {
+        keys: Keys::Rsa,
+        ..AuthorityProfile::default()
+    };
+    let (ecdsa, rsa) = (TimeAuthority::new()?, TimeAuthority::with(profile, None)?);
+    let stamp = |authority: &TimeAuthority, imprint| -> Result<Token> {
+        let request = TimeStampRequest::new(imprint, Nonce::new([1; 8]));
+        Ok(request.token(&authority.answer(&request.to_der()?)?)?)
+    };
+    let data = |algorithm| SeedData.hashes(algorithm).context("hashes of the data");
+    let first = data(ArchiveHash::Sha256)?;
+    let imprint = first_imprint(&first).context("a first imprint")?;
+    let record = EvidenceRecord::new(&first, stamp(&ecdsa, imprint)?)?;
+    let record = record.with_crls(&[ecdsa.crl(None)?])?;
+    let imprint = record.renewal_imprint()?;
+    let record = record.renewed(stamp(&rsa, imprint)?)?;
+    let anew = data(ArchiveHash::Sha512)?;
+    let imprint = record.rehash_imprint(&anew)?;
+    Ok(record.rehashed(&anew, stamp(&rsa, imprint)?)?)
+}
+
+/// Sequences in one another, as no token has them.
+fn nested(depth: usize) -> Result<Vec<u8>> {
+    let mut inner = [&[0x04, 0x82, 1, 0], [0; 256].as_slice()].concat();
+    for _ in 0..depth {
+        let length = u16::try_from(inner.len())?.to_be_bytes();
+        inner = [&[0x30, 0x82], length.as_slice(), &inner].concat();
+    }
+    Ok(inner)
+}
 
 /// Whether an archive proves its time; `None` if it is none.
 fn verify(input: &[u8]) -> Option<bool> {
