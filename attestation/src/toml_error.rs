@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use strsim::osa_distance;
+
 /// Where a text stops being the TOML that is needed, and why.
 ///
 /// The library's own error shows the line of the file below its message. Ours are written on one
@@ -22,7 +24,7 @@ impl TomlError {
                 let line = before.split('\n').next_back().unwrap_or_default();
                 (before.matches('\n').count() + 1, line.chars().count() + 1)
             }),
-            message: error.message().to_owned(),
+            message: with_what_is_meant(error.message()),
         }
     }
 }
@@ -38,6 +40,24 @@ impl fmt::Display for TomlError {
 
 impl std::error::Error for TomlError {}
 
+/// Beside an entry that there is not stand all that there are: the one that is most like it is named, too.
+fn with_what_is_meant(message: &str) -> String {
+    let mut names = message.split('`').skip(1).step_by(2);
+    let Some(unknown) = names
+        .next()
+        .filter(|_| message.starts_with("unknown field "))
+    else {
+        return message.to_owned();
+    };
+    let nearest = names.min_by_key(|known| osa_distance(unknown, known));
+    match nearest {
+        Some(known) if osa_distance(unknown, known) <= known.len().div_ceil(3) => {
+            format!("{message}: `{known}` may be meant")
+        }
+        _ => message.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
@@ -51,5 +71,31 @@ mod tests {
         let error = TomlError::of(&error, text).to_string();
         assert!(error.starts_with("line 2, column 14: "), "{error}");
         assert!(!error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn an_entry_that_there_is_not_is_told_with_the_one_that_may_be_meant() {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "only names count")]
+        struct Entries {
+            hosts: Option<String>,
+            max_crl_age: Option<u64>,
+        }
+        for (text, meant) in [
+            ("host = 1", Some("hosts")),
+            ("max-crl-age = 1", Some("max_crl_age")),
+            ("colour = 1", None),
+        ] {
+            let error = toml::from_str::<Entries>(text).map(|_| ()).unwrap_err();
+            let error = TomlError::of(&error, text).to_string();
+            let told = meant.map(|meant| format!("`{meant}` may be meant"));
+            assert!(
+                error.contains("expected `hosts` or `max_crl_age`"),
+                "{error}"
+            );
+            assert_eq!(told.is_some(), error.contains("meant"), "{error}");
+            assert!(error.ends_with(&told.unwrap_or_default()), "{error}");
+        }
     }
 }

@@ -19,6 +19,7 @@ use crate::connection::{Appraised, ConnectError, NotAccepted, ServiceAddress, ch
 use crate::connection_options::ConnectionOptions;
 use crate::judgement::Judgement;
 use crate::outcome::Outcome;
+use crate::settings::Settings;
 use crate::tree::{Colour, draw};
 
 /// What to connect to, and what for.
@@ -39,8 +40,8 @@ pub struct Connect {
 
 impl Connect {
     /// Connects, says what the service is, and passes data until both ends have sent theirs.
-    pub fn run(&self) -> Result<Outcome> {
-        let connector = self.options.connector()?;
+    pub(crate) fn run(&self, settings: &Settings) -> Result<Outcome> {
+        let connector = self.options.connector(settings)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -32,6 +32,7 @@ use crate::outcome::Outcome;
 use crate::proxy::Proxy;
 use crate::reference::{Reference, print_reference};
 use crate::root_of_trust::Enrol;
+use crate::settings::Settings;
 use crate::sign::Sign;
 use crate::spiffe::Spiffe;
 use crate::tree::{Colour, draw};
@@ -47,6 +48,10 @@ use crate::verify_data::VerifyData;
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Arguments {
+    /// The settings: what is said there need not be said at each call. Without it: vrot/device.toml in
+    /// $XDG_CONFIG_HOME or ~/.config, or else /etc/vrot/device.toml, if there is one.
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -60,7 +65,7 @@ enum Command {
         connect: String,
         /// What is expected of it.
         #[arg(long, value_name = "FILE")]
-        policy: PathBuf,
+        policy: Option<PathBuf>,
         #[command(flatten)]
         crls: CrlOptions,
         /// Print the result as JSON (an EAT attestation result).
@@ -140,6 +145,7 @@ enum Command {
 
 /// Carries out a command.
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
+    let settings = &Settings::find(arguments.config.as_deref())?;
     match &arguments.command {
         Command::Attest {
             connect,
@@ -149,8 +155,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
             save_evidence,
             save_nonce,
         } => {
-            let policy = load_policy(policy)?;
-            let crls = crls.open()?.for_verification();
+            let policy = load_policy(settings.policy(policy.as_deref())?)?;
+            let crls = crls.open(settings)?.for_verification();
             let nonce = fresh_nonce()?;
             let bytes = challenge(connect, &nonce)?;
             for (path, contents) in [
@@ -169,15 +175,15 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
                 *json,
             )
         }
-        Command::Connect(connect) => connect.run(),
-        Command::Proxy(proxy) => proxy.run(),
+        Command::Connect(connect) => connect.run(settings),
+        Command::Proxy(proxy) => proxy.run(settings),
         Command::Enrol { step } => step.run(),
-        Command::Archive { step } => step.run(),
-        Command::Spiffe { step } => step.run(),
-        Command::Verify(verify) => verify.run(),
+        Command::Archive { step } => step.run(settings),
+        Command::Spiffe { step } => step.run(settings),
+        Command::Verify(verify) => verify.run(settings),
         Command::Sign(sign) => sign.run(),
-        Command::VerifyData(verify) => verify.run(),
-        Command::VerifyConfirmation(verify) => verify.run(),
+        Command::VerifyData(verify) => verify.run(settings),
+        Command::VerifyConfirmation(verify) => verify.run(settings),
         Command::Explain(explain) => explain.run(),
         Command::EventLog {
             file,

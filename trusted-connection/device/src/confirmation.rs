@@ -18,6 +18,7 @@ use serde_json::json;
 use crate::command_line::{parse_time, say, say_json};
 use crate::crl_options::CrlOptions;
 use crate::outcome::Outcome;
+use crate::settings::Settings;
 
 /// More than a text has.
 const MAX_TEXT_FILE: usize = 64 * 1024;
@@ -51,8 +52,8 @@ pub(crate) struct VerifyConfirmation {
 }
 
 impl VerifyConfirmation {
-    pub(crate) fn run(&self) -> Result<Outcome> {
-        let lists = self.crls.open()?.for_verification();
+    pub(crate) fn run(&self, settings: &Settings) -> Result<Outcome> {
+        let lists = self.crls.open(settings)?.for_verification();
         let policy = load_policy(&self.policy)?.with_lists(&lists);
         let text = read_bounded_text(&self.text, MAX_TEXT_FILE)
             .with_context(|| format!("{} cannot be read", self.text.display()))?;

@@ -12,13 +12,14 @@ use trusted_connection::policy_files;
 use crate::connection::{Connector, DeviceIdentity};
 use crate::crl_options::CrlOptions;
 use crate::root_of_trust::RootOfTrustOptions;
+use crate::settings::Settings;
 
 /// What all commands that connect are told.
 #[derive(Debug, Args)]
 pub struct ConnectionOptions {
     /// What is expected of the service.
     #[arg(long, value_name = "FILE")]
-    policy: PathBuf,
+    policy: Option<PathBuf>,
     #[command(flatten)]
     crls: CrlOptions,
     /// A name that the service's certificate must have, too, and that is sent to it in the place of
@@ -37,8 +38,9 @@ pub struct ConnectionOptions {
 
 impl ConnectionOptions {
     /// What makes the connections.
-    pub fn connector(&self) -> Result<Connector> {
-        let policy = Arc::new(load_policy(&self.policy)?);
+    pub(crate) fn connector(&self, settings: &Settings) -> Result<Connector> {
+        let file = settings.policy(self.policy.as_deref())?;
+        let policy = Arc::new(load_policy(file)?);
         let device = match (&self.certificate, &self.key) {
             (Some(certificate), Some(key)) => DeviceIdentity::from_files(certificate, key)?,
             _ => DeviceIdentity::none(),
@@ -47,9 +49,9 @@ impl ConnectionOptions {
             Some(attester) => device.attested(attester),
             None => device,
         };
-        let crls = Arc::new(self.crls.open()?);
+        let crls = Arc::new(self.crls.open(settings)?);
         let connector = Connector::new(policy, device, self.server_name.clone())
-            .with_context(|| format!("the policy {} cannot be used", self.policy.display()))?;
+            .with_context(|| format!("the policy {} cannot be used", file.display()))?;
         Ok(connector.with_crls(crls))
     }
 }

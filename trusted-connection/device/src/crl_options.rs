@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use trusted_connection::crl_files::{CrlFiles, CrlFilesError};
 
+use crate::settings::Settings;
+
 /// Revocation lists that a device is given.
 #[derive(Debug, Args)]
 pub struct CrlOptions {
@@ -16,8 +18,8 @@ pub struct CrlOptions {
 }
 
 impl CrlOptions {
-    /// Reads them.
-    pub fn open(&self) -> Result<CrlFiles, CrlFilesError> {
-        CrlFiles::open(&self.files)
+    /// Reads them, and those of the settings.
+    pub(crate) fn open(&self, settings: &Settings) -> Result<CrlFiles, CrlFilesError> {
+        CrlFiles::open(&[&self.files, settings.crls()].concat())
     }
 }

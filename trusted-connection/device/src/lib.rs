@@ -1,6 +1,7 @@
 //! The device: challenges a service, verifies what it answers, appraises it and explains it.
 
 pub mod archiving;
+mod authority_url;
 pub mod by_hand;
 pub mod challenge;
 pub mod command_line;
@@ -16,6 +17,7 @@ pub mod outcome;
 pub mod proxy;
 mod reference;
 pub mod root_of_trust;
+mod settings;
 mod sign;
 pub mod spiffe;
 pub mod tpm;

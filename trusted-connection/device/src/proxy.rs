@@ -18,6 +18,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::connection::{Appraised, ConnectError, Connector, ServiceAddress};
 use crate::connection_options::ConnectionOptions;
 use crate::outcome::Outcome;
+use crate::settings::Settings;
 
 /// Where to listen, and what to connect to.
 #[derive(Debug, Args)]
@@ -59,7 +60,7 @@ enum LogFormat {
 
 impl Proxy {
     /// Serves until a signal ends it.
-    pub fn run(&self) -> Result<Outcome> {
+    pub(crate) fn run(&self, settings: &Settings) -> Result<Outcome> {
         if !self.listen.ip().is_loopback() && !self.serve_other_machines {
             bail!(
                 "{} can be reached from other machines, and whoever reaches it uses this device's \
@@ -67,7 +68,7 @@ impl Proxy {
                 self.listen
             );
         }
-        let connector = self.options.connector()?;
+        let connector = self.options.connector(settings)?;
         let format = match self.log_format {
             LogFormat::Text => log::Format::Text,
             LogFormat::Json => log::Format::Json,

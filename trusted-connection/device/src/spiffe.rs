@@ -23,6 +23,7 @@ use crate::connection_options::load_policy;
 use crate::crl_options::CrlOptions;
 use crate::judgement::Judgement;
 use crate::outcome::Outcome;
+use crate::settings::Settings;
 use crate::tree::{Colour, draw};
 
 /// A step of the exchange.
@@ -61,7 +62,7 @@ pub enum Spiffe {
 pub struct Trust {
     /// What is expected of them.
     #[arg(long, value_name = "FILE")]
-    policy: PathBuf,
+    policy: Option<PathBuf>,
     #[command(flatten)]
     crls: CrlOptions,
 }
@@ -71,26 +72,26 @@ const MAX_PAYLOAD: usize = 16 * 1024;
 
 impl Spiffe {
     /// Carries the step out.
-    pub fn run(&self) -> Result<Outcome> {
+    pub(crate) fn run(&self, settings: &Settings) -> Result<Outcome> {
         match self {
-            Self::Challenge { payload, trust } => challenge(payload, trust),
+            Self::Challenge { payload, trust } => challenge(payload, trust, settings),
             Self::Verify {
                 evidence,
                 nonce,
                 trust_domain,
                 trust,
-            } => verify(evidence, nonce, trust_domain, trust),
+            } => verify(evidence, nonce, trust_domain, trust, settings),
         }
     }
 }
 
 /// Strangers get no challenge. That the VM has the key, its answer shows.
-fn challenge(payload: &Path, trust: &Trust) -> Result<Outcome> {
+fn challenge(payload: &Path, trust: &Trust, settings: &Settings) -> Result<Outcome> {
     let shown = payload.display();
-    let policy = load_policy(&trust.policy)?;
+    let policy = load_policy(settings.policy(trust.policy.as_deref())?)?;
     let anchors = policy
         .anchors()
-        .with_lists(&trust.crls.open()?.for_verification());
+        .with_lists(&trust.crls.open(settings)?.for_verification());
     let pem = read_bounded(payload, MAX_PAYLOAD);
     let pem = pem.with_context(|| format!("{shown} cannot be read"))?;
     let found = certificates(&pem).with_context(|| format!("{shown} cannot be used"))?;
@@ -106,9 +107,15 @@ fn challenge(payload: &Path, trust: &Trust) -> Result<Outcome> {
     Ok(Outcome::Good)
 }
 
-fn verify(path: &Path, nonce: &Nonce, domain: &TrustDomain, trust: &Trust) -> Result<Outcome> {
-    let policy = load_policy(&trust.policy)?;
-    let crls = trust.crls.open()?.for_verification();
+fn verify(
+    path: &Path,
+    nonce: &Nonce,
+    domain: &TrustDomain,
+    trust: &Trust,
+    settings: &Settings,
+) -> Result<Outcome> {
+    let policy = load_policy(settings.policy(trust.policy.as_deref())?)?;
+    let crls = trust.crls.open(settings)?.for_verification();
     let shown = path.display();
     let bytes =
         read_bounded(path, MAX_EVIDENCE).with_context(|| format!("{shown} cannot be read"))?;

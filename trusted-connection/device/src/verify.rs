@@ -21,6 +21,7 @@ use crate::connection_options::load_policy;
 use crate::crl_options::CrlOptions;
 use crate::judgement::Judgement;
 use crate::outcome::Outcome;
+use crate::settings::Settings;
 use crate::tree::{Colour, draw, mark};
 
 /// What is judged, and by what.
@@ -34,7 +35,7 @@ pub(crate) struct Verify {
     nonce: Nonce,
     /// What is expected of it.
     #[arg(long, value_name = "FILE")]
-    policy: PathBuf,
+    policy: Option<PathBuf>,
     /// What it has to be for. Evidence for another purpose is refused.
     #[arg(long, value_enum, default_value_t)]
     purpose: PurposeName,
@@ -68,12 +69,12 @@ enum SetJudgement {
 }
 
 impl Verify {
-    pub(crate) fn run(&self) -> Result<Outcome> {
+    pub(crate) fn run(&self, settings: &Settings) -> Result<Outcome> {
         if self.purpose == PurposeName::Service && !self.vm.is_empty() {
             bail!("--vm selects VMs of a tenant's evidence: add --purpose tenant");
         }
-        let policy = load_policy(&self.policy)?;
-        let crls = self.crls.open()?.for_verification();
+        let policy = load_policy(settings.policy(self.policy.as_deref())?)?;
+        let crls = self.crls.open(settings)?.for_verification();
         let file = self.evidence.display();
         let bytes = read_bounded(&self.evidence, MAX_EVIDENCE.max(MAX_EVIDENCE_SET))
             .with_context(|| format!("{file} cannot be read"))?;

@@ -1,13 +1,13 @@
 //! The commands of `vrot-tenant`.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use attestation::Verdict;
 use cert_chain::{HostName, VmId};
 use clap::{Args, Parser, Subcommand};
+use trusted_connection::settings_file;
 
 use crate::attestations::Attestation;
 use crate::outcome::{Outcome, Output};
@@ -176,26 +176,13 @@ fn save(told: &Attestation, folder: &Path) -> Result<()> {
 
 /// The file that was given, or the first that there is.
 fn settings_file(given: Option<&Path>) -> Result<PathBuf> {
-    if let Some(given) = given {
-        return Ok(given.to_owned());
-    }
-    let folder = |name: &str| {
-        let folder = env::var_os(name).map(PathBuf::from);
-        folder.filter(|folder| folder.is_absolute())
-    };
-    let own = folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config")));
-    let own = own.map(|folder| folder.join("vrot/tenant.toml"));
-    let everybodys = PathBuf::from("/etc/vrot/tenant.toml");
-    let places = own.into_iter().chain([everybodys]);
-    let places: Vec<PathBuf> = places.collect();
-    let looked: Vec<String> = (places.iter())
-        .map(|place| place.display().to_string())
-        .collect();
-    match places.into_iter().find(|place| place.exists()) {
-        Some(found) => Ok(found),
-        None => bail!(
+    settings_file::find(given, "tenant.toml").map_err(|places| {
+        let looked: Vec<String> = (places.iter())
+            .map(|place| place.display().to_string())
+            .collect();
+        anyhow!(
             "there are no settings: {} are looked for; or give --config",
             looked.join(" and ")
-        ),
-    }
+        )
+    })
 }

@@ -7,8 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use attestation::Policy;
 use attestation::policy::{MAX_ROOTS, PolicyError};
+use attestation::{Policy, TomlError};
 use attested_tls::key_files::{KeyFilesError, certified_key};
 use bounded_file::{read_bounded, read_bounded_text};
 use cert_chain::trust_anchors::TrustAnchorError;
@@ -156,7 +156,8 @@ impl Settings {
     }
 
     fn parse(text: &str, folder: &Path) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        let file: File =
+            toml::from_str(text).map_err(|error| TomlError::of(&error, text).to_string())?;
         if file.host.is_empty() {
             return Err("it has no [[host]]: add one for each host, with its name".to_owned());
         }

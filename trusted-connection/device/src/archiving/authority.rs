@@ -1,7 +1,6 @@
 //! Where time stamps come from, and whose are believed.
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
 use archive::time_stamp::Nonce;
@@ -10,7 +9,6 @@ use attestation::policy::MAX_ROOTS;
 use bounded_file::read_bounded;
 use cert_chain::TrustAnchors;
 use clap::Args;
-use hyper::Uri;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
@@ -19,37 +17,33 @@ use tokio::runtime;
 
 use super::client::AuthorityClient;
 use super::requests::Requests;
+use crate::authority_url::AuthorityUrl;
+use crate::settings::Settings;
 
 /// The authority, asked over a connection or by files.
 #[derive(Debug, Args)]
 pub(super) struct AuthorityOptions {
     /// The time-stamp authority (RFC 3161 over HTTP): http://, or https:// (TLS 1.3). What it answers is signed and
     /// belongs to one request, over http:// too.
-    #[arg(long, value_name = "URL", required_unless_present = "requests")]
+    #[arg(long, value_name = "URL")]
     authority: Option<AuthorityUrl>,
     /// Ask an authority that this machine does not reach, by files in this folder, which is for one archive alone:
     /// NAME.tsq is a request, and NAME.tsr has to be the answer.
     #[arg(long, value_name = "DIR", conflicts_with = "authority")]
     requests: Option<PathBuf>,
     /// Roots that vouch for the authority's web server, for https://, in PEM.
-    #[arg(long, value_name = "FILE", default_value = SYSTEM_ROOTS, requires = "authority")]
-    web_roots: PathBuf,
+    /// Without it, those of the system.
+    #[arg(long, value_name = "FILE", conflicts_with = "requests")]
+    web_roots: Option<PathBuf>,
 }
 
 /// Roots that are trusted for telling time.
 #[derive(Debug, Args)]
 pub(super) struct TimeRoots {
     /// Roots of time-stamp authorities that are believed, in PEM. Can be given several times.
-    #[arg(long = "authority-root", value_name = "FILE", required = true)]
+    #[arg(long = "authority-root", value_name = "FILE")]
     authority_roots: Vec<PathBuf>,
 }
-
-/// Where an authority is asked: `http://` or `https://`, without a password.
-#[derive(Clone, Debug)]
-pub struct AuthorityUrl(Uri);
-
-/// Where Debian keeps the roots of the web.
-const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Whoever makes time stamps.
 pub(super) enum Authority {
@@ -58,13 +52,13 @@ pub(super) enum Authority {
 }
 
 impl AuthorityOptions {
-    pub(super) fn open(&self) -> Result<Authority> {
+    pub(super) fn open(&self, settings: &Settings) -> Result<Authority> {
         if let Some(folder) = &self.requests {
             return Ok(Authority::Files(Requests::new(folder.clone())));
         }
-        let url = self.authority.clone().context("no authority is named")?;
+        let url = settings.authority(self.authority.as_ref())?.clone();
         let roots = match url.is_secure() {
-            true => Some(web_roots(&self.web_roots)?),
+            true => Some(web_roots(settings.web_roots(self.web_roots.as_deref()))?),
             false => None,
         };
         let client = AuthorityClient::new(url, roots)?;
@@ -93,9 +87,9 @@ impl Authority {
 }
 
 impl TimeRoots {
-    pub(super) fn open(&self) -> Result<TrustAnchors> {
+    pub(super) fn open(&self, settings: &Settings) -> Result<TrustAnchors> {
         let mut all = Vec::new();
-        for path in &self.authority_roots {
+        for path in settings.authority_roots(&self.authority_roots)? {
             read_roots(path)?;
             all.extend(read_pem(path)?);
             all.push(b'\n');
@@ -133,58 +127,4 @@ fn web_roots(path: &Path) -> Result<RootCertStore> {
 
 fn read_pem(path: &Path) -> Result<Vec<u8>> {
     read_bounded(path, MAX_ROOTS).with_context(|| format!("{} cannot be read", path.display()))
-}
-
-impl AuthorityUrl {
-    pub(super) fn is_secure(&self) -> bool {
-        self.0.scheme_str() == Some("https")
-    }
-
-    pub(super) fn host(&self) -> &str {
-        self.0.host().unwrap_or_default()
-    }
-
-    pub(super) fn port(&self) -> u16 {
-        let usual = if self.is_secure() { 443 } else { 80 };
-        self.0.port_u16().unwrap_or(usual)
-    }
-
-    /// Host and port as a request's head names them.
-    pub(super) fn host_and_port(&self) -> &str {
-        self.0
-            .authority()
-            .map_or("", |authority| authority.as_str())
-    }
-
-    pub(super) fn path(&self) -> &str {
-        self.0.path_and_query().map_or("/", |path| path.as_str())
-    }
-}
-
-impl FromStr for AuthorityUrl {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let url: Uri = text.parse().map_err(|error| format!("{error}"))?;
-        if !matches!(url.scheme_str(), Some("http" | "https")) {
-            return Err("it begins with neither http:// nor https://".to_owned());
-        }
-        if url.host().is_none_or(str::is_empty) {
-            return Err("it names no host".to_owned());
-        }
-        // It would stand in the list of processes.
-        if url
-            .authority()
-            .is_some_and(|host| host.as_str().contains('@'))
-        {
-            return Err("a name or password in it is not used: leave it out".to_owned());
-        }
-        Ok(Self(url))
-    }
-}
-
-impl std::fmt::Display for AuthorityUrl {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
 }

@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::authority::AuthorityUrl;
+use crate::authority_url::AuthorityUrl;
 
 /// An authority that answers over HTTP.
 pub struct AuthorityClient {

@@ -23,7 +23,7 @@ use serde_json::json;
 use signed_data::{Content, DataResult, MAX_SIGNED_DATA, SignedData, appraise};
 use trusted_connection::policy_files;
 
-use super::authority::{AuthorityOptions, TimeRoots};
+use super::authority::{Authority, AuthorityOptions, TimeRoots};
 use super::describe::{before, said, say_refusal, stamp_to_json};
 use super::judgement::{
     ArchiveRefusal, Judge, digest_of, judge_signed, read_signed, signed_records,
@@ -34,6 +34,7 @@ use super::verify::{DemandOptions, existing, hash_of};
 use crate::command_line::{say, say_json};
 use crate::crl_options::CrlOptions;
 use crate::outcome::Outcome;
+use crate::settings::Settings;
 use crate::verify_data::{anchors_of, result_to_json, result_to_text, rfc3339};
 
 /// What is archived, and by whose time.
@@ -61,7 +62,7 @@ pub(crate) struct Create {
     /// What is expected of their source: a policy about VMs and their hosts, or one about devices. It is
     /// archived too, and so is the verdict.
     #[arg(long, value_name = "FILE")]
-    policy: PathBuf,
+    policy: Option<PathBuf>,
     #[command(flatten)]
     demand: DemandOptions,
     /// Archive data that are genuine whatever the policy says of them. The exit status tells.
@@ -96,8 +97,8 @@ struct Created {
 }
 
 impl Create {
-    pub(super) fn run(&self) -> Result<Outcome> {
-        match self.create()? {
+    pub(super) fn run(&self, settings: &Settings) -> Result<Outcome> {
+        match self.create(settings)? {
             Ok(created) => {
                 self.describe(&created)?;
                 Ok(created.result.verdict().into())
@@ -119,20 +120,22 @@ impl Create {
         }
     }
 
-    fn create(&self) -> Result<Result<Created, Stopped>> {
+    fn create(&self, settings: &Settings) -> Result<Result<Created, Stopped>> {
         let mut output = OutputFile::create(&self.to, 0o666, existing(self.replace))?;
-        let policy = policy_files::load_about_either(&self.policy)
-            .with_context(|| format!("the policy {} cannot be used", self.policy.display()))?;
+        let policy_file = settings.policy(self.policy.as_deref())?;
+        let policy = policy_files::load_about_either(policy_file)
+            .with_context(|| format!("the policy {} cannot be used", policy_file.display()))?;
         let file = self.signed.display();
         let bytes = read_bounded(&self.signed, MAX_SIGNED_DATA + MAX_TOKEN)
             .with_context(|| format!("{file} cannot be read"))?;
         let (signed, stamped) =
             read_signed(&bytes).with_context(|| format!("{file} cannot be used"))?;
         let data = self.data.as_deref().map(hash_of).transpose()?;
-        let crls = self.crls.open()?;
+        let crls = self.crls.open(settings)?;
         let lists = crls.for_verification();
         let kept = distinct(crls.lists())?;
-        let authorities = self.authorities.open()?.with_lists(&lists);
+        let authority = self.authority.open(settings)?;
+        let authorities = self.authorities.open(settings)?.with_lists(&lists);
         let by = Judge {
             policy: &policy,
             issuers: &anchors_of(&policy)?.with_lists(&lists),
@@ -155,7 +158,7 @@ impl Create {
                 Ok(_) => {}
             }
         }
-        let Some((stamped, stamp)) = self.stamp_signature(stamped, by.authorities)? else {
+        let Some((stamped, stamp)) = stamp_signature(stamped, &authority, by.authorities)? else {
             return Ok(Err(Stopped::Waiting));
         };
         let now = UnixTime::now();
@@ -178,7 +181,7 @@ impl Create {
             .map(|list| list.der().to_vec().into())
             .collect();
         head.crls = (!kept.is_empty()).then_some(kept);
-        head.policy = Some(read_policy(&self.policy)?);
+        head.policy = Some(read_policy(policy_file)?);
         head.verdict = Some(result_to_json(&result).to_string());
         let mut writer = Writer::new(&mut output, &head)?;
         if let (Some((file, length)), Some(path)) = (&mut source, taken) {
@@ -202,7 +205,6 @@ impl Create {
             ensure!(same, "{} changed while it was archived", path.display());
         }
         let imprint = unstamped.imprint()?;
-        let authority = self.authority.open()?;
         let Some(token) = authority.stamp("archive", imprint.clone())? else {
             return Ok(Err(Stopped::Waiting));
         };
@@ -231,28 +233,6 @@ impl Create {
         let content_type = signed.unverified_label().content_type.as_str();
         let stated = signed_records(content_type, signed.unverified_content());
         Some(stated.map(|stated| (folder, stated)))
-    }
-
-    /// With a time stamp over the signature, if it has none yet; `None` while that is waited for.
-    fn stamp_signature(
-        &self,
-        mut stamped: StampedSign1,
-        authorities: &TrustAnchors,
-    ) -> Result<Option<(StampedSign1, VerifiedTimeStamp)>> {
-        let algorithm = (stamped.token.as_ref())
-            .map_or(ArchiveHash::Sha256, |token| token.imprint().algorithm());
-        let imprint = signature_imprint(&stamped.sign1, algorithm)?;
-        let token = match stamped.token.take() {
-            Some(token) => Some(token),
-            None => self.authority.open()?.stamp("signature", imprint.clone())?,
-        };
-        let Some(token) = token else {
-            return Ok(None);
-        };
-        let verified = (token.verify(&imprint, authorities, UnixTime::now()))
-            .context("the time stamp over the signature is not believed")?;
-        stamped.token = Some(token);
-        Ok(Some((stamped, verified)))
     }
 
     fn describe(&self, created: &Created) -> Result<()> {
@@ -289,6 +269,28 @@ impl Create {
             result.verdict()
         ))
     }
+}
+
+/// With a time stamp over the signature, if it has none yet; `None` while that is waited for.
+fn stamp_signature(
+    mut stamped: StampedSign1,
+    authority: &Authority,
+    authorities: &TrustAnchors,
+) -> Result<Option<(StampedSign1, VerifiedTimeStamp)>> {
+    let algorithm =
+        (stamped.token.as_ref()).map_or(ArchiveHash::Sha256, |token| token.imprint().algorithm());
+    let imprint = signature_imprint(&stamped.sign1, algorithm)?;
+    let token = match stamped.token.take() {
+        Some(token) => Some(token),
+        None => authority.stamp("signature", imprint.clone())?,
+    };
+    let Some(token) = token else {
+        return Ok(None);
+    };
+    let verified = (token.verify(&imprint, authorities, UnixTime::now()))
+        .context("the time stamp over the signature is not believed")?;
+    stamped.token = Some(token);
+    Ok(Some((stamped, verified)))
 }
 
 /// Each list once, and no more than an archive has.

@@ -21,8 +21,9 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use crate::outcome::Outcome;
+use crate::settings::Settings;
 
-pub use authority::AuthorityUrl;
+pub use crate::authority_url::AuthorityUrl;
 pub use client::{AuthorityClient, AuthorityError};
 pub use judgement::{ArchiveRefusal, ArchivedData, Judge, judge, judge_record, judge_records};
 
@@ -54,14 +55,14 @@ pub(crate) enum Archive {
 }
 
 impl Archive {
-    pub(crate) fn run(&self) -> Result<Outcome> {
+    pub(crate) fn run(&self, settings: &Settings) -> Result<Outcome> {
         match self {
-            Self::Create(create) => create.run(),
+            Self::Create(create) => create.run(settings),
             Self::Records(records) => records.run(),
             Self::Extract(extract) => extract.run(),
             Self::Show(show) => show.run(),
-            Self::Verify(verify) => verify.run(),
-            Self::Renew(renew) => renew.run(),
+            Self::Verify(verify) => verify.run(settings),
+            Self::Renew(renew) => renew.run(settings),
         }
     }
 }

@@ -18,6 +18,7 @@ use super::verify::{existing, open};
 use crate::command_line::{say, say_json};
 use crate::crl_options::CrlOptions;
 use crate::outcome::Outcome;
+use crate::settings::Settings;
 use crate::verify_data::rfc3339;
 
 /// What is renewed, and by whose time.
@@ -55,8 +56,9 @@ enum RehashWith {
 }
 
 impl Renew {
-    pub(super) fn run(&self) -> Result<Outcome> {
+    pub(super) fn run(&self, settings: &Settings) -> Result<Outcome> {
         let mut output = OutputFile::create(&self.to, 0o666, existing(self.replace))?;
+        let authority = self.authority.open(settings)?;
         let mut reader = open(&self.archive)?;
         let length = reader.head().length;
         let rehash = self.rehash.map(ArchiveHash::from);
@@ -79,10 +81,10 @@ impl Renew {
             }
             Err(error) => return say_refusal(&error.into(), self.json),
         };
-        let crls = self.crls.open()?;
+        let crls = self.crls.open(settings)?;
         let authorities = self
             .authorities
-            .open()?
+            .open(settings)?
             .with_lists(&crls.for_verification());
         let carried: Vec<Vec<u8>> = checked.head().crls().map(<[u8]>::to_vec).collect();
         let judged = authorities.with_carried(carried.iter().map(Vec::as_slice));
@@ -102,7 +104,7 @@ impl Renew {
             None => record.renewal_imprint()?,
         };
         let name = format!("renewal-{}", record.stamps());
-        let Some(token) = self.authority.open()?.stamp(&name, imprint.clone())? else {
+        let Some(token) = authority.stamp(&name, imprint.clone())? else {
             return Ok(Outcome::Waiting);
         };
         let stamp = (token.verify(&imprint, &authorities, UnixTime::now()))

@@ -25,6 +25,7 @@ use super::records::{Opened, scan, unpack};
 use crate::command_line::{parse_time, say, say_json};
 use crate::crl_options::CrlOptions;
 use crate::outcome::Outcome;
+use crate::settings::Settings;
 use crate::verify_data::anchors_of;
 
 /// What is judged, and by what.
@@ -34,7 +35,7 @@ pub(crate) struct Verify {
     #[arg(value_name = "ARCHIVE")]
     archive: PathBuf,
     /// What is expected of the source of the data: a policy about VMs and their hosts, or one about devices.
-    #[arg(long, value_name = "FILE", required_unless_present = "issuer_root")]
+    #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Roots of issuers that are trusted, in PEM, where nothing else is known of the source: the policy in the
     /// archive decides with them, which is that of whoever made it.
@@ -92,12 +93,12 @@ impl DemandOptions {
 }
 
 impl Verify {
-    pub(super) fn run(&self) -> Result<Outcome> {
+    pub(super) fn run(&self, settings: &Settings) -> Result<Outcome> {
         let opened = Opened::open(&self.archive)?;
-        let (policy, policy_of) = self.policy(opened.head())?;
-        let lists = self.crls.open()?.for_verification();
+        let (policy, policy_of) = self.policy(opened.head(), settings)?;
+        let lists = self.crls.open(settings)?.for_verification();
         let issuers = anchors_of(&policy)?.with_lists(&lists);
-        let authorities = self.authorities.open()?.with_lists(&lists);
+        let authorities = self.authorities.open(settings)?.with_lists(&lists);
         if opened.head().form != Form::Elsewhere && self.data.is_some() {
             bail!("the data are in the archive: leave --data out");
         }
@@ -191,14 +192,16 @@ impl Verify {
         }
     }
 
-    fn policy(&self, head: &Head) -> Result<(PolicyAbout, PolicyOf)> {
-        match (&self.policy, &self.issuer_root) {
-            (Some(path), _) => {
+    fn policy(&self, head: &Head, settings: &Settings) -> Result<(PolicyAbout, PolicyOf)> {
+        match &self.issuer_root {
+            None => {
+                let path = (settings.policy(self.policy.as_deref()))
+                    .context("neither a policy nor an issuer's root (--issuer-root) is named")?;
                 let policy = policy_files::load_about_either(path)
                     .with_context(|| format!("the policy {} cannot be used", path.display()))?;
                 Ok((policy, PolicyOf::Verifier))
             }
-            (None, Some(path)) => {
+            Some(path) => {
                 let text = (head.policy.as_ref())
                     .context("there is no policy in the archive: give one (--policy)")?;
                 let most = MAX_POLICY;
@@ -212,7 +215,6 @@ impl Verify {
                     .context("the policy in the archive cannot be used: give one (--policy)")?;
                 Ok((policy, PolicyOf::Archiver))
             }
-            (None, None) => bail!("neither a policy nor an issuer's root is named"),
         }
     }
 

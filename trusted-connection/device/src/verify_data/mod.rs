@@ -19,6 +19,7 @@ use trusted_connection::policy_files;
 use crate::command_line::{parse_time, say, say_json};
 use crate::crl_options::CrlOptions;
 use crate::outcome::Outcome;
+use crate::settings::Settings;
 use stream::StreamOptions;
 use telling::{Judged, Subject, to_json, to_text, verdict};
 pub(crate) use telling::{result_to_json, result_to_text, rfc3339};
@@ -35,7 +36,7 @@ pub(crate) struct VerifyData {
     data: Option<PathBuf>,
     /// What is expected of their source: a policy about VMs and their hosts, or one about devices.
     #[arg(long, value_name = "FILE")]
-    policy: PathBuf,
+    policy: Option<PathBuf>,
     /// The stream that they must belong to.
     #[arg(long, value_name = "NAME")]
     stream_name: Option<LabelText>,
@@ -64,10 +65,11 @@ pub(crate) struct VerifyData {
 }
 
 impl VerifyData {
-    pub(crate) fn run(&self) -> Result<Outcome> {
-        let policy = policy_files::load_about_either(&self.policy)
-            .with_context(|| format!("the policy {} cannot be used", self.policy.display()))?;
-        let crls = self.crls.open()?;
+    pub(crate) fn run(&self, settings: &Settings) -> Result<Outcome> {
+        let policy = settings.policy(self.policy.as_deref())?;
+        let policy = policy_files::load_about_either(policy)
+            .with_context(|| format!("the policy {} cannot be used", policy.display()))?;
+        let crls = self.crls.open(settings)?;
         if self.stream.stream {
             return stream::verify(self, &policy, &crls);
         }

@@ -6,4 +6,5 @@ mod explained;
 mod program;
 mod records;
 mod scene;
+mod settings;
 mod years;
