@@ -16,6 +16,7 @@
 
 pub mod appraisal;
 pub mod binding;
+pub mod bounded_cbor;
 pub mod certification;
 pub mod connection;
 pub mod device;

@@ -7,6 +7,7 @@
 use std::io::{self, Read, Write};
 
 use attestation::Nonce;
+use attestation::bounded_cbor::has_definite_lengths;
 use attestation::evidence::MAX_EVIDENCE;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
@@ -167,6 +168,10 @@ fn receive<T: for<'b> Decode<'b, ()>>(
     if body.len() < size {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }
+    if !has_definite_lengths(&body) {
+        let indefinite = minicbor::decode::Error::message("an item does not say its length");
+        return Err(WireError::Cbor(indefinite));
+    }
     let mut decoder = minicbor::Decoder::new(&body);
     let message = decoder.decode().map_err(WireError::Cbor)?;
     if decoder.position() == body.len() {
@@ -231,6 +236,18 @@ mod tests {
             Challenge::receive(&mut bytes.as_slice()),
             Err(WireError::Cbor(_))
         ));
+    }
+
+    /// A decoder would take a note of each, sixteen times as long as what it is about.
+    #[test]
+    fn items_that_do_not_say_their_length_are_refused_before_anything_is_decoded() {
+        let body = [&[0x83, 0, 0x41, 0, 0x82][..], &[0x9f; 1000]].concat();
+        let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+        let refused = Response::receive(&mut [&length[..], &body].concat().as_slice());
+        let Err(WireError::Cbor(error)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(error.to_string().contains("does not say its length"));
     }
 
     #[test]

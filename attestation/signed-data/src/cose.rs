@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 
+use attestation::bounded_cbor::has_definite_lengths;
 use cert_chain::Digest32;
 use minicbor::data::Tag;
 use minicbor::encode::Write;
@@ -160,7 +161,7 @@ impl SignedData {
 
     /// Reads signed data.
     pub fn from_cbor(bytes: &[u8]) -> Result<Self, FormatError> {
-        within(bytes.len(), MAX_SIGNED_DATA)?;
+        readable(bytes, MAX_SIGNED_DATA)?;
         let mut d = Decoder::new(bytes);
         let data = Self::read(&mut d)?;
         match data.to_cbor() == bytes {
@@ -252,6 +253,15 @@ pub(crate) fn encoded(
     match write(&mut encoder) {
         Ok(()) => encoder.into_writer(),
         Err(error) => unreachable!("a Vec takes every byte: {error}"),
+    }
+}
+
+/// What is no longer than it may be, and has no lengths that are not said.
+pub(crate) fn readable(bytes: &[u8], limit: usize) -> Result<(), FormatError> {
+    within(bytes.len(), limit)?;
+    match has_definite_lengths(bytes) {
+        true => Ok(()),
+        false => Err(FormatError::NotDeterministic),
     }
 }
 

@@ -5,7 +5,8 @@ use minicbor::bytes::ByteVec;
 use minicbor::encode::{Error as EncodeError, Write};
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
-use super::{EvidenceError, count};
+use super::{EvidenceError, MANY, count};
+use crate::bounded_cbor::at_most;
 
 /// Revocation lists in DER. No list at all is an absent field.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,7 +55,7 @@ impl<C> Encode<C> for CarriedCrls {
 
 impl<'b, C> Decode<'b, C> for CarriedCrls {
     fn decode(decoder: &mut Decoder<'b>, context: &mut C) -> Result<Self, minicbor::decode::Error> {
-        Vec::decode(decoder, context).map(Self)
+        at_most::<MANY, _, _>(decoder, context).map(Self)
     }
 
     fn nil() -> Option<Self> {

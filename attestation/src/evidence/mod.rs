@@ -14,6 +14,7 @@ use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
 use crate::binding::Binding;
+use crate::bounded_cbor::{at_most, has_definite_lengths};
 use crate::certification::TlsKeyStatement;
 use crate::event_log::MAX_LOG;
 use crate::host_leaf::MAX_LEAF;
@@ -68,6 +69,7 @@ pub struct VmLayer {
     pub boot: BootRecord,
     /// Certificates of the vIK and of the host IK, in this order, in DER.
     #[n(7)]
+    #[cbor(decode_with = "at_most::<MANY, _, _>")]
     pub chain: Vec<ByteVec>,
     /// The values of the quoted PCRs in rising order: what the quote's digest is of.
     #[n(8)]
@@ -180,6 +182,8 @@ pub(crate) const MAX_STRUCTURE: usize = 2048;
 pub(crate) const MAX_CERTIFICATE: usize = 4096;
 /// Enough to tell "too many certificates" apart from "far too many".
 const MAX_CHAIN: usize = 8;
+/// No list of certificates or revocation lists is read that has more.
+pub(crate) const MANY: u64 = 64;
 /// Twenty-four SHA-512 values.
 pub(crate) const MAX_PCR_VALUES: usize = 24 * 64;
 
@@ -319,6 +323,9 @@ pub(crate) fn decoded<'b, T: Decode<'b, ()> + Encode<()>>(
             length: bytes.len(),
             limit,
         });
+    }
+    if !has_definite_lengths(bytes) {
+        return Err(EvidenceError::NotDeterministic);
     }
     let value: T = minicbor::decode(bytes).map_err(EvidenceError::Cbor)?;
     if encoded(&value) == bytes {

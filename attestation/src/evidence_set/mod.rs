@@ -17,9 +17,9 @@ use cert_chain::crl::MAX_CRL;
 use cert_chain::{Digest32, VmId};
 use minicbor::bytes::ByteVec;
 use minicbor::data::Type;
-use minicbor::decode::Error as DecodeError;
 use minicbor::{Decode, Decoder, Encode};
 
+use crate::bounded_cbor::at_most;
 use crate::event_log::MAX_LOG;
 use crate::evidence::{
     CarriedCrls, EvidenceError, MAX_CERTIFICATE, MAX_PCR_VALUES, MAX_STRUCTURE, count, decoded,
@@ -47,11 +47,11 @@ pub struct EvidenceSet {
     pub host: SetHost,
     /// The VMs, in no order that means anything.
     #[n(3)]
-    #[cbor(decode_with = "bounded")]
+    #[cbor(decode_with = "at_most::<MOST_VMS, _, _>")]
     pub vms: Vec<SetVm>,
     /// The VMs that could not be quoted. Nobody signs this: it tells whoever asked what to look at.
     #[n(4)]
-    #[cbor(decode_with = "bounded")]
+    #[cbor(decode_with = "at_most::<MOST_VMS, _, _>")]
     pub unquoted: Vec<Unquoted>,
     /// Revocation lists, each of which its issuer signed.
     #[n(5)]
@@ -135,6 +135,7 @@ pub struct Unquoted {
 
 /// As many VMs as one host can be asked for at a time.
 pub const MAX_VMS: usize = 4096;
+const MOST_VMS: u64 = MAX_VMS as u64;
 /// Bytes of a reason.
 pub const MAX_REASON: usize = 512;
 /// A log and revocation lists of the largest size, and 8 KiB for each VM: one has about 2.5 KiB.
@@ -233,18 +234,6 @@ pub fn said_purpose(bytes: &[u8]) -> Option<QuotePurpose> {
         Type::Map => Some(QuotePurpose::Service),
         Type::Bytes => Some(QuotePurpose::Tenant),
         _ => None,
-    }
-}
-
-/// An array that announces no more elements than a set can have: each takes more memory than bytes.
-fn bounded<'b, C, T: Decode<'b, C>>(
-    decoder: &mut Decoder<'b>,
-    context: &mut C,
-) -> Result<Vec<T>, DecodeError> {
-    let position = decoder.position();
-    match decoder.probe().array()? {
-        Some(length) if length <= MAX_VMS as u64 => Vec::decode(decoder, context),
-        _ => Err(DecodeError::message("more VMs than a set can have").at(position)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What evidence is refused for: each lie has its own reason.
 
-use attestation::evidence::MAX_EVIDENCE;
+use attestation::evidence::{EvidenceError, MAX_EVIDENCE};
 use attestation::fixture::{
     ATTESTATION, Host, TLS, Vm, event_log, nonce, now, quote, sign, signing_area,
 };
@@ -496,4 +496,28 @@ fn another_request_under_the_same_quote_is_not_this_one() {
     let mut evidence = host.evidence(&vm, &nonce(), Binding::None);
     evidence.vm.salt = Digest32::of(b"left");
     assert_eq!(code_of(&host, &evidence), "qualifying-data");
+}
+
+/// One byte each, and sixteen or more in memory: what may be long in evidence is bytes.
+#[test]
+fn evidence_whose_parts_would_have_many_times_its_bytes_is_not_decoded() {
+    let refused = |bytes: &[u8]| Evidence::from_cbor(bytes).unwrap_err();
+    // An unknown field of arrays that have no end.
+    let open = [&[0xa3, 0, 3, 9, 0x82][..], &[0x9f; 100_000]].concat();
+    let refusal = refused(&open);
+    assert!(
+        matches!(refusal, EvidenceError::NotDeterministic),
+        "{refusal}"
+    );
+    // As many certificates as there is room for, each of no bytes; and revocation lists.
+    let many = [&[0x9a, 0, 1, 0, 0][..], &[0x40; 0x1_0000]].concat();
+    let host = Host::new("host-1");
+    let bytes = host.evidence(&host.vm(), &nonce(), Binding::None).to_cbor();
+    // { 0: 3, 1: { … } …
+    let chain = [&bytes[..4], &[0xa1, 7], &many].concat();
+    let lists = [&[0xa2, 0, 3, 3][..], &many].concat();
+    for bytes in [chain, lists] {
+        let refusal = refused(&bytes).to_string();
+        assert!(refusal.contains("more than 64 elements"), "{refusal}");
+    }
 }

@@ -87,6 +87,57 @@ fn all_evidence_is_as_described() -> Result<()> {
     Ok(())
 }
 
+/// The rules in `docs/connection.md`, with one of them at the top.
+fn rules_of_connections(start: &str) -> String {
+    const PAGE: &str = include_str!("../../../docs/connection.md");
+    let blocks = PAGE.split("```cddl\n").skip(1);
+    let rules: Vec<_> = blocks
+        .filter_map(|block| block.split("```").next())
+        .collect();
+    format!("start = {start}\n\n{}", rules.join("\n"))
+}
+
+#[test]
+fn messages_and_bindings_of_connections_are_as_the_page_about_them_says() -> Result<()> {
+    const MESSAGES: &str =
+        include_str!("../../../trusted-connection/attested-tls/tests/messages_v1.txt");
+    const BINDINGS: &str =
+        include_str!("../../../attestation/tests/all/data/connection_binding_v1.json");
+    let rules = rules_of_connections("message");
+    for line in MESSAGES.lines() {
+        let (message, what) = line.split_once(' ').context("a message and what it is")?;
+        let message = hex::decode(message)?;
+        check(&rules, &message).with_context(|| what.to_owned())?;
+        // Of another kind, it is none.
+        let mut other = message;
+        *other.get_mut(1).context("the kind")? ^= 3;
+        ensure!(
+            described(&rules, &other)?.is_err(),
+            "{what} of another kind"
+        );
+    }
+    for value in serde_json::from_str::<Vec<Value>>(BINDINGS)? {
+        for (rule, field) in [
+            ("exporter-context", "exporter_context"),
+            ("connection-binding-data", "connection_binding_data"),
+        ] {
+            let bytes = hex::decode(value[field].as_str().context(field)?)?;
+            check(&rules_of_connections(rule), &bytes)?;
+        }
+        for (part, rule, field) in [
+            ("vm", "vm-request-leaf", "vm_request_leaf"),
+            ("vm", "tls-key", "tls_key"),
+            ("vm", "vm-quote-data", "vm_quote_data"),
+            ("device", "device-quote-data", "device_quote_data"),
+        ] {
+            if let Some(bytes) = value[part][field].as_str() {
+                check(&description_of(rule), &hex::decode(bytes)?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn a_persons_confirmation_is_as_described() -> Result<()> {
     const RULES: &str = include_str!("../../../attestation/confirmation/confirmation.cddl");

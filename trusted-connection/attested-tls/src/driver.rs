@@ -334,15 +334,16 @@ where
             }
             Ours::Evidence { demanding, .. } => (demanding.is_met(now), MAX_SHORT),
         };
+        let both = met && self.theirs.as_ref().is_some_and(Demanded::is_met);
         self.gate.set(GateState {
-            data: met && self.theirs.is_some(),
+            data: both,
             until: match &self.ours {
                 Ours::Nothing => None,
                 Ours::Evidence { demanding, .. } => demanding.valid_until(),
             },
             message_limit,
         });
-        if self.opened.is_some() && met && self.theirs.as_ref().is_some_and(Demanded::is_met) {
+        if self.opened.is_some() && both {
             if let Some(opened) = self.opened.take() {
                 // A caller that has gone drops its end of the buffers, too.
                 let _ = opened.send(());

@@ -13,7 +13,7 @@ pub(crate) struct Gate(Mutex<GateState>);
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GateState {
-    /// The peer is accepted, and has said what it demands.
+    /// Each end has what it demands of the other.
     pub(crate) data: bool,
     /// When that ends, by [`clock::now`]. It is compared with each piece of data: after a suspend, timers are
     /// late by all of it.

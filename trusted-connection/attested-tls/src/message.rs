@@ -1,6 +1,7 @@
 //! Control messages of a connection, in deterministic CBOR (`docs/connection.md` has the CDDL).
 
 use attestation::Nonce;
+use attestation::bounded_cbor::has_definite_lengths;
 use attestation::device::MAX_DEVICE_EVIDENCE;
 use attestation::evidence::MAX_EVIDENCE;
 use bytes::Bytes;
@@ -170,6 +171,13 @@ impl Message {
 
     /// Reads a message, which is in the one form that it has.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, ProtocolError> {
+        let other_form = || {
+            let reason = "not deterministic CBOR, or bytes follow it";
+            ProtocolError::Message(reason.to_owned())
+        };
+        if !has_definite_lengths(bytes) {
+            return Err(other_form());
+        }
         let message: Self =
             minicbor::decode(bytes).map_err(|error| ProtocolError::Message(error.to_string()))?;
         if let Self::Hello(hello) = &message
@@ -184,17 +192,11 @@ impl Message {
             demand: Demand::Evidence { formats, .. },
             ..
         }) = &message
-            && formats.len() > MAX_FORMATS
+            && !(1..=MAX_FORMATS).contains(&formats.len())
         {
-            return Err(ProtocolError::Message("too many formats".to_owned()));
+            return Err(ProtocolError::Message("no format, or too many".to_owned()));
         }
-        if message.is(bytes) {
-            Ok(message)
-        } else {
-            Err(ProtocolError::Message(
-                "not deterministic CBOR, or bytes follow it".to_owned(),
-            ))
-        }
+        message.is(bytes).then_some(message).ok_or_else(other_form)
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -256,6 +258,104 @@ mod tests {
             }
             let longer = [&bytes[..], &[0]].concat();
             assert!(Message::from_bytes(&longer).is_err(), "{message:?}");
+        }
+    }
+
+    /// Values for other implementations: each message in hexadecimal, and what it is.
+    #[test]
+    fn messages_have_the_encoding_that_was_published() {
+        let published = include_str!("../tests/messages_v1.txt").lines();
+        let published: Vec<_> = published.filter_map(|line| line.split_once(' ')).collect();
+        let messages = messages();
+        assert_eq!(published.len(), messages.len());
+        for ((encoded, what), message) in published.into_iter().zip(messages) {
+            assert_eq!(encoded, hex::encode(message.to_bytes()), "{what}");
+        }
+    }
+
+    #[test]
+    fn whatever_else_a_decoder_might_take_for_a_message_is_none() {
+        // [1, [{1: 1, 2: nonce}]]
+        let request = [&[0x82, 1, 0x81, 0xa2, 1, 1, 2, 0x50][..], &[7; 16]].concat();
+        assert!(Message::from_bytes(&request).is_ok());
+        let nonce = [&[0x50][..], &[7; 16]].concat();
+        let with = |begin: &[u8], end: &[u8]| [begin, &nonce, end].concat();
+        let many_open = [&[0x82, 1, 0x81, 0xa2, 9, 0x82][..], &[0x9f; 400]].concat();
+        for (what, bytes) in [
+            (
+                "a longer number",
+                with(&[0x82, 1, 0x81, 0xa2, 1, 0x18, 1, 2], &[]),
+            ),
+            (
+                "a longer key",
+                with(&[0x82, 1, 0x81, 0xa2, 0x18, 1, 1, 2], &[]),
+            ),
+            (
+                "a longer length",
+                with(&[0x98, 2, 1, 0x81, 0xa2, 1, 1, 2], &[]),
+            ),
+            (
+                "keys in another order",
+                with(&[0x82, 1, 0x81, 0xa2, 2], &[1, 1]),
+            ),
+            (
+                "a key twice",
+                with(&[0x82, 1, 0x81, 0xa3, 1, 1, 1, 1, 2], &[]),
+            ),
+            (
+                "an unknown key",
+                with(&[0x82, 1, 0x81, 0xa3, 1, 1, 2], &[3, 0]),
+            ),
+            ("a key that is missing", vec![0x82, 1, 0x81, 0xa1, 1, 1]),
+            (
+                "an open map",
+                with(&[0x82, 1, 0x81, 0xbf, 1, 1, 2], &[0xff]),
+            ),
+            (
+                "an open array",
+                with(&[0x9f, 1, 0x81, 0xa2, 1, 1, 2], &[0xff]),
+            ),
+            (
+                "an element more",
+                with(&[0x83, 1, 0x81, 0xa2, 1, 1, 2], &[0]),
+            ),
+            (
+                "another inner element",
+                with(&[0x82, 1, 0x82, 0xa2, 1, 1, 2], &[0]),
+            ),
+            ("a tag", with(&[0xc1, 0x82, 1, 0x81, 0xa2, 1, 1, 2], &[])),
+            (
+                "a tag within",
+                with(&[0x82, 1, 0x81, 0xa2, 1, 0xc1, 1, 2], &[]),
+            ),
+            (
+                "a number beyond 32 bits",
+                with(
+                    &[0x82, 1, 0x81, 0xa2, 1, 0x1b, 0, 0, 0, 1, 0, 0, 0, 0, 2],
+                    &[],
+                ),
+            ),
+            (
+                "a number below zero",
+                with(&[0x82, 1, 0x81, 0xa2, 1, 0x20, 2], &[]),
+            ),
+            (
+                "a longest nonce",
+                vec![0x82, 1, 0x81, 0xa2, 1, 1, 2, 0x5b, 0xff, 0xff, 0xff, 0xff],
+            ),
+            ("a short nonce", vec![0x82, 1, 0x81, 0xa2, 1, 1, 2, 0x41, 7]),
+            (
+                "an unknown kind",
+                with(&[0x82, 4, 0x81, 0xa2, 1, 1, 2], &[]),
+            ),
+            ("a demand of no format", {
+                let begin = [0x82, 0, 0x81, 0xa2, 0, 1, 1, 0x82, 1, 0x82, 0x80, 0x58, 32];
+                [&begin[..], &[7; 32]].concat()
+            }),
+            ("arrays without an end", many_open),
+            ("nothing", Vec::new()),
+        ] {
+            assert!(Message::from_bytes(&bytes).is_err(), "{what}");
         }
     }
 

@@ -165,7 +165,8 @@ pub(crate) struct Demanded {
     demand: Demand,
     sequence: u32,
     state: Owed,
-    accepted: bool,
+    /// Number of the last request whose answer the peer accepted; 0 before.
+    accepted: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,7 +186,7 @@ impl Demanded {
             demand,
             sequence: 0,
             state: Owed::Nothing { answered: None },
-            accepted: false,
+            accepted: 0,
         }
     }
 
@@ -195,7 +196,7 @@ impl Demanded {
 
     /// Whether the peer has what it demanded.
     pub(crate) fn is_met(&self) -> bool {
-        self.demand == Demand::Nothing || self.accepted
+        self.demand == Demand::Nothing || self.accepted > 0
     }
 
     /// The peer asks for evidence.
@@ -243,8 +244,8 @@ impl Demanded {
     /// The peer accepted the last answer.
     pub(crate) fn peer_accepts(&mut self, accepted: &Accepted) -> Result<(), ProtocolError> {
         let answered = matches!(self.state, Owed::Nothing { answered: Some(_) });
-        if answered && accepted.sequence == self.sequence {
-            self.accepted = true;
+        if answered && accepted.sequence == self.sequence && self.accepted < self.sequence {
+            self.accepted = self.sequence;
             Ok(())
         } else {
             Err(ProtocolError::OutOfTurn("an acceptance"))

@@ -1,7 +1,9 @@
 //! What an archive says before its data.
 
+use attestation::bounded_cbor::{at_most, has_definite_lengths};
 use minicbor::bytes::ByteVec;
-use minicbor::{Decode, Encode};
+use minicbor::decode::Error;
+use minicbor::{Decode, Decoder, Encode};
 
 use super::error::ArchiveError;
 
@@ -22,6 +24,7 @@ pub struct Head {
     pub length: u64,
     /// Revocation lists of issuers in DER.
     #[n(4)]
+    #[cbor(decode_with = "lists")]
     pub crls: Option<Vec<ByteVec>>,
     /// The policy by which the archiver appraised the data.
     #[n(5)]
@@ -51,6 +54,11 @@ pub const MAX_HEAD: usize = 8 * 1024 * 1024;
 /// The most revocation lists in an archive's head.
 pub const MAX_CRLS: usize = 16;
 const VERSION: u64 = 1;
+
+/// No more are read; how many there may be is told afterwards.
+fn lists<C>(decoder: &mut Decoder<'_>, context: &mut C) -> Result<Option<Vec<ByteVec>>, Error> {
+    at_most::<64, _, _>(decoder, context).map(Some)
+}
 
 impl Head {
     /// A head about data of this form and length.
@@ -93,6 +101,9 @@ impl Head {
     }
 
     pub(crate) fn from_cbor(bytes: &[u8]) -> Result<Self, ArchiveError> {
+        if !has_definite_lengths(bytes) {
+            return Err(ArchiveError::Malformed("a part does not say its length"));
+        }
         let head: Self = minicbor::decode(bytes)?;
         if head.version != VERSION {
             return Err(ArchiveError::Version(head.version));

@@ -5,7 +5,7 @@ use minicbor::{Decoder, decode};
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 
 use crate::cose::{
-    Content, FormatError, MAX_ATTACHED, SIGNATURE, ToBeSigned, encoded, read_sign1, within,
+    Content, FormatError, MAX_ATTACHED, SIGNATURE, ToBeSigned, encoded, read_sign1, readable,
     write_sign1,
 };
 use crate::credentials::{Credentials, MAX_CREDENTIALS};
@@ -179,7 +179,7 @@ impl Batch {
 
     /// Reads a batch.
     pub fn from_cbor(bytes: &[u8]) -> Result<Self, FormatError> {
-        within(bytes.len(), MAX_BATCH)?;
+        readable(bytes, MAX_BATCH)?;
         let mut d = Decoder::new(bytes);
         if d.array()? != Some(2) {
             return Err(decode::Error::message("it is no batch with its readings").into());

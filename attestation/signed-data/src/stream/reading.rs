@@ -6,7 +6,7 @@ use minicbor::encode::Write;
 use minicbor::{Decoder, Encoder, decode, encode};
 use rustls_pki_types::UnixTime;
 
-use crate::cose::{FormatError, SignedData, ToBeSigned, encoded, within};
+use crate::cose::{FormatError, SignedData, ToBeSigned, encoded, readable, within};
 use crate::credentials::MAX_CREDENTIALS;
 use crate::label::{Label, digest};
 use crate::stream::batch::statement_of;
@@ -200,7 +200,7 @@ impl ProvenReading {
 
     /// Reads one.
     pub fn from_cbor(bytes: &[u8]) -> Result<Self, FormatError> {
-        within(bytes.len(), Self::MAX)?;
+        readable(bytes, Self::MAX)?;
         let mut d = Decoder::new(bytes);
         if d.array()? != Some(4) {
             return Err(decode::Error::message("it is no reading with its proof").into());

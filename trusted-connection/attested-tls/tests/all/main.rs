@@ -7,5 +7,6 @@ mod attestation_in_force;
 mod data;
 mod handshakes_at_a_time;
 mod hostile_peers;
+mod odd_peers;
 mod refusals;
 mod support;

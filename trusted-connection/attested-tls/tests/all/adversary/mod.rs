@@ -7,7 +7,7 @@ mod binding;
 mod evidence;
 mod handshake;
 mod negotiation;
-mod peer;
+pub(crate) mod peer;
 
 use std::cell::RefCell;
 use std::future::Future;

@@ -21,21 +21,21 @@ use crate::support::{Issuer, Signer, name, statement};
 
 /// Which defences an end has in what it binds evidence to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Defences {
+pub(crate) struct Defences {
     /// A value that only the two ends of this connection have.
-    pub(super) exporter: bool,
+    pub(crate) exporter: bool,
     /// Its label.
-    pub(super) label: &'static str,
+    pub(crate) label: &'static str,
     /// Which end attests itself.
-    pub(super) role: bool,
+    pub(crate) role: bool,
     /// The request: its nonce and number.
-    pub(super) request: bool,
+    pub(crate) request: bool,
     /// What an attester binds its evidence to is never what a request names.
-    pub(super) no_oracle: bool,
+    pub(crate) no_oracle: bool,
 }
 
 impl Defences {
-    pub(super) const ALL: Self = Self {
+    pub(crate) const ALL: Self = Self {
         exporter: true,
         label: "EXPORTER-vrot-attestation-v1",
         role: true,
@@ -44,12 +44,12 @@ impl Defences {
     };
 }
 
-pub(super) const SERVER: u8 = 0;
-pub(super) const CLIENT: u8 = 1;
+pub(crate) const SERVER: u8 = 0;
+pub(crate) const CLIENT: u8 = 1;
 
 /// What passes on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Frame {
+pub(crate) enum Frame {
     Hello { demands: bool },
     Request(Request),
     Answer { sequence: u32, evidence: Vec<u8> },
@@ -60,21 +60,21 @@ pub(super) enum Frame {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Request {
-    pub(super) sequence: u32,
-    pub(super) nonce: Vec<u8>,
+pub(crate) struct Request {
+    pub(crate) sequence: u32,
+    pub(crate) nonce: Vec<u8>,
     /// A binding that evidence is to have; no request of the protocol has one.
-    pub(super) named: Option<[u8; 32]>,
+    pub(crate) named: Option<[u8; 32]>,
 }
 
 /// One end after its handshake.
-pub(super) struct Peer {
-    pub(super) stream: TlsStream<DuplexStream>,
+pub(crate) struct Peer {
+    pub(crate) stream: TlsStream<DuplexStream>,
     /// The server's certificate: no client has one here.
     server: CertificateDer<'static>,
 }
 
-pub(super) fn client_config(issuer: &Issuer, resumption: Resumption) -> Result<ClientConfig> {
+pub(crate) fn client_config(issuer: &Issuer, resumption: Resumption) -> Result<ClientConfig> {
     let mut config = ClientConfig::builder_with_provider(provider(KeyExchange::HybridFirst))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -84,7 +84,7 @@ pub(super) fn client_config(issuer: &Issuer, resumption: Resumption) -> Result<C
     Ok(config)
 }
 
-pub(super) fn server_config(key: CertifiedKey) -> Result<ServerConfig> {
+pub(crate) fn server_config(key: CertifiedKey) -> Result<ServerConfig> {
     Ok(
         ServerConfig::builder_with_provider(provider(KeyExchange::HybridFirst))
             .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -94,7 +94,7 @@ pub(super) fn server_config(key: CertifiedKey) -> Result<ServerConfig> {
 }
 
 impl Peer {
-    pub(super) async fn client(issuer: &Issuer, io: DuplexStream) -> Result<Self> {
+    pub(crate) async fn client(issuer: &Issuer, io: DuplexStream) -> Result<Self> {
         let config = Arc::new(client_config(issuer, Resumption::disabled())?);
         let stream = TlsConnector::from(config).connect(name(), io).await?;
         let state: &CommonState = stream.get_ref().1;
@@ -106,12 +106,12 @@ impl Peer {
         })
     }
 
-    pub(super) async fn server(key: CertifiedKey, io: DuplexStream) -> Result<Self> {
+    pub(crate) async fn server(key: CertifiedKey, io: DuplexStream) -> Result<Self> {
         Self::accepting(server_config(key.clone())?, key, io).await
     }
 
     /// A server with a configuration of its own, which shows this certificate.
-    pub(super) async fn accepting(
+    pub(crate) async fn accepting(
         config: ServerConfig,
         key: CertifiedKey,
         io: DuplexStream,
@@ -124,12 +124,12 @@ impl Peer {
         })
     }
 
-    pub(super) async fn send(&mut self, frame: Frame) -> Result<()> {
+    pub(crate) async fn send(&mut self, frame: Frame) -> Result<()> {
         self.stream.write_all(&frame.bytes()?).await?;
         Ok(self.stream.flush().await?)
     }
 
-    pub(super) async fn receive(&mut self) -> Result<Frame> {
+    pub(crate) async fn receive(&mut self) -> Result<Frame> {
         let mut message = Vec::new();
         loop {
             let kind = self.stream.read_u8().await?;
@@ -151,7 +151,7 @@ impl Peer {
     }
 
     /// Says what it demands and hears what the other end does.
-    pub(super) async fn greet(&mut self, demands: bool) -> Result<bool> {
+    pub(crate) async fn greet(&mut self, demands: bool) -> Result<bool> {
         self.send(Frame::Hello { demands }).await?;
         match self.receive().await? {
             Frame::Hello { demands } => Ok(demands),
@@ -160,7 +160,7 @@ impl Peer {
     }
 
     /// The other end's request for evidence.
-    pub(super) async fn request(&mut self) -> Result<Request> {
+    pub(crate) async fn request(&mut self) -> Result<Request> {
         match self.receive().await? {
             Frame::Request(request) => Ok(request),
             other => bail!("{other:?} instead of a request"),
@@ -168,14 +168,14 @@ impl Peer {
     }
 
     /// Waits for the other end's evidence.
-    pub(super) async fn answer(&mut self) -> Result<Vec<u8>> {
+    pub(crate) async fn answer(&mut self) -> Result<Vec<u8>> {
         match self.receive().await? {
             Frame::Answer { evidence, .. } => Ok(evidence),
             other => bail!("{other:?} instead of evidence"),
         }
     }
 
-    pub(super) async fn send_evidence(
+    pub(crate) async fn send_evidence(
         &mut self,
         request: &Request,
         evidence: Vec<u8>,
@@ -185,12 +185,12 @@ impl Peer {
     }
 
     /// Takes in what comes until the other end closes.
-    pub(super) async fn until_closed(&mut self) {
+    pub(crate) async fn until_closed(&mut self) {
         while !matches!(self.receive().await, Err(_) | Ok(Frame::Close(_))) {}
     }
 
     /// What evidence of an end is bound to on this connection, for this request.
-    pub(super) fn binding(
+    pub(crate) fn binding(
         &self,
         defences: Defences,
         attester: u8,
@@ -258,7 +258,7 @@ impl Peer {
     }
 
     /// This end's own evidence.
-    pub(super) fn evidence(
+    pub(crate) fn evidence(
         &self,
         defences: Defences,
         signer: &Signer,
@@ -269,7 +269,7 @@ impl Peer {
     }
 
     /// Whether this is evidence of the other end, by this signer.
-    pub(super) fn is_evidence(
+    pub(crate) fn is_evidence(
         &self,
         defences: Defences,
         trusted: &Signer,
@@ -284,7 +284,7 @@ impl Peer {
     }
 
     /// An honest end that attests itself and demands nothing.
-    pub(super) async fn attesting(mut self, defences: Defences, signer: &Signer) -> Result<()> {
+    pub(crate) async fn attesting(mut self, defences: Defences, signer: &Signer) -> Result<()> {
         ensure!(self.greet(false).await?, "nothing is demanded");
         loop {
             match self.receive().await? {
@@ -300,7 +300,7 @@ impl Peer {
 
     /// An honest end that demands evidence, with a nonce of its own choice, and attests itself by the same
     /// signer if it is asked: whether it accepts the other end.
-    pub(super) async fn demanding(self, defences: Defences, trusted: &Signer) -> Result<bool> {
+    pub(crate) async fn demanding(self, defences: Defences, trusted: &Signer) -> Result<bool> {
         let mut nonce = [0; 32];
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut nonce)
             .map_err(anyhow::Error::msg)?;
@@ -315,7 +315,7 @@ impl Peer {
     }
 
     /// The same with this request, and the end itself for what follows.
-    pub(super) async fn asking(
+    pub(crate) async fn asking(
         mut self,
         request: Request,
         defences: Defences,
