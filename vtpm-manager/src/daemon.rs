@@ -12,6 +12,7 @@ use program_output::log;
 use sd_notify::NotifyState;
 use tenant_api::{Bound, ServerCertificate, TenantApiError};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -19,7 +20,7 @@ use crate::api::{self, Api};
 use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
 use crate::fault::Fault;
 use crate::handover::{self, Handover};
-use crate::manager::{Manager, ManagerError, Startup};
+use crate::manager::{Manager, ManagerError, Startup, StoreState};
 use crate::tenants;
 
 /// Manages the virtualized roots of trust of this host, anchored in its physical TPM.
@@ -90,6 +91,9 @@ const ENDING: Duration = Duration::from_secs(10);
 /// manager usually grants.
 const LAST_RESORT: Duration = Duration::from_secs(20);
 
+/// How it stands at first, for a service manager.
+const OPENING: &str = "opening the store";
+
 /// Closes of what callers handed over that wait for somebody at a time, before all others wait as well.
 const CLOSING: usize = 32;
 /// For threads that are at something when all else is done.
@@ -131,7 +135,7 @@ fn run(arguments: &Arguments) -> Result<(), DaemonError> {
 
 /// 0 for a configuration that a manager can be started with, else 2.
 fn check_config(path: &Path) -> ExitCode {
-    let shown = match Config::load(path) {
+    let shown = match Config::load_for_its_manager(path) {
         Ok(config) => config.shown(),
         Err(error) => {
             complain(format_args!("vtpm-managerd: {}", WithCauses(&error)));
@@ -173,7 +177,7 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
         async move { api.serve(listener, ending).await }
     });
     tracing::info!(socket = %path.display(), "listening, and opening the store");
-    notify(&[NotifyState::Ready, NotifyState::Status("opening the store")]);
+    notify(&[NotifyState::Ready, NotifyState::Status(OPENING)]);
     let served = open_and_serve(startup, &api, handover, tenants, &ending).await;
     notify(&[NotifyState::Stopping]);
     ending.cancel();
@@ -219,12 +223,8 @@ async fn open_and_serve(
     {
         let vrots = manager.fleet().registry().all().len();
         tracing::info!(vrots, "ready");
-        let store = if manager.guarded().store_state().is_open() {
-            "serving"
-        } else {
-            "serving, but the store is not open: `vtpmctl host show` tells why"
-        };
-        notify(&[NotifyState::Status(store)]);
+        let store = manager.guarded().watch_store_state();
+        ending.run_until_cancelled(tell_of_store(store)).await;
         ending.cancelled().await;
     }
     manager.events().end();
@@ -239,6 +239,27 @@ async fn open_and_serve(
         tracing::error!(%error, "the API for tenants ended early");
     }
     Ok(Some(manager))
+}
+
+/// Tells a service manager how the store stands, whenever that changes.
+async fn tell_of_store(mut store: watch::Receiver<StoreState>) {
+    let mut told = OPENING;
+    loop {
+        let status = match *store.borrow_and_update() {
+            StoreState::Open(_) => "serving",
+            StoreState::Opening { .. } => OPENING,
+            StoreState::Blank | StoreState::Unreachable { .. } | StoreState::Refused { .. } => {
+                "serving, but the store is not open: `vtpmctl host show` tells why"
+            }
+        };
+        if status != told {
+            notify(&[NotifyState::Status(status)]);
+            told = status;
+        }
+        if store.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Tells a service manager, if there is one, how it stands (sd_notify(3)).

@@ -32,9 +32,9 @@ pub(super) fn check_apart(
     Ok(())
 }
 
-/// Nobody but the manager and root can put a file of their own into it. A folder that is not there
+/// Nobody but `owner` (the manager) and root can put a file of their own into it. A folder that is not there
 /// yet is made so.
-pub(super) fn check_folder(folder: &Path) -> Result<(), String> {
+pub(super) fn check_folder(folder: &Path, owner: u32) -> Result<(), String> {
     let Ok(found) = std::fs::symlink_metadata(folder) else {
         return Ok(());
     };
@@ -44,10 +44,9 @@ pub(super) fn check_folder(folder: &Path) -> Result<(), String> {
             "is {shown}, which is no folder: write the path of one"
         ));
     }
-    let own = nix::unistd::geteuid().as_raw();
-    if found.uid() != 0 && found.uid() != own {
+    if found.uid() != 0 && found.uid() != owner {
         return Err(format!(
-            "is {shown}, which belongs to user {}: give it to the manager's user, {own}",
+            "is {shown}, which belongs to user {}: give it to the manager's user, {owner}",
             found.uid()
         ));
     }

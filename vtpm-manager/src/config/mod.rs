@@ -13,12 +13,14 @@ mod tenants;
 mod vmms;
 
 use std::num::NonZeroU32;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use attestation::TomlError;
 use bounded_file::read_bounded_text;
 use cert_chain::Digest32;
 use guarded_state::ledger::AnchorPolicy;
+use nix::unistd::geteuid;
 use trust_anchor::AnchorConfig;
 
 use crate::backend::{UidRange, Vmms};
@@ -41,7 +43,8 @@ pub use pool::PoolConfig;
 pub use renewal::RenewalConfig;
 pub use swtpm::{SwtpmConfig, Vanished};
 
-/// A configuration that makes sense: there is no other way to have one than [`Config::load`].
+/// A configuration that makes sense: there is no other way to have one than [`Config::load`]
+/// and [`Config::load_for_its_manager`].
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The physical TPM.
@@ -100,18 +103,35 @@ pub const DEFAULT_CONFIG: &str = "/etc/vtpm-manager/config.toml";
 const BACKEND_PROGRAM: &str = "vtpm-backend";
 
 impl Config {
-    /// Reads and checks a configuration.
+    /// Reads and checks a configuration for a manager that runs as this process's user.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_for(path, |_| geteuid().as_raw())
+    }
+
+    /// The same on behalf of a manager that another user runs: by root, who looks for whoever has the state
+    /// folder. Nobody else can look for others.
+    pub fn load_for_its_manager(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_for(path, |state_dir| {
+            let own = geteuid();
+            match std::fs::symlink_metadata(state_dir) {
+                Ok(folder) if own.is_root() => folder.uid(),
+                _ => own.as_raw(),
+            }
+        })
+    }
+
+    fn load_for(path: &Path, manager: impl FnOnce(&Path) -> u32) -> Result<Self, ConfigError> {
         let text = read_bounded_text(path, MAX_CONFIG).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
             source,
         })?;
         let config = Self::parse(&text, path)?;
+        let manager = manager(&config.state_dir);
         for (field, folder) in [
             ("state_dir", &config.state_dir),
             ("runtime_dir", &config.runtime_dir),
         ] {
-            check_folder(folder).map_err(|problem| ConfigError::Value {
+            check_folder(folder, manager).map_err(|problem| ConfigError::Value {
                 config: path.to_owned(),
                 field,
                 problem,

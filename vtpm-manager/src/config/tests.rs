@@ -143,6 +143,31 @@ fn folders_in_which_others_can_write_are_refused() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The tests are run as root, as `vtpmctl doctor` is.
+#[test]
+fn root_looks_at_a_configuration_for_whoever_has_the_state_folder() -> anyhow::Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let (state, run) = (scratch.path().join("state"), scratch.path().join("run"));
+    let path = scratch.path().join("config.toml");
+    std::fs::write(
+        &path,
+        format!(
+            "tpm = \"device:/dev/tpm0\"\nstate_dir = \"{}\"\nruntime_dir = \"{}\"\n",
+            state.display(),
+            run.display()
+        ),
+    )?;
+    for folder in [&state, &run] {
+        std::fs::create_dir(folder)?;
+        std::os::unix::fs::chown(folder, Some(61_999), None)?;
+    }
+    assert!(Config::load(&path).is_err(), "root is another user");
+    assert!(Config::load_for_its_manager(&path).is_ok());
+    std::os::unix::fs::chown(&run, Some(61_998), None)?;
+    assert!(Config::load_for_its_manager(&path).is_err(), "two users");
+    Ok(())
+}
+
 #[test]
 fn what_is_wrong_is_named() {
     let long = format!(

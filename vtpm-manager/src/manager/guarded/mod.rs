@@ -19,6 +19,7 @@ use cert_chain::VrotId;
 use guarded_state::disk::{Batch, Part};
 use guarded_state::journal::Journal;
 use guarded_state::ledger::{AnchorPolicy, MarkedLog};
+use tokio::sync::watch;
 
 use super::blocking::blocking;
 use super::error::ManagerError;
@@ -86,6 +87,11 @@ impl Guarded {
     /// Whether the store may be used.
     pub fn store_state(&self) -> StoreState {
         self.gate.state()
+    }
+
+    /// The same, and each change of it.
+    pub fn watch_store_state(&self) -> watch::Receiver<StoreState> {
+        self.gate.watch()
     }
 
     /// Whether the store is open.

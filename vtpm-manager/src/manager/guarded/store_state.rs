@@ -111,6 +111,10 @@ impl StoreGate {
         self.state.borrow().clone()
     }
 
+    pub(in crate::manager) fn watch(&self) -> watch::Receiver<StoreState> {
+        self.state.subscribe()
+    }
+
     pub(in crate::manager) fn is_open(&self) -> bool {
         self.state.borrow().is_open()
     }
