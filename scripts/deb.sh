@@ -117,7 +117,8 @@ finish() {
     shift
     tree=$scratch/$package
     documents=usr/share/doc/$package
-    for document in README.md SECURITY.md; do
+    # README.md leads to those in docs.
+    for document in README.md SECURITY.md $(cd "$root" && echo docs/*.md); do
         put 0644 "$root/$document" "$package" "$documents/$document"
     done
     put 0644 "$packaging/copyright" "$package" "$documents/copyright"

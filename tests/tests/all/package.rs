@@ -102,7 +102,7 @@ const DOCUMENTS: [&str; 5] = [
 fn packages_hold_these_files_with_these_modes_and_all_are_roots() -> Result<()> {
     for (package, contents) in CONTENTS {
         let mut expected: Vec<String> = contents.iter().map(ToString::to_string).collect();
-        for document in DOCUMENTS {
+        for document in documents()? {
             expected.push(format!("-rw-r--r-- /usr/share/doc/{package}/{document}"));
         }
         let mut found = Vec::new();
@@ -135,6 +135,18 @@ fn packages_hold_these_files_with_these_modes_and_all_are_roots() -> Result<()> 
         assert_eq!(found, expected, "{package}");
     }
     Ok(())
+}
+
+/// With those that README.md leads to.
+fn documents() -> Result<Vec<String>> {
+    let mut documents: Vec<String> = DOCUMENTS.map(str::to_owned).into();
+    for entry in fs::read_dir(workspace_folder()?.join("docs"))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".md") {
+            documents.push(format!("docs/{name}"));
+        }
+    }
+    Ok(documents)
 }
 
 /// Each program has its page and its completion for each shell, and there is nothing of others.
@@ -363,6 +375,31 @@ fn systemd_takes_the_units_and_finds_them_confined() -> Result<()> {
             .arg(format!("--threshold={most}"))
             .arg(&path)
             .run()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn units_name_documents_that_their_package_has() -> Result<()> {
+    for package in PACKAGES {
+        let installed = tempfile::tempdir()?;
+        install(package, installed.path())?;
+        let Ok(units) = fs::read_dir(installed.path().join("usr/lib/systemd/system")) else {
+            continue;
+        };
+        for unit in units {
+            let path = unit?.path();
+            let text = fs::read_to_string(&path)?;
+            let named: Vec<&str> = (text.lines())
+                .filter_map(|line| line.strip_prefix("Documentation="))
+                .flat_map(str::split_whitespace)
+                .filter_map(|named| named.strip_prefix("file:///"))
+                .collect();
+            for name in named {
+                let found = installed.path().join(name).is_file();
+                ensure!(found, "{}: there is no /{name}", path.display());
+            }
+        }
     }
     Ok(())
 }
