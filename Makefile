@@ -18,7 +18,7 @@ FUZZ_SECONDS ?= 60
 JUDGE := --manifest-path tests/formats/Cargo.toml
 
 # What tests alone need, and no package of this release of Debian has.
-.PHONY: help root setup browser peers demo test bench check fuzz deb fresh packages-check
+.PHONY: help root setup browser peers demo test bench check fuzz deb fresh packages-check packages-boot
 
 help:
 	@echo 'make demo    the whole chain of trust with a real guest, and five attacks that fail'
@@ -30,6 +30,7 @@ help:
 	@echo 'make deb     Debian packages for hosts, guests and devices, in target/deb'
 	@echo 'make fresh   make demo in minimal root file systems of Debian 12 and 13; as root'
 	@echo 'make packages-check   the packages in fresh roots of Debian 12 and 13, as root'
+	@echo 'make packages-boot    boots Debian 12 and 13 with the packages, and has every unit do its work; as root'
 	@echo 'make peers   fetches the newer swtpm, the promtool and the pycose that tests need (make test calls it)'
 	@echo 'make setup   installs missing Debian packages (the others call it)'
 
@@ -92,3 +93,6 @@ fresh:
 
 packages-check: setup
 	sh scripts/package-roots.sh
+
+packages-boot: setup
+	sh scripts/package-boots.sh
