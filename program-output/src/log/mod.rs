@@ -4,6 +4,7 @@
 //! [`start_without_thread`] leaves it to the program's own loop to [pass lines on](pass_on).
 
 mod capture;
+mod journal;
 mod limit;
 mod line;
 mod queue;
@@ -59,10 +60,19 @@ const OF_A_BACKEND: Bounds = Bounds {
 const ENDING: Duration = Duration::from_secs(1);
 
 /// Has a thread write what passes `filter` to standard error. Whatever else writes there from now
-/// on, as C libraries do, becomes lines of this log, with the same bounds.
+/// on, as C libraries do, becomes lines of this log, with the same bounds. systemd's journal is told the level of
+/// each line, and has time and level of its own: they are not in the text then.
 pub fn start(filter: impl Layer<Registry> + Send + Sync, format: Format) -> Guard {
+    let is_journal = journal::is_standard_error();
+    let format = match format {
+        Format::Text if is_journal => Format::Bare,
+        other => other,
+    };
     let queue = set_up(filter, format, OF_A_PROGRAM);
     let (mut stderr, captured) = capture::take_over_standard_error();
+    if is_journal {
+        stderr = stderr.with_levels();
+    }
     let writer = Arc::clone(&queue);
     // Without the thread nothing is written, and the queue counts what is lost.
     let _ = thread::Builder::new()

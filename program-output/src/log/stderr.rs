@@ -9,6 +9,7 @@ use nix::libc::{O_NOCTTY, O_NONBLOCK};
 use printable::printable_json;
 use rustix::net::SendFlags;
 
+use super::journal;
 use super::line::Line;
 use super::queue::Passed;
 
@@ -20,6 +21,8 @@ pub struct Stderr {
     torn: bool,
     /// What every line begins with.
     prefix: String,
+    /// Whether its level comes before that, for systemd's journal.
+    levels: bool,
 }
 
 #[derive(Debug)]
@@ -41,6 +44,7 @@ impl Stderr {
             to: To::Waiting(file),
             torn: false,
             prefix: String::new(),
+            levels: false,
         }
     }
 
@@ -50,6 +54,7 @@ impl Stderr {
             to: To::Nowhere,
             torn: false,
             prefix: String::new(),
+            levels: false,
         }
     }
 
@@ -73,6 +78,7 @@ impl Stderr {
             to,
             torn: false,
             prefix: String::new(),
+            levels: false,
         })
     }
 
@@ -82,11 +88,21 @@ impl Stderr {
         self
     }
 
+    /// The same, for systemd's journal.
+    pub(super) fn with_levels(mut self) -> Self {
+        self.levels = true;
+        self
+    }
+
     /// Writes a line.
     pub fn write(&mut self, line: &Line) -> Passed {
         // What is left of a line that could not be written as a whole ends here.
         let begin = if self.torn { "\n" } else { "" };
-        let whole = format!("{begin}{}{}\n", self.prefix, line.text);
+        let level = match self.levels {
+            true => journal::beginning(line.level),
+            false => "",
+        };
+        let whole = format!("{begin}{level}{}{}\n", self.prefix, line.text);
         let mut rest = whole.as_bytes();
         while !rest.is_empty() {
             match self.to.write(rest) {
