@@ -149,8 +149,9 @@ before_the_reboot() {
     systemctl daemon-reload
     install -m 0644 issuer/root.pem /etc/vrot/root.pem
     printf '[trust]\nroots = "root.pem"\n\n[expect]\ntenant = "acme"\nhosts = ["host-1.example.org"]\n\n' > /etc/vrot/policy.toml
-    vrot-device reference --event-log /run/vrot-host/event-log --layer host > reference.toml
-    cat reference.toml >> /etc/vrot/policy.toml
+    for layer in host vm; do
+        vrot-device reference --event-log /run/vrot-host/event-log --layer "$layer" >> /etc/vrot/policy.toml
+    done
     printf '%s\n' VROT_LISTEN=127.0.0.1:8080 VROT_CONNECT=127.0.0.1:7072 VROT_POLICY=/etc/vrot/policy.toml \
         'VROT_OPTIONS=--identity /etc/vrot/identity --event-log /run/vrot-device/event-log' \
         > /etc/default/vrot-device-proxy-own
