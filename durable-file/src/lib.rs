@@ -24,9 +24,14 @@ pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
         .create_new(true)
         .mode(mode)
         .open(&temporary)?;
-    file.write_all(contents)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
+    let replaced = (file.write_all(contents))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&temporary, path));
+    if replaced.is_err() {
+        // On a full disk, room for the next attempt.
+        drop(fs::remove_file(&temporary));
+    }
+    replaced?;
     sync_folder_of(path)
 }
 
@@ -72,6 +77,16 @@ mod tests {
         assert_eq!(fs::read(&path)?, b"whole");
         assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
         assert!(!left.exists());
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_file_that_cannot_get_its_name() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("taken");
+        fs::create_dir(&path)?;
+        assert!(replace(&path, b"whole", 0o600).is_err());
+        assert_eq!(fs::read_dir(folder.path())?.count(), 1);
         Ok(())
     }
 

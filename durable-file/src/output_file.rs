@@ -6,7 +6,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags};
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
 use crate::{folder_of, sync_folder_of};
@@ -80,6 +81,16 @@ impl OutputFile {
         })
     }
 
+    /// Has the file system keep room for so many bytes, where it can: what is written is not lost then because
+    /// the disk is full.
+    pub fn reserve(&self, bytes: u64) -> Result<(), OutputError> {
+        let keep_length = FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(self.contents.file(), keep_length, 0, bytes) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(error) => Err(at(&self.path, error.into())),
+        }
+    }
+
     /// Gives the file its name. It outlives a loss of power then.
     pub fn finish(self) -> Result<(), OutputError> {
         let Self {
@@ -87,7 +98,9 @@ impl OutputFile {
             path,
             existing,
         } = self;
-        (contents.file().sync_all()).map_err(|source| at(&path, source))?;
+        (contents.give_back_room())
+            .and_then(|()| contents.file().sync_all())
+            .map_err(|source| at(&path, source))?;
         contents
             .name(&path, existing)
             .map_err(|error| match error.kind() {
@@ -105,12 +118,10 @@ impl Contents {
         match rustix::fs::open(folder, flags, Mode::from_raw_mode(mode)) {
             Ok(file) => Ok(Self::Unnamed(file.into())),
             // What open(2) says where there are none.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => {
-                tempfile::Builder::new()
-                    .permissions(Permissions::from_mode(mode))
-                    .tempfile_in(folder)
-                    .map(Self::Named)
-            }
+            Err(Errno::OPNOTSUPP | Errno::ISDIR) => tempfile::Builder::new()
+                .permissions(Permissions::from_mode(mode))
+                .tempfile_in(folder)
+                .map(Self::Named),
             Err(error) => Err(error.into()),
         }
     }
@@ -120,6 +131,12 @@ impl Contents {
             Self::Unnamed(file) => file,
             Self::Named(file) => file.as_file(),
         }
+    }
+
+    /// What was reserved and is not needed.
+    fn give_back_room(&self) -> io::Result<()> {
+        let length = self.file().metadata()?.len();
+        self.file().set_len(length)
     }
 
     fn name(self, path: &Path, existing: Existing) -> io::Result<()> {
@@ -164,6 +181,8 @@ impl Write for OutputFile {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]
@@ -181,6 +200,19 @@ mod tests {
         file.finish()?;
         assert_eq!(fs::read(&path)?, b"whole");
         assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
+        Ok(())
+    }
+
+    #[test]
+    fn room_that_was_reserved_is_no_content_and_is_given_back() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("file");
+        let mut file = OutputFile::create(&path, 0o600, Existing::Keep)?;
+        file.reserve(1 << 20)?;
+        file.write_all(b"whole")?;
+        file.finish()?;
+        assert_eq!(fs::read(&path)?, b"whole");
+        assert!(fs::metadata(&path)?.blocks() * 512 < 1 << 20);
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use api_types::{OPENING, Problem};
 use cert_chain::operator::ApprovalError;
+use durable_file::OutputError;
 
 use swtpm_state::StoreError;
 
@@ -38,6 +39,9 @@ pub(crate) enum CtlError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A file cannot be made.
+    #[error(transparent)]
+    OutputFile(#[from] OutputError),
     /// The issuer refused.
     #[error(transparent)]
     Issuer(#[from] IssuerError),
@@ -124,7 +128,7 @@ impl CtlError {
     /// The exit status: 2 for bad input, 1 for everything else.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Argument(_) | Self::File { .. } | Self::Input { .. } => 2,
+            Self::Argument(_) | Self::File { .. } | Self::Input { .. } | Self::OutputFile(_) => 2,
             Self::Refused(problem) if problem.status == 400 => 2,
             _ => 1,
         }

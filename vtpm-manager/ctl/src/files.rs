@@ -1,9 +1,11 @@
 //! Files that a user names: bounded when they are read, and named when they are refused.
 
+use std::io::Write;
 use std::path::Path;
 
 use bounded_file::{read_bounded, read_bounded_text};
-use cert_chain::enrolment::Message;
+use cert_chain::enrolment::{MAX_MESSAGE, Message};
+use durable_file::{Existing, OutputError, OutputFile};
 use zeroize::Zeroizing;
 
 use crate::error::CtlError;
@@ -27,6 +29,29 @@ pub(crate) fn write(path: &Path, contents: &[u8]) -> Result<(), CtlError> {
         action: "written",
         source,
     })
+}
+
+/// The place of a message that is made once and not again: what would keep it from being written is found out
+/// before it is made.
+pub(crate) struct MessageFile(OutputFile);
+
+impl MessageFile {
+    /// A message in place of a file that is there.
+    pub(crate) fn prepare(path: &Path) -> Result<Self, CtlError> {
+        let file = OutputFile::create(path, 0o644, Existing::Replace)?;
+        file.reserve(u64::try_from(MAX_MESSAGE).unwrap_or(u64::MAX))?;
+        Ok(Self(file))
+    }
+
+    /// Writes the message.
+    pub(crate) fn write(mut self, path: &Path, message: &impl Message) -> Result<(), CtlError> {
+        let written = self.0.write_all(message.to_json().as_bytes());
+        written.map_err(|source| OutputError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(self.0.finish()?)
+    }
 }
 
 /// Writes a file that others read meanwhile: they find the old one or the new one.

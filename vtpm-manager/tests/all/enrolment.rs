@@ -42,6 +42,27 @@ fn four_files_make_a_certified_host() -> Result<()> {
 }
 
 #[test]
+fn an_answer_is_not_spent_on_a_certificate_that_cannot_be_written() -> Result<()> {
+    let host = prepared()?;
+    let files = Files::of(&host);
+    host.ctl(files.ask("web-7"))?;
+    host.ctl(files.challenge())?;
+    host.ctl(files.answer())?;
+    let folder = host.path("folder");
+    fs::create_dir(&folder)?;
+    for place in [&folder, &host.path("missing/4.json"), "/dev/full"] {
+        let mut elsewhere = files.certify();
+        elsewhere[7] = place;
+        let said = crate::support::said(&mut host.vtpmctl(elsewhere))?;
+        assert_eq!(said.status, 2, "{place}: {}", said.err);
+        ensure!(said.err.contains(place), "{}", said.err);
+    }
+    host.ctl(files.certify())?;
+    host.ctl(["host", "install", "--certificate", &files.certificate])?;
+    Ok(())
+}
+
+#[test]
 fn a_message_in_the_wrong_place_is_bad_input() -> Result<()> {
     let host = prepared()?;
     let request = host.path("request");

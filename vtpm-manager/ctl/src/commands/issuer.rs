@@ -9,7 +9,7 @@ use cert_chain::operator::PolicyKeyPublic;
 use super::{revocation, tenants};
 use crate::arguments::{IssuerCommand, OperatorKeyCommand};
 use crate::error::CtlError;
-use crate::files::{not_needed, read, read_message, write};
+use crate::files::{MessageFile, not_needed, read, read_message, write};
 use crate::issuer::IssuerFolder;
 use crate::output::{Output, Table};
 
@@ -109,18 +109,18 @@ pub(crate) fn run(command: &IssuerCommand, output: &Output) -> Result<(), CtlErr
             directory,
             answer,
             out,
-        } => match read_either(answer)? {
-            Either::Host(answer) => {
+        } => match (read_either(answer)?, MessageFile::prepare(out)?) {
+            (Either::Host(answer), file) => {
                 let certificate = IssuerFolder::open(directory)?.certify(&answer)?;
-                write(out, certificate.to_json().as_bytes())?;
+                file.write(out, &certificate)?;
                 let made = serde_json::json!({ "host": certificate.host, "certificate": out });
                 output.result(&made, || {
                     format!("certified {}: {}", certificate.host, out.display())
                 })?;
             }
-            Either::Device(answer) => {
+            (Either::Device(answer), file) => {
                 let certificate = IssuerFolder::open(directory)?.certify_device(&answer)?;
-                write(out, certificate.to_json().as_bytes())?;
+                file.write(out, &certificate)?;
                 let made = serde_json::json!({ "device": certificate.device, "certificate": out });
                 output.result(&made, || {
                     format!("certified {}: {}", certificate.device, out.display())
