@@ -61,6 +61,14 @@ impl Revocation<'_> {
             list.as_ref()
                 .map_or(text.clone(), |list| text + &list.told())
         })?;
+        let kept = stay_compromised(&revoked, self.reason);
+        if !kept.is_empty() {
+            output.warn(&format!(
+                "as before, somebody else may have the keys of these, which are not certified again; if that \
+                 was a mistake, revoke them by --serial: {}",
+                kept.join(", ")
+            ));
+        }
         let left = others(issuer, &revoked)?;
         if !left.is_empty() {
             output.warn(&format!(
@@ -144,6 +152,17 @@ fn certificates_in(path: &Path) -> Result<Vec<Vec<u8>>, CtlError> {
     }
     let found = certificates(&file).map_err(|error| not_needed(path, error.into()))?;
     Ok(found.into_iter().map(|found| found.der.to_vec()).collect())
+}
+
+/// Certificates of which it stays true that somebody else may have their keys, whatever reason was given now.
+fn stay_compromised(revoked: &[CertificateRecord], reason: RevocationReason) -> Vec<String> {
+    let kept = revoked.iter().filter(|record| {
+        record.is_compromised().is_some()
+            && record
+                .revoked
+                .is_some_and(|revoked| revoked.reason != reason)
+    });
+    kept.map(|record| record.serial.to_string()).collect()
 }
 
 /// Certificates of the same subjects that were not revoked and have not expired.

@@ -114,15 +114,20 @@ impl IssuerFolder {
     }
 
     /// Revokes certificates, and returns their records. To revoke one again corrects the reason and
-    /// nothing else.
+    /// nothing else; and that somebody else may have its key is taken back only where this one
+    /// certificate is meant, not whoever it names.
     pub(crate) fn revoke(
         &self,
         whose: Whose,
         reason: RevocationReason,
     ) -> Result<Vec<CertificateRecord>, IssuerError> {
         let now = Timestamp::now();
-        let mut meant = self.meant(whose)?;
+        let is_one = matches!(whose, Whose::Serial(_) | Whose::Certificate(_));
+        let mut meant = self.meant(whose, reason)?;
         for record in &mut meant {
+            if record.is_compromised().is_some() && !is_one {
+                continue;
+            }
             let since = record.revoked.map_or(now, |revoked| revoked.since);
             record.revoked = Some(RevocationRecord { since, reason });
             self.put(record)?;
@@ -130,7 +135,11 @@ impl IssuerFolder {
         Ok(meant)
     }
 
-    fn meant(&self, whose: Whose) -> Result<Vec<CertificateRecord>, IssuerError> {
+    fn meant(
+        &self,
+        whose: Whose,
+        reason: RevocationReason,
+    ) -> Result<Vec<CertificateRecord>, IssuerError> {
         let mut known = self.certificates()?;
         match whose {
             Whose::Certificate(issued) => {
@@ -149,34 +158,26 @@ impl IssuerFolder {
                     false => Ok(known),
                 }
             }
-            Whose::Host(name) => self.all_of(known, host_name(&name, self.domain())),
-            Whose::Tenant(tenant) => self.all_of(known, tenant_uri(&tenant)),
-            Whose::Device(name) => self.all_of(known, device_name(&name, self.domain())),
+            Whose::Host(name) => all_of(known, host_name(&name, self.domain()), reason),
+            Whose::Tenant(tenant) => all_of(known, tenant_uri(&tenant), reason),
+            Whose::Device(name) => all_of(known, device_name(&name, self.domain()), reason),
         }
-    }
-
-    fn all_of(
-        &self,
-        mut known: Vec<CertificateRecord>,
-        subject: String,
-    ) -> Result<Vec<CertificateRecord>, IssuerError> {
-        let now = Timestamp::now();
-        known.retain(|record| record.subject == subject && record.not_after >= now);
-        if known.is_empty() {
-            return Err(IssuerError::NothingIssued { subject });
-        }
-        Ok(known)
     }
 
     /// Makes a revocation list that lives for so long. Its number is used up before it is signed, so
-    /// that no two lists have the same.
+    /// that no two lists have the same. It is the time in seconds, where that is higher than the last
+    /// number: an issuer whose folder was put back from a copy does not make lists that count as older
+    /// than those it made since.
     pub(crate) fn make_crl(&self, lifetime: Duration) -> Result<Crl, IssuerError> {
         let now = Timestamp::now();
         let file = self.folder().join(LAST_LIST);
         let last = recall::<LastList>(&file)?.unwrap_or_default();
+        let Some(next) = last.number.checked_add(1) else {
+            return Err(IssuerError::LastNumber { path: file });
+        };
         let list = LastList {
             version: VERSION,
-            number: last.number.saturating_add(1),
+            number: next.max(now.seconds()),
         };
         remember(&file, &list)?;
         let listed = |record: CertificateRecord| {
@@ -229,14 +230,33 @@ impl CertificateRecord {
     }
 
     /// Whether somebody else may have its key.
-    fn is_compromised(&self) -> Option<RevocationRecord> {
-        self.revoked.filter(|revoked| {
-            matches!(
-                revoked.reason,
-                RevocationReason::KeyCompromise | RevocationReason::CaCompromise
-            )
-        })
+    pub(crate) fn is_compromised(&self) -> Option<RevocationRecord> {
+        self.revoked.filter(|revoked| is_compromise(revoked.reason))
     }
+}
+
+/// The certificates of one subject that are to be revoked. What has expired needs no revocation, but its key
+/// may be one of those that are not to be certified again.
+fn all_of(
+    mut known: Vec<CertificateRecord>,
+    subject: String,
+    reason: RevocationReason,
+) -> Result<Vec<CertificateRecord>, IssuerError> {
+    let now = Timestamp::now();
+    known.retain(|record| {
+        record.subject == subject && (record.not_after >= now || is_compromise(reason))
+    });
+    if known.is_empty() {
+        return Err(IssuerError::NothingIssued { subject });
+    }
+    Ok(known)
+}
+
+fn is_compromise(reason: RevocationReason) -> bool {
+    matches!(
+        reason,
+        RevocationReason::KeyCompromise | RevocationReason::CaCompromise
+    )
 }
 
 fn file_of(folder: &Path, serial: &CertificateSerial) -> PathBuf {

@@ -23,7 +23,8 @@ pub(crate) enum IssuerError {
     /// The name belongs to another device.
     #[error(
         "`{device}` is the name of the device whose TPM has endorsement key {owner}; the one that asks \
-         has {found}. Choose another name, or remove `{}` to give the name away",
+         has {found}. Choose another name, or give this one away: revoke its certificates (`vtpmctl issuer \
+         revoke`), and remove `{}`",
         file.display()
     )]
     DeviceNameTaken {
@@ -39,8 +40,8 @@ pub(crate) enum IssuerError {
     /// The TPM was certified as another device's.
     #[error(
         "the device that asks for the name `{device}` has the {which} of `{owner}`: one TPM has one \
-         name. If it is to be renamed, remove `{}`; the certificate under the old name stays valid \
-         until it expires",
+         name. If it is to be renamed, revoke the certificates under the old name (`vtpmctl issuer revoke`), \
+         and remove `{}`",
         file.display()
     )]
     DeviceTpmKnown {
@@ -100,7 +101,8 @@ pub(crate) enum IssuerError {
     /// The key may be in somebody else's hands.
     #[error(
         "`{subject}` asks for a certificate for the key of certificate {serial}, which was revoked on \
-         {since} because somebody else may have that key: make new keys first"
+         {since} because somebody else may have that key. A host makes new keys first; a device has one key \
+         as long as it has this TPM"
     )]
     KeyRevoked {
         /// Who asks.
@@ -109,6 +111,16 @@ pub(crate) enum IssuerError {
         serial: CertificateSerial,
         /// Since when it is.
         since: Timestamp,
+    },
+    /// No number is left for another revocation list.
+    #[error(
+        "`{}` has the highest number that a revocation list can have: put the number of the newest list there \
+         that any verifier was given",
+        path.display()
+    )]
+    LastNumber {
+        /// The file.
+        path: PathBuf,
     },
     /// What the issuer wrote down cannot be read any more.
     #[error("`{}` is damaged", path.display())]
@@ -122,7 +134,8 @@ pub(crate) enum IssuerError {
     /// The name belongs to another host.
     #[error(
         "`{host}` is the name of the host whose TPM has endorsement key {owner}; the one that \
-         asks has {found}. Choose another name, or remove `{}` to give the name away",
+         asks has {found}. Choose another name, or give this one away: revoke its certificates (`vtpmctl \
+         issuer revoke`), and remove `{}`",
         file.display()
     )]
     NameTaken {
@@ -187,8 +200,8 @@ pub(crate) enum IssuerError {
     /// The TPM was certified under another name.
     #[error(
         "the host that asks for the name `{host}` has the {which} of `{owner}`: one TPM has one \
-         name. If it is to be renamed, remove `{}`; the certificate under the old name stays valid \
-         until it expires",
+         name. If it is to be renamed, revoke the certificates under the old name (`vtpmctl issuer revoke`), \
+         and remove `{}`",
         file.display()
     )]
     TpmKnown {
