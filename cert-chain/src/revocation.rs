@@ -144,9 +144,14 @@ pub enum RevocationError {
 impl RevocationLists {
     /// Adds a list.
     pub fn add(&mut self, list: Arc<Crl>) {
-        if !self.lists.iter().any(|known| known.der() == list.der()) {
+        if !self.has(list.der()) {
             self.lists.push(list);
         }
+    }
+
+    /// Whether this list in DER is one of them.
+    pub fn has(&self, der: &[u8]) -> bool {
+        self.lists.iter().any(|known| known.der() == der)
     }
 
     pub(crate) fn extend(&mut self, more: &Self) {
@@ -162,13 +167,19 @@ impl RevocationLists {
     /// refusal tells of it.
     pub fn add_der(&mut self, der: &[u8]) {
         // To read a long list again for each piece of evidence that carries it would be dear.
-        if self.lists.iter().any(|known| known.der() == der) {
+        if self.has(der) {
             return;
         }
         match Crl::read(der) {
             Ok(list) => self.lists.push(Arc::new(list)),
             Err(error) => drop(self.unreadable.get_or_insert(error)),
         }
+    }
+
+    /// The newest list that `issuer` signed.
+    pub(crate) fn newest_of(&self, issuer: &TrustAnchor<'_>) -> Option<&Arc<Crl>> {
+        let of_issuer = self.lists.iter().filter(|list| list.is_of(issuer));
+        of_issuer.max_by_key(|list| (list.number(), list.this_update().as_secs()))
     }
 
     /// What is known about a certificate of `issuer`, for whom a demand may have been made. The
@@ -181,8 +192,7 @@ impl RevocationLists {
         at: UnixTime,
     ) -> Result<CheckedRevocation, RevocationError> {
         let (subject, serial) = certificate;
-        let of_issuer = self.lists.iter().filter(|list| list.is_of(issuer));
-        let newest = of_issuer.max_by_key(|list| (list.number(), list.this_update().as_secs()));
+        let newest = self.newest_of(issuer);
         // Revocation is for good: a list that says so is believed however old it is.
         if let Some(revoked) = newest.and_then(|list| list.find(serial)) {
             return Err(RevocationError::Revoked {

@@ -7,6 +7,7 @@ use rustls_pki_types::{TrustAnchor, UnixTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+use crate::crl::Crl;
 use crate::digest::Digest32;
 use crate::pem::{self, FileError, FoundCertificate, Place};
 use crate::revocation::{CheckedRevocation, RevocationDemand, RevocationError, RevocationLists};
@@ -156,6 +157,13 @@ impl TrustAnchors {
             anchors.lists.add_der(list);
         }
         anchors
+    }
+
+    /// Of the lists that are known and these in DER, the newest that each root signed.
+    pub fn newest_lists<'a>(&self, carried: impl IntoIterator<Item = &'a [u8]>) -> Vec<Arc<Crl>> {
+        let lists = self.with_carried(carried).lists;
+        let newest = (self.roots.anchors.iter()).filter_map(|root| lists.newest_of(root));
+        newest.map(Arc::clone).collect()
     }
 
     /// What is demanded about revocation.

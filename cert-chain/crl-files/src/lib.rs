@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bounded_file::read_bounded;
+use cert_chain::TrustAnchors;
 use cert_chain::crl::{Crl, CrlFileError, MAX_CRL_FILE};
 use cert_chain::revocation::RevocationLists;
 use printable::WithCauses;
@@ -16,6 +17,8 @@ use printable::WithCauses;
 #[derive(Debug, Default)]
 pub struct CrlFiles {
     files: Mutex<Vec<CrlFile>>,
+    /// The newest of each issuer that was ever seen, in a file or elsewhere.
+    newest: Mutex<RevocationLists>,
 }
 
 /// Why a file of revocation lists cannot be used.
@@ -78,6 +81,7 @@ impl CrlFiles {
             .collect::<Result<_, _>>()?;
         Ok(Self {
             files: Mutex::new(files),
+            newest: Mutex::default(),
         })
     }
 
@@ -88,9 +92,28 @@ impl CrlFiles {
         files.iter().flat_map(|file| file.lists.clone()).collect()
     }
 
-    /// The same for a verifier.
+    /// The same for a verifier, and the newest that were seen.
     pub fn for_verification(&self) -> RevocationLists {
-        let mut lists = RevocationLists::default();
+        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        self.beside(newest.clone())
+    }
+
+    /// Somebody else has shown these lists, in DER: keeps the newest list of each of these roots, of all that were
+    /// seen. Whoever shows an older one afterwards changes nothing.
+    pub fn keep_newest(&self, roots: &TrustAnchors, shown: &[&[u8]]) {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.iter().all(|der| newest.has(der)) {
+            return;
+        }
+        let known = self.beside(newest.clone());
+        let mut kept = RevocationLists::default();
+        for list in roots.with_lists(&known).newest_lists(shown.iter().copied()) {
+            kept.add(list);
+        }
+        *newest = kept;
+    }
+
+    fn beside(&self, mut lists: RevocationLists) -> RevocationLists {
         for list in self.lists() {
             lists.add(list);
         }
@@ -148,6 +171,7 @@ mod tests {
     use std::slice;
 
     use attestation::fixture::Host;
+    use cert_chain::TrustAnchors;
 
     use super::*;
 
@@ -188,5 +212,29 @@ mod tests {
             CrlFiles::open(&[folder.path().join("nothing"), path]),
             Err(CrlFilesError::Read { .. })
         ));
+    }
+
+    #[test]
+    fn the_newest_list_that_was_shown_is_kept_and_no_forged_one() {
+        let (host, stranger) = (Host::new("host-1"), Host::new("host-1"));
+        let list = |number| host.revocation_list(number, 0, &[]);
+        let roots = TrustAnchors::from_pem(&host.issuer.certificate_pem()).unwrap();
+        let files = CrlFiles::default();
+        let newest = |shown: &[&Crl]| {
+            let shown: Vec<_> = shown.iter().map(|list| list.der()).collect();
+            files.keep_newest(&roots, &shown);
+            let newest = roots.with_lists(&files.for_verification());
+            let newest = newest.newest_lists([]);
+            newest.first().map(|list| list.number().to_string())
+        };
+        assert_eq!(newest(&[]), None);
+        let forged = stranger.revocation_list(99, 0, &[]);
+        assert_eq!(newest(&[&forged]), None);
+        assert_eq!(newest(&[&list(5), &list(7), &forged]).unwrap(), "7");
+        assert_eq!(newest(&[&list(6)]).unwrap(), "7");
+        assert_eq!(newest(&[]).unwrap(), "7");
+        assert_eq!(newest(&[&list(8)]).unwrap(), "8");
+        // One of each issuer, however many were shown; and none of these travels in evidence of our own.
+        assert!(files.lists().is_empty());
     }
 }

@@ -88,7 +88,11 @@ impl ServiceVerifier {
             key: identity.key,
         };
         let crls = self.crls.for_verification();
-        match Judgement::of(&evidence, nonce, &purpose, &self.policy, &crls, now) {
+        let judgement = Judgement::of(&evidence, nonce, &purpose, &self.policy, &crls, now);
+        // Also that of refused evidence: it may be what the refusal is for.
+        let shown: Vec<_> = evidence.crls.iter().collect();
+        (self.crls).keep_newest(self.policy.anchors(), &shown);
+        match judgement {
             Judgement::Appraised(result) if self.policy.connection().accepts(result.verdict()) => {
                 is_of_the_certificates_vm(&result, peer)?;
                 Ok(result)

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use attestation::evidence::CarriedCrls;
 use attestation::fixture::event_log;
 use attestation::{Durability, Evidence};
 use attested_tls::{CloseReason, ConnectionError};
@@ -110,6 +111,39 @@ async fn a_host_that_is_revoked_loses_its_connections_at_the_next_round() {
     let ended = connected.stream.ended().await.unwrap_err();
     let text = printable::WithCauses(&*ended).to_string();
     assert!(text.contains("revoked"), "{text}");
+}
+
+/// Its service carries the list that says so, and later, when somebody else rules it, an older one.
+#[tokio::test]
+async fn a_host_that_was_seen_revoked_does_not_come_back_with_an_older_list() {
+    let (host, vm) = host_and_vm();
+    let carried = Arc::new(AtomicU64::new(1));
+    let number = Arc::clone(&carried);
+    let machine = Machine::making(
+        host,
+        vm,
+        Box::new(move |host, vm, nonce, binding| {
+            let number = number.load(Ordering::SeqCst);
+            let revoked = [&host.certificate[..]];
+            let revoked = if number > 1 { &revoked[..] } else { &[] };
+            let list = host.revocation_list(number, 60, revoked);
+            let evidence = host.evidence(vm, nonce, binding);
+            evidence.carrying(CarriedCrls::new([list.der().to_vec()]))
+        }),
+    );
+    let demand = "\n[revocation]\nmax_crl_age_s = 86400\n";
+    let connector = machine.connector_with(&(machine.policy_text() + demand));
+    let service = machine.service();
+    assert!(meet(&service, &connector).await.1.is_ok());
+    for number in [2, 1] {
+        carried.store(number, Ordering::SeqCst);
+        let refused = meet(&service, &connector).await.1.err().unwrap();
+        let text = printable::WithCauses(&refused).to_string();
+        assert!(text.contains("revoked"), "{text}");
+    }
+    // Who has not seen it cannot know.
+    let stranger = machine.connector_with(&(machine.policy_text() + demand));
+    assert!(meet(&service, &stranger).await.1.is_ok());
 }
 
 #[test]
