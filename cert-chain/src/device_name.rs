@@ -24,14 +24,20 @@ pub const SCHEME: &str = "spiffe://";
 impl DeviceName {
     /// Names the device `path` in `domain`.
     pub fn new(path: &str, domain: &Domain) -> Result<Self, IdentifierError> {
-        if path.len() > MAX_DEVICE_PATH || !path.split('/').all(is_part) {
-            return Err(IdentifierError::Device {
-                value: path.to_owned(),
-            });
-        }
+        Self::check_path(path)?;
         Ok(Self {
             path: path.to_owned(),
             domain: domain.clone(),
+        })
+    }
+
+    /// Whether a device can have this path, in whatever domain.
+    pub fn check_path(path: &str) -> Result<(), IdentifierError> {
+        if path.len() <= MAX_DEVICE_PATH && path.split('/').all(is_part) {
+            return Ok(());
+        }
+        Err(IdentifierError::Device {
+            value: path.to_owned(),
         })
     }
 

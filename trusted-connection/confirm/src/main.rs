@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use printable::WithCauses;
 use program_output::console::{arguments, complain};
 use vrot_confirm::command_line::{Arguments, run};
 
@@ -13,7 +14,7 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(end) => end,
         Err(error) => {
-            complain(format_args!("vrot-confirm: {error:#}"));
+            complain(format_args!("vrot-confirm: {}", WithCauses(&*error)));
             ExitCode::from(2)
         }
     }

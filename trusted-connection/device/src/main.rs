@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use printable::WithCauses;
 use program_output::console::{arguments, complain};
 use vrot_device::command_line::{Arguments, run};
 
@@ -13,7 +14,7 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(outcome) => outcome.into(),
         Err(error) => {
-            complain(format_args!("vrot-device: {error:#}"));
+            complain(format_args!("vrot-device: {}", WithCauses(&*error)));
             ExitCode::from(2)
         }
     }

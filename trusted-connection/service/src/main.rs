@@ -13,6 +13,7 @@ use cert_chain::PcrSelection;
 use connection_proxy::{Limits, Stop, allow_open_files, serve};
 use data_signing::Signed;
 use data_signing::stream::Summary;
+use printable::WithCauses;
 use program_output::console::arguments;
 use program_output::log;
 use rustls::server::WebPkiClientVerifier;
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
     match run(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("vrot-service: {error:#}");
+            tracing::error!("vrot-service: {}", WithCauses(&*error));
             ExitCode::FAILURE
         }
     }
@@ -115,6 +116,12 @@ async fn demanding_proxy(options: ProxyOptions) -> Result<()> {
             let verifier = DeviceVerifier::load(policy)
                 .with_context(|| format!("{} is no policy about devices", policy.display()))?;
             let crls = Arc::new(CrlFiles::open(&options.tpm.crl)?);
+            if options.tpm.crl.is_empty() && verifier.demands_a_list() {
+                tracing::warn!(
+                    "the policy demands a revocation list, and none is given (--crl): no device with a TPM is \
+                     accepted"
+                );
+            }
             let verifier = verifier.with_crls(crls);
             let clients = verifier.client_certificates()?;
             let told = |device: &Arc<DeviceResult>| Told::of(device);

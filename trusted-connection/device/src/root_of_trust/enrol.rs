@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use bounded_file::read_bounded;
+use cert_chain::DeviceName;
 use cert_chain::enrolment::device::{Answer, Certificate, Challenge, Request};
 use cert_chain::enrolment::{self, MAX_MESSAGE, Message};
-use cert_chain::identifiers::MAX_DEVICE_PATH;
 use cert_chain::profile::device::DeviceCertificate;
 use clap::Subcommand;
 use printable::{Printable, printable_json};
@@ -120,11 +120,8 @@ impl Enrol {
 }
 
 fn request(name: &str, tpm: &Path, out: &Path) -> Result<()> {
-    // Whether the name can be given, the issuer says, for it has a domain.
-    anyhow::ensure!(
-        !name.is_empty() && name.len() <= MAX_DEVICE_PATH,
-        "a device's name has 1 to {MAX_DEVICE_PATH} characters"
-    );
+    // Whether the device gets it, the issuer says.
+    DeviceName::check_path(name)?;
     let mut tpm = DeviceTpm::open(tpm)?;
     let ek = tpm.endorsement_key()?;
     let request = Request {

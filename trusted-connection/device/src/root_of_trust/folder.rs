@@ -43,6 +43,16 @@ pub enum RootOfTrustError {
         #[source]
         source: io::Error,
     },
+    /// Nothing was installed there.
+    #[error(
+        "{} has no identity of a device: enrol the device (`vrot-device enrol`), or name the folder in which \
+         its identity was installed",
+        folder.display()
+    )]
+    NotEnrolled {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// No certificate in PEM.
     #[error("{} has no certificate in PEM: enrol the device (`vrot-device enrol`)", path.display())]
     Pem {
@@ -102,10 +112,15 @@ impl IdentityFolder {
     /// The device's certificate, and what it says.
     pub fn read(&self) -> Result<(CertificateDer<'static>, DeviceCertificate), RootOfTrustError> {
         let path = self.folder.join(CERTIFICATE);
-        let text = read_bounded(&path, MAX_FILE).map_err(|source| RootOfTrustError::File {
-            path: path.clone(),
-            action: "read",
-            source,
+        let text = read_bounded(&path, MAX_FILE).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => RootOfTrustError::NotEnrolled {
+                folder: self.folder.clone(),
+            },
+            _ => RootOfTrustError::File {
+                path: path.clone(),
+                action: "read",
+                source,
+            },
         })?;
         let block = pem::only_block(&text).map_err(|_| RootOfTrustError::Pem { path })?;
         let certificate =

@@ -15,7 +15,7 @@ use attestation::policy::PolicyError;
 use attestation::{Binding, Nonce, Verdict};
 use attested_tls::tls::{KeyExchange, provider};
 use attested_tls::{Appraisal, Demand, EvidenceRefused, Format, Peer, Verifier};
-use cert_chain::VerifiedClientCertificate;
+use cert_chain::{RevocationDemand, VerifiedClientCertificate};
 use printable::WithCauses;
 use rustls::RootCertStore;
 use rustls::server::danger::ClientCertVerifier;
@@ -50,6 +50,11 @@ impl DeviceVerifier {
     pub fn with_crls(mut self, crls: Arc<CrlFiles>) -> Self {
         self.crls = crls;
         self
+    }
+
+    /// Whether it accepts no device with a TPM without a revocation list, which no device carries.
+    pub fn demands_a_list(&self) -> bool {
+        (self.policy.anchors()).is_some_and(|roots| roots.demand() != RevocationDemand::NotAsked)
     }
 
     /// The policy.
