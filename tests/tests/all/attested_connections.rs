@@ -209,6 +209,31 @@ fn stock_tls_clients_accept_the_service_below_the_issuer_and_its_key_is_the_tpm_
     Ok(())
 }
 
+/// Clearing evicts the identity key and the key for TLS, which the host put there and the proxy uses.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_clears_its_tpm_is_attested_as_before_and_its_proxy_runs_on() -> Result<()> {
+    let scene = &Stage::get()?.scene;
+    let vm = ProxiedVm::boot(&scene.host, &scene.run.join("cleared"))?;
+    let proxy = vm.proxy("proxy", echo()?, &["--any-device"])?;
+    let policy = policy_files::load(&vm.policy(scene, &proxy)?)?;
+    let device = Connector::new(Arc::new(policy), DeviceIdentity::none(), None)?;
+    let service = proxy.attested.to_string().parse()?;
+    let mut before = device.connect(&service).await?;
+    let guest = |tool: &str| Tool::new(tool).env("TPM2TOOLS_TCTI", vm.bare.tpm());
+    guest("tpm2_clear").run()?;
+    let left = guest("tpm2_getcap").args(["handles-persistent"]).text()?;
+    assert_eq!(left.trim(), "");
+    for _ in 0..2 {
+        device.connect(&service).await?;
+    }
+    // Connections that lived on have lost nothing.
+    before.stream.write_all(b"here").await?;
+    let mut back = [0; 4];
+    before.stream.read_exact(&mut back).await?;
+    assert_eq!(&back, b"here");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_lets_connections_end_and_takes_no_new_ones() -> Result<()> {
     let stage = Stage::get()?;

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use attestation::TlsKeyStatement;
 use cert_chain::layout::{NvIndex, TLS_KEY_HANDLE};
 use cert_chain::{Digest32, PublicArea, TlsKey};
+use p256::ecdsa::Signature as EcdsaSignature;
+use printable::WithCauses;
 use rustls::SignatureScheme as TlsScheme;
 use rustls::sign::{Signer, SigningKey};
 use rustls::{OtherError, SignatureAlgorithm};
@@ -28,6 +30,7 @@ const TLS_KEY: HostsKey = HostsKey {
 /// the host.
 #[derive(Clone)]
 pub struct TpmTlsKey {
+    address: TpmAddress,
     tpm: Arc<Mutex<Tpm>>,
     public: SubjectPublicKeyInfoDer<'static>,
 }
@@ -55,19 +58,32 @@ pub enum TlsKeyError {
 
 /// The TPM made no signature.
 #[derive(Debug, thiserror::Error)]
-#[error("the TPM made no signature for a handshake")]
-struct NoSignature(#[source] AttesterError);
+#[error("the TPM made no signature for a handshake: {}", WithCauses(.0))]
+struct NoSignature(AttesterError);
+
+impl Tpm {
+    fn open(address: &TpmAddress) -> Result<Self, AttesterError> {
+        let mut context = tss::open(address)?;
+        let key = tss::load(&mut context, TLS_KEY)?;
+        Ok(Self { context, key })
+    }
+
+    fn sign(&mut self, hash: &Digest32) -> Result<EcdsaSignature, AttesterError> {
+        signing::sign(&mut self.context, self.key, hash)
+    }
+}
 
 impl TpmTlsKey {
     /// Finds the key in this TPM.
     pub fn open(tpm: &TpmAddress) -> Result<Self, TlsKeyError> {
-        let mut context = tss::open(tpm).map_err(TlsKeyError::Tpm)?;
-        let key = tss::load(&mut context, TLS_KEY).map_err(TlsKeyError::Tpm)?;
-        let public = tss::public_of(&mut context, key).map_err(TlsKeyError::Tpm)?;
+        let address = tpm.clone();
+        let mut tpm = Tpm::open(&address).map_err(TlsKeyError::Tpm)?;
+        let public = tss::public_of(&mut tpm.context, tpm.key).map_err(TlsKeyError::Tpm)?;
         let area = PublicArea::parse(&public).map_err(|error| TlsKeyError::Kind(error.into()))?;
         let public = TlsKey::try_from(area).map_err(|error| TlsKeyError::Kind(error.into()))?;
         Ok(Self {
-            tpm: Arc::new(Mutex::new(Tpm { context, key })),
+            tpm: Arc::new(Mutex::new(tpm)),
+            address,
             public: public.subject_public_key_info().into(),
         })
     }
@@ -90,8 +106,12 @@ impl TpmTlsKey {
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, AttesterError> {
         let mut tpm = self.tpm.lock().unwrap_or_else(PoisonError::into_inner);
-        let Tpm { context, key } = &mut *tpm;
-        let signature = signing::sign(context, *key, &Digest32::of(message))?;
+        let hash = Digest32::of(message);
+        let signature = tpm.sign(&hash).or_else(|_| {
+            // The guest's owner may have removed the key (`TPM2_Clear`). What is made anew is the same one.
+            *tpm = Tpm::open(&self.address)?;
+            tpm.sign(&hash)
+        })?;
         Ok(signature.to_der().as_bytes().to_vec())
     }
 }

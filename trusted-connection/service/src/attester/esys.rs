@@ -21,6 +21,7 @@ use super::{AttesterError, Host, SignedQuote, VmTpm, pcrs, signing};
 
 /// A vRoT as its guest sees it: `/dev/tpmrm0`.
 pub struct EsysTpm {
+    tpm: TpmAddress,
     context: Context,
     vik: KeyHandle,
     quoted: PcrSelection,
@@ -51,6 +52,7 @@ impl EsysTpm {
         let mut context = tss::open(tpm)?;
         let vik = tss::load(&mut context, VIK)?;
         Ok(Self {
+            tpm: tpm.clone(),
             context,
             vik,
             quoted,
@@ -80,6 +82,19 @@ impl EsysTpm {
         }
     }
 
+    /// Uses the vIK. If that fails, once more with the TPM opened anew: the guest's owner may have removed the
+    /// key where it was (`TPM2_Clear`), which is made anew from its template.
+    fn with_vik<T>(
+        &mut self,
+        operate: impl Fn(&mut Context, KeyHandle) -> Result<T, AttesterError>,
+    ) -> Result<T, AttesterError> {
+        operate(&mut self.context, self.vik).or_else(|_| {
+            self.context = tss::open(&self.tpm)?;
+            self.vik = tss::load(&mut self.context, VIK)?;
+            operate(&mut self.context, self.vik)
+        })
+    }
+
     /// Has the vIK certify a key of the same TPM (`TPM2_Certify`), whose authorization value is empty.
     pub(crate) fn certify(&mut self, key: HostsKey) -> Result<TlsKeyStatement, AttesterError> {
         let certified = tss::load(&mut self.context, key)?;
@@ -95,7 +110,7 @@ impl EsysTpm {
 
 impl VmTpm for EsysTpm {
     fn vik_public(&mut self) -> Result<Vec<u8>, AttesterError> {
-        tss::public_of(&mut self.context, self.vik)
+        self.with_vik(tss::public_of)
     }
 
     /// The host has the vIK's certificate signed beside the launch of the VM, and writes it as soon
@@ -125,19 +140,20 @@ impl VmTpm for EsysTpm {
         let selection = pcrs::selected(OPERATION, bank, self.quoted.iter())?;
         let data =
             Data::try_from(qualifying_data.as_bytes().to_vec()).map_err(refused(OPERATION))?;
-        let vik = self.vik;
+        let quote = |context: &mut Context, vik| {
+            retrying(|| {
+                context.execute_with_session(Some(AuthSession::Password), |context| {
+                    context.quote(vik, data.clone(), SignatureScheme::Null, selection.clone())
+                })
+            })
+            .map_err(refused(OPERATION))
+        };
         for _ in 0..ATTEMPTS {
             let pcrs = match self.pcrs.take() {
                 Some(pcrs) if pcrs.bank() == bank => pcrs,
                 _ => pcrs::read(&mut self.context, bank, self.quoted)?,
             };
-            let (attest, signature) = retrying(|| {
-                self.context
-                    .execute_with_session(Some(AuthSession::Password), |context| {
-                        context.quote(vik, data.clone(), SignatureScheme::Null, selection.clone())
-                    })
-            })
-            .map_err(refused(OPERATION))?;
+            let (attest, signature) = self.with_vik(quote)?;
             let signature = signature.marshall().map_err(refused(OPERATION))?;
             if quotes(&attest, &pcrs) {
                 self.pcrs = Some(pcrs.clone());
