@@ -10,6 +10,7 @@ use cert_chain::{CertificateSerial, Crl, RevocationReason};
 use serde_json::{Value, json};
 use test_support::tool::Tool;
 
+use crate::support::enrolment::Files;
 use crate::support::{DOMAIN, Host, said};
 
 /// The host's certificate, as the manager keeps it.
@@ -137,6 +138,11 @@ fn that_a_key_is_compromised_is_taken_back_for_a_certificate_and_not_for_a_name(
     let record = &known["certificates"][0];
     ensure!(record["revoked"]["reason"] == "key-compromise", "{known}");
     ensure!(host.refused(enrol)?.contains("somebody else may have"));
+    // Nothing is carried around in vain.
+    let files = Files::of(&host);
+    host.ctl(files.ask("host-1"))?;
+    let refused = host.refused(files.challenge())?;
+    ensure!(refused.contains("somebody else may have"), "{refused}");
 
     let serial = record["serial"].as_str().context("a number")?;
     let corrected = revoke(["--serial", serial], "superseded")?;

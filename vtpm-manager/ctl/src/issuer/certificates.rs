@@ -9,7 +9,8 @@ use api_types::Timestamp;
 use cert_chain::device_name::SCHEME;
 use cert_chain::profile::{CrlSpec, RevokedCertificate, tenant_uri};
 use cert_chain::{
-    CertificateSerial, Crl, Digest32, Domain, IssuedCertificate, RevocationReason, Tenant, Validity,
+    CertificateSerial, Crl, Digest32, Domain, IssuedCertificate, PublicArea, RevocationReason,
+    Tenant, Validity,
 };
 use serde::{Deserialize, Serialize};
 
@@ -82,16 +83,30 @@ impl IssuerFolder {
         let Some(issued) = self.issuer().recognise(certificate) else {
             unreachable!("this issuer has just made the certificate")
         };
+        self.check_key(&issued.subject, &issued.key)?;
+        self.put(&CertificateRecord::new(issued))
+    }
+
+    /// The same about a key that is to be certified (`TPMT_PUBLIC`), before anything is done for it.
+    pub(super) fn check_asking(&self, subject: &str, key: &[u8]) -> Result<(), IssuerError> {
+        match PublicArea::parse(key) {
+            Ok(key) => self.check_key(subject, &Digest32::of(&key.subject_public_key_info())),
+            // That is what a refusal of the request says.
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn check_key(&self, subject: &str, key: &Digest32) -> Result<(), IssuerError> {
         for record in self.certificates()? {
-            if let Some(revoked) = record.is_compromised().filter(|_| record.key == issued.key) {
+            if let Some(revoked) = record.is_compromised().filter(|_| record.key == *key) {
                 return Err(IssuerError::KeyRevoked {
-                    subject: issued.subject,
+                    subject: subject.to_owned(),
                     serial: record.serial,
                     since: revoked.since,
                 });
             }
         }
-        self.put(&CertificateRecord::new(issued))
+        Ok(())
     }
 
     /// All certificates that are known, in the order of their subjects and ends.

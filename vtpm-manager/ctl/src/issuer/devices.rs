@@ -61,6 +61,7 @@ impl IssuerFolder {
         let roots = self.tpm_roots()?;
         let now = Timestamp::now().unix_time();
         let (challenge, pending) = self.issuer().challenge_device(request, &roots, now)?;
+        self.check_asking(&pending.device().to_string(), &request.ik)?;
         self.admit_device(&pending)?;
         // An issuer of an earlier version has no folders for devices.
         for part in [PENDING, DEVICES] {

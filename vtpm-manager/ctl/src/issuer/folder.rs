@@ -195,6 +195,7 @@ impl IssuerFolder {
             operators: &operators,
         };
         let (challenge, enrolment) = self.issuer.challenge(request, accepted, now)?;
+        self.check_asking(&enrolment.host().to_string(), &request.ik)?;
         let earlier = recall::<IssuedHost>(&self.host_file(enrolment.host()))?;
         let replaces = match (change, earlier) {
             (OperatorKeyChange::Accept, Some(host)) => Some(host.policy_key),
