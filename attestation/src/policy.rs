@@ -260,7 +260,7 @@ pub enum PolicyError {
     #[error(transparent)]
     WithoutLog(#[from] WithoutLogError),
     /// Not the TOML that a policy is.
-    #[error("this is no policy: {0}")]
+    #[error("this is no policy")]
     Toml(#[from] TomlError),
 }
 

@@ -13,6 +13,7 @@ use attestation::{
 use cert_chain::HashAlgorithm::{self, Sha1, Sha256, Sha384, Sha512};
 use cert_chain::pcr::BANKS;
 use cert_chain::{Digest32, PcrSelection, PcrValues, TrustAnchors};
+use printable::WithCauses;
 
 const SEPARATOR: u32 = 0x0000_0004;
 const APPLICATION: u32 = 0x8000_0003;
@@ -267,7 +268,8 @@ fn a_policy_that_pins_a_bank_nothing_was_measured_into_is_no_policy() {
     let (before, _) = text.split_once("[vm.reference]").unwrap();
     let pinned = |pcrs: &str| {
         let text = format!("{before}[vm.reference]\npcrs = {{ {pcrs} }}\n");
-        host.read_policy(&text).map_err(|error| error.to_string())
+        host.read_policy(&text)
+            .map_err(|error| WithCauses(&error).to_string())
     };
     let value = |bank: HashAlgorithm, byte| format!("{bank}:{}", bank.filled(byte));
     let locality = Sha384.filled(0).with_last_byte(3);
