@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ pub struct Vrot {
     recorded: RwLock<Recorded>,
     /// Whether its identity key has a certificate: evidence waits for that.
     certified: watch::Sender<bool>,
+    /// Whether somebody wanted evidence of it that its certificate was missing for.
+    asked_for: AtomicBool,
     /// The live backend of a running vRoT.
     backend: RwLock<Option<Arc<Backend>>>,
     /// Why it is not known what became of the backend that an earlier manager left.
@@ -216,6 +219,7 @@ impl Vrot {
             gate: tokio::sync::Mutex::new(()),
             recorded: RwLock::new(Recorded::of(record)),
             certified,
+            asked_for: AtomicBool::new(false),
             backend: RwLock::new(None),
             adoption: Mutex::new(None),
             restarts: Mutex::new(Vec::new()),
@@ -271,6 +275,17 @@ impl Vrot {
     /// Tells when its identity key has a certificate.
     pub(super) fn certified(&self) -> watch::Receiver<bool> {
         self.certified.subscribe()
+    }
+
+    /// Somebody wants evidence of it, and is told to ask again when its key has a certificate.
+    pub(super) fn ask_for(&self) {
+        self.asked_for.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody did, or waits for the certificate.
+    pub(super) fn is_asked_for(&self) -> bool {
+        // One who waits holds a receiver beside that of its backend's role.
+        self.asked_for.load(Ordering::Relaxed) || self.certified.receiver_count() > 1
     }
 
     /// What is still to be issued for it.

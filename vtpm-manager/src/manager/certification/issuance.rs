@@ -5,7 +5,8 @@
 //! for each running vRoT with a pending certificate has it signed, writes it into its index beside
 //! the guest, and commits the record. The vIK's certificate comes first, for attestation takes that
 //! alone. That of the TLS key comes next, when no vIK waits, and those of the endorsement keys follow
-//! when the physical TPM has nothing more urgent to do.
+//! when the physical TPM has nothing more urgent to do. Of many vRoTs, those come first whose evidence was
+//! asked for, their TLS keys too, and then those with a VM.
 //!
 //! What a certificate says is read from the record when it is ordered, and held against the record
 //! again, under the vRoT's gate, before it is written. A manager that ends in between leaves the
@@ -17,6 +18,7 @@ use std::time::Duration;
 use vrot_manufacture::check_ready;
 
 use super::signing::Signed;
+use super::turns::Need;
 use super::{Certification, Work};
 use crate::backend::Backend;
 use crate::manager::blocking::blocking;
@@ -161,7 +163,9 @@ impl Task {
         let mut check = FIRST_CHECK;
         let signed = loop {
             // When the manager ends, the signature is not waited for.
-            let signed = background.unless_ended(certification.sign(&record, pending, &backend));
+            let vrot = Arc::clone(&self.vrot);
+            let signed = certification.sign(&record, pending, &backend, move || Need::of(&vrot));
+            let signed = background.unless_ended(signed);
             match signed.await {
                 None => return Ok(Written::Ending),
                 Some(Err(error)) if error.is_not_ready() => {}

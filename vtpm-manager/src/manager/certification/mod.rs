@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `due.rs` | when a certificate is to be renewed |
 //! | `signing.rs` | first certificates: signed, and written into the vRoT |
+//! | `turns.rs` | whose certificate is signed next |
 //! | `pending_indices.rs` | room for certificates that are still to be issued |
 //! | `issuance.rs` | first certificates, beside a guest |
 //! | `renewal.rs` | new certificates in the place of old ones |
@@ -17,6 +18,7 @@ mod pending_indices;
 mod renewal;
 mod restoration;
 mod signing;
+mod turns;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};

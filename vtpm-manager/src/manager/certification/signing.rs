@@ -10,6 +10,7 @@ use vrot_manufacture::{
 };
 
 use super::Certification;
+use super::turns::{Need, Turns};
 use crate::audit::Event;
 use crate::backend::Backend;
 use crate::manager::blocking::blocking;
@@ -21,9 +22,9 @@ use crate::vrot::{Pending, VrotRecord};
 pub(super) struct Signatures {
     /// The physical TPM signs one thing at a time: one waits for its turn while another is signed,
     /// and the store's own commands never stand behind more than these.
-    viks: Semaphore,
-    tls_keys: Semaphore,
-    eks: Semaphore,
+    viks: Turns,
+    tls_keys: Turns,
+    eks: Turns,
     /// Each use of a backend takes a thread, for as long as one that hangs does not answer.
     pub(super) backends: Semaphore,
 }
@@ -47,9 +48,9 @@ const BACKENDS: usize = 32;
 impl Default for Signatures {
     fn default() -> Self {
         Self {
-            viks: Semaphore::new(VIK_SIGNATURES),
-            tls_keys: Semaphore::new(TLS_SIGNATURES),
-            eks: Semaphore::new(EK_SIGNATURES),
+            viks: Turns::new(VIK_SIGNATURES),
+            tls_keys: Turns::new(TLS_SIGNATURES),
+            eks: Turns::new(EK_SIGNATURES),
             backends: Semaphore::new(BACKENDS),
         }
     }
@@ -64,7 +65,7 @@ impl Certification {
         backend: &Backend,
     ) -> Result<(), ManagerError> {
         while let Some(pending) = record.identity.pending() {
-            let signed = self.sign(record, pending, backend).await?;
+            let signed = self.sign(record, pending, backend, || Need::Asker).await?;
             self.write(&signed, record, backend).await?;
             signed.enter(record);
         }
@@ -76,6 +77,7 @@ impl Certification {
         record: &VrotRecord,
         pending: Pending,
         backend: &Backend,
+        need: impl Fn() -> Need + Send + 'static,
     ) -> Result<Signed, ManagerError> {
         let (vrot, identity) = (record.vrot, &record.identity);
         let (_, signer) = self.host.issuer().await?;
@@ -89,7 +91,7 @@ impl Certification {
         let failed = |error, signer: &_| ManagerError::of_manufacture(error, signer);
         let certificates = match identity.uncertified(vrot)? {
             Uncertified { vik: Some(vik), .. } => {
-                let _turn = self.signatures.viks.acquire().await;
+                let _turn = self.signatures.viks.turn(need).await;
                 blocking(move || {
                     let vik = issue_vik(&order, &vik, &signer);
                     let vik = vik.map_err(|error| failed(error, &signer))?;
@@ -98,8 +100,11 @@ impl Certification {
                 .await??
             }
             Uncertified { tls: Some(key), .. } => {
-                let _turn = self.signatures.tls_keys.acquire().await;
-                let signer = signer.later();
+                let signer = match need() {
+                    Need::Asker => signer,
+                    Need::Vm | Need::Nobody => signer.later(),
+                };
+                let _turn = self.signatures.tls_keys.turn(need).await;
                 blocking(move || {
                     let tls = issue_tls(&order, &key, &signer);
                     let tls = tls.map_err(|error| failed(error, &signer))?;
@@ -114,7 +119,7 @@ impl Certification {
                     blocking(move || device(&mut channel)).await?
                 };
                 let device = device.map_err(ManagerError::Manufacture)?;
-                let _turn = self.signatures.eks.acquire().await;
+                let _turn = self.signatures.eks.turn(need).await;
                 let signer = signer.in_background();
                 blocking(move || {
                     let eks = issue_eks(&order, &eks, device, &signer);

@@ -150,7 +150,10 @@ async fn quote(vrot: &Vrot, nonce: Nonce, host: &[u8]) -> Result<Quoted, Without
     // As it is now: a certificate that was renewed meanwhile is of the same key.
     let record = vrot.record();
     let certificate = record.identity.vik_certificate.clone();
-    let certificate = certificate.ok_or(WithoutQuote::Pending)?;
+    let Some(certificate) = certificate else {
+        vrot.ask_for();
+        return Err(WithoutQuote::Pending);
+    };
     if **record.identity.host_certificate != *host {
         return Err(WithoutQuote::OtherHost);
     }
