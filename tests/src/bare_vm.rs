@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,6 +42,8 @@ struct Signatures {
 /// What happens in the guest right before its next command of a kind.
 type Before = (u32, u32);
 
+/// What a thread needs that passes commands on.
+const STACK: usize = 256 * 1024;
 /// What the software stack says on the control channel fits into one read, and is granted.
 const GRANTED: [u8; 4] = [0; 4];
 
@@ -80,6 +83,15 @@ impl BareVm {
     /// The TPM, as `vrot-service --tpm` and tools take it.
     pub fn tpm(&self) -> String {
         format!("swtpm:host=127.0.0.1,port={}", self.port)
+    }
+
+    /// The same for a client in this process, which pays for no connection: one command with each write,
+    /// one response with each read, as at `/dev/tpmrm0`.
+    pub fn client(&self) -> BareVmClient {
+        BareVmClient {
+            vmm: Arc::clone(&self.vmm),
+            response: Vec::new(),
+        }
     }
 
     /// What the kernel would hand out.
@@ -129,6 +141,33 @@ impl BareVm {
     }
 }
 
+/// A client of a VM's TPM.
+#[derive(Debug)]
+pub struct BareVmClient {
+    vmm: Arc<Mutex<Vmm>>,
+    response: Vec<u8>,
+}
+
+impl Write for BareVmClient {
+    fn write(&mut self, command: &[u8]) -> io::Result<usize> {
+        self.response = lock(&self.vmm).respond(command)?;
+        Ok(command.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for BareVmClient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let response = std::mem::take(&mut self.response);
+        let length = response.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&response[..length]);
+        Ok(length)
+    }
+}
+
 /// Two ports in a row, as the software stack expects them: for commands, and for control.
 fn two_ports() -> Result<(TcpListener, TcpListener, u16)> {
     const ATTEMPTS: usize = 100;
@@ -145,15 +184,34 @@ fn two_ports() -> Result<(TcpListener, TcpListener, u16)> {
     None.context("there are no two free ports in a row")
 }
 
+/// Serves each client on a thread that serves others after it: the software stack connects anew for each
+/// command, and a guest's kernel starts no thread for that.
 fn serve(
     listener: TcpListener,
     client: impl Fn(TcpStream) -> io::Result<()> + Clone + Send + 'static,
 ) -> Result<()> {
-    thread::Builder::new().spawn(move || {
+    let waiting = Arc::new(AtomicUsize::new(0));
+    start_serving(Arc::new(listener), waiting, client)?;
+    Ok(())
+}
+
+/// A thread that takes client after client. One that is busy leaves another one that waits.
+fn start_serving(
+    listener: Arc<TcpListener>,
+    waiting: Arc<AtomicUsize>,
+    client: impl Fn(TcpStream) -> io::Result<()> + Clone + Send + 'static,
+) -> io::Result<()> {
+    waiting.fetch_add(1, Ordering::SeqCst);
+    thread::Builder::new().stack_size(STACK).spawn(move || {
         for stream in listener.incoming().flatten() {
-            let client = client.clone();
+            if waiting.fetch_sub(1, Ordering::SeqCst) == 1 {
+                let (listener, waiting) = (Arc::clone(&listener), Arc::clone(&waiting));
+                // Without a thread, the next client waits for this one.
+                let _ = start_serving(listener, waiting, client.clone());
+            }
             // A client that has gone is nobody's concern.
-            let _ = thread::Builder::new().spawn(move || client(stream));
+            let _ = client(stream);
+            waiting.fetch_add(1, Ordering::SeqCst);
         }
     })?;
     Ok(())

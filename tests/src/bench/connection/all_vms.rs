@@ -15,10 +15,9 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use vrot_device::Connector;
 use vrot_service::attester::Host;
-use vrot_service::attester::esys::HostThroughTpm;
 
 use super::handshakes::load;
-use super::service::Service;
+use super::service::{HostBelow, Service};
 use crate::bench::arguments::Arguments;
 use crate::bench::host::BenchHost;
 use crate::bench::processor_time::{of_process, of_this_process};
@@ -197,7 +196,7 @@ pub(super) fn host_alone(
 /// How long each answer took that one VM's service got between `warm` and `end`; `all` counts the others,
 /// too.
 fn asked(service: &Service, warm: Instant, end: Instant, all: &AtomicUsize) -> Result<Samples> {
-    let host = HostThroughTpm::new(service.vm.tpm().parse()?);
+    let host = HostBelow::of(&service.vm);
     let mut took = Samples::default();
     while Instant::now() < end {
         let request = RequestDigest(Digest32::of(uuid::Uuid::new_v4().as_bytes()));

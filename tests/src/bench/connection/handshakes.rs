@@ -16,10 +16,9 @@ use tokio::task::JoinSet;
 use vrot_device::Connector;
 use vrot_device::connection::{BelowTheIssuer, ServiceAddress};
 use vrot_service::attester::Host;
-use vrot_service::attester::esys::HostThroughTpm;
 use vrot_service::attester::quoting::{EvidenceRequest, Quoter};
 
-use super::service::{Service, open};
+use super::service::{HostBelow, Service, open};
 use crate::bench::arguments::Arguments;
 use crate::bench::report::Report;
 use crate::bench::samples::Samples;
@@ -49,7 +48,7 @@ pub(super) fn idle(
     let mut signature = Samples::default();
     let mut verification = Samples::default();
     let mut quoter = Quoter::new(open(&service.vm)?, service.vm.event_log().to_owned().into());
-    let below = HostThroughTpm::new(service.vm.tpm().parse()?);
+    let below = HostBelow::of(&service.vm);
     for _ in 0..count {
         std::thread::sleep(REST);
         let begin = Instant::now();

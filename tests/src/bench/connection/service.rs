@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Result;
-use attestation::BOOT_PCRS;
+use attestation::{BOOT_PCRS, RequestDigest};
 use attested_tls::NoDemand;
 use attested_tls::tls::KeyExchange;
 use cert_chain::PcrSelection;
@@ -14,9 +14,10 @@ use connection_proxy::{Limits, Stop, serve};
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::TcpListener;
 use vrot_device::connection::ServiceAddress;
-use vrot_service::attester::TpmAddress;
+use vrot_service::attester::host_evidence::{HostMemory, host_layer};
+use vrot_service::attester::{Host, HostEvidenceError, TpmAddress};
 use vrot_service::attester::batches::Batches;
-use vrot_service::attester::esys::{EsysTpm, HostThroughTpm};
+use vrot_service::attester::esys::EsysTpm;
 use vrot_service::devices::Told;
 use vrot_service::proxy::Proxy;
 use vrot_service::tls_identity::TlsIdentity;
@@ -48,7 +49,7 @@ impl Service {
         let tpm: TpmAddress = vm.tpm().parse()?;
         let mut quoting = open(&vm)?;
         let statement = TpmTlsKey::certified_by(&mut quoting)?;
-        let host = Arc::new(HostThroughTpm::new(tpm.clone()));
+        let host = Arc::new(HostBelow::of(&vm));
         let batches = Batches::start(quoting, host, vm.event_log().to_owned())?;
         let batches = Arc::new(batches);
         let identity = TlsIdentity::wait_for(
@@ -79,6 +80,27 @@ impl Service {
             vm,
             batches,
         })
+    }
+}
+
+/// The host below a VM, asked by the shipped code.
+pub(super) struct HostBelow {
+    vm: BareVm,
+    memory: Mutex<HostMemory>,
+}
+
+impl HostBelow {
+    pub(super) fn of(vm: &BareVm) -> Self {
+        Self {
+            vm: vm.clone(),
+            memory: Mutex::default(),
+        }
+    }
+}
+
+impl Host for HostBelow {
+    fn layer(&self, request: &RequestDigest) -> Result<Vec<u8>, HostEvidenceError> {
+        host_layer(&mut self.vm.client(), request, &self.memory)
     }
 }
 
