@@ -1,7 +1,7 @@
 //! Path validation, with the outcome as a type: only a chain that was verified becomes a
 //! [`VerifiedVikChain`].
 
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use crate::claims::{HostClaims, VikClaims};
@@ -252,12 +252,14 @@ pub(crate) fn root_of_path(
     for host in intermediates {
         EndEntityCert::try_from(host).map_err(malformed(ChainMember::Host))?;
     }
+    let algorithms = anchors.signature_algorithms();
+    let algorithms = algorithms.each_ref().map(|algorithm| algorithm as _);
     let valid = anchors.valid_at(at);
-    let refused = match validate(&leaf, intermediates, &valid, at) {
+    let refused = match validate(&leaf, intermediates, &valid, &algorithms, at) {
         Ok(path) => return root_of(anchors, &path),
         Err(refused) => refused,
     };
-    let of_all = validate(&leaf, intermediates, anchors.as_slice(), at);
+    let of_all = validate(&leaf, intermediates, anchors.as_slice(), &algorithms, at);
     Err(refusal(anchors, refused, of_all, at))
 }
 
@@ -283,11 +285,12 @@ fn validate<'p>(
     leaf: &'p EndEntityCert<'p>,
     intermediates: &'p [CertificateDer<'p>],
     anchors: &'p [TrustAnchor<'p>],
+    algorithms: &[&dyn SignatureVerificationAlgorithm],
     at: UnixTime,
 ) -> Result<VerifiedPath<'p>, ChainError> {
     let path = leaf
         .verify_for_usage(
-            SIGNATURE_ALGORITHMS,
+            algorithms,
             anchors,
             intermediates,
             at,
@@ -423,12 +426,6 @@ impl std::fmt::Display for ChainMember {
         })
     }
 }
-
-/// Issuers may use P-256 or P-384; host IKs are P-256.
-const SIGNATURE_ALGORITHMS: &[&dyn rustls_pki_types::SignatureVerificationAlgorithm] = &[
-    webpki::ring::ECDSA_P256_SHA256,
-    webpki::ring::ECDSA_P384_SHA384,
-];
 
 /// Where splitting stops: the error can then still tell "too many" from "two".
 const MAX_CONCATENATED: usize = 3;

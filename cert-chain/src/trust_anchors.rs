@@ -9,6 +9,7 @@ use x509_parser::prelude::FromDer;
 
 use crate::crl::Crl;
 use crate::digest::Digest32;
+use crate::known_signatures::{KnownSignatures, Remembering};
 use crate::pem::{self, FileError, FoundCertificate, Place};
 use crate::revocation::{CheckedRevocation, RevocationDemand, RevocationError, RevocationLists};
 use crate::serial::CertificateSerial;
@@ -38,6 +39,8 @@ struct Roots {
     /// Of the anchor in the same place.
     validities: Vec<RootValidity>,
     digest: Digest32,
+    /// Signatures of certificates below them.
+    known: KnownSignatures,
 }
 
 /// A root that a certificate leads to.
@@ -115,6 +118,7 @@ impl TrustAnchors {
                 anchors,
                 validities,
                 digest: Digest32::of(&digests),
+                known: KnownSignatures::default(),
             }),
             demand: RevocationDemand::NotAsked,
             judged: RevocationJudged::ForGood,
@@ -197,6 +201,19 @@ impl TrustAnchors {
     /// whoever takes them has to have the certificates validated here as well.
     pub fn as_slice(&self) -> &[TrustAnchor<'static>] {
         &self.roots.anchors
+    }
+
+    /// With what issuers and hosts sign certificates: issuers may use P-256 or P-384, host IKs are P-256. What
+    /// was verified with these anchors, or a copy of them, is not verified again.
+    pub fn signature_algorithms(&self) -> [Remembering<'_>; 2] {
+        [
+            self.roots
+                .known
+                .remembering(webpki::ring::ECDSA_P256_SHA256),
+            self.roots
+                .known
+                .remembering(webpki::ring::ECDSA_P384_SHA384),
+        ]
     }
 
     /// The roots that are valid at a time.

@@ -161,10 +161,7 @@ impl Write for BareVmClient {
 
 impl Read for BareVmClient {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let response = std::mem::take(&mut self.response);
-        let length = response.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&response[..length]);
-        Ok(length)
+        std::mem::take(&mut self.response).as_slice().read(buffer)
     }
 }
 

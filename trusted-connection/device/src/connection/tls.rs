@@ -77,12 +77,13 @@ impl ServerCertVerifier for BelowTheIssuer {
         let roots = RootCertStore {
             roots: self.roots.valid_at(now),
         };
+        let algorithms = self.roots.signature_algorithms();
         verify_server_cert_signed_by_trust_anchor(
             &certificate,
             &roots,
             intermediates,
             now,
-            self.provider.signature_verification_algorithms.all,
+            &algorithms.each_ref().map(|algorithm| algorithm as _),
         )?;
         if let Some(name) = &self.name {
             verify_server_name(&certificate, name)?;
