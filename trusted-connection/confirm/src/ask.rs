@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::request::{Answer, MAX_ANSWER, RequestJson};
 
@@ -21,6 +21,7 @@ pub(crate) fn ask(socket: &Path, request: &RequestJson) -> Result<Answer> {
     BufReader::new((&stream).take(MAX_ANSWER)).read_until(b'\n', &mut answer)?;
     if answer.is_empty() {
         sent.with_context(|| format!("{at} takes no request"))?;
+        bail!("{at}: no answer: vrot-confirm ended before it gave one. Ask again");
     }
     serde_json::from_slice(&answer)
         .with_context(|| format!("{at}: no answer. The daemon's log says why"))
