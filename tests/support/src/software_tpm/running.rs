@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::process::Process;
+use crate::sockets::is_listened_at;
 use crate::tool::Tool;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,11 +53,10 @@ impl SoftwareTpm {
             .arg(format!("type=unixio,path={}", control.display()));
         let mut process = Process::start(&format!("{name} (swtpm)"), command, log)?;
         process.wait_until("swtpm's sockets", PATIENCE, || {
-            // The control socket is made last; the data socket takes one client at a time and
-            // must not be tried out.
+            // The data socket takes one client at a time and must not be tried out.
             Ok(UnixStream::connect(&control)
                 .ok()
-                .filter(|_| socket.exists()))
+                .filter(|_| is_listened_at(socket)))
         })?;
         Ok(Self {
             process,
