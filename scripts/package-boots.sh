@@ -32,21 +32,21 @@ leave() {
 
 # machine RELEASE: a root that boots, with what our packages need and a newer version of them, in $scratch/root.
 machine() {
-    archive=$kept/$1-machine.tar
-    if [ ! -e "$archive" ]; then
+    bootable=$kept/$1-machine.tar
+    if [ ! -e "$bootable" ]; then
         base "$1"
         install_packages systemd-sysv udev dbus kmod linux-image-cloud-amd64 initramfs-tools libtss2-esys-3.0.2-0 \
             libtss2-tcti-device0 libtpms0 tpm-udev tpm2-tools curl iproute2 netcat-openbsd openssl procps kbd
         within apt-get clean
         umount "$scratch/root/proc"
-        tar --numeric-owner -C "$scratch/root" -cf "$archive.new" .
-        mv "$archive.new" "$archive"
+        tar --numeric-owner -C "$scratch/root" -cf "$bootable.new" .
+        mv "$bootable.new" "$bootable"
         remove "$scratch/root"
     fi
     mkdir "$scratch/root"
-    tar --numeric-owner -C "$scratch/root" -xf "$archive"
+    tar --numeric-owner -C "$scratch/root" -xf "$bootable"
     bring_packages
-    newer 1 host operator guest device confirm
+    newer 1 host operator guest device confirm tenant
     mkdir "$scratch/root/checks"
     cp "$project"/scripts/package-boots/* "$scratch/root/checks/"
     cat > "$scratch/root/etc/systemd/system/checks.service" << 'END'
@@ -62,7 +62,7 @@ ExecStart=/bin/sh -c 'stty -F /dev/ttyS1 raw && exec sh /checks/begin.sh > /dev/
 [Install]
 WantedBy=multi-user.target
 END
-    within systemctl enable -q checks.service systemd-networkd.service
+    systemctl --quiet --root="$scratch/root" enable checks.service systemd-networkd.service
     printf '[Match]\nType=ether\n[Network]\nDHCP=yes\n' > "$scratch/root/etc/systemd/network/10-card.network"
     echo 'LABEL=root / ext4 defaults 0 1' > "$scratch/root/etc/fstab"
     echo machine > "$scratch/root/etc/hostname"
@@ -116,7 +116,12 @@ tpm() {
         "$scratch/maker/var/lib/swtpm-localca/issuercert.pem" > "$scratch/tpm-makers.pem"
 }
 
-# until SECONDS WHAT COMMAND…
+# listens PATH: which a process does a moment after the socket's file is there.
+listens() {
+    grep -q " 00010000 .* $1\$" /proc/net/unix
+}
+
+# until_it SECONDS WHAT COMMAND…
 until_it() {
     left=$(($1 * 10))
     what=$2
@@ -131,9 +136,9 @@ until_it() {
 host_and_device() {
     tpm host-tpm
     swtpm socket --tpm2 --tpmstate "dir=$scratch/host-tpm" --flags not-need-init \
-        --ctrl "type=unixio,path=$scratch/host-tpm.sock" &
+        --ctrl "type=unixio,path=$scratch/host-tpm.sock" > "$scratch/swtpm.log" 2>&1 &
     started="$started $!"
-    until_it 30 "swtpm does not listen" test -S "$scratch/host-tpm.sock"
+    until_it 30 "swtpm does not listen" listens "$scratch/host-tpm.sock"
     rm -rf "$scratch/parcel"
     mkdir "$scratch/parcel"
     cp "$scratch/tpm-makers.pem" "$scratch/parcel/"
@@ -147,9 +152,10 @@ vm() {
     rm -rf "$run"
     mkdir "$run"
     swtpm socket --tpm2 --tpmstate "dir=$scratch/manager-tpm" --flags not-need-init,startup-clear \
-        --server "type=unixio,path=$run/tpm.sock" --ctrl "type=unixio,path=$run/tpm.sock.ctrl" &
+        --server "type=unixio,path=$run/tpm.sock" --ctrl "type=unixio,path=$run/tpm.sock.ctrl" \
+        > "$scratch/swtpm.log" 2>&1 &
     started="$started $!"
-    until_it 30 "swtpm does not listen" test -S "$run/tpm.sock"
+    until_it 30 "swtpm does not listen" listens "$run/tpm.sock"
     # As in docs/one-machine.md: the least that firmware measures, and a log that accounts for it.
     separator() { printf '\0\0\0\0' | openssl dgst -sha256 "$@"; }
     {
@@ -167,7 +173,7 @@ vm() {
         runtime_dir "$run/run" > "$run/config.toml"
     "$programs/vtpm-managerd" --config "$run/config.toml" 2> "$run/log" &
     started="$started $!"
-    until_it 60 "the manager does not listen: $run/log" test -S "$run/run/api.sock"
+    until_it 60 "the manager does not listen: $run/log" listens "$run/run/api.sock"
     export VTPM_MANAGER_SOCKET="$run/run/api.sock"
     number=$(cat /proc/sys/kernel/random/uuid)
     {
