@@ -46,9 +46,7 @@ impl Libvirt {
 
     fn virsh(&self, arguments: &[&str]) -> Tool {
         let uri = format!("qemu:///embed?root={}", self.root.display());
-        Tool::new("virsh")
-            .args(["--quiet", "--connect", &uri])
-            .args(arguments)
+        virsh(&uri, arguments)
     }
 
     /// Defines a domain whose TPM is behind this control socket, and which boots this image with a
@@ -167,6 +165,13 @@ impl Drop for Domain<'_> {
         let before = ["destroy", &self.name];
         let _ = self.libvirt.virsh(&before).outcome();
     }
+}
+
+/// Has `virsh` do something where this leads to.
+pub(crate) fn virsh(uri: &str, arguments: &[&str]) -> Tool {
+    Tool::new("virsh")
+        .args(["--quiet", "--connect", uri])
+        .args(arguments)
 }
 
 /// Has a command fail: why it did.

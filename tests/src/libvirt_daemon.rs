@@ -15,7 +15,7 @@ use test_support::programs::{install_script, workspace_folder};
 use test_support::run_folder::RunFolder;
 use test_support::tool::Tool;
 
-use crate::libvirt::{CONFIGURATION, refused};
+use crate::libvirt::{CONFIGURATION, refused, virsh};
 
 /// A running daemon; its domains end with it.
 #[derive(Debug)]
@@ -88,8 +88,7 @@ impl LibvirtDaemon {
 
     /// How it is reached.
     pub fn uri(&self) -> String {
-        let socket = self.root.join("run").join("libvirt-sock");
-        format!("qemu+unix:///system?socket={}", socket.display())
+        uri_of(&self.root)
     }
 
     /// Has `virsh` do something, which must succeed.
@@ -112,9 +111,7 @@ impl LibvirtDaemon {
     }
 
     fn command(&self, arguments: &[&str]) -> Tool {
-        Tool::new("virsh")
-            .args(["--quiet", "--connect", &self.uri()])
-            .args(arguments)
+        virsh(&self.uri(), arguments)
     }
 }
 
@@ -158,16 +155,16 @@ fn start(root: &Path, path: &str, log: &Path) -> Result<Process> {
         .arg(root)
         .env("PATH", path);
     let mut process = Process::start("libvirtd", command, log)?;
-    let socket = root.join("run").join("libvirt-sock");
     process.wait_until("libvirtd", PATIENCE, || {
-        let asked = Tool::new("virsh")
-            .args(["--quiet", "--connect"])
-            .arg(format!("qemu+unix:///system?socket={}", socket.display()))
-            .args(["list", "--name"])
-            .outcome()?;
+        let asked = virsh(&uri_of(root), &["list", "--name"]).outcome()?;
         Ok(asked.status.success().then_some(()))
     })?;
     Ok(process)
+}
+
+fn uri_of(root: &Path) -> String {
+    let socket = root.join("run").join("libvirt-sock");
+    format!("qemu+unix:///system?socket={}", socket.display())
 }
 
 /// Waits until a domain is in a state, in libvirt's words.

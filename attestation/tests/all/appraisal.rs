@@ -8,22 +8,13 @@ use attestation::{
 };
 use cert_chain::{Digest32, HashAlgorithm, VmId, VrotId};
 
+use crate::scene::{host_and_vm, reasons};
+
 const SEPARATOR: u32 = 0x0000_0004;
 const TAG: u32 = 0x0000_0006;
 const APPLICATION: u32 = 0x8000_0003;
 const ACTION: u32 = 0x8000_0007;
 const FIRMWARE_BLOB: u32 = 0x8000_0008;
-
-fn host_and_vm() -> (Host, Vm) {
-    let host = Host::new("host-1");
-    let vm = host.vm();
-    (host, vm)
-}
-
-fn reasons(result: &AttestationResult, layer: Layer) -> Vec<&'static str> {
-    let reasons = result.layer(layer).reasons().iter();
-    reasons.map(|reason| reason.code).collect()
-}
 
 #[test]
 fn what_the_policy_expects_is_affirmed() {

@@ -12,8 +12,10 @@ use attestation::{
 };
 use cert_chain::HashAlgorithm::{self, Sha1, Sha256, Sha384, Sha512};
 use cert_chain::pcr::BANKS;
-use cert_chain::{Digest32, PcrSelection, PcrValues, TrustAnchors};
+use cert_chain::{Digest32, PcrSelection, PcrValues};
 use printable::WithCauses;
+
+use crate::scene::anchors;
 
 const SEPARATOR: u32 = 0x0000_0004;
 const APPLICATION: u32 = 0x8000_0003;
@@ -38,10 +40,6 @@ fn host_and_vm(host_bank: HashAlgorithm, vm_bank: HashAlgorithm) -> (Host, Vm) {
     (host.log, host.bank) = (boot(&[host_bank]), host_bank);
     (vm.log, vm.bank) = (boot(&[vm_bank]), vm_bank);
     (host, vm)
-}
-
-fn anchors(host: &Host) -> TrustAnchors {
-    TrustAnchors::from_pem(&host.issuer.certificate_pem()).unwrap()
 }
 
 fn verified(host: &Host, vm: &Vm) -> Result<VerifiedEvidence, Refusal> {

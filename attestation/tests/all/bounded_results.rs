@@ -2,22 +2,13 @@
 
 use attestation::fixture::{Host, Vm, event_log};
 use attestation::result::{MAX_REASONS, Reason};
-use attestation::{AttestationResult, EventLog, Layer, Verdict, reference_values};
+use attestation::{EventLog, Layer, Verdict, reference_values};
 use cert_chain::{Digest32, HashAlgorithm, VmId};
+
+use crate::scene::{host_and_vm, reasons};
 
 const ACTION: u32 = 0x8000_0007;
 const FIRMWARE_BLOB: u32 = 0x8000_0008;
-
-fn host_and_vm() -> (Host, Vm) {
-    let host = Host::new("host-1");
-    let vm = host.vm();
-    (host, vm)
-}
-
-fn reasons(result: &AttestationResult, layer: Layer) -> Vec<&'static str> {
-    let reasons = result.layer(layer).reasons().iter();
-    reasons.map(|reason| reason.code).collect()
-}
 
 /// A log with thousands of events, against a policy that accepts thousands of digests for them.
 fn many_unexpected_events() -> (Host, Vm, String) {

@@ -9,7 +9,9 @@ use attestation::{
     Binding, Evidence, EvidenceSet, HostLeaf, Nonce, Policy, Purpose, QuotePurpose, Refusal,
     Verdict, request_digest, tenant_request_digest,
 };
-use cert_chain::{TrustAnchors, VmId};
+use cert_chain::VmId;
+
+use crate::scene::anchors;
 
 const PINNED_PCRS: &str = "[vm.without_log]\ndemand = [\"pinned-pcrs\"]\n";
 
@@ -17,10 +19,6 @@ fn host_and_vms() -> (Host, [Vm; 3]) {
     let host = Host::new("host-1");
     let vms = [(); 3].map(|()| host.vm());
     (host, vms)
-}
-
-fn anchors(host: &Host) -> TrustAnchors {
-    TrustAnchors::from_pem(&host.issuer.certificate_pem()).unwrap()
 }
 
 fn verify(host: &Host, set: &EvidenceSet) -> Result<VerifiedSet, Refusal> {

@@ -20,5 +20,6 @@ mod refusals;
 mod refused_identities;
 mod results;
 mod revocation;
+mod scene;
 mod spiffe;
 mod without_log;

@@ -11,28 +11,10 @@ use attestation::{
     TlsKeyStatement, VerifiedEvidence,
 };
 use cert_chain::{
-    Digest32, Generation, HashAlgorithm, ObjectAttributes, PublicArea, TpmName, TrustAnchors, VmId,
-    VrotId,
+    Digest32, Generation, HashAlgorithm, ObjectAttributes, PublicArea, TpmName, VmId, VrotId,
 };
-use rustls_pki_types::UnixTime;
 
-fn host_and_vm() -> (Host, Vm) {
-    let host = Host::new("host-1");
-    let vm = host.vm();
-    (host, vm)
-}
-
-fn anchors(host: &Host) -> TrustAnchors {
-    TrustAnchors::from_pem(&host.issuer.certificate_pem()).unwrap()
-}
-
-fn verify_at(host: &Host, evidence: &Evidence, at: UnixTime) -> Result<VerifiedEvidence, Refusal> {
-    evidence.verify(&nonce(), &Purpose::Challenge, &anchors(host), at)
-}
-
-fn code_of(host: &Host, evidence: &Evidence) -> &'static str {
-    verify_at(host, evidence, now()).unwrap_err().code()
-}
+use crate::scene::{anchors, code_of, host_and_vm, verify_at};
 
 #[test]
 fn honest_evidence_is_verified() {

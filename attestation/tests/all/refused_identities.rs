@@ -3,30 +3,13 @@
 use std::time::Duration;
 
 use attestation::fixture::{
-    ATTESTATION, Host, NOW, Vm, certificate_for_another_key, endorsement_area, nonce, now,
-    signing_area,
+    ATTESTATION, Host, NOW, certificate_for_another_key, endorsement_area, nonce, now, signing_area,
 };
-use attestation::{Binding, Evidence, Layer, Purpose, Refusal, VerifiedEvidence};
+use attestation::{Binding, Layer, Purpose, Refusal};
 use cert_chain::{ChainError, HostIkSpec, Issuer, ObjectAttributes, TrustAnchors, Validity};
 use rustls_pki_types::UnixTime;
 
-fn host_and_vm() -> (Host, Vm) {
-    let host = Host::new("host-1");
-    let vm = host.vm();
-    (host, vm)
-}
-
-fn anchors(host: &Host) -> TrustAnchors {
-    TrustAnchors::from_pem(&host.issuer.certificate_pem()).unwrap()
-}
-
-fn verify_at(host: &Host, evidence: &Evidence, at: UnixTime) -> Result<VerifiedEvidence, Refusal> {
-    evidence.verify(&nonce(), &Purpose::Challenge, &anchors(host), at)
-}
-
-fn code_of(host: &Host, evidence: &Evidence) -> &'static str {
-    verify_at(host, evidence, now()).unwrap_err().code()
-}
+use crate::scene::{code_of, host_and_vm, verify_at};
 
 fn seconds(since_1970: u64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(since_1970))

@@ -7,11 +7,7 @@ use attestation::{AttestationResult, Binding, Layer, Nonce, Policy, Purpose, Ver
 use cert_chain::TrustAnchors;
 use rustls_pki_types::UnixTime;
 
-fn host_and_vm() -> (Host, Vm) {
-    let host = Host::new("host-1");
-    let vm = host.vm();
-    (host, vm)
-}
+use crate::scene::host_and_vm;
 
 fn appraised(host: &Host, vm: &Vm, policy: &Policy, at: UnixTime) -> AttestationResult {
     let verified = host

@@ -12,13 +12,9 @@ use cert_chain::crl::MAX_CRL;
 use cert_chain::{Crl, RevocationLists};
 use serde_json::json;
 
-const DAY: u64 = 86_400;
+use crate::scene::host_and_vm;
 
-fn host_and_vm() -> (Host, Vm) {
-    let host = Host::new("host-1");
-    let vm = host.vm();
-    (host, vm)
-}
+const DAY: u64 = 86_400;
 
 /// The fixture's policy, which also demands a list that is no older than three days.
 fn demanding(host: &Host, vm: &Vm) -> Policy {

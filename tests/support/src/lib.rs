@@ -13,6 +13,7 @@ pub mod software_tpm;
 mod swtpm;
 pub mod time_authority;
 pub mod tool;
+pub mod tpm_commands;
 pub mod virtio_tpm;
 
 pub use swtpm::Swtpm;

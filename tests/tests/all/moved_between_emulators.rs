@@ -12,7 +12,8 @@ use test_support::process::Process;
 use test_support::programs::program;
 use test_support::run_folder::RunFolder;
 use test_support::sockets::is_listened_at;
-use tpm_wire::{MAX_SIZE, NO_SESSIONS, SESSIONS, frame, read_frame};
+use test_support::tpm_commands::{command, pcr_extend, with_password};
+use tpm_wire::{MAX_SIZE, read_frame};
 use vrot_tests::monitor::Monitor;
 
 /// Longer than anything here takes on a busy machine.
@@ -220,17 +221,6 @@ impl Machine {
 const OWNER: u32 = 0x4000_0001;
 const INDEX: u32 = 0x0150_0007;
 
-/// The owner or a PCR, with an empty password.
-fn with_password(code: u32, handles: &[u32], parameters: &[u8]) -> Vec<u8> {
-    let handles: Vec<u8> = handles.iter().flat_map(|word| word.to_be_bytes()).collect();
-    let password = [0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
-    frame(
-        SESSIONS,
-        code,
-        &[&handles[..], &password, parameters].concat(),
-    )
-}
-
 /// `TPM2_NV_DefineSpace`, `TPM2_NV_Write`: eight bytes for the owner.
 fn define_and_write(tpm: &Emulator) -> Result<()> {
     let public = [
@@ -247,8 +237,7 @@ fn define_and_write(tpm: &Emulator) -> Result<()> {
 
 /// `TPM2_PCR_Extend` of PCR 16.
 fn extend(tpm: &Emulator) -> Result<()> {
-    let digests = [&[0, 0, 0, 1, 0, 0x0b][..], &[7; 32]].concat();
-    tpm.execute(&with_password(0x182, &[16], &digests))?;
+    tpm.execute(&pcr_extend(16))?;
     Ok(())
 }
 
@@ -256,7 +245,7 @@ fn look(tpm: &Emulator) -> Result<Seen> {
     // After the count of changes and the selection, as many digests as were selected.
     let pcrs = |selected: [u8; 3]| -> Result<Vec<u8>> {
         let selection = [&[0, 0, 0, 1, 0, 0x0b, 3][..], &selected].concat();
-        let body = tpm.execute(&frame(NO_SESSIONS, 0x17e, &selection))?;
+        let body = tpm.execute(&command(0x17e, &selection))?;
         Ok(body.get(14..).context("digests")?.to_vec())
     };
     let read = with_password(0x14e, &[OWNER, INDEX], &[0, 8, 0, 0]);

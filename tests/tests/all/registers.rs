@@ -10,21 +10,17 @@ use test_support::process::Process;
 use test_support::programs::program;
 use test_support::run_folder::RunFolder;
 use test_support::software_tpm::emulator_command;
-use tpm_wire::{NO_SESSIONS, Response, ResponseCode, SESSIONS, frame};
+use test_support::tpm_commands::{command, pcr_extend, pcr_read, rsa_key, with_password};
+use tpm_wire::{Response, ResponseCode};
 use vrot_tests::guest::TpmDevice;
 use vrot_tests::registers::{Crb, Machine, Tis};
-use vrot_tests::vmm::password;
 
 const STARTUP: u32 = 0x144;
 const SELF_TEST: u32 = 0x143;
 const GET_CAPABILITY: u32 = 0x17a;
 const GET_RANDOM: u32 = 0x17b;
 const FLUSH_CONTEXT: u32 = 0x165;
-const CREATE_PRIMARY: u32 = 0x131;
-const PCR_READ: u32 = 0x17e;
-const PCR_EXTEND: u32 = 0x182;
 const PCR_RESET: u32 = 0x13d;
-const OWNER: u32 = 0x4000_0001;
 /// `TPM_RC_LOCALITY`
 const LOCALITY: u32 = 0x907;
 
@@ -76,17 +72,17 @@ fn a_driver_that_accesses_single_bytes_gets_what_it_gets_of_swtpm() -> Result<()
         // maker (TPM_CAP_TPM_PROPERTIES), and has PCRs.
         for command in [
             startup(0),
-            frame(NO_SESSIONS, SELF_TEST, &[1]),
+            command(SELF_TEST, &[1]),
             capability(6, 0x100, 8),
             capability(5, 0, 1),
             pcr_extend(7),
             pcr_read(7),
             // One that fills the buffer: too long for what it asks, which the TPM says.
-            frame(NO_SESSIONS, GET_RANDOM, &[0; 3958]),
+            command(GET_RANDOM, &[0; 3958]),
         ] {
             said.push(tpm.execute(&command)?);
         }
-        let random = tpm.execute(&frame(NO_SESSIONS, GET_RANDOM, &[0, 32]))?;
+        let random = tpm.execute(&command(GET_RANDOM, &[0, 32]))?;
         assert_eq!(random.len(), 12 + 32);
         // A reset of the machine is one of the TPM.
         let mut tpm = Crb::open(tpm.reset()?)?;
@@ -156,7 +152,7 @@ fn a_command_that_a_driver_cancels_is_given_up() -> Result<()> {
             // A key that was found before QEMU was heard.
             0 => {
                 let handle = response.get(10..14).context("a handle")?;
-                let flushed = tpm.execute(&frame(NO_SESSIONS, FLUSH_CONTEXT, handle))?;
+                let flushed = tpm.execute(&command(FLUSH_CONTEXT, handle))?;
                 ensure!(code(&flushed)? == 0);
             }
             code if code == ResponseCode::CANCELED.raw() => given_up += 1,
@@ -184,52 +180,14 @@ fn code(response: &[u8]) -> Result<u32> {
 }
 
 fn startup(kind: u8) -> Vec<u8> {
-    frame(NO_SESSIONS, STARTUP, &[0, kind])
+    command(STARTUP, &[0, kind])
 }
 
 fn capability(capability: u32, property: u32, count: u32) -> Vec<u8> {
     let words = [capability, property, count].map(u32::to_be_bytes);
-    frame(NO_SESSIONS, GET_CAPABILITY, words.as_flattened())
+    command(GET_CAPABILITY, words.as_flattened())
 }
 
-/// `TPM2_PCR_Read` of one PCR in the SHA-256 bank.
-fn pcr_read(pcr: u8) -> Vec<u8> {
-    let mut selection = [0; 3];
-    if let Some(byte) = selection.get_mut(usize::from(pcr / 8)) {
-        *byte = 1 << (pcr % 8);
-    }
-    let bank = [0, 0, 0, 1, 0, 0x0b, 3];
-    frame(NO_SESSIONS, PCR_READ, &[&bank[..], &selection].concat())
-}
-
-fn pcr_extend(pcr: u8) -> Vec<u8> {
-    let digests = [&[0, 0, 0, 1, 0, 0x0b][..], &[7; 32]].concat();
-    with_password(PCR_EXTEND, pcr.into(), &digests)
-}
-
-fn pcr_reset(pcr: u8) -> Vec<u8> {
-    with_password(PCR_RESET, pcr.into(), &[])
-}
-
-/// `TPM2_CreatePrimary` of an RSA-2048 key for decryption that was never made before.
-fn rsa_key(number: u8) -> Vec<u8> {
-    let public = [
-        &[0, 1, 0, 0x0b][..],          // RSA, SHA-256
-        &0x0003_0072u32.to_be_bytes(), // fixedTPM … restricted, decrypt
-        &[0, 0],                       // no policy
-        &[0, 6, 0, 128, 0, 0x43],      // AES-128 in CFB mode
-        &[0, 0x10],                    // no scheme
-        &[8, 0, 0, 0, 0, 0],           // 2048 bits, exponent 65537
-        &[0, 4, 1, 2, 3, number],
-    ]
-    .concat();
-    let size = u16::try_from(public.len()).unwrap_or(u16::MAX);
-    let sensitive = [0, 4, 0, 0, 0, 0];
-    let parameters = [&sensitive[..], &size.to_be_bytes(), &public, &[0; 6]].concat();
-    with_password(CREATE_PRIMARY, OWNER, &parameters)
-}
-
-fn with_password(command: u32, handle: u32, parameters: &[u8]) -> Vec<u8> {
-    let body = [&handle.to_be_bytes()[..], &password(), parameters].concat();
-    frame(SESSIONS, command, &body)
+fn pcr_reset(pcr: u32) -> Vec<u8> {
+    with_password(PCR_RESET, &[pcr], &[])
 }

@@ -46,6 +46,10 @@ impl Host {
             name,
         })
     }
+
+    fn quoted(&mut self) -> Result<Quote> {
+        quoted(&mut self.manager, &self.name)
+    }
 }
 
 fn create_primary(vmm: &mut Vmm, hierarchy: u32) -> Result<u32> {
@@ -175,12 +179,7 @@ fn observed(vmm: &mut Vmm) -> Result<Vec<Vec<u8>>> {
 
 #[test]
 fn a_guest_notices_nothing_of_its_hosts_quotes() -> Result<()> {
-    let Host {
-        backend: _backend,
-        mut manager,
-        mut vmm,
-        name,
-    } = Host::with_key()?;
+    let mut host = Host::with_key()?;
     // A session and an object of the guest's.
     let session = [
         &words(&[0x4000_0007, 0x4000_0007])[..],
@@ -188,21 +187,21 @@ fn a_guest_notices_nothing_of_its_hosts_quotes() -> Result<()> {
         &[1; 16],
         &[0, 0, 1, 0, 0x10, 0, 0x0b],
     ];
-    run(&mut vmm, &command(0x176, &session.concat()))?;
-    create_primary(&mut vmm, OWNER)?;
+    run(&mut host.vmm, &command(0x176, &session.concat()))?;
+    create_primary(&mut host.vmm, OWNER)?;
     run(
-        &mut vmm,
+        &mut host.vmm,
         &with_password(
             0x182,
             &[4],
             &[&[0, 0, 0, 1, 0, 0x0b], &[3; 32][..]].concat(),
         ),
     )?;
-    let before = observed(&mut vmm)?;
+    let before = observed(&mut host.vmm)?;
     // What the guest changed comes first.
-    while ask(&mut manager, order(&name))?.1 > 0 {}
+    while ask(&mut host.manager, order(&host.name))?.1 > 0 {}
     for _ in 0..50 {
-        let (outcome, states) = ask(&mut manager, order(&name))?;
+        let (outcome, states) = ask(&mut host.manager, order(&host.name))?;
         let QuoteOutcome::Quoted(quote) = outcome else {
             bail!("{outcome:?}");
         };
@@ -214,73 +213,72 @@ fn a_guest_notices_nothing_of_its_hosts_quotes() -> Result<()> {
         assert_ne!(quote.pcr_values.get(4 * 32..5 * 32), Some(&[0; 32][..]));
         assert_eq!(quote.pcr_values.get(3 * 32..4 * 32), Some(&[0; 32][..]));
     }
-    assert_eq!(observed(&mut vmm)?, before);
+    assert_eq!(observed(&mut host.vmm)?, before);
     Ok(())
 }
 
 #[test]
 fn a_guest_that_took_the_key_away_or_holds_every_place_is_quoted_all_the_same() -> Result<()> {
-    let Host {
-        backend: _backend,
-        mut manager,
-        mut vmm,
-        name,
-    } = Host::with_key()?;
-    let with_it = quoted(&mut manager, &name)?;
-    evict(&mut vmm, HANDLE)?;
-    let before = observed(&mut vmm)?;
-    let anew = quoted(&mut manager, &name)?;
+    let mut host = Host::with_key()?;
+    let with_it = host.quoted()?;
+    evict(&mut host.vmm, HANDLE)?;
+    let before = observed(&mut host.vmm)?;
+    let anew = host.quoted()?;
     assert_eq!(anew.public, with_it.public);
-    assert_eq!(observed(&mut vmm)?, before);
+    assert_eq!(observed(&mut host.vmm)?, before);
     // Another key at its handle.
-    let other = create_primary(&mut vmm, OWNER)?;
-    evict(&mut vmm, other)?;
-    flush(&mut vmm, other)?;
-    assert_eq!(quoted(&mut manager, &name)?.public, with_it.public);
+    let other = create_primary(&mut host.vmm, OWNER)?;
+    evict(&mut host.vmm, other)?;
+    flush(&mut host.vmm, other)?;
+    assert_eq!(host.quoted()?.public, with_it.public);
     // No place for an object.
     let mut held = Vec::new();
     for _ in 0..3 {
-        let handle = create_primary(&mut vmm, OWNER)?;
-        held.push((handle, run(&mut vmm, &command(0x173, &words(&[handle])))?));
+        let handle = create_primary(&mut host.vmm, OWNER)?;
+        held.push((
+            handle,
+            run(&mut host.vmm, &command(0x173, &words(&[handle])))?,
+        ));
     }
-    let before = observed(&mut vmm)?;
-    assert_eq!(quoted(&mut manager, &name)?.public, with_it.public);
-    assert_eq!(observed(&mut vmm)?, before);
+    let before = observed(&mut host.vmm)?;
+    assert_eq!(host.quoted()?.public, with_it.public);
+    assert_eq!(observed(&mut host.vmm)?, before);
     for (handle, public) in held {
-        assert_eq!(run(&mut vmm, &command(0x173, &words(&[handle])))?, public);
+        assert_eq!(
+            run(&mut host.vmm, &command(0x173, &words(&[handle])))?,
+            public
+        );
     }
     Ok(())
 }
 
 #[test]
 fn a_guest_that_keeps_the_key_with_an_authorization_value_is_quoted_all_the_same() -> Result<()> {
-    let Host {
-        backend: _backend,
-        mut manager,
-        mut vmm,
-        name,
-    } = Host::with_key()?;
-    let with_it = quoted(&mut manager, &name)?;
-    evict(&mut vmm, HANDLE)?;
-    let key = create_primary_with(&mut vmm, ENDORSEMENT, b"x")?;
-    evict(&mut vmm, key)?;
-    flush(&mut vmm, key)?;
+    let mut host = Host::with_key()?;
+    let with_it = host.quoted()?;
+    evict(&mut host.vmm, HANDLE)?;
+    let key = create_primary_with(&mut host.vmm, ENDORSEMENT, b"x")?;
+    evict(&mut host.vmm, key)?;
+    flush(&mut host.vmm, key)?;
     // It is at its handle, with its name, and of no use without the value.
-    let read = run(&mut vmm, &command(0x173, &words(&[HANDLE])))?;
-    ensure!(read.windows(name.len()).any(|bytes| bytes == name));
+    let read = run(&mut host.vmm, &command(0x173, &words(&[HANDLE])))?;
+    ensure!(
+        read.windows(host.name.len())
+            .any(|bytes| bytes == host.name)
+    );
     let quote = [&[0, 0, 0, 0x10][..], &[0, 0, 0, 1, 0, 0x0b, 3, 1, 0, 0]].concat();
-    let response = vmm.execute(&with_password(0x158, &[HANDLE], &quote))?;
+    let response = host.vmm.execute(&with_password(0x158, &[HANDLE], &quote))?;
     assert_eq!(code(&response), 0x9a2);
-    let before = observed(&mut vmm)?;
-    assert_eq!(quoted(&mut manager, &name)?.public, with_it.public);
-    assert_eq!(observed(&mut vmm)?, before);
+    let before = observed(&mut host.vmm)?;
+    assert_eq!(host.quoted()?.public, with_it.public);
+    assert_eq!(observed(&mut host.vmm)?, before);
     // No place for an object either.
     for _ in 0..3 {
-        create_primary(&mut vmm, OWNER)?;
+        create_primary(&mut host.vmm, OWNER)?;
     }
-    let before = observed(&mut vmm)?;
-    assert_eq!(quoted(&mut manager, &name)?.public, with_it.public);
-    assert_eq!(observed(&mut vmm)?, before);
+    let before = observed(&mut host.vmm)?;
+    assert_eq!(host.quoted()?.public, with_it.public);
+    assert_eq!(observed(&mut host.vmm)?, before);
     Ok(())
 }
 
@@ -301,12 +299,7 @@ fn complete_hash(vmm: &mut Vmm, sequence: u32, rest: u8) -> Result<Vec<u8>> {
 
 #[test]
 fn hash_sequences_that_hold_every_place_go_on_after_a_quote() -> Result<()> {
-    let Host {
-        backend: _backend,
-        mut manager,
-        mut vmm,
-        name,
-    } = Host::with_key()?;
+    let mut host = Host::with_key()?;
     let digests = |vmm: &mut Vmm, manager: Option<&mut UnixStream>| -> Result<Vec<Vec<u8>>> {
         let mut sequences = Vec::new();
         for number in 0..3u8 {
@@ -319,15 +312,18 @@ fn hash_sequences_that_hold_every_place_go_on_after_a_quote() -> Result<()> {
         if let Some(manager) = manager {
             let before = observed(vmm)?;
             for _ in 0..3 {
-                quoted(manager, &name)?;
+                quoted(manager, &host.name)?;
             }
             assert_eq!(observed(vmm)?, before);
         }
         let complete = |sequence| complete_hash(vmm, sequence, 9);
         sequences.into_iter().map(complete).collect()
     };
-    let undisturbed = digests(&mut vmm, None)?;
-    assert_eq!(digests(&mut vmm, Some(&mut manager))?, undisturbed);
+    let undisturbed = digests(&mut host.vmm, None)?;
+    assert_eq!(
+        digests(&mut host.vmm, Some(&mut host.manager))?,
+        undisturbed
+    );
     Ok(())
 }
 
@@ -348,43 +344,44 @@ fn first_pcr(vmm: &mut Vmm) -> Result<Vec<u8>> {
 
 #[test]
 fn a_measurement_that_the_vmm_has_begun_is_not_cut_off_by_its_host() -> Result<()> {
-    let Host {
-        backend,
-        mut manager,
-        mut vmm,
-        name,
-    } = Host::with_key()?;
+    let mut host = Host::with_key()?;
     let mut launch = |between: &mut dyn FnMut() -> Result<()>| {
-        tell(&mut vmm, &[INIT, 0])?;
-        tell(&mut vmm, &HASH_START)?;
+        tell(&mut host.vmm, &[INIT, 0])?;
+        tell(&mut host.vmm, &HASH_START)?;
         between()?;
-        tell(&mut vmm, &HASH_DATA)?;
+        tell(&mut host.vmm, &HASH_DATA)?;
         between()?;
-        tell(&mut vmm, &HASH_END)?;
-        run(&mut vmm, &STARTUP)?;
-        first_pcr(&mut vmm)
+        tell(&mut host.vmm, &HASH_END)?;
+        run(&mut host.vmm, &STARTUP)?;
+        first_pcr(&mut host.vmm)
     };
     let undisturbed = launch(&mut || Ok(()))?;
     let quote_between = launch(&mut || {
-        assert_eq!(refused(&mut manager, &name)?, NoQuote::Busy);
+        assert_eq!(refused(&mut host.manager, &host.name)?, NoQuote::Busy);
         Ok(())
     })?;
     assert_eq!(quote_between, undisturbed);
     // Its manager's commands wait as well: TPM2_GetRandom.
     let command_between = launch(&mut || {
         let command = command(0x17b, &[0, 8]).into();
-        send(&mut manager, &ToBackend::Execute { id: 3, command })?;
+        send(&mut host.manager, &ToBackend::Execute { id: 3, command })?;
         loop {
-            if let FromBackend::Executed { response, .. } = receive(&mut manager)? {
+            if let FromBackend::Executed { response, .. } = receive(&mut host.manager)? {
                 assert_eq!(code(&response), 0x922);
                 return Ok(());
             }
         }
     })?;
     assert_eq!(command_between, undisturbed);
-    quoted(&mut manager, &name)?;
+    host.quoted()?;
     // Whoever measured and went away does not measure any more.
-    tell(&mut vmm, &HASH_START)?;
+    tell(&mut host.vmm, &HASH_START)?;
+    let Host {
+        backend,
+        mut manager,
+        vmm,
+        name,
+    } = host;
     drop(vmm);
     let vmm = Vmm::over(backend.control_channel()?)?;
     quoted(&mut manager, &name)?;
@@ -394,14 +391,12 @@ fn a_measurement_that_the_vmm_has_begun_is_not_cut_off_by_its_host() -> Result<(
 
 #[test]
 fn what_a_guest_did_to_make_a_quote_impossible_is_told_and_no_other_key_quotes() -> Result<()> {
-    let Host {
-        backend: _backend,
-        mut manager,
-        mut vmm,
-        name,
-    } = Host::with_key()?;
+    let mut host = Host::with_key()?;
     let other_name = [&[0, 0x0b][..], &[7; 32]].concat();
-    assert_eq!(refused(&mut manager, &other_name)?, NoQuote::AnotherKey);
+    assert_eq!(
+        refused(&mut host.manager, &other_name)?,
+        NoQuote::AnotherKey
+    );
     // TPM2_SetCommandCodeAuditStatus: TPM2_Quote.
     let audit = |set: bool| {
         let one = [0, 0, 0, 1, 0, 0, 1, 0x58];
@@ -412,21 +407,21 @@ fn what_a_guest_did_to_make_a_quote_impossible_is_told_and_no_other_key_quotes()
         };
         with_password(0x140, &[OWNER], &lists)
     };
-    run(&mut vmm, &audit(true))?;
-    assert_eq!(refused(&mut manager, &name)?, NoQuote::Audited);
-    run(&mut vmm, &audit(false))?;
-    quoted(&mut manager, &name)?;
-    evict(&mut vmm, HANDLE)?;
+    run(&mut host.vmm, &audit(true))?;
+    assert_eq!(refused(&mut host.manager, &host.name)?, NoQuote::Audited);
+    run(&mut host.vmm, &audit(false))?;
+    host.quoted()?;
+    evict(&mut host.vmm, HANDLE)?;
     // TPM2_HierarchyChangeAuth
     run(
-        &mut vmm,
+        &mut host.vmm,
         &with_password(0x129, &[ENDORSEMENT], &[0, 3, 1, 2, 3]),
     )?;
-    let before = observed(&mut vmm)?;
-    let why = refused(&mut manager, &name)?;
+    let before = observed(&mut host.vmm)?;
+    let why = refused(&mut host.manager, &host.name)?;
     ensure!(matches!(why, NoQuote::Key { .. }), "{why:?}");
     assert_eq!(
-        observed(&mut vmm)?,
+        observed(&mut host.vmm)?,
         before,
         "nothing was counted against anybody"
     );

@@ -4,7 +4,6 @@ use anyhow::{Context, Result, bail, ensure};
 use backend_link::frame::{receive, send};
 use backend_link::message::{FromBackend, ToBackend};
 use nix::sys::signal::Signal;
-use tpm_wire::{SESSIONS, frame};
 
 use crate::support::managed::{Backend, open};
 use crate::support::{
@@ -230,15 +229,8 @@ fn define_protected(vmm: &mut Vmm) -> Result<()> {
 }
 
 fn use_protected(vmm: &mut Vmm) -> Result<()> {
-    let write = [
-        &words(&[INDEX, INDEX])[..],
-        &EMPTY_PASSWORD,
-        &[0, 8],
-        &[7; 8],
-        &[0, 0],
-    ]
-    .concat();
-    let write = frame(SESSIONS, 0x137, &write);
+    let write = [&[0, 8][..], &[7; 8], &[0, 0]].concat();
+    let write = with_password(0x137, &[INDEX, INDEX], &write);
     let mut response = vmm.execute(&write)?;
     // TPM_RC_RETRY: the first use since the start is noted in NV memory.
     if code(&response) == 0x922 {
@@ -247,9 +239,6 @@ fn use_protected(vmm: &mut Vmm) -> Result<()> {
     ensure!(code(&response) == 0, "{response:02x?}");
     Ok(())
 }
-
-/// Size of the area, TPM_RS_PW, no nonce, no attributes, no password.
-const EMPTY_PASSWORD: [u8; 13] = [0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
 
 /// `TPM_PT_LOCKOUT_COUNTER`
 fn failed_authorizations(vmm: &mut Vmm) -> Result<u32> {

@@ -9,15 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use backend_link::frame::{receive, send};
 use backend_link::message::{FromBackend, ToBackend};
+use test_support::tpm_commands::rsa_key;
 use tpm_wire::{MAX_SIZE, ResponseCode, read_frame};
 use vhost::VhostBackend;
 
 use crate::support::managed::{Backend, open, start_in, status};
 use crate::support::rings::{Channel, Guest};
-use crate::support::{Commands, Emulator, STARTUP, code, command, rings, with_password, words};
+use crate::support::{Commands, Emulator, STARTUP, code, command, rings, words};
 
-const OWNER: u32 = 0x4000_0001;
-const CREATE_PRIMARY: u32 = 0x131;
 const GET_CAPABILITY: u32 = 0x17a;
 const GET_RANDOM: u32 = 0x17b;
 const FLUSH_CONTEXT: u32 = 0x165;
@@ -261,25 +260,6 @@ fn execute(manager: &mut UnixStream, command: &[u8]) -> Result<Vec<u8>> {
             return Ok(response.into());
         }
     }
-}
-
-/// `TPM2_CreatePrimary` of an RSA-2048 key for decryption that was never made before.
-fn rsa_key(number: u8) -> Vec<u8> {
-    let public = [
-        &[0, 1, 0, 0x0b][..],          // RSA, SHA-256
-        &0x0003_0072u32.to_be_bytes(), // fixedTPM … restricted, decrypt
-        &[0, 0],                       // no policy
-        &[0, 6, 0, 128, 0, 0x43],      // AES-128 in CFB mode
-        &[0, 0x10],                    // no scheme
-        &[8, 0, 0, 0, 0, 0],           // 2048 bits, exponent 65537
-        &[0, 4, 1, 2, 3, number],
-    ]
-    .concat();
-    let size = u16::try_from(public.len())
-        .unwrap_or(u16::MAX)
-        .to_be_bytes();
-    let parameters = [&[0, 4, 0, 0, 0, 0], &size[..], &public, &[0; 6]].concat();
-    with_password(CREATE_PRIMARY, &[OWNER], &parameters)
 }
 
 /// Sends a command until it is answered otherwise than to send it again.

@@ -21,8 +21,10 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
 use test_support::deadline::wait_for;
 use test_support::software_tpm::emulator_command;
+pub(crate) use test_support::tpm_commands::{command, with_password, words};
+use test_support::tpm_commands::{pcr_extend, pcr_read};
 use test_support::virtio_tpm::Driver;
-use tpm_wire::{MAX_SIZE, NO_SESSIONS, Response, SESSIONS, frame, read_frame};
+use tpm_wire::{MAX_SIZE, Response, read_frame};
 
 /// `TPM2_Startup(TPM_SU_CLEAR)`
 pub(crate) const STARTUP: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, 0];
@@ -48,29 +50,12 @@ impl Emulator {
 
     /// The same, with its log going somewhere else.
     pub(crate) fn ours_logging_to(folder: &Path, log: Stdio) -> Result<Self> {
-        Self::start(
-            Command::new(env!("CARGO_BIN_EXE_vtpm-backend"))
-                .stderr(log)
-                .arg("--control")
-                .arg(folder.join("ours.sock"))
-                .arg("--state")
-                .arg(folder.join("ours")),
-            folder.join("ours.sock"),
-        )
+        Self::ours_with(folder, |command| command.stderr(log))
     }
 
     /// The same, with a socket for commands of tools.
     pub(crate) fn ours_with_data(folder: &Path, data: &Path) -> Result<Self> {
-        Self::start(
-            Command::new(env!("CARGO_BIN_EXE_vtpm-backend"))
-                .arg("--control")
-                .arg(folder.join("ours.sock"))
-                .arg("--data")
-                .arg(data)
-                .arg("--state")
-                .arg(folder.join("ours")),
-            folder.join("ours.sock"),
-        )
+        Self::ours_with(folder, |command| command.arg("--data").arg(data))
     }
 
     /// This backend, on its own, as a virtio-tpm at `vhost-user.sock`, with a control channel by which
@@ -90,17 +75,12 @@ impl Emulator {
     }
 
     fn virtio_logging_to(folder: &Path, device: &str, log: Stdio) -> Result<Self> {
-        let mut emulator = Self::start(
-            Command::new(env!("CARGO_BIN_EXE_vtpm-backend"))
+        let mut emulator = Self::ours_with(folder, |command| {
+            let command = command
                 .stderr(log)
-                .args(["--device", device, "--vhost-user"])
-                .arg(folder.join("vhost-user.sock"))
-                .arg("--control")
-                .arg(folder.join("ours.sock"))
-                .arg("--state")
-                .arg(folder.join("ours")),
-            folder.join("ours.sock"),
-        )?;
+                .args(["--device", device, "--vhost-user"]);
+            command.arg(folder.join("vhost-user.sock"))
+        })?;
         // The other socket is there before this one answers.
         drop(emulator.connect()?);
         Ok(emulator)
@@ -108,15 +88,19 @@ impl Emulator {
 
     /// This backend, for a VMM that waits so many milliseconds for an answer.
     pub(crate) fn ours_answering_within(folder: &Path, milliseconds: u32) -> Result<Self> {
-        Self::start(
-            Command::new(env!("CARGO_BIN_EXE_vtpm-backend"))
-                .arg("--control")
-                .arg(folder.join("ours.sock"))
-                .arg("--state")
-                .arg(folder.join("ours"))
-                .args(["--answer-within-ms", &milliseconds.to_string()]),
-            folder.join("ours.sock"),
-        )
+        let within = milliseconds.to_string();
+        Self::ours_with(folder, |command| {
+            command.args(["--answer-within-ms", &within])
+        })
+    }
+
+    /// This backend, with a control channel and a state in this folder, and what else is demanded of it.
+    fn ours_with(folder: &Path, more: impl FnOnce(&mut Command) -> &mut Command) -> Result<Self> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vtpm-backend"));
+        let control = folder.join("ours.sock");
+        command.arg("--control").arg(&control);
+        command.arg("--state").arg(folder.join("ours"));
+        Self::start(more(&mut command), control)
     }
 
     /// swtpm with a new state.
@@ -299,27 +283,6 @@ impl Commands for Vmm {
     }
 }
 
-/// Numbers as the protocol writes them.
-pub(crate) fn words(words: &[u32]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_be_bytes()).collect()
-}
-
-/// A command without sessions.
-pub(crate) fn command(code: u32, parameters: &[u8]) -> Vec<u8> {
-    frame(NO_SESSIONS, code, parameters)
-}
-
-/// A command whose one handle or hierarchy is used with an empty password.
-pub(crate) fn with_password(code: u32, handles: &[u32], parameters: &[u8]) -> Vec<u8> {
-    let mut body = words(handles);
-    for _ in handles.iter().take(1) {
-        // Size of the area, TPM_RS_PW, no nonce, no attributes, no password.
-        body.extend([0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0]);
-    }
-    body.extend_from_slice(parameters);
-    frame(SESSIONS, code, &body)
-}
-
 /// The response code of a response.
 pub(crate) fn code(response: &[u8]) -> u32 {
     Response::parse(response).map_or(u32::MAX, |response| response.code().raw())
@@ -327,14 +290,13 @@ pub(crate) fn code(response: &[u8]) -> u32 {
 
 /// TPM2_PCR_Extend of PCR 16.
 pub(crate) fn extend(vmm: &mut impl Commands) -> Result<()> {
-    let digests = [&[0, 0, 0, 1, 0, 0x0b][..], &[7; 32]].concat();
-    ensure!(code(&vmm.execute(&with_password(0x182, &[16], &digests))?) == 0);
+    ensure!(code(&vmm.execute(&pcr_extend(16))?) == 0);
     Ok(())
 }
 
 /// TPM2_PCR_Read of PCR 16.
 pub(crate) fn pcr(vmm: &mut impl Commands) -> Result<Vec<u8>> {
-    let response = vmm.execute(&command(0x17e, &[0, 0, 0, 1, 0, 0x0b, 3, 0, 0, 1]))?;
+    let response = vmm.execute(&pcr_read(16))?;
     let digest = response.last_chunk::<32>().context("a digest")?;
     Ok(digest.to_vec())
 }

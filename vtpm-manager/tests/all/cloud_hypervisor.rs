@@ -11,9 +11,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use test_support::tpm_commands::rsa_key;
 use tpm_wire::{Response, ResponseCode};
 
-use crate::support::vmm::{PASSWORD, command, with_sessions};
+use crate::support::vmm::{OWNER, command, with_password};
 use crate::support::{Host, wait_until};
 
 /// What cloud-hypervisor waits for a response.
@@ -155,25 +156,6 @@ impl Linux {
     }
 }
 
-/// `TPM2_CreatePrimary` of an RSA-2048 key for decryption that was never made before.
-fn rsa_key(number: u8) -> Vec<u8> {
-    let public = [
-        &[0, 1, 0, 0x0b][..],          // RSA, SHA-256
-        &0x0003_0072u32.to_be_bytes(), // fixedTPM … restricted, decrypt
-        &[0, 0],                       // no policy
-        &[0, 6, 0, 128, 0, 0x43],      // AES-128 in CFB mode
-        &[0, 0x10],                    // no scheme
-        &[8, 0, 0, 0, 0, 0],           // 2048 bits, exponent 65537
-        &[0, 4, 1, 2, 3, number],
-    ]
-    .concat();
-    let owner = 0x4000_0001u32.to_be_bytes();
-    let size = [0, u8::try_from(public.len()).unwrap_or(u8::MAX)];
-    let sensitive = [0, 4, 0, 0, 0, 0];
-    let parameters = [&owner, PASSWORD, &sensitive, &size, &public, &[0; 6]];
-    with_sessions(command(0x131, &parameters.concat()))
-}
-
 /// Both channels, used in cloud-hypervisor's order.
 struct CloudHypervisor {
     control: UnixStream,
@@ -252,11 +234,10 @@ fn read_once(stream: &mut UnixStream) -> Result<Vec<u8>> {
 
 /// TPM2_NV_DefineSpace of eight bytes for the owner.
 fn define(index: u8) -> Vec<u8> {
-    let owner = 0x4000_0001u32.to_be_bytes();
     let area = [
         0, 0, 0, 14, 0x01, 0x50, 0, index, 0, 0x0b, 0x02, 0x02, 0, 0x02, 0, 0, 0, 8,
     ];
-    with_sessions(command(0x12a, &[&owner, PASSWORD, &area].concat()))
+    with_password(0x12a, &[OWNER], &area)
 }
 
 fn code(response: &[u8]) -> Option<u32> {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::support::identity::{der, verified};
-use crate::support::vmm::{OWNER, PASSWORD, Vmm, command, define_index, nv_read, with_sessions};
+use crate::support::vmm::{OWNER, Vmm, command, define_index, nv_read, with_password};
 use crate::support::{DOMAIN, Host, TENANT, wait_until};
 
 #[test]
@@ -101,15 +101,6 @@ fn define(index: u32, attributes: u32, size: u16) -> Vec<u8> {
     ]
     .concat();
     with_password(0x12a, &[OWNER], &area)
-}
-
-/// A command that uses its first handle with an empty password.
-fn with_password(code: u32, handles: &[u32], parameters: &[u8]) -> Vec<u8> {
-    let handles: Vec<u8> = handles.iter().flat_map(|h| h.to_be_bytes()).collect();
-    with_sessions(command(
-        code,
-        &[&handles[..], PASSWORD, parameters].concat(),
-    ))
 }
 
 #[test]

@@ -11,7 +11,9 @@ use crate::support::bus::Bus;
 use crate::support::evidence::evidence;
 use crate::support::identity::{der, verified};
 use crate::support::records::differences;
-use crate::support::vmm::{Vmm, begin_every_session, command, nv_read, policy_session};
+use crate::support::vmm::{
+    Vmm, begin_every_session, command, nv_read, policy_session, with_password,
+};
 use crate::support::{Host, TENANT, wait_until};
 
 const POOL: &str = "[pool]\nsize = 1\ntenants = [\"acme\"]\nrefill_per_minute = 6000\n";
@@ -259,14 +261,7 @@ fn full(host: &Host) -> Result<()> {
 
 /// The response code of `TPM2_NV_Read` of the certificate's first byte.
 fn read_code(vmm: &mut Vmm) -> Result<u32> {
-    let index = VIK_CERTIFICATE.to_be_bytes();
-    let parameters = [
-        &index[..],
-        &index,
-        crate::support::vmm::PASSWORD,
-        &[0, 1, 0, 0],
-    ]
-    .concat();
-    let read = crate::support::vmm::with_sessions(command(0x14e, &parameters));
+    let index = VIK_CERTIFICATE;
+    let read = with_password(0x14e, &[index, index], &[0, 1, 0, 0]);
     Ok(vmm.execute(&read)?.0)
 }

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use crate::support::Host;
-use crate::support::vmm::{Attach, PASSWORD, Vmm, command, define_index, with_sessions};
+use crate::support::vmm::{Attach, Vmm, define_index, extend, pcr};
 
 const PERMANENT: u32 = 1;
 const VOLATILE: u32 = 2;
@@ -145,31 +145,11 @@ fn a_vrot_that_could_not_be_stopped_goes_on_and_begins_anew_with_the_next_reset(
 }
 
 /// Starts a VM, which measures something, and suspends it; its VMM and the value of the PCR.
-fn suspended(host: &Host, vm: &str) -> Result<(Vmm, Vec<u8>)> {
+fn suspended(host: &Host, vm: &str) -> Result<(Vmm, [u8; 32])> {
     host.ctl(["start", vm])?;
     let mut vmm = Vmm::attach(&host.control(vm)?)?;
     extend(&mut vmm)?;
     let measured = pcr(&mut vmm)?;
     host.ctl(["suspend", vm])?;
     Ok((vmm, measured))
-}
-
-/// TPM2_PCR_Extend of PCR 16.
-fn extend(vmm: &mut Vmm) -> Result<()> {
-    let parameters = [
-        &16u32.to_be_bytes()[..],
-        PASSWORD,
-        &[0, 0, 0, 1, 0, 0x0b],
-        &[7; 32],
-    ]
-    .concat();
-    vmm.succeed(&with_sessions(command(0x182, &parameters)))?;
-    Ok(())
-}
-
-/// TPM2_PCR_Read of PCR 16 of the SHA-256 bank; the digests at the end of the response.
-fn pcr(vmm: &mut Vmm) -> Result<Vec<u8>> {
-    let selection = [0, 0, 0, 1, 0, 0x0b, 3, 0, 0, 1];
-    let response = vmm.succeed(&command(0x17e, &selection))?;
-    Ok(response[response.len() - 32..].to_vec())
 }

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use tpm_wire::host_commands::HOST_EVIDENCE_REQUEST;
 use uuid::Uuid;
 
-use crate::support::vmm::{OWNER, PASSWORD, Vmm, command, define_index, with_sessions};
+use crate::support::vmm::{OWNER, Vmm, command, define_index, with_password};
 use crate::support::{Host, TENANT, wait_until};
 
 #[test]
@@ -236,8 +236,6 @@ const INDEX: u32 = 0x0150_0001;
 
 /// TPM2_NV_UndefineSpace
 fn undefine_index(vmm: &mut Vmm, index: u32) -> Result<()> {
-    let (owner, index) = (OWNER.to_be_bytes(), index.to_be_bytes());
-    let undefine = [&owner[..], &index, PASSWORD].concat();
-    vmm.succeed(&with_sessions(command(0x122, &undefine)))?;
-    Ok(())
+    let undefine = with_password(0x122, &[OWNER, index], &[]);
+    vmm.succeed(&undefine).map(drop)
 }

@@ -10,11 +10,12 @@ use attestation::event_log::writer::LogWriter;
 use attestation::{BOOT_PCRS, EventLog, reference_values};
 use cert_chain::HashAlgorithm;
 use serde_json::Value;
+use test_support::tpm_commands::pcr_extend_with;
 use uuid::Uuid;
 
 use crate::support::evidence::leaf;
 use crate::support::tenant::{port, serve_tenants};
-use crate::support::vmm::{PASSWORD, Vmm, command, with_sessions};
+use crate::support::vmm::Vmm;
 use crate::support::{DOMAIN, Host, program, said, wait_until};
 
 /// Two hosts that serve tenants, and on each a VM of `acme` and one of `other`, all of them running.
@@ -195,9 +196,8 @@ fn boot_log() -> Vec<u8> {
 /// TPM2_PCR_Extend of PCR 0, as a guest's firmware does it.
 fn measure(vmm: &mut Vmm) -> Result<()> {
     let digest = HashAlgorithm::Sha256.hash(&[b"booted"]);
-    let header = [&[0; 4][..], PASSWORD, &[0, 0, 0, 1, 0, 0x0b]].concat();
-    let extend = command(0x182, &[&header, digest.as_bytes()].concat());
-    vmm.succeed(&with_sessions(extend))?;
+    let digest = digest.as_bytes().try_into()?;
+    vmm.succeed(&pcr_extend_with(0, digest))?;
     Ok(())
 }
 

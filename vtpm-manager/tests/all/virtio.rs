@@ -10,7 +10,7 @@ use test_support::virtio_tpm::Driver;
 use uuid::Uuid;
 
 use crate::support::evidence::leaf;
-use crate::support::vmm::{Commands, Vmm, command, with_sessions};
+use crate::support::vmm::{Commands, Vmm, command, extend, pcr};
 use crate::support::{Host, TENANT, wait_until};
 
 /// `TPM2_Startup(TPM_SU_CLEAR)`
@@ -43,27 +43,6 @@ fn driver(host: &Host, vm: &str) -> Result<Driver> {
         Ok(driver.is_some())
     })?;
     driver.ok_or_else(|| anyhow::anyhow!("no driver"))
-}
-
-/// TPM2_PCR_Read of PCR 16.
-fn pcr(driver: &mut Driver) -> Result<Vec<u8>> {
-    let selection = [0, 0, 0, 1, 0, 0x0b, 3, 0, 0, 1];
-    let values = Commands::succeed(driver, &command(0x17e, &selection))?;
-    Ok(values
-        .last_chunk::<32>()
-        .copied()
-        .unwrap_or_default()
-        .to_vec())
-}
-
-/// TPM2_PCR_Extend of PCR 16.
-fn extend(driver: &mut Driver) -> Result<()> {
-    let handle = [0, 0, 0, 16];
-    let password = [0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
-    let digests = [&[0, 0, 0, 1, 0, 0x0b][..], &[7; 32]].concat();
-    let body = [&handle[..], &password, &digests].concat();
-    Commands::succeed(driver, &with_sessions(command(0x182, &body)))?;
-    Ok(())
 }
 
 #[test]

@@ -13,7 +13,8 @@ use crate::support::{Host, wait_until};
 /// A watcher that runs.
 struct Watch {
     process: Child,
-    lines: BufReader<ChildStdout>,
+    /// None once nobody reads them any more.
+    lines: Option<BufReader<ChildStdout>>,
 }
 
 impl Watch {
@@ -24,13 +25,14 @@ impl Watch {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut process = watch.spawn()?;
-        let lines = BufReader::new(process.stdout.take().context("no output")?);
+        let lines = process.stdout.take().map(BufReader::new);
         Ok(Self { process, lines })
     }
 
     fn line(&mut self) -> Result<String> {
         let mut line = String::new();
-        ensure!(self.lines.read_line(&mut line)? > 0, "it ended");
+        let lines = self.lines.as_mut().context("no output")?;
+        ensure!(lines.read_line(&mut line)? > 0, "it ended");
         Ok(line)
     }
 
@@ -47,6 +49,15 @@ impl Watch {
         Ok(told)
     }
 
+    /// All that it says until it ends.
+    fn rest(mut self, signal: Signal) -> Result<String> {
+        kill(Pid::from_raw(self.process.id().try_into()?), signal)?;
+        let mut said = String::new();
+        let lines = self.lines.as_mut().context("no output")?;
+        lines.read_to_string(&mut said)?;
+        Ok(said)
+    }
+
     fn end(mut self, signal: Signal) -> Result<(Option<i32>, String)> {
         kill(Pid::from_raw(self.process.id().try_into()?), signal)?;
         let status = self.process.wait()?.code();
@@ -57,6 +68,13 @@ impl Watch {
             .context("no output")?
             .read_to_string(&mut said)?;
         Ok((status, said))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -72,10 +90,13 @@ fn events_are_told_as_they_happen_and_only_those_that_were_asked_for() -> Result
     assert_eq!(told[1]["vm"], vm.as_str());
     let mut of_tenant = Watch::start(&host, &["--output", "json", "watch", "--tenant", "other"])?;
     of_tenant.tells(&["hello"])?;
-    let mut of_nobody = Watch::start(
-        &host,
-        &["watch", "--vm", &vm, "--tenant", "other", "--earlier"],
-    )?;
+    let nobody = ["--vm", &vm, "--tenant", "other", "--earlier"];
+    let nobody = [&["--output", "json", "watch"][..], &nobody].concat();
+    let mut of_nobody = Watch::start(&host, &nobody)?;
+    of_nobody.tells(&["hello"])?;
+    let vrot = told[1]["vrot"].as_str().context("its vRoT")?.to_owned();
+    let mut of_vrot = Watch::start(&host, &["--output", "json", "watch", "--vm", &vrot])?;
+    of_vrot.tells(&["hello"])?;
     let mut people = Watch::start(&host, &["watch", "--earlier"])?;
     let line = people.line()?;
     for part in ["created", &vm, "acme", "(generation 1)"] {
@@ -86,25 +107,21 @@ fn events_are_told_as_they_happen_and_only_those_that_were_asked_for() -> Result
     host.ctl(["start", &vm])?;
     host.ctl(["start", &other])?;
     of_vm.tells(&["started"])?;
+    of_vrot.tells(&["started"])?;
     let told = of_tenant.tells(&["created", "certified", "started"])?;
     assert_eq!(told[2]["vm"], other.as_str());
     assert_eq!(of_vm.end(Signal::SIGINT)?, (Some(0), String::new()));
     assert_eq!(of_tenant.end(Signal::SIGTERM)?, (Some(0), String::new()));
-    // Nothing of what it asked for has happened: all that it says is its end.
-    let process = Pid::from_raw(of_nobody.process.id().try_into()?);
-    kill(process, Signal::SIGINT)?;
-    let mut said = String::new();
-    of_nobody.lines.read_to_string(&mut said)?;
-    assert_eq!(said, "");
+    // Nothing of what it asked for has happened.
+    assert_eq!(of_nobody.rest(Signal::SIGINT)?, "");
 
     // Nobody reads any more: the next event ends it.
-    let Watch { mut process, lines } = people;
-    drop(lines);
+    people.lines = None;
     host.ctl(["stop", &vm])?;
     wait_until("the end of what nobody reads", || {
-        Ok(process.try_wait()?.is_some())
+        Ok(people.process.try_wait()?.is_some())
     })?;
-    assert_eq!(process.wait()?.code(), Some(0));
+    assert_eq!(people.process.wait()?.code(), Some(0));
     Ok(())
 }
 
@@ -130,11 +147,13 @@ fn a_watch_outlives_the_manager_and_says_what_it_cannot_know() -> Result<()> {
         "{line}"
     );
     ensure!(people.line()?.contains("started"));
-    host.crash()?;
-    host.start_again()?;
-    host.ctl(["stop", &vm])?;
-    let told = json.tells(&["hello"])?;
+    // What happens to the host concerns everybody.
+    let mut of_other = Watch::start(&host, &["--output", "json", "watch", "--tenant", "other"])?;
+    of_other.tells(&["hello"])?;
+    host.lose_power()?;
+    let told = json.tells(&["hello", "host-restarted"])?;
     assert_ne!(told[0]["manager"], first);
+    of_other.tells(&["hello", "host-restarted"])?;
     while json.json()?["kind"] != "stopped" {}
     let (status, said) = json.end(Signal::SIGINT)?;
     assert_eq!(status, Some(0));

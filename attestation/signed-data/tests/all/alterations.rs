@@ -3,7 +3,7 @@
 use attestation::fixture::now;
 use signed_data::SignedData;
 
-use crate::scene::Scene;
+use crate::scene::{Scene, Signer};
 
 fn accepted(scene: &Scene, bytes: &[u8]) -> bool {
     SignedData::from_cbor(bytes)

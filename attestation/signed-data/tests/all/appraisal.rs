@@ -2,9 +2,9 @@
 
 use attestation::Verdict;
 use attestation::fixture::now;
-use signed_data::{Content, Credentials, DataRefusal, Demand, Label, SignedData, appraise};
+use signed_data::{Credentials, DataRefusal, Demand, Label, SignedData, appraise};
 
-use crate::scene::{DATA, Scene, nonce_of, refer_to, statement};
+use crate::scene::{Scene, Signer, in_full, nonce_of, refer_to, statement};
 
 fn codes(scene: &Scene, data: SignedData, demand: &Demand) -> (Verdict, Vec<&'static str>) {
     let policy = scene.host.policy(&scene.vm);
@@ -156,7 +156,7 @@ fn evidence_that_is_later_than_the_signature_or_that_the_label_does_not_name_is_
     );
     let credentials = refer_to(&mut label, evidence.to_cbor(), 0, scene.credentials());
     let verify = |label: &Label| {
-        let content = Content::Attached(DATA.to_vec());
+        let content = in_full();
         let data = scene.signed_with(label.clone(), content, credentials.clone());
         data.verify(None, &scene.anchors(), now())
     };
@@ -171,7 +171,7 @@ fn evidence_that_is_later_than_the_signature_or_that_the_label_does_not_name_is_
 fn the_label_names_the_key_that_was_certified_and_the_identity_key_is_the_certified_one() {
     let scene = Scene::new();
     let verify = |label: Label, credentials| {
-        let data = scene.signed_with(label, Content::Attached(DATA.to_vec()), credentials);
+        let data = scene.signed_with(label, in_full(), credentials);
         data.verify(None, &scene.anchors(), now())
     };
     // Signed with the certified key, under another key's name.

@@ -4,20 +4,16 @@ use std::sync::Arc;
 
 use attestation::certification::CertificationError;
 use attestation::device::DevicePolicy;
-use attestation::fixture::{
-    ATTESTATION, Host, TLS, certification, now, sign, signing_area, signing_area_with,
-};
+use attestation::fixture::{Host, certification, now, sign};
 use attestation::{Binding, DataKeyStatement, PolicyAbout, Verdict};
-use cert_chain::attestation_key::AttestationKeyError;
-use cert_chain::template::DATA_KEY_POLICY;
-use cert_chain::{ObjectAttributes, PublicArea, RevocationLists, TrustAnchors};
+use cert_chain::{RevocationLists, TrustAnchors};
 use minicbor::bytes::ByteVec;
 use signed_data::{
-    Certificates, Content, Credentials, DataRefusal, Demand, Label, SignedData, Source,
-    VerifiedData, VerifiedSource, appraise,
+    Certificates, Credentials, DataRefusal, Demand, Label, SignedData, Source, VerifiedData,
+    VerifiedSource, appraise,
 };
 
-use crate::scene::{DATA, DeviceScene, Scene, nonce_of, refer_to, signed_by, statement};
+use crate::scene::{DeviceScene, Scene, Signer, in_full, nonce_of, refer_to, signed_by, statement};
 
 /// A VM and a device of one issuer.
 fn both() -> (Scene, DeviceScene) {
@@ -136,7 +132,7 @@ fn neither_a_vm_s_nor_another_device_s_data_pass_under_a_device_s_label_and_the_
         source: Source::Device(device.device.name.clone()),
         ..vm.label(7)
     };
-    let data = vm.signed(label, Content::Attached(DATA.to_vec()));
+    let data = vm.signed(label, in_full());
     let refused = verify(&anchors, data);
     assert!(
         matches!(refused, Err(DataRefusal::Source { .. })),
@@ -150,7 +146,7 @@ fn neither_a_vm_s_nor_another_device_s_data_pass_under_a_device_s_label_and_the_
             source,
             ..device.label(7)
         };
-        let refused = verify(&anchors, device.signed(label, device.credentials()));
+        let refused = verify(&anchors, device.signed(label, in_full()));
         assert!(
             matches!(refused, Err(DataRefusal::Source { .. })),
             "{refused:?}"
@@ -198,7 +194,10 @@ fn certificates_of_one_kind_are_none_of_the_other() {
                 source,
                 ..device.label(7)
             };
-            let refused = verify(&anchors, device.signed(label, credentials.clone()));
+            let refused = verify(
+                &anchors,
+                device.signed_with(label, in_full(), credentials.clone()),
+            );
             assert!(matches!(refused, Err(DataRefusal::Chain(_))), "{refused:?}");
         }
     }
@@ -213,7 +212,7 @@ fn what_one_identity_key_says_about_a_key_is_not_said_by_another() {
         statement: statement(&device.device.key, vm.area()),
         ..vm.credentials()
     };
-    let data = vm.signed_with(vm.label(7), Content::Attached(DATA.to_vec()), credentials);
+    let data = vm.signed_with(vm.label(7), in_full(), credentials);
     let refused = verify(&anchors, data);
     let is_signature = |refused: &Result<VerifiedData, DataRefusal>| {
         matches!(
@@ -226,7 +225,10 @@ fn what_one_identity_key_says_about_a_key_is_not_said_by_another() {
         statement: statement(&vm.vm.key, device.area()),
         ..device.credentials()
     };
-    let refused = verify(&anchors, device.signed(device.label(7), credentials));
+    let refused = verify(
+        &anchors,
+        device.signed_with(device.label(7), in_full(), credentials),
+    );
     assert!(is_signature(&refused), "{refused:?}");
     // The other's identity key along with it: it is not the one that was certified.
     let credentials = Credentials {
@@ -234,19 +236,17 @@ fn what_one_identity_key_says_about_a_key_is_not_said_by_another() {
         statement: statement(&vm.vm.key, device.area()),
         ..device.credentials()
     };
-    let refused = verify(&anchors, device.signed(device.label(7), credentials));
+    let refused = verify(
+        &anchors,
+        device.signed_with(device.label(7), in_full(), credentials),
+    );
     assert!(
         matches!(refused, Err(DataRefusal::IdentityKeyMismatch)),
         "{refused:?}"
     );
     // A VM's key that the device's TPM vouches for is the device's, and says so: the VM's label is refused.
     let credentials = device.credentials_of(vm.area());
-    let data = signed_by(
-        &vm.key,
-        vm.label(7),
-        Content::Attached(DATA.to_vec()),
-        credentials,
-    );
+    let data = signed_by(&vm.key, vm.label(7), in_full(), credentials);
     let refused = verify(&anchors, data);
     assert!(
         matches!(refused, Err(DataRefusal::Source { .. })),
@@ -255,43 +255,11 @@ fn what_one_identity_key_says_about_a_key_is_not_said_by_another() {
 }
 
 #[test]
-fn keys_for_tls_or_attestation_and_imported_keys_sign_no_data_of_a_device() {
-    let (_, scene) = both();
-    let imported = TLS.bits() & !ObjectAttributes::SENSITIVE_DATA_ORIGIN.bits();
-    let imported = ObjectAttributes::from_bits(imported);
-    for (area, why) in [
-        (
-            signing_area(&scene.key, TLS),
-            AttestationKeyError::OtherPurpose,
-        ),
-        (
-            signing_area_with(&scene.key, ATTESTATION, &DATA_KEY_POLICY),
-            AttestationKeyError::Restricted,
-        ),
-        (
-            signing_area_with(&scene.key, imported, &DATA_KEY_POLICY),
-            AttestationKeyError::NotSensitiveDataOrigin,
-        ),
-    ] {
-        let label = Label {
-            key: PublicArea::parse(&area).unwrap().name(),
-            ..scene.label(7)
-        };
-        let data = scene.signed(label, scene.credentials_of(area));
-        let refused = verify(&scene.anchors(), data);
-        let Err(DataRefusal::Key(CertificationError::Attributes(found))) = refused else {
-            panic!("{refused:?}");
-        };
-        assert_eq!(found, why);
-    }
-}
-
-#[test]
 fn evidence_of_another_source_is_none_of_a_device_s_data() {
     let (vm, device) = both();
     let anchors = vm.anchors();
     let neighbour = DeviceScene::under(vm.host.issuer_again(), "plant-7/meter-13");
-    let refused = verify(&anchors, device.with_evidence_of(&neighbour, 0));
+    let refused = verify(&anchors, device.with_evidence_of(&neighbour, in_full(), 0));
     assert!(
         matches!(refused, Err(DataRefusal::EvidenceOfAnother)),
         "{refused:?}"
@@ -300,7 +268,7 @@ fn evidence_of_another_source_is_none_of_a_device_s_data() {
     let mut label = device.label(7);
     let evidence = (vm.host).evidence(&vm.vm, &nonce_of(&label), Binding::SignedData);
     let credentials = refer_to(&mut label, evidence.to_cbor(), 0, device.credentials());
-    let refused = verify(&anchors, device.signed(label, credentials));
+    let refused = verify(&anchors, device.signed_with(label, in_full(), credentials));
     assert!(
         matches!(refused, Err(DataRefusal::EvidenceMalformed(_))),
         "{refused:?}"
@@ -308,7 +276,7 @@ fn evidence_of_another_source_is_none_of_a_device_s_data() {
     let mut label = vm.label(7);
     let evidence = (device.device).evidence(&nonce_of(&label), Binding::SignedData);
     let credentials = refer_to(&mut label, evidence.to_cbor(), 0, vm.credentials());
-    let data = vm.signed_with(label, Content::Attached(DATA.to_vec()), credentials);
+    let data = vm.signed_with(label, in_full(), credentials);
     let refused = verify(&anchors, data);
     assert!(
         matches!(refused, Err(DataRefusal::EvidenceMalformed(_))),
@@ -319,7 +287,7 @@ fn evidence_of_another_source_is_none_of_a_device_s_data() {
     let connection = Binding::Connection(cert_chain::Digest32::of(b"a connection"));
     let evidence = (device.device).evidence(&nonce_of(&label), connection);
     let credentials = refer_to(&mut label, evidence.to_cbor(), 0, device.credentials());
-    let refused = verify(&anchors, device.signed(label, credentials));
+    let refused = verify(&anchors, device.signed_with(label, in_full(), credentials));
     assert!(
         matches!(refused, Err(DataRefusal::DeviceEvidence(_))),
         "{refused:?}"
@@ -379,12 +347,12 @@ fn a_key_that_was_certified_for_something_else_signs_no_data() {
             statement: said(&device.device.key, device.area(), purpose),
             ..device.credentials()
         };
-        let of_device = device.signed(device.label(7), credentials);
+        let of_device = device.signed_with(device.label(7), in_full(), credentials);
         let credentials = Credentials {
             statement: said(&vm.vm.key, vm.area(), purpose),
             ..vm.credentials()
         };
-        let content = Content::Attached(DATA.to_vec());
+        let content = in_full();
         let of_vm = vm.signed_with(vm.label(7), content, credentials);
         for data in [of_device, of_vm] {
             let refused = verify(&anchors, data);

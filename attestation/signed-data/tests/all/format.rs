@@ -8,16 +8,13 @@ use rcgen::PublicKeyData;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use signed_data::{Content, FormatError, MAX_ATTACHED, SignedData, ToBeSigned};
 
-use crate::scene::{DATA, Scene};
+use crate::scene::{DATA, Scene, Signer, in_full};
 use attestation::fixture::sign_fixed;
 
 #[test]
 fn another_implementation_of_cose_verifies_what_we_sign() {
     let scene = Scene::new();
-    for content in [
-        Content::Attached(DATA.to_vec()),
-        Content::Hash(Digest32::of(DATA)),
-    ] {
+    for content in [in_full(), Content::Hash(Digest32::of(DATA))] {
         let ours = scene.signed(scene.label(7), content).to_cbor();
         let theirs = CoseSign1::from_tagged_slice(&ours).unwrap();
         let point = scene.key.der_bytes();
@@ -60,7 +57,7 @@ fn we_verify_what_another_implementation_of_cose_signs() {
     let verified = read.verify(None, &scene.anchors(), now()).unwrap();
     assert_eq!(verified.label().sequence, 8);
     assert_eq!(verified.label(), &scene.label(8));
-    assert_eq!(verified.content(), &Content::Attached(DATA.to_vec()));
+    assert_eq!(verified.content(), &in_full());
 }
 
 /// Protected headers of version 1, byte by byte.
@@ -97,7 +94,7 @@ fn the_label_is_written_as_the_format_says() {
     ]
     .concat();
     for (content, protected, payload) in [
-        (Content::Attached(DATA.to_vec()), attached, DATA.to_vec()),
+        (in_full(), attached, DATA.to_vec()),
         (
             Content::Hash(Digest32::of(DATA)),
             hash,

@@ -9,7 +9,7 @@ use attestation::fixture::{NOW, now};
 use cert_chain::{Digest32, TrustAnchors};
 use signed_data::{Content, SignedData, VerifiedData, VerifiedSource};
 
-use crate::scene::{DATA, DeviceScene, Scene};
+use crate::scene::{DATA, DeviceScene, Scene, Signer, in_full};
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -30,7 +30,7 @@ fn verified(name: &str, roots: &str) -> VerifiedData {
 #[test]
 fn golden_signed_data_of_vms_and_devices_are_read_as_they_were_meant() {
     let attached = verified("vm_attached_v1.cbor", "roots.pem");
-    assert_eq!(attached.content(), &Content::Attached(DATA.to_vec()));
+    assert_eq!(attached.content(), &in_full());
     let label = attached.label();
     assert_eq!((label.sequence, label.time), (7, NOW));
     assert_eq!(label.stream.as_str(), "room-1/temperature");
@@ -77,7 +77,7 @@ fn golden_signed_data_are_written() {
         ),
         (
             "vm_hash_evidence_v2.cbor",
-            vm.content_with_evidence(hash, 9).to_cbor(),
+            vm.with_evidence_of(&vm, hash, 9).to_cbor(),
         ),
         ("device_evidence_v2.cbor", device.with_evidence(9).to_cbor()),
     ] {

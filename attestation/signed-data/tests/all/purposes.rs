@@ -6,9 +6,9 @@ use attestation::fixture::now;
 use attestation::spiffe::TrustDomain;
 use attestation::{Binding, Evidence, Purpose, Refusal};
 use cert_chain::Digest32;
-use signed_data::{Content, DataRefusal};
+use signed_data::DataRefusal;
 
-use crate::scene::{DATA, DeviceScene, Scene, nonce_of, refer_to};
+use crate::scene::{DeviceScene, Scene, Signer, in_full, nonce_of, refer_to};
 
 /// All that evidence can be bound to.
 fn bindings() -> [Binding; 4] {
@@ -33,7 +33,7 @@ fn evidence_that_a_vm_shows_to_others_is_none_of_its_data_and_the_reverse() {
         let nonce = nonce_of(&label);
         let evidence = (scene.host.evidence(&scene.vm, &nonce, made_for.clone())).to_cbor();
         let credentials = refer_to(&mut label, evidence.clone(), 0, scene.credentials());
-        let data = scene.signed_with(label, Content::Attached(DATA.to_vec()), credentials);
+        let data = scene.signed_with(label, in_full(), credentials);
         let beside_data = data.verify(None, &anchors, now());
         let evidence = Evidence::from_cbor(&evidence).unwrap();
         let in_the_clear = evidence.verify(&nonce, &Purpose::Challenge, &anchors, now());
@@ -63,9 +63,10 @@ fn evidence_that_a_device_shows_to_others_is_none_of_its_data_and_the_reverse() 
         let nonce = nonce_of(&label);
         let evidence = (scene.device.evidence(&nonce, made_for.clone())).to_cbor();
         let credentials = refer_to(&mut label, evidence.clone(), 0, scene.credentials());
-        let beside_data = scene
-            .signed(label, credentials)
-            .verify(None, &anchors, now());
+        let beside_data =
+            scene
+                .signed_with(label, in_full(), credentials)
+                .verify(None, &anchors, now());
         let evidence = DeviceEvidence::from_cbor(&evidence).unwrap();
         let connection = Binding::Connection(Digest32::of(b"a connection"));
         let on_it = evidence.verify(&nonce, &connection, &anchors, now());

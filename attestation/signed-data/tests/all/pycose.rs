@@ -13,7 +13,7 @@ use rcgen::{KeyPair, PublicKeyData};
 use serde_json::Value;
 use signed_data::{Content, DataRefusal, SignedData};
 
-use crate::scene::{DATA, DeviceScene, Scene};
+use crate::scene::{DATA, DeviceScene, Scene, Signer, in_full};
 
 /// Where `scripts/pycose.sh` puts it.
 fn python() -> PathBuf {
@@ -118,7 +118,7 @@ fn we_verify_what_pycose_signs_with_the_certified_key_and_refuse_what_it_signs_w
         let verified = made_by_pycose(&ours, key, &anchors).unwrap();
         assert_eq!(verified.label().sequence, 8);
         assert_eq!(verified.label().source, ours.unverified_label().source);
-        assert_eq!(verified.content(), &Content::Attached(DATA.to_vec()));
+        assert_eq!(verified.content(), &in_full());
         let refused = made_by_pycose(&ours, other, &anchors);
         assert!(
             matches!(refused, Err(DataRefusal::Signature)),

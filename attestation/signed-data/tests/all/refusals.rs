@@ -10,7 +10,7 @@ use cert_chain::{Digest32, ObjectAttributes, PublicArea};
 use rustls_pki_types::UnixTime;
 use signed_data::{Content, Credentials, DataRefusal, Label, SignedData, Source, VerifiedData};
 
-use crate::scene::{DATA, Scene};
+use crate::scene::{DATA, DeviceScene, Scene, Signer, in_full};
 
 fn verify(scene: &Scene, data: SignedData) -> Result<VerifiedData, DataRefusal> {
     data.verify(None, &scene.anchors(), now())
@@ -59,9 +59,7 @@ fn data_under_another_label_are_refused() {
         },
     ];
     for label in relabelled {
-        let mut bytes = scene
-            .signed(label.clone(), Content::Attached(DATA.to_vec()))
-            .to_cbor();
+        let mut bytes = scene.signed(label.clone(), in_full()).to_cbor();
         let end = bytes.len() - 64;
         bytes[end..].copy_from_slice(signature);
         let refused = verify(&scene, SignedData::from_cbor(&bytes).unwrap());
@@ -72,10 +70,7 @@ fn data_under_another_label_are_refused() {
         source: Source::Vm(scene.host.vm().vm),
         ..label
     };
-    let refused = verify(
-        &scene,
-        scene.signed(other, Content::Attached(DATA.to_vec())),
-    );
+    let refused = verify(&scene, scene.signed(other, in_full()));
     assert!(
         matches!(refused, Err(DataRefusal::Source { .. })),
         "{refused:?}"
@@ -84,20 +79,29 @@ fn data_under_another_label_are_refused() {
 
 #[test]
 fn keys_for_tls_or_attestation_and_imported_keys_sign_no_data() {
-    let scene = Scene::new();
+    let vm = Scene::new();
+    sign_no_data_of(&vm);
+    sign_no_data_of(&DeviceScene::under(
+        vm.host.issuer_again(),
+        "plant-7/meter-12",
+    ));
+}
+
+/// Keys for something else, although the identity key certified them for data.
+fn sign_no_data_of(scene: &impl Signer) {
     let imported = TLS.bits() & !ObjectAttributes::SENSITIVE_DATA_ORIGIN.bits();
     let imported = ObjectAttributes::from_bits(imported);
     for (area, why) in [
         (
-            signing_area(&scene.key, TLS),
+            signing_area(scene.key(), TLS),
             AttestationKeyError::OtherPurpose,
         ),
         (
-            signing_area_with(&scene.key, ATTESTATION, &DATA_KEY_POLICY),
+            signing_area_with(scene.key(), ATTESTATION, &DATA_KEY_POLICY),
             AttestationKeyError::Restricted,
         ),
         (
-            signing_area_with(&scene.key, imported, &DATA_KEY_POLICY),
+            signing_area_with(scene.key(), imported, &DATA_KEY_POLICY),
             AttestationKeyError::NotSensitiveDataOrigin,
         ),
     ] {
@@ -106,8 +110,8 @@ fn keys_for_tls_or_attestation_and_imported_keys_sign_no_data() {
             ..scene.label(7)
         };
         let credentials = scene.credentials_of(area);
-        let data = scene.signed_with(label, Content::Attached(DATA.to_vec()), credentials);
-        let refused = verify(&scene, data);
+        let data = scene.signed_with(label, in_full(), credentials);
+        let refused = data.verify(None, &scene.anchors(), now());
         let Err(DataRefusal::Key(CertificationError::Attributes(found))) = refused else {
             panic!("{refused:?}");
         };
@@ -137,18 +141,14 @@ fn what_a_key_of_another_vm_or_of_no_tpm_signed_is_refused() {
         key: stranger.label(7).key,
         ..scene.label(7)
     };
-    let data = stranger.signed_with(label, Content::Attached(DATA.to_vec()), credentials);
+    let data = stranger.signed_with(label, in_full(), credentials);
     assert!(matches!(
         verify(&scene, data),
         Err(DataRefusal::Key(CertificationError::Signature(_)))
     ));
     // Another key than the certified one.
     let other = Scene::new();
-    let data = other.signed_with(
-        scene.label(7),
-        Content::Attached(DATA.to_vec()),
-        scene.credentials(),
-    );
+    let data = other.signed_with(scene.label(7), in_full(), scene.credentials());
     assert!(matches!(verify(&scene, data), Err(DataRefusal::Signature)));
     // Other roots.
     let refused = scene.attached().verify(None, &other.anchors(), now());

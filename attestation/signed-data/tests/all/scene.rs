@@ -1,4 +1,4 @@
-//! A VM and a device whose keys are in software, and what they sign.
+//! A VM and a device, and what they sign.
 
 use attestation::device::fixture::FixtureDevice;
 use attestation::fixture::{
@@ -15,9 +15,86 @@ use signed_data::{
 
 pub(crate) const DATA: &[u8] = b"{\"celsius\":21.5}";
 
+/// A VM or a device whose keys are in software.
+pub(crate) trait Signer {
+    /// Of what the signer tells.
+    const STREAM: &'static str;
+
+    fn anchors(&self) -> TrustAnchors;
+    fn source(&self) -> Source;
+    fn certificates(&self) -> Certificates;
+    /// The identity key, and its public area.
+    fn identity(&self) -> (&KeyPair, Vec<u8>);
+    /// What it answers to a challenge for signed data.
+    fn evidence(&self, nonce: &Nonce) -> Vec<u8>;
+    /// The key that signs data.
+    fn key(&self) -> &KeyPair;
+
+    fn area(&self) -> Vec<u8> {
+        signing_area_with(self.key(), TLS, &DATA_KEY_POLICY)
+    }
+
+    fn label(&self, sequence: u64) -> Label {
+        Label {
+            key: PublicArea::parse(&self.area()).unwrap().name(),
+            source: self.source(),
+            stream: Self::STREAM.parse().unwrap(),
+            sequence,
+            time: NOW,
+            content_type: "application/json".parse().unwrap(),
+            evidence: None,
+        }
+    }
+
+    fn credentials(&self) -> Credentials {
+        self.credentials_of(self.area())
+    }
+
+    /// With a key that has this public area, which the identity key certified for data.
+    fn credentials_of(&self, area: Vec<u8>) -> Credentials {
+        let (identity_key, public) = self.identity();
+        Credentials {
+            certificates: self.certificates(),
+            identity_key: public.into(),
+            statement: statement(identity_key, area),
+            evidence: None,
+        }
+    }
+
+    fn signed(&self, label: Label, content: Content) -> SignedData {
+        self.signed_with(label, content, self.credentials())
+    }
+
+    fn signed_with(&self, label: Label, content: Content, credentials: Credentials) -> SignedData {
+        signed_by(self.key(), label, content, credentials)
+    }
+
+    fn attached(&self) -> SignedData {
+        self.signed(self.label(7), in_full())
+    }
+
+    /// With evidence that answers the challenge of these data, taken so many seconds before.
+    fn with_evidence(&self, age: u64) -> SignedData {
+        self.with_evidence_of(self, in_full(), age)
+    }
+
+    /// The same with the data in another form, or with what another one answers.
+    fn with_evidence_of(&self, other: &Self, content: Content, age: u64) -> SignedData {
+        let mut label = self.label(7);
+        let evidence = other.evidence(&nonce_of(&label));
+        let credentials = refer_to(&mut label, evidence, age, self.credentials());
+        self.signed_with(label, content, credentials)
+    }
+}
+
 pub(crate) struct Scene {
     pub(crate) host: Host,
     pub(crate) vm: Vm,
+    pub(crate) key: KeyPair,
+}
+
+pub(crate) struct DeviceScene {
+    pub(crate) device: FixtureDevice,
     pub(crate) key: KeyPair,
 }
 
@@ -28,79 +105,6 @@ impl Scene {
         let key = KeyPair::generate().unwrap();
         Self { host, vm, key }
     }
-
-    pub(crate) fn anchors(&self) -> TrustAnchors {
-        self.host.policy(&self.vm).anchors().clone()
-    }
-
-    pub(crate) fn area(&self) -> Vec<u8> {
-        signing_area_with(&self.key, TLS, &DATA_KEY_POLICY)
-    }
-
-    pub(crate) fn label(&self, sequence: u64) -> Label {
-        Label {
-            key: PublicArea::parse(&self.area()).unwrap().name(),
-            source: Source::Vm(self.vm.vm),
-            stream: "room-1/temperature".parse().unwrap(),
-            sequence,
-            time: NOW,
-            content_type: "application/json".parse().unwrap(),
-            evidence: None,
-        }
-    }
-
-    pub(crate) fn credentials(&self) -> Credentials {
-        self.credentials_of(self.area())
-    }
-
-    /// With a key that has this public area, which the vIK certified for data.
-    pub(crate) fn credentials_of(&self, area: Vec<u8>) -> Credentials {
-        let chain = [&self.vm.certificate, &self.host.certificate];
-        Credentials {
-            certificates: Certificates::Vm(chain.map(|der| der.to_vec().into())),
-            identity_key: self.vm.public.clone().into(),
-            statement: statement(&self.vm.key, area),
-            evidence: None,
-        }
-    }
-
-    pub(crate) fn signed(&self, label: Label, content: Content) -> SignedData {
-        self.signed_with(label, content, self.credentials())
-    }
-
-    pub(crate) fn signed_with(
-        &self,
-        label: Label,
-        content: Content,
-        credentials: Credentials,
-    ) -> SignedData {
-        signed_by(&self.key, label, content, credentials)
-    }
-
-    pub(crate) fn attached(&self) -> SignedData {
-        self.signed(self.label(7), Content::Attached(DATA.to_vec()))
-    }
-
-    /// With evidence that answers the challenge of these data, taken so many seconds before.
-    pub(crate) fn with_evidence(&self, age: u64) -> SignedData {
-        self.content_with_evidence(Content::Attached(DATA.to_vec()), age)
-    }
-
-    /// The same with the data in another form.
-    pub(crate) fn content_with_evidence(&self, content: Content, age: u64) -> SignedData {
-        let mut label = self.label(7);
-        let evidence = self
-            .host
-            .evidence(&self.vm, &nonce_of(&label), Binding::SignedData);
-        let credentials = refer_to(&mut label, evidence.to_cbor(), age, self.credentials());
-        self.signed_with(label, content, credentials)
-    }
-}
-
-/// A device whose keys are in software, and what it signs.
-pub(crate) struct DeviceScene {
-    pub(crate) device: FixtureDevice,
-    pub(crate) key: KeyPair,
 }
 
 impl DeviceScene {
@@ -110,67 +114,71 @@ impl DeviceScene {
             key: KeyPair::generate().unwrap(),
         }
     }
+}
 
-    pub(crate) fn anchors(&self) -> TrustAnchors {
+impl Signer for Scene {
+    const STREAM: &'static str = "room-1/temperature";
+
+    fn anchors(&self) -> TrustAnchors {
+        self.host.policy(&self.vm).anchors().clone()
+    }
+
+    fn source(&self) -> Source {
+        Source::Vm(self.vm.vm)
+    }
+
+    fn certificates(&self) -> Certificates {
+        let chain = [&self.vm.certificate, &self.host.certificate];
+        Certificates::Vm(chain.map(|der| der.to_vec().into()))
+    }
+
+    fn identity(&self) -> (&KeyPair, Vec<u8>) {
+        (&self.vm.key, self.vm.public.clone())
+    }
+
+    fn evidence(&self, nonce: &Nonce) -> Vec<u8> {
+        self.host
+            .evidence(&self.vm, nonce, Binding::SignedData)
+            .to_cbor()
+    }
+
+    fn key(&self) -> &KeyPair {
+        &self.key
+    }
+}
+
+impl Signer for DeviceScene {
+    const STREAM: &'static str = "meter-12/energy";
+
+    fn anchors(&self) -> TrustAnchors {
         self.device.policy().anchors().unwrap().clone()
     }
 
-    pub(crate) fn area(&self) -> Vec<u8> {
-        signing_area_with(&self.key, TLS, &DATA_KEY_POLICY)
+    fn source(&self) -> Source {
+        Source::Device(self.device.name.clone())
     }
 
-    pub(crate) fn label(&self, sequence: u64) -> Label {
-        Label {
-            key: PublicArea::parse(&self.area()).unwrap().name(),
-            source: Source::Device(self.device.name.clone()),
-            stream: "meter-12/energy".parse().unwrap(),
-            sequence,
-            time: NOW,
-            content_type: "application/json".parse().unwrap(),
-            evidence: None,
-        }
+    fn certificates(&self) -> Certificates {
+        Certificates::Device(self.device.certificate.to_vec().into())
     }
 
-    pub(crate) fn credentials(&self) -> Credentials {
-        self.credentials_of(self.area())
+    fn identity(&self) -> (&KeyPair, Vec<u8>) {
+        let public = self.device.public.public_area().as_bytes();
+        (&self.device.key, public.to_vec())
     }
 
-    /// With a key that has this public area, which the device's identity key certified for data.
-    pub(crate) fn credentials_of(&self, area: Vec<u8>) -> Credentials {
-        let identity_key = self.device.public.public_area().as_bytes();
-        Credentials {
-            certificates: Certificates::Device(self.device.certificate.to_vec().into()),
-            identity_key: identity_key.to_vec().into(),
-            statement: statement(&self.device.key, area),
-            evidence: None,
-        }
+    fn evidence(&self, nonce: &Nonce) -> Vec<u8> {
+        self.device.evidence(nonce, Binding::SignedData).to_cbor()
     }
 
-    pub(crate) fn signed(&self, label: Label, credentials: Credentials) -> SignedData {
-        signed_by(
-            &self.key,
-            label,
-            Content::Attached(DATA.to_vec()),
-            credentials,
-        )
+    fn key(&self) -> &KeyPair {
+        &self.key
     }
+}
 
-    pub(crate) fn attached(&self) -> SignedData {
-        self.signed(self.label(7), self.credentials())
-    }
-
-    /// With evidence that answers the challenge of these data, taken so many seconds before.
-    pub(crate) fn with_evidence(&self, age: u64) -> SignedData {
-        self.with_evidence_of(self, age)
-    }
-
-    /// The same with what another device answers.
-    pub(crate) fn with_evidence_of(&self, other: &Self, age: u64) -> SignedData {
-        let mut label = self.label(7);
-        let evidence = (other.device).evidence(&nonce_of(&label), Binding::SignedData);
-        let credentials = refer_to(&mut label, evidence.to_cbor(), age, self.credentials());
-        self.signed(label, credentials)
-    }
+/// [`DATA`] beside the signature, and not by a hash value alone.
+pub(crate) fn in_full() -> Content {
+    Content::Attached(DATA.to_vec())
 }
 
 /// The challenge of [`DATA`] under this label.

@@ -13,7 +13,7 @@ use signed_data::{
     evidence_nonce,
 };
 
-use crate::scene::Scene;
+use crate::scene::{Scene, Signer};
 use attestation::fixture::sign_fixed;
 
 /// Readings with these texts.

@@ -8,7 +8,7 @@ use attestation::fixture::{NOW, now};
 use cert_chain::TrustAnchors;
 use signed_data::stream::{BatchInput, Position, ProvenReading, StreamVerifier};
 
-use crate::scene::Scene;
+use crate::scene::{Scene, Signer};
 use crate::stream::{bytes_of, stream};
 
 fn path(name: &str) -> PathBuf {

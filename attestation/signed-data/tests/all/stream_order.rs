@@ -4,7 +4,7 @@ use attestation::fixture::now;
 use signed_data::stream::{Batch, StreamRefusal, StreamVerifier};
 use signed_data::{DataRefusal, Label};
 
-use crate::scene::Scene;
+use crate::scene::{Scene, Signer};
 use crate::stream::{batch_with, sign, stream, stream_with, unsigned};
 
 /// What a verifier says of the last of these batches, which come one after the other; if it says that

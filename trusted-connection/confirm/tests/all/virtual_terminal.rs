@@ -176,14 +176,22 @@ fn open(path: &Path) -> Result<File> {
     Ok(options.open(path)?)
 }
 
-#[test]
-fn a_virtual_terminal_shows_the_text_in_front_is_held_there_and_let_go() -> Result<()> {
+/// A device that asks on a console; nothing on a machine that has none.
+fn console_with_device() -> Result<Option<(Console, Device)>> {
     let Some(console) = Console::open()? else {
-        return Ok(());
+        return Ok(None);
     };
     let mut device = Device::enrolled(80, 24)?;
-    let before = console.before;
     device.move_to(&console.path())?;
+    Ok(Some((console, device)))
+}
+
+#[test]
+fn a_virtual_terminal_shows_the_text_in_front_is_held_there_and_let_go() -> Result<()> {
+    let Some((console, mut device)) = console_with_device()? else {
+        return Ok(());
+    };
+    let before = console.before;
     let asked = Asked::new(TEXT, 7)?;
     let asking = device.ask(TEXT, &asked.nonce)?;
     console.wait_for("PIN and Enter")?;
@@ -238,12 +246,10 @@ fn a_virtual_terminal_shows_the_text_in_front_is_held_there_and_let_go() -> Resu
 
 #[test]
 fn another_program_s_lock_of_the_terminals_is_not_undone() -> Result<()> {
-    let Some(console) = Console::open()? else {
+    let Some((console, mut device)) = console_with_device()? else {
         return Ok(());
     };
-    let mut device = Device::enrolled(80, 24)?;
     let before = console.before;
-    device.move_to(&console.path())?;
     let asked = Asked::new(TEXT, 7)?;
     // Neither for a request nor by a daemon that ends or starts.
     console.lock()?;

@@ -34,8 +34,21 @@ impl<'a> Shower<'a> {
         text: &str,
         before: Option<u64>,
     ) -> Result<bool, CtlError> {
-        let shown = match line {
-            EventLine::Event(event) if !self.is_asked_for(event) => return Ok(true),
+        let Some(shown) = self.shown(line, text, before) else {
+            return Ok(true);
+        };
+        let mut out = io::stdout().lock();
+        match writeln!(out, "{shown}").and_then(|()| out.flush()) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(CtlError::Output(error)),
+        }
+    }
+
+    /// What is written of a line; nothing of what nobody asked for.
+    fn shown(&self, line: &EventLine, text: &str, before: Option<u64>) -> Option<String> {
+        Some(match line {
+            EventLine::Event(event) if !self.is_asked_for(event) => return None,
             _ if self.is_json => printable_json(text),
             EventLine::Event(event) => Printable(&for_people(event)).to_string(),
             EventLine::Missed { from, to } => {
@@ -48,15 +61,9 @@ impl<'a> Shower<'a> {
                     "--- the manager was started again ({manager}): what happened to vRoTs between event \
                      {before} and its end is not told"
                 ),
-                None => return Ok(true),
+                None => return None,
             },
-        };
-        let mut out = io::stdout().lock();
-        match writeln!(out, "{shown}").and_then(|()| out.flush()) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(CtlError::Output(error)),
-        }
+        })
     }
 
     /// Whether whoever read the output has gone.
@@ -97,4 +104,82 @@ fn for_people(event: &Event) -> String {
         text.push_str(&format!("  ({})", event.details));
     }
     text.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Result;
+
+    use super::*;
+
+    const VM: &str = "00000000-0000-4000-8000-000000000001";
+    const VROT: &str = "00000000-0000-4000-8000-000000000002";
+
+    /// Whether what happened to a VM of `acme`, and what happened to the host, is shown to who asked for
+    /// these.
+    fn shown(vms: &[&str], tenants: &[&str]) -> Result<(bool, bool)> {
+        let vm = vms.iter().map(|vm| Ok(vm.parse()?));
+        let tenant = tenants.iter().map(|tenant| Ok(tenant.parse()?));
+        let arguments = WatchArguments {
+            vm: vm.collect::<Result<_>>()?,
+            tenant: tenant.collect::<Result<_>>()?,
+            earlier: false,
+        };
+        let shower = Shower {
+            arguments: &arguments,
+            is_json: true,
+        };
+        let event = |of: &str, kind: &str| -> Result<bool> {
+            let at = "2026-11-28T19:15:00Z";
+            let text = format!(r#"{{"number":1,"at":"{at}","kind":"{kind}"{of}}}"#);
+            let line: EventLine = serde_json::from_str(&text)?;
+            Ok(shower.shown(&line, &text, None).is_some())
+        };
+        let of_vm = format!(r#","vm":"{VM}","vrot":"{VROT}","tenant":"acme""#);
+        Ok((event(&of_vm, "started")?, event("", "host-restarted")?))
+    }
+
+    #[test]
+    fn what_was_asked_for_is_shown_and_what_concerns_the_host_to_everybody() -> Result<()> {
+        let other = "00000000-0000-4000-8000-000000000003";
+        for (vms, tenants, is_shown) in [
+            (&[][..], &[][..], true),
+            (&[VM], &[], true),
+            (&[VROT], &[], true),
+            (&[other, VM], &[], true),
+            (&[], &["other", "acme"], true),
+            (&[VM], &["acme"], true),
+            (&[other], &[], false),
+            (&[], &["other"], false),
+            (&[other], &["acme"], false),
+            (&[VM], &["other"], false),
+        ] {
+            assert_eq!(
+                shown(vms, tenants)?,
+                (is_shown, true),
+                "{vms:?} {tenants:?}"
+            );
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_missed_is_told_to_people_and_programs() -> Result<()> {
+        let arguments = WatchArguments {
+            vm: vec![VM.parse()?],
+            tenant: Vec::new(),
+            earlier: false,
+        };
+        let text = r#"{"kind":"missed","from":6,"to":8}"#;
+        let line: EventLine = serde_json::from_str(text)?;
+        for (is_json, told) in [(true, text), (false, "events 6 to 8 were missed")] {
+            let shower = Shower {
+                arguments: &arguments,
+                is_json,
+            };
+            let shown = shower.shown(&line, text, None).unwrap_or_default();
+            assert!(shown.contains(told), "{shown}");
+        }
+        Ok(())
+    }
 }

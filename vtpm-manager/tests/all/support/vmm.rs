@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use test_support::tpm_commands::{self, pcr_extend};
+pub(crate) use test_support::tpm_commands::{command, pcr_read, with_password};
 use test_support::virtio_tpm::Driver;
-use tpm_wire::{MAX_SIZE, NO_SESSIONS, Response, frame, read_frame};
+use tpm_wire::{MAX_SIZE, Response, read_frame};
 
 /// An attached VMM with a guest that sends TPM commands.
 pub(crate) struct Vmm {
@@ -164,39 +166,31 @@ impl Commands for Driver {
     }
 }
 
-/// A command without sessions.
-pub(crate) fn command(code: u32, parameters: &[u8]) -> Vec<u8> {
-    frame(NO_SESSIONS, code, parameters)
-}
-
 /// `TPM_RH_OWNER`
 pub(crate) const OWNER: u32 = 0x4000_0001;
 
+/// TPM2_PCR_Extend of PCR 16.
+pub(crate) fn extend(vmm: &mut impl Commands) -> Result<()> {
+    vmm.succeed(&pcr_extend(16)).map(drop)
+}
+
+/// What is in PCR 16 of the SHA-256 bank.
+pub(crate) fn pcr(vmm: &mut impl Commands) -> Result<[u8; 32]> {
+    let response = vmm.succeed(&pcr_read(16))?;
+    response.last_chunk().copied().context("a digest")
+}
+
 /// TPM2_EvictControl by the owner, of this object at this handle.
 pub(crate) fn evict_control(object: u32, handle: u32) -> Vec<u8> {
-    let parameters = [
-        &OWNER.to_be_bytes()[..],
-        &object.to_be_bytes(),
-        PASSWORD,
-        &handle.to_be_bytes(),
-    ]
-    .concat();
-    with_sessions(command(0x120, &parameters))
+    with_password(0x120, &[OWNER, object], &handle.to_be_bytes())
 }
 
 /// TPM2_CreatePrimary in the owner's hierarchy, of a key with this template; its handle.
 pub(crate) fn create_primary(vmm: &mut Vmm, template: &[u8]) -> Result<u32> {
     let size = u16::try_from(template.len())?;
-    let parameters = [
-        &OWNER.to_be_bytes()[..],
-        PASSWORD,
-        &[0, 4, 0, 0, 0, 0],
-        &size.to_be_bytes(),
-        template,
-        &[0, 0, 0, 0, 0, 0],
-    ]
-    .concat();
-    let made = vmm.succeed(&with_sessions(command(0x131, &parameters)))?;
+    let sensitive = [0, 4, 0, 0, 0, 0];
+    let parameters = [&sensitive[..], &size.to_be_bytes(), template, &[0; 6]].concat();
+    let made = vmm.succeed(&with_password(0x131, &[OWNER], &parameters))?;
     Ok(u32::from_be_bytes(*made.first_chunk().context("a handle")?))
 }
 
@@ -211,9 +205,8 @@ pub(crate) fn define_index(vmm: &mut Vmm, index: u32) -> Result<()> {
     ]
     .concat();
     let length = u16::try_from(public.len())?.to_be_bytes();
-    let owner = OWNER.to_be_bytes();
-    let define = [&owner[..], PASSWORD, &[0, 0], &length, &public].concat();
-    vmm.succeed(&with_sessions(command(0x12a, &define)))?;
+    let define = [&[0, 0], &length[..], &public].concat();
+    vmm.succeed(&with_password(0x12a, &[OWNER], &define))?;
     Ok(())
 }
 
@@ -228,23 +221,16 @@ pub(crate) fn nv_read(vmm: &mut Vmm, index: u32) -> Result<Vec<u8>> {
         let part = u16::try_from((size - contents.len()).min(512))?;
         let offset = u16::try_from(contents.len())?;
         // TPM2_NV_Read with the owner's empty password.
-        let parameters = [
-            &OWNER.to_be_bytes()[..],
-            &index.to_be_bytes(),
-            PASSWORD,
-            &part.to_be_bytes(),
-            &offset.to_be_bytes(),
-        ]
-        .concat();
-        let response = vmm.succeed(&with_sessions(command(0x14e, &parameters)))?;
+        let parameters = [part.to_be_bytes(), offset.to_be_bytes()].concat();
+        let response = vmm.succeed(&with_password(0x14e, &[OWNER, index], &parameters))?;
         let data = &response[6..];
         contents.extend_from_slice(&data[..usize::from(part)]);
     }
     Ok(contents)
 }
 
-/// An authorization area with an empty password: TPM_RS_PW, no nonce, no attributes, no value.
-pub(crate) const PASSWORD: &[u8] = &[0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
+/// An authorization area with an empty password.
+pub(crate) const PASSWORD: &[u8] = &tpm_commands::PASSWORD;
 
 /// The same command with an authorization area.
 pub(crate) fn with_sessions(mut command: Vec<u8>) -> Vec<u8> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::vmm::{OWNER, PASSWORD, Vmm, command, define_index, nv_read, with_sessions};
+use super::vmm::{OWNER, Vmm, define_index, nv_read, with_password};
 use super::{Host, wait_until};
 
 /// Longer than any commit, or any restart of the manager: whoever is answered was told that it is
@@ -153,17 +153,9 @@ pub(crate) fn check_through_restarts(
 
 /// TPM2_NV_Write with the owner's empty password.
 fn write(vmm: &mut Vmm, number: u64) -> Result<()> {
-    let parameters = [
-        &OWNER.to_be_bytes()[..],
-        &INDEX.to_be_bytes(),
-        PASSWORD,
-        &[0, 8],
-        &number.to_be_bytes(),
-        &[0, 0],
-    ]
-    .concat();
-    vmm.succeed(&with_sessions(command(0x137, &parameters)))?;
-    Ok(())
+    let parameters = [&[0, 8], &number.to_be_bytes()[..], &[0, 0]].concat();
+    let write = with_password(0x137, &[OWNER, INDEX], &parameters);
+    vmm.succeed(&write).map(drop)
 }
 
 fn number(vmm: &mut Vmm) -> Result<u64> {
