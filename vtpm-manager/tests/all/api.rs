@@ -18,6 +18,9 @@ use crate::support::enrolment::Files;
 use crate::support::http::ask;
 use crate::support::{Host, wait_until};
 
+/// The user of that name.
+const NOBODY: u32 = 65534;
+
 #[test]
 fn every_method_of_every_path_is_described_and_no_other() -> Result<()> {
     let host = Host::start()?;
@@ -261,7 +264,6 @@ fn another_user_is_turned_away_and_that_is_recorded() -> Result<()> {
         nix::unistd::geteuid().is_root(),
         "this test changes users: run it as root"
     );
-    const NOBODY: u32 = 65534;
     let host = Host::start()?;
     // A copy where everybody gets to it.
     let program = host.path("vtpmctl");
@@ -353,7 +355,38 @@ fn a_caller_that_says_nothing_does_not_keep_the_manager_from_ending() -> Result<
     // It has been let in: a later one was answered.
     host.ctl(["host", "show"])?;
     ensure!(host.shut_down()?.success());
+    // Before it would have been given up for its silence.
+    ensure!(host.log().contains("a caller kept its connection to the end"));
     drop(caller);
+    Ok(())
+}
+
+#[test]
+fn another_user_has_a_few_connections_and_is_told_so() -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "this test changes users: run it as root"
+    );
+    let host = Host::start()?;
+    // One after the other, without a word.
+    let script = "use IO::Socket::UNIX; \
+                  @held = map { IO::Socket::UNIX->new(Peer => $ARGV[0]) or die $! } 1..$ARGV[1]; \
+                  sysread $held[-1], $answer, 1000; print $answer";
+    let last_of = |connections: &str| {
+        crate::support::said(
+            std::process::Command::new("perl")
+                .args(["-e", script])
+                .arg(host.socket())
+                .arg(connections)
+                .uid(NOBODY)
+                .gid(NOBODY),
+        )
+    };
+    // Who is silent has no answer, and loses its connection.
+    let said = last_of("4")?;
+    assert_eq!((said.status, said.out.as_str()), (0, ""), "{}", said.err);
+    let said = last_of("5")?;
+    ensure!(said.out.contains("too-many-connections"), "{}", said.out);
     Ok(())
 }
 

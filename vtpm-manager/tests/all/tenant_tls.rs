@@ -2,6 +2,8 @@
 //! and bodies that end where the host gives up, and answers that are not read.
 
 use std::fs;
+use std::io::Read;
+use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
@@ -54,6 +56,19 @@ fn a_head_or_a_body_that_is_too_long_is_refused_with_the_reason() -> Result<()> 
         assert_eq!(client.status()?, status);
     }
     assert_eq!(acme.is_admitted()?, Ok(()));
+    Ok(())
+}
+
+#[test]
+fn who_says_nothing_or_stops_in_the_middle_is_given_up() -> Result<()> {
+    let host = serving()?;
+    let acme = Tenant::certified(&host, "acme")?;
+    let mut silent = TcpStream::connect(acme.address())?;
+    silent.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut half = TlsClient::of(&acme)?;
+    half.write(b"POST /v1/evidence HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")?;
+    assert_eq!(half.status()?, 408);
+    assert_eq!(silent.read(&mut [0])?, 0, "the end of its connection");
     Ok(())
 }
 

@@ -321,7 +321,12 @@ impl Host {
     /// Ends the daemon as an administrator would.
     pub(crate) fn shut_down(&mut self) -> Result<ExitStatus> {
         kill(Pid::from_raw(self.daemon.id().try_into()?), Signal::SIGTERM)?;
-        Ok(self.daemon.wait()?)
+        let mut ended = None;
+        wait_until("the daemon's end", || {
+            ended = self.daemon.try_wait()?;
+            Ok(ended.is_some())
+        })?;
+        ended.context("it ended")
     }
 
     /// Sends the daemon a signal.
