@@ -12,6 +12,7 @@ mod attested_vm;
 mod bench_smoke;
 mod commands_in_vm;
 mod dashboard;
+mod dashboard_access;
 mod device_data;
 mod devices;
 mod documented_commands;
