@@ -32,6 +32,8 @@ pub struct Page {
     listener: Listener,
     at: Listen,
     shared: Arc<Shared>,
+    /// Within this time a request's head must be there.
+    head: Duration,
 }
 
 #[derive(Debug)]
@@ -43,7 +45,7 @@ struct Shared {
 
 /// Pages at a time.
 const PAGES: usize = 32;
-/// Within this time a request's head must be there.
+/// For the head of a request.
 const HEAD: Duration = Duration::from_secs(10);
 /// Of a request; the page's have some 700 bytes.
 const BUFFER: usize = 16 * 1024;
@@ -69,6 +71,7 @@ impl Page {
             listener,
             at,
             shared: Arc::new(shared),
+            head: HEAD,
         })
     }
 
@@ -100,14 +103,14 @@ impl Page {
                     };
                     // Lines are small, and none waits for the next one.
                     let _ = stream.set_nodelay(true);
-                    connections.spawn(connection(shared, stream, places.enter()));
+                    connections.spawn(connection(shared, stream, places.enter(), self.head));
                 }
                 Listener::Socket(socket) => {
                     let Ok((stream, _)) = socket.accept().await else {
                         sleep(PAUSE).await;
                         continue;
                     };
-                    connections.spawn(connection(shared, stream, places.enter()));
+                    connections.spawn(connection(shared, stream, places.enter(), self.head));
                 }
             }
             while connections.try_join_next().is_some() {}
@@ -119,6 +122,7 @@ async fn connection(
     shared: Arc<Shared>,
     stream: impl AsyncRead + AsyncWrite + Unpin,
     place: Place,
+    head: Duration,
 ) {
     let service = service_fn(|request: Request<Incoming>| {
         let (shared, place) = (&shared, &place);
@@ -126,7 +130,7 @@ async fn connection(
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        .header_read_timeout(head)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
@@ -190,5 +194,110 @@ impl Shared {
         let (host, vrot) = path.strip_prefix(CHAINS)?.split_once("/vrots/")?;
         let manager = self.managers.get(host.parse::<usize>().ok()?)?;
         Some((manager, vrot.parse().ok()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, Result};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// A page of no host, served until this is dropped.
+    struct Served {
+        at: std::net::SocketAddr,
+        bearer: String,
+        _serving: JoinSet<Infallible>,
+    }
+
+    impl Served {
+        async fn new(head: Duration) -> Result<Self> {
+            let token = Token::new()?;
+            let bearer = format!("Authorization: Bearer {}\r\n", token.expose());
+            let mut page = Page::open(&"127.0.0.1:0".parse()?, &[], token).await?;
+            page.head = head;
+            let Listen::Loopback(at) = *page.at() else {
+                anyhow::bail!("a loopback address");
+            };
+            let mut serving = JoinSet::new();
+            serving.spawn(page.serve());
+            Ok(Self {
+                at,
+                bearer,
+                _serving: serving,
+            })
+        }
+
+        async fn connect(&self) -> Result<TcpStream> {
+            Ok(TcpStream::connect(self.at).await?)
+        }
+    }
+
+    /// The status of the answer to this request, of which nothing else is read.
+    async fn status(stream: &mut TcpStream, path: &str, headers: &str) -> Result<String> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+        }
+        let head = String::from_utf8(head)?;
+        let length = (head.lines())
+            .find_map(|line| line.strip_prefix("content-length: "))
+            .context("a length")?;
+        let mut body = vec![0; length.parse()?];
+        stream.read_exact(&mut body).await?;
+        Ok(head.split(' ').nth(1).context("a status")?.to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_browser_keeps_its_connection_and_the_oldest_stranger_loses_its_own() -> Result<()> {
+        const MANY: usize = 200;
+        // Nobody is given up for being slow.
+        let page = Served::new(Duration::from_secs(3600)).await?;
+        let mut oldest = page.connect().await?;
+        let mut browser = page.connect().await?;
+        let path = "/api/anything";
+        assert_eq!(status(&mut browser, path, &page.bearer).await?, "404");
+        let mut strangers = Vec::new();
+        for _ in 0..MANY {
+            strangers.push(page.connect().await?);
+        }
+        assert_eq!(oldest.read(&mut [0]).await?, 0, "the end of it");
+        assert_eq!(status(&mut browser, path, &page.bearer).await?, "404");
+        let newest = strangers.last_mut().context("a stranger")?;
+        assert_eq!(status(newest, path, "").await?, "401");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_for_too_long_is_given_up() -> Result<()> {
+        let page = Served::new(Duration::from_millis(20)).await?;
+        let mut silent = page.connect().await?;
+        assert_eq!(silent.read(&mut [0]).await?, 0, "the end of it");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn there_are_as_many_streams_as_may_be_and_no_more() -> Result<()> {
+        let page = Served::new(Duration::from_secs(3600)).await?;
+        let mut streams = Vec::new();
+        for _ in 0..PAGES {
+            let mut stream = page.connect().await?;
+            let request = format!(
+                "GET {STREAM} HTTP/1.1\r\nHost: localhost\r\n{}\r\n",
+                page.bearer
+            );
+            stream.write_all(request.as_bytes()).await?;
+            let mut begin = [0; 12];
+            stream.read_exact(&mut begin).await?;
+            assert_eq!(&begin, b"HTTP/1.1 200");
+            streams.push(stream);
+        }
+        let mut late = page.connect().await?;
+        assert_eq!(status(&mut late, STREAM, &page.bearer).await?, "503");
+        Ok(())
     }
 }

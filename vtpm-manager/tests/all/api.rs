@@ -356,7 +356,10 @@ fn a_caller_that_says_nothing_does_not_keep_the_manager_from_ending() -> Result<
     host.ctl(["host", "show"])?;
     ensure!(host.shut_down()?.success());
     // Before it would have been given up for its silence.
-    ensure!(host.log().contains("a caller kept its connection to the end"));
+    ensure!(
+        host.log()
+            .contains("a caller kept its connection to the end")
+    );
     drop(caller);
     Ok(())
 }

@@ -116,7 +116,7 @@ fn evidence_that_was_taken_for_other_data_or_exchanged_is_refused() {
     let moved = |sequence, credentials: Credentials| {
         let mut label = scene.label(sequence);
         label.evidence = reference;
-        let content = signed_data::Content::Attached(crate::scene::DATA.to_vec());
+        let content = in_full();
         scene.signed_with(label, content, credentials)
     };
     let verify = |data: SignedData| data.verify(None, policy.anchors(), now());
