@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::unistd::{dup2_stderr, pipe2};
@@ -12,13 +12,30 @@ use super::stderr::Stderr;
 /// Of a line that others wrote.
 const LONGEST: usize = 1000;
 
+/// Standard error as it was before; dropped, it is that again.
+#[derive(Debug)]
+pub(super) struct TakenOver(OwnedFd);
+
+impl Drop for TakenOver {
+    fn drop(&mut self) {
+        // If that fails, what is written there still goes to the log.
+        let _ = dup2_stderr(&self.0);
+    }
+}
+
 /// Keeps standard error for the log alone, and puts a pipe in its place. If that is not possible,
 /// it stays as it is.
-pub(super) fn take_over_standard_error() -> (Stderr, Option<File>) {
-    let Ok(own) = io::stderr().as_fd().try_clone_to_owned() else {
-        return (Stderr::nowhere(), None);
+pub(super) fn take_over_standard_error() -> (Stderr, Option<File>, Option<TakenOver>) {
+    let own = || io::stderr().as_fd().try_clone_to_owned();
+    let Ok(stderr) = own() else {
+        return (Stderr::nowhere(), None, None);
     };
-    (Stderr::waiting(own.into()), put_pipe_in_place().ok())
+    let stderr = Stderr::waiting(stderr.into());
+    // What cannot be given back is not taken.
+    match own().and_then(|before| Ok((before, put_pipe_in_place()?))) {
+        Ok((before, captured)) => (stderr, Some(captured), Some(TakenOver(before))),
+        Err(_) => (stderr, None, None),
+    }
 }
 
 /// What is written to standard error from now on can be read from what this returns.

@@ -19,6 +19,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use capture::TakenOver;
 use limit::Limit;
 use queue::{Bounds, Queue};
 use writer::Lines;
@@ -39,10 +40,12 @@ pub enum Format {
 }
 
 /// While it lives, the log is written. At its end, what is left is, as far as that takes no longer
-/// than a second.
+/// than a second, and standard error is the process's own again.
 #[derive(Debug)]
 #[must_use = "the last lines are written when it is dropped"]
-pub struct Guard(());
+pub struct Guard {
+    taken_over: Option<TakenOver>,
+}
 
 static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
@@ -69,7 +72,7 @@ pub fn start(filter: impl Layer<Registry> + Send + Sync, format: Format) -> Guar
         other => other,
     };
     let queue = set_up(filter, format, OF_A_PROGRAM);
-    let (mut stderr, captured) = capture::take_over_standard_error();
+    let (mut stderr, captured, taken_over) = capture::take_over_standard_error();
     if is_journal {
         stderr = stderr.with_levels();
     }
@@ -88,7 +91,7 @@ pub fn start(filter: impl Layer<Registry> + Send + Sync, format: Format) -> Guar
             .name("standard-error".to_owned())
             .spawn(move || capture::log_lines(captured));
     }
-    Guard(())
+    Guard { taken_over }
 }
 
 /// Keeps what passes `filter` until it is [passed on](pass_on).
@@ -172,6 +175,8 @@ pub fn on_panic(then: impl Fn(&str) + Send + Sync + 'static) {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        // First: a line that comes from now on has nobody who would take it out of the pipe in time.
+        drop(self.taken_over.take());
         flush();
     }
 }
