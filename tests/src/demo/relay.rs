@@ -105,6 +105,7 @@ async fn terminate(
         demands: NoDemand,
         told: |()| Told::any(),
         forward: forward.to_string().parse()?,
+        tells_who: false,
     };
     tokio::spawn(async move {
         serve(

@@ -2,7 +2,7 @@
 //! on the other.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use attested_tls::{Attested, NoDemand};
 use cert_chain::PcrSelection;
 use connection_proxy::{Limits, Stop, serve};
 use rustls::server::WebPkiClientVerifier;
+use tempfile::TempDir;
 use test_support::deadline::wait_for;
 use test_support::programs::program;
 use test_support::software_tpm::MadeTpm;
@@ -275,7 +276,7 @@ async fn connections_that_outlive_a_stop_are_closed_with_a_reason() -> Result<()
         .await
         .err()
         .context("an end was read")?;
-    assert!(error.to_string().contains("gave it up"), "{error}");
+    assert!(error.to_string().contains("is being stopped"), "{error}");
     Ok(())
 }
 
@@ -347,6 +348,7 @@ async fn a_renewed_certificate_is_used_by_new_connections_and_living_ones_go_on(
         demands: NoDemand,
         told: |()| Told::any(),
         forward: echo()?.to_string().parse()?,
+        tells_who: false,
     };
     let limits = Limits {
         connections: 100,
@@ -435,10 +437,12 @@ fn the_service_s_policy_lets_in_a_device_that_attests_itself_and_no_other() -> R
     Ok(())
 }
 
-#[test]
-fn the_log_says_of_each_connection_of_an_exempted_device_why_it_was_let_in() -> Result<()> {
-    const DEVICE: &str = "meter-3.example.org";
-    let stage = Stage::get()?;
+/// The name of a device without a TPM.
+const METER: &str = "meter-3.example.org";
+
+/// A folder with the certificate `meter.pem` and the key `meter.key` of a device without a TPM, and with
+/// `devices.toml`, which lets it in.
+fn meter() -> Result<TempDir> {
     let folder = tempfile::tempdir()?;
     let certify = |name: &str, subject: &str, options: &[&str]| {
         let (certificate, key) = (format!("{name}.pem"), format!("{name}.key"));
@@ -451,7 +455,7 @@ fn the_log_says_of_each_connection_of_an_exempted_device_why_it_was_let_in() -> 
             .run()
     };
     certify("ca", "/CN=Meters", &[])?;
-    let name = format!("subjectAltName=DNS:{DEVICE}");
+    let name = format!("subjectAltName=DNS:{METER}");
     let of_a_client = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", &name];
     let usage = ["-addext", "extendedKeyUsage=clientAuth"];
     let end = ["-addext", "basicConstraints=critical,CA:FALSE"];
@@ -460,11 +464,31 @@ fn the_log_says_of_each_connection_of_an_exempted_device_why_it_was_let_in() -> 
         "/CN=meter",
         &[&of_a_client[..], &usage, &end].concat(),
     )?;
+    std::fs::write(folder.path().join("devices.toml"), exempting(METER))?;
+    Ok(folder)
+}
+
+/// A policy that exempts this device.
+fn exempting(device: &str) -> String {
+    format!(
+        "[freshness]\nresult_lifetime_s = 4\n[exempt_software_keys]\nroots = \"ca.pem\"\n\
+         devices = [\"{device}\"]\nreason = \"series 3\"\n"
+    )
+}
+
+/// What the meter of this folder connects with.
+fn as_meter(stage: &Stage, folder: &Path) -> Result<Connector> {
+    let policy = policy_files::load(&stage.scene.run.join("vm/policy.toml"))?;
+    let (certificate, key) = (folder.join("meter.pem"), folder.join("meter.key"));
+    let meter = DeviceIdentity::from_files(&certificate, &key)?;
+    Ok(Connector::new(Arc::new(policy), meter, None)?)
+}
+
+#[test]
+fn the_log_says_of_each_connection_of_an_exempted_device_why_it_was_let_in() -> Result<()> {
+    let stage = Stage::get()?;
+    let folder = meter()?;
     let policy = folder.path().join("devices.toml");
-    let exemption = format!(
-        "[exempt_software_keys]\nroots = \"ca.pem\"\ndevices = [\"{DEVICE}\"]\nreason = \"series 3\"\n"
-    );
-    std::fs::write(&policy, exemption)?;
     let policy = policy.to_str().context("a path")?;
     let proxy = stage
         .vm
@@ -485,6 +509,92 @@ fn the_log_says_of_each_connection_of_an_exempted_device_why_it_was_let_in() -> 
         let said = proxy.said("software-key-exempted: ")? && proxy.said("series 3")?;
         Ok(said.then_some(()))
     })?;
-    assert!(proxy.said(&format!("{DEVICE} (warning)"))?);
+    assert!(proxy.said(&format!("{METER} (warning)"))?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_s_policy_that_is_read_anew_counts_for_devices_that_are_connected() -> Result<()>
+{
+    let stage = Stage::get()?;
+    let folder = meter()?;
+    let file = folder.path().join("devices.toml");
+    let policy = file.to_str().context("a path")?;
+    let proxy = stage
+        .vm
+        .proxy("read-anew", echo()?, &["--policy", policy])?;
+    let address = proxy.attested.to_string().parse()?;
+    let device = as_meter(stage, folder.path())?;
+    let mut connected = device.connect(&address).await?;
+    let give = |policy: &str| {
+        std::fs::write(&file, policy)?;
+        let id = nix::unistd::Pid::from_raw(i32::try_from(proxy.process.id())?);
+        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGHUP)?;
+        anyhow::Ok(())
+    };
+    let says = |what: &'static str| {
+        wait_for("the proxy's word", Duration::from_secs(60), || {
+            Ok(proxy.said(what)?.then_some(()))
+        })
+    };
+    give("[exempt_software_keys]")?;
+    says("nothing is changed")?;
+    connected.stream.write_all(b"still").await?;
+    connected.stream.read_exact(&mut [0; 5]).await?;
+
+    give(&exempting("meter-4.example.org"))?;
+    says("the policy is read anew")?;
+    let read = timeout(Duration::from_secs(60), connected.stream.read(&mut [0])).await?;
+    assert!(read.is_err(), "{read:?}");
+    says("the peer's evidence is refused")?;
+    let refused = device.connect(&address).await;
+    assert!(refused.is_err(), "a device that is not let in any more");
+
+    // Devices with certificates of another authority are asked for theirs, too.
+    std::fs::copy(folder.path().join("ca.pem"), folder.path().join("old.pem"))?;
+    let another = meter()?;
+    std::fs::copy(another.path().join("ca.pem"), folder.path().join("ca.pem"))?;
+    give(&exempting(METER))?;
+    let let_in = as_meter(stage, another.path())?;
+    let begin = Instant::now();
+    while let Err(error) = let_in.connect(&address).await {
+        ensure!(begin.elapsed() < Duration::from_secs(60), "{error:#}");
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert!(device.connect(&address).await.is_err());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_asks_for_it_is_told_which_device_connects() -> Result<()> {
+    let stage = Stage::get()?;
+    let folder = meter()?;
+    let policy = folder.path().join("devices.toml");
+    let policy = policy.to_str().context("a path")?;
+    let service = TcpListener::bind("127.0.0.1:0").await?;
+    let options = ["--policy", policy, "--proxy-protocol"];
+    let proxy = stage
+        .vm
+        .proxy("tells-who", service.local_addr()?, &options)?;
+    let device = as_meter(stage, folder.path())?;
+    let mut connected = device.connect(&proxy.attested.to_string().parse()?).await?;
+    connected.stream.write_all(b"data").await?;
+    connected.stream.shutdown().await?;
+    let (mut plain, _) = service.accept().await?;
+    let mut received = Vec::new();
+    plain.read_to_end(&mut received).await?;
+
+    let (begin, rest) = received.split_at(16);
+    assert_eq!(begin.get(..14), Some(&b"\r\n\r\n\0\r\nQUIT\n\x21\x11"[..]));
+    let length = begin.get(14..).context("a length")?;
+    let length = usize::from(u16::from_be_bytes(length.try_into()?));
+    let (told, data) = rest.split_at(length);
+    assert_eq!(data, b"data");
+    assert_eq!(told.get(..8), Some(&[127, 0, 0, 1, 127, 0, 0, 1][..]));
+    let port = proxy.attested.port().to_be_bytes();
+    assert_eq!(told.get(10..12), Some(&port[..]));
+    let mut name = vec![0x22, 0, u8::try_from(METER.len())?];
+    name.extend(METER.bytes());
+    assert!(told.ends_with(&name), "{told:?}");
     Ok(())
 }

@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::ReadBuf;
 use tokio::sync::Notify;
 
-use crate::error::{ConnectionError, ProtocolError};
+use crate::error::{CloseReason, ConnectionError, ProtocolError};
 use crate::frame::{self, HEADER, MAX_BODY};
 
 /// Room for data that the application has not read yet.
@@ -61,6 +61,8 @@ struct State {
     ended: Option<Option<Arc<ConnectionError>>>,
     /// When the application dropped the stream.
     abandoned: Option<Instant>,
+    /// What the peer is told of that.
+    farewell: CloseReason,
 }
 
 /// How far the end of our data is.
@@ -125,6 +127,7 @@ impl Default for State {
             driver: None,
             ended: None,
             abandoned: None,
+            farewell: CloseReason::Abandoned,
         }
     }
 }
@@ -243,6 +246,15 @@ impl Buffers {
         }
         state.writer = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// What the peer is told if the application drops the stream now.
+    pub(crate) fn set_farewell(&self, reason: CloseReason) {
+        self.lock().farewell = reason;
+    }
+
+    pub(crate) fn farewell(&self) -> CloseReason {
+        self.lock().farewell
     }
 
     /// The application dropped the stream.

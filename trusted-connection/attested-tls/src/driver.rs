@@ -118,7 +118,11 @@ where
             Err(error) => {
                 let error = Arc::new(error);
                 tracing::info!(error = %WithCauses(&error), "an attested connection ended");
-                tls.close(error.to_tell()).await;
+                tls.close(match *error {
+                    ConnectionError::Abandoned => Some(buffers.farewell()),
+                    _ => error.to_tell(),
+                })
+                .await;
                 Err(error)
             }
         };
@@ -272,7 +276,7 @@ where
             version: VERSION,
             demand: match &self.ours {
                 Ours::Nothing => Demand::Nothing,
-                Ours::Evidence { demanding, .. } => demanding.verifier().demand(),
+                Ours::Evidence { demanding, .. } => demanding.demand().clone(),
             },
         }));
         loop {
@@ -329,8 +333,7 @@ where
             Ours::Evidence { demanding, .. }
                 if demanding.expects_evidence() && self.theirs.is_some() =>
             {
-                let demand = demanding.verifier().demand();
-                (demanding.is_met(now), demand.longest_answer())
+                (demanding.is_met(now), demanding.demand().longest_answer())
             }
             Ours::Evidence { demanding, .. } => (demanding.is_met(now), MAX_SHORT),
         };

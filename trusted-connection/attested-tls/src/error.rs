@@ -186,11 +186,15 @@ pub enum CloseReason {
     TooSlow,
     /// Too many connections, or too much evidence at once.
     Busy,
+    /// What is behind the peer cannot be reached.
+    Unreachable,
+    /// The peer's program is being stopped.
+    Stopping,
     /// A reason that this program does not know.
     Other(u8),
 }
 
-const REASONS: [(u8, CloseReason); 8] = [
+const REASONS: [(u8, CloseReason); 10] = [
     (0, CloseReason::Done),
     (1, CloseReason::Abandoned),
     (2, CloseReason::Protocol),
@@ -199,6 +203,8 @@ const REASONS: [(u8, CloseReason); 8] = [
     (5, CloseReason::NoEvidence),
     (6, CloseReason::TooSlow),
     (7, CloseReason::Busy),
+    (8, CloseReason::Unreachable),
+    (9, CloseReason::Stopping),
 ];
 
 impl CloseReason {
@@ -248,6 +254,8 @@ impl std::fmt::Display for CloseReason {
             Self::NoEvidence => "it demands evidence, and got none",
             Self::TooSlow => "we took too long",
             Self::Busy => "it has too many connections, or too much evidence to judge",
+            Self::Unreachable => "what is behind it cannot be reached",
+            Self::Stopping => "its program is being stopped",
             Self::Other(code) => return write!(f, "reason {code}"),
         })
     }

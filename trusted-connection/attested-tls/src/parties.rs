@@ -37,7 +37,7 @@ pub trait Verifier: Send + Sync + 'static {
     /// What an accepted peer is known as.
     type Result: Clone + Send + Sync + 'static;
 
-    /// What is demanded of a peer; never [`Demand::Nothing`].
+    /// What is demanded of a peer, asked once for each connection; never [`Demand::Nothing`].
     fn demand(&self) -> Demand;
 
     /// Judges evidence, which must answer this nonce for this binding and be of the peer with this

@@ -25,6 +25,8 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// What this end demands of its peer, round after round.
 pub(crate) struct Demanding<R> {
     verifier: Arc<dyn Verifier<Result = R>>,
+    /// What the peer was told: a verifier may demand something else of later connections.
+    demand: Demand,
     sequence: u32,
     state: Round,
     /// Until when the last appraisal holds.
@@ -41,9 +43,10 @@ enum Round {
     Judging { request: Request, asked: Instant },
 }
 
-impl<R> Demanding<R> {
+impl<R: Clone + Send + Sync + 'static> Demanding<R> {
     pub(crate) fn new(verifier: Arc<dyn Verifier<Result = R>>, now: Instant) -> Self {
         Self {
+            demand: verifier.demand(),
             verifier,
             sequence: 0,
             state: Round::Rest { until: now },
@@ -53,6 +56,10 @@ impl<R> Demanding<R> {
 
     pub(crate) fn verifier(&self) -> &Arc<dyn Verifier<Result = R>> {
         &self.verifier
+    }
+
+    pub(crate) fn demand(&self) -> &Demand {
+        &self.demand
     }
 
     /// Whether the peer is accepted just now.

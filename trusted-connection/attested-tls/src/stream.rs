@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 
 use crate::buffers::Buffers;
-use crate::error::{ConnectionError, ProtocolError};
+use crate::error::{CloseReason, ConnectionError, ProtocolError};
 
 /// The data stream of a connection whose ends have what they demanded of each other.
 ///
@@ -46,6 +46,12 @@ impl AttestedStream {
 
     /// Gives the connection up, tells the peer so, and waits until everything about it is cleared away.
     pub async fn give_up(self) {
+        self.give_up_because(CloseReason::Abandoned).await;
+    }
+
+    /// The same for a reason that the peer is told.
+    pub async fn give_up_because(self, why: CloseReason) {
+        self.buffers.set_farewell(why);
         self.buffers.abandon();
         // Why it ended is known.
         let _ = self.ended().await;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use attestation::Policy;
+use attested_tls::Attester;
 use clap::Args;
 use rustls_pki_types::DnsName;
 use trusted_connection::policy_files;
@@ -15,7 +16,7 @@ use crate::root_of_trust::RootOfTrustOptions;
 use crate::settings::Settings;
 
 /// What all commands that connect are told.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ConnectionOptions {
     /// What is expected of the service.
     #[arg(long, value_name = "FILE")]
@@ -39,13 +40,27 @@ pub struct ConnectionOptions {
 impl ConnectionOptions {
     /// What makes the connections.
     pub(crate) fn connector(&self, settings: &Settings) -> Result<Connector> {
+        self.connector_with(self.attester()?, settings)
+    }
+
+    /// What makes evidence of this device, if it has an identity.
+    pub(crate) fn attester(&self) -> Result<Option<Arc<dyn Attester>>> {
+        self.root_of_trust.attester()
+    }
+
+    /// What makes the connections, by the files as they are now. A TPM is opened once: `attester` has it.
+    pub(crate) fn connector_with(
+        &self,
+        attester: Option<Arc<dyn Attester>>,
+        settings: &Settings,
+    ) -> Result<Connector> {
         let file = settings.policy(self.policy.as_deref())?;
         let policy = Arc::new(load_policy(file)?);
         let device = match (&self.certificate, &self.key) {
             (Some(certificate), Some(key)) => DeviceIdentity::from_files(certificate, key)?,
             _ => DeviceIdentity::none(),
         };
-        let device = match self.root_of_trust.attester()? {
+        let device = match attester {
             Some(attester) => device.attested(attester),
             None => device,
         };

@@ -8,7 +8,7 @@ use trusted_connection::crl_files::{CrlFiles, CrlFilesError};
 use crate::settings::Settings;
 
 /// Revocation lists that a device is given.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct CrlOptions {
     /// A revocation list of the issuer (`vtpmctl issuer crl`), PEM or DER. Of those that the device is
     /// given and the evidence carries, the newest counts. Read anew when it changes. Can be given

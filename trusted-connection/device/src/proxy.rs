@@ -9,7 +9,10 @@ use anyhow::{Context, Result, bail};
 use attested_tls::Attested;
 use attested_tls::tls::ParameterNames;
 use clap::{Args, ValueEnum};
-use connection_proxy::{Accepted, Handler, Limits, Stop, allow_open_files, join, prepare, serve};
+use connection_proxy::{
+    Accepted, Handler, Limits, Stop, allow_open_files, join, prepare, ready, reload_at_hangup,
+    serve,
+};
 use printable::WithCauses;
 use program_output::log::{self, ACCEPTED};
 use tokio::net::{TcpListener, TcpStream};
@@ -68,7 +71,8 @@ impl Proxy {
                 self.listen
             );
         }
-        let connector = self.options.connector(settings)?;
+        let attester = self.options.attester()?;
+        let connector = self.options.connector_with(attester.clone(), settings)?;
         let format = match self.log_format {
             LogFormat::Text => log::Format::Text,
             LogFormat::Json => log::Format::Json,
@@ -87,9 +91,18 @@ impl Proxy {
             let listener = TcpListener::bind(self.listen)
                 .await
                 .with_context(|| format!("{} cannot be listened on", self.listen))?;
+            let reloaded = connector.clone();
+            let (options, settings) = (self.options.clone(), settings.clone());
+            reload_at_hangup(move || {
+                reloaded.replace(&options.connector_with(attester.clone(), &settings)?);
+                tracing::info!(policy = %reloaded.policy().digest(), "the policy is read anew");
+                Ok(())
+            })
+            .context("signals cannot be listened to")?;
             let listen = listener.local_addr()?;
             tracing::info!(%listen, service = %self.connect, policy = %connector.policy().digest(),
                 "attested connections for whoever connects here");
+            ready();
             let forwarding = Arc::new(Forwarding {
                 connector,
                 service: self.connect.clone(),
@@ -130,7 +143,7 @@ impl Handler for Forwarding {
                 join(attested.stream, local, &stop).await;
             }
             Err(error) => {
-                tracing::warn!(error = %WithCauses(&error), "refused");
+                tracing::warn!(error = %WithCauses(&error), "not connected");
                 reset(local);
             }
         }

@@ -13,7 +13,7 @@ use trusted_connection::settings_file;
 use crate::authority_url::AuthorityUrl;
 
 /// What commands fall back on where an option is not given.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
     /// Where they are, or where they are looked for last.
     file: PathBuf,
@@ -21,7 +21,7 @@ pub(crate) struct Settings {
 }
 
 /// Each has the name of an option.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entries {
     policy: Option<PathBuf>,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use attested_tls::{AttestedStream, ConnectionError};
+use attested_tls::{AttestedStream, CloseReason, ConnectionError};
 use printable::WithCauses;
 use program_output::log::ACCEPTED;
 use tokio::net::TcpStream;
@@ -74,7 +74,12 @@ pub async fn join(mut attested: AttestedStream, mut plain: TcpStream, stop: &Sto
     }
     drop(plain);
     if let Some(attested) = left {
-        attested.give_up().await;
+        attested
+            .give_up_because(match joined.ending {
+                Ending::Stopped => CloseReason::Stopping,
+                _ => CloseReason::Abandoned,
+            })
+            .await;
     }
     joined
 }

@@ -13,6 +13,7 @@ mod listen;
 mod open_files;
 mod peer;
 mod places;
+mod service_manager;
 mod stop;
 
 pub use forward::{Broken, Side, Traffic, forward};
@@ -23,4 +24,5 @@ pub use listen::{Accepted, Handler, serve};
 pub use open_files::allow_open_files;
 pub use peer::Peer;
 pub use places::{Limits, Place, Places};
+pub use service_manager::{ready, reload_at_hangup};
 pub use stop::Stop;

@@ -13,6 +13,7 @@ use tracing::{Instrument, info_span};
 
 use crate::peer::Peer;
 use crate::places::{Limits, Place, Places};
+use crate::service_manager;
 use crate::stop::Stop;
 
 /// A connection that was taken.
@@ -87,6 +88,7 @@ pub async fn serve<H: Handler>(
         tasks.spawn(attend(Arc::clone(&handler), connection).instrument(span));
     }
     drop(listener);
+    service_manager::stopping();
     tasks.close();
     drain(&tasks, stop).await;
 }

@@ -233,6 +233,11 @@ pub struct ProxyOptions {
     /// The service that connections are passed to.
     #[arg(long, value_name = "HOST:PORT")]
     pub forward: Destination,
+    /// Tell the service who connects: what is passed to it begins with a header of the PROXY protocol
+    /// (version 2), with the peer's address and the name under which the device was accepted. The service
+    /// has to expect it.
+    #[arg(long)]
+    pub proxy_protocol: bool,
     /// What is demanded of devices: a policy file. Each device is judged by it before the first byte
     /// passes, and again as long as the connection lives.
     #[arg(long, value_name = "FILE", required_unless_present = "any_device")]
@@ -251,7 +256,7 @@ pub struct ProxyOptions {
     #[arg(long, value_name = "NUMBER", default_value_t = 4096)]
     pub connections: usize,
     /// Those of one peer: an IPv4 address, or an IPv6 network of 64 bits.
-    #[arg(long, value_name = "NUMBER", default_value_t = 512)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 2048)]
     pub connections_per_peer: usize,
     /// How long open connections may go on once the service is stopped.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]

@@ -12,6 +12,7 @@ pub mod devices;
 pub mod evidence_file;
 pub mod identity;
 pub mod proxy;
+mod proxy_header;
 pub mod sealing;
 pub mod service;
 pub mod signing_data;

@@ -1,6 +1,7 @@
 //! `vrot-service`: attests the VM that it runs in.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use attestation::Binding;
 use attestation::device::DeviceResult;
 use attested_tls::{Demands, NoDemand};
 use cert_chain::PcrSelection;
-use connection_proxy::{Limits, Stop, allow_open_files, serve};
+use connection_proxy::{Limits, Stop, allow_open_files, ready, reload_at_hangup, serve};
 use data_signing::Signed;
 use data_signing::stream::Summary;
 use printable::WithCauses;
@@ -72,6 +73,7 @@ fn run(command: Command) -> Result<()> {
             let stop = Stop::at_signals(CHALLENGES_END).context(SIGNALS)?;
             let batches = batches(open_tpm(&tpm)?, &tpm)?;
             let listener = bind(listen).await?;
+            ready();
             answer_challenges(listener, batches, &stop).await
         }),
         Command::Proxy(options) => runtime()?.block_on(demanding_proxy(options)),
@@ -111,40 +113,62 @@ fn run(command: Command) -> Result<()> {
 
 /// Serves a proxy that demands of devices what the command line says.
 async fn demanding_proxy(options: ProxyOptions) -> Result<()> {
-    match &options.policy {
+    match options.policy.clone() {
         Some(policy) => {
-            let verifier = DeviceVerifier::load(policy)
-                .with_context(|| format!("{} is no policy about devices", policy.display()))?;
             let crls = Arc::new(CrlFiles::open(&options.tpm.crl)?);
-            if options.tpm.crl.is_empty() && verifier.demands_a_list() {
-                tracing::warn!(
-                    "the policy demands a revocation list, and none is given (--crl): no device with a TPM is \
-                     accepted"
-                );
-            }
-            let verifier = verifier.with_crls(crls);
+            let verifier = Arc::new(load(&policy)?.with_crls(crls));
+            let has_lists = !options.tpm.crl.is_empty();
+            tell_missing_lists(&verifier, has_lists);
             let clients = verifier.client_certificates()?;
             let told = |device: &Arc<DeviceResult>| Told::of(device);
-            proxy(options, clients, Arc::new(verifier), told).await
+            let judging = Arc::clone(&verifier);
+            proxy(options, clients, judging, told, move |identity| {
+                let anew = load(&policy)?;
+                identity.let_through(anew.client_certificates()?)?;
+                verifier.replace(&anew);
+                tell_missing_lists(&anew, has_lists);
+                tracing::info!(policy = %anew.policy().digest(), "the policy is read anew");
+                Ok(())
+            })
+            .await
         }
         // The command line says so in so many words.
         None => {
             tracing::warn!("nothing is demanded of devices: every one is let in");
             let clients = WebPkiClientVerifier::no_client_auth();
             let told = |(): &()| Told::any();
-            proxy(options, clients, NoDemand, told).await
+            proxy(options, clients, NoDemand, told, |_| {
+                tracing::info!("there is no policy that could be read anew");
+                Ok(())
+            })
+            .await
         }
     }
 }
 
+fn tell_missing_lists(verifier: &DeviceVerifier, has_lists: bool) {
+    if !has_lists && verifier.demands_a_list() {
+        tracing::warn!(
+            "the policy demands a revocation list, and none is given (--crl): no device with a TPM is \
+             accepted"
+        );
+    }
+}
+
+fn load(policy: &Path) -> Result<DeviceVerifier> {
+    DeviceVerifier::load(policy)
+        .with_context(|| format!("{} is no policy about devices", policy.display()))
+}
+
 const SIGNALS: &str = "signals cannot be waited for";
 
-/// Serves a proxy that demands this of devices.
+/// Serves a proxy that demands this of devices; `reload` reads anew what.
 async fn proxy<D: Demands + Clone>(
     options: ProxyOptions,
     clients: Arc<dyn ClientCertVerifier>,
     demands: D,
     told: fn(&D::Result) -> Told,
+    reload: impl Fn(&TlsIdentity) -> Result<()> + Clone + Send + 'static,
 ) -> Result<()> {
     let limits = Limits {
         connections: options.connections,
@@ -171,9 +195,13 @@ async fn proxy<D: Demands + Clone>(
         demands,
         told,
         forward: options.forward,
+        tells_who: options.proxy_protocol,
     };
+    let reloading = Arc::clone(&identity);
+    reload_at_hangup(move || Ok(reload(&reloading)?)).context(SIGNALS)?;
     let listen = listener.local_addr()?;
     tracing::info!(%listen, forward = %handler.forward, "taking attested connections");
+    ready();
     let proxied = serve(listener, limits, &stop, Arc::new(handler));
     let answered = async {
         match challenges {

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attested_tls::tls::ParameterNames;
-use attested_tls::{Attested, Attester, Deadlines, Demands, accept};
+use attested_tls::{Attested, Attester, CloseReason, Deadlines, Demands, accept};
 use connection_proxy::{Accepted, Handler, join, prepare};
 use printable::WithCauses;
 use program_output::log::ACCEPTED;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::devices::Told;
+use crate::proxy_header::header;
 use crate::tls_identity::TlsIdentity;
 
 /// Takes attested connections and passes what comes on them to a service.
@@ -28,6 +30,8 @@ pub struct Proxy<D: Demands> {
     pub told: fn(&D::Result) -> Told,
     /// The service.
     pub forward: Destination,
+    /// Whether the service is told who connects, by a header of the PROXY protocol.
+    pub tells_who: bool,
 }
 
 /// A host and a port.
@@ -51,6 +55,13 @@ impl<D: Demands + Clone> Handler for Proxy<D> {
             tracing::info!(%error, "the connection has ended already");
             return;
         }
+        let to = match connection.stream.local_addr() {
+            Ok(to) => to,
+            Err(error) => {
+                tracing::info!(%error, "the connection has ended already");
+                return;
+            }
+        };
         let tls = self.identity.tls();
         // What gives way may still say so to its peer.
         let accepted = accept(
@@ -75,16 +86,29 @@ impl<D: Demands + Clone> Handler for Proxy<D> {
         if !connection.place.keep() {
             return;
         }
-        let plain = match self.forward.connect().await {
+        let Told {
+            device,
+            name,
+            reasons,
+        } = (self.told)(&appraisal);
+        let header = match self.tells_who {
+            true => header(connection.address, to, &peer, device.as_deref()),
+            false => Some(Vec::new()),
+        };
+        let Some(header) = header else {
+            tracing::error!(device = name, "the service cannot be told who connects");
+            stream.give_up().await;
+            return;
+        };
+        let plain = match self.forward.connect(&header).await {
             Ok(plain) => plain,
             Err(error) => {
                 tracing::error!(service = %self.forward, %error, "the service cannot be reached");
-                stream.give_up().await;
+                stream.give_up_because(CloseReason::Unreachable).await;
                 return;
             }
         };
         let tls = ParameterNames::of(&peer.parameters);
-        let Told { name, reasons } = (self.told)(&appraisal);
         match reasons {
             None => tracing::info!(target: ACCEPTED, %tls, device = name, "connected"),
             Some(reasons) => tracing::warn!(
@@ -96,13 +120,17 @@ impl<D: Demands + Clone> Handler for Proxy<D> {
 }
 
 impl Destination {
-    async fn connect(&self) -> io::Result<TcpStream> {
-        let connecting = TcpStream::connect((self.host.as_str(), self.port));
-        let stream = timeout(CONNECTING, connecting)
+    /// A connection on which this is said first.
+    async fn connect(&self, header: &[u8]) -> io::Result<TcpStream> {
+        let connecting = async {
+            let mut stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+            prepare(&stream)?;
+            stream.write_all(header).await?;
+            Ok(stream)
+        };
+        timeout(CONNECTING, connecting)
             .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-        prepare(&stream)?;
-        Ok(stream)
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

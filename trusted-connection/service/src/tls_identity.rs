@@ -26,7 +26,6 @@ pub struct TlsIdentity {
 #[derive(Debug)]
 struct Setting {
     key: TpmTlsKey,
-    clients: Arc<dyn ClientCertVerifier>,
     key_exchange: KeyExchange,
     /// For handshakes with whatever certificate.
     handshakes: Arc<Semaphore>,
@@ -36,6 +35,7 @@ struct Setting {
 struct Current {
     tls: ServerTls,
     chain: Vec<CertificateDer<'static>>,
+    clients: Arc<dyn ClientCertVerifier>,
 }
 
 /// Why there is no identity for TLS.
@@ -77,14 +77,13 @@ impl TlsIdentity {
     ) -> Result<Arc<Self>, TlsIdentityError> {
         let setting = Setting {
             key,
-            clients,
             key_exchange,
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_AT_A_TIME)),
         };
         let mut questions: u32 = 0;
         let current = loop {
             if let Some(chain) = setting.read().await? {
-                break setting.use_chain(chain)?;
+                break setting.use_chain(chain, clients)?;
             }
             questions = questions.saturating_add(1);
             if questions == QUIET_QUESTIONS {
@@ -120,20 +119,27 @@ impl TlsIdentity {
         }
     }
 
+    /// Lets other clients through from the next handshake on.
+    pub fn let_through(
+        &self,
+        clients: Arc<dyn ClientCertVerifier>,
+    ) -> Result<(), TlsIdentityError> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        *current = self.setting.use_chain(current.chain.clone(), clients)?;
+        Ok(())
+    }
+
     /// Takes a renewed certificate into use; whether there was one.
     async fn renew(&self) -> Result<bool, TlsIdentityError> {
         let Some(chain) = self.setting.read().await? else {
             return Ok(false);
         };
-        let is_known = {
-            let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-            current.chain == chain
-        };
-        if is_known {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if current.chain == chain {
             return Ok(false);
         }
-        let renewed = self.setting.use_chain(chain)?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        let clients = Arc::clone(&current.clients);
+        *current = self.setting.use_chain(chain, clients)?;
         Ok(true)
     }
 }
@@ -146,12 +152,18 @@ impl Setting {
             .map_err(TlsIdentityError::Certificate)
     }
 
-    fn use_chain(&self, chain: Vec<CertificateDer<'static>>) -> Result<Current, TlsIdentityError> {
+    fn use_chain(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        clients: Arc<dyn ClientCertVerifier>,
+    ) -> Result<Current, TlsIdentityError> {
         let certified = CertifiedKey::new(chain.clone(), Arc::new(self.key.clone()));
         certified.keys_match().map_err(TlsIdentityError::OtherKey)?;
-        let clients = Arc::clone(&self.clients);
-        let tls = ServerTls::new(certified, clients, self.key_exchange)?;
-        let tls = tls.at_a_time(Arc::clone(&self.handshakes));
-        Ok(Current { tls, chain })
+        let tls = ServerTls::new(certified, Arc::clone(&clients), self.key_exchange)?;
+        Ok(Current {
+            tls: tls.at_a_time(Arc::clone(&self.handshakes)),
+            chain,
+            clients,
+        })
     }
 }

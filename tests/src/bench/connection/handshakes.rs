@@ -81,7 +81,7 @@ pub(super) fn idle(
                 UnixTime::now(),
             )
             .map_err(|refusal| anyhow!(refusal.explanation().to_string()))?;
-        appraise(verified, policy);
+        appraise(verified, &policy);
         verification.add_ms(begin.elapsed());
     }
     for (name, samples) in [

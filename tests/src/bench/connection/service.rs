@@ -64,6 +64,7 @@ impl Service {
             demands: NoDemand,
             told: |()| Told::any(),
             forward: echo().await?.to_string().parse()?,
+            tells_who: false,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let attested = listener.local_addr()?.to_string().parse()?;

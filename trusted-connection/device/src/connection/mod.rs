@@ -3,11 +3,13 @@
 //! A [`Connector`] has a policy. It makes a connection whose other end was appraised by that policy, or
 //! none: [`Connector::connect`] returns the stream together with the result, and there is no other way
 //! to the stream. While it lives, the connection is attested anew, and ends if that is not possible.
+//! [`Connector::replace`] takes another policy into force, for connections that live, too.
 
 mod address;
 mod changes;
 mod error;
 mod identity;
+mod setting;
 mod tls;
 mod verifier;
 
@@ -18,7 +20,7 @@ use std::time::Duration;
 use attestation::Policy;
 use attestation::policy::ExpectedKeyExchange;
 use attested_tls::tls::{ClientTls, KeyExchange};
-use attested_tls::{Attested, Attester, ConnectionError, Deadlines, connect};
+use attested_tls::{Attested, ConnectionError, Deadlines, connect};
 use rustls_pki_types::{DnsName, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -33,20 +35,16 @@ pub use tls::BelowTheIssuer;
 pub use verifier::{Appraised, NotAccepted};
 
 use error::SHORTEST_LIFETIME;
+use setting::{InForce, Judging, Setting};
 use verifier::ServiceVerifier;
 
 /// For finding the service's addresses and reaching one of them.
 const REACH: Duration = Duration::from_secs(10);
 
-/// Makes attested connections to services that a policy accepts.
+/// Makes attested connections to services that a policy accepts. All clones are one.
 #[derive(Clone)]
 pub struct Connector {
-    policy: Arc<Policy>,
-    crls: Arc<CrlFiles>,
-    tls: ClientTls,
-    attester: Arc<dyn Attester>,
-    server_name: Option<ServerName<'static>>,
-    deadlines: Deadlines,
+    in_force: InForce,
 }
 
 impl Connector {
@@ -75,32 +73,50 @@ impl Connector {
             None => ClientTls::anonymous(servers, exchange)?,
             Some(key) => ClientTls::with_certificate(key, servers, exchange)?,
         };
-        Ok(Self {
-            policy,
-            crls: Arc::default(),
+        let setting = Setting {
+            judging: Judging {
+                policy,
+                crls: Arc::default(),
+            },
             tls,
             attester: device.attester,
             server_name,
             deadlines: Deadlines::default(),
+        };
+        Ok(Self {
+            in_force: InForce::new(setting),
         })
     }
 
     /// Revocation lists beside those that evidence carries. A file that changes is read anew by the next
     /// round of attestation, of connections that live, too.
-    pub fn with_crls(mut self, crls: Arc<CrlFiles>) -> Self {
-        self.crls = crls;
+    pub fn with_crls(self, crls: Arc<CrlFiles>) -> Self {
+        self.in_force.change(|setting| setting.judging.crls = crls);
         self
     }
 
     /// Gives peers other deadlines than the default ones.
-    pub fn with_deadlines(mut self, deadlines: Deadlines) -> Self {
-        self.deadlines = deadlines;
+    pub fn with_deadlines(self, deadlines: Deadlines) -> Self {
+        self.in_force
+            .change(|setting| setting.deadlines = deadlines);
         self
     }
 
+    /// Puts another one in the place of this connector and all its clones. Connections are made as that
+    /// one would from now on; those that live are judged by its policy from their next round of
+    /// attestation on, and end then if it does not accept them. Revocation lists, and what they have
+    /// shown, stay this connector's.
+    pub fn replace(&self, by: &Self) {
+        let mut by = by.in_force.get();
+        self.in_force.change(|setting| {
+            by.judging.crls = Arc::clone(&setting.judging.crls);
+            *setting = by;
+        });
+    }
+
     /// The policy.
-    pub fn policy(&self) -> &Policy {
-        &self.policy
+    pub fn policy(&self) -> Arc<Policy> {
+        self.in_force.get().judging.policy
     }
 
     /// Reaches a service, and has it attest itself.
@@ -129,18 +145,16 @@ impl Connector {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let verifier = Arc::new(ServiceVerifier::new(
-            Arc::clone(&self.policy),
-            Arc::clone(&self.crls),
-        ));
-        let name = self.server_name.as_ref().unwrap_or(service.name());
+        let verifier = Arc::new(ServiceVerifier::new(self.in_force.clone()));
+        let setting = self.in_force.get();
+        let name = setting.server_name.as_ref().unwrap_or(service.name());
         connect(
             transport,
-            &self.tls,
+            &setting.tls,
             name.clone(),
-            Arc::clone(&self.attester),
+            setting.attester,
             Arc::clone(&verifier),
-            self.deadlines,
+            setting.deadlines,
         )
         .await
         .map_err(|source| match (source, verifier.why_not()) {
@@ -156,7 +170,7 @@ impl Connector {
 impl std::fmt::Debug for Connector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connector")
-            .field("policy", self.policy.digest())
+            .field("policy", self.policy().digest())
             .finish_non_exhaustive()
     }
 }

@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use attestation::evidence::EvidenceError;
-use attestation::{AttestationResult, Binding, Evidence, Layer, Nonce, Policy, Purpose};
+use attestation::{AttestationResult, Binding, Evidence, Layer, Nonce, Purpose};
 use attested_tls::{Appraisal, Demand, EvidenceRefused, Format, Peer, Verifier};
 use cert_chain::profile::ProfileError;
 use rustls_pki_types::UnixTime;
-use trusted_connection::crl_files::CrlFiles;
 
 use super::changes::changes;
+use super::setting::{InForce, Judging};
 use super::tls;
 use crate::judgement::Judgement;
 
@@ -43,11 +43,11 @@ pub enum NotAccepted {
     Judged(Box<Judgement>),
 }
 
-/// Accepts one service, for as long as one connection lives, if its policy does.
+/// Accepts one service, for as long as one connection lives, if the policy does that is in force at the
+/// time.
 #[derive(Debug)]
 pub(super) struct ServiceVerifier {
-    policy: Arc<Policy>,
-    crls: Arc<CrlFiles>,
+    in_force: InForce,
     state: Mutex<State>,
 }
 
@@ -59,10 +59,9 @@ struct State {
 }
 
 impl ServiceVerifier {
-    pub(super) fn new(policy: Arc<Policy>, crls: Arc<CrlFiles>) -> Self {
+    pub(super) fn new(in_force: InForce) -> Self {
         Self {
-            policy,
-            crls,
+            in_force,
             state: Mutex::default(),
         }
     }
@@ -87,13 +86,14 @@ impl ServiceVerifier {
             binding: binding.clone(),
             key: identity.key,
         };
-        let crls = self.crls.for_verification();
-        let judgement = Judgement::of(&evidence, nonce, &purpose, &self.policy, &crls, now);
+        let Judging { policy, crls } = self.in_force.get().judging;
+        let lists = crls.for_verification();
+        let judgement = Judgement::of(&evidence, nonce, &purpose, &policy, &lists, now);
         // Also that of refused evidence: it may be what the refusal is for.
         let shown: Vec<_> = evidence.crls.iter().collect();
-        (self.crls).keep_newest(self.policy.anchors(), &shown);
+        crls.keep_newest(policy.anchors(), &shown);
         match judgement {
-            Judgement::Appraised(result) if self.policy.connection().accepts(result.verdict()) => {
+            Judgement::Appraised(result) if policy.connection().accepts(result.verdict()) => {
                 is_of_the_certificates_vm(&result, peer)?;
                 Ok(result)
             }
@@ -143,7 +143,7 @@ impl Verifier for ServiceVerifier {
     fn demand(&self) -> Demand {
         Demand::Evidence {
             formats: vec![Format::Vrot],
-            policy: *self.policy.digest(),
+            policy: *self.in_force.get().judging.policy.digest(),
         }
     }
 

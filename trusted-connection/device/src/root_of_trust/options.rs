@@ -16,7 +16,7 @@ use super::signer::DeviceSigner;
 use crate::tpm::DeviceTpm;
 
 /// Where a device's root of trust is, for the commands that show evidence of it or sign with it.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RootOfTrustOptions {
     /// The folder of this device's identity (`vrot-device enrol`), which this device's TPM proves: to
     /// services that demand evidence of devices, and beside data that it signs.

@@ -23,13 +23,24 @@ struct Proxy {
     child: Child,
     address: String,
     log: Arc<Mutex<String>>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Proxy {
     async fn to(machine: &Machine, service: &str, policy: &str, more: &[&str]) -> Self {
+        let command = Command::new(env!("CARGO_BIN_EXE_vrot-device"));
+        Self::by(command, machine, service, policy, more).await
+    }
+
+    async fn by(
+        mut command: Command,
+        machine: &Machine,
+        service: &str,
+        policy: &str,
+        more: &[&str],
+    ) -> Self {
         let folder = folder(&machine.host, policy);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_vrot-device"))
+        let mut child = command
             .args(["proxy", "--listen", "127.0.0.1:0", "--connect", service])
             .args(["--policy", "policy.toml"])
             .args(more)
@@ -50,7 +61,7 @@ impl Proxy {
             child,
             address: String::new(),
             log,
-            _folder: folder,
+            folder,
         };
         let line = proxy.line_with("listen=").await;
         let behind = line.split("listen=").nth(1).unwrap();
@@ -60,10 +71,14 @@ impl Proxy {
 
     /// A line of the log, once it is there.
     async fn line_with(&self, part: &str) -> String {
+        self.nth_line_with(0, part).await
+    }
+
+    async fn nth_line_with(&self, nth: usize, part: &str) -> String {
         let found = async {
             loop {
                 let log = self.log.lock().unwrap().clone();
-                if let Some(line) = log.lines().find(|line| line.contains(part)) {
+                if let Some(line) = log.lines().filter(|line| line.contains(part)).nth(nth) {
                     return line.to_owned();
                 }
                 sleep(Duration::from_millis(20)).await;
@@ -78,11 +93,21 @@ impl Proxy {
     }
 
     fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    fn signal(&self, signal: &str) {
         let pid = self.child.id().unwrap().to_string();
         let sent = std::process::Command::new("kill")
-            .args(["-TERM", &pid])
+            .args([signal, &pid])
             .status();
         assert!(sent.unwrap().success());
+    }
+
+    /// Puts another policy in the place of the one that the proxy was started with, and has it read.
+    fn give(&self, policy: &str) {
+        std::fs::write(self.folder.path().join("policy.toml"), policy).unwrap();
+        self.signal("-HUP");
     }
 }
 
@@ -219,7 +244,7 @@ async fn a_service_that_is_refused_costs_the_local_connection_and_the_log_says_w
     let outcome = timeout(LONG, exchange(proxy.connect().await, b"a secret")).await;
     let outcome = outcome.unwrap();
     assert!(outcome.is_err(), "{outcome:?}");
-    let refused = proxy.line_with("refused").await;
+    let refused = proxy.line_with("not connected").await;
     assert!(refused.contains("pcr-unexpected"), "{refused}");
     // A program that only waits does not take it for the end of data.
     let waiting = timeout(LONG, exchange(proxy.connect().await, b"")).await;
@@ -325,4 +350,90 @@ async fn other_machines_are_served_only_if_that_is_said() {
         assert_eq!(output.status.code(), Some(2), "{told}");
         assert!(told.contains("--serve-other-machines"), "{told}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_is_read_anew_counts_for_new_connections_and_for_those_that_live() {
+    let (host, vm) = host_and_vm();
+    let id = vm.vm.to_string();
+    let machine = Machine::new(host, vm);
+    let good = machine.policy_text() + "\n[freshness]\nresult_lifetime_s = 4\n";
+    let another = good.replace(&id, "71097de4-f31e-4b41-9c47-30bb990ea49b");
+    assert_ne!(good, another);
+    let Listening { address, .. } = listen(machine.service()).await;
+    let proxy = Proxy::to(&machine, &address, &good, &[]).await;
+    let mut living = proxy.connect().await;
+    let mut read = [0; 5];
+    hello(&mut living, &mut read).await;
+
+    // What cannot be used changes nothing.
+    proxy.give("[trust");
+    let told = proxy.line_with("nothing is changed").await;
+    assert!(
+        told.contains("policy.toml") && told.contains("line 1"),
+        "{told}"
+    );
+    assert_eq!(told.matches("line 1").count(), 1, "{told}");
+    hello(&mut living, &mut read).await;
+    hello(&mut proxy.connect().await, &mut read).await;
+
+    proxy.give(&another);
+    proxy.line_with("read anew").await;
+    let outcome = timeout(LONG, exchange(proxy.connect().await, b"hello")).await;
+    assert!(outcome.unwrap().is_err());
+    let told = proxy.line_with("not connected").await;
+    assert!(told.contains("vm-unexpected"), "{told}");
+    let ended = timeout(LONG, living.read(&mut read)).await.unwrap();
+    assert!(ended.is_err(), "{ended:?}");
+    let told = proxy.line_with("the attested connection failed").await;
+    assert!(told.contains("vm-unexpected"), "{told}");
+
+    proxy.give(&good);
+    proxy.nth_line_with(1, "read anew").await;
+    hello(&mut proxy.connect().await, &mut read).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_cannot_listen_says_why() {
+    let (host, vm) = host_and_vm();
+    let machine = Machine::new(host, vm);
+    let folder = folder(&machine.host, &machine.policy_text());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_vrot-device"))
+        .args(["proxy", "--listen", &taken, "--connect", "127.0.0.1:1"])
+        .args(["--policy", "policy.toml"])
+        .current_dir(folder.path())
+        .kill_on_drop(true)
+        .output();
+    let output = timeout(LONG, output).await.unwrap().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains(&taken) && told.contains("in use"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_manager_hears_when_connections_are_taken_and_when_no_more() {
+    let (host, vm) = host_and_vm();
+    let machine = Machine::new(host, vm);
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("notify");
+    let manager = tokio::net::UnixDatagram::bind(&socket).unwrap();
+    let said = || async {
+        let mut said = [0; 4096];
+        let length = timeout(LONG, manager.recv(&mut said))
+            .await
+            .unwrap()
+            .unwrap();
+        String::from_utf8(said[..length].to_vec()).unwrap()
+    };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vrot-device"));
+    command.env("NOTIFY_SOCKET", &socket);
+    let policy = machine.policy_text();
+    let mut proxy = Proxy::by(command, &machine, "127.0.0.1:1", &policy, &[]).await;
+    assert_eq!(said().await.trim(), "READY=1");
+    proxy.terminate();
+    assert_eq!(said().await.trim(), "STOPPING=1");
+    let status = timeout(LONG, proxy.child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(0));
 }

@@ -5,7 +5,7 @@
 //! becomes of it, the same policy says.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use attestation::device::{
@@ -24,10 +24,10 @@ use rustls_pki_types::UnixTime;
 use trusted_connection::crl_files::CrlFiles;
 use trusted_connection::policy_files;
 
-/// Judges devices that connect, by one policy.
+/// Judges devices that connect, by the policy that is in force at the time.
 #[derive(Debug)]
 pub struct DeviceVerifier {
-    policy: DevicePolicy,
+    policy: RwLock<Arc<DevicePolicy>>,
     crls: Arc<CrlFiles>,
 }
 
@@ -40,9 +40,16 @@ impl DeviceVerifier {
     /// A verifier by this policy.
     pub fn new(policy: DevicePolicy) -> Self {
         Self {
-            policy,
+            policy: RwLock::new(Arc::new(policy)),
             crls: Arc::default(),
         }
+    }
+
+    /// Puts another one's policy in force: connections are made by it from now on, and those that live are
+    /// judged by it from their next round of attestation on.
+    pub fn replace(&self, by: &Self) {
+        let policy = by.policy();
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
     }
 
     /// Revocation lists, in which devices with a TPM are looked for. A file that changes is read anew by
@@ -54,12 +61,13 @@ impl DeviceVerifier {
 
     /// Whether it accepts no device with a TPM without a revocation list, which no device carries.
     pub fn demands_a_list(&self) -> bool {
-        (self.policy.anchors()).is_some_and(|roots| roots.demand() != RevocationDemand::NotAsked)
+        (self.policy().anchors()).is_some_and(|roots| roots.demand() != RevocationDemand::NotAsked)
     }
 
     /// The policy.
-    pub fn policy(&self) -> &DevicePolicy {
-        &self.policy
+    pub fn policy(&self) -> Arc<DevicePolicy> {
+        let policy = self.policy.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&policy)
     }
 
     /// How handshakes treat clients' certificates: they are asked for where the policy exempts devices
@@ -68,7 +76,8 @@ impl DeviceVerifier {
     /// The handshake shows that the client has the certificate's key, and refuses certificates of
     /// strangers. Whether it is accepted, each appraisal says anew.
     pub fn client_certificates(&self) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
-        let Some(exemption) = self.policy.software_keys() else {
+        let policy = self.policy();
+        let Some(exemption) = policy.software_keys() else {
             return Ok(WebPkiClientVerifier::no_client_auth());
         };
         let roots = RootCertStore {
@@ -102,8 +111,8 @@ impl DeviceVerifier {
         binding: &Binding,
         at: UnixTime,
     ) -> Result<DeviceResult, EvidenceRefused> {
-        let anchors = self
-            .policy
+        let policy = self.policy();
+        let anchors = policy
             .anchors()
             .ok_or_else(|| refused("the policy accepts no device with a TPM"))?
             .with_lists(&self.crls.for_verification());
@@ -118,7 +127,7 @@ impl DeviceVerifier {
                     refusal.explanation()
                 ))
             })?;
-        Ok(appraise_device(verified, &self.policy))
+        Ok(appraise_device(verified, &policy))
     }
 
     fn judge_software_key(
@@ -127,7 +136,8 @@ impl DeviceVerifier {
         peer: &Peer,
         at: UnixTime,
     ) -> Result<DeviceResult, EvidenceRefused> {
-        let Some(exemption) = self.policy.software_keys() else {
+        let policy = self.policy();
+        let Some(exemption) = policy.software_keys() else {
             return Err(refused(
                 "the device shows no evidence of a root of trust, and the policy exempts no device \
                  from having one",
@@ -141,7 +151,7 @@ impl DeviceVerifier {
         let certificate =
             VerifiedClientCertificate::verify(&peer.certificates, exemption.anchors(), at)
                 .map_err(|error| refused(WithCauses(&error)))?;
-        Ok(appraise_software_key(certificate, &self.policy, nonce, at))
+        Ok(appraise_software_key(certificate, &policy, nonce, at))
     }
 }
 
@@ -149,14 +159,12 @@ impl Verifier for DeviceVerifier {
     type Result = Arc<DeviceResult>;
 
     fn demand(&self) -> Demand {
-        let attested = self.policy.anchors().map(|_| Format::Device);
-        let exempted = self
-            .policy
-            .software_keys()
-            .map(|_| Format::ClientCertificate);
+        let policy = self.policy();
+        let attested = policy.anchors().map(|_| Format::Device);
+        let exempted = policy.software_keys().map(|_| Format::ClientCertificate);
         Demand::Evidence {
             formats: [attested, exempted].into_iter().flatten().collect(),
-            policy: *self.policy.digest(),
+            policy: *policy.digest(),
         }
     }
 
@@ -190,6 +198,8 @@ impl Verifier for DeviceVerifier {
 /// What the log says of an accepted device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
+    /// Its name, if anything was demanded of it.
+    pub device: Option<String>,
     /// Its name, and the verdict.
     pub name: String,
     /// Why the verdict is not the best one, if it is not.
@@ -200,6 +210,7 @@ impl Told {
     /// About a device of which nothing was demanded.
     pub fn any() -> Self {
         Self {
+            device: None,
             name: "any".to_owned(),
             reasons: None,
         }
@@ -209,6 +220,7 @@ impl Told {
     pub fn of(device: &DeviceResult) -> Self {
         let is_affirming = device.verdict() == Verdict::Affirming;
         Self {
+            device: Some(device.name().to_string()),
             name: format!("{} ({})", device.name(), device.verdict()),
             reasons: (!is_affirming).then(|| reasons(device)),
         }
