@@ -95,7 +95,7 @@ nothing_was_out_of_reach() {
 # Purged, with everything but users and groups.
 gone() {
     left=$(find / /run -xdev \( -path /var/log -o -path /var/cache -o -path /packages -o -path /newer -o -path /checks \
-        -o -path /root -o -path /tmp \) -prune -o \( -name '*vrot*' -o -name '*vtpm*' \) -print)
+        -o -path /root -o -path /tmp -o -path /usr/lib/modules \) -prune -o \( -name '*vrot*' -o -name '*vtpm*' \) -print)
     [ -z "$left" ] || fail "purging leaves $left"
     ! systemctl --no-pager --no-legend list-units --all 'v*' | grep -E 'vrot|vtpm' || fail "systemd still knows units"
     ! systemctl --no-pager --no-legend --failed | grep . || fail "units failed"
