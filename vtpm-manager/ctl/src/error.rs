@@ -42,6 +42,20 @@ pub(crate) enum CtlError {
     /// A file cannot be made.
     #[error(transparent)]
     OutputFile(#[from] OutputError),
+    /// What a file would be written over is something else.
+    #[error(
+        "`{}` holds {found}, which stays: {wanted} does not take its place; name another file, or move \
+         that one away",
+        path.display()
+    )]
+    Occupied {
+        /// The file.
+        path: PathBuf,
+        /// What it holds.
+        found: String,
+        /// What was to be written.
+        wanted: String,
+    },
     /// The issuer refused.
     #[error(transparent)]
     Issuer(#[from] IssuerError),
@@ -128,7 +142,11 @@ impl CtlError {
     /// The exit status: 2 for bad input, 1 for everything else.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Argument(_) | Self::File { .. } | Self::Input { .. } | Self::OutputFile(_) => 2,
+            Self::Argument(_)
+            | Self::File { .. }
+            | Self::Input { .. }
+            | Self::Occupied { .. }
+            | Self::OutputFile(_) => 2,
             Self::Refused(problem) if problem.status == 400 => 2,
             _ => 1,
         }

@@ -161,3 +161,41 @@ fn a_maker_that_was_removed_after_the_challenge_certifies_nothing() -> Result<()
     host.ctl(files.certify())?;
     Ok(())
 }
+
+#[test]
+fn a_certificate_that_has_no_place_spends_no_enrolment() -> Result<()> {
+    let host = prepared()?;
+    let files = Files::of(&host);
+    host.ctl(files.ask("web-7"))?;
+    host.ctl(files.challenge())?;
+    host.ctl(files.answer())?;
+    let issuer = host.path("issuer");
+    let key = host.path("issuer/issuer-key.pem");
+    let before = fs::read(&key)?;
+    for place in [
+        &host.path("missing/certificate"),
+        &key,
+        &host.path("issuer"),
+    ] {
+        let certify = [
+            "issuer",
+            "certify",
+            "--dir",
+            &issuer,
+            "--answer",
+            &files.answer,
+            "--out",
+            place,
+        ];
+        let said = crate::support::said(&mut host.vtpmctl(certify))?;
+        ensure!(said.status == 2, "{place}: {}", said.err);
+    }
+    for list in [&key, &host.path("issuer/root.pem")] {
+        let make = ["issuer", "crl", "--dir", &issuer, "--out", list];
+        let said = crate::support::said(&mut host.vtpmctl(make))?;
+        ensure!(said.status == 2, "{list}: {}", said.err);
+    }
+    ensure!(fs::read(&key)? == before);
+    host.ctl(files.certify())?;
+    Ok(())
+}

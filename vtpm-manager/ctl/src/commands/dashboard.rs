@@ -102,7 +102,7 @@ struct TokenFile(PathBuf);
 impl TokenFile {
     fn write(path: &Path, token: &Token) -> Result<Self, CtlError> {
         let line = zeroize::Zeroizing::new(format!("{}\n", token.expose()));
-        files::replace_for_owner(path, line.as_bytes())?;
+        files::write_for_owner(path, line.as_bytes())?;
         Ok(Self(path.to_owned()))
     }
 }

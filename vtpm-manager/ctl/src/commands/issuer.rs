@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use cert_chain::TpmName;
-use cert_chain::enrolment::{Answer, Message, MessageError, device};
+use cert_chain::enrolment::{Answer, Certificate, Message, MessageError, device};
 use cert_chain::operator::PolicyKeyPublic;
 
 use super::{revocation, tenants};
 use crate::arguments::{IssuerCommand, OperatorKeyCommand};
 use crate::error::CtlError;
-use crate::files::{MessageFile, not_needed, read, read_message, write};
+use crate::files::{Destination, not_needed, read, read_message, write};
 use crate::issuer::IssuerFolder;
 use crate::output::{Output, Table};
 
@@ -109,18 +109,20 @@ pub(crate) fn run(command: &IssuerCommand, output: &Output) -> Result<(), CtlErr
             directory,
             answer,
             out,
-        } => match (read_either(answer)?, MessageFile::prepare(out)?) {
-            (Either::Host(answer), file) => {
+        } => match read_either(answer)? {
+            Either::Host(answer) => {
+                let place = Destination::for_message::<Certificate>(out)?;
                 let certificate = IssuerFolder::open(directory)?.certify(&answer)?;
-                file.write(out, &certificate)?;
+                place.write(certificate.to_json().as_bytes())?;
                 let made = serde_json::json!({ "host": certificate.host, "certificate": out });
                 output.result(&made, || {
                     format!("certified {}: {}", certificate.host, out.display())
                 })?;
             }
-            (Either::Device(answer), file) => {
+            Either::Device(answer) => {
+                let place = Destination::for_message::<device::Certificate>(out)?;
                 let certificate = IssuerFolder::open(directory)?.certify_device(&answer)?;
-                file.write(out, &certificate)?;
+                place.write(certificate.to_json().as_bytes())?;
                 let made = serde_json::json!({ "device": certificate.device, "certificate": out });
                 output.result(&made, || {
                     format!("certified {}: {}", certificate.device, out.display())

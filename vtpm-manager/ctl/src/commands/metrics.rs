@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: &MetricsArguments, client: &Client) -> Result<ExitC
         Timestamp::now().seconds(),
     );
     match &arguments.out {
-        Some(path) => files::replace(path, text.0.as_bytes())?,
+        Some(path) => files::write(path, text.0.as_bytes())?,
         None => print(&text.0).map_err(CtlError::Output)?,
     }
     Ok(match said {

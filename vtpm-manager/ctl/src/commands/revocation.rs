@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::arguments::{CrlArguments, RevokeArguments, WhoseArguments};
 use crate::error::CtlError;
-use crate::files::{not_needed, read, replace};
+use crate::files::{not_needed, read, write};
 use crate::issuer::{CertificateRecord, IssuerError, IssuerFolder, Whose};
 use crate::output::{Output, Table};
 
@@ -104,7 +104,7 @@ pub(crate) fn list(directory: &Path, output: &Output) -> Result<(), CtlError> {
 
 fn make_list(issuer: &IssuerFolder, lifetime: Duration, file: &Path) -> Result<MadeList, CtlError> {
     let list = issuer.make_crl(lifetime)?;
-    replace(file, list.to_pem().as_bytes())?;
+    write(file, list.to_pem().as_bytes())?;
     Ok(MadeList {
         crl: file.to_owned(),
         number: list.number().to_string(),

@@ -8,7 +8,7 @@ use cert_chain::profile::tenant_uri;
 use super::revocation::{Revocation, table};
 use crate::arguments::{AddArguments, RevokeTenantArguments, TenantCommand};
 use crate::error::CtlError;
-use crate::files::{make, not_needed, read, write};
+use crate::files::{Destination, Kind, make, not_needed, read};
 use crate::issuer::{IssuerError, IssuerFolder, Whose};
 use crate::output::Output;
 
@@ -32,7 +32,13 @@ pub(crate) fn run(command: &TenantCommand, output: &Output) -> Result<(), CtlErr
 }
 
 fn add(arguments: &AddArguments, output: &Output) -> Result<(), CtlError> {
+    if arguments.key.new_key.as_ref() == Some(&arguments.out) {
+        return Err(CtlError::Argument(
+            "--new-key and --out name one file: the key and its certificate need two".to_owned(),
+        ));
+    }
     let issuer = IssuerFolder::open(&arguments.directory)?;
+    let place = Destination::open(&arguments.out, Kind::pem("CERTIFICATE"))?;
     let key = match (&arguments.key.csr, &arguments.key.new_key) {
         (Some(csr), _) => {
             TenantKey::of_request(&read(csr)?).map_err(|error| not_needed(csr, error.into()))?
@@ -50,7 +56,7 @@ fn add(arguments: &AddArguments, output: &Output) -> Result<(), CtlError> {
     };
     let lifetime = DAY.saturating_mul(arguments.days.into());
     let certificate = issuer.certify_tenant(&arguments.tenant, key, lifetime)?;
-    write(&arguments.out, certificate.as_bytes())?;
+    place.write(certificate.as_bytes())?;
     let made = serde_json::json!({
         "tenant": arguments.tenant,
         "certificate": arguments.out,
