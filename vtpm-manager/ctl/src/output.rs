@@ -1,6 +1,6 @@
 //! Results for people or for programs; progress for people.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use printable::Printable;
 use printable::{printable_json, printable_lines};
@@ -45,6 +45,15 @@ impl Output {
                 .map_err(|error| CtlError::Output(error.into()))?,
         };
         print(&format!("{}\n", text.trim_end())).map_err(CtlError::Output)
+    }
+
+    /// Writes a text that another program reads, as it is; a terminal alone gets it as people read it.
+    pub(crate) fn document(&self, value: &impl Serialize, text: &str) -> Result<(), CtlError> {
+        if self.is_json() || io::stdout().is_terminal() {
+            return self.result(value, || text.to_owned());
+        }
+        let end = if text.ends_with('\n') { "" } else { "\n" };
+        print(&format!("{text}{end}")).map_err(CtlError::Output)
     }
 
     /// Says what is being done, where that takes time.

@@ -16,6 +16,7 @@ mod busy_guests;
 mod clock;
 mod cloud_hypervisor;
 mod doctor;
+mod domains;
 mod enrolment;
 mod events;
 mod foreign_descriptors;

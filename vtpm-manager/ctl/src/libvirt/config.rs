@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use attestation::TomlError;
 use bounded_file::read_bounded_text;
 use cert_chain::Tenant;
 use serde::Deserialize;
@@ -55,7 +56,7 @@ impl Config {
         };
         let config: Self = toml::from_str(&text).map_err(|source| LibvirtError::Config {
             path: path.to_owned(),
-            source,
+            source: TomlError::of(&source, &text),
         })?;
         for (entry, folder) in [("links", &config.links), ("notes", &config.notes)] {
             if !folder.is_absolute() {

@@ -12,6 +12,7 @@ use roxmltree::{Document, Node};
 
 use crate::arguments::XmlArguments;
 use crate::error::CtlError;
+use crate::files::not_needed;
 use crate::output::Output;
 use api_types::wire::TpmDeviceModel;
 
@@ -32,13 +33,21 @@ pub(super) fn run(arguments: &XmlArguments, output: &Output) -> Result<(), CtlEr
                 tenant: arguments.tenant.as_ref(),
                 replace: arguments.replace,
             };
-            edit.apply(&text)?
+            edit.apply(&text).map_err(|error| of_file(file, error))?
         }
         (None, Some(vm)) => element(&config.links, vm, model),
         (None, None) => return Err(LibvirtError::NoUuid.into()),
     };
-    let value = serde_json::json!({ "xml": xml });
-    output.result(&value, || xml)
+    let value = serde_json::json!({ "xml": &xml });
+    output.document(&value, &xml)
+}
+
+/// A file that holds no domain is named.
+fn of_file(file: &Path, error: LibvirtError) -> CtlError {
+    match error {
+        LibvirtError::Xml(_) | LibvirtError::NoDomain(_) => not_needed(file, error.into()),
+        other => other.into(),
+    }
 }
 
 fn read_domain(file: &Path) -> Result<String, LibvirtError> {

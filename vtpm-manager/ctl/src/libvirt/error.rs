@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use api_types::wire::TpmTransport;
+use attestation::TomlError;
 use cert_chain::identifiers::IdentifierError;
 use cert_chain::{Tenant, VmId};
 
@@ -16,7 +17,7 @@ pub(crate) enum LibvirtError {
         path: PathBuf,
         /// Where and why.
         #[source]
-        source: toml::de::Error,
+        source: TomlError,
     },
     /// A folder is not said in full.
     #[error("`{}`: `{entry}` is `{}`: give the whole path, from `/` on", path.display(), folder.display())]
