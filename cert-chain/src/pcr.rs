@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::digest::Digest32;
 use crate::hash::{HashAlgorithm, HashValue};
-use crate::hash_text::{HashTextError, from_hex};
+use crate::hash_text::{HashTextError, NamedHash, from_hex};
 
 /// A set of PCRs. The bank is named where the set is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -142,15 +142,19 @@ impl PcrValues {
         }
     }
 
-    /// Values as they stand in a file: hexadecimal digits, the bank named beside them.
+    /// Values as they stand in a file: hexadecimal digits, the bank named beside them, and perhaps before
+    /// each value as well, as policies have it.
     pub fn from_hex<'a>(
         bank: HashAlgorithm,
         values: impl IntoIterator<Item = (u8, &'a str)>,
     ) -> Result<Self, PcrValuesError> {
         let mut all = Self::new(bank);
         for (pcr, digits) in values {
-            let value =
-                from_hex(bank, digits).map_err(|source| PcrValuesError::Value { pcr, source })?;
+            let value = match digits.contains(':') {
+                true => digits.parse().map(|NamedHash(value)| value),
+                false => from_hex(bank, digits),
+            };
+            let value = value.map_err(|source| PcrValuesError::Value { pcr, source })?;
             all.insert(pcr, value)?;
         }
         Ok(all)

@@ -10,7 +10,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use crate::credential::CredentialBlob;
 use crate::hexadecimal;
 use crate::identifiers::{HostName, string_serde};
-use crate::json_texts::unprintable_field;
+use crate::json_texts::{read_strictly, unprintable_field};
 
 /// Host to issuer: "certify this key, which lives beside that endorsement key".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,7 +118,7 @@ pub trait Message: Serialize + DeserializeOwned {
         if json.len() > MAX_MESSAGE {
             return Err(MessageError::TooLong { length: json.len() });
         }
-        let json: serde_json::Value = serde_json::from_slice(json).map_err(MessageError::Json)?;
+        let json = read_strictly(json).map_err(MessageError::Json)?;
         if let Some(field) = unprintable_field(&json) {
             return Err(MessageError::Unprintable { field });
         }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{ApprovalError, MAX_LABEL, VERSION};
 use super::key::{PolicyKey, PolicyKeyPublic};
-use crate::json_texts::unprintable_field;
+use crate::json_texts::{read_strictly, unprintable_field};
 use crate::pcr::BANKS;
 use crate::policy::{DATA_POLICY_REF, HOST_POLICY_REF, approval_digest, pcr_policy_digest};
 use crate::{Digest32, HashAlgorithm, PcrValues, TpmName, hexadecimal};
@@ -143,11 +143,11 @@ impl<P: Purpose> Approval<P> {
     /// Reads an approval as it was written by [`Approval::to_json`]. Its signature is not
     /// checked here: [`Approval::is_signed_by`].
     pub fn from_json(json: &[u8]) -> Result<Self, ApprovalError> {
-        let texts = serde_json::from_slice(json).map_err(ApprovalError::Malformed)?;
-        if let Some(field) = unprintable_field(&texts) {
+        let json = read_strictly(json).map_err(ApprovalError::Malformed)?;
+        if let Some(field) = unprintable_field(&json) {
             return Err(ApprovalError::Unprintable { field });
         }
-        let file: ApprovalFile = serde_json::from_slice(json).map_err(ApprovalError::Malformed)?;
+        let file: ApprovalFile = serde_json::from_value(json).map_err(ApprovalError::Malformed)?;
         check_label(&file.label)?;
         file.try_into()
     }

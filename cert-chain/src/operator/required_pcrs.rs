@@ -123,7 +123,13 @@ impl FromStr for RequiredPcrs {
         let mut pcrs = Vec::new();
         for part in text.split(',') {
             match part.split_once('-') {
-                Some((first, last)) => pcrs.extend(number(first)?..=number(last)?),
+                Some((first, last)) => {
+                    let range = number(first)?..=number(last)?;
+                    if range.is_empty() {
+                        return Err(refused());
+                    }
+                    pcrs.extend(range);
+                }
                 None => pcrs.push(number(part)?),
             }
         }

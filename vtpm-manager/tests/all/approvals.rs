@@ -75,3 +75,72 @@ fn the_note_in_an_approval_is_not_shown_as_signed() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn values_by_hand_are_read_as_policies_write_them_and_none_of_them_twice() -> Result<()> {
+    let host = Host::start()?;
+    host.make_operator_key()?;
+    let [key, pcrs, out] = ["operator.pem", "pcrs.json", "approval.json"].map(|f| host.path(f));
+    let sign = |values: &str, more: &[&str]| {
+        fs::write(&pcrs, values)?;
+        let mut command = vec![
+            "host", "policy", "sign", "--key", &key, "--pcrs", &pcrs, "--out", &out,
+        ];
+        command.extend(more);
+        said(&mut host.vtpmctl(command))
+    };
+    let plain = json!({ "pcrs": measured(0..8) }).to_string();
+    ensure!(sign(&plain, &[])?.status == 0);
+    let approved: Value = serde_json::from_slice(&fs::read(&out)?)?;
+    let named: Map<String, Value> = measured(0..8)
+        .into_iter()
+        .map(|(pcr, value)| {
+            (
+                pcr,
+                json!(format!("sha256:{}", value.as_str().unwrap_or_default())),
+            )
+        })
+        .collect();
+    for same in [
+        json!(named).to_string(),
+        format!("\u{feff}{plain}"),
+        plain.replace(',', ",\r\n"),
+    ] {
+        let signed = sign(&same, &[])?;
+        ensure!(signed.status == 0, "{same}: {}", signed.err);
+        let again: Value = serde_json::from_slice(&fs::read(&out)?)?;
+        ensure!(again["pcrs"] == approved["pcrs"], "{same}");
+    }
+    let twice = plain.replacen("\"0\":", "\"0\":\"00\",\"0\":", 1);
+    let other_bank = plain.replacen("\"0\":\"", "\"0\":\"sha384:", 1);
+    for (values, more, why) in [
+        (&twice, &[][..], "stands there twice"),
+        (&other_bank, &[], "no sha384 value"),
+        (
+            &plain,
+            &["--require-pcrs", "7-0"],
+            "`7-0` is no list of PCRs",
+        ),
+    ] {
+        let refused = sign(values, more)?;
+        ensure!(
+            refused.status == 2 && refused.err.contains(why),
+            "{why}: {}",
+            refused.err
+        );
+    }
+    let before = fs::read(&key)?;
+    fs::write(&pcrs, &plain)?;
+    for (lost, what) in [(&key, "PRIVATE KEY"), (&pcrs, "JSON without a type")] {
+        let refused = said(&mut host.vtpmctl([
+            "host", "policy", "sign", "--key", &key, "--pcrs", &pcrs, "--out", lost,
+        ]))?;
+        ensure!(
+            refused.status == 2 && refused.err.contains(what),
+            "{}",
+            refused.err
+        );
+    }
+    ensure!(fs::read(&key)? == before && fs::read_to_string(&pcrs)? == plain);
+    Ok(())
+}

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use bounded_file::{read_bounded, read_bounded_text};
+use cert_chain::json_texts::read_strictly;
 use cert_chain::operator::{Approval, InsufficientPcrs, PolicyKey, SealedData};
 use cert_chain::{HashAlgorithm, PcrSelection, PcrValues};
 use program_output::console::print;
@@ -66,7 +67,7 @@ pub fn approve(options: &ApproveOptions) -> Result<()> {
 }
 
 fn parse(json: &[u8]) -> Result<PcrValues> {
-    let values: BootValues = serde_json::from_slice(json)?;
+    let values: BootValues = serde_json::from_value(read_strictly(json)?)?;
     let pcrs = values
         .pcrs
         .iter()

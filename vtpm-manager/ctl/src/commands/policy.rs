@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use api_types::DEFAULT_SOCKET;
 use api_types::wire::{HostView, PolicyView};
+use cert_chain::json_texts::read_strictly;
 use cert_chain::operator::{Approval, InsufficientPcrs, PolicyKey, PolicyKeyPublic};
 use cert_chain::{HashAlgorithm, PcrValues};
 
@@ -180,7 +181,7 @@ pub(crate) fn make_key(path: &Path) -> Result<PolicyKey, CtlError> {
 /// them, with their bank.
 fn values_in(path: &Path) -> Result<PcrValues, CtlError> {
     let failed = |error: serde_json::Error| not_needed(path, error.into());
-    let mut json: serde_json::Value = serde_json::from_slice(&read(path)?).map_err(failed)?;
+    let mut json = read_strictly(&read(path)?).map_err(failed)?;
     let bank = match json.get_mut("bank") {
         Some(bank) => serde_json::from_value(bank.take()).map_err(failed)?,
         None => HashAlgorithm::Sha256,
