@@ -1,8 +1,10 @@
 //! The endorsement key certificate of a physical TPM, checked against its makers' roots.
 
+use std::iter;
+
 use rsa::RsaPublicKey;
 use rsa::pkcs1::DecodeRsaPublicKey;
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::der_parser::Oid;
@@ -11,10 +13,12 @@ use x509_parser::prelude::FromDer;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::ek_chain::EkChain;
+use crate::ek_issuer::{anchors_for, critical_extension, unusable_rsa_key};
 use crate::ek_template::EkTemplate;
 use crate::endorsement_key::EndorsementKey;
 use crate::public_area::KeyParameters;
 use crate::signature_algorithms;
+use crate::times::rfc3339;
 use crate::trust_anchors::{TrustAnchorError, TrustAnchors};
 
 /// Roots and intermediates of the TPM makers that an issuer accepts.
@@ -58,11 +62,29 @@ pub enum EkCertificateError {
     /// The certificate is a CA certificate.
     #[error("the EK certificate is a CA certificate")]
     IsCa,
+    /// A critical extension that is not understood.
+    #[error(
+        "the EK certificate, or one above it, has the critical extension {identifier}, which is not \
+         understood here and may forbid what it is used for"
+    )]
+    CriticalExtension {
+        /// Its object identifier.
+        identifier: String,
+    },
     /// The certificate's validity is over.
-    #[error("the EK certificate, or one above it, expired at {not_after} (Unix time)")]
+    #[error("the EK certificate, or one above it, expired at {}", rfc3339(*not_after))]
     Expired {
         /// Last second of its validity.
         not_after: u64,
+    },
+    /// The RSA key of an issuer has an unusual length.
+    #[error(
+        "the EK certificate, or one above it, is signed with an RSA key of {bits} bits: 2048 to 8192 are \
+         supported"
+    )]
+    IssuerKey {
+        /// Its length.
+        bits: usize,
     },
     /// The certificate is for another key.
     #[error("the EK certificate is for another key than the endorsement key given")]
@@ -73,8 +95,11 @@ pub enum EkCertificateError {
     /// Not a certificate.
     #[error("the EK certificate is malformed")]
     Malformed,
+    /// No certificate at all.
+    #[error("there is no EK certificate: the TPM has none, or it was left out")]
+    Missing,
     /// The certificate's validity has not begun.
-    #[error("the EK certificate, or one above it, is not valid before {not_before} (Unix time)")]
+    #[error("the EK certificate, or one above it, is not valid before {}", rfc3339(*not_before))]
     NotYetValid {
         /// First second of its validity.
         not_before: u64,
@@ -139,6 +164,9 @@ impl<'a> EkCertificate<'a> {
     /// Reads a certificate, which may be followed by the padding that some TPMs leave in NV
     /// memory.
     pub fn read(certificate: &'a [u8]) -> Result<Self, EkCertificateError> {
+        if certificate.is_empty() {
+            return Err(EkCertificateError::Missing);
+        }
         if certificate.len() > MAX_EK_CERTIFICATE {
             return Err(EkCertificateError::TooLong {
                 length: certificate.len(),
@@ -191,10 +219,18 @@ impl CertifiedEndorsementKey {
         let der = CertificateDer::from(parsed.as_raw());
         let issuer = parsed.issuer().to_string();
 
-        let leaf = EndEntityCert::try_from(&der).map_err(EkCertificateError::Validation)?;
+        let path = chain.certificates().iter();
+        let above = path.filter_map(|der| X509Certificate::from_der(der).ok());
+        let path: Vec<_> = iter::once(parsed.clone())
+            .chain(above.map(|(_, certificate)| certificate))
+            .collect();
+        let anchors = anchors_for(roots.0.as_slice(), &path);
+
+        let refused = |error| EkCertificateError::from_validation(error, &issuer, &anchors, &path);
+        let leaf = EndEntityCert::try_from(&der).map_err(refused)?;
         leaf.verify_for_usage(
             signature_algorithms::ALL,
-            roots.0.as_slice(),
+            &anchors,
             chain.certificates(),
             at,
             // "If present", because it is asked of those above as well, which have none.
@@ -202,7 +238,7 @@ impl CertifiedEndorsementKey {
             None,
             None,
         )
-        .map_err(|error| EkCertificateError::from_validation(error, &issuer))?;
+        .map_err(refused)?;
         check_purpose(parsed)?;
 
         read.is_for(key)?;
@@ -231,7 +267,12 @@ impl CertifiedEndorsementKey {
 }
 
 impl EkCertificateError {
-    fn from_validation(error: webpki::Error, issuer: &str) -> Self {
+    fn from_validation(
+        error: webpki::Error,
+        issuer: &str,
+        anchors: &[TrustAnchor<'static>],
+        path: &[X509Certificate<'_>],
+    ) -> Self {
         use webpki::Error as E;
         match error {
             E::CertExpired { not_after, .. } => Self::Expired {
@@ -245,7 +286,15 @@ impl EkCertificateError {
             E::UnknownIssuer => Self::UnknownMaker {
                 issuer: issuer.to_owned(),
             },
-            E::InvalidSignatureForPublicKey => Self::Signature,
+            // The library says so of keys that it does not use, too.
+            E::InvalidSignatureForPublicKey => match unusable_rsa_key(anchors, path) {
+                Some(bits) => Self::IssuerKey { bits },
+                None => Self::Signature,
+            },
+            E::UnsupportedCriticalExtension => match critical_extension(path) {
+                Some(identifier) => Self::CriticalExtension { identifier },
+                None => Self::Validation(error),
+            },
             E::UnsupportedSignatureAlgorithmContext(context) => {
                 Self::of_algorithm(&context.signature_algorithm_id)
             }

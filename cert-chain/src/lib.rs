@@ -19,6 +19,7 @@ pub mod device_name;
 mod digest;
 pub mod ek_certificate;
 pub mod ek_chain;
+mod ek_issuer;
 pub mod ek_template;
 pub mod endorsement_key;
 pub mod enrolment;
@@ -43,6 +44,7 @@ pub mod serial;
 pub mod template;
 pub mod tenant_certificate;
 pub mod time_stamp_authority;
+mod times;
 pub mod tls_key;
 pub mod trust_anchors;
 

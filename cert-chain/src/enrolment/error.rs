@@ -12,6 +12,7 @@ use crate::identifiers::IdentifierError;
 use crate::policy::HOST_POLICY_REF;
 use crate::profile::IssueError;
 use crate::public_area::PublicAreaError;
+use crate::times::rfc3339;
 
 /// Why a host or device is not enrolled.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +48,7 @@ pub enum EnrolmentError {
     #[error("the EK certificate is refused")]
     EkCertificate(#[source] EkCertificateError),
     /// The answer came too late.
-    #[error("the enrolment expired at {expired_at} (Unix time): start again with a new request")]
+    #[error("the enrolment expired at {}: start again with a new request", rfc3339(*expired_at))]
     Expired {
         /// When it expired.
         expired_at: u64,

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use cert_chain::ek_certificate::EkCertificateError;
 use cert_chain::ek_chain::EkChain;
 use cert_chain::{CertifiedEndorsementKey, EndorsementKey, TpmMakerRoots};
@@ -74,10 +75,18 @@ impl Maker {
     }
 
     fn verify(&self, chain: &EkChain, roots: &str) -> Result<CertifiedEndorsementKey> {
+        self.verify_at(chain, roots, UnixTime::now())
+    }
+
+    fn verify_at(
+        &self,
+        chain: &EkChain,
+        roots: &str,
+        at: UnixTime,
+    ) -> Result<CertifiedEndorsementKey> {
         let roots = TpmMakerRoots::from_pem(&fs::read(self.path(roots))?)?;
         let certificate = fs::read(self.path("ek.crt"))?;
-        let certified =
-            CertifiedEndorsementKey::verify(&certificate, chain, &self.ek, &roots, UnixTime::now());
+        let certified = CertifiedEndorsementKey::verify(&certificate, chain, &self.ek, &roots, at);
         Ok(certified?)
     }
 
@@ -165,5 +174,81 @@ fn an_algorithm_that_is_not_supported_is_named() -> Result<()> {
     let error = maker.verify(&maker.chain()?, "root.crt").err();
     let text = error.map(|error| error.to_string()).unwrap_or_default();
     ensure!(text.contains("ecdsa-with-SHA1"), "{text}");
+    Ok(())
+}
+
+/// Why a certificate is refused with these roots, and nothing in the TPM beside it.
+fn refusal(maker: &Maker, roots: &str) -> Result<String> {
+    let refused = maker.verify(&EkChain::default(), roots).err();
+    Ok(refused.context("it was accepted")?.to_string())
+}
+
+#[test]
+fn a_refused_certificate_is_refused_for_its_true_reason() -> Result<()> {
+    let short = Maker::new("-algorithm RSA -pkeyopt rsa_keygen_bits:1024", "-sha256")?;
+    for roots in ["root.crt", "intermediate.crt"] {
+        let chain = short.chain()?;
+        let refused = short
+            .verify(&chain, roots)
+            .err()
+            .context("it was accepted")?;
+        let text = refused.to_string();
+        ensure!(text.contains("RSA key of 1024 bits"), "{roots}: {text}");
+    }
+
+    let maker = Maker::new(&curve("P-384"), "-sha384")?;
+    let issue = "x509 -req -in intermediate.csr -force_pubkey ek.pem -CA intermediate.crt \
+                 -CAkey intermediate.key -set_serial 3 -extfile extensions -extensions ek -outform DER -out ek.crt";
+    for (days, told) in [(11 * 365, "expired at 20"), (-1, "is not valid before 20")] {
+        let now = UnixTime::now().as_secs().cast_signed();
+        let at = u64::try_from(now + days * 24 * 60 * 60)?;
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(at));
+        let text = maker
+            .verify_at(&EkChain::default(), "intermediate.crt", at)
+            .err()
+            .context("it was accepted")?
+            .to_string();
+        ensure!(text.contains(told) && text.ends_with('Z'), "{text}");
+    }
+
+    fs::write(
+        maker.path("extensions"),
+        format!("{EXTENSIONS}1.2.3.4=critical,ASN1:NULL\n"),
+    )?;
+    maker.openssl(&format!("{issue} -days 9"))?;
+    let text = refusal(&maker, "intermediate.crt")?;
+    ensure!(text.contains("critical extension 1.2.3.4"), "{text}");
+
+    fs::write(maker.path("ek.crt"), "")?;
+    let text = refusal(&maker, "intermediate.crt")?;
+    ensure!(text.contains("there is no EK certificate"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn a_maker_is_known_by_its_name_however_that_is_encoded() -> Result<()> {
+    let maker = Maker::new(&curve("P-256"), "-sha256")?;
+    let again = |name: &str, kind: &str| {
+        maker.openssl(&format!(
+            "req -new -x509 -key intermediate.key -sha256 -{kind} -days 9 -subj {name} -out other.crt"
+        ))
+    };
+    fs::write(
+        maker.path("strings"),
+        "[req]\nstring_mask=nombstr\ndistinguished_name=d\n[d]\n",
+    )?;
+    // OpenSSL writes UTF8String by default, and PrintableString with this mask.
+    maker.openssl(
+        "req -new -x509 -key intermediate.key -sha256 -config strings -days 9 \
+         -subj /O=Maker/CN=intermediate -out other.crt",
+    )?;
+    maker.verify(&EkChain::default(), "other.crt")?;
+    again("/O=MAKER/CN=Intermediate", "utf8")?;
+    maker.verify(&EkChain::default(), "other.crt")?;
+    // The key decides, and another name is another maker.
+    again("/O=Maker/CN=intermediates", "utf8")?;
+    ensure!(refusal(&maker, "other.crt")?.contains("no configured TPM maker"));
+    maker.openssl("req -new -x509 -key root.key -sha256 -days 9 -subj /O=MAKER/CN=Intermediate -out other.crt")?;
+    ensure!(refusal(&maker, "other.crt")?.contains("was not signed by the key"));
     Ok(())
 }

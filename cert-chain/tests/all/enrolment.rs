@@ -198,7 +198,7 @@ fn an_endorsement_key_that_no_accepted_maker_certified_is_refused() {
     ));
     assert!(matches!(
         refusal(&|r| r.ek_certificate.clear()),
-        EkCertificateError::Malformed
+        EkCertificateError::Missing
     ));
     assert!(matches!(
         refusal(&|r| r.ek_certificate.push(1)),
