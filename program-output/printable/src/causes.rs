@@ -15,7 +15,7 @@ impl fmt::Display for WithCauses<'_> {
         while let Some(error) = cause {
             let text = error.to_string();
             // Some libraries repeat their cause in their own text.
-            if !shown.ends_with(&text) {
+            if !shown.contains(&text) {
                 write!(f, ": {text}")?;
             }
             shown = text;
@@ -35,12 +35,12 @@ mod tests {
         #[error("outer")]
         struct Outer(#[source] Inner);
         #[derive(Debug, thiserror::Error)]
-        #[error("inner: {0}")]
+        #[error("inner: {0}; what to do")]
         struct Inner(#[source] std::fmt::Error);
         let error = Outer(Inner(std::fmt::Error));
         assert_eq!(
             WithCauses(&error).to_string(),
-            format!("outer: inner: {}", std::fmt::Error)
+            format!("outer: inner: {}; what to do", std::fmt::Error)
         );
     }
 }

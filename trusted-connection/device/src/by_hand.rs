@@ -85,7 +85,7 @@ impl Connect {
                 passed = pass(stream) => match passed {
                     Ok(()) => {}
                     Err(error) if is_about_trust(&error) => {
-                        complain(format_args!("vrot-device: {error:#}"));
+                        complain(format_args!("vrot-device: {}", WithCauses(error.as_ref())));
                         return Ok(Outcome::NotAffirming);
                     }
                     Err(error) => return Err(error),

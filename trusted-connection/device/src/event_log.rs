@@ -77,7 +77,14 @@ pub fn to_text(log: &EventLog, userspace: Option<&UserspaceLog>) -> String {
             let _ = writeln!(text, "          {} {digest}", digest.algorithm());
         }
     }
-    for bank in replay(log, userspace).banks() {
+    let replay = replay(log, userspace);
+    if replay.banks().next().is_none() {
+        text.push_str(
+            "\nno PCR value is known: the log tells of no measurement, or has digests of no algorithm that is \
+             computed here (sha1, sha256, sha384, sha512)\n",
+        );
+    }
+    for bank in replay.banks() {
         let _ = writeln!(text, "\n{} after these events:", bank.bank());
         for (pcr, value) in bank.extended() {
             let _ = match value {

@@ -13,7 +13,7 @@ use bounded_file::read_bounded;
 use cert_chain::VikChain;
 use cert_chain::pem::certificates;
 use clap::{Args, Subcommand};
-use printable::printable_json;
+use printable::{WithCauses, printable_json};
 use program_output::console::{complain, print};
 use rustls_pki_types::UnixTime;
 use serde_json::json;
@@ -99,8 +99,8 @@ fn challenge(payload: &Path, trust: &Trust, settings: &Settings) -> Result<Outco
     let chain =
         VikChain::from_der_list(&chain).with_context(|| format!("{shown} cannot be used"))?;
     if let Err(error) = chain.verify(&anchors, UnixTime::now()) {
-        let error = anyhow::Error::from(error);
-        complain(format_args!("vrot-device: {shown} is refused: {error:#}"));
+        let error = WithCauses(&error);
+        complain(format_args!("vrot-device: {shown} is refused: {error}"));
         return Ok(Outcome::NotAffirming);
     }
     say(&format!("{}\n", fresh_nonce()?))?;

@@ -342,6 +342,20 @@ mod tests {
     }
 
     #[test]
+    fn a_mistake_in_the_settings_is_told_on_one_short_line() {
+        for text in [
+            "x = ".to_owned() + &"[".repeat(100_000),
+            "hello\n".to_owned(),
+        ] {
+            let told = Settings::parse(&text, Path::new(""))
+                .err()
+                .unwrap_or_default();
+            assert!(told.starts_with("line 1, column "), "{told}");
+            assert!(!told.contains('\n') && told.len() < 200, "{told}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_with_settings_is_told() {
         let host = "[[host]]\nname = \"a.x.example\"\n";
         for (more, told) in [

@@ -65,6 +65,10 @@ pub(crate) struct VerifyData {
 }
 
 impl VerifyData {
+    fn unusable(&self) -> String {
+        format!("{} cannot be used", self.signed.display())
+    }
+
     pub(crate) fn run(&self, settings: &Settings) -> Result<Outcome> {
         let policy = settings.policy(self.policy.as_deref())?;
         let policy = policy_files::load_about_either(policy)
@@ -81,7 +85,7 @@ impl VerifyData {
             true => self.judge_reading(&bytes, &policy, &anchors),
             false => self.judge_data(&bytes, &policy, &anchors),
         };
-        let judged = judged.with_context(|| format!("{file} cannot be used"))?;
+        let judged = judged.with_context(|| self.unusable())?;
         if self.json {
             say_json(&to_json(&judged))?;
         } else {

@@ -131,7 +131,7 @@ impl Run<'_> {
     /// Batch by batch, until one is less than affirming.
     fn all(&mut self, input: &mut BatchInput<impl Read>) -> Result<Verdict> {
         while let Some(batch) = input.next() {
-            match self.judge(batch?) {
+            match self.judge(batch.with_context(|| self.command.unusable())?) {
                 Ok(result) => {
                     let verdict = result.verdict();
                     self.tell(&result)?;
