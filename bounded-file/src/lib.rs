@@ -28,6 +28,9 @@ pub fn read_open_bounded(file: &File, limit: usize) -> io::Result<Vec<u8>> {
 
 /// The same for text.
 pub fn read_bounded_text(path: &Path, limit: usize) -> io::Result<String> {
-    String::from_utf8(read_bounded(path, limit)?)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    String::from_utf8(read_bounded(path, limit)?).map_err(|error| {
+        let offset = error.utf8_error().valid_up_to();
+        let problem = format!("it is no text in UTF-8 (see byte {offset}): save it as such");
+        io::Error::new(io::ErrorKind::InvalidData, problem)
+    })
 }

@@ -94,6 +94,12 @@ pub enum EventLogError {
         /// Where it starts.
         offset: usize,
     },
+    /// What a tool made of a log.
+    #[error(
+        "it is a text: give the log as firmware wrote it, which Linux has in \
+         /sys/kernel/security/tpm0/binary_bios_measurements"
+    )]
+    Text,
     /// Longer than any log.
     #[error("{length} bytes are more than an event log can have ({MAX_LOG})")]
     TooLong {

@@ -13,6 +13,9 @@ const STARTUP_LOCALITY: &[u8] = b"StartupLocality\0";
 /// Localities 0 to 4 (TCG PC Client Platform TPM Profile §3.2).
 const MAX_LOCALITY: u8 = 4;
 
+/// The number of a PCR and a type, with which a log begins, are no text of this length.
+const TEXT: usize = 8;
+
 /// A bank as the header announces it; one that cannot be replayed is skipped over.
 struct Bank {
     identifier: u16,
@@ -31,6 +34,13 @@ pub(super) fn parse(bytes: &[u8]) -> Result<EventLog, EventLogError> {
     let mut reader = Reader::new(bytes);
     if let Some(byte) = reader.filler() {
         return Err(EventLogError::Filler { byte });
+    }
+    if bytes
+        .iter()
+        .take(TEXT)
+        .all(|byte| matches!(byte, b' '..=b'~' | b'\n' | b'\r' | b'\t'))
+    {
+        return Err(EventLogError::Text);
     }
     let first = read_sha1_event(&mut reader)?;
     let banks = if first.is_measured() {

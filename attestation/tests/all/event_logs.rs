@@ -505,3 +505,18 @@ fn a_running_systems_log_that_is_none_is_refused_with_its_record() {
     let firmware = booted(LogWriter::crypto_agile(&[Sha256]));
     assert!(UserspaceLog::parse(firmware.bytes()).is_err());
 }
+
+#[test]
+fn what_a_tool_made_of_a_log_is_told_apart_from_a_log() {
+    for text in [
+        "---\nversion: 1\nevents:\n- EventNum: 0\n",
+        "0000000003000000",
+        "[{\"pcr\":0}]",
+    ] {
+        assert_eq!(
+            EventLog::parse(text.as_bytes()),
+            Err(EventLogError::Text),
+            "{text}"
+        );
+    }
+}

@@ -81,6 +81,16 @@ fn check_files(path: &Path, known: Known) -> Result<AuditView, CtlError> {
             problem: WithCauses(&altered).to_string(),
         },
     })?;
+    // A manager writes a line when it starts, so that only what goes on from taken parts can have none.
+    if end.entries == 0 && known.from.is_none() {
+        return Err(CtlError::LogAltered {
+            problem: format!(
+                "`{}` has no line, and a manager's log has one from its first start on: it was emptied, or \
+                 is no such log",
+                path.display()
+            ),
+        });
+    }
     Ok(AuditView {
         log: path.to_owned(),
         begins_after: known.from,
