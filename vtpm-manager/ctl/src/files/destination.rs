@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use bounded_file::read_bounded;
 use cert_chain::enrolment::{MAX_MESSAGE, Message};
 use cert_chain::pem;
-use durable_file::{Existing, OutputFile};
+use durable_file::{Existing, OutputError, OutputFile};
 
 use crate::error::CtlError;
 
@@ -73,9 +73,11 @@ impl Destination {
     /// The same for a message that is made once and not again: the disk keeps room for it.
     pub(crate) fn for_message<M: Message>(path: &Path) -> Result<Self, CtlError> {
         let place = Self::open(path, Kind::json(M::TYPE))?;
-        if let To::File { file, .. } = &place.to {
-            file.reserve(u64::try_from(MAX_MESSAGE).unwrap_or(u64::MAX))?;
-        }
+        let To::File { file, .. } = &place.to else {
+            // Nobody knows whether it will take the message.
+            return Err(OutputError::NoFile(path.to_owned()).into());
+        };
+        file.reserve(u64::try_from(MAX_MESSAGE).unwrap_or(u64::MAX))?;
         Ok(place)
     }
 
