@@ -199,7 +199,8 @@ after_the_reboot() {
     # What an administrator wrote is theirs to take away.
     rm -r /etc/systemd/system/vrot-device-proxy@.service.d /etc/default/vrot-device-proxy-own /etc/vtpm-manager/root.pem \
         /etc/vrot
-    DEBIAN_FRONTEND=noninteractive apt-get purge -q -y $packages > /dev/null 2>&1
+    # The others have neither configuration nor scripts for it: they were purged by their removal.
+    DEBIAN_FRONTEND=noninteractive apt-get purge -q -y vrot-host vrot-device vrot-confirm > /dev/null 2>&1
     gone
     getent passwd vtpm-manager > /dev/null || fail "the manager's user is gone"
 }
