@@ -13,7 +13,6 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use backend_link::socket_file::make_room;
 use foreign_descriptors::{Foreign, SCM_MAX_FD};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::cmsg_space;
@@ -23,6 +22,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketType,
     recvmsg, send,
 };
+use socket_file::make_room;
 use zeroize::{Zeroize, Zeroizing};
 
 use locked_memory::append;

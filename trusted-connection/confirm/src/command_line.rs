@@ -16,6 +16,8 @@ use printable::Printable;
 use program_output::console::{complain, print};
 use rustls_pki_types::UnixTime;
 use serde_json::json;
+use socket_file::make_room;
+use tss_context::TpmAddress;
 
 use crate::device_certificate::DeviceCertificate;
 use crate::ending::end_well;
@@ -45,7 +47,7 @@ enum Command {
     Enrol {
         /// The device's TPM.
         #[arg(long, value_name = "DEVICE", default_value = "/dev/tpmrm0")]
-        tpm: String,
+        tpm: TpmAddress,
         /// Where the PIN is typed.
         #[arg(long, value_name = "TTY", default_value = "/dev/tty")]
         terminal: PathBuf,
@@ -60,7 +62,7 @@ enum Command {
     Serve {
         /// The device's TPM.
         #[arg(long, value_name = "DEVICE", default_value = "/dev/tpmrm0")]
-        tpm: String,
+        tpm: TpmAddress,
         /// The virtual terminal, which no other program uses: /dev/tty12, say.
         #[arg(long, value_name = "TTY")]
         terminal: PathBuf,
@@ -221,17 +223,32 @@ fn open(terminal: &Path) -> Result<Tty> {
 /// A socket for the group. What an earlier daemon left is replaced; one that answers is not.
 fn listen(socket: &Path) -> Result<UnixListener> {
     let at = socket.display();
-    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
-        bail!("{at}: another daemon listens there");
-    }
-    match fs::remove_file(socket) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("{at} cannot be replaced"));
-        }
-        _ => {}
-    }
+    make_room(socket).with_context(|| format!("{at} cannot be listened at"))?;
     let listener = UnixListener::bind(socket).with_context(|| format!("{at} cannot be made"))?;
     fs::set_permissions(socket, fs::Permissions::from_mode(0o660))
         .with_context(|| format!("{at} cannot be given to its group"))?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_in_the_place_of_the_socket_is_left_alone_and_the_socket_of_a_dead_daemon_is_not()
+    -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("socket");
+        fs::write(&path, "contents")?;
+        let refused = listen(&path).err().context("a file was replaced")?;
+        assert!(format!("{refused:#}").contains("no socket"), "{refused:#}");
+        assert_eq!(fs::read_to_string(&path)?, "contents");
+
+        fs::remove_file(&path)?;
+        let living = listen(&path)?;
+        assert!(listen(&path).is_err());
+        drop(living);
+        listen(&path)?;
+        Ok(())
+    }
 }

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use cert_chain::{AttestationKey, PublicArea, TpmName};
+use cert_chain::{AttestationKey, ConfirmationKey, PublicArea, TpmName};
+use tss_context::TpmAddress;
 
 use crate::key_file::KeyFile;
 use crate::pin::Pin;
@@ -14,7 +15,7 @@ use crate::tpm::ConfirmTpm;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Takes a PIN twice and makes the key; returns its name.
-pub(crate) fn enrol(terminal: &mut impl Terminal, tpm: &str, out: &Path) -> Result<TpmName> {
+pub(crate) fn enrol(terminal: &mut impl Terminal, tpm: &TpmAddress, out: &Path) -> Result<TpmName> {
     ensure!(
         !out.exists(),
         "{} is there already: its key is not replaced. Remove it if nobody needs it any more",
@@ -39,10 +40,8 @@ pub(crate) fn enrol(terminal: &mut impl Terminal, tpm: &str, out: &Path) -> Resu
 /// As a verifier will look at it.
 fn check(file: &KeyFile) -> Result<TpmName> {
     let identity = PublicArea::parse(&file.identity_key)?;
-    Ok(file
-        .statement
-        .verify(&AttestationKey::try_from(identity)?)?
-        .name())
+    let identity = AttestationKey::try_from(identity)?;
+    Ok((file.statement.verify::<ConfirmationKey>(&identity)?).name())
 }
 
 fn typed(terminal: &mut impl Terminal, prompt: &str) -> Result<Pin> {

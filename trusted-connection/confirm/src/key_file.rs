@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use attestation::ConfirmationKeyStatement;
+use attestation::KeyStatement;
 use bounded_file::read_bounded;
 use cert_chain::TpmName;
 use minicbor::bytes::ByteVec;
@@ -20,7 +20,7 @@ pub struct KeyFile {
     pub(crate) private: ByteVec,
     /// What the device's TPM says about the key.
     #[n(2)]
-    pub statement: ConfirmationKeyStatement,
+    pub statement: KeyStatement,
     /// Name of the storage key that it is under. One with another name is not trusted with the session's
     /// salt: whoever sits on the way to the TPM would know it.
     #[n(3)]
@@ -57,7 +57,7 @@ const MAX_KEY_FILE: usize = 16 * 1024;
 impl KeyFile {
     pub(crate) fn new(
         private: Vec<u8>,
-        statement: ConfirmationKeyStatement,
+        statement: KeyStatement,
         parent: TpmName,
         identity_key: Vec<u8>,
     ) -> Self {

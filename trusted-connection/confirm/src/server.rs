@@ -14,6 +14,7 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use printable::WithCauses;
 use program_output::console::complain;
 use rustls_pki_types::UnixTime;
+use tss_context::TpmAddress;
 
 use crate::device_certificate::DeviceCertificate;
 use crate::dialogue::{self, DialogueError, End};
@@ -30,7 +31,7 @@ pub(crate) struct Server {
     /// Whether a request is being shown.
     pub(crate) is_asking: AtomicBool,
     pub(crate) lock: SwitchLock,
-    pub(crate) tpm: String,
+    pub(crate) tpm: TpmAddress,
     pub(crate) key: KeyFile,
     pub(crate) certificate: DeviceCertificate,
 }

@@ -4,29 +4,23 @@
 //! parameter that they encrypt: it does not cross the way to the TPM in the clear, and what crosses cannot be
 //! used to guess it.
 
-use std::str::FromStr;
-use std::thread;
-use std::time::Duration;
-
-use attestation::quote::{QuoteError, canonical_signature};
-use attestation::{ConfirmationKeyStatement, confirmation_key_qualifying_data};
+use attestation::quote::{QuoteError, canonical_signature, fixed_signature};
+use attestation::{KeyStatement, confirmation_key_qualifying_data};
 use cert_chain::public_area::PublicAreaError;
 use cert_chain::{ConfirmationKey, Digest32, PublicArea, TpmName, template};
+use tss_context::{TpmAddress, create_primary, kind, public_of, retrying, unhashed};
 use tss_esapi::attributes::SessionAttributesBuilder;
 use tss_esapi::constants::response_code::Tss2ResponseCodeKind;
-use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_HASHCHECK};
 use tss_esapi::constants::{PropertyTag, SessionType};
 use tss_esapi::handles::{KeyHandle, SessionHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::{
-    Auth, Data, Digest, DigestList, HashcheckTicket, Private, Public, Signature, SignatureScheme,
+    Auth, Data, Digest, DigestList, Private, Public, Signature, SignatureScheme,
     SymmetricDefinition,
 };
-use tss_esapi::tcti_ldr::TctiNameConf;
 use tss_esapi::traits::{Marshall, UnMarshall};
-use tss_esapi::tss2_esys::TPMT_TK_HASHCHECK;
 use tss_esapi::{Context, Error};
 
 use crate::key_file::KeyFile;
@@ -46,7 +40,7 @@ pub enum KeyError {
     )]
     Open {
         /// Where it should be.
-        tpm: String,
+        tpm: TpmAddress,
         /// Why.
         #[source]
         source: Error,
@@ -119,23 +113,13 @@ const LEAST_INTERVAL_S: u32 = 600;
 /// `lockoutAuthSet` in `TPMA_PERMANENT` (TPM 2.0 Library, Part 2, §8.6).
 const LOCKOUT_AUTH_SET: u32 = 1 << 2;
 
-/// Waits in front of further tries while the TPM is busy, in milliseconds.
-const WAITS_MS: [u64; 5] = [1, 5, 20, 100, 300];
-
 impl ConfirmTpm {
     /// Opens a device such as `/dev/tpmrm0`, or a software TPM: `swtpm:host=HOST,port=PORT`.
-    pub fn open(tpm: &str) -> Result<Self, KeyError> {
-        let name = match tpm.starts_with("swtpm:") {
-            true => tpm.to_owned(),
-            false => format!("device:{tpm}"),
-        };
-        TctiNameConf::from_str(&name)
-            .and_then(Context::new)
-            .map(Self)
-            .map_err(|source| KeyError::Open {
-                tpm: tpm.to_owned(),
-                source,
-            })
+    pub fn open(tpm: &TpmAddress) -> Result<Self, KeyError> {
+        tpm.context().map(Self).map_err(|source| KeyError::Open {
+            tpm: tpm.clone(),
+            source,
+        })
     }
 
     /// Whether the TPM counts wrong PINs, and whoever has the machine cannot change that.
@@ -180,13 +164,13 @@ impl ConfirmTpm {
             })
         })
         .map_err(refused(CERTIFY))?;
-        let public = self.public_of(key)?;
+        let public = public_of(&mut self.0, key).map_err(refused("TPM2_ReadPublic"))?;
         for handle in [key, ik] {
             self.flush(handle)?;
         }
         self.end(session)?;
         let signature = signature.marshall().map_err(refused(CERTIFY))?;
-        let statement = ConfirmationKeyStatement {
+        let statement = KeyStatement {
             public: public.into(),
             attest: attest.marshall().map_err(refused(CERTIFY))?.into(),
             signature: canonical_signature(&signature)
@@ -244,11 +228,7 @@ impl ConfirmTpm {
         self.0.policy_or(policy, branches)?;
         self.0.tr_set_auth(key.into(), auth(pin)?)?;
         let digest = Digest::try_from(digest.as_bytes().to_vec())?;
-        let unhashed = HashcheckTicket::try_from(TPMT_TK_HASHCHECK {
-            tag: TPM2_ST_HASHCHECK,
-            hierarchy: TPM2_RH_NULL,
-            digest: Default::default(),
-        })?;
+        let unhashed = unhashed()?;
         self.0.execute_with_session(Some(session), |context| {
             context.sign(key, digest, SignatureScheme::Null, unhashed)
         })
@@ -296,14 +276,8 @@ impl ConfirmTpm {
         template: &[u8],
     ) -> Result<(KeyHandle, Vec<u8>), KeyError> {
         const OPERATION: &str = "TPM2_CreatePrimary";
-        let public = Public::unmarshall(template).map_err(refused(OPERATION))?;
-        let created = retrying(|| {
-            self.0
-                .execute_with_session(Some(AuthSession::Password), |context| {
-                    context.create_primary(hierarchy, public.clone(), None, None, None, None)
-                })
-        })
-        .map_err(refused(OPERATION))?;
+        let created =
+            create_primary(&mut self.0, hierarchy, template).map_err(refused(OPERATION))?;
         // The one that the stack salts sessions to. TPM2_ReadPublic may be answered by another.
         let area = created.out_public.marshall().map_err(refused(OPERATION))?;
         Ok((created.key_handle, area))
@@ -323,15 +297,6 @@ impl ConfirmTpm {
                 })
         })
         .map_err(refused("TPM2_Load"))
-    }
-
-    fn public_of(&mut self, key: KeyHandle) -> Result<Vec<u8>, KeyError> {
-        const OPERATION: &str = "TPM2_ReadPublic";
-        let (public, _, _) = self
-            .0
-            .execute_without_session(|context| context.read_public(key))
-            .map_err(refused(OPERATION))?;
-        public.marshall().map_err(refused(OPERATION))
     }
 
     /// A session whose salt only the TPM with this storage key can know, and which encrypts the first
@@ -390,36 +355,14 @@ fn auth(pin: &Pin) -> Result<Auth, Error> {
     Auth::try_from(pin.bytes().unwrap_or(&[0xff; 32]).to_vec())
 }
 
-/// The signature, whatever zeros the TPM leaves out: behind four bytes, each scalar after its length.
+/// The signature, whatever zeros the TPM leaves out.
 fn fixed(signature: &Signature) -> Result<[u8; 64], KeyError> {
-    let marshalled = signature.marshall().map_err(refused("TPM2_Sign"))?;
-    let canonical = canonical_signature(&marshalled).map_err(KeyError::Signature)?;
-    let scalar = |at: usize| canonical.get(at..at + 32).unwrap_or_default();
-    [scalar(6), scalar(40)]
-        .concat()
-        .try_into()
-        .map_err(|_| KeyError::Signature(QuoteError::SignatureAlgorithm))
-}
-
-fn kind(error: &Error) -> Option<Tss2ResponseCodeKind> {
-    match error {
-        Error::Tss2Error(code) => code.kind(),
-        Error::WrapperError(_) => None,
-    }
+    let signature = signature.marshall().map_err(refused("TPM2_Sign"))?;
+    canonical_signature(&signature)
+        .and_then(|signature| fixed_signature(&signature))
+        .map_err(KeyError::Signature)
 }
 
 fn refused(operation: &'static str) -> impl Fn(Error) -> KeyError {
     move |source| KeyError::Tpm { operation, source }
-}
-
-fn retrying<T>(mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
-    for wait in WAITS_MS {
-        match attempt() {
-            Err(error) if kind(&error) == Some(Tss2ResponseCodeKind::Retry) => {
-                thread::sleep(Duration::from_millis(wait));
-            }
-            outcome => return outcome,
-        }
-    }
-    attempt()
 }

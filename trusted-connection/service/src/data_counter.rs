@@ -2,6 +2,7 @@
 
 use cert_chain::layout::DATA_COUNTER;
 use data_signing::number::{self, Counter, CounterProblem};
+use tss_context::{kind, retrying};
 use tss_esapi::Context;
 use tss_esapi::attributes::NvIndexAttributes;
 use tss_esapi::constants::NvIndexType;
@@ -13,7 +14,7 @@ use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::NvPublicBuilder;
 
 use crate::attester::AttesterError;
-use crate::attester::tss::{kind, refused, retrying};
+use crate::attester::tss::refused;
 
 /// Why there is no number.
 #[derive(Debug, thiserror::Error)]

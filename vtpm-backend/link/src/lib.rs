@@ -4,7 +4,7 @@
 //! between the manager and the process that forks backends; [`sealing`] is the form of the state
 //! that a backend gives away, under a [`StateKey`]; [`instance`] keeps a vRoT from running twice;
 //! [`admission`] says whose VMMs may attach; [`runtime_folder`] names the sockets;
-//! [`transport`] is how a VM reaches its TPM, and [`socket_file`] makes room for the sockets of both.
+//! [`transport`] is how a VM reaches its TPM.
 
 pub mod admission;
 pub mod frame;
@@ -13,7 +13,6 @@ pub mod message;
 pub mod quote;
 pub mod runtime_folder;
 pub mod sealing;
-pub mod socket_file;
 mod state_key;
 pub mod transport;
 pub mod zygote;

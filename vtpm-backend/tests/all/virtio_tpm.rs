@@ -10,8 +10,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use backend_link::socket_file::make_room;
 use nix::sys::signal::Signal;
+use socket_file::make_room;
 use test_support::virtio_tpm::Driver;
 use tpm_wire::MAX_SIZE;
 use vhost::VhostBackend;

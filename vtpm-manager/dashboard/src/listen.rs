@@ -4,11 +4,12 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use socket_file::make_room;
+use tokio::net::{TcpListener, UnixListener};
 
 /// A place that nobody beyond this machine reaches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,9 +52,7 @@ impl Listen {
             Self::Loopback(address) => TcpListener::bind(address)
                 .await
                 .and_then(|tcp| Ok((Self::Loopback(tcp.local_addr()?), Listener::Loopback(tcp)))),
-            Self::Socket(path) => bind(path)
-                .await
-                .map(|socket| (self.clone(), Listener::Socket(socket))),
+            Self::Socket(path) => bind(path).map(|socket| (self.clone(), Listener::Socket(socket))),
         };
         match opened {
             Ok((at, listener)) => Ok((listener, at)),
@@ -67,16 +66,8 @@ impl Listen {
 
 /// A socket that nobody listens on any more is replaced; anything else at that path stays. Until its
 /// rights are set others may connect, who have no token.
-async fn bind(path: &Path) -> io::Result<UnixListener> {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    if is_socket {
-        match UnixStream::connect(path).await {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path)?;
-            }
-            _ => return Err(io::ErrorKind::AddrInUse.into()),
-        }
-    }
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    make_room(path)?;
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
@@ -84,7 +75,7 @@ async fn bind(path: &Path) -> io::Result<UnixListener> {
 
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => {
+        io::ErrorKind::AddrInUse | io::ErrorKind::AlreadyExists => {
             "something else is there; name another place with --listen (port 0 takes a free one)"
         }
         io::ErrorKind::NotFound => {

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{MethodRouter, get, post, put};
 use axum::{Router, middleware};
-use backend_link::socket_file::make_room;
+use socket_file::make_room;
 use tokio::net::UnixListener;
 
 use crate::manager::Manager;

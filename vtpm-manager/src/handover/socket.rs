@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use backend_link::socket_file::make_room;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
 };
+use socket_file::make_room;
 use tokio::io::unix::AsyncFd;
 use vrot_handover::channel::{Channel, Packet};
 use vrot_handover::message::FromManager;

@@ -22,7 +22,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("durable-file", &[]),
     ("locked-memory", &[]),
     ("foreign-descriptors", &[]),
+    ("socket-file", &[]),
     ("tpm-wire", &[]),
+    ("tss-context", &[]),
     ("printable", &[]),
     ("program-output", &["printable"]),
     ("cert-chain", &["printable"]),
@@ -47,7 +49,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "trusted-connection",
-        &["attestation", "bounded-file", "cert-chain", "crl-files"],
+        &["attestation", "bounded-file", "crl-files"],
     ),
     (
         "vrot-confirm",
@@ -60,6 +62,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "locked-memory",
             "printable",
             "program-output",
+            "socket-file",
+            "tss-context",
         ],
     ),
     // Whatever signs: no TPM's stack.
@@ -108,6 +112,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "signed-data",
             "tpm-wire",
             "trusted-connection",
+            "tss-context",
         ],
     ),
     // What managers answer to tenants, by their API alone.
@@ -156,7 +161,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // What managers tell, by their API alone.
-    ("vrot-dashboard", &["api-types", "cert-chain", "printable"]),
+    (
+        "vrot-dashboard",
+        &["api-types", "cert-chain", "printable", "socket-file"],
+    ),
     (
         "vtpm-backend",
         &[
@@ -164,6 +172,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "foreign-descriptors",
             "locked-memory",
             "program-output",
+            "socket-file",
             "swtpm-state",
             "tpm-wire",
             "vhost-user-tpm",
@@ -276,6 +285,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "printable",
             "program-output",
             "rate-limit",
+            "socket-file",
             "tenant-api",
             "tpm-wire",
             "trust-anchor",

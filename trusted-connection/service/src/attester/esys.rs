@@ -5,9 +5,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use attestation::quote::canonical_signature;
-use attestation::{RequestDigest, TlsKeyStatement};
+use attestation::{KeyStatement, RequestDigest};
 use cert_chain::layout::{NvIndex, VIK_HANDLE};
 use cert_chain::{Digest32, HashAlgorithm, PcrSelection, PcrValues};
+use tss_context::{TpmAddress, retrying};
 use tss_esapi::Context;
 use tss_esapi::handles::KeyHandle;
 use tss_esapi::interface_types::session_handles::AuthSession;
@@ -15,8 +16,7 @@ use tss_esapi::structures::{Attest, AttestInfo, Data, SignatureScheme};
 use tss_esapi::traits::Marshall;
 
 use super::host_evidence::{self, HostEvidenceError, HostMemory};
-use super::tpm_address::TpmAddress;
-use super::tss::{self, HostsKey, refused, retrying};
+use super::tss::{self, HostsKey, refused};
 use super::{AttesterError, Host, SignedQuote, VmTpm, pcrs, signing};
 
 /// A vRoT as its guest sees it: `/dev/tpmrm0`.
@@ -96,11 +96,11 @@ impl EsysTpm {
     }
 
     /// Has the vIK certify a key of the same TPM (`TPM2_Certify`), whose authorization value is empty.
-    pub(crate) fn certify(&mut self, key: HostsKey) -> Result<TlsKeyStatement, AttesterError> {
+    pub(crate) fn certify(&mut self, key: HostsKey) -> Result<KeyStatement, AttesterError> {
         let certified = tss::load(&mut self.context, key)?;
         let public = tss::public_of(&mut self.context, certified)?;
         let (attest, signature) = signing::certify(&mut self.context, certified, self.vik, &[])?;
-        Ok(TlsKeyStatement {
+        Ok(KeyStatement {
             public: public.into(),
             attest: attest.into(),
             signature: signature.into(),

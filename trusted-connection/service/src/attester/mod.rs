@@ -7,7 +7,6 @@ pub mod host_evidence;
 pub(crate) mod pcrs;
 pub mod quoting;
 pub(crate) mod signing;
-mod tpm_address;
 pub(crate) mod tss;
 
 use std::io;
@@ -21,7 +20,7 @@ use cert_chain::{Digest32, HashAlgorithm, PcrSelection, PcrValues};
 
 pub use esys::EsysTpm;
 pub use host_evidence::HostEvidenceError;
-pub use tpm_address::{NoTpmAddress, TpmAddress};
+pub use tss_context::{NoTpmAddress, TpmAddress};
 
 /// The VM's TPM.
 pub trait VmTpm {

@@ -2,13 +2,14 @@
 
 use cert_chain::pcr::BANKS;
 use cert_chain::{HashAlgorithm, HashValue, PcrSelection, PcrValues};
+use tss_context::retrying;
 use tss_esapi::Context;
 use tss_esapi::constants::CapabilityType;
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::structures::{CapabilityData, PcrSelectionList, PcrSlot};
 
 use super::AttesterError;
-use super::tss::{refused, retrying};
+use super::tss::refused;
 
 /// More than any TPM has.
 const MAX_BANKS: u32 = 16;

@@ -9,7 +9,7 @@ use attestation::event_log::MAX_LOG;
 use attestation::evidence::{CarriedCrls, EvidenceError, HostLayer, VmLayer};
 use attestation::merkle::Tree;
 use attestation::{
-    Binding, BootRecord, EventLog, Evidence, HostLeaf, Nonce, RequestDigest, TlsKeyStatement,
+    Binding, BootRecord, EventLog, Evidence, HostLeaf, KeyStatement, Nonce, RequestDigest,
     accounted_bank, request_digest, vm_qualifying_data, vm_request_leaf,
 };
 use bounded_file::read_bounded;
@@ -28,7 +28,7 @@ pub struct EvidenceRequest {
     /// What the evidence is bound to, as this end computed it.
     pub binding: Binding,
     /// The key of the connection, in evidence for one.
-    pub tls_key: Option<TlsKeyStatement>,
+    pub tls_key: Option<KeyStatement>,
 }
 
 /// The files that evidence is made of.
@@ -127,7 +127,7 @@ impl<T: VmTpm> Quoter<T> {
         let leaves = requests
             .iter()
             .map(|(request, salt)| {
-                let tls_key = request.tls_key.as_ref().map(TlsKeyStatement::digest);
+                let tls_key = request.tls_key.as_ref().map(KeyStatement::digest);
                 vm_request_leaf(salt, &request.nonce, &request.binding, tls_key.as_ref())
             })
             .collect();

@@ -1,20 +1,17 @@
 //! Signatures and certifications by keys in the VM's TPM.
 
-use attestation::quote::canonical_signature;
+use attestation::quote::{canonical_signature, fixed_signature};
 use cert_chain::Digest32;
 use p256::ecdsa::Signature as EcdsaSignature;
+use tss_context::{retrying, unhashed};
 use tss_esapi::Context;
-use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_HASHCHECK};
 use tss_esapi::handles::KeyHandle;
 use tss_esapi::interface_types::session_handles::AuthSession;
-use tss_esapi::structures::{
-    Data, Digest, EccSignature, HashcheckTicket, Signature, SignatureScheme,
-};
+use tss_esapi::structures::{Data, Digest, Signature, SignatureScheme};
 use tss_esapi::traits::Marshall;
-use tss_esapi::tss2_esys::TPMT_TK_HASHCHECK;
 
 use super::AttesterError;
-use super::tss::{refused, retrying};
+use super::tss::refused;
 
 /// Has a key that is not restricted sign a SHA-256 value, which the TPM did not make itself.
 pub(crate) fn sign(
@@ -25,20 +22,13 @@ pub(crate) fn sign(
     const OPERATION: &str = "TPM2_Sign";
     let hash = Digest::try_from(hash.as_bytes().to_vec()).map_err(refused(OPERATION))?;
     let signature = retrying(|| {
-        let unhashed = HashcheckTicket::try_from(TPMT_TK_HASHCHECK {
-            tag: TPM2_ST_HASHCHECK,
-            hierarchy: TPM2_RH_NULL,
-            digest: Default::default(),
-        })?;
+        let unhashed = unhashed()?;
         context.execute_with_session(Some(AuthSession::Password), |context| {
             context.sign(key, hash.clone(), SignatureScheme::Null, unhashed)
         })
     })
     .map_err(refused(OPERATION))?;
-    match signature {
-        Signature::EcDsa(signature) => scalars(&signature).ok_or(AttesterError::NotEcdsa),
-        _ => Err(AttesterError::NotEcdsa),
-    }
+    ecdsa(&signature)
 }
 
 /// Has the vIK certify a key of the same TPM, whose authorization value is empty: `TPMS_ATTEST` and
@@ -70,22 +60,18 @@ pub(crate) fn certify(
 }
 
 /// The signature, whatever zeros the TPM leaves out.
-fn scalars(signature: &EccSignature) -> Option<EcdsaSignature> {
-    let scalar = |bytes: &[u8]| {
-        let mut scalar = [0; 32];
-        let zeros = scalar.len().checked_sub(bytes.len())?;
-        scalar.get_mut(zeros..)?.copy_from_slice(bytes);
-        Some(scalar)
-    };
-    let r = scalar(signature.signature_r().value())?;
-    let s = scalar(signature.signature_s().value())?;
-    EcdsaSignature::from_scalars(r, s).ok()
+fn ecdsa(signature: &Signature) -> Result<EcdsaSignature, AttesterError> {
+    let signature = signature.marshall().map_err(refused("TPM2_Sign"))?;
+    let scalars = canonical_signature(&signature)
+        .and_then(|signature| fixed_signature(&signature))
+        .map_err(AttesterError::Signature)?;
+    EcdsaSignature::from_slice(&scalars).map_err(|_| AttesterError::NotEcdsa)
 }
 
 #[cfg(test)]
 mod tests {
     use tss_esapi::interface_types::algorithm::HashingAlgorithm;
-    use tss_esapi::structures::EccParameter;
+    use tss_esapi::structures::{EccParameter, EccSignature};
 
     use super::*;
 
@@ -103,15 +89,15 @@ mod tests {
                 EccParameter::try_from(r)?,
                 EccParameter::try_from(vec![5])?,
             )?;
-            let found = scalars(&signature).map(|found| hex::encode(found.to_der().as_bytes()));
-            assert_eq!(found, Some(expected));
+            let found = ecdsa(&Signature::EcDsa(signature))?.to_der();
+            assert_eq!(hex::encode(found.as_bytes()), expected);
         }
         let zero = EccSignature::create(
             HashingAlgorithm::Sha256,
             EccParameter::try_from(vec![0; 32])?,
             EccParameter::try_from(vec![5])?,
         )?;
-        assert!(scalars(&zero).is_none());
+        assert!(ecdsa(&Signature::EcDsa(zero)).is_err());
         Ok(())
     }
 }

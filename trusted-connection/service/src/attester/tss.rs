@@ -1,11 +1,8 @@
 //! The TCG software stack (`tss-esapi`), as far as all that talk to the VM's TPM need it: each has a
 //! context of its own on the kernel's resource manager, so that none waits for another's.
 
-use std::str::FromStr;
-use std::thread;
-use std::time::Duration;
-
 use cert_chain::layout::NvIndex;
+use tss_context::{TpmAddress, create_primary, kind, retrying};
 use tss_esapi::Context;
 use tss_esapi::abstraction::nv;
 use tss_esapi::constants::response_code::Tss2ResponseCodeKind;
@@ -14,12 +11,8 @@ use tss_esapi::handles::{
 };
 use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth};
 use tss_esapi::interface_types::session_handles::AuthSession;
-use tss_esapi::structures::Public;
-use tss_esapi::tcti_ldr::TctiNameConf;
-use tss_esapi::traits::{Marshall, UnMarshall};
 
 use super::AttesterError;
-use super::tpm_address::TpmAddress;
 
 /// A key that the host put into the TPM.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +25,6 @@ pub(crate) struct HostsKey {
 
 /// A context on the TPM.
 pub(crate) fn open(tpm: &TpmAddress) -> Result<Context, AttesterError> {
-    const OPERATION: &str = "to be opened";
     // The stack does not tell a TPM that is missing from one that is not to be used.
     if let TpmAddress::Device(device) = tpm {
         tpm.open().map_err(|source| AttesterError::Device {
@@ -40,8 +32,7 @@ pub(crate) fn open(tpm: &TpmAddress) -> Result<Context, AttesterError> {
             source,
         })?;
     }
-    let name = TctiNameConf::from_str(&tpm.tcti()).map_err(refused(OPERATION))?;
-    Context::new(name).map_err(refused(OPERATION))
+    tpm.context().map_err(refused("to be opened"))
 }
 
 /// A key where the host put it; or made anew from its template, if the guest removed it.
@@ -61,24 +52,15 @@ pub(crate) fn load(context: &mut Context, key: HostsKey) -> Result<KeyHandle, At
 }
 
 fn recreate(context: &mut Context, template: NvIndex) -> Result<KeyHandle, AttesterError> {
-    const OPERATION: &str = "TPM2_CreatePrimary";
     let template = read_nv(context, template)?;
-    let public = Public::unmarshall(&template).map_err(refused(OPERATION))?;
-    context
-        .execute_with_session(Some(AuthSession::Password), |context| {
-            context.create_primary(Hierarchy::Endorsement, public, None, None, None, None)
-        })
+    create_primary(context, Hierarchy::Endorsement, &template)
         .map(|created| created.key_handle)
-        .map_err(refused(OPERATION))
+        .map_err(refused("TPM2_CreatePrimary"))
 }
 
 /// A key's `TPMT_PUBLIC`.
 pub(crate) fn public_of(context: &mut Context, key: KeyHandle) -> Result<Vec<u8>, AttesterError> {
-    const OPERATION: &str = "TPM2_ReadPublic";
-    let (public, _, _) = context
-        .execute_without_session(|context| context.read_public(key))
-        .map_err(refused(OPERATION))?;
-    public.marshall().map_err(refused(OPERATION))
+    tss_context::public_of(context, key).map_err(refused("TPM2_ReadPublic"))
 }
 
 /// The certificate in an index, and those above it.
@@ -138,33 +120,8 @@ fn split_certificates(index: NvIndex, bytes: &[u8]) -> Result<Vec<Vec<u8>>, Atte
     Ok(certificates)
 }
 
-pub(crate) fn kind(error: &tss_esapi::Error) -> Option<Tss2ResponseCodeKind> {
-    match error {
-        tss_esapi::Error::Tss2Error(code) => code.kind(),
-        tss_esapi::Error::WrapperError(_) => None,
-    }
-}
-
 pub(crate) fn refused(operation: &'static str) -> impl Fn(tss_esapi::Error) -> AttesterError {
     move |source| AttesterError::Tpm { operation, source }
-}
-
-/// Waits in front of further tries, in milliseconds.
-const WAITS_MS: [u64; 5] = [1, 5, 20, 100, 300];
-
-/// Tries again while the TPM says that it is merely busy.
-pub(crate) fn retrying<T>(
-    mut attempt: impl FnMut() -> Result<T, tss_esapi::Error>,
-) -> Result<T, tss_esapi::Error> {
-    for wait in WAITS_MS {
-        match attempt() {
-            Err(error) if kind(&error) == Some(Tss2ResponseCodeKind::Retry) => {
-                thread::sleep(Duration::from_millis(wait));
-            }
-            outcome => return outcome,
-        }
-    }
-    attempt()
 }
 
 #[cfg(test)]

@@ -1,17 +1,16 @@
 //! The key of the TPM's storage hierarchy under which objects are kept.
 
 use cert_chain::{ObjectAttributes, PublicArea, TpmName, template};
+use tss_context::{create_primary, kind};
 use tss_esapi::Context;
 use tss_esapi::constants::CapabilityType;
 use tss_esapi::constants::response_code::Tss2ResponseCodeKind;
 use tss_esapi::handles::{KeyHandle, PersistentTpmHandle, TpmHandle};
 use tss_esapi::interface_types::resource_handles::Hierarchy;
-use tss_esapi::interface_types::session_handles::AuthSession;
-use tss_esapi::structures::{CapabilityData, Public};
-use tss_esapi::traits::UnMarshall;
+use tss_esapi::structures::CapabilityData;
 
 use super::SealError;
-use crate::attester::tss::{self, kind, refused, retrying};
+use crate::attester::tss::{self, refused};
 
 /// A storage key that is loaded.
 pub(super) struct StorageKey {
@@ -107,12 +106,7 @@ impl StorageKey {
     fn made(context: &mut Context) -> Result<Self, SealError> {
         const OPERATION: &str = "TPM2_CreatePrimary";
         let template = template::storage_root_key();
-        let public = Public::unmarshall(&template).map_err(refused(OPERATION))?;
-        let created = retrying(|| {
-            context.execute_with_session(Some(AuthSession::Password), |context| {
-                context.create_primary(Hierarchy::Owner, public.clone(), None, None, None, None)
-            })
-        });
+        let created = create_primary(context, Hierarchy::Owner, &template);
         let created = created.map_err(|error| match kind(&error) {
             Some(Tss2ResponseCodeKind::BadAuth | Tss2ResponseCodeKind::AuthFail) => {
                 SealError::OwnedHierarchy(refused(OPERATION)(error))

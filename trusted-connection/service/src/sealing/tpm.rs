@@ -4,6 +4,7 @@ use cert_chain::operator::{Approval, PolicyKeyPublic, Purpose, RequiredPcrs, Sea
 use cert_chain::pcr::is_unextended;
 use cert_chain::policy::pcr_policy_digest;
 use cert_chain::{Digest32, HashAlgorithm, PcrSelection, PcrValues, TpmName};
+use tss_context::{kind, retrying};
 use tss_esapi::attributes::{ObjectAttributesBuilder, SessionAttributesBuilder};
 use tss_esapi::constants::SessionType;
 use tss_esapi::constants::response_code::Tss2ResponseCodeKind;
@@ -24,7 +25,7 @@ use super::SealError;
 use super::header::{Header, SealedTo};
 use super::storage_key::StorageKey;
 use super::stream::ContentKey;
-use crate::attester::tss::{self, kind, refused, retrying};
+use crate::attester::tss::{self, refused};
 use crate::attester::{AttesterError, TpmAddress, pcrs};
 
 /// The VM's TPM, for sealing.

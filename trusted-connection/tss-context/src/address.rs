@@ -1,4 +1,4 @@
-//! Where the VM's TPM is.
+//! Where a TPM is.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
@@ -6,8 +6,11 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Where the VM's TPM is: its device, behind the kernel's resource manager; or the two TCP ports of a
-/// software TPM, for whoever tries the service without a VM.
+use tss_esapi::tcti_ldr::TctiNameConf;
+use tss_esapi::{Context, Error};
+
+/// Where a TPM is: its device, behind the kernel's resource manager; or the two TCP ports of a software TPM,
+/// for whoever tries a program without another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TpmAddress {
     /// A device, as `/dev/tpmrm0`.
@@ -27,21 +30,22 @@ pub enum TpmAddress {
 pub struct NoTpmAddress(String);
 
 /// Takes one command with each write, and gives one response with each read.
-pub(crate) trait Channel: Read + Write {}
+pub trait Channel: Read + Write {}
 
 impl<T: Read + Write> Channel for T {}
 
 impl TpmAddress {
-    /// The name that the TCG software stack has for it.
-    pub(crate) fn tcti(&self) -> String {
-        match self {
+    /// A connection of the TCG software stack.
+    pub fn context(&self) -> Result<Context, Error> {
+        let name = match self {
             Self::Device(device) => format!("device:{}", device.display()),
             Self::Software { .. } => self.to_string(),
-        }
+        };
+        TctiNameConf::from_str(&name).and_then(Context::new)
     }
 
     /// A channel for commands that the TCG software stack does not know.
-    pub(crate) fn open(&self) -> io::Result<Box<dyn Channel>> {
+    pub fn open(&self) -> io::Result<Box<dyn Channel>> {
         Ok(match self {
             Self::Device(device) => {
                 Box::new(OpenOptions::new().read(true).write(true).open(device)?)
