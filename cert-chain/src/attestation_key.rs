@@ -1,7 +1,9 @@
 //! Keys that may sign evidence: a host IK or a vIK.
 
-use crate::name::{NameAlgorithm, TpmName};
-use crate::public_area::{ChildProtection, KeyParameters, KeyScheme, ObjectAttributes, PublicArea};
+use crate::name::NameAlgorithm;
+use crate::public_area::{
+    ChildProtection, KeyParameters, KeyScheme, ObjectAttributes, PublicArea, public_area_of,
+};
 
 /// A public area with everything an attestation key must have: ECDSA with SHA-256 on P-256,
 /// made in and bound to one TPM, restricted to signing what that TPM formed itself.
@@ -65,22 +67,7 @@ const ECDSA: u16 = 0x0018;
 /// `TPM_ALG_SHA256`
 const SHA256: u16 = 0x000b;
 
-impl AttestationKey {
-    /// The key's whole public area.
-    pub fn public_area(&self) -> &PublicArea {
-        &self.0
-    }
-
-    /// The key's name.
-    pub fn name(&self) -> TpmName {
-        self.0.name()
-    }
-
-    /// The key as an X.509 SubjectPublicKeyInfo in DER.
-    pub fn subject_public_key_info(&self) -> Vec<u8> {
-        self.0.subject_public_key_info()
-    }
-}
+public_area_of!(AttestationKey);
 
 impl TryFrom<PublicArea> for AttestationKey {
     type Error = AttestationKeyError;

@@ -2,8 +2,7 @@
 
 use crate::attestation_key::{AttestationKeyError, Restricted, check_signing_key};
 use crate::digest::Digest32;
-use crate::name::TpmName;
-use crate::public_area::{ObjectAttributes, PublicArea};
+use crate::public_area::{ObjectAttributes, PublicArea, public_area_of};
 
 /// A public area with everything a confirmation key of a TPM must have: ECDSA with SHA-256 on P-256, made in
 /// and bound to one TPM, not restricted, with the [policy](ConfirmationKey::policy) of its purpose; and the
@@ -45,17 +44,9 @@ impl ConfirmationKey {
             .concat(),
         )
     }
-
-    /// The key's whole public area.
-    pub fn public_area(&self) -> &PublicArea {
-        &self.0
-    }
-
-    /// The key's name.
-    pub fn name(&self) -> TpmName {
-        self.0.name()
-    }
 }
+
+public_area_of!(ConfirmationKey);
 
 impl TryFrom<PublicArea> for ConfirmationKey {
     type Error = AttestationKeyError;

@@ -121,13 +121,13 @@ pub enum CrlError {
 #[non_exhaustive]
 pub enum CrlFileError {
     /// A list that cannot be used.
-    #[error("a revocation list in it cannot be used: {0}")]
+    #[error("a revocation list in it cannot be used")]
     List(#[from] CrlError),
     /// No list at all.
     #[error("there is no revocation list in it (PEM label `X509 CRL`, or DER)")]
     Empty,
     /// The file holds something else, too.
-    #[error("it cannot be read: {0}")]
+    #[error("it cannot be read")]
     File(#[from] FileError),
     /// More lists than anyone needs.
     #[error("it has more than {MAX_LISTS} revocation lists")]

@@ -1,8 +1,7 @@
 //! Keys that sign data: what a VM or a device measured, for whoever reads it later.
 
 use crate::attestation_key::{AttestationKeyError, Restricted, check_signing_key};
-use crate::name::TpmName;
-use crate::public_area::PublicArea;
+use crate::public_area::{PublicArea, public_area_of};
 use crate::template::DATA_KEY_POLICY;
 
 /// A public area with everything a data key of a TPM must have: ECDSA with SHA-256 on P-256, made in and
@@ -13,22 +12,7 @@ use crate::template::DATA_KEY_POLICY;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataKey(PublicArea);
 
-impl DataKey {
-    /// The key's whole public area.
-    pub fn public_area(&self) -> &PublicArea {
-        &self.0
-    }
-
-    /// The key's name.
-    pub fn name(&self) -> TpmName {
-        self.0.name()
-    }
-
-    /// The key as an X.509 SubjectPublicKeyInfo in DER.
-    pub fn subject_public_key_info(&self) -> Vec<u8> {
-        self.0.subject_public_key_info()
-    }
-}
+public_area_of!(DataKey);
 
 impl TryFrom<PublicArea> for DataKey {
     type Error = AttestationKeyError;

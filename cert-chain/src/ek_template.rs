@@ -4,6 +4,9 @@
 //! name, are the template's: a TPM that is asked for the key makes it from there. Whoever states
 //! other ones for a certified public key states a key that no TPM has.
 
+use tpm2_protocol::data::{TpmtPublic, TpmuPublicId, TpmuPublicParms};
+use tpm2_protocol::{TpmSized, TpmUnmarshal};
+
 use crate::public_area::PublicArea;
 
 /// A template of the TCG's profile.
@@ -18,40 +21,6 @@ pub enum EkTemplate {
     /// NIST P-256, high range (annex B.4.5).
     H2,
 }
-
-/// Where a TPM's maker puts an endorsement key's certificate in NV memory, and how the key is made (EK
-/// Credential Profile 2.5 §2.2.1.4).
-#[derive(Clone, Copy, Debug)]
-pub struct EkPlace {
-    /// NV index of the certificate.
-    pub certificate: u32,
-    /// That of what makes the key another one, if there is one.
-    pub nonce: u32,
-    /// That of another template than the TCG's, if there is one.
-    pub template: u32,
-    /// The TCG's.
-    pub default_template: EkTemplate,
-}
-
-/// The keys that a maker certifies, the shorter one first: on hardware it is also the much quicker one.
-pub const EK_PLACES: [EkPlace; 2] = [
-    EkPlace {
-        certificate: 0x01c0_000a,
-        nonce: 0x01c0_000b,
-        template: 0x01c0_000c,
-        default_template: EkTemplate::L2,
-    },
-    EkPlace {
-        certificate: 0x01c0_0002,
-        nonce: 0x01c0_0003,
-        template: 0x01c0_0004,
-        default_template: EkTemplate::L1,
-    },
-];
-/// NV indices of certificates above those (§2.2.1.5.2), the first and the last.
-pub const EK_CHAIN: (u32, u32) = (0x01c0_0100, 0x01c0_01ff);
-/// An index holds 2 KiB in most TPMs: these are more than are sent.
-pub const MOST_CHAIN_INDICES: u32 = 32;
 
 /// `fixedTPM | fixedParent | sensitiveDataOrigin | adminWithPolicy | restricted | decrypt`
 const LOW_RANGE: u32 = 0x0003_00b2;
@@ -91,7 +60,6 @@ impl EkTemplate {
     /// The `TPMT_PUBLIC` from which a TPM makes the key: `unique` is as many zeros as the key has
     /// bytes (EK Credential Profile 2.5 annex B.3 and B.4).
     pub fn to_bytes(self) -> Vec<u8> {
-        let mut bytes = self.start();
         let unique: &[usize] = match self {
             Self::L1 => &[256],
             Self::L2 => &[32, 32],
@@ -99,10 +67,8 @@ impl EkTemplate {
             Self::H1 => &[0],
             Self::H2 => &[0, 0],
         };
-        for length in unique {
-            bytes.extend_from_slice(&[(length >> 8) as u8, *length as u8]);
-            bytes.resize(bytes.len() + length, 0);
-        }
+        let mut bytes = self.start();
+        push_unique(&mut bytes, unique, &[]);
         bytes
     }
 
@@ -126,8 +92,43 @@ impl EkTemplate {
     }
 }
 
+/// Puts what a TPM's maker chose into a template's `unique` field, where it makes another key: at the start of
+/// the modulus, or of the first coordinate. A template in which there is no room for it stays as it is.
+pub(crate) fn with_nonce(template: Vec<u8>, nonce: &[u8]) -> Vec<u8> {
+    let Ok((public, [])) = TpmtPublic::unmarshal(&template) else {
+        return template;
+    };
+    let unique: &[usize] = match (&public.parameters, &public.unique) {
+        (TpmuPublicParms::Rsa(rsa), TpmuPublicId::Rsa(_)) => {
+            &[usize::from(rsa.key_bits.value()) / 8]
+        }
+        (TpmuPublicParms::Ecc(_), TpmuPublicId::Ecc(_)) => &[32, 32],
+        _ => return template,
+    };
+    if unique.first().is_none_or(|length| nonce.len() > *length) {
+        return template;
+    }
+    let mut made = template;
+    made.truncate(made.len() - public.unique.len());
+    push_unique(&mut made, unique, nonce);
+    made
+}
+
+/// A `unique` field with parts of these lengths: the first begins with `begin`, and the rest is zeros.
+fn push_unique(bytes: &mut Vec<u8>, lengths: &[usize], mut begin: &[u8]) {
+    for length in lengths {
+        bytes.extend_from_slice(&[(length >> 8) as u8, *length as u8]);
+        let end = bytes.len() + length;
+        bytes.extend_from_slice(begin);
+        bytes.resize(end, 0);
+        begin = &[];
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
     use sha2::{Digest, Sha256};
 
     use super::*;
@@ -141,5 +142,21 @@ mod tests {
             .chain_update(0x4000_000bu32.to_be_bytes())
             .finalize();
         assert_eq!(Sha256::digest(named).as_slice(), POLICY_A);
+    }
+
+    #[test]
+    fn a_maker_s_nonce_goes_to_the_start_of_unique_and_nowhere_else() {
+        for (template, unique) in [(EkTemplate::L1, 256), (EkTemplate::L2, 2 * 32 + 2)] {
+            let bytes = template.to_bytes();
+            let start = bytes.len() - unique;
+            let changed = with_nonce(bytes.clone(), &[7; 20]);
+            assert_eq!(changed.len(), bytes.len());
+            assert_eq!(changed.get(start..start + 20).unwrap(), [7; 20]);
+            assert_eq!(changed.get(..start), bytes.get(..start));
+            assert_eq!(changed.get(start + 20..), bytes.get(start + 20..));
+            // More than there is room for.
+            assert_eq!(with_nonce(bytes.clone(), &[7; 300]), bytes);
+        }
+        assert_eq!(with_nonce(vec![1, 2], &[7]), [1, 2]);
     }
 }

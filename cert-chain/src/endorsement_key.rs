@@ -1,8 +1,10 @@
 //! Endorsement keys: they prove residence in one TPM and open credentials. They sign nothing.
 
 use crate::digest::Digest32;
-use crate::name::{NameAlgorithm, TpmName};
-use crate::public_area::{ChildProtection, KeyParameters, KeyScheme, ObjectAttributes, PublicArea};
+use crate::name::NameAlgorithm;
+use crate::public_area::{
+    ChildProtection, KeyParameters, KeyScheme, ObjectAttributes, PublicArea, public_area_of,
+};
 
 /// A public area with the shape of the TCG's default endorsement keys: restricted storage key,
 /// RSA-2048 or P-256, SHA-256, AES-128-CFB (TCG EK Credential Profile 2.5, templates L-1, L-2,
@@ -52,26 +54,13 @@ pub enum EndorsementKeyError {
 }
 
 impl EndorsementKey {
-    /// The key's whole public area.
-    pub fn public_area(&self) -> &PublicArea {
-        &self.0
-    }
-
-    /// The key's name.
-    pub fn name(&self) -> TpmName {
-        self.0.name()
-    }
-
     /// SHA-256 value of the public key alone: of the point, or of the `RSAPublicKey` in DER.
     pub fn key_digest(&self) -> Digest32 {
         Digest32::of(self.0.public_key_bytes())
     }
-
-    /// The key as an X.509 SubjectPublicKeyInfo in DER.
-    pub fn subject_public_key_info(&self) -> Vec<u8> {
-        self.0.subject_public_key_info()
-    }
 }
+
+public_area_of!(EndorsementKey);
 
 impl TryFrom<PublicArea> for EndorsementKey {
     type Error = EndorsementKeyError;

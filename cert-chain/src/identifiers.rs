@@ -27,10 +27,23 @@ pub struct Tenant(String);
 
 /// Counts the identities a vRoT lineage has had: a clone or a reset gets the next one.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
 )]
 #[serde(transparent)]
-pub struct Generation(u64);
+#[cbor(transparent)]
+pub struct Generation(#[n(0)] u64);
 
 /// The DNS domain an identity issuer hands out host names in, e.g. `demo.example`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -306,22 +319,6 @@ impl Generation {
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-impl<C> Encode<C> for Generation {
-    fn encode<W: Write>(
-        &self,
-        encoder: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), EncodeError<W::Error>> {
-        encoder.u64(self.0)?.ok()
-    }
-}
-
-impl<'b, C> Decode<'b, C> for Generation {
-    fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, DecodeError> {
-        decoder.u64().map(Self)
     }
 }
 

@@ -20,6 +20,7 @@ mod digest;
 pub mod ek_certificate;
 pub mod ek_chain;
 mod ek_issuer;
+pub mod ek_memory;
 pub mod ek_template;
 pub mod endorsement_key;
 pub mod enrolment;

@@ -232,6 +232,29 @@ impl PublicKeyData for PublicArea {
     }
 }
 
+/// What a key tells of the public area that it was made from, once that was found to be one of its kind.
+macro_rules! public_area_of {
+    ($key:ident) => {
+        impl $key {
+            /// The key's whole public area.
+            pub fn public_area(&self) -> &PublicArea {
+                &self.0
+            }
+
+            /// The key's name.
+            pub fn name(&self) -> $crate::TpmName {
+                self.0.name()
+            }
+
+            /// The key as an X.509 SubjectPublicKeyInfo in DER.
+            pub fn subject_public_key_info(&self) -> Vec<u8> {
+                self.0.subject_public_key_info()
+            }
+        }
+    };
+}
+pub(crate) use public_area_of;
+
 impl fmt::Debug for PublicArea {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PublicArea")

@@ -1,8 +1,7 @@
 //! Keys that authenticate a vRoT's end of a TLS connection.
 
 use crate::attestation_key::{AttestationKeyError, Restricted, check_signing_key};
-use crate::name::TpmName;
-use crate::public_area::PublicArea;
+use crate::public_area::{PublicArea, public_area_of};
 
 /// A public area with everything a TLS key of a TPM must have: ECDSA with SHA-256 on P-256, made in
 /// and bound to one TPM, and not restricted, so that it signs what TLS needs signed.
@@ -13,22 +12,7 @@ use crate::public_area::PublicArea;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsKey(PublicArea);
 
-impl TlsKey {
-    /// The key's whole public area.
-    pub fn public_area(&self) -> &PublicArea {
-        &self.0
-    }
-
-    /// The key's name.
-    pub fn name(&self) -> TpmName {
-        self.0.name()
-    }
-
-    /// The key as an X.509 SubjectPublicKeyInfo in DER.
-    pub fn subject_public_key_info(&self) -> Vec<u8> {
-        self.0.subject_public_key_info()
-    }
-}
+public_area_of!(TlsKey);
 
 impl TryFrom<PublicArea> for TlsKey {
     type Error = AttestationKeyError;

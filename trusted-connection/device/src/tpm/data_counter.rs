@@ -4,12 +4,12 @@
 //! use the TPM may increment it; whoever has the owner's authorization may remove it and make it anew, and it
 //! goes on above what it had.
 
+use cert_chain::ek_memory::EkMemory;
 use cert_chain::layout::DATA_COUNTER;
 use data_signing::number::{self, Counter, CounterProblem};
 use tpm_wire::{Operation, ResponseCode};
 
 use super::channel::Channel;
-use super::endorsement::exists;
 use super::error::TpmError;
 use super::wire::{Command, Reader};
 use super::{DeviceTpm, OWNER};
@@ -48,11 +48,11 @@ struct OpenCounter<'a>(&'a mut Channel);
 
 impl OpenCounter<'_> {
     fn make_sure_that_it_counts(&mut self) -> Result<(), TpmError> {
-        if !exists(self.0, DATA_COUNTER)? {
+        if !self.0.has_index(DATA_COUNTER)? {
             match self.define() {
                 Ok(()) => {}
                 // Somebody else may just have made it.
-                Err(_) if exists(self.0, DATA_COUNTER)? => {}
+                Err(_) if self.0.has_index(DATA_COUNTER)? => {}
                 Err(TpmError::Refused { code, .. }) => return Err(TpmError::Counter(code)),
                 Err(error) => return Err(error),
             }

@@ -1,7 +1,6 @@
 //! The endorsement key as its maker had it made, its certificates, and what it opens.
 
-use cert_chain::ek_chain::MAX_EK_CHAIN;
-use cert_chain::ek_template::{EK_CHAIN, EK_PLACES, EkPlace, MOST_CHAIN_INDICES};
+use cert_chain::ek_memory::EkMemory;
 use cert_chain::{CredentialBlob, EndorsementKey};
 use tpm_wire::Operation;
 use zeroize::Zeroizing;
@@ -50,15 +49,17 @@ impl DeviceTpm {
     /// The endorsement key whose certificate the TPM has.
     pub fn endorsement_key(&mut self) -> Result<CertifiedEk, TpmError> {
         let channel = &mut self.channel;
-        let place = ek_place(channel)?;
-        let certificate = read_index(channel, place.certificate)?;
-        let template = ek_template(channel, place)?;
-        let made = create_primary(channel, &template)?;
+        let makers = channel.makers_ek()?.ok_or(TpmError::NoEkCertificate)?;
+        let made = create_primary(channel, &makers.template)?;
         flush(channel, made.handle)?;
+        let chain = channel.ek_chain().unwrap_or_else(|error| {
+            tracing::warn!(%error, "an issuer is not shown the TPM's EK certificate chain");
+            Vec::new()
+        });
         Ok(CertifiedEk {
             key: EndorsementKey::try_from(made.public).map_err(TpmError::EndorsementKey)?,
-            certificate,
-            chain: ek_chain(channel),
+            certificate: makers.certificate,
+            chain,
         })
     }
 
@@ -69,9 +70,8 @@ impl DeviceTpm {
     ) -> Result<Zeroizing<Vec<u8>>, TpmError> {
         let ik = self.ik.handle;
         let channel = &mut self.channel;
-        let place = ek_place(channel)?;
-        let template = ek_template(channel, place)?;
-        let ek = create_primary(channel, &template)?;
+        let makers = channel.makers_ek()?.ok_or(TpmError::NoEkCertificate)?;
+        let ek = create_primary(channel, &makers.template)?;
         let opened = open_credential(channel, ik, ek.handle, credential);
         let flushed = flush(channel, ek.handle);
         let opened = opened?;
@@ -145,107 +145,31 @@ fn satisfy_ek_policy(channel: &mut Channel, session: u32) -> Result<(), TpmError
     channel.run(SECRET, &command, 0).map(drop)
 }
 
-/// The first EK that has a certificate.
-fn ek_place(channel: &mut Channel) -> Result<EkPlace, TpmError> {
-    for place in EK_PLACES {
-        if exists(channel, place.certificate)? {
-            return Ok(place);
-        }
-    }
-    Err(TpmError::NoEkCertificate)
-}
+impl EkMemory for Channel {
+    type Error = TpmError;
 
-/// The template by which the TPM's maker had the key made: the TCG's, unless NV memory has another one,
-/// with what the maker put there to make the key another one.
-fn ek_template(channel: &mut Channel, place: EkPlace) -> Result<Vec<u8>, TpmError> {
-    let template = if exists(channel, place.template)? {
-        read_index(channel, place.template)?
-    } else {
-        place.default_template.to_bytes()
-    };
-    if !exists(channel, place.nonce)? {
-        return Ok(template);
-    }
-    let nonce = read_index(channel, place.nonce)?;
-    Ok(with_nonce(template, &nonce))
-}
-
-/// Puts what the maker chose into the template's `unique` field, which is its end: at the start of the
-/// modulus, or of the first coordinate, with zeros behind it.
-fn with_nonce(mut template: Vec<u8>, nonce: &[u8]) -> Vec<u8> {
-    /// `unique` of an RSA key of 2,048 bits, and of a P-256 key: lengths and zeros.
-    const UNIQUE: [(&[u8], usize); 2] = [(&[0x01, 0x00], 256), (&[0x00, 0x20], 2 * 32 + 2)];
-    for (length, content) in UNIQUE {
-        let Some(start) = template.len().checked_sub(content) else {
-            continue;
+    fn indices_from(&mut self, first: u32, count: u32) -> Result<Vec<u32>, TpmError> {
+        let command = Command::new(CC_GET_CAPABILITY)
+            .u32(CAP_HANDLES)
+            .u32(first)
+            .u32(count);
+        let response = self.run(GET_CAPABILITY, &command, 0)?;
+        let mut reader = Reader::new(&response);
+        let mut read = || {
+            let _more = reader.u8()?;
+            (reader.u32()? == CAP_HANDLES).then_some(())?;
+            let found = reader.u32().filter(|found| *found <= count)?;
+            (0..found).map(|_| reader.u32()).collect::<Option<Vec<_>>>()
         };
-        let before = template.get(start.saturating_sub(2)..start);
-        if before == Some(length)
-            && let Some(place) = template.get_mut(start..start + nonce.len())
-        {
-            place.copy_from_slice(nonce);
-            break;
-        }
+        read().ok_or(TpmError::Response {
+            operation: GET_CAPABILITY,
+        })
     }
-    template
-}
 
-/// The certificates that the TPM has for the path from the EK's to the maker's. A TPM whose chain cannot
-/// be read may do without.
-fn ek_chain(channel: &mut Channel) -> Vec<u8> {
-    let mut read = || {
-        let mut chain = Vec::new();
-        for index in handles_from(channel, EK_CHAIN.0, MOST_CHAIN_INDICES)? {
-            if index <= EK_CHAIN.1 {
-                chain.extend(read_index(channel, index)?);
-            }
-        }
-        Ok::<_, TpmError>(chain)
-    };
-    match read() {
-        Ok(chain) if chain.len() <= MAX_EK_CHAIN => chain,
-        Ok(chain) => {
-            tracing::warn!(
-                bytes = chain.len(),
-                "the TPM's EK certificate chain is too long to be sent to an issuer"
-            );
-            Vec::new()
-        }
-        Err(error) => {
-            tracing::warn!(%error, "the TPM's EK certificate chain cannot be read");
-            Vec::new()
-        }
+    fn read_index(&mut self, index: u32) -> Result<Vec<u8>, TpmError> {
+        let size = index_size(self, index)?;
+        read_by(self, OWNER, index, size).or_else(|_| read_by(self, index, index, size))
     }
-}
-
-/// Whether the TPM has this NV index.
-pub(super) fn exists(channel: &mut Channel, index: u32) -> Result<bool, TpmError> {
-    Ok(handles_from(channel, index, 1)?.contains(&index))
-}
-
-/// At most `count` handles of NV indices that exist, from `first` on.
-fn handles_from(channel: &mut Channel, first: u32, count: u32) -> Result<Vec<u32>, TpmError> {
-    let command = Command::new(CC_GET_CAPABILITY)
-        .u32(CAP_HANDLES)
-        .u32(first)
-        .u32(count);
-    let response = channel.run(GET_CAPABILITY, &command, 0)?;
-    let mut reader = Reader::new(&response);
-    let mut read = || {
-        let _more = reader.u8()?;
-        (reader.u32()? == CAP_HANDLES).then_some(())?;
-        let found = reader.u32().filter(|found| *found <= count)?;
-        (0..found).map(|_| reader.u32()).collect::<Option<Vec<_>>>()
-    };
-    read().ok_or(TpmError::Response {
-        operation: GET_CAPABILITY,
-    })
-}
-
-/// Makers allow the owner to read, or the index's own (empty) authorization, or both.
-fn read_index(channel: &mut Channel, index: u32) -> Result<Vec<u8>, TpmError> {
-    let size = index_size(channel, index)?;
-    read_by(channel, OWNER, index, size).or_else(|_| read_by(channel, index, index, size))
 }
 
 fn index_size(channel: &mut Channel, index: u32) -> Result<usize, TpmError> {
@@ -284,29 +208,4 @@ fn read_by(
         contents.extend(chunk.ok_or(TpmError::Response { operation: NV_READ })?);
     }
     Ok(contents)
-}
-
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
-    use cert_chain::ek_template::EkTemplate;
-
-    use super::*;
-
-    #[test]
-    fn a_maker_s_nonce_goes_to_the_start_of_unique_and_nowhere_else() {
-        for (template, unique) in [(EkTemplate::L1, 256), (EkTemplate::L2, 2 * 32 + 2)] {
-            let bytes = template.to_bytes();
-            let start = bytes.len() - unique;
-            let changed = with_nonce(bytes.clone(), &[7; 20]);
-            assert_eq!(changed.len(), bytes.len());
-            assert_eq!(changed.get(start..start + 20).unwrap(), [7; 20]);
-            assert_eq!(changed.get(..start), bytes.get(..start));
-            assert_eq!(changed.get(start + 20..), bytes.get(start + 20..));
-            // More than there is room for.
-            assert_eq!(with_nonce(bytes.clone(), &[7; 300]), bytes);
-        }
-        assert_eq!(with_nonce(vec![1, 2], &[7]), [1, 2]);
-    }
 }

@@ -1,7 +1,6 @@
 //! The endorsement key as its maker had it made, its certificates, and what it opens.
 
-use cert_chain::ek_chain::MAX_EK_CHAIN;
-use cert_chain::ek_template::{EK_CHAIN, EK_PLACES, EkPlace, MOST_CHAIN_INDICES};
+use cert_chain::ek_memory::EkMemory;
 use cert_chain::{CredentialBlob, EndorsementKey};
 use tpm_wire::Operation;
 use tss_esapi::abstraction::nv;
@@ -9,10 +8,7 @@ use tss_esapi::constants::SessionType;
 use tss_esapi::handles::{AuthHandle, KeyHandle, NvIndexHandle, NvIndexTpmHandle, TpmHandle};
 use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth};
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
-use tss_esapi::structures::{
-    Digest, EccParameter, EccPoint, EncryptedSecret, IdObject, Nonce, Public, PublicKeyRsa,
-};
-use tss_esapi::traits::{Marshall, UnMarshall};
+use tss_esapi::structures::{Digest, EncryptedSecret, IdObject, Nonce};
 use zeroize::Zeroizing;
 
 use super::convert::checked;
@@ -28,10 +24,8 @@ const SECRET: Operation = Operation("TPM2_PolicySecret");
 
 impl EsysRoot {
     pub(super) fn certified_ek(&mut self) -> Result<CertifiedEk, HardwareError> {
-        let place = self.ek_place()?;
-        let certificate = self.read_index(place.certificate)?;
-        let template = self.ek_template(place)?;
-        let (handle, public) = self.create_primary(Hierarchy::Endorsement, &template)?;
+        let makers = self.makers_ek()?.ok_or(HardwareError::NoEkCertificate)?;
+        let (handle, public) = self.create_primary(Hierarchy::Endorsement, &makers.template)?;
         self.flush(handle.into())?;
         let key = EndorsementKey::try_from(public_area(&public)?).map_err(|_| {
             HardwareError::Response {
@@ -39,55 +33,15 @@ impl EsysRoot {
                 what: "an endorsement key",
             }
         })?;
+        let chain = self.ek_chain().unwrap_or_else(|error| {
+            tracing::warn!(%error, "an issuer is not shown the TPM's EK certificate chain");
+            Vec::new()
+        });
         Ok(CertifiedEk {
             key,
-            certificate,
-            chain: self.ek_chain(),
+            certificate: makers.certificate,
+            chain,
         })
-    }
-
-    /// The template by which the TPM's maker had the key made: the TCG's, unless NV memory has
-    /// another one, with what the maker put there to make the key another one (TCG EK Credential
-    /// Profile 2.5 §2.2.1.4).
-    fn ek_template(&mut self, place: EkPlace) -> Result<Vec<u8>, HardwareError> {
-        let mut template = place.default_template.to_bytes();
-        if self.exists(place.template)? {
-            template = self.read_index(place.template)?;
-        }
-        if !self.exists(place.nonce)? {
-            return Ok(template);
-        }
-        let nonce = self.read_index(place.nonce)?;
-        let public = checked(CREATE_PRIMARY, Public::unmarshall(&template))?;
-        checked(CREATE_PRIMARY, with_nonce(public, &nonce)?.marshall())
-    }
-
-    /// The certificates that the TPM has for the path from the EK's to the maker's, as they stand
-    /// in NV memory. A TPM whose chain cannot be read may do without.
-    fn ek_chain(&mut self) -> Vec<u8> {
-        let read = |root: &mut Self| {
-            let mut chain = Vec::new();
-            for index in root.handles_from(EK_CHAIN.0, MOST_CHAIN_INDICES)? {
-                if index <= EK_CHAIN.1 {
-                    chain.extend(root.read_index(index)?);
-                }
-            }
-            Ok::<_, HardwareError>(chain)
-        };
-        match read(self) {
-            Ok(chain) if chain.len() <= MAX_EK_CHAIN => chain,
-            Ok(chain) => {
-                tracing::warn!(
-                    bytes = chain.len(),
-                    "the TPM's EK certificate chain is too long to be sent to an issuer"
-                );
-                Vec::new()
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the TPM's EK certificate chain cannot be read");
-                Vec::new()
-            }
-        }
     }
 
     /// `TPM2_ActivateCredential` with the EK whose certificate we show.
@@ -104,9 +58,8 @@ impl EsysRoot {
             ACTIVATE,
             EncryptedSecret::try_from(without_length(&credential.encrypted_secret)?.to_vec()),
         )?;
-        let place = self.ek_place()?;
-        let template = self.ek_template(place)?;
-        let (ek, _) = self.create_primary(Hierarchy::Endorsement, &template)?;
+        let makers = self.makers_ek()?.ok_or(HardwareError::NoEkCertificate)?;
+        let (ek, _) = self.create_primary(Hierarchy::Endorsement, &makers.template)?;
         let opened = self.with_session(SessionType::Hmac, Protect::Response, |root, for_ik| {
             root.with_session(SessionType::Policy, Protect::Nothing, |root, for_ek| {
                 root.satisfy_ek_policy(for_ek)?;
@@ -137,21 +90,18 @@ impl EsysRoot {
             });
         checked(SECRET, secret).map(drop)
     }
+}
 
-    /// The first EK that has a certificate.
-    fn ek_place(&mut self) -> Result<EkPlace, HardwareError> {
-        for place in EK_PLACES {
-            if self.exists(place.certificate)? {
-                return Ok(place);
-            }
-        }
-        Err(HardwareError::NoEkCertificate)
+impl EkMemory for EsysRoot {
+    type Error = HardwareError;
+
+    fn indices_from(&mut self, first: u32, count: u32) -> Result<Vec<u32>, HardwareError> {
+        self.handles_from(first, count)
     }
 
     fn read_index(&mut self, index: u32) -> Result<Vec<u8>, HardwareError> {
         let handle = checked(NV_READ, NvIndexTpmHandle::new(index))?;
         let password = Some(AuthSession::Password);
-        // Makers allow the owner, the index's own (empty) authorization, or both.
         let by_owner = self.context.execute_with_session(password, |context| {
             nv::read_full(context, NvAuth::Owner, handle)
         });
@@ -172,54 +122,6 @@ impl EsysRoot {
         checked(NV_READ, by_index)
     }
 }
-
-/// Puts what the maker chose into the template's `unique` field, where it makes another key: at the
-/// start of the modulus, or of the first coordinate, with zeros behind it.
-fn with_nonce(template: Public, nonce: &[u8]) -> Result<Public, HardwareError> {
-    let filled = |length: usize| {
-        let mut filled = nonce.to_vec();
-        filled.resize(length.max(nonce.len()), 0);
-        filled
-    };
-    Ok(match template {
-        Public::Rsa {
-            object_attributes,
-            name_hashing_algorithm,
-            auth_policy,
-            parameters,
-            ..
-        } => {
-            let length = usize::from(u16::from(parameters.key_bits())) / 8;
-            Public::Rsa {
-                object_attributes,
-                name_hashing_algorithm,
-                auth_policy,
-                parameters,
-                unique: checked(CREATE_PRIMARY, PublicKeyRsa::try_from(filled(length)))?,
-            }
-        }
-        Public::Ecc {
-            object_attributes,
-            name_hashing_algorithm,
-            auth_policy,
-            parameters,
-            ..
-        } => Public::Ecc {
-            object_attributes,
-            name_hashing_algorithm,
-            auth_policy,
-            parameters,
-            unique: EccPoint::new(
-                checked(CREATE_PRIMARY, EccParameter::try_from(filled(COORDINATE)))?,
-                checked(CREATE_PRIMARY, EccParameter::try_from(vec![0; COORDINATE]))?,
-            ),
-        },
-        other => other,
-    })
-}
-
-/// Bytes of a coordinate on P-256.
-const COORDINATE: usize = 32;
 
 /// The content of a TPM2B.
 fn without_length(sized: &[u8]) -> Result<&[u8], HardwareError> {
