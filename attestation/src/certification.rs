@@ -1,5 +1,5 @@
-//! Statements about a key for TLS, or for signing data, by the attestation key of the same TPM: `TPMS_ATTEST` of type certify
-//! (TPM 2.0 Part 2 §10.12.3), made by `TPM2_Certify`.
+//! Statements about a key for TLS, for signing data or for confirmations, by the attestation key of the same
+//! TPM: `TPMS_ATTEST` of type certify (TPM 2.0 Part 2 §10.12.3), made by `TPM2_Certify`.
 //!
 //! A certificate alone would not do: whoever had it issued might have had the key elsewhere. What the
 //! TPM certifies is loaded in that TPM, and the key's attributes say that it can be nowhere else.
@@ -15,25 +15,10 @@ use tpm2_protocol::{TpmError, TpmUnmarshal};
 use crate::qualifying::{confirmation_key_qualifying_data, data_key_qualifying_data, encoded};
 use crate::quote::{QuoteError, verify_signature};
 
-/// A TLS key, and what its TPM says about it. Nothing about it is verified yet.
+/// A key, and what its TPM says about it. Nothing about it is verified yet.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
-pub struct TlsKeyStatement {
-    /// `TPMT_PUBLIC` of the key.
-    #[n(1)]
-    pub public: ByteVec,
-    /// `TPMS_ATTEST` of its certification.
-    #[n(2)]
-    pub attest: ByteVec,
-    /// `TPMT_SIGNATURE` by the vIK.
-    #[n(3)]
-    pub signature: ByteVec,
-}
-
-/// The same about a key that signs data, made for that alone: see [`data_key_qualifying_data`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct DataKeyStatement {
+pub struct KeyStatement {
     /// `TPMT_PUBLIC` of the key.
     #[n(1)]
     pub public: ByteVec,
@@ -45,19 +30,10 @@ pub struct DataKeyStatement {
     pub signature: ByteVec,
 }
 
-/// The same about a key with which a person confirms: see [`confirmation_key_qualifying_data`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct ConfirmationKeyStatement {
-    /// `TPMT_PUBLIC` of the key.
-    #[n(1)]
-    pub public: ByteVec,
-    /// `TPMS_ATTEST` of its certification.
-    #[n(2)]
-    pub attest: ByteVec,
-    /// `TPMT_SIGNATURE` by the device's identity key.
-    #[n(3)]
-    pub signature: ByteVec,
+/// A kind of key that a TPM certifies for one purpose.
+pub trait CertifiedKey: TryFrom<PublicArea, Error = AttestationKeyError> {
+    /// What the TPM has to say beside the key: another value for each purpose.
+    fn purpose() -> Vec<u8>;
 }
 
 /// Why a statement about a key is worth nothing.
@@ -87,89 +63,68 @@ pub enum CertificationError {
     OtherPurpose,
 }
 
-impl TlsKeyStatement {
-    /// SHA-256 over the statement, which the VM's quote covers.
+impl CertifiedKey for TlsKey {
+    fn purpose() -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+impl CertifiedKey for DataKey {
+    fn purpose() -> Vec<u8> {
+        data_key_qualifying_data().as_bytes().to_vec()
+    }
+}
+
+impl CertifiedKey for ConfirmationKey {
+    fn purpose() -> Vec<u8> {
+        confirmation_key_qualifying_data().as_bytes().to_vec()
+    }
+}
+
+impl KeyStatement {
+    /// SHA-256 over the statement, which the VM's quote covers if it is about a key for TLS.
     pub fn digest(&self) -> Digest32 {
         Digest32::of(&encoded(|encoder| encoder.encode(self)?.ok()))
     }
 
-    /// Verifies that the TPM with `attestation_key` certified this key, and that the key is one for
-    /// TLS that lives in that TPM alone.
-    pub fn verify(&self, attestation_key: &AttestationKey) -> Result<TlsKey, CertificationError> {
-        let area = PublicArea::parse(&self.public).map_err(CertificationError::Key)?;
-        let key = TlsKey::try_from(area).map_err(CertificationError::Attributes)?;
-        let (attest, signature) = (&self.attest, &self.signature);
-        check(attest, signature, &key.name(), &[], attestation_key)?;
-        Ok(key)
-    }
-}
-
-impl DataKeyStatement {
-    /// Verifies that the TPM with `attestation_key` certified this key for data, and that the key is one for
-    /// data that lives in that TPM alone.
-    pub fn verify(&self, attestation_key: &AttestationKey) -> Result<DataKey, CertificationError> {
-        let area = PublicArea::parse(&self.public).map_err(CertificationError::Key)?;
-        let key = DataKey::try_from(area).map_err(CertificationError::Attributes)?;
-        let (attest, signature) = (&self.attest, &self.signature);
-        let purpose = data_key_qualifying_data();
-        check(
-            attest,
-            signature,
-            &key.name(),
-            purpose.as_bytes(),
-            attestation_key,
-        )?;
-        Ok(key)
-    }
-}
-
-impl ConfirmationKeyStatement {
-    /// Verifies that the TPM with `attestation_key` certified this key for confirmations, and that the key is
-    /// one that lives in that TPM alone and wants a PIN.
-    pub fn verify(
+    /// Verifies that the TPM with `attestation_key` certified this key, for the purpose of `K`, and that the
+    /// key is one of that kind, which lives in that TPM alone.
+    pub fn verify<K: CertifiedKey>(
         &self,
         attestation_key: &AttestationKey,
-    ) -> Result<ConfirmationKey, CertificationError> {
+    ) -> Result<K, CertificationError> {
         let area = PublicArea::parse(&self.public).map_err(CertificationError::Key)?;
-        let key = ConfirmationKey::try_from(area).map_err(CertificationError::Attributes)?;
-        let (attest, signature) = (&self.attest, &self.signature);
-        let purpose = confirmation_key_qualifying_data();
-        check(
-            attest,
-            signature,
-            &key.name(),
-            purpose.as_bytes(),
-            attestation_key,
-        )?;
+        let name = area.name();
+        let key = K::try_from(area).map_err(CertificationError::Attributes)?;
+        self.check(&name, &K::purpose(), attestation_key)?;
         Ok(key)
     }
-}
 
-/// Checks that the TPM certified the key with this name, for this purpose: what is said beside the key, and
-/// nothing for TLS.
-fn check(
-    attest: &[u8],
-    signature: &[u8],
-    key: &TpmName,
-    purpose: &[u8],
-    attestation_key: &AttestationKey,
-) -> Result<(), CertificationError> {
-    let attest = verify_signature(attest, signature, attestation_key)
-        .map_err(CertificationError::Signature)?;
-    let (attest, rest) = TpmsAttest::unmarshal(attest).map_err(CertificationError::Malformed)?;
-    let TpmuAttest::Certify(certified) = &attest.attested else {
-        return Err(CertificationError::NotACertification);
-    };
-    if !rest.is_empty() {
-        return Err(CertificationError::NotACertification);
-    }
-    let name: &[u8] = certified.name.as_ref();
-    if name != key.as_bytes() {
-        return Err(CertificationError::OtherKey);
-    }
-    let said: &[u8] = attest.extra_data.as_ref();
-    match said == purpose {
-        true => Ok(()),
-        false => Err(CertificationError::OtherPurpose),
+    /// Checks that the TPM certified the key with this name, for this purpose.
+    fn check(
+        &self,
+        key: &TpmName,
+        purpose: &[u8],
+        attestation_key: &AttestationKey,
+    ) -> Result<(), CertificationError> {
+        let attest = verify_signature(&self.attest, &self.signature, attestation_key)
+            .map_err(CertificationError::Signature)?;
+        let (attest, rest) =
+            TpmsAttest::unmarshal(attest).map_err(CertificationError::Malformed)?;
+        let TpmuAttest::Certify(certified) = &attest.attested else {
+            return Err(CertificationError::NotACertification);
+        };
+        if !rest.is_empty() {
+            return Err(CertificationError::NotACertification);
+        }
+        let name: &[u8] = certified.name.as_ref();
+        if name != key.as_bytes() {
+            return Err(CertificationError::OtherKey);
+        }
+        let said: &[u8] = attest.extra_data.as_ref();
+        match said == purpose {
+            true => Ok(()),
+            false => Err(CertificationError::OtherPurpose),
+        }
     }
 }

@@ -44,7 +44,7 @@ pub mod verification;
 
 pub use appraisal::appraise;
 pub use binding::{Binding, Purpose};
-pub use certification::{ConfirmationKeyStatement, DataKeyStatement, TlsKeyStatement};
+pub use certification::{CertifiedKey, KeyStatement};
 pub use event_log::EventLog;
 pub use evidence::{BootRecord, Evidence, HostLayer, VmLayer};
 pub use evidence_set::EvidenceSet;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use cert_chain::{
-    AttestationKey, Digest32, HashAlgorithm, PcrValues, PublicArea, TrustAnchors, VerifiedVikChain,
-    VikChain,
+    AttestationKey, Digest32, HashAlgorithm, PcrValues, PublicArea, TlsKey, TrustAnchors,
+    VerifiedVikChain, VikChain,
 };
 use rustls_pki_types::UnixTime;
 
@@ -272,7 +272,7 @@ fn verify_tls_key(vm: &VmLayer, vik: &AttestationKey, purpose: &Purpose) -> Resu
     let certified = vm
         .tls_key
         .as_ref()
-        .map(|statement| statement.verify(vik).map_err(Refusal::TlsKey))
+        .map(|statement| statement.verify::<TlsKey>(vik).map_err(Refusal::TlsKey))
         .transpose()?;
     match (purpose, certified) {
         (Purpose::Challenge | Purpose::Node { .. } | Purpose::SignedData, _) => Ok(()),

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use attestation::{ConfirmationKeyStatement, Nonce};
+use attestation::{KeyStatement, Nonce};
 use cert_chain::Digest32;
 use minicbor::bytes::{ByteSlice, ByteVec};
 use minicbor::data::Tag;
@@ -56,7 +56,7 @@ pub struct Confirmation {
     pub signed: ByteVec,
     /// What the device's TPM says about the key.
     #[n(2)]
-    pub key: ConfirmationKeyStatement,
+    pub key: KeyStatement,
     /// `TPMT_PUBLIC` of the device's identity key.
     #[n(3)]
     pub identity_key: ByteVec,

@@ -5,7 +5,8 @@ use attestation::certification::CertificationError;
 use cert_chain::attestation_key::AttestationKeyError;
 use cert_chain::public_area::PublicAreaError;
 use cert_chain::{
-    AttestationKey, ChainError, DeviceName, PublicArea, TpmName, VerifiedDeviceCertificate,
+    AttestationKey, ChainError, ConfirmationKey, DeviceName, PublicArea, TpmName,
+    VerifiedDeviceCertificate,
 };
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use rustls_pki_types::UnixTime;
@@ -145,7 +146,7 @@ impl Confirmation {
         {
             return Err(Refused::OtherIdentityKey);
         }
-        let key = self.key.verify(&identity).map_err(Refused::Key)?;
+        let key: ConfirmationKey = self.key.verify(&identity).map_err(Refused::Key)?;
         if !policy.keys.contains(&key.name().to_string()) {
             return Err(Refused::UnknownKey(key.name()));
         }

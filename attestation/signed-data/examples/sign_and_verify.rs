@@ -9,7 +9,7 @@
 
 use attestation::device::fixture::FixtureDevice;
 use attestation::fixture::{Host, NOW, TLS, certification, now, sign, signing_area_with};
-use attestation::{DataKeyStatement, PolicyAbout, data_key_qualifying_data};
+use attestation::{KeyStatement, PolicyAbout, data_key_qualifying_data};
 use cert_chain::PublicArea;
 use cert_chain::template::DATA_KEY_POLICY;
 use p256::ecdsa::Signature;
@@ -41,7 +41,7 @@ fn main() -> anyhow::Result<()> {
     let credentials = Credentials {
         certificates: Certificates::Device(device.certificate.to_vec().into()),
         identity_key: device.public.public_area().as_bytes().to_vec().into(),
-        statement: DataKeyStatement {
+        statement: KeyStatement {
             public: public.into(),
             signature: sign(&device.key, &attest),
             attest: attest.into(),

@@ -1,6 +1,6 @@
 //! What travels beside the signature, so that it can be verified.
 
-use attestation::DataKeyStatement;
+use attestation::KeyStatement;
 use attestation::device::MAX_DEVICE_EVIDENCE;
 use attestation::evidence::MAX_EVIDENCE;
 use minicbor::bytes::ByteVec;
@@ -19,7 +19,7 @@ pub struct Credentials {
     /// `TPMT_PUBLIC` of that key: the vIK, or the device's identity key.
     pub identity_key: ByteVec,
     /// What that key says about the key that signs.
-    pub statement: DataKeyStatement,
+    pub statement: KeyStatement,
     /// The evidence (`evidence.cddl`) that the label refers to.
     pub evidence: Option<ByteVec>,
 }
@@ -81,7 +81,7 @@ impl Credentials {
         number(d, header::IDENTITY_KEY)?;
         let identity_key = bytes(d, MAX_STRUCTURE)?;
         number(d, header::STATEMENT)?;
-        let statement: DataKeyStatement = d.decode()?;
+        let statement: KeyStatement = d.decode()?;
         for part in [&statement.public, &statement.attest, &statement.signature] {
             bounded(part, MAX_STRUCTURE)?;
         }

@@ -15,7 +15,7 @@ use minicbor::{Decode, Encode};
 
 use crate::binding::Binding;
 use crate::bounded_cbor::{at_most, has_definite_lengths};
-use crate::certification::TlsKeyStatement;
+use crate::certification::KeyStatement;
 use crate::event_log::MAX_LOG;
 use crate::host_leaf::MAX_LEAF;
 use crate::merkle::{MAX_PATH, PathError, root_from_path};
@@ -89,7 +89,7 @@ pub struct VmLayer {
     /// The key with which the VM's service authenticates itself in TLS: evidence for a connection
     /// has one.
     #[n(13)]
-    pub tls_key: Option<TlsKeyStatement>,
+    pub tls_key: Option<KeyStatement>,
 }
 
 /// The host layer: a quote by the host IK over a tree of requests, and the path to one of them.
@@ -254,7 +254,7 @@ impl HostLayer {
 impl VmLayer {
     /// The leaf of this request in the tree that the quote covers.
     pub fn request_leaf(&self) -> Digest32 {
-        let tls_key = self.tls_key.as_ref().map(TlsKeyStatement::digest);
+        let tls_key = self.tls_key.as_ref().map(KeyStatement::digest);
         vm_request_leaf(&self.salt, &self.nonce, &self.binding, tls_key.as_ref())
     }
 

@@ -4,14 +4,14 @@ use attestation::certification::CertificationError;
 use attestation::fixture::{
     ATTESTATION, Host, TLS, Vm, certification, sign, signing_area, signing_area_with,
 };
-use attestation::{DataKeyStatement, TlsKeyStatement, data_key_qualifying_data};
+use attestation::{KeyStatement, data_key_qualifying_data};
 use cert_chain::attestation_key::AttestationKeyError;
 use cert_chain::template::DATA_KEY_POLICY;
-use cert_chain::{AttestationKey, Digest32, ObjectAttributes, PublicArea};
+use cert_chain::{AttestationKey, DataKey, Digest32, ObjectAttributes, PublicArea, TlsKey};
 
-fn statement(vm: &Vm, public: Vec<u8>, said: &[u8]) -> DataKeyStatement {
+fn statement(vm: &Vm, public: Vec<u8>, said: &[u8]) -> KeyStatement {
     let attest = certification(&public, said);
-    DataKeyStatement {
+    KeyStatement {
         public: public.into(),
         signature: sign(&vm.key, &attest),
         attest: attest.into(),
@@ -30,27 +30,27 @@ fn a_key_for_data_is_certified_for_data_by_the_vm_s_own_tpm() {
     let public = signing_area_with(&vm.tls_key, TLS, &DATA_KEY_POLICY);
     let said = data_key_qualifying_data();
     let genuine = statement(&vm, public.clone(), said.as_bytes());
-    let key = genuine.verify(&vik(&vm)).unwrap();
+    let key = genuine.verify::<DataKey>(&vik(&vm)).unwrap();
     assert_eq!(key.public_area().as_bytes(), public);
     assert!(matches!(
-        genuine.verify(&vik(&other)),
+        genuine.verify::<DataKey>(&vik(&other)),
         Err(CertificationError::Signature(_))
     ));
     // The same key, certified for something else.
     for said in [&[][..], Digest32::of(b"other").as_bytes()] {
         assert!(matches!(
-            statement(&vm, public.clone(), said).verify(&vik(&vm)),
+            statement(&vm, public.clone(), said).verify::<DataKey>(&vik(&vm)),
             Err(CertificationError::OtherPurpose)
         ));
     }
     // What was certified is another key.
     let neighbour = signing_area_with(&other.tls_key, TLS, &DATA_KEY_POLICY);
-    let exchanged = DataKeyStatement {
+    let exchanged = KeyStatement {
         public: neighbour.into(),
         ..genuine
     };
     assert!(matches!(
-        exchanged.verify(&vik(&vm)),
+        exchanged.verify::<DataKey>(&vik(&vm)),
         Err(CertificationError::OtherKey)
     ));
 }
@@ -93,7 +93,7 @@ fn keys_for_tls_and_attestation_and_keys_that_can_move_sign_no_data() {
             AttestationKeyError::NotFixedTpm,
         ),
     ] {
-        let refused = statement(&vm, area, said.as_bytes()).verify(&vik(&vm));
+        let refused = statement(&vm, area, said.as_bytes()).verify::<DataKey>(&vik(&vm));
         let Err(CertificationError::Attributes(found)) = refused else {
             panic!("{error}: {refused:?}");
         };
@@ -106,7 +106,7 @@ fn a_key_for_data_is_none_for_tls_whatever_its_tpm_said() {
     let host = Host::new("host-1");
     let vm = host.vm();
     let public = signing_area_with(&vm.tls_key, TLS, &DATA_KEY_POLICY);
-    let refused = vm.statement_about(public).verify(&vik(&vm));
+    let refused = vm.statement_about(public).verify::<TlsKey>(&vik(&vm));
     assert!(matches!(
         refused,
         Err(CertificationError::Attributes(
@@ -115,18 +115,9 @@ fn a_key_for_data_is_none_for_tls_whatever_its_tpm_said() {
     ));
     // Nor is a statement for data one about a key for TLS.
     let public = signing_area(&vm.tls_key, TLS);
-    let DataKeyStatement {
-        public,
-        attest,
-        signature,
-    } = statement(&vm, public, data_key_qualifying_data().as_bytes());
-    let taken = TlsKeyStatement {
-        public,
-        attest,
-        signature,
-    };
+    let for_data = statement(&vm, public, data_key_qualifying_data().as_bytes());
     assert!(matches!(
-        taken.verify(&vik(&vm)),
+        for_data.verify::<TlsKey>(&vik(&vm)),
         Err(CertificationError::OtherPurpose)
     ));
 }

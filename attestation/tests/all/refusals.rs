@@ -7,8 +7,8 @@ use attestation::fixture::{
 use attestation::merkle::{Tree, leaf_hash};
 use attestation::qualifying::{host_qualifying_data, vm_qualifying_data};
 use attestation::{
-    BOOT_PCRS, Binding, BootRecord, EventLog, Evidence, HostLeaf, Layer, Nonce, Purpose, Refusal,
-    TlsKeyStatement, VerifiedEvidence,
+    BOOT_PCRS, Binding, BootRecord, EventLog, Evidence, HostLeaf, KeyStatement, Layer, Nonce,
+    Purpose, Refusal, VerifiedEvidence,
 };
 use cert_chain::{
     Digest32, Generation, HashAlgorithm, ObjectAttributes, PublicArea, TpmName, VmId, VrotId,
@@ -414,11 +414,11 @@ fn a_connection_key_that_is_not_shown_to_live_in_the_vms_tpm_alone_is_refused() 
     let without =
         |attribute: ObjectAttributes| ObjectAttributes::from_bits(TLS.bits() & !attribute.bits());
     let area = |attributes| signing_area(&vm.tls_key, attributes);
-    let altered = TlsKeyStatement {
+    let altered = KeyStatement {
         public: signing_area(&neighbour.tls_key, TLS).into(),
         ..vm.tls_key_statement()
     };
-    let quoted = TlsKeyStatement {
+    let quoted = KeyStatement {
         attest: host.evidence(&vm, &nonce(), connection()).vm.attest,
         signature: host.evidence(&vm, &nonce(), connection()).vm.signature,
         ..vm.tls_key_statement()

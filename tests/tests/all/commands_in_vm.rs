@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use attestation::TlsKeyStatement;
 use cert_chain::pem::encode_public_key;
-use cert_chain::{AttestationKey, Digest32, PcrSelection, PublicArea};
+use cert_chain::{AttestationKey, DataKey, Digest32, PcrSelection, PublicArea, TlsKey};
 use serde_json::Value;
 use test_support::programs::program;
 use test_support::tool::Tool;
@@ -286,13 +285,9 @@ fn a_vrot_makes_one_key_for_data_and_certifies_it_and_openssl_accepts_what_it_si
     assert_eq!(TpmDataKey::make(&tpm)?.public().name(), name);
     let vik = EsysTpm::open(&tpm, PcrSelection::default(), None)?.vik_public()?;
     let vik = AttestationKey::try_from(PublicArea::parse(&vik)?)?;
-    assert_eq!(statement.verify(&vik)?.name(), name);
-    let taken = TlsKeyStatement {
-        public: statement.public,
-        attest: statement.attest,
-        signature: statement.signature,
-    };
-    ensure!(taken.verify(&vik).is_err(), "a key for data is one for TLS");
+    assert_eq!(statement.verify::<DataKey>(&vik)?.name(), name);
+    let for_tls = statement.verify::<TlsKey>(&vik);
+    ensure!(for_tls.is_err(), "a key for data is one for TLS");
     Ok(())
 }
 

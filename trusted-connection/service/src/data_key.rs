@@ -5,19 +5,17 @@
 //! and nothing is kept in the TPM.
 
 use attestation::certification::CertificationError;
-use attestation::{DataKeyStatement, data_key_qualifying_data};
+use attestation::{KeyStatement, data_key_qualifying_data};
 use cert_chain::attestation_key::AttestationKeyError;
 use cert_chain::public_area::PublicAreaError;
 use cert_chain::{AttestationKey, DataKey, Digest32, PublicArea, template};
+use tss_context::create_primary;
 use tss_esapi::Context;
 use tss_esapi::handles::KeyHandle;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
-use tss_esapi::interface_types::session_handles::AuthSession;
-use tss_esapi::structures::Public;
-use tss_esapi::traits::UnMarshall;
 
 use crate::attester::esys::VIK;
-use crate::attester::tss::{self, refused, retrying};
+use crate::attester::tss::{self, refused};
 use crate::attester::{AttesterError, TpmAddress, signing};
 use crate::data_counter::{self, CounterError};
 
@@ -26,7 +24,7 @@ pub struct TpmDataKey {
     context: Context,
     key: KeyHandle,
     public: DataKey,
-    statement: DataKeyStatement,
+    statement: KeyStatement,
 }
 
 /// Why the VM has no key for data.
@@ -50,21 +48,15 @@ pub enum DataKeyError {
 impl TpmDataKey {
     /// Has the TPM make and certify the key.
     pub fn make(tpm: &TpmAddress) -> Result<Self, DataKeyError> {
-        const OPERATION: &str = "TPM2_CreatePrimary";
         let mut context = tss::open(tpm)?;
         let vik = tss::load(&mut context, VIK)?;
-        let template = Public::unmarshall(&template::data_key()).map_err(refused(OPERATION))?;
-        let created = retrying(|| {
-            context.execute_with_session(Some(AuthSession::Password), |context| {
-                let template = template.clone();
-                context.create_primary(Hierarchy::Endorsement, template, None, None, None, None)
-            })
-        });
-        let key = created.map_err(refused(OPERATION))?.key_handle;
+        let template = template::data_key();
+        let created = create_primary(&mut context, Hierarchy::Endorsement, &template);
+        let key = created.map_err(refused("TPM2_CreatePrimary"))?.key_handle;
         let public = tss::public_of(&mut context, key)?;
         let domain = data_key_qualifying_data();
         let (attest, signature) = signing::certify(&mut context, key, vik, domain.as_bytes())?;
-        let statement = DataKeyStatement {
+        let statement = KeyStatement {
             public: public.into(),
             attest: attest.into(),
             signature: signature.into(),
@@ -86,7 +78,7 @@ impl TpmDataKey {
     }
 
     /// What the vIK says about it.
-    pub fn statement(&self) -> &DataKeyStatement {
+    pub fn statement(&self) -> &KeyStatement {
         &self.statement
     }
 

@@ -53,8 +53,5 @@ pub(crate) fn write_bytes(bytes: &[u8], output: Option<&Path>) -> Result<()> {
             .and_then(|()| out.flush())
             .context("standard output cannot be written");
     };
-    let mut file = OutputFile::create(path, 0o666, Existing::Replace)?;
-    file.write_all(bytes)
-        .with_context(|| format!("{} cannot be written", path.display()))?;
-    Ok(file.finish()?)
+    Ok(OutputFile::create(path, 0o666, Existing::Replace)?.finish_with(bytes)?)
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use attestation::TlsKeyStatement;
+use attestation::KeyStatement;
 use cert_chain::layout::{NvIndex, TLS_KEY_HANDLE};
 use cert_chain::{Digest32, PublicArea, TlsKey};
 use p256::ecdsa::Signature as EcdsaSignature;
@@ -100,7 +100,7 @@ impl TpmTlsKey {
     }
 
     /// What the vIK says about the key.
-    pub fn certified_by(tpm: &mut EsysTpm) -> Result<TlsKeyStatement, TlsKeyError> {
+    pub fn certified_by(tpm: &mut EsysTpm) -> Result<KeyStatement, TlsKeyError> {
         tpm.certify(TLS_KEY).map_err(TlsKeyError::Tpm)
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use attestation::{Binding, Nonce, TlsKeyStatement};
+use attestation::{Binding, KeyStatement, Nonce};
 use attested_tls::{Attester, Demand, EvidenceFuture, Format, NoEvidence};
 use printable::WithCauses;
 use tokio::sync::oneshot;
@@ -17,12 +17,12 @@ use crate::attester::quoting::EvidenceRequest;
 pub struct VmAttester {
     batches: Arc<Batches>,
     /// The key of this end of all connections, certified by the vIK.
-    tls_key: TlsKeyStatement,
+    tls_key: KeyStatement,
 }
 
 impl VmAttester {
     /// Evidence of this vRoT, for connections with this key.
-    pub fn new(batches: Arc<Batches>, tls_key: TlsKeyStatement) -> Self {
+    pub fn new(batches: Arc<Batches>, tls_key: KeyStatement) -> Self {
         Self { batches, tls_key }
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use attestation::TlsKeyStatement;
+use attestation::KeyStatement;
 use cert_chain::layout::{NvIndex, TLS_KEY_HANDLE, VIK_HANDLE};
 use cert_chain::{AttestationKey, ObjectAttributes, PublicArea, TlsKey};
 use serde_json::Value;
@@ -41,13 +41,13 @@ fn a_launched_vrot_has_a_tls_key_that_its_vik_certifies_and_openssl_accepts_belo
     ensure!(area.auth_policy().is_empty());
 
     let (attest, signature) = certify(&mut vmm)?;
-    let statement = TlsKeyStatement {
+    let statement = KeyStatement {
         public: public.into(),
         attest: attest.into(),
         signature: attestation::quote::canonical_signature(&signature)?.into(),
     };
     let vik = AttestationKey::try_from(PublicArea::parse(&vik)?)?;
-    assert_eq!(statement.verify(&vik)?, TlsKey::try_from(area)?);
+    assert_eq!(statement.verify::<TlsKey>(&vik)?, TlsKey::try_from(area)?);
 
     openssl_accepts(&host, &identity)?;
     guest_has_what_the_manager_says(&mut vmm, &identity)?;

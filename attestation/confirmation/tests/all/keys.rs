@@ -1,12 +1,9 @@
 use attestation::certification::CertificationError;
 use attestation::fixture::{ATTESTATION, Host, TLS, certification, sign, signing_area_with};
-use attestation::{
-    ConfirmationKeyStatement, DataKeyStatement, confirmation_key_qualifying_data,
-    data_key_qualifying_data,
-};
+use attestation::{KeyStatement, confirmation_key_qualifying_data, data_key_qualifying_data};
 use cert_chain::attestation_key::AttestationKeyError;
 use cert_chain::template::DATA_KEY_POLICY;
-use cert_chain::{AttestationKey, ConfirmationKey, ObjectAttributes, PublicArea};
+use cert_chain::{AttestationKey, ConfirmationKey, DataKey, ObjectAttributes, PublicArea};
 
 #[test]
 fn a_key_that_no_pin_gates_or_that_is_for_something_else_confirms_nothing() {
@@ -19,7 +16,7 @@ fn a_key_that_no_pin_gates_or_that_is_for_something_else_confirms_nothing() {
     let statement = |attributes, policy: &[u8], said: &[u8]| {
         let public = signing_area_with(&vm.tls_key, attributes, policy);
         let attest = certification(&public, said);
-        ConfirmationKeyStatement {
+        KeyStatement {
             public: public.into(),
             signature: sign(&vm.key, &attest),
             attest: attest.into(),
@@ -27,7 +24,11 @@ fn a_key_that_no_pin_gates_or_that_is_for_something_else_confirms_nothing() {
     };
     let said = confirmation_key_qualifying_data();
     let said = said.as_bytes();
-    assert!(statement(TLS, policy.as_bytes(), said).verify(&ik).is_ok());
+    assert!(
+        statement(TLS, policy.as_bytes(), said)
+            .verify::<ConfirmationKey>(&ik)
+            .is_ok()
+    );
     for (attributes, policy, expected) in [
         // Its authorization value alone would do, without the policy; and guesses would be free.
         (
@@ -46,7 +47,7 @@ fn a_key_that_no_pin_gates_or_that_is_for_something_else_confirms_nothing() {
         (TLS, &DATA_KEY_POLICY, E::OtherPurpose),
         (ATTESTATION, policy.as_bytes(), E::Restricted),
     ] {
-        let refused = statement(attributes, policy, said).verify(&ik);
+        let refused = statement(attributes, policy, said).verify::<ConfirmationKey>(&ik);
         let Err(CertificationError::Attributes(found)) = refused else {
             panic!("{expected}: {refused:?}");
         };
@@ -59,22 +60,12 @@ fn a_key_that_no_pin_gates_or_that_is_for_something_else_confirms_nothing() {
         data_key_qualifying_data().as_bytes(),
     );
     assert!(matches!(
-        elsewhere.verify(&ik),
+        elsewhere.verify::<ConfirmationKey>(&ik),
         Err(CertificationError::OtherPurpose)
     ));
     // And it is no key for data.
-    let ConfirmationKeyStatement {
-        public,
-        attest,
-        signature,
-    } = elsewhere;
-    let taken = DataKeyStatement {
-        public,
-        attest,
-        signature,
-    };
     assert!(matches!(
-        taken.verify(&ik),
+        elsewhere.verify::<DataKey>(&ik),
         Err(CertificationError::Attributes(E::OtherPurpose))
     ));
 }

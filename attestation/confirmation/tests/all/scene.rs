@@ -2,7 +2,7 @@
 
 use attestation::device::fixture::FixtureDevice;
 use attestation::fixture::{Host, NOW, TLS, certification, sign, signing_area_with};
-use attestation::{ConfirmationKeyStatement, Nonce, confirmation_key_qualifying_data};
+use attestation::{KeyStatement, Nonce, confirmation_key_qualifying_data};
 use cert_chain::{ConfirmationKey, PublicArea};
 use confirmation::{
     ConfirmableText, Confirmation, ConfirmationPolicy, Expected, PolicyError, Rendering,
@@ -74,7 +74,7 @@ impl Scene {
         let attest = certification(&area, said.as_bytes());
         let confirmation = Confirmation {
             signed: signed.into(),
-            key: ConfirmationKeyStatement {
+            key: KeyStatement {
                 public: area.into(),
                 signature: sign(&self.device.key, &attest),
                 attest: attest.into(),

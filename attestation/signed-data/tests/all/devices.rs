@@ -5,7 +5,7 @@ use std::sync::Arc;
 use attestation::certification::CertificationError;
 use attestation::device::DevicePolicy;
 use attestation::fixture::{Host, certification, now, sign};
-use attestation::{Binding, DataKeyStatement, PolicyAbout, Verdict};
+use attestation::{Binding, KeyStatement, PolicyAbout, Verdict};
 use cert_chain::{RevocationLists, TrustAnchors};
 use minicbor::bytes::ByteVec;
 use signed_data::{
@@ -335,7 +335,7 @@ fn a_key_that_was_certified_for_something_else_signs_no_data() {
     let anchors = vm.anchors();
     let said = |identity: &rcgen::KeyPair, area: Vec<u8>, said: &[u8]| {
         let attest = certification(&area, said);
-        DataKeyStatement {
+        KeyStatement {
             public: area.into(),
             signature: sign(identity, &attest),
             attest: attest.into(),

@@ -4,7 +4,7 @@ use attestation::device::fixture::FixtureDevice;
 use attestation::fixture::{
     Host, NOW, TLS, Vm, certification, sign, sign_fixed, signing_area_with,
 };
-use attestation::{Binding, DataKeyStatement, Nonce, data_key_qualifying_data};
+use attestation::{Binding, KeyStatement, Nonce, data_key_qualifying_data};
 use cert_chain::template::DATA_KEY_POLICY;
 use cert_chain::{Digest32, Issuer, PublicArea, TrustAnchors};
 use rcgen::KeyPair;
@@ -204,9 +204,9 @@ pub(crate) fn refer_to(
 }
 
 /// What an identity key says about a key for data.
-pub(crate) fn statement(identity_key: &KeyPair, area: Vec<u8>) -> DataKeyStatement {
+pub(crate) fn statement(identity_key: &KeyPair, area: Vec<u8>) -> KeyStatement {
     let attest = certification(&area, data_key_qualifying_data().as_bytes());
-    DataKeyStatement {
+    KeyStatement {
         public: area.into(),
         signature: sign(identity_key, &attest),
         attest: attest.into(),

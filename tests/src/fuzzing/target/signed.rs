@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use anyhow::Context;
 use attestation::device::fixture::FixtureDevice;
 use attestation::fixture::{Host, NOW, TLS, certification, now, sign, signing_area_with};
-use attestation::{DataKeyStatement, Policy, data_key_qualifying_data};
+use attestation::{KeyStatement, Policy, data_key_qualifying_data};
 use cert_chain::PublicArea;
 use cert_chain::template::DATA_KEY_POLICY;
 use p256::ecdsa::Signature;
@@ -191,7 +191,7 @@ impl Signer {
         let credentials = Credentials {
             certificates,
             identity_key: identity_key.to_vec().into(),
-            statement: DataKeyStatement {
+            statement: KeyStatement {
                 public: area.into(),
                 signature: sign(identity, &attest),
                 attest: attest.into(),

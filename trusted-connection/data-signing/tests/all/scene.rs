@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use attestation::fixture::{Host, NOW, TLS, Vm, certification, now, sign, signing_area_with};
-use attestation::{Binding, DataKeyStatement, Nonce, data_key_qualifying_data};
+use attestation::{Binding, KeyStatement, Nonce, data_key_qualifying_data};
 use cert_chain::template::DATA_KEY_POLICY;
 use cert_chain::{Digest32, PublicArea, TpmName, TrustAnchors};
 use data_signing::stream::collector::Collector;
@@ -134,7 +134,7 @@ impl DataSigner for SoftwareSigner<'_> {
         Ok(Credentials {
             certificates: Certificates::Vm(chain.map(|der| der.to_vec().into())),
             identity_key: self.vm.public.clone().into(),
-            statement: DataKeyStatement {
+            statement: KeyStatement {
                 public: area.into(),
                 signature: sign(&self.vm.key, &attest),
                 attest: attest.into(),

@@ -5,7 +5,7 @@
 //! whenever it is asked, also after `TPM2_Clear`, and nothing is kept on the disk.
 
 use attestation::quote::{canonical_signature, fixed_signature};
-use attestation::{DataKeyStatement, data_key_qualifying_data};
+use attestation::{KeyStatement, data_key_qualifying_data};
 use cert_chain::{DataKey, Digest32, template};
 use tpm_wire::Operation;
 
@@ -18,7 +18,7 @@ use super::{DeviceTpm, NULL, Primary, create_primary, flush};
 pub(super) struct LoadedDataKey {
     pub(super) handle: u32,
     public: DataKey,
-    statement: DataKeyStatement,
+    statement: KeyStatement,
 }
 
 const CERTIFY: Operation = Operation("TPM2_Certify");
@@ -37,7 +37,7 @@ impl DeviceTpm {
     }
 
     /// What the identity key says about it.
-    pub fn data_key_statement(&mut self) -> Result<DataKeyStatement, TpmError> {
+    pub fn data_key_statement(&mut self) -> Result<KeyStatement, TpmError> {
         Ok(self.loaded_data_key()?.statement.clone())
     }
 
@@ -86,7 +86,7 @@ impl DeviceTpm {
     }
 }
 
-fn certify(channel: &mut Channel, key: &Primary, ik: u32) -> Result<DataKeyStatement, TpmError> {
+fn certify(channel: &mut Channel, key: &Primary, ik: u32) -> Result<KeyStatement, TpmError> {
     let command = Command::new(CC_CERTIFY)
         .authorized(key.handle)
         .authorized(ik)
@@ -97,7 +97,7 @@ fn certify(channel: &mut Channel, key: &Primary, ik: u32) -> Result<DataKeyState
     let malformed = TpmError::Response { operation: CERTIFY };
     let attest = reader.sized().ok_or(malformed)?;
     let signature = canonical_signature(reader.rest()).map_err(TpmError::Signature)?;
-    Ok(DataKeyStatement {
+    Ok(KeyStatement {
         public: key.public.as_bytes().to_vec().into(),
         attest: attest.to_vec().into(),
         signature: signature.into(),

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use attestation::fixture::{Host, NOW, TLS, Vm, certification, sign, signing_area_with};
-use attestation::{Binding, DataKeyStatement, data_key_qualifying_data};
+use attestation::{Binding, KeyStatement, data_key_qualifying_data};
 use cert_chain::template::DATA_KEY_POLICY;
 use cert_chain::{Digest32, PublicArea};
 use rcgen::KeyPair;
@@ -84,7 +84,7 @@ impl Scene {
         let credentials = |evidence| Credentials {
             certificates: Certificates::Vm(chain.map(|der| der.to_vec().into())),
             identity_key: self.vm.public.clone().into(),
-            statement: DataKeyStatement {
+            statement: KeyStatement {
                 public: area.clone().into(),
                 signature: sign(&self.vm.key, &attest),
                 attest: attest.clone().into(),

@@ -25,7 +25,7 @@ const MODE: u32 = 0o600;
 /// Seals a file or standard input.
 pub fn seal(options: &SealOptions) -> Result<()> {
     keep_secrets_out_of_dumps();
-    let mut output = OutputFile::create(&options.to, MODE, existing(options.replace))?;
+    let mut output = OutputFile::create(&options.to, MODE, Existing::replaced_if(options.replace))?;
     let mut tpm = SealingTpm::open(&options.tpm)?;
     let sealed_to = match &options.policy_key {
         Some(path) => SealedTo::Approved(read_policy_key(path)?),
@@ -59,7 +59,7 @@ pub fn unseal(options: &UnsealOptions) -> Result<()> {
     keep_secrets_out_of_dumps();
     // Before the TPM is asked: what cannot be written needs no secret.
     let output = (options.to.as_deref())
-        .map(|path| OutputFile::create(path, MODE, existing(options.replace)))
+        .map(|path| OutputFile::create(path, MODE, Existing::replaced_if(options.replace)))
         .transpose()?;
     let mut input = open(&options.from)?;
     let header = read_header(&options.from, &mut input)?;
@@ -148,13 +148,6 @@ fn to_text(header: &Header) -> String {
         SealedTo::Approved(key) => format!("and to boots that the key {} approves\n", key.name()),
     };
     format!("sealed under the storage key {}\n{to}", header.parent)
-}
-
-fn existing(replace: bool) -> Existing {
-    match replace {
-        true => Existing::Replace,
-        false => Existing::Keep,
-    }
 }
 
 /// What this process works on is not left behind in a file when it fails. What the kernel does not let it

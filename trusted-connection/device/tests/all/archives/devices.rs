@@ -2,7 +2,7 @@
 
 use attestation::device::fixture::FixtureDevice;
 use attestation::fixture::{TLS, certification, sign, signing_area_with};
-use attestation::{Binding, DataKeyStatement, data_key_qualifying_data};
+use attestation::{Binding, KeyStatement, data_key_qualifying_data};
 use cert_chain::template::DATA_KEY_POLICY;
 use cert_chain::{Digest32, PublicArea};
 use rcgen::KeyPair;
@@ -40,7 +40,7 @@ fn with_device(scene: &Scene) -> FixtureDevice {
     let credentials = Credentials {
         certificates: Certificates::Device(device.certificate.to_vec().into()),
         identity_key: identity_key.to_vec().into(),
-        statement: DataKeyStatement {
+        statement: KeyStatement {
             public: area.into(),
             signature: sign(&device.key, &attest),
             attest: attest.into(),

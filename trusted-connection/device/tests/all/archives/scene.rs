@@ -8,7 +8,7 @@ use std::time::Duration;
 use attestation::fixture::{
     Host, NOW, TLS, Vm, certification, sign, sign_fixed, signing_area_with,
 };
-use attestation::{Binding, DataKeyStatement, data_key_qualifying_data};
+use attestation::{Binding, KeyStatement, data_key_qualifying_data};
 use cert_chain::crl::RevocationReason;
 use cert_chain::profile::{CrlSpec, RevokedCertificate};
 use cert_chain::template::DATA_KEY_POLICY;
@@ -103,7 +103,7 @@ impl Scene {
         let credentials = Credentials {
             certificates: Certificates::Vm(chain.map(|der| der.to_vec().into())),
             identity_key: self.vm.public.clone().into(),
-            statement: DataKeyStatement {
+            statement: KeyStatement {
                 public: area.into(),
                 signature: sign(&self.vm.key, &attest),
                 attest: attest.into(),
