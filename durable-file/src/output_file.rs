@@ -63,6 +63,16 @@ pub enum OutputError {
     },
 }
 
+impl Existing {
+    /// What `--replace` of a command says.
+    pub fn replaced_if(replace: bool) -> Self {
+        match replace {
+            true => Self::Replace,
+            false => Self::Keep,
+        }
+    }
+}
+
 impl OutputFile {
     /// A file with this mode, cut by the umask.
     pub fn create(path: &Path, mode: u32, existing: Existing) -> Result<Self, OutputError> {
@@ -89,6 +99,13 @@ impl OutputFile {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             Err(error) => Err(at(&self.path, error.into())),
         }
+    }
+
+    /// Writes the last of the contents, or all of them, and [finishes](Self::finish).
+    pub fn finish_with(mut self, contents: &[u8]) -> Result<(), OutputError> {
+        self.write_all(contents)
+            .map_err(|source| at(&self.path, source))?;
+        self.finish()
     }
 
     /// Gives the file its name. It outlives a loss of power then.

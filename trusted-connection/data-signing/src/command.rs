@@ -1,7 +1,7 @@
 //! The command that signs a file.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 
 use anyhow::{Context, Error, Result, bail};
@@ -53,11 +53,7 @@ fn sign_data<S: DataSigner>(
     to: &Path,
     open: impl FnOnce() -> Result<S>,
 ) -> Result<u64> {
-    let existing = match options.replace {
-        true => Existing::Replace,
-        false => Existing::Keep,
-    };
-    let mut output = OutputFile::create(to, 0o666, existing)?;
+    let output = OutputFile::create(to, 0o666, Existing::replaced_if(options.replace))?;
     let content = read_content(options.from.as_deref(), options.attached)?;
     let mut signer = open()?;
     let mut credentials = signer.credentials().map_err(Error::from_boxed)?;
@@ -88,10 +84,7 @@ fn sign_data<S: DataSigner>(
     let unsigned = ToBeSigned::new(label, content)?;
     let signature = signer.sign(&unsigned.digest()).map_err(Error::from_boxed)?;
     let signed = unsigned.signed(signature, credentials).to_cbor();
-    output
-        .write_all(&signed)
-        .with_context(|| format!("{} cannot be written", to.display()))?;
-    output.finish()?;
+    output.finish_with(&signed)?;
     Ok(sequence)
 }
 

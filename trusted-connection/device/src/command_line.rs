@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use attestation::event_log::{MAX_LOG, UserspaceLog};
@@ -16,8 +15,6 @@ use printable::printable_json;
 use program_output::console::print;
 use rustls_pki_types::UnixTime;
 use serde_json::Value;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::archiving::Archive;
 use crate::by_hand::Connect;
@@ -256,12 +253,4 @@ pub(crate) fn say(text: &str) -> Result<()> {
 
 pub(crate) fn say_json(value: &Value) -> Result<()> {
     say(&printable_json(&format!("{value:#}\n")))
-}
-
-pub(crate) fn parse_time(text: &str) -> Result<UnixTime, String> {
-    let time = OffsetDateTime::parse(text, &Rfc3339)
-        .map_err(|error| format!("{error}; write it like 2026-06-01T12:00:00Z"))?;
-    u64::try_from(time.unix_timestamp())
-        .map(|seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
-        .map_err(|_| "it lies before 1970".to_owned())
 }

@@ -15,10 +15,11 @@ use printable::{Printable, WithCauses};
 use rustls_pki_types::UnixTime;
 use serde_json::json;
 
-use crate::command_line::{parse_time, say, say_json};
+use crate::command_line::{say, say_json};
 use crate::crl_options::CrlOptions;
 use crate::outcome::Outcome;
 use crate::settings::Settings;
+use crate::times::parse_time;
 
 /// More than a text has.
 const MAX_TEXT_FILE: usize = 64 * 1024;

@@ -20,6 +20,7 @@ pub mod root_of_trust;
 mod settings;
 mod sign;
 pub mod spiffe;
+mod times;
 pub mod tpm;
 pub mod tree;
 mod verify;

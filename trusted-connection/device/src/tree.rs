@@ -7,10 +7,9 @@ use attestation::result::LayerResult;
 use attestation::{AttestationResult, Durability, LaunchMeasurement, Layer, Verdict};
 use cert_chain::{RevocationStatus, TpmName};
 use printable::Printable;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::judgement::Judgement;
+use crate::times::rfc3339;
 
 /// Whether the text may carry colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +82,7 @@ fn draw_result(text: &mut String, result: &AttestationResult, colour: Colour) {
         RevocationStatus::NotListed(list) => format!(
             "not revoked: list {} of {}",
             list.number,
-            date(list.this_update.as_secs())
+            rfc3339(list.this_update.as_secs())
         ),
     });
     host_facts.extend(booted(host));
@@ -99,7 +98,7 @@ fn draw_result(text: &mut String, result: &AttestationResult, colour: Colour) {
     let _ = writeln!(
         text,
         "    │  certificates valid until {}",
-        date(chain.not_after().as_secs())
+        rfc3339(chain.not_after().as_secs())
     );
     let _ = writeln!(text, "    └─{} VM  {}", mark(vm.verdict(), colour), leaf.vm);
     let mut vm_facts = vec![
@@ -124,7 +123,7 @@ fn draw_result(text: &mut String, result: &AttestationResult, colour: Colour) {
         text,
         "\nFresh for nonce {}; valid until {}.",
         evidence.nonce(),
-        date(result.expires_at().as_secs())
+        rfc3339(result.expires_at().as_secs())
     );
     for (name, layer) in [("host", host), ("VM", vm)] {
         for reason in layer.reasons() {
@@ -166,14 +165,6 @@ fn booted(layer: &LayerResult) -> impl Iterator<Item = String> {
 fn short(name: &TpmName) -> String {
     let text: String = name.to_string().chars().skip(4).take(16).collect();
     format!("{text}…")
-}
-
-fn date(seconds: u64) -> String {
-    i64::try_from(seconds)
-        .ok()
-        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
-        .and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_else(|| format!("{seconds} s"))
 }
 
 pub(crate) fn mark(verdict: Verdict, colour: Colour) -> String {

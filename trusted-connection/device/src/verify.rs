@@ -16,12 +16,13 @@ use printable::Printable;
 use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};
 
-use crate::command_line::{parse_time, report, say, say_json};
+use crate::command_line::{report, say, say_json};
 use crate::connection_options::load_policy;
 use crate::crl_options::CrlOptions;
 use crate::judgement::Judgement;
 use crate::outcome::Outcome;
 use crate::settings::Settings;
+use crate::times::parse_time;
 use crate::tree::{Colour, draw, mark};
 
 /// What is judged, and by what.

@@ -350,6 +350,7 @@ const FOLDERS: &[&str] = &[
     "durable-file",
     "locked-memory",
     "program-output",
+    "socket-file",
     "cert-chain",
     "attestation",
     "trusted-connection",

@@ -4,25 +4,27 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use archive::time_stamp::Nonce;
-use archive::{Imprint, TimeStampRequest, Token};
+use archive::{Imprint, TimeStampRequest, Token, VerifiedTimeStamp};
 use attestation::policy::MAX_ROOTS;
 use bounded_file::read_bounded;
 use cert_chain::TrustAnchors;
 use clap::Args;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::RootCertStore;
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::runtime;
+use trusted_connection::crl_files::CrlFiles;
 
 use super::client::AuthorityClient;
 use super::requests::Requests;
 use crate::authority_url::AuthorityUrl;
+use crate::crl_options::CrlOptions;
 use crate::settings::Settings;
 
 /// The authority, asked over a connection or by files.
 #[derive(Debug, Args)]
-pub(super) struct AuthorityOptions {
+struct AuthorityOptions {
     /// The time-stamp authority (RFC 3161 over HTTP): http://, or https:// (TLS 1.3). What it answers is signed and
     /// belongs to one request, over http:// too.
     #[arg(long, value_name = "URL")]
@@ -37,6 +39,26 @@ pub(super) struct AuthorityOptions {
     web_roots: Option<PathBuf>,
 }
 
+/// Who makes a new time stamp, and what decides whether it is believed.
+#[derive(Debug, Args)]
+pub(super) struct StampOptions {
+    #[command(flatten)]
+    authority: AuthorityOptions,
+    #[command(flatten)]
+    believed: TimeRoots,
+    #[command(flatten)]
+    crls: CrlOptions,
+}
+
+/// The same, opened.
+pub(super) struct Stamping {
+    authority: Authority,
+    /// Roots that are trusted for telling time, with the revocation lists.
+    pub(super) believed: TrustAnchors,
+    /// The revocation lists.
+    pub(super) crls: CrlFiles,
+}
+
 /// Roots that are trusted for telling time.
 #[derive(Debug, Args)]
 pub(super) struct TimeRoots {
@@ -46,13 +68,42 @@ pub(super) struct TimeRoots {
 }
 
 /// Whoever makes time stamps.
-pub(super) enum Authority {
+enum Authority {
     Reached(Box<AuthorityClient>),
     Files(Requests),
 }
 
+impl StampOptions {
+    pub(super) fn open(&self, settings: &Settings) -> Result<Stamping> {
+        let crls = self.crls.open(settings)?;
+        let believed = self.believed.open(settings)?;
+        Ok(Stamping {
+            authority: self.authority.open(settings)?,
+            believed: believed.with_lists(&crls.for_verification()),
+            crls,
+        })
+    }
+}
+
+impl Stamping {
+    /// A time stamp over a hash value, and what it proves; `None` while a request called `name` waits for its
+    /// answer.
+    pub(super) fn stamp(
+        &self,
+        name: &str,
+        imprint: &Imprint,
+    ) -> Result<Option<(Token, VerifiedTimeStamp)>> {
+        let Some(token) = self.authority.stamp(name, imprint.clone())? else {
+            return Ok(None);
+        };
+        let verified = (token.verify(imprint, &self.believed, UnixTime::now()))
+            .context("the authority's time stamp is not believed")?;
+        Ok(Some((token, verified)))
+    }
+}
+
 impl AuthorityOptions {
-    pub(super) fn open(&self, settings: &Settings) -> Result<Authority> {
+    fn open(&self, settings: &Settings) -> Result<Authority> {
         if let Some(folder) = &self.requests {
             return Ok(Authority::Files(Requests::new(folder.clone())));
         }
@@ -68,7 +119,7 @@ impl AuthorityOptions {
 
 impl Authority {
     /// A time stamp over a hash value; `None` while a request called `name` waits for its answer.
-    pub(super) fn stamp(&self, name: &str, imprint: Imprint) -> Result<Option<Token>> {
+    fn stamp(&self, name: &str, imprint: Imprint) -> Result<Option<Token>> {
         match self {
             Self::Reached(client) => {
                 let request = fresh_request(imprint)?;

@@ -5,37 +5,37 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use archive::cose_time_stamp::{StampedSign1, signature_imprint};
-use archive::file::MAX_CRLS;
+use archive::file::{MAX_CRLS, Unstamped};
 use archive::records::Records;
 use archive::time_stamp::MAX_TOKEN;
 use archive::{ArchiveError, ArchiveHash, EvidenceRecord, Form, Head, VerifiedTimeStamp, Writer};
 use attestation::Verdict;
 use attestation::policy::MAX_POLICY;
 use bounded_file::{read_bounded, read_bounded_text};
-use cert_chain::TrustAnchors;
 use cert_chain::crl::Crl;
+use cert_chain::{Digest32, TrustAnchors};
 use clap::Args;
-use durable_file::OutputFile;
+use durable_file::{Existing, OutputFile};
 use rustls_pki_types::UnixTime;
 use serde_json::json;
 use signed_data::{Content, DataResult, MAX_SIGNED_DATA, SignedData, appraise};
 use trusted_connection::policy_files;
 
-use super::authority::{Authority, AuthorityOptions, TimeRoots};
+use super::authority::{StampOptions, Stamping};
 use super::describe::{before, said, say_refusal, stamp_to_json};
 use super::judgement::{
     ArchiveRefusal, Judge, digest_of, judge_signed, read_signed, signed_records,
 };
 use super::progress::Watched;
 use super::records::pack;
-use super::verify::{DemandOptions, existing, hash_of};
+use super::verify::hash_of;
 use crate::command_line::{say, say_json};
-use crate::crl_options::CrlOptions;
 use crate::outcome::Outcome;
 use crate::settings::Settings;
-use crate::verify_data::{anchors_of, result_to_json, result_to_text, rfc3339};
+use crate::times::rfc3339;
+use crate::verify_data::{DemandOptions, anchors_of, result_to_json, result_to_text};
 
 /// What is archived, and by whose time.
 #[derive(Debug, Args)]
@@ -69,11 +69,7 @@ pub(crate) struct Create {
     #[arg(long)]
     any_verdict: bool,
     #[command(flatten)]
-    authority: AuthorityOptions,
-    #[command(flatten)]
-    authorities: TimeRoots,
-    #[command(flatten)]
-    crls: CrlOptions,
+    stamp: StampOptions,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -87,6 +83,8 @@ enum Stopped {
     NotAffirmed(Box<DataResult>),
     /// A request has to be answered first.
     Waiting,
+    /// There is nothing to judge, or nothing could be written.
+    Failed(Error),
 }
 
 /// What was archived.
@@ -96,9 +94,23 @@ struct Created {
     archived: VerifiedTimeStamp,
 }
 
+/// What an archive has of the data.
+enum Source<'a> {
+    /// A file.
+    File {
+        path: &'a Path,
+        file: File,
+        length: u64,
+    },
+    /// The files of a directory, about which this was signed.
+    Records { folder: &'a Path, stated: Records },
+    /// None: they stand with their signature, or stay where they are.
+    Elsewhere,
+}
+
 impl Create {
     pub(super) fn run(&self, settings: &Settings) -> Result<Outcome> {
-        match self.create(settings)? {
+        match self.create(settings) {
             Ok(created) => {
                 self.describe(&created)?;
                 Ok(created.result.verdict().into())
@@ -117,11 +129,13 @@ impl Create {
                 Ok(Outcome::NotAffirming)
             }
             Err(Stopped::Waiting) => Ok(Outcome::Waiting),
+            Err(Stopped::Failed(error)) => Err(error),
         }
     }
 
-    fn create(&self, settings: &Settings) -> Result<Result<Created, Stopped>> {
-        let mut output = OutputFile::create(&self.to, 0o666, existing(self.replace))?;
+    fn create(&self, settings: &Settings) -> Result<Created, Stopped> {
+        let existing = Existing::replaced_if(self.replace);
+        let mut output = OutputFile::create(&self.to, 0o666, existing)?;
         let policy_file = settings.policy(self.policy.as_deref())?;
         let policy = policy_files::load_about_either(policy_file)
             .with_context(|| format!("the policy {} cannot be used", policy_file.display()))?;
@@ -131,97 +145,59 @@ impl Create {
         let (signed, stamped) =
             read_signed(&bytes).with_context(|| format!("{file} cannot be used"))?;
         let data = self.data.as_deref().map(hash_of).transpose()?;
-        let crls = self.crls.open(settings)?;
-        let lists = crls.for_verification();
-        let kept = distinct(crls.lists())?;
-        let authority = self.authority.open(settings)?;
-        let authorities = self.authorities.open(settings)?.with_lists(&lists);
+        let stamping = self.stamp.open(settings)?;
+        let kept = distinct(stamping.crls.lists())?;
         let by = Judge {
             policy: &policy,
-            issuers: &anchors_of(&policy)?.with_lists(&lists),
-            authorities: &authorities,
+            issuers: &anchors_of(&policy)?.with_lists(&stamping.crls.for_verification()),
+            authorities: &stamping.believed,
             demand: &self.demand.demand(),
         };
-        let attached = matches!(signed.unverified_content(), Content::Attached(_));
-        let records = match self.stated_records(&signed).transpose() {
-            Ok(records) => records,
-            Err(refusal) => return Ok(Err(Stopped::Refused(refusal))),
-        };
+        let records = (self.stated_records(&signed).transpose()).map_err(Stopped::Refused)?;
+        let taken = self.archived_file(&signed);
         // What is not genuine now costs no authority a time stamp.
         if stamped.token.is_none() {
             let verified = signed.verify(data.as_ref(), by.issuers, UnixTime::now());
-            match verified.and_then(|verified| appraise(verified, by.policy, by.demand)) {
-                Err(refusal) => return Ok(Err(Stopped::Refused(refusal.into()))),
-                Ok(result) if !self.takes(result.verdict()) => {
-                    return Ok(Err(Stopped::NotAffirmed(Box::new(result))));
-                }
-                Ok(_) => {}
-            }
+            let judged = verified.and_then(|verified| appraise(verified, by.policy, by.demand));
+            self.accept(judged.map_err(ArchiveRefusal::from))?;
         }
-        let Some((stamped, stamp)) = stamp_signature(stamped, &authority, by.authorities)? else {
-            return Ok(Err(Stopped::Waiting));
-        };
+        let (stamped, stamp) = stamp_signature(stamped, &stamping)?;
         let now = UnixTime::now();
-        let result = match judge_signed(&stamped.sign1, data.as_ref(), &by, &stamp, now) {
-            Err(refusal) => return Ok(Err(Stopped::Refused(refusal))),
-            Ok(result) if !self.takes(result.verdict()) => {
-                return Ok(Err(Stopped::NotAffirmed(Box::new(result))));
-            }
-            Ok(result) => result,
-        };
-        let taken = (self.data.as_deref()).filter(|_| !attached && !self.without_data);
-        let mut source = taken.map(open_regular).transpose()?;
-        let (form, length) = match (&source, &records) {
-            (Some((_, length)), _) => (Form::File, *length),
-            (None, Some((_, stated))) => (Form::Records, stated.length()),
-            (None, None) => (Form::Elsewhere, 0),
-        };
-        let mut head = Head::new(stamped.to_cbor()?, form, length);
+        let result = self.accept(judge_signed(
+            &stamped.sign1,
+            data.as_ref(),
+            &by,
+            &stamp,
+            now,
+        ))?;
+        let source = Source::open(taken, records)?;
+        let mut head = Head::new(stamped.to_cbor()?, source.form(), source.length());
         let kept: Vec<_> = (kept.iter())
             .map(|list| list.der().to_vec().into())
             .collect();
         head.crls = (!kept.is_empty()).then_some(kept);
         head.policy = Some(read_policy(policy_file)?);
         head.verdict = Some(result_to_json(&result).to_string());
-        let mut writer = Writer::new(&mut output, &head)?;
-        if let (Some((file, length)), Some(path)) = (&mut source, taken) {
-            copy(file, &mut Watched::new(&mut writer, "archived", *length))
-                .with_context(|| format!("{} cannot be archived", path.display()))?;
-        }
-        if let Some((folder, stated)) = &records {
-            let found = pack(folder, &mut writer, length)
-                .with_context(|| format!("{} cannot be archived", folder.display()))?;
-            if let Err(other) = found.must_be(stated) {
-                return Ok(Err(Stopped::Refused(ArchiveError::from(other).into())));
-            }
-        }
-        let unstamped = writer.finish().map_err(|error| changed(error, taken))?;
-        let archived = unstamped
-            .hashes()
-            .get(1)
-            .map(|hash| digest_of(hash.value()));
-        if let (Some(archived), Some(path)) = (archived.transpose()?, taken) {
-            let same = data == Some(archived);
-            ensure!(same, "{} changed while it was archived", path.display());
-        }
-        let imprint = unstamped.imprint()?;
-        let Some(token) = authority.stamp("archive", imprint.clone())? else {
-            return Ok(Err(Stopped::Waiting));
-        };
-        let archived = (token.verify(&imprint, by.authorities, UnixTime::now()))
-            .context("the authority's time stamp over the archive is not believed")?;
+        let unstamped = source.write(Writer::new(&mut output, &head)?, data.as_ref())?;
+        let stamped = stamping.stamp("archive", &unstamped.imprint()?)?;
+        let (token, archived) = stamped.ok_or(Stopped::Waiting)?;
         let record = EvidenceRecord::new(unstamped.hashes(), token)?;
         unstamped.finish(&record)?;
         output.finish()?;
-        Ok(Ok(Created {
+        Ok(Created {
             result,
             signed: stamp,
             archived,
-        }))
+        })
     }
 
-    fn takes(&self, verdict: Verdict) -> bool {
-        verdict == Verdict::Affirming || self.any_verdict
+    /// Data that the policy affirms, or that are archived whatever it says of them.
+    fn accept(&self, judged: Result<DataResult, ArchiveRefusal>) -> Result<DataResult, Stopped> {
+        let result = judged.map_err(Stopped::Refused)?;
+        match result.verdict() == Verdict::Affirming || self.any_verdict {
+            true => Ok(result),
+            false => Err(Stopped::NotAffirmed(Box::new(result))),
+        }
     }
 
     /// The directory of records, and what was signed about it.
@@ -233,6 +209,12 @@ impl Create {
         let content_type = signed.unverified_label().content_type.as_str();
         let stated = signed_records(content_type, signed.unverified_content());
         Some(stated.map(|stated| (folder, stated)))
+    }
+
+    /// The file of the data, if it goes into the archive.
+    fn archived_file(&self, signed: &SignedData) -> Option<&Path> {
+        let attached = matches!(signed.unverified_content(), Content::Attached(_));
+        (self.data.as_deref()).filter(|_| !attached && !self.without_data)
     }
 
     fn describe(&self, created: &Created) -> Result<()> {
@@ -271,26 +253,92 @@ impl Create {
     }
 }
 
-/// With a time stamp over the signature, if it has none yet; `None` while that is waited for.
+/// With a time stamp over the signature, if it has none yet.
 fn stamp_signature(
     mut stamped: StampedSign1,
-    authority: &Authority,
-    authorities: &TrustAnchors,
-) -> Result<Option<(StampedSign1, VerifiedTimeStamp)>> {
+    stamping: &Stamping,
+) -> Result<(StampedSign1, VerifiedTimeStamp), Stopped> {
     let algorithm =
         (stamped.token.as_ref()).map_or(ArchiveHash::Sha256, |token| token.imprint().algorithm());
     let imprint = signature_imprint(&stamped.sign1, algorithm)?;
-    let token = match stamped.token.take() {
-        Some(token) => Some(token),
-        None => authority.stamp("signature", imprint.clone())?,
-    };
-    let Some(token) = token else {
-        return Ok(None);
-    };
-    let verified = (token.verify(&imprint, authorities, UnixTime::now()))
-        .context("the time stamp over the signature is not believed")?;
+    if let Some(token) = &stamped.token {
+        let verified = (token.verify(&imprint, &stamping.believed, UnixTime::now()))
+            .context("the time stamp over the signature is not believed")?;
+        return Ok((stamped, verified));
+    }
+    let made = stamping.stamp("signature", &imprint)?;
+    let (token, verified) = made.ok_or(Stopped::Waiting)?;
     stamped.token = Some(token);
-    Ok(Some((stamped, verified)))
+    Ok((stamped, verified))
+}
+
+impl<'a> Source<'a> {
+    fn open(file: Option<&'a Path>, records: Option<(&'a Path, Records)>) -> Result<Self> {
+        match (file, records) {
+            (_, Some((folder, stated))) => Ok(Self::Records { folder, stated }),
+            (Some(path), None) => {
+                let (file, length) = open_regular(path)?;
+                Ok(Self::File { path, file, length })
+            }
+            (None, None) => Ok(Self::Elsewhere),
+        }
+    }
+
+    fn form(&self) -> Form {
+        match self {
+            Self::File { .. } => Form::File,
+            Self::Records { .. } => Form::Records,
+            Self::Elsewhere => Form::Elsewhere,
+        }
+    }
+
+    fn length(&self) -> u64 {
+        match self {
+            Self::File { length, .. } => *length,
+            Self::Records { stated, .. } => stated.length(),
+            Self::Elsewhere => 0,
+        }
+    }
+
+    /// Writes the data behind the head, and makes sure that they are still those with the SHA-256 value `data`,
+    /// or about which was signed.
+    fn write<W: Write>(
+        self,
+        mut writer: Writer<W>,
+        data: Option<&Digest32>,
+    ) -> Result<Unstamped<W>, Stopped> {
+        let expected = self.length();
+        match self {
+            Self::File { path, mut file, .. } => {
+                let changed = || format!("{} changed while it was archived", path.display());
+                copy(
+                    &mut file,
+                    &mut Watched::new(&mut writer, "archived", expected),
+                )
+                .with_context(|| format!("{} cannot be archived", path.display()))?;
+                let unstamped = writer.finish().with_context(changed)?;
+                let archived = (unstamped.hashes().get(1)).map(|hash| digest_of(hash.value()));
+                match archived.transpose()?.as_ref() == data {
+                    true => Ok(unstamped),
+                    false => Err(Stopped::Failed(Error::msg(changed()))),
+                }
+            }
+            Self::Records { folder, stated } => {
+                let found = pack(folder, &mut writer, expected)
+                    .with_context(|| format!("{} cannot be archived", folder.display()))?;
+                (found.must_be(&stated))
+                    .map_err(|other| Stopped::Refused(ArchiveError::from(other).into()))?;
+                Ok(writer.finish()?)
+            }
+            Self::Elsewhere => Ok(writer.finish()?),
+        }
+    }
+}
+
+impl<E: Into<Error>> From<E> for Stopped {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
 }
 
 /// Each list once, and no more than an archive has.
@@ -335,13 +383,5 @@ fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-    }
-}
-
-fn changed(error: ArchiveError, taken: Option<&Path>) -> anyhow::Error {
-    match (&error, taken) {
-        (ArchiveError::Length { .. }, Some(path)) => anyhow::Error::new(error)
-            .context(format!("{} changed while it was archived", path.display())),
-        _ => error.into(),
     }
 }

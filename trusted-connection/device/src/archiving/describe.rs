@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 use super::judgement::{ArchiveRefusal, ArchivedData};
 use crate::outcome::Outcome;
+use crate::times::rfc3339;
 use crate::tree::{Colour, mark};
-use crate::verify_data::{result_to_json, result_to_text, rfc3339};
+use crate::verify_data::{result_to_json, result_to_text};
 
 /// Whose policy it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,19 +1,18 @@
 //! `vrot-device archive extract`.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use archive::records::{RecordName, RecordScanner, SingleRecord};
 use archive::{ArchiveError, Form};
 use clap::Args;
-use durable_file::OutputFile;
+use durable_file::{Existing, OutputFile};
 use serde_json::json;
 
 use super::describe::{records_to_json, said, say_refusal};
 use super::judgement::{ArchiveRefusal, read_signed, signed_records};
 use super::progress::Watched;
-use super::verify::{existing, open};
+use super::verify::open;
 use crate::command_line::{say, say_json};
 use crate::outcome::Outcome;
 
@@ -46,7 +45,7 @@ impl Extract {
         if reader.head().form != Form::Records {
             bail!("{file} is no archive of records: `archive verify --to` writes its data");
         }
-        let mut output = OutputFile::create(&self.to, 0o666, existing(self.replace))?;
+        let output = OutputFile::create(&self.to, 0o666, Existing::replaced_if(self.replace))?;
         let (signed, _) = read_signed(&reader.head().signed)?;
         let mut scanner = RecordScanner::new(|_: RecordName<'_>, _: &[u8]| Ok(())).wanting(name);
         let length = reader.head().length;
@@ -78,10 +77,7 @@ impl Extract {
             );
         };
         let single = SingleRecord::take(&checked, place).to_cbor()?;
-        output
-            .write_all(&single)
-            .context("the record cannot be written")?;
-        output.finish()?;
+        output.finish_with(&single)?;
         let to = self.to.display().to_string();
         if self.json {
             say_json(&json!({

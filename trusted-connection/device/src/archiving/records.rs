@@ -11,13 +11,12 @@ use archive::records::{
 use archive::{ArchiveError, CheckedArchive, EvidenceRecord, Head, Reader};
 use bounded_file::read_bounded;
 use clap::Args;
-use durable_file::OutputFile;
+use durable_file::{Existing, OutputFile};
 use record_files::{NewFolder, RecordFilesError, read_folder};
 use serde_json::json;
 
 use super::describe::{records_to_json, said};
 use super::progress::Watched;
-use super::verify::existing;
 use crate::command_line::{say, say_json};
 use crate::outcome::Outcome;
 
@@ -49,15 +48,12 @@ const PIECE: usize = 256 * 1024;
 
 impl ListRecords {
     pub(super) fn run(&self) -> Result<Outcome> {
-        let mut output = OutputFile::create(&self.to, 0o666, existing(self.replace))?;
+        let output = OutputFile::create(&self.to, 0o666, Existing::replaced_if(self.replace))?;
         let mut writer = RecordWriter::new(sink());
         read_folder(&self.folder, |name, content| writer.record(name, content))?;
         let none = || format!("{} has no files", self.folder.display());
         let records = writer.finish().with_context(none)?.records;
-        output
-            .write_all(&records.to_cbor())
-            .context("what is to be signed cannot be written")?;
-        output.finish()?;
+        output.finish_with(&records.to_cbor())?;
         let to = self.to.display().to_string();
         if self.json {
             say_json(&json!({

@@ -5,21 +5,20 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use archive::{ArchiveError, ArchiveHash, DataHashes, EvidenceRecord, Form, VerifiedTimeStamp};
 use clap::{Args, ValueEnum};
-use durable_file::OutputFile;
+use durable_file::{Existing, OutputFile};
 use rustls_pki_types::UnixTime;
 use serde_json::json;
 use signed_data::Content;
 
-use super::authority::{AuthorityOptions, TimeRoots};
+use super::authority::StampOptions;
 use super::describe::{before, said, say_refusal, stamp_to_json};
 use super::judgement::read_signed;
 use super::progress::Watched;
-use super::verify::{existing, open};
+use super::verify::open;
 use crate::command_line::{say, say_json};
-use crate::crl_options::CrlOptions;
 use crate::outcome::Outcome;
 use crate::settings::Settings;
-use crate::verify_data::rfc3339;
+use crate::times::rfc3339;
 
 /// What is renewed, and by whose time.
 #[derive(Debug, Args)]
@@ -38,11 +37,7 @@ pub(crate) struct Renew {
     #[arg(long, value_name = "HASH")]
     rehash: Option<RehashWith>,
     #[command(flatten)]
-    authority: AuthorityOptions,
-    #[command(flatten)]
-    authorities: TimeRoots,
-    #[command(flatten)]
-    crls: CrlOptions,
+    stamp: StampOptions,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -57,8 +52,9 @@ enum RehashWith {
 
 impl Renew {
     pub(super) fn run(&self, settings: &Settings) -> Result<Outcome> {
-        let mut output = OutputFile::create(&self.to, 0o666, existing(self.replace))?;
-        let authority = self.authority.open(settings)?;
+        let existing = Existing::replaced_if(self.replace);
+        let mut output = OutputFile::create(&self.to, 0o666, existing)?;
+        let stamping = self.stamp.open(settings)?;
         let mut reader = open(&self.archive)?;
         let length = reader.head().length;
         let rehash = self.rehash.map(ArchiveHash::from);
@@ -81,19 +77,15 @@ impl Renew {
             }
             Err(error) => return say_refusal(&error.into(), self.json),
         };
-        let crls = self.crls.open(settings)?;
-        let authorities = self
-            .authorities
-            .open(settings)?
-            .with_lists(&crls.for_verification());
         let carried: Vec<Vec<u8>> = checked.head().crls().map(<[u8]>::to_vec).collect();
-        let judged = authorities.with_carried(carried.iter().map(Vec::as_slice));
+        let judged = stamping
+            .believed
+            .with_carried(carried.iter().map(Vec::as_slice));
         // What does not count any more is not made to count by another time stamp over it.
         if let Err(error) = checked.clone().verify(&judged, UnixTime::now()) {
             return say_refusal(&error.into(), self.json);
         }
-        let lists: Vec<_> = crls
-            .lists()
+        let lists: Vec<_> = (stamping.crls.lists())
             .iter()
             .map(|list| list.der().to_vec())
             .collect();
@@ -104,11 +96,9 @@ impl Renew {
             None => record.renewal_imprint()?,
         };
         let name = format!("renewal-{}", record.stamps());
-        let Some(token) = authority.stamp(&name, imprint.clone())? else {
+        let Some((token, stamp)) = stamping.stamp(&name, &imprint)? else {
             return Ok(Outcome::Waiting);
         };
-        let stamp = (token.verify(&imprint, &authorities, UnixTime::now()))
-            .context("the authority's time stamp is not believed")?;
         let record = match &hashes {
             Some(hashes) => record.rehashed(hashes, token)?,
             None => record.renewed(token)?,

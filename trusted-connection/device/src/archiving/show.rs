@@ -13,7 +13,7 @@ use super::judgement::read_signed;
 use super::records::Opened;
 use crate::command_line::{say, say_json};
 use crate::outcome::Outcome;
-use crate::verify_data::rfc3339;
+use crate::times::rfc3339;
 
 /// What is shown.
 #[derive(Debug, Args)]

@@ -14,7 +14,7 @@ use cert_chain::Digest32;
 use clap::Args;
 use durable_file::{Existing, OutputFile};
 use rustls_pki_types::UnixTime;
-use signed_data::{Content, Demand, LabelText, hash_of_data};
+use signed_data::{Content, hash_of_data};
 use trusted_connection::policy_files;
 
 use super::authority::TimeRoots;
@@ -22,11 +22,12 @@ use super::describe::{PolicyOf, to_json, to_text, verdict};
 use super::judgement::{ArchiveRefusal, ArchivedData, Judge, judge, judge_record, judge_records};
 use super::progress::Watched;
 use super::records::{Opened, scan, unpack};
-use crate::command_line::{parse_time, say, say_json};
+use crate::command_line::{say, say_json};
 use crate::crl_options::CrlOptions;
 use crate::outcome::Outcome;
 use crate::settings::Settings;
-use crate::verify_data::anchors_of;
+use crate::times::parse_time;
+use crate::verify_data::{DemandOptions, anchors_of};
 
 /// What is judged, and by what.
 #[derive(Debug, Args)]
@@ -65,32 +66,6 @@ pub(crate) struct Verify {
 }
 
 type Judged = Result<ArchivedData, ArchiveRefusal>;
-
-/// What is demanded of data beyond the policy.
-#[derive(Debug, Args)]
-pub(super) struct DemandOptions {
-    /// The stream that they must belong to.
-    #[arg(long, value_name = "NAME")]
-    stream_name: Option<LabelText>,
-    /// The most seconds before the signature that their evidence may have been taken.
-    #[arg(long, value_name = "SECONDS", conflicts_with = "identity_alone")]
-    max_evidence_age: Option<u64>,
-    /// Take data without evidence too: it is known who signed them, and not what had booted there.
-    #[arg(long)]
-    identity_alone: bool,
-}
-
-impl DemandOptions {
-    pub(super) fn demand(&self) -> Demand {
-        Demand {
-            stream: self.stream_name.clone(),
-            after: None,
-            max_evidence_age: self.max_evidence_age,
-            identity_alone: self.identity_alone,
-            max_delay: None,
-        }
-    }
-}
 
 impl Verify {
     pub(super) fn run(&self, settings: &Settings) -> Result<Outcome> {
@@ -146,14 +121,11 @@ impl Verify {
     fn judge_record(&self, record: &SingleRecord, by: &Judge<'_>, at: UnixTime) -> Result<Judged> {
         let output = self.output()?;
         let judged = judge_record(record, by, at);
-        if let (Some(mut output), Ok(archived)) = (output, &judged)
+        if let (Some(output), Ok(archived)) = (output, &judged)
             && archived.result().verdict() == Verdict::Affirming
             && let Some(record) = archived.record()
         {
-            output
-                .write_all(record.content())
-                .context("the record cannot be written")?;
-            output.finish()?;
+            output.finish_with(record.content())?;
         }
         Ok(judged)
     }
@@ -219,28 +191,19 @@ impl Verify {
     }
 
     fn output(&self) -> Result<Option<OutputFile>> {
-        let existing = existing(self.replace);
+        let existing = Existing::replaced_if(self.replace);
         let output = (self.to.as_deref()).map(|path| OutputFile::create(path, 0o666, existing));
         Ok(output.transpose()?)
     }
 }
 
-fn finish(mut output: OutputFile, form: Form, archived: &ArchivedData) -> Result<()> {
-    if form == Form::Elsewhere {
-        match archived.result().data().content() {
-            Content::Attached(data) => output
-                .write_all(data)
-                .context("the data cannot be written")?,
-            Content::Hash(_) => bail!("the data are not in the archive: nothing was written"),
-        }
+fn finish(output: OutputFile, form: Form, archived: &ArchivedData) -> Result<()> {
+    if form != Form::Elsewhere {
+        return Ok(output.finish()?);
     }
-    Ok(output.finish()?)
-}
-
-pub(super) fn existing(replace: bool) -> Existing {
-    match replace {
-        true => Existing::Replace,
-        false => Existing::Keep,
+    match archived.result().data().content() {
+        Content::Attached(data) => Ok(output.finish_with(data)?),
+        Content::Hash(_) => bail!("the data are not in the archive: nothing was written"),
     }
 }
 

@@ -11,7 +11,7 @@ use printable::Printable;
 use serde_json::{Value, json};
 use signed_data::{Certificates, Content, SignedData};
 
-use crate::verify_data::rfc3339;
+use crate::times::rfc3339;
 
 /// What is drawn. Nothing of it is verified.
 pub(super) struct Archive<'a> {

@@ -11,15 +11,14 @@ use cert_chain::enrolment::device::{Answer, Certificate, Challenge, Request};
 use cert_chain::enrolment::{self, MAX_MESSAGE, Message};
 use cert_chain::profile::device::DeviceCertificate;
 use clap::Subcommand;
-use printable::{Printable, printable_json};
-use program_output::console::print;
+use printable::Printable;
 use rustls_pki_types::UnixTime;
-use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use serde_json::json;
 
 use super::folder::IdentityFolder;
+use crate::command_line::{say, say_json};
 use crate::outcome::Outcome;
+use crate::times::rfc3339;
 use crate::tpm::DeviceTpm;
 
 /// The TPM of a device with one, behind the kernel's resource manager.
@@ -132,7 +131,7 @@ fn request(name: &str, tpm: &Path, out: &Path) -> Result<()> {
         ik: tpm.identity_key().public_area().as_bytes().to_vec(),
     };
     write(out, &request.to_json())?;
-    say(&format!(
+    say_lines(&format!(
         "{}\ntake this to the issuer: vtpmctl issuer challenge --device {name}",
         out.display()
     ))
@@ -149,7 +148,7 @@ fn answer(challenge: &Challenge, tpm: &Path, out: &Path) -> Result<()> {
         secret: secret.to_vec(),
     });
     write(out, &answer.to_json())?;
-    say(&format!(
+    say_lines(&format!(
         "{}\ntake this to the issuer: vtpmctl issuer certify",
         out.display()
     ))
@@ -160,20 +159,19 @@ fn describe(
     certificate: &DeviceCertificate,
     as_json: bool,
 ) -> Result<()> {
-    let not_after = rfc3339(certificate.not_after());
+    let not_after = rfc3339(certificate.not_after().as_secs());
     let claims = certificate.claims();
     if as_json {
-        let told: Value = json!({
+        return say_json(&json!({
             "device": certificate.device(),
             "issuer": certificate.issuer(),
             "not_after": not_after,
             "ik": claims.ik,
             "ek": claims.ek,
             "identity": identity.folder(),
-        });
-        return print(&printable_json(&format!("{told:#}\n"))).context(CANNOT_PRINT);
+        }));
     }
-    say(&format!(
+    say_lines(&format!(
         "device        {}\ncertified by  {}\nvalid until   {not_after}\nidentity key  {}\nTPM's EK      {}",
         certificate.device(),
         certificate.issuer(),
@@ -182,22 +180,12 @@ fn describe(
     ))
 }
 
-const CANNOT_PRINT: &str = "the result cannot be written to standard output";
-
-fn say(lines: &str) -> Result<()> {
+fn say_lines(lines: &str) -> Result<()> {
     let lines: Vec<String> = lines
         .lines()
         .map(|line| Printable(line).to_string())
         .collect();
-    print(&format!("{}\n", lines.join("\n"))).context(CANNOT_PRINT)
-}
-
-fn rfc3339(at: UnixTime) -> String {
-    i64::try_from(at.as_secs())
-        .ok()
-        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
-        .and_then(|date| date.format(&Rfc3339).ok())
-        .unwrap_or_else(|| at.as_secs().to_string())
+    say(&format!("{}\n", lines.join("\n")))
 }
 
 fn read<M: Message>(path: &Path) -> Result<M> {

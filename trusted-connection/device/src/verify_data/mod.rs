@@ -16,13 +16,14 @@ use signed_data::stream::ProvenReading;
 use signed_data::{Demand, LabelText, MAX_SIGNED_DATA, SignedData, appraise, hash_of_data};
 use trusted_connection::policy_files;
 
-use crate::command_line::{parse_time, say, say_json};
+use crate::command_line::{say, say_json};
 use crate::crl_options::CrlOptions;
 use crate::outcome::Outcome;
 use crate::settings::Settings;
+use crate::times::parse_time;
 use stream::StreamOptions;
 use telling::{Judged, Subject, to_json, to_text, verdict};
-pub(crate) use telling::{result_to_json, result_to_text, rfc3339};
+pub(crate) use telling::{result_to_json, result_to_text};
 
 /// What is judged, and by what.
 #[derive(Debug, Args)]
@@ -37,21 +38,14 @@ pub(crate) struct VerifyData {
     /// What is expected of their source: a policy about VMs and their hosts, or one about devices.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// The stream that they must belong to.
-    #[arg(long, value_name = "NAME")]
-    stream_name: Option<LabelText>,
+    #[command(flatten)]
+    demand: DemandOptions,
     /// The highest number seen so far of this source: data with this or a lower one are refused as replayed.
     #[arg(long, value_name = "NUMBER")]
     after: Option<u64>,
-    /// The most seconds before the signature that their evidence may have been taken.
-    #[arg(long, value_name = "SECONDS", conflicts_with = "identity_alone")]
-    max_evidence_age: Option<u64>,
     /// The most seconds ago that they may say that they were signed: for who verifies data as they come.
     #[arg(long, value_name = "SECONDS")]
     max_delay: Option<u64>,
-    /// Take data without evidence too: it is known who signed them, and not what had booted there.
-    #[arg(long)]
-    identity_alone: bool,
     #[command(flatten)]
     crls: CrlOptions,
     /// Judge as of this time (RFC 3339) instead of now. The time in the data is their source's word.
@@ -62,6 +56,31 @@ pub(crate) struct VerifyData {
     json: bool,
     #[command(flatten)]
     stream: StreamOptions,
+}
+
+/// What is demanded of data beyond the policy.
+#[derive(Debug, Args)]
+pub(crate) struct DemandOptions {
+    /// The stream that they must belong to.
+    #[arg(long, value_name = "NAME")]
+    stream_name: Option<LabelText>,
+    /// The most seconds before the signature that their evidence may have been taken.
+    #[arg(long, value_name = "SECONDS", conflicts_with = "identity_alone")]
+    max_evidence_age: Option<u64>,
+    /// Take data without evidence too: it is known who signed them, and not what had booted there.
+    #[arg(long)]
+    identity_alone: bool,
+}
+
+impl DemandOptions {
+    pub(crate) fn demand(&self) -> Demand {
+        Demand {
+            stream: self.stream_name.clone(),
+            max_evidence_age: self.max_evidence_age,
+            identity_alone: self.identity_alone,
+            ..Demand::default()
+        }
+    }
 }
 
 impl VerifyData {
@@ -138,11 +157,9 @@ impl VerifyData {
 
     fn demand(&self) -> Demand {
         Demand {
-            stream: self.stream_name.clone(),
             after: self.after,
-            max_evidence_age: self.max_evidence_age,
             max_delay: self.max_delay,
-            identity_alone: self.identity_alone,
+            ..self.demand.demand()
         }
     }
 }

@@ -22,11 +22,12 @@ use signed_data::stream::{
 use trusted_connection::crl_files::CrlFiles;
 
 use super::telling::{
-    evidence_to_text, reading_to_json, refusal_to_json, refusal_to_text, rfc3339, source_to_json,
+    evidence_to_text, reading_to_json, refusal_to_json, refusal_to_text, source_to_json,
 };
 use super::{VerifyData, anchors_of};
 use crate::command_line::say;
 use crate::outcome::Outcome;
+use crate::times::rfc3339;
 use crate::tree::{Colour, mark};
 
 /// Of `verify-data`, where it verifies a stream.
@@ -206,18 +207,13 @@ impl Run<'_> {
         if let (Some(number), Some(to), false) = (options.take, &options.to, self.taken)
             && let Some(reading) = result.take(number)
         {
-            let mut file = OutputFile::create(to, 0o666, Existing::Keep)?;
-            file.write_all(&reading.to_cbor())
-                .with_context(|| format!("{} cannot be written", to.display()))?;
-            file.finish()?;
+            OutputFile::create(to, 0o666, Existing::Keep)?.finish_with(&reading.to_cbor())?;
             self.taken = true;
         }
         if let (Some(path), Some(position)) = (&options.position, self.verifier.position()) {
-            let cannot = || format!("the position {} cannot be written", path.display());
-            let mut file =
-                OutputFile::create(path, 0o600, Existing::Replace).with_context(cannot)?;
-            file.write_all(&position.to_cbor()).with_context(cannot)?;
-            file.finish().with_context(cannot)?;
+            OutputFile::create(path, 0o600, Existing::Replace)
+                .and_then(|file| file.finish_with(&position.to_cbor()))
+                .with_context(|| format!("the position {} cannot be written", path.display()))?;
         }
         Ok(())
     }

@@ -8,9 +8,8 @@ use printable::{Printable, WithCauses};
 use serde_json::{Value, json};
 use signed_data::stream::StreamRefusal;
 use signed_data::{DataResult, EvidenceResult, LabelText, VerifiedSource};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
+use crate::times::rfc3339;
 use crate::tree::{Colour, mark};
 
 /// What was found about data, or why they are refused.
@@ -206,11 +205,4 @@ fn layers(result: &EvidenceResult) -> Vec<(String, &LayerResult)> {
             .into(),
         EvidenceResult::Device(result) => vec![("device".to_owned(), result.layer())],
     }
-}
-
-pub(crate) fn rfc3339(seconds: u64) -> String {
-    let time = i64::try_from(seconds).ok();
-    let time = time.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
-    let text = time.and_then(|time| time.format(&Rfc3339).ok());
-    text.unwrap_or_else(|| format!("{seconds} s after 1970"))
 }
