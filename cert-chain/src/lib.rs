@@ -74,8 +74,7 @@ pub use path::{ChainError, VerifiedVikChain, VikChain};
 pub use pcr::{PcrSelection, PcrValues};
 pub use profile::{
     DeviceSpec, EkSpec, HostIkSpec, IssueError, IssuedCertificate, Issuer, TenantKey, TenantSpec,
-    TpmDevice, Validity, VikSpec, issue_ek_certificate, issue_host_tls_certificate,
-    issue_vik_certificate,
+    TpmDevice, Validity, VikSpec, issue_host_tls_certificate, issue_vrot_certificate,
 };
 pub use public_area::{ObjectAttributes, PublicArea};
 pub use revocation::{RevocationDemand, RevocationError, RevocationLists, RevocationStatus};

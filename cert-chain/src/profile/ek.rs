@@ -4,21 +4,16 @@
 //! version, and with the vRoT's DNS name, by which the host stays confined to its own names;
 //! `tcg-kp-EKCertificate`; the TPM specification as subject directory attribute.
 
-use rcgen::{
-    CertificateParams, CustomExtension, DistinguishedName, ExtendedKeyUsagePurpose, IsCa,
-    KeyUsagePurpose, SigningKey,
-};
-use rustls_pki_types::CertificateDer;
+use rcgen::{CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, KeyUsagePurpose};
 use yasna::models::ObjectIdentifier;
 use yasna::{DERWriter, Tag};
 
 use super::host_ik::HostCertificate;
-use super::serial_number::serial_number;
-use super::signing::{length_under_host, sign_under_host};
+use super::signing::VrotCertificateSpec;
 use super::{IssueError, Validity};
 use crate::endorsement_key::EndorsementKey;
 use crate::identifiers::VrotId;
-use crate::public_area::KeyParameters;
+use crate::public_area::{KeyParameters, PublicArea};
 
 /// What a host certifies about an endorsement key of a vRoT.
 #[derive(Clone, Debug)]
@@ -46,41 +41,31 @@ pub struct TpmDevice {
     pub specification_revision: u32,
 }
 
-/// Issues an endorsement key's certificate under the host's certificate. `signer` is the host IK.
-pub fn issue_ek_certificate(
-    spec: &EkSpec,
-    signer: &impl SigningKey,
-    host_certificate: &[u8],
-) -> Result<CertificateDer<'static>, IssueError> {
-    let host = HostCertificate::read(host_certificate).map_err(IssueError::HostCertificate)?;
-    let params = params(spec, &host)?;
-    sign_under_host(&params, spec.ek.public_area(), signer, &host)
-}
+impl VrotCertificateSpec for EkSpec {
+    fn key(&self) -> &PublicArea {
+        self.ek.public_area()
+    }
 
-/// How many bytes such a certificate has, unless its signature has an unusual length.
-pub fn ek_certificate_length(spec: &EkSpec, host_certificate: &[u8]) -> Result<usize, IssueError> {
-    let host = HostCertificate::read(host_certificate).map_err(IssueError::HostCertificate)?;
-    let params = params(spec, &host)?;
-    length_under_host(&params, spec.ek.public_area(), &host)
-}
+    fn validity(&self) -> &Validity {
+        &self.validity
+    }
 
-fn params(spec: &EkSpec, host: &HostCertificate) -> Result<CertificateParams, IssueError> {
-    let mut params = CertificateParams::default();
-    params.serial_number = Some(serial_number()?);
-    params.distinguished_name = DistinguishedName::new();
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![match spec.ek.public_area().parameters() {
-        KeyParameters::Rsa { .. } => KeyUsagePurpose::KeyEncipherment,
-        KeyParameters::P256 { .. } => KeyUsagePurpose::KeyAgreement,
-    }];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(EK_PURPOSE.to_vec())];
-    params.use_authority_key_identifier_extension = true;
-    params.custom_extensions = vec![
-        alternative_names(&spec.device, &host.host().vrot_name(&spec.vrot)),
-        specification(&spec.device),
-    ];
-    spec.validity.within(host.not_after())?.apply(&mut params);
-    Ok(params)
+    fn describe(
+        &self,
+        params: &mut CertificateParams,
+        host: &HostCertificate,
+    ) -> Result<(), IssueError> {
+        params.key_usages = vec![match self.key().parameters() {
+            KeyParameters::Rsa { .. } => KeyUsagePurpose::KeyEncipherment,
+            KeyParameters::P256 { .. } => KeyUsagePurpose::KeyAgreement,
+        }];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(EK_PURPOSE.to_vec())];
+        params.custom_extensions = vec![
+            alternative_names(&self.device, &host.host().vrot_name(&self.vrot)),
+            specification(&self.device),
+        ];
+        Ok(())
+    }
 }
 
 /// `tcg-kp-EKCertificate`

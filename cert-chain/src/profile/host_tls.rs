@@ -5,15 +5,11 @@
 //! an acceptable state, evidence says. A vRoT's TLS certificate ([`super::tls`]) has other names and one
 //! purpose more: neither is taken for the other.
 
-use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
-    PublicKeyData, SanType, SigningKey,
-};
+use rcgen::{DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, PublicKeyData, SanType, SigningKey};
 use rustls_pki_types::CertificateDer;
 
 use super::host_ik::HostCertificate;
-use super::serial_number::serial_number;
-use super::signing::sign_under_host;
+use super::signing::{params_under_host, sign_under_host};
 use super::{IssueError, Validity};
 
 /// Issues the certificate of a host's TLS key under the host's certificate, whose end it does not
@@ -26,16 +22,11 @@ pub fn issue_host_tls_certificate(
 ) -> Result<CertificateDer<'static>, IssueError> {
     let host = HostCertificate::read(host_certificate).map_err(IssueError::HostCertificate)?;
     let name = host.host().to_string();
-    let mut params = CertificateParams::default();
-    params.serial_number = Some(serial_number()?);
-    params.distinguished_name = DistinguishedName::new();
+    let mut params = params_under_host(&validity, &host)?;
     (params.distinguished_name).push(DnType::CommonName, name.as_str());
     let dns = name.as_str().try_into().map_err(IssueError::Signing)?;
     params.subject_alt_names = vec![SanType::DnsName(dns)];
-    params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    params.use_authority_key_identifier_extension = true;
-    validity.within(host.not_after())?.apply(&mut params);
     sign_under_host(&params, key, signer, &host)
 }

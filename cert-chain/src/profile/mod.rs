@@ -28,15 +28,17 @@ mod signing;
 
 pub use crl::{CrlSpec, RevokedCertificate};
 pub use device::DeviceSpec;
-pub use ek::{EkSpec, TpmDevice, ek_certificate_length, issue_ek_certificate};
+pub use ek::{EkSpec, TpmDevice};
 pub use host_ik::HostIkSpec;
 pub use host_tls::issue_host_tls_certificate;
 pub use issuer::{IssuedCertificate, Issuer};
-pub use signing::{MAX_TBS, SIGNATURE_LENGTH};
+pub use signing::{
+    MAX_TBS, SIGNATURE_LENGTH, VrotCertificateSpec, issue_vrot_certificate, vrot_certificate_length,
+};
 pub use tenant::{TenantKey, TenantKeyError, TenantSpec, tenant_uri};
-pub use tls::{TlsCertificate, TlsSpec, issue_tls_certificate, tls_certificate_length};
+pub use tls::{TlsCertificate, TlsSpec};
 pub use validity::Validity;
-pub use vik::{VikSpec, issue_vik_certificate, vik_certificate_length};
+pub use vik::VikSpec;
 
 pub(crate) use fields::Fields;
 pub use fields::{MAX_CERTIFICATE, ProfileError};

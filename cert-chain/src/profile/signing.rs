@@ -4,13 +4,16 @@ use std::cell::Cell;
 
 use p256::ecdsa::Signature;
 use rcgen::{
-    CertificateParams, PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm, SigningKey,
+    CertificateParams, DistinguishedName, IsCa, PKCS_ECDSA_P256_SHA256, PublicKeyData,
+    SignatureAlgorithm, SigningKey,
 };
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls_pki_types::CertificateDer;
 
-use super::IssueError;
 use super::host_ik::HostCertificate;
+use super::serial_number::serial_number;
+use super::{IssueError, Validity};
+use crate::public_area::PublicArea;
 
 /// The longest TBSCertificate a restricted TPM key signs.
 ///
@@ -23,6 +26,69 @@ pub const MAX_TBS: usize = 1024;
 /// place of fixed size can be reserved for a certificate before it is signed: see `OneHash`. One in
 /// 250 cannot have it.
 pub const SIGNATURE_LENGTH: usize = 71;
+
+/// What a host certifies about a key of a vRoT.
+pub trait VrotCertificateSpec {
+    /// The key.
+    fn key(&self) -> &PublicArea;
+
+    /// When the certificate is valid; cut at the end of the host's own certificate.
+    fn validity(&self) -> &Validity;
+
+    /// Says what certificates of this kind say, beyond what all under a host do.
+    fn describe(
+        &self,
+        params: &mut CertificateParams,
+        host: &HostCertificate,
+    ) -> Result<(), IssueError>;
+}
+
+/// Issues a certificate under the host's certificate. `signer` is the host IK.
+pub fn issue_vrot_certificate(
+    spec: &impl VrotCertificateSpec,
+    signer: &impl SigningKey,
+    host_certificate: &[u8],
+) -> Result<CertificateDer<'static>, IssueError> {
+    let (params, host) = params_of(spec, host_certificate)?;
+    sign_under_host(&params, spec.key(), signer, &host)
+}
+
+/// How many bytes such a certificate has, unless its signature has an unusual length: not
+/// [`SIGNATURE_LENGTH`] bytes.
+pub fn vrot_certificate_length(
+    spec: &impl VrotCertificateSpec,
+    host_certificate: &[u8],
+) -> Result<usize, IssueError> {
+    let (params, host) = params_of(spec, host_certificate)?;
+    let issuer =
+        rcgen::Issuer::from_ca_cert_der(host.der(), &NoSignature).map_err(IssueError::Signing)?;
+    let certificate = params.signed_by(spec.key(), &issuer);
+    Ok(certificate.map_err(IssueError::Signing)?.der().len())
+}
+
+fn params_of(
+    spec: &impl VrotCertificateSpec,
+    host_certificate: &[u8],
+) -> Result<(CertificateParams, HostCertificate), IssueError> {
+    let host = HostCertificate::read(host_certificate).map_err(IssueError::HostCertificate)?;
+    let mut params = params_under_host(spec.validity(), &host)?;
+    spec.describe(&mut params, &host)?;
+    Ok((params, host))
+}
+
+/// What all certificates under a host say: no CA, and no longer than the host's own.
+pub(super) fn params_under_host(
+    validity: &Validity,
+    host: &HostCertificate,
+) -> Result<CertificateParams, IssueError> {
+    let mut params = CertificateParams::default();
+    params.serial_number = Some(serial_number()?);
+    params.distinguished_name = DistinguishedName::new();
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.use_authority_key_identifier_extension = true;
+    validity.within(host.not_after())?.apply(&mut params);
+    Ok(params)
+}
 
 /// Issues a certificate for `subject` under the host's certificate.
 pub(super) fn sign_under_host(
@@ -46,19 +112,6 @@ pub(super) fn sign_under_host(
         Ok(certificate) => Ok(certificate.into()),
         Err(error) => Err(signer.refusal.take().unwrap_or(IssueError::Signing(error))),
     }
-}
-
-/// How many bytes a certificate for `subject` under the host's certificate has, whose signature has
-/// [`SIGNATURE_LENGTH`] bytes.
-pub(super) fn length_under_host(
-    params: &CertificateParams,
-    subject: &impl PublicKeyData,
-    host: &HostCertificate,
-) -> Result<usize, IssueError> {
-    let issuer =
-        rcgen::Issuer::from_ca_cert_der(host.der(), &NoSignature).map_err(IssueError::Signing)?;
-    let certificate = params.signed_by(subject, &issuer);
-    Ok(certificate.map_err(IssueError::Signing)?.der().len())
 }
 
 /// A signature is valid for its message if it is with its scalar s negated (SEC 1 §4.1.4): the one of

@@ -5,17 +5,17 @@
 //! vIK's, and evidence joins the two. Tools that know nothing of vRoTs accept it below the issuer's
 //! root.
 
-use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SigningKey};
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyUsagePurpose};
+use rustls_pki_types::UnixTime;
 use x509_parser::extensions::GeneralName;
 
 use super::fields::{Fields, KeyPurposes, ProfileError};
 use super::host_ik::HostCertificate;
-use super::serial_number::serial_number;
-use super::signing::{length_under_host, sign_under_host};
+use super::signing::VrotCertificateSpec;
 use super::vik::{common_name, vm_uri, vrot_names};
 use super::{IssueError, Validity};
 use crate::identifiers::{HostName, VmId, VrotId};
+use crate::public_area::PublicArea;
 use crate::tls_key::TlsKey;
 
 /// What a host certifies about a vRoT's TLS key.
@@ -31,40 +31,28 @@ pub struct TlsSpec {
     pub validity: Validity,
 }
 
-/// Issues the certificate of a TLS key under the host's certificate. `signer` is the host IK.
-pub fn issue_tls_certificate(
-    spec: &TlsSpec,
-    signer: &impl SigningKey,
-    host_certificate: &[u8],
-) -> Result<CertificateDer<'static>, IssueError> {
-    let host = HostCertificate::read(host_certificate).map_err(IssueError::HostCertificate)?;
-    let params = params(spec, &host)?;
-    sign_under_host(&params, spec.key.public_area(), signer, &host)
-}
+impl VrotCertificateSpec for TlsSpec {
+    fn key(&self) -> &PublicArea {
+        self.key.public_area()
+    }
 
-/// How many bytes such a certificate has, unless its signature has an unusual length.
-pub fn tls_certificate_length(
-    spec: &TlsSpec,
-    host_certificate: &[u8],
-) -> Result<usize, IssueError> {
-    let host = HostCertificate::read(host_certificate).map_err(IssueError::HostCertificate)?;
-    let params = params(spec, &host)?;
-    length_under_host(&params, spec.key.public_area(), &host)
-}
+    fn validity(&self) -> &Validity {
+        &self.validity
+    }
 
-fn params(spec: &TlsSpec, host: &HostCertificate) -> Result<CertificateParams, IssueError> {
-    let mut params = CertificateParams::default();
-    params.serial_number = Some(serial_number()?);
-    vrot_names(&mut params, &spec.vm, &spec.vrot, host)?;
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
-    params.use_authority_key_identifier_extension = true;
-    spec.validity.within(host.not_after())?.apply(&mut params);
-    Ok(params)
+    fn describe(
+        &self,
+        params: &mut CertificateParams,
+        host: &HostCertificate,
+    ) -> Result<(), IssueError> {
+        vrot_names(params, &self.vm, &self.vrot, host)?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        Ok(())
+    }
 }
 
 const TLS_PURPOSES: KeyPurposes = KeyPurposes {

@@ -6,22 +6,19 @@
 
 use std::time::Duration;
 
-use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
-    SanType, SigningKey,
-};
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType};
+use rustls_pki_types::UnixTime;
 use x509_parser::extensions::GeneralName;
 
 use super::fields::{Fields, KeyPurposes, ProfileError};
 use super::host_ik::HostCertificate;
-use super::serial_number::serial_number;
-use super::signing::{length_under_host, sign_under_host};
+use super::signing::VrotCertificateSpec;
 use super::{IssueError, Validity};
 use crate::attestation_key::AttestationKey;
 use crate::claims::VikClaims;
 use crate::digest::Digest32;
 use crate::identifiers::{Generation, HostName, Tenant, VmId, VrotId};
+use crate::public_area::PublicArea;
 
 /// What a host certifies about a vRoT.
 #[derive(Clone, Debug)]
@@ -47,27 +44,6 @@ pub struct VikSpec {
 /// How long a vIK certificate is meant to live; it is renewed at half of that.
 pub const VIK_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Issues the certificate of a vIK under the host's certificate. `signer` is the host IK.
-pub fn issue_vik_certificate(
-    spec: &VikSpec,
-    signer: &impl SigningKey,
-    host_certificate: &[u8],
-) -> Result<CertificateDer<'static>, IssueError> {
-    let host = HostCertificate::read(host_certificate).map_err(IssueError::HostCertificate)?;
-    let params = params(spec, &host)?;
-    sign_under_host(&params, spec.vik.public_area(), signer, &host)
-}
-
-/// How many bytes such a certificate has, unless its signature has an unusual length.
-pub fn vik_certificate_length(
-    spec: &VikSpec,
-    host_certificate: &[u8],
-) -> Result<usize, IssueError> {
-    let host = HostCertificate::read(host_certificate).map_err(IssueError::HostCertificate)?;
-    let params = params(spec, &host)?;
-    length_under_host(&params, spec.vik.public_area(), &host)
-}
-
 /// `tcg-kp-AIKCertificate` (TCG Credential Profiles).
 pub(super) const AIK_PURPOSE: [u64; 5] = [2, 23, 133, 8, 3];
 /// It alone, as certificates of attestation keys have it.
@@ -78,26 +54,35 @@ pub(super) const AIK_PURPOSES: KeyPurposes = KeyPurposes {
 /// Its contents in DER, as the path validation library wants it.
 pub(crate) const AIK_PURPOSE_DER: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x03];
 
-fn params(spec: &VikSpec, host: &HostCertificate) -> Result<CertificateParams, IssueError> {
-    let claims = VikClaims {
-        vm: spec.vm,
-        vrot: spec.vrot,
-        tenant: spec.tenant.clone(),
-        generation: spec.generation,
-        manager: spec.manager,
-        backend: spec.backend,
-        vik: spec.vik.name(),
-    };
-    let mut params = CertificateParams::default();
-    params.serial_number = Some(serial_number()?);
-    vrot_names(&mut params, &spec.vm, &spec.vrot, host)?;
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(AIK_PURPOSE.to_vec())];
-    params.use_authority_key_identifier_extension = true;
-    params.custom_extensions = vec![claims.extension()];
-    spec.validity.within(host.not_after())?.apply(&mut params);
-    Ok(params)
+impl VrotCertificateSpec for VikSpec {
+    fn key(&self) -> &PublicArea {
+        self.vik.public_area()
+    }
+
+    fn validity(&self) -> &Validity {
+        &self.validity
+    }
+
+    fn describe(
+        &self,
+        params: &mut CertificateParams,
+        host: &HostCertificate,
+    ) -> Result<(), IssueError> {
+        let claims = VikClaims {
+            vm: self.vm,
+            vrot: self.vrot,
+            tenant: self.tenant.clone(),
+            generation: self.generation,
+            manager: self.manager,
+            backend: self.backend,
+            vik: self.vik.name(),
+        };
+        vrot_names(params, &self.vm, &self.vrot, host)?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(AIK_PURPOSE.to_vec())];
+        params.custom_extensions = vec![claims.extension()];
+        Ok(())
+    }
 }
 
 /// The names by which certificates of a vRoT's keys call it.
@@ -107,7 +92,6 @@ pub(super) fn vrot_names(
     vrot: &VrotId,
     host: &HostCertificate,
 ) -> Result<(), IssueError> {
-    params.distinguished_name = DistinguishedName::new();
     params
         .distinguished_name
         .push(DnType::CommonName, common_name(vrot));

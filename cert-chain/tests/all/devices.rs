@@ -5,7 +5,7 @@ use cert_chain::profile::host_ik::HostCertificate;
 use cert_chain::profile::{DeviceSpec, ProfileError};
 use cert_chain::{
     DeviceName, IssueError, Issuer, Validity, VerifiedDeviceCertificate, VikChain,
-    issue_vik_certificate,
+    issue_vrot_certificate,
 };
 use rcgen::{
     CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
@@ -113,7 +113,7 @@ fn a_device_is_neither_a_host_nor_a_vrot() {
     // As what stands above a vIK: the key signs no certificates in the first place.
     let spec = vik_spec(&KeyPair::generate().unwrap());
     assert!(matches!(
-        issue_vik_certificate(&spec, &key, &device),
+        issue_vrot_certificate(&spec, &key, &device),
         Err(IssueError::HostCertificate(_))
     ));
     let vik = tree.vik(&spec);

@@ -1,12 +1,10 @@
 //! What is refused before anything is signed, and that the longest names still fit.
 
 use cert_chain::profile::vik::VIK_LIFETIME;
-use cert_chain::profile::{
-    IssuerPart, MAX_TBS, SIGNATURE_LENGTH, ek_certificate_length, vik_certificate_length,
-};
+use cert_chain::profile::{IssuerPart, MAX_TBS, SIGNATURE_LENGTH, vrot_certificate_length};
 use cert_chain::{
     EkSpec, EndorsementKey, Generation, HostIkSpec, IssueError, Issuer, PublicArea, TpmDevice,
-    TrustAnchors, Validity, VikChain, VrotId, issue_ek_certificate, issue_vik_certificate,
+    TrustAnchors, Validity, VikChain, VrotId, issue_vrot_certificate,
 };
 use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
 use rsa::rand_core::OsRng;
@@ -61,7 +59,7 @@ fn an_ek_certificate_with_the_longest_names_fits_into_one_tpm2_hash() {
         device: DEVICE,
         validity: years(1),
     };
-    let certificate = issue_ek_certificate(&spec, &tree.host_key, &tree.host).unwrap();
+    let certificate = issue_vrot_certificate(&spec, &tree.host_key, &tree.host).unwrap();
     let length = tbs_length(&certificate);
     assert!(length <= MAX_TBS, "{length} bytes");
 }
@@ -71,7 +69,7 @@ fn an_ek_certificate_with_the_longest_names_fits_into_one_tpm2_hash() {
 fn the_length_of_a_certificate_is_known_before_it_is_signed() {
     let tree = longest();
     let vik = vik_spec(&KeyPair::generate().unwrap());
-    let expected = vik_certificate_length(&vik, &tree.host).unwrap();
+    let expected = vrot_certificate_length(&vik, &tree.host).unwrap();
     let fitting = (0..8).filter(|_| tree.vik(&vik).len() == expected);
     assert!(fitting.count() > 4, "{expected} with {SIGNATURE_LENGTH}");
     let rsa = rsa::RsaPrivateKey::new(&mut OsRng, 2048).unwrap();
@@ -82,8 +80,8 @@ fn the_length_of_a_certificate_is_known_before_it_is_signed() {
         device: DEVICE,
         validity: years(1),
     };
-    let expected = ek_certificate_length(&spec, &tree.host).unwrap();
-    let issue = || issue_ek_certificate(&spec, &tree.host_key, &tree.host).unwrap();
+    let expected = vrot_certificate_length(&spec, &tree.host).unwrap();
+    let issue = || issue_vrot_certificate(&spec, &tree.host_key, &tree.host).unwrap();
     let fitting = (0..8).filter(|_| issue().len() == expected);
     assert!(fitting.count() > 4, "{expected}");
 }
@@ -100,7 +98,7 @@ fn a_leaf_never_outlives_its_hosts_certificate() {
 
     spec.validity = Validity::starting(at(NOW + 400 * DAY), VIK_LIFETIME).unwrap();
     assert!(matches!(
-        issue_vik_certificate(&spec, &tree.host_key, &tree.host),
+        issue_vrot_certificate(&spec, &tree.host_key, &tree.host),
         Err(IssueError::IssuerExpired)
     ));
 }
@@ -111,7 +109,7 @@ fn another_key_than_the_hosts_is_not_asked_to_sign() {
     let spec = vik_spec(&KeyPair::generate().unwrap());
     let other = KeyPair::generate().unwrap();
     assert!(matches!(
-        issue_vik_certificate(&spec, &other, &tree.host),
+        issue_vrot_certificate(&spec, &other, &tree.host),
         Err(IssueError::SignerMismatch)
     ));
 }
@@ -122,7 +120,7 @@ fn a_vik_does_not_issue() {
     let key = KeyPair::generate().unwrap();
     let vik = tree.vik(&vik_spec(&key));
     assert!(matches!(
-        issue_vik_certificate(&vik_spec(&key), &key, &vik),
+        issue_vrot_certificate(&vik_spec(&key), &key, &vik),
         Err(IssueError::HostCertificate(_))
     ));
 }
@@ -153,7 +151,7 @@ fn a_faulty_signature_does_not_leave() {
     let tree = Tree::new();
     let spec = vik_spec(&KeyPair::generate().unwrap());
     assert!(matches!(
-        issue_vik_certificate(&spec, &Faulty(&tree.host_key), &tree.host),
+        issue_vrot_certificate(&spec, &Faulty(&tree.host_key), &tree.host),
         Err(IssueError::SignatureInvalid)
     ));
 }

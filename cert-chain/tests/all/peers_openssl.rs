@@ -8,7 +8,7 @@ use cert_chain::crl::CrlError;
 use cert_chain::pem::{blocks, encode_certificate};
 use cert_chain::{
     ChainError, Crl, EkSpec, EndorsementKey, PublicArea, RevocationDemand, RevocationError,
-    RevocationReason, TpmDevice, VrotId, issue_ek_certificate,
+    RevocationReason, TpmDevice, VrotId, issue_vrot_certificate,
 };
 use rcgen::KeyPair;
 use rsa::rand_core::OsRng;
@@ -61,7 +61,7 @@ fn openssl_accepts_both_kinds_of_ek_certificate() -> Result<()> {
             },
             validity: years(1),
         };
-        let certificate = issue_ek_certificate(&spec, &tree.host_key, &tree.host)?;
+        let certificate = issue_vrot_certificate(&spec, &tree.host_key, &tree.host)?;
         verify(folder.path(), &tree, &certificate, &tree.host)?;
     }
     Ok(())

@@ -10,7 +10,7 @@ use cert_chain::profile::host_ik::HostCertificate;
 use cert_chain::{
     AttestationKey, CertifiedEndorsementKey, CredentialBlob, Digest32, EndorsementKey,
     HashAlgorithm, HashValue, HostIkSpec, HostName, Issuer, PcrValues, PublicArea, TpmMakerRoots,
-    TrustAnchors, Validity, VikChain, issue_vik_certificate, make_credential,
+    TrustAnchors, Validity, VikChain, issue_vrot_certificate, make_credential,
 };
 use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
 use rustls_pki_types::UnixTime;
@@ -183,7 +183,7 @@ fn a_restricted_key_in_a_tpm_issues_certificates_with_the_longest_names() -> Res
     })?;
     let mut spec = crate::support::vik_spec(&KeyPair::generate()?);
     spec.tenant = "t".repeat(64).parse()?;
-    let vik = issue_vik_certificate(&spec, &TpmSigner { tpm: &tpm, ik }, &host)?;
+    let vik = issue_vrot_certificate(&spec, &TpmSigner { tpm: &tpm, ik }, &host)?;
     let chain = VikChain::from_der_list(&[vik, host])?;
     let anchors = TrustAnchors::from_pem(&issuer.certificate_pem())?;
     ensure!(chain.verify(&anchors, crate::support::now())?.claims().vm == spec.vm);

@@ -3,13 +3,10 @@
 use std::time::Duration;
 
 use cert_chain::layout::NvIndex;
-use cert_chain::profile::{
-    TlsSpec, ek_certificate_length, issue_tls_certificate, tls_certificate_length,
-    vik_certificate_length,
-};
+use cert_chain::profile::{TlsSpec, VrotCertificateSpec, vrot_certificate_length};
 use cert_chain::{
     AttestationKey, EkSpec, EndorsementKey, IssueError, TlsKey, TpmDevice, Validity, VikSpec,
-    issue_ek_certificate, issue_vik_certificate,
+    issue_vrot_certificate,
 };
 use rcgen::SigningKey;
 use rustls_pki_types::CertificateDer;
@@ -50,11 +47,7 @@ pub fn issue_vik(
     vik: &AttestationKey,
     signer: &impl SigningKey,
 ) -> Result<CertificateDer<'static>, ManufactureError> {
-    let spec = vik_spec(order, vik)?;
-    let host = &order.host_certificate;
-    of_length(vik_length(order, vik)?, || {
-        issue_vik_certificate(&spec, signer, host).map_err(failed(VIK))
-    })
+    issue(VIK, &vik_spec(order, vik)?, order, signer)
 }
 
 /// Issues the certificate of a TLS key, which must be the one that was made in this vRoT. Its names
@@ -64,11 +57,7 @@ pub fn issue_tls(
     key: &TlsKey,
     signer: &impl SigningKey,
 ) -> Result<CertificateDer<'static>, ManufactureError> {
-    let spec = tls_spec(order, key)?;
-    let host = &order.host_certificate;
-    of_length(tls_length(order, key)?, || {
-        issue_tls_certificate(&spec, signer, host).map_err(failed(TLS))
-    })
+    issue(TLS, &tls_spec(order, key)?, order, signer)
 }
 
 /// Issues the certificates of a vRoT's endorsement keys, that of the RSA key first.
@@ -78,14 +67,7 @@ pub fn issue_eks(
     device: TpmDevice,
     signer: &impl SigningKey,
 ) -> Result<[CertificateDer<'static>; 2], ManufactureError> {
-    let host = &order.host_certificate;
-    let issue = |which, key| {
-        let spec = ek_spec(order, which, key, device)?;
-        let length = ek_certificate_length(&spec, host).map_err(failed(which))?;
-        of_length(length, || {
-            issue_ek_certificate(&spec, signer, host).map_err(failed(which))
-        })
-    };
+    let issue = |which, key| issue(which, &ek_spec(order, which, key, device)?, order, signer);
     let [rsa, p256] = keys;
     Ok([issue(EK_RSA, rsa)?, issue(EK_P256, p256)?])
 }
@@ -146,10 +128,12 @@ pub(super) fn lengths(
     let Uncertified { vik, tls, eks } = uncertified;
     let mut lengths = Vec::new();
     if let Some(vik) = vik {
-        lengths.push((NvIndex::VIK_CERTIFICATE, vik_length(order, vik)?));
+        let length = length(VIK, &vik_spec(order, vik)?, order)?;
+        lengths.push((NvIndex::VIK_CERTIFICATE, length));
     }
     if let Some(key) = tls {
-        lengths.push((NvIndex::TLS_CERTIFICATE, tls_length(order, key)?));
+        let length = length(TLS, &tls_spec(order, key)?, order)?;
+        lengths.push((NvIndex::TLS_CERTIFICATE, length));
     }
     if let Some([rsa, p256]) = eks {
         let device = properties(tpm)?;
@@ -158,8 +142,7 @@ pub(super) fn lengths(
             (NvIndex::EK_P256_CERTIFICATE, EK_P256, p256),
         ] {
             let spec = ek_spec(order, which, key, device)?;
-            let length = ek_certificate_length(&spec, &order.host_certificate);
-            lengths.push((index, length.map_err(failed(which))?));
+            lengths.push((index, length(which, &spec, order)?));
         }
     }
     Ok(lengths)
@@ -173,10 +156,6 @@ pub(super) fn properties(tpm: &mut Tpm<'_>) -> Result<TpmDevice, ManufactureErro
         manufacturer: tpm.property(0x105)?,
         firmware_version: tpm.property(0x10b)?,
     })
-}
-
-fn vik_length(order: &ManufactureOrder, vik: &AttestationKey) -> Result<usize, ManufactureError> {
-    vik_certificate_length(&vik_spec(order, vik)?, &order.host_certificate).map_err(failed(VIK))
 }
 
 fn vik_spec(order: &ManufactureOrder, vik: &AttestationKey) -> Result<VikSpec, ManufactureError> {
@@ -196,10 +175,6 @@ fn vik_spec(order: &ManufactureOrder, vik: &AttestationKey) -> Result<VikSpec, M
         vik: vik.clone(),
         validity: Validity::starting(order.now, order.vik_lifetime).map_err(failed(VIK))?,
     })
-}
-
-fn tls_length(order: &ManufactureOrder, key: &TlsKey) -> Result<usize, ManufactureError> {
-    tls_certificate_length(&tls_spec(order, key)?, &order.host_certificate).map_err(failed(TLS))
 }
 
 fn tls_spec(order: &ManufactureOrder, key: &TlsKey) -> Result<TlsSpec, ManufactureError> {
@@ -227,6 +202,25 @@ fn ek_spec(
 
 fn failed(which: &'static str) -> impl Fn(IssueError) -> ManufactureError {
     move |source| ManufactureError::Issue { which, source }
+}
+
+fn length(
+    which: &'static str,
+    spec: &impl VrotCertificateSpec,
+    order: &ManufactureOrder,
+) -> Result<usize, ManufactureError> {
+    vrot_certificate_length(spec, &order.host_certificate).map_err(failed(which))
+}
+
+fn issue(
+    which: &'static str,
+    spec: &impl VrotCertificateSpec,
+    order: &ManufactureOrder,
+    signer: &impl SigningKey,
+) -> Result<CertificateDer<'static>, ManufactureError> {
+    of_length(length(which, spec, order)?, || {
+        issue_vrot_certificate(spec, signer, &order.host_certificate).map_err(failed(which))
+    })
 }
 
 /// A certificate of this length, or the last one of a few attempts.

@@ -15,7 +15,7 @@ use cert_chain::profile::vik::VIK_LIFETIME;
 use cert_chain::{
     AttestationKey, Digest32, EndorsementKey, Generation, HostIkSpec, HostName, Issuer,
     ObjectAttributes, PublicArea, TpmName, TrustAnchors, Validity, VikChain, VikSpec, VmId, VrotId,
-    issue_vik_certificate,
+    issue_vrot_certificate,
 };
 use rcgen::{KeyPair, PublicKeyData};
 use rsa::traits::PublicKeyParts;
@@ -169,7 +169,7 @@ impl Tree {
     }
 
     pub(crate) fn vik(&self, spec: &VikSpec) -> CertificateDer<'static> {
-        issue_vik_certificate(spec, &self.host_key, &self.host).unwrap()
+        issue_vrot_certificate(spec, &self.host_key, &self.host).unwrap()
     }
 
     pub(crate) fn chain(&self, spec: &VikSpec) -> VikChain {

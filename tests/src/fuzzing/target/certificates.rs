@@ -18,7 +18,7 @@ use cert_chain::profile::vik::VikCertificate;
 use cert_chain::{
     AttestationKey, CertificateSerial, CertifiedEndorsementKey, CredentialBlob, Crl, EkSpec,
     EndorsementKey, HostName, PublicArea, RevocationDemand, TpmDevice, TpmMakerRoots, TrustAnchors,
-    Validity, VikChain, issue_ek_certificate,
+    Validity, VikChain, issue_vrot_certificate,
 };
 
 use super::Target;
@@ -201,7 +201,7 @@ static IDENTITY: LazyLock<Result<Identity>> = LazyLock::new(|| {
         },
         validity: Validity::starting(now(), Duration::from_secs(86_400))?,
     };
-    let ek_certificate = issue_ek_certificate(&spec, &host.key, &host.certificate)?.to_vec();
+    let ek_certificate = issue_vrot_certificate(&spec, &host.key, &host.certificate)?.to_vec();
     let lists = [
         host.revocation_list(1, 0, &[]),
         host.revocation_list(2, 0, &[&host.certificate]),

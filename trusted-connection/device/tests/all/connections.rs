@@ -6,7 +6,7 @@ use attestation::fixture::{TLS, event_log, signing_area};
 use attestation::{Binding, Durability, Evidence, Verdict};
 use attested_tls::tls::is_hybrid;
 use attested_tls::{ConnectionError, Unattested};
-use cert_chain::profile::{TlsSpec, issue_tls_certificate};
+use cert_chain::profile::{TlsSpec, issue_vrot_certificate};
 use cert_chain::{ObjectAttributes, PublicArea, TlsKey, Validity, VmId};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair};
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -249,7 +249,7 @@ async fn certificate_and_evidence_must_name_the_same_vm() {
         key: TlsKey::try_from(area).unwrap(),
         validity: Validity::starting(UnixTime::now(), std::time::Duration::from_secs(600)).unwrap(),
     };
-    let certificate = issue_tls_certificate(&spec, &host.key, &host.certificate).unwrap();
+    let certificate = issue_vrot_certificate(&spec, &host.key, &host.certificate).unwrap();
     let machine = Machine::new(host, vm);
     let chain = vec![certificate, machine.host.certificate.clone()];
     let service = machine.service_with(chain, &machine.tls_key());
