@@ -7,7 +7,7 @@ use attestation::connection::{
 };
 use attestation::merkle::{Tree, leaf_hash};
 use attestation::{
-    Binding, BootRecord, Nonce, TlsKeyStatement, device_qualifying_data, vm_qualifying_data,
+    Binding, BootRecord, KeyStatement, Nonce, device_qualifying_data, vm_qualifying_data,
     vm_request_leaf,
 };
 use cert_chain::{Digest32, TpmName};
@@ -63,7 +63,7 @@ fn bindings_and_exporter_contexts_are_those_that_the_documentation_defines() -> 
 
 /// What the VM's quote covers for this binding.
 fn check_vm(vm: &Value, nonce: &Nonce, binding: &Binding) -> Result<()> {
-    let tls_key: TlsKeyStatement = minicbor::decode(&bytes(vm, "tls_key")?)?;
+    let tls_key: KeyStatement = minicbor::decode(&bytes(vm, "tls_key")?)?;
     let salt = digest(vm, "salt")?;
     let leaf = vm_request_leaf(&salt, nonce, binding, Some(&tls_key.digest()));
     assert_eq!(leaf, leaf_hash(&bytes(vm, "vm_request_leaf")?));

@@ -76,9 +76,10 @@ enum Authority {
 impl StampOptions {
     pub(super) fn open(&self, settings: &Settings) -> Result<Stamping> {
         let crls = self.crls.open(settings)?;
+        let authority = self.authority.open(settings)?;
         let believed = self.believed.open(settings)?;
         Ok(Stamping {
-            authority: self.authority.open(settings)?,
+            authority,
             believed: believed.with_lists(&crls.for_verification()),
             crls,
         })

@@ -14,8 +14,8 @@ use archive::{ArchiveError, ArchiveHash, EvidenceRecord, Form, Head, VerifiedTim
 use attestation::Verdict;
 use attestation::policy::MAX_POLICY;
 use bounded_file::{read_bounded, read_bounded_text};
+use cert_chain::Digest32;
 use cert_chain::crl::Crl;
-use cert_chain::{Digest32, TrustAnchors};
 use clap::Args;
 use durable_file::{Existing, OutputFile};
 use rustls_pki_types::UnixTime;
