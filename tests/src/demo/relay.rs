@@ -102,7 +102,7 @@ async fn terminate(
     let proxy = Proxy {
         identity,
         attester: Arc::new(OthersEvidence { challenges }),
-        demands: NoDemand,
+        demands: Box::new(|| NoDemand),
         told: |()| Told::any(),
         forward: forward.to_string().parse()?,
         tells_who: false,

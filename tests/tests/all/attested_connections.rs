@@ -345,7 +345,7 @@ async fn a_renewed_certificate_is_used_by_new_connections_and_living_ones_go_on(
     let proxy = vrot_service::proxy::Proxy {
         identity: Arc::clone(&identity),
         attester: Arc::new(VmAttester::new(Arc::new(batches), statement)),
-        demands: NoDemand,
+        demands: Box::new(|| NoDemand),
         told: |()| Told::any(),
         forward: echo()?.to_string().parse()?,
         tells_who: false,

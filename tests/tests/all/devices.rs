@@ -26,7 +26,7 @@ use vrot_device::Connector;
 use vrot_device::connection::DeviceIdentity;
 use vrot_device::root_of_trust::{DeviceAttester, IdentityFolder};
 use vrot_device::tpm::DeviceTpm;
-use vrot_service::devices::DeviceVerifier;
+use vrot_service::devices::Devices;
 use vrot_tests::host_boot_log::HostBootLog;
 use vrot_tests::issuer::IssuerFolder;
 
@@ -358,10 +358,10 @@ async fn meet(
     let chain = vec![host.tls_certificate(vm), host.certificate.clone()];
     let key = PrivateKeyDer::try_from(vm.tls_key.serialize_der()).map_err(anyhow::Error::msg)?;
     let key = CertifiedKey::from_der(chain, key, &provider(KeyExchange::HybridFirst))?;
-    let verifier = DeviceVerifier::load(policy)?;
+    let devices = Arc::new(Devices::load(policy)?);
     let tls = ServerTls::new(
         key,
-        verifier.client_certificates()?,
+        devices.client_certificates()?,
         KeyExchange::HybridFirst,
     )?;
     let device = DeviceIdentity::none().attested(attester);
@@ -376,7 +376,7 @@ async fn meet(
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let address = "vm-1.example.org:7072".parse()?;
     let (met, connected) = tokio::join!(
-        accept(ours, &tls, Arc::new(service), Arc::new(verifier), deadlines),
+        accept(ours, &tls, Arc::new(service), devices.verifier(), deadlines),
         connector.attest(theirs, &address),
     );
     if met.is_ok() {
@@ -444,7 +444,7 @@ impl Attester for Replaying {
 async fn evidence_that_a_device_gave_elsewhere_is_refused() -> Result<()> {
     let (issuer, device) = enrolled()?;
     let policy = device.policy("spiffe://demo.example/plant-7/*", &issuer)?;
-    let demand = DeviceVerifier::load(&policy)?.demand();
+    let demand = Arc::new(Devices::load(&policy)?).verifier().demand();
     let binding = Binding::Connection(Digest32::of(b"another connection"));
     let given = device
         .attester()?

@@ -26,7 +26,7 @@ use vrot_service::attester::batches::Batches;
 use vrot_service::attester::esys::{EsysTpm, HostThroughTpm};
 use vrot_service::attester::quoting::EvidenceFiles;
 use vrot_service::command_line::{Arguments, Command, LogFormat, ProxyOptions, TpmOptions};
-use vrot_service::devices::{DeviceVerifier, Told};
+use vrot_service::devices::{Devices, Told};
 use vrot_service::proxy::Proxy;
 use vrot_service::service::{self, Service};
 use vrot_service::signing_data::VmSigner;
@@ -116,16 +116,17 @@ async fn demanding_proxy(options: ProxyOptions) -> Result<()> {
     match options.policy.clone() {
         Some(policy) => {
             let crls = Arc::new(CrlFiles::open(&options.tpm.crl)?);
-            let verifier = Arc::new(load(&policy)?.with_crls(crls));
+            let devices = Arc::new(load(&policy)?.with_crls(crls));
             let has_lists = !options.tpm.crl.is_empty();
-            tell_missing_lists(&verifier, has_lists);
-            let clients = verifier.client_certificates()?;
+            tell_missing_lists(&devices, has_lists);
+            let clients = devices.client_certificates()?;
             let told = |device: &Arc<DeviceResult>| Told::of(device);
-            let judging = Arc::clone(&verifier);
-            proxy(options, clients, judging, told, move |identity| {
+            let judging = Arc::clone(&devices);
+            let demands = Box::new(move || judging.verifier());
+            proxy(options, clients, demands, told, move |identity| {
                 let anew = load(&policy)?;
                 identity.let_through(anew.client_certificates()?)?;
-                verifier.replace(&anew);
+                devices.replace(&anew);
                 tell_missing_lists(&anew, has_lists);
                 tracing::info!(policy = %anew.policy().digest(), "the policy is read anew");
                 Ok(())
@@ -137,7 +138,7 @@ async fn demanding_proxy(options: ProxyOptions) -> Result<()> {
             tracing::warn!("nothing is demanded of devices: every one is let in");
             let clients = WebPkiClientVerifier::no_client_auth();
             let told = |(): &()| Told::any();
-            proxy(options, clients, NoDemand, told, |_| {
+            proxy(options, clients, Box::new(|| NoDemand), told, |_| {
                 tracing::info!("there is no policy that could be read anew");
                 Ok(())
             })
@@ -146,8 +147,8 @@ async fn demanding_proxy(options: ProxyOptions) -> Result<()> {
     }
 }
 
-fn tell_missing_lists(verifier: &DeviceVerifier, has_lists: bool) {
-    if !has_lists && verifier.demands_a_list() {
+fn tell_missing_lists(devices: &Devices, has_lists: bool) {
+    if !has_lists && devices.demands_a_list() {
         tracing::warn!(
             "the policy demands a revocation list, and none is given (--crl): no device with a TPM is \
              accepted"
@@ -155,18 +156,18 @@ fn tell_missing_lists(verifier: &DeviceVerifier, has_lists: bool) {
     }
 }
 
-fn load(policy: &Path) -> Result<DeviceVerifier> {
-    DeviceVerifier::load(policy)
+fn load(policy: &Path) -> Result<Devices> {
+    Devices::load(policy)
         .with_context(|| format!("{} is no policy about devices", policy.display()))
 }
 
 const SIGNALS: &str = "signals cannot be waited for";
 
 /// Serves a proxy that demands this of devices; `reload` reads anew what.
-async fn proxy<D: Demands + Clone>(
+async fn proxy<D: Demands>(
     options: ProxyOptions,
     clients: Arc<dyn ClientCertVerifier>,
-    demands: D,
+    demands: Box<dyn Fn() -> D + Send + Sync>,
     told: fn(&D::Result) -> Told,
     reload: impl Fn(&TlsIdentity) -> Result<()> + Clone + Send + 'static,
 ) -> Result<()> {

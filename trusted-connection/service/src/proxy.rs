@@ -24,8 +24,8 @@ pub struct Proxy<D: Demands> {
     pub identity: Arc<TlsIdentity>,
     /// What it shows behind that.
     pub attester: Arc<dyn Attester>,
-    /// What it demands of devices.
-    pub demands: D,
+    /// What it demands of the device of a new connection.
+    pub demands: Box<dyn Fn() -> D + Send + Sync>,
     /// What the log says of an accepted device.
     pub told: fn(&D::Result) -> Told,
     /// The service.
@@ -49,7 +49,7 @@ pub struct NoDestination(String);
 /// How long the service may take to accept a connection.
 const CONNECTING: Duration = Duration::from_secs(10);
 
-impl<D: Demands + Clone> Handler for Proxy<D> {
+impl<D: Demands> Handler for Proxy<D> {
     async fn handle(&self, mut connection: Accepted) {
         if let Err(error) = prepare(&connection.stream) {
             tracing::info!(%error, "the connection has ended already");
@@ -68,7 +68,7 @@ impl<D: Demands + Clone> Handler for Proxy<D> {
             connection.place.hold(connection.stream),
             &tls,
             Arc::clone(&self.attester),
-            self.demands.clone(),
+            (self.demands)(),
             Deadlines::default(),
         );
         let Attested {

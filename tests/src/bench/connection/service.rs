@@ -61,7 +61,7 @@ impl Service {
         let proxy = Proxy {
             identity,
             attester: Arc::new(VmAttester::new(Arc::clone(&batches), statement)),
-            demands: NoDemand,
+            demands: Box::new(|| NoDemand),
             told: |()| Told::any(),
             forward: echo().await?.to_string().parse()?,
             tells_who: false,

@@ -3,19 +3,24 @@
 //! A device with a TPM shows evidence ([`attestation::device`]). One whose identity is a key in software
 //! has none; it is asked for a client certificate only where the policy exempts such devices, and what
 //! becomes of it, the same policy says.
+//!
+//! [`Devices`] are those of all connections; each has a [`DeviceVerifier`] of its own, which holds it to the
+//! device that it accepted first.
 
+use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use attestation::device::{
-    DeviceEvidence, DevicePolicy, DeviceResult, appraise_device, appraise_software_key,
+    DeviceEvidence, DeviceIdentity, DevicePolicy, DeviceResult, appraise_device,
+    appraise_software_key,
 };
 use attestation::policy::PolicyError;
 use attestation::{Binding, Nonce, Verdict};
 use attested_tls::tls::{KeyExchange, provider};
 use attested_tls::{Appraisal, Demand, EvidenceRefused, Format, Peer, Verifier};
-use cert_chain::{RevocationDemand, VerifiedClientCertificate};
+use cert_chain::{RevocationDemand, TpmName, VerifiedClientCertificate};
 use printable::WithCauses;
 use rustls::RootCertStore;
 use rustls::server::danger::ClientCertVerifier;
@@ -24,20 +29,37 @@ use rustls_pki_types::UnixTime;
 use trusted_connection::crl_files::CrlFiles;
 use trusted_connection::policy_files;
 
-/// Judges devices that connect, by the policy that is in force at the time.
+/// The devices that may connect, by the policy that is in force at the time.
 #[derive(Debug)]
-pub struct DeviceVerifier {
+pub struct Devices {
     policy: RwLock<Arc<DevicePolicy>>,
     crls: Arc<CrlFiles>,
 }
 
-impl DeviceVerifier {
-    /// A verifier by the policy in this file and the roots that it names.
+/// Judges the device at the other end of one connection, for as long as that lives. Whoever it was accepted
+/// as first, it has to be in every later round: data come and go in that device's name.
+#[derive(Debug)]
+pub struct DeviceVerifier {
+    devices: Arc<Devices>,
+    first: OnceLock<Known>,
+}
+
+/// Which device it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    name: String,
+    /// That of its identity key, if it has a TPM. One without has the same certificate as long as its
+    /// connection lives.
+    ik: Option<TpmName>,
+}
+
+impl Devices {
+    /// Those that the policy in this file accepts, by the roots that it names.
     pub fn load(policy: &Path) -> Result<Self, PolicyError> {
         policy_files::load_about_devices(policy).map(Self::new)
     }
 
-    /// A verifier by this policy.
+    /// Those that this policy accepts.
     pub fn new(policy: DevicePolicy) -> Self {
         Self {
             policy: RwLock::new(Arc::new(policy)),
@@ -52,6 +74,14 @@ impl DeviceVerifier {
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
     }
 
+    /// What judges the device of a new connection, and of no other.
+    pub fn verifier(self: &Arc<Self>) -> Arc<DeviceVerifier> {
+        Arc::new(DeviceVerifier {
+            devices: Arc::clone(self),
+            first: OnceLock::new(),
+        })
+    }
+
     /// Revocation lists, in which devices with a TPM are looked for. A file that changes is read anew by
     /// the next round of attestation, of connections that live, too.
     pub fn with_crls(mut self, crls: Arc<CrlFiles>) -> Self {
@@ -59,7 +89,7 @@ impl DeviceVerifier {
         self
     }
 
-    /// Whether it accepts no device with a TPM without a revocation list, which no device carries.
+    /// Whether they include no device with a TPM without a revocation list, which no device carries.
     pub fn demands_a_list(&self) -> bool {
         (self.policy().anchors()).is_some_and(|roots| roots.demand() != RevocationDemand::NotAsked)
     }
@@ -159,7 +189,7 @@ impl Verifier for DeviceVerifier {
     type Result = Arc<DeviceResult>;
 
     fn demand(&self) -> Demand {
-        let policy = self.policy();
+        let policy = self.devices.policy();
         let attested = policy.anchors().map(|_| Format::Device);
         let exempted = policy.software_keys().map(|_| Format::ClientCertificate);
         Demand::Evidence {
@@ -175,13 +205,21 @@ impl Verifier for DeviceVerifier {
         binding: &Binding,
         peer: &Peer,
     ) -> Result<Appraisal<Self::Result>, EvidenceRefused> {
-        let result = self.judge(evidence, nonce, binding, peer, UnixTime::now())?;
+        let now = UnixTime::now();
+        let result = self.devices.judge(evidence, nonce, binding, peer, now)?;
         if !result.is_accepted() {
             return Err(refused(format_args!(
                 "{} is {}: {}",
                 result.name(),
                 result.verdict(),
                 reasons(&result)
+            )));
+        }
+        let known = Known::of(&result);
+        let first = self.first.get_or_init(|| known.clone());
+        if known != *first {
+            return Err(refused(format_args!(
+                "the connection is that of {first}, and the evidence is of {known}"
             )));
         }
         let valid_for = result
@@ -192,6 +230,28 @@ impl Verifier for DeviceVerifier {
             valid_for: Duration::from_secs(valid_for),
             result: Arc::new(result),
         })
+    }
+}
+
+impl Known {
+    fn of(device: &DeviceResult) -> Self {
+        let ik = match device.identity() {
+            DeviceIdentity::Attested(device) => Some(device.certificate().claims().ik.clone()),
+            DeviceIdentity::SoftwareKey { .. } => None,
+        };
+        Self {
+            name: device.name(),
+            ik,
+        }
+    }
+}
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.ik {
+            Some(ik) => write!(f, "{} with the identity key {ik}", self.name),
+            None => write!(f, "{} without a root of trust", self.name),
+        }
     }
 }
 

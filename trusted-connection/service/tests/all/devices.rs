@@ -2,9 +2,11 @@
 //! make here; a real TPM is in the tests of `vrot-device`.
 
 use std::fs;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use attestation::connection::TlsParameters;
 use attestation::device::fixture::FixtureDevice;
 use attestation::device::{DeviceIdentity, DevicePolicy, DeviceResult};
 use attestation::fixture::{Host, event_log};
@@ -13,10 +15,10 @@ use attestation::{Binding, Nonce, Verdict};
 use attested_tls::tls::{ClientTls, KeyExchange, ServerTls, provider};
 use attested_tls::{
     Attester, ConnectionError, Deadlines, Demand, EvidenceFuture, Format, NoDemand, NoEvidence,
-    Verifier, accept, connect,
+    Peer, Verifier, accept, connect,
 };
 use cert_chain::profile::{CrlSpec, RevokedCertificate};
-use cert_chain::{RevocationReason, Validity};
+use cert_chain::{Digest32, RevocationReason, Validity};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
@@ -25,7 +27,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{PrivateKeyDer, ServerName, UnixTime};
 use trusted_connection::crl_files::CrlFiles;
-use vrot_service::devices::{DeviceVerifier, Told};
+use vrot_service::devices::{DeviceVerifier, Devices, Told};
 
 /// An authority for certificates of TLS, above servers and above devices without a TPM.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -82,11 +84,11 @@ async fn meet(
     device: Arc<dyn Attester>,
     identity: Option<CertifiedKey>,
 ) -> Result<Arc<DeviceResult>, ConnectionError> {
-    judge(DeviceVerifier::new(policy), device, identity).await
+    judge(Devices::new(policy), device, identity).await
 }
 
 async fn judge(
-    verifier: DeviceVerifier,
+    devices: Devices,
     device: Arc<dyn Attester>,
     identity: Option<CertifiedKey>,
 ) -> Result<Arc<DeviceResult>, ConnectionError> {
@@ -94,7 +96,7 @@ async fn judge(
     let servers = Authority::new();
     let server = ServerTls::new(
         servers.certified(NAME, ExtendedKeyUsagePurpose::ServerAuth),
-        verifier.client_certificates().unwrap(),
+        devices.client_certificates().unwrap(),
         KeyExchange::HybridFirst,
     )
     .unwrap();
@@ -124,7 +126,7 @@ async fn judge(
             ours,
             &server,
             Arc::new(attested_tls::Unattested),
-            Arc::new(verifier),
+            Arc::new(devices).verifier(),
             deadlines()
         ),
         connect(theirs, &client, name, device, NoDemand, deadlines()),
@@ -197,8 +199,8 @@ async fn a_device_that_its_issuer_revoked_is_refused_as_soon_as_the_list_is_ther
     let crls = Arc::new(CrlFiles::open(std::slice::from_ref(&file)).unwrap());
     let device = attesting(device);
     let meet = || {
-        let verifier = DeviceVerifier::new(policy.clone()).with_crls(Arc::clone(&crls));
-        judge(verifier, Arc::clone(&device), None)
+        let devices = Devices::new(policy.clone()).with_crls(Arc::clone(&crls));
+        judge(devices, Arc::clone(&device), None)
     };
     meet().await.unwrap();
     publish(
@@ -236,6 +238,62 @@ async fn evidence_of_another_connection_is_refused() {
     );
     let reason = refusal(meet(policy, replaying, None).await);
     assert!(reason.starts_with("nonce: "), "{reason}");
+}
+
+/// Evidence of another device is genuine and made for this very connection: whoever rules two devices has both
+/// make what it likes.
+#[test]
+fn a_connection_is_of_the_device_that_was_accepted_first() {
+    const METER: &str = "meter-3.example.org";
+    let issuer_again = |device: &FixtureDevice| {
+        cert_chain::Issuer::from_pem(&device.issuer.key_pem(), &device.issuer.certificate_pem())
+            .unwrap()
+    };
+    let first = device("plant-7/meter-12");
+    let under = |path| FixtureDevice::under_at(UnixTime::now(), issuer_again(&first), path);
+    let (second, impostor) = (under("plant-7/meter-13"), under("plant-7/meter-12"));
+    let authority = Authority::new();
+    let text = first.policy_text().replace("meter-12", "*");
+    let exemption = format!(
+        "[exempt_software_keys]\nroots = \"ca.pem\"\ndevices = [\"{METER}\"]\nreason = \"series 3\"\n"
+    );
+    let roots = |file: &Path| match file.ends_with("ca.pem") {
+        true => Ok(authority.0.pem()),
+        false => Ok(first.issuer.certificate_pem()),
+    };
+    let policy = DevicePolicy::parse(&format!("{text}\n{exemption}"), roots).unwrap();
+    let devices = Arc::new(Devices::new(policy));
+    let certified = authority.certified(METER, ExtendedKeyUsagePurpose::ClientAuth);
+    let peer = Peer {
+        certificates: certified.cert.clone(),
+        identity: None,
+        parameters: TlsParameters {
+            version: 0x0304,
+            suite: 0x1302,
+            group: 0x11ec,
+        },
+    };
+    let round = |verifier: &DeviceVerifier, device: Option<&FixtureDevice>| {
+        let nonce = Nonce::new([1; 32]).unwrap();
+        let binding = Binding::Connection(Digest32::of(nonce.as_bytes()));
+        let evidence = device.map(|device| device.evidence(&nonce, binding.clone()).to_cbor());
+        let appraised = verifier.appraise(&evidence.unwrap_or_default(), &nonce, &binding, &peer);
+        appraised.map(|appraisal| appraisal.result.name())
+    };
+    let everybody = [Some(&first), Some(&second), Some(&impostor), None];
+    for (one, accepted) in everybody.iter().enumerate() {
+        let verifier = devices.verifier();
+        let name = round(&verifier, *accepted).unwrap();
+        for (other, shown) in everybody.iter().enumerate() {
+            let again = round(&verifier, *shown);
+            if one == other {
+                assert_eq!(again.unwrap(), name);
+            } else {
+                let reason = again.unwrap_err().reason;
+                assert!(reason.contains(&format!("is that of {name}")), "{reason}");
+            }
+        }
+    }
 }
 
 fn exempting(authority: &Authority, devices: &str) -> DevicePolicy {
@@ -283,7 +341,7 @@ async fn a_device_with_a_software_key_is_accepted_where_the_policy_exempts_it_an
 
 #[test]
 fn what_is_demanded_is_what_the_policy_accepts() {
-    let formats = |policy| match DeviceVerifier::new(policy).demand() {
+    let formats = |policy| match Arc::new(Devices::new(policy)).verifier().demand() {
         Demand::Evidence { formats, .. } => formats,
         Demand::Nothing => panic!("nothing is demanded"),
     };
@@ -308,7 +366,7 @@ fn a_policy_is_read_with_the_roots_beside_it() {
     let file = folder.path().join("devices.toml");
     let device = device("meter-12");
     fs::write(&file, device.policy_text()).unwrap();
-    let missing = DeviceVerifier::load(&file).unwrap_err();
+    let missing = Devices::load(&file).unwrap_err();
     assert!(
         matches!(&missing, PolicyError::Read { path, .. } if *path == folder.path().join("roots.pem")),
         "{missing}"
@@ -318,6 +376,6 @@ fn a_policy_is_read_with_the_roots_beside_it() {
         device.issuer.certificate_pem(),
     )
     .unwrap();
-    let policy = DeviceVerifier::load(&file).unwrap();
+    let policy = Devices::load(&file).unwrap();
     assert_eq!(policy.policy().digest(), device.policy().digest());
 }
