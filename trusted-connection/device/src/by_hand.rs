@@ -62,7 +62,7 @@ impl Connect {
             ConnectError::NotAccepted { why, .. } => match &**why {
                 NotAccepted::Judged(judgement) => self.tell(judgement, None)?,
                 NotAccepted::Malformed(_) => return Err(error.into()),
-                // It is evidence, and of somebody else than the handshake's certificate says.
+                // It is evidence, and the connection is not what it or the policy asks for.
                 _ => complain(format_args!("vrot-device: {}", WithCauses(&error))),
             },
             _ => return Err(error.into()),

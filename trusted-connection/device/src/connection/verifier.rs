@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use attestation::evidence::EvidenceError;
+use attestation::policy::ExpectedKeyExchange;
 use attestation::{AttestationResult, Binding, Evidence, Layer, Nonce, Purpose};
+use attested_tls::tls::{ParameterNames, is_hybrid};
 use attested_tls::{Appraisal, Demand, EvidenceRefused, Format, Peer, Verifier};
 use cert_chain::profile::ProfileError;
 use rustls_pki_types::UnixTime;
@@ -35,6 +37,12 @@ pub enum NotAccepted {
         /// Whom the evidence is of.
         evidence: String,
     },
+    /// Keys of the connection come from elliptic curves alone, and the policy asks for more.
+    #[error(
+        "the connection's keys are agreed on by {0}, and the policy asks for hybrid key exchange \
+         (`key_exchange` in [connection])"
+    )]
+    KeyExchange(String),
     /// The handshake authenticated nobody.
     #[error("it showed no certificate in the handshake")]
     NoKey,
@@ -87,6 +95,13 @@ impl ServiceVerifier {
             key: identity.key,
         };
         let Judging { policy, crls } = self.in_force.get().judging;
+        // The handshake was made by the policy of that time.
+        if policy.connection().key_exchange == ExpectedKeyExchange::Hybrid
+            && !is_hybrid(&peer.parameters)
+        {
+            let group = ParameterNames::of(&peer.parameters).group;
+            return Err(NotAccepted::KeyExchange(group));
+        }
         let lists = crls.for_verification();
         let judgement = Judgement::of(&evidence, nonce, &purpose, &policy, &lists, now);
         // Also that of refused evidence: it may be what the refusal is for.
@@ -210,4 +225,62 @@ fn summary(judgement: &Judgement) -> String {
         text.push_str(&format!("; and {more} more"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Result;
+    use attestation::connection::{EndIdentity, TlsParameters};
+    use attestation::fixture::Host;
+    use cert_chain::Digest32;
+    use rcgen::PublicKeyData;
+
+    use super::*;
+    use crate::connection::{Connector, DeviceIdentity};
+
+    #[test]
+    fn a_policy_that_asks_for_hybrid_key_exchange_from_now_on_ends_connections_without()
+    -> Result<()> {
+        let host = Host::made_at(UnixTime::now(), "host-1");
+        let vm = host.vm();
+        let any = host.policy_text(&vm);
+        let hybrid = format!("[connection]\nkey_exchange = \"hybrid\"\n\n{any}");
+        let connector = |policy: &str| {
+            let policy = Arc::new(host.read_policy(policy)?);
+            anyhow::Ok(Connector::new(policy, DeviceIdentity::none(), None)?)
+        };
+        let own = host.tls_certificate(&vm);
+        let identity = EndIdentity {
+            key: Digest32::of(&vm.tls_key.subject_public_key_info()),
+            certificate: Digest32::of(&own),
+        };
+        let peer = |group| Peer {
+            certificates: vec![own.clone(), host.certificate.clone()],
+            identity: Some(identity),
+            parameters: TlsParameters {
+                version: 0x0304,
+                suite: 0x1302,
+                group,
+            },
+        };
+        let nonce = Nonce::new([1; 32])?;
+        let binding = Binding::Connection(Digest32::of(b"this one"));
+        let evidence = host.evidence(&vm, &nonce, binding.clone()).to_cbor();
+        let connecting = connector(&any)?;
+        let verifier = ServiceVerifier::new(connecting.in_force.clone());
+        let round = |group| {
+            let appraised = verifier.appraise(&evidence, &nonce, &binding, &peer(group));
+            appraised.map(drop).map_err(|refused| refused.reason)
+        };
+        let (x25519, with_ml_kem) = (0x001d, 0x11ec);
+        assert_eq!((round(x25519), round(with_ml_kem)), (Ok(()), Ok(())));
+        connecting.replace(&connector(&hybrid)?);
+        assert_eq!(round(with_ml_kem), Ok(()));
+        let reason = round(x25519).err().unwrap_or_default();
+        assert!(reason.contains("agreed on by X25519,"), "{reason}");
+        let why = verifier.why_not();
+        let why = why.as_deref();
+        assert!(matches!(why, Some(NotAccepted::KeyExchange(_))), "{why:?}");
+        Ok(())
+    }
 }
