@@ -10,8 +10,8 @@ packages="build-essential pkg-config openssl ca-certificates
     libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
     apparmor dpkg-dev systemd iproute2"
 # What the tests and figures need besides: a browser for the dashboard, a reader of manual pages, another
-# implementation of COSE (scripts/pycose.sh).
-[ "${1:-}" != --tests ] || packages="$packages chromium groff-base python3-venv"
+# implementation of COSE (scripts/pycose.sh), and the program `kill`.
+[ "${1:-}" != --tests ] || packages="$packages chromium groff-base python3-venv procps"
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 
