@@ -135,9 +135,11 @@ impl Domain<'_> {
         restored.map(drop).with_context(|| self.last_words())
     }
 
-    /// The same, when it must be refused: why it was.
+    /// The same, when it must be refused: why it was. What QEMU said stands in libvirt's error or, where libvirt
+    /// saw QEMU's end before, in the log alone.
     pub fn restore_refused(&self, file: &Path) -> Result<String> {
-        refused(self.libvirt.virsh(&["restore"]).arg(file))
+        let refused = refused(self.libvirt.virsh(&["restore"]).arg(file))?;
+        Ok(format!("{refused}\n{}", self.last_words()))
     }
 
     /// The domain's state in libvirt's words.
