@@ -10,8 +10,9 @@ use crate::support::writer::{Writer, attach, prepared};
 use crate::support::{Host, wait_until};
 
 const BUSY: usize = 4;
-/// Changes of one vRoT in a second, after ten times as many.
+/// Changes of one vRoT in a second, after [`AT_ONCE`] times as many.
 const SHARE: u64 = 5;
+const AT_ONCE: u64 = 10;
 /// What one batch may write.
 const MOST_WRITTEN: u64 = 64 * 1024;
 
@@ -20,25 +21,27 @@ fn guests_that_write_without_rest_have_their_share_and_others_theirs() -> Result
     let host = Host::enrolled_with(&format!(
         "state_changes_per_second = {SHARE}\ndurability_deadline_ms = 5000\n"
     ))?;
-    let mut vms = Vec::new();
-    let mut writers = Vec::new();
-    for _ in 0..BUSY {
-        let vm = prepared(&host)?;
-        writers.push(Writer::start(attach(&host, &vm)?));
-        vms.push(vm);
-    }
+    let vms = (0..BUSY)
+        .map(|_| prepared(&host))
+        .collect::<Result<Vec<_>>>()?;
+    let changes = || metric(&host, "vrot_store_changes_total");
+    let (first, started) = (changes()?, Instant::now());
+    let writers = vms
+        .iter()
+        .map(|vm| Ok(Writer::start(attach(&host, vm)?)))
+        .collect::<Result<Vec<_>>>()?;
     wait_until("all to have used what they may write at once", || {
         Ok(metric(&host, "vrot_store_held_back_total")? > 8 * BUSY as u64)
     })?;
 
-    let changes = || metric(&host, "vrot_store_changes_total");
     let written = || metric(&host, "vrot_store_written_bytes_total");
-    let (before, bytes_before, began) = (changes()?, written()?, Instant::now());
+    let (before, bytes_before) = (changes()?, written()?);
     thread::sleep(Duration::from_secs(4));
-    let (after, bytes_after, took) = (changes()?, written()?, began.elapsed());
-    let allowed = BUSY as u64 * SHARE * (took.as_secs() + 2);
+    let (after, bytes_after, took) = (changes()?, written()?, started.elapsed());
     ensure!(after > before, "nothing was written");
-    ensure!(after - before <= allowed, "{before} to {after} in {took:?}");
+    // On a busy machine, one of them may have some left of what it may write at once.
+    let allowed = BUSY as u64 * SHARE * (AT_ONCE + took.as_secs() + 2);
+    ensure!(after - first <= allowed, "{first} to {after} in {took:?}");
     let bytes = bytes_after - bytes_before;
     ensure!(
         bytes <= (after - before) * MOST_WRITTEN,
