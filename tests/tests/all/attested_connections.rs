@@ -471,7 +471,7 @@ fn meter() -> Result<TempDir> {
 /// A policy that exempts this device.
 fn exempting(device: &str) -> String {
     format!(
-        "[freshness]\nresult_lifetime_s = 4\n[exempt_software_keys]\nroots = \"ca.pem\"\n\
+        "[freshness]\nresult_lifetime_s = 20\n[exempt_software_keys]\nroots = \"ca.pem\"\n\
          devices = [\"{device}\"]\nreason = \"series 3\"\n"
     )
 }

@@ -357,7 +357,7 @@ async fn a_policy_that_is_read_anew_counts_for_new_connections_and_for_those_tha
     let (host, vm) = host_and_vm();
     let id = vm.vm.to_string();
     let machine = Machine::new(host, vm);
-    let good = machine.policy_text() + "\n[freshness]\nresult_lifetime_s = 4\n";
+    let good = machine.policy_text() + "\n[freshness]\nresult_lifetime_s = 20\n";
     let another = good.replace(&id, "71097de4-f31e-4b41-9c47-30bb990ea49b");
     assert_ne!(good, another);
     let Listening { address, .. } = listen(machine.service()).await;
