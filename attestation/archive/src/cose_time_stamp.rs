@@ -1,6 +1,7 @@
 //! A time stamp over the signature of a COSE_Sign1, in its unprotected header (RFC 9921 §3.1: COSE, then
 //! time stamp).
 
+use attestation::bounded_cbor::has_definite_lengths;
 use minicbor::data::Tag;
 use minicbor::{Decoder, Encoder, decode};
 
@@ -96,6 +97,9 @@ impl StampedSign1 {
 
 impl<'a> Parts<'a> {
     fn of(sign1: &'a [u8]) -> Result<Self, StampedError> {
+        if !has_definite_lengths(sign1) {
+            return Err(decode::Error::message("an item does not say its length").into());
+        }
         let mut d = Decoder::new(sign1);
         if d.tag()? != COSE_SIGN1 || d.array()? != Some(4) {
             return Err(decode::Error::message("it begins otherwise").into());

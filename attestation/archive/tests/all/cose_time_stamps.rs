@@ -58,3 +58,22 @@ fn what_is_no_sign1_is_refused_at_every_length() {
     }
     assert!(StampedSign1::read(&[example.as_slice(), &[0]].concat()).is_err());
 }
+
+#[test]
+fn an_item_of_a_header_that_does_not_say_its_length_is_refused() {
+    // What stands for `'11'` under `kid`, which nobody looks at here: arrays in arrays, and one alone.
+    let nested = [[0x9f; 1000], [0xff; 1000]].concat();
+    for value in [&nested[..], &[0x9f, 0xff], &[0x5f, 0x42, 0x31, 0x31, 0xff]] {
+        let example = example();
+        let header = example
+            .windows(5)
+            .position(|at| at == [0xa1, 4, 0x42, 0x31, 0x31])
+            .unwrap();
+        let (before, behind) = (&example[..header + 2], &example[header + 5..]);
+        let error = StampedSign1::read(&[before, value, behind].concat()).unwrap_err();
+        assert!(
+            error.to_string().contains("does not say its length"),
+            "{error}"
+        );
+    }
+}
