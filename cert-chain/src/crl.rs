@@ -207,6 +207,11 @@ impl Crl {
         &self.number
     }
 
+    /// Of two lists of one issuer, that of the newer one is greater: by number, and then by time.
+    pub fn age_order(&self) -> (&BigUint, u64) {
+        (&self.number, self.this_update.as_secs())
+    }
+
     /// When it was made.
     pub fn this_update(&self) -> UnixTime {
         self.this_update

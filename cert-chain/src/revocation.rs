@@ -179,7 +179,7 @@ impl RevocationLists {
     /// The newest list that `issuer` signed.
     pub(crate) fn newest_of(&self, issuer: &TrustAnchor<'_>) -> Option<&Arc<Crl>> {
         let of_issuer = self.lists.iter().filter(|list| list.is_of(issuer));
-        of_issuer.max_by_key(|list| (list.number(), list.this_update().as_secs()))
+        of_issuer.max_by_key(|list| list.age_order())
     }
 
     /// What is known about a certificate of `issuer`, for whom a demand may have been made. The

@@ -164,10 +164,14 @@ impl TrustAnchors {
     }
 
     /// Of the lists that are known and these in DER, the newest that each root signed.
-    pub fn newest_lists<'a>(&self, carried: impl IntoIterator<Item = &'a [u8]>) -> Vec<Arc<Crl>> {
+    pub fn newest_lists<'a>(
+        &self,
+        carried: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Vec<(&TrustAnchor<'static>, Arc<Crl>)> {
         let lists = self.with_carried(carried).lists;
-        let newest = (self.roots.anchors.iter()).filter_map(|root| lists.newest_of(root));
-        newest.map(Arc::clone).collect()
+        (self.roots.anchors.iter())
+            .filter_map(|root| Some((root, Arc::clone(lists.newest_of(root)?))))
+            .collect()
     }
 
     /// What is demanded about revocation.

@@ -4,21 +4,22 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bounded_file::read_bounded;
 use cert_chain::TrustAnchors;
 use cert_chain::crl::{Crl, CrlFileError, MAX_CRL_FILE};
 use cert_chain::revocation::RevocationLists;
 use printable::WithCauses;
+use rustls_pki_types::TrustAnchor;
 
 /// Files of revocation lists. A file that changed is read anew when it is needed; what cannot be read
 /// then is said in the log, and what was read before goes on to count.
 #[derive(Debug, Default)]
 pub struct CrlFiles {
     files: Mutex<Vec<CrlFile>>,
-    /// The newest of each issuer that was ever seen, in a file or elsewhere.
-    newest: Mutex<RevocationLists>,
+    /// The newest of each issuer that [was ever kept](Self::keep_newest).
+    newest: Mutex<Vec<Newest>>,
 }
 
 /// Why a file of revocation lists cannot be used.
@@ -43,6 +44,13 @@ pub enum CrlFilesError {
         #[source]
         source: CrlFileError,
     },
+}
+
+/// The newest list of an issuer.
+#[derive(Debug)]
+struct Newest {
+    issuer: TrustAnchor<'static>,
+    list: Arc<Crl>,
 }
 
 #[derive(Debug)]
@@ -92,32 +100,50 @@ impl CrlFiles {
         files.iter().flat_map(|file| file.lists.clone()).collect()
     }
 
-    /// The same for a verifier, and the newest that were seen.
+    /// The same for a verifier, and the newest that were [kept](Self::keep_newest).
     pub fn for_verification(&self) -> RevocationLists {
-        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        self.beside(newest.clone())
-    }
-
-    /// Somebody else has shown these lists, in DER: keeps the newest list of each of these roots, of all that were
-    /// seen. Whoever shows an older one afterwards changes nothing.
-    pub fn keep_newest(&self, roots: &TrustAnchors, shown: &[&[u8]]) {
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        if shown.iter().all(|der| newest.has(der)) {
-            return;
+        let mut lists = RevocationLists::default();
+        for kept in self.newest().iter() {
+            lists.add(Arc::clone(&kept.list));
         }
-        let known = self.beside(newest.clone());
-        let mut kept = RevocationLists::default();
-        for list in roots.with_lists(&known).newest_lists(shown.iter().copied()) {
-            kept.add(list);
-        }
-        *newest = kept;
-    }
-
-    fn beside(&self, mut lists: RevocationLists) -> RevocationLists {
         for list in self.lists() {
             lists.add(list);
         }
         lists
+    }
+
+    /// Keeps the newest list of each of these roots, of those in the files and those that somebody else has shown,
+    /// in DER. Whoever shows an older one afterwards, or puts it into a file, changes nothing, whatever other
+    /// roots were asked about in between.
+    pub fn keep_newest(&self, roots: &TrustAnchors, shown: &[&[u8]]) {
+        let in_files = self.lists();
+        let candidates = (in_files.iter().map(|list| list.der())).chain(shown.iter().copied());
+        if self.keeps_all(candidates) {
+            return;
+        }
+        // Nobody waits while lists are parsed and verified: a peer may show long ones.
+        let known = roots.with_lists(&self.for_verification());
+        let found = known.newest_lists(shown.iter().copied());
+        let mut newest = self.newest();
+        for (issuer, list) in found {
+            match newest.iter_mut().find(|kept| kept.issuer == *issuer) {
+                Some(kept) if list.age_order() > kept.list.age_order() => kept.list = list,
+                Some(_) => {}
+                None => newest.push(Newest {
+                    issuer: issuer.clone(),
+                    list,
+                }),
+            }
+        }
+    }
+
+    fn keeps_all<'a>(&self, mut lists: impl Iterator<Item = &'a [u8]>) -> bool {
+        let newest = self.newest();
+        lists.all(|der| newest.iter().any(|kept| kept.list.der() == der))
+    }
+
+    fn newest(&self) -> MutexGuard<'_, Vec<Newest>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -225,7 +251,7 @@ mod tests {
             files.keep_newest(&roots, &shown);
             let newest = roots.with_lists(&files.for_verification());
             let newest = newest.newest_lists([]);
-            newest.first().map(|list| list.number().to_string())
+            newest.first().map(|(_, list)| list.number().to_string())
         };
         assert_eq!(newest(&[]), None);
         let forged = stranger.revocation_list(99, 0, &[]);
@@ -236,5 +262,37 @@ mod tests {
         assert_eq!(newest(&[&list(8)]).unwrap(), "8");
         // One of each issuer, however many were shown; and none of these travels in evidence of our own.
         assert!(files.lists().is_empty());
+    }
+
+    #[test]
+    fn a_file_that_was_put_back_to_an_older_list_does_not_hide_the_newer_one_of_its_issuer() {
+        let (host, other) = (Host::new("host-1"), Host::new("host-1"));
+        let [roots, others] = [&host, &other]
+            .map(|host| TrustAnchors::from_pem(&host.issuer.certificate_pem()).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("issuer.crl");
+        let put = |number| fs::write(&path, host.revocation_list(number, 0, &[]).der()).unwrap();
+        put(7);
+        let files = CrlFiles::open(slice::from_ref(&path)).unwrap();
+        let newest = |roots: &TrustAnchors| {
+            let known = roots.with_lists(&files.for_verification());
+            let newest = known.newest_lists([]);
+            newest.first().map(|(_, list)| list.number().to_string())
+        };
+        // Seen in the file alone, where nobody shows any.
+        files.keep_newest(&roots, &[]);
+        put(6);
+        files.keep_newest(&roots, &[]);
+        assert_eq!(newest(&roots).unwrap(), "7");
+        // A policy with other roots in between, also of the same name.
+        let of_other = other.revocation_list(3, 0, &[]);
+        files.keep_newest(&others, &[of_other.der()]);
+        assert_eq!(newest(&others).unwrap(), "3");
+        assert_eq!(newest(&roots).unwrap(), "7");
+        put(8);
+        files.keep_newest(&roots, &[]);
+        put(6);
+        assert_eq!(newest(&roots).unwrap(), "8");
+        assert_eq!(newest(&others).unwrap(), "3");
     }
 }

@@ -142,10 +142,11 @@ impl Devices {
         at: UnixTime,
     ) -> Result<DeviceResult, EvidenceRefused> {
         let policy = self.policy();
-        let anchors = policy
+        let roots = policy
             .anchors()
-            .ok_or_else(|| refused("the policy accepts no device with a TPM"))?
-            .with_lists(&self.crls.for_verification());
+            .ok_or_else(|| refused("the policy accepts no device with a TPM"))?;
+        self.crls.keep_newest(roots, &[]);
+        let anchors = roots.with_lists(&self.crls.for_verification());
         let evidence =
             DeviceEvidence::from_cbor(evidence).map_err(|error| refused(WithCauses(&error)))?;
         let verified = evidence
