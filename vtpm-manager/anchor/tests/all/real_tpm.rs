@@ -1,5 +1,7 @@
 //! The trust anchor over a real TPM implementation, with stock tools as judges.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use cert_chain::enrolment::{Accepted, Answer, Request};
 use cert_chain::operator::PolicyKey;
@@ -9,6 +11,7 @@ use cert_chain::{Digest32, ObjectAttributes, TpmMakerRoots, Validity, make_crede
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls_pki_types::UnixTime;
 use test_support::Swtpm;
+use test_support::deadline::wait_for;
 use trust_anchor::{AnchorError, HostPublic, TrustAnchor};
 
 use crate::config;
@@ -22,6 +25,16 @@ struct Host {
 }
 
 impl Host {
+    /// Quotes, and waits until the next quote is being prepared: from then on, the TPM is not used until it
+    /// is asked for something.
+    async fn quote_and_prepare_the_next_one(&self) -> Result<()> {
+        self.anchor.quote(Digest32::of(b"")).await?;
+        wait_for("the next quote's session", Duration::from_secs(20), || {
+            let sessions = self.tpm.tool("tpm2_getcap handles-loaded-session")?;
+            Ok((!sessions.is_empty()).then_some(()))
+        })
+    }
+
     /// Provisioned, and approved as it stands.
     async fn new() -> Result<Self> {
         let tpm = Swtpm::of_a_host()?;
@@ -423,10 +436,22 @@ async fn after_a_reset_of_the_host_everything_is_as_before() -> Result<()> {
     Ok(())
 }
 
+/// No object and no session.
+fn assert_holds_nothing(tpm: &Swtpm) -> Result<()> {
+    for kind in [
+        "handles-transient",
+        "handles-loaded-session",
+        "handles-saved-session",
+    ] {
+        assert_eq!(tpm.tool(&format!("tpm2_getcap {kind}"))?, "", "{kind}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn nothing_is_left_behind_in_the_tpm() -> Result<()> {
     let host = Host::new().await?;
-    host.anchor.quote(Digest32::of(b"")).await?;
+    host.quote_and_prepare_the_next_one().await?;
     host.anchor.root_secret().await?;
     let credential = make_credential(
         &host.public.ek_public,
@@ -437,14 +462,15 @@ async fn nothing_is_left_behind_in_the_tpm() -> Result<()> {
     // A failed command, too, gives its slots back.
     let wrong = make_credential(&host.public.ek_public, &host.public.srk_name, &[7; 32])?;
     assert!(host.anchor.activate_credential(&wrong).await.is_err());
-    for kind in [
-        "handles-transient",
-        "handles-loaded-session",
-        "handles-saved-session",
-    ] {
-        assert_eq!(host.tpm.tool(&format!("tpm2_getcap {kind}"))?, "", "{kind}");
-    }
-    Ok(())
+    assert_holds_nothing(&host.tpm)
+}
+
+#[tokio::test]
+async fn the_session_of_the_next_quote_goes_with_the_connection() -> Result<()> {
+    let host = Host::new().await?;
+    host.quote_and_prepare_the_next_one().await?;
+    drop(host.anchor);
+    assert_holds_nothing(&host.tpm)
 }
 
 #[tokio::test]
