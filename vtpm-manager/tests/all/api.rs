@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use attestation::event_log::EventType;
 use attestation::event_log::writer::LogWriter;
 use cert_chain::HashAlgorithm;
@@ -349,19 +349,27 @@ fn a_log_that_was_made_anew_as_a_whole_is_told_by_the_manager_that_wrote_the_oth
 
 #[test]
 fn a_caller_that_says_nothing_does_not_keep_the_manager_from_ending() -> Result<()> {
+    // By then its silence would have ended it, without the manager's end.
+    const SILENCE: Duration = Duration::from_secs(10);
     let mut host = Host::start()?;
-    let came = Instant::now();
-    let mut caller = UnixStream::connect(host.socket())?;
-    caller.write_all(b"GET /v1/host HTTP/1.1\r\nhost: loc")?;
-    // It has been let in: a later one was answered.
-    ask(&host.socket(), "GET", "/v1/host", "")?;
-    // After ten seconds its silence would end it.
-    let is_early = came.elapsed() < Duration::from_secs(1);
-    ensure!(host.shut_down()?.success());
-    let log = host.log();
-    ensure!(!is_early || log.contains("a caller kept its connection to the end"));
-    drop(caller);
-    Ok(())
+    for _ in 0..5 {
+        let came = Instant::now();
+        let mut caller = UnixStream::connect(host.socket())?;
+        caller.write_all(b"GET /v1/host HTTP/1.1\r\nhost: loc")?;
+        // It has been let in: a later one was answered.
+        ask(&host.socket(), "GET", "/v1/host", "")?;
+        ensure!(host.shut_down()?.success());
+        if host
+            .log()
+            .contains("a caller kept its connection to the end")
+        {
+            return Ok(());
+        }
+        let took = came.elapsed();
+        ensure!(took >= SILENCE, "it was not waited for: {took:?}");
+        host.start_again()?;
+    }
+    bail!("the manager waited for a caller that said nothing, or was too slow each time")
 }
 
 #[test]

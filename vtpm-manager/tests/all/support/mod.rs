@@ -43,7 +43,7 @@ use uuid::Uuid;
 
 pub(crate) const DOMAIN: &str = "test.example";
 pub(crate) const TENANT: &str = "acme";
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The PCR banks of a host's physical TPM.
 const BANKS: &[&str] = &["sha256"];
 
