@@ -20,13 +20,29 @@ firmware=/usr/share/OVMF/OVMF_CODE_4M.fd
 # For a machine with all its checks, on a processor that is emulated and shared.
 patience=3600
 
-# Processes of this script, each by its number.
+# Processes of this script that it has not waited for, each by its number, and the VM whose vRoT a manager runs.
 started=
-leave() {
+emulator=
+vrot=
+# Of a manager's vRoT the program goes on without it, and is no child of this script.
+end_started() {
+    if [ -n "$emulator" ]; then
+        kill "$emulator" 2> /dev/null || true
+        wait "$emulator" || true
+        emulator=
+    fi
+    if [ -n "$vrot" ]; then
+        "$programs/vtpmctl" stop "$vrot" > "$scratch/stop.log" 2>&1 || cat "$scratch/stop.log" >&2
+        vrot=
+    fi
     for process in $started; do
         kill "$process" 2> /dev/null || true
+        wait "$process" || true
     done
-    wait
+    started=
+}
+leave() {
+    end_started
     remove "$scratch"
 }
 
@@ -94,9 +110,10 @@ boot() {
         -netdev user,id=net0 -device virtio-net-pci,netdev=net0,romfile= \
         -chardev "socket,id=tpm,path=$2" -tpmdev emulator,id=tpm0,chardev=tpm -device tpm-crb,tpmdev=tpm0 &
     emulator=$!
-    started="$started $emulator"
     ended=0
     wait "$emulator" || ended=$?
+    # Its number can be another process's from now on.
+    emulator=
     grep '^== ' "$log" || true
     if ! grep -q "^== all is well" "$log"; then
         tail -n 60 "$log" >&2
@@ -118,7 +135,7 @@ tpm() {
 
 # listens PATH: which a process does a moment after the socket's file is there.
 listens() {
-    grep -q " 00010000 .* $1\$" /proc/net/unix
+    [ -S "$1" ] && grep -q " 00010000 .* $1\$" /proc/net/unix
 }
 
 # until_it SECONDS WHAT COMMAND…
@@ -175,7 +192,7 @@ vm() {
     started="$started $!"
     until_it 60 "the manager does not listen: $run/log" listens "$run/run/api.sock"
     export VTPM_MANAGER_SOCKET="$run/run/api.sock"
-    number=$(cat /proc/sys/kernel/random/uuid)
+    vrot=$(cat /proc/sys/kernel/random/uuid)
     {
         "$programs/vtpmctl" host policy keygen --out "$run/operator.pem"
         "$programs/vtpmctl" issuer init --dir "$run/issuer" --domain example.org --tpm-roots "$scratch/tpm-makers.pem" \
@@ -183,14 +200,13 @@ vm() {
         "$programs/vtpmctl" host init --policy-key "$run/operator.pem.pub"
         "$programs/vtpmctl" host policy sign --key "$run/operator.pem" --from-host --approve
         "$programs/vtpmctl" host enrol --name host-1 --issuer "$run/issuer"
-        "$programs/vtpmctl" create --vm "$number" --tenant acme --start
+        "$programs/vtpmctl" create --vm "$vrot" --tenant acme --start
     } > "$run/orders.log" 2>&1 || fail "$release: the VM gets no vRoT: $(cat "$run/orders.log")"
     rm -rf "$scratch/parcel"
     mkdir "$scratch/parcel"
     cp "$run/issuer/root.pem" "$scratch/parcel/"
-    echo "$number" > "$scratch/parcel/vm"
-    boot vm "$("$programs/vtpmctl" qemu-args "$number" | sed 's/.*path=\([^ ,]*\).*/\1/')"
-    "$programs/vtpmctl" stop "$number" > /dev/null || true
+    echo "$vrot" > "$scratch/parcel/vm"
+    boot vm "$("$programs/vtpmctl" qemu-args "$vrot" | sed 's/.*path=\([^ ,]*\).*/\1/')"
 }
 
 for release in "$@"; do
@@ -201,5 +217,6 @@ for release in "$@"; do
     machine "$release"
     host_and_device
     vm
+    end_started
     echo "== $release: every unit works"
 done

@@ -49,7 +49,10 @@ soon "the connection carries data again" answered
 
 say "an instance without settings says which file lacks"
 ! systemctl start vrot-proxy@none 2> /tmp/refused || fail "it starts"
-logged vrot-proxy@none 'AssertPathExists=/etc/default/vrot-proxy-none' || cat /tmp/refused
+logged vrot-proxy@none 'AssertPathExists=/etc/default/vrot-proxy-none' || {
+    cat /tmp/refused
+    fail "it does not say which file"
+}
 
 say "an upgrade restarts what runs"
 before=$(property vrot-proxy@web MainPID)
