@@ -18,7 +18,7 @@ const UNIT_PATH: &str = "/usr/lib/systemd/system/vtpm-managerd.service";
 const OWN_UNIT_PATH: &str = "/etc/systemd/system/vtpm-managerd.service";
 const OWN_UNIT_FOLDER: &str = "/etc/systemd/system/vtpm-managerd.service.d";
 
-const MANAGER_USER: &str = "vtpm-manager";
+pub(crate) const MANAGER_USER: &str = "vtpm-manager";
 /// Who may get as far as the API, and who may use the TPM.
 const GROUPS: [&str; 2] = ["vrot", "tss"];
 
@@ -71,7 +71,7 @@ const MAX_PROGRAM: usize = 512 * 1024 * 1024;
 
 fn users(system: &System, check: &mut Check<'_>) {
     let mut missing: Vec<String> = Vec::new();
-    if !system.has_user(MANAGER_USER) {
+    if system.user(MANAGER_USER).is_none() {
         missing.push(format!("user {MANAGER_USER}"));
     }
     let groups = GROUPS.iter().filter(|name| system.group(name).is_none());

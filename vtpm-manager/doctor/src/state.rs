@@ -4,10 +4,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::SystemTime;
 
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{Uid, User};
+use nix::unistd::{Uid, User, geteuid};
 
 use super::Examination;
 use super::finding::{Check, Finding};
+use super::installation::MANAGER_USER;
 use super::settings::Settings;
 use super::system::{Seen, System, is_root};
 
@@ -37,7 +38,16 @@ fn folder(system: &System, settings: &Settings, check: &mut Check<'_>) {
             let mode = folder.permissions().mode() & 0o7777;
             let owner = User::from_uid(Uid::from_raw(folder.uid())).ok().flatten();
             let owner = owner.map_or_else(|| folder.uid().to_string(), |user| user.name);
-            if mode & 0o077 == 0 {
+            // Root and whoever looks may run a manager of their own.
+            let managers = [Some(0), Some(geteuid().as_raw()), system.user(MANAGER_USER)];
+            if !managers.contains(&Some(folder.uid())) {
+                check.failed(
+                    format!("`{path}` belongs to {owner}, and the manager runs as {MANAGER_USER}"),
+                    format!(
+                        "look who made it and what is in it; if it is the manager's own: `chown -R {MANAGER_USER}: {path}`"
+                    ),
+                );
+            } else if mode & 0o077 == 0 {
                 check.ok(format!("`{path}`, of {owner} alone"));
             } else {
                 check.failed(

@@ -101,10 +101,11 @@ impl System {
         output.status.success().then_some(text)
     }
 
-    pub(crate) fn has_user(&self, name: &str) -> bool {
+    /// The number of a user, if there is one of this name.
+    pub(crate) fn user(&self, name: &str) -> Option<u32> {
         match self.is_this() {
-            true => User::from_name(name).is_ok_and(|user| user.is_some()),
-            false => self.number_in("/etc/passwd", name).is_some(),
+            true => (User::from_name(name).ok().flatten()).map(|user| user.uid.as_raw()),
+            false => self.number_in("/etc/passwd", name),
         }
     }
 

@@ -225,6 +225,25 @@ fn swap_in_the_clear_and_a_state_folder_for_others_are_told() -> Result<()> {
 }
 
 #[test]
+fn a_state_folder_of_somebody_else_than_the_manager_is_a_finding() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(()); // Only root gives files away.
+    }
+    let host = Host::measured()?;
+    let folder = host.path("var/lib/vtpm-manager");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
+    host.write("etc/passwd", "vtpm-manager:x:61998:61998::/:/bin/false\n")?;
+    for (owner, status) in [(61_998, Status::Ok), (61_999, Status::Failed)] {
+        std::os::unix::fs::chown(&folder, Some(owner), None)?;
+        let (found, text) = found(&host, "state-folder")?;
+        assert_eq!(found, status, "{text}");
+        assert!(text.contains(&owner.to_string()), "{text}");
+    }
+    Ok(())
+}
+
+#[test]
 fn unit_hook_and_rule_have_to_be_as_they_were_packaged() -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let host = Host::measured()?;
