@@ -1,6 +1,7 @@
 //! Where programs that people call look for their settings.
 
 use std::env;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The file that was given; without one the user's own, or else that for everybody.
@@ -21,6 +22,15 @@ pub fn find(given: Option<&Path>, name: &str) -> Result<PathBuf, Vec<PathBuf>> {
         .chain([PathBuf::from("/etc")])
         .map(|folder| folder.join("vrot").join(name))
         .collect();
-    let found = places.iter().find(|place| place.exists()).cloned();
+    let found = places.iter().find(|place| may_be_there(place)).cloned();
     found.ok_or(places)
+}
+
+/// Whatever cannot be looked at may be there, and reading it tells why it cannot: were it passed over, what
+/// it demands would not count.
+fn may_be_there(place: &Path) -> bool {
+    match place.symlink_metadata() {
+        Ok(_) => true,
+        Err(error) => !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
+    }
 }

@@ -250,7 +250,7 @@ impl Scene {
 }
 
 impl Ended {
-    fn of(output: &Output) -> Self {
+    pub(super) fn of(output: &Output) -> Self {
         Self {
             status: output.status.code().unwrap_or(-1),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -1,9 +1,13 @@
 //! What is said in the settings instead of at each call.
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::sync::Arc;
 
-use super::scene::{HOUR, SIGNED, Scene};
+use test_support::time_authority::at_time;
+
+use super::scene::{Ended, HOUR, SIGNED, Scene};
 
 const AT: u64 = SIGNED + 60;
 
@@ -99,4 +103,33 @@ fn what_is_wrong_with_settings_and_what_is_missing_is_told() {
     }
     let ended = scene.archive(AT, "verify x --config gone.toml");
     assert!(ended.err.contains("gone.toml cannot be read"), "{ended:?}");
+}
+
+#[test]
+fn settings_that_cannot_be_looked_at_are_not_taken_for_none() {
+    let scene = Scene::new();
+    let verify = |home: &str| {
+        let tool = at_time(Path::new(env!("CARGO_BIN_EXE_vrot-device")), AT)
+            .args(["verify-data", "reading.signed", "--policy", "policy.toml"])
+            .env("XDG_CONFIG_HOME", home)
+            .folder(&scene.path(""));
+        Ended::of(&tool.outcome().unwrap())
+    };
+    let own = scene.path("vrot/device.toml");
+    fs::create_dir(scene.path("vrot")).unwrap();
+    let home = scene.path("").display().to_string();
+    symlink("gone.toml", &own).unwrap();
+    let dangling = verify(&home);
+    fs::remove_file(&own).unwrap();
+    fs::remove_dir(scene.path("vrot")).unwrap();
+    symlink("vrot", scene.path("vrot")).unwrap();
+    let round = verify(&home);
+    let told = format!("{} cannot be read", own.display());
+    for ended in [dangling, round] {
+        assert_eq!(ended.status, 2, "{ended:?}");
+        assert!(ended.err.contains(&told), "{ended:?}");
+    }
+    // Nothing can be in what is no folder.
+    let ended = verify("/dev/null");
+    assert_eq!(ended.status, 0, "{ended:?}");
 }
