@@ -7,17 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use attestation::KeyStatement;
 use cert_chain::layout::{NvIndex, TLS_KEY_HANDLE};
 use cert_chain::{Digest32, PublicArea, TlsKey};
-use p256::ecdsa::Signature as EcdsaSignature;
 use printable::WithCauses;
 use rustls::SignatureScheme as TlsScheme;
 use rustls::sign::{Signer, SigningKey};
 use rustls::{OtherError, SignatureAlgorithm};
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tss_esapi::Context;
-use tss_esapi::handles::KeyHandle;
 
-use crate::attester::tss::{self, HostsKey};
+use crate::attester::tss::{self, HostsKey, KeyInUse};
 use crate::attester::{AttesterError, EsysTpm, TpmAddress, signing};
 
 /// Where the host put the key.
@@ -30,14 +27,8 @@ const TLS_KEY: HostsKey = HostsKey {
 /// the host.
 #[derive(Clone)]
 pub struct TpmTlsKey {
-    address: TpmAddress,
-    tpm: Arc<Mutex<Tpm>>,
+    tpm: Arc<Mutex<KeyInUse>>,
     public: SubjectPublicKeyInfoDer<'static>,
-}
-
-struct Tpm {
-    context: Context,
-    key: KeyHandle,
 }
 
 /// Why the key cannot be used.
@@ -61,29 +52,15 @@ pub enum TlsKeyError {
 #[error("the TPM made no signature for a handshake: {}", WithCauses(.0))]
 struct NoSignature(AttesterError);
 
-impl Tpm {
-    fn open(address: &TpmAddress) -> Result<Self, AttesterError> {
-        let mut context = tss::open(address)?;
-        let key = tss::load(&mut context, TLS_KEY)?;
-        Ok(Self { context, key })
-    }
-
-    fn sign(&mut self, hash: &Digest32) -> Result<EcdsaSignature, AttesterError> {
-        signing::sign(&mut self.context, self.key, hash)
-    }
-}
-
 impl TpmTlsKey {
     /// Finds the key in this TPM.
     pub fn open(tpm: &TpmAddress) -> Result<Self, TlsKeyError> {
-        let address = tpm.clone();
-        let mut tpm = Tpm::open(&address).map_err(TlsKeyError::Tpm)?;
-        let public = tss::public_of(&mut tpm.context, tpm.key).map_err(TlsKeyError::Tpm)?;
+        let mut tpm = KeyInUse::open(tpm, TLS_KEY).map_err(TlsKeyError::Tpm)?;
+        let public = tpm.using(tss::public_of).map_err(TlsKeyError::Tpm)?;
         let area = PublicArea::parse(&public).map_err(|error| TlsKeyError::Kind(error.into()))?;
         let public = TlsKey::try_from(area).map_err(|error| TlsKeyError::Kind(error.into()))?;
         Ok(Self {
             tpm: Arc::new(Mutex::new(tpm)),
-            address,
             public: public.subject_public_key_info().into(),
         })
     }
@@ -92,7 +69,7 @@ impl TpmTlsKey {
     /// certified the key not yet.
     pub fn chain(&self) -> Result<Option<Vec<CertificateDer<'static>>>, AttesterError> {
         let mut tpm = self.tpm.lock().unwrap_or_else(PoisonError::into_inner);
-        match tss::chain(&mut tpm.context, NvIndex::TLS_CERTIFICATE) {
+        match tss::chain(tpm.context(), NvIndex::TLS_CERTIFICATE) {
             Ok(chain) => Ok(Some(chain.into_iter().map(Into::into).collect())),
             Err(error) if tss::is_empty_index(&error) => Ok(None),
             Err(error) => Err(error),
@@ -107,11 +84,7 @@ impl TpmTlsKey {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, AttesterError> {
         let mut tpm = self.tpm.lock().unwrap_or_else(PoisonError::into_inner);
         let hash = Digest32::of(message);
-        let signature = tpm.sign(&hash).or_else(|_| {
-            // The guest's owner may have removed the key (`TPM2_Clear`). What is made anew is the same one.
-            *tpm = Tpm::open(&self.address)?;
-            tpm.sign(&hash)
-        })?;
+        let signature = tpm.using(|context, key| signing::sign(context, key, &hash))?;
         Ok(signature.to_der().as_bytes().to_vec())
     }
 }

@@ -16,14 +16,12 @@ use tss_esapi::structures::{Attest, AttestInfo, Data, SignatureScheme};
 use tss_esapi::traits::Marshall;
 
 use super::host_evidence::{self, HostEvidenceError, HostMemory};
-use super::tss::{self, HostsKey, refused};
+use super::tss::{self, HostsKey, KeyInUse, refused};
 use super::{AttesterError, Host, SignedQuote, VmTpm, pcrs, signing};
 
 /// A vRoT as its guest sees it: `/dev/tpmrm0`.
 pub struct EsysTpm {
-    tpm: TpmAddress,
-    context: Context,
-    vik: KeyHandle,
+    vik: KeyInUse,
     quoted: PcrSelection,
     bank: Option<HashAlgorithm>,
     /// What the PCRs held last, by bank. They hardly ever change after the boot, and a quote tells
@@ -49,12 +47,8 @@ impl EsysTpm {
         quoted: PcrSelection,
         bank: Option<HashAlgorithm>,
     ) -> Result<Self, AttesterError> {
-        let mut context = tss::open(tpm)?;
-        let vik = tss::load(&mut context, VIK)?;
         Ok(Self {
-            tpm: tpm.clone(),
-            context,
-            vik,
+            vik: KeyInUse::open(tpm, VIK)?,
             quoted,
             bank,
             pcrs: None,
@@ -66,7 +60,7 @@ impl EsysTpm {
         let begin = Instant::now();
         let mut looks: u32 = 0;
         loop {
-            match tss::chain(&mut self.context, index) {
+            match tss::chain(self.vik.context(), index) {
                 Err(error) if tss::is_empty_index(&error) => {
                     if begin.elapsed() > CERTIFICATE_DEADLINE {
                         return Err(AttesterError::Uncertified(CERTIFICATE_DEADLINE));
@@ -82,24 +76,13 @@ impl EsysTpm {
         }
     }
 
-    /// Uses the vIK. If that fails, once more with the TPM opened anew: the guest's owner may have removed the
-    /// key where it was (`TPM2_Clear`), which is made anew from its template.
-    fn with_vik<T>(
-        &mut self,
-        operate: impl Fn(&mut Context, KeyHandle) -> Result<T, AttesterError>,
-    ) -> Result<T, AttesterError> {
-        operate(&mut self.context, self.vik).or_else(|_| {
-            self.context = tss::open(&self.tpm)?;
-            self.vik = tss::load(&mut self.context, VIK)?;
-            operate(&mut self.context, self.vik)
-        })
-    }
-
     /// Has the vIK certify a key of the same TPM (`TPM2_Certify`), whose authorization value is empty.
     pub(crate) fn certify(&mut self, key: HostsKey) -> Result<KeyStatement, AttesterError> {
-        let certified = tss::load(&mut self.context, key)?;
-        let public = tss::public_of(&mut self.context, certified)?;
-        let (attest, signature) = signing::certify(&mut self.context, certified, self.vik, &[])?;
+        let (public, (attest, signature)) = self.vik.using(|context, vik| {
+            let certified = tss::load(context, key)?;
+            let public = tss::public_of(context, certified)?;
+            Ok((public, signing::certify(context, certified, vik, &[])?))
+        })?;
         Ok(KeyStatement {
             public: public.into(),
             attest: attest.into(),
@@ -110,7 +93,7 @@ impl EsysTpm {
 
 impl VmTpm for EsysTpm {
     fn vik_public(&mut self) -> Result<Vec<u8>, AttesterError> {
-        self.with_vik(tss::public_of)
+        self.vik.using(tss::public_of)
     }
 
     /// The host has the vIK's certificate signed beside the launch of the VM, and writes it as soon
@@ -124,7 +107,7 @@ impl VmTpm for EsysTpm {
     }
 
     fn banks(&mut self) -> Result<Vec<HashAlgorithm>, AttesterError> {
-        let mut banks = pcrs::banks(&mut self.context, self.quoted)?;
+        let mut banks = pcrs::banks(self.vik.context(), self.quoted)?;
         banks.retain(|bank| self.bank.is_none_or(|only| only == *bank));
         Ok(banks)
     }
@@ -140,7 +123,7 @@ impl VmTpm for EsysTpm {
         let selection = pcrs::selected(OPERATION, bank, self.quoted.iter())?;
         let data =
             Data::try_from(qualifying_data.as_bytes().to_vec()).map_err(refused(OPERATION))?;
-        let quote = |context: &mut Context, vik| {
+        let quote = |context: &mut Context, vik: KeyHandle| {
             retrying(|| {
                 context.execute_with_session(Some(AuthSession::Password), |context| {
                     context.quote(vik, data.clone(), SignatureScheme::Null, selection.clone())
@@ -151,9 +134,9 @@ impl VmTpm for EsysTpm {
         for _ in 0..ATTEMPTS {
             let pcrs = match self.pcrs.take() {
                 Some(pcrs) if pcrs.bank() == bank => pcrs,
-                _ => pcrs::read(&mut self.context, bank, self.quoted)?,
+                _ => pcrs::read(self.vik.context(), bank, self.quoted)?,
             };
-            let (attest, signature) = self.with_vik(quote)?;
+            let (attest, signature) = self.vik.using(quote)?;
             let signature = signature.marshall().map_err(refused(OPERATION))?;
             if quotes(&attest, &pcrs) {
                 self.pcrs = Some(pcrs.clone());

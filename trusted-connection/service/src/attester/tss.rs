@@ -2,6 +2,7 @@
 //! context of its own on the kernel's resource manager, so that none waits for another's.
 
 use cert_chain::layout::NvIndex;
+use printable::WithCauses;
 use tss_context::{TpmAddress, create_primary, kind, retrying};
 use tss_esapi::Context;
 use tss_esapi::abstraction::nv;
@@ -21,6 +22,61 @@ pub(crate) struct HostsKey {
     pub(crate) handle: u32,
     /// The NV index with its template, which makes it anew in the endorsement hierarchy.
     pub(crate) template: NvIndex,
+}
+
+/// A key that the host put into the TPM, in use over a context of its own.
+pub(crate) struct KeyInUse {
+    tpm: TpmAddress,
+    key: HostsKey,
+    open: Open,
+}
+
+/// Handles count in their context alone: the two are taken anew together.
+struct Open {
+    context: Context,
+    key: KeyHandle,
+}
+
+impl Open {
+    fn new(tpm: &TpmAddress, key: HostsKey) -> Result<Self, AttesterError> {
+        let mut context = open(tpm)?;
+        let key = load(&mut context, key)?;
+        Ok(Self { context, key })
+    }
+}
+
+impl KeyInUse {
+    /// Finds a key in this TPM.
+    pub(crate) fn open(tpm: &TpmAddress, key: HostsKey) -> Result<Self, AttesterError> {
+        Ok(Self {
+            tpm: tpm.clone(),
+            key,
+            open: Open::new(tpm, key)?,
+        })
+    }
+
+    /// The context, for what needs no key.
+    pub(crate) fn context(&mut self) -> &mut Context {
+        &mut self.open.context
+    }
+
+    /// Uses the key. If that fails, once more with the TPM opened anew: the guest's owner may have removed the
+    /// key (`TPM2_Clear`). What is made anew from its template is the same one. How that shows depends on
+    /// where the key was and on who manages the TPM's resources, so every failure is taken for it.
+    pub(crate) fn using<T>(
+        &mut self,
+        operate: impl Fn(&mut Context, KeyHandle) -> Result<T, AttesterError>,
+    ) -> Result<T, AttesterError> {
+        operate(&mut self.open.context, self.open.key).or_else(|error| {
+            tracing::warn!(
+                key = format_args!("0x{:08x}", self.key.handle),
+                error = %WithCauses(&error),
+                "the TPM is opened anew, for it did not use a key"
+            );
+            self.open = Open::new(&self.tpm, self.key)?;
+            operate(&mut self.open.context, self.open.key)
+        })
+    }
 }
 
 /// A context on the TPM.
