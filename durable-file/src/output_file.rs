@@ -14,8 +14,8 @@ use crate::{folder_of, sync_folder_of};
 
 /// A file that has its name once it is [finished](OutputFile::finish). Until then it is in the same folder
 /// without a name, so that nothing is left of it however the program ends. Where the file system has no
-/// files without names, it has a temporary one, which goes when this is dropped, but not with a program
-/// that is killed.
+/// files without names, and for the moment in which it takes another's place, it has a temporary one, which
+/// goes when this is dropped, but not with a program that is killed.
 #[derive(Debug)]
 pub struct OutputFile {
     contents: Contents,
