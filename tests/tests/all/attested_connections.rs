@@ -37,9 +37,9 @@ use vrot_tests::scene::{DOMAIN, Scene};
 use crate::devices::{Device, Issuer};
 
 /// A host, a VM on it, and a proxy before an echo; most tests need no other.
-struct Stage {
+pub(crate) struct Stage {
     scene: Scene,
-    vm: ProxiedVm,
+    pub(crate) vm: ProxiedVm,
     proxy: Proxy,
     device: Connector,
 }
@@ -61,11 +61,11 @@ impl Stage {
         })
     }
 
-    fn get() -> Result<&'static Self> {
+    pub(crate) fn get() -> Result<&'static Self> {
         STAGE.as_ref().map_err(|error| anyhow!("{error:#}"))
     }
 
-    async fn connect(&self, proxy: &Proxy) -> Result<Attested<Appraised>> {
+    pub(crate) async fn connect(&self, proxy: &Proxy) -> Result<Attested<Appraised>> {
         Ok(self
             .device
             .connect(&proxy.attested.to_string().parse()?)

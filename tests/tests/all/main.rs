@@ -40,4 +40,5 @@ mod signed_stream;
 mod stand_alone_backend;
 mod tenant_evidence;
 mod tpm_relay;
+mod unreachable_service;
 mod virtio_i2c;
