@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::arguments::{CrlArguments, RevokeArguments, WhoseArguments};
 use crate::error::CtlError;
-use crate::files::{not_needed, read, write};
+use crate::files::{Destination, Kind, not_needed, read};
 use crate::issuer::{CertificateRecord, IssuerError, IssuerFolder, Whose};
 use crate::output::{Output, Table};
 
@@ -47,14 +47,15 @@ pub(crate) fn revoke(arguments: &RevokeArguments, output: &Output) -> Result<(),
 
 impl Revocation<'_> {
     pub(super) fn carry_out(self, issuer: &IssuerFolder, output: &Output) -> Result<(), CtlError> {
+        // A list that cannot be written there is told before anything is revoked.
+        let place = self.crl.map(ListFile::open).transpose()?;
         let mut revoked = Vec::new();
         for whose in self.whose {
             revoked.extend(issuer.revoke(whose, self.reason)?);
         }
-        let list = match self.crl {
-            Some(file) => Some(make_list(issuer, self.lifetime, file)?),
-            None => None,
-        };
+        let list = place
+            .map(|place| place.make_list(issuer, self.lifetime))
+            .transpose()?;
         let made = serde_json::json!({ "revoked": revoked, "list": list });
         output.result(&made, || {
             let text = table(&revoked).render();
@@ -88,7 +89,7 @@ impl Revocation<'_> {
 
 pub(crate) fn crl(arguments: &CrlArguments, output: &Output) -> Result<(), CtlError> {
     let issuer = IssuerFolder::open(&arguments.directory)?;
-    let list = make_list(&issuer, arguments.lifetime.lifetime(), &arguments.out)?;
+    let list = ListFile::open(&arguments.out)?.make_list(&issuer, arguments.lifetime.lifetime())?;
     output.result(&list, || list.told())
 }
 
@@ -102,15 +103,28 @@ pub(crate) fn list(directory: &Path, output: &Output) -> Result<(), CtlError> {
     })
 }
 
-fn make_list(issuer: &IssuerFolder, lifetime: Duration, file: &Path) -> Result<MadeList, CtlError> {
-    let list = issuer.make_crl(lifetime)?;
-    write(file, list.to_pem().as_bytes())?;
-    Ok(MadeList {
-        crl: file.to_owned(),
-        number: list.number().to_string(),
-        this_update: Timestamp::new(list.this_update().as_secs()),
-        next_update: Timestamp::new(list.next_update().as_secs()),
-    })
+/// Where a list is going to be.
+struct ListFile<'a> {
+    path: &'a Path,
+    place: Destination,
+}
+
+impl<'a> ListFile<'a> {
+    fn open(path: &'a Path) -> Result<Self, CtlError> {
+        let place = Destination::open(path, Kind::pem("X509 CRL"))?;
+        Ok(Self { path, place })
+    }
+
+    fn make_list(self, issuer: &IssuerFolder, lifetime: Duration) -> Result<MadeList, CtlError> {
+        let list = issuer.make_crl(lifetime)?;
+        self.place.write(list.to_pem().as_bytes())?;
+        Ok(MadeList {
+            crl: self.path.to_owned(),
+            number: list.number().to_string(),
+            this_update: Timestamp::new(list.this_update().as_secs()),
+            next_update: Timestamp::new(list.next_update().as_secs()),
+        })
+    }
 }
 
 /// Which certificates are meant; those of a file are looked at.

@@ -59,30 +59,26 @@ pub(crate) fn write(path: &Path, contents: &[u8]) -> Result<(), CtlError> {
     Destination::open(path, Kind::of(contents))?.write(contents)
 }
 
-/// The same with a secret, for the user alone.
+/// The same with a secret, for the user alone. What is no file is refused, and links are not followed:
+/// whoever laid one there would get the secret.
 pub(crate) fn write_for_owner(path: &Path, contents: &[u8]) -> Result<(), CtlError> {
-    Destination::with_mode(path, Kind::of(contents), OWNER, OWNER)?.write(contents)
+    let file = OutputFile::create(path, OWNER, Existing::Replace)?;
+    let place = Destination {
+        named: path.to_owned(),
+        kind: Kind::of(contents),
+        to: To::File {
+            path: path.to_owned(),
+            file,
+        },
+    };
+    place.write(contents)
 }
 
 impl Destination {
     /// A place for what is of this kind.
+    ///
+    /// A file in place of another has that one's mode.
     pub(crate) fn open(path: &Path, kind: Kind) -> Result<Self, CtlError> {
-        Self::with_mode(path, kind, MODE, PERMISSIONS)
-    }
-
-    /// The same for a message that is made once and not again: the disk keeps room for it.
-    pub(crate) fn for_message<M: Message>(path: &Path) -> Result<Self, CtlError> {
-        let place = Self::open(path, Kind::json(M::TYPE))?;
-        let To::File { file, .. } = &place.to else {
-            // Nobody knows whether it will take the message.
-            return Err(OutputError::NoFile(path.to_owned()).into());
-        };
-        file.reserve(u64::try_from(MAX_MESSAGE).unwrap_or(u64::MAX))?;
-        Ok(place)
-    }
-
-    /// A new file has this mode, and one in place of another has that one's as far as it is within `kept`.
-    fn with_mode(path: &Path, kind: Kind, mode: u32, kept: u32) -> Result<Self, CtlError> {
         let failed = |source| failed(path, source);
         let (target, mode) = match fs::metadata(path) {
             Ok(found) if found.is_dir() => {
@@ -99,9 +95,9 @@ impl Destination {
             // What a link leads to is replaced, and not the link.
             Ok(found) => (
                 fs::canonicalize(path).map_err(failed)?,
-                found.permissions().mode() & kept,
+                found.permissions().mode() & PERMISSIONS,
             ),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (path.to_owned(), mode),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (path.to_owned(), MODE),
             Err(error) => return Err(failed(error)),
         };
         let file = OutputFile::create(&target, mode, Existing::Replace);
@@ -114,6 +110,17 @@ impl Destination {
             },
         };
         place.check()?;
+        Ok(place)
+    }
+
+    /// The same for a message that is made once and not again: the disk keeps room for it.
+    pub(crate) fn for_message<M: Message>(path: &Path) -> Result<Self, CtlError> {
+        let place = Self::open(path, Kind::json(M::TYPE))?;
+        let To::File { file, .. } = &place.to else {
+            // Nobody knows whether it will take the message.
+            return Err(OutputError::NoFile(path.to_owned()).into());
+        };
+        file.reserve(u64::try_from(MAX_MESSAGE).unwrap_or(u64::MAX))?;
         Ok(place)
     }
 
@@ -207,6 +214,9 @@ fn failed(path: &Path, source: io::Error) -> CtlError {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
+
     use anyhow::Result;
 
     use super::*;
@@ -294,6 +304,32 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
         write_for_owner(&path, b"token")?;
         assert_eq!(mode()?, 0o600);
+        Ok(())
+    }
+
+    #[test]
+    fn a_secret_goes_to_no_pipe_or_device_and_over_no_link() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU)?;
+        let mut reader = OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::libc::O_NONBLOCK)
+            .open(&pipe)?;
+        let target = folder.path().join("target");
+        fs::write(&target, "mine")?;
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&target, &link)?;
+        for named in [pipe.as_path(), link.as_path(), Path::new("/dev/null")] {
+            let refused = write_for_owner(named, b"token").err();
+            let refused = refused.map(|error| error.to_string()).unwrap_or_default();
+            assert!(refused.contains("no regular file"), "{named:?} {refused}");
+        }
+        // Nobody wrote: the pipe has an end and no bytes.
+        assert_eq!(reader.read(&mut [0])?, 0);
+        assert!(fs::symlink_metadata(&link)?.is_symlink());
+        assert_eq!(fs::read_to_string(&target)?, "mine");
+        assert!(!fs::symlink_metadata("/dev/null")?.is_file());
         Ok(())
     }
 }
