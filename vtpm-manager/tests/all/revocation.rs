@@ -69,6 +69,16 @@ fn a_host_that_its_issuer_revoked_is_on_every_list_from_then_on() -> Result<()> 
         let more = ["--reason", reason, "--crl", &list];
         host.json([of_host.as_slice(), &more].concat())
     };
+    // A list that has no place costs nothing.
+    let root = host.path("issuer/root.pem");
+    let of_host = ["issuer", "revoke", "--dir", &issuer, "--host", "host-1"];
+    let more = ["--reason", "privilege-withdrawn", "--crl", &root];
+    let refused = said(&mut host.vtpmctl([of_host.as_slice(), &more].concat()))?;
+    ensure!(refused.status == 2, "{}", refused.err);
+    ensure!(refused.err.contains("name another file"), "{}", refused.err);
+    let after = known()?;
+    ensure!(after["certificates"][0]["revoked"].is_null(), "{after}");
+
     let revoked = revoke("privilege-withdrawn")?;
     let second = number(&revoked["list"]["number"])?;
     ensure!(second > first, "{revoked}");

@@ -38,16 +38,18 @@ enum To {
 pub(crate) enum Kind {
     /// Nothing, or blanks.
     Nothing,
-    /// PEM, with the label of the first block.
+    /// PEM, with its blocks' labels, each once.
     Pem(String),
     /// JSON, with its `type`, if it states one.
     Json(String),
     Text,
     Binary,
+    /// More than is looked at, whatever it is.
+    Long,
 }
 
-/// So much of what is there is looked at.
-const MAX_FILE: usize = 1024 * 1024;
+/// So much of what is there is looked at: the longest revocation list has less.
+const MAX_FILE: usize = cert_chain::crl::MAX_CRL_FILE;
 /// Who may read a new file: all that the user's umask leaves.
 const MODE: u32 = 0o666;
 /// The same of a secret.
@@ -147,7 +149,7 @@ impl Destination {
         let found = match read_bounded(path, MAX_FILE) {
             Ok(contents) => Kind::of(&contents),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Kind::Nothing,
-            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Kind::Binary,
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Kind::Long,
             Err(error) => return Err(failed(&self.named, error)),
         };
         if found == Kind::Nothing || found == self.kind {
@@ -175,8 +177,13 @@ impl Kind {
         if contents.trim_ascii().is_empty() {
             return Self::Nothing;
         }
-        if let Ok([block, ..]) = pem::blocks(contents).as_deref() {
-            return Self::pem(&block.label);
+        if let Ok(blocks) = pem::blocks(contents)
+            && !blocks.is_empty()
+        {
+            let mut labels: Vec<_> = blocks.into_iter().map(|block| block.label).collect();
+            labels.sort_unstable();
+            labels.dedup();
+            return Self::pem(&labels.join(" and a "));
         }
         if let Ok(json) = serde_json::from_slice::<serde_json::Value>(contents)
             && let Some(object) = json.as_object()
@@ -200,6 +207,7 @@ impl fmt::Display for Kind {
             Self::Json(kind) => write!(f, "a `{kind}`"),
             Self::Text => f.write_str("another text"),
             Self::Binary => f.write_str("binary data"),
+            Self::Long => write!(f, "more than {MAX_FILE} bytes"),
         }
     }
 }
@@ -253,10 +261,24 @@ mod tests {
             }
             write(&link, there.as_bytes())?;
         }
+        // A long list is a list.
+        let list = CERTIFICATE.replace("CERTIFICATE", "X509 CRL");
+        let list = list.replace("AAAA\n", &"AAAA\n".repeat(270_000));
+        fs::write(&path, &list)?;
+        write(&path, list.as_bytes())?;
         fs::write(&path, " \n")?;
         write(&link, CERTIFICATE.as_bytes())?;
         assert_eq!(fs::read_to_string(&path)?, CERTIFICATE);
         assert!(fs::symlink_metadata(&link)?.is_symlink());
+        // A key behind a certificate, and what is too long to be looked at.
+        let both = [CERTIFICATE, KEY].concat();
+        let long = "x".repeat(MAX_FILE + 1);
+        for (there, new) in [(both.as_str(), CERTIFICATE), (&long, "notes")] {
+            fs::write(&path, there)?;
+            assert!(write(&path, new.as_bytes()).is_err());
+            assert!(fs::read_to_string(&path)? == there);
+        }
+        fs::write(&path, CERTIFICATE)?;
         // A key that came after the place was looked at.
         let place = Destination::open(&path, Kind::pem("CERTIFICATE"))?;
         fs::write(&path, KEY)?;
