@@ -102,27 +102,31 @@ impl CrlFiles {
 
     /// The same for a verifier, and the newest that were [kept](Self::keep_newest).
     pub fn for_verification(&self) -> RevocationLists {
-        let mut lists = RevocationLists::default();
-        for kept in self.newest().iter() {
-            lists.add(Arc::clone(&kept.list));
-        }
-        for list in self.lists() {
-            lists.add(list);
-        }
-        lists
+        self.with_newest(&self.lists())
+    }
+
+    /// These roots with the lists for a verifier to whom nobody shows any: the newest in the files are
+    /// [kept](Self::keep_newest).
+    pub fn anchors(&self, roots: &TrustAnchors) -> TrustAnchors {
+        let in_files = self.lists();
+        self.keep(roots, &in_files, &[]);
+        roots.with_lists(&self.with_newest(&in_files))
     }
 
     /// Keeps the newest list of each of these roots, of those in the files and those that somebody else has shown,
     /// in DER. Whoever shows an older one afterwards, or puts it into a file, changes nothing, whatever other
     /// roots were asked about in between.
     pub fn keep_newest(&self, roots: &TrustAnchors, shown: &[&[u8]]) {
-        let in_files = self.lists();
+        self.keep(roots, &self.lists(), shown);
+    }
+
+    fn keep(&self, roots: &TrustAnchors, in_files: &[Arc<Crl>], shown: &[&[u8]]) {
         let candidates = (in_files.iter().map(|list| list.der())).chain(shown.iter().copied());
         if self.keeps_all(candidates) {
             return;
         }
         // Nobody waits while lists are parsed and verified: a peer may show long ones.
-        let known = roots.with_lists(&self.for_verification());
+        let known = roots.with_lists(&self.with_newest(in_files));
         let found = known.newest_lists(shown.iter().copied());
         let mut newest = self.newest();
         for (issuer, list) in found {
@@ -135,6 +139,17 @@ impl CrlFiles {
                 }),
             }
         }
+    }
+
+    fn with_newest(&self, in_files: &[Arc<Crl>]) -> RevocationLists {
+        let mut lists = RevocationLists::default();
+        for kept in self.newest().iter() {
+            lists.add(Arc::clone(&kept.list));
+        }
+        for list in in_files {
+            lists.add(Arc::clone(list));
+        }
+        lists
     }
 
     fn keeps_all<'a>(&self, mut lists: impl Iterator<Item = &'a [u8]>) -> bool {

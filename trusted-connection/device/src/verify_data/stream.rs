@@ -174,8 +174,7 @@ impl Run<'_> {
 
     /// With the revocation lists as their files have them now.
     fn anchors(&self) -> TrustAnchors {
-        self.crls.keep_newest(self.roots, &[]);
-        self.roots.with_lists(&self.crls.for_verification())
+        self.crls.anchors(self.roots)
     }
 
     /// Prints a batch; its readings only if it is affirmed.

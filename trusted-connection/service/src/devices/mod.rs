@@ -145,8 +145,7 @@ impl Devices {
         let roots = policy
             .anchors()
             .ok_or_else(|| refused("the policy accepts no device with a TPM"))?;
-        self.crls.keep_newest(roots, &[]);
-        let anchors = roots.with_lists(&self.crls.for_verification());
+        let anchors = self.crls.anchors(roots);
         let evidence =
             DeviceEvidence::from_cbor(evidence).map_err(|error| refused(WithCauses(&error)))?;
         let verified = evidence
