@@ -112,11 +112,10 @@ fn a_tpm_is_all_that_must_be_configured() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[test]
-fn folders_in_which_others_can_write_are_refused() -> anyhow::Result<()> {
-    let scratch = tempfile::tempdir()?;
-    let (state, run) = (scratch.path().join("state"), scratch.path().join("run"));
-    let path = scratch.path().join("config.toml");
+/// A configuration with its state and runtime folders, which are not there yet.
+fn with_folders_in(scratch: &Path) -> anyhow::Result<(PathBuf, [PathBuf; 2])> {
+    let (state, run) = (scratch.join("state"), scratch.join("run"));
+    let path = scratch.join("config.toml");
     std::fs::write(
         &path,
         format!(
@@ -125,6 +124,13 @@ fn folders_in_which_others_can_write_are_refused() -> anyhow::Result<()> {
             run.display()
         ),
     )?;
+    Ok((path, [state, run]))
+}
+
+#[test]
+fn folders_in_which_others_can_write_are_refused() -> anyhow::Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let (path, [state, run]) = with_folders_in(scratch.path())?;
     assert!(Config::load(&path).is_ok(), "neither is there yet");
     std::fs::create_dir(&state)?;
     for (mode, accepted) in [
@@ -147,16 +153,7 @@ fn folders_in_which_others_can_write_are_refused() -> anyhow::Result<()> {
 #[test]
 fn root_looks_at_a_configuration_for_whoever_has_the_state_folder() -> anyhow::Result<()> {
     let scratch = tempfile::tempdir()?;
-    let (state, run) = (scratch.path().join("state"), scratch.path().join("run"));
-    let path = scratch.path().join("config.toml");
-    std::fs::write(
-        &path,
-        format!(
-            "tpm = \"device:/dev/tpm0\"\nstate_dir = \"{}\"\nruntime_dir = \"{}\"\n",
-            state.display(),
-            run.display()
-        ),
-    )?;
+    let (path, [state, run]) = with_folders_in(scratch.path())?;
     for folder in [&state, &run] {
         std::fs::create_dir(folder)?;
         std::os::unix::fs::chown(folder, Some(61_999), None)?;

@@ -1,6 +1,7 @@
 //! `vrot-device proxy`, as programs use it that know nothing of attestation.
 
 use std::io;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -333,21 +334,27 @@ async fn there_are_no_more_connections_than_are_allowed() {
     assert_eq!(exchange(first, b"on").await.unwrap(), b"ON");
 }
 
+/// What a proxy says that ends instead of listening there.
+async fn refused_to_listen(folder: &Path, listen: &str) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_vrot-device"))
+        .args(["proxy", "--listen", listen, "--connect", "127.0.0.1:1"])
+        .args(["--policy", "policy.toml"])
+        .current_dir(folder)
+        .kill_on_drop(true)
+        .output();
+    let output = timeout(LONG, output).await.unwrap().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    told
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn other_machines_are_served_only_if_that_is_said() {
     let (host, vm) = host_and_vm();
     let machine = Machine::new(host, vm);
     let folder = folder(&machine.host, &machine.policy_text());
     for listen in ["0.0.0.0:0", "[::]:0"] {
-        let output = Command::new(env!("CARGO_BIN_EXE_vrot-device"))
-            .args(["proxy", "--listen", listen, "--connect", "127.0.0.1:1"])
-            .args(["--policy", "policy.toml"])
-            .current_dir(folder.path())
-            .kill_on_drop(true)
-            .output();
-        let output = timeout(LONG, output).await.unwrap().unwrap();
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{told}");
+        let told = refused_to_listen(folder.path(), listen).await;
         assert!(told.contains("--serve-other-machines"), "{told}");
     }
 }
@@ -400,15 +407,7 @@ async fn a_proxy_that_cannot_listen_says_why() {
     let folder = folder(&machine.host, &machine.policy_text());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = listener.local_addr().unwrap().to_string();
-    let output = Command::new(env!("CARGO_BIN_EXE_vrot-device"))
-        .args(["proxy", "--listen", &taken, "--connect", "127.0.0.1:1"])
-        .args(["--policy", "policy.toml"])
-        .current_dir(folder.path())
-        .kill_on_drop(true)
-        .output();
-    let output = timeout(LONG, output).await.unwrap().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{told}");
+    let told = refused_to_listen(folder.path(), &taken).await;
     assert!(told.contains(&taken) && told.contains("in use"), "{told}");
 }
 
